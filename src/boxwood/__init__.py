@@ -1,0 +1,1 @@
+"""Neural-network pruning for PyTorch."""

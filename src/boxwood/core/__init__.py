@@ -1,0 +1,1 @@
+"""Tensors in, tensors out; frozen specs. Imports nothing else of Boxwood."""

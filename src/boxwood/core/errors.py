@@ -1,0 +1,19 @@
+"""What Boxwood raises and warns with."""
+
+
+class BoxwoodError(ValueError):
+    """Something that was given cannot be used; the message says what, and the way out.
+
+    Every message follows one pattern: ``Expected …, got …; do …``. The command line turns
+    this error, and no other, into one paragraph and exit code 2.
+
+    Example:
+        >>> raise BoxwoodError("Expected sparsity in [0, 1), got 1.5; give the fraction of zeros.")
+        Traceback (most recent call last):
+        ...
+        boxwood.core.errors.BoxwoodError: Expected sparsity in [0, 1), got 1.5; give the fraction of zeros.
+    """
+
+
+class NoEffect(UserWarning):
+    """A call was valid and changed nothing, which is rarely what was meant."""
