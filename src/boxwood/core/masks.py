@@ -1,0 +1,151 @@
+"""Masks over named tensors: True keeps a weight, False makes it zero."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from boxwood.core.errors import BoxwoodError
+
+Masks = Mapping[str, Tensor]
+"""Dotted parameter name to a bool tensor of the parameter's shape; True keeps."""
+
+
+def validate(tensors: Mapping[str, Tensor], masks: Masks) -> None:
+    """Check that every mask is bool and fits the tensor of its name.
+
+    Raises:
+        BoxwoodError: a name matches no tensor, a shape differs, or a mask is not bool.
+
+    Example:
+        >>> validate({"w": torch.ones(2)}, {"w": torch.tensor([True, False])})
+    """
+    for name, mask in masks.items():
+        if name not in tensors:
+            raise BoxwoodError(
+                f"Expected masks named after tensors of the model, got a mask for {name!r}, which "
+                f"is none of its {len(tensors)} tensors ({_some(tensors)}); rename or drop it."
+            )
+        if mask.dtype != torch.bool:
+            raise BoxwoodError(
+                f"Expected a bool mask for {name!r}, got {mask.dtype}; use `mask != 0`."
+            )
+        if mask.shape != tensors[name].shape:
+            raise BoxwoodError(
+                f"Expected a mask of shape {tuple(tensors[name].shape)} for {name!r}, "
+                f"got {tuple(mask.shape)}; make the mask from this model's weights."
+            )
+
+
+def apply(tensors: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor]:
+    """Return the tensors with zeros where their masks are False; the rest unchanged.
+
+    Filling rather than multiplying: no ``-0.0``, and a NaN at a pruned place goes.
+
+    Example:
+        >>> apply({"w": torch.tensor([1.0, -2.0])}, {"w": torch.tensor([True, False])})
+        {'w': tensor([1., 0.])}
+    """
+    validate(tensors, masks)
+    return {
+        name: tensor.masked_fill(~masks[name].to(tensor.device), 0) if name in masks else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+@torch.no_grad()
+def apply_(tensors: Mapping[str, Tensor], masks: Masks) -> None:
+    """Write zeros in place where masks are False.
+
+    Example:
+        >>> w = torch.tensor([1.0, -2.0])
+        >>> apply_({"w": w}, {"w": torch.tensor([True, False])})
+        >>> w
+        tensor([1., 0.])
+    """
+    validate(tensors, masks)
+    for name, mask in masks.items():
+        tensors[name].masked_fill_(~mask.to(tensors[name].device), 0)
+
+
+def kept(masks: Masks) -> int:
+    """Count the weights that the masks keep.
+
+    Example:
+        >>> kept({"a": torch.tensor([True, False, True])})
+        2
+    """
+    return sum(int(mask.sum()) for mask in masks.values())
+
+
+def sparsity(masks: Masks) -> float:
+    """Fraction of masked weights, ``1 - kept / all``, over all masks together, in [0, 1].
+
+    Example:
+        >>> sparsity({"a": torch.tensor([True, False, False, False])})
+        0.75
+    """
+    total = sum(mask.numel() for mask in masks.values())
+    return 1 - kept(masks) / total if total else 0.0
+
+
+def combine(first: Masks, second: Masks) -> dict[str, Tensor]:
+    """Keep what both keep; a tensor that only one of them masks takes that mask.
+
+    Example:
+        >>> combine({"a": torch.tensor([True, True])}, {"a": torch.tensor([True, False])})
+        {'a': tensor([ True, False])}
+    """
+    shared = {name: mask for name, mask in second.items() if name in first}
+    validate(first, shared)
+    return {**second, **{n: m & shared[n] if n in shared else m for n, m in first.items()}}
+
+
+def pack(masks: Masks) -> dict[str, Tensor]:
+    """Store each mask as bits: eight weights to a byte, lowest bit first, in C order.
+
+    Example:
+        >>> pack({"a": torch.tensor([True, False, True])})
+        {'a': tensor([5], dtype=torch.uint8)}
+    """
+    place = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8)
+    packed = {}
+    for name, mask in masks.items():
+        flat = mask.reshape(-1).to("cpu", torch.uint8)
+        padded = torch.nn.functional.pad(flat, (0, -flat.numel() % 8)).view(-1, 8)
+        packed[name] = (padded * place).sum(1, dtype=torch.uint8)
+    return packed
+
+
+def unpack(bits: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """Undo `pack`, given the shape of each mask.
+
+    Raises:
+        BoxwoodError: a shape is missing, or does not fit the number of bytes.
+
+    Example:
+        >>> unpack({"a": torch.tensor([5], dtype=torch.uint8)}, {"a": (3,)})
+        {'a': tensor([ True, False,  True])}
+    """
+    masks = {}
+    shift = torch.arange(8, dtype=torch.uint8)
+    for name, packed in bits.items():
+        if name not in shapes:
+            raise BoxwoodError(
+                f"Expected a shape for the mask {name!r}, got shapes for {_some(shapes)}; "
+                f"load the mask together with the weights that it belongs to."
+            )
+        count = math.prod(shapes[name])
+        if packed.numel() != -(-count // 8):
+            raise BoxwoodError(
+                f"Expected {-(-count // 8)} bytes for the mask {name!r} of shape "
+                f"{tuple(shapes[name])}, got {packed.numel()}; the mask is of another model."
+            )
+        ones = (packed.unsqueeze(1) >> shift) & 1
+        masks[name] = ones.view(-1)[:count].view(*shapes[name]).bool()
+    return masks
+
+
+def _some(names: Mapping[str, object], most: int = 6) -> str:
+    return ", ".join(list(names)[:most]) + (", …" if len(names) > most else "")

@@ -1,0 +1,258 @@
+"""Exact selection: keep exactly as many weights as asked, the highest scores first.
+
+The threshold is the k-th largest score, found by a radix select on the bits of the floats: a
+histogram of their upper 16 bits, then a histogram of the lower 16 bits of those in the one bucket
+that matters. Memory is bounded by a chunk and a histogram, however many weights there are, and
+histograms of several tensors, shards or ranks simply add up.
+
+Ties go to the earlier position in C order, in the order of the names; so the result is stable and
+the count exact, where a comparison with the threshold alone would keep too many.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from boxwood.core.errors import BoxwoodError
+from boxwood.core.granularity import Elements, Granularity
+from boxwood.core.masks import Masks, apply
+
+Scores = Mapping[str, Tensor]
+"""Dotted parameter name to a float tensor; higher is kept."""
+
+_CHUNK = 1 << 20  # weights handled at a time: 4 MB of floats, which stay in the cache
+_DIGIT = 16  # bits per histogram: 65,536 bins
+_HALF = 1 << (_DIGIT - 1)  # digits of signed keys start below zero
+
+
+@dataclass(frozen=True)
+class _TopDigit:
+    """Where the first digit of a key lies, and from which digit on a float is infinite or NaN."""
+
+    shift: int
+    infinite: int
+
+    def count_not_finite(self, counts: Tensor) -> int:
+        high = counts[_HALF + self.infinite :].sum()
+        low = counts[: _HALF - self.infinite].sum()
+        return int(high + low)
+
+
+_TOP = {False: _TopDigit(16, 0x7F80), True: _TopDigit(48, 0x7FF0)}
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """The k-th largest score: what is above it stays, and so do the first ``ties`` equal to it.
+
+    With ``value`` None nothing stays.
+    """
+
+    value: float | None
+    ties: int = 0
+
+
+def select(
+    scores: Scores,
+    keep: Mapping[str, int],
+    granularity: Granularity | None = None,
+    within: Masks | None = None,
+) -> dict[str, Tensor]:
+    """Make masks that keep exactly ``keep[name]`` groups of each tensor.
+
+    Args:
+        scores: float tensors of any shape.
+        keep: how many groups to keep, per name of ``scores``.
+        granularity: what a group is; single weights (`Elements`) by default.
+        within: masks outside which nothing is kept, for pruning further.
+
+    Returns:
+        Masks of the shapes of ``scores``.
+
+    Raises:
+        BoxwoodError: a score is NaN or infinite, or more groups are asked for than there are.
+
+    Example:
+        >>> select({"w": torch.tensor([3.0, 1.0, 1.0, 2.0])}, {"w": 3})  # ties: the first
+        {'w': tensor([ True,  True, False,  True])}
+    """
+    granularity = granularity or Elements()
+    masks = {}
+    for name, score in scores.items():
+        pooled = granularity.pool(score)
+        inside = None if within is None or name not in within else granularity.pool(within[name])
+        groups = candidates({name: pooled}, None if inside is None else {name: inside})
+        if not 0 <= keep[name] <= groups[name]:
+            raise BoxwoodError(
+                f"Expected to keep between 0 and {groups[name]} of {name!r}, got {keep[name]}; "
+                f"what is already pruned cannot come back: ask for a higher sparsity."
+            )
+        limit = kth_largest(
+            {name: pooled}, keep[name], within=None if inside is None else {name: inside}
+        )
+        masks[name] = granularity.spread(_above(pooled, limit, inside), tuple(score.shape))
+    return masks
+
+
+def candidates(scores: Scores, within: Masks | None = None) -> dict[str, int]:
+    """Count, per tensor, what may be kept: everything, or what ``within`` keeps.
+
+    Example:
+        >>> candidates({"w": torch.zeros(3)}, {"w": torch.tensor([True, False, True])})
+        {'w': 2}
+    """
+    within = within or {}
+    return {n: int(within[n].sum()) if n in within else s.numel() for n, s in scores.items()}
+
+
+def kth_largest(scores: Scores, k: int, *, within: Masks | None = None) -> Threshold:
+    """Find the k-th largest score over all tensors together.
+
+    Args:
+        scores: float tensors, ranked together.
+        k: from 0 (nothing is kept) to the number of candidates.
+        within: masks outside which scores do not count.
+
+    Raises:
+        BoxwoodError: a score is NaN or infinite.
+
+    Example:
+        >>> kth_largest({"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([2.0, 2.0])}, 2)
+        Threshold(value=2.0, ties=1)
+    """
+    _check_dtypes(scores)
+    if k == 0:
+        check_finite(scores)
+        return Threshold(None)
+    # Keys of 64 bits order doubles; everything else is exact in float32.
+    wide = any(score.dtype == torch.float64 for score in scores.values())
+    counts = torch.zeros(1 << _DIGIT, dtype=torch.int64)
+    for keys in _keys(scores, within, wide=wide):
+        counts += _histogram(keys, _TOP[wide].shift)
+    if _TOP[wide].count_not_finite(counts):
+        check_finite(scores if within is None else apply(scores, within))
+    bucket, rank = _bucket_of_rank(counts, k)
+    prefix = bucket - _HALF
+    shift = _TOP[wide].shift
+    # A second pass gathers the few keys of that bin instead of having kept them all.
+    same = torch.cat([keys[(keys >> shift) == prefix] for keys in _keys(scores, within, wide=wide)])
+    while shift:
+        shift -= _DIGIT
+        low = (same >> shift) & 0xFFFF
+        bucket, rank = _bucket_of_rank(_histogram(low - _HALF, 0), rank)
+        prefix = (prefix << _DIGIT) + bucket
+        same = same[low == bucket]
+    return Threshold(_float_of(prefix, wide=wide), rank)
+
+
+def count_above(score: Tensor, value: float, within: Tensor | None = None) -> tuple[int, int]:
+    """Count the scores above a value, and those equal to it.
+
+    Example:
+        >>> count_above(torch.tensor([3.0, 2.0, 2.0, 1.0]), 2.0)
+        (1, 2)
+    """
+    inside = None if within is None else _flat(within).split(_CHUNK)
+    above = at_least = 0
+    for index, chunk in enumerate(_flat(score).split(_CHUNK)):
+        part = chunk if inside is None else chunk[inside[index]]
+        above += int((part > value).sum())
+        at_least += int((part >= value).sum())
+    return above, at_least - above
+
+
+def check_finite(tensors: Mapping[str, Tensor], what: str = "scores") -> None:
+    """Refuse NaN and infinite values, naming the tensor and how many.
+
+    Example:
+        >>> check_finite({"fc1.weight": torch.tensor([1.0, float("nan")])}, "weights")
+        Traceback (most recent call last):
+        ...
+        boxwood.core.errors.BoxwoodError: Expected finite weights, got 1 NaN or infinite value in 'fc1.weight' of shape (2,); the network has probably diverged: train it with a lower learning rate, or repair the checkpoint.
+    """
+    for name, tensor in tensors.items():
+        bad = sum(int((~torch.isfinite(chunk)).sum()) for chunk in _flat(tensor).split(_CHUNK))
+        if bad:
+            raise BoxwoodError(
+                f"Expected finite {what}, got {bad} NaN or infinite value{'s' * (bad > 1)} in "
+                f"{name!r} of shape {tuple(tensor.shape)}; the network has probably diverged: "
+                f"train it with a lower learning rate, or repair the checkpoint."
+            )
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    return tensor.detach().reshape(-1)
+
+
+def _check_dtypes(scores: Scores) -> None:
+    for name, score in scores.items():
+        if not score.is_floating_point():
+            raise BoxwoodError(
+                f"Expected float scores for {name!r}, got {score.dtype}; convert them."
+            )
+
+
+def _keys(scores: Scores, within: Masks | None, *, wide: bool) -> Iterator[Tensor]:
+    """Chunks of integers in the order of the scores; only candidates."""
+    dtype, integers, sign = (
+        (torch.float64, torch.int64, 63) if wide else (torch.float32, torch.int32, 31)
+    )
+    for name, score in scores.items():
+        inside = None if within is None or name not in within else _flat(within[name])
+        for start, chunk in zip(
+            range(0, score.numel(), _CHUNK), _flat(score).split(_CHUNK), strict=False
+        ):
+            if inside is not None:
+                chunk = chunk[inside[start : start + _CHUNK]]
+            bits = chunk.to(dtype).view(integers)
+            if bits.numel() and int(bits.amin()) < 0:
+                # Negative floats order backwards as integers: flip all but their sign. Adding 0
+                # first makes -0.0 equal to 0.0. Magnitudes never come here.
+                bits = (chunk.to(dtype) + 0.0).view(integers)
+                bits = bits ^ ((bits >> sign) & torch.iinfo(integers).max)
+            yield bits
+
+
+def _histogram(keys: Tensor, shift: int) -> Tensor:
+    """Count the signed 16-bit digits of keys; bin 0 is the lowest digit."""
+    return torch.bincount((keys >> shift) + _HALF, minlength=1 << _DIGIT).cpu()
+
+
+def _bucket_of_rank(counts: Tensor, rank: int) -> tuple[int, int]:
+    """Find the bin of the rank-th largest, and its rank within that bin."""
+    from_top = counts.flip(0).cumsum(0)
+    place = int(torch.searchsorted(from_top, rank))
+    bucket = counts.numel() - 1 - place
+    return bucket, rank - (int(from_top[place]) - int(counts[bucket]))
+
+
+def _float_of(key: int, *, wide: bool) -> float:
+    """Undo the order-preserving map of `_keys`."""
+    integer = torch.tensor(key, dtype=torch.int64 if wide else torch.int32)
+    bits = integer ^ ((integer >> (63 if wide else 31)) & torch.iinfo(integer.dtype).max)
+    return float(bits.view(torch.float64 if wide else torch.float32))
+
+
+def _above(score: Tensor, limit: Threshold, within: Tensor | None) -> Tensor:
+    """Keep what is above the threshold, and the first ties."""
+    mask = torch.zeros(score.shape, dtype=torch.bool, device=score.device)
+    if limit.value is None:
+        return mask
+    flat, ties = mask.view(-1), limit.ties
+    inside = None if within is None else _flat(within).split(_CHUNK)
+    for index, (chunk, out) in enumerate(
+        zip(_flat(score).split(_CHUNK), flat.split(_CHUNK), strict=True)
+    ):
+        torch.gt(chunk, limit.value, out=out)
+        if ties:
+            equal = chunk == limit.value
+            if inside is not None:
+                equal &= inside[index]
+            first = equal.nonzero().view(-1)[:ties]
+            out[first] = True
+            ties -= first.numel()
+        if inside is not None:
+            out &= inside[index]
+    return mask

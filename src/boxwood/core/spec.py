@@ -1,0 +1,295 @@
+"""Frozen dataclasses and functions as JSON, and back; a digest of what they mean.
+
+A recipe is data. This module writes it down (`encode`), reads it again (`decode`) and names it
+(`digest`). The name must change when the meaning changes and must not change otherwise:
+
+* a field that says how a thing is called is left out (``field(identity=False)``);
+* a field that was added later declares the value that old runs had (``field(legacy=…)``) and is
+  left out while it holds that value;
+* a class whose arithmetic changed on purpose bumps its ``revision``;
+* a function of Boxwood is its name; a function of the user's own file is its name and the text of
+  every definition in that file that it reaches, so editing a network makes new runs of it.
+"""
+
+import ast
+import dataclasses
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any
+
+from boxwood.core.errors import BoxwoodError
+
+_USER_MODULE = "boxwood_user_file."
+
+
+def field(
+    default: Any = dataclasses.MISSING,
+    *,
+    legacy: Any = dataclasses.MISSING,
+    identity: bool = True,
+) -> Any:
+    """Declare a dataclass field whose part in the identity of a spec is not the usual one.
+
+    Args:
+        default: the default value, if there is one.
+        legacy: the value that means what specs meant before this field existed.
+        identity: False for a field that only says how something is called.
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Train:
+        ...     rate: float
+        ...     nesterov: bool = field(False, legacy=False)
+        >>> digest(encode(Train(rate=0.1), identity=True)) == digest(
+        ...     {"is": encode(Train(0.1))["is"], "rate": 0.1}
+        ... )
+        True
+    """
+    metadata: dict[str, Any] = {"identity": identity}
+    if legacy is not dataclasses.MISSING:
+        metadata["legacy"] = legacy
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A function with some of its settings filled in, as data.
+
+    Example:
+        >>> from boxwood.core.criteria import magnitude
+        >>> import torch
+        >>> Call.of(magnitude, p=2)(torch.tensor([-3.0, 2.0]))
+        tensor([9., 4.])
+    """
+
+    function: Callable[..., Any]
+    settings: tuple[tuple[str, Any], ...] = ()
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], **settings: Any) -> "Call":
+        """Bind ``settings`` to ``function``; their order does not matter."""
+        return cls(function, tuple(sorted(settings.items())))
+
+    def __call__(self, *args: Any, **more: Any) -> Any:
+        return self.function(*args, **dict(self.settings), **more)
+
+
+def encode(value: Any, *, identity: bool = False) -> Any:
+    """Turn frozen dataclasses, tuples, functions, numbers and strings into plain JSON values.
+
+    Args:
+        value: the spec.
+        identity: leave out what does not belong to the meaning (see the module's text).
+
+    Raises:
+        BoxwoodError: a value of another type is part of the spec.
+
+    Example:
+        >>> encode((1, 0.5, "fc1", None))
+        [1, 0.5, 'fc1', None]
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        kind = type(value)
+        out: dict[str, Any] = {"is": _name_of(kind, identity=identity)}
+        if identity and getattr(kind, "revision", 0):
+            out["revision"] = kind.revision  # type: ignore[attr-defined]
+        for each in dataclasses.fields(value):
+            part = getattr(value, each.name)
+            # 1 and 1.0 mean the same to a field of type float, and must have one name.
+            if type(part) is int and str(each.type).find("float") >= 0:
+                part = float(part)
+            if identity and not each.metadata.get("identity", True):
+                continue
+            if identity and "legacy" in each.metadata and part == each.metadata["legacy"]:
+                continue
+            out[each.name] = encode(part, identity=identity)
+        return out
+    if isinstance(value, tuple | list):
+        return [encode(part, identity=identity) for part in value]
+    if isinstance(value, FunctionType):
+        return {"function": _name_of(value, identity=identity)}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise BoxwoodError(
+        f"Expected numbers, strings, tuples, module-level functions or frozen dataclasses in a "
+        f"recipe, got {value!r} of type {type(value).__name__}; put the value into one of these."
+    )
+
+
+def decode(value: Any) -> Any:
+    """Build the spec that `encode` wrote down.
+
+    Naming a function is enough to have it called later, so a recipe file deserves the same trust
+    as a Python file.
+
+    Raises:
+        BoxwoodError: a class, function or field is unknown, or a field is missing.
+
+    Example:
+        >>> decode(encode(Call.of(max, default=0))) == Call.of(max, default=0)
+        Traceback (most recent call last):
+        ...
+        boxwood.core.errors.BoxwoodError: Expected numbers, strings, tuples, module-level functions or frozen dataclasses in a recipe, got <built-in function max> of type builtin_function_or_method; put the value into one of these.
+        >>> decode(encode(Call.of(encode, identity=True))) == Call.of(encode, identity=True)
+        True
+    """
+    if isinstance(value, list):
+        return tuple(decode(part) for part in value)
+    if not isinstance(value, Mapping):
+        return value
+    if "function" in value and "is" not in value:
+        return load(value["function"])
+    if "is" not in value:
+        raise BoxwoodError(
+            f"Expected an object with the key 'is' or 'function', got keys {sorted(value)}; "
+            f"write the recipe with `boxwood plan --json` and edit that."
+        )
+    kind = load(value["is"])
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+        raise BoxwoodError(
+            f"Expected the name of a frozen dataclass under 'is', got {value['is']!r}; "
+            f"write the recipe with `boxwood plan --json` and edit that."
+        )
+    fields = {each.name: each for each in dataclasses.fields(kind)}
+    for name in value:
+        if name not in fields and name != "is":
+            raise BoxwoodError(
+                f"Expected a field of {kind.__name__} ({', '.join(sorted(fields))}), "
+                f"got {name!r}; {_suggest(name, list(fields))}."
+            )
+    given = {name: decode(part) for name, part in value.items() if name != "is"}
+    for name, each in fields.items():
+        required = (
+            each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
+        )
+        if required and name not in given:
+            raise BoxwoodError(
+                f"Expected a value for the field {name!r} of {kind.__name__}, got none; add it."
+            )
+    return kind(**given)
+
+
+def digest(*parts: Any) -> str:
+    """Name plain JSON values by the first 20 hex digits of the SHA-256 of their canonical text.
+
+    Example:
+        >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+        True
+        >>> len(digest("x"))
+        20
+    """
+    text = "\n".join(
+        json.dumps(part, sort_keys=True, separators=(",", ":"), allow_nan=False) for part in parts
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def load(target: str) -> Any:
+    """Find what ``package.module:name`` or ``file.py:name`` names.
+
+    Raises:
+        BoxwoodError: the module, the file or the name in it does not exist.
+
+    Example:
+        >>> load("boxwood.core.spec:digest") is digest
+        True
+    """
+    where, _, name = target.rpartition(":")
+    if not where or not name:
+        raise BoxwoodError(
+            f"Expected file.py:name or package.module:name, got {target!r}; name one function."
+        )
+    module = _file_module(Path(where)) if where.endswith(".py") else _module(where)
+    found: Any = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            names = [n for n in vars(found) if not n.startswith("_")]
+            raise BoxwoodError(
+                f"Expected {where} to define {name!r}, got no such name; {_suggest(part, names)}."
+            )
+        found = getattr(found, part)
+    return found
+
+
+def _module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise BoxwoodError(
+            f"Expected an installed module {name!r}, got {error}; install it, or give a file.py."
+        ) from error
+
+
+def _file_module(path: Path) -> ModuleType:
+    """Import a file that is not on the path; the same file is imported once."""
+    path = path.resolve()
+    name = _USER_MODULE + path.stem
+    known = sys.modules.get(name)
+    if known is not None and known.__file__ == str(path):
+        return known
+    if not path.is_file():
+        raise BoxwoodError(f"Expected a Python file at {path}, got none; check the name.")
+    made = importlib.util.spec_from_file_location(name, path)
+    if made is None or made.loader is None:  # pragma: no cover - a .py file always has a loader
+        raise BoxwoodError(f"Expected a Python file, got {path}; give a .py file.")
+    module = importlib.util.module_from_spec(made)
+    sys.modules[name] = module  # dataclasses look their module up while it is being run
+    try:
+        made.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _name_of(thing: Any, *, identity: bool) -> str:
+    """Where a class or function is found again; for an identity, also what it says."""
+    module, name = thing.__module__, thing.__qualname__
+    if "<" in name:
+        raise BoxwoodError(
+            f"Expected functions and classes at the top level of a file, got {name}; "
+            f"move it out of the function, so that it can be found again by its name."
+        )
+    if module.startswith(_USER_MODULE) or module == "__main__":
+        path = Path(sys.modules[module].__file__ or "")
+        if identity:
+            return f"{path.stem}.py:{name}#{_source_digest(path, name.split('.')[0])}"
+        here = Path.cwd()
+        return f"{path.relative_to(here) if path.is_relative_to(here) else path}:{name}"
+    return f"{module}:{name}"
+
+
+def _source_digest(path: Path, name: str) -> str:
+    """Name the definition ``name`` of a file and all that it reaches in that file.
+
+    Comments and layout do not count. What it reaches in *other* files of the user does not count
+    either: that would need an import of them all; clear the store after editing those.
+    """
+    definitions: dict[str, ast.stmt] = {}
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            definitions[node.name] = node
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            definitions |= {t.id: node for t in targets if isinstance(t, ast.Name)}
+    reached: dict[str, str] = {}
+    waiting = [name]
+    while waiting:
+        each = waiting.pop()
+        if each in reached or each not in definitions:
+            continue
+        reached[each] = ast.dump(definitions[each])
+        waiting += [n.id for n in ast.walk(definitions[each]) if isinstance(n, ast.Name)]
+    return digest(reached)[:12]
+
+
+def _suggest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else "correct the name or take it out"

@@ -1,0 +1,1 @@
+"""nn.Module on one side, named tensors on the other."""

@@ -1,0 +1,167 @@
+"""Masks held under an optimizer: what is pruned stays zero, whatever the optimizer does."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from boxwood.core.errors import BoxwoodError
+from boxwood.core.masks import Masks, validate
+from boxwood.model.prunable import plain_name
+
+
+class MaskBinding:
+    """Hold masks on a network while any optimizer trains it.
+
+    After every ``optimizer.step()`` the weights outside the masks are set to zero, and their
+    gradients are set to zero as soon as they are accumulated, so that gradient clipping, momentum
+    and weight decay never see them. Parameters keep their names: checkpoints, ``deepcopy`` and
+    ``torch.compile`` work as without masks.
+
+    Args:
+        model: the network, compiled or not; move it to its device first.
+        optimizer: any ``torch.optim`` optimizer over its parameters.
+        masks: bool tensors by parameter name; True keeps. A parameter with two names (tied
+            weights) takes one mask, under either name.
+        mask_gradients: False leaves gradients at pruned places as they are, for methods that
+            regrow weights by them; the weights themselves still stay zero.
+
+    Raises:
+        BoxwoodError: a mask does not fit, two names of one parameter have different masks, or the
+            optimizer has none of the masked parameters.
+
+    Example:
+        >>> net = nn.Linear(2, 1, bias=False)
+        >>> optimizer = torch.optim.Adam(net.parameters(), lr=0.1, weight_decay=0.1)
+        >>> held = MaskBinding(net, optimizer, {"weight": torch.tensor([[True, False]])})
+        >>> for _ in range(3):
+        ...     net(torch.ones(1, 2)).sum().backward()
+        ...     optimizer.step()
+        >>> net.weight[0, 1].item()
+        0.0
+
+    Source: Han, Pool, Tran and Dally (2015), section 3.
+    Differs from the paper: it masks in the forward pass; masking under the optimizer computes the
+    same and leaves the module as it is.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        masks: Masks,
+        *,
+        mask_gradients: bool = True,
+    ) -> None:
+        self._optimizer = optimizer
+        self._mask_gradients = mask_gradients
+        self._parameters: dict[str, nn.Parameter] = {}
+        self._pruned: dict[str, Tensor] = {}  # the inverse of the masks: what is filled with zeros
+        named = {
+            plain_name(name): parameter
+            for name, parameter in model.named_parameters(remove_duplicate=False)
+        }
+        masks = _merge_tied(named, masks)
+        self._check_optimizer({name: named[name] for name in masks})
+        self._set(named, masks)
+        self._handles = [optimizer.register_step_post_hook(self._after_step)]
+        for name, parameter in self._parameters.items():
+            if mask_gradients and parameter.requires_grad:
+                hook = self._gradient_hook(name)
+                self._handles.append(parameter.register_post_accumulate_grad_hook(hook))
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """The masks as they are now; True keeps."""
+        return {name: ~pruned for name, pruned in self._pruned.items()}
+
+    def replace_masks(self, masks: Masks) -> None:
+        """Take new masks, for instance as a schedule goes.
+
+        Newly pruned weights become zero, and so does the optimizer's memory of them. Weights that
+        come back start at zero with an empty memory.
+
+        Args:
+            masks: bool tensors for the same parameters as before.
+
+        Raises:
+            BoxwoodError: the names or shapes differ; nothing is changed then.
+        """
+        masks = _merge_tied(self._parameters, masks)
+        if set(masks) != set(self._parameters):
+            raise BoxwoodError(
+                f"Expected masks for {', '.join(self._parameters)}, got masks for "
+                f"{', '.join(masks) or 'nothing'}; make a new MaskBinding for other parameters."
+            )
+        self._set(self._parameters, masks)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the masks, for saving beside the weights and the optimizer."""
+        return self.masks
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take masks that `state_dict` returned.
+
+        Raises:
+            BoxwoodError: they are of another model.
+        """
+        self.replace_masks(state)
+
+    def detach(self) -> None:
+        """Let go: from now on nothing keeps pruned weights at zero."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _check_optimizer(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        owned = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
+        if parameters and not any(id(p) in owned for p in parameters.values()):
+            raise BoxwoodError(
+                f"Expected an optimizer over the masked parameters ({', '.join(parameters)}), got "
+                f"one that has none of them; build the optimizer from this model's parameters, "
+                f"after moving the model to its device."
+            )
+
+    @torch.no_grad()
+    def _set(self, parameters: Mapping[str, nn.Parameter], masks: Masks) -> None:
+        for name, mask in masks.items():
+            parameter = parameters[name]
+            pruned = ~mask.to(parameter.device)
+            self._parameters[name] = parameter
+            self._pruned[name] = pruned
+            parameter.masked_fill_(pruned, 0)
+            if self._mask_gradients and parameter.grad is not None:
+                parameter.grad.masked_fill_(pruned, 0)
+            for memory in self._optimizer.state.get(parameter, {}).values():
+                if isinstance(memory, Tensor) and memory.shape == parameter.shape:
+                    memory.masked_fill_(pruned, 0)
+
+    def _gradient_hook(self, name: str) -> Callable[[Tensor], None]:
+        def zero_pruned_gradient(parameter: Tensor) -> None:
+            if parameter.grad is not None:
+                parameter.grad.masked_fill_(self._pruned[name], 0)
+
+        return zero_pruned_gradient
+
+    @torch.no_grad()
+    def _after_step(self, *_: object) -> None:
+        for name, parameter in self._parameters.items():
+            parameter.masked_fill_(self._pruned[name], 0)
+
+
+def _merge_tied(named: Mapping[str, nn.Parameter], masks: Masks) -> dict[str, Tensor]:
+    """Check the masks, and keep one of those that fall on the same parameter."""
+    validate(named, masks)
+    first: dict[int, str] = {}
+    merged: dict[str, Tensor] = {}
+    for name, mask in masks.items():
+        known = first.setdefault(id(named[name]), name)
+        if known not in merged:
+            merged[known] = mask
+        elif not torch.equal(merged[known], mask):
+            raise BoxwoodError(
+                f"Expected one mask for the tied parameters {known!r} and {name!r}, got two that "
+                f"differ; give one of them."
+            )
+    return merged

@@ -1,0 +1,123 @@
+"""Decide masks for a whole network in one call."""
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from boxwood.core.allocation import Scope, allocate
+from boxwood.core.criteria import magnitude
+from boxwood.core.errors import BoxwoodError, NoEffect
+from boxwood.core.granularity import Elements, Granularity
+from boxwood.core.masks import Masks, apply_, kept, validate
+from boxwood.core.selection import candidates, select
+from boxwood.model.prunable import Where, linear_and_conv, parameter_names
+from boxwood.model.scoring import Criterion, score
+
+
+def prune(
+    model: nn.Module,
+    sparsity: float | None,
+    *,
+    criterion: Criterion = magnitude,
+    granularity: Granularity | None = None,
+    scope: Scope | None = None,
+    where: Where = linear_and_conv,
+    floor: int = 0,
+    within: Masks | None = None,
+) -> dict[str, Tensor]:
+    """Decide which weights of a network stay; the network itself is not changed.
+
+    Scores by ``criterion``, counts by ``scope``, then exactly that many per tensor.
+
+    Args:
+        model: any module.
+        sparsity: total fraction of zeros over the tensors of ``where``, in [0, 1); None where the
+            scope carries its own numbers.
+        criterion: scores weights, higher is kept; a function of `boxwood.core.criteria` or yours.
+        granularity: what lives or dies together; single weights by default.
+        scope: how the sparsity is shared out; one ranking over all tensors by default.
+        where: which parameters may be pruned.
+        floor: keep at least this many weights of every tensor.
+        within: masks so far; what they prune stays pruned.
+
+    Returns:
+        A bool mask per prunable tensor, True where the weight stays, on the weight's device.
+
+    Raises:
+        BoxwoodError: the sparsity is out of range or not reachable, a weight is NaN or infinite,
+            or ``within`` does not fit the model.
+
+    Warns:
+        NoEffect: every weight stays.
+
+    Example:
+        >>> net = nn.Linear(10, 10)
+        >>> masks = prune(net, 0.9)
+        >>> project_(net, masks)
+        >>> int((net.weight != 0).sum())
+        10
+
+    Source: Han, Pool, Tran and Dally (2015), with the defaults.
+    """
+    weights: dict[str, Tensor] = {name: p.detach() for name, p in where(model).items()}
+    if within is not None:
+        within = {name: mask for name, mask in within.items() if name in weights}
+        validate(weights, within)
+    granularity = granularity or Elements()
+    scores = score(weights, criterion, masks=within)
+    groups = {name: granularity.pool(each) for name, each in scores.items()}
+    keep = allocate(groups, sparsity, scope=scope, floor=floor, within=within)
+    masks = select(scores, keep, granularity, within=within)
+    if kept(masks) == sum(candidates(weights, within).values()):
+        warnings.warn(
+            "Expected pruning to remove weights, got masks that keep all that was there; "
+            "ask for a higher sparsity.",
+            NoEffect,
+            stacklevel=2,
+        )
+    return masks
+
+
+@torch.no_grad()
+def project_(model: nn.Module, masks: Masks) -> None:
+    """Write zeros where the masks are False: onto a trained network, or an average of networks.
+
+    Args:
+        model: any module, compiled or not.
+        masks: bool tensors by parameter name.
+
+    Raises:
+        BoxwoodError: a name matches no parameter, or a shape differs; nothing is changed then.
+
+    Example:
+        >>> net = nn.Linear(2, 1, bias=False)
+        >>> project_(net, {"weight": torch.tensor([[True, False]])})
+        >>> bool(net.weight[0, 1] == 0)
+        True
+    """
+    apply_(parameter_names(model), masks)
+
+
+def masks_from_zeros(model: nn.Module, where: Where = linear_and_conv) -> dict[str, Tensor]:
+    """Read masks off a network that somebody else pruned: zeros count as pruned.
+
+    Masks are data of their own in Boxwood and are never inferred behind your back; this is for
+    weights that come without them.
+
+    Raises:
+        BoxwoodError: there are no zeros to read.
+
+    Example:
+        >>> net = nn.Linear(2, 1, bias=False)
+        >>> with torch.no_grad():
+        ...     _ = net.weight.copy_(torch.tensor([[0.0, 3.0]]))
+        >>> masks_from_zeros(net)
+        {'weight': tensor([[False,  True]])}
+    """
+    masks = {name: p.detach() != 0 for name, p in where(model).items()}
+    if kept(masks) == sum(mask.numel() for mask in masks.values()):
+        raise BoxwoodError(
+            "Expected a network with zero weights, got none; use prune() to decide masks."
+        )
+    return masks
