@@ -64,10 +64,14 @@ def allocate(
                 f"{name!r}, got one that keeps {count}; what is pruned stays pruned: ask for a "
                 f"higher sparsity, or start from masks of ones."
             )
-    return _raise_to_floor(scores, keep, scope, floor, within) if floor else keep
+    return _raise_to_floor(scores, keep, floor, within) if floor else keep
 
 
-def uniform(scores: Scores, sparsity: float | None, within: Masks | None = None) -> dict[str, int]:
+def uniform(
+    scores: Scores,
+    sparsity: float | None,
+    within: Masks | None = None,  # noqa: ARG001 - every scope has the same signature
+) -> dict[str, int]:
     """Give every tensor the same sparsity: ``keep_l = round((1 - s) · n_l)``.
 
     Example:
@@ -206,7 +210,7 @@ def _split(scores: Scores, keep: int, within: Masks | None) -> dict[str, int]:
 
 
 def _raise_to_floor(
-    scores: Scores, keep: dict[str, int], scope: Scope, floor: int, within: Masks | None
+    scores: Scores, keep: dict[str, int], floor: int, within: Masks | None
 ) -> dict[str, int]:
     """Lift the small ones to the floor and take the difference from the others, ranked together."""
     available = candidates(scores, within)

@@ -57,6 +57,7 @@ class OneShot:
         check_sparsity(self.final, "final sparsity")
 
     def __call__(self, step: int) -> float:
+        """Sparsity wanted at ``step``."""
         return self.final if step >= self.at else 0.0
 
 
@@ -80,10 +81,11 @@ class Geometric:
         _check_window(self.begin, self.end)
 
     def __call__(self, step: int) -> float:
+        """Sparsity wanted at ``step``."""
         if step >= self.end:
             return self.final  # exactly, not up to rounding
         progress = max(0.0, (step - self.begin) / (self.end - self.begin))
-        return 1 - (1 - self.final) ** progress
+        return 1.0 - float((1 - self.final) ** progress)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +108,7 @@ class Linear:
         _check_window(self.begin, self.end)
 
     def __call__(self, step: int) -> float:
+        """Sparsity wanted at ``step``."""
         if step >= self.end:
             return self.final
         progress = max(0.0, (step - self.begin) / (self.end - self.begin))
@@ -141,6 +144,7 @@ class Cubic:
             )
 
     def __call__(self, step: int) -> float:
+        """Sparsity wanted at ``step``."""
         if step >= self.end:
             return self.final
         since = max(0, step - self.begin) // self.every * self.every
@@ -171,4 +175,5 @@ class Steps:
             )
 
     def __call__(self, step: int) -> float:
+        """Sparsity wanted at ``step``."""
         return max((s for at, s in self.rows if step >= at), default=0.0)

@@ -173,7 +173,7 @@ def check_finite(tensors: Mapping[str, Tensor], what: str = "scores") -> None:
         boxwood.core.errors.BoxwoodError: Expected finite weights, got 1 NaN or infinite value in 'fc1.weight' of shape (2,); the network has probably diverged: train it with a lower learning rate, or repair the checkpoint.
     """
     for name, tensor in tensors.items():
-        bad = sum(int((~torch.isfinite(chunk)).sum()) for chunk in _flat(tensor).split(_CHUNK))
+        bad: int = sum(int((~torch.isfinite(chunk)).sum()) for chunk in _flat(tensor).split(_CHUNK))
         if bad:
             raise BoxwoodError(
                 f"Expected finite {what}, got {bad} NaN or infinite value{'s' * (bad > 1)} in "

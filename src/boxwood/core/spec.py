@@ -78,6 +78,7 @@ class Call:
         return cls(function, tuple(sorted(settings.items())))
 
     def __call__(self, *args: Any, **more: Any) -> Any:
+        """Call the function with its settings."""
         return self.function(*args, **dict(self.settings), **more)
 
 
@@ -98,8 +99,9 @@ def encode(value: Any, *, identity: bool = False) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         kind = type(value)
         out: dict[str, Any] = {"is": _name_of(kind, identity=identity)}
-        if identity and getattr(kind, "revision", 0):
-            out["revision"] = kind.revision  # type: ignore[attr-defined]
+        revision: int | None = getattr(kind, "revision", None)
+        if identity and revision:
+            out["revision"] = revision
         for each in dataclasses.fields(value):
             part = getattr(value, each.name)
             # 1 and 1.0 mean the same to a field of type float, and must have one name.

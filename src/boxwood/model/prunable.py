@@ -1,6 +1,6 @@
 """Which parameters of a network may be pruned, by dotted name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -120,11 +120,11 @@ def is_conv_weight(weight: Tensor) -> bool:
 
 
 def _weights_of(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> dict[str, nn.Parameter]:
-    names: Mapping[int, str] = {id(p): name for name, p in parameter_names(model).items()}
-    found = {}
+    names = {id(p): name for name, p in parameter_names(model).items()}
+    found: dict[str, nn.Parameter] = {}
     for module in model.modules():
         weight = getattr(module, "weight", None)
-        if isinstance(module, kinds) and id(weight) in names:
+        if isinstance(module, kinds) and isinstance(weight, nn.Parameter):
             found[names[id(weight)]] = weight
     if not found:
         raise BoxwoodError(
