@@ -14,7 +14,7 @@ from boxwood.core.criteria import magnitude_over_std
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.masks import Masks
 from boxwood.core.schedules import check_sparsity
-from boxwood.core.selection import Scores, candidates, count_above, kth_largest
+from boxwood.core.selection import Scores, candidates, count_above, kth_largest, select
 
 Scope = Callable[[Scores, float | None, Masks | None], dict[str, int]]
 """Scores, target sparsity and the masks so far, to the number of groups that each tensor keeps."""
@@ -212,7 +212,7 @@ def _split(scores: Scores, keep: int, within: Masks | None) -> dict[str, int]:
 def _raise_to_floor(
     scores: Scores, keep: dict[str, int], floor: int, within: Masks | None
 ) -> dict[str, int]:
-    """Lift the small ones to the floor and take the difference from the others, ranked together."""
+    """Lift the small ones to the floor; the others give up their lowest scores, ranked together."""
     available = candidates(scores, within)
     budget = sum(keep.values())
     fixed: dict[str, int] = {}
@@ -229,7 +229,9 @@ def _raise_to_floor(
                 f"Expected a floor that leaves room for {budget} weights in all, got floor={floor} "
                 f"for {len(scores)} tensors; lower the floor or the sparsity."
             )
-        keep = _split(rest, left, within)
+        # Only what the scope gave: a ranking of everything would make every scope a global one.
+        given = select(rest, keep, within=within)
+        keep = _split(rest, left, given)
 
 
 def _required(sparsity: float | None, scope: str) -> float:

@@ -143,7 +143,7 @@ def unpack(bits: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> d
                 f"{tuple(shapes[name])}, got {packed.numel()}; the mask is of another model."
             )
         ones = (packed.unsqueeze(1) >> shift) & 1
-        masks[name] = ones.view(-1)[:count].view(*shapes[name]).bool()
+        masks[name] = ones.view(-1)[:count].view(tuple(shapes[name])).bool()
     return masks
 
 

@@ -128,36 +128,40 @@ def kth_largest(scores: Scores, k: int, *, within: Masks | None = None) -> Thres
         return Threshold(None)
     # Keys of 64 bits order doubles; everything else is exact in float32.
     wide = any(score.dtype == torch.float64 for score in scores.values())
+    top = _TOP[wide]
     counts = torch.zeros(1 << _DIGIT, dtype=torch.int64)
     for keys in _keys(scores, within, wide=wide):
-        counts += _histogram(keys, _TOP[wide].shift)
-    if _TOP[wide].count_not_finite(counts):
+        counts += _histogram((keys >> top.shift) + _HALF)
+    if top.count_not_finite(counts):
         check_finite(scores if within is None else apply(scores, within))
     bucket, rank = _bucket_of_rank(counts, k)
     prefix = bucket - _HALF
-    shift = _TOP[wide].shift
-    # A second pass gathers the few keys of that bin instead of having kept them all.
-    same = torch.cat([keys[(keys >> shift) == prefix] for keys in _keys(scores, within, wide=wide)])
-    while shift:
-        shift -= _DIGIT
-        low = (same >> shift) & 0xFFFF
-        bucket, rank = _bucket_of_rank(_histogram(low - _HALF, 0), rank)
+    # Each further pass looks at the keys that begin with the digits found so far. They are never
+    # kept: where many scores are equal, they would be as many as the weights.
+    for shift in range(top.shift - _DIGIT, -1, -_DIGIT):
+        counts.zero_()
+        for keys in _keys(scores, within, wide=wide):
+            same = keys[(keys >> (shift + _DIGIT)) == prefix]
+            counts += _histogram((same >> shift) & 0xFFFF)
+        bucket, rank = _bucket_of_rank(counts, rank)
         prefix = (prefix << _DIGIT) + bucket
-        same = same[low == bucket]
     return Threshold(_float_of(prefix, wide=wide), rank)
 
 
 def count_above(score: Tensor, value: float, within: Tensor | None = None) -> tuple[int, int]:
-    """Count the scores above a value, and those equal to it.
+    """Count the scores above a value, and those equal to it, exactly in any float type.
 
     Example:
         >>> count_above(torch.tensor([3.0, 2.0, 2.0, 1.0]), 2.0)
         (1, 2)
     """
     inside = None if within is None else _flat(within).split(_CHUNK)
+    # A comparison rounds the value to the type of the scores, which may be the coarser one.
+    coarse = float(torch.tensor(value, dtype=score.dtype)) != value
     above = at_least = 0
     for index, chunk in enumerate(_flat(score).split(_CHUNK)):
         part = chunk if inside is None else chunk[inside[index]]
+        part = part.double() if coarse else part
         above += int((part > value).sum())
         at_least += int((part >= value).sum())
     return above, at_least - above
@@ -215,9 +219,9 @@ def _keys(scores: Scores, within: Masks | None, *, wide: bool) -> Iterator[Tenso
             yield bits
 
 
-def _histogram(keys: Tensor, shift: int) -> Tensor:
-    """Count the signed 16-bit digits of keys; bin 0 is the lowest digit."""
-    return torch.bincount((keys >> shift) + _HALF, minlength=1 << _DIGIT).cpu()
+def _histogram(digits: Tensor) -> Tensor:
+    """Count digits from 0 to 65,535."""
+    return torch.bincount(digits, minlength=1 << _DIGIT).cpu()
 
 
 def _bucket_of_rank(counts: Tensor, rank: int) -> tuple[int, int]:

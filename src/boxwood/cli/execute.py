@@ -1,0 +1,68 @@
+"""Run an experiment and print what came out: shared by the commands that run one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from boxwood.cli.progress import bars
+from boxwood.recipes.phase import Experiment
+from boxwood.report.study import Finding, Measurement, collect, summarise
+from boxwood.report.tables import render, summary_table, to_json_rows
+from boxwood.runs.provenance import provenance
+from boxwood.runs.runner import Settings, jobs_of, run_all
+from boxwood.runs.store import Store
+
+
+def execute(
+    experiment: Experiment,
+    *,
+    store: Path,
+    seeds: range,
+    threads: int,
+    device: str = "cpu",
+    snapshot_every: float = 30.0,
+    as_json: bool = False,
+    out: Path | None = None,
+) -> tuple[Measurement, ...]:
+    """Run every branch for every seed, print the summary, and return the measurements."""
+    torch.set_num_threads(threads)
+    jobs = jobs_of(experiment, seeds)
+    opened = Store(store)
+    with bars(quiet=as_json) as watcher:
+        settings = Settings(
+            snapshot_every=snapshot_every, device=torch.device(device), watcher=watcher
+        )
+        run_all(jobs, opened, settings)
+    measurements = collect(jobs, opened)
+    findings: tuple[Finding, ...] = (
+        tuple(experiment.judge(measurements)) if experiment.judge is not None else ()
+    )
+    rows = summarise(measurements)
+    report: dict[str, Any] = {
+        "seeds": list(seeds),
+        "summary": to_json_rows(rows),
+        "findings": to_json_rows(findings),
+        "machine": provenance(),
+    }
+    text = json.dumps(report, indent=1, default=str)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        runs = [
+            {"name": m.name, "seed": m.seed, "key": m.key, "test": m.test,
+             "validation": m.validation, "kept": m.kept_fraction, "epochs": m.epochs}
+            for m in measurements
+        ]  # fmt: skip
+        out.write_text(json.dumps({**report, "runs": runs}, indent=1, default=str) + "\n")
+    if as_json:
+        print(text)  # noqa: T201 - the result itself
+        return measurements
+    console = Console()
+    console.print(render(summary_table(rows), width=max(console.width, 100)), markup=False)
+    for finding in findings:
+        word = {True: "holds", False: "FAILS", None: "undecided"}[finding.held]
+        console.print(f"{word}: {finding.claim} ({finding.evidence})", markup=False)
+    console.print(f"Store: {store} (run the same command again to resume or extend)", markup=False)
+    return measurements

@@ -1,0 +1,32 @@
+"""The command line's entry: commands, errors and exit codes."""
+
+import sys
+
+import typer
+
+from boxwood.cli import demo, plan, run, runs
+from boxwood.core.errors import BoxwoodError
+
+app = typer.Typer(
+    name="boxwood",
+    help="Prune neural networks: smaller, faster, and of known accuracy.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(demo.demo)
+app.command()(plan.plan)
+app.command()(run.run)
+app.add_typer(runs.app, name="runs")
+
+
+def main() -> None:
+    """Run a command: exit code 0 when it is done, 2 for bad input, 130 when interrupted."""
+    try:
+        app()
+    except BoxwoodError as error:
+        print(f"boxwood: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("boxwood: stopped; run the same command again to go on.", file=sys.stderr)  # noqa: T201
+        sys.exit(130)

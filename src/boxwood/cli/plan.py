@@ -1,0 +1,47 @@
+"""``boxwood plan``: what a run would do, before a second of compute is spent."""
+
+import json
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from boxwood.cli.run import Data, Seeds, Settings, StorePath, Target
+from boxwood.cli.target import resolve
+from boxwood.core.spec import encode
+from boxwood.runs.runner import jobs_of, phase_title
+from boxwood.runs.store import Store
+
+
+def plan(
+    target: Target,
+    data: Data = None,
+    seeds: Seeds = 1,
+    store: StorePath = Path("runs"),
+    settings: Settings = None,
+    as_json: bool = typer.Option(False, "--json", help="Print a recipe file that `run` takes."),
+) -> None:
+    """List the phases of an experiment with their keys, and which of them are done.
+
+    Example: boxwood plan experiments/han2015.py:lenet_300_100 --data digits
+    """
+    experiment = resolve(target, data, settings or ())
+    if as_json:
+        print(json.dumps(encode(experiment), indent=1))  # noqa: T201 - the result itself
+        return
+    opened = Store(store)
+    table = Table("branch", "#", "phase", "label", "key", "done")
+    missing = set()
+    for job in jobs_of(experiment, range(seeds)):
+        for index, (phase, key) in enumerate(zip(job.recipe, job.chain[1:], strict=True), 1):
+            done = opened.has(key)
+            if not done:
+                missing.add(key)
+            branch = job.name if index == 1 else ""
+            table.add_row(
+                branch, str(index), phase_title(phase), phase.label, key, "yes" if done else ""
+            )
+    console = Console()
+    console.print(table)
+    console.print(f"{len(missing)} phases to run; phases with the same key run once.")

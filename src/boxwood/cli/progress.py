@@ -1,0 +1,51 @@
+"""Progress bars: a line per run under way, with rate and remaining time."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from boxwood.runs.runner import Job, Watcher, phase_title
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """Steps per second."""
+        return Text(f"{task.speed:.0f}/s" if task.speed else "", style="progress.data.speed")
+
+
+@contextmanager
+def bars(*, quiet: bool) -> Iterator[Watcher | None]:
+    """Show a bar for the phase under way, on standard error; none where nobody looks."""
+    console = Console(file=sys.stderr)
+    if quiet or not console.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), _Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        tasks: dict[tuple[str, int], int] = {}
+
+        def watch(job: Job, index: int, done: int, steps: int) -> None:
+            key = (job.chain[-1], index)
+            if key not in tasks:
+                for old in tasks.values():
+                    progress.update(old, visible=False)  # type: ignore[arg-type]
+                title = (
+                    f"{job.name} [{index}/{len(job.recipe)}] {phase_title(job.recipe[index - 1])}"
+                )
+                tasks[key] = progress.add_task(title, total=steps)
+            # Drawing at every step would cost more than the step.
+            if done == steps or not done % 16:
+                progress.update(tasks[key], completed=done)  # type: ignore[arg-type]
+
+        yield watch

@@ -1,0 +1,59 @@
+"""``boxwood run``: run an experiment, or go on with it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from boxwood.cli.execute import execute
+from boxwood.cli.target import resolve
+from boxwood.core.errors import BoxwoodError
+
+Target = Annotated[str, typer.Argument(help="file.py:function, or a recipe.json.")]
+Data = Annotated[
+    str | None, typer.Option(help="digits, mnist, fashion-mnist, cifar10, or file.py:function.")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="name=value for the function; may be repeated.")
+]
+StorePath = Annotated[Path, typer.Option("--store", help="Folder of finished phases.")]
+Seeds = Annotated[int, typer.Option(help="How many seeds: 0, 1, …")]
+
+
+def run(
+    target: Target,
+    data: Data = None,
+    seeds: Seeds = 1,
+    first_seed: Annotated[int, typer.Option(help="The first of the seeds.")] = 0,
+    store: StorePath = Path("runs"),
+    settings: Settings = None,
+    threads: Annotated[
+        int, typer.Option(help="Threads of torch; one is enough for small nets.")
+    ] = 1,
+    device: Annotated[str, typer.Option(help="Where to train, such as cpu or cuda.")] = "cpu",
+    snapshot_every: Annotated[
+        float, typer.Option(help="Seconds between snapshots in a phase.")
+    ] = 30,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write all figures to this JSON file.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Run an experiment: every branch, every seed. Run it again to resume, extend or re-read it.
+
+    Several processes may run the same command on one store: they share the work.
+
+    Example: boxwood run experiments/han2015.py:lenet_300_100 --data fashion-mnist --seeds 5
+    """
+    if seeds < 1:
+        raise BoxwoodError(f"Expected at least one seed, got {seeds}; give --seeds 1 or more.")
+    execute(
+        resolve(target, data, settings or ()),
+        store=store,
+        seeds=range(first_seed, first_seed + seeds),
+        threads=threads,
+        device=device,
+        snapshot_every=snapshot_every,
+        as_json=as_json,
+        out=out,
+    )

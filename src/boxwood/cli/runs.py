@@ -1,0 +1,108 @@
+"""``boxwood runs``: look into a store."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import save_file
+
+from boxwood.cli.run import StorePath
+from boxwood.core.errors import BoxwoodError
+from boxwood.core.masks import apply
+from boxwood.runs.store import Store
+
+app = typer.Typer(no_args_is_help=True, help="List, show, export and clean up finished work.")
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Key = Annotated[str, typer.Argument(help="Key of a phase, or the beginning of one.")]
+
+
+@app.command("list")
+def list_(store: StorePath = Path("runs"), as_json: Json = False) -> None:
+    """List what was asked for, and how much of it is done.
+
+    Example: boxwood runs list --store runs
+    """
+    opened = _open(store)
+    rows = [
+        {
+            "name": run["name"],
+            "key": run["chain"][-1],
+            "done": sum(opened.has(key) for key in run["chain"]),
+            "phases": len(run["chain"]),
+        }
+        for run in opened.runs()
+    ]
+    if as_json:
+        print(json.dumps(rows, indent=1))  # noqa: T201 - the result itself
+        return
+    table = Table("run", "key", "phases done")
+    for row in rows:
+        table.add_row(str(row["name"]), str(row["key"]), f"{row['done']} of {row['phases']}")
+    Console().print(table)
+
+
+@app.command()
+def show(key: Key, store: StorePath = Path("runs")) -> None:
+    """Print what is written about one phase, as JSON.
+
+    Example: boxwood runs show 3f2a --store runs
+    """
+    opened = _open(store)
+    print(json.dumps(opened.record(_whole(opened, key)), indent=1))  # noqa: T201
+
+
+@app.command()
+def export(
+    key: Key,
+    out: Annotated[Path, typer.Option(help="safetensors file to write.")],
+    store: StorePath = Path("runs"),
+) -> None:
+    """Write the network that a phase left as a plain checkpoint, its masks beside it.
+
+    OUT loads with ``model.load_state_dict``; OUT with ``.masks`` before its ending holds the masks.
+
+    Example: boxwood runs export 3f2a --out pruned.safetensors
+    """
+    opened = _open(store)
+    state = opened.load(_whole(opened, key))
+    masks = {name: mask.contiguous() for name, mask in state.masks.items()}
+    try:
+        save_file({n: t.contiguous() for n, t in apply(state.weights, masks).items()}, out)
+        if masks:
+            save_file(masks, out.with_suffix(f".masks{out.suffix}"))
+    except Exception as error:  # safetensors raises its own kind, and OSError
+        out.unlink(missing_ok=True)
+        raise BoxwoodError(
+            f"Expected to write {out}, got {error}; give a file in a folder with space."
+        ) from error
+
+
+@app.command()
+def gc(store: StorePath = Path("runs")) -> None:
+    """Delete what interrupted processes left and no listed run needs.
+
+    Example: boxwood runs gc --store runs
+    """
+    freed = _open(store).collect_garbage()
+    Console().print(f"Freed {freed:,} bytes.")
+
+
+def _open(store: Path) -> Store:
+    if not store.is_dir():
+        raise BoxwoodError(
+            f"Expected a store at {store}, got no such folder; give --store, or run something."
+        )
+    return Store(store)
+
+
+def _whole(store: Store, key: str) -> str:
+    found = sorted(path.name for path in (store.root / "phases").glob(f"{key}*"))
+    if len(found) != 1:
+        raise BoxwoodError(
+            f"Expected the beginning of one key, got {key!r}, which fits {len(found)} of the "
+            f"phases in {store.root}; list them with `boxwood runs list`."
+        )
+    return found[0]

@@ -1,0 +1,37 @@
+"""The data sets that have a name."""
+
+from collections.abc import Callable
+
+from boxwood.core.errors import BoxwoodError
+from boxwood.data.digits import digits
+from boxwood.data.idx import fashion_mnist, mnist
+from boxwood.data.splits import Splits
+from boxwood.data.vision import cifar10
+
+CATALOGUE: dict[str, Callable[[], Splits]] = {
+    "cifar10": cifar10,
+    "digits": digits,
+    "fashion-mnist": fashion_mnist,
+    "mnist": mnist,
+}
+"""Loaders by name; loading starts when one is called."""
+
+
+def named(name: str) -> Callable[[], Splits]:
+    """Find the loader of a data set by its name.
+
+    Args:
+        name: a key of `CATALOGUE`.
+
+    Raises:
+        BoxwoodError: there is none of that name; the message lists those there are.
+
+    Example:
+        >>> named("digits")().shape
+        (1, 8, 8)
+    """
+    if name not in CATALOGUE:
+        raise BoxwoodError(
+            f"Expected the name of a data set, got {name!r}; use one of {', '.join(CATALOGUE)}."
+        )
+    return CATALOGUE[name]

@@ -1,0 +1,1 @@
+"""Recipes: tuples of frozen phases, and the functions that return them."""

@@ -1,0 +1,49 @@
+"""Say what the network is worth and what it weighs."""
+
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+import torch
+
+from boxwood.core import spec
+from boxwood.files.sizes import network_bytes
+from boxwood.model.counting import count
+from boxwood.recipes.phase import State, World
+from boxwood.train.metrics import accuracy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """Measure accuracy on validation and test examples, and count what is left.
+
+    The test examples decide nothing: they are looked at here and nowhere else.
+    """
+
+    revision: ClassVar[int] = 0
+
+    label: str = spec.field("", identity=False)
+
+    def run(self, state: State, world: World) -> State:
+        """Measure; the state passes through unchanged but for its facts."""
+        model = world.network(state)
+        test = accuracy(model, world.data.test)
+        validation = accuracy(model, world.data.validation)
+        example, _ = world.data.validation.take(torch.arange(min(200, len(world.data.validation))))
+        layers = count(model, example.to(world.device), state.masks)
+        dense_bytes, encoded_bytes = network_bytes(state.weights, state.masks)
+        parameters = sum(p.numel() for p in model.parameters())
+        pruned = sum(int((~mask).sum()) for mask in state.masks.values())
+        facts = {
+            "test": asdict(test),
+            "validation": asdict(validation),
+            "parameters": parameters,
+            "nonzero": parameters - pruned,
+            "weights": sum(layer.weights for layer in layers),
+            "kept": sum(layer.kept for layer in layers),
+            "multiply_adds": sum(layer.effective_multiply_adds for layer in layers),
+            "dense_multiply_adds": sum(layer.multiply_adds for layer in layers),
+            "bytes": encoded_bytes,
+            "dense_bytes": dense_bytes,
+            "layers": [asdict(layer) for layer in layers],
+        }
+        return State(state.weights, state.masks, facts)

@@ -1,0 +1,54 @@
+"""Decide new masks from the weights as they are."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from boxwood.core import spec
+from boxwood.core.allocation import Scope, global_
+from boxwood.core.criteria import magnitude
+from boxwood.core.granularity import Elements, Granularity
+from boxwood.core.masks import sparsity
+from boxwood.model.oneshot import project_, prune
+from boxwood.model.prunable import Where, linear_and_conv
+from boxwood.model.scoring import Criterion
+from boxwood.recipes.phase import State, World, state_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prune:
+    """Prune to a total sparsity; what was pruned before stays pruned.
+
+    Args:
+        sparsity: total fraction of zeros over the tensors of ``where``; None where the scope
+            carries its own numbers.
+        criterion, scope, granularity, where, floor: as for `boxwood.prune`.
+        label: a name for later phases.
+    """
+
+    revision: ClassVar[int] = 0
+
+    sparsity: float | None
+    criterion: Criterion = magnitude
+    scope: Scope = global_
+    granularity: Granularity = Elements()
+    where: Where = linear_and_conv
+    floor: int = 0
+    label: str = spec.field("", identity=False)
+
+    def run(self, state: State, world: World) -> State:
+        """Prune; the facts hold what each tensor kept."""
+        model = world.network(state)
+        masks = prune(
+            model,
+            self.sparsity,
+            criterion=self.criterion,
+            scope=self.scope,
+            granularity=self.granularity,
+            where=self.where,
+            floor=self.floor,
+            within=state.masks,
+        )
+        masks = {**state.masks, **masks}
+        project_(model, masks)
+        kept = {name: int(mask.sum()) for name, mask in masks.items()}
+        return state_of(model, masks, {"kept": kept, "sparsity": sparsity(masks)})

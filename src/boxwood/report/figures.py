@@ -1,0 +1,106 @@
+"""How every figure looks, and how it reaches the disk.
+
+Only here does anything know matplotlib's settings and file formats. No figure goes through pyplot,
+so none is left behind in a global list, and no display is needed.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from boxwood.core.errors import BoxwoodError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SETTINGS: dict[Any, Any] = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.labelcolor": "#333333",
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 160,
+    "font.size": 10,
+    "grid.color": "#e4e4e4",
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5,
+    "savefig.dpi": "figure",
+    # Text stays text: searchable, and independent of the version of the font renderer.
+    "svg.fonttype": "none",
+    # A dollar sign in a name is a dollar sign.
+    "text.parse_math": False,
+    # Without a salt the SVG names its clip paths at random, and equal figures differ.
+    "svg.hashsalt": "boxwood",
+}
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Draw and write with Boxwood's settings, whatever the user's own are, and put those back.
+
+    Raises:
+        BoxwoodError: If matplotlib is not installed.
+
+    Example:
+        >>> import matplotlib
+        >>> with house_style():
+        ...     matplotlib.rcParams["legend.frameon"]
+        False
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise BoxwoodError(
+            "Expected matplotlib to draw figures with, got none; do `pip install 'boxwood[plots]'`."
+        ) from error
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_SETTINGS)
+        yield
+
+
+def write_figure(figure: "Figure", path: Path) -> tuple[Path, Path]:
+    """Write a figure as PNG and SVG; the same figure gives the same bytes.
+
+    Both are drawn before either is written, and each appears whole under its name or not at all.
+
+    Args:
+        figure: Drawn within ``house_style``, and written within it too.
+        path: Name of the files without ending; one of ``.png`` or ``.svg`` is taken off. Missing
+            folders are made.
+
+    Raises:
+        BoxwoodError: If the folder cannot be written.
+    """
+    stem = path.with_suffix("") if path.suffix in {".png", ".svg"} else path
+    contents = {}
+    for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+        content = BytesIO()
+        figure.savefig(content, format=kind, metadata=metadata)
+        contents[stem.with_name(f"{stem.name}.{kind}")] = content.getvalue()
+    for target, data in contents.items():
+        _write(target, data)
+    png, svg = contents
+    return png, svg
+
+
+def _write(target: Path, data: bytes) -> None:
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_bytes(data)
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise BoxwoodError(
+            f"Expected a folder that can be written for {target}, got {error.strerror}; choose "
+            f"another path or change its permissions."
+        ) from error

@@ -1,0 +1,131 @@
+"""From a store of runs to what a person wants to know: a row per network, and verdicts."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from boxwood.recipes.phases.measure import Measure
+from boxwood.report import statistics
+from boxwood.report.tables import SummaryRow
+from boxwood.runs.runner import Job
+from boxwood.runs.store import Store
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One `Measure` phase of one run.
+
+    Args:
+        branch: name of the recipe.
+        label: label of the phase; empty for the only one.
+        seed: root seed of the run.
+        key: key of the phase in the store.
+        facts: what it measured.
+        epochs: passes over the training examples up to there.
+        seconds: time that the phases up to there took when they were made.
+    """
+
+    branch: str
+    label: str
+    seed: int
+    key: str
+    facts: dict[str, Any]
+    epochs: int
+    seconds: float
+
+    @property
+    def name(self) -> str:
+        """Branch and label together."""
+        return f"{self.branch} {self.label}".strip()
+
+    @property
+    def kept_fraction(self) -> float:
+        """Kept weights as a fraction of the prunable ones."""
+        return float(self.facts["kept"]) / float(self.facts["weights"])
+
+    @property
+    def test(self) -> float:
+        """Test accuracy, a fraction."""
+        return float(self.facts["test"]["correct"]) / float(self.facts["test"]["total"])
+
+    @property
+    def validation(self) -> float:
+        """Validation accuracy, a fraction."""
+        return float(self.facts["validation"]["correct"]) / self.facts["validation"]["total"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim, whether it held, and the figures that say so; ``held`` None means undecided."""
+
+    claim: str
+    held: bool | None
+    evidence: str
+
+
+def collect(jobs: Iterable[Job], store: Store) -> tuple[Measurement, ...]:
+    """Read the measurements of finished jobs."""
+    found = []
+    for job in jobs:
+        epochs, seconds = 0, 0.0
+        branch = job.name.rpartition(" / seed ")[0]
+        for phase, key in zip(job.recipe, job.chain[1:], strict=True):
+            record = store.record(key)
+            epochs += record["facts"].get("epochs", 0)
+            seconds += record["provenance"]["seconds"]
+            if isinstance(phase, Measure):
+                found.append(
+                    Measurement(
+                        branch, phase.label, job.genesis.seed, key, record["facts"], epochs, seconds
+                    )
+                )
+    return tuple(found)
+
+
+def summarise(measurements: Sequence[Measurement]) -> list[SummaryRow]:
+    """Put the seeds of each network together.
+
+    One seed gets the Wilson interval of its test examples; several get Student's t over seeds.
+    """
+    groups: dict[str, list[Measurement]] = {}
+    for each in measurements:
+        groups.setdefault(each.name, []).append(each)
+    rows = []
+    for name, group in groups.items():
+        first = group[0].facts
+        if len(group) == 1:
+            accuracy = statistics.proportion(first["test"]["correct"], first["test"]["total"])
+        else:
+            accuracy = statistics.mean([each.test for each in group])
+
+        def average(key: str, group: list[Measurement] = group) -> int:
+            return round(fmean(each.facts[key] for each in group))
+
+        rows.append(
+            SummaryRow(
+                name=name,
+                seeds=len(group),
+                accuracy=accuracy,
+                sparsity=1 - fmean(each.kept_fraction for each in group),
+                parameters=first["parameters"],
+                nonzero=average("nonzero"),
+                multiply_adds=average("multiply_adds"),
+                dense_multiply_adds=first["dense_multiply_adds"],
+                bytes=average("bytes"),
+                dense_bytes=first["dense_bytes"],
+                epochs=group[0].epochs,
+                seconds=fmean(each.seconds for each in group),
+            )
+        )
+    return rows
+
+
+def by_seed(measurements: Sequence[Measurement], name: str) -> dict[int, Measurement]:
+    """Pick the network of one name, by seed.
+
+    Example:
+        >>> by_seed([], "dense")
+        {}
+    """
+    return {each.seed: each for each in measurements if each.name == name}

@@ -1,0 +1,235 @@
+"""Run a recipe on a store: what is there is taken, what is not is made, once."""
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from boxwood.core.errors import BoxwoodError
+from boxwood.core.spec import encode
+from boxwood.data.splits import Splits
+from boxwood.recipes.phase import (
+    Experiment,
+    Genesis,
+    Phase,
+    Recipe,
+    State,
+    World,
+    load_weights_,
+    state_of,
+)
+from boxwood.runs.chain import keys
+from boxwood.runs.provenance import provenance
+from boxwood.runs.store import Store, StoredCheckpoints, read_tensors
+
+Watcher = Callable[["Job", int, int, int], None]
+"""Told the job, the number of the phase, and (done, all) within it."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One recipe from one start."""
+
+    genesis: Genesis
+    recipe: Recipe
+    name: str = ""
+
+    @cached_property
+    def chain(self) -> tuple[str, ...]:
+        """Keys of the start and of every phase."""
+        return keys(self.genesis, self.recipe)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to run, which changes no result.
+
+    Args:
+        snapshot_every: seconds between snapshots inside a long phase.
+        device: where to train; bit-exact resumption is promised on the CPU.
+        watcher: told of progress.
+    """
+
+    snapshot_every: float = 30.0
+    device: torch.device = torch.device("cpu")
+    watcher: Watcher | None = None
+
+
+def run(genesis: Genesis, recipe: Recipe, store: Store, settings: Settings | None = None) -> State:
+    """Run a recipe to its end and return the last state.
+
+    Finished phases are taken from the store. Killed at any moment and run again, the result is
+    byte for byte that of an undisturbed run.
+
+    Args:
+        genesis: where to start.
+        recipe: the phases.
+        store: where finished phases are.
+        settings: how to run.
+
+    Raises:
+        BoxwoodError: a phase refuses its input, or the store cannot be written.
+    """
+    run_all([Job(genesis, recipe)], store, settings)
+    return store.load(keys(genesis, recipe)[-1])
+
+
+def run_all(jobs: Sequence[Job], store: Store, settings: Settings | None = None) -> None:
+    """Run several recipes; any number of processes on one store share the work.
+
+    Each phase is made by the process that locks it first. A process that finds a phase taken goes
+    on with another job, and waits only when nothing else is left.
+    """
+    settings = settings or Settings()
+    data = _Data()
+    for job in jobs:
+        store.note_run(
+            job.chain[-1],
+            {
+                "name": job.name,
+                "chain": job.chain,
+                "genesis": encode(job.genesis),
+                "recipe": encode(job.recipe),
+            },
+        )
+    waiting = [job for job in jobs if not store.has(job.chain[-1])]
+    while waiting:
+        moved = False
+        for job in list(waiting):
+            before = _done(job, store)
+            if _advance(job, store, settings, data):
+                waiting.remove(job)
+            moved |= _done(job, store) > before
+        if waiting and not moved:
+            time.sleep(0.2)  # every next phase is being made by another process
+
+
+def jobs_of(experiment: Experiment, seeds: Sequence[int]) -> list[Job]:
+    """List what an experiment asks for: every branch for every seed."""
+    experiment = _with_checksum(experiment)
+    return [
+        Job(experiment.genesis(seed), recipe, f"{name} / seed {seed}")
+        for seed in seeds
+        for name, recipe in experiment.branches
+    ]
+
+
+def _done(job: Job, store: Store) -> int:
+    """How many keys from the start on are there."""
+    return next((i for i, key in enumerate(job.chain) if not store.has(key)), len(job.chain))
+
+
+def _advance(job: Job, store: Store, settings: Settings, data: "_Data") -> bool:
+    """Work until the end, or until a phase that another process is making."""
+    if store.has(job.chain[-1]):
+        return True
+    state: State | None = None
+    for index in range(_done(job, store), len(job.chain)):
+        key = job.chain[index]
+        with store.lock(key) as mine:
+            if store.has(key):
+                state = None
+                continue
+            if not mine:
+                return False
+            started = time.monotonic()
+            if index == 0:
+                state = _start(job.genesis)
+                spec, parent = encode(job.genesis), None
+            else:
+                phase, parent = job.recipe[index - 1], job.chain[index - 1]
+                before = state if state is not None else store.load(parent)
+                world = _world(job, index, store, settings, data.of(job.genesis))
+                state, spec = phase.run(before, world), encode(phase)
+            about = {
+                "spec": spec,
+                "parent": parent,
+                "data": data.of(job.genesis).identity,
+                "provenance": provenance() | {"seconds": round(time.monotonic() - started, 3)},
+            }
+            store.commit(key, state, about)
+    return True
+
+
+def _start(genesis: Genesis) -> State:
+    model = genesis.build()
+    if genesis.checkpoint is not None:
+        weights, _ = read_tensors(Path(genesis.checkpoint))
+        load_weights_(model, weights)
+    return state_of(model, {}, {})
+
+
+def _world(job: Job, index: int, store: Store, settings: Settings, data: Splits) -> World:
+    labels = {"genesis": job.chain[0]}
+    labels |= _labels(job.recipe[: index - 1], job.chain[1:])
+    watcher = settings.watcher
+
+    def earlier(label: str) -> State:
+        if label not in labels:
+            raise BoxwoodError(
+                f"Expected the label of an earlier phase ({', '.join(labels)}), got {label!r}; "
+                f"give that phase the label, or correct it."
+            )
+        return store.load(labels[label])
+
+    return World(
+        genesis=job.genesis,
+        data=data,
+        earlier=earlier,
+        checkpoints=StoredCheckpoints(store, job.chain[index], settings.snapshot_every),
+        progress=None if watcher is None else lambda done, n: watcher(job, index, done, n),
+        device=settings.device,
+    )
+
+
+def _labels(recipe: Recipe, chain: tuple[str, ...]) -> dict[str, str]:
+    return {phase.label: key for phase, key in zip(recipe, chain, strict=False) if phase.label}
+
+
+class _Data:
+    """The data sets of the jobs, each read once."""
+
+    def __init__(self) -> None:
+        self._read: dict[Any, Splits] = {}
+
+    def of(self, genesis: Genesis) -> Splits:
+        if genesis.data not in self._read:
+            self._read[genesis.data] = genesis.data()
+        return self._read[genesis.data]
+
+
+def _with_checksum(experiment: Experiment) -> Experiment:
+    """Name a checkpoint by its bytes, so that another file under its name is another start."""
+    if experiment.checkpoint is None:
+        return experiment
+    path = Path(experiment.checkpoint)
+    if not path.is_file():
+        raise BoxwoodError(f"Expected a checkpoint at {path}, got none; correct the path.")
+    read_tensors(path)
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if experiment.checkpoint_sha256 not in (None, found):
+        raise BoxwoodError(
+            f"Expected the checkpoint {path} with SHA-256 {experiment.checkpoint_sha256}, got "
+            f"{found}; the file has changed: give the old one, or drop checkpoint_sha256."
+        )
+    return replace(experiment, checkpoint_sha256=found)
+
+
+def phase_title(phase: Phase) -> str:
+    """Say what a phase is in a few words.
+
+    Example:
+        >>> from boxwood.recipes.phases.prune import Prune
+        >>> phase_title(Prune(sparsity=0.9))
+        'Prune to 90 %'
+    """
+    name = type(phase).__name__
+    fit, sparsity = getattr(phase, "fit", None), getattr(phase, "sparsity", None)
+    if fit is not None:
+        return f"{name} {fit.epochs} epochs"
+    return name if sparsity is None else f"{name} to {100 * sparsity:.4g} %"

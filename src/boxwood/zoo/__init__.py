@@ -1,0 +1,1 @@
+"""Networks of the papers, with the papers' parameter counts."""

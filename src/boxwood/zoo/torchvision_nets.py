@@ -1,0 +1,63 @@
+"""AlexNet and VGG-16 as torchvision builds them, untrained."""
+
+from importlib import import_module
+from typing import Any
+
+from torch import nn
+
+from boxwood.core.errors import BoxwoodError
+
+
+def alexnet(*, classes: int = 1000, dropout: float = 0.5) -> nn.Module:
+    """Build torchvision's AlexNet: 61,100,840 parameters for 1,000 classes.
+
+    Args:
+        classes: outputs.
+        dropout: probability before each of the first two linear layers, in [0, 1].
+
+    Raises:
+        BoxwoodError: torchvision is not installed.
+
+    Example:
+        >>> alexnet().classifier[6].weight.shape  # doctest: +SKIP
+        torch.Size([1000, 4096])
+
+    Source: A. Krizhevsky, "One weird trick for parallelizing convolutional neural networks",
+    arXiv:1404.5997, 2014.
+    Differs from the paper: Han et al. (arXiv:1506.02626, section 4.2) prune the two-tower net of 2012
+    in its Caffe form. Weights here and there: conv1 23,232 and 34,848; conv3 663,552 and 884,736;
+    conv4 884,736 and 663,552; conv5 589,824 and 442,368. conv2 (307,200) and the three linear
+    layers are the same, and both nets have 61 M parameters.
+    """
+    net: nn.Module = _models().alexnet(weights=None, num_classes=classes, dropout=dropout)
+    return net
+
+
+def vgg_16(*, classes: int = 1000, dropout: float = 0.5) -> nn.Module:
+    """Build torchvision's VGG-16, without batch norm: 138,357,544 parameters for 1,000 classes.
+
+    Args:
+        classes: outputs.
+        dropout: probability after each of the first two linear layers, in [0, 1].
+
+    Raises:
+        BoxwoodError: torchvision is not installed.
+
+    Example:
+        >>> vgg_16().classifier[6].weight.shape  # doctest: +SKIP
+        torch.Size([1000, 4096])
+
+    Source: K. Simonyan, A. Zisserman, arXiv:1409.1556, 2014, table 1, column D; Han et al.,
+    arXiv:1506.02626, 2015, section 4.3, has the same weights in every layer.
+    """
+    net: nn.Module = _models().vgg16(weights=None, num_classes=classes, dropout=dropout)
+    return net
+
+
+def _models() -> Any:
+    try:
+        return import_module("torchvision.models")
+    except ImportError as error:
+        raise BoxwoodError(
+            f"Expected torchvision for this net, got {error}; do pip install 'boxwood[vision]'."
+        ) from error
