@@ -1,0 +1,81 @@
+"""Killed anywhere, run again: byte for byte the undisturbed run."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+EXPERIMENT = """
+from boxwood import SGD, Call, Experiment, Fit, iterative
+from boxwood.data.digits import digits
+from torch import nn
+
+def model():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 40), nn.ReLU(), nn.Dropout(0.2), nn.Linear(40, 10))
+
+def recipe():
+    fit = Fit(epochs=3, batch=60, optimizer=SGD(lr=0.05, momentum=0.9, weight_decay=1e-4))
+    return Experiment(model=model, data=digits, branches=(("pruned", iterative(fit, fit, (0.5, 0.8))),))
+"""
+
+
+def start(file: Path, store: Path) -> subprocess.Popen:
+    command = [sys.executable, "-c", "from boxwood.cli.main import main; main()"]
+    options = ["run", f"{file}:recipe", "--store", str(store), "--snapshot-every", "0", "--json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command + options, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    )
+
+
+def contents(store: Path) -> dict[str, tuple[bytes, object]]:
+    return {
+        folder.name: (
+            (folder / "state.safetensors").read_bytes(),
+            json.loads((folder / "phase.json").read_text())["facts"],
+        )
+        for folder in (store / "phases").iterdir()
+        if not folder.name.startswith(".")
+    }
+
+
+def finish(process: subprocess.Popen) -> None:
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors.decode()
+
+
+def test_killed_at_random_moments_the_result_is_the_undisturbed_one(tmp_path):
+    """SIGKILL at many random moments, then a run to the end: every phase has the same bytes."""
+    file = tmp_path / "study.py"
+    file.write_text(EXPERIMENT)
+    finish(start(file, tmp_path / "calm"))
+    chance = random.Random(5)
+    killed = 0
+    for _ in range(8):
+        process = start(file, tmp_path / "storm")
+        # Most moments fall into the work itself, which begins once the store is there.
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "storm" / "runs").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.6))
+        killed += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert killed
+    finish(start(file, tmp_path / "storm"))
+    assert contents(tmp_path / "storm") == contents(tmp_path / "calm")
+
+
+def test_two_processes_on_one_store_share_the_work(tmp_path):
+    """Started together, two processes leave the phases of one, each made once."""
+    file = tmp_path / "study.py"
+    file.write_text(EXPERIMENT)
+    both = [start(file, tmp_path / "shared") for _ in range(2)]
+    for process in both:
+        finish(process)
+    finish(start(file, tmp_path / "alone"))
+    assert contents(tmp_path / "shared") == contents(tmp_path / "alone")
