@@ -101,7 +101,7 @@ def step(
 
 
 def resnet() -> nn.Module:
-    """torchvision's ResNet-18, or else plain convolutions of as many weights."""
+    """Torchvision's ResNet-18, or else plain convolutions of as many weights."""
     try:
         from torchvision.models import resnet18
     except ImportError:

@@ -23,7 +23,10 @@ def test_a_users_own_file_runs_and_resumes(tmp_path):
     first, again = (CliRunner().invoke(app, command) for _ in range(2))
     assert first.exit_code == 0
     assert json.loads(first.stdout)["summary"] == json.loads(again.stdout)["summary"]
-    assert [row["name"] for row in json.loads(first.stdout)["summary"]][:2] == ["dense", "pruned round-1"]
+    assert [row["name"] for row in json.loads(first.stdout)["summary"]][:2] == [
+        "dense",
+        "pruned round-1",
+    ]
 
 
 @pytest.mark.parametrize("command", ["demo", "plan", "run", "runs"])

@@ -76,7 +76,7 @@ def kept(masks: Masks) -> int:
         >>> kept({"a": torch.tensor([True, False, True])})
         2
     """
-    return sum(int(mask.sum()) for mask in masks.values())
+    return sum(int(mask.count_nonzero()) for mask in masks.values())
 
 
 def sparsity(masks: Masks) -> float:

@@ -104,7 +104,9 @@ def candidates(scores: Scores, within: Masks | None = None) -> dict[str, int]:
         {'w': 2}
     """
     within = within or {}
-    return {n: int(within[n].sum()) if n in within else s.numel() for n, s in scores.items()}
+    return {
+        n: int(within[n].count_nonzero()) if n in within else s.numel() for n, s in scores.items()
+    }
 
 
 def kth_largest(scores: Scores, k: int, *, within: Masks | None = None) -> Threshold:
@@ -162,8 +164,8 @@ def count_above(score: Tensor, value: float, within: Tensor | None = None) -> tu
     for index, chunk in enumerate(_flat(score).split(_CHUNK)):
         part = chunk if inside is None else chunk[inside[index]]
         part = part.double() if coarse else part
-        above += int((part > value).sum())
-        at_least += int((part >= value).sum())
+        above += int((part > value).count_nonzero())
+        at_least += int((part >= value).count_nonzero())
     return above, at_least - above
 
 

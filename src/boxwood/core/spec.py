@@ -296,9 +296,7 @@ def _bound_by(node: ast.stmt) -> set[str]:
         return {node.name}
     inner = list(ast.walk(node))
     imported = [n.asname or n.name.partition(".")[0] for n in inner if isinstance(n, ast.alias)]
-    written = [
-        n.id for n in inner if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)
-    ]
+    written = [n.id for n in inner if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)]
     defined = [n.name for n in inner if isinstance(n, ast.FunctionDef | ast.ClassDef)]
     return {*imported, *written, *defined}
 

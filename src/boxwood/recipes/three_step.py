@@ -46,7 +46,8 @@ def iterative(
         train: the dense training.
         retraining: how to retrain; or a function of the round, such as `alternating` returns.
         sparsities: total fraction of zeros after each round.
-        criterion, scope: as for `boxwood.prune`; ``magnitude_over_std`` ranks by quality × std.
+        criterion: as for `boxwood.prune`; ``magnitude_over_std`` ranks by quality × std.
+        scope: as for `boxwood.prune`.
         dead: remove dead neurons after every retraining, before measuring.
 
     Example:

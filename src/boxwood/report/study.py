@@ -52,7 +52,7 @@ class Measurement:
     @property
     def validation(self) -> float:
         """Validation accuracy, a fraction."""
-        return float(self.facts["validation"]["correct"]) / self.facts["validation"]["total"]
+        return float(self.facts["validation"]["correct"]) / float(self.facts["validation"]["total"])
 
 
 @dataclass(frozen=True)

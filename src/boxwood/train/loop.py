@@ -230,7 +230,7 @@ def _freeze_(model: nn.Module, patterns: tuple[str, ...], stack: ExitStack) -> N
             )
         for parameter in matching:
             stack.callback(parameter.requires_grad_, parameter.requires_grad)
-            parameter.requires_grad_(requires_grad=False)
+            parameter.requires_grad = False
 
 
 def _snapshot(loop: _Loop, step: int, summed: float) -> Snapshot:

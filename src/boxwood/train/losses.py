@@ -42,6 +42,6 @@ def add_l1_gradient_(parameters: Sequence[nn.Parameter], strength: float) -> Non
     """
     if not strength:
         return
-    live = [p for p in parameters if p.grad is not None]
+    live: list[Tensor] = [p for p in parameters if p.grad is not None]
     gradients = [p.grad for p in live if p.grad is not None]
     torch._foreach_add_(gradients, torch._foreach_sign(live), alpha=strength)

@@ -1,0 +1,156 @@
+"""The study of Han, Pool, Tran and Dally (2015): train, prune, retrain, and its controls.
+
+    boxwood run experiments/han2015.py:lenet_300_100 --data fashion-mnist --seeds 5
+
+Every network of one seed shares the dense training of its regulariser. One-step networks retrain for
+as many epochs in all as the iterative one had when it reached the same sparsity.
+Regularisation strengths come from `tune`, by validation accuracy on a seed that the study leaves out.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from torch import nn
+
+from boxwood import SGD, Experiment, Fit, Splits
+from boxwood.core.criteria import magnitude_over_std
+from boxwood.data.idx import fashion_mnist
+from boxwood.recipes.phase import Recipe
+from boxwood.recipes.phases.measure import Measure
+from boxwood.recipes.phases.prune import Prune
+from boxwood.recipes.phases.scan import Scan
+from boxwood.recipes.phases.train import Train
+from boxwood.recipes.three_step import dense, iterative, one_shot, reinitialised
+from boxwood.report.statistics import paired_difference
+from boxwood.report.study import Finding, Measurement, by_seed
+from boxwood.train.optimizers import Drops
+from boxwood.zoo.lenet import lenet_5
+from boxwood.zoo.lenet import lenet_300_100 as lenet_300_100_net
+
+KEPT = (0.5, 0.3, 0.2, 0.12, 0.08, 0.05)
+L2 = 5e-4
+L1 = 1e-5
+
+
+def lenet_300_100(
+    data: Callable[[], Splits] = fashion_mnist, epochs: int = 15, retrain: int = 5
+) -> Experiment:
+    """Train LeNet-300-100, prune it to a grid of sparsities, and run every control."""
+    return _study(lenet_300_100_net, data, epochs, retrain)
+
+
+def lenet5(
+    data: Callable[[], Splits] = fashion_mnist, epochs: int = 4, retrain: int = 1
+) -> Experiment:
+    """The same for LeNet-5, with fewer epochs: a convolution costs twenty times as much."""
+    return _study(lenet_5, data, epochs, retrain)
+
+
+def tune(
+    data: Callable[[], Splits] = fashion_mnist, epochs: int = 15, retrain: int = 5
+) -> Experiment:
+    """Train with several strengths of L1 and of L2; choose by *validation* accuracy, another seed."""
+    branches: list[tuple[str, Recipe]] = []
+    for strength in (1e-5, 3e-5, 1e-4):
+        branches += _regularised(f"L1 {strength:g}", _fits(epochs, retrain, l1=strength))
+    for strength in (1e-4, 5e-4, 1e-3):
+        branches += _regularised(f"L2 {strength:g}", _fits(epochs, retrain, l2=strength))
+    return Experiment(model=lenet_300_100_net, data=data, branches=tuple(branches))
+
+
+def _study(
+    model: Callable[[], nn.Module], data: Callable[[], Splits], epochs: int, retrain: int
+) -> Experiment:
+    train, again = _fits(epochs, retrain, l2=L2)
+    sparsities = tuple(1 - kept for kept in KEPT)
+    branches: list[tuple[str, Recipe]] = [
+        ("dense", dense(train)),
+        ("scan", (Train(fit=train, label="dense"), Scan())),
+        *_regularised("L2", (train, again)),
+    ]
+    for rounds, kept in enumerate(KEPT, 1):
+        if kept <= 0.12:
+            longer = replace(again, epochs=rounds * retrain)
+            branches.append((
+                f"L2 one-step {kept:g}",
+                one_shot(train, longer, 1 - kept, criterion=magnitude_over_std),
+            ))  # fmt: skip
+    found = iterative(train, again, sparsities[:5], criterion=magnitude_over_std)
+    branches.append(("L2 reinitialised 0.08", reinitialised(found[:-1], train)))
+    with_l1 = _fits(epochs, retrain, l1=L1)
+    branches += _regularised("L1", with_l1)
+    branches.append((
+        "L1 then L2 iterative",
+        iterative(with_l1[0], again, sparsities, criterion=magnitude_over_std),
+    ))  # fmt: skip
+    return Experiment(model=model, data=data, branches=tuple(branches), judge=judge)
+
+
+def _fits(epochs: int, retrain: int, *, l1: float = 0.0, l2: float = 0.0) -> tuple[Fit, Fit]:
+    """Dense training, and retraining at a tenth of its learning rate, as for the paper's LeNets."""
+    rate, course = 0.05, Drops(at=(0.6, 0.85))
+    train = Fit(
+        epochs=epochs,
+        batch=60,
+        optimizer=SGD(lr=rate, momentum=0.9, weight_decay=l2),
+        course=course,
+        l1=l1,
+    )
+    optimizer = SGD(lr=rate / 10, momentum=0.9, weight_decay=l2)
+    return train, Fit(epochs=retrain, batch=60, optimizer=optimizer, l1=l1)
+
+
+def _regularised(name: str, fits: tuple[Fit, Fit]) -> list[tuple[str, Recipe]]:
+    train, again = fits
+    without: Recipe = (Train(fit=train, label="dense"),)
+    for kept in KEPT:
+        without += (
+            Prune(sparsity=1 - kept, criterion=magnitude_over_std),
+            Measure(label=f"{kept:g}"),
+        )
+    sparsities = tuple(1 - kept for kept in KEPT)
+    return [
+        (f"{name} not retrained", without),
+        (f"{name} iterative", iterative(train, again, sparsities, criterion=magnitude_over_std)),
+    ]
+
+
+def judge(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
+    """Hold the study to its pass rule; five seeds or more decide, fewer leave it undecided."""
+    seeds = sorted({each.seed for each in measured})
+
+    def accuracies(name: str) -> list[float]:
+        return [100 * by_seed(measured, name)[seed].test for seed in seeds]
+
+    def compare(claim: str, better: str, worse: str, margin: float = 0.0) -> Finding:
+        found = paired_difference(accuracies(better), accuracies(worse))
+        low = found.difference.low
+        held = None if len(seeds) < 5 or low is None else low > -margin
+        text = f"{found.difference:.2f} points, {found.wins} of {len(seeds)} seeds better"
+        return Finding(claim, held, text)
+
+    def in_every_seed(claim: str, better: str, worse: str) -> Finding:
+        found = compare(claim, better, worse)
+        pair = zip(accuracies(better), accuracies(worse), strict=True)
+        return replace(found, held=None if len(seeds) < 5 else all(a > b for a, b in pair))
+
+    findings = [
+        compare(
+            "iterative at 12.5x within 0.3 points of dense", "L2 iterative round-5", "dense", 0.3
+        )
+    ]
+    for round_, kept in enumerate(KEPT, 1):
+        if kept <= 0.12:
+            one = f"L2 one-step {kept:g}"
+            findings += [
+                in_every_seed(f"iterative > one-step at {kept:.0%}", f"L2 iterative round-{round_}", one),
+                in_every_seed(f"one-step > not retrained at {kept:.0%}", one, f"L2 not retrained {kept:g}"),
+            ]  # fmt: skip
+        findings += [
+            compare(f"L1 >= L2 before retraining at {kept:.0%}", f"L1 not retrained {kept:g}", f"L2 not retrained {kept:g}"),
+            compare(f"L2 >= L1 after retraining at {kept:.0%}", f"L2 iterative round-{round_}", f"L1 iterative round-{round_}"),
+        ]  # fmt: skip
+    findings.append(
+        compare("survivors kept > re-initialised at 8%", "L2 iterative round-5", "L2 reinitialised 0.08")
+    )  # fmt: skip
+    return tuple(findings)
