@@ -1,5 +1,6 @@
 """A training step under masks against the same step without any, and against two other ways."""
 
+import itertools
 import copy
 from collections.abc import Callable, Iterator
 
@@ -107,7 +108,7 @@ def resnet() -> nn.Module:
     except ImportError:
         widths = [3, 64, 128, 256, 512, 512, 512, 512, 512]
         layers: list[nn.Module] = []
-        for narrow, wide in zip(widths, widths[1:], strict=False):
+        for narrow, wide in itertools.pairwise(widths):
             stride = 2 if wide > narrow else 1
             layers += [nn.Conv2d(narrow, wide, 3, stride, 1), nn.BatchNorm2d(wide), nn.ReLU()]
         return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10))
