@@ -1,7 +1,7 @@
 """A training step under masks against the same step without any, and against two other ways."""
 
-import itertools
 import copy
+import itertools
 from collections.abc import Callable, Iterator
 
 import torch
