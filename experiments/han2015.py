@@ -28,8 +28,10 @@ from boxwood.zoo.lenet import lenet_5
 from boxwood.zoo.lenet import lenet_300_100 as lenet_300_100_net
 
 KEPT = (0.5, 0.3, 0.2, 0.12, 0.08, 0.05)
-L2 = 5e-4
-L1 = 1e-5
+# Chosen with `tune` on seed 100 of Fashion-MNIST by the mean validation accuracy over the grid, of the
+# retrained networks and of those not retrained; see results/han2015_tune.json.
+L2, L1 = 1e-4, 3e-5
+L2_ALONE, L1_ALONE = 1e-3, 1e-4
 
 
 def lenet_300_100(
@@ -77,6 +79,8 @@ def _study(
             ))  # fmt: skip
     found = iterative(train, again, sparsities[:5], criterion=magnitude_over_std)
     branches.append(("L2 reinitialised 0.08", reinitialised(found[:-1], train)))
+    branches.append(_regularised("L2 alone", _fits(epochs, retrain, l2=L2_ALONE))[0])
+    branches.append(_regularised("L1 alone", _fits(epochs, retrain, l1=L1_ALONE))[0])
     with_l1 = _fits(epochs, retrain, l1=L1)
     branches += _regularised("L1", with_l1)
     branches.append((
@@ -147,7 +151,7 @@ def judge(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
                 in_every_seed(f"one-step > not retrained at {kept:.0%}", one, f"L2 not retrained {kept:g}"),
             ]  # fmt: skip
         findings += [
-            compare(f"L1 >= L2 before retraining at {kept:.0%}", f"L1 not retrained {kept:g}", f"L2 not retrained {kept:g}"),
+            compare(f"L1 >= L2 before retraining at {kept:.0%}", f"L1 alone not retrained {kept:g}", f"L2 alone not retrained {kept:g}"),
             compare(f"L2 >= L1 after retraining at {kept:.0%}", f"L2 iterative round-{round_}", f"L1 iterative round-{round_}"),
         ]  # fmt: skip
     findings.append(

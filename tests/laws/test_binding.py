@@ -279,8 +279,7 @@ def test_a_bad_gradient_at_a_pruned_place_does_not_survive(bad: float) -> None:
     MaskBinding(model, optimizer, {"weight": torch.tensor([[True, False]])})
     model(torch.tensor([[1.0, bad]])).backward(torch.ones(1, 1))
     gradient = torch.tensor([[1.0, 0.0]])
-    if bad == bad:  # an infinite input times a zero weight is NaN only in the output
-        assert torch.equal(model.weight.grad, gradient)
+    assert torch.equal(model.weight.grad, gradient)
     optimizer.step()
     assert torch.equal(optimizer.state[model.weight]["momentum_buffer"], gradient)
     assert model.weight[0, 1].item() == 0.0
