@@ -65,9 +65,7 @@ def test_pruning_further_stays_inside(
 
 @given(networks(), SPARSITIES, st.integers(1, 4), st.sampled_from([global_, uniform]))
 @settings(deadline=None)
-def test_the_floor(
-    scores: dict[str, Tensor], sparsity: float, floor: int, scope: object
-) -> None:
+def test_the_floor(scores: dict[str, Tensor], sparsity: float, floor: int, scope: object) -> None:
     """No tensor falls below the floor, the total stays, and nobody else gains."""
     before = allocate(scores, sparsity, scope=scope)
     least = {name: min(floor, score.numel()) for name, score in scores.items()}
@@ -122,7 +120,9 @@ def test_refusals() -> None:
     scores = {"fc": torch.ones(4)}
     half = {"fc": torch.tensor([True, True, False, False])}
     for scope in (uniform, global_):
-        with pytest.raises(BoxwoodError, match=rf"a sparsity for the scope {scope.__name__}, got N"):
+        with pytest.raises(
+            BoxwoodError, match=rf"a sparsity for the scope {scope.__name__}, got N"
+        ):
             allocate(scores, None, scope=scope)
     for scope in (ByName((("fc", 0.5),)), AtLeast((("fc", 0.5),))):
         with pytest.raises(BoxwoodError, match=r"sparsity=None with the scope .*, got 0\.5"):

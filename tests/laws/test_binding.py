@@ -32,7 +32,9 @@ def network(dtype: torch.dtype = torch.float32) -> nn.Sequential:
     return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).to(dtype)
 
 
-def train(model: nn.Module, optimizer: Optimizer, steps: int = 5, clip: float | None = None) -> None:
+def train(
+    model: nn.Module, optimizer: Optimizer, steps: int = 5, clip: float | None = None
+) -> None:
     dtype = next(model.parameters()).dtype
     for _ in range(steps):
         optimizer.zero_grad()

@@ -1,5 +1,6 @@
 """Schedules start where they say, end exactly where they say, and never fall."""
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -45,7 +46,7 @@ def test_boundaries(schedule: Schedule) -> None:
 def test_monotone(schedule: Schedule) -> None:
     """Never falling, up to the rounding of one operation, and never outside [0, 1)."""
     values = [schedule(step) for step in range(schedule.end + 2)]
-    assert all(b >= a - 1e-15 for a, b in zip(values, values[1:], strict=False))
+    assert all(b >= a - 1e-15 for a, b in itertools.pairwise(values))
     assert all(0 <= value < 1 for value in values)
 
 
@@ -61,7 +62,7 @@ def test_geometric_prunes_the_same_fraction_of_the_survivors(final: float, round
     schedule = Geometric(final=final, end=rounds)
     left = [1 - schedule(step) for step in range(rounds + 1)]
     ratio = (1 - final) ** (1 / rounds)
-    for before, after in zip(left, left[1:], strict=False):
+    for before, after in itertools.pairwise(left):
         assert after == pytest.approx(before * ratio, rel=1e-9, abs=1e-12)
 
 
@@ -89,7 +90,10 @@ def test_tables() -> None:
     ("make", "words"),
     [
         (lambda: OneShot(final=1.0), r"final sparsity in \[0, 1\), got 1\.0; give the fraction"),
-        (lambda: Linear(final=0.5, end=2, initial=-0.1), r"initial sparsity in \[0, 1\), got -0\.1"),
+        (
+            lambda: Linear(final=0.5, end=2, initial=-0.1),
+            r"initial sparsity in \[0, 1\), got -0\.1",
+        ),
         (lambda: Geometric(final=float("nan"), end=2), r"final sparsity in \[0, 1\), got nan"),
         (lambda: Geometric(final=0.5, end=3, begin=3), "begin < end, got begin=3, end=3; widen"),
         (lambda: Cubic(final=0.5, end=10, every=3), "divides the window of 10 steps, got 3"),

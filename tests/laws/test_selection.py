@@ -43,9 +43,7 @@ def naive(score: Tensor, inside: Tensor | None, keep: int) -> Tensor:
 
 @given(problems(), st.sampled_from([1, 3, 7, 1 << 20]))
 @settings(max_examples=300, deadline=None)
-def test_selection_is_a_stable_sort(
-    problem: tuple[Tensor, Tensor | None, int], chunk: int
-) -> None:
+def test_selection_is_a_stable_sort(problem: tuple[Tensor, Tensor | None, int], chunk: int) -> None:
     """The mask is that of a stable sort, for every float type, sign and chunk size."""
     score, inside, keep = problem
     within = None if inside is None else {"w": inside}
