@@ -56,7 +56,7 @@ def test_a_truncated_checkpoint_is_named(tmp_path):
 
 def test_a_missing_checkpoint_is_named(tmp_path):
     """A path without a file says so."""
-    with pytest.raises(BoxwoodError, match="Expected a checkpoint at .*gone"):
+    with pytest.raises(BoxwoodError, match=r"Expected a checkpoint at .*gone"):
         attempt(tmp_path / "gone.safetensors", tmp_path)
 
 

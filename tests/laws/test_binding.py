@@ -239,7 +239,7 @@ def test_tied_parameters_take_one_mask(name: str) -> None:
 def test_tied_parameters_refuse_two_masks() -> None:
     """Two masks of one parameter must agree."""
     model, mask = Tied(), torch.eye(3, dtype=torch.bool)
-    with pytest.raises(BoxwoodError, match="one mask for the tied parameters 'first.weight' and"):
+    with pytest.raises(BoxwoodError, match=r"one mask for the tied parameters 'first.weight' and"):
         MaskBinding(
             model,
             SGD(model.parameters(), lr=0.1),
