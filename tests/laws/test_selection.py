@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from boxwood.core import selection
+from boxwood.core.allocation import allocate, global_
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.selection import Threshold, candidates, count_above, kth_largest, select
 
@@ -67,11 +68,39 @@ def test_the_threshold_is_the_kth_of_all_tensors(
     k = data.draw(st.integers(1, len(ranked)))
     with patch.object(selection, "_CHUNK", chunk):
         limit = kth_largest(scores, k)
-        counts = [count_above(score, limit.value) for score in scores.values()]
+        above = [count_above(score, limit.value) for score in scores.values()]
+        at_least = [count_above(score, limit.value, or_equal=True) for score in scores.values()]
     assert limit.value == ranked[k - 1].item()
     assert limit.ties == k - int((ranked > limit.value).sum())
-    assert sum(above for above, _ in counts) + limit.ties == k
-    assert sum(equal for _, equal in counts) == int((ranked == limit.value).sum())
+    assert sum(above) + limit.ties == k
+    assert sum(at_least) == int((ranked >= limit.value).sum())
+
+
+@given(problems(), problems(), st.data())
+@settings(max_examples=300, deadline=None)
+def test_a_tensor_is_selected_alike_with_and_without_others(
+    first: tuple[Tensor, Tensor | None, int],
+    second: tuple[Tensor, Tensor | None, int],
+    data: st.DataObject,
+) -> None:
+    """What one tensor keeps depends on its own count alone, also where a threshold is shared."""
+    scores = {"a": first[0], "b": second[0], "c": first[0].flip(0)}
+    within = {n: m for n, m in (("a", first[1]), ("b", second[1])) if m is not None}
+    most = candidates(scores, within)
+    keep = {name: data.draw(st.integers(0, most[name])) for name in scores}
+    if data.draw(st.booleans()):
+        keep = allocate(scores, data.draw(st.floats(0, 0.9)), scope=global_)
+        keep = {name: min(count, most[name]) for name, count in keep.items()}
+    masks = select(scores, keep, within=within)
+    for name, score in scores.items():
+        assert torch.equal(masks[name], naive(score, within.get(name), keep[name]))
+
+
+def test_not_finite_scores_are_refused_in_every_tensor() -> None:
+    """A tensor whose count is right at the threshold of the tensor before is looked at as well."""
+    scores = {"a": torch.tensor([1.0, 2.0, 3.0]), "b": torch.tensor([float("nan"), 2.5, 1.0])}
+    with pytest.raises(BoxwoodError, match="finite scores, got 1 NaN or infinite value in 'b'"):
+        select(scores, {"a": 2, "b": 1})
 
 
 def test_shapes_and_layouts() -> None:

@@ -170,7 +170,7 @@ class AtLeast:
             limit = _first_match(self.thresholds, name)
             if limit is not None:
                 inside = within.get(name) if within is not None else None
-                keep[name] = sum(count_above(score, limit, inside))
+                keep[name] = count_above(score, limit, inside, or_equal=True)
         return keep
 
 
@@ -203,9 +203,12 @@ def _split(scores: Scores, keep: int, within: Masks | None) -> dict[str, int]:
     counts, ties = {}, limit.ties
     for name, score in scores.items():
         inside = within.get(name) if within is not None else None
-        above, equal = count_above(score, limit.value, inside)
-        counts[name] = above + min(ties, equal)
-        ties -= min(ties, equal)
+        counts[name] = count_above(score, limit.value, inside)
+        if ties:
+            at_least = count_above(score, limit.value, inside, or_equal=True)
+            mine = min(ties, at_least - counts[name])
+            counts[name] += mine
+            ties -= mine
     return counts
 
 
