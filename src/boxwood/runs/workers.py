@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import IO, Any
 
@@ -135,8 +136,9 @@ def _start(order: Order, said: IO[str]) -> "subprocess.Popen[str]":
         text=True,
     )
     assert worker.stdin is not None  # noqa: S101 - it is a pipe
-    worker.stdin.write(json.dumps(asdict(order)) + "\n")
-    worker.stdin.flush()
+    with suppress(BrokenPipeError):  # it died at once, which its exit code tells
+        worker.stdin.write(json.dumps(asdict(order)) + "\n")
+        worker.stdin.flush()
     return worker
 
 
