@@ -8,8 +8,11 @@ from torch import nn
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.data.augmentation import FlipAndCrop
-from boxwood.data.splits import InMemory
+from boxwood.data.splits import InMemory, Splits
+from boxwood.recipes.phase import Genesis, State, World
+from boxwood.recipes.phases.train import Train
 from boxwood.train.loop import Fit, Snapshot, fit_
+from boxwood.train.metrics import accuracy
 from boxwood.train.optimizers import SGD, Adam, Constant, DropsAt, Warmup
 
 IMAGES = InMemory(
@@ -164,3 +167,43 @@ def test_what_a_training_refuses():
     with pytest.raises(BoxwoodError, match=r"images \[batch, channels, height, width\] to flip"):
         FlipAndCrop()(torch.zeros(2, 3), torch.Generator())
     assert Constant()(0, 1) == 1
+
+
+def _rises(step: int, steps: int) -> float:
+    """Learn, and then go astray."""
+    return 0.3 if step < 10 else 10.0
+
+
+def test_a_phase_stopped_at_every_step_reports_the_same_early_stop():
+    """The weights at the lowest validation loss are in every snapshot: state and facts are equal."""
+    learnable = InMemory(IMAGES.inputs, (IMAGES.inputs.mean((1, 2, 3)) > 0).long())
+    data = Splits("toy", learnable, learnable, learnable, classes=3, identity="")
+    phase = Train(fit=replace(FIT, clip=None, course=_rises))
+
+    def run(kept: Kept) -> State:
+        start = Genesis(model=net, data=lambda: data)
+        world = World(genesis=start, data=data, earlier=lambda _: None, checkpoints=kept)
+        return phase.run(State(net().state_dict(), {}), world)
+
+    kept = Kept()
+    whole = run(kept)
+    losses = [row["validation_loss"] for row in whole.facts["history"]]
+    assert 0 < losses.index(min(losses)) < len(losses) - 1  # neither first nor last
+    assert ["test" in row for row in whole.facts["history"]] == [x == min(losses) for x in losses]
+    for snapshot in kept.all:
+        again = run(Kept(snapshot))
+        assert again.facts == whole.facts
+        assert all(torch.equal(again.weights[n], t) for n, t in whole.weights.items())
+
+
+def test_test_accuracy_is_written_down_at_the_steps_that_were_asked_for():
+    """``test_at`` adds it to the rows of those steps, equal to that of the network then."""
+    data = Splits("toy", IMAGES, IMAGES, IMAGES, classes=3, identity="")
+    world = World(genesis=Genesis(model=net, data=lambda: data), data=data, earlier=lambda _: None)
+    state = State(net().state_dict(), {})
+    rows = Train(fit=replace(FIT, first=3), test_at=(6, 12)).run(state, world).facts["history"]
+    assert {row["step"] for row in rows if "test" in row} >= {6, 12}
+    asked = [row for row in rows if row["step"] in (6, 12)]
+    assert all(row["test"] == row["validation"] for row in asked)
+    early = Train(fit=replace(FIT, first=3, until=6)).run(state, world)
+    assert asked[0]["test"] == accuracy(world.network(early), IMAGES).fraction

@@ -179,6 +179,7 @@ def fit_(
     seed: int,
     masks: Masks | None = None,
     watch: Watch | None = None,
+    memory: dict[str, Tensor] | None = None,
     checkpoints: Checkpoints | None = None,
     progress: Progress | None = None,
 ) -> list[Row]:
@@ -195,6 +196,8 @@ def fit_(
         seed: root seed of the run.
         masks: bool tensors by parameter name; True keeps.
         watch: called for every row; what it returns is part of the history.
+        memory: tensors that ``watch`` keeps between rows, such as the best weights so far; they are
+            part of every snapshot, and filled in place from the one resumed from.
         checkpoints: where to resume from and to save to.
         progress: told after every step.
 
@@ -229,12 +232,13 @@ def fit_(
         torch.manual_seed(seed_for(seed, "dropout", fit.order))
         history: list[Row] = []
         window = fit.window(len(examples))
-        start = _resume_(model, optimizer, history, checkpoints) or (window.first, 0.0)
+        memory = {} if memory is None else memory
+        start = _resume_(model, optimizer, history, memory, checkpoints) or (window.first, 0.0)
         if masks:
             held = MaskBinding(model, optimizer, masks)
             stack.callback(held.detach)
         model.train()
-        loop = _Loop(model, examples, fit, window, seed, optimizer, history)
+        loop = _Loop(model, examples, fit, window, seed, optimizer, history, memory)
         loop.run_(start, watch, checkpoints, progress)
     return history
 
@@ -248,6 +252,7 @@ class _Loop:
     seed: int
     optimizer: Optimizer
     history: list[Row]
+    memory: dict[str, Tensor]
 
     def run_(
         self,
@@ -325,6 +330,7 @@ def _freeze_(model: nn.Module, patterns: tuple[str, ...], stack: ExitStack) -> N
 
 def _snapshot(loop: _Loop, step: int, summed: float) -> Snapshot:
     tensors = {f"model/{name}": t for name, t in loop.model.state_dict().items()}
+    tensors |= {f"memory/{name}": t for name, t in loop.memory.items()}
     numbers: dict[str, dict[str, Any]] = {}
     for index, memory in loop.optimizer.state_dict()["state"].items():
         for key, value in memory.items():
@@ -341,26 +347,28 @@ def _resume_(
     model: nn.Module,
     optimizer: Optimizer,
     history: list[Row],
+    memory: dict[str, Tensor],
     checkpoints: Checkpoints | None,
 ) -> tuple[int, float] | None:
     """Put everything where the last snapshot left it; returns the step and the sum of losses."""
     snapshot = None if checkpoints is None else checkpoints.load()
     if snapshot is None:
         return None
-    kinds = ("model/", "optimizer/")
+    kinds = ("model/", "optimizer/", "memory/")
     parts = {
         kind: {n.removeprefix(kind): t for n, t in snapshot.tensors.items() if n.startswith(kind)}
         for kind in kinds
     }
     model.load_state_dict(parts["model/"])
-    memory: dict[int, dict[str, Any]] = {
+    memory.update(parts["memory/"])
+    moments: dict[int, dict[str, Any]] = {
         int(index): dict(numbers) for index, numbers in snapshot.facts["numbers"].items()
     }
     for name, tensor in parts["optimizer/"].items():
         index, _, key = name.partition("/")
-        memory.setdefault(int(index), {})[key] = tensor
+        moments.setdefault(int(index), {})[key] = tensor
     groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": memory, "param_groups": groups})
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
     torch.set_rng_state(snapshot.tensors["random"])
     history.extend(snapshot.facts["history"])
     return snapshot.facts["step"], snapshot.facts["summed"]
