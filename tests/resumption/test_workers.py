@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from boxwood.cli.execute import execute
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.spec import Call
 from boxwood.data.digits import digits
 from boxwood.recipes.lottery_ticket import layer_wise, lottery_ticket, reinitialised
 from boxwood.recipes.phase import Experiment
+from boxwood.recipes.phases.measure import Measure
 from boxwood.recipes.phases.train import Train
 from boxwood.runs.runner import Job, Settings, jobs_of, run_all
 from boxwood.runs.store import Store
@@ -147,3 +149,27 @@ def test_without_ray_the_error_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(BoxwoodError, match=r"Expected Ray .*pip install 'boxwood\[ray\]'"):
         run_on_ray(jobs(), Store(tmp_path), workers=2)
+
+
+def test_the_command_hands_the_work_to_workers_or_to_ray(tmp_path, monkeypatch, capsys):
+    """``--workers`` and ``--ray`` choose who runs the jobs; the report is the same."""
+    asked = []
+
+    def here(jobs, store, settings, **given):
+        asked.append(given)
+        run_all(jobs, store, settings)
+
+    monkeypatch.setattr("boxwood.cli.execute.run_in_processes", here)
+    monkeypatch.setattr("boxwood.cli.execute.run_on_ray", here)
+    fit = Fit(steps=5, batch=60, optimizer=Adam(lr=1e-3))
+    branches = (("dense", (Train(fit=fit), Measure())),)
+    experiment = Experiment(model=NET, data=digits, branches=branches)
+    for number, given in enumerate(({}, {"workers": 2}, {"workers": 2, "ray": "local"})):
+        folder = tmp_path / str(number)
+        found = execute(experiment, store=folder, seeds=range(1), threads=1, as_json=True, **given)
+        assert [each.name for each in found] == ["dense"]
+    capsys.readouterr()
+    assert asked == [
+        {"workers": 2, "threads": 1, "progress": None},
+        {"workers": 2, "threads": 1, "address": None},
+    ]
