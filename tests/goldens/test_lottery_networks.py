@@ -1,12 +1,20 @@
 """The table of Frankle and Carbin (2019), figure 2: networks, hyper-parameters, weights left."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.data.splits import InMemory, Splits
 from boxwood.recipes import lottery_networks as networks
 from boxwood.recipes.lottery_networks import Row
+from boxwood.recipes.lottery_ticket import lottery_ticket
+from boxwood.recipes.phase import Genesis
+from boxwood.runs.chain import keys
+from boxwood.runs.runner import run
+from boxwood.runs.store import Store
 from boxwood.train.optimizers import SGD, Adam
 from boxwood.zoo.cifar_nets import resnet_20, vgg_19
 from boxwood.zoo.conv_nets import conv_2, conv_4, conv_6
@@ -140,3 +148,27 @@ def test_images_that_cannot_be_halved_are_refused():
     with pytest.raises(BoxwoodError, match=r"a multiple of 8 pixels, got size=28; pad them"):
         conv_6(size=28)
     assert sum(p.numel() for p in lenet_300_100().parameters()) == 266_610
+
+
+def images() -> Splits:
+    """Return a handful of images of CIFAR-10's shape."""
+    inputs = torch.randn(24, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    part = InMemory(inputs, torch.arange(24) % 10)
+    return Splits("images", part, part, part, classes=10, identity="")
+
+
+def test_a_residual_net_is_pruned_globally_and_rewound_late(tmp_path):
+    """Shortcuts and the linear layer stay dense; survivors and norms go back to step k."""
+    row = networks.resnet(lr=0.03, warmup=2)
+    train = replace(row.train, steps=3, batch=8, watch_every=1)
+    recipe = lottery_ticket(train=train, prune=row.prune, levels=1, rewind=1)
+    start, store = Genesis(model=row.model, data=images), Store(tmp_path)
+    chain = keys(start, recipe)
+    run(start, recipe, store)
+    early, rewound = store.load(chain[4]), store.load(chain[7])
+    assert [type(recipe[i - 1]).__name__ for i in (4, 7)] == ["Train", "Rewind"]
+    for name, weight in rewound.weights.items():
+        assert torch.equal(weight, early.weights[name] * rewound.masks.get(name, True))
+    kept = sum(int(mask.sum()) for mask in rewound.masks.values())
+    assert kept == round(0.8 * 267_696)
+    assert not any("project" in name or name.startswith("fc") for name in rewound.masks)

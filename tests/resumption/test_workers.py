@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 import torch
@@ -37,17 +36,6 @@ def jobs(steps: int = 20, levels: int = 2, seeds: int = 1) -> list[Job]:
     return jobs_of(Experiment(model=NET, data=digits, branches=branches), range(seeds))
 
 
-def contents(store: Path) -> dict[str, tuple[bytes, object]]:
-    return {
-        folder.name: (
-            (folder / "state.safetensors").read_bytes(),
-            json.loads((folder / "phase.json").read_text())["facts"],
-        )
-        for folder in (store / "phases").iterdir()
-        if not folder.name.startswith(".")
-    }
-
-
 def start(jobs: list[Job], store: Store, snapshot_every: float = 30.0) -> subprocess.Popen:
     order = order_for(jobs, store, Settings(snapshot_every=snapshot_every), threads=1)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -63,7 +51,7 @@ def start(jobs: list[Job], store: Store, snapshot_every: float = 30.0) -> subpro
     return worker
 
 
-def test_two_workers_leave_what_one_process_leaves(tmp_path):
+def test_two_workers_leave_what_one_process_leaves(tmp_path, contents):
     """The store of two workers holds the phases of one process, byte for byte."""
     seen = []
     run_in_processes(
@@ -74,7 +62,7 @@ def test_two_workers_leave_what_one_process_leaves(tmp_path):
     assert len(contents(tmp_path / "two")) == seen[-1][1]
 
 
-def test_a_killed_workers_phase_is_made_by_another(tmp_path):
+def test_a_killed_workers_phase_is_made_by_another(tmp_path, contents):
     """SIGKILL in the middle of a training: a worker that waited takes its lock and its snapshot."""
     wanted = jobs(steps=1500, levels=1, seeds=1)[:1]
     store = Store(tmp_path / "store")
@@ -132,7 +120,7 @@ def test_what_workers_refuse(tmp_path, monkeypatch):
         run_in_processes(jobs(), Store(tmp_path / "dead"), workers=1)
 
 
-def test_two_tasks_of_a_ray_cluster_leave_what_one_process_leaves(tmp_path):
+def test_two_tasks_of_a_ray_cluster_leave_what_one_process_leaves(tmp_path, contents):
     """A local Ray cluster of two workers holds the phases of one process, byte for byte."""
     pytest.importorskip("ray")
     from boxwood.runs.ray_cluster import run_on_ray
