@@ -6,7 +6,7 @@ import pytest
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.report.curves import stopping
-from boxwood.report.tickets import EarlyStop, early_stop, instability, verdict
+from boxwood.report.tickets import EarlyStop, early_stop, stability, verdict
 
 DENSE = (87.8, 87.9, 87.7, 87.8, 88.0)
 BETTER = (88.6, 88.8, 88.7, 88.9, 88.7)
@@ -111,7 +111,11 @@ def test_instability_is_the_error_barrier():
     """The highest error on the line, less the mean of those at its ends."""
     rights = (95, 90, 70, 92)
     line = [{"alpha": i / 3, "test": {"correct": r, "total": 100}} for i, r in enumerate(rights)]
-    assert instability(line) == pytest.approx(0.30 - (0.05 + 0.08) / 2)
+    found = stability(line, dense=0.936)
+    assert found.instability == pytest.approx(0.30 - (0.05 + 0.08) / 2)
+    assert (found.stable, found.matching) == (False, True)
+    assert not stability(line, dense=0.938).matching  # 0.3 points above the mean of the copies
+    assert stability([line[0], line[0]], dense=0.99).stable
 
 
 def test_what_verdicts_refuse(tmp_path):

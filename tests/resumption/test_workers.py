@@ -64,7 +64,7 @@ def test_two_workers_leave_what_one_process_leaves(tmp_path, contents):
 
 def test_a_killed_workers_phase_is_made_by_another(tmp_path, contents):
     """SIGKILL in the middle of a training: a worker that waited takes its lock and its snapshot."""
-    wanted = jobs(steps=1500, levels=1, seeds=1)[:1]
+    wanted = jobs(steps=600, levels=1, seeds=1)[:1]
     store = Store(tmp_path / "store")
     first = start(wanted, store, snapshot_every=0.1)
     deadline = time.monotonic() + 60

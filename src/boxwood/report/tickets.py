@@ -194,25 +194,44 @@ def verdict(
     )
 
 
-def instability(line: Sequence[Mapping[str, Any]], part: str = "test") -> float:
-    """Error between two networks beyond that at both: ``sup_α error - (error(W₁) + error(W₂)) / 2``.
+@dataclass(frozen=True, kw_only=True)
+class Stability:
+    """What the line between two copies of a network says.
 
     Args:
-        line: facts of an `Interpolate` phase.
+        instability: ``sup_α error - (error(W₁) + error(W₂)) / 2``, a fraction.
+        stable: whether that is below `STABLE`.
+        matching: whether the copies' mean error exceeds the dense network's by `MATCHING` at most.
+    """
+
+    instability: float
+    stable: bool
+    matching: bool
+
+
+def stability(line: Sequence[Mapping[str, Any]], *, dense: float, part: str = "test") -> Stability:
+    """Judge a network by the error on the line between two copies, trained in different orders.
+
+    Args:
+        line: ``facts["line"]`` of an `Interpolate` phase.
+        dense: accuracy of the dense network on the same examples, a fraction.
         part: ``"test"``, as in the paper, or ``"validation"``, to decide by.
 
-    Returns:
-        A fraction; below `STABLE` the network is stable.
-
     Example:
-        >>> def at(alpha, right): return {"alpha": alpha, "test": {"correct": right, "total": 100}}
-        >>> round(instability([at(0, 90), at(0.5, 60), at(1, 92)]), 2)
-        0.31
+        >>> def at(alpha, right): return {"alpha": alpha, "test": {"correct": right, "total": 1000}}
+        >>> stability([at(0, 900), at(0.5, 890), at(1, 902)], dense=0.902)
+        Stability(instability=0.011, stable=True, matching=True)
 
     Source: Frankle, Dziugaite, Roy and Carbin (2020), section 2.
     """
     errors = [1 - row[part]["correct"] / row[part]["total"] for row in line]
-    return float(max(errors) - (errors[0] + errors[-1]) / 2)
+    ends = (errors[0] + errors[-1]) / 2
+    barrier = round(max(errors) - ends, 12)  # counts of examples, without what floats add
+    return Stability(
+        instability=barrier,
+        stable=barrier < STABLE,
+        matching=round(ends - (1 - dense), 12) <= MATCHING,
+    )
 
 
 def _test(stop: EarlyStop) -> float:

@@ -166,7 +166,9 @@ def _job(run: Mapping[str, Any]) -> Job:
 
 def _end_with_parent() -> None:
     """End when the pipe from the parent closes: nobody is left to hear of the results."""
-    sys.stdin.read()
+    # Not by sys.stdin, whose lock would stop the interpreter from ending by itself.
+    while os.read(0, 1):
+        pass
     os._exit(1)
 
 
