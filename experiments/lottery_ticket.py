@@ -42,13 +42,13 @@ def lenet_300_100(
     levels: int = 9,
     compared: tuple[int, ...] = JUDGED,
     reinits: int = 1,
-    too_large: bool = True,
+    too_large: tuple[int, ...] = JUDGED,
 ) -> Experiment:
     """Find tickets in LeNet-300-100, and compare them with dense, reinitialised and random networks.
 
     ``steps`` is J, which the paper has at 50,000 for MNIST; Fashion-MNIST is past its minimum of the
-    validation loss long before 9,000. Controls run at the levels of ``compared``, those of the too
-    large learning rate at the two of the pass rule.
+    validation loss long before 9,000. Controls run at the levels of ``compared``; with a too large
+    learning rate, tickets and reinitialised networks are found for those of ``too_large``.
     """
     row = networks.lenet()
     train = replace(row.train, steps=steps)
@@ -56,7 +56,7 @@ def lenet_300_100(
     if too_large:
         optimizer = replace(train.optimizer, lr=TOO_LARGE * train.optimizer.lr)
         fast = replace(train, optimizer=optimizer)
-        branches += _compared(LARGE, fast, row.prune, max(JUDGED), JUDGED, 1, random=False)
+        branches += _compared(LARGE, fast, row.prune, max(too_large), too_large, 1, random=False)
     return Experiment(model=row.model, data=data, branches=tuple(branches), judge=judge)
 
 
