@@ -11,9 +11,10 @@ from boxwood.data.augmentation import FlipAndCrop
 from boxwood.data.splits import InMemory, Splits
 from boxwood.recipes.phase import Genesis, State, World
 from boxwood.recipes.phases.train import Train
-from boxwood.train.loop import Fit, Snapshot, fit_
+from boxwood.train.loop import Fit, fit_
 from boxwood.train.metrics import accuracy
 from boxwood.train.optimizers import SGD, Adam, Constant, DropsAt, Warmup
+from boxwood.train.snapshots import Snapshot
 
 IMAGES = InMemory(
     torch.randn(50, 1, 6, 6, generator=torch.Generator().manual_seed(1)), torch.arange(50) % 3
