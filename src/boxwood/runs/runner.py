@@ -87,16 +87,7 @@ def run_all(jobs: Sequence[Job], store: Store, settings: Settings | None = None)
     """
     settings = settings or Settings()
     data = _Data()
-    for job in jobs:
-        store.note_run(
-            job.chain[-1],
-            {
-                "name": job.name,
-                "chain": job.chain,
-                "genesis": encode(job.genesis),
-                "recipe": encode(job.recipe),
-            },
-        )
+    note(jobs, store)
     waiting = [job for job in jobs if not store.has(job.chain[-1])]
     while waiting:
         moved = False
@@ -107,6 +98,20 @@ def run_all(jobs: Sequence[Job], store: Store, settings: Settings | None = None)
             moved |= _done(job, store) > before
         if waiting and not moved:
             time.sleep(0.2)  # every next phase is being made by another process
+
+
+def note(jobs: Sequence[Job], store: Store) -> None:
+    """Write down in a store what is asked for."""
+    for job in jobs:
+        store.note_run(
+            job.chain[-1],
+            {
+                "name": job.name,
+                "chain": job.chain,
+                "genesis": encode(job.genesis),
+                "recipe": encode(job.recipe),
+            },
+        )
 
 
 def jobs_of(experiment: Experiment, seeds: Sequence[int]) -> list[Job]:
@@ -231,5 +236,5 @@ def phase_title(phase: Phase) -> str:
     name = type(phase).__name__
     fit, sparsity = getattr(phase, "fit", None), getattr(phase, "sparsity", None)
     if fit is not None:
-        return f"{name} {fit.epochs} epochs"
+        return f"{name} {fit.length}"
     return name if sparsity is None else f"{name} to {100 * sparsity:.4g} %"
