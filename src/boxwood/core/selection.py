@@ -292,7 +292,7 @@ def keep_above_(mask: Tensor, scores: Tensor, limit: Threshold) -> Threshold:
         (Threshold(value=2.0, ties=0), tensor([ True,  True, False]))
     """
     if limit.value is None:
-        mask.fill_(False)  # noqa: FBT003
+        mask.fill_(False)
         return limit
     torch.gt(scores, limit.value, out=mask)
     if not limit.ties:
