@@ -17,6 +17,8 @@ CHUNK = 1 << 20
 INDEX = ".safetensors.index.json"
 """How the name of an index ends."""
 
+_TEXTS = {".json", ".txt", ".model", ".jinja", ".md"}  # nothing that runs
+
 
 @dataclass(frozen=True)
 class StoredTensor:
@@ -156,6 +158,27 @@ def read_index(path: Path) -> dict[str, str]:
         if not _plain(name):
             raise _wrong(path, f"the shard name {ascii(name)[:80]}")
     return where
+
+
+def texts_beside(checkpoint: Checkpoint, source: Path, *, follow_links: bool = False) -> list[Path]:
+    """Find the index, and in a folder the texts without which no model can be loaded from it.
+
+    Example:
+        >>> texts_beside(Checkpoint(Path(), (), Path("a.safetensors.index.json")), Path("a"))
+        [PosixPath('a.safetensors.index.json')]
+    """
+    found = [] if checkpoint.index is None else [checkpoint.index]
+    if source.is_dir():
+        found += [
+            path
+            for path in sorted(source.iterdir())
+            if path.suffix in _TEXTS
+            and path.is_file()
+            and (follow_links or not path.is_symlink())
+            and not path.name.startswith(".")
+            and path != checkpoint.index
+        ]
+    return found
 
 
 def read_chunks(path: Path, start: int, end: int, size: int) -> Iterator[memoryview]:

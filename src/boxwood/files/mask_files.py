@@ -6,8 +6,10 @@ first, in C order; the metadata carry the shapes. Masks that were saved as bools
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -16,7 +18,8 @@ from torch import Tensor
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.files.checkpoint import CHUNK, StoredTensor
-from boxwood.files.header import Header, make_header, read_header, strict_json
+from boxwood.files.header import Header, make_header, preamble, read_header, strict_json
+from boxwood.files.writing import disk_errors, whole_file
 
 FOLDER = "masks"
 _KEY = "boxwood.masks"
@@ -90,6 +93,33 @@ def masks_header(shapes: Mapping[str, tuple[int, ...]], path: Path) -> Header:
         {_KEY: json.dumps(about, separators=(",", ":"))},
         path,
     )
+
+
+@contextmanager
+def with_masks(
+    path: Path, header: Header, shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[BinaryIO, BinaryIO | None]]:
+    """Write a file and, if it has any, the masks beside it; the masks take their name first.
+
+    Args:
+        path: the file.
+        header: what it will hold; it is written already when the block begins.
+        shapes: what is masked, in the order in which the bits will come.
+
+    Yields:
+        The two files, open after their headers.
+    """
+    beside = path.parent / FOLDER / path.name
+    with ExitStack() as files:  # leaves in reverse order
+        weights = files.enter_context(whole_file(path))
+        weights.write(preamble(header))
+        bits = None
+        if shapes:
+            with disk_errors(beside):
+                beside.parent.mkdir(exist_ok=True)
+            bits = files.enter_context(whole_file(beside))
+            bits.write(preamble(masks_header(shapes, beside)))
+        yield weights, bits
 
 
 def open_masks(path: Path) -> dict[str, StoredMask]:

@@ -10,9 +10,8 @@ shard that is missing, and the bytes are those of an undisturbed run.
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,13 @@ from boxwood.core.allocation import keep_of
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.schedules import check_sparsity
 from boxwood.core.selection import Threshold, keep_above_
-from boxwood.files.checkpoint import Checkpoint, Shard, StoredTensor, open_checkpoint
-from boxwood.files.header import preamble
+from boxwood.files.checkpoint import (
+    Checkpoint,
+    Shard,
+    StoredTensor,
+    open_checkpoint,
+    texts_beside,
+)
 from boxwood.files.limits import (
     Limits,
     Read,
@@ -37,8 +41,8 @@ from boxwood.files.limits import (
     magnitudes_in,
     matrices,
 )
-from boxwood.files.mask_files import FOLDER, bits_of, masks_header, open_masks
-from boxwood.files.writing import UNFINISHED, disk_errors, whole_file
+from boxwood.files.mask_files import FOLDER, bits_of, open_masks, with_masks
+from boxwood.files.writing import UNFINISHED, check_space, copy_file, disk_errors, whole_file
 
 Watch = Callable[[str, int, int], None]
 """Told what is being done, how many bytes are done, and of how many, 0 where nobody knows."""
@@ -46,7 +50,6 @@ Watch = Callable[[str, int, int], None]
 REPORT = "pruning.json"
 _JOURNAL = ".pruning.json"
 _LOCK = ".pruning.lock"
-_BESIDE = {".json", ".txt", ".model", ".jinja", ".md"}
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -121,18 +124,17 @@ def prune_checkpoint(
         if limits is None:
             limits = scope(tensors, sparsity, _counting(watch, "reading", 0))
             _write_json(out / _JOURNAL, {**job, "limits": _encoded(limits)})
-        _check_space(out, checkpoint)
+        left = [shard for shard in checkpoint.shards if not _is_done(out, shard)]
+        check_space(out, sum(shard.bytes for shard in left))
         total = sum(shard.bytes for shard in checkpoint.shards)
         read = _counting(watch, "writing", total)
         dtype = common_type(tensors)
-        for shard in checkpoint.shards:
-            if _is_done(out, shard):
-                read(shard.bytes)
-            else:
-                _write_shard(shard, out, limits, dtype, read)
-        for path in _beside(checkpoint, source, follow_links=follow_links):
-            with path.open("rb") as text, whole_file(out / path.name) as copy:
-                shutil.copyfileobj(text, copy)
+        read(total - sum(shard.bytes for shard in left))
+        for shard in left:
+            _write_shard(shard, out, limits, dtype, read)
+        for path in texts_beside(checkpoint, source, follow_links=follow_links):
+            if path.name != REPORT:
+                copy_file(path, out / path.name)
         rows = _count(out, checkpoint, limits)
         _check_count(rows, out, sparsity, scope)
         report = {**job, "tensors": [asdict(row) for row in rows]}
@@ -144,24 +146,17 @@ def prune_checkpoint(
 def _write_shard(shard: Shard, out: Path, limits: Limits, dtype: torch.dtype, read: Read) -> None:
     """Write the masks of a shard, then the shard; both whole or not at all."""
     shapes = {t.name: t.entry.shape for t in shard.tensors() if t.name in limits}
-    with ExitStack() as files:  # leaves in reverse order: the masks take their name first
-        weights = files.enter_context(whole_file(out / shard.name))
-        weights.write(preamble(shard.header))
-        if shapes:
-            beside = out / FOLDER / shard.name
-            bits = files.enter_context(whole_file(beside))
-            bits.write(preamble(masks_header(shapes, beside)))
+    with with_masks(out / shard.name, shard.header, shapes) as (weights, bits):
         for tensor in shard.tensors():
             limit = limits.get(tensor.name)
             for piece in tensor.chunks():
-                if limit is not None:
+                if limit is not None and bits is not None:
                     scores = magnitudes_in(piece, tensor.entry.dtype, dtype)
                     mask = torch.empty(scores.shape, dtype=torch.bool)
                     limit = keep_above_(mask, scores, limit)
                     bits.write(bits_of(mask.numpy()))
-                    # As integers, because not every float has masked_fill_; zero is all zero bits.
-                    whole = torch.frombuffer(piece, dtype=_INTEGERS[tensor.entry.itemsize])
-                    whole.masked_fill_(mask.logical_not_(), 0)
+                    # Integers times 0 or 1: exact for NaN and -0.0 too, and far faster than filling.
+                    torch.frombuffer(piece, dtype=_INTEGERS[tensor.entry.itemsize]).mul_(mask)
                 weights.write(piece)
                 read(len(piece))
 
@@ -267,33 +262,6 @@ def _begin(out: Path, job: dict[str, Any]) -> Limits | None:
         raise _occupied(out, what or f"{len(strangers)} files such as {strangers[0]!r}")
     _write_json(out / _JOURNAL, job)
     return None
-
-
-def _check_space(out: Path, checkpoint: Checkpoint) -> None:
-    """Refuse before writing what will not fit; masks take an eighth at the most."""
-    needed = sum(shard.bytes for shard in checkpoint.shards if not _is_done(out, shard))
-    free = shutil.disk_usage(out).free
-    if needed > free:
-        raise BoxwoodError(
-            f"Expected {needed:,} bytes free in {out}, got {free:,}; free some space or give "
-            f"another folder."
-        )
-
-
-def _beside(checkpoint: Checkpoint, source: Path, *, follow_links: bool) -> list[Path]:
-    """Find the index, and the texts without which a folder cannot be loaded as a model."""
-    found = [] if checkpoint.index is None else [checkpoint.index]
-    if source.is_dir():
-        found += [
-            path
-            for path in sorted(source.iterdir())
-            if path.suffix in _BESIDE
-            and path.is_file()
-            and (follow_links or not path.is_symlink())
-            and not path.name.startswith(".")
-            and path not in (checkpoint.index, source / REPORT)
-        ]
-    return found
 
 
 def _counting(watch: Watch, what: str, total: int) -> Read:

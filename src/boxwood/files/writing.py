@@ -1,6 +1,7 @@
 """Files that appear under their name whole, or not at all."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,35 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             sync_folder(path.parent)
         finally:
             new.unlink(missing_ok=True)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file so that it appears whole or not at all.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     copy_file(Path(__file__), Path(folder) / "copy")
+        ...     (Path(folder) / "copy").read_bytes() == Path(__file__).read_bytes()
+        True
+    """
+    with source.open("rb") as opened, whole_file(target) as copy:
+        shutil.copyfileobj(opened, copy)
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Refuse what will not fit before any of it is written.
+
+    Example:
+        >>> check_space(Path(), 1)
+    """
+    with disk_errors(folder):
+        free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise BoxwoodError(
+            f"Expected {needed:,} bytes free in {folder}, got {free:,}; free some space, or give "
+            f"another place."
+        )
 
 
 def sync_folder(folder: Path) -> None:
