@@ -112,18 +112,43 @@ def open_checkpoint(source: Path, *, follow_links: bool = False) -> Checkpoint:
         ...
         boxwood.core.errors.BoxwoodError: Expected a safetensors file at gone, got none; check the path.
     """
+    index, files = find_files(source, follow_links=follow_links)
+    shards = [Shard(file, read_header(file)) for file in files]
+    for shard in shards if index is not None else ():
+        _agree(shard, files[shard.path], index)
+    folder = next(iter(files)).parent
+    return Checkpoint(folder, tuple(shards), index)
+
+
+def find_files(
+    source: Path, *, follow_links: bool = False
+) -> tuple[Path | None, dict[Path, set[str]]]:
+    """Find the files of a checkpoint, dense or packed, without opening them.
+
+    Args:
+        source: a safetensors file, an index of shards, or a folder with one of either.
+        follow_links: let shards of an index be links out of its folder.
+
+    Returns:
+        The index, if there is one; and the files, sorted by name, with the tensors that it promises.
+
+    Raises:
+        BoxwoodError: the index is damaged or leads out of its folder, or there is no checkpoint.
+
+    Example:
+        >>> find_files(Path("a.safetensors"))
+        (None, {PosixPath('a.safetensors'): set()})
+    """
     path = _only_checkpoint(source) if source.is_dir() else source
     if path.suffix != ".json":
-        return Checkpoint(path.parent, (Shard(path, read_header(path)),), None)
-    where = read_index(path)
-    folder = path.parent
-    shards = []
-    for name in sorted(set(where.values())):
-        file = _inside(folder, name, path, follow_links=follow_links)
-        shard = Shard(file, read_header(file))
-        _agree(shard, {tensor for tensor, home in where.items() if home == name}, path)
-        shards.append(shard)
-    return Checkpoint(folder, tuple(shards), path)
+        return None, {path: set()}
+    promised: dict[str, set[str]] = {}
+    for tensor, name in read_index(path).items():
+        promised.setdefault(name, set()).add(tensor)
+    return path, {
+        _inside(path.parent, name, path, follow_links=follow_links): promised[name]
+        for name in sorted(promised)
+    }
 
 
 def read_index(path: Path) -> dict[str, str]:
@@ -160,14 +185,14 @@ def read_index(path: Path) -> dict[str, str]:
     return where
 
 
-def texts_beside(checkpoint: Checkpoint, source: Path, *, follow_links: bool = False) -> list[Path]:
+def texts_beside(source: Path, index: Path | None, *, follow_links: bool = False) -> list[Path]:
     """Find the index, and in a folder the texts without which no model can be loaded from it.
 
     Example:
-        >>> texts_beside(Checkpoint(Path(), (), Path("a.safetensors.index.json")), Path("a"))
+        >>> texts_beside(Path("gone"), Path("a.safetensors.index.json"))
         [PosixPath('a.safetensors.index.json')]
     """
-    found = [] if checkpoint.index is None else [checkpoint.index]
+    found = [] if index is None else [index]
     if source.is_dir():
         found += [
             path
@@ -176,7 +201,7 @@ def texts_beside(checkpoint: Checkpoint, source: Path, *, follow_links: bool = F
             and path.is_file()
             and (follow_links or not path.is_symlink())
             and not path.name.startswith(".")
-            and path != checkpoint.index
+            and path != index
         ]
     return found
 

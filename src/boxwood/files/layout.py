@@ -221,6 +221,16 @@ def packed_header(header: Header, layouts: Sequence[Layout], path: Path) -> Head
     return make_header(parts, {_ABOUT: text, _HEADER: header.text.decode()}, path)
 
 
+def is_packed(header: Header) -> bool:
+    """Say whether a file claims to be packed.
+
+    Example:
+        >>> is_packed(Header({}, {}, b"{}"))
+        False
+    """
+    return header.metadata.keys() >= {_ABOUT, _HEADER}
+
+
 def open_packed(path: Path) -> tuple[Header, Header, list[Layout]]:
     """Read what a packed file says of itself, and check it.
 
@@ -231,7 +241,7 @@ def open_packed(path: Path) -> tuple[Header, Header, list[Layout]]:
         BoxwoodError: the file is not packed, or contradicts itself.
     """
     outer = read_header(path)
-    if _ABOUT not in outer.metadata or _HEADER not in outer.metadata:
+    if not is_packed(outer):
         raise BoxwoodError(
             f"Expected a packed file, got {path} without the description that `boxwood pack` "
             f"writes; pack it first."

@@ -1,6 +1,8 @@
 """Which weights of stored tensors stay: by magnitude, to exact counts, read in chunks."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
@@ -44,6 +46,45 @@ def matrices(name: str, entry: Entry) -> bool:  # noqa: ARG001 - names are for o
         (True, False)
     """
     return len(entry.shape) >= 2
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Choose tensors by patterns of their names, as in a shell.
+
+    Args:
+        patterns: at least one must match; with none, `matrices` decides.
+        skip: none of these may match.
+
+    Example:
+        >>> chosen = Matching(("*.weight",), skip=("embed*",))
+        >>> entry = Entry("F32", (2,), 0, 8)
+        >>> chosen("norm.weight", entry), chosen("embed.weight", entry)
+        (True, False)
+    """
+
+    patterns: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+
+    def __call__(self, name: str, entry: Entry) -> bool:
+        """Say whether a tensor may be pruned."""
+        wanted = any(fnmatchcase(name, pattern) for pattern in self.patterns)
+        if not self.patterns:
+            wanted = matrices(name, entry)
+        return wanted and not any(fnmatchcase(name, pattern) for pattern in self.skip)
+
+    def check(self, names: Sequence[str]) -> None:
+        """Refuse a pattern that matches nothing.
+
+        Raises:
+            BoxwoodError: there is one.
+        """
+        for pattern in (*self.patterns, *self.skip):
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise BoxwoodError(
+                    f"Expected patterns that match a tensor, got {pattern!r}, which matches none "
+                    f"of {', '.join(names[:8])}; correct the pattern."
+                )
 
 
 def choose(tensors: Sequence[StoredTensor], where: Where) -> list[StoredTensor]:

@@ -22,6 +22,7 @@ from boxwood.files.layout import (
     Read,
     damaged,
     in_order,
+    is_packed,
     kept_chunks,
     last_before,
     open_packed,
@@ -109,6 +110,23 @@ def unpack_file(
                     bits.write(bits_of(mask))
                 read(raw.nbytes)
     return layouts
+
+
+def dense_pieces(source: Path) -> Iterator[bytes | memoryview | NDArray[np.generic]]:
+    """Read the bytes of a dense file piece by piece, out of a packed file or of itself.
+
+    Raises:
+        BoxwoodError: the file is damaged.
+    """
+    header = read_header(source)
+    if not is_packed(header):
+        yield from read_chunks(source, 0, source.stat().st_size, 4 * CHUNK)
+        return
+    outer, inner, layouts = open_packed(source)
+    yield preamble(inner)
+    for layout in layouts:
+        for raw, _ in restored(source, outer, layout):
+            yield raw
 
 
 def restored(

@@ -132,7 +132,7 @@ def prune_checkpoint(
         read(total - sum(shard.bytes for shard in left))
         for shard in left:
             _write_shard(shard, out, limits, dtype, read)
-        for path in texts_beside(checkpoint, source, follow_links=follow_links):
+        for path in texts_beside(source, checkpoint.index, follow_links=follow_links):
             if path.name != REPORT:
                 copy_file(path, out / path.name)
         rows = _count(out, checkpoint, limits)
