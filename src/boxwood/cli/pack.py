@@ -18,6 +18,7 @@ from boxwood.files.layout import Layout, is_packed, open_packed, packed_header, 
 from boxwood.files.mask_files import masks_beside, open_masks
 from boxwood.files.packed import dense_pieces, pack_file, unpack_file
 from boxwood.files.writing import copy_file, disk_errors
+from boxwood.report.tables import render
 
 Source = Annotated[
     Path, typer.Argument(help="safetensors file, index of shards, or a folder of either.")
@@ -106,7 +107,9 @@ def info(
         print(json.dumps({"total": total, "tensors": rows}, indent=1))  # noqa: T201 - the result
         return
     console = Console()
-    console.print(_table(layouts), width=max(console.width, 100))
+    console.print(
+        render(_table(layouts), width=max(console.width, 110)), markup=False, soft_wrap=True
+    )
     for name, size in total.items():
         share = f"{size / max(total['dense'], 1):.1%} of dense"
         console.print(f"{name:>6}  {size:>16,} bytes  {share}", markup=False, highlight=False)
@@ -217,4 +220,6 @@ def _say(sizes: tuple[int, int], out: Path, *, as_json: bool) -> None:
         print(text)  # noqa: T201 - the result itself
         return
     share = f"{after / max(before, 1):.1%}"
-    Console().print(f"{before:,} bytes became {after:,} ({share}) in {out}.", markup=False)
+    Console().print(
+        f"{before:,} bytes became {after:,} ({share}) in {out}.", markup=False, soft_wrap=True
+    )

@@ -14,6 +14,7 @@ from boxwood.cli.progress import byte_bar
 from boxwood.files.checkpoint import open_checkpoint
 from boxwood.files.limits import Matching, global_limits, uniform_limits
 from boxwood.files.streaming import PrunedTensor, prune_checkpoint
+from boxwood.report.tables import render
 
 Links = Annotated[
     bool,
@@ -69,11 +70,12 @@ def prune(
         print(json.dumps(found, indent=1))  # noqa: T201 - the result itself
         return
     console = Console()
-    console.print(_table(rows), width=max(console.width, 100))
+    console.print(render(_table(rows), width=max(console.width, 110)), markup=False, soft_wrap=True)
     console.print(
         f"Kept {kept:,} of {weights:,} weights (sparsity {total['sparsity']:.4f}) in {out}; "
         f"masks in {out / 'masks'}.",
         markup=False,
+        soft_wrap=True,
     )
 
 

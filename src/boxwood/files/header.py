@@ -137,10 +137,11 @@ def announced_length(head: bytes, size: int, path: Path) -> int:
         >>> announced_length(b"\x02" + bytes(7), 10, Path("a"))
         2
     """
-    refuse_pickle(head, path)
+    length: int = _LENGTH.unpack(head)[0] if len(head) == _LENGTH.size else 1 << 64
+    if length > min(size - _LENGTH.size, LONGEST):
+        refuse_pickle(head, path)  # only now: a length may well begin as a pickle does
     if len(head) < _LENGTH.size:
         _refuse(path, f"only {size} bytes")
-    length: int = _LENGTH.unpack(head)[0]
     if length > size - _LENGTH.size:
         _refuse(path, f"a header of {length} bytes in a file of {size}")
     if length > LONGEST:

@@ -239,6 +239,7 @@ def _finished(out: Path, job: dict[str, Any]) -> tuple[PrunedTensor, ...] | None
     found = _read_json(out / REPORT)
     if any(found.get(key) != value for key, value in job.items() if key != "changed"):
         raise _occupied(out, "the result of another pruning")
+    (out / _JOURNAL).unlink(missing_ok=True)  # killed just before it was
     return tuple(PrunedTensor(**row) for row in found["tensors"])
 
 
