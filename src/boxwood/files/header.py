@@ -12,6 +12,7 @@ byte after the header belongs to exactly one tensor, and every tensor has the by
 import json
 import math
 import os
+import re
 import stat
 import struct
 from collections.abc import Iterable, Mapping
@@ -43,6 +44,7 @@ LONGEST = 16 << 20
 _LENGTH = struct.Struct("<Q")
 _MOST_DIMENSIONS = 32
 _LARGEST = 2**63 - 1
+_HALVES = re.compile("[\ud800-\udfff]")
 _PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
@@ -172,7 +174,7 @@ def parse_header(text: bytes, size: int, path: Path) -> Header:
     except ValueError as error:
         _refuse(path, f"a header that is no valid JSON ({error})", error)
     metadata = found.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+    if not isinstance(metadata, dict) or not _texts([*metadata, *metadata.values()]):
         _refuse(path, "metadata that are not texts")
     data_at = _LENGTH.size + len(text)
     entries = {name: _entry(name, about, data_at, path) for name, about in found.items()}
@@ -296,6 +298,11 @@ def _entry(name: str, about: object, data_at: int, path: Path) -> Entry:
             f"takes {entry.count * BITS[dtype] / 8:.15g}",
         )
     return entry
+
+
+def _texts(values: list[object]) -> bool:
+    """Say whether all are texts, without the halves of characters that JSON can spell."""
+    return all(isinstance(v, str) and not _HALVES.search(v) for v in values)
 
 
 def _naturals(numbers: object) -> bool:

@@ -246,9 +246,9 @@ def open_packed(path: Path) -> tuple[Header, Header, list[Layout]]:
             f"Expected a packed file, got {path} without the description that `boxwood pack` "
             f"writes; pack it first."
         )
-    text = outer.metadata[_HEADER].encode("utf-8", "surrogatepass")
+    text = outer.metadata[_HEADER].encode()
     try:
-        about = strict_json(outer.metadata[_ABOUT].encode("utf-8", "surrogatepass"))
+        about = strict_json(outer.metadata[_ABOUT].encode())
         if about.get("version") != VERSION:
             raise ValueError(f"version {about.get('version')!r}, this Boxwood knows {VERSION}")
         if about["header_crc32"] != f"{zlib.crc32(text):08x}":
