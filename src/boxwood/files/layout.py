@@ -119,7 +119,7 @@ def survey(
         return Layout(tensor.name, tensor.entry, crc)
     kept, mask_crc, last, counts = 0, 0, -1, FieldCounts()
     for raw, keep in kept_chunks(tensor, mask):
-        crc = zlib.crc32(raw, crc)
+        crc = zlib.crc32(raw.data, crc)
         mask_crc = zlib.crc32(bits_of(keep), mask_crc)
         positions = np.flatnonzero(keep)
         kept += len(positions)

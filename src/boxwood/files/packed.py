@@ -105,14 +105,14 @@ def unpack_file(
     with with_masks(target, inner, shapes) as (weights, bits):
         for layout in layouts:
             for raw, mask in restored(source, outer, layout):
-                weights.write(raw)
+                weights.write(raw.data)
                 if layout.pruned and bits is not None and mask is not None:
                     bits.write(bits_of(mask))
                 read(raw.nbytes)
     return layouts
 
 
-def dense_pieces(source: Path) -> Iterator[bytes | memoryview | NDArray[np.generic]]:
+def dense_pieces(source: Path) -> Iterator[bytes | memoryview]:
     """Read the bytes of a dense file piece by piece, out of a packed file or of itself.
 
     Raises:
@@ -126,7 +126,7 @@ def dense_pieces(source: Path) -> Iterator[bytes | memoryview | NDArray[np.gener
     yield preamble(inner)
     for layout in layouts:
         for raw, _ in restored(source, outer, layout):
-            yield raw
+            yield raw.data
 
 
 def restored(
@@ -155,7 +155,7 @@ def restored(
                     raise damaged(source, f"a mask of {layout.name!r} that keeps too many values")
                 raw = np.zeros(len(mask), f"<u{itemsize}")
                 raw[positions] = np.frombuffer(data, raw.dtype)
-                crc = zlib.crc32(raw, crc)
+                crc = zlib.crc32(raw.data, crc)
                 mask_crc = zlib.crc32(bits_of(mask), mask_crc)
                 yield raw, mask
         if left:
@@ -181,7 +181,7 @@ def _write_packed(
     for raw, keep in kept_chunks(tensor, mask):
         positions = np.flatnonzero(keep)
         opened.seek(values_at)
-        values_at += opened.write(raw[positions])
+        values_at += opened.write(raw[positions].data)
         if layout.index_bits:
             packed, left = pack_runs(left, runs_between(positions, last), layout.index_bits)
             last = last_before(positions, last, len(keep))
