@@ -97,6 +97,18 @@ def test_tensors_of_several_chunks_come_back(dtype, sparsity, tmp_path):
     ).read_bytes()
 
 
+def test_masks_of_several_chunks_are_loaded(tmp_path):
+    """Bools and bits of more than one chunk come back as they were saved."""
+    mask = torch.rand(2, CHUNK, generator=torch.Generator().manual_seed(0)) < 0.5
+    save_file({"w": mask}, tmp_path / "bools.safetensors")
+    assert torch.equal(load_masks(tmp_path / "bools.safetensors")["w"], mask)
+    save_file({"w": mask.half()}, tmp_path / "dense.safetensors")
+    packed, back = tmp_path / "packed.safetensors", tmp_path / "back.safetensors"
+    pack_file(tmp_path / "dense.safetensors", packed, tmp_path / "bools.safetensors")
+    unpack_file(packed, back)
+    assert torch.equal(load_masks(tmp_path / "masks" / "back.safetensors")["w"], mask)
+
+
 @given(st.lists(st.booleans(), max_size=400), st.sampled_from(WIDTHS), st.integers(1, 50))
 def test_gaps_packed_in_pieces_are_the_mask(kept, width, chunk):
     """However a mask is cut for packing and for reading, the fields say which places are kept."""
@@ -186,8 +198,12 @@ def test_a_mask_that_does_not_fit_is_refused(tmp_path):
         assert not (tmp_path / "packed.safetensors").exists()
 
 
-def test_a_dense_file_is_not_unpacked(tmp_path):
-    """What was not packed is refused with the way out."""
+def test_only_dense_files_are_packed_and_only_packed_ones_unpacked(tmp_path):
+    """What is the wrong one of the two is refused with the way out."""
     save_file({"w": torch.ones(2)}, tmp_path / "dense.safetensors")
     with pytest.raises(BoxwoodError, match=r"Expected a packed file, got .*pack it first"):
         unpack_file(tmp_path / "dense.safetensors", tmp_path / "out.safetensors")
+    save_file({"w": torch.eye(200)}, tmp_path / "dense.safetensors")
+    pack_file(tmp_path / "dense.safetensors", tmp_path / "packed.safetensors")
+    with pytest.raises(BoxwoodError, match=r"Expected a dense checkpoint, got .*which is packed"):
+        pack_file(tmp_path / "packed.safetensors", tmp_path / "twice.safetensors")

@@ -160,9 +160,10 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.txt").write_text("mine")
-    with pytest.raises(BoxwoodError, match=r"got 1 files such as 'thesis\.txt'"):
+    (other / ".new-idea").write_text("mine")
+    with pytest.raises(BoxwoodError, match=r"got 2 files such as '\.new-idea'"):
         prune_checkpoint(source, other, 0.5)
-    assert (other / "thesis.txt").read_text() == "mine"
+    assert {path.name for path in other.iterdir()} == {"thesis.txt", ".new-idea"}
     with pytest.raises(BoxwoodError, match="to be new, empty, or begun by this same command"):
         prune_checkpoint(source, source, 0.5)
     done = tmp_path / "done"
@@ -170,6 +171,9 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     assert prune_checkpoint(source, done, 0.5) == rows
     with pytest.raises(BoxwoodError, match="the result of another pruning"):
         prune_checkpoint(source, done, 0.6)
+    (done / "model-1.safetensors").rename(tmp_path / "model-1.safetensors")
+    with pytest.raises(BoxwoodError, match=r"a result that lacks model-1\.safetensors"):
+        prune_checkpoint(source, done, 0.5)
     (done / "pruning.json").rename(done / ".pruning.json")
     with pytest.raises(BoxwoodError, match="the beginning of another pruning or of a checkpoint"):
         prune_checkpoint(source, done, 0.6)
@@ -198,3 +202,16 @@ def test_links_in_the_output_are_not_written_through(tmp_path):
     with pytest.raises(BoxwoodError, match=r"got the link .*masks"):
         prune_checkpoint(checkpoint(tmp_path / "in"), tmp_path / "out", 0.5)
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_checkpoint_that_changes_meanwhile_is_noticed(tmp_path):
+    """Other weights between the readings give another count, which is said."""
+    path = tmp_path / "w.safetensors"
+    save_file({"w": torch.randn(10, 10)}, path)
+
+    def meddle(what, done, total):
+        if what == "writing" and not done:
+            save_file({"w": torch.zeros(10, 10)}, path)
+
+    with pytest.raises(BoxwoodError, match=r"Expected to keep 50 weights in .*, got 0; the check"):
+        prune_checkpoint(path, tmp_path / "out", 0.5, watch=meddle)

@@ -81,7 +81,7 @@ def prune(
 
 def _table(rows: tuple[PrunedTensor, ...]) -> Table:
     table = Table("tensor")
-    for heading in ("weights", "kept", "sparsity", "smallest kept"):
+    for heading in ("weights", "kept", "sparsity", "threshold"):
         table.add_column(heading, justify="right")
     for row in rows:
         limit = "" if row.threshold is None else f"{row.threshold:.4g}"

@@ -231,6 +231,21 @@ def is_packed(header: Header) -> bool:
     return header.metadata.keys() >= {_ABOUT, _HEADER}
 
 
+def refuse_packed(header: Header, path: Path) -> None:
+    """Refuse a packed file where a dense one is needed.
+
+    Raises:
+        BoxwoodError: it is packed.
+
+    Example:
+        >>> refuse_packed(Header({}, {}, b"{}"), Path("a"))
+    """
+    if is_packed(header):
+        raise BoxwoodError(
+            f"Expected a dense checkpoint, got {path}, which is packed; `boxwood unpack` it first."
+        )
+
+
 def open_packed(path: Path) -> tuple[Header, Header, list[Layout]]:
     """Read what a packed file says of itself, and check it.
 

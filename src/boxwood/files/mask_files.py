@@ -5,6 +5,7 @@ first, in C order; the metadata carry the shapes. Masks that were saved as bools
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ class StoredMask:
             values = np.frombuffer(piece, np.uint8)
             if values.size and values.max() > 1:
                 raise _wrong(self.tensor.path, f"{values.max()} in {self.tensor.name!r}")
-            yield values.view(np.bool_)
+            yield values.astype(np.bool_)  # a copy: the buffer is used again
 
     def kept(self) -> int:
         """Count the weights that it keeps."""
@@ -87,7 +88,7 @@ def masks_header(shapes: Mapping[str, tuple[int, ...]], path: Path) -> Header:
         2
     """
     about = {"version": 1, "shapes": {name: list(shape) for name, shape in shapes.items()}}
-    sizes = {name: -(-int(np.prod(shape, dtype=object)) // 8) for name, shape in shapes.items()}
+    sizes = {name: -(-math.prod(shape) // 8) for name, shape in shapes.items()}
     return make_header(
         [(name, "U8", (size,), size) for name, size in sizes.items()],
         {_KEY: json.dumps(about, separators=(",", ":"))},
@@ -145,10 +146,8 @@ def open_masks(path: Path) -> dict[str, StoredMask]:
     found = {}
     for name, entry in header.entries.items():
         shape = entry.shape if entry.dtype == "BOOL" else _shape(shapes, name)
-        count = 1 if shape is None else int(np.prod(shape, dtype=object))
-        if shape is None or (
-            entry.dtype != "BOOL" and (entry.dtype, entry.bytes) != ("U8", -(-count // 8))
-        ):
+        count = math.prod(shape)
+        if entry.dtype != "BOOL" and (entry.dtype, entry.bytes) != ("U8", -(-count // 8)):
             raise _wrong(path, f"{entry.dtype} of shape {entry.shape} for {name!r}")
         found[name] = StoredMask(StoredTensor(name, path, entry), shape, count)
     return found
@@ -193,10 +192,12 @@ def masks_beside(path: Path) -> Path | None:
     return beside if beside.exists() else None
 
 
-def _shape(shapes: object, name: str) -> tuple[int, ...] | None:
+def _shape(shapes: object, name: str) -> tuple[int, ...]:
+    """Return the shape that the metadata give, or one that fits no bits at all."""
     shape = shapes.get(name) if isinstance(shapes, dict) else None
-    natural = isinstance(shape, list) and all(type(n) is int and 0 <= n < 2**63 for n in shape)
-    return tuple(shape) if natural and shape is not None else None
+    if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < 2**63 for n in shape):
+        return (-1,)
+    return tuple(shape)
 
 
 def _wrong(path: Path, what: str) -> BoxwoodError:

@@ -27,6 +27,7 @@ from boxwood.files.layout import (
     last_before,
     open_packed,
     packed_header,
+    refuse_packed,
     survey_all,
 )
 from boxwood.files.mask_files import StoredMask, bits_of, bool_chunks, open_masks, with_masks
@@ -67,6 +68,7 @@ def pack_file(
         (16384, 312)
     """
     header = read_header(source)
+    refuse_packed(header, source)
     found = {} if masks is None else open_masks(masks)
     layouts = survey_all(source, header, found, read)
     outer = packed_header(header, layouts, target)

@@ -30,6 +30,7 @@ from boxwood.files.checkpoint import (
     open_checkpoint,
     texts_beside,
 )
+from boxwood.files.layout import refuse_packed
 from boxwood.files.limits import (
     Limits,
     Read,
@@ -61,7 +62,7 @@ class PrunedTensor:
         name: its dotted name.
         weights: elements.
         kept: how many of them stayed.
-        threshold: the smallest magnitude that stayed; None where nothing did.
+        threshold: the magnitude from which on weights stayed; None where none was asked for.
     """
 
     name: str
@@ -114,10 +115,12 @@ def prune_checkpoint(
     """
     check_sparsity(sparsity)
     checkpoint = open_checkpoint(source, follow_links=follow_links)
+    for shard in checkpoint.shards:
+        refuse_packed(shard.header, shard.path)
     tensors = choose(checkpoint.tensors(), where)
     job = _job(checkpoint, tensors, sparsity, scope)
     with _claimed(out):
-        done = _finished(out, job)
+        done = _finished(out, job, checkpoint)
         if done is not None:
             return done
         limits = _begin(out, job)
@@ -232,13 +235,17 @@ def _claimed(out: Path) -> Iterator[None]:
         lock.release()
 
 
-def _finished(out: Path, job: dict[str, Any]) -> tuple[PrunedTensor, ...] | None:
+def _finished(
+    out: Path, job: dict[str, Any], checkpoint: Checkpoint
+) -> tuple[PrunedTensor, ...] | None:
     """Return what was kept, if this very job is done."""
     if not (out / REPORT).exists():
         return None
     found = _read_json(out / REPORT)
     if any(found.get(key) != value for key, value in job.items() if key != "changed"):
         raise _occupied(out, "the result of another pruning")
+    if lost := [shard.name for shard in checkpoint.shards if not _is_done(out, shard)]:
+        raise _occupied(out, f"a result that lacks {lost[0]}")
     (out / _JOURNAL).unlink(missing_ok=True)  # killed just before it was
     return tuple(PrunedTensor(**row) for row in found["tensors"])
 
@@ -248,21 +255,26 @@ def _begin(out: Path, job: dict[str, Any]) -> Limits | None:
     masks = out / FOLDER
     if masks.is_symlink():
         raise _occupied(out, f"the link {masks}")
-    with disk_errors(out):
-        for left in [*out.glob(f"{UNFINISHED}*"), *masks.glob(f"{UNFINISHED}*")]:
-            left.unlink()
-        masks.mkdir(exist_ok=True)
-    here = [path for path in [*out.iterdir(), *masks.iterdir()] if path != masks]
-    strangers = sorted(path.name for path in here if path.name not in (_LOCK, _JOURNAL))
+    here = [path for path in [*out.iterdir(), *masks.glob("*")] if path != masks]
     begun = _read_json(out / _JOURNAL) if (out / _JOURNAL).exists() else {}
-    if all(begun.get(key) == value for key, value in job.items()):
-        limits = begun.get("limits")
-        return None if limits is None else {name: Threshold(*each) for name, each in limits.items()}
-    if strangers:
+    # Ours to delete: once there is a journal, whatever is unfinished; before, only a journal.
+    ending = "" if begun else _JOURNAL
+    unfinished = [
+        path for path in here if path.name.startswith(UNFINISHED) and path.name.endswith(ending)
+    ]
+    left = {path.name for path in here} - {path.name for path in unfinished} - {_LOCK, _JOURNAL}
+    same = all(begun.get(key) == value for key, value in job.items())
+    if left and not same:
         what = "the beginning of another pruning or of a checkpoint since changed" if begun else ""
-        raise _occupied(out, what or f"{len(strangers)} files such as {strangers[0]!r}")
-    _write_json(out / _JOURNAL, job)
-    return None
+        raise _occupied(out, what or f"{len(left)} files such as {min(left)!r}")
+    with disk_errors(out):
+        for path in unfinished:
+            path.unlink()
+        masks.mkdir(exist_ok=True)
+    if not same:
+        _write_json(out / _JOURNAL, job)
+    limits = begun.get("limits") if same else None
+    return None if limits is None else {name: Threshold(*each) for name, each in limits.items()}
 
 
 def _counting(watch: Watch, what: str, total: int) -> Read:
