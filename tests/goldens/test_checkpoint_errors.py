@@ -196,6 +196,14 @@ def test_uniform_sparsity_and_patterns_on_the_command_line(source, tmp_path):
     assert [row["name"] for row in said["tensors"]] == ["w0"]
 
 
+def test_names_are_shown_as_they_are(tmp_path):
+    """A name that looks like markup of the table is no markup."""
+    save_file({"[/bold]w[0]": torch.eye(64)}, tmp_path / "a.safetensors")
+    assert "[/bold]w[0]" in command("info", tmp_path / "a.safetensors", "--no-zstd").stdout
+    done = command("prune", tmp_path / "a.safetensors", "--sparsity", 0.5, "--out", tmp_path / "b")
+    assert "[/bold]w[0]" in done.stdout
+
+
 def test_zstd_is_compared_where_it_is_installed(source):
     """The same dense bytes, whether read from the dense or from the packed file."""
     pytest.importorskip("zstandard")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from boxwood.cli.progress import byte_bar
 from boxwood.cli.prune import Links
@@ -198,7 +199,7 @@ def _table(layouts: list[Layout]) -> Table:
         sparsity = "" if row["sparsity"] is None else f"{row['sparsity']:.4f}"
         shape = " × ".join(map(str, row["shape"]))
         sizes = (f"{row[key]:,}" for key in ("dense_bytes", "packed_bytes"))
-        table.add_row(row["name"], row["dtype"], shape, sparsity, *sizes, row["mask"])
+        table.add_row(Text(row["name"]), row["dtype"], shape, sparsity, *sizes, row["mask"])
     return table
 
 

@@ -9,6 +9,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from boxwood.cli.progress import byte_bar
 from boxwood.files.checkpoint import open_checkpoint
@@ -86,5 +87,5 @@ def _table(rows: tuple[PrunedTensor, ...]) -> Table:
     for row in rows:
         limit = "" if row.threshold is None else f"{row.threshold:.4g}"
         sparsity = f"{1 - row.kept / max(row.weights, 1):.4f}"
-        table.add_row(row.name, f"{row.weights:,}", f"{row.kept:,}", sparsity, limit)
+        table.add_row(Text(row.name), f"{row.weights:,}", f"{row.kept:,}", sparsity, limit)
     return table

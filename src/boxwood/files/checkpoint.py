@@ -80,12 +80,10 @@ class Checkpoint:
     """All that a checkpoint holds.
 
     Args:
-        folder: where it lies.
         shards: its files, sorted by name.
         index: the index, or None for a single file.
     """
 
-    folder: Path
     shards: tuple[Shard, ...]
     index: Path | None
 
@@ -117,8 +115,7 @@ def open_checkpoint(source: Path, *, follow_links: bool = False) -> Checkpoint:
     if index is not None:
         for shard in shards:
             _agree(shard, files[shard.path], index)
-    folder = next(iter(files)).parent
-    return Checkpoint(folder, tuple(shards), index)
+    return Checkpoint(tuple(shards), index)
 
 
 def find_files(

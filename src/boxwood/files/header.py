@@ -15,6 +15,7 @@ import os
 import re
 import stat
 import struct
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,11 +140,12 @@ def announced_length(head: bytes, size: int, path: Path) -> int:
         >>> announced_length(b"\x02" + bytes(7), 10, Path("a"))
         2
     """
-    length: int = _LENGTH.unpack(head)[0] if len(head) == _LENGTH.size else 1 << 64
-    if length > min(size - _LENGTH.size, LONGEST):
-        refuse_pickle(head, path)  # only now: a length may well begin as a pickle does
     if len(head) < _LENGTH.size:
+        refuse_pickle(head, path)
         _refuse(path, f"only {size} bytes")
+    length: int = _LENGTH.unpack(head)[0]
+    if length > min(size - _LENGTH.size, LONGEST):
+        refuse_pickle(head, path)  # only now: a length that is true may begin as a pickle does
     if length > size - _LENGTH.size:
         _refuse(path, f"a header of {length} bytes in a file of {size}")
     if length > LONGEST:
@@ -312,9 +314,8 @@ def _naturals(numbers: object) -> bool:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"{_short(twice)} comes twice")
+        most = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"{_short(most[0][0])} comes twice")
     return found
 
 
