@@ -209,6 +209,13 @@ def read_chunks(path: Path, start: int, end: int, size: int) -> Iterator[memoryv
 
     Raises:
         BoxwoodError: the file ends too early, or cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     _ = Path(file.name).write_bytes(b"boxwood")
+        ...     [bytes(piece) for piece in read_chunks(Path(file.name), 1, 6, 3)]
+        [b'oxw', b'oo']
     """
     try:
         with path.open("rb", buffering=0) as opened:

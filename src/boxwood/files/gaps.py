@@ -71,7 +71,14 @@ def runs_between(positions: NDArray[np.int64], last: int) -> NDArray[np.int64]:
 
 
 class FieldCounts:
-    """How many fields every width would take, added up over chunks."""
+    """How many fields every width would take, added up over chunks.
+
+    Example:
+        >>> counts = FieldCounts()
+        >>> counts.add_(np.array([1, 4]))
+        >>> counts.fields(2), counts.fields(3), counts.best()
+        (3, 2, (2, 3))
+    """
 
     def __init__(self) -> None:
         self._runs = np.zeros(_LONG, np.int64)

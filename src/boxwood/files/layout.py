@@ -105,6 +105,14 @@ def survey(
 
     Raises:
         BoxwoodError: the mask is of another shape, or drops values that are not zero.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     _ = Path(file.name).write_bytes(bytes([0, 60]) + bytes(1998))
+        ...     layout = survey(StoredTensor("w", Path(file.name), Entry("F16", (1000,), 0, 2000)))
+        >>> layout.kept, layout.packed, layout.bytes
+        (1, True, 10)
     """
     crc = 0
     if tensor.entry.dtype not in FLOATS:
@@ -254,6 +262,15 @@ def open_packed(path: Path) -> tuple[Header, Header, list[Layout]]:
 
     Raises:
         BoxwoodError: the file is not packed, or contradicts itself.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     _ = Path(file.name).write_bytes(bytes([2, 0, 0, 0, 0, 0, 0, 0]) + b"{}")
+        ...     open_packed(Path(file.name))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        boxwood.core.errors.BoxwoodError: Expected a packed file, got ... pack it first.
     """
     outer = read_header(path)
     if not is_packed(outer):

@@ -61,7 +61,12 @@ class StoredMask:
 
 
 def bool_chunks(bits: Iterator[memoryview], count: int) -> Iterator[NDArray[np.bool_]]:
-    """Turn pieces of packed bits into bools, ``count`` in all."""
+    r"""Turn pieces of packed bits into bools, ``count`` in all.
+
+    Example:
+        >>> list(bool_chunks(iter([memoryview(b"\x05")]), 3))
+        [array([ True, False,  True])]
+    """
     for piece in bits:
         part = min(8 * len(piece), count)
         yield np.unpackbits(np.frombuffer(piece, np.uint8), count=part, bitorder="little").view(

@@ -100,6 +100,12 @@ def unpack_file(
     Raises:
         BoxwoodError: the file is damaged, which is noticed before anything takes the target's name,
             or the disk is full.
+
+    Example:
+        >>> unpack_file(Path("gone.safetensors"), Path("dense.safetensors"))
+        Traceback (most recent call last):
+        ...
+        boxwood.core.errors.BoxwoodError: Expected a safetensors file at gone.safetensors, got none; check the path.
     """
     outer, inner, layouts = open_packed(source)
     check_space(target.parent, sum(layout.entry.bytes for layout in layouts))
