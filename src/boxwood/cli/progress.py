@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
     Task,
     TextColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 from rich.text import Text
 
@@ -61,5 +63,28 @@ def bars(*, quiet: bool) -> Iterator[Watcher | None]:
             # Drawing at every step would cost more than the step.
             if done == steps or not done % 16:
                 progress.update(tasks[key], completed=done)  # type: ignore[arg-type]
+
+        yield watch
+
+
+@contextmanager
+def byte_bar(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Show how many bytes are done of how many, 0 for unknown, on standard error."""
+    console = Console(file=sys.stderr)
+    if quiet or not console.is_terminal:
+        yield lambda what, done, total: None  # noqa: ARG005
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=None)
+
+        def watch(what: str, done: int, total: int) -> None:
+            progress.update(task, description=what, completed=done, total=total or None)
 
         yield watch

@@ -80,7 +80,7 @@ def uniform(
         {'a': 5, 'b': 2}
     """
     wanted = _required(sparsity, "uniform")
-    return {name: _keep_of(score.numel(), wanted) for name, score in scores.items()}
+    return {name: keep_of(score.numel(), wanted) for name, score in scores.items()}
 
 
 def global_(scores: Scores, sparsity: float | None, within: Masks | None = None) -> dict[str, int]:
@@ -92,7 +92,7 @@ def global_(scores: Scores, sparsity: float | None, within: Masks | None = None)
         {'a': 2, 'b': 1}
     """
     total = sum(score.numel() for score in scores.values())
-    keep = _keep_of(total, _required(sparsity, "global_"))
+    keep = keep_of(total, _required(sparsity, "global_"))
     available = sum(candidates(scores, within).values())
     if keep > available:
         raise BoxwoodError(
@@ -135,7 +135,7 @@ class ByName:
         for name, score in scores.items():
             found = _first_match(self.sparsities, name)
             if found is not None:
-                keep[name] = _keep_of(score.numel(), found)
+                keep[name] = keep_of(score.numel(), found)
         return keep
 
 
@@ -190,8 +190,13 @@ def std_quality(
     return AtLeast(quality)(scores, None)
 
 
-def _keep_of(count: int, sparsity: float) -> int:
-    """Whole weights to keep; halves go to the even neighbour, as Python's round does."""
+def keep_of(count: int, sparsity: float) -> int:
+    """Count the weights to keep; halves go to the even neighbour, as Python's round does.
+
+    Example:
+        >>> keep_of(10, 0.75), keep_of(10, 0.85)
+        (2, 2)
+    """
     return round((1 - sparsity) * count)
 
 

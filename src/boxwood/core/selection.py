@@ -9,7 +9,7 @@ Ties go to the earlier position in C order, in the order of the names; so the re
 the count exact, where a comparison with the threshold alone would keep too many.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +21,9 @@ from boxwood.core.masks import Masks, apply
 
 Scores = Mapping[str, Tensor]
 """Dotted parameter name to a float tensor; higher is kept."""
+
+Chunks = Callable[[], Iterable[Tensor]]
+"""Scores piece by piece, anew at every call; a piece may be overwritten once the next is asked for."""
 
 _CHUNK = 1 << 20  # weights handled at a time: 4 MB of floats, which stay in the cache
 _DIGIT = 16  # bits per histogram: 65,536 bins
@@ -41,6 +44,14 @@ class _TopDigit:
 
 
 _TOP = {False: _TopDigit(16, 0x7F80), True: _TopDigit(48, 0x7FF0)}
+_SHORT = {
+    torch.bfloat16,
+    torch.float8_e4m3fn,
+    torch.float8_e4m3fnuz,
+    torch.float8_e5m2,
+    torch.float8_e5m2fnuz,
+}
+"""Types whose values fit the upper half of a float32."""
 
 
 @dataclass(frozen=True)
@@ -128,25 +139,52 @@ def kth_largest(scores: Scores, k: int, *, within: Masks | None = None) -> Thres
         Threshold(value=2.0, ties=1)
     """
     _check_dtypes(scores)
-    if k == 0:
-        check_finite(scores)
-        return Threshold(None)
+    return kth_of_chunks(
+        lambda: _chunks(scores, within),
+        k,
+        dtypes={score.dtype for score in scores.values()},
+        not_finite=lambda: check_finite(scores if within is None else apply(scores, within)),
+    )
+
+
+def kth_of_chunks(
+    chunks: Chunks, k: int, *, dtypes: set[torch.dtype], not_finite: Callable[[], None]
+) -> Threshold:
+    """Find the k-th largest of scores that do not fit into memory, read once for every 16 bits.
+
+    Args:
+        chunks: flat float tensors.
+        k: from 0 (nothing is kept) to the number of scores.
+        dtypes: the types of the scores; they decide how often they are read.
+        not_finite: called when a score is NaN or infinite, to raise an error that names it.
+
+    Example:
+        >>> pieces = torch.tensor([3.0, 1.0]), torch.tensor([2.0, 2.0])
+        >>> kth_of_chunks(lambda: pieces, 2, dtypes={torch.float32}, not_finite=exit)
+        Threshold(value=2.0, ties=1)
+    """
     # Keys of 64 bits order doubles; everything else is exact in float32.
-    wide = any(score.dtype == torch.float64 for score in scores.values())
+    wide = torch.float64 in dtypes
     top = _TOP[wide]
     counts = torch.zeros(1 << _DIGIT, dtype=torch.int64)
-    for keys in _keys(scores, within, wide=wide):
-        counts += _histogram((keys >> top.shift) + _HALF)
+    for chunk in chunks():
+        counts += _histogram((_keys(chunk, wide=wide) >> top.shift) + _HALF)
     if top.count_not_finite(counts):
-        check_finite(scores if within is None else apply(scores, within))
+        not_finite()
+    if k == 0:
+        return Threshold(None)
     bucket, rank = _bucket_of_rank(counts, k)
     prefix = bucket - _HALF
     # Each further pass looks at the keys that begin with the digits found so far. They are never
     # kept: where many scores are equal, they would be as many as the weights.
     for shift in range(top.shift - _DIGIT, -1, -_DIGIT):
+        if not wide and dtypes <= _SHORT:
+            # The rest of a key is zeros, or ones where a negative float was flipped.
+            prefix = (prefix << _DIGIT) + (0xFFFF if prefix < 0 else 0)
+            break
         counts.zero_()
-        for keys in _keys(scores, within, wide=wide):
-            same = _beginning_with(keys, prefix, shift + _DIGIT)
+        for chunk in chunks():
+            same = _beginning_with(_keys(chunk, wide=wide), prefix, shift + _DIGIT)
             counts += _histogram((same >> shift) & 0xFFFF)
         bucket, rank = _bucket_of_rank(counts, rank)
         prefix = (prefix << _DIGIT) + bucket
@@ -211,25 +249,28 @@ def _check_dtypes(scores: Scores) -> None:
             )
 
 
-def _keys(scores: Scores, within: Masks | None, *, wide: bool) -> Iterator[Tensor]:
-    """Chunks of integers in the order of the scores; only candidates."""
-    dtype, integers, sign = (
-        (torch.float64, torch.int64, 63) if wide else (torch.float32, torch.int32, 31)
-    )
+def _chunks(scores: Scores, within: Masks | None) -> Iterator[Tensor]:
+    """Flat pieces of all tensors in turn; only candidates."""
     for name, score in scores.items():
         inside = None if within is None or name not in within else _flat(within[name])
         for start, chunk in zip(
             range(0, score.numel(), _CHUNK), _flat(score).split(_CHUNK), strict=False
         ):
-            if inside is not None:
-                chunk = chunk[inside[start : start + _CHUNK]]
-            bits = chunk.to(dtype).view(integers)
-            if bits.numel() and int(bits.amin()) < 0:
-                # Negative floats order backwards as integers: flip all but their sign. Adding 0
-                # first makes -0.0 equal to 0.0. Magnitudes never come here.
-                bits = (chunk.to(dtype) + 0.0).view(integers)
-                bits = bits ^ ((bits >> sign) & torch.iinfo(integers).max)
-            yield bits
+            yield chunk if inside is None else chunk[inside[start : start + _CHUNK]]
+
+
+def _keys(chunk: Tensor, *, wide: bool) -> Tensor:
+    """Integers in the order of the scores."""
+    dtype, integers, sign = (
+        (torch.float64, torch.int64, 63) if wide else (torch.float32, torch.int32, 31)
+    )
+    bits = chunk.to(dtype).view(integers)
+    if bits.numel() and int(bits.amin()) < 0:
+        # Negative floats order backwards as integers: flip all but their sign. Adding 0 first
+        # makes -0.0 equal to 0.0. Magnitudes never come here.
+        bits = (chunk.to(dtype) + 0.0).view(integers)
+        bits = bits ^ ((bits >> sign) & torch.iinfo(integers).max)
+    return bits
 
 
 def _beginning_with(keys: Tensor, prefix: int, shift: int) -> Tensor:
@@ -279,24 +320,36 @@ def _is_finite(chunk: Tensor) -> bool:
     return bool(torch.stack(chunk.aminmax()).isfinite().all())  # extremes show NaN as well
 
 
+def keep_above_(mask: Tensor, scores: Tensor, limit: Threshold) -> Threshold:
+    """Write the mask of one chunk of scores; return what the limit is for the chunk after it.
+
+    Example:
+        >>> mask = torch.zeros(3, dtype=torch.bool)
+        >>> keep_above_(mask, torch.tensor([2.0, 3.0, 2.0]), Threshold(2.0, ties=1)), mask
+        (Threshold(value=2.0, ties=0), tensor([ True,  True, False]))
+    """
+    if limit.value is None:
+        mask.fill_(False)
+        return limit
+    torch.gt(scores, limit.value, out=mask)
+    if not limit.ties:
+        return limit
+    first = (scores == limit.value).nonzero().view(-1)[: limit.ties]
+    mask[first] = True
+    return Threshold(limit.value, limit.ties - first.numel())
+
+
 def _above(score: Tensor, limit: Threshold, within: Tensor | None) -> Tensor:
     """Keep what is above the threshold, and the first ties."""
     mask = torch.zeros(score.shape, dtype=torch.bool, device=score.device)
-    if limit.value is None:
-        return mask
-    flat, ties = mask.view(-1), limit.ties
     inside = None if within is None else _flat(within).split(_CHUNK)
     for index, (chunk, out) in enumerate(
-        zip(_flat(score).split(_CHUNK), flat.split(_CHUNK), strict=True)
+        zip(_flat(score).split(_CHUNK), mask.view(-1).split(_CHUNK), strict=True)
     ):
-        torch.gt(chunk, limit.value, out=out)
-        if ties:
-            equal = chunk == limit.value
-            if inside is not None:
-                equal &= inside[index]
-            first = equal.nonzero().view(-1)[:ties]
-            out[first] = True
-            ties -= first.numel()
-        if inside is not None:
-            out &= inside[index]
+        if inside is None:
+            limit = keep_above_(out, chunk, limit)
+            continue
+        part = torch.zeros_like(kept := chunk[inside[index]], dtype=torch.bool)
+        limit = keep_above_(part, kept, limit)
+        out[inside[index]] = part
     return mask

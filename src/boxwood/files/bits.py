@@ -50,9 +50,15 @@ def pack(fields: NDArray[np.uint16], bits: int) -> bytes:
         '39'
     """
     check_width(bits)
-    pairs = np.ascontiguousarray(fields, dtype="<u2").view(np.uint8).reshape(-1, 2)
-    single = np.unpackbits(pairs, axis=1, count=bits, bitorder="little")
-    return np.packbits(single.ravel(), bitorder="little").tobytes()
+    groups = np.zeros((-(-len(fields) // 8), 8), "<u8")
+    groups.reshape(-1)[: len(fields)] = fields
+    words = np.zeros((len(groups), 2), "<u8")
+    for place, word, shift in _places(bits):
+        words[:, word] |= groups[:, place] << np.uint64(shift)
+        if shift + bits > 64:
+            words[:, word + 1] |= groups[:, place] >> np.uint64(64 - shift)
+    whole = words.view(np.uint8)[:, :bits].tobytes()
+    return whole[: packed_bytes(len(fields), bits)]
 
 
 def unpack(data: bytes, count: int, bits: int) -> NDArray[np.uint16]:
@@ -76,9 +82,22 @@ def unpack(data: bytes, count: int, bits: int) -> NDArray[np.uint16]:
             f"Expected {packed_bytes(count, bits)} bytes for {count} fields of {bits} bits, "
             f"got {len(data)}; the stream is cut short, write it again."
         )
-    stream = np.frombuffer(data, dtype=np.uint8)
-    single = np.unpackbits(stream, count=count * bits, bitorder="little").reshape(count, bits)
-    pairs = np.zeros((count, 2), dtype=np.uint8)
-    octets = np.packbits(single, axis=1, bitorder="little")
-    pairs[:, : octets.shape[1]] = octets
-    return pairs.view("<u2").ravel().astype(np.uint16)
+    groups = -(-count // 8)
+    stream = np.zeros(groups * bits, np.uint8)
+    used = packed_bytes(count, bits)
+    stream[:used] = np.frombuffer(data, np.uint8, used)
+    octets = np.zeros((groups, 16), np.uint8)
+    octets[:, :bits] = stream.reshape(groups, bits)
+    words = octets.view("<u8")
+    fields = np.empty((groups, 8), np.uint16)
+    for place, word, shift in _places(bits):
+        found = words[:, word] >> np.uint64(shift)
+        if shift + bits > 64:
+            found |= words[:, word + 1] << np.uint64(64 - shift)
+        fields[:, place] = found & np.uint64(2**bits - 1)
+    return fields.reshape(-1)[:count]
+
+
+def _places(bits: int) -> list[tuple[int, int, int]]:
+    """Say where each of eight fields begins: they fill ``bits`` bytes, at most two words of 64 bits."""
+    return [(place, *divmod(place * bits, 64)) for place in range(8)]

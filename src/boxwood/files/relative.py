@@ -30,6 +30,7 @@ from torch import Tensor
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.files.bits import check_width, pack, packed_bytes, unpack
+from boxwood.files.gaps import fields_of, places_of, runs_between
 
 MAGIC = b"BXREL\x01"
 _HEAD = struct.Struct("<6sBBQQ")
@@ -103,13 +104,8 @@ def encode(
     array = _array(weight)
     flat = np.ascontiguousarray(array).ravel()
     positions = np.flatnonzero(flat.view(np.uint32) if mask is None else _fitting(mask, array))
-    runs = np.diff(positions, prepend=-1) - 1
-    escape = 2**index_bits - 1
-    fillers, rests = np.divmod(runs, escape)
-    entry = np.cumsum(fillers + 1) - 1
-    entries = int(entry[-1]) + 1 if len(entry) else 0
-    fields = np.full(entries, escape, dtype=np.uint16)
-    fields[entry] = rests
+    fields, entry = fields_of(runs_between(positions, -1), index_bits)
+    entries = len(fields)
     values = np.zeros(entries, dtype=np.float32)
     values[entry] = flat[positions]
     return RelativeCode(
@@ -221,9 +217,8 @@ def from_bytes(data: bytes) -> RelativeCode:
 
 def _placed(code: RelativeCode) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Return the positions of the kept entries, and their values."""
-    fields = unpack(code.index, len(code.values), code.index_bits).astype(np.int64)
-    kept = fields != 2**code.index_bits - 1
-    ends = np.cumsum(fields + kept)
+    fields = unpack(code.index, len(code.values), code.index_bits)
+    ends, kept = places_of(fields, code.index_bits)
     if (
         len(kept) - np.count_nonzero(kept) != code.fillers
         or code.values[~kept].any()

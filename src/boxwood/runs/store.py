@@ -27,6 +27,7 @@ from safetensors.torch import save_file
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.masks import pack, unpack
+from boxwood.files.header import refuse_pickle
 from boxwood.recipes.phase import State
 from boxwood.train.snapshots import Snapshot
 
@@ -214,13 +215,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
             return {n: opened.get_tensor(n) for n in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
         with path.open("rb") as start:
-            head = start.read(4)
-        if head[:2] in (b"PK", b"\x80\x02", b"\x80\x04", b"\x80\x05"):
-            raise BoxwoodError(
-                f"Expected a safetensors file, got a pickle at {path}, which could run code when "
-                f"it is read; convert it where you trust it: `safetensors.torch.save_file("
-                f"torch.load('{path.name}', weights_only=True), 'weights.safetensors')`."
-            ) from error
+            refuse_pickle(start.read(4), path)
         raise _damaged(path, error) from error
 
 

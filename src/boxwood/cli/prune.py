@@ -1,0 +1,91 @@
+"""``boxwood prune``: a checkpoint of any size, by magnitude, without the code of its model."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from boxwood.cli.progress import byte_bar
+from boxwood.files.checkpoint import open_checkpoint
+from boxwood.files.limits import Matching, global_limits, uniform_limits
+from boxwood.files.streaming import PrunedTensor, prune_checkpoint
+from boxwood.report.tables import render
+
+Links = Annotated[
+    bool,
+    typer.Option("--follow-links", help="Let shards be links out of their folder (caches)."),
+]
+
+
+def prune(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="safetensors file, index of shards, or a folder of either.")
+    ],
+    sparsity: Annotated[float, typer.Option(help="Fraction of zeros, in [0, 1).")],
+    out: Annotated[Path, typer.Option(help="New folder for the pruned checkpoint.")],
+    per_tensor: Annotated[
+        bool, typer.Option("--per-tensor", help="The same sparsity in every tensor.")
+    ] = False,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="Names to prune, as '*.weight'; may be repeated. Default: all matrices."),
+    ] = None,
+    skip: Annotated[
+        list[str] | None, typer.Option(help="Names to leave alone, as '*embed*'; may be repeated.")
+    ] = None,
+    follow_links: Links = False,
+    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Prune a checkpoint by magnitude to an exact count, in memory that does not grow with it.
+
+    The input is only read. OUT holds the same files, and the masks as bits in masks/. Run the same
+    command again after an interruption to go on.
+
+    Example: boxwood prune model/ --sparsity 0.5 --out pruned/ --skip '*embed*' --skip 'lm_head*'
+    """
+    torch.set_num_threads(threads)
+    chosen = Matching(tuple(where or ()), tuple(skip or ()))
+    opened = open_checkpoint(checkpoint, follow_links=follow_links)
+    chosen.check([tensor.name for tensor in opened.tensors()])
+    with byte_bar(quiet=as_json) as watch:
+        rows = prune_checkpoint(
+            checkpoint,
+            out,
+            sparsity,
+            scope=uniform_limits if per_tensor else global_limits,
+            where=chosen,
+            follow_links=follow_links,
+            watch=watch,
+        )
+    weights, kept = sum(row.weights for row in rows), sum(row.kept for row in rows)
+    total = {"weights": weights, "kept": kept, "sparsity": 1 - kept / max(weights, 1)}
+    if as_json:
+        found = {"out": str(out), "total": total, "tensors": [asdict(row) for row in rows]}
+        print(json.dumps(found, indent=1))  # noqa: T201 - the result itself
+        return
+    console = Console()
+    console.print(render(_table(rows), width=max(console.width, 110)), markup=False, soft_wrap=True)
+    console.print(
+        f"Kept {kept:,} of {weights:,} weights (sparsity {total['sparsity']:.4f}) in {out}; "
+        f"masks in {out / 'masks'}.",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _table(rows: tuple[PrunedTensor, ...]) -> Table:
+    table = Table("tensor")
+    for heading in ("weights", "kept", "sparsity", "threshold"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        limit = "" if row.threshold is None else f"{row.threshold:.4g}"
+        sparsity = f"{1 - row.kept / max(row.weights, 1):.4f}"
+        table.add_row(Text(row.name), f"{row.weights:,}", f"{row.kept:,}", sparsity, limit)
+    return table

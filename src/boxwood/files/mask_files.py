@@ -1,0 +1,212 @@
+"""Masks beside a checkpoint: ``masks/NAME`` belongs to the file ``NAME`` of the same folder.
+
+Each mask stands under the name of its tensor as bits, U8: eight weights to a byte, lowest bit
+first, in C order; the metadata carry the shapes. Masks that were saved as bools are read as well.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from boxwood.core.errors import BoxwoodError
+from boxwood.files.checkpoint import CHUNK, StoredTensor
+from boxwood.files.header import Header, make_header, preamble, read_header, strict_json
+from boxwood.files.writing import disk_errors, whole_file
+
+FOLDER = "masks"
+_KEY = "boxwood.masks"
+
+
+@dataclass(frozen=True)
+class StoredMask:
+    """A mask in a file.
+
+    Args:
+        tensor: its bits or bools.
+        shape: the shape of what it masks.
+        count: weights.
+    """
+
+    tensor: StoredTensor
+    shape: tuple[int, ...]
+    count: int
+
+    def chunks(self) -> Iterator[NDArray[np.bool_]]:
+        """Read so many weights at a time as a chunk of the checkpoint has.
+
+        Raises:
+            BoxwoodError: the file cannot be read, or holds what is no bool.
+        """
+        if self.tensor.entry.dtype != "BOOL":
+            yield from bool_chunks(self.tensor.chunks(CHUNK // 8), self.count)
+            return
+        for piece in self.tensor.chunks():
+            values = np.frombuffer(piece, np.uint8)
+            if values.size and values.max() > 1:
+                raise _wrong(self.tensor.path, f"{values.max()} in {self.tensor.name!r}")
+            yield values.astype(np.bool_)  # a copy: the buffer is used again
+
+    def kept(self) -> int:
+        """Count the weights that it keeps."""
+        return sum(int(np.count_nonzero(chunk)) for chunk in self.chunks())
+
+
+def bool_chunks(bits: Iterator[memoryview], count: int) -> Iterator[NDArray[np.bool_]]:
+    r"""Turn pieces of packed bits into bools, ``count`` in all.
+
+    Example:
+        >>> list(bool_chunks(iter([memoryview(b"\x05")]), 3))
+        [array([ True, False,  True])]
+    """
+    for piece in bits:
+        part = min(8 * len(piece), count)
+        yield np.unpackbits(np.frombuffer(piece, np.uint8), count=part, bitorder="little").view(
+            np.bool_
+        )
+        count -= part
+
+
+def bits_of(mask: NDArray[np.bool_]) -> bytes:
+    """Pack bools as masks are stored.
+
+    Example:
+        >>> bits_of(np.array([True, False, True])).hex()
+        '05'
+    """
+    return np.packbits(mask, bitorder="little").tobytes()
+
+
+def masks_header(shapes: Mapping[str, tuple[int, ...]], path: Path) -> Header:
+    """Lay out a file of masks as bits.
+
+    Example:
+        >>> masks_header({"w": (3, 5)}, Path("a")).entries["w"].bytes
+        2
+    """
+    about = {"version": 1, "shapes": {name: list(shape) for name, shape in shapes.items()}}
+    sizes = {name: -(-math.prod(shape) // 8) for name, shape in shapes.items()}
+    return make_header(
+        [(name, "U8", (size,), size) for name, size in sizes.items()],
+        {_KEY: json.dumps(about, separators=(",", ":"))},
+        path,
+    )
+
+
+@contextmanager
+def with_masks(
+    path: Path, header: Header, shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[BinaryIO, BinaryIO | None]]:
+    """Write a file and, if it has any, the masks beside it; the masks take their name first.
+
+    Args:
+        path: the file.
+        header: what it will hold; it is written already when the block begins.
+        shapes: what is masked, in the order in which the bits will come.
+
+    Yields:
+        The two files, open after their headers.
+    """
+    beside = path.parent / FOLDER / path.name
+    with ExitStack() as files:  # leaves in reverse order
+        weights = files.enter_context(whole_file(path))
+        weights.write(preamble(header))
+        bits = None
+        if shapes:
+            with disk_errors(beside):
+                beside.parent.mkdir(exist_ok=True)
+            bits = files.enter_context(whole_file(beside))
+            bits.write(preamble(masks_header(shapes, beside)))
+        yield weights, bits
+
+
+def open_masks(path: Path) -> dict[str, StoredMask]:
+    """Find the masks of a file.
+
+    Raises:
+        BoxwoodError: the file is damaged, or holds something that is no mask.
+
+    Example:
+        >>> open_masks(Path("gone.safetensors"))
+        Traceback (most recent call last):
+        ...
+        boxwood.core.errors.BoxwoodError: Expected a safetensors file at gone.safetensors, got none; check the path.
+    """
+    header = read_header(path)
+    try:
+        about = strict_json(header.metadata.get(_KEY, "{}").encode())
+    except ValueError as error:
+        raise _wrong(path, f"metadata that are no valid JSON ({error})") from error
+    shapes = about.get("shapes", {})
+    if about.get("version", 1) != 1:
+        raise _wrong(path, f"version {about['version']}, which is newer than this Boxwood")
+    found = {}
+    for name, entry in header.entries.items():
+        shape = entry.shape if entry.dtype == "BOOL" else _shape(shapes, name)
+        count = math.prod(shape)
+        if entry.dtype != "BOOL" and (entry.dtype, entry.bytes) != ("U8", -(-count // 8)):
+            raise _wrong(path, f"{entry.dtype} of shape {entry.shape} for {name!r}")
+        found[name] = StoredMask(StoredTensor(name, path, entry), shape, count)
+    return found
+
+
+def load_masks(source: Path) -> dict[str, Tensor]:
+    """Read masks into memory.
+
+    Args:
+        source: a file of masks, or a checkpoint's folder with ``masks/`` in it.
+
+    Returns:
+        Bool tensors by name, True keeps.
+
+    Raises:
+        BoxwoodError: a file is damaged, or there is none.
+
+    Example:
+        >>> from boxwood.files.streaming import prune_checkpoint
+        >>> pruned = prune_checkpoint(Path("gone"), Path("out"), 0.5)  # doctest: +SKIP
+        >>> masks = load_masks(Path("out"))  # doctest: +SKIP
+    """
+    files = sorted((source / FOLDER).glob("*.safetensors")) if source.is_dir() else [source]
+    if not files:
+        raise BoxwoodError(f"Expected masks in {source / FOLDER}, got none; prune it first.")
+    return {
+        name: torch.from_numpy(np.concatenate([*mask.chunks(), np.empty(0, np.bool_)])).view(
+            mask.shape
+        )
+        for file in files
+        for name, mask in open_masks(file).items()
+    }
+
+
+def masks_beside(path: Path) -> Path | None:
+    """Find the masks of a checkpoint's file, if it has any.
+
+    Example:
+        >>> masks_beside(Path("model.safetensors"))
+    """
+    beside = path.parent / FOLDER / path.name
+    return beside if beside.exists() else None
+
+
+def _shape(shapes: object, name: str) -> tuple[int, ...]:
+    """Return the shape that the metadata give, or one that fits no bits at all."""
+    shape = shapes.get(name) if isinstance(shapes, dict) else None
+    if not isinstance(shape, list) or not all(type(n) is int and 0 <= n < 2**63 for n in shape):
+        return (-1,)
+    return tuple(shape)
+
+
+def _wrong(path: Path, what: str) -> BoxwoodError:
+    return BoxwoodError(
+        f"Expected bool masks, or bits with their shapes, in {path}, got {what}; "
+        f"give the file of masks that was written beside this checkpoint."
+    )

@@ -1,0 +1,106 @@
+"""Files that appear under their name whole, or not at all."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from boxwood.core.errors import BoxwoodError
+
+UNFINISHED = ".new-"
+"""How the name of a file begins while it is being written."""
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a new file that takes its name once all of it is on the disk.
+
+    Raises:
+        BoxwoodError: the disk is full or not writable; nothing is left behind, and what was there
+            before is untouched.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with whole_file(Path(folder) / "a") as opened:
+        ...         _ = opened.write(b"all of it")
+        ...     (Path(folder) / "a").read_text()
+        'all of it'
+    """
+    new = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
+    with disk_errors(path):
+        new.unlink(missing_ok=True)
+        try:
+            # "x": never through a link that somebody has put there.
+            with new.open("xb") as opened:
+                yield opened
+                opened.flush()
+                os.fsync(opened.fileno())
+            new.replace(path)
+            sync_folder(path.parent)
+        finally:
+            new.unlink(missing_ok=True)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file so that it appears whole or not at all.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     copy_file(Path(__file__), Path(folder) / "copy")
+        ...     (Path(folder) / "copy").read_bytes() == Path(__file__).read_bytes()
+        True
+    """
+    with source.open("rb") as opened, whole_file(target) as copy:
+        shutil.copyfileobj(opened, copy)
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """Refuse what will not fit before any of it is written.
+
+    Example:
+        >>> check_space(Path(), 1)
+    """
+    with disk_errors(folder):
+        free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise BoxwoodError(
+            f"Expected {needed:,} bytes free in {folder}, got {free:,}; free some space, or give "
+            f"another place."
+        )
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a loss of power.
+
+    Example:
+        >>> sync_folder(Path())
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full or read-only disk into an error that says what to do.
+
+    Example:
+        >>> with disk_errors(Path("out")):
+        ...     raise OSError(28, "No space left on device")
+        Traceback (most recent call last):
+        ...
+        boxwood.core.errors.BoxwoodError: Expected to write out, got [Errno 28] No space left on device; free some space or give another place, and run again: what was finished is kept.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise BoxwoodError(
+            f"Expected to write {path}, got {error}; free some space or give another place, and "
+            f"run again: what was finished is kept."
+        ) from error
