@@ -196,8 +196,8 @@ def test_static_masks_stay() -> None:
         RigL(sparsity=0.8, until=45, every=5),
     ],
 )
-@pytest.mark.parametrize("stop", [1, 19, 20, 33])
-def test_resuming_inside_a_ramp_is_exact(policy: Policy, stop: int) -> None:
+@pytest.mark.parametrize(("stop", "late"), [(1, True), (19, False), (20, True), (33, False)])
+def test_resuming_inside_a_ramp_is_exact(policy: Policy, stop: int, late: bool) -> None:
     """Stopped anywhere and resumed from what was saved, the weights are those never stopped."""
     whole = network()
     optimizer = adam(whole)
@@ -211,10 +211,14 @@ def test_resuming_inside_a_ramp_is_exact(policy: Policy, stop: int) -> None:
     again = network(seed=1)
     again.load_state_dict(saved[0])
     optimizer = adam(again)
-    training = SparseTraining(again, optimizer, policy)
-    optimizer.load_state_dict(saved[1])
-    again.load_state_dict(saved[0])
-    training.load_state_dict(saved[2])
+    if late:
+        training = SparseTraining(again, optimizer, policy)
+        again.load_state_dict(saved[0])
+        optimizer.load_state_dict(saved[1])
+        training.load_state_dict(saved[2])
+    else:
+        optimizer.load_state_dict(saved[1])
+        SparseTraining(again, optimizer, policy, state=saved[2])
     train(again, optimizer, range(stop, 60))
     for name, parameter in whole.named_parameters():
         assert torch.equal(parameter, again.get_parameter(name)), name
@@ -248,6 +252,16 @@ def test_bad_settings_are_refused() -> None:
         BoxwoodError, match="Expected a state with the number of steps, got nothing"
     ):
         training.load_state_dict({})
+
+
+def test_masks_of_other_parameters_are_refused() -> None:
+    """A policy goes on from masks of exactly the parameters that it prunes."""
+    net = network()
+    state = {"0.weight": torch.ones(20, 12, dtype=torch.bool)}
+    with pytest.raises(
+        BoxwoodError, match=r"Expected masks for 0\.weight, 2\.weight, 4\.weight, got"
+    ):
+        SparseTraining(net, adam(net), Static(sparsity=0.5), state=state)
 
 
 def test_a_parameter_without_a_gradient_is_named() -> None:

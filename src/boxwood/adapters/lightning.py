@@ -50,13 +50,10 @@ class SparseTrainingCallback(Callback):
                 f"Expected a module with one optimizer, got {len(trainer.optimizers)}; make a "
                 f"SparseTraining for each in your own on_train_start."
             )
-        masks = {name: mask for name, mask in self._saved.items() if name != "steps"}
         (optimizer,) = trainer.optimizers
         self.training = SparseTraining(
-            pl_module, optimizer, self._policy, where=self._where, masks=masks or None
+            pl_module, optimizer, self._policy, where=self._where, state=self._saved
         )
-        if self._saved:
-            self.training.load_state_dict(self._saved)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
         """Let go of the optimizer; ``training.masks`` stay readable."""

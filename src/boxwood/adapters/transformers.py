@@ -61,15 +61,11 @@ class SparseTrainingCallback(TrainerCallback):
         """Hold the masks under the optimizer; weights and optimizer have been restored by now."""
         assert model is not None  # noqa: S101 - the trainer gives both
         assert optimizer is not None  # noqa: S101
-        saved = _load(args, state)
-        masks = {name: mask for name, mask in saved.items() if name != "steps"}
         # Accelerate wraps the optimizer; only the one inside takes steps.
         inner = getattr(optimizer, "optimizer", optimizer)
         self.training = SparseTraining(
-            model, inner, self._policy, where=self._where, masks=masks or None
+            model, inner, self._policy, where=self._where, state=_load(args, state)
         )
-        if saved:
-            self.training.load_state_dict(saved)
 
     def on_save(
         self,

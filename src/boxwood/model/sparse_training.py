@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from boxwood.core.errors import BoxwoodError
-from boxwood.core.masks import Masks
 from boxwood.core.policies import Policy
 from boxwood.model.binding import MaskBinding
 from boxwood.model.prunable import Where, linear_and_conv
@@ -26,8 +25,8 @@ class SparseTraining:
         optimizer: any ``torch.optim`` optimizer over its parameters.
         policy: `Gradual`, `LayerByLayer`, `RigL`, `SET` or `Static`, or your own.
         where: which parameters are pruned.
-        masks: masks so far, for going on with a network that is sparse already; by default the
-            policy makes the first ones.
+        state: where to go on: what `state_dict` returned, or the masks of a network that is
+            sparse already; by default the policy makes the first masks.
 
     Raises:
         BoxwoodError: nothing matches ``where``, or the optimizer has none of the parameters.
@@ -55,10 +54,10 @@ class SparseTraining:
         policy: Policy,
         *,
         where: Where = linear_and_conv,
-        masks: Masks | None = None,
+        state: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.policy = policy
-        self.steps = 0
+        self.steps, masks = _split(state or {})
         self._weights = where(model)
         self._dense: dict[str, Tensor] = {}
         self._handles: list[Any] = []
@@ -68,8 +67,14 @@ class SparseTraining:
             for name, parameter in self._weights.items():
                 hook = self._gradient_hook(name)
                 self._handles.append(parameter.register_post_accumulate_grad_hook(hook))
-        detached = {name: parameter.detach() for name, parameter in self._weights.items()}
-        self._held = MaskBinding(model, optimizer, masks or policy.init(detached))
+        if not masks:
+            masks = policy.init({name: p.detach() for name, p in self._weights.items()})
+        elif set(masks) != set(self._weights):
+            raise BoxwoodError(
+                f"Expected masks for {', '.join(self._weights)}, got masks for "
+                f"{', '.join(masks)}; say with `where` which parameters are pruned."
+            )
+        self._held = MaskBinding(model, optimizer, masks)
         self._handles.append(optimizer.register_step_post_hook(self._after_step))
 
     @property
@@ -92,8 +97,9 @@ class SparseTraining:
                 f"Expected a state with the number of steps, got {', '.join(state) or 'nothing'}; "
                 f"give what SparseTraining.state_dict returned."
             )
-        self._held.load_state_dict({n: mask for n, mask in state.items() if n != "steps"})
-        self.steps = int(state["steps"])
+        steps, masks = _split(state)
+        self._held.load_state_dict(masks)
+        self.steps = steps
 
     def detach(self) -> None:
         """Let go: from now on nothing changes the masks or keeps pruned weights at zero."""
@@ -130,3 +136,9 @@ class SparseTraining:
                 f"{', '.join(missing[:4])}; let the loss depend on them, or leave them out by "
                 f"`where`."
             )
+
+
+def _split(state: Mapping[str, Tensor]) -> tuple[int, dict[str, Tensor]]:
+    """Tell the number of steps from the masks, which no parameter named ``steps`` disturbs."""
+    masks = {name: mask for name, mask in state.items() if name != "steps"}
+    return int(state.get("steps", 0)), masks

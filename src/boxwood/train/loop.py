@@ -14,9 +14,11 @@ from boxwood.core import spec
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.examples import Examples
 from boxwood.core.masks import Masks
+from boxwood.core.policies import Policy
 from boxwood.core.seeds import generator_for, seed_for
 from boxwood.model.binding import MaskBinding
-from boxwood.model.prunable import parameter_names
+from boxwood.model.prunable import Where, linear_and_conv, parameter_names
+from boxwood.model.sparse_training import SparseTraining
 from boxwood.train.losses import Loss, add_l1_gradient_, cross_entropy
 from boxwood.train.metrics import device_of
 from boxwood.train.optimizers import Constant, Course, OptimizerSpec
@@ -45,6 +47,9 @@ class Fit:
         watch_every: steps between two rows of the history; None for one row per epoch.
         clip: largest norm of the gradient of all parameters together; None for no limit.
         augment: changes the inputs of a batch at random, such as `FlipAndCrop`.
+        policy: changes the masks while it trains, such as `Gradual`; its steps are counted from
+            the beginning of the course.
+        where: the parameters that ``policy`` prunes.
 
     Example:
         >>> from boxwood.train.optimizers import SGD
@@ -69,6 +74,8 @@ class Fit:
     watch_every: int | None = spec.field(None, legacy=None)
     clip: float | None = spec.field(None, legacy=None)
     augment: Augmentation | None = spec.field(None, legacy=None)  # noqa: RUF009 - a field
+    policy: Policy | None = spec.field(None, legacy=None)  # noqa: RUF009
+    where: Where = spec.field(linear_and_conv, legacy=linear_and_conv)  # noqa: RUF009
 
     def __post_init__(self) -> None:
         given = [length for length in (self.epochs, self.steps) if length is not None]
@@ -164,6 +171,15 @@ class Checkpoints(Protocol):
 Row = dict[str, float]
 """Of a history: ``epoch`` and ``step`` reached, mean training ``loss`` since the row before."""
 
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training leaves beside the network: its history, and the masks at its end."""
+
+    history: list[Row]
+    masks: dict[str, Tensor]
+
+
 Watch = Callable[[nn.Module, Sequence[Row]], Mapping[str, float]]
 """Told the network and the history, whose last row it adds to."""
 
@@ -181,7 +197,7 @@ def fit_(
     watch: Watch | None = None,
     checkpoints: Checkpoints | None = None,
     progress: Progress | None = None,
-) -> list[Row]:
+) -> Trained:
     """Train a network in place.
 
     The order of examples in epoch e follows from (seed, ``fit.order``, e) alone, augmentation in
@@ -193,13 +209,15 @@ def fit_(
         examples: what it learns from.
         fit: how.
         seed: root seed of the run.
-        masks: bool tensors by parameter name; True keeps.
+        masks: bool tensors by parameter name, True keeps; where ``fit`` has a policy, those that
+            it goes on from.
         watch: called for every row; what it returns is part of the history.
         checkpoints: where to resume from and to save to.
         progress: told after every step.
 
     Returns:
-        One row per epoch, or per ``fit.watch_every`` steps, and one at the end: see `Row`.
+        One row per epoch, or per ``fit.watch_every`` steps, and one at the end (see `Row`); and
+        the masks at the end.
 
     Raises:
         BoxwoodError: the loss is no longer finite, a pattern of ``frozen`` matches nothing, or
@@ -209,8 +227,8 @@ def fit_(
         >>> from boxwood.data.splits import InMemory
         >>> from boxwood.train.optimizers import SGD
         >>> net, data = nn.Linear(2, 2), InMemory(torch.eye(2), torch.tensor([0, 1]))
-        >>> rows = fit_(net, data, Fit(epochs=2, batch=2, optimizer=SGD(lr=1.0)), seed=0)
-        >>> rows[1]["loss"] < rows[0]["loss"]
+        >>> done = fit_(net, data, Fit(epochs=2, batch=2, optimizer=SGD(lr=1.0)), seed=0)
+        >>> done.history[1]["loss"] < done.history[0]["loss"]
         True
     """
     if not len(examples):
@@ -229,14 +247,20 @@ def fit_(
         torch.manual_seed(seed_for(seed, "dropout", fit.order))
         history: list[Row] = []
         window = fit.window(len(examples))
-        start = _resume_(model, optimizer, history, checkpoints) or (window.first, 0.0)
-        if masks:
+        resumed = _resume_(model, optimizer, history, checkpoints)
+        start, held_state = resumed or ((window.first, 0.0), {})
+        held: MaskBinding | SparseTraining | None = None
+        if fit.policy is not None:
+            state = held_state or {**(masks or {}), "steps": torch.tensor(window.first)}
+            held = SparseTraining(model, optimizer, fit.policy, where=fit.where, state=state)
+        elif masks:
             held = MaskBinding(model, optimizer, masks)
+        if held is not None:
             stack.callback(held.detach)
         model.train()
-        loop = _Loop(model, examples, fit, window, seed, optimizer, history)
+        loop = _Loop(model, examples, fit, window, seed, optimizer, history, held)
         loop.run_(start, watch, checkpoints, progress)
-    return history
+        return Trained(history, {} if held is None else held.masks)
 
 
 @dataclass(frozen=True)
@@ -248,6 +272,7 @@ class _Loop:
     seed: int
     optimizer: Optimizer
     history: list[Row]
+    held: MaskBinding | SparseTraining | None
 
     def run_(
         self,
@@ -332,6 +357,8 @@ def _snapshot(loop: _Loop, step: int, summed: float) -> Snapshot:
                 tensors[f"optimizer/{index}/{key}"] = value
             else:
                 numbers.setdefault(str(index), {})[key] = value
+    if loop.held is not None:
+        tensors |= {f"held/{name}": each for name, each in loop.held.state_dict().items()}
     tensors["random"] = torch.get_rng_state()
     facts = {"step": step, "summed": summed, "numbers": numbers, "history": list(loop.history)}
     return Snapshot(tensors, facts)
@@ -342,12 +369,15 @@ def _resume_(
     optimizer: Optimizer,
     history: list[Row],
     checkpoints: Checkpoints | None,
-) -> tuple[int, float] | None:
-    """Put everything where the last snapshot left it; returns the step and the sum of losses."""
+) -> tuple[tuple[int, float], dict[str, Tensor]] | None:
+    """Put everything where the last snapshot left it.
+
+    Returns the step and the sum of losses, and the state of what is held.
+    """
     snapshot = None if checkpoints is None else checkpoints.load()
     if snapshot is None:
         return None
-    kinds = ("model/", "optimizer/")
+    kinds = ("model/", "optimizer/", "held/")
     parts = {
         kind: {n.removeprefix(kind): t for n, t in snapshot.tensors.items() if n.startswith(kind)}
         for kind in kinds
@@ -363,4 +393,4 @@ def _resume_(
     optimizer.load_state_dict({"state": memory, "param_groups": groups})
     torch.set_rng_state(snapshot.tensors["random"])
     history.extend(snapshot.facts["history"])
-    return snapshot.facts["step"], snapshot.facts["summed"]
+    return (snapshot.facts["step"], snapshot.facts["summed"]), parts["held/"]

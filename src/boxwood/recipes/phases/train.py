@@ -1,4 +1,4 @@
-"""Train under the masks as they are."""
+"""Train under the masks as they are, or as a policy changes them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ class Train:
                 row["test"] = accuracy(network, world.data.test).fraction
             return row
 
-        history = fit_(
+        done = fit_(
             model,
             world.data.train,
             self.fit,
@@ -62,4 +62,4 @@ class Train:
             progress=world.progress,
         )
         epochs = self.fit.window(len(world.data.train)).epochs
-        return state_of(model, state.masks, {"history": history, "epochs": epochs})
+        return state_of(model, done.masks, {"history": done.history, "epochs": epochs})
