@@ -58,7 +58,7 @@ def net() -> nn.Module:
 
 def trained(fit: Fit, kept: Kept | None = None) -> tuple[dict[str, torch.Tensor], list]:
     model = net()
-    history = fit_(model, IMAGES, fit, seed=3, checkpoints=kept)
+    history = fit_(model, IMAGES, fit, seed=3, checkpoints=kept).history
     return model.state_dict(), history
 
 
@@ -110,7 +110,7 @@ def test_entering_at_step_k_replays_data_rates_and_augmentation():
     second[3].p = 0.0
     fit_(model, IMAGES, fit, seed=3)
     fit_(second, IMAGES, replace(fit, until=9), seed=3)
-    rows = fit_(second, IMAGES, replace(fit, first=9), seed=3)
+    rows = fit_(second, IMAGES, replace(fit, first=9), seed=3).history
     assert [row["step"] for row in rows] == [14, 17]
     for name, weight in model.state_dict().items():
         assert torch.equal(second.state_dict()[name], weight)

@@ -90,25 +90,23 @@ class MaskBinding:
         Raises:
             BoxwoodError: the names or shapes differ; nothing is changed then.
         """
-        masks = _merge_tied(self._named, masks)
-        if set(masks) != set(self._parameters):
-            raise BoxwoodError(
-                f"Expected masks for {', '.join(self._parameters)}, got masks for "
-                f"{', '.join(masks) or 'nothing'}; make a new MaskBinding for other parameters."
-            )
-        self._set(masks)
+        self._set(self._checked(masks))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the masks, for saving beside the weights and the optimizer."""
         return self.masks
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take masks that `state_dict` returned.
+        """Take masks that `state_dict` returned; load model and optimizer before.
+
+        The optimizer's memory of what is kept stays: it was saved under these masks.
 
         Raises:
-            BoxwoodError: they are of another model.
+            BoxwoodError: they are of another model; nothing is changed then.
         """
-        self.replace_masks(state)
+        masks = self._checked(state)
+        self._bits = {}
+        self._set(masks)
 
     def detach(self) -> None:
         """Let go: from now on nothing keeps pruned weights at zero."""
@@ -126,6 +124,15 @@ class MaskBinding:
                 f"one that has none of them; build the optimizer from this model's parameters, "
                 f"after moving the model to its device."
             )
+
+    def _checked(self, masks: Masks) -> dict[str, Tensor]:
+        masks = _merge_tied(self._named, masks)
+        if set(masks) != set(self._parameters):
+            raise BoxwoodError(
+                f"Expected masks for {', '.join(self._parameters)}, got masks for "
+                f"{', '.join(masks) or 'nothing'}; make a new MaskBinding for other parameters."
+            )
+        return masks
 
     @torch.no_grad()
     def _set(self, masks: Masks) -> None:

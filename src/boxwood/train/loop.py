@@ -13,9 +13,11 @@ from boxwood.core import spec
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.examples import Examples
 from boxwood.core.masks import Masks
+from boxwood.core.policies import Policy
 from boxwood.core.seeds import generator_for, seed_for
 from boxwood.model.binding import MaskBinding
-from boxwood.model.prunable import parameter_names
+from boxwood.model.prunable import Where, linear_and_conv, parameter_names
+from boxwood.model.sparse_training import SparseTraining
 from boxwood.train.losses import Loss, add_l1_gradient_, cross_entropy
 from boxwood.train.metrics import device_of
 from boxwood.train.optimizers import Constant, Course, OptimizerSpec
@@ -45,6 +47,9 @@ class Fit:
         watch_every: steps between two rows of the history; None for one row per epoch.
         clip: largest norm of the gradient of all parameters together; None for no limit.
         augment: changes the inputs of a batch at random, such as `FlipAndCrop`.
+        policy: changes the masks while it trains, such as `Gradual`; its steps are counted from
+            the beginning of the course.
+        where: the parameters that ``policy`` prunes.
 
     Example:
         >>> from boxwood.train.optimizers import SGD
@@ -69,6 +74,8 @@ class Fit:
     watch_every: int | None = spec.field(None, legacy=None)
     clip: float | None = spec.field(None, legacy=None)
     augment: Augmentation | None = spec.field(None, legacy=None)  # noqa: RUF009 - a field
+    policy: Policy | None = spec.field(None, legacy=None)  # noqa: RUF009
+    where: Where = spec.field(linear_and_conv, legacy=linear_and_conv)  # noqa: RUF009
 
     def __post_init__(self) -> None:
         given = [length for length in (self.epochs, self.steps) if length is not None]
@@ -140,6 +147,15 @@ class Window:
 Row = dict[str, float]
 """Of a history: ``epoch`` and ``step`` reached, mean training ``loss`` since the row before."""
 
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training leaves beside the network: its history, and the masks at its end."""
+
+    history: list[Row]
+    masks: dict[str, Tensor]
+
+
 Watch = Callable[[nn.Module, Sequence[Row]], Mapping[str, float]]
 """Told the network and the history, whose last row it adds to."""
 
@@ -158,7 +174,7 @@ def fit_(
     memory: dict[str, Tensor] | None = None,
     checkpoints: Checkpoints | None = None,
     progress: Progress | None = None,
-) -> list[Row]:
+) -> Trained:
     """Train a network in place.
 
     The order of examples in epoch e follows from (seed, ``fit.order``, e) alone, augmentation in
@@ -170,7 +186,8 @@ def fit_(
         examples: what it learns from.
         fit: how.
         seed: root seed of the run.
-        masks: bool tensors by parameter name; True keeps.
+        masks: bool tensors by parameter name, True keeps; where ``fit`` has a policy, those that
+            it goes on from.
         watch: called for every row; what it returns is part of the history.
         memory: tensors that ``watch`` keeps between rows, such as the best weights so far; they are
             part of every snapshot, and filled in place from the one resumed from.
@@ -178,7 +195,8 @@ def fit_(
         progress: told after every step.
 
     Returns:
-        One row per epoch, or per ``fit.watch_every`` steps, and one at the end: see `Row`.
+        One row per epoch, or per ``fit.watch_every`` steps, and one at the end (see `Row`); and
+        the masks at the end.
 
     Raises:
         BoxwoodError: the loss is no longer finite, a pattern of ``frozen`` matches nothing, or
@@ -188,8 +206,8 @@ def fit_(
         >>> from boxwood.data.splits import InMemory
         >>> from boxwood.train.optimizers import SGD
         >>> net, data = nn.Linear(2, 2), InMemory(torch.eye(2), torch.tensor([0, 1]))
-        >>> rows = fit_(net, data, Fit(epochs=2, batch=2, optimizer=SGD(lr=1.0)), seed=0)
-        >>> rows[1]["loss"] < rows[0]["loss"]
+        >>> done = fit_(net, data, Fit(epochs=2, batch=2, optimizer=SGD(lr=1.0)), seed=0)
+        >>> done.history[1]["loss"] < done.history[0]["loss"]
         True
     """
     if not len(examples):
@@ -209,14 +227,20 @@ def fit_(
         history: list[Row] = []
         window = fit.window(len(examples))
         memory = {} if memory is None else memory
-        start = resume_(model, optimizer, history, memory, checkpoints) or (window.first, 0.0)
-        if masks:
+        state: dict[str, Tensor] = {}
+        start = resume_(model, optimizer, history, memory, state, checkpoints)
+        held: MaskBinding | SparseTraining | None = None
+        if fit.policy is not None:
+            state = state or {**(masks or {}), "steps": torch.tensor(window.first)}
+            held = SparseTraining(model, optimizer, fit.policy, where=fit.where, state=state)
+        elif masks:
             held = MaskBinding(model, optimizer, masks)
+        if held is not None:
             stack.callback(held.detach)
         model.train()
-        loop = _Loop(model, examples, fit, window, seed, optimizer, history, memory)
-        loop.run_(start, watch, checkpoints, progress)
-    return history
+        loop = _Loop(model, examples, fit, window, seed, optimizer, history, memory, held)
+        loop.run_(start or (window.first, 0.0), watch, checkpoints, progress)
+        return Trained(history, {} if held is None else held.masks)
 
 
 @dataclass(frozen=True)
@@ -229,6 +253,7 @@ class _Loop:
     optimizer: Optimizer
     history: list[Row]
     memory: dict[str, Tensor]
+    held: MaskBinding | SparseTraining | None
 
     def run_(
         self,
@@ -283,6 +308,9 @@ class _Loop:
                             summed=float(running),
                             history=self.history,
                             memory=self.memory,
+                            held=self.held.state_dict()
+                            if isinstance(self.held, SparseTraining)
+                            else {},
                         )
                     )
 

@@ -41,6 +41,7 @@ def take(
     summed: float,
     history: Sequence[Mapping[str, float]],
     memory: Mapping[str, Tensor],
+    held: Mapping[str, Tensor],
 ) -> Snapshot:
     """Write down a training, torch's random numbers included.
 
@@ -51,9 +52,11 @@ def take(
         summed: losses since the last row of the history.
         history: rows so far.
         memory: tensors that whoever watches keeps between rows.
+        held: masks that change while it trains, and what belongs to them.
     """
     tensors = {f"model/{name}": t for name, t in model.state_dict().items()}
     tensors |= {f"memory/{name}": t for name, t in memory.items()}
+    tensors |= {f"held/{name}": t for name, t in held.items()}
     numbers: dict[str, dict[str, Any]] = {}
     for index, moments in optimizer.state_dict()["state"].items():
         for key, value in moments.items():
@@ -71,9 +74,12 @@ def resume_(
     optimizer: Optimizer,
     history: list[dict[str, float]],
     memory: dict[str, Tensor],
+    held: dict[str, Tensor],
     checkpoints: Checkpoints | None,
 ) -> tuple[int, float] | None:
     """Put everything where the last snapshot left it, torch's random numbers included.
+
+    ``history``, ``memory`` and ``held`` are filled in place.
 
     Returns:
         Steps done, and the losses since the last row; None where there is no snapshot.
@@ -81,13 +87,14 @@ def resume_(
     snapshot = None if checkpoints is None else checkpoints.load()
     if snapshot is None:
         return None
-    kinds = ("model/", "optimizer/", "memory/")
+    kinds = ("model/", "optimizer/", "memory/", "held/")
     parts = {
         kind: {n.removeprefix(kind): t for n, t in snapshot.tensors.items() if n.startswith(kind)}
         for kind in kinds
     }
     model.load_state_dict(parts["model/"])
     memory.update(parts["memory/"])
+    held.update(parts["held/"])
     moments: dict[int, dict[str, Any]] = {
         int(index): dict(numbers) for index, numbers in snapshot.facts["numbers"].items()
     }

@@ -1,4 +1,4 @@
-"""Train under the masks as they are."""
+"""Train under the masks as they are, or as a policy changes them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ class Train:
                 row["test"] = accuracy(network, world.data.test).fraction
             return row
 
-        history = fit_(
+        done = fit_(
             model,
             world.data.train,
             self.fit,
@@ -69,6 +69,6 @@ class Train:
         )
         if best:
             stopped = accuracy(world.network(State(best, state.masks)), world.data.test)
-            min(history, key=lambda row: row["validation_loss"])["test"] = stopped.fraction
+            min(done.history, key=lambda row: row["validation_loss"])["test"] = stopped.fraction
         epochs = self.fit.window(len(world.data.train)).epochs
-        return state_of(model, state.masks, {"history": history, "epochs": epochs})
+        return state_of(model, done.masks, {"history": done.history, "epochs": epochs})

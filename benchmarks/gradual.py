@@ -1,0 +1,89 @@
+"""Training with masks that change every 100 steps against dense training of the same network."""
+
+import copy
+import itertools
+from collections.abc import Callable
+
+import torch
+from measuring import Row, by_turns, compare, main
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from boxwood.core.policies import Gradual, Policy, RigL
+from boxwood.core.schedules import Cubic
+from boxwood.model.prunable import Named
+from boxwood.model.sparse_training import SparseTraining
+
+EVERY = 100
+POLICIES: dict[str, Policy] = {
+    # The ramp is longer than any run, so that every hundredth step updates.
+    "gradual": Gradual(schedule=Cubic(final=0.9, end=1_000_000), every=EVERY),
+    "RigL": RigL(sparsity=0.9, until=1_000_000, every=EVERY),
+}
+
+
+class LanguageModel(nn.Module):
+    """Two stacked LSTM layers over words, as in Zaremba's small model."""
+
+    def __init__(self, words: int = 1000, hidden: int = 200) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(words, hidden)
+        self.lstm = nn.LSTM(hidden, hidden, num_layers=2, batch_first=True)
+        self.output = nn.Linear(hidden, words)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Score the next word at every place: [batch, words, steps]."""
+        return self.output(self.lstm(self.embedding(tokens))[0]).transpose(1, 2)
+
+
+def conv_net() -> nn.Module:
+    """Four convolutions on small images."""
+    widths = [3, 32, 64, 128, 128]
+    layers: list[nn.Module] = []
+    for narrow, wide in itertools.pairwise(widths):
+        layers += [nn.Conv2d(narrow, wide, 3, 2, 1), nn.BatchNorm2d(wide), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10))
+
+
+def measure(quick: bool) -> list[Row]:
+    """Time runs of one hundred steps: each holds one update."""
+    torch.manual_seed(0)
+    tokens = torch.randint(1000, (20, 20))
+    images = torch.randn(32, 3, 32, 32)
+    lstm = Named(("embedding.weight", "lstm.weight*", "output.weight"))
+    cases = {
+        "LSTM 2x200, batch 20 x 20": (LanguageModel(), tokens, tokens.roll(-1, 1), lstm),
+        "conv net, batch 32": (conv_net(), images, torch.randint(10, (32,)), Named(("*.weight",))),
+    }
+    rows = []
+    for name, (net, inputs, targets, where) in cases.items():
+        runs = {"dense": hundred_steps(copy.deepcopy(net), inputs, targets, None, where)}
+        for word, policy in POLICIES.items():
+            runs[word] = hundred_steps(copy.deepcopy(net), inputs, targets, policy, where)
+        times = by_turns(runs, repeats=3 if quick else 25)
+        rows += [
+            compare(f"{name}: {word}", times[word], times["dense"], "dense", unit="s per 100 steps")
+            for word in POLICIES
+        ]
+    return rows
+
+
+def hundred_steps(
+    net: nn.Module, inputs: Tensor, targets: Tensor, policy: Policy | None, where: Named
+) -> Callable[[], None]:
+    """Train for one hundred steps, always on the same batch."""
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)
+    if policy is not None:
+        SparseTraining(net, optimizer, policy, where=where)
+
+    def run() -> None:
+        for _ in range(EVERY):
+            optimizer.zero_grad()
+            cross_entropy(net(inputs), targets).backward()
+            optimizer.step()
+
+    return run
+
+
+if __name__ == "__main__":
+    main(measure, f"Training with new masks every {EVERY} steps (SGD with momentum)")

@@ -1,0 +1,103 @@
+"""Sparse training under the Hugging Face ``Trainer``: a callback."""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.optim import Optimizer
+
+from boxwood.core.errors import BoxwoodError
+from boxwood.core.policies import Policy
+from boxwood.model.prunable import Where, linear_and_conv
+from boxwood.model.sparse_training import SparseTraining
+
+try:
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+except ImportError as error:
+    raise BoxwoodError(
+        f"Expected transformers for this callback, got {error}; install it with "
+        f"`pip install 'boxwood[transformers]'`."
+    ) from error
+
+FILE = "sparse_training.safetensors"
+
+
+class SparseTrainingCallback(TrainerCallback):
+    """Let a policy decide the masks while a Hugging Face ``Trainer`` trains.
+
+    Beside each checkpoint that the trainer saves lies a file with the masks and the number of
+    steps; a training that is resumed from the checkpoint goes on where it was.
+
+    Args:
+        policy: such as `Gradual` or `RigL`.
+        where: which parameters are pruned.
+
+    Raises:
+        BoxwoodError: a checkpoint is resumed that has no masks beside it.
+
+    Example:
+        >>> from boxwood.core.policies import Gradual
+        >>> from boxwood.core.schedules import Cubic
+        >>> callback = SparseTrainingCallback(Gradual(schedule=Cubic(final=0.9, end=10_000)))
+        >>> trainer = Trainer(model=model, args=arguments, callbacks=[callback])  # doctest: +SKIP
+
+    Source: Zhu and Gupta (2017), section 3.
+    """
+
+    def __init__(self, policy: Policy, *, where: Where = linear_and_conv) -> None:
+        self._policy, self._where = policy, where
+        self.training: SparseTraining | None = None
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002 - the trainer's signature
+        model: nn.Module | None = None,
+        optimizer: Optimizer | None = None,
+        **_: Any,
+    ) -> None:
+        """Hold the masks under the optimizer; weights and optimizer have been restored by now."""
+        assert model is not None  # noqa: S101 - the trainer gives both
+        assert optimizer is not None  # noqa: S101
+        # Accelerate wraps the optimizer; only the one inside takes steps.
+        inner = getattr(optimizer, "optimizer", optimizer)
+        self.training = SparseTraining(
+            model, inner, self._policy, where=self._where, state=_load(args, state)
+        )
+
+    def on_save(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002 - the trainer's signature
+        **_: Any,
+    ) -> None:
+        """Write the masks beside the checkpoint."""
+        if self.training is not None and state.is_world_process_zero:
+            save_file(self.training.state_dict(), _checkpoint(args, state) / FILE)
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        """Let go of the optimizer; ``training.masks`` stay readable."""
+        if self.training is not None:
+            self.training.detach()
+
+
+def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
+    return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+
+
+def _load(args: TrainingArguments, state: TrainerState) -> dict[str, Any]:
+    """Read what lies beside the checkpoint that the trainer resumes; nothing at a fresh start."""
+    if not state.global_step:
+        return {}
+    given = args.resume_from_checkpoint
+    folder = Path(given) if given and Path(given).is_dir() else _checkpoint(args, state)
+    path = folder / FILE
+    if not path.is_file():
+        raise BoxwoodError(
+            f"Expected the masks of the resumed training at {path}, got no such file; resume a "
+            f"checkpoint that was saved with this callback, or copy the file there."
+        )
+    return load_file(path)

@@ -1,0 +1,144 @@
+"""A policy held on a network in anybody's training loop: masks that change as the steps go."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from boxwood.core.errors import BoxwoodError
+from boxwood.core.policies import Policy
+from boxwood.model.binding import MaskBinding
+from boxwood.model.prunable import Where, linear_and_conv
+from boxwood.model.scoring import score
+
+
+class SparseTraining:
+    """Let a policy decide the masks of a network while any loop trains it.
+
+    Behind every ``optimizer.step()`` pruned weights are set to zero, as `MaskBinding` does; and
+    when the policy is due, the weights are scored and it decides new masks.
+
+    Args:
+        model: the network, on its device.
+        optimizer: any ``torch.optim`` optimizer over its parameters.
+        policy: `Gradual`, `LayerByLayer`, `RigL`, `SET` or `Static`, or your own.
+        where: which parameters are pruned.
+        state: where to go on: what `state_dict` returned, or the masks of a network that is
+            sparse already; by default the policy makes the first masks.
+
+    Raises:
+        BoxwoodError: nothing matches ``where``, or the optimizer has none of the parameters.
+
+    Example:
+        >>> from boxwood.core.policies import Gradual
+        >>> from boxwood.core.schedules import Cubic
+        >>> net = nn.Linear(10, 10)
+        >>> optimizer = torch.optim.Adam(net.parameters())
+        >>> policy = Gradual(schedule=Cubic(final=0.9, end=4), every=1)
+        >>> training = SparseTraining(net, optimizer, policy)
+        >>> for _ in range(4):
+        ...     net(torch.ones(1, 10)).sum().backward()
+        ...     optimizer.step()
+        >>> int((net.weight != 0).sum())
+        10
+
+    Source: Zhu and Gupta (2017), section 3: "seamlessly incorporated within the training process".
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        policy: Policy,
+        *,
+        where: Where = linear_and_conv,
+        state: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.policy = policy
+        self.steps, masks = _split(state or {})
+        self._weights = where(model)
+        self._dense: dict[str, Tensor] = {}
+        self._handles: list[Any] = []
+        if policy.wants_gradients:
+            # Before the masks are held: hooks run in the order in which they came, and behind
+            # those of the MaskBinding the gradients of pruned weights are gone.
+            for name, parameter in self._weights.items():
+                hook = self._gradient_hook(name)
+                self._handles.append(parameter.register_post_accumulate_grad_hook(hook))
+        if not masks:
+            masks = policy.init({name: p.detach() for name, p in self._weights.items()})
+        elif set(masks) != set(self._weights):
+            raise BoxwoodError(
+                f"Expected masks for {', '.join(self._weights)}, got masks for "
+                f"{', '.join(masks)}; say with `where` which parameters are pruned."
+            )
+        self._held = MaskBinding(model, optimizer, masks)
+        self._handles.append(optimizer.register_step_post_hook(self._after_step))
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """The masks as they are now; True keeps."""
+        return self._held.masks
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return all there is to save beside model and optimizer: the steps taken and the masks."""
+        return {"steps": torch.tensor(self.steps), **self._held.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on where `state_dict` was taken; load model and optimizer first.
+
+        Raises:
+            BoxwoodError: the state is of another model, or has no number of steps.
+        """
+        if "steps" not in state:
+            raise BoxwoodError(
+                f"Expected a state with the number of steps, got {', '.join(state) or 'nothing'}; "
+                f"give what SparseTraining.state_dict returned."
+            )
+        steps, masks = _split(state)
+        self._held.load_state_dict(masks)
+        self.steps = steps
+
+    def detach(self) -> None:
+        """Let go: from now on nothing changes the masks or keeps pruned weights at zero."""
+        self._held.detach()
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _gradient_hook(self, name: str) -> Callable[[Tensor], None]:
+        def keep_dense_gradient(parameter: Tensor) -> None:
+            # With several backward passes to a step, the last one counts.
+            if parameter.grad is not None and self.policy.due(self.steps + 1):
+                self._dense[name] = parameter.grad.detach().clone()
+
+        return keep_dense_gradient
+
+    def _after_step(self, *_: object) -> None:
+        self.steps += 1
+        if not self.policy.due(self.steps):
+            return
+        masks = self.masks
+        scores = score(self._weights, self.policy.criterion, masks=masks)
+        if self.policy.wants_gradients:
+            self._check_gradients()
+        new = self.policy.update(self.steps, masks, scores, self._dense)
+        self._held.replace_masks(new)
+        self._dense = {}
+
+    def _check_gradients(self) -> None:
+        missing = [name for name in self._weights if name not in self._dense]
+        if missing:
+            raise BoxwoodError(
+                f"Expected a gradient of every pruned parameter at step {self.steps}, got none of "
+                f"{', '.join(missing[:4])}; let the loss depend on them, or leave them out by "
+                f"`where`."
+            )
+
+
+def _split(state: Mapping[str, Tensor]) -> tuple[int, dict[str, Tensor]]:
+    """Tell the number of steps from the masks, which no parameter named ``steps`` disturbs."""
+    masks = {name: mask for name, mask in state.items() if name != "steps"}
+    return int(state.get("steps", 0)), masks
