@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from boxwood.cli import demo, plan, run, runs
+from boxwood.cli import cite, demo, plan, report, run, runs
 from boxwood.core.errors import BoxwoodError
 
 app = typer.Typer(
@@ -17,6 +17,8 @@ app = typer.Typer(
 app.command()(demo.demo)
 app.command()(plan.plan)
 app.command()(run.run)
+app.command()(report.report)
+app.command()(cite.cite)
 app.add_typer(runs.app, name="runs")
 
 

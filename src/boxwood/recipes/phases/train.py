@@ -21,7 +21,7 @@ class Train:
         correct_dropout: scale dropout rates by the connections that are left, as Han et al. do.
         label: a name for later phases.
 
-    Source: Han, Pool, Tran and Dally (2015), section 3; dropout: section 3.2, equation 2.
+    Source of ``correct_dropout``: Han, Pool, Tran and Dally (2015), section 3.2, equation 2.
     """
 
     revision: ClassVar[int] = 0
