@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from boxwood.cli import cite, demo, plan, report, run, runs
+from boxwood.cli import cite, demo, plan, report, run, runs, serve
 from boxwood.core.errors import BoxwoodError
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app.command()(demo.demo)
 app.command()(plan.plan)
 app.command()(run.run)
 app.command()(report.report)
+app.command()(serve.serve)
 app.command()(cite.cite)
 app.add_typer(runs.app, name="runs")
 

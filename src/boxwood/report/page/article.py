@@ -103,12 +103,12 @@ def _summary(
     cards = _cards(dense, best)
     if cards:
         parts.append(Cards(cards))
-    if judge is not None:
-        parts.append(Notes("Verdicts", _verdicts(study, judge)))
     notes = cautions(study, found, dense)
     parts.append(
-        Notes("Before you believe it", notes or [Note("held", "Nothing was found to warn of.")])
+        Notes("Before you believe it", notes or [Note("fine", "Nothing was found to warn of.")])
     )
+    if judge is not None:
+        parts.append(_verdicts(study, judge))
     text = "No network has been measured yet." if not found else _sentence(dense, best)
     return Section("summary", "Summary", text, parts)
 
@@ -165,13 +165,27 @@ def _cards(dense: Network | None, best: Network | None) -> list[Card]:
     return cards
 
 
-def _verdicts(study: Study, judge: Judge) -> list[Note]:
-    word = {True: "held", False: "failed", None: "open"}
+def _verdicts(study: Study, judge: Judge) -> Table | Notes:
+    """Judge the seeds that are complete: an unfinished seed would be compared with nothing."""
+    unfinished = {run.seed for run in study.runs if run.done < len(run.steps)}
+    whole = tuple(each for each in study.measurements if each.seed not in unfinished)
     try:
-        findings = judge(study.measurements)
+        findings = judge(whole)
     except (KeyError, BoxwoodError) as error:
-        return [Note("open", "The verdicts need networks that are not measured here, or not yet.", f"{error}")]
-    return [Note(word[f.held], f.claim, f.evidence) for f in findings]
+        text = "The verdicts need networks that are not measured here."
+        return Notes("Verdicts", [Note("mild", text, (str(error),))])
+    words = {True: "holds", False: "fails", None: "undecided"}
+    counts = {word: sum(words[f.held] == word for f in findings) for word in words.values()}
+    return Table(
+        "verdicts",
+        f"Verdicts: {', '.join(f'{count} {word}' for word, count in counts.items() if count)}",
+        (
+            Column("status", "verdict"),
+            Column("claim", "claim"),
+            Column("evidence", "evidence"),
+        ),
+        [{"status": words[f.held], "claim": f.claim, "evidence": f.evidence} for f in findings],
+    )
 
 
 def _results(
@@ -213,7 +227,7 @@ def _weights(study: Study) -> Section:
         parts.append(Pick(PRUNED, "Network", [pair.name for pair in found]))
     parts += [part for part in (figure, gallery) if part is not None]
     if damaged:
-        parts.append(Notes("Not shown", [Note("serious", "A state cannot be read.", d) for d in damaged]))
+        parts.append(Notes("Not shown", [Note("serious", "A state cannot be read.", (d,)) for d in damaged]))
     text = "The last network of each recipe, for the first seed." if found else ""
     return Section("weights", "Weights and masks", text, parts)
 
@@ -221,9 +235,11 @@ def _weights(study: Study) -> Section:
 def _course(study: Study) -> Section:
     parts: list[Part] = []
     figures = [training_figure(study), *other_figures(study)]
+    longest = max(study.branches, key=lambda branch: len(study.branches[branch][0].steps))
+    ordered = [longest, *(branch for branch in study.branches if branch != longest)]
     facts = fact_table(study)
     if any(figures) or facts is not None:
-        parts.append(Pick(BRANCH, "Recipe", list(study.branches)))
+        parts.append(Pick(BRANCH, "Recipe", ordered))
     parts += [figure for figure in figures if figure is not None]
     if facts is not None:
         parts.append(facts)

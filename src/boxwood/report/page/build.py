@@ -66,14 +66,18 @@ def page(report: Report, *, live: bool = False) -> str:
     """
     found = articles(report)
     several = len(found) > 1
-    title = report.title or (f"{len(found)} studies" if several else found[0].title)
+    title = report.title or (f"{len(found)} studies of {_names(report)}" if several else found[0].title)
     return render(
         found,
         title=title,
         subtitle="; ".join(each.title for each in found) if several else found[0].subtitle,
-        stores=", ".join(path.name for path in report.stores),
+        stores=_names(report),
         live=live,
     )
+
+
+def _names(report: Report) -> str:
+    return ", ".join(path.resolve().name for path in report.stores)
 
 
 def to_json(found: Sequence[Article]) -> dict[str, Any]:

@@ -42,14 +42,14 @@ def _test_used(study: Study, found: Sequence[Network]) -> Iterator[Note]:
         yield Note(
             "serious",
             "Test examples were used to select: their accuracy is no longer that of unseen data.",
-            "; ".join(chosen),
+            chosen,
         )
     blind = [each.name for each in found if each.values(TEST) and not each.values(VALIDATION)]
     if blind:
         yield Note(
             "serious",
             "No validation accuracy: whatever is chosen among these networks is chosen by test.",
-            _some(blind),
+            blind,
         )
 
 
@@ -77,10 +77,10 @@ def _collapsed(found: Sequence[Network]) -> Iterator[Note]:
                 elif kept < _NEAR_COLLAPSE:
                     nearly.append(f"{said}: {percent(kept)}")
     if gone:
-        yield Note("serious", "Collapsed layers: no weight is left in them.", _some(gone))
+        yield Note("serious", "Collapsed layers: no weight is left in them.", gone)
     if nearly:
         text = f"Layers near collapse: less than {percent(_NEAR_COLLAPSE)} of their weights are left."
-        yield Note("mild", text, _some(nearly))
+        yield Note("mild", text, nearly)
 
 
 def _few_seeds(found: Sequence[Network]) -> Iterator[Note]:
@@ -90,14 +90,14 @@ def _few_seeds(found: Sequence[Network]) -> Iterator[Note]:
             "serious",
             f"Too few seeds: {len(few)} of {len(found)} networks have fewer than {_FEW}, so their "
             f"spread is unknown.",
-            _some(few),
+            few,
         )
 
 
 def _baseline(found: Sequence[Network], dense: Network | None) -> Iterator[Note]:
     if found and dense is None:
         text = "No dense network was measured: what pruning cost cannot be said."
-        yield Note("serious", text, "Add a branch that trains and measures without pruning.")
+        yield Note("serious", text, ("Add a branch that trains and measures without pruning.",))
 
 
 def _unfinished(study: Study) -> Iterator[Note]:
@@ -108,10 +108,10 @@ def _unfinished(study: Study) -> Iterator[Note]:
     ]
     if open_:
         text = f"{len(open_)} of {len(study.runs)} runs are not finished; this page shows what is."
-        yield Note("mild", text, _some(open_))
+        yield Note("mild", text, open_)
     if study.replaced:
         text = f"{len(study.replaced)} runs were asked for again with another recipe under the same name; the last one is shown."
-        yield Note("mild", text, _some(sorted(set(study.replaced))))
+        yield Note("mild", text, sorted(set(study.replaced)))
 
 
 def _overlapping(found: Sequence[Network]) -> Iterator[Note]:
@@ -141,7 +141,7 @@ def _overlapping(found: Sequence[Network]) -> Iterator[Note]:
             "mild",
             f"Intervals that overlap: at {len(said)} of {len(levels)} sparsities the best network "
             f"cannot be told from the next best.",
-            "; ".join(said),
+            said,
         )
 
 
@@ -158,9 +158,6 @@ def _machines(study: Study) -> Iterator[Note]:
     }
     if len(kinds) > 1:
         text = f"Made on {len(kinds)} different machines, versions of PyTorch or numbers of threads: times do not compare."
-        yield Note("mild", text, "; ".join(", ".join(map(str, kind)) for kind in sorted(kinds, key=str)))
+        said = [", ".join(map(str, kind)) for kind in sorted(kinds, key=str)]
+        yield Note("mild", text, said)
 
-
-def _some(names: Sequence[str], most: int = 8) -> str:
-    rest = len(names) - most
-    return "; ".join(names[:most]) + (f"; and {rest} more" if rest > 0 else "")

@@ -18,7 +18,8 @@ SHAPES = (
 DASHES = ([1, 0], [7, 4], [2, 3], [8, 3, 2, 3])
 THEME: Spec = {
     "background": "transparent",
-    "font": "inherit",
+    # Named, because Vega measures text with it to make room for labels.
+    "font": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'Liberation Sans', sans-serif",
     "view": {"stroke": None, "continuousHeight": 340},
     "axis": {
         "labelColor": "var(--soft)",
@@ -33,9 +34,10 @@ THEME: Spec = {
         "labelPadding": 5,
         "labelFlush": False,
         "labelOverlap": "greedy",
+        "tickCount": 8,
     },
     "header": {"labelColor": "var(--ink)", "labelFontSize": 12, "title": None},
-    "legend": {"labelColor": "var(--ink)", "titleColor": "var(--ink)"},
+    "legend": {"labelColor": "var(--ink)", "labelFontSize": 13, "symbolSize": 140},
     "text": {"color": "var(--soft)", "fontSize": 12},
     "rule": {"color": "var(--soft)"},
 }

@@ -79,7 +79,7 @@ def layer_figure(found: Sequence[Network]) -> Figure | None:
     }
     spec = {
         **base(bars, field=NETWORK),
-        "height": {"step": 15 if len(order) > 10 else 22},
+        "height": (32 if len(order) > 10 else 48) * len(order),
         "encoding": encoding,
         "layer": [
             {
@@ -95,6 +95,11 @@ def layer_figure(found: Sequence[Network]) -> Figure | None:
                         ("layer", "layer"), ("part", "of its"), ("said", "left"), ("keys", "keys")
                     ),
                 },
+            },
+            {
+                "transform": [{"filter": "isValid(datum.low) && datum.low < datum.high"}],
+                "mark": {"type": "tick", "color": "var(--ink)", "height": 7, "thickness": 1.5},
+                "encoding": {"x": {"field": "high", "type": "quantitative"}},
             },
             {
                 "transform": [{"filter": "isValid(datum.low) && datum.low < datum.high"}],

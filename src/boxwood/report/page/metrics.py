@@ -202,10 +202,14 @@ class Network:
 
 
 def networks(study: Study) -> list[Network]:
-    """Put the seeds of each measured network together, in the order of the study."""
+    """Put the seeds of each measured network together, in the order of the study, each once."""
     groups: dict[str, list[Measurement]] = {}
+    seen: set[str] = set()
     for each in study.measurements:
-        groups.setdefault(each.name, []).append(each)
+        # Recipes that begin alike share their first networks, which are shown once.
+        if each.key not in seen:
+            groups.setdefault(each.name, []).append(each)
+        seen.add(each.key)
     curves = _curves(study)
     return [
         Network(name, curves[group[0].branch], tuple(sorted(group, key=lambda m: m.seed)))

@@ -1,7 +1,8 @@
 "use strict";
 (() => {
   const theme = JSON.parse(document.getElementById("theme").textContent);
-  const options = { actions: false, renderer: "svg", ast: true, config: theme, tooltip: { theme: "custom" } };
+  const options = { actions: false, renderer: "svg", ast: true, config: theme, logLevel: 1, tooltip: { theme: "custom" } };
+  if (matchMedia("(max-width: 62rem)").matches) document.querySelector("aside details[open]")?.removeAttribute("open");
   const copy = (value) => JSON.parse(JSON.stringify(value));
   const inside = (root, selector) => [...root.querySelectorAll(selector)];
 

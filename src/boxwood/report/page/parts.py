@@ -38,6 +38,7 @@ class Table:
         rows: the values by column name.
         picked_by: name of a `Pick` on the same page, whose choice hides rows with another value
             of the column of that name.
+        opened: whether it is in view from the start, however long.
     """
 
     kind: ClassVar[str] = "table"
@@ -47,6 +48,7 @@ class Table:
     columns: Sequence[Column]
     rows: Sequence[Row]
     picked_by: str = ""
+    opened: bool = False
 
     def text(self, column: Column, row: Row) -> str:
         """What a cell shows.
@@ -171,15 +173,14 @@ class Note:
     """One thing to know before believing a number.
 
     Args:
-        severity: ``serious`` changes what may be concluded, ``mild`` limits it, ``held`` and
-            ``failed`` are verdicts, ``open`` an undecided one.
+        severity: ``serious`` changes what may be concluded, ``mild`` limits it, ``fine`` does not.
         text: what it is.
-        detail: the evidence.
+        details: the evidence, one piece after another.
     """
 
     severity: str
     text: str
-    detail: str = ""
+    details: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

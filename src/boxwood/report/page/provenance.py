@@ -74,7 +74,7 @@ def run_table(study: Study) -> Table:
     ]
     return Table(
         "runs",
-        "Every run; `boxwood runs show KEY` prints what is written about a phase",
+        "Every run; “boxwood runs show KEY” prints all that is written about a phase",
         (
             Column("run", "run"),
             Column("seed", "seed", number=True),

@@ -181,7 +181,7 @@ def read(
         start = {name: value for name, value in run.genesis.items() if name != "seed"}
         groups.setdefault(json.dumps(start, sort_keys=True), []).append(run)
     studies = [_study(part) for group in groups.values() for part in _sharing_seeds(group)]
-    return tuple(sorted(studies, key=lambda study: -len(study.runs)))
+    return tuple(sorted(studies, key=lambda study: -len(study.measurements)))
 
 
 def short(spec: Any) -> str:

@@ -15,9 +15,7 @@ from boxwood.report.page.parts import Article, Column, Figure, Table
 
 _MOST_ROWS = 120
 """Tables of more rows are text in JSON until they are opened, so that the page opens at once."""
-_TAGS = {
-    "serious": "Warning", "mild": "Caution", "held": "Holds", "failed": "Fails", "open": "Undecided",
-}  # fmt: skip
+_TAGS = {"serious": "Warning", "mild": "Caution", "fine": "Fine"}
 _MARKERS = {
     "circle": "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0",
     "square": "M-3.6-3.6h7.2v7.2h-7.2z",

@@ -1,11 +1,11 @@
 """What was gained and what it cost: every network as a point, with the uncertainty of its seeds."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from boxwood.report.page.charts import base, scales, tooltip
 from boxwood.report.page.metrics import (
-    COSTS,
     KEPT,
     TEST,
     VALIDATION,
@@ -111,7 +111,7 @@ def trade_off(
             *_dense_rule(dense, worths),
             {
                 "transform": [of_mean, {"filter": "isValid(datum.low)"}],
-                "mark": {"type": "area", "opacity": 0.14, "clip": True},
+                "mark": {"type": "area", "opacity": 0.08, "clip": True},
                 "encoding": {"y": {"field": "low"}, "y2": {"field": "high"}, "color": look["color"]},
             },
             {
@@ -152,13 +152,13 @@ def trade_off(
             Series(name, number, _note(found, name)) for name, number in looks(found).items()
         ],
         controls=[
-            Control("Cost", [
+            Control("Horizontal", [
                 Option(cost.title, {
                     "/params/0/value": cost.name,
                     **{f"/encoding/x/{k}": v for k, v in _x_axis(found, cost).items()},
                 }) for cost in costs
             ]),
-            Control("Worth", [
+            Control("Vertical", [
                 Option(worth.title, {
                     "/params/1/value": worth.name, "/encoding/y/axis": _y_axis(worth),
                 }) for worth in worths
@@ -228,6 +228,7 @@ def accuracy_table(found: Sequence[Network], dense: Network | None) -> Table:
             Column("keys", "keys"),
         ),
         rows,
+        opened=True,
     )
 
 
@@ -238,7 +239,8 @@ def cost_table(found: Sequence[Network], extra: Sequence[Metric]) -> Table:
         first = each.members[0].facts
 
         def mean(name: str, each: Network = each) -> float | None:
-            return each.mean(_NUMBER(name))
+            values = [m.facts[name] for m in each.members if name in m.facts]
+            return fmean(values) if values else None
 
         row: dict[str, Any] = {
             "network": each.name,
@@ -285,10 +287,6 @@ def points_of(value: float) -> str:
         '0.21'
     """
     return f"{100 * value:.2f}"
-
-
-def _NUMBER(name: str) -> Metric:  # noqa: N802
-    return Metric(name, name, lambda m: m.facts.get(name), str)
 
 
 def _ratio(dense: float | None, now: float | None) -> float | None:
@@ -411,5 +409,3 @@ def chosen(found: Sequence[Network], dense: Network | None, margin: float) -> Ne
     ]
     return min(near, key=lambda each: each.mean(KEPT) or 0.0, default=None)
 
-
-__all__ = ["COSTS", "accuracy_table", "chosen", "cost_table", "front", "looks", "trade_off"]

@@ -49,6 +49,7 @@ def training_figure(study: Study) -> Figure | None:
     events = [event for run in _firsts(runs) for event in _events(run)]
     kinds = list(dict.fromkeys(row["what"] for row in rows))
     kinds.sort(key=lambda kind: kind != "validation")
+    axes = {kind: _axis(kind, rows) for kind in kinds}
     spec = {
         **base(rows, field=BRANCH),
         "params": [{"name": "what", "value": kinds[0]}],
@@ -82,7 +83,7 @@ def training_figure(study: Study) -> Figure | None:
                 "transform": [{"filter": "datum.what === what"}],
                 "mark": {"type": "line", "strokeWidth": 1.8, "color": "var(--c0)"},
                 "encoding": {"y": {"field": "value", "type": "quantitative",
-                                   "axis": {"title": kinds[0].replace("_", " ")}, "scale": {"zero": False}}},
+                                   "axis": axes[kinds[0]], "scale": {"zero": False}}},
             },
             {
                 "transform": [{"filter": "datum.what === what"}],
@@ -124,7 +125,7 @@ def training_figure(study: Study) -> Figure | None:
             Control("Shown", [
                 Option(kind.replace("_", " "), {
                     "/params/0/value": kind,
-                    "/layer/3/encoding/y/axis/title": kind.replace("_", " "),
+                    "/layer/3/encoding/y/axis": axes[kind],
                 }) for kind in kinds
             ])
         ],
@@ -253,6 +254,13 @@ def _flat(facts: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, flo
             yield from _flat(value, f"{before}{name}/")
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield before + name, value
+
+
+def _axis(kind: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Fractions other than losses read best as percent."""
+    fractions = "loss" not in kind and all(0 <= r["value"] <= 1 for r in rows if r["what"] == kind)
+    title = f"{kind} accuracy" if kind in ("validation", "test", "train") else kind.replace("_", " ")
+    return {"title": title, "format": "~%" if fractions else "~g"}
 
 
 def _places(run: Run) -> Iterator[_Place]:
