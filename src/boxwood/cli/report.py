@@ -1,16 +1,20 @@
 """``boxwood report``: one page about everything in a store."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import rich.table
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.spec import load
-from boxwood.report.comparison import compare, comparison_table
 from boxwood.report.page.build import Report, articles, json_text, page, to_json, write, write_csv
+from boxwood.report.page.comparison import compare, comparison_table
+from boxwood.report.page.parts import Table
 from boxwood.report.tables import render
 
 Stores = Annotated[list[Path], typer.Argument(help="Folders of finished phases.")]
@@ -35,7 +39,7 @@ def report(
     latency: Latency = None,
     compare_: Annotated[
         tuple[str, str] | None,
-        typer.Option("--compare", help="Two recipes to compare seed by seed instead."),
+        typer.Option("--compare", help="Two recipes to compare seed by seed."),
     ] = None,
     csv: Annotated[Path | None, typer.Option(help="Folder for every table as CSV.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print every table as JSON.")] = False,
@@ -44,30 +48,34 @@ def report(
 
     Example: boxwood report runs --out report.html
     """
-    about = asked(stores, title, only, without, judge, latency)
-    if compare_ is not None:
+    about = replace(asked(stores, title, only, without, judge, latency), compare=compare_)
+    if compare_ is not None and not as_json:
         found = compare(about.studies(), *compare_)
-        if as_json:
-            print(json_text(found.as_dict()), end="")  # noqa: T201 - the result itself
-        else:
-            console = Console()
-            console.print(found.summary, markup=False)
-            console.print(
-                render(comparison_table(found), width=max(console.width, 110)), markup=False
-            )
-        return
+        Console().print(found.summary, markup=False)
+        print(render(_for_terminal(comparison_table(found)), width=200))  # noqa: T201 - one line each
     if csv is not None or as_json:
         made = articles(about)
         if csv is not None:
             write_csv(made, csv)
         if as_json:
             print(json_text(to_json(made)), end="")  # noqa: T201 - the result itself
-    if out is not None or not (csv or as_json):
+    if out is not None or not (csv or as_json or compare_):
         path = out or Path("report.html")
         text = page(about)
         write(path, text)
         if not as_json:
             Console().print(f"{path}: {len(text.encode()) / 1e6:.1f} MB", markup=False)
+
+
+def _for_terminal(table: Table) -> rich.table.Table:
+    """The columns that fit on a line: keys and the second p-value are in the page and the JSON."""
+    columns = [column for column in table.columns if column.name not in ("keys", "p_sign")]
+    shown = rich.table.Table(box=None, pad_edge=False)
+    for column in columns:
+        shown.add_column(column.title, justify="right" if column.number else "left")
+    for row in table.rows:
+        shown.add_row(*(Text(table.text(column, row)) for column in columns))
+    return shown
 
 
 def asked(

@@ -38,9 +38,7 @@ def serve(
         server.serve_forever()
 
 
-def open_server(
-    stores: list[Path], build: Callable[[], str], port: int = 0
-) -> ThreadingHTTPServer:
+def open_server(stores: list[Path], build: Callable[[], str], port: int = 0) -> ThreadingHTTPServer:
     """Open a server that builds the page when it is asked for and the stores have changed.
 
     It listens to this machine alone, and answers only requests that name this machine, so that a

@@ -150,8 +150,12 @@ def _small(data: str) -> bool:
 
 
 def _listed(failing: Sequence[str], fine: str) -> str:
-    return fine if not failing else "fewer: " + ", ".join(failing[:6]) + (
-        f" and {len(failing) - 6} more" if len(failing) > 6 else ""
+    return (
+        fine
+        if not failing
+        else "fewer: "
+        + ", ".join(failing[:6])
+        + (f" and {len(failing) - 6} more" if len(failing) > 6 else "")
     )
 
 

@@ -6,6 +6,7 @@ from boxwood.core.errors import BoxwoodError
 from boxwood.report.checklist import Item, Reported, checklist, named
 from boxwood.report.citation import bibtex, papers, sources
 from boxwood.report.page.cautions import cautions
+from boxwood.report.page.comparison import Comparison, comparison_figure
 from boxwood.report.page.layers import NETWORK, layer_figure, layered, sensitivity_figure
 from boxwood.report.page.metrics import (
     COSTS,
@@ -56,6 +57,7 @@ def article(
     together: Sequence[Study],
     judge: Judge | None = None,
     measured: Latencies | None = None,
+    compared: Comparison | None = None,
 ) -> Article:
     """Describe one study.
 
@@ -65,6 +67,7 @@ def article(
         together: all studies of the page, which one of ShrinkBench's rules counts.
         judge: turns measurements into verdicts, as that of an `Experiment` does.
         measured: latencies by key of a measurement.
+        compared: two recipes of the study side by side.
     """
     found = networks(study)
     dense = baseline(found)
@@ -74,6 +77,7 @@ def article(
     worths = [metric for metric in worths if any(each.values(metric) for each in found)]
     sections = [
         _summary(study, found, dense, judge),
+        _compared(compared),
         _results(found, dense, costs, worths),
         _inside(study, found),
         _weights(study),
@@ -113,6 +117,13 @@ def _summary(
     return Section("summary", "Summary", text, parts)
 
 
+def _compared(compared: Comparison | None) -> Section:
+    if compared is None:
+        return Section("comparison", "", "", ())
+    title = f"{compared.a} against {compared.b}"
+    return Section("comparison", title, compared.summary, [comparison_figure(compared)])
+
+
 def _sentence(dense: Network | None, best: Network | None) -> str:
     if dense is None:
         return "No dense network was measured, so there is nothing to compare with."
@@ -150,7 +161,9 @@ def _cards(dense: Network | None, best: Network | None) -> list[Card]:
             else "no interval"
         )
         seeds = f"{network.seeds} seed{'s' if network.seeds != 1 else ''}"
-        cards.append(Card(percent(interval.estimate), f"test accuracy, {label}", f"{ends}, {seeds}"))
+        cards.append(
+            Card(percent(interval.estimate), f"test accuracy, {label}", f"{ends}, {seeds}")
+        )
     if best is None:
         return cards
     for whole, part, label in (
@@ -201,7 +214,9 @@ def _results(
         parts.append(accuracy_table(found, dense))
     if found:
         extra = [m for m in costs if m.name in ("energy", "latency")]
-        parts.append(cost_table(found, [*extra, *(m for m in worths if m not in (TEST, VALIDATION))]))
+        parts.append(
+            cost_table(found, [*extra, *(m for m in worths if m not in (TEST, VALIDATION))])
+        )
     return Section("results", "What was gained, and what it cost", "", parts)
 
 
@@ -227,7 +242,9 @@ def _weights(study: Study) -> Section:
         parts.append(Pick(PRUNED, "Network", [pair.name for pair in found]))
     parts += [part for part in (figure, gallery) if part is not None]
     if damaged:
-        parts.append(Notes("Not shown", [Note("serious", "A state cannot be read.", (d,)) for d in damaged]))
+        parts.append(
+            Notes("Not shown", [Note("serious", "A state cannot be read.", (d,)) for d in damaged])
+        )
     text = "The last network of each recipe, for the first seed." if found else ""
     return Section("weights", "Weights and masks", text, parts)
 

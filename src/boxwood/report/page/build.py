@@ -11,6 +11,7 @@ from typing import Any
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.report.page.article import Judge, article
+from boxwood.report.page.comparison import compare
 from boxwood.report.page.metrics import Latencies
 from boxwood.report.page.parts import Article, Table, tables_of
 from boxwood.report.page.reading import Study, read
@@ -29,6 +30,7 @@ class Report:
         without: patterns of run names to leave out.
         judge: turns the measurements of a study into verdicts.
         latencies: milliseconds per example by key of a measurement.
+        compare: two recipes or networks to compare seed by seed.
     """
 
     stores: tuple[Path, ...]
@@ -37,6 +39,7 @@ class Report:
     without: tuple[str, ...] = ()
     judge: Judge | None = None
     latencies: Latencies | None = None
+    compare: tuple[str, str] | None = None
 
     def studies(self) -> tuple[Study, ...]:
         """Read the stores."""
@@ -46,6 +49,7 @@ class Report:
 def articles(report: Report) -> tuple[Article, ...]:
     """Describe every study of a report."""
     studies = report.studies()
+    compared = None if report.compare is None else compare(studies, *report.compare)
     return tuple(
         article(
             study,
@@ -53,6 +57,7 @@ def articles(report: Report) -> tuple[Article, ...]:
             together=studies,
             judge=report.judge,
             measured=report.latencies,
+            compared=compared if compared is not None and compared.study is study else None,
         )
         for index, study in enumerate(studies, 1)
     )
@@ -66,7 +71,9 @@ def page(report: Report, *, live: bool = False) -> str:
     """
     found = articles(report)
     several = len(found) > 1
-    title = report.title or (f"{len(found)} studies of {_names(report)}" if several else found[0].title)
+    title = report.title or (
+        f"{len(found)} studies of {_names(report)}" if several else found[0].title
+    )
     return render(
         found,
         title=title,

@@ -79,7 +79,9 @@ def _collapsed(found: Sequence[Network]) -> Iterator[Note]:
     if gone:
         yield Note("serious", "Collapsed layers: no weight is left in them.", gone)
     if nearly:
-        text = f"Layers near collapse: less than {percent(_NEAR_COLLAPSE)} of their weights are left."
+        text = (
+            f"Layers near collapse: less than {percent(_NEAR_COLLAPSE)} of their weights are left."
+        )
         yield Note("mild", text, nearly)
 
 
@@ -160,4 +162,3 @@ def _machines(study: Study) -> Iterator[Note]:
         text = f"Made on {len(kinds)} different machines, versions of PyTorch or numbers of threads: times do not compare."
         said = [", ".join(map(str, kind)) for kind in sorted(kinds, key=str)]
         yield Note("mild", text, said)
-

@@ -104,7 +104,10 @@ def layer_figure(found: Sequence[Network]) -> Figure | None:
             {
                 "transform": [{"filter": "isValid(datum.low) && datum.low < datum.high"}],
                 "mark": {"type": "rule", "color": "var(--ink)", "strokeWidth": 1.5},
-                "encoding": {"x": {"field": "low", "type": "quantitative"}, "x2": {"field": "high"}},
+                "encoding": {
+                    "x": {"field": "low", "type": "quantitative"},
+                    "x2": {"field": "high"},
+                },
             },
         ],
     }

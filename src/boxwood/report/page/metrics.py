@@ -248,9 +248,7 @@ def baseline(found: Sequence[Network]) -> Network | None:
     return max(dense, key=lambda network: network.seeds, default=None)
 
 
-def against(
-    network: Network, other: Network, metric: Metric
-) -> statistics.PairedComparison | None:
+def against(network: Network, other: Network, metric: Metric) -> statistics.PairedComparison | None:
     """Compare two networks on the seeds that both have; None without any."""
     mine = {m.seed: metric.of(m) for m in network.members}
     theirs = {m.seed: metric.of(m) for m in other.members}

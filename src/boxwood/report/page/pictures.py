@@ -60,7 +60,9 @@ def pairs(study: Study) -> tuple[list[Pair], list[str]]:
         except BoxwoodError as error:
             damaged.append(f"{branch}: {error}")
             continue
-        if masks and all(name in before and before[name].shape == m.shape for name, m in masks.items()):
+        if masks and all(
+            name in before and before[name].shape == m.shape for name, m in masks.items()
+        ):
             label = next(step.label for step in run.steps if step.key == last)
             name = f"{branch} {label}".strip() + f", seed {run.seed}"
             found.append(Pair(name, first, last, before, after, masks))  # fmt: skip
@@ -195,7 +197,9 @@ def _places(run: Run) -> tuple[str, str] | None:
 def _histogram(pair: Pair, layer: str) -> Iterator[dict[str, Any]]:
     before = pair.before[layer].float().flatten().numpy()
     after = pair.after[layer][pair.masks[layer]].float().flatten().numpy()
-    reach = max((float(np.quantile(np.abs(w), 0.999)) for w in (before, after) if w.size), default=0)
+    reach = max(
+        (float(np.quantile(np.abs(w), 0.999)) for w in (before, after) if w.size), default=0
+    )
     edges = np.linspace(-(reach or 1.0), reach or 1.0, _BINS + 1)
     for what, weights, key in (
         ("before pruning", before, pair.before_key),

@@ -18,7 +18,9 @@ def phase_words(step: Step) -> str:
     fit, sparsity = step.spec.get("fit"), step.spec.get("sparsity")
     if isinstance(fit, Mapping):
         length = (
-            f"{fit['steps']} steps" if fit.get("steps") is not None else f"{fit.get('epochs')} epochs"
+            f"{fit['steps']} steps"
+            if fit.get("steps") is not None
+            else f"{fit.get('epochs')} epochs"
         )
         return f"{step.kind} {length}"
     if isinstance(sparsity, float):

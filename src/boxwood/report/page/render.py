@@ -75,11 +75,11 @@ def render(
 
 
 def script_json(value: Any) -> Markup:
-    """Write JSON that may stand between script tags, whatever text is in it.
+    r"""Write JSON that may stand between script tags, whatever text is in it.
 
     Example:
         >>> print(script_json("</script>"))
-        "\\u003c/script\\u003e"
+        "\u003c/script\u003e"
     """
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)
     for letter in "<>&":

@@ -49,7 +49,10 @@ def front(found: Sequence[Network], cost: Metric) -> set[str]:
 
 
 def trade_off(
-    found: Sequence[Network], dense: Network | None, costs: Sequence[Metric], worths: Sequence[Metric]
+    found: Sequence[Network],
+    dense: Network | None,
+    costs: Sequence[Metric],
+    worths: Sequence[Metric],
 ) -> Figure:
     """Draw worth against cost; every pair of the two can be chosen.
 
@@ -66,7 +69,9 @@ def trade_off(
     said = tooltip(
         ("name", "network"), ("text", "mean [95 % interval]"), ("at", "cost"), ("n", "seeds"), ("keys", "keys")
     )  # fmt: skip
-    one = tooltip(("name", "network"), ("seed", "seed"), ("text", "value"), ("at", "cost"), ("keys", "key"))
+    one = tooltip(
+        ("name", "network"), ("seed", "seed"), ("text", "value"), ("at", "cost"), ("keys", "key")
+    )
     look = scales(looks(found))
     line = {name: look[name] for name in ("color", "strokeDash")}
     mark = {name: look[name] for name in ("color", "shape")}
@@ -408,4 +413,3 @@ def chosen(found: Sequence[Network], dense: Network | None, margin: float) -> Ne
         and checked >= anchor - margin
     ]
     return min(near, key=lambda each: each.mean(KEPT) or 0.0, default=None)
-

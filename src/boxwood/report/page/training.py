@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
@@ -259,7 +260,9 @@ def _flat(facts: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, flo
 def _axis(kind: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Fractions other than losses read best as percent."""
     fractions = "loss" not in kind and all(0 <= r["value"] <= 1 for r in rows if r["what"] == kind)
-    title = f"{kind} accuracy" if kind in ("validation", "test", "train") else kind.replace("_", " ")
+    title = (
+        f"{kind} accuracy" if kind in ("validation", "test", "train") else kind.replace("_", " ")
+    )
     return {"title": title, "format": "~%" if fractions else "~g"}
 
 
@@ -321,7 +324,7 @@ def _rising(rows: Sequence[Mapping[str, Any]]) -> str | None:
     for name, _ in _numbers(rows[0]):
         values = [row.get(name, float("nan")) for row in rows]
         if all(not isinstance(v, Mapping) for v in values) and all(
-            a < b for a, b in zip(values, values[1:], strict=False)
+            a < b for a, b in pairwise(values)
         ):
             return name
     return None

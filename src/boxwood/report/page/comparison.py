@@ -1,14 +1,12 @@
 """Two recipes side by side, seed by seed, wherever both kept as much."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
-
-from rich.table import Table
-from rich.text import Text
+from dataclasses import dataclass
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.report.page.charts import base, tooltip
 from boxwood.report.page.metrics import KEPT, TEST, Network, against, networks, percent, points
+from boxwood.report.page.parts import Column, Figure, Table
 from boxwood.report.page.reading import Study
 from boxwood.report.statistics import PairedComparison
 
@@ -55,12 +53,14 @@ class Comparison:
     """Two recipes of one study.
 
     Args:
+        study: the study.
         a: name of the first.
         b: name of the second.
         pairs: one for each sparsity that both reach.
         alone: networks without a counterpart.
     """
 
+    study: Study
     a: str
     b: str
     pairs: tuple[ComparedPair, ...]
@@ -71,10 +71,9 @@ class Comparison:
         """Say in words what came out, and what stands against believing it."""
         better = sum(_sign(pair) > 0 for pair in self.pairs)
         worse = sum(_sign(pair) < 0 for pair in self.pairs)
-        said = [
-            f"{self.a} against {self.b}: better at {better}, worse at {worse} and not to be told "
-            f"apart at {len(self.pairs) - better - worse} of {len(self.pairs)} sparsities."
-        ]
+        apart = len(self.pairs) - better - worse
+        said = [f"{self.a} against {self.b}, at {len(self.pairs)} sparsities that both reach:"]
+        said.append(f"better at {better}, worse at {worse}, not to be told apart at {apart}.")
         unequal = [pair for pair in self.pairs if not pair.same_budget]
         if unequal:
             said.append(
@@ -85,10 +84,6 @@ class Comparison:
         if self.alone:
             said.append(f"Without a counterpart: {', '.join(self.alone)}.")
         return " ".join(said)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything as plain values."""
-        return {"summary": self.summary, **asdict(self)}
 
 
 def compare(studies: Sequence[Study], a: str, b: str) -> Comparison:
@@ -107,7 +102,7 @@ def compare(studies: Sequence[Study], a: str, b: str) -> Comparison:
         groups = _groups(study)
         known |= dict.fromkeys(groups)
         if a in groups and b in groups:
-            return _compared(a, b, groups[a], groups[b])
+            return _compared(study, a, b, groups[a], groups[b])
     missing = [name for name in (a, b) if name not in known]
     if missing:
         raise BoxwoodError(
@@ -121,33 +116,82 @@ def compare(studies: Sequence[Study], a: str, b: str) -> Comparison:
 
 
 def comparison_table(found: Comparison) -> Table:
-    """The comparison as a table to print; differences are of test accuracy, in points."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("a", "b"):
-        table.add_column(title, overflow="fold")
-    for title in ("kept", "a", "b", "a - b", "95 %", "won", "lost", "p", "epochs"):
-        table.add_column(title, justify="right")
-    for pair in found.pairs:
-        paired, difference = pair.paired, pair.paired.difference
-        ends = (
-            f"{points(difference.low)} to {points(difference.high)}"
-            if difference.low is not None and difference.high is not None
-            else "1 seed"
-        )
-        table.add_row(
-            Text(pair.a),
-            Text(pair.b),
-            percent(pair.kept_a),
-            percent(pair.test_a),
-            percent(pair.test_b),
-            points(difference.estimate),
-            ends,
-            str(paired.wins),
-            str(paired.losses),
-            "–" if paired.t_p is None else f"{paired.t_p:.2g}",
-            f"{pair.epochs_a:g}, {pair.epochs_b:g}" if not pair.same_budget else f"{pair.epochs_a:g}",
-        )
-    return table
+    """One row for each sparsity that both reach; differences are of test accuracy."""
+    rows = [
+        {
+            "a": pair.a, "b": pair.b, "kept_fraction": pair.kept_a,
+            "test_a": pair.test_a, "test_b": pair.test_b,
+            "difference": pair.paired.difference.estimate,
+            "low": pair.paired.difference.low, "high": pair.paired.difference.high,
+            "seeds": pair.paired.difference.n,
+            "wins": pair.paired.wins, "losses": pair.paired.losses,
+            "p_paired": pair.paired.t_p, "p_sign": pair.paired.sign_p,
+            "epochs_a": pair.epochs_a, "epochs_b": pair.epochs_b, "keys": pair.keys,
+        }
+        for pair in found.pairs
+    ]  # fmt: skip
+    return Table(
+        "comparison",
+        "Test accuracy at the same sparsity, paired by seed",
+        (
+            Column("a", "a"),
+            Column("b", "b"),
+            Column("kept_fraction", "kept", percent, number=True),
+            Column("test_a", "a", percent, number=True),
+            Column("test_b", "b", percent, number=True),
+            Column("difference", "a − b", points, number=True),
+            Column("low", "from", points, number=True),
+            Column("high", "to", points, number=True),
+            Column("seeds", "seeds", number=True),
+            Column("wins", "won", number=True),
+            Column("losses", "lost", number=True),
+            Column("p_paired", "p (t)", "{:.2g}".format, number=True),
+            Column("p_sign", "p (sign, a > b)", "{:.2g}".format, number=True),
+            Column("epochs_a", "epochs a", "{:g}".format, number=True),
+            Column("epochs_b", "epochs b", "{:g}".format, number=True),
+            Column("keys", "keys"),
+        ),
+        rows,
+    )
+
+
+def comparison_figure(found: Comparison) -> Figure:
+    """Draw the difference at each sparsity with its interval; above zero the first is better."""
+    table = comparison_table(found)
+    rows = [
+        {**row, "series": "difference", "said": points(row["difference"])} for row in table.rows
+    ]
+    ticks = sorted({row["kept_fraction"] for row in rows}, reverse=True)
+    y = {"type": "quantitative", "axis": {"title": f"{found.a} − {found.b}", "format": "+.1~%"}}
+    spec = {
+        **base(rows),
+        "height": 260,
+        "encoding": {
+            "x": {
+                "field": "kept_fraction", "type": "quantitative",
+                "axis": {"title": "weights remaining", "format": ".3~p", "values": ticks},
+                "scale": {"type": "log", "base": 2, "reverse": True, "nice": False, "padding": 20},
+            },
+        },
+        "layer": [
+            {"data": {"values": [{"zero": 0}]}, "mark": {"type": "rule", "strokeDash": [6, 4]},
+             "encoding": {"x": None, "y": {"field": "zero", "type": "quantitative"}}},
+            {"transform": [{"filter": "isValid(datum.low)"}],
+             "mark": {"type": "rule", "color": "var(--c0)", "strokeWidth": 2},
+             "encoding": {"y": {"field": "low", **y}, "y2": {"field": "high"}}},
+            {"mark": {"type": "point", "filled": True, "size": 90, "color": "var(--c0)", "opacity": 1},
+             "encoding": {"y": {"field": "difference", **y}, "tooltip": tooltip(
+                 ("a", "a"), ("b", "b"), ("said", "points"), ("seeds", "seeds"), ("keys", "keys"))}},
+        ],
+    }  # fmt: skip
+    return Figure(
+        name="comparison",
+        title="Difference of test accuracy",
+        text="Means of the differences seed by seed, with 95 % intervals; above the dashed line the first recipe is better.",
+        alternative=found.summary,
+        spec=spec,
+        table=table,
+    )
 
 
 def _groups(study: Study) -> dict[str, list[Network]]:
@@ -159,7 +203,9 @@ def _groups(study: Study) -> dict[str, list[Network]]:
     return groups
 
 
-def _compared(a: str, b: str, ours: Sequence[Network], theirs: Sequence[Network]) -> Comparison:
+def _compared(
+    study: Study, a: str, b: str, ours: Sequence[Network], theirs: Sequence[Network]
+) -> Comparison:
     pairs, used = [], set()
     for mine in ours:
         other = _nearest(mine, theirs)
@@ -187,7 +233,7 @@ def _compared(a: str, b: str, ours: Sequence[Network], theirs: Sequence[Network]
             f"none; prune both to the same sparsities."
         )
     alone = [each.name for each in (*ours, *theirs) if each.name not in used]
-    return Comparison(a=a, b=b, pairs=tuple(pairs), alone=tuple(alone))
+    return Comparison(study=study, a=a, b=b, pairs=tuple(pairs), alone=tuple(alone))
 
 
 def _nearest(mine: Network, theirs: Sequence[Network]) -> Network | None:
