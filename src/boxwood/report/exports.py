@@ -135,6 +135,7 @@ def to_wandb(runs: Sequence[Run], folder: Path) -> None:
         ) as run:
             for step, values in each.by_step():
                 run.log(values, step=step)
+    wandb.teardown()  # its own process writes the files, and is waited for here
 
 
 def _measured(facts: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

@@ -37,7 +37,12 @@ THEME: Spec = {
         "tickCount": 8,
     },
     "header": {"labelColor": "var(--ink)", "labelFontSize": 12, "title": None},
-    "legend": {"labelColor": "var(--ink)", "labelFontSize": 13, "symbolSize": 140},
+    "legend": {
+        "labelColor": "var(--ink)",
+        "labelFontSize": 13,
+        "labelLimit": 400,
+        "symbolSize": 140,
+    },
     "text": {"color": "var(--soft)", "fontSize": 12},
     "rule": {"color": "var(--soft)"},
 }
@@ -83,7 +88,7 @@ def scales(looks: Mapping[str, int], field: str = "series") -> Spec:
 
 
 def shown(field: str = "series") -> Spec:
-    """The filter that check boxes and picks rewrite: it comes first in every figure."""
+    """Mark where the page puts the choice of its check boxes or of a pick, as a filter."""
     return {"filter": {"field": field, "valid": True}}
 
 

@@ -18,7 +18,7 @@
     at[last] = value;
   }
 
-  // Every filter that asks only for a valid field is the place of the figure's choice.
+  // A filter that asks for a valid field marks where the figure's choice of lines or network goes.
   function choose(node, field, filter) {
     if (Array.isArray(node)) node.forEach((each) => choose(each, field, filter));
     else if (node && typeof node === "object") {
@@ -58,9 +58,8 @@
       if (by) choose(spec, field, { field, equal: picked(this.figure, by) });
       else {
         const boxes = inside(this.figure, ".series input");
-        if (boxes.length) {
-          choose(spec, field, { field, oneOf: boxes.filter((box) => box.checked).map((box) => box.value) });
-        }
+        const shown = boxes.filter((box) => box.checked).map((box) => box.value);
+        choose(spec, field, boxes.length ? { field, oneOf: shown } : "true");
       }
       return spec;
     }
