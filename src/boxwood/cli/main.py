@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from boxwood.cli import demo, pack, plan, prune, run, runs
+from boxwood.cli import cite, demo, pack, plan, prune, report, run, runs, serve
 from boxwood.core.errors import BoxwoodError
 
 app = typer.Typer(
@@ -21,6 +21,9 @@ app.command()(prune.prune)
 app.command()(pack.pack)
 app.command()(pack.unpack)
 app.command()(pack.info)
+app.command()(report.report)
+app.command()(serve.serve)
+app.command()(cite.cite)
 app.add_typer(runs.app, name="runs")
 
 

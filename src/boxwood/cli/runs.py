@@ -1,21 +1,27 @@
 """``boxwood runs``: look into a store."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from safetensors.torch import save_file
 
 from boxwood.cli.run import StorePath
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.masks import apply
+from boxwood.report.exports import to_mlflow, to_tensorboard, to_wandb
+from boxwood.report.page.reading import Run, read
+from boxwood.runs.difference import difference
 from boxwood.runs.store import Store
 
 app = typer.Typer(no_args_is_help=True, help="List, show, export and clean up finished work.")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Out = Annotated[Path, typer.Option(help="Folder to write into.")]
 Key = Annotated[str, typer.Argument(help="Key of a phase, or the beginning of one.")]
 
 
@@ -40,7 +46,7 @@ def list_(store: StorePath = Path("runs"), as_json: Json = False) -> None:
         return
     table = Table("run", "key", "phases done")
     for row in rows:
-        table.add_row(str(row["name"]), str(row["key"]), f"{row['done']} of {row['phases']}")
+        table.add_row(Text(str(row["name"])), str(row["key"]), f"{row['done']} of {row['phases']}")
     Console().print(table)
 
 
@@ -81,6 +87,56 @@ def export(
 
 
 @app.command()
+def diff(a: Key, b: Key, store: StorePath = Path("runs"), as_json: Json = False) -> None:
+    """Say where two phases part, what was asked for differently, and what came out differently.
+
+    Example: boxwood runs diff 3f2a 81c0
+    """
+    opened = _open(store)
+    found = difference(opened, _whole(opened, a), _whole(opened, b))
+    if as_json:
+        print(json.dumps(asdict(found), indent=1))  # noqa: T201 - the result itself
+        return
+    console = Console()
+    console.print(f"{len(found.shared)} phases are the same, the start among them.")
+    for title, changes in (("settings", found.settings), ("facts", found.facts)):
+        if not changes:
+            console.print(f"No {title} differ.")
+            continue
+        table = Table("phase", title, a, b)
+        for change in changes:
+            table.add_row(*(Text(str(v)) for v in (change.where, change.what, change.a, change.b)))
+        console.print(table)
+
+
+@app.command()
+def tensorboard(out: Out, store: StorePath = Path("runs")) -> None:
+    """Write the metrics of all runs as TensorBoard event files.
+
+    Example: boxwood runs tensorboard --out events
+    """
+    to_tensorboard(_runs(store), out)
+
+
+@app.command()
+def mlflow(out: Out, store: StorePath = Path("runs")) -> None:
+    """Write the metrics of all runs into an MLflow database.
+
+    Example: boxwood runs mlflow --out tracked
+    """
+    to_mlflow(_runs(store), out)
+
+
+@app.command()
+def wandb(out: Out, store: StorePath = Path("runs")) -> None:
+    """Write the metrics of all runs as offline runs of Weights & Biases; nothing is uploaded.
+
+    Example: boxwood runs wandb --out tracked
+    """
+    to_wandb(_runs(store), out)
+
+
+@app.command()
 def gc(store: StorePath = Path("runs")) -> None:
     """Delete what interrupted processes left and no listed run needs.
 
@@ -88,6 +144,10 @@ def gc(store: StorePath = Path("runs")) -> None:
     """
     freed = _open(store).collect_garbage()
     Console().print(f"Freed {freed:,} bytes.")
+
+
+def _runs(store: Path) -> list[Run]:
+    return [run for study in read([_open(store)]) for run in study.runs]
 
 
 def _open(store: Path) -> Store:

@@ -26,8 +26,8 @@ class Train:
     With ``fit.watch_every`` the history also holds the test accuracy where the validation loss was
     lowest: of the moment at which one would have stopped.
 
-    Source: Han, Pool, Tran and Dally (2015), section 3; dropout: section 3.2, equation 2.
-    Early stopping: Frankle and Carbin (2019), section 2.
+    Source of ``correct_dropout``: Han, Pool, Tran and Dally (2015), section 3.2, equation 2; of
+    early stopping: Frankle and Carbin (2019), section 2.
     """
 
     revision: ClassVar[int] = 0

@@ -1,0 +1,114 @@
+"""``boxwood report``: one page about everything in a store."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import rich.table
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from boxwood.core.errors import BoxwoodError
+from boxwood.core.spec import load
+from boxwood.report.page.build import Report, articles, json_text, page, to_json, write, write_csv
+from boxwood.report.page.comparison import compare, comparison_table
+from boxwood.report.page.parts import Table
+from boxwood.report.tables import render
+
+Stores = Annotated[list[Path], typer.Argument(help="Folders of finished phases.")]
+Only = Annotated[list[str] | None, typer.Option(help="Runs to take, such as 'L2*'; repeatable.")]
+Without = Annotated[list[str] | None, typer.Option(help="Runs to leave out; repeatable.")]
+Judge = Annotated[
+    str | None, typer.Option(help="file.py:function that turns measurements into verdicts.")
+]
+Latency = Annotated[
+    Path | None, typer.Option(help="JSON of measured times: {KEY: [milliseconds, …], …}.")
+]
+Title = Annotated[str, typer.Option(help="Title of the page.")]
+
+
+def report(
+    stores: Stores,
+    out: Annotated[Path | None, typer.Option(help="HTML file to write.")] = None,
+    title: Title = "",
+    only: Only = None,
+    without: Without = None,
+    judge: Judge = None,
+    latency: Latency = None,
+    compare_: Annotated[
+        tuple[str, str] | None,
+        typer.Option("--compare", help="Two recipes to compare seed by seed."),
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="Folder for every table as CSV.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every table as JSON.")] = False,
+) -> None:
+    """Write one self-contained HTML page: what was gained, what it cost, how sure that is.
+
+    Example: boxwood report runs --out report.html
+    """
+    about = replace(asked(stores, title, only, without, judge, latency), compare=compare_)
+    if compare_ is not None and not as_json:
+        found = compare(about.studies(), *compare_)
+        Console().print(found.summary, markup=False)
+        print(render(_for_terminal(comparison_table(found)), width=200))  # noqa: T201 - one line each
+    if csv is not None or as_json:
+        made = articles(about)
+        if csv is not None:
+            write_csv(made, csv)
+        if as_json:
+            print(json_text(to_json(made)), end="")  # noqa: T201 - the result itself
+    if out is not None or not (csv or as_json or compare_):
+        path = out or Path("report.html")
+        text = page(about)
+        write(path, text)
+        if not as_json:
+            Console().print(f"{path}: {len(text.encode()) / 1e6:.1f} MB", markup=False)
+
+
+def _for_terminal(table: Table) -> rich.table.Table:
+    """The columns that fit on a line: keys and the second p-value are in the page and the JSON."""
+    columns = [column for column in table.columns if column.name not in ("keys", "p_sign")]
+    shown = rich.table.Table(box=None, pad_edge=False)
+    for column in columns:
+        shown.add_column(column.title, justify="right" if column.number else "left")
+    for row in table.rows:
+        shown.add_row(*(Text(table.text(column, row)) for column in columns))
+    return shown
+
+
+def asked(
+    stores: list[Path],
+    title: str = "",
+    only: list[str] | None = None,
+    without: list[str] | None = None,
+    judge: str | None = None,
+    latency: Path | None = None,
+) -> Report:
+    """Turn what was typed into a report."""
+    found: Any = None if judge is None else load(judge)
+    if found is not None and not callable(found):
+        raise BoxwoodError(
+            f"Expected {judge} to name a function, got {type(found).__name__}; name one that takes "
+            f"measurements and returns findings."
+        )
+    return Report(
+        stores=tuple(stores),
+        title=title,
+        only=tuple(only or ()),
+        without=tuple(without or ()),
+        judge=found,
+        latencies=None if latency is None else _latencies(latency),
+    )
+
+
+def _latencies(path: Path) -> dict[str, list[float]]:
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+        return {str(key): [float(time) for time in times] for key, times in read.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise BoxwoodError(
+            f"Expected JSON such as {{KEY: [milliseconds, …]}} in {path}, got {error}; measure "
+            f"each network several times and write the times by the key of its measurement."
+        ) from error

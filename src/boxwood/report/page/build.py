@@ -1,0 +1,156 @@
+"""From stores to the page, and to the same tables as JSON and CSV."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from boxwood.core.errors import BoxwoodError
+from boxwood.report.page.article import Judge, article
+from boxwood.report.page.comparison import compare
+from boxwood.report.page.metrics import Latencies
+from boxwood.report.page.parts import Article, Table, tables_of
+from boxwood.report.page.reading import Study, read
+from boxwood.report.page.render import render
+from boxwood.runs.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What is to be reported.
+
+    Args:
+        stores: folders of finished phases.
+        title: of the page; made from the studies where it is empty.
+        only: patterns of run names; none takes all.
+        without: patterns of run names to leave out.
+        judge: turns the measurements of a study into verdicts.
+        latencies: milliseconds per example by key of a measurement.
+        compare: two recipes or networks to compare seed by seed.
+    """
+
+    stores: tuple[Path, ...]
+    title: str = ""
+    only: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    judge: Judge | None = None
+    latencies: Latencies | None = None
+    compare: tuple[str, str] | None = None
+
+    def studies(self) -> tuple[Study, ...]:
+        """Read the stores."""
+        return read([Store(path) for path in self.stores], only=self.only, without=self.without)
+
+
+def articles(report: Report) -> tuple[Article, ...]:
+    """Describe every study of a report."""
+    studies = report.studies()
+    compared = None if report.compare is None else compare(studies, *report.compare)
+    return tuple(
+        article(
+            study,
+            name=f"study-{index}",
+            together=studies,
+            judge=report.judge,
+            measured=report.latencies,
+            compared=compared if compared is not None and compared.study is study else None,
+        )
+        for index, study in enumerate(studies, 1)
+    )
+
+
+def page(report: Report, *, live: bool = False) -> str:
+    """Make the page of a report as HTML; the same stores give the same page.
+
+    Raises:
+        BoxwoodError: there is no store or no run, or the charts' library is not installed.
+    """
+    found = articles(report)
+    several = len(found) > 1
+    title = report.title or (
+        f"{len(found)} studies of {_names(report)}" if several else found[0].title
+    )
+    return render(
+        found,
+        title=title,
+        subtitle="; ".join(each.title for each in found) if several else found[0].subtitle,
+        stores=_names(report),
+        live=live,
+    )
+
+
+def _names(report: Report) -> str:
+    return ", ".join(path.resolve().name for path in report.stores)
+
+
+def to_json(found: Sequence[Article]) -> dict[str, Any]:
+    """All tables of some articles, with exact numbers."""
+    return {
+        "studies": [
+            {
+                "title": each.title,
+                "subtitle": each.subtitle,
+                "tables": {table.name: [dict(row) for row in table.rows] for table in tables_of(each)},
+            }
+            for each in found
+        ]
+    }  # fmt: skip
+
+
+def write_csv(found: Sequence[Article], folder: Path) -> list[Path]:
+    """Write every table as ``STUDY-TABLE.csv``, with exact numbers; return the files.
+
+    Raises:
+        BoxwoodError: the folder cannot be written.
+    """
+    written = []
+    for each in found:
+        for table in tables_of(each):
+            path = folder / f"{each.name}-{table.name}.csv"
+            write(path, _csv(table))
+            written.append(path)
+    return written
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        BoxwoodError: the folder cannot be written.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_text(text, encoding="utf-8")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise BoxwoodError(
+            f"Expected a folder that can be written for {path}, got {error.strerror}; choose "
+            f"another path or change its permissions."
+        ) from error
+
+
+def json_text(value: Any) -> str:
+    """JSON with an end of line."""
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+def _csv(table: Table) -> str:
+    text = io.StringIO()
+    names = [column.name for column in table.columns]
+    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _cell(row.get(name)) for name in names} for row in table.rows)
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """Text that a spreadsheet would run as a formula is quoted; numbers stay exact."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" and value else value

@@ -1,0 +1,256 @@
+"""Two recipes side by side, seed by seed, wherever both kept as much."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from boxwood.core.errors import BoxwoodError
+from boxwood.report.page.charts import base, tooltip
+from boxwood.report.page.metrics import KEPT, TEST, Network, against, networks, percent, points
+from boxwood.report.page.parts import Column, Figure, Table
+from boxwood.report.page.reading import Study
+from boxwood.report.statistics import PairedComparison
+
+_SAME = 0.02
+"""Two networks kept as much when what they kept differs by no more than this part of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedPair:
+    """One network of each recipe.
+
+    Args:
+        a: name of the first.
+        b: name of the second.
+        kept_a: fraction of weights that the first kept.
+        kept_b: of the second.
+        test_a: mean test accuracy of the first, a fraction.
+        test_b: of the second.
+        paired: their test accuracies, seed by seed, as fractions.
+        epochs_a: training up to the first.
+        epochs_b: up to the second.
+        keys: of both, eight digits each.
+    """
+
+    a: str
+    b: str
+    kept_a: float
+    kept_b: float
+    test_a: float
+    test_b: float
+    paired: PairedComparison
+    epochs_a: float
+    epochs_b: float
+    keys: str
+
+    @property
+    def same_budget(self) -> bool:
+        """Whether both were trained as long."""
+        return self.epochs_a == self.epochs_b
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two recipes of one study.
+
+    Args:
+        study: the study.
+        a: name of the first.
+        b: name of the second.
+        pairs: one for each sparsity that both reach.
+        alone: networks without a counterpart.
+    """
+
+    study: Study
+    a: str
+    b: str
+    pairs: tuple[ComparedPair, ...]
+    alone: tuple[str, ...]
+
+    @property
+    def summary(self) -> str:
+        """Say in words what came out, and what stands against believing it."""
+        better = sum(_sign(pair) > 0 for pair in self.pairs)
+        worse = sum(_sign(pair) < 0 for pair in self.pairs)
+        apart = len(self.pairs) - better - worse
+        said = [f"{self.a} against {self.b}, at {len(self.pairs)} sparsities that both reach:"]
+        said.append(f"better at {better}, worse at {worse}, not to be told apart at {apart}.")
+        unequal = [pair for pair in self.pairs if not pair.same_budget]
+        if unequal:
+            said.append(
+                f"The budgets differ at {len(unequal)}: "
+                + ", ".join(f"{p.epochs_a:g} and {p.epochs_b:g} epochs" for p in unequal[:3])
+                + "."
+            )
+        if self.alone:
+            said.append(f"Without a counterpart: {', '.join(self.alone)}.")
+        return " ".join(said)
+
+
+def compare(studies: Sequence[Study], a: str, b: str) -> Comparison:
+    """Compare two recipes, or two networks, of the same study.
+
+    Args:
+        studies: where to look; the first that has both is taken.
+        a: name of a recipe or of one of its networks.
+        b: the same.
+
+    Raises:
+        BoxwoodError: a name is unknown, or nothing of the two can be paired.
+    """
+    known: dict[str, None] = {}
+    for study in studies:
+        groups = _groups(study)
+        known |= dict.fromkeys(groups)
+        if a in groups and b in groups:
+            return _compared(study, a, b, groups[a], groups[b])
+    missing = [name for name in (a, b) if name not in known]
+    if missing:
+        raise BoxwoodError(
+            f"Expected recipes or networks of the report ({', '.join(list(known)[:12])}), got "
+            f"{missing[0]!r}; correct the name."
+        )
+    raise BoxwoodError(
+        f"Expected two recipes of one study, got {a!r} and {b!r}, which have another network, other "
+        f"data or no seed in common; run both on the same seeds."
+    )
+
+
+def comparison_table(found: Comparison) -> Table:
+    """One row for each sparsity that both reach; differences are of test accuracy."""
+    rows = [
+        {
+            "a": pair.a, "b": pair.b, "kept_fraction": pair.kept_a,
+            "test_a": pair.test_a, "test_b": pair.test_b,
+            "difference": pair.paired.difference.estimate,
+            "low": pair.paired.difference.low, "high": pair.paired.difference.high,
+            "seeds": pair.paired.difference.n,
+            "wins": pair.paired.wins, "losses": pair.paired.losses,
+            "p_paired": pair.paired.t_p, "p_sign": pair.paired.sign_p,
+            "epochs_a": pair.epochs_a, "epochs_b": pair.epochs_b, "keys": pair.keys,
+        }
+        for pair in found.pairs
+    ]  # fmt: skip
+    return Table(
+        "comparison",
+        "Test accuracy at the same sparsity, paired by seed",
+        (
+            Column("a", "a"),
+            Column("b", "b"),
+            Column("kept_fraction", "kept", percent, number=True),
+            Column("test_a", "a", percent, number=True),
+            Column("test_b", "b", percent, number=True),
+            Column("difference", "a − b", points, number=True),
+            Column("low", "from", points, number=True),
+            Column("high", "to", points, number=True),
+            Column("seeds", "seeds", number=True),
+            Column("wins", "won", number=True),
+            Column("losses", "lost", number=True),
+            Column("p_paired", "p (t)", "{:.2g}".format, number=True),
+            Column("p_sign", "p (sign, a > b)", "{:.2g}".format, number=True),
+            Column("epochs_a", "epochs a", "{:g}".format, number=True),
+            Column("epochs_b", "epochs b", "{:g}".format, number=True),
+            Column("keys", "keys"),
+        ),
+        rows,
+    )
+
+
+def comparison_figure(found: Comparison) -> Figure:
+    """Draw the difference at each sparsity with its interval; above zero the first is better."""
+    table = comparison_table(found)
+    rows = [
+        {**row, "series": "difference", "said": points(row["difference"])} for row in table.rows
+    ]
+    ticks = sorted({row["kept_fraction"] for row in rows}, reverse=True)
+    y = {"type": "quantitative", "axis": {"title": f"{found.a} − {found.b}", "format": "+.1~%"}}
+    spec = {
+        **base(rows),
+        "height": 260,
+        "encoding": {
+            "x": {
+                "field": "kept_fraction", "type": "quantitative",
+                "axis": {"title": "weights remaining", "format": ".3~p", "values": ticks},
+                "scale": {"type": "log", "base": 2, "reverse": True, "nice": False, "padding": 20},
+            },
+        },
+        "layer": [
+            {"data": {"values": [{"zero": 0}]}, "mark": {"type": "rule", "strokeDash": [6, 4]},
+             "encoding": {"x": None, "y": {"field": "zero", "type": "quantitative"}}},
+            {"transform": [{"filter": "isValid(datum.low)"}],
+             "mark": {"type": "rule", "color": "var(--c0)", "strokeWidth": 2},
+             "encoding": {"y": {"field": "low", **y}, "y2": {"field": "high"}}},
+            {"mark": {"type": "point", "filled": True, "size": 90, "color": "var(--c0)", "opacity": 1},
+             "encoding": {"y": {"field": "difference", **y}, "tooltip": tooltip(
+                 ("a", "a"), ("b", "b"), ("said", "points"), ("seeds", "seeds"), ("keys", "keys"))}},
+        ],
+    }  # fmt: skip
+    return Figure(
+        name="comparison",
+        title="Difference of test accuracy",
+        text="Means of the differences seed by seed, with 95 % intervals; above the dashed line the first recipe is better.",
+        alternative=found.summary,
+        spec=spec,
+        table=table,
+    )
+
+
+def _groups(study: Study) -> dict[str, list[Network]]:
+    groups: dict[str, list[Network]] = {}
+    for network in networks(study):
+        names = {network.members[0].branch, network.curve, network.name}
+        for name in names:
+            groups.setdefault(name, []).append(network)
+    return groups
+
+
+def _compared(
+    study: Study, a: str, b: str, ours: Sequence[Network], theirs: Sequence[Network]
+) -> Comparison:
+    pairs, used = [], set()
+    for mine in ours:
+        other = _nearest(mine, theirs)
+        paired = None if other is None else against(mine, other, TEST)
+        if other is None or paired is None:
+            continue
+        used |= {mine.name, other.name}
+        pairs.append(
+            ComparedPair(
+                a=mine.name,
+                b=other.name,
+                kept_a=mine.mean(KEPT) or 0.0,
+                kept_b=other.mean(KEPT) or 0.0,
+                test_a=mine.mean(TEST) or 0.0,
+                test_b=other.mean(TEST) or 0.0,
+                paired=paired,
+                epochs_a=float(mine.members[0].epochs),
+                epochs_b=float(other.members[0].epochs),
+                keys=f"{mine.keys} {other.keys}",
+            )
+        )
+    if not pairs:
+        raise BoxwoodError(
+            f"Expected networks of {a!r} and {b!r} that kept as many weights on the same seeds, got "
+            f"none; prune both to the same sparsities."
+        )
+    alone = [each.name for each in (*ours, *theirs) if each.name not in used]
+    return Comparison(study=study, a=a, b=b, pairs=tuple(pairs), alone=tuple(alone))
+
+
+def _nearest(mine: Network, theirs: Sequence[Network]) -> Network | None:
+    kept = mine.mean(KEPT)
+    placed: Mapping[str, tuple[float, Network]] = {
+        each.name: (abs(other - kept), each)
+        for each in theirs
+        if kept is not None and (other := each.mean(KEPT)) is not None
+    }
+    if not placed or kept is None:
+        return None
+    gap, nearest = min(placed.values(), key=lambda pair: pair[0])
+    return nearest if gap <= _SAME * kept or len(theirs) == 1 else None
+
+
+def _sign(pair: ComparedPair) -> int:
+    low, high = pair.paired.difference.low, pair.paired.difference.high
+    if low is None or high is None:
+        return 0
+    return (low > 0) - (high < 0)
