@@ -24,10 +24,9 @@ class Train:
         label: a name for later phases.
 
     With ``fit.watch_every`` the history also holds the test accuracy where the validation loss was
-    lowest: of the moment at which one would have stopped.
+    lowest: of the moment at which one would have stopped, as Frankle and Carbin (2019) report it.
 
-    Source of ``correct_dropout``: Han, Pool, Tran and Dally (2015), section 3.2, equation 2; of
-    early stopping: Frankle and Carbin (2019), section 2.
+    Source of ``correct_dropout``: Han, Pool, Tran and Dally (2015), section 3.2, equation 2.
     """
 
     revision: ClassVar[int] = 0
