@@ -279,8 +279,9 @@ def _beginning_with(keys: Tensor, prefix: int, shift: int) -> Tensor:
     # There are few: to look at eight flags as one integer halves the time.
     whole = len(keys) // 8 * 8
     rows = matches[:whole].view(torch.int64).nonzero().view(-1)
-    near = keys[:whole].view(-1, 8)[rows]
-    return torch.cat((near[matches[:whole].view(-1, 8)[rows]], keys[whole:][matches[whole:]]))
+    found = keys[:whole].view(-1, 8)[rows][matches[:whole].view(-1, 8)[rows]]
+    rest = keys[whole:][matches[whole:]]
+    return torch.cat((found, rest)) if len(rest) else found  # they may be all: no needless copy
 
 
 def _histogram(digits: Tensor) -> Tensor:
