@@ -332,6 +332,14 @@ def test_what_a_ticket_refuses(store):
         run(genesis(), (ShuffleMasks(),), store)
 
 
+def test_accuracy_at_fixed_steps_is_asked_of_all_trainings_and_of_the_controls():
+    """``test_at`` reaches the dense training, every level and what is compared with it."""
+    recipe = tickets.lottery_ticket(train=FIT, prune=RATES, levels=2, test_at=(10, 20))
+    for each in (recipe, tickets.reinitialised(recipe, 2)):
+        trainings = [phase for phase in each if isinstance(phase, Train)]
+        assert [phase.test_at for phase in trainings] == [(10, 20)] * 3
+
+
 def test_courses_follow_the_steps_of_the_whole_training():
     """Warm-up is linear from zero, and drops come at their steps."""
     course = Warmup(over=4, course=DropsAt(steps=(6, 8)))

@@ -29,11 +29,14 @@ class Row:
         model: returns a new network.
         train: the dense training, which every level repeats.
         prune: what each level prunes.
+        test_at: steps at which the paper reads off the accuracy, where early stop means little
+            because the learning rate drops.
     """
 
     model: Callable[[], nn.Module]
     train: Fit
     prune: Pruning
+    test_at: tuple[int, ...] = ()
 
 
 def lenet() -> Row:
@@ -93,7 +96,8 @@ def resnet(*, lr: float = 0.1, warmup: int = 0) -> Row:
     """
     course = _warmed(DropsAt(steps=(20_000, 25_000)), warmup)
     train = _sgd(30_000, 128, lr, course)
-    return Row(Call.of(glorot, net=resnet_20), train, together(0.2, _CONVOLUTIONS))
+    test_at = (10_000, 20_000, 30_000)
+    return Row(Call.of(glorot, net=resnet_20), train, together(0.2, _CONVOLUTIONS), test_at)
 
 
 def vgg(*, lr: float = 0.1, warmup: int = 0) -> Row:
@@ -109,7 +113,8 @@ def vgg(*, lr: float = 0.1, warmup: int = 0) -> Row:
     per_epoch = 704
     course = _warmed(DropsAt(steps=(80 * per_epoch, 120 * per_epoch)), warmup)
     train = _sgd(160 * per_epoch, 64, lr, course)
-    return Row(Call.of(glorot, net=vgg_19), train, together(0.2, _CONVOLUTIONS))
+    test_at = (30_000, 60_000, 112_000)
+    return Row(Call.of(glorot, net=vgg_19), train, together(0.2, _CONVOLUTIONS), test_at)
 
 
 def _adam(steps: int, lr: float) -> Fit:

@@ -63,7 +63,9 @@ def together(rate: float, where: Where = linear_and_conv) -> Pruning:
     return lambda level: Prune(sparsity=_sparsity(rate, level), where=where)
 
 
-def lottery_ticket(*, train: Fit, prune: Pruning, levels: int, rewind: int = 0) -> Recipe:
+def lottery_ticket(
+    *, train: Fit, prune: Pruning, levels: int, rewind: int = 0, test_at: tuple[int, ...] = ()
+) -> Recipe:
     """Find a ticket by iterative pruning: ``train, (prune, rewind, train) × levels``.
 
     Survivors go back to θ_k, and training replays from step k on with a new optimizer, at the
@@ -75,6 +77,7 @@ def lottery_ticket(*, train: Fit, prune: Pruning, levels: int, rewind: int = 0) 
         prune: `layer_wise` or `together`.
         levels: how often to prune.
         rewind: k, in epochs or steps as the length of ``train`` is; 0 is the initialisation.
+        test_at: as for `Train`, of all trainings and those of the controls.
 
     Raises:
         BoxwoodError: k is outside the training, or there is less than one level.
@@ -89,11 +92,14 @@ def lottery_ticket(*, train: Fit, prune: Pruning, levels: int, rewind: int = 0) 
     Source: Frankle and Carbin (2019), section 1; rewinding to k > 0: Frankle, Dziugaite, Roy and
     Carbin (2019), section 3.
     """
-    start, beginning = _start(train, rewind)
-    return beginning + _levels(prune, levels, (Rewind(to=start),), replace(train, first=rewind))
+    start, beginning = _start(train, rewind, test_at)
+    again = Train(fit=replace(train, first=rewind), test_at=test_at)
+    return beginning + _levels(prune, levels, (Rewind(to=start),), again)
 
 
-def one_shot(*, train: Fit, prune: Pruning, level: int, rewind: int = 0) -> Recipe:
+def one_shot(
+    *, train: Fit, prune: Pruning, level: int, rewind: int = 0, test_at: tuple[int, ...] = ()
+) -> Recipe:
     """Find a ticket by pruning once, as far as ``level`` of the iterative one goes.
 
     Args:
@@ -101,6 +107,7 @@ def one_shot(*, train: Fit, prune: Pruning, level: int, rewind: int = 0) -> Reci
         prune: `layer_wise` or `together`.
         level: whose sparsity is reached at once.
         rewind: as for `lottery_ticket`.
+        test_at: as for `lottery_ticket`.
 
     Example:
         >>> from boxwood.train.optimizers import SGD
@@ -110,13 +117,9 @@ def one_shot(*, train: Fit, prune: Pruning, level: int, rewind: int = 0) -> Reci
 
     Source: Frankle and Carbin (2019), section 2, one-shot pruning.
     """
-    start, beginning = _start(train, rewind)
-    return (
-        *beginning,
-        prune(level),
-        Rewind(to=start),
-        *_trained(replace(train, first=rewind), level),
-    )
+    start, beginning = _start(train, rewind, test_at)
+    again = Train(fit=replace(train, first=rewind), test_at=test_at)
+    return (*beginning, prune(level), Rewind(to=start), *_trained(again, level))
 
 
 def continued(*, train: Fit, prune: Pruning, levels: int, again: Fit | None = None) -> Recipe:
@@ -139,7 +142,7 @@ def continued(*, train: Fit, prune: Pruning, levels: int, again: Fit | None = No
     Source: Frankle and Carbin (2019), the appendix on continued training; learning-rate rewinding:
     Renda, Frankle and Carbin (2020), section 3.
     """
-    return _start(train, 0)[1] + _levels(prune, levels, (), again or train)
+    return _start(train, 0)[1] + _levels(prune, levels, (), Train(fit=again or train))
 
 
 def reinitialised(ticket: Recipe, level: int, *, index: int = 1) -> Recipe:
@@ -254,46 +257,47 @@ def ticket_instability(ticket: Recipe, level: int, *, points: int = 30) -> Recip
 
     Source: Frankle, Dziugaite, Roy and Carbin (2020), section 4.
     """
-    found, fit = _up_to(ticket, level)
+    found, training = _up_to(ticket, level)
     start = next((phase.to for phase in ticket[len(found) :] if isinstance(phase, Rewind)), None)
     if start is None:
         raise BoxwoodError(
             f"Expected a ticket that rewinds after level {level}, got one that keeps its trained "
             f"values; give a recipe of lottery_ticket or one_shot."
         )
-    return found + _copies(fit, fit.first, start, points)
+    return found + _copies(training.fit, training.fit.first, start, points)
 
 
 def _sparsity(rate: float, level: int) -> float:
     return float(1 - (1 - rate) ** level)
 
 
-def _start(train: Fit, rewind: int) -> tuple[str, Recipe]:
+def _start(train: Fit, rewind: int, test_at: tuple[int, ...] = ()) -> tuple[str, Recipe]:
     """Label of θ_k, and the phases up to the trained dense network."""
-    dense: Recipe = (Train(fit=train, label="dense"), Measure(label="level-0"))
+    whole = Train(fit=train, test_at=test_at, label="dense")
+    dense: Recipe = (whole, Measure(label="level-0"))
     if not rewind:
         return "genesis", dense
     early = Train(fit=replace(train, until=rewind), label="early")
     return "early", (*dense, Rewind(to="genesis"), early, Rewind(to="dense"))
 
 
-def _levels(prune: Pruning, levels: int, values: Recipe, fit: Fit) -> Recipe:
+def _levels(prune: Pruning, levels: int, values: Recipe, training: Train) -> Recipe:
     if levels < 1:
         raise BoxwoodError(f"Expected at least one level of pruning, got levels={levels}.")
     phases: Recipe = ()
     for level in range(1, levels + 1):
-        phases += (prune(level), *values, *_trained(fit, level))
+        phases += (prune(level), *values, *_trained(training, level))
     return phases
 
 
-def _trained(fit: Fit, level: int) -> Recipe:
-    return (Train(fit=fit), Measure(label=f"level-{level}"))
+def _trained(training: Train, level: int) -> Recipe:
+    return (training, Measure(label=f"level-{level}"))
 
 
-def _up_to(ticket: Recipe, level: int) -> tuple[Recipe, Fit]:
+def _up_to(ticket: Recipe, level: int) -> tuple[Recipe, Train]:
     """Phases up to the pruning of a level, and the training that follows it."""
     for index, phase in enumerate(ticket):
-        after = (each.fit for each in ticket[index:] if isinstance(each, Train))
+        after = (each for each in ticket[index:] if isinstance(each, Train))
         levels = (each.label for each in ticket[index:] if isinstance(each, Measure))
         if isinstance(phase, Prune) and next(levels, None) == f"level-{level}":
             return ticket[: index + 1], next(after)
@@ -304,8 +308,9 @@ def _up_to(ticket: Recipe, level: int) -> tuple[Recipe, Fit]:
 
 def _instead(ticket: Recipe, level: int, values: Phase, *, first: int) -> Recipe:
     """Go on from the pruning of a level with other values or masks, and train from the start."""
-    found, fit = _up_to(ticket, level)
-    return (*found, values, *_trained(replace(fit, first=first), level))
+    found, training = _up_to(ticket, level)
+    training = replace(training, fit=replace(training.fit, first=first))
+    return (*found, values, *_trained(training, level))
 
 
 def _copies(train: Fit, rewind: int, start: str, points: int) -> Recipe:
