@@ -46,7 +46,9 @@ def trained(epochs: int = 2, start: float = 0.5) -> dict[str, Any]:
     return {"history": rows, "epochs": epochs}
 
 
-def measured(correct: int, kept: Sequence[int] = (96, 18), *, validation: int = 900) -> dict[str, Any]:
+def measured(
+    correct: int, kept: Sequence[int] = (96, 18), *, validation: int = 900
+) -> dict[str, Any]:
     layers = [
         {
             "name": name, "kind": "Linear", "weights": o * i, "kept": k, "multiply_adds": o * i,
@@ -68,7 +70,8 @@ def measured(correct: int, kept: Sequence[int] = (96, 18), *, validation: int = 
 def state(kept: Sequence[int] | None, facts: Mapping[str, Any]) -> State:
     """Weights 1, 2, 3, … of each layer; the masks keep the last of them."""
     weights = {
-        f"{name}.weight": torch.arange(1.0, o * i + 1).reshape(o, i) for name, (o, i) in SHAPES.items()
+        f"{name}.weight": torch.arange(1.0, o * i + 1).reshape(o, i)
+        for name, (o, i) in SHAPES.items()
     }
     if kept is None:
         return State(weights, {}, facts)
@@ -91,7 +94,10 @@ def note(store: Store, name: str, seed: int, phases: Sequence[Phase], **start: A
         "checkpoint": None, "checkpoint_sha256": None, **start,
     }  # fmt: skip
     chain = [digest(genesis)]
-    about = {"data": "d" * 64, "provenance": {"processor": "P", "torch": "2", "threads": 1, "seconds": 1.5}}
+    about = {
+        "data": "d" * 64,
+        "provenance": {"processor": "P", "torch": "2", "threads": 1, "seconds": 1.5},
+    }
     if not store.has(chain[0]):
         store.commit(chain[0], state(None, {}), {"spec": genesis, "parent": None, **about})
     for spec, facts, kept in phases:
@@ -100,7 +106,10 @@ def note(store: Store, name: str, seed: int, phases: Sequence[Phase], **start: A
             more = {"spec": spec, "parent": chain[-2], **about}
             store.commit(chain[-1], state(kept, facts), more)
     recipe = [spec for spec, _, _ in phases]
-    store.note_run(chain[-1], {"name": f"{name} / seed {seed}", "chain": chain, "genesis": genesis, "recipe": recipe})
+    store.note_run(
+        chain[-1],
+        {"name": f"{name} / seed {seed}", "chain": chain, "genesis": genesis, "recipe": recipe},
+    )
     return chain
 
 
@@ -112,16 +121,28 @@ def fill(store: Store, seeds: Sequence[int] = range(5)) -> None:
     """Three recipes: dense, pruned step by step, and the same by chance."""
     for seed in seeds:
         dense: list[Phase] = [(train("dense"), trained(), None)]
-        note(store, "dense", seed, [*dense, (measure(""), measured(962 + seed, validation=955), None)])
+        note(
+            store,
+            "dense",
+            seed,
+            [*dense, (measure(""), measured(962 + seed, validation=955), None)],
+        )
         for name, criterion, loss in (("pruned", "magnitude", 0), ("by chance", "random", 40)):
             phases = list(dense)
             for level, (sparsity, kept, (right, step)) in enumerate(LEVELS, 1):
                 correct = right + step * seed - loss
-                facts = {"kept": dict(zip(("fc1.weight", "fc2.weight"), kept, strict=True)), "sparsity": 1 - sum(kept) / SIZE}
+                facts = {
+                    "kept": dict(zip(("fc1.weight", "fc2.weight"), kept, strict=True)),
+                    "sparsity": 1 - sum(kept) / SIZE,
+                }
                 phases += [
                     (prune(sparsity, criterion), facts, kept),
                     (train(), trained(start=0.6), kept),
-                    (measure(f"round-{level}"), measured(correct, kept, validation=955 - 2 * level - loss), kept),
+                    (
+                        measure(f"round-{level}"),
+                        measured(correct, kept, validation=955 - 2 * level - loss),
+                        kept,
+                    ),
                 ]
             note(store, name, seed, phases)
 

@@ -31,7 +31,9 @@ def test_single_networks_can_be_compared(store: Store) -> None:
     assert "The budgets differ at 1: 2 and 4 epochs" in found.summary
 
 
-def test_what_cannot_be_compared_says_why(store: Store, empty: Store, hand: SimpleNamespace) -> None:
+def test_what_cannot_be_compared_says_why(
+    store: Store, empty: Store, hand: SimpleNamespace
+) -> None:
     """An unknown name, two studies, and nothing at one sparsity are different errors."""
     studies = read([store])
     with pytest.raises(BoxwoodError, match="got 'prune'; correct the name"):

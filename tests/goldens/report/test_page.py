@@ -172,7 +172,9 @@ def test_unknown_phases_and_facts_are_shown(empty: Store, hand: SimpleNamespace)
     assert (cost["top5"], cost["stopping_step"]) == (0.99, 1200)
 
 
-def test_verdicts_judge_whole_seeds_alone(store: Store, empty: Store, hand: SimpleNamespace) -> None:
+def test_verdicts_judge_whole_seeds_alone(
+    store: Store, empty: Store, hand: SimpleNamespace
+) -> None:
     """A judge is given the seeds whose every run is finished, and one that fails is said to."""
     hand.fill(empty, seeds=range(3))
     hand.note(empty, "pruned", 2, [(hand.train("late"), None, None)])
@@ -213,7 +215,9 @@ def test_histograms_count_every_weight_inside_the_axis(store: Store) -> None:
     """Before pruning 96 weights, at the end the 9 largest of them; the axis leaves out no more than 1."""
     (made,) = articles(Report(stores=(store.root,)))
     (table,) = [table for table in tables_of(made) if table.name == "weights"]
-    mine = [r for r in table.rows if r["layer"] == "fc1.weight" and r["pruned"].startswith("pruned")]
+    mine = [
+        r for r in table.rows if r["layer"] == "fc1.weight" and r["pruned"].startswith("pruned")
+    ]
     counts = {what: sum(r["count"] for r in mine if r["what"] == what) for what in ("before pruning", "left at the end")}  # fmt: skip
     assert counts["before pruning"] in (95, 96)
     assert counts["left at the end"] in (8, 9)

@@ -25,6 +25,7 @@ from boxwood.report.page.metrics import (
     points,
     times_fewer,
 )
+from boxwood.report.page.network_tables import accuracy_table, cost_table
 from boxwood.report.page.parts import (
     Article,
     Card,
@@ -41,7 +42,7 @@ from boxwood.report.page.parts import (
 from boxwood.report.page.pictures import PRUNED, histogram_figure, mask_gallery, pairs
 from boxwood.report.page.provenance import environment_table, recipe_table, run_table
 from boxwood.report.page.reading import Study
-from boxwood.report.page.trade_off import accuracy_table, chosen, cost_table, trade_off
+from boxwood.report.page.trade_off import chosen, trade_off
 from boxwood.report.page.training import BRANCH, fact_table, other_figures, training_figure
 from boxwood.report.study import Finding, Measurement
 
