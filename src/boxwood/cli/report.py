@@ -18,8 +18,10 @@ from boxwood.report.page.parts import Table
 from boxwood.report.tables import render
 
 Stores = Annotated[list[Path], typer.Argument(help="Folders of finished phases.")]
-Only = Annotated[list[str] | None, typer.Option(help="Runs to take, such as 'L2*'; repeatable.")]
-Without = Annotated[list[str] | None, typer.Option(help="Runs to leave out; repeatable.")]
+Only = Annotated[
+    list[str] | None, typer.Option(help="Runs or studies to take, such as 'L2*' or '* on mnist'.")
+]
+Without = Annotated[list[str] | None, typer.Option(help="Runs or studies to leave out, likewise.")]
 Judge = Annotated[
     str | None, typer.Option(help="file.py:function that turns measurements into verdicts.")
 ]

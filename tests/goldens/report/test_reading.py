@@ -93,6 +93,7 @@ def test_names_choose_runs(store: Store) -> None:
     """Patterns take and leave out runs by name; nothing left is an error that says so."""
     (study,) = read([store], only=["pruned*"], without=["* / seed 4"])
     assert len(study.runs) == 4
+    assert len(read([store], only=["* on digits"])[0].runs) == 15
     with pytest.raises(BoxwoodError, match="got 15 of which none has a wanted name"):
         read([store], only=["nothing"])
     with pytest.raises(BoxwoodError, match="got no such folder"):

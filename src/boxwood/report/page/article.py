@@ -189,10 +189,10 @@ def _verdicts(study: Study, judge: Judge) -> Table | Notes:
         text = "The verdicts need networks that are not measured here."
         return Notes("Verdicts", [Note("mild", text, (str(error),))])
     words = {True: "holds", False: "fails", None: "undecided"}
-    counts = {word: sum(words[f.held] == word for f in findings) for word in words.values()}
+    held, failed = (sum(f.held is word for f in findings) for word in (True, False))
     return Table(
         "verdicts",
-        f"Verdicts: {', '.join(f'{count} {word}' for word, count in counts.items() if count)}",
+        f"Verdicts: {held} of {len(findings)} hold, {failed} fail",
         (
             Column("status", "verdict"),
             Column("claim", "claim"),

@@ -158,17 +158,15 @@ def read(
 
     Args:
         stores: where to read.
-        only: patterns of run names; none takes all.
-        without: patterns of run names to leave out.
+        only: patterns of run names, or of studies such as ``"lenet_5 on mnist"``; none takes all.
+        without: the same, to leave out.
 
     Raises:
         BoxwoodError: there is no store, no run, or no run of such a name.
     """
     runs = [run for store in stores for run in _runs(store)]
     chosen = [
-        run
-        for run in runs
-        if (not only or _matches(run.name, only)) and not _matches(run.name, without)
+        run for run in runs if (not only or _matches(run, only)) and not _matches(run, without)
     ]
     if not chosen:
         names = ", ".join(str(store.root) for store in stores)
@@ -235,8 +233,9 @@ def _runs(store: Store) -> Iterator[Run]:
         )
 
 
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+def _matches(run: Run, patterns: Sequence[str]) -> bool:
+    about = f"{short(run.genesis.get('model'))} on {short(run.genesis.get('data'))}"
+    return any(fnmatchcase(name, each) for each in patterns for name in (run.name, about))
 
 
 def _sharing_seeds(runs: Iterable[Run]) -> list[list[Run]]:
