@@ -35,6 +35,16 @@ def test_report_prints_json_and_writes_csv(store: Store, tmp_path: Path) -> None
     assert not Path("report.html").exists()
 
 
+def test_report_draws_figures_for_papers(store: Store, tmp_path: Path) -> None:
+    """One trade-off, and the weights of each recipe's last network, as PNG and SVG each."""
+    typed("report", store.root, "--figures", tmp_path / "figures")
+    names = {"trade-off", "weights-1", "weights-2"}
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {
+        f"study-1-{name}.{kind}" for name in names for kind in ("png", "svg")
+    }
+    assert "pruned" in (tmp_path / "figures" / "study-1-trade-off.svg").read_text()
+
+
 def test_report_compares(store: Store) -> None:
     """The comparison is printed with its verdict; every sparsity is a line."""
     said = typed("report", store.root, "--compare", "pruned", "by chance")

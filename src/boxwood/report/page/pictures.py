@@ -135,7 +135,7 @@ def mask_gallery(found: Sequence[Pair]) -> Gallery | None:
         return None
     return Gallery(
         "Masks",
-        "Dark is kept. Large masks are averaged over neighbours, so that grey is a share.",
+        "Each mark is a weight that is kept; large masks are averaged over neighbours, so that a shade is a share.",
         shown,
         picked_by=PRUNED,
     )
