@@ -114,7 +114,11 @@ def _summary(
     )
     if judge is not None:
         parts.append(_verdicts(study, judge))
-    text = "No network has been measured yet." if not found else _sentence(dense, best)
+    text = (
+        "No network has been measured yet."
+        if not found
+        else _sentence(dense, best, pruned=any(not each.dense for each in found))
+    )
     return Section("summary", "Summary", text, parts)
 
 
@@ -125,9 +129,11 @@ def _compared(compared: Comparison | None) -> Section:
     return Section("comparison", title, compared.summary, [comparison_figure(compared)])
 
 
-def _sentence(dense: Network | None, best: Network | None) -> str:
+def _sentence(dense: Network | None, best: Network | None, *, pruned: bool) -> str:
     if dense is None:
         return "No dense network was measured, so there is nothing to compare with."
+    if best is None and not pruned:
+        return "Nothing is pruned here: all networks have their full size."
     if best is None:
         return (
             f"No pruned network came within {100 * _MARGIN:g} points of the dense network's "
@@ -252,15 +258,16 @@ def _weights(study: Study) -> Section:
 
 def _course(study: Study) -> Section:
     parts: list[Part] = []
-    figures = [training_figure(study), *other_figures(study)]
+    trained, facts = training_figure(study), fact_table(study)
     longest = max(study.branches, key=lambda branch: len(study.branches[branch][0].steps))
     ordered = [longest, *(branch for branch in study.branches if branch != longest)]
-    facts = fact_table(study)
-    if any(figures) or facts is not None:
+    if trained is not None or facts is not None:
         parts.append(Pick(BRANCH, "Recipe", ordered))
-    parts += [figure for figure in figures if figure is not None]
-    if facts is not None:
-        parts.append(facts)
+    parts += [part for part in (trained, facts) if part is not None]
+    for figure in other_figures(study):
+        rows = figure.table.rows
+        names = list(dict.fromkeys(str(row[figure.picked_by]) for row in rows))
+        parts += [Pick(figure.picked_by, "Recipe", names), figure]
     return Section("training", "Training", "", parts)
 
 

@@ -44,9 +44,10 @@ def accuracy_table(found: Sequence[Network], dense: Network | None) -> Table:
             "p_paired": compared and compared.t_p,
             "keys": each.keys,
         })  # fmt: skip
+    compared_with = "" if dense is None else f"; differences are to {dense.name}, paired by seed"
     return Table(
         "accuracy",
-        "Accuracy of every network; differences are to the dense network, paired by seed",
+        f"Accuracy of every network{compared_with}",
         (
             Column("network", "network"),
             Column("seeds", "seeds", number=True),
@@ -56,7 +57,7 @@ def accuracy_table(found: Sequence[Network], dense: Network | None) -> Table:
             Column("test_low", "95 % from", percent, number=True),
             Column("test_high", "to", percent, number=True),
             Column("validation", "validation", percent, number=True),
-            Column("difference", "to dense, points", points, number=True),
+            Column("difference", "difference, points", points, number=True),
             Column("difference_low", "95 % from", points, number=True),
             Column("difference_high", "to", points, number=True),
             Column("wins", "seeds better", number=True),

@@ -97,13 +97,15 @@ class Run:
     def measurements(self) -> tuple[Measurement, ...]:
         """The measured networks, in order."""
         found, epochs, seconds = [], 0.0, 0.0
+        history: Any = ()
         for step in self.steps:
             if step.record is None:
                 continue
             epochs += step.facts.get("epochs", 0)
             seconds += step.record["provenance"].get("seconds", 0.0)
+            history = step.facts.get("history", history)
             if step.measures:
-                facts = dict(step.facts)
+                facts = {**_stopping(history), **step.facts}
                 found.append(
                     Measurement(
                         self.branch, step.label, self.seed, step.key, facts, epochs, seconds
@@ -231,6 +233,15 @@ def _runs(store: Store) -> Iterator[Run]:
             store=store,
             start=step(chain[0], noted["genesis"]),
         )
+
+
+def _stopping(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Where a training would have stopped by validation loss, and test accuracy there."""
+    if not all("validation_loss" in row and "step" in row for row in history) or not history:
+        return {}
+    best = min(history, key=lambda row: row["validation_loss"])
+    found = {"step_of_lowest_validation_loss": best["step"]}
+    return found | ({"test_at_lowest_validation_loss": best["test"]} if "test" in best else {})
 
 
 def _matches(run: Run, patterns: Sequence[str]) -> bool:

@@ -1,5 +1,6 @@
 """What was gained and what it cost: every network as a point, with the uncertainty of its seeds."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from boxwood.report.tables import human, human_bytes
 
 _MARGIN = 0.05
 """How far below the dense network the closer view of accuracy reaches."""
-_LEVELS = 12
+_LEVELS = 16
 
 
 def looks(found: Sequence[Network]) -> dict[str, int]:
@@ -229,7 +230,8 @@ def _x_axis(found: Sequence[Network], cost: Metric) -> dict[str, Any]:
     title, highest, lowest = cost.title, max(values, default=1.0), min(values, default=1.0)
     if not cost.log:
         return {"axis": {"title": title, "format": "~g"}, "scale": {"zero": False, "padding": 14}}
-    ticks = [highest / 2**k for k in range(_LEVELS) if highest / 2**k > lowest / 1.5]
+    step = 2 if highest / lowest > 6 else math.sqrt(2)
+    ticks = [highest / step**k for k in range(_LEVELS) if highest / step**k > lowest / 1.3]
     style = {"kept_fraction": ".3~p", "energy": ".2~g", "latency": ".2~g"}.get(cost.name, ".3~s")
     return {
         "axis": {"title": title, "format": style, "values": ticks},

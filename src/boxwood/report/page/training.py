@@ -1,5 +1,6 @@
 """How training went: every history of rows among the facts, along the run that made it."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,8 +13,8 @@ from boxwood.report.page.reading import Run, Step, Study
 
 BRANCH = "branch"
 """Name of the pick that chooses a branch in this section."""
-_POINTS = 240
-"""Rows of a history that are kept for drawing, evenly spaced, the last among them."""
+_POINTS = 300
+"""Rows of all histories of a run that are drawn, evenly spaced, the last of each among them."""
 
 
 @dataclass(frozen=True)
@@ -146,33 +147,42 @@ def other_figures(study: Study) -> list[Figure]:
             for name, rows in step.facts.items():
                 if name not in ("history", "layers") and _numeric(rows):
                     found.setdefault((step.kind, name), []).append((run, step, rows))
-    return [_other(kind, name, group) for (kind, name), group in found.items()]
+    return [
+        _other(
+            f"facts-{index}-{_slug(f'{kind} {name}')}", f"{name.replace('_', ' ')} of {kind}", group
+        )
+        for index, ((kind, name), group) in enumerate(found.items(), 1)
+    ]
+
+
+def _slug(text: str) -> str:
+    """A part of a file's name, whatever the text is."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40]
 
 
 def _other(
-    kind: str, name: str, group: Sequence[tuple[Run, Step, list[Mapping[str, Any]]]]
+    unique: str, title: str, group: Sequence[tuple[Run, Step, list[Mapping[str, Any]]]]
 ) -> Figure:
-    rows = []
+    rows: list[dict[str, Any]] = []
     for run, step, history in group:
         across = _rising(history)
-        for index, row in enumerate(_thinned(history)):
+        for index, row in enumerate(_thinned(history, _POINTS)):
             for what, value in _numbers(row):
                 if what != across:
                     rows.append({
-                        "branch": run.branch, "seed": run.seed, "what": what, "value": value,
+                        unique: run.branch, "seed": run.seed, "what": what, "value": value,
                         "at": row[across] if across else index, "label": step.label,
                         "line": step.key[:8], "key": step.key[:8],
                     })  # fmt: skip
     kinds = list(dict.fromkeys(row["what"] for row in rows))
-    title = f"{name.replace('_', ' ')} of {kind}"
     across = _rising(group[0][2]) or "row"
     return Figure(
-        name=f"facts-{kind}-{name}".lower(),
-        title=title[0].upper() + title[1:],
+        name=unique,
+        title=title[:1].upper() + title[1:],
         text="One line for each seed and phase.",
         alternative=f"Lines of {kinds[0]} against {across}; the table has the numbers.",
         spec={
-            **base(rows, [{"filter": "datum.what === what"}], field=BRANCH),
+            **base(rows, [{"filter": "datum.what === what"}], field=unique),
             "params": [{"name": "what", "value": kinds[0]}],
             "mark": {"type": "line", "strokeWidth": 1.5, "color": "var(--c0)", "opacity": 0.8},
             "encoding": {
@@ -184,10 +194,10 @@ def _other(
             },
         },
         table=Table(
-            f"facts-{kind}-{name}".lower(),
+            unique,
             title,
             (
-                Column("branch", "branch"),
+                Column(unique, "branch"),
                 Column("seed", "seed", number=True),
                 Column("label", "label"),
                 Column("at", across, "{:.5g}".format, number=True),
@@ -196,7 +206,7 @@ def _other(
                 Column("key", "key"),
             ),
             rows,
-            picked_by=BRANCH,
+            picked_by=unique,
         ),
         controls=[
             Control("Shown", [
@@ -206,7 +216,7 @@ def _other(
                 }) for each in kinds
             ])
         ],
-        picked_by=BRANCH,
+        picked_by=unique,
     )  # fmt: skip
 
 
@@ -268,6 +278,7 @@ def _axis(kind: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _places(run: Run) -> Iterator[_Place]:
     before = 0.0
+    share = _POINTS // max(1, sum("history" in step.facts for step in run.steps))
     for step in run.steps:
         history = step.facts.get("history")
         epochs = float(step.facts.get("epochs", 0))
@@ -277,7 +288,7 @@ def _places(run: Run) -> Iterator[_Place]:
         # A history in steps is laid out over the epochs that its training took.
         last = max((float(row.get("step", row.get("epoch", 0))) for row in history), default=1.0)
         per_epoch = last / epochs if "step" in history[-1] and epochs else 1.0
-        for row in _thinned(history):
+        for row in _thinned(history, max(share, 10)):
             at = before + float(row.get("step", row.get("epoch", 0))) / (per_epoch or 1.0)
             for what, value in _numbers(row):
                 if what not in ("epoch", "step"):
@@ -330,6 +341,6 @@ def _rising(rows: Sequence[Mapping[str, Any]]) -> str | None:
     return None
 
 
-def _thinned(rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    every = -(-len(rows) // _POINTS)
+def _thinned(rows: Sequence[Mapping[str, Any]], most: int) -> Sequence[Mapping[str, Any]]:
+    every = -(-len(rows) // most)
     return [row for i, row in enumerate(rows) if (len(rows) - 1 - i) % every == 0]
