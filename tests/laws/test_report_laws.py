@@ -10,7 +10,7 @@ from boxwood.core.errors import BoxwoodError
 from boxwood.report.page.provenance import phase_words
 from boxwood.report.page.reading import Step, short
 from boxwood.report.page.render import _packed, script_json
-from boxwood.report.page.training import _thinned
+from boxwood.report.page.training import _steps, _thinned
 from boxwood.report.statistics import bootstrap_mean, mean, paired_difference
 
 values = st.recursive(
@@ -53,6 +53,17 @@ def test_thinned_histories_keep_their_last_row(length: int) -> None:
     assert len(kept) <= 240
     assert kept[-1] == rows[-1]
     assert [r["epoch"] for r in kept] == sorted({r["epoch"] for r in kept})
+
+
+@given(st.integers(0, 500), st.integers(1, 50), st.integers(2, 40), st.floats(0.5, 20))
+def test_steps_cover_the_epochs_of_their_training(
+    first: int, gap: int, count: int, epochs: float
+) -> None:
+    """Wherever a training enters its course, its last row stands at its last epoch."""
+    history = [{"step": first + gap * (i + 1)} for i in range(count)]
+    start, per_epoch = _steps(history, epochs)
+    assert start == first
+    assert (history[-1]["step"] - start) / per_epoch == pytest.approx(epochs)
 
 
 @given(numbers, st.integers(0, 5))

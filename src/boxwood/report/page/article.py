@@ -246,7 +246,9 @@ def _weights(study: Study) -> Section:
     parts: list[Part] = []
     figure, gallery = histogram_figure(found), mask_gallery(found)
     if found:
-        parts.append(Pick(PRUNED, "Network", [pair.name for pair in found]))
+        order = _longest_first(study)
+        ordered = sorted(found, key=lambda pair: order.index(pair.branch))
+        parts.append(Pick(PRUNED, "Network", [pair.name for pair in ordered]))
     parts += [part for part in (figure, gallery) if part is not None]
     if damaged:
         parts.append(
@@ -256,11 +258,16 @@ def _weights(study: Study) -> Section:
     return Section("weights", "Weights and masks", text, parts)
 
 
+def _longest_first(study: Study) -> list[str]:
+    """The branches, the one with most phases in front: it is shown before anything is picked."""
+    longest = max(study.branches, key=lambda branch: len(study.branches[branch][0].steps))
+    return [longest, *(branch for branch in study.branches if branch != longest)]
+
+
 def _course(study: Study) -> Section:
     parts: list[Part] = []
     trained, facts = training_figure(study), fact_table(study)
-    longest = max(study.branches, key=lambda branch: len(study.branches[branch][0].steps))
-    ordered = [longest, *(branch for branch in study.branches if branch != longest)]
+    ordered = _longest_first(study)
     if trained is not None or facts is not None:
         parts.append(Pick(BRANCH, "Recipe", ordered))
     parts += [part for part in (trained, facts) if part is not None]

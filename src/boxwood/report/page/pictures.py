@@ -32,6 +32,7 @@ _LAYERS = 12
 class Pair:
     """The weights of one network before anything was pruned, and at its last measurement."""
 
+    branch: str
     name: str
     before_key: str
     after_key: str
@@ -65,7 +66,7 @@ def pairs(study: Study) -> tuple[list[Pair], list[str]]:
         ):
             label = next(step.label for step in run.steps if step.key == last)
             name = f"{branch} {label}".strip() + f", seed {run.seed}"
-            found.append(Pair(name, first, last, before, after, masks))  # fmt: skip
+            found.append(Pair(branch, name, first, last, before, after, masks))  # fmt: skip
     return found, damaged
 
 
@@ -253,8 +254,8 @@ def _picture(pair: Pair, kept: Tensor, title: str, about: str) -> Picture:
 def _pooled(kept: Tensor) -> Tensor:
     """Average neighbours until neither side is longer than a picture may be."""
     factor = -(-max(kept.shape) // _LARGEST)
-    size = [max(1, side // factor) for side in kept.shape]
-    return torch.nn.functional.adaptive_avg_pool2d(kept[None], size)[0]
+    height, width = (max(1, side // factor) for side in kept.shape)
+    return torch.nn.functional.adaptive_avg_pool2d(kept[None], (height, width))[0]
 
 
 def _tiles(kept: Tensor) -> Tensor:

@@ -91,7 +91,8 @@ class Run:
     @property
     def seconds(self) -> float:
         """Time that its finished phases took when they were made."""
-        return sum(s.record["provenance"].get("seconds", 0.0) for s in self.steps if s.record)
+        made = (step.record["provenance"] for step in self.steps if step.record)
+        return float(sum(about.get("seconds", 0.0) for about in made))
 
     @cached_property
     def measurements(self) -> tuple[Measurement, ...]:
@@ -109,7 +110,7 @@ class Run:
                 found.append(
                     Measurement(
                         self.branch, step.label, self.seed, step.key, facts, epochs, seconds
-                    )  # type: ignore[arg-type]
+                    )
                 )
         return tuple(found)
 

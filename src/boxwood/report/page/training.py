@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeGuard
 
 from boxwood.report.page.charts import base, tooltip
 from boxwood.report.page.parts import Column, Control, Figure, Option, Table
@@ -37,7 +37,7 @@ def training_figure(study: Study) -> Figure | None:
     for run in runs:
         for place in _places(run):
             places.setdefault((place.branch, place.at, place.what), []).append(place)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "branch": branch, "at": at, "what": what, "value": fmean(p.value for p in group),
             "low": min(p.value for p in group), "high": max(p.value for p in group),
@@ -49,7 +49,7 @@ def training_figure(study: Study) -> Figure | None:
     if not rows:
         return None
     events = [event for run in _firsts(runs) for event in _events(run)]
-    kinds = list(dict.fromkeys(row["what"] for row in rows))
+    kinds = list(dict.fromkeys(str(row["what"]) for row in rows))
     kinds.sort(key=lambda kind: kind != "validation")
     axes = {kind: _axis(kind, rows) for kind in kinds}
     spec = {
@@ -285,22 +285,32 @@ def _places(run: Run) -> Iterator[_Place]:
         if not _numeric(history):
             before += epochs
             continue
-        # A history in steps is laid out over the epochs that its training took.
-        last = max((float(row.get("step", row.get("epoch", 0))) for row in history), default=1.0)
-        per_epoch = last / epochs if "step" in history[-1] and epochs else 1.0
+        start, per_epoch = _steps(history, epochs)
         for row in _thinned(history, max(share, 10)):
-            at = before + float(row.get("step", row.get("epoch", 0))) / (per_epoch or 1.0)
+            at = before + (float(row.get("step", row.get("epoch", 0))) - start) / per_epoch
             for what, value in _numbers(row):
                 if what not in ("epoch", "step"):
                     yield _Place(run.branch, round(at, 4), what, value, step.key)
         before += epochs
 
 
+def _steps(history: Sequence[Mapping[str, Any]], epochs: float) -> tuple[float, float]:
+    """Where the steps of a history begin, and how many make an epoch; 0 and 1 for epochs.
+
+    A training that enters its course late, as after rewinding, counts from there.
+    """
+    steps = [float(row["step"]) for row in history if "step" in row]
+    if len(steps) < len(history) or not epochs:
+        return 0.0, 1.0
+    start = steps[0] - (steps[1] - steps[0] if len(steps) > 1 else steps[0])
+    return start, (steps[-1] - start) / epochs or 1.0
+
+
 def _events(run: Run) -> Iterator[dict[str, Any]]:
     before = 0.0
     for step in run.steps:
         epochs = float(step.facts.get("epochs", 0))
-        if step.kind not in ("Train", "Measure", "RemoveDead", "Scan") and step.record and before:
+        if step.kind not in ("Train", "Measure", "RemoveDead", "Scan") and step.record:
             sparsity = step.facts.get("sparsity")
             left = "" if sparsity is None else f"{100 * (1 - sparsity):.3g} % left"
             yield {
@@ -314,7 +324,7 @@ def _firsts(runs: Sequence[Run]) -> list[Run]:
     return list({run.branch: run for run in reversed(runs)}.values())
 
 
-def _numeric(rows: Any) -> bool:
+def _numeric(rows: Any) -> TypeGuard[list[Mapping[str, Any]]]:
     return (
         isinstance(rows, list)
         and bool(rows)
