@@ -15,11 +15,14 @@ from boxwood.core.spec import load
 from boxwood.report.page.build import Report, articles, json_text, page, to_json, write, write_csv
 from boxwood.report.page.comparison import compare, comparison_table
 from boxwood.report.page.parts import Table
+from boxwood.report.paper_figures import write_figures
 from boxwood.report.tables import render
 
 Stores = Annotated[list[Path], typer.Argument(help="Folders of finished phases.")]
-Only = Annotated[list[str] | None, typer.Option(help="Runs to take, such as 'L2*'; repeatable.")]
-Without = Annotated[list[str] | None, typer.Option(help="Runs to leave out; repeatable.")]
+Only = Annotated[
+    list[str] | None, typer.Option(help="Runs or studies to take, such as 'L2*' or '* on mnist'.")
+]
+Without = Annotated[list[str] | None, typer.Option(help="Runs or studies to leave out, likewise.")]
 Judge = Annotated[
     str | None, typer.Option(help="file.py:function that turns measurements into verdicts.")
 ]
@@ -42,6 +45,9 @@ def report(
         typer.Option("--compare", help="Two recipes to compare seed by seed."),
     ] = None,
     csv: Annotated[Path | None, typer.Option(help="Folder for every table as CSV.")] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="Folder for figures as PNG and SVG, for papers.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print every table as JSON.")] = False,
 ) -> None:
     """Write one self-contained HTML page: what was gained, what it cost, how sure that is.
@@ -59,7 +65,9 @@ def report(
             write_csv(made, csv)
         if as_json:
             print(json_text(to_json(made)), end="")  # noqa: T201 - the result itself
-    if out is not None or not (csv or as_json or compare_):
+    for index, study in enumerate(about.studies() if figures else (), 1):
+        write_figures(study, (figures or Path()) / f"study-{index}")
+    if out is not None or not (csv or as_json or compare_ or figures):
         path = out or Path("report.html")
         text = page(about)
         write(path, text)

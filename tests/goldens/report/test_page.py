@@ -147,6 +147,17 @@ def test_formulas_in_csv_are_text(empty: Store, hand: SimpleNamespace, tmp_path:
     assert "'=cmd()" in (tmp_path / "study-1-accuracy.csv").read_text()
 
 
+def test_files_of_tables_stay_in_their_folder(
+    empty: Store, hand: SimpleNamespace, tmp_path: Path
+) -> None:
+    """The name of a fact cannot lead a table's file out of the folder that was given."""
+    rows = [{"at": 0, "x": 1.0}, {"at": 1, "x": 2.0}]
+    hand.note(empty, "a", 0, [({"is": "m:../../K", "label": ""}, {"../../../x": rows}, None)])
+    written = write_csv(articles(Report(stores=(empty.root,))), tmp_path / "csv")
+    assert all(path.parent == tmp_path / "csv" for path in written)
+    assert tmp_path / "csv" / "study-1-facts-1-k-x.csv" in written
+
+
 def test_json_in_scripts_cannot_end_them() -> None:
     """No letter that means something in HTML is left in the JSON, and it reads back the same."""
     for name in HOSTILE:
@@ -166,7 +177,7 @@ def test_unknown_phases_and_facts_are_shown(empty: Store, hand: SimpleNamespace)
     tables = {table.name: table for table in tables_of(made)}
     (best,) = tables["facts"].rows
     assert (best["phase"], best["fact"], best["value"]) == ("FilterAgent", "best/reward", 0.3)
-    rewards = [r["value"] for r in tables["facts-filteragent-episodes"].rows if r["what"] == "reward"]  # fmt: skip
+    rewards = [r["value"] for r in tables["facts-1-filteragent-episodes"].rows if r["what"] == "reward"]  # fmt: skip
     assert rewards == pytest.approx([0, 0.1, 0.2, 0.3])
     (cost,) = tables["cost"].rows
     assert (cost["top5"], cost["stopping_step"]) == (0.99, 1200)

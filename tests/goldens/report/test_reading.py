@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from boxwood.core.errors import BoxwoodError
-from boxwood.report.page.metrics import KEPT, TEST, baseline, networks
+from boxwood.report.page.metrics import KEPT, TEST, baseline, further, networks
 from boxwood.report.page.reading import read, short
 from boxwood.report.page.trade_off import chosen, front
 from boxwood.runs.store import Store
@@ -89,10 +89,27 @@ def test_the_highlighted_network_is_near_the_dense_one_on_validation(store: Stor
     assert best.name == "pruned round-2"
 
 
+def test_early_stopping_is_read_off_the_history(empty: Store, hand: SimpleNamespace) -> None:
+    """Where a training wrote down validation losses, its lowest gives a step and a test accuracy."""
+    history = [
+        {"step": 100, "validation_loss": 0.9, "test": 0.7},
+        {"step": 200, "validation_loss": 0.4, "test": 0.8},
+        {"step": 300, "validation_loss": 0.6},
+    ]
+    phases = [(hand.train(), {"history": history, "epochs": 1.5}, None), (hand.measure(""), hand.measured(9), None)]  # fmt: skip
+    hand.note(empty, "a", 0, phases)
+    (found,) = read([empty])[0].measurements
+    assert found.facts["step_of_lowest_validation_loss"] == 200
+    assert found.facts["test_at_lowest_validation_loss"] == 0.8
+    step, test = further([found])
+    assert (step.of(found), test.show(test.of(found))) == (200.0, "80.00 %")
+
+
 def test_names_choose_runs(store: Store) -> None:
     """Patterns take and leave out runs by name; nothing left is an error that says so."""
     (study,) = read([store], only=["pruned*"], without=["* / seed 4"])
     assert len(study.runs) == 4
+    assert len(read([store], only=["* on digits"])[0].runs) == 15
     with pytest.raises(BoxwoodError, match="got 15 of which none has a wanted name"):
         read([store], only=["nothing"])
     with pytest.raises(BoxwoodError, match="got no such folder"):

@@ -25,6 +25,7 @@ from boxwood.report.page.metrics import (
     points,
     times_fewer,
 )
+from boxwood.report.page.network_tables import accuracy_table, cost_table
 from boxwood.report.page.parts import (
     Article,
     Card,
@@ -41,7 +42,7 @@ from boxwood.report.page.parts import (
 from boxwood.report.page.pictures import PRUNED, histogram_figure, mask_gallery, pairs
 from boxwood.report.page.provenance import environment_table, recipe_table, run_table
 from boxwood.report.page.reading import Study
-from boxwood.report.page.trade_off import accuracy_table, chosen, cost_table, trade_off
+from boxwood.report.page.trade_off import chosen, trade_off
 from boxwood.report.page.training import BRANCH, fact_table, other_figures, training_figure
 from boxwood.report.study import Finding, Measurement
 
@@ -113,7 +114,11 @@ def _summary(
     )
     if judge is not None:
         parts.append(_verdicts(study, judge))
-    text = "No network has been measured yet." if not found else _sentence(dense, best)
+    text = (
+        "No network has been measured yet."
+        if not found
+        else _sentence(dense, best, pruned=any(not each.dense for each in found))
+    )
     return Section("summary", "Summary", text, parts)
 
 
@@ -124,9 +129,11 @@ def _compared(compared: Comparison | None) -> Section:
     return Section("comparison", title, compared.summary, [comparison_figure(compared)])
 
 
-def _sentence(dense: Network | None, best: Network | None) -> str:
+def _sentence(dense: Network | None, best: Network | None, *, pruned: bool) -> str:
     if dense is None:
         return "No dense network was measured, so there is nothing to compare with."
+    if best is None and not pruned:
+        return "Nothing is pruned here: all networks have their full size."
     if best is None:
         return (
             f"No pruned network came within {100 * _MARGIN:g} points of the dense network's "
@@ -188,10 +195,10 @@ def _verdicts(study: Study, judge: Judge) -> Table | Notes:
         text = "The verdicts need networks that are not measured here."
         return Notes("Verdicts", [Note("mild", text, (str(error),))])
     words = {True: "holds", False: "fails", None: "undecided"}
-    counts = {word: sum(words[f.held] == word for f in findings) for word in words.values()}
+    held, failed = (sum(f.held is word for f in findings) for word in (True, False))
     return Table(
         "verdicts",
-        f"Verdicts: {', '.join(f'{count} {word}' for word, count in counts.items() if count)}",
+        f"Verdicts: {held} of {len(findings)} hold, {failed} fail",
         (
             Column("status", "verdict"),
             Column("claim", "claim"),
@@ -239,7 +246,9 @@ def _weights(study: Study) -> Section:
     parts: list[Part] = []
     figure, gallery = histogram_figure(found), mask_gallery(found)
     if found:
-        parts.append(Pick(PRUNED, "Network", [pair.name for pair in found]))
+        order = _longest_first(study)
+        ordered = sorted(found, key=lambda pair: order.index(pair.branch))
+        parts.append(Pick(PRUNED, "Network", [pair.name for pair in ordered]))
     parts += [part for part in (figure, gallery) if part is not None]
     if damaged:
         parts.append(
@@ -249,17 +258,23 @@ def _weights(study: Study) -> Section:
     return Section("weights", "Weights and masks", text, parts)
 
 
+def _longest_first(study: Study) -> list[str]:
+    """The branches, the one with most phases in front: it is shown before anything is picked."""
+    longest = max(study.branches, key=lambda branch: len(study.branches[branch][0].steps))
+    return [longest, *(branch for branch in study.branches if branch != longest)]
+
+
 def _course(study: Study) -> Section:
     parts: list[Part] = []
-    figures = [training_figure(study), *other_figures(study)]
-    longest = max(study.branches, key=lambda branch: len(study.branches[branch][0].steps))
-    ordered = [longest, *(branch for branch in study.branches if branch != longest)]
-    facts = fact_table(study)
-    if any(figures) or facts is not None:
+    trained, facts = training_figure(study), fact_table(study)
+    ordered = _longest_first(study)
+    if trained is not None or facts is not None:
         parts.append(Pick(BRANCH, "Recipe", ordered))
-    parts += [figure for figure in figures if figure is not None]
-    if facts is not None:
-        parts.append(facts)
+    parts += [part for part in (trained, facts) if part is not None]
+    for figure in other_figures(study):
+        rows = figure.table.rows
+        names = list(dict.fromkeys(str(row[figure.picked_by]) for row in rows))
+        parts += [Pick(figure.picked_by, "Recipe", names), figure]
     return Section("training", "Training", "", parts)
 
 

@@ -26,8 +26,8 @@ class Report:
     Args:
         stores: folders of finished phases.
         title: of the page; made from the studies where it is empty.
-        only: patterns of run names; none takes all.
-        without: patterns of run names to leave out.
+        only: patterns of run names, or of studies such as ``"lenet_5 on mnist"``; none takes all.
+        without: the same, to leave out.
         judge: turns the measurements of a study into verdicts.
         latencies: milliseconds per example by key of a measurement.
         compare: two recipes or networks to compare seed by seed.

@@ -131,12 +131,15 @@ def _overlapping(found: Sequence[Network]) -> Iterator[Note]:
     for level in levels:
         ranked = sorted(level, key=lambda each: -(each.mean(TEST) or 0.0))[:2]
         compared = against(ranked[0], ranked[1], TEST) if len(ranked) == 2 else None
-        if compared is None or compared.difference.low is None or compared.difference.low > 0:
+        if compared is None:
             continue
         difference = compared.difference
+        low, high = difference.low, difference.high
+        if low is None or high is None or low > 0:
+            continue
         said.append(
             f"at {percent(ranked[0].mean(KEPT) or 0.0)} kept, {ranked[0].name} over {ranked[1].name} "
-            f"by {points(difference.estimate)} points [{points(difference.low)}, {points(difference.high or 0.0)}]"
+            f"by {points(difference.estimate)} points [{points(low)}, {points(high)}]"
         )
     if said:
         yield Note(

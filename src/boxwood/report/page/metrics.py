@@ -130,7 +130,9 @@ def further(measurements: Iterable[Measurement]) -> tuple[Metric, ...]:
                 continue
             title = name.replace("_", " ")
             if isinstance(value, int | float):
-                found[name] = Metric(name, title, _fact(name), "{:.5g}".format)
+                fraction = name.startswith(("test_", "validation_")) and 0 <= value <= 1
+                show = percent if fraction else "{:.5g}".format
+                found[name] = Metric(name, title, _fact(name), show)
             elif isinstance(value, dict) and {"correct", "total"} <= set(value):
                 found[name] = Metric(name, title, _accuracy(name), percent)
     return tuple(found.values())

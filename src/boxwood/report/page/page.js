@@ -30,7 +30,7 @@
   }
 
   function picked(root, name) {
-    const select = root.closest("article").querySelector(`select[data-pick="${name}"]`);
+    const select = root.closest("article").querySelector(`select[data-pick="${CSS.escape(name)}"]`);
     return select ? select.value : null;
   }
 
@@ -128,7 +128,7 @@
   function pick(select) {
     const article = select.closest("article");
     const name = select.dataset.pick;
-    inside(article, `[data-picked-by="${name}"]`).forEach((part) => {
+    inside(article, `[data-picked-by="${CSS.escape(name)}"]`).forEach((part) => {
       if (charts.has(part)) {
         if (charts.get(part).drawn) charts.get(part).draw();
       } else if (rows.has(part)) fill(part);

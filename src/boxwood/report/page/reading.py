@@ -91,23 +91,26 @@ class Run:
     @property
     def seconds(self) -> float:
         """Time that its finished phases took when they were made."""
-        return sum(s.record["provenance"].get("seconds", 0.0) for s in self.steps if s.record)
+        made = (step.record["provenance"] for step in self.steps if step.record)
+        return float(sum(about.get("seconds", 0.0) for about in made))
 
     @cached_property
     def measurements(self) -> tuple[Measurement, ...]:
         """The measured networks, in order."""
         found, epochs, seconds = [], 0.0, 0.0
+        history: Any = ()
         for step in self.steps:
             if step.record is None:
                 continue
             epochs += step.facts.get("epochs", 0)
             seconds += step.record["provenance"].get("seconds", 0.0)
+            history = step.facts.get("history", history)
             if step.measures:
-                facts = dict(step.facts)
+                facts = {**_stopping(history), **step.facts}
                 found.append(
                     Measurement(
                         self.branch, step.label, self.seed, step.key, facts, epochs, seconds
-                    )  # type: ignore[arg-type]
+                    )
                 )
         return tuple(found)
 
@@ -158,17 +161,15 @@ def read(
 
     Args:
         stores: where to read.
-        only: patterns of run names; none takes all.
-        without: patterns of run names to leave out.
+        only: patterns of run names, or of studies such as ``"lenet_5 on mnist"``; none takes all.
+        without: the same, to leave out.
 
     Raises:
         BoxwoodError: there is no store, no run, or no run of such a name.
     """
     runs = [run for store in stores for run in _runs(store)]
     chosen = [
-        run
-        for run in runs
-        if (not only or _matches(run.name, only)) and not _matches(run.name, without)
+        run for run in runs if (not only or _matches(run, only)) and not _matches(run, without)
     ]
     if not chosen:
         names = ", ".join(str(store.root) for store in stores)
@@ -235,8 +236,18 @@ def _runs(store: Store) -> Iterator[Run]:
         )
 
 
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+def _stopping(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Where a training would have stopped by validation loss, and test accuracy there."""
+    if not all("validation_loss" in row and "step" in row for row in history) or not history:
+        return {}
+    best = min(history, key=lambda row: row["validation_loss"])
+    found = {"step_of_lowest_validation_loss": best["step"]}
+    return found | ({"test_at_lowest_validation_loss": best["test"]} if "test" in best else {})
+
+
+def _matches(run: Run, patterns: Sequence[str]) -> bool:
+    about = f"{short(run.genesis.get('model'))} on {short(run.genesis.get('data'))}"
+    return any(fnmatchcase(name, each) for each in patterns for name in (run.name, about))
 
 
 def _sharing_seeds(runs: Iterable[Run]) -> list[list[Run]]:

@@ -62,6 +62,7 @@ def render(
         tags=_TAGS,
         most_rows=_MOST_ROWS,
         css=Markup(_file("page.css")),  # noqa: S704 - our own file
+        notice=Markup(_file("notice.txt")),  # noqa: S704 - our own file
         library=Markup(_library()),  # noqa: S704 - the charts' library
         script=Markup(script),  # noqa: S704 - our own file
         theme=script_json(THEME),

@@ -1,7 +1,7 @@
 """What was gained and what it cost: every network as a point, with the uncertainty of its seeds."""
 
+import math
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
 from boxwood.report.page.charts import base, scales, tooltip
@@ -11,17 +11,15 @@ from boxwood.report.page.metrics import (
     VALIDATION,
     Metric,
     Network,
-    against,
     percent,
-    points,
-    times_fewer,
 )
-from boxwood.report.page.parts import Column, Control, Figure, Option, Series, Table
-from boxwood.report.tables import human, human_bytes, human_seconds
+from boxwood.report.page.network_tables import accuracy_table
+from boxwood.report.page.parts import Control, Figure, Option, Series
+from boxwood.report.tables import human, human_bytes
 
 _MARGIN = 0.05
 """How far below the dense network the closer view of accuracy reaches."""
-_LEVELS = 12
+_LEVELS = 16
 
 
 def looks(found: Sequence[Network]) -> dict[str, int]:
@@ -130,8 +128,8 @@ def trade_off(
                 "encoding": {**line, "order": {"field": "x"}},
             },
             {
-                "transform": [of_seed],
-                "mark": {"type": "circle", "size": 22, "opacity": 0, "clip": True},
+                "transform": [of_seed, {"filter": "band === 'seeds'"}],
+                "mark": {"type": "circle", "size": 22, "opacity": 0.9, "clip": True},
                 "encoding": {"color": look["color"], "tooltip": one},
             },
             {
@@ -141,7 +139,6 @@ def trade_off(
             },
         ],
     }  # fmt: skip
-    seeds_layer = len(spec["layer"]) - 2
     return Figure(
         name="trade-off",
         title="Accuracy against cost",
@@ -175,127 +172,13 @@ def trade_off(
             Control("Uncertainty", [
                 Option("95 % interval of the mean", {}),
                 Option("range over seeds", {"/params/2/value": "range"}),
-                Option("each seed", {
-                    "/params/2/value": "none", f"/layer/{seeds_layer}/mark/opacity": 0.9,
-                }),
+                Option("each seed", {"/params/2/value": "seeds"}),
             ]),
             Control("Pareto front", [
                 Option("shown", {}), Option("hidden", {"/layer/0/mark/opacity": 0}),
             ]),
         ],
     )  # fmt: skip
-
-
-def accuracy_table(found: Sequence[Network], dense: Network | None) -> Table:
-    """How good every network is, and how sure that is."""
-    rows = []
-    for each in found:
-        tested, checked = each.interval(TEST), each.interval(VALIDATION)
-        compared = None if dense is None or each is dense else against(each, dense, TEST)
-        kept = each.mean(KEPT)
-        rows.append({
-            "network": each.name,
-            "seeds": each.seeds,
-            "kept_fraction": kept,
-            "test": tested and tested.estimate,
-            "test_sd": each.sd(TEST),
-            "test_low": tested and tested.low,
-            "test_high": tested and tested.high,
-            "interval": tested and tested.method,
-            "validation": checked and checked.estimate,
-            "difference": compared and compared.difference.estimate,
-            "difference_low": compared and compared.difference.low,
-            "difference_high": compared and compared.difference.high,
-            "wins": compared and compared.wins,
-            "losses": compared and compared.losses,
-            "p_paired": compared and compared.t_p,
-            "keys": each.keys,
-        })  # fmt: skip
-    return Table(
-        "accuracy",
-        "Accuracy of every network; differences are to the dense network, paired by seed",
-        (
-            Column("network", "network"),
-            Column("seeds", "seeds", number=True),
-            Column("kept_fraction", "weights kept", percent, number=True),
-            Column("test", "test", percent, number=True),
-            Column("test_sd", "sd", points_of, number=True),
-            Column("test_low", "95 % from", percent, number=True),
-            Column("test_high", "to", percent, number=True),
-            Column("validation", "validation", percent, number=True),
-            Column("difference", "to dense, points", points, number=True),
-            Column("difference_low", "95 % from", points, number=True),
-            Column("difference_high", "to", points, number=True),
-            Column("wins", "seeds better", number=True),
-            Column("losses", "worse", number=True),
-            Column("p_paired", "p", "{:.2g}".format, number=True),
-            Column("interval", "interval by"),
-            Column("keys", "keys"),
-        ),
-        rows,
-        opened=True,
-    )
-
-
-def cost_table(found: Sequence[Network], extra: Sequence[Metric]) -> Table:
-    """What every network weighs, what it needs for one example, and what it cost to make."""
-    rows: list[dict[str, Any]] = []
-    for each in found:
-        first = each.members[0].facts
-
-        def mean(name: str, each: Network = each) -> float | None:
-            values = [m.facts[name] for m in each.members if name in m.facts]
-            return fmean(values) if values else None
-
-        row: dict[str, Any] = {
-            "network": each.name,
-            "parameters": first.get("parameters"),
-            "nonzero": mean("nonzero"),
-            "weights_ratio": _ratio(first.get("parameters"), mean("nonzero")),
-            "multiply_adds": mean("multiply_adds"),
-            "multiply_adds_ratio": _ratio(first.get("dense_multiply_adds"), mean("multiply_adds")),
-            "bytes": mean("bytes"),
-            "bytes_ratio": _ratio(first.get("dense_bytes"), mean("bytes")),
-            "epochs": float(each.members[0].epochs),
-            "seconds": sum(m.seconds for m in each.members) / each.seeds,
-            "keys": each.keys,
-        }
-        row |= {metric.name: each.mean(metric) for metric in extra}
-        rows.append(row)
-    whole = lambda value: human(round(value))  # noqa: E731 - means of counts
-    return Table(
-        "cost",
-        "Size, arithmetic and training of every network; ratios are theoretical, to the same network before pruning",
-        (
-            Column("network", "network"),
-            Column("parameters", "parameters", whole, number=True),
-            Column("nonzero", "non-zero", whole, number=True),
-            Column("weights_ratio", "", times_fewer, number=True),
-            Column("multiply_adds", "multiply-adds", whole, number=True),
-            Column("multiply_adds_ratio", "", times_fewer, number=True),
-            Column("bytes", "on disk", lambda v: human_bytes(round(v)), number=True),
-            Column("bytes_ratio", "", times_fewer, number=True),
-            *(Column(metric.name, metric.title, metric.show, number=True) for metric in extra),
-            Column("epochs", "epochs", "{:.4g}".format, number=True),
-            Column("seconds", "training time", human_seconds, number=True),
-            Column("keys", "keys"),
-        ),
-        rows,
-    )  # fmt: skip
-
-
-def points_of(value: float) -> str:
-    """A spread of fractions in percentage points.
-
-    Example:
-        >>> points_of(0.0021)
-        '0.21'
-    """
-    return f"{100 * value:.2f}"
-
-
-def _ratio(dense: float | None, now: float | None) -> float | None:
-    return dense / now if dense and now else None
 
 
 def _rows(
@@ -307,9 +190,8 @@ def _rows(
     about = {"series": network.curve, "name": network.name, "n": network.seeds}
     mean: dict[str, Any] = {**about, "what": "mean", "keys": network.keys}
     for cost in costs:
-        at = network.mean(cost)
-        mean[cost.name] = at
-        mean[f"{cost.name}_text"] = None if at is None else f"{cost.title}: {_said(cost, at)}"
+        mean[cost.name] = at = network.mean(cost)
+        mean[f"{cost.name}_text"] = _said(cost, at)
         mean[f"front_{cost.name}"] = network.name in fronts[cost.name]
     for worth in worths:
         interval, values = network.interval(worth), network.values(worth)
@@ -327,16 +209,20 @@ def _rows(
     seeds = []
     for each in network.members:
         row: dict[str, Any] = {**about, "what": "seed", "seed": each.seed, "keys": each.key[:8]}
-        for metric in (*costs, *worths):
-            value = metric.of(each)
-            row[metric.name] = value
-            row[f"{metric.name}_text"] = None if value is None else _said(metric, value)
+        for cost in costs:
+            row[cost.name] = at = cost.of(each)
+            row[f"{cost.name}_text"] = _said(cost, at)
+        for worth in worths:
+            row[worth.name] = value = worth.of(each)
+            row[f"{worth.name}_text"] = None if value is None else worth.show(value)
         seeds.append(row)
     return [mean, *seeds]
 
 
-def _said(metric: Metric, value: float) -> str:
-    return metric.show(round(value) if metric.show in (human, human_bytes) else value)
+def _said(cost: Metric, at: float | None) -> str | None:
+    if at is None:
+        return None
+    return f"{cost.title}: {cost.show(round(at) if cost.show in (human, human_bytes) else at)}"
 
 
 def _x_axis(found: Sequence[Network], cost: Metric) -> dict[str, Any]:
@@ -344,7 +230,8 @@ def _x_axis(found: Sequence[Network], cost: Metric) -> dict[str, Any]:
     title, highest, lowest = cost.title, max(values, default=1.0), min(values, default=1.0)
     if not cost.log:
         return {"axis": {"title": title, "format": "~g"}, "scale": {"zero": False, "padding": 14}}
-    ticks = [highest / 2**k for k in range(_LEVELS) if highest / 2**k > lowest / 1.5]
+    step = 2 if highest / lowest > 6 else math.sqrt(2)
+    ticks = [highest / step**k for k in range(_LEVELS) if highest / step**k > lowest / 1.3]
     style = {"kept_fraction": ".3~p", "energy": ".2~g", "latency": ".2~g"}.get(cost.name, ".3~s")
     return {
         "axis": {"title": title, "format": style, "values": ticks},

@@ -1,10 +1,11 @@
 """How training went: every history of rows among the facts, along the run that made it."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeGuard
 
 from boxwood.report.page.charts import base, tooltip
 from boxwood.report.page.parts import Column, Control, Figure, Option, Table
@@ -12,8 +13,8 @@ from boxwood.report.page.reading import Run, Step, Study
 
 BRANCH = "branch"
 """Name of the pick that chooses a branch in this section."""
-_POINTS = 240
-"""Rows of a history that are kept for drawing, evenly spaced, the last among them."""
+_POINTS = 300
+"""Rows of all histories of a run that are drawn, evenly spaced, the last of each among them."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def training_figure(study: Study) -> Figure | None:
     for run in runs:
         for place in _places(run):
             places.setdefault((place.branch, place.at, place.what), []).append(place)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "branch": branch, "at": at, "what": what, "value": fmean(p.value for p in group),
             "low": min(p.value for p in group), "high": max(p.value for p in group),
@@ -48,7 +49,7 @@ def training_figure(study: Study) -> Figure | None:
     if not rows:
         return None
     events = [event for run in _firsts(runs) for event in _events(run)]
-    kinds = list(dict.fromkeys(row["what"] for row in rows))
+    kinds = list(dict.fromkeys(str(row["what"]) for row in rows))
     kinds.sort(key=lambda kind: kind != "validation")
     axes = {kind: _axis(kind, rows) for kind in kinds}
     spec = {
@@ -146,33 +147,42 @@ def other_figures(study: Study) -> list[Figure]:
             for name, rows in step.facts.items():
                 if name not in ("history", "layers") and _numeric(rows):
                     found.setdefault((step.kind, name), []).append((run, step, rows))
-    return [_other(kind, name, group) for (kind, name), group in found.items()]
+    return [
+        _other(
+            f"facts-{index}-{_slug(f'{kind} {name}')}", f"{name.replace('_', ' ')} of {kind}", group
+        )
+        for index, ((kind, name), group) in enumerate(found.items(), 1)
+    ]
+
+
+def _slug(text: str) -> str:
+    """A part of a file's name, whatever the text is."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40]
 
 
 def _other(
-    kind: str, name: str, group: Sequence[tuple[Run, Step, list[Mapping[str, Any]]]]
+    unique: str, title: str, group: Sequence[tuple[Run, Step, list[Mapping[str, Any]]]]
 ) -> Figure:
-    rows = []
+    rows: list[dict[str, Any]] = []
     for run, step, history in group:
         across = _rising(history)
-        for index, row in enumerate(_thinned(history)):
+        for index, row in enumerate(_thinned(history, _POINTS)):
             for what, value in _numbers(row):
                 if what != across:
                     rows.append({
-                        "branch": run.branch, "seed": run.seed, "what": what, "value": value,
+                        unique: run.branch, "seed": run.seed, "what": what, "value": value,
                         "at": row[across] if across else index, "label": step.label,
                         "line": step.key[:8], "key": step.key[:8],
                     })  # fmt: skip
     kinds = list(dict.fromkeys(row["what"] for row in rows))
-    title = f"{name.replace('_', ' ')} of {kind}"
     across = _rising(group[0][2]) or "row"
     return Figure(
-        name=f"facts-{kind}-{name}".lower(),
-        title=title[0].upper() + title[1:],
+        name=unique,
+        title=title[:1].upper() + title[1:],
         text="One line for each seed and phase.",
         alternative=f"Lines of {kinds[0]} against {across}; the table has the numbers.",
         spec={
-            **base(rows, [{"filter": "datum.what === what"}], field=BRANCH),
+            **base(rows, [{"filter": "datum.what === what"}], field=unique),
             "params": [{"name": "what", "value": kinds[0]}],
             "mark": {"type": "line", "strokeWidth": 1.5, "color": "var(--c0)", "opacity": 0.8},
             "encoding": {
@@ -184,10 +194,10 @@ def _other(
             },
         },
         table=Table(
-            f"facts-{kind}-{name}".lower(),
+            unique,
             title,
             (
-                Column("branch", "branch"),
+                Column(unique, "branch"),
                 Column("seed", "seed", number=True),
                 Column("label", "label"),
                 Column("at", across, "{:.5g}".format, number=True),
@@ -196,7 +206,7 @@ def _other(
                 Column("key", "key"),
             ),
             rows,
-            picked_by=BRANCH,
+            picked_by=unique,
         ),
         controls=[
             Control("Shown", [
@@ -206,7 +216,7 @@ def _other(
                 }) for each in kinds
             ])
         ],
-        picked_by=BRANCH,
+        picked_by=unique,
     )  # fmt: skip
 
 
@@ -268,28 +278,39 @@ def _axis(kind: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _places(run: Run) -> Iterator[_Place]:
     before = 0.0
+    share = _POINTS // max(1, sum("history" in step.facts for step in run.steps))
     for step in run.steps:
         history = step.facts.get("history")
         epochs = float(step.facts.get("epochs", 0))
         if not _numeric(history):
             before += epochs
             continue
-        # A history in steps is laid out over the epochs that its training took.
-        last = max((float(row.get("step", row.get("epoch", 0))) for row in history), default=1.0)
-        per_epoch = last / epochs if "step" in history[-1] and epochs else 1.0
-        for row in _thinned(history):
-            at = before + float(row.get("step", row.get("epoch", 0))) / (per_epoch or 1.0)
+        start, per_epoch = _steps(history, epochs)
+        for row in _thinned(history, max(share, 10)):
+            at = before + (float(row.get("step", row.get("epoch", 0))) - start) / per_epoch
             for what, value in _numbers(row):
                 if what not in ("epoch", "step"):
                     yield _Place(run.branch, round(at, 4), what, value, step.key)
         before += epochs
 
 
+def _steps(history: Sequence[Mapping[str, Any]], epochs: float) -> tuple[float, float]:
+    """Where the steps of a history begin, and how many make an epoch; 0 and 1 for epochs.
+
+    A training that enters its course late, as after rewinding, counts from there.
+    """
+    steps = [float(row["step"]) for row in history if "step" in row]
+    if len(steps) < len(history) or not epochs:
+        return 0.0, 1.0
+    start = steps[0] - (steps[1] - steps[0] if len(steps) > 1 else steps[0])
+    return start, (steps[-1] - start) / epochs or 1.0
+
+
 def _events(run: Run) -> Iterator[dict[str, Any]]:
     before = 0.0
     for step in run.steps:
         epochs = float(step.facts.get("epochs", 0))
-        if step.kind not in ("Train", "Measure", "RemoveDead", "Scan") and step.record and before:
+        if step.kind not in ("Train", "Measure", "RemoveDead", "Scan") and step.record:
             sparsity = step.facts.get("sparsity")
             left = "" if sparsity is None else f"{100 * (1 - sparsity):.3g} % left"
             yield {
@@ -303,7 +324,7 @@ def _firsts(runs: Sequence[Run]) -> list[Run]:
     return list({run.branch: run for run in reversed(runs)}.values())
 
 
-def _numeric(rows: Any) -> bool:
+def _numeric(rows: Any) -> TypeGuard[list[Mapping[str, Any]]]:
     return (
         isinstance(rows, list)
         and bool(rows)
@@ -330,6 +351,6 @@ def _rising(rows: Sequence[Mapping[str, Any]]) -> str | None:
     return None
 
 
-def _thinned(rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    every = -(-len(rows) // _POINTS)
+def _thinned(rows: Sequence[Mapping[str, Any]], most: int) -> Sequence[Mapping[str, Any]]:
+    every = -(-len(rows) // most)
     return [row for i, row in enumerate(rows) if (len(rows) - 1 - i) % every == 0]
