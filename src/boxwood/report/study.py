@@ -24,6 +24,7 @@ class Measurement:
         facts: what it measured.
         epochs: passes over the training examples up to there.
         seconds: time that the phases up to there took when they were made.
+        history: rows of the training before it, if there was one.
     """
 
     branch: str
@@ -31,8 +32,9 @@ class Measurement:
     seed: int
     key: str
     facts: dict[str, Any]
-    epochs: int
+    epochs: float
     seconds: float
+    history: tuple[dict[str, float], ...] = ()
 
     @property
     def name(self) -> str:
@@ -68,16 +70,25 @@ def collect(jobs: Iterable[Job], store: Store) -> tuple[Measurement, ...]:
     """Read the measurements of finished jobs."""
     found = []
     for job in jobs:
-        epochs, seconds = 0, 0.0
+        epochs, seconds = 0.0, 0.0
+        history: tuple[dict[str, float], ...] = ()
         branch = job.name.rpartition(" / seed ")[0]
         for phase, key in zip(job.recipe, job.chain[1:], strict=True):
             record = store.record(key)
             epochs += record["facts"].get("epochs", 0)
             seconds += record["provenance"]["seconds"]
+            history = tuple(record["facts"].get("history", history))
             if isinstance(phase, Measure):
                 found.append(
                     Measurement(
-                        branch, phase.label, job.genesis.seed, key, record["facts"], epochs, seconds
+                        branch=branch,
+                        label=phase.label,
+                        seed=job.genesis.seed,
+                        key=key,
+                        facts=record["facts"],
+                        epochs=epochs,
+                        seconds=seconds,
+                        history=history,
                     )
                 )
     return tuple(found)

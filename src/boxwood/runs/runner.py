@@ -231,5 +231,5 @@ def phase_title(phase: Phase) -> str:
     name = type(phase).__name__
     fit, sparsity = getattr(phase, "fit", None), getattr(phase, "sparsity", None)
     if fit is not None:
-        return f"{name} {fit.epochs} epochs"
+        return f"{name} {fit.length}"
     return name if sparsity is None else f"{name} to {100 * sparsity:.4g} %"

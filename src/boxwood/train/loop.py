@@ -1,6 +1,6 @@
 """The training loop: in-memory batches, stateless order, resumable at any step."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from boxwood.core import spec
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.examples import Examples
 from boxwood.core.masks import Masks
@@ -20,6 +21,9 @@ from boxwood.train.losses import Loss, add_l1_gradient_, cross_entropy
 from boxwood.train.metrics import device_of
 from boxwood.train.optimizers import Constant, Course, OptimizerSpec
 
+Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+"""Inputs of a batch and the random numbers of a step, to inputs of the same shape."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
@@ -27,6 +31,10 @@ class Fit:
 
     Args:
         epochs: passes over the training examples; the last batch of an epoch may be smaller.
+        steps: the length in steps instead of epochs; give one of the two.
+        first: where the training enters its own course, in epochs or steps as its length is: the
+            learning rate, the order of examples and augmentation are those of that moment.
+        until: where it leaves its course, likewise; None for the end.
         batch: examples per step.
         optimizer: `SGD` or `Adam`, with its L2 strength as ``weight_decay``.
         course: learning-rate course over the steps of this training.
@@ -34,9 +42,20 @@ class Fit:
         l1: strength of the L1 penalty on the prunable weights; units of loss per unit of weight.
         frozen: patterns of parameters that do not learn, such as ``("conv*",)``.
         order: which of the seed's orders of examples (and dropout) to use.
+        watch_every: steps between two rows of the history; None for one row per epoch.
+        clip: largest norm of the gradient of all parameters together; None for no limit.
+        augment: changes the inputs of a batch at random, such as `FlipAndCrop`.
+
+    Example:
+        >>> from boxwood.train.optimizers import SGD
+        >>> whole = Fit(steps=1000, batch=60, optimizer=SGD(lr=0.1))
+        >>> whole.window(55_000)
+        Window(first=0, last=1000, steps=1000, per_epoch=917)
+        >>> whole.window(55_000).epochs > 1
+        True
     """
 
-    epochs: int
+    epochs: int | None = None
     batch: int
     optimizer: OptimizerSpec
     course: Course = Constant()
@@ -44,13 +63,78 @@ class Fit:
     l1: float = 0.0
     frozen: tuple[str, ...] = ()
     order: int = 0
+    steps: int | None = spec.field(None, legacy=None)
+    first: int = spec.field(0, legacy=0)
+    until: int | None = spec.field(None, legacy=None)
+    watch_every: int | None = spec.field(None, legacy=None)
+    clip: float | None = spec.field(None, legacy=None)
+    augment: Augmentation | None = spec.field(None, legacy=None)  # noqa: RUF009 - a field
 
     def __post_init__(self) -> None:
-        if self.epochs < 0 or self.batch < 1:
+        given = [length for length in (self.epochs, self.steps) if length is not None]
+        if len(given) != 1 or given[0] < 0 or self.batch < 1:
             raise BoxwoodError(
-                f"Expected epochs >= 0 and batch >= 1, got epochs={self.epochs}, "
-                f"batch={self.batch}; correct them."
+                f"Expected a length of either epochs >= 0 or steps >= 0, and batch >= 1, got "
+                f"epochs={self.epochs}, steps={self.steps}, batch={self.batch}; correct them."
             )
+        if not 0 <= self.first <= (given[0] if self.until is None else self.until) <= given[0]:
+            raise BoxwoodError(
+                f"Expected 0 <= first <= until <= {given[0]}, got first={self.first}, "
+                f"until={self.until}; they count as the length does, in "
+                f"{'epochs' if self.steps is None else 'steps'}."
+            )
+        if (self.watch_every is not None and self.watch_every < 1) or (
+            self.clip is not None and not self.clip > 0
+        ):
+            raise BoxwoodError(
+                f"Expected watch_every >= 1 and clip > 0, got watch_every={self.watch_every}, "
+                f"clip={self.clip}; correct them, or leave them out."
+            )
+
+    @property
+    def length(self) -> str:
+        """Say how long it is, in the words of its settings.
+
+        Example:
+            >>> from boxwood.train.optimizers import SGD
+            >>> Fit(steps=900, first=100, batch=60, optimizer=SGD(lr=0.1)).length
+            'steps 100 to 900'
+        """
+        whole = self.epochs if self.steps is None else self.steps
+        unit = "epochs" if self.steps is None else "steps"
+        if not self.first and self.until is None:
+            return f"{whole} {unit}"
+        return f"{unit} {self.first} to {whole if self.until is None else self.until}"
+
+    def window(self, count: int) -> "Window":
+        """Count the steps of this training on ``count`` examples."""
+        per_epoch = -(-count // self.batch)
+        unit = per_epoch if self.steps is None else 1
+        length = self.epochs if self.steps is None else self.steps
+        assert length is not None  # noqa: S101 - one of the two is given
+        last = length if self.until is None else self.until
+        return Window(self.first * unit, last * unit, length * unit, per_epoch)
+
+
+@dataclass(frozen=True)
+class Window:
+    """The steps from ``first`` up to ``last`` of a course of ``steps``, ``per_epoch`` at a time."""
+
+    first: int
+    last: int
+    steps: int
+    per_epoch: int
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the examples, a whole number where it is one.
+
+        Example:
+            >>> Window(0, 150, 500, per_epoch=100).epochs, Window(0, 300, 300, 100).epochs
+            (1.5, 3)
+        """
+        taken = self.last - self.first
+        return taken // self.per_epoch if taken % self.per_epoch == 0 else taken / self.per_epoch
 
 
 @dataclass(frozen=True)
@@ -77,6 +161,12 @@ class Checkpoints(Protocol):
         ...
 
 
+Row = dict[str, float]
+"""Of a history: ``epoch`` and ``step`` reached, mean training ``loss`` since the row before."""
+
+Watch = Callable[[nn.Module, Sequence[Row]], Mapping[str, float]]
+"""Told the network and the history, whose last row it adds to."""
+
 Progress = Callable[[int, int], None]
 """Told (done, all) after every step."""
 
@@ -88,15 +178,15 @@ def fit_(
     *,
     seed: int,
     masks: Masks | None = None,
-    watch: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    watch: Watch | None = None,
     checkpoints: Checkpoints | None = None,
     progress: Progress | None = None,
-) -> list[dict[str, float]]:
+) -> list[Row]:
     """Train a network in place.
 
-    The order of examples in epoch e follows from (seed, ``fit.order``, e) alone, and dropout from
-    (seed, ``fit.order``), so a resumed training is the undisturbed one, bit for bit (on the CPU,
-    with the same number of threads).
+    The order of examples in epoch e follows from (seed, ``fit.order``, e) alone, augmentation in
+    step t from (seed, ``fit.order``, t), and dropout from (seed, ``fit.order``), so a resumed
+    training is the undisturbed one, bit for bit (on the CPU, with the same number of threads).
 
     Args:
         model: trained in place; parameters outside ``masks`` stay zero.
@@ -104,12 +194,12 @@ def fit_(
         fit: how.
         seed: root seed of the run.
         masks: bool tensors by parameter name; True keeps.
-        watch: called after every epoch; what it returns is part of the history.
+        watch: called for every row; what it returns is part of the history.
         checkpoints: where to resume from and to save to.
         progress: told after every step.
 
     Returns:
-        One row per epoch: ``epoch``, mean training ``loss``, and what ``watch`` returned.
+        One row per epoch, or per ``fit.watch_every`` steps, and one at the end: see `Row`.
 
     Raises:
         BoxwoodError: the loss is no longer finite, a pattern of ``frozen`` matches nothing, or
@@ -137,13 +227,14 @@ def fit_(
             )
         optimizer = fit.optimizer.build(learning)
         torch.manual_seed(seed_for(seed, "dropout", fit.order))
-        history: list[dict[str, float]] = []
-        start = _resume_(model, optimizer, history, checkpoints)
+        history: list[Row] = []
+        window = fit.window(len(examples))
+        start = _resume_(model, optimizer, history, checkpoints) or (window.first, 0.0)
         if masks:
             held = MaskBinding(model, optimizer, masks)
             stack.callback(held.detach)
         model.train()
-        loop = _Loop(model, examples, fit, seed, optimizer, history)
+        loop = _Loop(model, examples, fit, window, seed, optimizer, history)
         loop.run_(start, watch, checkpoints, progress)
     return history
 
@@ -153,70 +244,69 @@ class _Loop:
     model: nn.Module
     examples: Examples
     fit: Fit
+    window: Window
     seed: int
     optimizer: Optimizer
-    history: list[dict[str, float]]
+    history: list[Row]
 
     def run_(
         self,
         start: tuple[int, float],
-        watch: Callable[[nn.Module], Mapping[str, float]] | None,
+        watch: Watch | None,
         checkpoints: Checkpoints | None,
         progress: Progress | None,
     ) -> None:
-        fit, model, optimizer = self.fit, self.model, self.optimizer
-        count = len(self.examples)
-        per_epoch = -(-count // fit.batch)
-        steps = fit.epochs * per_epoch
+        fit, model, optimizer, window = self.fit, self.model, self.optimizer, self.window
+        count, every = len(self.examples), fit.watch_every or window.per_epoch
         device = device_of(model)
-        penalised = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
+        learning = [p for p in model.parameters() if p.requires_grad]
+        penalised = [p for p in learning if p.dim() > 1]
         step, summed = start
         # A tensor, so that nothing waits for the loss of a step before the next one starts.
         running = torch.tensor(summed, dtype=torch.float64, device=device)
         rate = fit.optimizer.lr
-        while step < steps:
-            epoch, first = divmod(step, per_epoch)
+        while step < window.last:
+            epoch, position = divmod(step, window.per_epoch)
             shuffle = generator_for(self.seed, f"order/{fit.order}", epoch)
             batches = torch.randperm(count, generator=shuffle).split(fit.batch)
-            for indices in batches[first:]:
-                wanted = fit.optimizer.lr * fit.course(step, steps)
+            for indices in batches[position : position + window.last - step]:
+                wanted = fit.optimizer.lr * fit.course(step, window.steps)
                 if wanted != rate:
                     rate = wanted
                     for group in optimizer.param_groups:
                         group["lr"] = rate
                 inputs, targets = self.examples.take(indices)
+                if fit.augment is not None:
+                    chance = generator_for(self.seed, f"augment/{fit.order}", step)
+                    inputs = fit.augment(inputs, chance)
                 optimizer.zero_grad(set_to_none=True)
                 loss = fit.loss(model(inputs.to(device)), targets.to(device))
                 loss.backward()
                 add_l1_gradient_(penalised, fit.l1)
+                if fit.clip is not None:
+                    nn.utils.clip_grad_norm_(learning, fit.clip)
                 optimizer.step()
                 running += loss.detach()
                 step += 1
                 if progress is not None:
-                    progress(step, steps)
-                if step % per_epoch == 0:
-                    self._close_epoch(epoch, running, per_epoch, watch)
-                if checkpoints is not None and step < steps and checkpoints.due():
+                    progress(step - window.first, window.last - window.first)
+                if step % every == 0 or step == window.last:
+                    since = max(window.first, (step - 1) // every * every)
+                    self._close_row(step, running, step - since, watch)
+                if checkpoints is not None and step < window.last and checkpoints.due():
                     checkpoints.save(_snapshot(self, step, float(running)))
 
-    def _close_epoch(
-        self,
-        epoch: int,
-        running: Tensor,
-        per_epoch: int,
-        watch: Callable[[nn.Module], Mapping[str, float]] | None,
-    ) -> None:
-        mean = float(running) / per_epoch
+    def _close_row(self, step: int, running: Tensor, steps: int, watch: Watch | None) -> None:
+        mean, epoch = float(running) / steps, (step - 1) // self.window.per_epoch + 1
         if not torch.isfinite(running):
             raise BoxwoodError(
-                f"Expected a finite loss, got {mean} in epoch {epoch + 1}; the training diverges: "
+                f"Expected a finite loss, got {mean} in epoch {epoch}; the training diverges: "
                 f"use a learning rate below {self.fit.optimizer.lr}."
             )
         running.zero_()
-        row = {"epoch": epoch + 1, "loss": mean}
+        self.history.append({"epoch": epoch, "step": step, "loss": mean})
         if watch is not None:
-            row |= watch(self.model)
-        self.history.append(row)
+            self.history[-1] |= watch(self.model, self.history)
 
 
 def _freeze_(model: nn.Module, patterns: tuple[str, ...], stack: ExitStack) -> None:
@@ -250,13 +340,13 @@ def _snapshot(loop: _Loop, step: int, summed: float) -> Snapshot:
 def _resume_(
     model: nn.Module,
     optimizer: Optimizer,
-    history: list[dict[str, float]],
+    history: list[Row],
     checkpoints: Checkpoints | None,
-) -> tuple[int, float]:
-    """Put model, optimizer, history and random numbers where the last snapshot left them."""
+) -> tuple[int, float] | None:
+    """Put everything where the last snapshot left it; returns the step and the sum of losses."""
     snapshot = None if checkpoints is None else checkpoints.load()
     if snapshot is None:
-        return 0, 0.0
+        return None
     kinds = ("model/", "optimizer/")
     parts = {
         kind: {n.removeprefix(kind): t for n, t in snapshot.tensors.items() if n.startswith(kind)}

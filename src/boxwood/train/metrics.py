@@ -1,13 +1,15 @@
 """How good a network is, on examples that it does not learn from."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.examples import Examples
 from boxwood.model.evaluation import evaluating
+from boxwood.train.losses import Loss
 
 _BATCH = 1000
 
@@ -30,6 +32,13 @@ class Accuracy:
         return self.correct / self.total
 
 
+@dataclass(frozen=True)
+class Evaluation(Accuracy):
+    """Right answers, and the mean loss."""
+
+    loss: float
+
+
 @torch.no_grad()
 def accuracy(model: nn.Module, examples: Examples, *, batch: int = _BATCH) -> Accuracy:
     """Count how often the largest output is the target (top-1), in evaluation mode.
@@ -48,17 +57,53 @@ def accuracy(model: nn.Module, examples: Examples, *, batch: int = _BATCH) -> Ac
         >>> accuracy(nn.Identity(), data)
         Accuracy(correct=2, total=3)
     """
+    correct = sum(
+        int((outputs.argmax(1) == targets).sum())
+        for outputs, targets in _outputs(model, examples, batch)
+    )
+    return Accuracy(correct, len(examples))
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, examples: Examples, loss: Loss, *, batch: int = _BATCH
+) -> Evaluation:
+    """Count right answers and take the mean loss, in one pass and in evaluation mode.
+
+    Args:
+        model: outputs [batch, classes]; its training mode is put back afterwards.
+        examples: with targets int64 [batch].
+        loss: a mean over the examples of a batch.
+        batch: how many at a time; it changes memory, and the loss in its last bits.
+
+    Raises:
+        BoxwoodError: there are no examples.
+
+    Example:
+        >>> from boxwood.data.splits import InMemory
+        >>> from boxwood.train.losses import cross_entropy
+        >>> data = InMemory(torch.eye(3), torch.tensor([0, 1, 1]))
+        >>> found = evaluate(nn.Identity(), data, cross_entropy)
+        >>> found.correct, round(found.loss, 4)
+        (2, 0.8848)
+    """
+    correct, summed = 0, 0.0
+    for outputs, targets in _outputs(model, examples, batch):
+        correct += int((outputs.argmax(1) == targets).sum())
+        summed += float(loss(outputs, targets)) * len(targets)
+    return Evaluation(correct, len(examples), summed / len(examples))
+
+
+def _outputs(model: nn.Module, examples: Examples, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Outputs and targets of all examples, some at a time."""
     total = len(examples)
     if not total:
         raise BoxwoodError("Expected examples to measure on, got none; give a non-empty split.")
     device = device_of(model)
-    correct = 0
     with evaluating(model):
         for indices in torch.arange(total).split(batch):
             inputs, targets = examples.take(indices)
-            answers = model(inputs.to(device)).argmax(1)
-            correct += int((answers == targets.to(device)).sum())
-    return Accuracy(correct, total)
+            yield model(inputs.to(device)), targets.to(device)
 
 
 def device_of(model: nn.Module) -> torch.device:

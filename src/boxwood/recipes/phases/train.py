@@ -1,5 +1,6 @@
 """Train under the masks as they are."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,8 +9,8 @@ from torch import nn
 from boxwood.core import spec
 from boxwood.model.dropout import corrected_dropout, set_dropout_
 from boxwood.recipes.phase import State, World, state_of
-from boxwood.train.loop import Fit, fit_
-from boxwood.train.metrics import accuracy
+from boxwood.train.loop import Fit, Row, fit_
+from boxwood.train.metrics import accuracy, evaluate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,16 +19,22 @@ class Train:
 
     Args:
         fit: how.
+        test_at: steps at which to write down test accuracy too.
         correct_dropout: scale dropout rates by the connections that are left, as Han et al. do.
         label: a name for later phases.
 
+    With ``fit.watch_every`` test accuracy is also written down wherever the validation loss is
+    the lowest so far, so that the history holds it for the moment at which one would have stopped.
+
     Source: Han, Pool, Tran and Dally (2015), section 3; dropout: section 3.2, equation 2.
+    Early stopping: Frankle and Carbin (2019), section 2.
     """
 
     revision: ClassVar[int] = 0
 
     fit: Fit
     correct_dropout: bool = False
+    test_at: tuple[int, ...] = spec.field((), legacy=())
     label: str = spec.field("", identity=False)
 
     def run(self, state: State, world: World) -> State:
@@ -36,8 +43,13 @@ class Train:
         if self.correct_dropout:
             set_dropout_(model, corrected_dropout(model, state.masks))
 
-        def watch(network: nn.Module) -> dict[str, float]:
-            return {"validation": accuracy(network, world.data.validation).fraction}
+        def watch(network: nn.Module, rows: Sequence[Row]) -> Row:
+            found = evaluate(network, world.data.validation, self.fit.loss)
+            row = {"validation": found.fraction, "validation_loss": found.loss}
+            lowest = all(found.loss < each["validation_loss"] for each in rows[:-1])
+            if rows[-1]["step"] in self.test_at or (lowest and self.fit.watch_every is not None):
+                row["test"] = accuracy(network, world.data.test).fraction
+            return row
 
         history = fit_(
             model,
@@ -49,4 +61,5 @@ class Train:
             checkpoints=world.checkpoints,
             progress=world.progress,
         )
-        return state_of(model, state.masks, {"history": history, "epochs": self.fit.epochs})
+        epochs = self.fit.window(len(world.data.train)).epochs
+        return state_of(model, state.masks, {"history": history, "epochs": epochs})

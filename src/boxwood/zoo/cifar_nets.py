@@ -1,0 +1,112 @@
+"""ResNet-20 and VGG-19 for images of 32 pixels, as the lottery ticket papers prune them."""
+
+from collections import OrderedDict
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+_VGG_19 = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 × 3 convolutions with norms, around which the input is added.
+
+    Where the shape changes, the input passes through a 1 × 1 convolution, ``project``.
+
+    Example:
+        >>> import torch
+        >>> ResidualBlock(16, 32, stride=2)(torch.zeros(1, 16, 8, 8)).shape
+        torch.Size([1, 32, 4, 4])
+
+    Source: He et al., arXiv:1512.03385, 2015, section 4.2.
+    """
+
+    def __init__(self, inputs: int, width: int, *, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, width, 3, stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or inputs != width:
+            self.shortcut = nn.Sequential(
+                OrderedDict(
+                    project=nn.Conv2d(inputs, width, 1, stride, bias=False),
+                    norm=nn.BatchNorm2d(width),
+                )
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute ``relu(F(x) + shortcut(x))``."""
+        hidden = functional.relu(self.norm1(self.conv1(x)))
+        return functional.relu(self.norm2(self.conv2(hidden)) + self.shortcut(x))
+
+
+def resnet_20(*, channels: int = 3, classes: int = 10) -> nn.Sequential:
+    """Build the 20-layer ResNet for CIFAR-10, which the lottery ticket paper calls ResNet-18.
+
+    A convolution of 16 filters, three blocks of each of 16, 32 and 64, average pooling, one linear
+    layer. 272,474 parameters; weights: 267,696 in 3 × 3 convolutions, named ``*conv*``, 2,560 in
+    the shortcuts and 640 in the linear layer.
+
+    Args:
+        channels: colours of the images, which may have any size.
+        classes: outputs.
+
+    Example:
+        >>> sum(p.numel() for p in resnet_20().parameters())
+        272474
+
+    Source: He et al., arXiv:1512.03385, 2015, section 4.2; Frankle and Carbin (2019), figure 2.
+    Differs from the source: He et al. pad the shortcut with zeros; Frankle and Carbin count 2,560
+    weights in it, as here.
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        conv=nn.Conv2d(channels, 16, 3, padding=1, bias=False),
+        norm=nn.BatchNorm2d(16),
+        relu=nn.ReLU(),
+    )
+    inputs = 16
+    for stage, width in enumerate((16, 32, 64), 1):
+        for index in (1, 2, 3):
+            stride = 2 if width != inputs else 1
+            layers[f"block{stage}_{index}"] = ResidualBlock(inputs, width, stride=stride)
+            inputs = width
+    return nn.Sequential(layers | _head(inputs, classes))
+
+
+def vgg_19(*, channels: int = 3, classes: int = 10) -> nn.Sequential:
+    """Build VGG-19 for CIFAR-10, with batch norm and one linear layer after average pooling.
+
+    20,035,018 parameters, of which 20,018,880 are weights of convolutions and 5,120 of the linear
+    layer.
+
+    Args:
+        channels: colours of the images, whose size is a multiple of 16.
+        classes: outputs.
+
+    Example:
+        >>> sum(p.numel() for p in vgg_19().parameters())
+        20035018
+
+    Source: Frankle and Carbin (2019), figure 2, after K. Simonyan, A. Zisserman, arXiv:1409.1556.
+    """
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    inputs, index = channels, 0
+    for stage, (width, depth) in enumerate(_VGG_19, 1):
+        if stage > 1:
+            layers[f"pool{stage - 1}"] = nn.MaxPool2d(2)
+        for _ in range(depth):
+            index += 1
+            # The norm that follows takes the mean out, and a bias with it.
+            layers[f"conv{index}"] = nn.Conv2d(inputs, width, 3, padding=1, bias=False)
+            layers[f"norm{index}"] = nn.BatchNorm2d(width)
+            layers[f"relu{index}"] = nn.ReLU()
+            inputs = width
+    return nn.Sequential(layers | _head(inputs, classes))
+
+
+def _head(inputs: int, classes: int) -> OrderedDict[str, nn.Module]:
+    return OrderedDict(
+        pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(inputs, classes)
+    )
