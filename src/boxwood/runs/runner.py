@@ -87,6 +87,7 @@ def run_all(jobs: Sequence[Job], store: Store, settings: Settings | None = None)
     """
     settings = settings or Settings()
     data = _Data()
+    jobs = with_needs(jobs)
     for job in jobs:
         store.note_run(
             job.chain[-1],
@@ -135,7 +136,7 @@ def _advance(job: Job, store: Store, settings: Settings, data: "_Data") -> bool:
             if store.has(key):
                 state = None
                 continue
-            if not mine:
+            if not mine or not all(store.has(need.chain[-1]) for need in _needs(job, index)):
                 return False
             started = time.monotonic()
             if index == 0:
@@ -154,6 +155,25 @@ def _advance(job: Job, store: Store, settings: Settings, data: "_Data") -> bool:
             }
             store.commit(key, state, about)
     return True
+
+
+def with_needs(jobs: Sequence[Job]) -> list[Job]:
+    """Put before each recipe the runs that its phases need, and those that these need; each once."""
+    found: dict[str, Job] = {}
+    for job in jobs:
+        needed = [need for index in range(1, len(job.chain)) for need in _needs(job, index)]
+        for need in with_needs(needed):
+            found.setdefault(need.chain[-1], need)
+        found[job.chain[-1]] = job
+    return list(found.values())
+
+
+def _needs(job: Job, index: int) -> list[Job]:
+    """Runs that the phase before key ``index`` of a job needs."""
+    needs = getattr(job.recipe[index - 1], "needs", None) if index else None
+    if needs is None:
+        return []
+    return [Job(genesis, recipe, f"for {job.name}") for genesis, recipe in needs(job.genesis)]
 
 
 def _start(genesis: Genesis) -> State:
@@ -184,6 +204,8 @@ def _world(job: Job, index: int, store: Store, settings: Settings, data: Splits)
         checkpoints=StoredCheckpoints(store, job.chain[index], settings.snapshot_every),
         progress=None if watcher is None else lambda done, n: watcher(job, index, done, n),
         device=settings.device,
+        finished=lambda genesis, recipe: store.load(keys(genesis, recipe)[-1]),
+        cache=store.root / "answers",
     )
 
 

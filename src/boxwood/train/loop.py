@@ -17,12 +17,16 @@ from boxwood.core.masks import Masks
 from boxwood.core.seeds import generator_for, seed_for
 from boxwood.model.binding import MaskBinding
 from boxwood.model.prunable import parameter_names
-from boxwood.train.losses import Loss, add_l1_gradient_, cross_entropy
+from boxwood.train.losses import Loss, add_l1_gradient_, cross_entropy, limit_norms_
 from boxwood.train.metrics import device_of
 from boxwood.train.optimizers import Constant, Course, OptimizerSpec
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 """Inputs of a batch and the random numbers of a step, to inputs of the same shape."""
+
+
+Teach = Callable[[int, Tensor, Tensor, Tensor], Any]
+"""Step, indices of the batch, inputs as the network sees them, and labels, to what the loss takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +49,10 @@ class Fit:
         watch_every: steps between two rows of the history; None for one row per epoch.
         clip: largest norm of the gradient of all parameters together; None for no limit.
         augment: changes the inputs of a batch at random, such as `FlipAndCrop`.
+        max_norm: largest Euclidean norm of the weights that enter a unit, kept to after every
+            step; None for no limit.
+        teacher: whom to learn from, with a ``loss`` such as `Distillation`; see
+            `boxwood.recipes.teachers`. The phase that trains hands its answers to `fit_`.
 
     Example:
         >>> from boxwood.train.optimizers import SGD
@@ -69,6 +77,8 @@ class Fit:
     watch_every: int | None = spec.field(None, legacy=None)
     clip: float | None = spec.field(None, legacy=None)
     augment: Augmentation | None = spec.field(None, legacy=None)  # noqa: RUF009 - a field
+    max_norm: float | None = spec.field(None, legacy=None)
+    teacher: Any = spec.field(None, legacy=None)
 
     def __post_init__(self) -> None:
         given = [length for length in (self.epochs, self.steps) if length is not None]
@@ -83,12 +93,14 @@ class Fit:
                 f"until={self.until}; they count as the length does, in "
                 f"{'epochs' if self.steps is None else 'steps'}."
             )
-        if (self.watch_every is not None and self.watch_every < 1) or (
-            self.clip is not None and not self.clip > 0
+        limits = [limit for limit in (self.clip, self.max_norm) if limit is not None]
+        if (self.watch_every is not None and self.watch_every < 1) or not all(
+            limit > 0 for limit in limits
         ):
             raise BoxwoodError(
-                f"Expected watch_every >= 1 and clip > 0, got watch_every={self.watch_every}, "
-                f"clip={self.clip}; correct them, or leave them out."
+                f"Expected watch_every >= 1, clip > 0 and max_norm > 0, got "
+                f"watch_every={self.watch_every}, clip={self.clip}, max_norm={self.max_norm}; "
+                f"correct them, or leave them out."
             )
 
     @property
@@ -178,6 +190,7 @@ def fit_(
     *,
     seed: int,
     masks: Masks | None = None,
+    teach: Teach | None = None,
     watch: Watch | None = None,
     checkpoints: Checkpoints | None = None,
     progress: Progress | None = None,
@@ -194,6 +207,8 @@ def fit_(
         fit: how.
         seed: root seed of the run.
         masks: bool tensors by parameter name; True keeps.
+        teach: makes of each batch's labels what ``fit.loss`` takes, such as a `Lesson`; the
+            labels themselves by default.
         watch: called for every row; what it returns is part of the history.
         checkpoints: where to resume from and to save to.
         progress: told after every step.
@@ -234,7 +249,7 @@ def fit_(
             held = MaskBinding(model, optimizer, masks)
             stack.callback(held.detach)
         model.train()
-        loop = _Loop(model, examples, fit, window, seed, optimizer, history)
+        loop = _Loop(model, examples, fit, window, seed, optimizer, history, teach)
         loop.run_(start, watch, checkpoints, progress)
     return history
 
@@ -248,6 +263,7 @@ class _Loop:
     seed: int
     optimizer: Optimizer
     history: list[Row]
+    teach: Teach | None
 
     def run_(
         self,
@@ -279,6 +295,8 @@ class _Loop:
                 if fit.augment is not None:
                     chance = generator_for(self.seed, f"augment/{fit.order}", step)
                     inputs = fit.augment(inputs, chance)
+                if self.teach is not None:
+                    targets = self.teach(step, indices, inputs, targets)
                 optimizer.zero_grad(set_to_none=True)
                 loss = fit.loss(model(inputs.to(device)), targets.to(device))
                 loss.backward()
@@ -286,6 +304,8 @@ class _Loop:
                 if fit.clip is not None:
                     nn.utils.clip_grad_norm_(learning, fit.clip)
                 optimizer.step()
+                if fit.max_norm is not None:
+                    limit_norms_(penalised, fit.max_norm)
                 running += loss.detach()
                 step += 1
                 if progress is not None:

@@ -8,7 +8,8 @@ from torch import nn
 
 from boxwood.core import spec
 from boxwood.model.dropout import corrected_dropout, set_dropout_
-from boxwood.recipes.phase import State, World, state_of
+from boxwood.recipes.phase import Genesis, Run, State, World, state_of
+from boxwood.recipes.teachers import lessons
 from boxwood.train.loop import Fit, Row, fit_
 from boxwood.train.metrics import accuracy, evaluate
 
@@ -37,6 +38,10 @@ class Train:
     test_at: tuple[int, ...] = spec.field((), legacy=())
     label: str = spec.field("", identity=False)
 
+    def needs(self, genesis: Genesis) -> tuple[Run, ...]:
+        """Runs that the teacher comes from."""
+        return () if self.fit.teacher is None else self.fit.teacher.needs(genesis)
+
     def run(self, state: State, world: World) -> State:
         """Train; the facts hold the loss and the validation accuracy of every epoch."""
         model = world.network(state)
@@ -51,15 +56,17 @@ class Train:
                 row["test"] = accuracy(network, world.data.test).fraction
             return row
 
-        history = fit_(
-            model,
-            world.data.train,
-            self.fit,
-            seed=world.seed,
-            masks=state.masks,
-            watch=watch,
-            checkpoints=world.checkpoints,
-            progress=world.progress,
-        )
+        with lessons(world, self.fit) as teach:
+            history = fit_(
+                model,
+                world.data.train,
+                self.fit,
+                seed=world.seed,
+                masks=state.masks,
+                teach=teach,
+                watch=watch,
+                checkpoints=world.checkpoints,
+                progress=world.progress,
+            )
         epochs = self.fit.window(len(world.data.train)).epochs
         return state_of(model, state.masks, {"history": history, "epochs": epochs})
