@@ -21,9 +21,11 @@ from boxwood.distill.losses import Distillation
 from boxwood.recipes.phase import Recipe
 from boxwood.recipes.phases.measure_teacher import MeasureTeacher
 from boxwood.recipes.phases.shift_bias import ShiftBias
+from boxwood.recipes.specialists import generalist
+from boxwood.recipes.specialists import specialists as with_specialists
 from boxwood.recipes.teacher_student import shifted, student, teacher, trained
 from boxwood.recipes.teachers import Teacher
-from boxwood.report.statistics import paired_difference
+from boxwood.report.statistics import mean, paired_difference
 from boxwood.report.study import Finding, Measurement, by_seed
 from boxwood.train.optimizers import Drops
 from boxwood.zoo.wide_nets import wide_net
@@ -103,6 +105,26 @@ def ensemble(data: Callable[[], Splits] = digits, members: int = 10, count: int 
         (f"soft {t:g}", student(fit, source, Distillation(temperature=t))) for t in TEMPERATURES[:4]
     ]
     return Experiment(model=net, data=some, branches=tuple(branches), judge=judge_ensemble)
+
+
+def specialists(data: Callable[[], Splits] = fashion_mnist, count: int = 20_000) -> Experiment:
+    """Specialists for upper garments and for shoes, and for clusters that the generalist shows.
+
+    The control trains the generalist on for as many steps as one specialist is trained.
+    """
+    fit = Fit(epochs=10, batch=100, optimizer=Adam(lr=1e-3, fused=True), course=Drops(at=(0.7,)))
+    special = Fit(steps=1000, batch=100, optimizer=Adam(lr=3e-4, fused=True), course=Drops(at=(0.7,)))
+    start = generalist(fit)
+    return Experiment(
+        model=Call.of(wide_net, hidden=(100, 100)),
+        data=Call.of(fewer, data=data, count=count),
+        branches=(
+            ("given", with_specialists(start, special, groups=((0, 2, 4, 6), (5, 7, 9)))),
+            ("found", with_specialists(start, special, groups=4)),
+            ("longer", (*start, *trained(replace(special, order=1)))),
+        ),
+        judge=judge_specialists,
+    )
 
 
 def paper_mnist(data: Callable[[], Splits] = mnist, epochs: int = 60) -> Experiment:
@@ -230,6 +252,28 @@ def recovered(gains: Sequence[tuple[float, float]]) -> tuple[float, float, float
     drawn = pairs[np.random.default_rng(0).integers(len(pairs), size=(10_000, len(pairs)))].sum(1)
     low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
     return float(low), float(pairs[:, 0].sum() / pairs[:, 1].sum()), float(high)
+
+
+def judge_specialists(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
+    """(d): where a specialist is asked, it adds right answers."""
+    findings = []
+    for branch in ("given", "found"):
+        together = [each for each in measured if each.branch == branch and "covered" in each.facts]
+        if not together:
+            return (Finding("(d) gain on covered classes > 0", None, "run run_distillation.py"),)
+        gains, relative = [], []
+        for each in together:
+            rows = [row for row in each.facts["covered"] if row["specialists"]]
+            more, total, right = (
+                sum(row[key] for row in rows) for key in ("joint", "total", "generalist")
+            )
+            gains.append(100 * (more - right) / total)
+            relative.append((more - right) / (total - right))
+        found = mean(gains)
+        held = None if len(gains) < 5 or found.low is None else found.low > 0
+        text = f"{found:.2f} points on covered images, {_mean(relative):.1%} of their errors"
+        findings.append(Finding(f"(d) gain on covered classes > 0, {branch} groups", held, text))
+    return tuple(findings)
 
 
 def _missing(each: Measurement) -> float:

@@ -78,7 +78,7 @@ class Fit:
     clip: float | None = spec.field(None, legacy=None)
     augment: Augmentation | None = spec.field(None, legacy=None)  # noqa: RUF009 - a field
     max_norm: float | None = spec.field(None, legacy=None)
-    teacher: Any = spec.field(None, legacy=None)
+    teacher: Any = spec.field(None, legacy=None)  # noqa: RUF009 - a field
 
     def __post_init__(self) -> None:
         given = [length for length in (self.epochs, self.steps) if length is not None]
