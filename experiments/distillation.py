@@ -73,7 +73,7 @@ def missing_class(
 
 
 def two_classes(
-    data: Callable[[], Splits] = fashion_mnist, present: tuple[int, ...] = (7, 8), epochs: int = 20
+    data: Callable[[], Splits] = fashion_mnist, present: tuple[int, ...] = (7, 8), epochs: int = 6
 ) -> Experiment:
     """A transfer set of two classes only, and what its student says about all ten."""
     missing = tuple(each for each in range(10) if each not in present)
@@ -120,7 +120,7 @@ def specialists(data: Callable[[], Splits] = fashion_mnist, count: int = 20_000)
         data=Call.of(fewer, data=data, count=count),
         branches=(
             ("given", with_specialists(start, special, groups=((0, 2, 4, 6), (5, 7, 9)))),
-            ("found", with_specialists(start, special, groups=4)),
+            ("found", with_specialists(start, special, groups=5)),
             ("longer", (*start, *trained(replace(special, order=1)))),
         ),
         judge=judge_specialists,

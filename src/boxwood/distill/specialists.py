@@ -21,14 +21,16 @@ Groups = tuple[tuple[int, ...], ...]
 """Classes of each specialist, in order; a class may be in several or in none."""
 
 
-def confusable(probabilities: Tensor, clusters: int, *, seed: int = 0, passes: int = 20) -> Groups:
+def confusable(probabilities: Tensor, clusters: int, *, seed: int = 0) -> Groups:
     """Group classes that a network often predicts together: clusters of the covariance's columns.
+
+    The diagonal is left out: a class's own variance says nothing about what it is confused with,
+    and is so large that all columns would be equally far from each other.
 
     Args:
         probabilities: predictions, [N, C].
-        clusters: groups to make, in [1, C].
-        seed: of the order in which k-means sees the columns.
-        passes: how often it sees them all.
+        clusters: groups to make, in [1, C]; with few classes, about half as many as classes.
+        seed: of the clustering.
 
     Returns:
         Groups of two classes or more; a class that nothing is confused with is in none.
@@ -42,29 +44,33 @@ def confusable(probabilities: Tensor, clusters: int, *, seed: int = 0, passes: i
         ((0, 1),)
 
     Source: Hinton, Vinyals and Dean (2015), section 5.3.
+    Differs from the paper: it does not speak of the diagonal.
     """
     if not 1 <= clusters <= probabilities.shape[1]:
         raise BoxwoodError(
             f"Expected between 1 and {probabilities.shape[1]} clusters of classes, got {clusters}; "
             f"ask for fewer."
         )
-    covariance = torch.cov(probabilities.double().T, correction=0)
-    nearest = online_k_means(covariance, clusters, seed=seed, passes=passes)
+    covariance = torch.cov(probabilities.double().T, correction=0).fill_diagonal_(0.0)
+    nearest = online_k_means(covariance, clusters, seed=seed)
     groups = [tuple((nearest == k).nonzero().flatten().tolist()) for k in range(clusters)]
     return tuple(sorted(group for group in groups if len(group) > 1))
 
 
-def online_k_means(points: Tensor, clusters: int, *, seed: int = 0, passes: int = 20) -> Tensor:
+def online_k_means(
+    points: Tensor, clusters: int, *, seed: int = 0, passes: int = 10, starts: int = 10
+) -> Tensor:
     """Cluster points one at a time: each draws its nearest centre to itself by 1 / (times chosen).
 
-    Centres start at points far from each other: the first at random, each next one the point
-    farthest from those before.
+    Centres start at points drawn at random; of several starts the one whose points are nearest to
+    their centres, by the sum of squares, is taken.
 
     Args:
         points: [N, D].
         clusters: K in [1, N].
-        seed: of the first centre, and of the order of points in each pass.
+        seed: of the starts, and of the order of points in each pass.
         passes: how often all points are seen.
+        starts: how often it is begun.
 
     Returns:
         Number of the nearest centre of each point, int64 [N].
@@ -76,18 +82,19 @@ def online_k_means(points: Tensor, clusters: int, *, seed: int = 0, passes: int 
     Source: MacQueen (1967), "Some methods for classification and analysis of multivariate
     observations", section 3.
     """
-    chance = generator_for(seed, "k-means")
-    first = int(torch.randint(len(points), (1,), generator=chance))
-    chosen = [first]
-    for _ in range(clusters - 1):
-        chosen.append(int(torch.cdist(points, points[chosen]).amin(1).argmax()))
-    centres, times = points[chosen].clone(), torch.ones(clusters)
-    for _ in range(passes):
-        for index in torch.randperm(len(points), generator=chance).tolist():
-            nearest = int((centres - points[index]).square().sum(1).argmin())
-            times[nearest] += 1
-            centres[nearest] += (points[index] - centres[nearest]) / times[nearest]
-    return torch.cdist(points, centres).argmin(1)
+    found = []
+    for start in range(starts):
+        chance = generator_for(seed, "k-means", start)
+        order = torch.randperm(len(points), generator=chance)
+        centres, times = points[order[:clusters]].clone(), torch.ones(clusters)
+        for _ in range(passes):
+            for index in torch.randperm(len(points), generator=chance).tolist():
+                nearest = int((centres - points[index]).square().sum(1).argmin())
+                times[nearest] += 1
+                centres[nearest] += (points[index] - centres[nearest]) / times[nearest]
+        distances = (points[:, None] - centres).square().sum(2).min(1)
+        found.append((float(distances.values.sum()), start, distances.indices))
+    return min(found, key=lambda each: each[:2])[2]
 
 
 @dataclass(frozen=True, eq=False)
