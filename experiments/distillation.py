@@ -34,7 +34,7 @@ TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 20.0)
 TEACHER_NET = Call.of(wide_net, hidden=(500, 500), input_dropout=0.1, dropout=0.3)
 STUDENT_NET = Call.of(wide_net, hidden=(300, 300))
 TEACHING = Fit(
-    epochs=12, batch=100, optimizer=Adam(lr=1e-3, fused=True), course=Drops(at=(0.7, 0.9))
+    epochs=5, batch=100, optimizer=Adam(lr=1e-3, fused=True), course=Drops(at=(0.7, 0.9))
 )
 UPWARDS = tuple(step / 4 for step in range(81))
 
@@ -53,7 +53,7 @@ def few_labels(data: Callable[[], Splits] = fashion_mnist, count: int = 1650) ->
     source = teacher(TEACHER_NET, TEACHING, data=data)
     branches = [("hard", trained(fit))]
     branches += [
-        (f"soft {t:g}", student(fit, source, Distillation(temperature=t))) for t in TEMPERATURES
+        (f"soft {t:g}", student(fit, source, Distillation(temperature=t))) for t in TEMPERATURES[1:]
     ]
     return Experiment(
         model=STUDENT_NET,
@@ -64,7 +64,7 @@ def few_labels(data: Callable[[], Splits] = fashion_mnist, count: int = 1650) ->
 
 
 def missing_class(
-    data: Callable[[], Splits] = fashion_mnist, missing: tuple[int, ...] = (8,), epochs: int = 5
+    data: Callable[[], Splits] = fashion_mnist, missing: tuple[int, ...] = (8,), epochs: int = 3
 ) -> Experiment:
     """A transfer set without a class, which the student knows by its teacher's answers alone."""
     return _partial(
@@ -93,16 +93,14 @@ def ensemble(data: Callable[[], Splits] = digits, members: int = 10, count: int 
     net = Call.of(wide_net, hidden=(30, 30), inputs=inputs)
     if count:
         net = Call.of(wide_net, hidden=(100, 100), inputs=inputs)
-        fit = Fit(
-            epochs=12, batch=100, optimizer=Adam(lr=1e-3, fused=True), course=Drops(at=(0.7,))
-        )
+        fit = Fit(epochs=8, batch=100, optimizer=Adam(lr=1e-3, fused=True), course=Drops(at=(0.7,)))
     source = teacher(net, fit, members=members)
     branches: list[tuple[str, Recipe]] = [
         ("single", trained(fit)),
         ("ensemble", (MeasureTeacher(teacher=source),)),
     ]
     branches += [
-        (f"soft {t:g}", student(fit, source, Distillation(temperature=t))) for t in TEMPERATURES[:4]
+        (f"soft {t:g}", student(fit, source, Distillation(temperature=t))) for t in TEMPERATURES[:3]
     ]
     return Experiment(model=net, data=some, branches=tuple(branches), judge=judge_ensemble)
 
@@ -113,14 +111,17 @@ def specialists(data: Callable[[], Splits] = fashion_mnist, count: int = 20_000)
     The control trains the generalist on for as many steps as one specialist is trained.
     """
     fit = Fit(epochs=10, batch=100, optimizer=Adam(lr=1e-3, fused=True), course=Drops(at=(0.7,)))
-    special = Fit(steps=1000, batch=100, optimizer=Adam(lr=3e-4, fused=True), course=Drops(at=(0.7,)))
+    # Rate and steps have the best validation accuracy of a grid on seeds 100 and 101.
+    special = Fit(
+        steps=1500, batch=100, optimizer=Adam(lr=1e-3, fused=True), course=Drops(at=(0.7,))
+    )
     start = generalist(fit)
     return Experiment(
         model=Call.of(wide_net, hidden=(100, 100)),
         data=Call.of(fewer, data=data, count=count),
         branches=(
             ("given", with_specialists(start, special, groups=((0, 2, 4, 6), (5, 7, 9)))),
-            ("found", with_specialists(start, special, groups=5)),
+            ("found", with_specialists(start, special, groups=7)),
             ("longer", (*start, *trained(replace(special, order=1)))),
         ),
         judge=judge_specialists,

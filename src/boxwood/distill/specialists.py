@@ -24,8 +24,8 @@ Groups = tuple[tuple[int, ...], ...]
 def confusable(probabilities: Tensor, clusters: int, *, seed: int = 0) -> Groups:
     """Group classes that a network often predicts together: clusters of the covariance's columns.
 
-    The diagonal is left out: a class's own variance says nothing about what it is confused with,
-    and is so large that all columns would be equally far from each other.
+    The diagonal is cut down to the largest covariance of two classes: a class's own variance says
+    nothing about what it is confused with, and would leave all columns equally far from each other.
 
     Args:
         probabilities: predictions, [N, C].
@@ -44,15 +44,16 @@ def confusable(probabilities: Tensor, clusters: int, *, seed: int = 0) -> Groups
         ((0, 1),)
 
     Source: Hinton, Vinyals and Dean (2015), section 5.3.
-    Differs from the paper: it does not speak of the diagonal.
+    Differs from the paper: it does not cut the diagonal.
     """
     if not 1 <= clusters <= probabilities.shape[1]:
         raise BoxwoodError(
             f"Expected between 1 and {probabilities.shape[1]} clusters of classes, got {clusters}; "
             f"ask for fewer."
         )
-    covariance = torch.cov(probabilities.double().T, correction=0).fill_diagonal_(0.0)
-    nearest = online_k_means(covariance, clusters, seed=seed)
+    covariance = torch.cov(probabilities.double().T, correction=0)
+    between = covariance.clone().fill_diagonal_(-torch.inf).max()
+    nearest = online_k_means(covariance.clamp(max=between), clusters, seed=seed)
     groups = [tuple((nearest == k).nonzero().flatten().tolist()) for k in range(clusters)]
     return tuple(sorted(group for group in groups if len(group) > 1))
 
