@@ -34,23 +34,32 @@ TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 20.0)
 TEACHER_NET = Call.of(wide_net, hidden=(500, 500), input_dropout=0.1, dropout=0.3)
 STUDENT_NET = Call.of(wide_net, hidden=(300, 300))
 TEACHING = Fit(
-    epochs=5, batch=100, optimizer=Adam(lr=1e-3, fused=True), course=Drops(at=(0.7, 0.9))
+    epochs=6, batch=100, optimizer=Adam(lr=1e-3, fused=True), course=Drops(at=(0.7, 0.9))
 )
 UPWARDS = tuple(step / 4 for step in range(81))
 
 
-def teachers(data: Callable[[], Splits] = fashion_mnist) -> Experiment:
-    """The teachers of the other studies by themselves; they are found in the store then."""
-    return Experiment(model=TEACHER_NET, data=data, branches=(("teacher", trained(TEACHING)),))
+def teachers(data: Callable[[], Splits] = fashion_mnist, whole: int = 20_000) -> Experiment:
+    """The teachers of the other studies by themselves; they are found in the store then.
+
+    ``whole`` is how many training examples the studies use at all.
+    """
+    return Experiment(
+        model=TEACHER_NET,
+        data=Call.of(fewer, data=data, count=whole),
+        branches=(("teacher", trained(TEACHING)),),
+    )
 
 
-def few_labels(data: Callable[[], Splits] = fashion_mnist, count: int = 1650) -> Experiment:
+def few_labels(data: Callable[[], Splits] = fashion_mnist, whole: int = 20_000) -> Experiment:
     """Soft targets as a regulariser: 3 % of the examples, and a teacher that saw all of them.
 
     The control, with labels alone, may stop early: at its lowest validation loss.
     """
-    fit = Fit(steps=1020, batch=100, optimizer=Adam(lr=1e-3, fused=True), watch_every=68)
-    source = teacher(TEACHER_NET, TEACHING, data=data)
+    count = round(0.03 * whole)
+    steps = 60 * -(-count // 100)
+    fit = Fit(steps=steps, batch=100, optimizer=Adam(lr=1e-3, fused=True), watch_every=steps // 15)
+    source = teacher(TEACHER_NET, TEACHING, data=Call.of(fewer, data=data, count=whole))
     branches = [("hard", trained(fit))]
     branches += [
         (f"soft {t:g}", student(fit, source, Distillation(temperature=t))) for t in TEMPERATURES[1:]
@@ -64,21 +73,26 @@ def few_labels(data: Callable[[], Splits] = fashion_mnist, count: int = 1650) ->
 
 
 def missing_class(
-    data: Callable[[], Splits] = fashion_mnist, missing: tuple[int, ...] = (8,), epochs: int = 3
+    data: Callable[[], Splits] = fashion_mnist,
+    missing: tuple[int, ...] = (8,),
+    whole: int = 20_000,
+    epochs: int = 6,
 ) -> Experiment:
     """A transfer set without a class, which the student knows by its teacher's answers alone."""
-    return _partial(
-        data, missing, ShiftBias(classes=missing, shifts=UPWARDS), epochs, judge_missing
-    )
+    shift = ShiftBias(classes=missing, shifts=UPWARDS)
+    return _partial(Call.of(fewer, data=data, count=whole), missing, shift, epochs, judge_missing)
 
 
 def two_classes(
-    data: Callable[[], Splits] = fashion_mnist, present: tuple[int, ...] = (7, 8), epochs: int = 6
+    data: Callable[[], Splits] = fashion_mnist,
+    present: tuple[int, ...] = (7, 8),
+    whole: int = 20_000,
+    epochs: int = 12,
 ) -> Experiment:
     """A transfer set of two classes only, and what its student says about all ten."""
     missing = tuple(each for each in range(10) if each not in present)
     shift = ShiftBias(classes=present, shifts=tuple(-each for each in UPWARDS))
-    return _partial(data, missing, shift, epochs, None)
+    return _partial(Call.of(fewer, data=data, count=whole), missing, shift, epochs, None)
 
 
 def ensemble(data: Callable[[], Splits] = digits, members: int = 10, count: int = 0) -> Experiment:
