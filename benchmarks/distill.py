@@ -104,11 +104,9 @@ def timed(count: int, jobs: str, store: Path) -> float:
     pipe = subprocess.PIPE
     workers = [subprocess.Popen(command, stdin=pipe, stdout=pipe) for _ in range(count)]
     for worker in workers:
-        assert worker.stdout is not None
         worker.stdout.readline()
     begin = time.perf_counter()
     for worker in workers:
-        assert worker.stdin is not None
         worker.stdin.close()
     if any(worker.wait() for worker in workers):
         raise SystemExit("a worker failed")

@@ -24,10 +24,12 @@ from boxwood.recipes.phases.shift_bias import ShiftBias
 from boxwood.recipes.specialists import generalist
 from boxwood.recipes.specialists import specialists as with_specialists
 from boxwood.recipes.teacher_student import shifted, student, teacher, trained
-from boxwood.recipes.teachers import Teacher
+from boxwood.recipes.teachers import Past, Teacher, taught
+from boxwood.recipes.three_step import iterative
 from boxwood.report.statistics import mean, paired_difference
 from boxwood.report.study import Finding, Measurement, by_seed
 from boxwood.train.optimizers import Drops
+from boxwood.zoo.lenet import lenet_300_100
 from boxwood.zoo.wide_nets import wide_net
 
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 20.0)
@@ -139,6 +141,24 @@ def specialists(data: Callable[[], Splits] = fashion_mnist, count: int = 20_000)
             ("longer", (*start, *trained(replace(special, order=1)))),
         ),
         judge=judge_specialists,
+    )
+
+
+def pruned(data: Callable[[], Splits] = fashion_mnist, whole: int = 20_000) -> Experiment:
+    """LeNet-300-100 pruned by steps to 2 % of its weights, retrained with labels or by its past."""
+    fit = Fit(epochs=6, batch=100, optimizer=Adam(lr=1e-3, fused=True), course=Drops(at=(0.7,)))
+    again = replace(fit, epochs=3)
+    plain = iterative(fit, again, (0.9, 0.95, 0.98), dead=False)
+    past = Teacher(who=Past("dense"))
+    branches = [("labels", plain)]
+    branches += [
+        (f"soft {t:g}", taught(plain, past, Distillation(temperature=t))) for t in TEMPERATURES[:3]
+    ]
+    return Experiment(
+        model=lenet_300_100,
+        data=Call.of(fewer, data=data, count=whole),
+        branches=tuple(branches),
+        judge=judge_pruned,
     )
 
 
@@ -259,6 +279,21 @@ def judge_ensemble(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
     if len(gains) >= 5:
         held = True if low >= 0.5 else False if high < 0.5 else None
     return (Finding("(c) recovers half of the gain", held, text),)
+
+
+def judge_pruned(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
+    """At the last sparsity, the dense past teaches better than labels alone."""
+    best = best_temperature(measured, "round-3")
+    soft, hard = by_seed(measured, f"{best} round-3"), by_seed(measured, "labels round-3")
+    found = paired_difference(
+        [100 * each.test for each in soft.values()], [100 * hard[seed].test for seed in soft]
+    ).difference
+    held = None if len(soft) < 5 or found.low is None else found.low > 0
+    text = (
+        f"{best}: {_mean([e.test for e in soft.values()]):.2%} against "
+        f"{_mean([e.test for e in hard.values()]):.2%}, {found:.2f} points"
+    )
+    return (Finding("pruned to 2 %: taught by its past > labels", held, text),)
 
 
 def recovered(gains: Sequence[tuple[float, float]]) -> tuple[float, float, float]:

@@ -30,6 +30,7 @@ STUDIES = (
     ("ensemble", "digits", ()),
     ("ensemble", "fashion-mnist", ("count=10000",)),
     ("specialists", "fashion-mnist", ()),
+    ("pruned", "fashion-mnist", ()),
 )
 
 

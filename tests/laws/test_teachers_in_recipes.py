@@ -211,7 +211,7 @@ def test_specialists_of_a_pruned_generalist(store: Store) -> None:
     assert not found.weights["fc2.weight"][~found.masks["fc2.weight"]].any()
     facts = run(GENESIS, special, store).facts
     assert facts["groups"] == [[1, 7]]
-    assert [row["total"] for row in facts["covered"]][0] < 360
+    assert facts["covered"][0]["total"] < 360
     assert facts["covered"][0]["joint"] == facts["covered"][0]["generalist"]
 
 

@@ -19,11 +19,14 @@ def output_layer(model: nn.Module, classes: int) -> str:
         >>> output_layer(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 10)), 10)
         '2'
     """
-    linear = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.Linear)]
-    if not linear or linear[-1][1].out_features != classes:
-        found = f"{linear[-1][0]!r} with {linear[-1][1].out_features}" if linear else "none"
+    linear: dict[str, int] = {
+        name: m.out_features for name, m in model.named_modules() if isinstance(m, nn.Linear)
+    }
+    last = next(reversed(linear), None)
+    if last is None or linear[last] != classes:
+        found = "none" if last is None else f"{last!r} with {linear[last]}"
         raise BoxwoodError(
             f"Expected a last linear layer with {classes} outputs, one per class, got {found}; "
             f"use a network that ends in such a layer."
         )
-    return linear[-1][0]
+    return last

@@ -27,6 +27,13 @@ class State:
     facts: Facts = field(default_factory=dict)
 
 
+def _no_store(genesis: "Genesis", recipe: "Recipe") -> State:
+    raise BoxwoodError(
+        f"Expected a store that holds the run of {len(recipe)} phases which this phase needs, got "
+        f"none; run the recipe with boxwood.run, seed {genesis.seed} and a Store."
+    )
+
+
 @dataclass(frozen=True)
 class World:
     """What a phase may use, and no more.
@@ -48,7 +55,7 @@ class World:
     checkpoints: Checkpoints | None = None
     progress: Progress | None = None
     device: torch.device = torch.device("cpu")
-    finished: Callable[["Genesis", "Recipe"], State] | None = None
+    finished: Callable[["Genesis", "Recipe"], State] = _no_store
     cache: Path | None = None
 
     @property

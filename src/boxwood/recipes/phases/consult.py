@@ -43,7 +43,6 @@ class Consult:
 
     def run(self, state: State, world: World) -> State:
         """Measure; the state passes through, and the facts hold accuracies by coverage."""
-        assert world.finished is not None  # noqa: S101 - there are needs
         ends = [world.finished(genesis, recipe) for genesis, recipe in self.needs(world.genesis)]
         specialists = [end for end in ends if end.facts["classes"]]
         facts: dict[str, Any] = {"groups": [end.facts["classes"] for end in specialists]}
