@@ -313,3 +313,13 @@ def test_phases_refuse(phase: object, message: str, store: Store) -> None:
 
 def unbiased() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 10, bias=False))
+
+
+def test_a_teacher_is_never_left_out(store: Store) -> None:
+    """A phase or loop that does not ask the teacher of its training refuses it."""
+    model, data = NET(), digits().train
+    with pytest.raises(BoxwoodError, match="got teach=None"):
+        fit_(model, data, replace(FIT, teacher=PAST, loss=LOSS), seed=0)
+    special = specialists(generalist(FIT), replace(FIT, teacher=PAST, loss=LOSS), groups=((1, 7),))
+    with pytest.raises(BoxwoodError, match="got teach=None"):
+        run(GENESIS, special, store)

@@ -253,5 +253,5 @@ def phase_title(phase: Phase) -> str:
     name = type(phase).__name__
     fit, sparsity = getattr(phase, "fit", None), getattr(phase, "sparsity", None)
     if fit is not None:
-        return f"{name} {fit.length}"
+        return f"{name} {fit.length}" + " with a teacher" * (fit.teacher is not None)
     return name if sparsity is None else f"{name} to {100 * sparsity:.4g} %"

@@ -217,8 +217,8 @@ def fit_(
         One row per epoch, or per ``fit.watch_every`` steps, and one at the end: see `Row`.
 
     Raises:
-        BoxwoodError: the loss is no longer finite, a pattern of ``frozen`` matches nothing, or
-            there are no examples.
+        BoxwoodError: the loss is no longer finite, a pattern of ``frozen`` matches nothing,
+            there are no examples, or ``fit`` has a teacher that nobody asks.
 
     Example:
         >>> from boxwood.data.splits import InMemory
@@ -230,6 +230,11 @@ def fit_(
     """
     if not len(examples):
         raise BoxwoodError("Expected examples to train on, got none; give a non-empty split.")
+    if fit.teacher is not None and teach is None:
+        raise BoxwoodError(
+            "Expected the answers of the teacher that fit names, got teach=None; use a phase that "
+            "asks teachers, such as Train, or give fit_ a function that does."
+        )
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.callback(model.train, model.training)
