@@ -32,7 +32,9 @@ MASKED = ("fc1.weight", "fc2.weight", "fc3.weight")
 
 
 def genesis(seed: int = 0) -> Genesis:
-    return Genesis(model=Call.of(glorot, net=Call.of(lenet_300_100, inputs=64)), data=digits, seed=seed)
+    return Genesis(
+        model=Call.of(glorot, net=Call.of(lenet_300_100, inputs=64)), data=digits, seed=seed
+    )
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +229,9 @@ def test_one_shot_reaches_the_counts_of_the_level(store):
     """Pruned once, a layer keeps as many weights as after as many levels."""
     recipe = tickets.one_shot(train=FIT, prune=RATES, level=2)
     once, step = after(recipe, Prune, store), after(ticket(), Prune, store, 2)
-    assert {n: m.sum() for n, m in once.masks.items()} == {n: m.sum() for n, m in step.masks.items()}
+    assert {n: m.sum() for n, m in once.masks.items()} == {
+        n: m.sum() for n, m in step.masks.items()
+    }
     assert sum(isinstance(phase, Train) for phase in recipe) == 2
 
 
@@ -253,7 +257,9 @@ def test_learning_rate_rewinding_replays_the_schedule_alone(store):
     again = replace(FIT, first=20)
     recipe = tickets.continued(train=FIT, prune=RATES, levels=1, again=again)
     dense, pruned = after(recipe, Train, store), after(recipe, Prune, store)
-    assert torch.equal(pruned.weights["fc1.weight"], dense.weights["fc1.weight"] * pruned.masks["fc1.weight"])
+    assert torch.equal(
+        pruned.weights["fc1.weight"], dense.weights["fc1.weight"] * pruned.masks["fc1.weight"]
+    )
     assert [row["step"] for row in run(genesis(), recipe[:-1], store).facts["history"]] == [30]
 
 
@@ -306,17 +312,23 @@ def test_what_a_ticket_refuses(store):
     """Each message says what is wrong and what to do."""
     with pytest.raises(BoxwoodError, match=r"at least one level of pruning, got levels=0"):
         ticket(levels=0)
-    with pytest.raises(BoxwoodError, match=r"a level that the ticket reaches, got 5; give the recipe"):
+    with pytest.raises(
+        BoxwoodError, match=r"a level that the ticket reaches, got 5; give the recipe"
+    ):
         tickets.reinitialised(ticket(2), 5)
     with pytest.raises(BoxwoodError, match=r"0 <= first <= until <= 30, got first=0, until=31"):
         ticket(rewind=31)
-    with pytest.raises(BoxwoodError, match=r"a ticket that rewinds after level 1, got one that keeps"):
+    with pytest.raises(
+        BoxwoodError, match=r"a ticket that rewinds after level 1, got one that keeps"
+    ):
         tickets.ticket_instability(tickets.continued(train=FIT, prune=RATES, levels=1), 1)
     with pytest.raises(BoxwoodError, match=r"noise of scale > 0 standard deviations, got 0"):
         AddNoise(scale=0)
     with pytest.raises(BoxwoodError, match=r"at least 2 points on the line, got 1"):
         tickets.instability(FIT, points=1)
-    with pytest.raises(BoxwoodError, match=r"masks before ShuffleMasks, got none; put a Prune phase"):
+    with pytest.raises(
+        BoxwoodError, match=r"masks before ShuffleMasks, got none; put a Prune phase"
+    ):
         run(genesis(), (ShuffleMasks(),), store)
 
 

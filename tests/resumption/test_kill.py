@@ -1,6 +1,5 @@
 """Killed anywhere, run again: byte for byte the undisturbed run."""
 
-import json
 import os
 import random
 import signal
@@ -32,23 +31,12 @@ def start(file: Path, store: Path) -> subprocess.Popen:
     )
 
 
-def contents(store: Path) -> dict[str, tuple[bytes, object]]:
-    return {
-        folder.name: (
-            (folder / "state.safetensors").read_bytes(),
-            json.loads((folder / "phase.json").read_text())["facts"],
-        )
-        for folder in (store / "phases").iterdir()
-        if not folder.name.startswith(".")
-    }
-
-
 def finish(process: subprocess.Popen) -> None:
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors.decode()
 
 
-def test_killed_at_random_moments_the_result_is_the_undisturbed_one(tmp_path):
+def test_killed_at_random_moments_the_result_is_the_undisturbed_one(tmp_path, contents):
     """SIGKILL at many random moments, then a run to the end: every phase has the same bytes."""
     file = tmp_path / "study.py"
     file.write_text(EXPERIMENT)
@@ -70,7 +58,7 @@ def test_killed_at_random_moments_the_result_is_the_undisturbed_one(tmp_path):
     assert contents(tmp_path / "storm") == contents(tmp_path / "calm")
 
 
-def test_two_processes_on_one_store_share_the_work(tmp_path):
+def test_two_processes_on_one_store_share_the_work(tmp_path, contents):
     """Started together, two processes leave the phases of one, each made once."""
     file = tmp_path / "study.py"
     file.write_text(EXPERIMENT)

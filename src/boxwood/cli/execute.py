@@ -1,19 +1,22 @@
 """Run an experiment and print what came out: shared by the commands that run one."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from boxwood.cli.progress import bars
+from boxwood.cli.progress import bar, bars
 from boxwood.recipes.phase import Experiment
 from boxwood.report.study import Finding, Measurement, collect, summarise
 from boxwood.report.tables import render, summary_table, to_json_rows
 from boxwood.runs.provenance import provenance
+from boxwood.runs.ray_cluster import run_on_ray
 from boxwood.runs.runner import Settings, jobs_of, run_all
 from boxwood.runs.store import Store
+from boxwood.runs.workers import run_in_processes
 
 
 def execute(
@@ -24,6 +27,8 @@ def execute(
     threads: int,
     device: str = "cpu",
     snapshot_every: float = 30.0,
+    workers: int = 1,
+    ray: str | None = None,
     as_json: bool = False,
     out: Path | None = None,
 ) -> tuple[Measurement, ...]:
@@ -31,11 +36,18 @@ def execute(
     torch.set_num_threads(threads)
     jobs = jobs_of(experiment, seeds)
     opened = Store(store)
-    with bars(quiet=as_json) as watcher:
-        settings = Settings(
-            snapshot_every=snapshot_every, device=torch.device(device), watcher=watcher
-        )
-        run_all(jobs, opened, settings)
+    settings = Settings(snapshot_every=snapshot_every, device=torch.device(device))
+    if ray is not None:
+        address = None if ray == "local" else ray
+        run_on_ray(jobs, opened, settings, workers=workers, threads=threads, address=address)
+    elif workers == 1:
+        with bars(quiet=as_json) as watcher:
+            run_all(jobs, opened, replace(settings, watcher=watcher))
+    else:
+        with bar("phases", quiet=as_json) as progress:
+            run_in_processes(
+                jobs, opened, settings, workers=workers, threads=threads, progress=progress
+            )
     measurements = collect(jobs, opened)
     findings: tuple[Finding, ...] = (
         tuple(experiment.judge(measurements)) if experiment.judge is not None else ()

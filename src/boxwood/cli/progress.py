@@ -1,12 +1,13 @@
 """Progress bars: a line per run under way, with rate and remaining time."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    MofNCompleteColumn,
     Progress,
     ProgressColumn,
     Task,
@@ -16,6 +17,19 @@ from rich.progress import (
 from rich.text import Text
 
 from boxwood.runs.runner import Job, Watcher, phase_title
+
+
+@contextmanager
+def bar(title: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """Show one bar on standard error, told (done, all); none where nobody looks."""
+    console = Console(file=sys.stderr)
+    if quiet or not console.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, whole: progress.update(task, completed=done, total=whole)
 
 
 class _Rate(ProgressColumn):

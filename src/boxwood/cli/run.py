@@ -30,6 +30,10 @@ def run(
     threads: Annotated[
         int, typer.Option(help="Threads of torch; one is enough for small nets.")
     ] = 1,
+    workers: Annotated[int, typer.Option(help="Processes, of --threads threads each.")] = 1,
+    ray: Annotated[
+        str | None, typer.Option(help="Address of a Ray cluster to use, or local.")
+    ] = None,
     device: Annotated[str, typer.Option(help="Where to train, such as cpu or cuda.")] = "cpu",
     snapshot_every: Annotated[
         float, typer.Option(help="Seconds between snapshots in a phase.")
@@ -41,7 +45,8 @@ def run(
 ) -> None:
     """Run an experiment: every branch, every seed. Run it again to resume, extend or re-read it.
 
-    Several processes may run the same command on one store: they share the work.
+    Several processes may run the same command on one store: they share the work, as those of
+    --workers do. Each may be killed at any moment; the others do its work.
 
     Example: boxwood run experiments/han2015.py:lenet_300_100 --data fashion-mnist --seeds 5
     """
@@ -52,6 +57,8 @@ def run(
         store=store,
         seeds=range(first_seed, first_seed + seeds),
         threads=threads,
+        workers=workers,
+        ray=ray,
         device=device,
         snapshot_every=snapshot_every,
         as_json=as_json,

@@ -94,7 +94,19 @@ def lottery_ticket(*, train: Fit, prune: Pruning, levels: int, rewind: int = 0) 
 
 
 def one_shot(*, train: Fit, prune: Pruning, level: int, rewind: int = 0) -> Recipe:
-    """Find a ticket by pruning once as far as ``level`` goes, with the settings of the iterative one.
+    """Find a ticket by pruning once, as far as ``level`` of the iterative one goes.
+
+    Args:
+        train: the dense training, and that of the ticket.
+        prune: `layer_wise` or `together`.
+        level: whose sparsity is reached at once.
+        rewind: as for `lottery_ticket`.
+
+    Example:
+        >>> from boxwood.train.optimizers import SGD
+        >>> fit = Fit(steps=100, batch=60, optimizer=SGD(lr=0.1))
+        >>> len(one_shot(train=fit, prune=together(0.2), level=7))
+        6
 
     Source: Frankle and Carbin (2019), section 2, one-shot pruning.
     """
@@ -117,6 +129,13 @@ def continued(*, train: Fit, prune: Pruning, levels: int, again: Fit | None = No
         again: the training of every level; by default that of the dense network. With
             ``replace(train, first=k)`` the learning rate is rewound to step k, and nothing else.
 
+    Example:
+        >>> from boxwood.train.optimizers import SGD
+        >>> fit = Fit(steps=100, batch=60, optimizer=SGD(lr=0.1))
+        >>> phases = continued(train=fit, prune=together(0.2), levels=1)
+        >>> [type(phase).__name__ for phase in phases]
+        ['Train', 'Measure', 'Prune', 'Train', 'Measure']
+
     Source: Frankle and Carbin (2019), the appendix on continued training; learning-rate rewinding:
     Renda, Frankle and Carbin (2020), section 3.
     """
@@ -124,7 +143,22 @@ def continued(*, train: Fit, prune: Pruning, levels: int, again: Fit | None = No
 
 
 def reinitialised(ticket: Recipe, level: int, *, index: int = 1) -> Recipe:
-    """Train the ticket's masks from fresh initial values; ``index`` says which.
+    """Train the ticket's masks from fresh initial values.
+
+    Args:
+        ticket: a recipe of `lottery_ticket` or `one_shot`.
+        level: whose masks are taken.
+        index: which of the seed's initialisations; 0 is the ticket's own.
+
+    Raises:
+        BoxwoodError: the ticket does not reach that level.
+
+    Example:
+        >>> from boxwood.train.optimizers import SGD
+        >>> fit = Fit(steps=100, batch=60, optimizer=SGD(lr=0.1))
+        >>> ticket = lottery_ticket(train=fit, prune=together(0.2), levels=2)
+        >>> [type(phase).__name__ for phase in reinitialised(ticket, 1)[2:]]
+        ['Prune', 'Reinitialise', 'Train', 'Measure']
 
     Source: Frankle and Carbin (2019), section 2.
     """
@@ -134,7 +168,14 @@ def reinitialised(ticket: Recipe, level: int, *, index: int = 1) -> Recipe:
 def randomly_sparse(
     ticket: Recipe, level: int, *, how: Shuffle = within_layers, index: int = 1
 ) -> Recipe:
-    """Train as many weights at random places, from initial values.
+    """Train as many weights at random places, from their initial values.
+
+    Args:
+        ticket: a recipe of `lottery_ticket` or `one_shot`.
+        level: how many weights.
+        how: `within_layers` keeps each layer's count, `evenly` gives layers one sparsity, and
+            `over_all_layers` keeps the total alone.
+        index: which of the seed's random masks.
 
     Source: Frankle and Carbin (2019), the appendix on randomly sampled sparse networks.
     """
@@ -144,6 +185,11 @@ def randomly_sparse(
 def resampled(ticket: Recipe, level: int, *, index: int = 1) -> Recipe:
     """Train the ticket's masks from values drawn from the ticket's own initial ones.
 
+    Args:
+        ticket: a recipe of `lottery_ticket` or `one_shot`.
+        level: whose masks are taken.
+        index: which of the seed's draws.
+
     Source: Frankle and Carbin (2019), the appendix on the distribution of a ticket's initialisation.
     """
     return _instead(ticket, level, Resample(index=index), first=0)
@@ -152,13 +198,23 @@ def resampled(ticket: Recipe, level: int, *, index: int = 1) -> Recipe:
 def masked_at_start(ticket: Recipe, level: int) -> Recipe:
     """Train the weights that are largest at the start, as many per layer as the ticket has.
 
+    Args:
+        ticket: a recipe of `lottery_ticket` or `one_shot`.
+        level: how many weights.
+
     Source: Frankle and Carbin (2019), the appendix that prunes networks before training.
     """
     return _instead(ticket, level, MasksFrom(), first=0)
 
 
 def noisy(ticket: Recipe, level: int, scale: float, *, index: int = 1) -> Recipe:
-    """Train the ticket from its initial values with noise of ``scale`` standard deviations.
+    """Train the ticket from its initial values plus noise.
+
+    Args:
+        ticket: a recipe of `lottery_ticket` or `one_shot`.
+        level: whose masks are taken.
+        scale: of the noise, in standard deviations of a layer's initial weights.
+        index: which of the seed's draws.
 
     Source: Frankle and Carbin (2019), the appendix on noise added to a ticket's initialisation.
     """
@@ -168,6 +224,17 @@ def noisy(ticket: Recipe, level: int, scale: float, *, index: int = 1) -> Recipe
 def instability(train: Fit, *, rewind: int = 0, points: int = 30) -> Recipe:
     """Train two copies from θ_k in different orders, and measure the line between them.
 
+    Args:
+        train: the dense training.
+        rewind: k, in epochs or steps as the length of ``train`` is.
+        points: on the line.
+
+    Example:
+        >>> from boxwood.train.optimizers import SGD
+        >>> fit = Fit(steps=100, batch=60, optimizer=SGD(lr=0.1))
+        >>> [type(phase).__name__ for phase in instability(fit)[2:]]
+        ['Rewind', 'Train', 'Measure', 'Rewind', 'Train', 'Measure', 'Interpolate']
+
     Source: Frankle, Dziugaite, Roy and Carbin (2020), section 2.
     """
     start, beginning = _start(train, rewind)
@@ -175,7 +242,15 @@ def instability(train: Fit, *, rewind: int = 0, points: int = 30) -> Recipe:
 
 
 def ticket_instability(ticket: Recipe, level: int, *, points: int = 30) -> Recipe:
-    """Do the same for the ticket of one level.
+    """Train two copies of a ticket in different orders, and measure the line between them.
+
+    Args:
+        ticket: a recipe of `lottery_ticket` or `one_shot`.
+        level: whose masks are taken.
+        points: on the line.
+
+    Raises:
+        BoxwoodError: the ticket does not reach that level, or does not rewind.
 
     Source: Frankle, Dziugaite, Roy and Carbin (2020), section 4.
     """

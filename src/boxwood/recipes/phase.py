@@ -12,7 +12,8 @@ from boxwood.core import spec
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.seeds import seed_for
 from boxwood.data.splits import Splits
-from boxwood.train.loop import Checkpoints, Progress
+from boxwood.train.loop import Progress
+from boxwood.train.snapshots import Checkpoints
 
 Facts = Mapping[str, Any]
 """What a phase measured: plain JSON values, the same in every repetition (so no times)."""

@@ -59,45 +59,53 @@ def trade_off(
     Source: Frankle and Carbin (2019), the figures of accuracy against P_m.
     """
     _check_curves(curves)
+    _check_kept(curves)
     for name, points in curves.items():
         for kept, accuracies in points:
-            if not 0 < kept <= 1:
-                raise BoxwoodError(
-                    f"Expected kept fractions of {name!r} in (0, 1], got {kept}; give the fraction "
-                    f"of weights that remain, which a log axis cannot show at zero."
-                )
             _check_accuracies(accuracies, f"{name!r} at kept fraction {kept}")
-    with house_style():
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import NullLocator
+    percent = {
+        name: [(kept, tuple(100 * each for each in accuracies)) for kept, accuracies in points]
+        for name, points in curves.items()
+    }
+    return _against_remaining(percent, "test accuracy [%]", title, path)
 
-        figure = Figure(figsize=(6.4, 4.2))
-        axes = figure.subplots()
-        several = False
-        for position, (name, points) in enumerate(curves.items()):
-            falling = sorted(points, reverse=True)
-            remaining = [100 * kept for kept, _ in falling]
-            seeds = [100 * np.array(accuracies) for _, accuracies in falling]
-            means = [values.mean() for values in seeds]
-            look = _look(position, _COLOURS[position % len(_COLOURS)])
-            axes.plot(remaining, means, label=_label(name), zorder=3, **look)
-            if any(len(values) > 1 for values in seeds):
-                several = True
-                lowest, highest = ([f(v) for v in seeds] for f in (np.min, np.max))
-                axes.fill_between(remaining, lowest, highest, color=look["color"], alpha=0.15, lw=0)
-        fewest = min(kept for points in curves.values() for kept, _ in points)
-        # The last tick is at or before the last point; two at least make the scale readable.
-        halvings = max(1, math.floor(-math.log2(fewest) + 1e-9))
-        ticks = [100 / 2**k for k in range(halvings + 1)]
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.invert_xaxis()
-        axes.set_xlabel("weights remaining [%]")
-        axes.set_ylabel("test accuracy [%]")
-        axes.set_title(title)
-        axes.legend(title="mean, and range over seeds" if several else None)
-        return write_figure(figure, path)
+
+def stopping(curves: Mapping[str, Sequence[Point]], *, title: str, path: Path) -> tuple[Path, Path]:
+    """Draw the step of minimum validation loss against the weights that remain.
+
+    Args:
+        curves: Points of each network, in any order: a kept fraction in (0, 1], and the step at
+            which each seed would have stopped.
+        title: Shown above.
+        path: Of the files, without ending.
+
+    Returns:
+        The PNG and the SVG.
+
+    Raises:
+        BoxwoodError: If there is nothing to draw, a number is out of range, the folder cannot be
+            written, or matplotlib is missing.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     files = stopping({"ticket": [(1.0, (5000, 5300)), (0.5, (3000, 3100))]},
+        ...         title="LeNet-300-100", path=Path(folder) / "steps")
+        >>> [file.name for file in files]
+        ['steps.png', 'steps.svg']
+
+    Source: Frankle and Carbin (2019), the figures of the early-stopping iteration against P_m.
+    """
+    _check_curves(curves)
+    _check_kept(curves)
+    for name, points in curves.items():
+        for _, steps in points:
+            if not steps or min(steps) <= 0:
+                raise BoxwoodError(
+                    f"Expected steps of {name!r} above 0, at least one, got {list(steps)}; leave "
+                    f"out networks that were not trained."
+                )
+    return _against_remaining(curves, "step of minimum validation loss", title, path)
 
 
 def sensitivity(
@@ -228,6 +236,42 @@ def weight_histograms(
         return write_figure(figure, path)
 
 
+def _against_remaining(
+    curves: Mapping[str, Sequence[Point]], measure: str, title: str, path: Path
+) -> tuple[Path, Path]:
+    with house_style():
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import NullLocator
+
+        figure = Figure(figsize=(6.4, 4.2))
+        axes = figure.subplots()
+        several = False
+        for position, (name, points) in enumerate(curves.items()):
+            falling = sorted(points, reverse=True)
+            remaining = [100 * kept for kept, _ in falling]
+            seeds = [np.array(values) for _, values in falling]
+            means = [values.mean() for values in seeds]
+            look = _look(position, _COLOURS[position % len(_COLOURS)])
+            axes.plot(remaining, means, label=_label(name), zorder=3, **look)
+            if any(len(values) > 1 for values in seeds):
+                several = True
+                lowest, highest = ([f(v) for v in seeds] for f in (np.min, np.max))
+                axes.fill_between(remaining, lowest, highest, color=look["color"], alpha=0.15, lw=0)
+        fewest = min(kept for points in curves.values() for kept, _ in points)
+        # The last tick is at or before the last point; two at least make the scale readable.
+        halvings = max(1, math.floor(-math.log2(fewest) + 1e-9))
+        ticks = [100 / 2**k for k in range(halvings + 1)]
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks, [f"{tick:.3g}" for tick in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.invert_xaxis()
+        axes.set_xlabel("weights remaining [%]")
+        axes.set_ylabel(measure)
+        axes.set_title(title)
+        axes.legend(title="mean, and range over seeds" if several else None)
+        return write_figure(figure, path)
+
+
 def _histogram(
     axes: "Axes", weights: np.ndarray, edges: np.ndarray, colour: str, title: str
 ) -> None:
@@ -263,6 +307,16 @@ def _check_curves(curves: Mapping[str, Sequence[Any]]) -> None:
             f"Expected at least one curve, and a point on each, got {len(curves)} curves of which "
             f"{empty} are empty; leave those out."
         )
+
+
+def _check_kept(curves: Mapping[str, Sequence[Point]]) -> None:
+    for name, points in curves.items():
+        for kept, _ in points:
+            if not 0 < kept <= 1:
+                raise BoxwoodError(
+                    f"Expected kept fractions of {name!r} in (0, 1], got {kept}; give the fraction "
+                    f"of weights that remain, which a log axis cannot show at zero."
+                )
 
 
 def _check_accuracies(values: Sequence[float], where: str) -> None:

@@ -67,10 +67,12 @@ class Finding:
 
 
 def collect(jobs: Iterable[Job], store: Store) -> tuple[Measurement, ...]:
-    """Read the measurements of finished jobs."""
-    found = []
+    """Read the measurements of finished jobs; one that several branches share is the first's."""
+    found: list[Measurement] = []
+    seen: set[str] = set()
     for job in jobs:
-        epochs, seconds = 0.0, 0.0
+        epochs: float = 0
+        seconds = 0.0
         history: tuple[dict[str, float], ...] = ()
         branch = job.name.rpartition(" / seed ")[0]
         for phase, key in zip(job.recipe, job.chain[1:], strict=True):
@@ -78,7 +80,8 @@ def collect(jobs: Iterable[Job], store: Store) -> tuple[Measurement, ...]:
             epochs += record["facts"].get("epochs", 0)
             seconds += record["provenance"]["seconds"]
             history = tuple(record["facts"].get("history", history))
-            if isinstance(phase, Measure):
+            if isinstance(phase, Measure) and key not in seen:
+                seen.add(key)
                 found.append(
                     Measurement(
                         branch=branch,

@@ -88,16 +88,7 @@ def run_all(jobs: Sequence[Job], store: Store, settings: Settings | None = None)
     settings = settings or Settings()
     data = _Data()
     jobs = with_needs(jobs)
-    for job in jobs:
-        store.note_run(
-            job.chain[-1],
-            {
-                "name": job.name,
-                "chain": job.chain,
-                "genesis": encode(job.genesis),
-                "recipe": encode(job.recipe),
-            },
-        )
+    note(jobs, store)
     waiting = [job for job in jobs if not store.has(job.chain[-1])]
     while waiting:
         moved = False
@@ -108,6 +99,20 @@ def run_all(jobs: Sequence[Job], store: Store, settings: Settings | None = None)
             moved |= _done(job, store) > before
         if waiting and not moved:
             time.sleep(0.2)  # every next phase is being made by another process
+
+
+def note(jobs: Sequence[Job], store: Store) -> None:
+    """Write down in a store what is asked for."""
+    for job in jobs:
+        store.note_run(
+            job.chain[-1],
+            {
+                "name": job.name,
+                "chain": job.chain,
+                "genesis": encode(job.genesis),
+                "recipe": encode(job.recipe),
+            },
+        )
 
 
 def jobs_of(experiment: Experiment, seeds: Sequence[int]) -> list[Job]:

@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.masks import pack, unpack
 from boxwood.recipes.phase import State
-from boxwood.train.loop import Snapshot
+from boxwood.train.snapshots import Snapshot
 
 FORMAT = 1
 

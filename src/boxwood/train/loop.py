@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from boxwood.model.prunable import parameter_names
 from boxwood.train.losses import Loss, add_l1_gradient_, cross_entropy, limit_norms_
 from boxwood.train.metrics import device_of
 from boxwood.train.optimizers import Constant, Course, OptimizerSpec
+from boxwood.train.snapshots import Checkpoints, resume_, take
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 """Inputs of a batch and the random numbers of a step, to inputs of the same shape."""
@@ -149,30 +149,6 @@ class Window:
         return taken // self.per_epoch if taken % self.per_epoch == 0 else taken / self.per_epoch
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """Where a training stands: enough to go on as if it had never stopped."""
-
-    tensors: Mapping[str, Tensor]
-    facts: Mapping[str, Any]
-
-
-class Checkpoints(Protocol):
-    """Where snapshots go; a runner keeps them on disk."""
-
-    def load(self) -> Snapshot | None:
-        """Return the last snapshot, if there is one."""
-        ...
-
-    def due(self) -> bool:
-        """Say whether it is time for the next one."""
-        ...
-
-    def save(self, snapshot: Snapshot) -> None:
-        """Keep a snapshot in place of the last."""
-        ...
-
-
 Row = dict[str, float]
 """Of a history: ``epoch`` and ``step`` reached, mean training ``loss`` since the row before."""
 
@@ -192,6 +168,7 @@ def fit_(
     masks: Masks | None = None,
     teach: Teach | None = None,
     watch: Watch | None = None,
+    memory: dict[str, Tensor] | None = None,
     checkpoints: Checkpoints | None = None,
     progress: Progress | None = None,
 ) -> list[Row]:
@@ -210,6 +187,8 @@ def fit_(
         teach: makes of each batch's labels what ``fit.loss`` takes, such as a `Lesson`; the
             labels themselves by default.
         watch: called for every row; what it returns is part of the history.
+        memory: tensors that ``watch`` keeps between rows, such as the best weights so far; they are
+            part of every snapshot, and filled in place from the one resumed from.
         checkpoints: where to resume from and to save to.
         progress: told after every step.
 
@@ -249,12 +228,13 @@ def fit_(
         torch.manual_seed(seed_for(seed, "dropout", fit.order))
         history: list[Row] = []
         window = fit.window(len(examples))
-        start = _resume_(model, optimizer, history, checkpoints) or (window.first, 0.0)
+        memory = {} if memory is None else memory
+        start = resume_(model, optimizer, history, memory, checkpoints) or (window.first, 0.0)
         if masks:
             held = MaskBinding(model, optimizer, masks)
             stack.callback(held.detach)
         model.train()
-        loop = _Loop(model, examples, fit, window, seed, optimizer, history, teach)
+        loop = _Loop(model, examples, fit, window, seed, optimizer, history, memory, teach)
         loop.run_(start, watch, checkpoints, progress)
     return history
 
@@ -268,6 +248,7 @@ class _Loop:
     seed: int
     optimizer: Optimizer
     history: list[Row]
+    memory: dict[str, Tensor]
     teach: Teach | None
 
     def run_(
@@ -319,7 +300,16 @@ class _Loop:
                     since = max(window.first, (step - 1) // every * every)
                     self._close_row(step, running, step - since, watch)
                 if checkpoints is not None and step < window.last and checkpoints.due():
-                    checkpoints.save(_snapshot(self, step, float(running)))
+                    checkpoints.save(
+                        take(
+                            model,
+                            optimizer,
+                            step=step,
+                            summed=float(running),
+                            history=self.history,
+                            memory=self.memory,
+                        )
+                    )
 
     def _close_row(self, step: int, running: Tensor, steps: int, watch: Watch | None) -> None:
         mean, epoch = float(running) / steps, (step - 1) // self.window.per_epoch + 1
@@ -346,46 +336,3 @@ def _freeze_(model: nn.Module, patterns: tuple[str, ...], stack: ExitStack) -> N
         for parameter in matching:
             stack.callback(parameter.requires_grad_, parameter.requires_grad)
             parameter.requires_grad = False
-
-
-def _snapshot(loop: _Loop, step: int, summed: float) -> Snapshot:
-    tensors = {f"model/{name}": t for name, t in loop.model.state_dict().items()}
-    numbers: dict[str, dict[str, Any]] = {}
-    for index, memory in loop.optimizer.state_dict()["state"].items():
-        for key, value in memory.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer/{index}/{key}"] = value
-            else:
-                numbers.setdefault(str(index), {})[key] = value
-    tensors["random"] = torch.get_rng_state()
-    facts = {"step": step, "summed": summed, "numbers": numbers, "history": list(loop.history)}
-    return Snapshot(tensors, facts)
-
-
-def _resume_(
-    model: nn.Module,
-    optimizer: Optimizer,
-    history: list[Row],
-    checkpoints: Checkpoints | None,
-) -> tuple[int, float] | None:
-    """Put everything where the last snapshot left it; returns the step and the sum of losses."""
-    snapshot = None if checkpoints is None else checkpoints.load()
-    if snapshot is None:
-        return None
-    kinds = ("model/", "optimizer/")
-    parts = {
-        kind: {n.removeprefix(kind): t for n, t in snapshot.tensors.items() if n.startswith(kind)}
-        for kind in kinds
-    }
-    model.load_state_dict(parts["model/"])
-    memory: dict[int, dict[str, Any]] = {
-        int(index): dict(numbers) for index, numbers in snapshot.facts["numbers"].items()
-    }
-    for name, tensor in parts["optimizer/"].items():
-        index, _, key = name.partition("/")
-        memory.setdefault(int(index), {})[key] = tensor
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": memory, "param_groups": groups})
-    torch.set_rng_state(snapshot.tensors["random"])
-    history.extend(snapshot.facts["history"])
-    return snapshot.facts["step"], snapshot.facts["summed"]

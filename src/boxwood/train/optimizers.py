@@ -82,7 +82,7 @@ class Adam:
             betas=self.betas,
             eps=self.eps,
             weight_decay=self.weight_decay,
-            fused=self.fused,
+            fused=self.fused or None,  # None leaves the choice to torch
         )
 
 

@@ -6,12 +6,14 @@ from torch import nn
 
 from boxwood.core.errors import BoxwoodError
 
-_WIDTHS = (64, 128, 256)
-_HIDDEN = 256
-
 
 def conv_2(
-    *, size: int = 32, channels: int = 3, classes: int = 10, dropout: float = 0.0
+    *,
+    size: int = 32,
+    channels: int = 3,
+    classes: int = 10,
+    dropout: float = 0.0,
+    width: int = 64,
 ) -> nn.Sequential:
     """Build Conv-2: two 3 × 3 convolutions of 64 filters, pooling, linear layers 256, 256, 10.
 
@@ -22,6 +24,7 @@ def conv_2(
         channels: colours of the images.
         classes: outputs.
         dropout: probability, after each hidden linear layer.
+        width: filters of the first convolution, to which all other layers stand as in the paper.
 
     Raises:
         BoxwoodError: the images cannot be halved that often.
@@ -33,11 +36,16 @@ def conv_2(
     Source: Frankle and Carbin (2019), figure 2.
     Differs from the paper: it does not say where dropout acts; here, on hidden linear layers.
     """
-    return _conv_net(1, size, channels, classes, dropout)
+    return _conv_net(1, size, channels, classes, dropout, width)
 
 
 def conv_4(
-    *, size: int = 32, channels: int = 3, classes: int = 10, dropout: float = 0.0
+    *,
+    size: int = 32,
+    channels: int = 3,
+    classes: int = 10,
+    dropout: float = 0.0,
+    width: int = 64,
 ) -> nn.Sequential:
     """Build Conv-4: Conv-2 with two more convolutions of 128 filters and another pooling.
 
@@ -48,6 +56,7 @@ def conv_4(
         channels: colours of the images.
         classes: outputs.
         dropout: probability, after each hidden linear layer.
+        width: filters of the first convolution, to which all other layers stand as in the paper.
 
     Raises:
         BoxwoodError: the images cannot be halved that often.
@@ -58,11 +67,16 @@ def conv_4(
 
     Source: Frankle and Carbin (2019), figure 2.
     """
-    return _conv_net(2, size, channels, classes, dropout)
+    return _conv_net(2, size, channels, classes, dropout, width)
 
 
 def conv_6(
-    *, size: int = 32, channels: int = 3, classes: int = 10, dropout: float = 0.0
+    *,
+    size: int = 32,
+    channels: int = 3,
+    classes: int = 10,
+    dropout: float = 0.0,
+    width: int = 64,
 ) -> nn.Sequential:
     """Build Conv-6: Conv-4 with two more convolutions of 256 filters and another pooling.
 
@@ -73,6 +87,7 @@ def conv_6(
         channels: colours of the images.
         classes: outputs.
         dropout: probability, after each hidden linear layer.
+        width: filters of the first convolution, to which all other layers stand as in the paper.
 
     Raises:
         BoxwoodError: the images cannot be halved that often.
@@ -85,10 +100,12 @@ def conv_6(
     Differs from the paper: it prints 1.7 million weights, but the layers that it describes have
     2.26 million.
     """
-    return _conv_net(3, size, channels, classes, dropout)
+    return _conv_net(3, size, channels, classes, dropout, width)
 
 
-def _conv_net(pairs: int, size: int, channels: int, classes: int, dropout: float) -> nn.Sequential:
+def _conv_net(
+    pairs: int, size: int, channels: int, classes: int, dropout: float, width: int
+) -> nn.Sequential:
     if size < 1 or size % 2**pairs:
         raise BoxwoodError(
             f"Expected images whose size is a multiple of {2**pairs} pixels, got size={size}; pad "
@@ -96,19 +113,20 @@ def _conv_net(pairs: int, size: int, channels: int, classes: int, dropout: float
         )
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     inputs = channels
-    for pair, width in enumerate(_WIDTHS[:pairs]):
+    for pair in range(pairs):
+        filters = width * 2**pair
         for index in (2 * pair + 1, 2 * pair + 2):
-            layers[f"conv{index}"] = nn.Conv2d(inputs, width, 3, padding=1)
+            layers[f"conv{index}"] = nn.Conv2d(inputs, filters, 3, padding=1)
             layers[f"relu{index}"] = nn.ReLU()
-            inputs = width
+            inputs = filters
         layers[f"pool{pair + 1}"] = nn.MaxPool2d(2)
     layers["flatten"] = nn.Flatten()
     inputs *= (size // 2**pairs) ** 2
     for index in (1, 2):
-        layers[f"fc{index}"] = nn.Linear(inputs, _HIDDEN)
+        layers[f"fc{index}"] = nn.Linear(inputs, 4 * width)
         layers[f"relu_fc{index}"] = nn.ReLU()
         if dropout:
             layers[f"dropout{index}"] = nn.Dropout(dropout)
-        inputs = _HIDDEN
+        inputs = 4 * width
     layers["fc3"] = nn.Linear(inputs, classes)
     return nn.Sequential(layers)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from boxwood.core import spec
 from boxwood.model.dropout import corrected_dropout, set_dropout_
@@ -24,8 +24,8 @@ class Train:
         correct_dropout: scale dropout rates by the connections that are left, as Han et al. do.
         label: a name for later phases.
 
-    With ``fit.watch_every`` test accuracy is also written down wherever the validation loss is
-    the lowest so far, so that the history holds it for the moment at which one would have stopped.
+    With ``fit.watch_every`` the history also holds the test accuracy where the validation loss was
+    lowest: of the moment at which one would have stopped.
 
     Source: Han, Pool, Tran and Dally (2015), section 3; dropout: section 3.2, equation 2.
     Early stopping: Frankle and Carbin (2019), section 2.
@@ -48,11 +48,16 @@ class Train:
         if self.correct_dropout:
             set_dropout_(model, corrected_dropout(model, state.masks))
 
+        best: dict[str, Tensor] = {}
+
         def watch(network: nn.Module, rows: Sequence[Row]) -> Row:
             found = evaluate(network, world.data.validation, self.fit.loss)
             row = {"validation": found.fraction, "validation_loss": found.loss}
-            lowest = all(found.loss < each["validation_loss"] for each in rows[:-1])
-            if rows[-1]["step"] in self.test_at or (lowest and self.fit.watch_every is not None):
+            if self.fit.watch_every is not None and all(
+                found.loss < each["validation_loss"] for each in rows[:-1]
+            ):
+                best.update({n: t.clone() for n, t in network.state_dict().items()})
+            if rows[-1]["step"] in self.test_at:
                 row["test"] = accuracy(network, world.data.test).fraction
             return row
 
@@ -65,8 +70,12 @@ class Train:
                 masks=state.masks,
                 teach=teach,
                 watch=watch,
+                memory=best,
                 checkpoints=world.checkpoints,
                 progress=world.progress,
             )
+        if best:
+            stopped = accuracy(world.network(State(best, state.masks)), world.data.test)
+            min(history, key=lambda row: row["validation_loss"])["test"] = stopped.fraction
         epochs = self.fit.window(len(world.data.train)).epochs
         return state_of(model, state.masks, {"history": history, "epochs": epochs})

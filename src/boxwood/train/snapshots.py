@@ -1,0 +1,101 @@
+"""Where a training stands, written down and taken up again."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Where a training stands: enough to go on as if it had never stopped."""
+
+    tensors: Mapping[str, Tensor]
+    facts: Mapping[str, Any]
+
+
+class Checkpoints(Protocol):
+    """Where snapshots go; a runner keeps them on disk."""
+
+    def load(self) -> Snapshot | None:
+        """Return the last snapshot, if there is one."""
+        ...
+
+    def due(self) -> bool:
+        """Say whether it is time for the next one."""
+        ...
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Keep a snapshot in place of the last."""
+        ...
+
+
+def take(
+    model: nn.Module,
+    optimizer: Optimizer,
+    *,
+    step: int,
+    summed: float,
+    history: Sequence[Mapping[str, float]],
+    memory: Mapping[str, Tensor],
+) -> Snapshot:
+    """Write down a training, torch's random numbers included.
+
+    Args:
+        model: in training.
+        optimizer: that trains it.
+        step: steps done.
+        summed: losses since the last row of the history.
+        history: rows so far.
+        memory: tensors that whoever watches keeps between rows.
+    """
+    tensors = {f"model/{name}": t for name, t in model.state_dict().items()}
+    tensors |= {f"memory/{name}": t for name, t in memory.items()}
+    numbers: dict[str, dict[str, Any]] = {}
+    for index, moments in optimizer.state_dict()["state"].items():
+        for key, value in moments.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer/{index}/{key}"] = value
+            else:
+                numbers.setdefault(str(index), {})[key] = value
+    tensors["random"] = torch.get_rng_state()
+    facts = {"step": step, "summed": summed, "numbers": numbers, "history": list(history)}
+    return Snapshot(tensors, facts)
+
+
+def resume_(
+    model: nn.Module,
+    optimizer: Optimizer,
+    history: list[dict[str, float]],
+    memory: dict[str, Tensor],
+    checkpoints: Checkpoints | None,
+) -> tuple[int, float] | None:
+    """Put everything where the last snapshot left it, torch's random numbers included.
+
+    Returns:
+        Steps done, and the losses since the last row; None where there is no snapshot.
+    """
+    snapshot = None if checkpoints is None else checkpoints.load()
+    if snapshot is None:
+        return None
+    kinds = ("model/", "optimizer/", "memory/")
+    parts = {
+        kind: {n.removeprefix(kind): t for n, t in snapshot.tensors.items() if n.startswith(kind)}
+        for kind in kinds
+    }
+    model.load_state_dict(parts["model/"])
+    memory.update(parts["memory/"])
+    moments: dict[int, dict[str, Any]] = {
+        int(index): dict(numbers) for index, numbers in snapshot.facts["numbers"].items()
+    }
+    for name, tensor in parts["optimizer/"].items():
+        index, _, key = name.partition("/")
+        moments.setdefault(int(index), {})[key] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    torch.set_rng_state(snapshot.tensors["random"])
+    history.extend(snapshot.facts["history"])
+    return snapshot.facts["step"], snapshot.facts["summed"]
