@@ -97,18 +97,15 @@ def two_classes(
     return _partial(Call.of(fewer, data=data, count=whole), missing, shift, epochs, None)
 
 
-def ensemble(data: Callable[[], Splits] = digits, members: int = 10, count: int = 0) -> Experiment:
-    """An ensemble distilled into one network of its members' kind.
-
-    ``count`` training examples of the data are used, 0 for all.
-    """
-    some = Call.of(fewer, data=data, count=count) if count else data
-    inputs = 64 if data is digits else 784
+def ensemble(
+    data: Callable[[], Splits] = digits, members: int = 10, count: int = 1000
+) -> Experiment:
+    """An ensemble distilled into one network of its members' kind, on ``count`` examples."""
     # Adam, because soft targets at a high temperature have larger gradients than labels have.
     fit = Fit(epochs=40, batch=60, optimizer=Adam(lr=2e-3, fused=True), course=Drops(at=(0.7,)))
-    net = Call.of(wide_net, hidden=(30, 30), inputs=inputs)
-    if count:
-        net = Call.of(wide_net, hidden=(100, 100), inputs=inputs)
+    net = Call.of(wide_net, hidden=(30, 30), inputs=64)
+    if data is not digits:
+        net = Call.of(wide_net, hidden=(100, 100))
         fit = Fit(epochs=8, batch=100, optimizer=Adam(lr=1e-3, fused=True), course=Drops(at=(0.7,)))
     source = teacher(net, fit, members=members)
     branches: list[tuple[str, Recipe]] = [
@@ -118,7 +115,12 @@ def ensemble(data: Callable[[], Splits] = digits, members: int = 10, count: int 
     branches += [
         (f"soft {t:g}", student(fit, source, Distillation(temperature=t))) for t in TEMPERATURES[:3]
     ]
-    return Experiment(model=net, data=some, branches=tuple(branches), judge=judge_ensemble)
+    return Experiment(
+        model=net,
+        data=Call.of(fewer, data=data, count=count),
+        branches=tuple(branches),
+        judge=judge_ensemble,
+    )
 
 
 def specialists(data: Callable[[], Splits] = fashion_mnist, count: int = 20_000) -> Experiment:

@@ -16,12 +16,18 @@ from statistics import fmean, stdev
 import torch
 
 from boxwood.cli.target import resolve
-from boxwood.report.study import Measurement
+from boxwood.recipes.phases.consult import Consult
+from boxwood.recipes.phases.measure import Measure
+from boxwood.recipes.phases.measure_teacher import MeasureTeacher
+from boxwood.recipes.phases.shift_bias import ShiftBias
+from boxwood.report.figures import house_style, write_figure
+from boxwood.report.study import Measurement, collect
 from boxwood.runs.provenance import provenance
 from boxwood.runs.runner import Job, jobs_of, run_all
 from boxwood.runs.store import Store
 
 HERE = Path(__file__).parent
+EXTRA = ("test_by_class", "generalist", "covered", "groups")
 STUDIES = (
     ("teachers", "fashion-mnist", ()),
     ("few_labels", "fashion-mnist", ()),
@@ -40,7 +46,7 @@ def study(function: str, data: str, settings: Sequence[str], seeds: int, store: 
     experiment = resolve(f"{HERE / 'distillation.py'}:{function}", data, settings)
     jobs, opened = jobs_of(experiment, range(seeds)), Store(store)
     run_all(jobs, opened)
-    measured = tuple(each for job in jobs for each in measurements(job, opened))
+    measured = collect(jobs, opened, phases=(Measure, MeasureTeacher, Consult))
     findings = experiment.judge(measured) if experiment.judge is not None else ()
     report = {
         "study": function,
@@ -49,6 +55,7 @@ def study(function: str, data: str, settings: Sequence[str], seeds: int, store: 
         "seeds": list(range(seeds)),
         "findings": [asdict(each) for each in findings],
         "summary": summary(measured),
+        "shifts": shifts(jobs, opened),
         "machine": provenance(),
         "runs": [
             {
@@ -66,38 +73,19 @@ def study(function: str, data: str, settings: Sequence[str], seeds: int, store: 
     path = HERE / "results" / f"distillation_{function}_{data}.json".replace("-", "_")
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(report, indent=1) + "\n")
+    picture(measured, f"{function.replace('_', ' ')}, {data}, {seeds} seeds", path.with_suffix(""))
     for finding in findings:
         print(finding)
 
 
-EXTRA = ("test_by_class", "shift", "generalist", "covered", "groups")
-
-
-def measurements(job: Job, store: Store) -> list[Measurement]:
-    """Read every phase that measured test accuracy, a teacher's too."""
-    found, seconds, kept = [], 0.0, {}
-    history: tuple[dict[str, float], ...] = ()
-    for phase, key in zip(job.recipe, job.chain[1:], strict=True):
-        record = store.record(key)
-        facts = record["facts"]
-        seconds += record["provenance"]["seconds"]
-        history = tuple(facts.get("history", history))
-        kept |= {name: facts[name] for name in ("shift", "groups") if name in facts}
-        if "test" in facts:
-            branch = job.name.rpartition(" / seed ")[0]
-            found.append(
-                Measurement(
-                    branch=branch,
-                    label=phase.label,
-                    seed=job.genesis.seed,
-                    key=key,
-                    facts={**facts, **kept},
-                    epochs=0,
-                    seconds=seconds,
-                    history=history,
-                )
-            )
-    return found
+def shifts(jobs: Sequence[Job], store: Store) -> dict[str, float]:
+    """Read the shift that validation chose in each run that has one."""
+    return {
+        job.name: store.record(key)["facts"]["shift"]
+        for job in jobs
+        for phase, key in zip(job.recipe, job.chain[1:], strict=True)
+        if isinstance(phase, ShiftBias)
+    }
 
 
 def summary(measured: Sequence[Measurement]) -> list[dict[str, object]]:
@@ -115,6 +103,26 @@ def summary(measured: Sequence[Measurement]) -> list[dict[str, object]]:
         }
         for name, group in groups.items()
     ]
+
+
+def picture(measured: Sequence[Measurement], title: str, path: Path) -> None:
+    """Draw the test error of every network: a dot per seed, a bar at the mean."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    for each in measured:
+        groups[each.name].append(100 * (1 - each.test))
+    with house_style():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6.4, 0.8 + 0.34 * len(groups)))
+        axes = figure.subplots()
+        for place, errors in enumerate(groups.values()):
+            axes.plot(errors, [place] * len(errors), "o", color="C0", alpha=0.6)
+            axes.plot([fmean(errors)] * 2, [place - 0.3, place + 0.3], color="C1")
+        axes.set_yticks(range(len(groups)), list(groups))
+        axes.invert_yaxis()
+        axes.set_xlabel("test error [%]")
+        axes.set_title(title)
+        write_figure(figure, path)
 
 
 def main() -> None:

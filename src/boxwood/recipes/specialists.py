@@ -22,7 +22,7 @@ def generalist(train: Fit) -> Recipe:
         >>> [type(p).__name__ for p in generalist(Fit(epochs=1, batch=60, optimizer=SGD(lr=0.1)))]
         ['Train', 'Measure']
     """
-    return (Train(fit=train, label="generalist"), Measure(by_class=True))
+    return (Train(fit=train, label="generalist"), Measure(by_class=True, label="generalist"))
 
 
 def specialists(before: Recipe, special: Fit, *, groups: Groups | int) -> Recipe:
@@ -53,4 +53,4 @@ def specialists(before: Recipe, special: Fit, *, groups: Groups | int) -> Recipe
     grouping = Group(clusters=groups) if isinstance(groups, int) else Group(given=groups)
     start = (*before, grouping)
     members = tuple((*start, Specialise(index=index, fit=special)) for index in range(count))
-    return (*start, Consult(members=members))
+    return (*start, Consult(members=members, label="together"))
