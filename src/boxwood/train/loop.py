@@ -94,14 +94,16 @@ class Fit:
                 f"until={self.until}; they count as the length does, in "
                 f"{'epochs' if self.steps is None else 'steps'}."
             )
-        limits = [limit for limit in (self.clip, self.max_norm) if limit is not None]
-        if (self.watch_every is not None and self.watch_every < 1) or not all(
-            limit > 0 for limit in limits
+        if (self.watch_every is not None and self.watch_every < 1) or (
+            self.clip is not None and not self.clip > 0
         ):
             raise BoxwoodError(
-                f"Expected watch_every >= 1, clip > 0 and max_norm > 0, got "
-                f"watch_every={self.watch_every}, clip={self.clip}, max_norm={self.max_norm}; "
-                f"correct them, or leave them out."
+                f"Expected watch_every >= 1 and clip > 0, got watch_every={self.watch_every}, "
+                f"clip={self.clip}; correct them, or leave them out."
+            )
+        if self.max_norm is not None and not self.max_norm > 0:
+            raise BoxwoodError(
+                f"Expected max_norm > 0, got {self.max_norm}; leave it out for no limit."
             )
 
     @property
