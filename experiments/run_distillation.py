@@ -37,10 +37,13 @@ STUDIES = (
     ("ensemble", "fashion-mnist", ("count=10000",)),
     ("specialists", "fashion-mnist", ()),
     ("pruned", "fashion-mnist", ()),
+    ("letters", None, ()),
 )
 
 
-def study(function: str, data: str, settings: Sequence[str], seeds: int, store: Path) -> None:
+def study(
+    function: str, data: str | None, settings: Sequence[str], seeds: int, store: Path
+) -> None:
     """Run one study to its end and leave its figures beside this file."""
     torch.set_num_threads(1)
     experiment = resolve(f"{HERE / 'distillation.py'}:{function}", data, settings)
@@ -70,10 +73,11 @@ def study(function: str, data: str, settings: Sequence[str], seeds: int, store: 
             for each in measured
         ],
     }
-    path = HERE / "results" / f"distillation_{function}_{data}.json".replace("-", "_")
+    name = "_".join(part for part in ("distillation", function, data) if part).replace("-", "_")
+    path = HERE / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(report, indent=1) + "\n")
-    picture(measured, f"{function.replace('_', ' ')}, {data}, {seeds} seeds", path.with_suffix(""))
+    picture(measured, f"{name.replace('_', ' ')}, {seeds} seeds", path.with_suffix(""))
     for finding in findings:
         print(finding)
 
@@ -129,7 +133,7 @@ def main() -> None:
     """Run one study, or all of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("study", nargs="?", help="a function of distillation.py; all by default")
-    parser.add_argument("data", nargs="?", default="fashion-mnist")
+    parser.add_argument("data", nargs="?", help="its data set; the study's own by default")
     parser.add_argument("--set", dest="settings", action="append", default=[])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--store", type=Path, default=Path("runs/distillation"))

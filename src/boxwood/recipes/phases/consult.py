@@ -69,7 +69,7 @@ class Consult:
         rows = [
             {"specialists": count, "total": int((number_of == count).sum())}
             | {name: int(each[number_of == count].sum()) for name, each in right.items()}
-            for count in range(len(groups) + 1)
+            for count in range(int(number_of.max()) + 1)
         ]
         generalist = Accuracy(int(right["generalist"].sum()), len(labels))
         together = Accuracy(int(right["joint"].sum()), len(labels))
