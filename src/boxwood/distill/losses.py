@@ -80,12 +80,12 @@ class Distillation:
         """
         if isinstance(targets, Tensor):
             return functional.cross_entropy(logits, targets)
-        loss = logits.new_zeros(())
+        parts = []
         if self.soft:
-            loss = self.soft * soft_cross_entropy(logits, targets.logits, self.temperature)
+            parts.append(self.soft * soft_cross_entropy(logits, targets.logits, self.temperature))
         if self.hard:
-            loss = loss + self.hard * functional.cross_entropy(logits, targets.labels)
-        return loss
+            parts.append(self.hard * functional.cross_entropy(logits, targets.labels))
+        return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
 
 def soft_cross_entropy(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
