@@ -344,6 +344,14 @@ def judge_specialists(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
         held = None if len(gains) < 5 or found.low is None else found.low > 0
         text = f"{found:.2f} points on covered images, {_mean(relative):.1%} of their errors"
         findings.append(Finding(f"(d) gain on covered classes > 0, {branch} groups", held, text))
+        longer = by_seed(measured, "longer")
+        control = paired_difference(
+            [100 * each.test for each in together],
+            [100 * longer[each.seed].test for each in together],
+        ).difference
+        held = None if len(gains) < 5 or control.low is None else control.low > 0
+        text = f"{control:.2f} points of accuracy"
+        findings.append(Finding(f"{branch} groups beat training the generalist on", held, text))
     return tuple(findings)
 
 
