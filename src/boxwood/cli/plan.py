@@ -10,7 +10,7 @@ from rich.table import Table
 from boxwood.cli.run import Data, Seeds, Settings, StorePath, Target
 from boxwood.cli.target import resolve
 from boxwood.core.spec import encode
-from boxwood.runs.runner import jobs_of, phase_title
+from boxwood.runs.runner import jobs_of, phase_title, with_needs
 from boxwood.runs.store import Store
 
 
@@ -33,7 +33,7 @@ def plan(
     opened = Store(store)
     table = Table("branch", "#", "phase", "label", "key", "done")
     missing = set()
-    for job in jobs_of(experiment, range(seeds)):
+    for job in with_needs(jobs_of(experiment, range(seeds))):
         for index, (phase, key) in enumerate(zip(job.recipe, job.chain[1:], strict=True), 1):
             done = opened.has(key)
             if not done:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -27,6 +28,13 @@ class State:
     facts: Facts = field(default_factory=dict)
 
 
+def _no_store(genesis: "Genesis", recipe: "Recipe") -> State:
+    raise BoxwoodError(
+        f"Expected a store that holds the run of {len(recipe)} phases which this phase needs, got "
+        f"none; run the recipe with boxwood.run, seed {genesis.seed} and a Store."
+    )
+
+
 @dataclass(frozen=True)
 class World:
     """What a phase may use, and no more.
@@ -38,6 +46,8 @@ class World:
         checkpoints: where a long phase keeps how far it is.
         progress: told (done, all) while a phase works.
         device: where networks are trained and measured.
+        finished: the last state of a run that the phase said it needs.
+        cache: folder for what can be computed again, such as a teacher's answers.
     """
 
     genesis: "Genesis"
@@ -46,6 +56,8 @@ class World:
     checkpoints: Checkpoints | None = None
     progress: Progress | None = None
     device: torch.device = torch.device("cpu")
+    finished: Callable[["Genesis", "Recipe"], State] = _no_store
+    cache: Path | None = None
 
     @property
     def seed(self) -> int:
@@ -73,6 +85,10 @@ class Phase(Protocol):
 
 
 Recipe = tuple[Phase, ...]
+
+Run = tuple["Genesis", Recipe]
+"""A start and what follows. A phase with a method ``needs(genesis) -> tuple[Run, ...]`` is begun
+when these have ended, and finds their last states with `World.finished`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,8 +66,16 @@ class Finding:
     evidence: str
 
 
-def collect(jobs: Iterable[Job], store: Store) -> tuple[Measurement, ...]:
-    """Read the measurements of finished jobs; one that several branches share is the first's."""
+def collect(
+    jobs: Iterable[Job], store: Store, *, phases: tuple[type, ...] = (Measure,)
+) -> tuple[Measurement, ...]:
+    """Read the measurements of finished jobs; one that several branches share is the first's.
+
+    Args:
+        jobs: what was run.
+        store: where it is.
+        phases: those that measure test and validation accuracy; `summarise` takes `Measure` alone.
+    """
     found: list[Measurement] = []
     seen: set[str] = set()
     for job in jobs:
@@ -80,7 +88,7 @@ def collect(jobs: Iterable[Job], store: Store) -> tuple[Measurement, ...]:
             epochs += record["facts"].get("epochs", 0)
             seconds += record["provenance"]["seconds"]
             history = tuple(record["facts"].get("history", history))
-            if isinstance(phase, Measure) and key not in seen:
+            if isinstance(phase, phases) and key not in seen:
                 seen.add(key)
                 found.append(
                     Measurement(

@@ -87,6 +87,7 @@ def run_all(jobs: Sequence[Job], store: Store, settings: Settings | None = None)
     """
     settings = settings or Settings()
     data = _Data()
+    jobs = with_needs(jobs)
     note(jobs, store)
     waiting = [job for job in jobs if not store.has(job.chain[-1])]
     while waiting:
@@ -140,7 +141,7 @@ def _advance(job: Job, store: Store, settings: Settings, data: "_Data") -> bool:
             if store.has(key):
                 state = None
                 continue
-            if not mine:
+            if not mine or not all(store.has(need.chain[-1]) for need in _needs(job, index)):
                 return False
             started = time.monotonic()
             if index == 0:
@@ -159,6 +160,25 @@ def _advance(job: Job, store: Store, settings: Settings, data: "_Data") -> bool:
             }
             store.commit(key, state, about)
     return True
+
+
+def with_needs(jobs: Sequence[Job]) -> list[Job]:
+    """Put before each recipe the runs that its phases need, and those that these need; each once."""
+    found: dict[str, Job] = {}
+    for job in jobs:
+        needed = [need for index in range(1, len(job.chain)) for need in _needs(job, index)]
+        for need in with_needs(needed):
+            found.setdefault(need.chain[-1], need)
+        found[job.chain[-1]] = job
+    return list(found.values())
+
+
+def _needs(job: Job, index: int) -> list[Job]:
+    """Runs that the phase before key ``index`` of a job needs."""
+    needs = getattr(job.recipe[index - 1], "needs", None) if index else None
+    if needs is None:
+        return []
+    return [Job(genesis, recipe, f"for {job.name}") for genesis, recipe in needs(job.genesis)]
 
 
 def _start(genesis: Genesis) -> State:
@@ -189,6 +209,8 @@ def _world(job: Job, index: int, store: Store, settings: Settings, data: Splits)
         checkpoints=StoredCheckpoints(store, job.chain[index], settings.snapshot_every),
         progress=None if watcher is None else lambda done, n: watcher(job, index, done, n),
         device=settings.device,
+        finished=lambda genesis, recipe: store.load(keys(genesis, recipe)[-1]),
+        cache=store.root / "answers",
     )
 
 
@@ -236,5 +258,5 @@ def phase_title(phase: Phase) -> str:
     name = type(phase).__name__
     fit, sparsity = getattr(phase, "fit", None), getattr(phase, "sparsity", None)
     if fit is not None:
-        return f"{name} {fit.length}"
+        return f"{name} {fit.length}" + " with a teacher" * (fit.teacher is not None)
     return name if sparsity is None else f"{name} to {100 * sparsity:.4g} %"

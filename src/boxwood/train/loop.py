@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +19,17 @@ from boxwood.core.seeds import generator_for, seed_for
 from boxwood.model.binding import MaskBinding
 from boxwood.model.prunable import Where, linear_and_conv, parameter_names
 from boxwood.model.sparse_training import SparseTraining
-from boxwood.train.losses import Loss, add_l1_gradient_, cross_entropy
+from boxwood.train.losses import Loss, add_l1_gradient_, cross_entropy, limit_norms_
 from boxwood.train.metrics import device_of
 from boxwood.train.optimizers import Constant, Course, OptimizerSpec
 from boxwood.train.snapshots import Checkpoints, resume_, take
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 """Inputs of a batch and the random numbers of a step, to inputs of the same shape."""
+
+
+Teach = Callable[[int, Tensor, Tensor, Tensor], Any]
+"""Step, indices of the batch, inputs as the network sees them, and labels, to what the loss takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +55,10 @@ class Fit:
         policy: changes the masks while it trains, such as `Gradual`; its steps are counted from
             the beginning of the course.
         where: the parameters that ``policy`` prunes.
+        max_norm: largest Euclidean norm of the weights that enter a unit, kept to after every
+            step; None for no limit.
+        teacher: whom to learn from, with a ``loss`` such as `Distillation`; see
+            `boxwood.recipes.teachers`. The phase that trains hands its answers to `fit_`.
 
     Example:
         >>> from boxwood.train.optimizers import SGD
@@ -76,6 +85,8 @@ class Fit:
     augment: Augmentation | None = spec.field(None, legacy=None)  # noqa: RUF009 - a field
     policy: Policy | None = spec.field(None, legacy=None)  # noqa: RUF009
     where: Where = spec.field(linear_and_conv, legacy=linear_and_conv)  # noqa: RUF009
+    max_norm: float | None = spec.field(None, legacy=None)
+    teacher: Any = spec.field(None, legacy=None)  # noqa: RUF009 - a field
 
     def __post_init__(self) -> None:
         given = [length for length in (self.epochs, self.steps) if length is not None]
@@ -96,6 +107,10 @@ class Fit:
             raise BoxwoodError(
                 f"Expected watch_every >= 1 and clip > 0, got watch_every={self.watch_every}, "
                 f"clip={self.clip}; correct them, or leave them out."
+            )
+        if self.max_norm is not None and not self.max_norm > 0:
+            raise BoxwoodError(
+                f"Expected max_norm > 0, got {self.max_norm}; leave it out for no limit."
             )
 
     @property
@@ -170,6 +185,7 @@ def fit_(
     *,
     seed: int,
     masks: Masks | None = None,
+    teach: Teach | None = None,
     watch: Watch | None = None,
     memory: dict[str, Tensor] | None = None,
     checkpoints: Checkpoints | None = None,
@@ -188,6 +204,8 @@ def fit_(
         seed: root seed of the run.
         masks: bool tensors by parameter name, True keeps; where ``fit`` has a policy, those that
             it goes on from.
+        teach: makes of each batch's labels what ``fit.loss`` takes, such as a `Lesson`; the
+            labels themselves by default.
         watch: called for every row; what it returns is part of the history.
         memory: tensors that ``watch`` keeps between rows, such as the best weights so far; they are
             part of every snapshot, and filled in place from the one resumed from.
@@ -199,8 +217,8 @@ def fit_(
         the masks at the end.
 
     Raises:
-        BoxwoodError: the loss is no longer finite, a pattern of ``frozen`` matches nothing, or
-            there are no examples.
+        BoxwoodError: the loss is no longer finite, a pattern of ``frozen`` matches nothing,
+            there are no examples, or ``fit`` has a teacher that nobody asks.
 
     Example:
         >>> from boxwood.data.splits import InMemory
@@ -212,6 +230,11 @@ def fit_(
     """
     if not len(examples):
         raise BoxwoodError("Expected examples to train on, got none; give a non-empty split.")
+    if fit.teacher is not None and teach is None:
+        raise BoxwoodError(
+            "Expected the answers of the teacher that fit names, got teach=None; use a phase that "
+            "asks teachers, such as Train, or give fit_ a function that does."
+        )
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         stack.callback(model.train, model.training)
@@ -238,7 +261,7 @@ def fit_(
         if held is not None:
             stack.callback(held.detach)
         model.train()
-        loop = _Loop(model, examples, fit, window, seed, optimizer, history, memory, held)
+        loop = _Loop(model, examples, fit, window, seed, optimizer, history, memory, held, teach)
         loop.run_(start or (window.first, 0.0), watch, checkpoints, progress)
         return Trained(history, {} if held is None else held.masks)
 
@@ -254,6 +277,7 @@ class _Loop:
     history: list[Row]
     memory: dict[str, Tensor]
     held: MaskBinding | SparseTraining | None
+    teach: Teach | None
 
     def run_(
         self,
@@ -285,6 +309,8 @@ class _Loop:
                 if fit.augment is not None:
                     chance = generator_for(self.seed, f"augment/{fit.order}", step)
                     inputs = fit.augment(inputs, chance)
+                if self.teach is not None:
+                    targets = self.teach(step, indices, inputs, targets)
                 optimizer.zero_grad(set_to_none=True)
                 loss = fit.loss(model(inputs.to(device)), targets.to(device))
                 loss.backward()
@@ -292,6 +318,8 @@ class _Loop:
                 if fit.clip is not None:
                     nn.utils.clip_grad_norm_(learning, fit.clip)
                 optimizer.step()
+                if fit.max_norm is not None:
+                    limit_norms_(penalised, fit.max_norm)
                 running += loss.detach()
                 step += 1
                 if progress is not None:

@@ -1,13 +1,14 @@
-"""Losses, and the penalties that pull weights towards zero."""
+"""Losses, and the penalties and limits that keep weights small."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""Outputs of the network and targets, to a scalar."""
+Loss = Callable[[Tensor, Any], Tensor]
+"""Outputs of the network and targets (labels, or what a teacher made of them), to a scalar."""
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -45,3 +46,26 @@ def add_l1_gradient_(parameters: Sequence[nn.Parameter], strength: float) -> Non
     live: list[Tensor] = [p for p in parameters if p.grad is not None]
     gradients = [p.grad for p in live if p.grad is not None]
     torch._foreach_add_(gradients, torch._foreach_sign(live), alpha=strength)
+
+
+@torch.no_grad()
+def limit_norms_(weights: Sequence[nn.Parameter], limit: float) -> None:
+    """Scale the weights that enter a unit down to a Euclidean norm of at most ``limit``.
+
+    Args:
+        weights: [units, ...]; zeros stay zeros.
+        limit: largest norm of one unit's weights, above 0.
+
+    Example:
+        >>> w = nn.Parameter(torch.tensor([[3.0, 4.0], [0.3, 0.4]]))
+        >>> limit_norms_([w], 1.0)
+        >>> w.detach()
+        tensor([[0.6000, 0.8000],
+                [0.3000, 0.4000]])
+
+    Source: Hinton et al., arXiv:1207.0580, 2012, the constraint beside dropout.
+    """
+    for weight in weights:
+        norms = weight.flatten(1).norm(dim=1)
+        scale = (limit / norms.clamp(min=limit)).reshape(-1, *[1] * (weight.dim() - 1))
+        weight.mul_(scale)

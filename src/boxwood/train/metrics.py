@@ -65,6 +65,35 @@ def accuracy(model: nn.Module, examples: Examples, *, batch: int = _BATCH) -> Ac
 
 
 @torch.no_grad()
+def accuracy_by_class(
+    model: nn.Module, examples: Examples, classes: int, *, batch: int = _BATCH
+) -> tuple[Accuracy, ...]:
+    """Count right answers among the examples of each class: its recall.
+
+    Args:
+        model: outputs [batch, classes]; its training mode is put back afterwards.
+        examples: with targets int64 [n] in [0, classes).
+        classes: how many there are; one without examples has a total of 0.
+        batch: as for `accuracy`.
+
+    Raises:
+        BoxwoodError: there are no examples.
+
+    Example:
+        >>> from boxwood.data.splits import InMemory
+        >>> data = InMemory(torch.eye(3), torch.tensor([0, 1, 1]))
+        >>> accuracy_by_class(nn.Identity(), data, 2)
+        (Accuracy(correct=1, total=1), Accuracy(correct=1, total=2))
+    """
+    correct, total = torch.zeros(2, classes, dtype=torch.int64)
+    for outputs, targets in _outputs(model, examples, batch):
+        right = outputs.argmax(1) == targets
+        correct += torch.bincount(targets[right], minlength=classes).cpu()
+        total += torch.bincount(targets, minlength=classes).cpu()
+    return tuple(map(Accuracy, correct.tolist(), total.tolist()))
+
+
+@torch.no_grad()
 def evaluate(
     model: nn.Module, examples: Examples, loss: Loss, *, batch: int = _BATCH
 ) -> Evaluation:

@@ -9,7 +9,7 @@ from boxwood.core import spec
 from boxwood.files.sizes import network_bytes
 from boxwood.model.counting import count
 from boxwood.recipes.phase import State, World
-from boxwood.train.metrics import accuracy
+from boxwood.train.metrics import accuracy, accuracy_by_class
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,10 +17,15 @@ class Measure:
     """Measure accuracy on validation and test examples, and count what is left.
 
     The test examples decide nothing: they are looked at here and nowhere else.
+
+    Args:
+        by_class: write down the accuracy within each class too.
+        label: a name for later phases and in reports.
     """
 
     revision: ClassVar[int] = 0
 
+    by_class: bool = spec.field(False, legacy=False)
     label: str = spec.field("", identity=False)
 
     def run(self, state: State, world: World) -> State:
@@ -46,4 +51,9 @@ class Measure:
             "dense_bytes": dense_bytes,
             "layers": [asdict(layer) for layer in layers],
         }
+        if self.by_class:
+            classes = world.data.classes
+            for part in ("test", "validation"):
+                found = accuracy_by_class(model, getattr(world.data, part), classes)
+                facts[f"{part}_by_class"] = [asdict(each) for each in found]
         return State(state.weights, state.masks, facts)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from boxwood.core import spec
 from boxwood.model.dropout import corrected_dropout, set_dropout_
-from boxwood.recipes.phase import State, World, state_of
+from boxwood.recipes.phase import Genesis, Run, State, World, state_of
+from boxwood.recipes.teachers import lessons
 from boxwood.train.loop import Fit, Row, fit_
 from boxwood.train.metrics import accuracy, evaluate
 
@@ -36,6 +37,10 @@ class Train:
     test_at: tuple[int, ...] = spec.field((), legacy=())
     label: str = spec.field("", identity=False)
 
+    def needs(self, genesis: Genesis) -> tuple[Run, ...]:
+        """Runs that the teacher comes from."""
+        return () if self.fit.teacher is None else self.fit.teacher.needs(genesis)
+
     def run(self, state: State, world: World) -> State:
         """Train; the facts hold the loss and the validation accuracy of every epoch."""
         model = world.network(state)
@@ -55,17 +60,19 @@ class Train:
                 row["test"] = accuracy(network, world.data.test).fraction
             return row
 
-        done = fit_(
-            model,
-            world.data.train,
-            self.fit,
-            seed=world.seed,
-            masks=state.masks,
-            watch=watch,
-            memory=best,
-            checkpoints=world.checkpoints,
-            progress=world.progress,
-        )
+        with lessons(world, self.fit) as teach:
+            done = fit_(
+                model,
+                world.data.train,
+                self.fit,
+                seed=world.seed,
+                masks=state.masks,
+                teach=teach,
+                watch=watch,
+                memory=best,
+                checkpoints=world.checkpoints,
+                progress=world.progress,
+            )
         if best:
             stopped = accuracy(world.network(State(best, state.masks)), world.data.test)
             min(done.history, key=lambda row: row["validation_loss"])["test"] = stopped.fraction

@@ -1,0 +1,126 @@
+"""What distillation costs: an epoch from kept answers, and specialists in two processes."""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from measuring import Row, by_turns, compare, main
+
+from boxwood.core.spec import Call, decode, encode
+from boxwood.data.splits import InMemory, Splits, from_tensors
+from boxwood.distill.answers import Shards, ask_all
+from boxwood.distill.ensembles import answering
+from boxwood.distill.losses import Distillation
+from boxwood.recipes.phase import Genesis
+from boxwood.recipes.specialists import generalist, specialists
+from boxwood.runs.runner import Job, run, run_all
+from boxwood.runs.store import Store
+from boxwood.train.loop import Fit, fit_
+from boxwood.train.optimizers import SGD
+from boxwood.zoo.lenet import lenet_300_100
+from boxwood.zoo.wide_nets import wide_net
+
+GROUPS = ((0, 1, 2), (3, 4, 5), (6, 7), (8, 9))
+FIT = Fit(epochs=1, batch=100, optimizer=SGD(lr=0.01, momentum=0.9))
+GO = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import distill
+distill.work(json.loads(sys.argv[2]), sys.argv[3])
+"""
+
+
+def measure(quick: bool) -> list[Row]:
+    """Measure both."""
+    return [
+        epoch("epoch, 800-800 net", Call.of(wide_net, hidden=(800, 800)), quick),
+        epoch("epoch, LeNet-300-100", lenet_300_100, quick),
+        processes(quick),
+    ]
+
+
+def data(count: int = 4_000) -> Splits:
+    """Random images of MNIST's size."""
+    chance = torch.Generator().manual_seed(0)
+    inputs = torch.randn(count, 1, 28, 28, generator=chance)
+    labels = torch.arange(count) % 10
+    return from_tensors("random", (inputs, labels), (inputs[:500], labels[:500]), validation=500)
+
+
+def epoch(name: str, net: Call, quick: bool) -> Row:
+    """Train on labels, and on a teacher's answers that were read from disk, by turns."""
+    chance = torch.Generator().manual_seed(0)
+    inputs = torch.randn(4_000 if quick else 20_000, 1, 28, 28, generator=chance)
+    examples = InMemory(inputs, torch.arange(len(inputs)) % 10)
+    torch.manual_seed(0)
+    taught, labelled, teacher = net(), net(), wide_net(hidden=(100,))
+    with tempfile.TemporaryDirectory() as folder:
+        shards = Shards(Path(folder))
+        ask_all(answering(teacher), examples, shards=shards)
+        soft = replace(FIT, loss=Distillation(temperature=4.0))
+
+        def from_answers() -> None:
+            kept = ask_all(answering(teacher), examples, shards=shards)
+            fit_(taught, examples, soft, seed=0, teach=kept)
+
+        ways = {
+            "ours": from_answers,
+            "labels": lambda: fit_(labelled, examples, FIT, seed=0),
+        }
+        times = by_turns(ways, repeats=5 if quick else 15)
+    return compare(name, times["ours"], times["labels"], "labels alone", unit="s")
+
+
+def processes(quick: bool) -> Row:
+    """Train four specialists of a generalist that is there, in two processes and in one."""
+    genesis = Genesis(model=Call.of(wide_net, hidden=(300, 300)), data=data)
+    special = replace(FIT, epochs=None, steps=150 if quick else 600)
+    recipe = specialists(generalist(FIT), special, groups=GROUPS)
+    jobs = json.dumps([encode((genesis, member)) for member in recipe[-1].members])
+    with tempfile.TemporaryDirectory() as folder:
+        start = Path(folder) / "start"
+        run(genesis, recipe[:-1], Store(start))
+        times: dict[int, list[float]] = {1: [], 2: []}
+        for repeat in range(2 if quick else 7):
+            for count in (1, 2) if repeat % 2 else (2, 1):
+                store = Path(folder) / f"{count}-{repeat}"
+                shutil.copytree(start, store)
+                times[count].append(timed(count, jobs, store))
+    rates = {count: [len(GROUPS) / each for each in found] for count, found in times.items()}
+    return compare(
+        "4 specialists, 2 processes", rates[2], rates[1], "1 process", unit="specialists/s"
+    )
+
+
+def timed(count: int, jobs: str, store: Path) -> float:
+    """Seconds from the moment at which all processes are ready until the last one ends."""
+    command = [sys.executable, "-c", GO, str(Path(__file__).parent), jobs, str(store)]
+    pipe = subprocess.PIPE
+    workers = [subprocess.Popen(command, stdin=pipe, stdout=pipe) for _ in range(count)]
+    for worker in workers:
+        worker.stdout.readline()
+    begin = time.perf_counter()
+    for worker in workers:
+        worker.stdin.close()
+    if any(worker.wait() for worker in workers):
+        raise SystemExit("a worker failed")
+    return time.perf_counter() - begin
+
+
+def work(jobs: list[object], store: str) -> None:
+    """Get ready, wait for the start, and run."""
+    torch.set_num_threads(1)
+    data()
+    print("ready", flush=True)
+    sys.stdin.read()
+    run_all([Job(*decode(each)) for each in jobs], Store(store))
+
+
+if __name__ == "__main__":
+    main(measure, "Distillation: epochs from kept answers, and specialists in two processes")

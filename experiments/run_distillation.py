@@ -1,0 +1,147 @@
+"""Run the distillation studies, and write their figures and pictures.
+
+Run this twice at once to use two cores: both share the store, and both write the same results.
+
+    python experiments/run_distillation.py few_labels fashion-mnist
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean, stdev
+
+import torch
+
+from boxwood.cli.target import resolve
+from boxwood.recipes.phases.consult import Consult
+from boxwood.recipes.phases.measure import Measure
+from boxwood.recipes.phases.measure_teacher import MeasureTeacher
+from boxwood.recipes.phases.shift_bias import ShiftBias
+from boxwood.report.figures import house_style, write_figure
+from boxwood.report.study import Measurement, collect
+from boxwood.runs.provenance import provenance
+from boxwood.runs.runner import Job, jobs_of, run_all
+from boxwood.runs.store import Store
+
+HERE = Path(__file__).parent
+EXTRA = ("test_by_class", "generalist", "covered", "groups")
+STUDIES = (
+    ("teachers", "fashion-mnist", ()),
+    ("few_labels", "fashion-mnist", ()),
+    ("missing_class", "fashion-mnist", ()),
+    ("two_classes", "fashion-mnist", ()),
+    ("ensemble", "digits", ()),
+    ("ensemble", "fashion-mnist", ("count=10000",)),
+    ("specialists", "fashion-mnist", ()),
+    ("pruned", "fashion-mnist", ()),
+    ("letters", None, ()),
+)
+
+
+def study(
+    function: str, data: str | None, settings: Sequence[str], seeds: int, store: Path
+) -> None:
+    """Run one study to its end and leave its figures beside this file."""
+    torch.set_num_threads(1)
+    experiment = resolve(f"{HERE / 'distillation.py'}:{function}", data, settings)
+    jobs, opened = jobs_of(experiment, range(seeds)), Store(store)
+    run_all(jobs, opened)
+    measured = collect(jobs, opened, phases=(Measure, MeasureTeacher, Consult))
+    findings = experiment.judge(measured) if experiment.judge is not None else ()
+    report = {
+        "study": function,
+        "data": data,
+        "settings": list(settings),
+        "seeds": list(range(seeds)),
+        "findings": [asdict(each) for each in findings],
+        "summary": summary(measured),
+        "shifts": shifts(jobs, opened),
+        "machine": provenance(),
+        "runs": [
+            {
+                "name": each.name,
+                "seed": each.seed,
+                "key": each.key,
+                "test": each.test,
+                "validation": each.validation,
+                "seconds": round(each.seconds, 1),
+                **{name: each.facts[name] for name in EXTRA if name in each.facts},
+            }
+            for each in measured
+        ],
+    }
+    name = "_".join(part for part in ("distillation", function, data) if part).replace("-", "_")
+    path = HERE / "results" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    picture(measured, f"{name.replace('_', ' ')}, {seeds} seeds", path.with_suffix(""))
+    for finding in findings:
+        print(finding)
+
+
+def shifts(jobs: Sequence[Job], store: Store) -> dict[str, float]:
+    """Read the shift that validation chose in each run that has one."""
+    return {
+        job.name: store.record(key)["facts"]["shift"]
+        for job in jobs
+        for phase, key in zip(job.recipe, job.chain[1:], strict=True)
+        if isinstance(phase, ShiftBias)
+    }
+
+
+def summary(measured: Sequence[Measurement]) -> list[dict[str, object]]:
+    """Mean and standard deviation over seeds of every network."""
+    groups: dict[str, list[Measurement]] = defaultdict(list)
+    for each in measured:
+        groups[each.name].append(each)
+    return [
+        {
+            "name": name,
+            "seeds": len(group),
+            "test": fmean(each.test for each in group),
+            "test_sd": stdev(each.test for each in group) if len(group) > 1 else None,
+            "validation": fmean(each.validation for each in group),
+        }
+        for name, group in groups.items()
+    ]
+
+
+def picture(measured: Sequence[Measurement], title: str, path: Path) -> None:
+    """Draw the test error of every network: a dot per seed, a bar at the mean."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    for each in measured:
+        groups[each.name].append(100 * (1 - each.test))
+    with house_style():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6.4, 0.8 + 0.34 * len(groups)))
+        axes = figure.subplots()
+        for place, errors in enumerate(groups.values()):
+            axes.plot(errors, [place] * len(errors), "o", color="C0", alpha=0.6)
+            axes.plot([fmean(errors)] * 2, [place - 0.3, place + 0.3], color="C1")
+        axes.set_yticks(range(len(groups)), list(groups))
+        axes.invert_yaxis()
+        axes.set_xlabel("test error [%]")
+        axes.set_title(title)
+        write_figure(figure, path)
+
+
+def main() -> None:
+    """Run one study, or all of them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("study", nargs="?", help="a function of distillation.py; all by default")
+    parser.add_argument("data", nargs="?", help="its data set; the study's own by default")
+    parser.add_argument("--set", dest="settings", action="append", default=[])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--store", type=Path, default=Path("runs/distillation"))
+    given = parser.parse_args()
+    chosen = ((given.study, given.data, tuple(given.settings)),) if given.study else STUDIES
+    for function, data, settings in chosen:
+        study(function, data, settings, given.seeds, given.store)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Teachers: losses, ensembles, their answers kept on disk, and specialists."""
