@@ -81,8 +81,9 @@ def select(
     granularity = granularity or Elements()
     masks = {}
     for name, score in scores.items():
-        pooled = granularity.pool(score)
-        inside = None if within is None or name not in within else granularity.pool(within[name])
+        whole = within[name] if within is not None and name in within else None
+        pooled = granularity.pool(score, whole)
+        inside = None if whole is None else granularity.alive(whole)
         groups = candidates({name: pooled}, None if inside is None else {name: inside})
         if not 0 <= keep[name] <= groups[name]:
             raise BoxwoodError(
@@ -93,6 +94,8 @@ def select(
             {name: pooled}, keep[name], within=None if inside is None else {name: inside}
         )
         masks[name] = granularity.spread(_above(pooled, limit, inside), tuple(score.shape))
+        if whole is not None:
+            masks[name] &= whole
     return masks
 
 
