@@ -12,14 +12,18 @@ from boxwood.core.errors import BoxwoodError
 
 
 class Granularity(Protocol):
-    """Pools scores of weights into scores of groups, and spreads decisions back."""
+    """Groups of weights: scores become scores of groups, decisions about groups become masks."""
 
-    def pool(self, scores: Tensor, within: Tensor | None = None) -> Tensor:
-        """One score per group, any shape; what ``within`` leaves out counts for nothing."""
+    def pool(self, scores: Tensor) -> Tensor:
+        """One score per group, any shape: what an allocation counts."""
         ...
 
     def alive(self, mask: Tensor) -> Tensor:
         """Which groups a mask leaves anything of, bool, shaped as `pool` shapes scores."""
+        ...
+
+    def rank(self, pooled: Tensor, alive: Tensor | None) -> Tensor:
+        """What selection goes by: the pooled scores, or how they stand among their rivals."""
         ...
 
     def spread(self, decisions: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -36,13 +40,17 @@ class Elements:
         torch.Size([2, 3])
     """
 
-    def pool(self, scores: Tensor, within: Tensor | None = None) -> Tensor:  # noqa: ARG002
+    def pool(self, scores: Tensor) -> Tensor:
         """Return the scores as they are."""
         return scores
 
     def alive(self, mask: Tensor) -> Tensor:
         """Return the mask as it is."""
         return mask
+
+    def rank(self, pooled: Tensor, alive: Tensor | None) -> Tensor:  # noqa: ARG002
+        """Return the scores as they are."""
+        return pooled
 
     def spread(self, decisions: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Return the decisions as they are, in ``shape``."""
@@ -104,9 +112,8 @@ class Slices:
     dims: tuple[int, ...] = (0,)
     pooling: Pooling = mean
 
-    def pool(self, scores: Tensor, within: Tensor | None = None) -> Tensor:
-        """Pool over the other dimensions; pruned weights count as zero."""
-        scores = scores if within is None else scores.masked_fill(~within, 0)
+    def pool(self, scores: Tensor) -> Tensor:
+        """Pool over the other dimensions."""
         others = self._others(scores.dim())
         return self.pooling(scores, others) if others else scores
 
@@ -114,6 +121,10 @@ class Slices:
         """Find the slices with a weight in them."""
         others = self._others(mask.dim())
         return mask.amax(others, keepdim=True) if others else mask
+
+    def rank(self, pooled: Tensor, alive: Tensor | None) -> Tensor:  # noqa: ARG002
+        """Return the scores as they are."""
+        return pooled
 
     def spread(self, decisions: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Give every weight the decision of its slice."""
@@ -132,24 +143,29 @@ class Slices:
 class PerRow:
     """Weights compete only within their output row, so every row keeps equally many.
 
-    A weight's score becomes its standing in its row: 1 for the best, 1/n for the worst of n.
-    Where the count is no multiple of the rows, the first rows keep one more.
+    Where a tensor's count is no multiple of its rows, the first rows keep one more.
 
     Example:
-        >>> PerRow().pool(torch.tensor([[1.0, 3.0], [9.0, 8.0]]))
-        tensor([[0.5000, 1.0000],
-                [1.0000, 0.5000]])
+        >>> from boxwood.core.selection import select
+        >>> scores = torch.tensor([[1.0, 3.0], [9.0, 8.0]])
+        >>> select({"w": scores}, {"w": 2}, PerRow())
+        {'w': tensor([[False,  True],
+                [ True, False]])}
 
     Source: Sun, Liu, Bair and Kolter (2024), section 3: the comparison group of Wanda.
     """
 
-    def pool(self, scores: Tensor, within: Tensor | None = None) -> Tensor:
-        """Turn scores into standings."""
-        return _standing(_lowered(scores, within).flatten(1)).view(scores.shape)
+    def pool(self, scores: Tensor) -> Tensor:
+        """Return the scores as they are: rows share what an allocation gives the tensor."""
+        return scores
 
     def alive(self, mask: Tensor) -> Tensor:
         """Return the mask as it is."""
         return mask
+
+    def rank(self, pooled: Tensor, alive: Tensor | None) -> Tensor:
+        """Return each weight's standing in its row: 1 for the best, 1/n for the last of n."""
+        return _standing(_lowered(pooled, alive).flatten(1)).view(pooled.shape)
 
     def spread(self, decisions: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Return the decisions as they are, in ``shape``."""
@@ -191,13 +207,17 @@ class NofM:
                 f"n counts the kept ones: NofM(2, 4) for 2:4."
             )
 
-    def pool(self, scores: Tensor, within: Tensor | None = None) -> Tensor:
-        """Turn scores into standings within each m."""
-        return self._undo(_standing(self._grouped(_lowered(scores, within))), scores.shape)
+    def pool(self, scores: Tensor) -> Tensor:
+        """Turn scores into standings within each m, which are the same in every tensor."""
+        return self._undo(_standing(self._grouped(scores)), scores.shape)
 
     def alive(self, mask: Tensor) -> Tensor:
         """Return the mask as it is."""
         return mask
+
+    def rank(self, pooled: Tensor, alive: Tensor | None) -> Tensor:
+        """Put what is pruned last in its m."""
+        return pooled if alive is None else self.pool(_lowered(pooled, alive))
 
     def spread(self, decisions: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Return the decisions in ``shape``, once it is clear that each m keeps n."""
@@ -223,9 +243,9 @@ class NofM:
         return grouped.view(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
 
 
-def _lowered(scores: Tensor, within: Tensor | None) -> Tensor:
+def _lowered(scores: Tensor, alive: Tensor | None) -> Tensor:
     """Put what is pruned already behind everything else."""
-    return scores if within is None else scores.masked_fill(~within, -math.inf)
+    return scores if alive is None else scores.masked_fill(~alive, -math.inf)
 
 
 def _standing(rows: Tensor) -> Tensor:

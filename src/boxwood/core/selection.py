@@ -82,8 +82,12 @@ def select(
     masks = {}
     for name, score in scores.items():
         whole = within[name] if within is not None and name in within else None
-        pooled = granularity.pool(score, whole)
+        # What is pruned has no part in its group's score.
+        left = score if whole is None else score.masked_fill(~whole, 0)
+        if not isinstance(granularity, Elements):
+            check_finite({name: left})  # a standing would hide a NaN
         inside = None if whole is None else granularity.alive(whole)
+        pooled = granularity.rank(granularity.pool(left), inside)
         groups = candidates({name: pooled}, None if inside is None else {name: inside})
         if not 0 <= keep[name] <= groups[name]:
             raise BoxwoodError(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from boxwood.core.errors import BoxwoodError
-from boxwood.model.evidence.calibration import Calibration
+from boxwood.model.evidence.calibration import Calibration, wide
 from boxwood.model.evidence.layers import FILTERED, LAYERS, weight_sums
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -32,7 +32,7 @@ def input_norm(seen: Calibration) -> dict[str, Tensor]:
     modules = seen.modules(*LAYERS)
 
     def add(layer: nn.Module, inputs: Tensor) -> None:
-        found = weight_sums(layer, inputs.detach().float().square())
+        found = weight_sums(layer, wide(inputs.detach()).square())
         sums[modules[layer]] = sums.get(modules[layer], 0) + found
 
     with seen.at_rest(), watching_inputs(modules, add):
@@ -58,7 +58,7 @@ def feature_rank(seen: Calibration) -> dict[str, Tensor]:
     modules = seen.modules(nn.Conv2d)
 
     def add(layer: nn.Module, args: Any, outputs: Tensor) -> None:  # noqa: ARG001
-        ranks = torch.linalg.matrix_rank(outputs.detach().float()).sum(0).float()
+        ranks = torch.linalg.matrix_rank(wide(outputs.detach())).sum(0).float()
         sums[modules[layer]] = sums.get(modules[layer], 0) + ranks
 
     with seen.at_rest(), _hooked(modules, lambda m: m.register_forward_hook(add)):

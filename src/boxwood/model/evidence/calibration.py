@@ -176,8 +176,17 @@ def accumulator(weight: Tensor) -> Tensor:
         >>> accumulator(torch.ones(1, dtype=torch.bfloat16)).dtype
         torch.float32
     """
-    wide = torch.promote_types(weight.dtype, torch.float32)
-    return torch.zeros(weight.shape, dtype=wide, device=weight.device)
+    return torch.zeros_like(wide(weight.detach()))
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """Give a tensor at least the precision of float32.
+
+    Example:
+        >>> wide(torch.ones(1, dtype=torch.float16)).dtype, wide(torch.ones(1).double()).dtype
+        (torch.float32, torch.float64)
+    """
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _is_pair(batch: Any) -> bool:

@@ -7,7 +7,7 @@ from torch.nn import functional
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.seeds import generator_for
 from boxwood.model.evidence.activations import check_seen, watching_inputs
-from boxwood.model.evidence.calibration import Calibration, accumulator
+from boxwood.model.evidence.calibration import Calibration, accumulator, wide
 from boxwood.model.evidence.gradients import derivative_along, gradients_of
 
 _GRAMMED = (nn.Linear, nn.Conv1d, nn.Conv2d)
@@ -75,7 +75,7 @@ def input_gram(seen: Calibration) -> dict[str, Tensor]:
     modules = seen.modules(*_GRAMMED)
 
     def add(layer: nn.Module, inputs: Tensor) -> None:
-        columns = unfolded(layer, inputs.detach().float())
+        columns = unfolded(layer, wide(inputs.detach()))
         found = columns @ columns.transpose(1, 2)
         sums[modules[layer]] = sums[modules[layer]] + found if modules[layer] in sums else found
 
