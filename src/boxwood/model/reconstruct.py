@@ -163,7 +163,9 @@ def _layer_by_layer(
     found, masks = {}, {}
     with _restoring(weights), torch.no_grad():
         for name, weight in weights.items():
-            hessians = damped(input_gram(Calibration(model, {name: weight}, batches))[name], damping)
+            hessians = damped(
+                input_gram(Calibration(model, {name: weight}, batches))[name], damping
+            )
             rows = weight.to(hessians.dtype).reshape(len(hessians), -1, hessians.shape[-1])
             new, mask = solve(name, rows, hessians)
             masks[name] = mask.view(weight.shape)

@@ -24,7 +24,7 @@ from boxwood.core.errors import BoxwoodError
 from boxwood.model.evidence.calibration import Calibration, accumulator
 from boxwood.model.evidence.layers import input_sums, weight_sums
 from boxwood.model.feedforward import Link, chain
-from boxwood.model.steps import Dropout, Flatten, Pointwise, Pool, Step
+from boxwood.model.steps import Flatten, Pointwise, Pool, Step
 
 
 def levenberg_marquardt(seen: Calibration) -> dict[str, Tensor]:
@@ -144,10 +144,12 @@ def _at_the_outputs(record: _Record, loss: Tensor, *, full: bool) -> tuple[Tenso
         )
     # f' of what follows the last layer stays, f'' goes: Jᵀ (∂²E/∂x²) J, the Gauss–Newton term.
     curves = torch.stack(list(_hessian_rows(loss, answer)))  # [outputs, batch, outputs]
-    jacobian = torch.stack([
-        torch.autograd.grad(answer[:, k].sum(), units, retain_graph=True)[0]
-        for k in range(answer.shape[1])
-    ])  # [outputs, batch, units]
+    jacobian = torch.stack(
+        [
+            torch.autograd.grad(answer[:, k].sum(), units, retain_graph=True)[0]
+            for k in range(answer.shape[1])
+        ]
+    )  # [outputs, batch, units]
     return slope, torch.einsum("knu,knl,lnu->nu", jacobian, curves, jacobian)
 
 
@@ -237,7 +239,9 @@ def _averaged(pool: nn.Module, value: Tensor, outputs: Tensor) -> int:
 
 def _padded(pool: nn.AvgPool2d) -> bool:
     padding = pool.padding
-    return bool(pool.divisor_override) or (padding if isinstance(padding, int) else max(padding)) > 0
+    return (
+        bool(pool.divisor_override) or (padding if isinstance(padding, int) else max(padding)) > 0
+    )
 
 
 def _pool_of(step: Pool, model: nn.Module) -> nn.Module:

@@ -108,8 +108,10 @@ def inverse_hessian_diagonal(seen: Calibration, *, damping: float = 0.01) -> dic
         weight = seen.weights[name]
         inverse = torch.linalg.inv(damped(gram, damping).double())
         diagonal = inverse.diagonal(dim1=1, dim2=2).to(gram.dtype)  # [groups, inputs]
-        rows = diagonal if weight.dim() == 2 else diagonal.repeat_interleave(
-            len(weight) // len(gram), 0
+        rows = (
+            diagonal
+            if weight.dim() == 2
+            else diagonal.repeat_interleave(len(weight) // len(gram), 0)
         )
         found[name] = rows.view(len(rows), *weight.shape[1:])
     return found
