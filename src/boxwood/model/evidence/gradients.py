@@ -101,10 +101,11 @@ def flow_gradient(seen: Calibration) -> dict[str, Tensor]:
     with seen.at_rest():
         tensors = {**dict(seen.model.named_parameters()), **dict(seen.model.named_buffers())}
         positive = {
-            name: tensor.detach().abs().double().requires_grad_()
+            name: tensor.detach().abs().double()
             for name, tensor in tensors.items()
             if tensor.is_floating_point()
         }
+        wanted = [positive[name].requires_grad_() for name in seen.weights]
         inputs = _ones_like_one(next(seen.inputs()))
         with torch.enable_grad():
             outputs = functional_call(
@@ -113,7 +114,6 @@ def flow_gradient(seen: Calibration) -> dict[str, Tensor]:
                 inputs if isinstance(inputs, tuple) else (inputs,),
             )
             flow = outputs.sum()
-        wanted = [positive[name] for name in seen.weights]
         found = torch.autograd.grad(flow, wanted, materialize_grads=True)
     return dict(zip(seen.weights, found, strict=True))
 
