@@ -121,8 +121,8 @@ def gate_gradient_square(seen: Calibration) -> dict[str, Tensor]:
         follows = _norm_after(seen)
         gates: dict[str, Tensor] = {}
         for layer, name in modules.items():
-            gate = torch.ones(len(layer.weight), device=layer.weight.device, requires_grad=True)
-            gates.setdefault(name, gate)
+            one = wide(layer.weight.detach()).new_ones(len(layer.weight)).requires_grad_()
+            gates.setdefault(name, one)
             place = follows.get(name, layer)
             linear = isinstance(layer, nn.Linear) and place is layer
             handle = place.register_forward_hook(_gate(gates[name], last=linear))

@@ -220,7 +220,7 @@ def _check_loss(loss: Any) -> None:
         )
     if not bool(torch.isfinite(loss)):
         raise BoxwoodError(
-            f"Expected a finite loss, got {float(loss)}; check the batches, or the network."
+            f"Expected a finite loss, got {loss.item()}; check the batches, or the network."
         )
 
 
