@@ -146,7 +146,8 @@ def _lamp_scores(score: Tensor, name: str) -> Tensor:
         score.detach().double().square(), return_inverse=True, return_counts=True
     )
     at_least = (values * times).flip(0).cumsum(0).flip(0)
-    return (values / at_least.where(at_least > 0, torch.ones_like(at_least)))[place]
+    share: Tensor = values / at_least.where(at_least > 0, torch.ones_like(at_least))
+    return share[place]
 
 
 def _exactly(wanted: Mapping[str, float], total: int, most: Mapping[str, int]) -> dict[str, int]:

@@ -87,7 +87,7 @@ def norm_scale(seen: Calibration) -> dict[str, Tensor]:
     scales: dict[str, Tensor] = {}
     for name in seen.weights:
         scale = follows[name].weight if name in follows else None
-        if scale is None:
+        if not isinstance(scale, Tensor):
             raise BoxwoodError(
                 f"Expected a batch norm with a scale right behind every layer for its γ, got none "
                 f"behind {name!r}; leave that layer out with where=."
@@ -121,7 +121,8 @@ def gate_gradient_square(seen: Calibration) -> dict[str, Tensor]:
         follows = _norm_after(seen)
         gates: dict[str, Tensor] = {}
         for layer, name in modules.items():
-            one = wide(layer.weight.detach()).new_ones(len(layer.weight)).requires_grad_()
+            weight = seen.weights[name]
+            one = wide(weight.detach()).new_ones(len(weight)).requires_grad_()
             gates.setdefault(name, one)
             place = follows.get(name, layer)
             linear = isinstance(layer, nn.Linear) and place is layer
@@ -184,7 +185,9 @@ def _norm_after(seen: Calibration) -> dict[str, nn.Module]:
         if name is not None:
             follows[name] = norm
 
-    norms = {module: "" for module in seen.model.modules() if isinstance(module, _NORMS)}
+    norms: dict[nn.Module, str] = {
+        module: "" for module in seen.model.modules() if isinstance(module, _NORMS)
+    }
     with (
         torch.no_grad(),
         _hooked(modules, lambda m: m.register_forward_hook(after)),

@@ -192,7 +192,8 @@ def _forward(step: Step, model: nn.Module, value: Tensor) -> Tensor:
     if isinstance(step, Pointwise):
         return step.apply(value.clone())
     if isinstance(step, Pool):
-        return _pool_of(step, model)(value)
+        pooled: Tensor = _pool_of(step, model)(value)
+        return pooled
     return value.flatten(1) if isinstance(step, Flatten) else value
 
 

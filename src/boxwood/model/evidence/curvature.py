@@ -1,5 +1,7 @@
 """Evidence from second derivatives that any network and loss can give."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -138,8 +140,12 @@ def damped(gram: Tensor, damping: float) -> Tensor:
     return gram + torch.diag_embed(extra.expand_as(diagonal))
 
 
-def unfolded(layer: nn.Module, inputs: Tensor) -> Tensor:
+def unfolded(layer: Any, inputs: Tensor) -> Tensor:
     """Arrange what a layer reads as columns, [groups, inputs under the kernel, examples·positions].
+
+    Args:
+        layer: linear, or a 1-D or 2-D convolution.
+        inputs: what it reads.
 
     Example:
         >>> unfolded(nn.Conv1d(1, 1, 2), torch.tensor([[[1.0, 2.0, 3.0]]]))
@@ -148,24 +154,18 @@ def unfolded(layer: nn.Module, inputs: Tensor) -> Tensor:
     """
     if isinstance(layer, nn.Linear):
         return inputs.flatten(0, -2).T.unsqueeze(0)
-    if layer.padding_mode != "zeros":
-        inputs = functional.pad(
-            inputs, layer._reversed_padding_repeated_twice, mode=layer.padding_mode
-        )
-    elif layer.padding == "same":
-        inputs = functional.pad(inputs, layer._reversed_padding_repeated_twice)
+    # The layer's own padding, whatever its mode, before anything is unfolded.
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    inputs = functional.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
     flat = isinstance(layer, nn.Conv1d)
-    padded = layer.padding_mode != "zeros" or isinstance(layer.padding, str)
-    padding = (0,) * len(layer.kernel_size) if padded else layer.padding
     lead = (1,) * flat
     columns = functional.unfold(
         inputs.unsqueeze(2) if flat else inputs,
         (*lead, *layer.kernel_size),
         dilation=(*lead, *layer.dilation),
-        padding=(*(0,) * flat, *padding),
         stride=(*lead, *layer.stride),
     )
-    grouped = columns.view(len(columns), layer.groups, -1, columns.shape[2])
+    grouped: Tensor = columns.view(len(columns), layer.groups, -1, columns.shape[2])
     return grouped.permute(1, 2, 0, 3).flatten(2)
 
 

@@ -5,7 +5,9 @@ Sums over everything that a weight meets are derivatives of these functions: dif
 the stride, padding, dilation and groups.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +18,16 @@ from boxwood.core.errors import BoxwoodError
 FILTERED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # outputs along the first dimension
 LAYERS = (*FILTERED, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
-_TRANSPOSED = {
+_Layer = Any  # one of LAYERS; torch types the attributes of modules as tensors or modules
+
+_TRANSPOSED: Mapping[type[nn.Module], Callable[..., Tensor]] = {
     nn.ConvTranspose1d: functional.conv_transpose1d,
     nn.ConvTranspose2d: functional.conv_transpose2d,
     nn.ConvTranspose3d: functional.conv_transpose3d,
 }
 
 
-def linear_map(layer: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+def linear_map(layer: _Layer) -> Callable[[Tensor, Tensor], Tensor]:
     """Return the layer as a function of input and weight, without its bias.
 
     Args:
@@ -38,18 +42,19 @@ def linear_map(layer: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
         return functional.linear
     for kind, transposed in _TRANSPOSED.items():
         if isinstance(layer, kind):
-            if layer.output_padding != (0,) * len(layer.output_padding):
+            extra: Any = layer.output_padding
+            if any(extra):
                 raise BoxwoodError(
                     f"Expected transposed convolutions without output padding, got {layer}; leave "
                     f"its weight out with where=."
                 )
             settings = (None, layer.stride, layer.padding, 0, layer.groups, layer.dilation)
-            return lambda inputs, weight: transposed(inputs, weight, *settings)
+            return partial(_transposed, transposed, settings)
     forward: Callable[..., Tensor] = layer._conv_forward
     return lambda inputs, weight: forward(inputs, weight, None)
 
 
-def weight_sums(layer: nn.Module, inputs: Tensor, cotangent: Tensor | None = None) -> Tensor:
+def weight_sums(layer: _Layer, inputs: Tensor, cotangent: Tensor | None = None) -> Tensor:
     """Sum ``h · x`` over the examples and positions at which each weight is used.
 
     Args:
@@ -70,10 +75,11 @@ def weight_sums(layer: nn.Module, inputs: Tensor, cotangent: Tensor | None = Non
         weight = layer.weight.detach().to(inputs.dtype).requires_grad_()
         outputs = linear_map(layer)(inputs, weight)
     cotangent = torch.ones_like(outputs) if cotangent is None else cotangent
-    return torch.autograd.grad(outputs, weight, cotangent)[0]
+    (sums,) = torch.autograd.grad(outputs, [weight], cotangent)
+    return sums
 
 
-def input_sums(layer: nn.Module, weight: Tensor, inputs: Tensor, cotangent: Tensor) -> Tensor:
+def input_sums(layer: _Layer, weight: Tensor, inputs: Tensor, cotangent: Tensor) -> Tensor:
     """Sum ``h · w`` over the outputs that each input feeds.
 
     Args:
@@ -91,3 +97,9 @@ def input_sums(layer: nn.Module, weight: Tensor, inputs: Tensor, cotangent: Tens
         leaf = inputs.detach().requires_grad_()
         outputs = linear_map(layer)(leaf, weight.detach())
     return torch.autograd.grad(outputs, leaf, cotangent)[0]
+
+
+def _transposed(
+    function: Callable[..., Tensor], settings: tuple[Any, ...], inputs: Tensor, weight: Tensor
+) -> Tensor:
+    return function(inputs, weight, *settings)
