@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.model.evidence.activations import input_norm
 from boxwood.model.evidence.backpropagation import levenberg_marquardt, second_derivative
 from boxwood.model.evidence.calibration import Calibration
 from boxwood.model.evidence.curvature import hessian_diagonal, input_gram, inverse_hessian_diagonal
@@ -208,19 +209,31 @@ def test_pools_pass_second_derivatives_on(pool: nn.Module) -> None:
     assert float(found["0.weight"]) != pytest.approx(float(truth[0]), rel=1e-3)
 
 
-@given(st.integers(1, 2), st.integers(1, 3), st.integers(0, 2), st.integers(1, 2), st.booleans())
+@given(
+    st.integers(1, 2),
+    st.integers(1, 3),
+    st.sampled_from([0, 1, 2, "same"]),
+    st.integers(1, 2),
+    st.sampled_from(["zeros", "circular", "reflect"]),
+    st.booleans(),
+)
 @settings(max_examples=25, deadline=None)
 def test_the_gram_is_that_of_a_layers_outputs(
-    groups: int, kernel: int, padding: int, stride: int, flat: bool
+    groups: int, kernel: int, padding: int | str, stride: int, mode: str, flat: bool
 ) -> None:
     """Half its quadratic form is the squared error of the outputs, for any geometry."""
     make = nn.Conv1d if flat else nn.Conv2d
     layer = make(
-        2 * groups, 2 * groups, kernel, stride, padding, groups=groups, bias=False
-    ).double()
+        2 * groups, 2 * groups, kernel, 1 if padding == "same" else stride, padding,
+        groups=groups, bias=False, padding_mode=mode,
+    ).double()  # fmt: skip
     generator = torch.Generator().manual_seed(kernel)
     inputs = torch.randn(3, 2 * groups, *(5,) * (1 if flat else 2), generator=generator).double()
-    gram = input_gram(Calibration(layer, {"weight": layer.weight}, [inputs[:1], inputs[1:]]))
+    calibration = Calibration(layer, {"weight": layer.weight}, [inputs[:1], inputs[1:]])
+    gram = input_gram(calibration)
+    norms = input_norm(calibration)["weight"].view(groups, 2, -1)
+    diagonal = gram["weight"].diagonal(dim1=1, dim2=2) * 3 / 2
+    torch.testing.assert_close(norms.square(), diagonal[:, None].expand_as(norms))
     step = torch.randn(layer.weight.shape, generator=generator).double()
     with torch.no_grad():
         before = layer(inputs)
