@@ -19,7 +19,8 @@ def hessian_diagonal(seen: Calibration, *, probes: int = 8, seed: int = 0) -> di
     """Hutchinson's estimate of the Hessian's diagonal, ``E[z ⊙ H z]`` over random signs z.
 
     Each batch has probes of its own. The error of an entry is ``sqrt(Σ_{l≠k} H_kl² / probes)``:
-    none where the Hessian is diagonal.
+    none where the Hessian is diagonal, and often larger than the entry with a few probes. A ranking
+    needs hundreds in all, over the batches.
 
     Args:
         seen: with a loss that can be differentiated twice.
