@@ -5,7 +5,7 @@ To add a criterion, add a row: the criterion, what its scores promise, and the n
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -393,11 +393,3 @@ def test_gathering_under_a_binding() -> None:
     found = gather(["gradient"], seen)["gradient"]
     assert all((found[name][~mask] != 0).any() for name, mask in masks.items())
     held.detach()
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -83,6 +83,7 @@ EXACT = {
         ),
         (5,),
     ),
+    "nothing in between": (lambda: nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3)), (5,)),
     # A kernel as large as its input is used once, so no weight is shared.
     "grouped convolution": (
         lambda: nn.Sequential(

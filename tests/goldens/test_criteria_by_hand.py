@@ -228,6 +228,29 @@ def test_a_gate_is_the_sum_over_its_filter() -> None:
     torch.testing.assert_close(found, sums.detach().square())
 
 
+def test_a_gate_sits_behind_the_norm() -> None:
+    """There ∂E/∂gate is γ ∂E/∂γ + β ∂E/∂β, batch by batch."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Conv2d(2, 3, 2), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2)
+        ).double()
+        nn.init.normal_(net[1].weight)
+        nn.init.normal_(net[1].bias)
+        x, y = torch.randn(6, 2, 3, 3).double(), torch.tensor([0, 1, 1, 0, 1, 0])
+    batches = [(x[:4], y[:4]), (x[4:], y[4:])]
+    found = gate_gradient_square(
+        Calibration(net, {"0.weight": net[0].weight}, batches, cross_entropy)
+    )
+    wanted = torch.zeros(3).double()
+    for part in batches:
+        norm = {"1.weight": net[1].weight, "1.bias": net[1].bias}
+        slopes = gradient(Calibration(net, norm, [part], cross_entropy))
+        gate = slopes["1.weight"] * net[1].weight + slopes["1.bias"] * net[1].bias
+        wanted += gate.detach().square() / 2
+    torch.testing.assert_close(found["0.weight"], wanted)
+
+
 def test_taylor_sums_over_filters() -> None:
     """Pooled by `total`, a filter's score is Σ (g w)² over its weights, mean over batches."""
     net, [(inputs, targets)] = small()
@@ -346,6 +369,20 @@ def test_outlier_weighed_by_hand() -> None:
         BoxwoodError, match=r"outlier > 1 and spread .* got outlier=1, spread=0\.08"
     ):
         OutlierWeighed(outlier=1)
+
+
+def test_owl_with_wanda_rows() -> None:
+    """Outliers decide each tensor's share, before rows share it equally."""
+    net = nn.Sequential(nn.Linear(20, 10, bias=False), nn.Linear(10, 20, bias=False))
+    with torch.no_grad():
+        net[0].weight.fill_(0.1).view(-1)[::10] = 10
+        net[1].weight.fill_(0.1)
+    masks = prune(
+        net, 0.5, criterion=criteria.wanda, granularity=PerRow(), scope=OutlierWeighed(spread=0.1),
+        batches=[torch.ones(1, 20)],
+    )  # fmt: skip
+    assert masks["0.weight"].sum(1).tolist() == [12] * 10
+    assert masks["1.weight"].sum(1).tolist() == [4] * 20
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=5), st.floats(0, 0.99), st.data())  # fmt: skip

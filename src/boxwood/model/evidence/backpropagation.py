@@ -139,9 +139,8 @@ def _at_the_outputs(record: _Record, loss: Tensor, *, full: bool) -> tuple[Tenso
         )
     (slope,) = torch.autograd.grad(loss, units, retain_graph=True)
     if full or answer is record.handed_on:
-        return slope, torch.stack(
-            [row[:, unit] for unit, row in enumerate(_hessian_rows(loss, units))], 1
-        )
+        rows = enumerate(_hessian_rows(loss, units))
+        return slope, torch.stack([row[:, unit].clone() for unit, row in rows], 1)
     # f' of what follows the last layer stays, f'' goes: Jᵀ (∂²E/∂x²) J, the Gauss–Newton term.
     curves = torch.stack(list(_hessian_rows(loss, answer)))  # [outputs, batch, outputs]
     jacobian = torch.stack(
@@ -175,16 +174,17 @@ def _through_steps(
     full: bool,
 ) -> tuple[Tensor, Tensor]:
     """Carry both derivatives back from the end of the steps to their start."""
-    values = [start]
-    for step in steps[:-1]:
-        values.append(_forward(step, model, values[-1]))
+    values, value = [], start
+    for step in steps:
+        values.append(value)
+        value = _forward(step, model, value)
     for step, value in zip(reversed(steps), reversed(values), strict=True):
         if isinstance(step, Pointwise):
             slope, curve = _through_pointwise(step, value, slope, curve, full=full)
         elif isinstance(step, Pool):
             slope, curve = _through_pool(_pool_of(step, model), value, slope, curve)
         else:
-            slope, curve = slope.view(value.shape), curve.view(value.shape)
+            slope, curve = slope.reshape(value.shape), curve.reshape(value.shape)
     return slope, curve
 
 

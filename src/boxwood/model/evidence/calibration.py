@@ -19,7 +19,8 @@ Batches = Iterable[Any]
 """Pairs (inputs, targets), or inputs alone where no loss is asked for.
 
 Inputs are a tensor, a tuple of positional arguments, or a mapping of keyword arguments; their first
-dimension counts examples. Several passes are made, so a generator will not do.
+dimension counts examples. Two things in a tuple or list are always inputs and targets. Several
+passes are made, so a generator will not do.
 """
 
 
@@ -62,7 +63,9 @@ class Calibration:
     def at_rest(self) -> Iterator[None]:
         """Evaluate with the masks applied and every weight differentiable; then undo it all."""
         with ExitStack() as stack:
-            stack.enter_context(torch.random.fork_rng(devices=[]))
+            device = self._device()
+            on_gpu = [device] if device.type == "cuda" else []
+            stack.enter_context(torch.random.fork_rng(devices=on_gpu))
             stack.enter_context(evaluating(self.model))
             for buffer in self.model.buffers():
                 stack.callback(_put_back_, buffer, buffer.clone())
