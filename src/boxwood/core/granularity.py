@@ -57,6 +57,19 @@ class Elements:
         return decisions.view(shape)
 
 
+def pool_within(granularity: Granularity, scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Pool scores so that what is pruned already has no part in its group's score.
+
+    Example:
+        >>> mask = torch.tensor([[True, False]])
+        >>> pool_within(Slices(pooling=total), torch.tensor([[1.0, 3.0]]), mask)
+        tensor([[1.]])
+    """
+    if mask is None or isinstance(granularity, Elements):
+        return granularity.pool(scores)
+    return granularity.pool(scores.masked_fill(~mask, 0))
+
+
 Pooling = Callable[[Tensor, tuple[int, ...]], Tensor]
 """Scores and the dimensions to pool over, which stay with size 1."""
 

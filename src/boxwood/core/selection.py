@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from boxwood.core.errors import BoxwoodError
-from boxwood.core.granularity import Elements, Granularity
+from boxwood.core.granularity import Elements, Granularity, pool_within
 from boxwood.core.masks import Masks, apply
 
 Scores = Mapping[str, Tensor]
@@ -82,12 +82,10 @@ def select(
     masks = {}
     for name, score in scores.items():
         whole = within[name] if within is not None and name in within else None
-        # What is pruned has no part in its group's score.
-        left = score if whole is None else score.masked_fill(~whole, 0)
-        if not isinstance(granularity, Elements):
-            check_finite({name: left})  # a standing would hide a NaN
+        if not isinstance(granularity, Elements):  # a rank would hide a NaN
+            check_finite({name: score if whole is None else score.masked_fill(~whole, 0)})
         inside = None if whole is None else granularity.alive(whole)
-        pooled = granularity.rank(granularity.pool(left), inside)
+        pooled = granularity.rank(pool_within(granularity, score, whole), inside)
         groups = candidates({name: pooled}, None if inside is None else {name: inside})
         if not 0 <= keep[name] <= groups[name]:
             raise BoxwoodError(

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from boxwood.core.allocation import Scope, allocate
 from boxwood.core.criteria import magnitude
 from boxwood.core.errors import BoxwoodError, NoEffect
-from boxwood.core.granularity import Elements, Granularity
-from boxwood.core.masks import Masks, apply, apply_, kept, validate
+from boxwood.core.granularity import Elements, Granularity, pool_within
+from boxwood.core.masks import Masks, apply_, kept, validate
 from boxwood.core.schedules import Schedule
 from boxwood.core.selection import candidates, select
 from boxwood.model.evidence.calibration import Batches, Calibration, Loss
@@ -82,9 +82,9 @@ def prune(
     found = gather(evidence_of(criterion), seen, evidence)
     weights: dict[str, Tensor] = {name: p.detach() for name, p in parameters.items()}
     scores = score(weights, criterion, masks=within, evidence=found)
-    # What is pruned has no part in its group's score.
-    groups = {name: granularity.pool(each) for name, each in apply(scores, within or {}).items()}
-    alive = {name: granularity.alive(mask) for name, mask in (within or {}).items()}
+    before = within or {}
+    groups = {n: pool_within(granularity, each, before.get(n)) for n, each in scores.items()}
+    alive = {name: granularity.alive(mask) for name, mask in before.items()}
     keep = allocate(groups, sparsity, scope=scope, floor=floor, within=alive)
     masks = select(scores, keep, granularity, within=within)
     if kept(masks) == sum(candidates(weights, within).values()):
