@@ -10,6 +10,7 @@ from boxwood.core import criteria
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.examples import InBatches
 from boxwood.data.splits import InMemory
+from boxwood.model.binding import MaskBinding
 from boxwood.model.evidence.activations import feature_rank, input_norm, norm_scale
 from boxwood.model.evidence.calibration import Calibration
 from boxwood.model.evidence.gathering import gather
@@ -188,6 +189,19 @@ def test_movement_counts_each_step_once() -> None:
     track.detach()
     sgd.step()
     torch.testing.assert_close(track.evidence()["weight_movement"]["weight"], wanted)
+
+
+def test_gathering_under_a_binding() -> None:
+    """Masks that an optimizer holds neither hide the dense gradient nor are disturbed."""
+    net = nn.Linear(4, 2)
+    masks = prune(net, 0.5)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    held = MaskBinding(net, optimizer, masks)
+    seen = Calibration(net, {"weight": net.weight}, [BATCH], cross_entropy, masks)
+    found = gradient(seen)["weight"]
+    assert (found[~masks["weight"]] != 0).all()
+    assert net.weight.grad is None
+    held.detach()
 
 
 def test_batches_of_examples() -> None:

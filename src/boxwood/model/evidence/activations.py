@@ -133,6 +133,7 @@ def gate_gradient_square(seen: Calibration) -> dict[str, Tensor]:
             found = torch.autograd.grad(loss, list(gates.values()), materialize_grads=True)
             for name, value in zip(gates, found, strict=True):
                 sums[name] = sums.get(name, 0) + value.square()
+            del loss
     return {name: sums[name] / batches for name in seen.weights}
 
 

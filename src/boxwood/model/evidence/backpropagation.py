@@ -78,6 +78,7 @@ def _back_propagated(seen: Calibration, *, full: bool) -> dict[str, Tensor]:
         for loss, count in seen.losses():
             examples += count
             slope, curve = _at_the_outputs(record, loss, full=full)
+            del loss
             for place in range(len(links) - 1, -1, -1):
                 layer, inputs = links[place].layer, record.inputs[place]
                 if id(layer.weight) in names:

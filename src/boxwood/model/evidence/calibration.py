@@ -82,6 +82,7 @@ class Calibration:
         for batch in self._nonempty():
             inputs = batch[0] if _is_pair(batch) else batch
             yield _to(inputs, self._device())
+            del batch, inputs
 
     def losses(self, *, singly: bool = False) -> Iterator[tuple[Tensor, int]]:
         """Yield the loss of each batch, ready for differentiation, and its number of examples.
@@ -108,6 +109,8 @@ class Calibration:
                     loss = self.loss(self.call(inputs), targets)
                 _check_loss(loss)
                 yield loss, 1 if singly else count
+                del loss, inputs, targets, part
+            del batch, parts
 
     def call(self, inputs: Any) -> Any:
         """Run the network."""
@@ -126,6 +129,7 @@ class Calibration:
             for inputs in self.inputs():
                 self.call(inputs)
                 examples += self.count(inputs)
+                del inputs
         return examples
 
     def count(self, inputs: Any) -> int:
@@ -158,10 +162,13 @@ class Calibration:
         return found
 
     def _nonempty(self) -> Iterator[Any]:
+        # Here and wherever batches are looped over, names are dropped before the next batch is
+        # asked for: a loop variable would keep the last one, and its graph, beside it.
         some = False
         for batch in self.batches:
             some = True
             yield batch
+            del batch
         if not some:
             raise BoxwoodError(
                 "Expected batches to gather evidence from, got none; give "

@@ -54,6 +54,7 @@ def hessian_diagonal(seen: Calibration, *, probes: int = 8, seed: int = 0) -> di
                 product = derivative_along(first, seen.weights, signs, more=more)
                 for name, value in product.items():
                     sums[name] += count * signs[name] * value / probes
+            del loss, first
     return {name: value / examples for name, value in sums.items()}
 
 

@@ -55,6 +55,7 @@ def batch_gradient_square(seen: Calibration) -> dict[str, Tensor]:
             batches += 1
             for name, value in gradients_of(loss, seen.weights).items():
                 sums[name] += value.to(sums[name].dtype).square()
+            del loss
     return {name: value / batches for name, value in sums.items()}
 
 
@@ -80,6 +81,7 @@ def hessian_gradient(seen: Calibration) -> dict[str, Tensor]:
             examples += count
             for name, value in hessian_times(loss, seen.weights, mean).items():
                 sums[name] += count * value
+            del loss
     return {name: value / examples for name, value in sums.items()}
 
 
@@ -174,6 +176,7 @@ def _weighted_mean(
         examples += count
         for name, value in gradients_of(loss, seen.weights).items():
             sums[name] += count * change(value.to(sums[name].dtype))
+        del loss
     return {name: value / examples for name, value in sums.items()}
 
 
