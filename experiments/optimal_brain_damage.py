@@ -5,8 +5,8 @@
 A tanh network with squared error, at a minimum: without weight decay, where the descent is stopped
 at a small gradient, and with a little or some of it, where there is a minimum to arrive at. Each
 criterion deletes weights at once, and what it predicts is held against what happens; three of them
-delete and retrain, down to 20 % of the weights. `shifted` repeats the first part with inputs in
-[-0.5, 0.5], which share an offset. `run_optimal_brain_damage.py` judges and draws.
+delete and retrain, down to 20 % of the weights. `one_mean` and `shifted` repeat the first part with
+inputs that share an offset. `run_optimal_brain_damage.py` judges and draws.
 """
 
 import torch
@@ -79,8 +79,16 @@ def standardised() -> Experiment:
     return Experiment(model=network, data=standardised_digits, branches=tuple(branches))
 
 
+def one_mean() -> Experiment:
+    """The deletions without retraining, with one mean and deviation for all pixels together.
+
+    That is what `digits` returns. The background pixels then lie below zero together.
+    """
+    return Experiment(model=network, data=digits, branches=tuple(_at_once()))
+
+
 def shifted() -> Experiment:
-    """The deletions without retraining, where all inputs share an offset."""
+    """The deletions without retraining, with all pixels in [-0.5, 0.5]."""
     return Experiment(model=network, data=shifted_digits, branches=tuple(_at_once()))
 
 

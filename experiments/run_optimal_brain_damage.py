@@ -34,7 +34,7 @@ from boxwood.train.losses import squared_error
 
 HERE = Path(__file__).parent
 STUDY = HERE / "optimal_brain_damage.py"
-INPUTS = ("standardised", "shifted")
+INPUTS = ("standardised", "one_mean", "shifted")
 NAME = re.compile(r"(?P<criterion>.+) (?P<how>at once|retrained), decay (?P<decay>\S+) / seed .*")
 
 
@@ -133,19 +133,20 @@ def findings(rows: list[Row], exact: list[float], quadratic: float) -> list[Find
                 f"{_range(parts)} of the loss",
             )
         )
-        offset, centred = rises("OBD", 0.5, "shifted"), rises("OBD", 0.5)
-        size = rises("magnitude", 0.5, "shifted")
-        wins = sum(a < b for a, b in zip(offset, size, strict=True))
-        found.append(
-            Finding(
-                f"an offset of the inputs makes OBD's prediction fail, {with_decay}",
-                None if not enough else max(ratios(0.5, "shifted")) < min(ratios(0.5)),
-                f"predicted / actual at 50%: {_range(ratios(0.5, 'shifted'))} with it, "
-                f"{_range(ratios(0.5))} without; rise, median: {median(offset):.3f} and "
-                f"{median(centred):.3f}; with it OBD is below magnitude ({median(size):.3f}) in "
-                f"{wins} of {len(offset)} seeds",
+        for inputs in INPUTS[1:]:
+            offset, centred = rises("OBD", 0.5, inputs), rises("OBD", 0.5)
+            size = rises("magnitude", 0.5, inputs)
+            wins = sum(a < b for a, b in zip(offset, size, strict=True))
+            found.append(
+                Finding(
+                    f"an offset of the inputs makes OBD's prediction fail, {inputs}, {with_decay}",
+                    None if not enough else max(ratios(0.5, inputs)) < min(ratios(0.5)),
+                    f"predicted / actual at 50%: {_range(ratios(0.5, inputs))} with it, "
+                    f"{_range(ratios(0.5))} without; rise, median: {median(offset):.3f} and "
+                    f"{median(centred):.3f}; with it OBD is below magnitude ({median(size):.3f}) "
+                    f"in {wins} of {len(offset)} seeds",
+                )
             )
-        )
         retrained = _pick(rows, "standardised", decay, "OBD", "retrained")
         if retrained:
             changes = [100 * (_at(r, 0.6)[2] - r.curve[0][2]) / r.curve[0][3] for r in retrained]
@@ -212,12 +213,12 @@ def surgery_on_a_quadratic() -> float:
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    """Rise of the loss for both kinds of inputs, and the test error with retraining."""
+    """Rise of the loss for each kind of inputs, and the test error with retraining."""
     with house_style():
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(12, 4))
-        axes = figure.subplots(1, 3)
+        figure = Figure(figsize=(14, 4))
+        axes = figure.subplots(1, 4)
         colours = {"OBD": "#0072b2", "magnitude": "#d55e00", "random": "#777777"}
         for place, inputs in zip(axes, INPUTS, strict=False):
             for criterion, colour in colours.items():
@@ -226,14 +227,14 @@ def draw(rows: list[Row], path: Path) -> None:
             predicted = [[(p[0], p[2]) for p in r.curve] for r in _pick(rows, inputs, 1e-4, "OBD")]
             _band(place, predicted, "OBD, predicted", "#56b4e9", "--")
             place.set(
-                title=f"Inputs {inputs}", xlabel="deleted", ylabel="rise of the training loss",
+                title=f"Inputs: {inputs.replace('_', ' ')}", xlabel="deleted", ylabel="rise of the training loss",
                 yscale="log", ylim=(1e-5, 30), xlim=(0.1, 0.8),
             )  # fmt: skip
             place.yaxis.set_major_formatter("{x:g}")
         for criterion, colour in colours.items():
             picked = _pick(rows, "standardised", 1e-4, criterion, "retrained")
-            _band(axes[2], [[(p[0], 100 * p[2] / p[3]) for p in r.curve] for r in picked], criterion, colour)  # fmt: skip
-        axes[2].set(title="Retrained each time", xlabel="deleted", ylabel="test error in %")
+            _band(axes[3], [[(p[0], 100 * p[2] / p[3]) for p in r.curve] for r in picked], criterion, colour)  # fmt: skip
+        axes[3].set(title="Retrained each time", xlabel="deleted", ylabel="test error in %")
         axes[0].legend()
         seeds = len({row.seed for row in rows})
         figure.suptitle(f"Optimal Brain Damage on digits, decay 1e-4: median and range of {seeds} seeds")  # fmt: skip

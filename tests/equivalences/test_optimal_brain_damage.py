@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from boxwood.core import criteria, spec
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.examples import InBatches
 from boxwood.core.masks import sparsity
-from boxwood.data.digits import digits
 from boxwood.data.splits import Splits, from_tensors
 from boxwood.model.evidence.backpropagation import second_derivative
 from boxwood.model.evidence.calibration import Calibration
@@ -168,30 +167,3 @@ def test_a_compiled_network_is_gathered_from_as_itself() -> None:
     settings = {"criterion": criteria.fisher, "loss": squared_error, "batches": batches}
     masks = prune(torch.compile(copy.deepcopy(model)), 0.5, **settings)
     assert all(torch.equal(masks[n], m) for n, m in prune(model, 0.5, **settings).items())
-
-
-@pytest.mark.slow
-def test_digits_by_the_pass_rule() -> None:
-    """On one seed of the study: OBD's deletions cost less than magnitude's and chance's."""
-    genesis = Genesis(model=lambda: nn.Sequential(nn.Flatten(), *wide()), data=digits)
-    there = World(genesis, digits(), lambda label: None)
-    start = state_of(genesis.build(), {}, {})
-    trained = Descend(loss=squared_error, decay=1e-4, iterations=1000).run(start, there)
-
-    def rise(criterion: object) -> Tensor:
-        facts = (
-            Predict(criterion=criterion, loss=squared_error, sparsities=(0.4, 0.5))
-            .run(trained, there)
-            .facts
-        )
-        return torch.tensor([after - facts["loss"] for *_, after in facts["deletions"]])
-
-    obd, size, chance = (
-        rise(c) for c in (criteria.optimal_brain_damage, criteria.magnitude, criteria.random)
-    )
-    assert (obd < size).all()
-    assert (3 * size < chance).all()
-
-
-def wide() -> tuple[nn.Module, ...]:
-    return nn.Linear(64, 40), nn.Tanh(), nn.Linear(40, 10)

@@ -192,11 +192,11 @@ def std_quality(
 
 
 def keep_of(count: int, sparsity: float) -> int:
-    """Whole weights to keep; halves go to the even neighbour, as Python's round does.
+    """Count the weights to keep; halves go to the even neighbour, as Python's round does.
 
     Example:
-        >>> keep_of(10, 0.75)
-        2
+        >>> keep_of(10, 0.75), keep_of(10, 0.85)
+        (2, 2)
     """
     return round((1 - sparsity) * count)
 
