@@ -29,8 +29,9 @@ def optimal_brain_damage(
 ) -> Recipe:
     """Train to a minimum, then delete, retrain and measure for each of rising sparsities.
 
-    Standardise the inputs: with an offset that all of them share, the terms that the diagonal
-    leaves out outweigh those that it keeps, and magnitude does better.
+    Standardise every input by itself: with an offset that many of them share, as one mean for all
+    pixels leaves it, the terms that the diagonal leaves out outweigh those that it keeps, and
+    magnitude does better.
 
     Args:
         train: the dense training; `Descend` goes to a minimum, where the theory holds.
