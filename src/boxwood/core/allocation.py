@@ -33,7 +33,8 @@ def allocate(
     Args:
         scores: float tensors; higher is kept.
         sparsity: total fraction of zeros in [0, 1); None for a scope that carries its own.
-        scope: `global_` (default), `uniform`, `ByName` or `AtLeast`.
+        scope: `global_` (default), `uniform`, `ByName`, `AtLeast`, or one of
+            `boxwood.core.allocation_by_layer`.
         floor: keep at least this many of every tensor, and so fewer of the others.
         within: the masks so far; what they dropped does not come back.
 
@@ -79,7 +80,7 @@ def uniform(
         >>> uniform({"a": torch.ones(10), "b": torch.ones(4)}, 0.5)
         {'a': 5, 'b': 2}
     """
-    wanted = _required(sparsity, "uniform")
+    wanted = required(sparsity, "uniform")
     return {name: keep_of(score.numel(), wanted) for name, score in scores.items()}
 
 
@@ -92,7 +93,7 @@ def global_(scores: Scores, sparsity: float | None, within: Masks | None = None)
         {'a': 2, 'b': 1}
     """
     total = sum(score.numel() for score in scores.values())
-    keep = keep_of(total, _required(sparsity, "global_"))
+    keep = keep_of(total, required(sparsity, "global_"))
     available = sum(candidates(scores, within).values())
     if keep > available:
         raise BoxwoodError(
@@ -100,7 +101,7 @@ def global_(scores: Scores, sparsity: float | None, within: Masks | None = None)
             f"already, got {sparsity}; what is pruned stays pruned: ask for a higher sparsity, or "
             f"start from masks of ones."
         )
-    return _split(scores, keep, within)
+    return split(scores, keep, within)
 
 
 @dataclass(frozen=True)
@@ -200,8 +201,14 @@ def keep_of(count: int, sparsity: float) -> int:
     return round((1 - sparsity) * count)
 
 
-def _split(scores: Scores, keep: int, within: Masks | None) -> dict[str, int]:
-    """Share out a global count: what is above the threshold, then ties in order of the names."""
+def split(scores: Scores, keep: int, within: Masks | None) -> dict[str, int]:
+    """Share out a global count: what is above the threshold, then ties in order of the names.
+
+    Example:
+        >>> import torch
+        >>> split({"a": torch.tensor([2.0, 1.0]), "b": torch.tensor([1.0])}, 2, None)
+        {'a': 2, 'b': 0}
+    """
     limit = kth_largest(scores, keep, within=within)
     if limit.value is None:
         return dict.fromkeys(scores, 0)
@@ -239,10 +246,16 @@ def _raise_to_floor(
             )
         # Only what the scope gave: a ranking of everything would make every scope a global one.
         given = select(rest, keep, within=within)
-        keep = _split(rest, left, given)
+        keep = split(rest, left, given)
 
 
-def _required(sparsity: float | None, scope: str) -> float:
+def required(sparsity: float | None, scope: str) -> float:
+    """Return the sparsity, or say that the scope needs one.
+
+    Example:
+        >>> required(0.5, "uniform")
+        0.5
+    """
     if sparsity is None:
         raise BoxwoodError(f"Expected a sparsity for the scope {scope}, got None; give one.")
     return sparsity

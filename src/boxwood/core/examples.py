@@ -1,8 +1,13 @@
 """What training and evaluation ask of a set of examples."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
+
+from boxwood.core.errors import BoxwoodError
 
 
 class Examples(Protocol):
@@ -22,3 +27,42 @@ class Examples(Protocol):
             Inputs, float32 [batch, ...], and targets, int64 [batch, ...].
         """
         ...
+
+
+@dataclass(frozen=True)
+class InBatches:
+    """The first examples in batches, in their order, as often as one asks.
+
+    Args:
+        examples: what to take from.
+        size: examples per batch, at least 1; the last batch may be smaller.
+        first: how many examples; None for all.
+
+    Raises:
+        BoxwoodError: the size is below 1, or there are no examples.
+
+    Example:
+        >>> from boxwood.data.splits import InMemory
+        >>> data = InMemory(torch.eye(5), torch.arange(5))
+        >>> [targets.tolist() for _, targets in InBatches(data, 2, first=3)]
+        [[0, 1], [2]]
+    """
+
+    examples: Examples
+    size: int
+    first: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self._count() < 1:
+            raise BoxwoodError(
+                f"Expected batches of at least one of the {len(self.examples)} examples, got "
+                f"size={self.size}, first={self.first}; give positive numbers."
+            )
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for indices in torch.arange(self._count()).split(self.size):
+            yield self.examples.take(indices)
+
+    def _count(self) -> int:
+        count = len(self.examples)
+        return count if self.first is None else min(self.first, count)

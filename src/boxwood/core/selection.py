@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from boxwood.core.errors import BoxwoodError
-from boxwood.core.granularity import Elements, Granularity
+from boxwood.core.granularity import Elements, Granularity, pool_within
 from boxwood.core.masks import Masks, apply
 
 Scores = Mapping[str, Tensor]
@@ -93,8 +93,11 @@ def select(
     masks = {}
     limit = Threshold(None)
     for name, score in scores.items():
-        pooled = granularity.pool(score)
-        inside = None if within is None or name not in within else granularity.pool(within[name])
+        whole = within[name] if within is not None and name in within else None
+        if not isinstance(granularity, Elements):  # a rank would hide a NaN
+            check_finite({name: score if whole is None else score.masked_fill(~whole, 0)})
+        inside = None if whole is None else granularity.alive(whole)
+        pooled = granularity.rank(pool_within(granularity, score, whole), inside)
         groups = candidates({name: pooled}, None if inside is None else {name: inside})
         if not 0 <= keep[name] <= groups[name]:
             raise BoxwoodError(
@@ -107,6 +110,8 @@ def select(
             {name: pooled}, keep[name], within=None if inside is None else {name: inside}
         )
         masks[name] = granularity.spread(_above(pooled, limit, inside), tuple(score.shape))
+        if whole is not None:
+            masks[name] &= whole
     return masks
 
 

@@ -1,6 +1,7 @@
 """Decide masks for a whole network in one call."""
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,11 +9,14 @@ from torch import Tensor, nn
 from boxwood.core.allocation import Scope, allocate
 from boxwood.core.criteria import magnitude
 from boxwood.core.errors import BoxwoodError, NoEffect
-from boxwood.core.granularity import Elements, Granularity
+from boxwood.core.granularity import Elements, Granularity, pool_within
 from boxwood.core.masks import Masks, apply_, kept, validate
+from boxwood.core.schedules import Schedule
 from boxwood.core.selection import candidates, select
+from boxwood.model.evidence.calibration import Batches, Calibration, Loss
+from boxwood.model.evidence.gathering import Evidence, gather
 from boxwood.model.prunable import Where, linear_and_conv, parameter_names
-from boxwood.model.scoring import Criterion, score
+from boxwood.model.scoring import Criterion, evidence_of, score
 
 
 def prune(
@@ -25,6 +29,9 @@ def prune(
     where: Where = linear_and_conv,
     floor: int = 0,
     within: Masks | None = None,
+    loss: Loss | None = None,
+    batches: Batches = (),
+    evidence: Evidence | None = None,
 ) -> dict[str, Tensor]:
     """Decide which weights of a network stay; the network itself is not changed.
 
@@ -39,14 +46,20 @@ def prune(
         scope: how the sparsity is shared out; one ranking over all tensors by default.
         where: which parameters may be pruned.
         floor: keep at least this many weights of every tensor.
-        within: masks so far; what they prune stays pruned.
+        within: masks so far; what they prune stays pruned, and counts as zero for the evidence.
+        loss: outputs and targets to the mean over a batch, for criteria that ask for gradients.
+        batches: (inputs, targets), or inputs alone, for criteria that ask what the network does;
+            something that can be read several times.
+        evidence: what was gathered before, by the name of the evidence and of the weight; it is
+            used as it is.
 
     Returns:
         A bool mask per prunable tensor, True where the weight stays, on the weight's device.
 
     Raises:
         BoxwoodError: the sparsity is out of range or not reachable, a weight is NaN or infinite,
-            or ``within`` does not fit the model.
+            ``within`` does not fit the model, or the criterion asks for evidence that the batches,
+            the loss or the network cannot give.
 
     Warns:
         NoEffect: every weight stays.
@@ -60,14 +73,19 @@ def prune(
 
     Source: Han, Pool, Tran and Dally (2015), with the defaults.
     """
-    weights: dict[str, Tensor] = {name: p.detach() for name, p in where(model).items()}
+    parameters = where(model)
     if within is not None:
         validate(parameter_names(model), within)
-        within = {name: mask for name, mask in within.items() if name in weights}
+        within = {name: mask for name, mask in within.items() if name in parameters}
     granularity = granularity or Elements()
-    scores = score(weights, criterion, masks=within)
-    groups = {name: granularity.pool(each) for name, each in scores.items()}
-    keep = allocate(groups, sparsity, scope=scope, floor=floor, within=within)
+    seen = Calibration(model, parameters, batches, loss, within)
+    found = gather(evidence_of(criterion), seen, evidence)
+    weights: dict[str, Tensor] = {name: p.detach() for name, p in parameters.items()}
+    scores = score(weights, criterion, masks=within, evidence=found)
+    before = within or {}
+    groups = {n: pool_within(granularity, each, before.get(n)) for n, each in scores.items()}
+    alive = {name: granularity.alive(mask) for name, mask in before.items()}
+    keep = allocate(groups, sparsity, scope=scope, floor=floor, within=alive)
     masks = select(scores, keep, granularity, within=within)
     if kept(masks) == sum(candidates(weights, within).values()):
         warnings.warn(
@@ -77,6 +95,42 @@ def prune(
             stacklevel=2,
         )
     return masks
+
+
+def prune_in_rounds(
+    model: nn.Module, schedule: Schedule, rounds: int, **settings: Any
+) -> dict[str, Tensor]:
+    """Prune, score what is left anew, prune further, without training in between.
+
+    Round k = 1 … rounds prunes to ``schedule(k)``. With ``Geometric(final=s, end=n)`` and `synflow`
+    this is Iterative Synaptic Flow Pruning, whose density is ``(1 - s)^(k/n)``.
+
+    Args:
+        model: any module; it is not changed.
+        schedule: round to total sparsity.
+        rounds: how many, at least 1; the paper of SynFlow takes 100.
+        settings: as for `prune`; ``within`` is where the first round starts.
+
+    Example:
+        >>> from boxwood.core.criteria import synflow
+        >>> from boxwood.core.schedules import Geometric
+        >>> net = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False))
+        >>> rounds = Geometric(final=0.75, end=10)
+        >>> masks = prune_in_rounds(net, rounds, 10, criterion=synflow, batches=[torch.ones(1, 8)])
+        >>> kept(masks)
+        32
+
+    Source: Tanaka, Kunin, Yamins and Ganguli (2020), algorithm 1.
+    """
+    if rounds < 1:
+        raise BoxwoodError(f"Expected at least 1 round of pruning, got {rounds}; give more.")
+    masks = settings.pop("within", None)
+    with warnings.catch_warnings():
+        # Early rounds of a slow schedule may prune nothing; only the last one's effect counts.
+        warnings.simplefilter("ignore", NoEffect)
+        for done in range(1, rounds):
+            masks = prune(model, schedule(done), within=masks, **settings)
+    return prune(model, schedule(rounds), within=masks, **settings)
 
 
 @torch.no_grad()

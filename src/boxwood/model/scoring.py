@@ -17,49 +17,56 @@ Criterion = Callable[..., Tensor]
 
 
 def score(
-    weights: Mapping[str, Tensor], criterion: Criterion, *, masks: Masks | None = None
+    weights: Mapping[str, Tensor],
+    criterion: Criterion,
+    *,
+    masks: Masks | None = None,
+    evidence: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> dict[str, Tensor]:
     """Score every weight with a criterion.
 
     Args:
         weights: tensors by dotted name.
-        criterion: its positional parameters, out of ``weight``, ``mask`` and ``name``, say what it
-            is given.
+        criterion: its positional parameters, out of ``weight``, ``mask``, ``name`` and the names of
+            the evidence, say what it is given.
         masks: the masks so far; a tensor without one counts as whole.
+        evidence: tensors by the name of the evidence, then by the name of the weight;
+            `boxwood.model.evidence.gathering.gather` makes it.
 
     Returns:
         Scores of the same names and shapes.
 
     Raises:
         BoxwoodError: the criterion names other evidence, a weight is NaN or infinite, or the
-            scores have another shape.
+            scores do not fit the weight.
 
     Example:
-        >>> from boxwood.core.criteria import magnitude
+        >>> from boxwood.core.criteria import magnitude, wanda
         >>> score({"w": torch.tensor([-3.0, 2.0])}, magnitude)
         {'w': tensor([3., 2.])}
+        >>> norms = {"input_norm": {"w": torch.tensor([1.0, 2.0])}}
+        >>> score({"w": torch.tensor([-3.0, 2.0])}, wanda, evidence=norms)
+        {'w': tensor([3., 4.])}
     """
     check_finite(weights, "weights")
     needs = evidence_of(criterion)
     scores = {}
     for name, weight in weights.items():
-        gather: dict[str, Callable[[], Any]] = {
+        at_hand: dict[str, Callable[[], Any]] = {
             "weight": lambda weight=weight: weight.detach(),  # type: ignore[misc]
             "mask": lambda weight=weight, name=name: _mask_of(weight, name, masks),  # type: ignore[misc]
             "name": lambda name=name: name,  # type: ignore[misc]
         }
+        for kind, tensors in (evidence or {}).items():
+            at_hand[kind] = lambda tensors=tensors, name=name: tensors[name]  # type: ignore[misc]
         for need in needs:
-            if need not in gather:
+            if need not in at_hand:
                 raise BoxwoodError(
                     f"Expected a criterion whose positional parameters are among "
-                    f"{', '.join(gather)}, got {need!r}; settings go behind a `*`."
+                    f"{', '.join(at_hand)}, or evidence that can be gathered from batches, got "
+                    f"{need!r}; settings go behind a `*`, evidence of your own into evidence=."
                 )
-        scores[name] = criterion(*(gather[need]() for need in needs))
-        if scores[name].shape != weight.shape:
-            raise BoxwoodError(
-                f"Expected scores of shape {tuple(weight.shape)} for {name!r}, got "
-                f"{tuple(scores[name].shape)}; return one score per weight."
-            )
+        scores[name] = _fitted(criterion(*(at_hand[need]() for need in needs)), weight, name)
     return scores
 
 
@@ -81,3 +88,15 @@ def _mask_of(weight: Tensor, name: str, masks: Masks | None) -> Tensor:
     if masks is not None and name in masks:
         return masks[name]
     return torch.ones_like(weight, dtype=torch.bool)
+
+
+def _fitted(scores: Tensor, weight: Tensor, name: str) -> Tensor:
+    fits = scores.dim() == weight.dim() and all(
+        have in (1, want) for have, want in zip(scores.shape, weight.shape, strict=True)
+    )
+    if not fits:
+        raise BoxwoodError(
+            f"Expected scores of shape {tuple(weight.shape)} for {name!r}, or with ones in it, got "
+            f"{tuple(scores.shape)}; return one score per weight, or per slice of them."
+        )
+    return scores.expand(weight.shape)

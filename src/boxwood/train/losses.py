@@ -11,18 +11,36 @@ Loss = Callable[[Tensor, Any], Tensor]
 """Outputs of the network and targets (labels, or what a teacher made of them), to a scalar."""
 
 
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy of class labels, ``-log softmax(z)_y``, in nats.
+def cross_entropy(logits: Tensor, targets: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """Mean cross-entropy of class labels, ``-log softmax(z/T)_y``, in nats.
 
     Args:
         logits: [batch, classes] or [batch, classes, ...].
         targets: int64 [batch] or [batch, ...].
+        temperature: T > 0, which divides the logits.
 
     Example:
         >>> cross_entropy(torch.zeros(1, 2), torch.tensor([0]))
         tensor(0.6931)
     """
-    return functional.cross_entropy(logits, targets)
+    return functional.cross_entropy(logits if temperature == 1 else logits / temperature, targets)
+
+
+def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Mean over the examples of ``Σ_k (x_k - d_k)²``, with d one at the class and zero elsewhere.
+
+    Args:
+        outputs: x, [batch, classes].
+        targets: int64 [batch].
+
+    Example:
+        >>> squared_error(torch.tensor([[0.0, 0.5]]), torch.tensor([1]))
+        tensor(0.2500)
+
+    Source: LeCun, Denker and Solla (1990), section 2.
+    """
+    wanted = functional.one_hot(targets, outputs.shape[1]).to(outputs.dtype)
+    return (outputs - wanted).square().sum(1).mean()
 
 
 @torch.no_grad()

@@ -6,8 +6,10 @@ from typing import ClassVar
 from boxwood.core import spec
 from boxwood.core.allocation import Scope, global_
 from boxwood.core.criteria import magnitude
+from boxwood.core.examples import InBatches
 from boxwood.core.granularity import Elements, Granularity
 from boxwood.core.masks import sparsity
+from boxwood.model.evidence.calibration import Loss
 from boxwood.model.oneshot import project_, prune
 from boxwood.model.prunable import Where, linear_and_conv
 from boxwood.model.scoring import Criterion
@@ -22,6 +24,9 @@ class Prune:
         sparsity: total fraction of zeros over the tensors of ``where``; None where the scope
             carries its own numbers.
         criterion, scope, granularity, where, floor: as for `boxwood.prune`.
+        loss: outputs and targets to the mean over a batch, for criteria that ask for gradients.
+        evidence: how many of the first training examples such criteria see; None for all.
+        batch: examples at a time.
         label: a name for later phases.
     """
 
@@ -33,6 +38,9 @@ class Prune:
     granularity: Granularity = Elements()
     where: Where = linear_and_conv
     floor: int = 0
+    loss: Loss | None = spec.field(None, legacy=None)  # noqa: RUF009 - a declaration
+    evidence: int | None = spec.field(None, legacy=None)
+    batch: int = spec.field(256, legacy=256)
     label: str = spec.field("", identity=False)
 
     def run(self, state: State, world: World) -> State:
@@ -47,6 +55,8 @@ class Prune:
             where=self.where,
             floor=self.floor,
             within=state.masks,
+            loss=self.loss,
+            batches=InBatches(world.data.train, self.batch, self.evidence),
         )
         masks = {**state.masks, **masks}
         project_(model, masks)

@@ -1,14 +1,4 @@
-"""Criteria: pure functions from evidence about one tensor to saliency scores; higher is kept.
-
-The *positional* parameters name the evidence that a criterion needs, the keyword-only ones are its
-settings. Whoever calls a criterion gathers exactly what it names:
-
-    weight   the tensor itself, [...]
-    mask     its current mask, bool [...], all True if there is none
-    name     its dotted name
-
-A criterion knows nothing of layers, other tensors, counts or schedules.
-"""
+"""Criteria from the weights alone, and the control that looks at nothing."""
 
 import torch
 from torch import Tensor
@@ -29,6 +19,7 @@ def magnitude(weight: Tensor, *, p: int = 1) -> Tensor:
         Scores of the shape of ``weight``, never negative.
 
     Example:
+        >>> import torch
         >>> magnitude(torch.tensor([-3.0, 2.0]))
         tensor([3., 2.])
 
@@ -47,6 +38,7 @@ def random(weight: Tensor, name: str, *, seed: int = 0) -> Tensor:
         seed: another seed, other numbers.
 
     Example:
+        >>> import torch
         >>> w = torch.zeros(3)
         >>> torch.equal(random(w, "fc1"), random(w, "fc1"))
         True
@@ -65,6 +57,7 @@ def magnitude_over_std(weight: Tensor) -> Tensor:
     it finds the one quality that gives a sparsity.
 
     Example:
+        >>> import torch
         >>> magnitude_over_std(torch.tensor([-2.0, 2.0, 4.0, -4.0]))
         tensor([0.6325, 0.6325, 1.2649, 1.2649])
 
@@ -79,6 +72,7 @@ def magnitude_over_survivor_std(weight: Tensor, mask: Tensor) -> Tensor:
     """Score by size in units of the spread of the weights still there: ``|w| / std(w[mask])``.
 
     Example:
+        >>> import torch
         >>> w, m = torch.tensor([0.0, 0.0, -2.0, 2.0]), torch.tensor([False, False, True, True])
         >>> magnitude_over_survivor_std(w, m)
         tensor([0., 0., 1., 1.])

@@ -1,0 +1,285 @@
+"""Run the study of Optimal Brain Damage, hold it to its pass rule, and draw its picture.
+
+Run this twice at once to use two cores: both share the store, and both write the same results.
+
+    python experiments/run_optimal_brain_damage.py
+"""
+
+import argparse
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from boxwood import BoxwoodError, Experiment, Store
+from boxwood.core import spec
+from boxwood.core.examples import InBatches
+from boxwood.core.surgeon import remove
+from boxwood.model.evidence.backpropagation import second_derivative
+from boxwood.model.evidence.calibration import Calibration
+from boxwood.model.prunable import linear_and_conv
+from boxwood.recipes.phase import load_weights_
+from boxwood.recipes.phases.descend import Descend
+from boxwood.recipes.phases.measure import Measure
+from boxwood.recipes.phases.predict import Predict
+from boxwood.report.figures import house_style, write_figure
+from boxwood.report.study import Finding
+from boxwood.runs.provenance import provenance
+from boxwood.runs.runner import Job, jobs_of, run_all
+from boxwood.train.losses import squared_error
+
+HERE = Path(__file__).parent
+STUDY = HERE / "optimal_brain_damage.py"
+INPUTS = ("standardised", "one_mean", "shifted")
+NAME = re.compile(r"(?P<criterion>.+) (?P<how>at once|retrained), decay (?P<decay>\S+) / seed .*")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One criterion on one network: without retraining a curve, with it a measurement per level.
+
+    Args:
+        curve: (sparsity, deleted weights, predicted rise, training loss) each, or with retraining
+            (sparsity, training loss, test errors, test examples).
+        loss: training loss before.
+    """
+
+    inputs: str
+    decay: float
+    criterion: str
+    how: str
+    seed: int
+    loss: float
+    curve: list[list[float]]
+
+
+def collect(experiment: Experiment, inputs: str, seeds: range, store: Store) -> list[Row]:
+    """Read the finished runs of one experiment."""
+    return [_row(job, inputs, store) for job in jobs_of(experiment, seeds)]
+
+
+def _row(job: Job, inputs: str, store: Store) -> Row:
+    name = NAME.fullmatch(job.name)
+    if name is None:
+        raise BoxwoodError(f"Expected a name such as 'OBD at once, decay 0', got {job.name!r}.")
+    curve: list[list[float]] = []
+    losses: list[float] = []
+    for phase, key in zip(job.recipe, job.chain[1:], strict=True):
+        facts = store.record(key)["facts"]
+        if isinstance(phase, Descend):
+            losses.append(facts["loss"])
+        elif isinstance(phase, Predict):
+            losses, curve = [facts["loss"]], facts["deletions"]
+        elif isinstance(phase, Measure):
+            total, correct = facts["test"]["total"], facts["test"]["correct"]
+            curve.append([1 - facts["kept"] / facts["weights"], losses[-1], total - correct, total])
+    return Row(inputs, float(name["decay"]), name["criterion"], name["how"], job.genesis.seed, losses[0], curve)  # fmt: skip
+
+
+def findings(rows: list[Row], exact: list[float], quadratic: float) -> list[Finding]:
+    """The pass rule of the study, for each strength of decay, and what an offset does to it."""
+    enough = len({row.seed for row in rows}) >= 5
+    found = [
+        Finding(
+            "(i) back-propagated second derivatives are the explicit ones",
+            max(exact) < 1e-6,
+            f"largest difference relative to the largest entry, over seeds: {max(exact):.1e}",
+        ),
+        Finding("(v) OBS is exact on a quadratic", quadratic < 1e-9, f"error {quadratic:.1e}"),
+    ]
+    for decay in sorted({row.decay for row in rows}):
+
+        def rises(criterion: str, at: float, inputs: str = "standardised") -> list[float]:
+            return [_at(r, at)[3] - r.loss for r in _pick(rows, inputs, decay, criterion)]  # noqa: B023
+
+        def ratios(at: float, inputs: str = "standardised") -> list[float]:
+            picked = _pick(rows, inputs, decay, "OBD")  # noqa: B023
+            return [_at(r, at)[2] / (_at(r, at)[3] - r.loss) for r in picked]
+
+        with_decay = f"decay {decay:g}"
+        for at in (0.4, 0.5, 0.6):
+            obd, size, chance = (rises(c, at) for c in ("OBD", "magnitude", "random"))
+            wins = sum(a < b for a, b in zip(obd, size, strict=True))
+            best = sum(3 * max(a, b) < c for a, b, c in zip(obd, size, chance, strict=True))
+            medians = ", ".join(f"{median(each):.3f}" for each in (obd, size, chance))
+            found += [
+                Finding(
+                    f"(ii) OBD < magnitude at {at:.0%} deleted, {with_decay}",
+                    None if not enough else wins == len(obd),
+                    f"rise of the loss, median, OBD, magnitude, random: {medians}; OBD lower in "
+                    f"{wins} of {len(obd)} seeds",
+                ),
+                Finding(
+                    f"(ii) both below a third of random at {at:.0%} deleted, {with_decay}",
+                    None if not enough else best == len(obd),
+                    f"in {best} of {len(obd)} seeds",
+                ),
+            ]
+        low, high = ratios(0.1), ratios(0.6)
+        parts = [
+            rise / r.loss
+            for rise, r in zip(rises("OBD", 0.1), _pick(rows, "standardised", decay, "OBD"), strict=True)
+        ]  # fmt: skip
+        found.append(
+            Finding(
+                f"(iii) the prediction tracks to 10%, {with_decay}",
+                None if not enough else all(0.67 <= each <= 1.5 for each in low),
+                f"predicted / actual at 10%: {_range(low)}; 20%: {_range(ratios(0.2))}; "
+                f"30%: {_range(ratios(0.3))}; 60%: {_range(high)}; the rise at 10% is "
+                f"{_range(parts)} of the loss",
+            )
+        )
+        for inputs in INPUTS[1:]:
+            offset, centred = rises("OBD", 0.5, inputs), rises("OBD", 0.5)
+            size = rises("magnitude", 0.5, inputs)
+            wins = sum(a < b for a, b in zip(offset, size, strict=True))
+            found.append(
+                Finding(
+                    f"an offset of the inputs makes OBD's prediction fail, {inputs}, {with_decay}",
+                    None if not enough else max(ratios(0.5, inputs)) < min(ratios(0.5)),
+                    f"predicted / actual at 50%: {_range(ratios(0.5, inputs))} with it, "
+                    f"{_range(ratios(0.5))} without; rise, median: {median(offset):.3f} and "
+                    f"{median(centred):.3f}; with it OBD is below magnitude ({median(size):.3f}) "
+                    f"in {wins} of {len(offset)} seeds",
+                )
+            )
+        retrained = _pick(rows, "standardised", decay, "OBD", "retrained")
+        if retrained:
+            changes = [100 * (_at(r, 0.6)[2] - r.curve[0][2]) / r.curve[0][3] for r in retrained]
+            found.append(
+                Finding(
+                    f"(iv) deleted and retrained to 60%, test error within 0.5 points, {with_decay}",
+                    None if not enough else sum(changes) / len(changes) <= 0.5,
+                    f"change of test error in points: mean {sum(changes) / len(changes):.2f}, "
+                    f"seeds {', '.join(f'{each:.2f}' for each in changes)}",
+                )
+            )
+    return found
+
+
+def _pick(
+    rows: list[Row], inputs: str, decay: float, criterion: str, how: str = "at once"
+) -> list[Row]:
+    wanted = (inputs, decay, criterion, how)
+    return [r for r in rows if (r.inputs, r.decay, r.criterion, r.how) == wanted]
+
+
+def _at(row: Row, sparsity: float) -> list[float]:
+    return min(row.curve, key=lambda point: abs(point[0] - sparsity))
+
+
+def _range(values: list[float]) -> str:
+    return f"{min(values):.2f} to {max(values):.2f}"
+
+
+def against_explicit_hessian(experiment: Experiment, seed: int, store: Store) -> float:
+    """Compare the diagonals on the trained network, in float64, relative to the largest entry."""
+    job = jobs_of(experiment, range(seed, seed + 1))[0]
+    model = experiment.model()
+    load_weights_(model, store.load(job.chain[1]).weights)
+    model = model.double()
+    inputs, targets = next(iter(InBatches(experiment.data().train, 2048)))
+    weights = linear_and_conv(model)
+    seen = Calibration(model, weights, [(inputs.double(), targets)], squared_error)
+    claimed = torch.cat([each.flatten() for each in second_derivative(seen).values()])
+    loss = squared_error(model(inputs.double()), targets)
+    slopes = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
+    explicit = []
+    for slope, weight in zip(slopes, weights.values(), strict=True):
+        for k, each in enumerate(slope.flatten()):
+            (row,) = torch.autograd.grad(each, weight, retain_graph=True)
+            explicit.append(row.flatten()[k])
+    difference = (torch.stack(explicit) - claimed).abs().max()
+    return float(difference / torch.stack(explicit).abs().max())
+
+
+def surgery_on_a_quadratic() -> float:
+    """Delete half of 20 weights; compare rise and weights with the constrained minimum."""
+    generator = torch.Generator().manual_seed(0)
+    root = torch.randn(20, 40, dtype=torch.float64, generator=generator)
+    hessian = root @ root.T / 40
+    minimum = torch.randn(20, dtype=torch.float64, generator=generator)
+    done = remove(minimum, torch.linalg.inv(hessian), 10)
+    kept = done.mask
+    best = torch.zeros_like(minimum)
+    best[kept] = torch.linalg.solve(hessian[kept][:, kept], (hessian @ minimum)[kept])
+    step = done.weight - minimum
+    rise = 0.5 * step @ hessian @ step
+    return float(max((done.weight - best).abs().max(), (rise - done.rise.sum()).abs()))
+
+
+def draw(rows: list[Row], path: Path) -> None:
+    """Rise of the loss for each kind of inputs, and the test error with retraining."""
+    with house_style():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(14, 4))
+        axes = figure.subplots(1, 4)
+        colours = {"OBD": "#0072b2", "magnitude": "#d55e00", "random": "#777777"}
+        for place, inputs in zip(axes, INPUTS, strict=False):
+            for criterion, colour in colours.items():
+                picked = _pick(rows, inputs, 1e-4, criterion)
+                _band(place, [[(p[0], p[3] - r.loss) for p in r.curve] for r in picked], criterion, colour)  # fmt: skip
+            predicted = [[(p[0], p[2]) for p in r.curve] for r in _pick(rows, inputs, 1e-4, "OBD")]
+            _band(place, predicted, "OBD, predicted", "#56b4e9", "--")
+            place.set(
+                title=f"Inputs: {inputs.replace('_', ' ')}", xlabel="deleted", ylabel="rise of the training loss",
+                yscale="log", ylim=(1e-5, 30), xlim=(0.1, 0.8),
+            )  # fmt: skip
+            place.yaxis.set_major_formatter("{x:g}")
+        for criterion, colour in colours.items():
+            picked = _pick(rows, "standardised", 1e-4, criterion, "retrained")
+            _band(axes[3], [[(p[0], 100 * p[2] / p[3]) for p in r.curve] for r in picked], criterion, colour)  # fmt: skip
+        axes[3].set(title="Retrained each time", xlabel="deleted", ylabel="test error in %")
+        axes[0].legend()
+        seeds = len({row.seed for row in rows})
+        figure.suptitle(f"Optimal Brain Damage on digits, decay 1e-4: median and range of {seeds} seeds")  # fmt: skip
+        write_figure(figure, path)
+
+
+def _band(
+    axes: Any, lines: list[list[tuple[float, float]]], label: str, colour: str, style: str = "-"
+) -> None:
+    places = [x for x, _ in lines[0]]
+    columns = [sorted(y for _, y in column) for column in zip(*lines, strict=True)]
+    axes.plot(places, [median(c) for c in columns], style, color=colour, label=label)
+    axes.fill_between(
+        places, [c[0] for c in columns], [c[-1] for c in columns], color=colour, alpha=0.15
+    )
+
+
+def main() -> None:
+    """Run, judge, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--store", type=Path, default=Path("runs/optimal_brain_damage"))
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    store, seeds = Store(given.store), range(given.seeds)
+    rows: list[Row] = []
+    experiments = {inputs: spec.load(f"{STUDY}:{inputs}")() for inputs in INPUTS}
+    for inputs, experiment in experiments.items():
+        run_all(jobs_of(experiment, seeds), store)
+        rows += collect(experiment, inputs, seeds, store)
+    exact = [against_explicit_hessian(experiments["standardised"], seed, store) for seed in seeds]
+    judged = findings(rows, exact, surgery_on_a_quadratic())
+    for finding in judged:
+        word = {True: "holds", False: "FAILS", None: "undecided"}[finding.held]
+        print(f"{word}: {finding.claim} ({finding.evidence})")
+    report = {
+        "seeds": list(seeds),
+        "findings": [asdict(each) for each in judged],
+        "machine": provenance(),
+    }
+    runs = ",\n  ".join(json.dumps(asdict(row)) for row in rows)
+    path = HERE / "results" / "optimal_brain_damage.json"
+    path.write_text(f'{json.dumps(report, indent=1)[:-2]},\n "runs": [\n  {runs}\n ]\n}}\n')
+    draw(rows, path.with_suffix(""))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""From the names of evidence to the evidence itself."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+from torch import Tensor
+
+from boxwood.core.errors import BoxwoodError
+from boxwood.model.evidence.activations import (
+    feature_rank,
+    gate_gradient_square,
+    input_norm,
+    norm_scale,
+)
+from boxwood.model.evidence.backpropagation import levenberg_marquardt, second_derivative
+from boxwood.model.evidence.calibration import Calibration
+from boxwood.model.evidence.curvature import hessian_diagonal, inverse_hessian_diagonal
+from boxwood.model.evidence.gradients import (
+    batch_gradient_square,
+    flow_gradient,
+    gradient,
+    gradient_square,
+    hessian_gradient,
+)
+from boxwood.model.evidence.movement import weight_movement
+
+Evidence = Mapping[str, Mapping[str, Tensor]]
+"""Name of the evidence, then dotted name of the weight, to a tensor."""
+
+COLLECTORS: Mapping[str, Callable[[Calibration], dict[str, Tensor]]] = {
+    collector.__name__: collector
+    for collector in (
+        batch_gradient_square,
+        feature_rank,
+        flow_gradient,
+        gate_gradient_square,
+        gradient,
+        gradient_square,
+        hessian_diagonal,
+        hessian_gradient,
+        input_norm,
+        inverse_hessian_diagonal,
+        levenberg_marquardt,
+        norm_scale,
+        second_derivative,
+        weight_movement,
+    )
+}
+"""What a criterion's positional parameters may name, beside weight, mask and name."""
+
+
+def gather(names: Iterable[str], seen: Calibration, given: Evidence | None = None) -> Evidence:
+    """Gather evidence by name.
+
+    Args:
+        names: of `COLLECTORS`; names of anything else are passed over.
+        seen: what it is gathered from.
+        given: evidence at hand already, which is not gathered again.
+
+    Raises:
+        BoxwoodError: evidence that is at hand lacks a weight, or has another shape; or a collector
+            cannot do its work.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Linear(2, 1)
+        >>> seen = Calibration(net, {"weight": net.weight}, [torch.tensor([[3.0, 4.0]])])
+        >>> gather(["weight", "input_norm"], seen)
+        {'input_norm': {'weight': tensor([[3., 4.]])}}
+    """
+    found = dict(given or {})
+    for need in names:
+        if need in found:
+            _check_given(need, found[need], seen)
+        elif need in COLLECTORS:
+            found[need] = COLLECTORS[need](seen)
+    return found
+
+
+def _check_given(need: str, tensors: Mapping[str, Tensor], seen: Calibration) -> None:
+    for name in seen.weights:
+        if name not in tensors:
+            raise BoxwoodError(
+                f"Expected the evidence {need!r} of every weight, got none for {name!r}; gather it "
+                f"for the weights of the same where=."
+            )
