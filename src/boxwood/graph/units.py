@@ -257,6 +257,6 @@ def _groups(axes: Sequence[Axis], count: int) -> tuple[Group, ...]:
 
 def _title(owned: Sequence[tuple[str, int]]) -> str:
     """Name a group after the first weight whose rows it owns."""
-    rows = [name for name, dim in owned if dim == 0 and name.endswith("weight")]
+    rows = [name for name, dim in owned if dim == 0 and "weight" in name]
     return (rows or [owned[0][0]])[0]
 

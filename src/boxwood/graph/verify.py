@@ -189,7 +189,7 @@ def shrink(model: nn.Module, keep: Keep, *, check: bool = True) -> nn.Module:
     """
     small, _ = cut(model, keep)
     if check:
-        trial = _Pair(model, small, keep, 0).trial(keep.units.example, "given", perturbed=True)
+        trial = _Pair(model, small, keep, 0).quick_trial(keep.units.example)
         if not trial.equal:
             raise BoxwoodError(
                 f"Expected the smaller {type(model).__name__} to compute what the masked one does, "
@@ -218,6 +218,12 @@ class _Pair:
         name = "perturbed" if perturbed else "own"
         return Trial(inputs, name, str(dtype).removeprefix("torch."), difference, scale,
                      _TOLERANCE.get(dtype, 0.05))  # fmt: skip
+
+    def quick_trial(self, example: Any) -> Trial:
+        """Run both as they are; in double precision only where that leaves doubt."""
+        found = self._compare(example, perturbed=True, dtype=None)
+        quick = Trial("given", "perturbed", str(found[2]), found[0], found[1], 1e-5)
+        return quick if quick.equal else self.trial(example, "given", perturbed=True)
 
     def _compare(
         self, example: Any, *, perturbed: bool, dtype: torch.dtype | None

@@ -182,7 +182,8 @@ def _addmm(flow: Flow, call: Call) -> Layout:
 
 
 def _dot(flow: Flow, call: Call) -> Layout:
-    return product(flow, flow.of(call.args["self"]), flow.of(call.args.get("tensor", call.args.get("vec"))))
+    second = next(call.args[key] for key in ("tensor", "vec", "other") if key in call.args)
+    return product(flow, flow.of(call.args["self"]), flow.of(second))
 
 
 def _outer(flow: Flow, call: Call) -> Layout:
