@@ -136,6 +136,9 @@ WHOLE: dict[Any, tuple[str, inspect.Signature]] = {
 }  # fmt: skip
 """Function to the name of its rule and its signature."""
 
+STATISTICS = {"layer_norm", "rms_norm", "group_norm", "mean", "var", "amax", "max"}
+"""Names of those that may span channels; a run counts them, so that each can be found again."""
+
 ASKS_SIZE = {Tensor.shape.__get__, Tensor.size}
 """Functions whose result is sizes."""
 

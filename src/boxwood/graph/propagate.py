@@ -18,7 +18,7 @@ from boxwood.graph.layout import (
     unlabel,
 )
 from boxwood.graph.sizes import Expression, OfShape, expression_of, leaves
-from boxwood.graph.trace import Call, Ref, Trace
+from boxwood.graph.trace import Call, Ref, Trace, refs
 
 
 @dataclass(frozen=True)
@@ -254,14 +254,3 @@ class Flow:
                 elif self.trace.attributes[leaf] > 0:
                     fixed = np.zeros(self.trace.attributes[leaf], dtype=np.int64)
                     self.targets.append(Target(leaf, fixed, 0, 1, source))
-
-
-def refs(nested: Any) -> list[Ref]:
-    """Collect the tensors among arguments."""
-    if isinstance(nested, Ref):
-        return [nested]
-    if isinstance(nested, tuple | list):
-        return [ref for each in nested for ref in refs(each)]
-    if isinstance(nested, slice):
-        return refs((nested.start, nested.stop, nested.step))
-    return []

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from boxwood.core.errors import BoxwoodError
-from boxwood.graph.calls import ASKS_SIZE, WHOLE, bind
+from boxwood.graph.calls import STATISTICS, WHOLE, bind
 from boxwood.graph.keep import Keep
 
 
@@ -86,13 +86,13 @@ class _Restating(TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None  # noqa: ARG002
     ) -> Any:
         kwargs = kwargs or {}
-        if func in ASKS_SIZE:
+        if func not in WHOLE or WHOLE[func][0] not in STATISTICS:
             return func(*args, **kwargs)
         self._number += 1
         axes = self._spans.get(self._number)
         if axes is None:
             return func(*args, **kwargs)
-        name = WHOLE[func][0] if func in WHOLE else getattr(func, "__name__", str(func))
+        name = WHOLE[func][0]
         if name != self._names[self._number]:
             raise BoxwoodError(
                 f"Expected the network to make the calls that were traced, got {name!r} where "

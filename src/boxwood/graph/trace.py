@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from boxwood.core.errors import BoxwoodError
-from boxwood.graph.calls import ASKS_SIZE, WHOLE, bind
+from boxwood.graph.calls import ASKS_SIZE, STATISTICS, WHOLE, bind
 from boxwood.graph.sizes import Expression, Listener, OfAttribute, OfShape, Shape, Size
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
@@ -50,8 +50,7 @@ class Call:
         args: by name; tensors replaced by `Ref`, sizes still `Size`.
         outputs: `Ref`, or nested tuples and lists of them.
         writes: whether it changes an argument in place.
-        number: which call of Python's torch it belongs to; counted alike in every run of the
-            same code.
+        number: how many statistics were taken up to here, which is alike in every run.
         module: dotted name of the module whose code makes the call; empty for the model itself.
         source: file and line of the user's code.
     """
@@ -80,6 +79,7 @@ class Trace:
         storages: value to a key that values sharing memory have in common.
         numbers: expressions of sizes that code used as plain numbers, and where.
         equal: attributes that code checked against the size of an axis, and where.
+        evaluated: how many calls belong to the pass in evaluation; the others to one in training.
         results: values that the model returns.
         attributes: the ints that modules hold.
     """
@@ -92,6 +92,7 @@ class Trace:
     storages: list[int] = field(default_factory=list)
     numbers: list[tuple[Expression, str]] = field(default_factory=list)
     equal: list[tuple[OfAttribute, OfShape, str]] = field(default_factory=list)
+    evaluated: int = 0
     results: set[int] = field(default_factory=set)
     attributes: dict[OfAttribute, int] = field(default_factory=dict)
 
@@ -140,7 +141,7 @@ def trace(model: nn.Module, example: Any) -> Trace:
         for context in (torch.no_grad(), fake, _Operations(recorder), _Functions(recorder)):
             stack.enter_context(context)
         try:
-            returned = twin(*args, **kwargs)
+            returned = [twin(*args, **kwargs)]
         except BoxwoodError:
             raise
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
@@ -156,10 +157,54 @@ def trace(model: nn.Module, example: Any) -> Trace:
                 f"({type(error).__name__}: {_first_line(error)}); give the inputs of its forward: a "
                 "tensor, a tuple, or a dict by name."
             ) from error
+        recorder.trace.evaluated = len(recorder.trace.calls)
+        if unread(recorder.trace):
+            returned += _in_training(recorder, twin, args, kwargs)
     recorder.trace.results = {
         recorder.value(each) for each in _tensors(returned) if recorder.knows(each)
     }
     return recorder.trace
+
+
+def unread(trace: Trace) -> list[int]:
+    """List the parameters and buffers that no call reads.
+
+    Example:
+        >>> net = nn.Linear(1, 1)
+        >>> net.spare = nn.Parameter(torch.zeros(3))
+        >>> found = trace(net, torch.ones(1, 1))
+        >>> [found.named[value] for value in unread(found)]
+        [('spare',)]
+    """
+    read = {ref.value for call in trace.calls for ref in refs(tuple(call.args.values()))}
+    return [value for value in trace.named if value not in read]
+
+
+def refs(nested: Any) -> list[Ref]:
+    """Collect the tensors among recorded arguments.
+
+    Example:
+        >>> refs((Ref(3), [1, Ref(4)]))
+        [Ref(value=3), Ref(value=4)]
+    """
+    if isinstance(nested, Ref):
+        return [nested]
+    if isinstance(nested, tuple | list):
+        return [ref for each in nested for ref in refs(each)]
+    if isinstance(nested, slice):
+        return refs((nested.start, nested.stop, nested.step))
+    return []
+
+
+def _in_training(recorder: "_Recorder", twin: nn.Module, args: Any, kwargs: Any) -> list[Any]:
+    """Run a second pass in training mode, for what evaluation does not read: auxiliary heads."""
+    calls, numbers = len(recorder.trace.calls), len(recorder.trace.numbers)
+    twin.train()
+    try:
+        return [twin(*args, **kwargs)]
+    except Exception:  # noqa: BLE001 - the pass is extra; what it does not reach stays unread
+        del recorder.trace.calls[calls:], recorder.trace.numbers[numbers:]
+        return []
 
 
 def check_materialised(model: nn.Module) -> None:
@@ -375,13 +420,13 @@ class _Functions(TorchFunctionMode):
         recorder, kwargs = self._recorder, kwargs or {}
         if func in ASKS_SIZE:
             return _remembering(recorder, func(*args, **kwargs), args, kwargs)
-        recorder.number += 1
         known = WHOLE.get(func)
         if known is None:
             for size in _sizes(args, kwargs):
                 size.as_number()
             return func(*args, **kwargs)
         name, signature = known
+        recorder.number += name in STATISTICS
         recorder.whole += 1
         try:
             out = func(*args, **kwargs)

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from boxwood.graph.labels import Ids
-from boxwood.graph.propagate import Flow, refs
+from boxwood.graph.layout import freeze_all
+from boxwood.graph.propagate import Flow
 from boxwood.graph.rules import RULES
 from boxwood.graph.settle import Kept, settle_all
-from boxwood.graph.trace import trace
+from boxwood.graph.trace import trace, unread
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Units:
         axes: every axis of a parameter or buffer that loses something when some unit goes.
         groups: units that are alike.
         shapes: of all parameters, by first name.
-        unused: parameters that the forward pass in evaluation does not read.
+        unused: parameters that no forward pass reads, in evaluation or in training.
         flow: what the trace of the network taught.
         example: what it was traced on.
     """
@@ -189,9 +190,14 @@ def units(model: nn.Module, example: Any, *, freeze_unknown: bool = False) -> Un
     flow = Flow(trace(model, example))
     flow.start()
     named = {value: flow.layouts[value] for value in flow.trace.named}
-    _freeze_unread(flow)
-    for call in flow.trace.calls:
+    for value in unread(flow.trace):  # what no pass reads cannot be followed
+        freeze_all(flow.labels, flow.layouts[value])
+    for place, call in enumerate(flow.trace.calls):
+        if place == flow.trace.evaluated:
+            known = len(flow.costs), len(flow.restated)
         flow.step(call, RULES, freeze_unknown=freeze_unknown)
+    if flow.trace.evaluated < len(flow.trace.calls):  # the pass in training only ties
+        del flow.costs[known[0] :], flow.restated[known[1] :]
     flow.finish()
     settle_all(flow)
     trainable = {name for name, _ in model.named_parameters(remove_duplicate=False)}
@@ -211,28 +217,12 @@ def units(model: nn.Module, example: Any, *, freeze_unknown: bool = False) -> Un
         for value, names in flow.trace.named.items()
         if names[0] in trainable
     }
-    read = _read_values(flow)
     unused = tuple(
         names[0]
-        for value, names in flow.trace.named.items()
-        if value not in read and names[0] in trainable
+        for names in (flow.trace.named[value] for value in unread(flow.trace))
+        if names[0] in trainable
     )
     return Units(axes, _groups(axes, len(roots)), shapes, unused, flow, roots, example)
-
-
-def _read_values(flow: Flow) -> set[int]:
-    return {
-        ref.value for call in flow.trace.calls for ref in refs(tuple(call.args.values()))
-    }
-
-
-def _freeze_unread(flow: Flow) -> None:
-    """What the pass does not read cannot be followed, so it stays."""
-    read = _read_values(flow)
-    for value in flow.trace.named:
-        if value not in read:
-            for block in flow.layouts[value].blocks:
-                flow.labels.freeze(block.ids)
 
 
 def _groups(axes: Sequence[Axis], count: int) -> tuple[Group, ...]:

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from boxwood.graph.layout import Layout
-from boxwood.graph.propagate import Flow, Rule, refs
-from boxwood.graph.trace import Call, Ref
+from boxwood.graph.propagate import Flow, Rule
+from boxwood.graph.trace import Call, Ref, refs
 
 _ZERO_STAYS = """
     relu relu6 gelu silu mish tanh hardswish hardtanh leaky_relu elu selu celu abs neg square sqrt
