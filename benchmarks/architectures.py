@@ -260,5 +260,3 @@ def _recurrent() -> dict[str, Callable[[], Built]]:
         "recurrent/recogniser": lambda: (Recogniser(), torch.randn(2, 1, 32, 48)),
         "recurrent/cell": lambda: (Stepwise(), torch.randn(2, 6, 16)),
     }
-
-

@@ -214,7 +214,9 @@ class GroupedQueries(nn.Module):
         shape = (*x.shape[:-1], -1, self.size)
         q, k, v = (m(x).view(shape).transpose(1, 2) for m in (self.q, self.k, self.v))
         k, v = (
-            each[:, :, None].expand(-1, -1, 2, -1, -1).reshape(x.shape[0], -1, x.shape[1], self.size)
+            each[:, :, None]
+            .expand(-1, -1, 2, -1, -1)
+            .reshape(x.shape[0], -1, x.shape[1], self.size)
             for each in (k, v)
         )
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)

@@ -183,7 +183,9 @@ class RandomGraph(torch.nn.Module):
 def test_the_optimizer_goes_on(kind):
     """One step of the small network with carried state equals the kept part of a masked step."""
     net, x = nets.build("linear")
-    optimizer = kind(net.parameters(), lr=0.01, **({"momentum": 0.9} if kind is not torch.optim.Adam else {}))
+    optimizer = kind(
+        net.parameters(), lr=0.01, **({"momentum": 0.9} if kind is not torch.optim.Adam else {})
+    )
     for _ in range(3):
         optimizer.zero_grad()
         net(x).square().sum().backward()

@@ -1,17 +1,17 @@
 """Which units stay: scores, floors, multiples, budgets."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from boxwood.core.criteria import magnitude
-from boxwood.core.errors import BoxwoodError
+from boxwood.core.errors import BoxwoodError, NoEffect
 from boxwood.graph.settle import Kept
 from boxwood.graph.units import Units, kept_indices
 
@@ -53,7 +53,6 @@ class Keep:
 
 def score_units(
     units: Units,
-    model: nn.Module,
     criterion: Callable[..., Tensor] = magnitude,
     *,
     gradients: Mapping[str, Tensor] | None = None,
@@ -63,7 +62,6 @@ def score_units(
 
     Args:
         units: of the network.
-        model: the network.
         criterion: its positional parameters, out of ``weight``, ``gradient`` and ``name``, say
             what it is given; one score per weight.
         gradients: by parameter name, where the criterion asks for them.
@@ -73,17 +71,18 @@ def score_units(
         BoxwoodError: the criterion asks for what is not there, or a score is not finite.
 
     Example:
+        >>> from torch import nn
         >>> from boxwood.graph.units import units
         >>> net = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
         >>> with torch.no_grad():
         ...     _ = net[0].weight.copy_(torch.tensor([[1.0], [3.0]])), net[1].weight.fill_(1)
-        >>> score_units(units(net, torch.ones(1, 1)), net, normalise=False)
+        >>> score_units(units(net, torch.ones(1, 1)), normalise=False)
         array([2., 4.])
 
     Source: Li, Kadav, Durdanovic, Samet and Graf (2017) for the sum of magnitudes; Fang, Ma,
     Song, Mi and Wang (2023) for taking all coupled weights together.
     """
-    parameters = dict(model.named_parameters())
+    parameters = dict(units.model.named_parameters())
     total = np.zeros(len(units))
     scored: dict[str, Tensor] = {}
     for axis in units.axes:
@@ -95,9 +94,7 @@ def score_units(
         others = [dim for dim in range(scored[name].dim()) if dim != axis.dim]
         along = scored[name].double().sum(others) if others else scored[name].double()
         owned = axis.units >= 0
-        total += np.bincount(
-            axis.units[owned], along.cpu().numpy()[owned], minlength=len(units)
-        )
+        total += np.bincount(axis.units[owned], along.cpu().numpy()[owned], minlength=len(units))
     if not np.isfinite(total).all():
         raise BoxwoodError(
             "Expected finite scores, got NaN or infinite ones; the network has probably diverged: "
@@ -122,7 +119,9 @@ def _scores_of(
 ) -> Tensor:
     function = getattr(criterion, "function", criterion)
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    needs = [p.name for p in inspect.signature(function).parameters.values() if p.kind in positional]
+    needs = [
+        p.name for p in inspect.signature(function).parameters.values() if p.kind in positional
+    ]
     given = {"weight": weight.detach(), "name": name}
     if gradients is not None and name in gradients:
         given["gradient"] = gradients[name]
@@ -135,13 +134,67 @@ def _scores_of(
     return criterion(*(given[need] for need in needs))
 
 
+Measure = Callable[[Keep], float]
+"""What a budget limits, of the network that a `Keep` leaves."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A limit that the smaller network meets.
+
+    Args:
+        fraction: of what the whole network has, in (0, 1].
+        of: `multiply_adds`, `parameters`, or any other measure, such as one of measured time.
+        steps: halvings of the interval in which the right fraction of units is searched.
+
+    Example:
+        >>> Budget(0.5, multiply_adds).fraction
+        0.5
+    """
+
+    fraction: float
+    of: Measure
+    steps: int = 30
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise BoxwoodError(
+                f"Expected a budget in (0, 1], got {self.fraction}; give the fraction to keep."
+            )
+
+
+def multiply_adds(keep: Keep) -> float:
+    """Count the multiply-adds that are left: a measure for a `Budget`.
+
+    Example:
+        >>> from torch import nn
+        >>> from boxwood.graph.units import units
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> multiply_adds(units(net, torch.ones(1, 4)).keep_best(0.5))
+        24
+    """
+    return keep.units.multiply_adds(keep.kept)
+
+
+def parameters(keep: Keep) -> float:
+    """Count the parameters that are left: a measure for a `Budget`.
+
+    Example:
+        >>> from torch import nn
+        >>> from boxwood.graph.units import units
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> parameters(units(net, torch.ones(1, 4)).keep_best(0.5))
+        30
+    """
+    return keep.units.parameters(keep.kept)
+
+
 def keep_best(
     units: Units,
     scores: UnitScores,
     keep: float | None = None,
     *,
-    multiply_adds: float | None = None,
-    parameters: float | None = None,
+    within: Budget | None = None,
     ranked_together: bool = False,
     floor: int = 1,
     multiple: int = 1,
@@ -153,8 +206,7 @@ def keep_best(
         units: of the network.
         scores: one per unit.
         keep: fraction of units that stay, in (0, 1]; of every group, or over all together.
-        multiply_adds: instead of ``keep``: fraction of the multiply-adds to stay at most.
-        parameters: instead of ``keep``: fraction of the parameters to stay at most.
+        within: instead of ``keep``: as many units as a budget allows.
         ranked_together: one ranking over all groups, where otherwise each group keeps its share.
         floor: units that each group keeps at least.
         multiple: every group keeps a multiple of this many units, where it has as many.
@@ -164,23 +216,24 @@ def keep_best(
         BoxwoodError: a number is out of range, a pattern matches nothing, there is nothing to
             remove, or the budget cannot be met.
 
+    Warns:
+        NoEffect: every unit stays.
+
     Example:
+        >>> from torch import nn
         >>> from boxwood.graph.units import units
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> found = units(net, torch.ones(1, 4))
         >>> keep_best(found, np.arange(8.0), 0.25).kept.nonzero()[0].tolist()
         [6, 7]
     """
-    asked = {"keep": keep, "multiply_adds": multiply_adds, "parameters": parameters}
-    given = {name: value for name, value in asked.items() if value is not None}
-    if len(given) != 1:
+    if (keep is None) == (within is None):
         raise BoxwoodError(
-            f"Expected one of keep, multiply_adds and parameters, got {len(given)} of them; "
-            "give exactly one fraction."
+            "Expected either the fraction of units to keep or a budget, got "
+            f"{'neither' if keep is None else 'both'}; give one of them."
         )
-    (name, fraction), = given.items()
-    if not 0 < fraction <= 1:
-        raise BoxwoodError(f"Expected {name} in (0, 1], got {fraction}; give the fraction to keep.")
+    if keep is not None and not 0 < keep <= 1:
+        raise BoxwoodError(f"Expected keep in (0, 1], got {keep}; give the fraction to keep.")
     if floor < 1 or multiple < 1:
         raise BoxwoodError(
             f"Expected floor and multiple of at least 1, got {floor} and {multiple}; a layer "
@@ -191,11 +244,27 @@ def keep_best(
             "Expected a network with removable units, got one with none; its sizes are written "
             "into its code, or tied to its inputs and outputs."
         )
+    if scores.shape != (len(units),) or not np.isfinite(scores).all():
+        raise BoxwoodError(
+            f"Expected a finite score for each of {len(units)} units, got an array of shape "
+            f"{scores.shape}; score the units of this network."
+        )
+    small = [group for group in units.groups if len(group.units) < floor]
+    if len(small) == len(units.groups):
+        raise BoxwoodError(
+            f"Expected a floor that some group can go down to, got floor={floor}, where the "
+            f"largest has {max(len(group.units) for group in units.groups)} units; lower it."
+        )
     plan = _Plan(units, scores, floor, multiple, _protected(units, protect), ranked_together)
-    if keep is not None:
-        return Keep(units, plan.at(keep))
-    measure = units.multiply_adds if multiply_adds is not None else units.parameters
-    return Keep(units, _within(plan, measure, fraction, name))
+    made = Keep(units, plan.at(keep)) if keep is not None else _within(plan, within)  # type: ignore[arg-type]
+    if not made.removed:
+        warnings.warn(
+            "Expected to remove units, got a choice that keeps all of them; keep fewer, or lower "
+            "the floor.",
+            NoEffect,
+            stacklevel=2,
+        )
+    return made
 
 
 @dataclass(frozen=True)
@@ -221,7 +290,9 @@ class _Plan:
             kept[group.units[self._best(scores, wanted, group.units)]] = True
         return kept
 
-    def _best(self, scores: UnitScores, wanted: int, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _best(
+        self, scores: UnitScores, wanted: int, numbers: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
         size = len(scores)
         wanted = min(size, max(wanted, self.floor, 1))
         if self.multiple > 1:
@@ -245,21 +316,22 @@ def _protected(units: Units, patterns: Sequence[str]) -> Kept:
     return kept
 
 
-def _within(plan: _Plan, measure: Callable[[Kept], int], fraction: float, name: str) -> Kept:
+def _within(plan: _Plan, budget: Budget) -> Keep:
     """Find the largest fraction of units that meets a budget, by halving."""
-    full = measure(np.ones(len(plan.units), dtype=np.bool_))
-    least = plan.at(0.0)
-    if measure(least) > fraction * full:
+    whole = budget.of(Keep(plan.units, np.ones(len(plan.units), dtype=np.bool_)))
+    best = Keep(plan.units, plan.at(0.0))
+    least = budget.of(best)
+    if least > budget.fraction * whole:
         raise BoxwoodError(
-            f"Expected a budget that can be met, got {name}={fraction}, where removing all but the "
-            f"floor still leaves {measure(least) / full:.3f}; raise the budget, lower the floor, or "
-            "protect less."
+            f"Expected a budget that can be met, got {budget.fraction}, where removing all but the "
+            f"floor still leaves {least / whole:.3f}; raise the budget, lower the floor, or protect "
+            "less."
         )
-    low, high, best = 0.0, 1.0, least
-    for _ in range(30):
+    low, high = 0.0, 1.0
+    for _ in range(budget.steps):
         middle = (low + high) / 2
-        tried = plan.at(middle)
-        if measure(tried) <= fraction * full:
+        tried = Keep(plan.units, plan.at(middle))
+        if budget.of(tried) <= budget.fraction * whole:
             low, best = middle, tried
         else:
             high = middle

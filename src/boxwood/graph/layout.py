@@ -60,14 +60,15 @@ class Layout:
         axis %= len(self.shape)
         others = tuple(block for block in self.blocks if axis not in block.axes)
         shape = self.shape if ids is None else _replaced(self.shape, axis, len(ids))
-        return replace(self, shape=shape, blocks=others if ids is None else (*others, Block((axis,), ids)))
+        return replace(
+            self, shape=shape, blocks=others if ids is None else (*others, Block((axis,), ids))
+        )
 
 
 def settle(labels: Labels, layout: Layout, axis: int, *, keep: bool = False) -> Layout:
     """Take one axis out of a joint block: it stays whole, and the others decide alone.
 
-    Args:
-        keep: the reverse: this axis decides alone, and the others stay whole.
+    With ``keep`` it is the reverse: this axis decides alone, and the others stay whole.
     """
     axis %= len(layout.shape)
     block = layout.block(axis)
@@ -112,9 +113,7 @@ def permuted(layout: Layout, order: Sequence[int]) -> Layout:
 
 def inserted(layout: Layout, axis: int, size: int = 1) -> Layout:
     """Make a new axis without labels."""
-    blocks = tuple(
-        Block(tuple(a + (a >= axis) for a in b.axes), b.ids) for b in layout.blocks
-    )
+    blocks = tuple(Block(tuple(a + (a >= axis) for a in b.axes), b.ids) for b in layout.blocks)
     return replace(layout, shape=(*layout.shape[:axis], size, *layout.shape[axis:]), blocks=blocks)
 
 
@@ -160,9 +159,7 @@ def simplified(labels: Labels, block: Block) -> tuple[Block, ...]:
     return (Block(tuple(axes), ids),)
 
 
-def reshaped(
-    labels: Labels, layout: Layout, shape: Sequence[int]
-) -> tuple[Layout, list[Ids]]:
+def reshaped(labels: Labels, layout: Layout, shape: Sequence[int]) -> tuple[Layout, list[Ids]]:
     """Regroup axes as a ``view`` does.
 
     Returns:

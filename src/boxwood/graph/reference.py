@@ -83,7 +83,11 @@ class _Restating(TorchFunctionMode):
         self._number = 0
 
     def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None  # noqa: ARG002
+        self,
+        func: Any,
+        types: Any,
+        args: Any = (),
+        kwargs: Any = None,
     ) -> Any:
         kwargs = kwargs or {}
         if func not in WHOLE or WHOLE[func][0] not in STATISTICS:

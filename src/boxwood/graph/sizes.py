@@ -9,7 +9,7 @@ carries the expression it was made by, so that all three can be told apart.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from operator import add, floordiv, mod, mul, neg, sub
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Size(int):
 
     def __new__(
         cls, value: int, expression: Expression, listener: "Listener | None" = None
-    ) -> "Size":
+    ) -> Self:
         """Make one; the listener is told what code does with it beside asking for sizes."""
         made = int.__new__(cls, value)
         made.expression = expression

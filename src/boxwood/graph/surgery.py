@@ -51,17 +51,30 @@ def cut(model: nn.Module, keep: Keep) -> tuple[nn.Module, tuple[AttributeChange,
         )
     cuts = cuts_of(keep)
     small = rebuilt(model, lambda name, tensor: sliced(tensor, cuts.get(name, ())))
-    values = new_values(flow, labels)
-    changes = tuple(
+    changes = attribute_changes(keep)
+    for change in changes:
+        set_attribute_(small, change.path, change.after)
+    for module in small.modules():
+        correct_attributes_(module)
+    return small, changes
+
+
+def attribute_changes(keep: Keep) -> tuple[AttributeChange, ...]:
+    """List the ints of modules that decide sizes and have to change.
+
+    Example:
+        >>> from boxwood.graph.units import units
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2))
+        >>> attribute_changes(units(net, torch.ones(1, 4)).keep_best(0.5))
+        (AttributeChange(path=('1', 'normalized_shape', 0), before=8, after=4),)
+    """
+    flow = keep.units.flow
+    values = new_values(flow, keep.units.kept_labels(keep.kept))
+    return tuple(
         AttributeChange(leaf.path, flow.trace.attributes[leaf], value)
         for leaf, value in values.items()
         if isinstance(leaf, OfAttribute) and value != flow.trace.attributes[leaf]
     )
-    for change in changes:
-        _set_path(small, change.path, change.after)
-    for module in small.modules():
-        correct_attributes_(module)
-    return small, changes
 
 
 def cuts_of(keep: Keep) -> dict[str, list[tuple[int, Tensor]]]:
@@ -125,8 +138,7 @@ def carry_optimizer(
     first = {id(t): names[0] for names, t in named_tensors(model)}
     new = dict(small.named_parameters(remove_duplicate=False))
     names = {
-        id(p): first.get(id(p), name)
-        for name, p in model.named_parameters(remove_duplicate=False)
+        id(p): first.get(id(p), name) for name, p in model.named_parameters(remove_duplicate=False)
     }
     groups = []
     for group in optimizer.param_groups:
@@ -237,7 +249,15 @@ def _check_same_model(model: nn.Module, keep: Keep) -> None:
             )
 
 
-def _set_path(model: nn.Module, path: Sequence[str | int], value: int) -> None:
+def set_attribute_(model: nn.Module, path: Sequence[str | int], value: int) -> None:
+    """Set an int that a module, or a tuple that it holds, has under a path.
+
+    Example:
+        >>> net = nn.Sequential(nn.LayerNorm(8))
+        >>> set_attribute_(net, ("0", "normalized_shape", 0), 4)
+        >>> net[0].normalized_shape
+        (4,)
+    """
     holder: Any = model
     *way, last = path
     if isinstance(last, int):  # a place in a tuple or list

@@ -300,9 +300,7 @@ def _faked(fake: FakeTensorMode, tensor: Tensor) -> Tensor:
     return FakeTensor(fake, bare, tensor.device)
 
 
-def _remember_ints_(
-    model: nn.Module, trace: Trace, listener: Listener
-) -> None:
+def _remember_ints_(model: nn.Module, trace: Trace, listener: Listener) -> None:
     seen: set[int] = set()
 
     def remember(holder: Any, path: tuple[str | int, ...], depth: int) -> None:
@@ -415,7 +413,11 @@ class _Functions(TorchFunctionMode):
         self._recorder = recorder
 
     def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None  # noqa: ARG002
+        self,
+        func: Any,
+        types: Any,
+        args: Any = (),
+        kwargs: Any = None,
     ) -> Any:
         recorder, kwargs = self._recorder, kwargs or {}
         if func in ASKS_SIZE:
@@ -446,13 +448,21 @@ class _Operations(TorchDispatchMode):
         self._recorder = recorder
 
     def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None  # noqa: ARG002
+        self,
+        func: Any,
+        types: Any,
+        args: Any = (),
+        kwargs: Any = None,
     ) -> Any:
         kwargs = kwargs or {}
         if not self._recorder.whole:
             self._recorder._last = ("", self._recorder._place()[1])
         out = func(*args, **kwargs)
-        if self._recorder.whole or func.namespace == "prim" or not any(map(torch.is_tensor, _flat(out))):
+        if (
+            self._recorder.whole
+            or func.namespace == "prim"
+            or not any(map(torch.is_tensor, _flat(out)))
+        ):
             return out
         schema = func._schema
         given = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
@@ -470,9 +480,7 @@ def _remembering(recorder: _Recorder, out: Any, args: Any, kwargs: Any) -> Any:
     if isinstance(out, int):
         axis = (args[1] if len(args) > 1 else kwargs["dim"]) % len(recorder.trace.shapes[value])
         return Size(out, OfShape(value, axis), recorder)
-    return Shape(
-        Size(size, OfShape(value, axis), recorder) for axis, size in enumerate(out)
-    )
+    return Shape(Size(size, OfShape(value, axis), recorder) for axis, size in enumerate(out))
 
 
 def _plain_shape(tensor: Tensor) -> Sequence[int]:

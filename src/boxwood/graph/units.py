@@ -1,20 +1,24 @@
 """What can be removed from a network: units, their members, and which of them are alike."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
+from boxwood.core.criteria import magnitude
 from boxwood.graph.labels import Ids
 from boxwood.graph.layout import freeze_all
 from boxwood.graph.propagate import Flow
 from boxwood.graph.rules import RULES
 from boxwood.graph.settle import Kept, settle_all
 from boxwood.graph.trace import trace, unread
+
+if TYPE_CHECKING:
+    from boxwood.graph.keep import Budget, Keep
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class Units:
         shapes: of all parameters, by first name.
         unused: parameters that no forward pass reads, in evaluation or in training.
         flow: what the trace of the network taught.
+        model: the network itself.
         example: what it was traced on.
     """
 
@@ -81,6 +86,7 @@ class Units:
     unused: tuple[str, ...]
     flow: Flow = field(repr=False, compare=False)
     roots: Ids = field(repr=False, compare=False)
+    model: nn.Module = field(repr=False, compare=False)
     example: Any = field(repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -90,6 +96,7 @@ class Units:
         """List what goes when a unit goes.
 
         Example:
+            >>> import torch
             >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
             >>> for member in units(net, torch.ones(1, 4)).members(1):
             ...     print(member)
@@ -104,6 +111,35 @@ class Units:
                 found.append(Member(axis.names[0], axis.dim, tuple(places.tolist())))
         return tuple(found)
 
+    def keep_best(
+        self,
+        keep: float | None = None,
+        *,
+        within: "Budget | None" = None,
+        criterion: Callable[..., Tensor] = magnitude,
+        gradients: Mapping[str, Tensor] | None = None,
+        normalise: bool = True,
+        ranked_together: bool = False,
+        floor: int = 1,
+        multiple: int = 1,
+        protect: Sequence[str] = (),
+    ) -> "Keep":
+        """Score all units and keep the best: `score_units`, then `keep_best` of `graph.keep`.
+
+        Example:
+            >>> import torch
+            >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+            >>> units(net, torch.ones(1, 4)).keep_best(0.5).removed
+            4
+        """
+        from boxwood.graph.keep import keep_best, score_units  # which is written in terms of Units
+
+        scores = score_units(self, criterion, gradients=gradients, normalise=normalise)
+        return keep_best(
+            self, scores, keep, within=within, ranked_together=ranked_together, floor=floor,
+            multiple=multiple, protect=protect,
+        )  # fmt: skip
+
     def kept_labels(self, kept: Kept) -> Kept:
         """Turn what is kept of the units into what is kept of the labels of the trace."""
         labels = np.ones(len(self.flow.labels), dtype=np.bool_)
@@ -114,6 +150,7 @@ class Units:
         """Count the parameters that are left; tied ones once.
 
         Example:
+            >>> import torch
             >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
             >>> found = units(net, torch.ones(1, 4))
             >>> found.parameters(), found.parameters(np.array([True, False, True]))
@@ -130,6 +167,7 @@ class Units:
         """Count the multiply-adds of products with weights and of attention, for the example.
 
         Example:
+            >>> import torch
             >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
             >>> units(net, torch.ones(1, 4)).multiply_adds()
             18
@@ -182,6 +220,7 @@ def units(model: nn.Module, example: Any, *, freeze_unknown: bool = False) -> Un
             data, or the model does not take the example.
 
     Example:
+        >>> import torch
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10))
         >>> found = units(net, torch.zeros(1, 3, 8, 8))
         >>> len(found), [group.name for group in found.groups]
@@ -222,7 +261,7 @@ def units(model: nn.Module, example: Any, *, freeze_unknown: bool = False) -> Un
         for names in (flow.trace.named[value] for value in unread(flow.trace))
         if names[0] in trainable
     )
-    return Units(axes, _groups(axes, len(roots)), shapes, unused, flow, roots, example)
+    return Units(axes, _groups(axes, len(roots)), shapes, unused, flow, roots, model, example)
 
 
 def _groups(axes: Sequence[Axis], count: int) -> tuple[Group, ...]:
@@ -249,4 +288,3 @@ def _title(owned: Sequence[tuple[str, int]]) -> str:
     """Name a group after the first weight whose rows it owns."""
     rows = [name for name, dim in owned if dim == 0 and "weight" in name]
     return (rows or [owned[0][0]])[0]
-

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 from boxwood.core.errors import BoxwoodError
 from boxwood.graph.keep import Keep
 from boxwood.graph.reference import Restatement, restated, restatements
-from boxwood.graph.surgery import AttributeChange, Cuts, cuts_of, cut, masked, sliced
+from boxwood.graph.surgery import AttributeChange, Cuts, cut, cuts_of, masked, sliced
 from boxwood.graph.trace import _tensors, as_arguments, named_tensors, rebuilt
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -84,7 +84,9 @@ class Certificate:
         lines = ["proved" if self.proved else "NOT PROVED"]
         for name in ("units", "parameters", "multiply_adds"):
             before, after = getattr(self, name)
-            lines.append(f"{name.replace('_', '-')}: {before:,} -> {after:,} ({after / max(before, 1):.1%})")
+            lines.append(
+                f"{name.replace('_', '-')}: {before:,} -> {after:,} ({after / max(before, 1):.1%})"
+            )
         lines += [
             f"{t.inputs} inputs, {t.weights} weights, {t.dtype}: largest difference "
             f"{t.difference:.2g} of {t.scale:.2g}"
@@ -406,4 +408,3 @@ def _default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
-

@@ -39,7 +39,10 @@ def _scaled_dot_product(flow: Flow, call: Call) -> Layout:
     heads = [block.ids for block in out.blocks if len(block.axes) == 1]
     rest = math.prod(out.shape) // math.prod(len(ids) for ids in heads)
     flow.costs.append(
-        Cost(rest * query.shape[-2] * key.shape[-2] * (query.shape[-1] + value.shape[-1]), tuple(heads))
+        Cost(
+            rest * query.shape[-2] * key.shape[-2] * (query.shape[-1] + value.shape[-1]),
+            tuple(heads),
+        )
     )
     return made if features is None else made.with_ids(-1, features)
 

@@ -101,13 +101,14 @@ def _grouped(
     # Labels of the outputs: of a plain convolution they are the weight's first axis; of a
     # transposed one the weight has an axis for the outputs of one group only.
     outputs = (
-        np.broadcast_to(per_group, (groups, each_out)) if transposed else per_group.reshape(groups, -1)
+        np.broadcast_to(per_group, (groups, each_out))
+        if transposed
+        else per_group.reshape(groups, -1)
     )
     if groups >= each_in:
-        for ids in (taken, made):
-            if ids is not None and len(ids) in (each_in, each_out) and len(ids) != groups * each_in:
-                if transposed and ids is made or not transposed and ids is taken:
-                    flow.labels.freeze(ids)  # every group has all of its inputs and outputs
+        inside = made if transposed else taken  # the axis that every group has in common
+        if inside is not None:
+            flow.labels.freeze(inside)
         flow.labels.tie(inputs, inputs[:, :1])
         if transposed:
             flow.labels.tie(whole(taken, read.size).reshape(groups, -1), inputs[:, :1])
@@ -127,7 +128,10 @@ def _grouped(
 
 
 def _matmul(flow: Flow, call: Call) -> Layout:
-    first, second = flow.of(call.args["self"]), flow.of(call.args.get("other", call.args.get("mat2")))
+    first, second = (
+        flow.of(call.args["self"]),
+        flow.of(call.args.get("other", call.args.get("mat2"))),
+    )
     if call.name == "matmul_reversed":
         first, second = second, first
     return product(flow, first, second)
@@ -187,10 +191,11 @@ def _dot(flow: Flow, call: Call) -> Layout:
 
 
 def _outer(flow: Flow, call: Call) -> Layout:
-    first, second = flow.of(call.args["self"]), flow.of(call.args.get("vec2", call.args.get("other")))
-    return replace(
-        flow.join([inserted(first, 1), second]), zero=first.zero and second.zero
+    first, second = (
+        flow.of(call.args["self"]),
+        flow.of(call.args.get("vec2", call.args.get("other"))),
     )
+    return replace(flow.join([inserted(first, 1), second]), zero=first.zero and second.zero)
 
 
 def _embedding(flow: Flow, call: Call) -> Layout:

@@ -10,7 +10,9 @@ from boxwood.graph.propagate import Flow, Rule
 from boxwood.graph.trace import Call
 
 
-def _affine(flow: Flow, call: Call, names: Sequence[str], ids: Ids | None) -> tuple[Ids | None, bool]:
+def _affine(
+    flow: Flow, call: Call, names: Sequence[str], ids: Ids | None
+) -> tuple[Ids | None, bool]:
     """Tie per-channel vectors to the channels; say whether they make removed channels zero."""
     zero = False
     for name in names:
@@ -64,10 +66,7 @@ def _layer_norm(flow: Flow, call: Call) -> Layout:
                 layout = flow.of(given)
                 ids = flow.tied(ids, layout.ids(place))
                 zero = zero and layout.zero
-        if ids is None:
-            x = flow.kept_whole(x, [axis])
-        else:
-            x = x.with_ids(axis, ids)
+        x = flow.kept_whole(x, [axis]) if ids is None else x.with_ids(axis, ids)
         spans.append(ids)
     flow.restate(call, x, axes)
     for size, ids in zip(sizes, spans, strict=True):

@@ -6,24 +6,135 @@ from boxwood.graph.layout import Layout
 from boxwood.graph.propagate import Flow, Rule
 from boxwood.graph.trace import Call, Ref, refs
 
-_ZERO_STAYS = """
-    relu relu6 gelu silu mish tanh hardswish hardtanh leaky_relu elu selu celu abs neg square sqrt
-    sin tan asin atan sinh asinh round floor ceil trunc sign erf expm1 log1p hardshrink softshrink
-    dropout native_dropout feature_dropout clone to_copy to contiguous detach alias
-    lift_fresh lift_fresh_copy rrelu rrelu_with_noise positive nan_to_num tril triu
-    softsign tanhshrink div floor_divide remainder fmod conj view_as_real softsign deg2rad
-    float half double pin_memory requires_grad_ to_dense alpha_dropout
-""".split()
-_ZERO_GOES = """
-    sigmoid hardsigmoid softplus log_sigmoid log_sigmoid_forward exp exp2 cos log log2 log10
-    reciprocal rsqrt eq ne lt le gt ge logical_not bitwise_not isnan isinf isfinite
-    bernoulli threshold logit erfc erfinv acos cosh digamma lgamma
-""".split()
-_JOIN_ZERO_IF_ALL = """
-    add sub rsub maximum minimum fmax fmin logical_or logical_and logical_xor bitwise_or
-    bitwise_and bitwise_xor __or__ __and__ atan2 hypot addcmul addcdiv lerp heaviside logaddexp
-    complex polar
-""".split()
+_ZERO_STAYS = [
+    "relu",
+    "relu6",
+    "gelu",
+    "silu",
+    "mish",
+    "tanh",
+    "hardswish",
+    "hardtanh",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "celu",
+    "abs",
+    "neg",
+    "square",
+    "sqrt",
+    "sin",
+    "tan",
+    "asin",
+    "atan",
+    "sinh",
+    "asinh",
+    "round",
+    "floor",
+    "ceil",
+    "trunc",
+    "sign",
+    "erf",
+    "expm1",
+    "log1p",
+    "hardshrink",
+    "softshrink",
+    "dropout",
+    "native_dropout",
+    "feature_dropout",
+    "clone",
+    "to_copy",
+    "to",
+    "contiguous",
+    "detach",
+    "alias",
+    "lift_fresh",
+    "lift_fresh_copy",
+    "rrelu",
+    "rrelu_with_noise",
+    "positive",
+    "nan_to_num",
+    "tril",
+    "triu",
+    "softsign",
+    "tanhshrink",
+    "div",
+    "floor_divide",
+    "remainder",
+    "fmod",
+    "conj",
+    "view_as_real",
+    "softsign",
+    "deg2rad",
+    "float",
+    "half",
+    "double",
+    "pin_memory",
+    "requires_grad_",
+    "to_dense",
+    "alpha_dropout",
+]
+_ZERO_GOES = [
+    "sigmoid",
+    "hardsigmoid",
+    "softplus",
+    "log_sigmoid",
+    "log_sigmoid_forward",
+    "exp",
+    "exp2",
+    "cos",
+    "log",
+    "log2",
+    "log10",
+    "reciprocal",
+    "rsqrt",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "logical_not",
+    "bitwise_not",
+    "isnan",
+    "isinf",
+    "isfinite",
+    "bernoulli",
+    "threshold",
+    "logit",
+    "erfc",
+    "erfinv",
+    "acos",
+    "cosh",
+    "digamma",
+    "lgamma",
+]
+_JOIN_ZERO_IF_ALL = [
+    "add",
+    "sub",
+    "rsub",
+    "maximum",
+    "minimum",
+    "fmax",
+    "fmin",
+    "logical_or",
+    "logical_and",
+    "logical_xor",
+    "bitwise_or",
+    "bitwise_and",
+    "bitwise_xor",
+    "__or__",
+    "__and__",
+    "atan2",
+    "hypot",
+    "addcmul",
+    "addcdiv",
+    "lerp",
+    "heaviside",
+    "logaddexp",
+    "complex",
+    "polar",
+]
 
 
 def _same(flow: Flow, call: Call) -> Layout | tuple[Layout, ...]:
@@ -94,8 +205,7 @@ def _prelu(flow: Flow, call: Call) -> Layout:
         x, ids = flow.axis(x, 1)
         slope = replace(slope, shape=(slope.shape[0],))
         ids = flow.tied(ids, slope.ids(0))
-        x = x.with_ids(1, ids) if ids is not None else flow.kept_whole(x, [1])
-        return x
+        return x.with_ids(1, ids) if ids is not None else flow.kept_whole(x, [1])
     return replace(flow.join([x, slope]), zero=x.zero)
 
 

@@ -34,8 +34,9 @@ def _recurrent(flow: Flow, call: Call) -> list[Layout]:
     projected = flow.shape(weights[1])[1] != rows
     per_layer = 2 + 2 * bool(has_bias) + projected
     x, read = flow.axis(flow.of(data), -1)
-    hidden: Ids | None = None
-    out: Ids | None = None  # the projection where there is one, else the hidden state
+    hidden = flow.labels.fresh(rows)
+    # What leaves a step: the projection where there is one, else the hidden state.
+    out = flow.labels.fresh(flow.shape(weights[1])[1]) if projected else hidden
     width = x.shape[-1]
     for layer in range(int(layers)):
         ends: list[Ids] = []
@@ -43,8 +44,8 @@ def _recurrent(flow: Flow, call: Call) -> list[Layout]:
             place = (layer * directions + direction) * per_layer
             mine = weights[place : place + per_layer]
             units, ends_here = _cell(flow, mine, rows, _GATES[call.name], read, projected=projected)
-            hidden = units if hidden is None else flow.tied(hidden, units)
-            out = ends_here if out is None else flow.tied(out, ends_here)
+            flow.labels.tie(hidden, units)
+            flow.labels.tie(out, ends_here)
             ends.append(ends_here)
             flow.costs.append(
                 Cost(
@@ -54,7 +55,6 @@ def _recurrent(flow: Flow, call: Call) -> list[Layout]:
             )
         read = np.concatenate(ends)
         width = len(read)
-    assert out is not None
     _tie_states(flow, states, out, hidden if lstm else None)
     shape = flow.shape(call.outputs[0])
     zero = all(flow.of(each).zero for each in states)
@@ -62,7 +62,6 @@ def _recurrent(flow: Flow, call: Call) -> list[Layout]:
     finals = []
     for place, ref in enumerate(call.outputs[1:]):
         units = hidden if lstm and place == 1 else out
-        assert units is not None
         finals.append(Layout(flow.shape(ref), zero=zero).with_ids(-1, units))
     return [made, *finals]
 

@@ -17,7 +17,11 @@ from boxwood.graph.trace import Call, Ref
 def _sizes(given: Any) -> tuple[Any, ...]:
     """Read sizes given one by one, or as one sequence."""
     if isinstance(given, tuple | list):
-        return _sizes(given[0]) if len(given) == 1 and isinstance(given[0], tuple | list) else tuple(given)
+        return (
+            _sizes(given[0])
+            if len(given) == 1 and isinstance(given[0], tuple | list)
+            else tuple(given)
+        )
     return (given,)
 
 
@@ -91,8 +95,10 @@ def _expand(flow: Flow, call: Call) -> Layout:
         if x.shape[axis] == size:
             continue
         # Copies of one index: any number of them, if the code can ask for another number.
-        x = x.with_ids(axis, flow.labels.fresh(size)) if written else replace(
-            x, shape=(*x.shape[:axis], size, *x.shape[axis + 1 :])
+        x = (
+            x.with_ids(axis, flow.labels.fresh(size))
+            if written
+            else replace(x, shape=(*x.shape[:axis], size, *x.shape[axis + 1 :]))
         )
     if written:
         flow.expect_shape(call, sizes, x)
@@ -113,7 +119,9 @@ def _repeat(flow: Flow, call: Call) -> Layout:
         if ids is not None:
             x = x.with_ids(axis, np.tile(ids, int(count)))
         else:
-            x = replace(x, shape=(*x.shape[:axis], x.shape[axis] * int(count), *x.shape[axis + 1 :]))
+            x = replace(
+                x, shape=(*x.shape[:axis], x.shape[axis] * int(count), *x.shape[axis + 1 :])
+            )
     return x
 
 
@@ -139,7 +147,9 @@ def _cat(flow: Flow, call: Call) -> Layout:
         axis = dim % len(part.shape)
         pieces.append(np.zeros(part.shape[axis], dtype=np.int64) if ids is None else ids)
         bare = tuple(block for block in part.blocks if axis not in block.axes)
-        parts.append(replace(part, shape=(*part.shape[:axis], 1, *part.shape[axis + 1 :]), blocks=bare))
+        parts.append(
+            replace(part, shape=(*part.shape[:axis], 1, *part.shape[axis + 1 :]), blocks=bare)
+        )
     out = replace(flow.join(parts), zero=all(part.zero for part in parts))
     ids = np.concatenate(pieces)
     if not flow.labels.roots(ids).any():
@@ -209,8 +219,7 @@ def _tie_pieces(
             flow.expect(call, size, pieces[0])
         return
     for piece in pieces[1:]:
-        assert piece is not None
-        if len(piece) == len(pieces[0]):
+        if piece is not None and len(piece) == len(pieces[0]):
             flow.labels.tie(pieces[0], piece)
         else:  # a shorter last piece: nothing about it would stay true
             for each in pieces:
@@ -253,7 +262,9 @@ def take_range(
     """Choose a range; its bounds must count what is kept before them."""
     axis = dim % len(x.shape)
     size = x.shape[axis]
-    whole = range(size)[slice(*(None if each is None else int(each) for each in (start, end, step)))]
+    whole = range(size)[
+        slice(*(None if each is None else int(each) for each in (start, end, step)))
+    ]
     if len(whole) == size and (step is None or int(step) == 1):
         return x
     x, ids = flow.axis(x, axis)
@@ -271,9 +282,9 @@ def take_range(
             flow.expect(call, bound, ids[: int(bound)])
         elif -int(bound) < size:
             flow.expect(call, bound, ids[int(bound) :], scale=-1)
-    taken = ids[slice(whole.start, whole.start + len(whole))] if whole.step == 1 else ids[
-        list(whole)
-    ]
+    taken = (
+        ids[slice(whole.start, whole.start + len(whole))] if whole.step == 1 else ids[list(whole)]
+    )
     return x.with_ids(axis, taken)
 
 
@@ -391,9 +402,8 @@ def _filled(flow: Flow, call: Call) -> Layout:
     return x
 
 
-def _constant(flow: Flow, call: Call) -> Any:
+def _constant(flow: Flow, call: Call) -> None:
     """Positions, random integers and the like: nothing in them can go."""
-    return None
 
 
 def _getitem(flow: Flow, call: Call) -> Layout:
@@ -445,11 +455,7 @@ def _consumed(flow: Flow, item: Any) -> int:
 
 def gathered(flow: Flow, call: Call, x: Layout, advanced: list[tuple[int, Ref]]) -> Layout:
     """Index by tensors: their axes stay whole, the others keep their labels."""
-    axes = [
-        axis + more
-        for axis, ref in advanced
-        for more in range(max(1, _consumed(flow, ref)))
-    ]
+    axes = [axis + more for axis, ref in advanced for more in range(max(1, _consumed(flow, ref)))]
     for _, ref in advanced:
         given = flow.of(ref)
         flow.kept_whole(given, range(len(given.shape)))
