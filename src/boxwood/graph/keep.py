@@ -71,6 +71,7 @@ def score_units(
         BoxwoodError: the criterion asks for what is not there, or a score is not finite.
 
     Example:
+        >>> import torch
         >>> from torch import nn
         >>> from boxwood.graph.units import units
         >>> net = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
@@ -167,6 +168,7 @@ def multiply_adds(keep: Keep) -> float:
     """Count the multiply-adds that are left: a measure for a `Budget`.
 
     Example:
+        >>> import torch
         >>> from torch import nn
         >>> from boxwood.graph.units import units
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -180,6 +182,7 @@ def parameters(keep: Keep) -> float:
     """Count the parameters that are left: a measure for a `Budget`.
 
     Example:
+        >>> import torch
         >>> from torch import nn
         >>> from boxwood.graph.units import units
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -220,6 +223,7 @@ def keep_best(
         NoEffect: every unit stays.
 
     Example:
+        >>> import torch
         >>> from torch import nn
         >>> from boxwood.graph.units import units
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))

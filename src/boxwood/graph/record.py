@@ -95,9 +95,9 @@ def save_shrunken(small: nn.Module, record: Record, path: Path | str) -> None:
     try:
         save_file(tensors, partial, metadata={_KEY: json.dumps(record.to_json())})
         partial.replace(path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise BoxwoodError(
-            f"Expected to write {path}, got {error.strerror or error}; give a path in a folder "
+            f"Expected to write {path}, got {error}; give a path in a folder "
             "that exists and can be written."
         ) from error
     finally:
