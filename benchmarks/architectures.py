@@ -14,7 +14,7 @@ Built = tuple[nn.Module, Any]
 def corpus() -> dict[str, Callable[[], Built]]:
     """Name every network that the installed libraries offer, with how to build it."""
     found: dict[str, Callable[[], Built]] = {}
-    for add in (_torchvision, _recurrent, _transformers, _timm):
+    for add in (_recurrent, _transformers, _torchvision, _timm):
         try:
             found |= add()
         except ImportError:
@@ -26,7 +26,8 @@ def _torchvision() -> dict[str, Callable[[], Built]]:
     from torchvision import models
 
     def classifier(name: str) -> Built:
-        size = 299 if name == "inception_v3" else 518 if name == "vit_h_14" else 224
+        whole = name.startswith(("vit", "maxvit"))  # whose sizes are those of their positions
+        size = 518 if name == "vit_h_14" else 224 if whole else 128
         settings = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
         return models.get_model(name, weights=None, **settings), torch.randn(1, 3, size, size)
 

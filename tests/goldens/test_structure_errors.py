@@ -55,7 +55,9 @@ class Written(nn.Module):
 
 def test_control_flow_that_depends_on_data_is_named_by_its_line():
     """A network that looks at values is refused with file and line."""
-    with pytest.raises(BoxwoodError, match=r"does not depend on data, got Branching.*errors\.py:\d+"):
+    with pytest.raises(
+        BoxwoodError, match=r"does not depend on data, got Branching.*errors\.py:\d+"
+    ):
         units(Branching(), X)
 
 
@@ -104,7 +106,7 @@ def test_a_keep_of_the_wrong_size_is_refused():
 
 @pytest.mark.parametrize("keep", [0.0, 1.5, -1.0])
 def test_fractions_out_of_range_are_refused(keep):
-    """keep lies in (0, 1], and so do budgets."""
+    """Keep lies in (0, 1], and so do budgets."""
     with pytest.raises(BoxwoodError, match=r"keep in \(0, 1\]"):
         units(net(), X).keep_best(keep)
     with pytest.raises(BoxwoodError, match=r"a budget in \(0, 1\]"):
@@ -208,7 +210,7 @@ def test_a_file_gives_the_network_back(saved):
 
 
 def test_another_factory_is_refused(saved):
-    """build must make the original, no more and no less."""
+    """Build must make the original, no more and no less."""
     path, _ = saved
     with pytest.raises(BoxwoodError, match=r"'0\.weight' has shape \(6, 4\) and not \(8, 4\)"):
         load_shrunken(path, build=lambda: net(6))

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from boxwood.cli import demo, plan, run, runs
+from boxwood.cli import demo, plan, run, runs, shrink
 from boxwood.core.errors import BoxwoodError
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app = typer.Typer(
 app.command()(demo.demo)
 app.command()(plan.plan)
 app.command()(run.run)
+app.command()(shrink.shrink)
 app.add_typer(runs.app, name="runs")
 
 

@@ -245,7 +245,8 @@ def named_tensors(model: nn.Module) -> list[tuple[tuple[str, ...], Tensor]]:
         *model.named_parameters(remove_duplicate=False),
         *model.named_buffers(remove_duplicate=False),
     ]:
-        key = (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else id(tensor)
+        place = 0 if tensor.is_meta else tensor.data_ptr()
+        key = (place, tensor.shape, tensor.stride()) if place else id(tensor)
         found.setdefault(key, ([], tensor))[0].append(name)
     return [(tuple(names), tensor) for names, tensor in found.values()]
 
