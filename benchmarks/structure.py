@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from architectures import corpus
-from measuring import Row, compare, machine, main
+from measuring import Row, by_turns, compare, machine, main
 from torch import nn
 
 from boxwood.core.errors import BoxwoodError
