@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from boxwood.cli import cite, demo, pack, plan, prune, report, run, runs, serve
+from boxwood.cli import cite, demo, pack, plan, prune, report, run, runs, serve, shrink
 from boxwood.core.errors import BoxwoodError
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app = typer.Typer(
 app.command()(demo.demo)
 app.command()(plan.plan)
 app.command()(run.run)
+app.command()(shrink.shrink)
 app.command()(prune.prune)
 app.command()(pack.pack)
 app.command()(pack.unpack)

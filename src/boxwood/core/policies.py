@@ -16,7 +16,7 @@ from torch import Tensor
 from boxwood.core.allocation import ByName, Scope, allocate, uniform
 from boxwood.core.criteria import magnitude, random
 from boxwood.core.errors import BoxwoodError
-from boxwood.core.granularity import Elements, Granularity
+from boxwood.core.granularity import Elements, Granularity, pool_within
 from boxwood.core.masks import Masks
 from boxwood.core.schedules import Schedule, check_sparsity
 from boxwood.core.seeds import seed_for
@@ -333,9 +333,9 @@ class RigL:
 def _pruned(
     scores: Scores, sparsity: float | None, scope: Scope, granularity: Granularity, masks: Masks
 ) -> dict[str, Tensor]:
-    pooled = {name: granularity.pool(score) for name, score in scores.items()}
-    inside = {name: granularity.pool(mask) for name, mask in masks.items()}
-    keep = allocate(pooled, sparsity, scope=scope, within=inside)
+    pooled = {n: pool_within(granularity, score, masks[n]) for n, score in scores.items()}
+    alive = {name: granularity.alive(mask) for name, mask in masks.items()}
+    keep = allocate(pooled, sparsity, scope=scope, within=alive)
     return select(scores, keep, granularity, within=masks)
 
 

@@ -1,0 +1,250 @@
+"""Structural pruning of many architectures: proved, refused or wrong; beside Torch-Pruning.
+
+Half of the units of every group go. A network counts as proved if the smaller one computes what
+the masked one computes, in double precision, on given and random inputs, with its own weights and
+with noise on them. Torch-Pruning counts as working if the pruned network is smaller and runs.
+
+    python benchmarks/structure.py --quick          a few networks and times, under a minute
+    python benchmarks/structure.py --all            every network; goes on where it was stopped
+"""
+
+import argparse
+import contextlib
+import copy
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from architectures import corpus
+from measuring import Row, by_turns, compare, machine, main
+from torch import nn
+
+from boxwood.core.errors import BoxwoodError
+from boxwood.graph.keep import keep_best, score_units
+from boxwood.graph.trace import as_arguments
+from boxwood.graph.units import units
+from boxwood.graph.verify import shrink, verify
+
+TABLE = Path(__file__).parent.parent / "experiments" / "results" / "structure.json"
+LIMIT = 40
+LARGEST = 60_000_000
+QUICK = (
+    "torchvision/resnet18", "torchvision/mobilenet_v3_small", "torchvision/shufflenet_v2_x0_5",
+    "recurrent/lstm-tied", "recurrent/translator", "recurrent/tagger",
+    "transformers/bert", "transformers/llama", "transformers/gpt2",
+)  # fmt: skip
+TIMED = (
+    "torchvision/resnet50", "torchvision/vit_b_16", "torchvision/densenet121",
+    "torchvision/convnext_tiny", "transformers/bert",
+)  # fmt: skip
+
+
+def ours(net: nn.Module, example: Any) -> dict[str, Any]:
+    """Remove half, and prove it."""
+    found = units(net, example)
+    if not len(found):
+        return {"result": "refused", "reason": "no removable units"}
+    keep = keep_best(found, score_units(found), 0.5)
+    small = shrink(net, keep, check=False)
+    certificate = verify(net, small, keep, gradients=False)
+    return {
+        "result": "proved" if certificate.proved else "wrong",
+        "difference": max(t.difference / max(t.scale, 1e-3) for t in certificate.trials),
+        "restated": len(certificate.restated),
+        "units": len(found),
+        "groups": len(found.groups),
+        "parameters": certificate.parameters[1] / certificate.parameters[0],
+        "multiply_adds": certificate.multiply_adds[1] / max(certificate.multiply_adds[0], 1),
+    }
+
+
+def peer(net: nn.Module, example: Any) -> dict[str, Any]:
+    """Do the same with Torch-Pruning, as its README says: all but the last layer."""
+    before = sum(p.numel() for p in net.parameters())
+    args, kwargs = as_arguments(example)
+    _torch_pruning(net, example)
+    with torch.no_grad():
+        net(*args, **kwargs)
+    after = sum(p.numel() for p in net.parameters())
+    return {
+        "result": "runs" if after < before else "nothing removed",
+        "parameters": after / before,
+    }
+
+
+def _torch_pruning(net: nn.Module, example: Any) -> None:
+    import torch_pruning
+
+    args, kwargs = as_arguments(example)
+    last = [m for m in net.modules() if isinstance(m, nn.Linear | nn.Conv2d)][-1]
+    heads = {m: m.num_heads for m in net.modules() if isinstance(m, nn.MultiheadAttention)}
+    pruner = torch_pruning.pruner.BasePruner(
+        net,
+        kwargs or (args if len(args) > 1 else args[0]),
+        importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
+        pruning_ratio=0.5,
+        ignored_layers=[last],
+        num_heads=heads,
+    )
+    pruner.step()
+
+
+def to_smaller_ours(net: nn.Module, example: Any) -> Callable[[], object]:
+    """From a network to the smaller one, checked by running it."""
+
+    def run() -> nn.Module:
+        keep = units(net, example).keep_best(0.5)
+        return shrink(net, keep)
+
+    return run
+
+
+def to_smaller_peer(net: nn.Module, example: Any) -> Callable[[], object]:
+    """From a copy of the network to the smaller one; the copy is part of what ours does."""
+    return lambda: _torch_pruning(copy.deepcopy(net), example)
+
+
+class _TooLongError(Exception):
+    pass
+
+
+def _stop(*_: Any) -> None:
+    raise _TooLongError
+
+
+def attempt(name: str, who: str) -> dict[str, Any]:
+    """Build one network and prune it, with a limit on the time."""
+    torch.manual_seed(0)
+    signal.signal(signal.SIGPROF, _stop)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            net, example = corpus()[name]()
+            net.eval()
+            size = sum(p.numel() for p in net.parameters())
+            if size > LARGEST:
+                return {"result": "left out", "reason": f"{size} parameters"}
+            signal.setitimer(signal.ITIMER_PROF, LIMIT)
+            return {"size": size, **(ours if who == "ours" else peer)(net, example)}
+    except BoxwoodError as error:
+        return {"result": "refused", "reason": str(error)}
+    except _TooLongError:
+        return {"result": "too long", "reason": f"more than {LIMIT} s of this processor"}
+    except Exception as error:  # noqa: BLE001 - a crash is a result here
+        reason = str(error).strip().splitlines()
+        return {
+            "result": "failed",
+            "reason": f"{type(error).__name__}: {(reason or [''])[0][:200]}",
+        }
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def in_processes(jobs: list[tuple[str, str]]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Work off jobs in a process of their own; one that dies takes only its job with it."""
+    waiting = list(jobs)
+    while waiting:
+        command = [sys.executable, __file__, "--worker"]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            text=True, env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+        ) as process:  # fmt: skip
+            if process.stdin is None or process.stdout is None:
+                raise OSError("no pipes")
+            process.stdin.write(json.dumps(waiting))
+            process.stdin.close()
+            for line in process.stdout:
+                if line.startswith("{"):
+                    name, who = waiting.pop(0)
+                    yield name, who, json.loads(line)
+        if process.returncode and waiting:
+            name, who = waiting.pop(0)
+            yield name, who, {"result": "failed", "reason": f"process died ({process.returncode})"}
+
+
+def worker() -> None:
+    """Answer jobs from the standard input, one line each."""
+    torch.set_num_threads(1)
+    for name, who in json.loads(sys.stdin.read()):
+        print(json.dumps(attempt(name, who)), flush=True)
+
+
+def everything(*, only: str, who: tuple[str, ...]) -> None:
+    """Fill the table, one network at a time; what is in it already is not done again."""
+    table = json.loads(TABLE.read_text()) if TABLE.exists() else {"models": {}}
+    rows = table["models"]
+    names = [name for name in corpus() if only in name]
+    jobs = [(n, w) for n in names for w in who if w not in rows.get(n, {})]
+    for name, side, row in in_processes(jobs):
+        rows.setdefault(name, {})[side] = row
+        table["machine"] = machine()
+        table["summary"] = summary(rows)
+        TABLE.parent.mkdir(parents=True, exist_ok=True)
+        temporary = TABLE.with_suffix(".part")
+        temporary.write_text(json.dumps(table, indent=1) + "\n")
+        temporary.replace(TABLE)
+        print(f"{name:<44} {side:<5} {row['result']:<8} {row.get('reason', '')[:150]}", flush=True)
+    print(json.dumps(summary(rows), indent=1))
+
+
+def summary(rows: dict[str, Any]) -> dict[str, dict[str, dict[str, int]]]:
+    """Count results by library."""
+    counted: dict[str, dict[str, Counter[str]]] = {}
+    for name, sides in rows.items():
+        for side, row in sides.items():
+            counted.setdefault(name.split("/")[0], {}).setdefault(side, Counter())[
+                row["result"]
+            ] += 1
+    return {lib: {s: dict(c) for s, c in sides.items()} for lib, sides in counted.items()}
+
+
+def measure(quick: bool) -> list[Row]:
+    """Count what works, and time the way from a network to the smaller one."""
+    rows = []
+    known = corpus()
+    names = [name for name in QUICK if name in known]
+    good = {"ours": 0, "peer": 0}
+    for name in names:
+        good["ours"] += attempt(name, "ours")["result"] == "proved"
+        good["peer"] += attempt(name, "peer")["result"] == "runs"
+    rows.append(
+        compare("networks that work (ours: proved; the peer's: run)", [good["ours"]],
+                [max(good["peer"], 1)], "Torch-Pruning", unit=f"of {len(names)}")
+    )  # fmt: skip
+    for name in TIMED[:1] if quick else TIMED:
+        if name not in known:
+            continue
+        net, example = known[name]()
+        net.eval()
+        steps = {"ours": to_smaller_ours(net, example), "peer": to_smaller_peer(net, example)}
+        times = by_turns(steps, repeats=1 if quick else 3)
+        rows.append(
+            compare(f"{name}: to the smaller network, checked", times["ours"], times["peer"],
+                    "Torch-Pruning, unchecked", unit="s")
+        )  # fmt: skip
+    return rows
+
+
+if __name__ == "__main__":
+    if "--worker" in sys.argv:
+        worker()
+    elif "--all" in sys.argv:
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--all", action="store_true")
+        parser.add_argument("--only", default="", help="part of the names to run")
+        parser.add_argument("--ours", action="store_true", help="without the peer")
+        parser.add_argument("--peer", action="store_true", help="the peer alone")
+        given = parser.parse_args()
+        sides = ("ours",) if given.ours else ("peer",) if given.peer else ("ours", "peer")
+        everything(only=given.only, who=sides)
+    else:
+        main(measure, "Structural pruning of many architectures (half of every group)")

@@ -1,0 +1,170 @@
+"""``boxwood shrink``: a smaller network of the same classes, and the proof."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from boxwood.core.errors import BoxwoodError
+from boxwood.core.spec import load
+from boxwood.graph.keep import Budget, Keep, multiply_adds, parameters
+from boxwood.graph.latency import latency
+from boxwood.graph.record import record_of, save_shrunken
+from boxwood.graph.units import units
+from boxwood.graph.verify import shrink as shrink_network
+from boxwood.graph.verify import verify
+from boxwood.recipes.phase import load_weights_
+
+
+def shrink(
+    target: Annotated[str, typer.Argument(help="module:factory or file.py:factory of a network.")],
+    out: Annotated[Path | None, typer.Argument(help="File to write: .safetensors.")] = None,
+    example: Annotated[
+        list[str] | None,
+        typer.Option(help="Shape of an input, as 1x3x32x32; tokens below 99 as 1x16:99. Repeat."),
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="Trained weights: .safetensors.")] = None,
+    keep: Annotated[float | None, typer.Option(help="Fraction of units of each group.")] = None,
+    macs: Annotated[float | None, typer.Option(help="Fraction of multiply-adds at most.")] = None,
+    size: Annotated[float | None, typer.Option(help="Fraction of parameters at most.")] = None,
+    time: Annotated[
+        float | None, typer.Option("--latency", help="Fraction of the measured time at most.")
+    ] = None,
+    protect: Annotated[
+        list[str] | None, typer.Option(help="Pattern of parameters whose units stay. Repeat.")
+    ] = None,
+    floor: Annotated[int, typer.Option(help="Units that every group keeps at least.")] = 1,
+    multiple: Annotated[int, typer.Option(help="Groups keep a multiple of this.")] = 1,
+    together: Annotated[
+        bool, typer.Option("--together", help="Rank the units of all groups together.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show units and forecast; change and write nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Remove filters, channels, heads and hidden units, and prove what is left.
+
+    Example: boxwood shrink boxwood.zoo.lenet:lenet_5 small.safetensors --example 1x1x28x28 --keep 0.5
+    """
+    budgets = {"--macs": (macs, multiply_adds), "--size": (size, parameters)}
+    asked = [name for name, (value, _) in budgets.items() if value is not None]
+    asked += ["--latency"] * (time is not None) + ["--keep"] * (keep is not None)
+    if len(asked) != 1:
+        raise BoxwoodError(
+            f"Expected one of --keep, --macs, --size and --latency, got "
+            f"{' and '.join(asked) or 'none'}; give one."
+        )
+    if out is None and not dry_run:
+        raise BoxwoodError("Expected a file to write, got none; name one, or give --dry-run.")
+    model = _network(target, weights)
+    found = units(model, _examples(example or []))
+    within = next((Budget(v, of) for v, of in budgets.values() if v is not None), None)
+    if time is not None:
+        within = Budget(time, latency(model), steps=6)
+    chosen = found.keep_best(
+        keep, within=within, ranked_together=together, floor=floor, multiple=multiple,
+        protect=protect or (),
+    )  # fmt: skip
+    report: dict[str, Any] = _forecast(chosen)
+    certificate = None
+    if not dry_run and out is not None:
+        small = shrink_network(model, chosen)
+        certificate = verify(model, small, chosen)
+        report["certificate"] = certificate.to_json()
+        if not certificate.proved:
+            raise BoxwoodError(
+                f"Expected the smaller network to compute what the masked one does, got\n"
+                f"{certificate}\nNothing was written: protect part of it with --protect."
+            )
+        save_shrunken(small, record_of(model, chosen), out)
+    if as_json:
+        print(json.dumps(report, indent=1))  # noqa: T201 - the result itself
+        return
+    console = Console()
+    console.print(_table(report))
+    if certificate is not None:
+        console.print(str(certificate), markup=False)
+        console.print(f"Written: {out}", markup=False)
+
+
+def _network(target: str, weights: Path | None) -> nn.Module:
+    factory = load(target)
+    model = factory() if callable(factory) else factory
+    if not isinstance(model, nn.Module):
+        raise BoxwoodError(
+            f"Expected {target} to return a network, got {type(model).__name__}; name a function "
+            "without arguments that returns a torch.nn.Module."
+        )
+    if weights is not None:
+        try:
+            load_weights_(model, load_file(weights))
+        except (OSError, SafetensorError) as error:
+            raise BoxwoodError(
+                f"Expected weights as safetensors at {weights}, got {error}; convert them with "
+                "safetensors.torch.save_file."
+            ) from error
+    return model.eval()
+
+
+def _examples(texts: list[str]) -> tuple[Tensor, ...]:
+    if not texts:
+        raise BoxwoodError("Expected the shape of an input, got none; give --example 1x3x32x32.")
+    return tuple(_example(text) for text in texts)
+
+
+def _example(text: str) -> Tensor:
+    shape, _, limit = text.partition(":")
+    generator = torch.Generator().manual_seed(0)
+    try:
+        sizes = [int(part) for part in shape.split("x")]
+        below = int(limit) if limit else None
+    except ValueError as error:
+        raise BoxwoodError(
+            f"Expected --example like 1x3x32x32, or 1x16:99 for tokens, got {text!r}; correct it."
+        ) from error
+    if below is not None:
+        return torch.randint(below, sizes, generator=generator)
+    return torch.randn(sizes, generator=generator)
+
+
+def _forecast(keep: Keep) -> dict[str, Any]:
+    found, everything = keep.units, keep.kept | True
+    return {
+        "groups": [
+            {
+                "name": group.name,
+                "units": len(group.units),
+                "kept": int(keep.kept[group.units].sum()),
+                "axes": len(group.axes),
+            }
+            for group in found.groups
+        ],
+        "units": [len(found), len(found) - keep.removed],
+        "parameters": [found.parameters(), found.parameters(keep.kept)],
+        "multiply_adds": [found.multiply_adds(everything), found.multiply_adds(keep.kept)],
+    }
+
+
+def _table(report: dict[str, Any]) -> Table:
+    table = Table()
+    table.add_column("group")
+    for name in ("units", "kept", "tensors"):
+        table.add_column(name, justify="right")
+    for group in report["groups"]:
+        table.add_row(
+            group["name"], f"{group['units']:,}", f"{group['kept']:,}", f"{group['axes']}"
+        )
+    table.add_section()
+    for name in ("units", "parameters", "multiply_adds"):
+        before, after = report[name]
+        share = f"{after / max(before, 1):.1%}"
+        table.add_row(name.replace("_", "-"), f"{before:,}", f"{after:,}", share)
+    return table

@@ -1,0 +1,1 @@
+"""Structure: what may be removed from a network, how, and the proof that it was right."""

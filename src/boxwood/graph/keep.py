@@ -1,0 +1,342 @@
+"""Which units stay: scores, floors, multiples, budgets."""
+
+import inspect
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from boxwood.core.criteria import magnitude
+from boxwood.core.errors import BoxwoodError, NoEffect
+from boxwood.graph.settle import Kept
+from boxwood.graph.units import Units, kept_indices
+
+UnitScores = NDArray[np.float64]
+"""One score per unit, higher is kept."""
+
+
+@dataclass(frozen=True)
+class Keep:
+    """What stays of a network: what `shrink` is given.
+
+    Args:
+        units: of the network.
+        kept: bool [units].
+    """
+
+    units: Units
+    kept: Kept
+
+    def __post_init__(self) -> None:
+        if self.kept.shape != (len(self.units),) or self.kept.dtype != np.bool_:
+            raise BoxwoodError(
+                f"Expected a bool for each of {len(self.units)} units, got {self.kept.dtype} of "
+                f"shape {self.kept.shape}; index it by the numbers in units.groups."
+            )
+        for axis in self.units.axes:
+            if not kept_indices(axis, self.kept).any():
+                raise BoxwoodError(
+                    f"Expected every axis to keep something, got a removal that leaves nothing of "
+                    f"{axis.names[0]!r} along axis {axis.dim}; keep at least one of its "
+                    f"{len(np.unique(axis.units))} units."
+                )
+
+    @property
+    def removed(self) -> int:
+        """How many units go."""
+        return int((~self.kept).sum())
+
+
+def score_units(
+    units: Units,
+    criterion: Callable[..., Tensor] = magnitude,
+    *,
+    gradients: Mapping[str, Tensor] | None = None,
+    normalise: bool = True,
+) -> UnitScores:
+    """Score units: a criterion on every single weight, added up over all that a unit owns.
+
+    Args:
+        units: of the network.
+        criterion: its positional parameters, out of ``weight``, ``gradient`` and ``name``, say
+            what it is given; one score per weight.
+        gradients: by parameter name, where the criterion asks for them.
+        normalise: divide by the mean of each group, so that groups can be compared.
+
+    Raises:
+        BoxwoodError: the criterion asks for what is not there, or a score is not finite.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from boxwood.graph.units import units
+        >>> net = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
+        >>> with torch.no_grad():
+        ...     _ = net[0].weight.copy_(torch.tensor([[1.0], [3.0]])), net[1].weight.fill_(1)
+        >>> score_units(units(net, torch.ones(1, 1)), normalise=False)
+        array([2., 4.])
+
+    Source: Li, Kadav, Durdanovic, Samet and Graf (2017) for the sum of magnitudes; Fang, Ma,
+    Song, Mi and Wang (2023) for taking all coupled weights together.
+    """
+    parameters = dict(units.model.named_parameters())
+    total = np.zeros(len(units))
+    scored: dict[str, Tensor] = {}
+    for axis in units.axes:
+        name = axis.names[0]
+        if name not in parameters:
+            continue
+        if name not in scored:
+            scored[name] = _scores_of(criterion, name, parameters[name], gradients)
+        others = [dim for dim in range(scored[name].dim()) if dim != axis.dim]
+        along = scored[name].double().sum(others) if others else scored[name].double()
+        owned = axis.units >= 0
+        total += np.bincount(axis.units[owned], along.cpu().numpy()[owned], minlength=len(units))
+    if not np.isfinite(total).all():
+        raise BoxwoodError(
+            "Expected finite scores, got NaN or infinite ones; the network has probably diverged: "
+            "train it with a lower learning rate, or repair the checkpoint."
+        )
+    return _normalised(units, total) if normalise else total
+
+
+def _normalised(units: Units, scores: UnitScores) -> UnitScores:
+    made = scores.copy()
+    for group in units.groups:
+        mean = np.abs(scores[group.units]).mean()
+        made[group.units] = scores[group.units] / (mean if mean > 0 else 1.0)
+    return made
+
+
+def _scores_of(
+    criterion: Callable[..., Tensor],
+    name: str,
+    weight: Tensor,
+    gradients: Mapping[str, Tensor] | None,
+) -> Tensor:
+    function = getattr(criterion, "function", criterion)
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needs = [
+        p.name for p in inspect.signature(function).parameters.values() if p.kind in positional
+    ]
+    given = {"weight": weight.detach(), "name": name}
+    if gradients is not None and name in gradients:
+        given["gradient"] = gradients[name]
+    missing = [need for need in needs if need not in given]
+    if missing:
+        raise BoxwoodError(
+            f"Expected a criterion whose positional parameters are among {', '.join(given)}, got "
+            f"{missing[0]!r} for {name!r}; give gradients=…, or another criterion."
+        )
+    return criterion(*(given[need] for need in needs))
+
+
+Measure = Callable[[Keep], float]
+"""What a budget limits, of the network that a `Keep` leaves."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A limit that the smaller network meets.
+
+    Args:
+        fraction: of what the whole network has, in (0, 1].
+        of: `multiply_adds`, `parameters`, or any other measure, such as one of measured time.
+        steps: halvings of the interval in which the right fraction of units is searched.
+
+    Example:
+        >>> Budget(0.5, multiply_adds).fraction
+        0.5
+    """
+
+    fraction: float
+    of: Measure
+    steps: int = 30
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise BoxwoodError(
+                f"Expected a budget in (0, 1], got {self.fraction}; give the fraction to keep."
+            )
+
+
+def multiply_adds(keep: Keep) -> float:
+    """Count the multiply-adds that are left: a measure for a `Budget`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from boxwood.graph.units import units
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> multiply_adds(units(net, torch.ones(1, 4)).keep_best(0.5))
+        24
+    """
+    return keep.units.multiply_adds(keep.kept)
+
+
+def parameters(keep: Keep) -> float:
+    """Count the parameters that are left: a measure for a `Budget`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from boxwood.graph.units import units
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> parameters(units(net, torch.ones(1, 4)).keep_best(0.5))
+        30
+    """
+    return keep.units.parameters(keep.kept)
+
+
+def keep_best(
+    units: Units,
+    scores: UnitScores,
+    keep: float | None = None,
+    *,
+    within: Budget | None = None,
+    ranked_together: bool = False,
+    floor: int = 1,
+    multiple: int = 1,
+    protect: Sequence[str] = (),
+) -> Keep:
+    """Keep the units with the highest scores.
+
+    Args:
+        units: of the network.
+        scores: one per unit.
+        keep: fraction of units that stay, in (0, 1]; of every group, or over all together.
+        within: instead of ``keep``: as many units as a budget allows.
+        ranked_together: one ranking over all groups, where otherwise each group keeps its share.
+        floor: units that each group keeps at least.
+        multiple: every group keeps a multiple of this many units, where it has as many.
+        protect: patterns of parameter names, as in a shell; units that own part of one stay.
+
+    Raises:
+        BoxwoodError: a number is out of range, a pattern matches nothing, there is nothing to
+            remove, or the budget cannot be met.
+
+    Warns:
+        NoEffect: every unit stays.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from boxwood.graph.units import units
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> found = units(net, torch.ones(1, 4))
+        >>> keep_best(found, np.arange(8.0), 0.25).kept.nonzero()[0].tolist()
+        [6, 7]
+    """
+    if (keep is None) == (within is None):
+        raise BoxwoodError(
+            "Expected either the fraction of units to keep or a budget, got "
+            f"{'neither' if keep is None else 'both'}; give one of them."
+        )
+    if keep is not None and not 0 < keep <= 1:
+        raise BoxwoodError(f"Expected keep in (0, 1], got {keep}; give the fraction to keep.")
+    if floor < 1 or multiple < 1:
+        raise BoxwoodError(
+            f"Expected floor and multiple of at least 1, got {floor} and {multiple}; a layer "
+            "without units is no layer."
+        )
+    if len(units) == 0:
+        raise BoxwoodError(
+            "Expected a network with removable units, got one with none; its sizes are written "
+            "into its code, or tied to its inputs and outputs."
+        )
+    if scores.shape != (len(units),) or not np.isfinite(scores).all():
+        raise BoxwoodError(
+            f"Expected a finite score for each of {len(units)} units, got an array of shape "
+            f"{scores.shape}; score the units of this network."
+        )
+    small = [group for group in units.groups if len(group.units) < floor]
+    if len(small) == len(units.groups):
+        raise BoxwoodError(
+            f"Expected a floor that some group can go down to, got floor={floor}, where the "
+            f"largest has {max(len(group.units) for group in units.groups)} units; lower it."
+        )
+    plan = _Plan(units, scores, floor, multiple, _protected(units, protect), ranked_together)
+    made = Keep(units, plan.at(keep)) if keep is not None else _within(plan, within)  # type: ignore[arg-type]
+    if not made.removed:
+        warnings.warn(
+            "Expected to remove units, got a choice that keeps all of them; keep fewer, or lower "
+            "the floor.",
+            NoEffect,
+            stacklevel=2,
+        )
+    return made
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Everything that decides what is kept at a given fraction of units."""
+
+    units: Units
+    scores: UnitScores
+    floor: int
+    multiple: int
+    protected: Kept
+    together: bool
+
+    def at(self, fraction: float) -> Kept:
+        kept = self.protected.copy()
+        cut = -np.inf
+        if self.together:
+            count = max(1, round(fraction * len(self.units)))
+            cut = np.sort(self.scores)[len(self.units) - count]
+        for group in self.units.groups:
+            scores = self.scores[group.units]
+            wanted = int((scores >= cut).sum()) if self.together else round(fraction * len(scores))
+            kept[group.units[self._best(scores, wanted, group.units)]] = True
+        return kept
+
+    def _best(
+        self, scores: UnitScores, wanted: int, numbers: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        size = len(scores)
+        wanted = min(size, max(wanted, self.floor, 1))
+        if self.multiple > 1:
+            wanted = min(size, -(-wanted // self.multiple) * self.multiple)
+        order = np.lexsort((-scores, ~self.protected[numbers]))  # protected first, ties in order
+        return order[:wanted]
+
+
+def _protected(units: Units, patterns: Sequence[str]) -> Kept:
+    kept = np.zeros(len(units), dtype=np.bool_)
+    names = sorted({name for axis in units.axes for name in axis.names} | set(units.shapes))
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise BoxwoodError(
+                f"Expected patterns that match a parameter, got {pattern!r}, which matches none of "
+                f"{', '.join(names[:8])}; correct the pattern."
+            )
+        for axis in units.axes:
+            if any(fnmatchcase(name, pattern) for name in axis.names):
+                kept[axis.units[axis.units >= 0]] = True
+    return kept
+
+
+def _within(plan: _Plan, budget: Budget) -> Keep:
+    """Find the largest fraction of units that meets a budget, by halving."""
+    whole = budget.of(Keep(plan.units, np.ones(len(plan.units), dtype=np.bool_)))
+    best = Keep(plan.units, plan.at(0.0))
+    least = budget.of(best)
+    if least > budget.fraction * whole:
+        raise BoxwoodError(
+            f"Expected a budget that can be met, got {budget.fraction}, where removing all but the "
+            f"floor still leaves {least / whole:.3f}; raise the budget, lower the floor, or protect "
+            "less."
+        )
+    low, high = 0.0, 1.0
+    for _ in range(budget.steps):
+        middle = (low + high) / 2
+        tried = Keep(plan.units, plan.at(middle))
+        if budget.of(tried) <= budget.fraction * whole:
+            low, best = middle, tried
+        else:
+            high = middle
+    return best

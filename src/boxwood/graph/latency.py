@@ -1,0 +1,56 @@
+"""How long the smaller network takes, on this machine: a measure for a budget."""
+
+import statistics
+import time
+
+import torch
+from torch import nn
+
+from boxwood.core.errors import BoxwoodError
+from boxwood.graph.keep import Keep, Measure
+from boxwood.graph.surgery import cut
+from boxwood.graph.trace import as_arguments
+
+
+def latency(model: nn.Module, *, repeats: int = 7) -> Measure:
+    """Make a measure of time: each network is cut and run on the example of its units.
+
+    Every measurement alternates with one of the whole network, and what counts is the median of
+    the ratios; so a busy machine slows both alike. The whole network measures 1.
+
+    Args:
+        model: the network.
+        repeats: pairs of runs.
+
+    Raises:
+        BoxwoodError: repeats is below 1.
+
+    Example:
+        >>> from boxwood.graph.units import units
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> latency(net)(units(net, torch.ones(1, 4)).keep_best(0.5)) > 0
+        True
+    """
+    if repeats < 1:
+        raise BoxwoodError(f"Expected repeats of at least 1, got {repeats}; give a few.")
+
+    def measure(keep: Keep) -> float:
+        if not keep.removed:
+            return 1.0
+        everything = Keep(keep.units, keep.kept | True)
+        pair = [cut(model, each)[0].eval() for each in (everything, keep)]
+        args, kwargs = as_arguments(keep.units.example)
+        ratios = []
+        with torch.no_grad():
+            for network in pair:
+                network(*args, **kwargs)
+            for _ in range(repeats):
+                took = []
+                for network in pair:
+                    begin = time.perf_counter()
+                    network(*args, **kwargs)
+                    took.append(time.perf_counter() - begin)
+                ratios.append(took[1] / took[0])
+        return statistics.median(ratios)
+
+    return measure

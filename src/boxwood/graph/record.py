@@ -1,0 +1,214 @@
+"""A shrunken network as a file: its weights, and what was kept of the original.
+
+One safetensors file. The tensors are the parameters and buffers under their first names; the
+header carries, as JSON under ``boxwood.structure``, which indices of which axes stayed and which
+attributes changed. The class of the network is not in it: whoever loads it builds the original.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from boxwood.core.errors import BoxwoodError
+from boxwood.graph.keep import Keep
+from boxwood.graph.surgery import attribute_changes, correct_attributes_, cuts_of, set_attribute_
+from boxwood.graph.trace import named_tensors, rebuilt
+
+_KEY = "boxwood.structure"
+_FORMAT = 1
+Ranges = list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a removal did, enough to repeat it.
+
+    Args:
+        shapes: of all parameters and buffers of the original, by first name.
+        kept: first name to (axis, kept indices as half-open ranges) pairs.
+        attributes: (path, value) of the ints of modules that changed.
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    kept: Mapping[str, Sequence[tuple[int, Ranges]]]
+    attributes: Sequence[tuple[tuple[str | int, ...], int]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "format": _FORMAT,
+            "shapes": self.shapes,
+            "kept": self.kept,
+            "attributes": self.attributes,
+        }
+
+
+def record_of(model: nn.Module, keep: Keep) -> Record:
+    """Write down what a removal keeps of a network.
+
+    Example:
+        >>> from boxwood.graph.units import units
+        >>> import torch
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> keep = units(net, torch.ones(1, 4)).keep_best(0.9)
+        >>> list(record_of(net, keep).kept)
+        ['0.weight', '0.bias', '2.weight']
+    """
+    return Record(
+        shapes={names[0]: tuple(t.shape) for names, t in named_tensors(model)},
+        kept={
+            name: [(dim, _ranges(indices.tolist())) for dim, indices in cuts]
+            for name, cuts in cuts_of(keep).items()
+        },
+        attributes=[(change.path, change.after) for change in attribute_changes(keep)],
+    )
+
+
+def save_shrunken(small: nn.Module, record: Record, path: Path | str) -> None:
+    """Write a shrunken network to one safetensors file, whole or not at all.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from boxwood.graph.units import units
+        >>> from boxwood.graph.verify import shrink
+        >>> import torch
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> keep = units(net, torch.ones(1, 4)).keep_best(0.5)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_shrunken(shrink(net, keep), record_of(net, keep), f"{folder}/small.safetensors")
+        ...     again = load_shrunken(
+        ...         f"{folder}/small.safetensors",
+        ...         build=lambda: nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)),
+        ...     )
+        >>> again[0]
+        Linear(in_features=4, out_features=4, bias=True)
+    """
+    path = Path(path)
+    tensors = {names[0]: t.detach().cpu().contiguous().clone() for names, t in named_tensors(small)}
+    partial = path.with_name(path.name + ".part")
+    try:
+        save_file(tensors, partial, metadata={_KEY: json.dumps(record.to_json())})
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise BoxwoodError(
+            f"Expected to write {path}, got {error}; give a path in a folder "
+            "that exists and can be written."
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_shrunken(path: Path | str, build: Callable[[], nn.Module]) -> nn.Module:
+    """Read a shrunken network from its file.
+
+    Args:
+        path: what `save_shrunken` wrote.
+        build: returns a new network as the original was; its weights do not matter.
+
+    Raises:
+        BoxwoodError: there is no such file, it is damaged or of another kind, or ``build`` makes
+            another network.
+    """
+    record, tensors = read_record(Path(path))
+    original = build()
+    shapes = {names[0]: tuple(t.shape) for names, t in named_tensors(original)}
+    for name, shape in record.shapes.items():
+        if shapes.get(name) != tuple(shape):
+            raise BoxwoodError(
+                f"Expected build to return the network that was shrunk, got one in which {name!r} "
+                f"has shape {shapes.get(name)} and not {tuple(shape)}; give its own factory."
+            )
+    extra = sorted(set(shapes) - set(record.shapes)) + sorted(set(shapes) - set(tensors))
+    if extra:
+        raise BoxwoodError(
+            f"Expected build to return the network that was shrunk, got one that also has "
+            f"{extra[0]!r}; give its own factory."
+        )
+    small = rebuilt(original, lambda name, tensor: tensors[name].to(tensor.device))
+    for path_to, value in record.attributes:
+        set_attribute_(small, path_to, value)
+    for module in small.modules():
+        correct_attributes_(module)
+    return small
+
+
+def read_record(path: Path) -> tuple[Record, dict[str, Tensor]]:
+    """Read the record and the tensors of a shrunken network.
+
+    Raises:
+        BoxwoodError: there is no such file, or it is damaged or of another kind.
+    """
+    if not path.is_file():
+        raise BoxwoodError(f"Expected a shrunken network at {path}, got no file; check the path.")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise BoxwoodError(
+            f"Expected an undamaged safetensors file at {path}, got one that cannot be read "
+            f"({error}); write it again with save_shrunken."
+        ) from error
+    if _KEY not in metadata:
+        raise BoxwoodError(
+            f"Expected a file that save_shrunken wrote, got {path} without a record of what was "
+            "removed; load it as ordinary weights."
+        )
+    try:
+        told = json.loads(metadata[_KEY])
+        if told["format"] != _FORMAT:
+            raise BoxwoodError(
+                f"Expected a record of format {_FORMAT}, got {told['format']} in {path}; update "
+                "Boxwood."
+            )
+        record = Record(
+            {name: tuple(shape) for name, shape in told["shapes"].items()},
+            {
+                n: [(d, [tuple(r) for r in rs]) for d, rs in axes]
+                for n, axes in told["kept"].items()
+            },
+            [(tuple(where), int(value)) for where, value in told["attributes"]],
+        )
+        _check_shapes(record, tensors)
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, BoxwoodError):
+            raise
+        raise BoxwoodError(
+            f"Expected a whole record in {path}, got one that lacks a part ({error}); write it "
+            "again with save_shrunken."
+        ) from error
+    return record, tensors
+
+
+def _check_shapes(record: Record, tensors: Mapping[str, Tensor]) -> None:
+    for name, shape in record.shapes.items():
+        wanted = list(shape)
+        for dim, ranges in record.kept.get(name, ()):
+            wanted[dim] = sum(stop - start for start, stop in ranges)
+        got = list(tensors[name].shape) if name in tensors else None
+        if got != wanted:
+            raise BoxwoodError(
+                f"Expected {name!r} of shape {wanted} by the record, got {got}; the file was "
+                "changed: write it again with save_shrunken."
+            )
+
+
+def _ranges(indices: Sequence[int]) -> Ranges:
+    """Write ascending indices as half-open ranges.
+
+    >>> _ranges([0, 1, 2, 5])
+    [(0, 3), (5, 6)]
+    """
+    found: Ranges = []
+    for index in indices:
+        if found and found[-1][1] == index:
+            found[-1] = (found[-1][0], index + 1)
+        else:
+            found.append((index, index + 1))
+    return found

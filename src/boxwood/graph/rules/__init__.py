@@ -1,0 +1,25 @@
+"""One small function per family of operations: each moves labels as the operation moves data."""
+
+from boxwood.graph.propagate import Rule
+from boxwood.graph.rules import (
+    attention,
+    linear,
+    norm,
+    pointwise,
+    recurrent,
+    reduce,
+    shape,
+    spatial,
+)
+
+RULES: dict[str, Rule] = {
+    **pointwise.RULES,
+    **shape.RULES,
+    **reduce.RULES,
+    **spatial.RULES,
+    **linear.RULES,
+    **norm.RULES,
+    **attention.RULES,
+    **recurrent.RULES,
+}
+"""Name of an operation to its rule."""

@@ -1,0 +1,53 @@
+"""Pooling and resampling: positions mix, channels do not."""
+
+from dataclasses import replace
+from typing import Any
+
+from boxwood.graph.layout import Layout
+from boxwood.graph.propagate import Flow, Rule
+from boxwood.graph.trace import Call, Ref
+
+
+def _positions(count: int) -> Rule:
+    def rule(flow: Flow, call: Call) -> Any:
+        """Keep the last axes whole; what is before them passes."""
+        x = flow.of(call.args.get("self", call.args.get("input")))
+        for ref in call.args.values():
+            if isinstance(ref, Ref) and ref not in (call.args.get("self"), call.args.get("input")):
+                layout = flow.of(ref)
+                flow.kept_whole(layout, range(len(layout.shape)))
+        x = flow.kept_whole(x, range(len(x.shape) - count, len(x.shape)))
+
+        def shaped(ref: Ref) -> Layout:
+            return replace(x, shape=flow.shape(ref))
+
+        outs = call.outputs
+        return [shaped(each) for each in outs] if isinstance(outs, tuple) else shaped(outs)
+
+    return rule
+
+
+def _roi_align(flow: Flow, call: Call) -> Any:
+    x = flow.of(call.args["input"])
+    x = flow.kept_whole(x, [axis for axis in range(len(x.shape)) if axis != 1])
+    rois = flow.of(call.args["rois"])
+    flow.kept_whole(rois, range(len(rois.shape)))
+    outs = call.outputs
+    made = Layout(flow.shape(outs[0] if isinstance(outs, tuple) else outs), x.blocks, x.zero)
+    return [made, None] if isinstance(outs, tuple) else made
+
+
+_ONE = "max_pool1d avg_pool1d adaptive_avg_pool1d adaptive_max_pool1d upsample_nearest1d upsample_linear1d max_pool1d_with_indices upsample_nearest_exact1d"
+_TWO = """max_pool2d max_pool2d_with_indices avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d
+    upsample_nearest2d upsample_bilinear2d upsample_bicubic2d upsample_bilinear2d_aa
+    upsample_bicubic2d_aa upsample_nearest_exact2d grid_sampler grid_sampler_2d lp_pool2d
+    mkldnn_max_pool2d fractional_max_pool2d max_unpool2d"""
+_THREE = """max_pool3d max_pool3d_with_indices avg_pool3d adaptive_avg_pool3d adaptive_max_pool3d
+    upsample_nearest3d upsample_trilinear3d grid_sampler_3d"""
+
+RULES: dict[str, Rule] = {
+    **{name: _positions(1) for name in _ONE.split()},
+    **{name: _positions(2) for name in _TWO.split()},
+    **{name: _positions(3) for name in _THREE.split()},
+    "roi_align": _roi_align,
+}

@@ -1,0 +1,204 @@
+"""Hold removals to what the code can follow: products stay products, sizes come out right.
+
+Code views tensors in sizes that it computes. Removing channels changes some of these sizes by
+themselves, lets others be changed through an attribute such as ``num_heads``, and leaves the rest
+as they are. What does not fit is kept whole, here, before anybody is offered it.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from boxwood.graph.labels import Ids, Labels
+from boxwood.graph.propagate import Flow, Target
+from boxwood.graph.sizes import Expression, Leaf, OfAttribute, OfShape, evaluate, leaves
+from boxwood.graph.trace import Ref
+
+Kept = NDArray[np.bool_]
+"""By label: whether it is kept; label 0 always is."""
+
+
+def settle_all(flow: Flow, *, trials: int = 6) -> None:
+    """Tie and freeze until every removal that is left can be carried out.
+
+    Args:
+        flow: after the pass over the trace; its labels are changed.
+        trials: random removals on which every size is tried.
+    """
+    _settle_products(flow)
+    _tie_equal_sizes(flow)
+    _settle_products(flow)
+    random = np.random.default_rng(0)
+    flow.targets = list({_same_target(target): target for target in flow.targets}.values())
+    for _ in range(1000):
+        wrong = [
+            target
+            for _ in range(trials)
+            for target in broken_targets(flow, _some_removal(flow, random))
+        ]
+        if not wrong:
+            return
+        for target in wrong:
+            _freeze_target(flow, target)
+        _settle_products(flow)
+    raise AssertionError("sizes did not settle")
+
+
+def _same_target(target: Target) -> tuple[Expression, bytes, int, int]:
+    return target.expression, target.ids.tobytes(), target.axis, target.scale
+
+
+def broken_targets(flow: Flow, kept: Kept) -> list[Target]:
+    """List the sizes that would come out wrong after a removal."""
+    values, wrong = _solve(flow, kept)
+    del values
+    return wrong
+
+
+def new_values(flow: Flow, kept: Kept) -> dict[Leaf, int]:
+    """Find what the shapes and attributes that sizes are made of are after a removal."""
+    return _solve(flow, kept)[0]
+
+
+def _solve(flow: Flow, kept: Kept) -> tuple[dict[Leaf, int], list[Target]]:
+    """Find new values of shapes and attributes, and the sizes that they cannot make right."""
+    wanted = [_wanted(flow.labels, target, kept) for target in flow.targets]
+    values: dict[Leaf, int] = {}
+    clashing: set[OfAttribute] = set()
+    compound: dict[OfAttribute, list[tuple[Target, int]]] = defaultdict(list)
+    for target, want in zip(flow.targets, wanted, strict=True):
+        bare = target.expression
+        if isinstance(bare, OfAttribute):
+            if values.setdefault(bare, want) != want:
+                clashing.add(bare)
+            continue
+        for leaf in set(leaves(bare)):
+            if isinstance(leaf, OfAttribute):
+                compound[leaf].append((target, want))
+            elif leaf not in values:
+                values[leaf] = _count_of_shape(flow, leaf, kept)
+    free = [leaf for leaf in compound if leaf not in values]
+    values |= {leaf: flow.trace.attributes[leaf] for leaf in free}
+    for leaf in free:
+        values[leaf] = _solved(flow.trace.attributes[leaf], leaf, compound[leaf], values)
+    wrong = [
+        target
+        for target, want in zip(flow.targets, wanted, strict=True)
+        if target.expression in clashing or evaluate(target.expression, values) != want
+    ]
+    return values, wrong
+
+
+def _solved(
+    old: int, leaf: OfAttribute, targets: Sequence[tuple[Target, int]], values: dict[Leaf, int]
+) -> int:
+    """Find a value of an attribute with which every size that it enters is right."""
+    for value in (old, *range(old - 1, 0, -1)):
+        tried = {**values, leaf: value}
+        if all(evaluate(target.expression, tried) == want for target, want in targets):
+            return value
+    return old
+
+
+def _wanted(labels: Labels, target: Target, kept: Kept) -> int:
+    return target.scale * count_along(labels, target.ids, target.axis, kept)
+
+
+def count_along(labels: Labels, ids: Ids, axis: int, kept: Kept) -> int:
+    """Count the indices of one axis of a block that a removal keeps."""
+    keep = kept[labels.roots(ids)]
+    if keep.ndim > 1:
+        keep = keep.any(tuple(each for each in range(keep.ndim) if each != axis))
+    return int(keep.sum())
+
+
+def _count_of_shape(flow: Flow, leaf: OfShape, kept: Kept) -> int:
+    layout = flow.layouts.get(leaf.value)
+    block = layout.block(leaf.axis) if layout is not None else None
+    if block is None:
+        return flow.trace.shapes[leaf.value][leaf.axis]
+    return count_along(flow.labels, block.ids, block.axes.index(leaf.axis), kept)
+
+
+def _settle_products(flow: Flow) -> None:
+    """See to it that in each joint block one axis decides."""
+    waiting = [ids for ids in flow.joint if flow.labels.live(ids)]
+    changed = True
+    while changed:
+        changed = False
+        for ids in waiting:
+            roots = flow.labels.roots(ids)
+            if not any(_decides(roots, axis) for axis in range(ids.ndim)):
+                axis = max(range(ids.ndim), key=lambda axis: _live_if_decides(roots, axis))
+                rows = np.moveaxis(ids, axis, 0).reshape(ids.shape[axis], -1)
+                flow.labels.tie(rows, rows[:, :1])
+                changed = True
+
+
+def _decides(roots: Ids, axis: int) -> bool:
+    others = tuple(each for each in range(roots.ndim) if each != axis)
+    return bool((roots == roots.min(axis=others, keepdims=True)).all())
+
+
+def _live_if_decides(roots: Ids, axis: int) -> int:
+    """Count the units that would be left if this axis decided alone."""
+    rows = np.moveaxis(roots, axis, 0).reshape(roots.shape[axis], -1)
+    _, nodes = np.unique(rows, return_inverse=True)
+    nodes = nodes.reshape(rows.shape)
+    count = int(nodes.max()) + 1
+    edges = coo_array(
+        (np.ones(rows.size), (np.repeat(nodes[:, 0], rows.shape[1]), nodes.ravel())),
+        shape=(count, count),
+    )
+    _, component = connected_components(edges, directed=False)
+    frozen = set(component[nodes[rows == 0]].tolist())
+    return len(set(component.tolist()) - frozen)
+
+
+def _tie_equal_sizes(flow: Flow) -> None:
+    """Where code views one tensor in the size of another, tie the two."""
+    for target in flow.targets:
+        leaf = target.expression
+        if not isinstance(leaf, OfShape) or target.scale != 1 or target.ids.ndim > 1:
+            continue
+        layout = flow.layouts.get(leaf.value)
+        block = layout.block(leaf.axis) if layout is not None else None
+        if block is None:
+            flow.labels.freeze(target.ids)
+        elif len(block.axes) == 1 and len(block.ids) == len(target.ids):
+            flow.labels.tie(block.ids, target.ids)
+
+
+def _some_removal(flow: Flow, random: np.random.Generator) -> Kept:
+    """Remove some of everything, and nothing entirely."""
+    labels = flow.labels
+    roots = labels.roots(np.arange(len(labels)))
+    kept = (random.random(len(labels)) < random.uniform(0.3, 0.8))[roots]
+    kept[roots == 0] = True
+    arrays = [target.ids for target in flow.targets]
+    for target in flow.targets:
+        for leaf in leaves(target.expression):
+            if isinstance(leaf, OfShape) and (layout := flow.layouts.get(leaf.value)):
+                arrays += [block.ids for block in layout.blocks if leaf.axis in block.axes]
+    for ids in arrays:
+        found = roots[ids]
+        if not kept[found].any():
+            kept[np.isin(roots, found)] = True
+    return kept
+
+
+def _freeze_target(flow: Flow, target: Target) -> None:
+    flow.labels.freeze(target.ids)
+    for leaf in leaves(target.expression):
+        if isinstance(leaf, OfShape):
+            for block in flow.of(Ref(leaf.value)).blocks:
+                if leaf.axis in block.axes:
+                    flow.labels.freeze(block.ids)
+        else:
+            for other in flow.targets:
+                if leaf in set(leaves(other.expression)):
+                    flow.labels.freeze(other.ids)

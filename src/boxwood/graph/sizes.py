@@ -1,0 +1,197 @@
+"""Sizes that remember where they came from.
+
+A network's code computes the sizes that it views tensors in: from other tensors' shapes, from
+attributes such as ``self.num_heads``, from plain numbers. After surgery the first follow by
+themselves, the second must be given new values and the last cannot change. A `Size` is an int that
+carries the expression it was made by, so that all three can be told apart.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from operator import add, floordiv, mod, mul, neg, sub
+from typing import Any, Protocol, Self
+
+
+@dataclass(frozen=True)
+class OfShape:
+    """The size of one axis of one value of the trace."""
+
+    value: int
+    axis: int
+
+
+@dataclass(frozen=True)
+class OfAttribute:
+    """An int held by a module, or by an object that modules hold.
+
+    Args:
+        path: attribute names, item numbers and keys, from the model to the int.
+    """
+
+    path: tuple[str | int, ...]
+
+
+Leaf = OfShape | OfAttribute
+Expression = Leaf | int | tuple[Callable[..., int], tuple["Expression", ...]]
+
+
+class Listener(Protocol):
+    """Told what code does with sizes."""
+
+    def on_number(self, size: "Size") -> None:
+        """A size was used as a number: divided, raised to a power, multiplied with a tensor."""
+        ...
+
+    def on_equal(self, first: "Size", second: "Size") -> None:
+        """Two sizes were compared and found equal."""
+        ...
+
+
+class Size(int):
+    """An int with the expression that gave it."""
+
+    expression: Expression
+    listener: "Listener | None"
+
+    def __new__(
+        cls, value: int, expression: Expression, listener: "Listener | None" = None
+    ) -> Self:
+        """Make one; the listener is told what code does with it beside asking for sizes."""
+        made = int.__new__(cls, value)
+        made.expression = expression
+        made.listener = listener
+        return made
+
+    def as_number(self) -> int:
+        """Use the size as a plain number, from which no code can find back to its expression."""
+        if self.listener is not None:
+            self.listener.on_number(self)
+        return int(self)
+
+    def __eq__(self, other: object) -> bool:
+        same = int.__eq__(self, other)  # type: ignore[operator]
+        if same is True and isinstance(other, Size) and self.listener is not None:
+            self.listener.on_equal(self, other)
+        return same
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = int.__hash__
+
+    def __deepcopy__(self, memo: Any) -> "Size":
+        return self
+
+    def __reduce__(self) -> Any:
+        return int, (int(self),)
+
+    def __float__(self) -> float:
+        return float(self.as_number())
+
+    def __truediv__(self, other: Any) -> Any:
+        return self.as_number() / other
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return other / self.as_number()
+
+    def __pow__(self, other: Any, modulo: Any = None) -> Any:
+        return pow(self.as_number(), other, modulo)
+
+    def __rpow__(self, other: Any, modulo: Any = None) -> Any:
+        return pow(other, self.as_number(), modulo)
+
+    def __add__(self, other: Any) -> Any:
+        return _made(add, self, other)
+
+    def __radd__(self, other: Any) -> Any:
+        return _made(add, other, self)
+
+    def __sub__(self, other: Any) -> Any:
+        return _made(sub, self, other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return _made(sub, other, self)
+
+    def __mul__(self, other: Any) -> Any:
+        return _made(mul, self, other)
+
+    def __rmul__(self, other: Any) -> Any:
+        return _made(mul, other, self)
+
+    def __floordiv__(self, other: Any) -> Any:
+        return _made(floordiv, self, other)
+
+    def __rfloordiv__(self, other: Any) -> Any:
+        return _made(floordiv, other, self)
+
+    def __mod__(self, other: Any) -> Any:
+        return _made(mod, self, other)
+
+    def __rmod__(self, other: Any) -> Any:
+        return _made(mod, other, self)
+
+    def __neg__(self) -> Any:
+        return Size(-int(self), (neg, (self.expression,)), self.listener)
+
+
+class Shape(tuple[int, ...]):
+    """A shape whose sizes remember; ``torch.Size`` would turn them into plain ints."""
+
+    __slots__ = ()
+
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        return Shape(found) if isinstance(index, slice) else found
+
+    def __add__(self, other: Any) -> "Shape":
+        return Shape((*self, *other))
+
+    def __radd__(self, other: Any) -> "Shape":
+        return Shape((*other, *self))
+
+    def numel(self) -> int:
+        """Multiply the sizes, as ``torch.Size.numel`` does."""
+        product: int = 1
+        for size in self:
+            product = size * product
+        return product
+
+
+def expression_of(size: int) -> Expression:
+    """Take the expression of a size; a plain int is its own."""
+    return size.expression if isinstance(size, Size) else int(size)
+
+
+def leaves(expression: Expression) -> Iterator[Leaf]:
+    """Go through the shapes and attributes that an expression is made of."""
+    if isinstance(expression, tuple):
+        for part in expression[1]:
+            yield from leaves(part)
+    elif not isinstance(expression, int):
+        yield expression
+
+
+def evaluate(expression: Expression, values: Mapping[Leaf, int]) -> int | None:
+    """Compute an expression from new values of its leaves; None where it cannot be computed."""
+    if isinstance(expression, int):
+        return expression
+    if not isinstance(expression, tuple):
+        return values[expression]
+    operation, parts = expression
+    known = [evaluate(part, values) for part in parts]
+    if any(part is None for part in known):
+        return None
+    try:
+        return operation(*known)
+    except ZeroDivisionError:
+        return None
+
+
+def _made(operation: Callable[..., int], *operands: Any) -> Any:
+    if all(isinstance(each, int) for each in operands):
+        listener = next(each.listener for each in operands if isinstance(each, Size))
+        value = operation(*(int(each) for each in operands))
+        return Size(value, (operation, tuple(expression_of(each) for each in operands)), listener)
+    if any(isinstance(each, list | tuple | str) for each in operands):  # repetition
+        return operation(*(int(each) if isinstance(each, Size) else each for each in operands))
+    return operation(*(each.as_number() if isinstance(each, Size) else each for each in operands))

@@ -1,0 +1,410 @@
+"""The certificate: the smaller network computes what the masked network computes."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from boxwood.core.errors import BoxwoodError
+from boxwood.graph.keep import Keep
+from boxwood.graph.reference import Restatement, restated, restatements
+from boxwood.graph.surgery import AttributeChange, Cuts, cut, cuts_of, masked, sliced
+from boxwood.graph.trace import _tensors, as_arguments, named_tensors, rebuilt
+
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One comparison of the small and the masked network.
+
+    Args:
+        inputs: ``given`` or ``random``.
+        weights: ``own``, or ``perturbed`` by noise, so that no weight that happens to be zero can
+            hide a mistake.
+        dtype: in which both were run.
+        difference: largest absolute difference of any output.
+        scale: largest absolute output.
+        tolerance: what the ratio of the two may be.
+    """
+
+    inputs: str
+    weights: str
+    dtype: str
+    difference: float
+    scale: float
+    tolerance: float
+
+    @property
+    def equal(self) -> bool:
+        """Whether the outputs agree."""
+        return self.difference <= self.tolerance * max(self.scale, 1e-3)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What was shown about a smaller network.
+
+    Args:
+        trials: comparisons of outputs.
+        gradient_difference: of the kept parameters, relative to the largest gradient; None if
+            gradients were not asked for, or there are none.
+        restated: statistics that the masked network takes over kept channels alone.
+        attributes: ints of modules that were changed.
+        unread: parameters that the pass in evaluation does not read, and that nothing is shown for.
+        units, parameters, multiply_adds: before and after.
+    """
+
+    trials: tuple[Trial, ...]
+    gradient_difference: float | None
+    restated: tuple[Restatement, ...]
+    attributes: tuple[AttributeChange, ...]
+    unread: tuple[str, ...]
+    units: tuple[int, int]
+    parameters: tuple[int, int]
+    multiply_adds: tuple[int, int]
+
+    @property
+    def proved(self) -> bool:
+        """Whether every trial agrees."""
+        gradients = self.gradient_difference
+        return all(trial.equal for trial in self.trials) and (
+            gradients is None or gradients <= self.trials[0].tolerance * 100
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {"proved": self.proved, **asdict(self)}
+
+    def __str__(self) -> str:
+        lines = ["proved" if self.proved else "NOT PROVED"]
+        for name in ("units", "parameters", "multiply_adds"):
+            before, after = getattr(self, name)
+            lines.append(
+                f"{name.replace('_', '-')}: {before:,} -> {after:,} ({after / max(before, 1):.1%})"
+            )
+        lines += [
+            f"{t.inputs} inputs, {t.weights} weights, {t.dtype}: largest difference "
+            f"{t.difference:.2g} of {t.scale:.2g}"
+            for t in self.trials
+        ]
+        if self.gradient_difference is not None:
+            lines.append(f"gradients of kept parameters: {self.gradient_difference:.2g}")
+        if self.restated:
+            lines.append(f"statistics taken over kept channels in {len(self.restated)} places:")
+            lines += [f"  {each}" for each in self.restated[:4]]
+            lines += ["  …"] * (len(self.restated) > 4)
+        if self.attributes:
+            lines.append(f"attributes changed: {len(self.attributes)}")
+        if self.unread:
+            lines.append(f"not read in evaluation, and not covered: {', '.join(self.unread[:4])}"
+                         + (" …" if len(self.unread) > 4 else ""))  # fmt: skip
+        return "\n".join(lines)
+
+
+def verify(
+    model: nn.Module,
+    small: nn.Module,
+    keep: Keep,
+    example: Any = None,
+    *,
+    gradients: bool = True,
+    seed: int = 0,
+) -> Certificate:
+    """Compare a smaller network with the masked original, on given and random inputs.
+
+    The masked network is the original with every weight of the removed units at zero. Both are
+    given the same weights (the original's, then the original's with noise), so that the
+    certificate is about the surgery; weights that were refitted afterwards change nothing in it.
+
+    Args:
+        model: the original.
+        small: what `shrink` made of it.
+        keep: what `shrink` was given.
+        example: inputs; those of `units` by default.
+        gradients: also compare gradients of the kept parameters.
+        seed: of the random inputs and of the noise.
+
+    Raises:
+        BoxwoodError: the networks do not run on the example, or their outputs are not finite.
+
+    Example:
+        >>> from boxwood.graph.keep import keep_best
+        >>> from boxwood.graph.units import units
+        >>> import numpy as np
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> keep = keep_best(units(net, torch.ones(1, 4)), np.arange(3.0), 0.5)
+        >>> verify(net, shrink(net, keep), keep).proved
+        True
+    """
+    example = keep.units.example if example is None else example
+    pair = _Pair(model, small, keep, seed)
+    trials = [
+        pair.trial(example, "given", perturbed=False),
+        pair.trial(example, "given", perturbed=True),
+        pair.trial(_randomised(example, seed), "random", perturbed=False),
+    ]
+    _, changes = cut(model, keep)
+    everything = keep.kept | True
+    return Certificate(
+        trials=tuple(trials),
+        gradient_difference=pair.gradient_difference(example) if gradients else None,
+        restated=restatements(keep),
+        attributes=changes,
+        unread=keep.units.unused,
+        units=(len(keep.units), len(keep.units) - keep.removed),
+        parameters=(keep.units.parameters(), sum(p.numel() for p in small.parameters())),
+        multiply_adds=(keep.units.multiply_adds(everything), keep.units.multiply_adds(keep.kept)),
+    )
+
+
+def shrink(model: nn.Module, keep: Keep, *, check: bool = True) -> nn.Module:
+    """Remove everything but what is kept: a new module of the same classes.
+
+    The original is not touched. Buffers, dtypes, devices, training flags, ties between weights and
+    hooks are kept.
+
+    Args:
+        model: the network in which the units were found.
+        keep: what stays.
+        check: run the result beside the masked original, both with noise on their weights, and
+            refuse if their outputs differ.
+
+    Raises:
+        BoxwoodError: the code of the model cannot follow the removal, or the check fails.
+
+    Example:
+        >>> from boxwood.graph.keep import keep_best
+        >>> from boxwood.graph.units import units
+        >>> import numpy as np
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> shrink(net, keep_best(units(net, torch.ones(1, 4)), np.arange(3.0), 0.7))
+        Sequential(
+          (0): Linear(in_features=4, out_features=2, bias=True)
+          (1): ReLU()
+          (2): Linear(in_features=2, out_features=2, bias=True)
+        )
+    """
+    small, _ = cut(model, keep)
+    if check:
+        trial = _Pair(model, small, keep, 0).quick_trial(keep.units.example)
+        if not trial.equal:
+            raise BoxwoodError(
+                f"Expected the smaller {type(model).__name__} to compute what the masked one does, "
+                f"got outputs that differ by {trial.difference:.3g} where the largest is "
+                f"{trial.scale:.3g}; nothing was returned: protect part of it with protect=…"
+            )
+    return small
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """The original and the small network, to be run with the same weights."""
+
+    model: nn.Module
+    small: nn.Module
+    keep: Keep
+    seed: int
+
+    def trial(self, example: Any, inputs: str, *, perturbed: bool) -> Trial:
+        """Run both on one example, in double precision where the network can."""
+        try:
+            found = self._compare(example, perturbed=perturbed, dtype=torch.float64)
+        except (RuntimeError, TypeError, ValueError):
+            found = self._compare(example, perturbed=perturbed, dtype=None)
+        difference, scale, dtype = found
+        name = "perturbed" if perturbed else "own"
+        return Trial(inputs, name, str(dtype).removeprefix("torch."), difference, scale,
+                     _TOLERANCE.get(dtype, 0.05))  # fmt: skip
+
+    def quick_trial(self, example: Any) -> Trial:
+        """Run both as they are; in double precision only where that leaves doubt."""
+        found = self._compare(example, perturbed=True, dtype=None)
+        quick = Trial("given", "perturbed", str(found[2]), found[0], found[1], 1e-5)
+        return quick if quick.equal else self.trial(example, "given", perturbed=True)
+
+    def _compare(
+        self, example: Any, *, perturbed: bool, dtype: torch.dtype | None
+    ) -> tuple[float, float, torch.dtype]:
+        wide, narrow = self.networks(perturbed=perturbed, dtype=dtype)
+        with torch.no_grad(), _default_dtype(dtype):
+            expected = _run(wide, example, dtype, self.seed, restated(self.keep))
+            try:
+                got = _run(narrow, example, dtype, self.seed)
+            except Exception as error:
+                if dtype is not None:
+                    raise
+                raise BoxwoodError(
+                    f"Expected the smaller {type(self.model).__name__} to run, got "
+                    f"{type(error).__name__} ({error}); nothing was returned: protect part of it "
+                    "with protect=…"
+                ) from error
+        return (*_distance(expected, got), _precision(expected, dtype))
+
+    def networks(
+        self, *, perturbed: bool, dtype: torch.dtype | None
+    ) -> tuple[nn.Module, nn.Module]:
+        """Give both networks the original's weights, masked and cut."""
+        cuts = cuts_of(self.keep)
+        noise = _noise(self.seed) if perturbed else None
+        trainable = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
+        tensors: dict[str, Tensor] = {}
+        for names, tensor in named_tensors(self.model):
+            made = tensor.detach()
+            if dtype is not None and made.is_floating_point():
+                made = made.to(dtype)
+            if noise is not None and made.is_floating_point() and names[0] in trainable:
+                made = _perturbed(made, noise)
+            tensors[names[0]] = made
+        wide = rebuilt(self.model, lambda name, _: _masked(name, tensors[name], cuts))
+        narrow = rebuilt(self.small, lambda name, _: sliced(tensors[name], cuts.get(name, ())))
+        for network in (wide, narrow):
+            network.eval()
+            if dtype is not None:
+                _widen_plain_tensors_(network, dtype)
+        return wide, narrow
+
+    def gradient_difference(self, example: Any) -> float | None:
+        """Compare the gradients of what is kept, of a random sum of the outputs."""
+        try:
+            return self._gradients(example, torch.float64)
+        except (RuntimeError, TypeError, ValueError):
+            return self._gradients(example, None)
+
+    def _gradients(self, example: Any, dtype: torch.dtype | None) -> float | None:
+        wide, narrow = self.networks(perturbed=True, dtype=dtype)
+        cuts = cuts_of(self.keep)
+        found = []
+        for network, context in ((wide, restated(self.keep)), (narrow, nullcontext())):
+            for parameter in network.parameters():
+                parameter.requires_grad_(parameter.is_floating_point())
+            with torch.enable_grad(), _default_dtype(dtype):
+                total = _weighted_sum(_run(network, example, dtype, self.seed, context))
+            if total is None:
+                return None
+            total.backward()
+            found.append({n: p.grad for n, p in network.named_parameters() if p.grad is not None})
+        first, second = found
+        scale = max((float(g.abs().max()) for g in second.values() if g.numel()), default=0.0)
+        worst = 0.0
+        for name, gradient in second.items():
+            whole = first.get(name)
+            whole = torch.zeros_like(self.model.get_parameter(name)) if whole is None else whole
+            worst = max(worst, float((sliced(whole, cuts.get(name, ())) - gradient).abs().max()))
+        return worst / scale if scale else worst
+
+
+def _masked(name: str, tensor: Tensor, cuts: Cuts) -> Tensor:
+    """A removed channel's variance stays: only its mean and its affine map are set to zero."""
+    if name.endswith("running_var"):
+        return tensor.clone()
+    return masked(tensor, cuts.get(name, ()))
+
+
+def _noise(seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(10007, generator=generator, dtype=torch.float64)  # a prime: no pattern
+
+
+def _perturbed(tensor: Tensor, noise: Tensor) -> Tensor:
+    """Add noise of a tenth of the tensor's size, or a little where it is all but zero."""
+    size = max(0.1 * float(tensor.square().mean().sqrt()) if tensor.numel() else 0.0, 0.02)
+    times = -(-tensor.numel() // len(noise))
+    added = noise.to(tensor).repeat(times)[: tensor.numel()].view(tensor.shape)
+    return torch.add(tensor, added, alpha=size)
+
+
+def _widen_plain_tensors_(network: nn.Module, dtype: torch.dtype) -> None:
+    for module in network.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, Tensor) and value.is_floating_point():
+                vars(module)[name] = value.to(dtype)
+
+
+def _run(
+    network: nn.Module,
+    example: Any,
+    dtype: torch.dtype | None,
+    seed: int,
+    context: AbstractContextManager[None] | None = None,
+) -> list[Tensor]:
+    def wide(each: Any) -> Any:
+        floating = isinstance(each, Tensor) and each.is_floating_point() and dtype is not None
+        return each.detach().to(dtype) if floating else each
+
+    args, kwargs = tree_map(wide, as_arguments(example))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        with context or nullcontext():
+            returned = network(*args, **kwargs)
+        return list(_tensors(returned))
+
+
+def _distance(expected: Sequence[Tensor], got: Sequence[Tensor]) -> tuple[float, float]:
+    if [t.shape for t in expected] != [t.shape for t in got]:
+        return float("inf"), 1.0
+    difference = scale = 0.0
+    for first, second in zip(expected, got, strict=True):
+        if not first.numel():
+            continue
+        if not first.is_floating_point():
+            difference = max(difference, float((first != second).any()))
+            continue
+        same = (first == second) | (first.isnan() & second.isnan())
+        difference = max(difference, float((first - second).abs().masked_fill(same, 0).max()))
+        finite = first[first.isfinite()]
+        scale = max(scale, float(finite.abs().max()) if finite.numel() else 0.0)
+        if not finite.numel():
+            raise BoxwoodError(
+                "Expected finite outputs of the masked network, got none; the weights or the "
+                "example make it overflow: give other ones."
+            )
+        if difference != difference:
+            difference = float("inf")
+    return difference, scale
+
+
+def _precision(outputs: Sequence[Tensor], dtype: torch.dtype | None) -> torch.dtype:
+    """The coarsest type of the outputs, which is what their difference can show."""
+    kinds = [t.dtype for t in outputs if t.is_floating_point()]
+    return min(kinds, key=lambda kind: -torch.finfo(kind).eps, default=dtype or torch.float32)
+
+
+def _weighted_sum(outputs: Sequence[Tensor]) -> Tensor | None:
+    total = None
+    for output in outputs:
+        if output.requires_grad:
+            weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view(output.shape)
+            part = (output * weights.to(output.device)).sum()
+            total = part if total is None else total + part
+    return total
+
+
+def _randomised(example: Any, seed: int) -> Any:
+    """Replace floating-point inputs by noise of their shape; others, such as tokens, are shuffled."""
+    generator = torch.Generator().manual_seed(seed + 1)
+
+    def other(each: Any) -> Any:
+        if not isinstance(each, Tensor) or each.dtype == torch.bool or not each.numel():
+            return each
+        if each.is_floating_point():
+            return torch.randn(each.shape, generator=generator).to(each)
+        order = torch.randperm(each.numel(), generator=generator).to(each.device)
+        return each.reshape(-1)[order].reshape(each.shape)
+
+    return tree_map(other, example)
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    try:
+        if dtype is not None:
+            torch.set_default_dtype(dtype)
+        yield
+    finally:
+        torch.set_default_dtype(before)

@@ -1,0 +1,80 @@
+"""The command ``boxwood shrink``: tables, files, refusals."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from boxwood.cli.main import app
+from boxwood.core.errors import BoxwoodError
+from boxwood.graph.record import load_shrunken
+from boxwood.zoo.lenet import lenet_5
+
+LENET = "boxwood.zoo.lenet:lenet_5"
+EXAMPLE = ("--example", "1x1x28x28")
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, ["shrink", LENET, *map(str, arguments)])
+
+
+def test_a_dry_run_shows_units_and_writes_nothing(tmp_path):
+    """The table names every group and the forecast."""
+    done = run(*EXAMPLE, "--keep", 0.5, "--dry-run", "--json")
+    assert done.exit_code == 0
+    report = json.loads(done.stdout)
+    assert [(g["name"], g["units"], g["kept"]) for g in report["groups"]] == [
+        ("conv1.weight", 20, 10), ("conv2.weight", 50, 25), ("fc1.weight", 500, 250),
+    ]  # fmt: skip
+    assert report["parameters"] == [431080, 109295]
+    assert not list(tmp_path.iterdir())
+    assert "conv1.weight" in run(*EXAMPLE, "--keep", 0.5, "--dry-run").stdout
+
+
+@pytest.mark.parametrize("budget", ["--macs", "--size"])
+def test_a_budget_is_met_and_the_file_loads(tmp_path, budget):
+    """What was asked for is what the file holds."""
+    out = tmp_path / "small.safetensors"
+    done = run(out, *EXAMPLE, budget, 0.4, "--json")
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert report["certificate"]["proved"]
+    before, after = report["multiply_adds" if budget == "--macs" else "parameters"]
+    assert 0.3 < after / before <= 0.4
+    small = load_shrunken(out, build=lenet_5)
+    assert sum(p.numel() for p in small.parameters()) == report["parameters"][1]
+
+
+def test_latency_is_a_budget(tmp_path):
+    """A generous limit on time keeps something and writes it."""
+    done = run(tmp_path / "small.safetensors", *EXAMPLE, "--latency", 0.95)
+    assert done.exit_code == 0 or isinstance(done.exception, BoxwoodError)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("x.safetensors", *EXAMPLE), "got none; give one"),
+        (("x.safetensors", *EXAMPLE, "--keep", 0.5, "--macs", 0.5), "got --macs and --keep"),
+        ((*EXAMPLE, "--keep", 0.5), "a file to write, got none"),
+        (("x.safetensors", "--keep", 0.5), "the shape of an input, got none"),
+        (("x.safetensors", "--example", "1,2", "--keep", 0.5), "got '1,2'"),
+        (
+            ("x.safetensors", *EXAMPLE, "--keep", 0.5, "--weights", "gone.safetensors"),
+            "weights as safetensors at gone",
+        ),
+    ],
+)
+def test_bad_input_is_refused(arguments, said):
+    """Each mistake has its sentence."""
+    done = run(*arguments)
+    assert isinstance(done.exception, BoxwoodError)
+    assert said in str(done.exception)
+
+
+def test_a_target_that_is_no_network_is_refused():
+    """The factory must return a module."""
+    done = CliRunner().invoke(
+        app, ["shrink", "boxwood.data.places:data_home", "x.safetensors", *EXAMPLE, "--keep", "0.5"]
+    )
+    assert isinstance(done.exception, BoxwoodError)
