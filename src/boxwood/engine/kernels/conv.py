@@ -1,13 +1,17 @@
 """Convolution and linear layers on channel planes: the problem, its reference, its kernel."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from boxwood.core.errors import BoxwoodError
-from boxwood.engine.kernels import activations
-from boxwood.engine.kernels.contract import Activation
+from boxwood.engine import formats
+from boxwood.engine.kernels import activations, rows
+from boxwood.engine.kernels.contract import Activation, Code, Kernel, Pointer
 from boxwood.engine.layouts import Array, Planes, columns
+from boxwood.engine.targets import Target
 
 
 @dataclass(frozen=True)
@@ -116,3 +120,200 @@ def reference(
     if residual is not None:
         y += residual
     return activations.reference(problem.activation, y).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a convolution is run; every plan gives the same result.
+
+    Args:
+        vectors: registers of positions per tile.
+        block: columns (channel, row, column of the weight) per block.
+        height: rows per row block: 1 skips single zeros, more skip zeros common to so many rows.
+        gathered: whether the input of a block is copied to scratch before use.
+        dense: whether zeros are kept.
+        chunks: shares of rows per group.
+    """
+
+    vectors: int
+    block: int
+    height: int = 1
+    gathered: bool = False
+    dense: bool = False
+    chunks: int = 1
+
+
+def build(
+    problem: Conv,
+    weight: Array,
+    bias: Array | None,
+    target: Target,
+    *,
+    plan: Plan,
+) -> Kernel:
+    """Pack the weight for a kernel of the target.
+
+    Args:
+        problem: the convolution.
+        weight: [out, in / groups, rows, columns]; zeros are skipped.
+        bias: [out], or None for zeros.
+        target: the family that runs it.
+        plan: how.
+
+    Returns:
+        The kernel.
+
+    Raises:
+        BoxwoodError: the weight's shape is not the problem's, or the output is not aligned.
+    """
+    if weight.shape != problem.weight_shape:
+        raise BoxwoodError(
+            f"Expected a weight of shape {problem.weight_shape}, got {weight.shape}; "
+            "give the weight as torch holds it."
+        )
+    if not problem.target.aligned:
+        raise BoxwoodError(
+            "Expected an output layout whose planes start on cache lines, got "
+            f"{problem.target}; make it by `padded` or `columns`."
+        )
+    source, out = problem.source, problem.target
+    straight = problem.stride == (1, 1) and source.row_stride == out.row_stride
+    if not straight and not plan.gathered:
+        plan = replace(plan, gathered=True)
+    taps = math.prod(problem.kernel)
+    block = plan.block
+    if not plan.gathered and taps > 1:
+        block = max(1, block // taps) * taps
+    lanes = target.lanes
+    tiles, wide, vectors = _tiles(out.span, plan.vectors, lanes)
+    groups = [
+        formats.from_dense(
+            part.reshape(len(part), -1),
+            height=plan.height,
+            block=block,
+            chunks=plan.chunks,
+            dense=plan.dense,
+        )
+        for part in np.split(np.asarray(weight, np.float32), problem.groups)
+    ]
+    stream = formats.join(groups)
+    inner = problem.weight_shape[1]
+    group_step = 4 * inner * source.plane
+    at = stream.records.reshape(problem.groups, -1, stream.records.shape[1])
+    at["source"] += np.arange(problem.groups)[:, None, None] * group_step
+    offsets = _offsets(problem, inner)
+    mode: rows.Source
+    if plan.gathered:
+        mode = rows.Gathered(0 if straight else problem.stride[1])
+    elif problem.kernel == (1, 1) and problem.padding == (0, 0) and source.aligned:
+        mode = rows.Pitch()
+        at["source"] += 4 * source.plane * at["first"]
+    else:
+        mode = rows.Table()
+        at["source"] += 4 * source.plane * (at["first"] // taps)
+        offsets = offsets[:block]
+    runs, run_starts = (
+        _runs(problem, tiles, wide, vectors, lanes)
+        if isinstance(mode, rows.Gathered) and mode.step
+        else (np.zeros((1, 3), np.int32), np.zeros(tiles + 1, np.int32))
+    )
+    mask = _mask(out, lanes)
+    shape = rows.Shape(
+        vectors,
+        plan.height,
+        mode,
+        problem.activation,
+        problem.residual,
+        masked=not bool((mask == 255).all()) if lanes >= 8 else not bool((mask == 15).all()),
+    )
+    tile_bytes = 4 * lanes * vectors
+    scratch = (block + 1) * tile_bytes + 64 if plan.gathered else 0
+    bias = np.zeros(out.channels, np.float32) if bias is None else np.asarray(bias, np.float32)
+    constants = (
+        stream.records.ravel(),
+        stream.headers,
+        stream.indices,
+        stream.values.ravel(),
+        bias,
+        mask,
+        offsets,
+        runs.ravel(),
+        run_starts,
+    )
+    numbers = {
+        "tiles": tiles,
+        "wide": wide,
+        "chunks": stream.chunks,
+        "blocks": stream.records.shape[1],
+        "source_image": 4 * source.image,
+        "source_origin": 4 * source.origin,
+        "target_image": 4 * out.image,
+        "target_plane": 4 * out.plane,
+        "target_origin": 4 * out.origin,
+        "target_end": 4 * (out.origin + math.ceil(out.span / 16) * 16),
+        "last_row": out.channels // problem.groups - 1,
+        "group_chunks": stream.chunks // problem.groups,
+        "chunk_rows": math.ceil(math.ceil(out.channels / problem.groups / plan.height) / (stream.chunks // problem.groups)) * plan.height,
+        "scratch": math.ceil(scratch / 64) * 64,
+        "pitch": tile_bytes if plan.gathered else 4 * source.plane,
+    }
+    return Kernel(
+        Code(shape.entry(target), lambda: rows.emit(shape, target)),
+        (*numbers.values(), *(Pointer(index) for index in range(len(constants)))),
+        constants,
+        scratch=numbers["scratch"],
+        units=tiles * stream.chunks,
+        note=f"{plan}",
+    )
+
+
+def _tiles(span: int, most: int, lanes: int) -> tuple[int, int, int]:
+    """Split positions into tiles of ``vectors`` or one fewer registers: tiles, wide ones, vectors."""
+    registers = math.ceil(span / 16) * 16 // lanes
+    tiles = math.ceil(registers / most)
+    vectors = math.ceil(registers / tiles)
+    return tiles, registers - tiles * (vectors - 1), vectors
+
+
+def _offsets(problem: Conv, inner: int) -> NDArray[np.int32]:
+    """Bytes from the first value of the first plane to what each column reads at position 0."""
+    channel, row, column = np.indices((inner, *problem.kernel)).reshape(3, -1)
+    row = row * problem.dilation[0] - problem.padding[0]
+    column = column * problem.dilation[1] - problem.padding[1]
+    source = problem.source
+    return (4 * (channel * source.plane + row * source.row_stride + column)).astype(np.int32)
+
+
+def _mask(out: Planes, lanes: int) -> NDArray[np.uint8]:
+    """One bit per position of a plane: whether it holds a value."""
+    registers = math.ceil(out.span / 16) * 16 // lanes
+    position = np.arange(registers * lanes)
+    valid = (position % out.row_stride < out.width) & (position < out.span)
+    stored = np.zeros((registers, max(lanes, 8)), bool)
+    stored[:, :lanes] = valid.reshape(registers, lanes)
+    return np.packbits(stored.ravel(), bitorder="little")
+
+
+def _runs(
+    problem: Conv, tiles: int, wide: int, vectors: int, lanes: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """What gathering copies for each tile: (source bytes, scratch bytes, values), ascending."""
+    source, out = problem.source, problem.target
+    runs: list[tuple[int, int, int]] = []
+    starts = [0]
+    position = 0
+    for tile in range(tiles):
+        end = position + lanes * (vectors if tile < wide else vectors - 1)
+        at = position
+        while at < min(end, out.span):
+            row, column = divmod(at, out.row_stride)
+            length = min(out.width - column, end - at, lanes)
+            if length <= 0:
+                at = (row + 1) * out.row_stride
+                continue
+            place = row * problem.stride[0] * source.row_stride + column * problem.stride[1]
+            runs.append((4 * place, 4 * (at - position), length))
+            at += length
+        starts.append(len(runs))
+        position = end
+    return np.array(runs, np.int32), np.array(starts, np.int32)

@@ -1,0 +1,195 @@
+"""Weights as streams of non-zeros in the order in which kernels use them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boxwood.core.errors import BoxwoodError
+
+RECORD = np.dtype(
+    [
+        (name, np.int64)
+        for name in ("headers", "count", "indices", "values", "source", "first", "width", "row")
+    ]
+)
+"""One chunk of rows within one block of columns; byte offsets into the streams."""
+
+HEADER = np.dtype([("count", np.uint16), ("row", np.uint16)])
+"""Non-zeros of one block row, and which row of its chunk that is."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """A matrix as non-zero columns of row blocks, blocked over columns for the first cache.
+
+    Each non-zero column of a block of ``height`` rows takes a 16-bit column, counted from the
+    start of its column block, and ``height`` float32 values: (2 + 4) bytes per non-zero when
+    ``height`` is 1. Within a chunk of rows and a block of columns, rows with more non-zeros come
+    first, so that the processor predicts the ends of their loops.
+
+    Args:
+        shape: rows and columns of the matrix.
+        height: rows per row block; a last block that is not full repeats the last row.
+        block: columns per column block.
+        chunks: shares of rows that threads may take.
+        records: [chunks, column blocks] of `RECORD`.
+        headers: `HEADER` of each row block with non-zeros; of all in the first and last block.
+        indices: uint16 columns.
+        values: float32 [non-zero columns, height].
+    """
+
+    shape: tuple[int, int]
+    height: int
+    block: int
+    chunks: int
+    records: NDArray[np.void]
+    headers: NDArray[np.void]
+    indices: NDArray[np.uint16]
+    values: NDArray[np.float32]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of everything."""
+        return sum(
+            array.nbytes for array in (self.records, self.headers, self.indices, self.values)
+        )
+
+
+def from_dense(
+    weight: NDArray[np.float32],
+    *,
+    height: int = 1,
+    block: int,
+    chunks: int = 1,
+    dense: bool = False,
+) -> Stream:
+    """Pack a matrix.
+
+    Args:
+        weight: [rows, columns] with zeros.
+        height: rows per row block.
+        block: columns per column block, at most 65536.
+        chunks: shares of rows.
+        dense: keep every column of every row block, zeros too.
+
+    Returns:
+        The stream.
+
+    Raises:
+        BoxwoodError: the block is too wide for 16-bit columns, or a chunk has too many rows.
+
+    Example:
+        >>> stream = from_dense(np.eye(4, dtype=np.float32), block=2)
+        >>> stream.values.size, stream.indices.tolist()
+        (4, [0, 1, 0, 1])
+    """
+    rows, columns = weight.shape
+    tall = math.ceil(rows / height)
+    chunk = math.ceil(tall / min(chunks, tall))
+    chunks = math.ceil(tall / chunk)
+    blocks = max(1, math.ceil(columns / block))
+    if block > 1 << 16 or chunk > 1 << 16:
+        raise BoxwoodError(
+            f"Expected at most 65536 columns per block and rows per chunk, got {block} and "
+            f"{chunk}; take smaller blocks or more chunks."
+        )
+    # Row blocks of full height: rows behind the last repeat it, which writes the same value twice.
+    full = weight[np.minimum(np.arange(tall * height), rows - 1)].reshape(tall, height, columns)
+    present = np.ones((tall, columns), bool) if dense else (full != 0).any(1)
+    row, column = np.nonzero(present)
+    part = column // block
+    count = np.bincount(row * blocks + part, minlength=tall * blocks).reshape(tall, blocks)
+    padded = np.full((chunks * chunk, blocks), -1, np.int64)
+    padded[:tall] = count
+    order = np.argsort(-padded.reshape(chunks, chunk, blocks), axis=1, kind="stable")
+    rank = np.empty_like(order)
+    np.put_along_axis(rank, order, np.arange(chunk)[None, :, None], axis=1)
+    place = ((row // chunk) * blocks + part) * chunk + rank.reshape(-1, blocks)[row, part]
+    by_place = np.argsort(place, kind="stable")
+    row, column, part = row[by_place], column[by_place], part[by_place]
+
+    listed = np.take_along_axis(padded.reshape(chunks, chunk, blocks), order, 1)
+    keep = listed > 0
+    keep[:, :, [0, -1]] |= listed[:, :, [0, -1]] == 0
+    # [chunks, blocks, chunk], the order of the streams
+    listed, keep, order = (array.transpose(0, 2, 1) for array in (listed, keep, order))
+    headers = np.empty(int(keep.sum()), HEADER)
+    headers["count"] = listed[keep]
+    headers["row"] = order[keep]
+    if len(headers) and int(listed.max()) > 65535:
+        raise BoxwoodError("Expected fewer than 65536 non-zeros per row and block; shrink block.")
+
+    records = np.zeros((chunks, blocks), RECORD)
+    records["count"] = keep.sum(2)
+    records["headers"] = _starts(records["count"]) * HEADER.itemsize
+    entries = _starts(np.maximum(listed, 0).sum(2))
+    records["indices"] = entries * 2
+    records["values"] = entries * 4 * height
+    records["first"] = np.arange(blocks) * block
+    records["width"] = np.minimum(block, columns - records["first"])
+    records["row"] = (np.arange(chunks) * chunk * height)[:, None]
+    return Stream(
+        (rows, columns),
+        height,
+        block,
+        chunks,
+        records,
+        headers,
+        (column - part * block).astype(np.uint16),
+        np.ascontiguousarray(full[row, :, column], np.float32),
+    )
+
+
+def join(streams: Sequence[Stream]) -> Stream:
+    """Streams of equal shape and blocking, one behind the other: the groups of a convolution."""
+    if len(streams) == 1:
+        return streams[0]
+    first = streams[0]
+    records = np.concatenate([stream.records for stream in streams])
+    parts = records.reshape(len(streams), first.chunks, -1)
+    for name in ("headers", "indices", "values"):
+        sizes = np.array([getattr(stream, name).nbytes for stream in streams])
+        parts[name] += (np.cumsum(sizes) - sizes)[:, None, None]
+    return Stream(
+        (first.shape[0] * len(streams), first.shape[1]),
+        first.height,
+        first.block,
+        first.chunks * len(streams),
+        records,
+        *(
+            np.concatenate([getattr(stream, field) for stream in streams])
+            for field in ("headers", "indices", "values")
+        ),
+    )
+
+
+def to_dense(stream: Stream) -> NDArray[np.float32]:
+    """The matrix of a stream.
+
+    Example:
+        >>> weight = np.array([[0, 2], [3, 0]], np.float32)
+        >>> to_dense(from_dense(weight, block=1)).tolist()
+        [[0.0, 2.0], [3.0, 0.0]]
+    """
+    weight = np.zeros(stream.shape, np.float32)
+    for record in stream.records.ravel():
+        at = int(record["indices"]) // 2
+        start = int(record["headers"]) // HEADER.itemsize
+        for header in stream.headers[start : start + int(record["count"])]:
+            stop = at + int(header["count"])
+            columns = stream.indices[at:stop].astype(np.int64) + record["first"]
+            for lane in range(stream.height):
+                row = int(record["row"]) + int(header["row"]) * stream.height + lane
+                if row < stream.shape[0]:
+                    weight[row, columns] = stream.values[at:stop, lane]
+            at = stop
+    return weight
+
+
+def _starts(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Exclusive running sum in C order."""
+    flat = counts.ravel()
+    return (np.cumsum(flat) - flat).reshape(counts.shape)
