@@ -1,0 +1,93 @@
+"""Torch operators by name: found, checked and run."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from boxwood.core.errors import BoxwoodError
+from boxwood.engine.program import Program, Ref, Torch, is_fixed
+
+_NAMESPACES = ("aten", "torchvision")
+
+
+@cache
+def operator(target: str) -> Any:
+    """Return the torch operator of a qualified name.
+
+    A program may come from a file, so only functional operators of tensors are found.
+
+    Raises:
+        BoxwoodError: no such operator, or one that writes into its arguments or reads files.
+
+    Example:
+        >>> operator("aten.relu.default")(torch.tensor([-1.0, 2.0]))
+        tensor([0., 2.])
+    """
+    namespace, _, rest = target.partition(".")
+    name, _, overload = rest.partition(".")
+    found = None
+    if namespace in _NAMESPACES:
+        packet = getattr(getattr(torch.ops, namespace), name, None)
+        found = getattr(packet, overload, None)
+    if not isinstance(found, torch._ops.OpOverload):
+        raise BoxwoodError(
+            f"Expected the name of a torch operator, got {target!r}; use the torch version (and "
+            f"torchvision, if it is one of its operators) that the program was compiled with."
+        )
+    reads_files = any(a.name in ("filename", "file_name") for a in found._schema.arguments)
+    if found._schema.is_mutable or reads_files:
+        raise BoxwoodError(
+            f"Expected an operator that leaves its arguments alone, got {target!r}; compile the "
+            f"model again, and do not trust the file."
+        )
+    return found
+
+
+def run(op: Torch, tensors: Mapping[int, Tensor]) -> tuple[Tensor, ...]:
+    """Run one operator whose arguments are the same for every batch."""
+    result = operator(op.target)(
+        *_filled(op.args, tensors), **{name: _filled(part, tensors) for name, part in op.kwargs}
+    )
+    return tuple(flat(result))
+
+
+def flat(result: Any) -> list[Tensor]:
+    """Return the tensors of an operator's result in order."""
+    if isinstance(result, Tensor):
+        return [result]
+    return [tensor for part in result for tensor in flat(part)]
+
+
+def is_constant(op: Torch, program: Program) -> bool:
+    """Say whether an operator gives the same tensors in every call with every batch."""
+    return depends_on_batch_alone(op, program.constants.keys()) and is_fixed((op.args, op.kwargs))
+
+
+def depends_on_batch_alone(op: Torch, known: Any) -> bool:
+    """Say whether an operator gives the same tensors in every call with one batch."""
+    random = torch.Tag.nondeterministic_seeded in operator(op.target).tags
+    return not random and all(value in known for value in op.reads)
+
+
+@cache
+def may_alias(target: str) -> bool:
+    """Say whether an operator's result may look into the memory of what it was given.
+
+    Operators that are composed of others do not tell; they count as those that may.
+    """
+    found = operator(target)
+    composed = torch._C._dispatch_has_kernel_for_dispatch_key(
+        found.name(), "CompositeImplicitAutograd"
+    )
+    return composed or any(result.alias_info for result in found._schema.returns)
+
+
+def _filled(argument: Any, tensors: Mapping[int, Tensor]) -> Any:
+    if type(argument) is Ref:
+        return tensors[argument.value]
+    if type(argument) is tuple:
+        return [_filled(part, tensors) for part in argument]
+    return argument

@@ -1,0 +1,363 @@
+"""A program for one batch: places, buffers and an ordered list of steps.
+
+Kernels read and write stretches of one arena. Torch reads them through strided views, without a
+copy; what torch makes is copied into the arena where a kernel reads it. Views of the arena that do
+not depend on anything else are made once.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from boxwood.engine import bind, calls
+from boxwood.engine.kernels import elementwise
+from boxwood.engine.layouts import vector
+from boxwood.engine.memory import Buffer
+from boxwood.engine.ops import Average, Flatten, Join, Native, Pointwise
+from boxwood.engine.places import Form, Halos, Place, Shape, place
+from boxwood.engine.program import Op, Program, Torch, at
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where a value lies: a place at a float offset into a buffer."""
+
+    where: Place
+    buffer: int
+    start: int = 0
+
+
+@dataclass(frozen=True)
+class KernelStep:
+    """A kernel call.
+
+    Args:
+        op: position of the operation in the program, or None for a copy that the plan adds.
+        problem: what the kernel does.
+        source: home of x.
+        second: home of the residual or second operand.
+        out: home of the result.
+        images: how many images.
+        weight: number of its constant weight.
+        bias: number of its constant bias.
+    """
+
+    op: int | None
+    problem: Any
+    source: Home
+    second: Home | None
+    out: Home
+    images: int
+    weight: int | None = None
+    bias: int | None = None
+
+
+@dataclass(frozen=True)
+class CopyStep:
+    """Torch writes a value into the arena, zeros around it."""
+
+    value: int
+    out: Home
+
+
+@dataclass(frozen=True)
+class TorchStep:
+    """An operation that torch runs; sources that lie in the arena are views of it."""
+
+    op: int
+
+
+Step = KernelStep | CopyStep | TorchStep
+
+
+@dataclass
+class Plan:
+    """What `Runner` needs to run a program for one batch.
+
+    Args:
+        batch: the batch.
+        shapes: of all values.
+        steps: in order.
+        homes: of the values that lie in the arena.
+        buffers: with their lifetimes.
+    """
+
+    batch: int
+    shapes: Mapping[int, Shape]
+    steps: list[Step] = field(default_factory=list)
+    homes: dict[int, Home] = field(default_factory=dict)
+    buffers: list[Buffer] = field(default_factory=list)
+
+
+def problems(program: Program, batch: int) -> dict[int, Any]:
+    """Return, by position, the problem of every operation that a kernel could do."""
+    shapes = {number: at(value.shape, batch) for number, value in program.values.items()}
+    halos = _halos(program, shapes, range(len(program.ops)))
+    found: dict[int, Any] = {}
+    for position, op in enumerate(program.ops):
+        if isinstance(op, Native) and isinstance(op.does, Join):
+            if shapes[op.out][2:] != (1, 1):
+                found[position] = op.does
+        elif isinstance(op, Native):
+            form = bind.form_of(op, len(shapes[op.sources[0]]))
+            sources = [place(shapes[value], form, halos) for value in op.sources]
+            out = _out_place(op, form, shapes, halos)
+            problem = bind.problem_of(op, sources, out, _kernel_shape(op, shapes))
+            if problem is not None:
+                found[position] = problem
+    return found
+
+
+def plan(program: Program, batch: int, native: frozenset[int]) -> Plan:
+    """Decide places and steps.
+
+    Args:
+        program: lowered.
+        batch: the leading size of the inputs.
+        native: positions of the operations that kernels do, all of them in `problems`; the others
+            run in torch.
+    """
+    planner = _Planner(program, batch, native)
+    for position, op in enumerate(program.ops):
+        planner.add(position, op)
+    planner.keep(program.outputs)
+    return planner.plan
+
+
+class _Planner:
+    def __init__(self, program: Program, batch: int, native: frozenset[int]) -> None:
+        shapes = {number: at(value.shape, batch) for number, value in program.values.items()}
+        self.program = program
+        self.native = native
+        self.plan = Plan(batch, shapes)
+        self.halos = _halos(program, shapes, native)
+        self.copies: dict[tuple[int, Place], Home] = {}
+        self.holds: dict[int, frozenset[int]] = {}  # buffers that a torch value may look into
+        self.slices = slices(program, shapes, native)
+        self.parents: dict[int, Home] = {}  # by join's result: all of its channels
+
+    def add(self, position: int, op: Op) -> None:
+        if position not in self.native or not isinstance(op, Native):
+            self._torch(position, op)
+        elif isinstance(op.does, Join):
+            self._join(position, op)
+        else:
+            self._kernel(position, op)
+
+    def keep(self, values: Sequence[int]) -> None:
+        """Values that are read when all steps are done."""
+        for value in values:
+            self._touch(value)
+
+    def _torch(self, position: int, op: Op) -> None:
+        for value in op.reads:
+            self._touch(value)
+        held: frozenset[int] = frozenset()
+        if not isinstance(op, Torch) or calls.may_alias(op.target):
+            held = held.union(*(self._held(value) for value in op.reads))
+        for value in op.writes:
+            self.holds[value] = held
+        self.plan.steps.append(TorchStep(position))
+
+    def _kernel(self, position: int, op: Native) -> None:
+        shapes, form = self.plan.shapes, self._form(op)
+        wanted = [place(shapes[value], form, self.halos) for value in op.sources]
+        if isinstance(op.does, Flatten) and wanted[0].layout.plane == 1:
+            self._rename(op, wanted[0])
+            return
+        source = self._at(op.sources[0], wanted[0])
+        out = self._out(op, form)
+        second = None
+        if len(wanted) > 1:
+            # A residual is laid out as the result, a second operand as the first one.
+            like = source.where if isinstance(op.does, Pointwise) else out
+            whole = wanted[1] if _per_channel(op) else like
+            second = self._at(op.sources[1], whole, exactly=True)
+        places = [home.where for home in (source, second) if home is not None]
+        problem = bind.problem_of(op, places, out, _kernel_shape(op, shapes))
+        home = self._new(op.out, out, second if second != source else None)
+        self._append(
+            KernelStep(
+                position, problem, source, second, home, places[0].images, op.weight, op.bias
+            )
+        )
+
+    def _form(self, op: Native) -> Form:
+        if isinstance(op.does, Pointwise) and not op.does.per_channel:
+            for value in op.sources:
+                if value in self.plan.homes:
+                    return self.plan.homes[value].where.form
+        return bind.form_of(op, len(self.plan.shapes[op.sources[0]]))
+
+    def _out(self, op: Native, form: Form) -> Place:
+        out = _out_place(op, form, self.plan.shapes, self.halos)
+        if op.out in self.slices:
+            parent, start = self.slices[op.out]
+            whole = place(self.plan.shapes[parent], Form.IMAGES, self.halos)
+            layout = whole.layout.slice(start, start + out.layout.channels)
+            return Place(layout, out.images, out.form)
+        return out
+
+    def _join(self, position: int, op: Native) -> None:
+        """Write what does not lie in its slice of the result yet."""
+        root, first = self.slices.get(op.out, (op.out, 0))
+        parent = self._parent(root)
+        for value in op.sources:
+            channels = self.plan.shapes[value][1]
+            home = self._part(parent, first, channels)
+            if self.plan.homes.get(value) != home:
+                source = self._at(value, place(self.plan.shapes[value], Form.IMAGES, self.halos))
+                problem = elementwise.Elementwise(source.where.layout, home.where.layout)
+                self._append(KernelStep(position, problem, source, None, home, home.where.images))
+            first += channels
+        self._touch(root)
+        start = self.slices.get(op.out, (op.out, 0))[1]
+        self.plan.homes[op.out] = self._part(parent, start, self.plan.shapes[op.out][1])
+
+    def _parent(self, join: int) -> Home:
+        if join not in self.parents:
+            where = place(self.plan.shapes[join], Form.IMAGES, self.halos)
+            self.parents[join] = self._buffer(where)
+        return self.parents[join]
+
+    def _part(self, parent: Home, first: int, channels: int) -> Home:
+        layout = parent.where.layout.slice(first, first + channels)
+        where = Place(layout, parent.where.images, Form.IMAGES)
+        return Home(where, parent.buffer, first * layout.plane)
+
+    def _rename(self, op: Native, where: Place) -> None:
+        home = self._at(op.sources[0], where)
+        tokens = Place(where.layout, where.images, Form.TOKENS)
+        self.plan.homes[op.out] = Home(tokens, home.buffer, home.start)
+
+    def _at(self, value: int, wanted: Place, *, exactly: bool = False) -> Home:
+        """Return where a kernel finds a value in a place like this, copied there if need be."""
+        home = self.plan.homes.get(value)
+        if home is None or not _fits(home.where, wanted, exactly=exactly):
+            home = self.copies.get((value, wanted))
+        if home is None:
+            home = self.copies[value, wanted] = self._buffer(wanted)
+            self._append(CopyStep(value, home))
+        return home
+
+    def _new(self, value: int, where: Place, over: Home | None) -> Home:
+        if value in self.slices:
+            parent, start = self.slices[value]
+            home = self._part(self._parent(parent), start, where.layout.channels)
+        else:
+            home = self._buffer(where, over)
+        self.plan.homes[value] = home
+        return home
+
+    def _buffer(self, where: Place, over: Home | None = None) -> Home:
+        now = len(self.plan.steps)
+        number = None if over is None or over.start else over.buffer
+        self.plan.buffers.append(Buffer(where.nbytes, now, now, number))
+        return Home(where, len(self.plan.buffers) - 1)
+
+    def _append(self, step: KernelStep | CopyStep) -> None:
+        if isinstance(step, CopyStep):
+            self._touch(step.value)
+            self._use(step.out.buffer)
+        else:
+            for home in (step.source, step.second, step.out):
+                if home is not None:
+                    self._use(home.buffer)
+        self.plan.steps.append(step)
+
+    def _touch(self, value: int) -> None:
+        for buffer in self._held(value):
+            self._use(buffer)
+
+    def _held(self, value: int) -> frozenset[int]:
+        home = self.plan.homes.get(value)
+        return self.holds.get(value, frozenset()) if home is None else frozenset((home.buffer,))
+
+    def _use(self, buffer: int) -> None:
+        self.plan.buffers[buffer].last = len(self.plan.steps)
+
+
+def slices(
+    program: Program, shapes: Mapping[int, Shape], native: Collection[int]
+) -> dict[int, tuple[int, int]]:
+    """Return, for values that are made as part of a concatenation, its result and their first channel.
+
+    A concatenation that another one begins with is part of that one, so that the growing
+    concatenations of a dense block are one buffer.
+    """
+    joins = [
+        op
+        for position, op in enumerate(program.ops)
+        if position in native and isinstance(op, Native) and isinstance(op.does, Join)
+    ]
+    made = {
+        op.out
+        for position, op in enumerate(program.ops)
+        if position in native and isinstance(op, Native)
+        and not isinstance(op.does, Join | Flatten | Average)
+    }  # fmt: skip
+    found: dict[int, tuple[int, int]] = {}
+    for index, join in enumerate(joins):
+        inside = next(
+            (
+                later.out
+                for later in reversed(joins[index + 1 :])
+                if later.sources[: len(join.sources)] == join.sources
+            ),
+            None,
+        )
+        if inside is not None:
+            found[join.out] = (inside, 0)
+            continue
+        first = 0
+        for value in join.sources:
+            if value in made and value not in found and join.sources.count(value) == 1:
+                found[value] = (join.out, first)
+            first += shapes[value][1]
+    return found
+
+
+def _out_place(op: Native, form: Form, shapes: Mapping[int, Shape], halos: Halos) -> Place:
+    shape = shapes[op.out]
+    match op.does:
+        case Flatten() | Average(keep=False):
+            return Place(vector(shape[1]), shape[0], Form.TOKENS)
+        case Average():
+            return Place(vector(shape[1]), shape[0], Form.IMAGES)
+        case _:
+            return place(shape, form, halos)
+
+
+def _halos(
+    program: Program, shapes: Mapping[int, Shape], native: Collection[int]
+) -> dict[tuple[int, int], int]:
+    """Return the zeros that the readers of planes of each size need, the most for all."""
+    found: dict[tuple[int, int], int] = {}
+    for position, op in enumerate(program.ops):
+        if position in native and isinstance(op, Native) and op.weight is not None:
+            source, kernel = shapes[op.sources[0]], shapes[op.weight]
+            if len(source) == len(kernel) == 4:
+                size = (source[2], source[3])
+                need = bind.halo_of(op, (kernel[2], kernel[3]), source, shapes[op.out])
+                found[size] = max(found.get(size, 0), need)
+    return found
+
+
+def _fits(home: Place, wanted: Place, *, exactly: bool) -> bool:
+    if exactly or home == wanted:
+        return home == wanted
+    have, want = home.layout, wanted.layout
+    return (
+        (home.images, home.form) == (wanted.images, wanted.form)
+        and have.shape == want.shape
+        and (have.halo, have.row_stride, have.origin, have.plane)
+        == (want.halo, want.row_stride, want.origin, want.plane)
+    )
+
+
+def _per_channel(op: Native) -> bool:
+    return isinstance(op.does, Pointwise) and op.does.per_channel
+
+
+def _kernel_shape(op: Native, shapes: Mapping[int, Shape]) -> Shape:
+    return () if op.weight is None else shapes[op.weight]

@@ -1,0 +1,171 @@
+"""A compiled network: called as the network is, run by kernels and torch."""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from boxwood.engine import bind, driver
+from boxwood.engine.interface import Interface, check_inputs
+from boxwood.engine.kernels.contract import Kernel
+from boxwood.engine.llvm import jit
+from boxwood.engine.llvm.objects import Library
+from boxwood.engine.ops import Native, in_torch
+from boxwood.engine.plan import KernelStep, Plan, plan
+from boxwood.engine.program import Program
+from boxwood.engine.runner import Bound, Runner
+from boxwood.engine.targets import Target
+from boxwood.engine.teams import Team
+
+PLANS = 4
+"""Batch sizes whose plans are kept ready."""
+
+
+@dataclass(eq=False)
+class Workshop:
+    """Builds kernels and keeps them, so that plans share packed weights and compiled code.
+
+    Args:
+        program: whose constants the weights are.
+        target: the processor family.
+        threads: that will run them.
+        cache: compiled objects on disk, or None.
+    """
+
+    program: Program
+    target: Target
+    threads: int
+    cache: jit.ObjectCache | None = field(default_factory=jit.default_cache)
+
+    def __post_init__(self) -> None:
+        self.built: dict[tuple[Any, int | None, int | None], Bound] = {}
+        self._weights: dict[int, NDArray[np.float32]] = {}
+
+    def kernels(self, steps: Mapping[int, KernelStep]) -> dict[int, Bound]:
+        """Return the kernel of each step."""
+        return {index: self._bound(step) for index, step in steps.items()}
+
+    def library(self, kernels: Mapping[int, Bound]) -> Library:
+        """Return the code of kernels and the driver's."""
+        codes = {bound.kernel.code.entry: bound.kernel.code for bound in kernels.values()}
+        return jit.load_codes([driver.CODE, *codes.values()], self.target, self.cache)
+
+    def _bound(self, step: KernelStep) -> Bound:
+        key = (step.problem, step.weight, step.bias)
+        if key not in self.built:
+            kernel = bind.build(
+                step.problem,
+                self._weight(step.weight),
+                self._weight(step.bias),
+                self.target,
+                self.threads,
+            )
+            self.built[key] = hold(kernel)
+        return self.built[key]
+
+    def _weight(self, number: int | None) -> NDArray[np.float32] | None:
+        return None if number is None else self.program.constants[number].numpy()
+
+
+def hold(kernel: Kernel) -> Bound:
+    """Copy a kernel's constants to cache lines of their own."""
+    sizes = [-(-constant.nbytes // 64) * 64 for constant in kernel.constants]
+    raw = np.empty(sum(sizes) + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    addresses, held = [], []
+    for constant, size in zip(kernel.constants, sizes, strict=True):
+        part = raw[start : start + constant.nbytes]
+        part[:] = np.ascontiguousarray(constant).reshape(-1).view(np.uint8)
+        addresses.append(part.ctypes.data)
+        held.append(part.view(constant.dtype))
+        start += size
+    kernel = Kernel(
+        kernel.code, kernel.slots, tuple(held), kernel.scratch, kernel.units, kernel.note
+    )
+    return Bound(kernel, tuple(addresses), raw)
+
+
+class Session:
+    """A compiled network; make one with `compile`, call it like the network.
+
+    Args:
+        program: lowered.
+        interface: how it is called.
+        native: positions of the operations that kernels do.
+        workshop: where its kernels come from.
+        team: its threads.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        interface: Interface,
+        native: frozenset[int],
+        workshop: Workshop,
+        team: Team,
+    ) -> None:
+        self.program, self.interface, self.native = program, interface, native
+        self.workshop, self.team = workshop, team
+        self._runners: dict[int, Runner] = {}
+        self._dense: dict[int, Callable[..., Tensor]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def threads(self) -> int:
+        """How many threads it runs on."""
+        return self.team.threads
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the network.
+
+        Raises:
+            BoxwoodError: the arguments are not like the example's.
+        """
+        inputs = self.interface.tensors(args, kwargs)
+        batch = check_inputs(self.program, inputs)
+        with self._lock, torch.no_grad(), torch_threads(self.threads):
+            outputs = self.runner(batch)(inputs)
+        return self.interface.output(outputs)
+
+    def runner(self, batch: int) -> Runner:
+        """Return the bound plan for a batch, made when it is first asked for."""
+        if batch not in self._runners:
+            while len(self._runners) >= PLANS:
+                self._runners.pop(next(iter(self._runners)))
+            self._runners[batch] = self._bind(plan(self.program, batch, self.native))
+        return self._runners[batch]
+
+    def _bind(self, planned: Plan) -> Runner:
+        steps = {i: step for i, step in enumerate(planned.steps) if isinstance(step, KernelStep)}
+        kernels = self.workshop.kernels(steps)
+        for position, op in enumerate(self.program.ops):
+            if isinstance(op, Native) and position not in self.native | self._dense.keys():
+                weight, bias = (
+                    None if number is None else self.program.constants[number]
+                    for number in (op.weight, op.bias)
+                )
+                self._dense[position] = in_torch(op.does, weight, bias)
+        return Runner(
+            self.program, planned, kernels, self.workshop.library(kernels), self._dense, self.team
+        )
+
+
+class torch_threads:  # noqa: N801
+    """Give torch's operators so many threads, and back what it had."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+
+    def __enter__(self) -> None:
+        self._before = torch.get_num_threads()
+        if self._before != self._threads:
+            torch.set_num_threads(self._threads)
+
+    def __exit__(self, *exc: object) -> None:
+        if self._before != self._threads:
+            torch.set_num_threads(self._before)
