@@ -35,6 +35,7 @@ class Stream:
         height: rows per row block; a last block that is not full repeats the last row.
         block: columns per column block.
         chunks: shares of rows that threads may take.
+        chunk: row blocks of a chunk that is full.
         records: [chunks, column blocks] of `RECORD`.
         headers: `HEADER` of each row block with non-zeros; of all in the first and last block.
         indices: uint16 columns.
@@ -45,6 +46,7 @@ class Stream:
     height: int
     block: int
     chunks: int
+    chunk: int
     records: NDArray[np.void]
     headers: NDArray[np.void]
     indices: NDArray[np.uint16]
@@ -64,6 +66,7 @@ def from_dense(
     height: int = 1,
     block: int,
     chunks: int = 1,
+    multiple: int = 1,
     dense: bool = False,
 ) -> Stream:
     """Pack a matrix.
@@ -72,7 +75,8 @@ def from_dense(
         weight: [rows, columns] with zeros.
         height: rows per row block.
         block: columns per column block, at most 65536.
-        chunks: shares of rows.
+        chunks: shares of rows, at most.
+        multiple: row blocks of a chunk are a multiple of this.
         dense: keep every column of every row block, zeros too.
 
     Returns:
@@ -88,7 +92,7 @@ def from_dense(
     """
     rows, columns = weight.shape
     tall = math.ceil(rows / height)
-    chunk = math.ceil(tall / min(chunks, tall))
+    chunk = math.ceil(math.ceil(tall / min(chunks, tall)) / multiple) * multiple
     chunks = math.ceil(tall / chunk)
     blocks = max(1, math.ceil(columns / block))
     if block > 1 << 16 or chunk > 1 << 16:
@@ -136,6 +140,7 @@ def from_dense(
         height,
         block,
         chunks,
+        chunk,
         records,
         headers,
         (column - part * block).astype(np.uint16),
@@ -158,6 +163,7 @@ def join(streams: Sequence[Stream]) -> Stream:
         first.height,
         first.block,
         first.chunks * len(streams),
+        first.chunk,
         records,
         *(
             np.concatenate([getattr(stream, field) for stream in streams])

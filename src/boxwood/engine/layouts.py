@@ -66,8 +66,15 @@ class Planes:
             self.origin % LINE == 0
             and self.plane % LINE == 0
             and self.image % LINE == 0
-            and self.origin + _lines(self.span) <= self.plane
+            and self.origin + lines(self.span) <= self.plane
         )
+
+    @property
+    def flat(self) -> "Planes":
+        """A vector as the row of one plane; other layouts as they are."""
+        if self.plane != 1:
+            return self
+        return Planes(1, 1, self.channels, 0, self.channels, 0, self.image, self.image)
 
     def size(self, images: int = 1) -> int:
         """Floats of a buffer of so many images; kernels touch nothing outside it."""
@@ -159,13 +166,13 @@ def padded(
             f"{width}, halo {halo}, row_stride {row_stride}; enlarge row_stride."
         )
     border = halo * (row_stride + 1)
-    origin = _lines(border)
+    origin = lines(border)
     span = (height - 1) * row_stride + width
-    plane = origin + _lines(span + border)
+    plane = origin + lines(span + border)
     if plane // LINE % 2 == 0:
         plane += LINE
     # A reader of the last plane may load whole lines at any offset within the halo.
-    image = channels * plane + _lines(border + LINE)
+    image = channels * plane + lines(border) + 2 * LINE
     return Planes(channels, height, width, halo, row_stride, origin, plane, image)
 
 
@@ -197,7 +204,7 @@ def vector(length: int) -> Planes:
         >>> vector(10).shape, vector(10).size()
         ((10, 1, 1), 16)
     """
-    return Planes(length, 1, 1, 0, 1, 0, 1, _lines(length))
+    return Planes(length, 1, 1, 0, 1, 0, 1, lines(length))
 
 
 def zeros(floats: int) -> Array:
@@ -212,5 +219,18 @@ def zeros(floats: int) -> Array:
     return raw[start : start + 4 * floats].view(np.float32)
 
 
-def _lines(floats: int) -> int:
+def lines(floats: int) -> int:
+    """So many floats rounded up to whole cache lines."""
     return math.ceil(floats / LINE) * LINE
+
+
+def position_mask(layout: Planes, lanes: int) -> NDArray[np.uint8]:
+    """Which positions of a plane's lines hold values: one bit each, for every vector of ``lanes``.
+
+    A vector takes a byte for each eight of its lanes, and a whole byte when it has fewer.
+    """
+    position = np.arange(lines(layout.span))
+    valid = (position % layout.row_stride < layout.width) & (position < layout.span)
+    stored = np.zeros((len(position) // lanes, max(lanes, 8)), bool)
+    stored[:, :lanes] = valid.reshape(-1, lanes)
+    return np.packbits(stored.ravel(), bitorder="little")

@@ -141,6 +141,8 @@ def _exp(f: Builder, kind: str, x: str) -> str:
 
 
 def _integers(kind: str, number: int) -> str:
+    if kind == "float":
+        return str(number)
     return "<" + ", ".join(f"i32 {number}" for _ in range(lanes_of(kind))) + ">"
 
 

@@ -10,7 +10,8 @@ from boxwood.core.errors import BoxwoodError
 from boxwood.engine import formats
 from boxwood.engine.kernels import activations, rows
 from boxwood.engine.kernels.contract import Activation, Code, Kernel, Pointer
-from boxwood.engine.layouts import Array, Planes, columns
+from boxwood.engine.kernels.planning import Plan, usual
+from boxwood.engine.layouts import Array, Planes, columns, lines, position_mask
 from boxwood.engine.targets import Target
 
 
@@ -122,34 +123,14 @@ def reference(
     return activations.reference(problem.activation, y).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How a convolution is run; every plan gives the same result.
-
-    Args:
-        vectors: registers of positions per tile.
-        block: columns (channel, row, column of the weight) per block.
-        height: rows per row block: 1 skips single zeros, more skip zeros common to so many rows.
-        gathered: whether the input of a block is copied to scratch before use.
-        dense: whether zeros are kept.
-        chunks: shares of rows per group.
-    """
-
-    vectors: int
-    block: int
-    height: int = 1
-    gathered: bool = False
-    dense: bool = False
-    chunks: int = 1
-
-
 def build(
     problem: Conv,
     weight: Array,
     bias: Array | None,
     target: Target,
     *,
-    plan: Plan,
+    plan: Plan | None = None,
+    threads: int = 1,
 ) -> Kernel:
     """Pack the weight for a kernel of the target.
 
@@ -158,7 +139,8 @@ def build(
         weight: [out, in / groups, rows, columns]; zeros are skipped.
         bias: [out], or None for zeros.
         target: the family that runs it.
-        plan: how.
+        plan: how; the usual way when None.
+        threads: threads that shall have work.
 
     Returns:
         The kernel.
@@ -176,6 +158,7 @@ def build(
             "Expected an output layout whose planes start on cache lines, got "
             f"{problem.target}; make it by `padded` or `columns`."
         )
+    plan = plan or usual_plan(problem, weight, target, threads)
     source, out = problem.source, problem.target
     straight = problem.stride == (1, 1) and source.row_stride == out.row_stride
     if not straight and not plan.gathered:
@@ -217,7 +200,7 @@ def build(
         if isinstance(mode, rows.Gathered) and mode.step
         else (np.zeros((1, 3), np.int32), np.zeros(tiles + 1, np.int32))
     )
-    mask = _mask(out, lanes)
+    mask = position_mask(out, lanes)
     shape = rows.Shape(
         vectors,
         plan.height,
@@ -250,26 +233,45 @@ def build(
         "target_image": 4 * out.image,
         "target_plane": 4 * out.plane,
         "target_origin": 4 * out.origin,
-        "target_end": 4 * (out.origin + math.ceil(out.span / 16) * 16),
+        "target_end": 4 * (out.origin + lines(out.span)),
         "last_row": out.channels // problem.groups - 1,
         "group_chunks": stream.chunks // problem.groups,
-        "chunk_rows": math.ceil(math.ceil(out.channels / problem.groups / plan.height) / (stream.chunks // problem.groups)) * plan.height,
-        "scratch": math.ceil(scratch / 64) * 64,
+        "chunk_rows": stream.chunk * plan.height,
+        "scratch_bytes": math.ceil(scratch / 64) * 64,
         "pitch": tile_bytes if plan.gathered else 4 * source.plane,
     }
     return Kernel(
         Code(shape.entry(target), lambda: rows.emit(shape, target)),
-        (*numbers.values(), *(Pointer(index) for index in range(len(constants)))),
+        (
+            *(numbers[name] for name in rows.NUMBERS),
+            *(Pointer(index) for index in range(len(constants))),
+        ),
         constants,
-        scratch=numbers["scratch"],
+        scratch=numbers["scratch_bytes"],
         units=tiles * stream.chunks,
         note=f"{plan}",
     )
 
 
+def usual_plan(problem: Conv, weight: Array, target: Target, threads: int = 1) -> Plan:
+    """The plan for a weight when nothing is measured."""
+    out, inner, *_ = problem.weight_shape
+    taps = math.prod(problem.kernel)
+    return usual(
+        columns=inner * taps,
+        rows=out // problem.groups,
+        span=problem.target.span,
+        groups=problem.groups,
+        taps=taps,
+        density=np.count_nonzero(weight) / weight.size,
+        target=target,
+        threads=threads,
+    )
+
+
 def _tiles(span: int, most: int, lanes: int) -> tuple[int, int, int]:
     """Split positions into tiles of ``vectors`` or one fewer registers: tiles, wide ones, vectors."""
-    registers = math.ceil(span / 16) * 16 // lanes
+    registers = lines(span) // lanes
     tiles = math.ceil(registers / most)
     vectors = math.ceil(registers / tiles)
     return tiles, registers - tiles * (vectors - 1), vectors
@@ -282,16 +284,6 @@ def _offsets(problem: Conv, inner: int) -> NDArray[np.int32]:
     column = column * problem.dilation[1] - problem.padding[1]
     source = problem.source
     return (4 * (channel * source.plane + row * source.row_stride + column)).astype(np.int32)
-
-
-def _mask(out: Planes, lanes: int) -> NDArray[np.uint8]:
-    """One bit per position of a plane: whether it holds a value."""
-    registers = math.ceil(out.span / 16) * 16 // lanes
-    position = np.arange(registers * lanes)
-    valid = (position % out.row_stride < out.width) & (position < out.span)
-    stored = np.zeros((registers, max(lanes, 8)), bool)
-    stored[:, :lanes] = valid.reshape(registers, lanes)
-    return np.packbits(stored.ravel(), bitorder="little")
 
 
 def _runs(

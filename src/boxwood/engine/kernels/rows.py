@@ -18,8 +18,8 @@ not depend on them, nor on threads.
 from dataclasses import dataclass
 
 from boxwood.engine.formats import RECORD
-from boxwood.engine.kernels import activations
-from boxwood.engine.kernels.contract import FIXED, Activation
+from boxwood.engine.kernels import activations, frame
+from boxwood.engine.kernels.contract import Activation
 from boxwood.engine.llvm.build import Builder, module
 from boxwood.engine.targets import Target
 
@@ -44,7 +44,7 @@ class Gathered:
 Source = Pitch | Table | Gathered
 """How a kernel finds the input of a column."""
 
-SLOTS = (
+NUMBERS = (
     "tiles",  # tiles of positions per plane
     "wide",  # of them, the first so many have all vectors, the rest one fewer
     "chunks",  # chunks of rows, over all groups
@@ -58,8 +58,12 @@ SLOTS = (
     "last_row",  # index of a group's last row
     "group_chunks",  # chunks per group
     "chunk_rows",  # rows of a chunk that is full
-    "scratch",  # bytes of scratch per thread
+    "scratch_bytes",  # per thread
     "pitch",  # bytes from column to column of a block
+)
+"""The kernel's own numbers, in the order of its arguments."""
+
+ADDRESSES = (
     "records",
     "headers",
     "indices",
@@ -70,6 +74,7 @@ SLOTS = (
     "runs",  # what gathering copies, (source, scratch, count) each
     "run_starts",  # first run of each tile
 )
+"""The kernel's own addresses, after the numbers."""
 
 
 @dataclass(frozen=True)
@@ -187,27 +192,18 @@ def _rows(name: str, width: int, shape: Shape, target: Target) -> Builder:
             f.store("ptr", f.offset(weights, 4 * height), value)
         with f.when("%last"):
             for v in range(width):
-                keep = _mask(f, target, v) if shape.masked else None
+                if shape.masked:
+                    bits = f.offset("%mask", v * max(target.lanes, 8) // 8)
+                    keep = frame.mask(f, target, bits)
                 for lane in range(height):
                     y = activations.emit(f, kind, shape.activation, f.load(kind, sums[lane][v]))
-                    y = f.select(keep, kind, y, "zeroinitializer") if keep else y
+                    if shape.masked:
+                        y = f.select(keep, kind, y, "zeroinitializer")
                     f.store(kind, y, sums[lane][v])
         for lane in range(height):
             for v in range(width):
-                f.store(
-                    kind, f.load(kind, sums[lane][v]), f.offset(outputs[lane], v * size), size
-                )
+                f.store(kind, f.load(kind, sums[lane][v]), f.offset(outputs[lane], v * size), size)
     return f
-
-
-def _mask(f: Builder, target: Target, vector: int) -> str:
-    """The bits of one vector of positions."""
-    lanes = target.lanes
-    stored = max(lanes, 8)
-    bits = f.load(f"i{stored}", f.offset("%mask", vector * stored // 8))
-    if stored > lanes:
-        bits = f.value(f"trunc i{stored} {bits} to i{lanes}")
-    return f.value(f"bitcast i{lanes} {bits} to <{lanes} x i1>")
 
 
 _GATHER = (
@@ -260,24 +256,12 @@ def _copy_run(f: Builder, target: Target, step: int, x: str, y: str, run: str) -
 
 def _driver(entry: str, widths: list[int], shape: Shape, target: Target) -> Builder:
     """The function that threads call: units of (image, chunk, tile), a range for each thread."""
-    f = Builder(entry, (("ptr", "%arguments"), ("i64", "%thread"), ("i64", "%threads")))
+    f, a = frame.begin(entry, NUMBERS, ADDRESSES)
     size = 4 * target.lanes
     gathered = isinstance(shape.source, Gathered)
-    x, y, second, scratch = (f.load("ptr", f.offset("%arguments", 8 * slot)) for slot in range(4))
-    images = f.load("i64", f.offset("%arguments", 32))
-    a = {
-        name: f.load(
-            "ptr" if place >= SLOTS.index("records") else "i64",
-            f.offset("%arguments", 8 * (FIXED + place)),
-        )
-        for place, name in enumerate(SLOTS)
-    }
-    scratch = f.offset(scratch, f.mul("%thread", a["scratch"]))
-    units = f.mul(f.mul(images, a["chunks"]), a["tiles"])
-    start = f.div(f.mul(units, "%thread"), "%threads")
-    stop = f.div(f.mul(units, f.add("%thread", 1)), "%threads")
+    scratch = f.offset(a["scratch"], f.mul("%thread", a["scratch_bytes"]))
     last_block = f.sub(a["blocks"], 1)
-    with f.loop(start, stop) as unit:
+    with frame.units(f, f.mul(f.mul(a["images"], a["chunks"]), a["tiles"])) as unit:
         tile, rest = f.rem(unit, a["tiles"]), f.div(unit, a["tiles"])
         chunk, image = f.rem(rest, a["chunks"]), f.div(rest, a["chunks"])
         # Tiles behind the wide ones are one vector narrower each.
@@ -285,7 +269,7 @@ def _driver(entry: str, widths: list[int], shape: Shape, target: Target) -> Buil
         vector = f.sub(f.mul(tile, shape.vectors), behind)
         narrow = f.compare("sge", tile, a["wide"])
         position = f.mul(vector, size)
-        source = f.offset(x, f.add(f.mul(image, a["source_image"]), a["source_origin"]))
+        source = f.offset(a["source"], f.add(f.mul(image, a["source_image"]), a["source_origin"]))
         if not (gathered and shape.source.step):
             source = f.offset(source, position)
         records = f.offset(a["records"], f.mul(f.mul(chunk, a["blocks"]), RECORD.itemsize))
@@ -312,8 +296,8 @@ def _driver(entry: str, widths: list[int], shape: Shape, target: Target) -> Buil
                         _call(f, f"{entry}.gather{width}", _GATHER, values)
                     values = (
                         scratch if gathered else own,
-                        f.offset(y, out),
-                        f.offset(second, out),
+                        f.offset(a["target"], out),
+                        f.offset(a["second"], out),
                         f.offset(a["headers"], r["headers"]),
                         r["count"],
                         f.offset(a["indices"], r["indices"]),
@@ -329,23 +313,14 @@ def _driver(entry: str, widths: list[int], shape: Shape, target: Target) -> Buil
                     )
                     _call(f, f"{entry}.rows{width}", _ROWS, values)
         rows = f.minimum(a["chunk_rows"], f.add(rest_rows, 1))
-        base = f.offset(y, planes)
-        with f.when(f.compare("eq", tile, 0)):
-            _zero(f, target, base, rows, a["target_plane"], "0", a["target_origin"])
-        with f.when(f.compare("eq", tile, f.sub(a["tiles"], 1))):
-            _zero(f, target, base, rows, a["target_plane"], a["target_end"], a["target_plane"])
+        base = f.offset(a["target"], planes)
+        for edge, start, stop in (
+            ("0", "0", a["target_origin"]),
+            (f.sub(a["tiles"], 1), a["target_end"], a["target_plane"]),
+        ):
+            with f.when(f.compare("eq", tile, edge)), f.loop(0, rows) as r_:
+                frame.zero(f, target, f.offset(base, f.mul(r_, a["target_plane"])), start, stop)
     return f
-
-
-def _zero(
-    f: Builder, target: Target, base: str, rows: str, plane: str, start: str, stop: str
-) -> None:
-    """Write zeros from ``start`` to ``stop`` of each plane."""
-    size = 4 * target.lanes
-    with f.loop(0, rows) as row:
-        at = f.offset(base, f.mul(row, plane))
-        with f.loop(start, stop, size) as place:
-            f.store(target.vector, "zeroinitializer", f.offset(at, place), size)
 
 
 def _call(

@@ -84,9 +84,7 @@ def compile_all(
     return objects
 
 
-def load_codes(
-    codes: Iterable[Code], target: Target, cache: ObjectCache | None = None
-) -> Library:
+def load_codes(codes: Iterable[Code], target: Target, cache: ObjectCache | None = None) -> Library:
     """Compile or find each code, and load all: `compile_all`, then `objects.load`."""
     return load(compile_all(codes, target, cache))
 

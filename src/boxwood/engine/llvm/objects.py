@@ -141,7 +141,9 @@ def load(objects: Mapping[str, bytes]) -> Library:
         addresses[entry] = base + start + image.entry_offset()
         start += image.size
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mprotect(ctypes.c_void_p(base), ctypes.c_size_t(total), mmap.PROT_READ | mmap.PROT_EXEC):
+    if libc.mprotect(
+        ctypes.c_void_p(base), ctypes.c_size_t(total), mmap.PROT_READ | mmap.PROT_EXEC
+    ):
         raise BoxwoodError(
             "Expected to make compiled code executable, got a refusal by the system "
             f"(errno {ctypes.get_errno()}); allow executable memory or run the model in torch."
@@ -181,7 +183,9 @@ class _Image:
         table = struct.unpack_from("<Q", data, 40)[0]
         size, count, _ = struct.unpack_from("<HHH", data, 58)
         # name, type, flags, address, offset, size, link, info, align, entry size
-        self.sections = [struct.unpack_from("<IIQQQQIIQQ", data, table + i * size) for i in range(count)]
+        self.sections = [
+            struct.unpack_from("<IIQQQQIIQQ", data, table + i * size) for i in range(count)
+        ]
         self.places: dict[int, int] = {}
         position = 0
         for index, (_, kind, flags, _, offset, length, _, _, align, _) in enumerate(self.sections):
