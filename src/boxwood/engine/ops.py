@@ -1,15 +1,11 @@
-"""The operations that the engine has kernels for, and what each means in torch.
+"""The operations that the engine has kernels for.
 
 Unlike a kernel's problem, an operation knows no memory layout and no batch: one operation becomes
 one problem for each plan.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-
-import torch
-import torch.nn.functional as F  # noqa: N812
-from torch import Tensor
 
 from boxwood.engine.kernels.contract import Activation
 from boxwood.engine.kernels.elementwise import Operation
@@ -121,93 +117,3 @@ class Native:
             weight=None if self.weight is None else same.get(self.weight, self.weight),
             bias=None if self.bias is None else same.get(self.bias, self.bias),
         )
-
-
-ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
-    Activation.NONE: lambda x: x,
-    Activation.RELU: torch.relu,
-    Activation.RELU6: F.relu6,
-    Activation.LEAKY_RELU: F.leaky_relu,
-    Activation.SILU: F.silu,
-    Activation.GELU: F.gelu,
-    Activation.GELU_TANH: lambda x: F.gelu(x, approximate="tanh"),
-    Activation.HARDSWISH: F.hardswish,
-    Activation.HARDSIGMOID: F.hardsigmoid,
-    Activation.SIGMOID: torch.sigmoid,
-    Activation.TANH: torch.tanh,
-}
-
-IN_PLACE: Mapping[Activation, Callable[[Tensor], Tensor]] = {
-    **ACTIVATIONS,
-    Activation.RELU: torch.relu_,
-    Activation.RELU6: lambda x: F.relu6(x, inplace=True),
-    Activation.LEAKY_RELU: lambda x: F.leaky_relu(x, inplace=True),
-    Activation.SILU: lambda x: F.silu(x, inplace=True),
-    Activation.HARDSWISH: lambda x: F.hardswish(x, inplace=True),
-    Activation.HARDSIGMOID: lambda x: F.hardsigmoid(x, inplace=True),
-    Activation.SIGMOID: torch.sigmoid_,
-    Activation.TANH: torch.tanh_,
-}
-
-
-def in_torch(does: Does, weight: Tensor | None, bias: Tensor | None) -> Callable[..., Tensor]:
-    """Return an operation as a function of its sources that calls torch.
-
-    Example:
-        >>> in_torch(Pointwise(Operation.ADD, activation=Activation.RELU), None, None)(
-        ...     torch.tensor([1.0, -3.0]), torch.tensor([1.0, 1.0])
-        ... )
-        tensor([2., 0.])
-    """
-    match does:
-        case Convolve():
-            assert weight is not None
-            weights, call = weight, (does.stride, does.padding, does.dilation, does.groups)
-
-            def product(x: Tensor) -> Tensor:
-                return torch.conv2d(x, weights, bias, *call)
-
-            return _with_epilogue(product, IN_PLACE[does.activation])
-        case Project():
-            assert weight is not None
-            weights = weight
-            return _with_epilogue(lambda x: F.linear(x, weights, bias), IN_PLACE[does.activation])
-        case PoolWindows(average=True):
-            window = (does.kernel, does.stride, does.padding, does.ceil, does.count_padding)
-            return lambda x: F.avg_pool2d(x, *window)
-        case PoolWindows():
-            moves = (does.kernel, does.stride, does.padding, does.dilation, does.ceil)
-            return lambda x: torch.max_pool2d(x, *moves)
-        case Average():
-            keep = does.keep
-            return lambda x: x.mean((2, 3), keepdim=keep)
-        case Pointwise():
-            return _pointwise(does)
-        case Join():
-            return lambda *parts: torch.cat(parts, 1)
-        case Flatten():
-            return lambda x: x.flatten(1)
-        case Normalise():
-            assert weight is not None
-            scale, shape, epsilon = weight, weight.shape, does.epsilon
-            return lambda x: F.layer_norm(x, shape, scale, bias, epsilon)
-
-
-def _with_epilogue(
-    product: Callable[[Tensor], Tensor], activation: Callable[[Tensor], Tensor]
-) -> Callable[..., Tensor]:
-    def run(x: Tensor, residual: Tensor | None = None) -> Tensor:
-        y = product(x)
-        if residual is not None:
-            y += residual
-        return activation(y)
-
-    return run
-
-
-def _pointwise(does: Pointwise) -> Callable[..., Tensor]:
-    join = {Operation.ADD: torch.add, Operation.MULTIPLY: torch.mul}
-    if does.operation is Operation.COPY:
-        return ACTIVATIONS[does.activation]
-    combine, finish = join[does.operation], IN_PLACE[does.activation]
-    return lambda x, second: finish(combine(x, second))

@@ -15,7 +15,8 @@ from boxwood.engine.interface import Interface, check_inputs
 from boxwood.engine.kernels.contract import Kernel
 from boxwood.engine.llvm import jit
 from boxwood.engine.llvm.objects import Library
-from boxwood.engine.ops import Native, in_torch
+from boxwood.engine.dense import in_torch
+from boxwood.engine.ops import Native
 from boxwood.engine.plan import KernelStep, Plan, plan
 from boxwood.engine.program import Program
 from boxwood.engine.runner import Bound, Runner
@@ -149,7 +150,7 @@ class Session:
                     None if number is None else self.program.constants[number]
                     for number in (op.weight, op.bias)
                 )
-                self._dense[position] = in_torch(op.does, weight, bias)
+                self._dense[position] = in_torch(op.does, weight, bias, planned.shapes[op.sources[0]])
         return Runner(
             self.program, planned, kernels, self.workshop.library(kernels), self._dense, self.team
         )
