@@ -136,10 +136,11 @@ def build(
         case conv.Conv():
             assert weight is not None
             weight = weight.reshape(problem.weight_shape)
-            return conv.build(problem, weight, bias, target, plan=conv.Plan())
+            return conv.build(problem, weight, bias, target, threads=threads)
         case matvec.MatVec():
             assert weight is not None
-            return matvec.build(problem, weight.reshape(len(weight), -1), bias, target)
+            weight = weight.reshape(len(weight), -1)
+            return matvec.build(problem, weight, bias, target, threads=threads)
         case pooling.Pool():
             return pooling.build(problem, target)
         case pooling.GlobalAverage():
