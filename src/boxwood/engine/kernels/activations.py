@@ -168,7 +168,7 @@ def _tanh(f: Builder, kind: str, x: str) -> str:
 
 
 def _gelu_tanh(f: Builder, kind: str, x: str) -> str:
-    """x · σ(2u) with u = √(2/π) (x + 0.044715 x³), which is 0.5 x (1 + tanh u)."""
+    """X · σ(2u) with u = √(2/π) (x + 0.044715 x³), which is 0.5 x (1 + tanh u)."""
     square = f.binary("fmul", kind, x, x)
     scale = 2 * math.sqrt(2 / math.pi)
     inner = f.fma(kind, square, constant(kind, 0.044715 * scale), constant(kind, scale))
@@ -177,7 +177,7 @@ def _gelu_tanh(f: Builder, kind: str, x: str) -> str:
 
 
 def _gelu(f: Builder, kind: str, x: str) -> str:
-    """x · Φ(x), Φ through erfc(z) = t · exp(−z² + P(t)), t = 1 / (1 + z/2), z = |x| / √2.
+    """X · Φ(x), Φ through erfc(z) = t · exp(−z² + P(t)), t = 1 / (1 + z/2), z = |x| / √2.
 
     P is the fit of Press et al. (1992), Numerical Recipes, erfcc: relative error below 1.2e-7.
     """

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.engine import formats
-from boxwood.engine.kernels import activations, rows
+from boxwood.engine.kernels import activations, depthwise, rows
 from boxwood.engine.kernels.contract import Activation, Code, Kernel, Pointer
 from boxwood.engine.kernels.planning import Plan, usual
 from boxwood.engine.layouts import Array, Planes, columns, lines, position_mask
@@ -67,6 +67,15 @@ class Conv:
     def weight_shape(self) -> tuple[int, int, int, int]:
         """Shape of the weight as torch holds it."""
         return (self.target.channels, self.source.channels // self.groups, *self.kernel)
+
+    @property
+    def depthwise(self) -> bool:
+        """Every channel has its own filter, nothing is added, and vectors can stride over rows."""
+        return (
+            self.groups == self.source.channels == self.target.channels
+            and not self.residual
+            and self.stride[1] <= 2
+        )
 
 
 def linear(
@@ -158,6 +167,19 @@ def build(
             "Expected an output layout whose planes start on cache lines, got "
             f"{problem.target}; make it by `padded` or `columns`."
         )
+    bias = np.zeros(problem.target.channels, np.float32) if bias is None else bias
+    bias = np.asarray(bias, np.float32)
+    if problem.depthwise and plan is None:
+        return depthwise.build(
+            problem.source,
+            problem.target,
+            np.asarray(weight, np.float32).reshape(len(weight), -1),
+            bias,
+            _offsets(problem, 1),
+            stride=problem.stride,
+            activation=problem.activation,
+            target=target,
+        )
     plan = plan or usual_plan(problem, weight, target, threads)
     source, out = problem.source, problem.target
     straight = problem.stride == (1, 1) and source.row_stride == out.row_stride
@@ -211,7 +233,6 @@ def build(
     )
     tile_bytes = 4 * lanes * vectors
     scratch = (block + 1) * tile_bytes + 64 if plan.gathered else 0
-    bias = np.zeros(out.channels, np.float32) if bias is None else np.asarray(bias, np.float32)
     constants = (
         stream.records.ravel(),
         stream.headers,

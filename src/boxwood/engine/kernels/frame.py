@@ -72,3 +72,21 @@ def mask(f: Builder, target: Target, place: str) -> str:
     if stored > lanes:
         bits = f.value(f"trunc i{stored} {bits} to i{lanes}")
     return f.value(f"bitcast i{lanes} {bits} to <{lanes} x i1>")
+
+
+def strided(f: Builder, target: Target, step: int, place: str) -> str:
+    """A vector of values ``step`` apart."""
+    kind, lanes = target.vector, target.lanes
+    parts = [f.load(kind, f.offset(place, 4 * lanes * part), 4) for part in range(step)]
+    if step == 1:
+        return parts[0]
+    if step == 2:
+        picked = ", ".join(f"i32 {2 * lane}" for lane in range(lanes))
+        return f.value(
+            f"shufflevector {kind} {parts[0]}, {kind} {parts[1]}, <{lanes} x i32> <{picked}>"
+        )
+    result = "poison"
+    for lane in range(lanes):
+        single = f.load("float", f.offset(place, 4 * lane * step))
+        result = f.value(f"insertelement {kind} {result}, float {single}, i32 {lane}")
+    return result

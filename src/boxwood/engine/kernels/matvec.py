@@ -1,6 +1,5 @@
 """Matrix times one vector: linear layers at batch 1 and steps of recurrent nets."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np

@@ -216,7 +216,7 @@ def emit(entry: str, step: int, average: bool, target: Target) -> str:
                 sum_ = f.variable(kind, fill)
                 with f.loop(0, a["kernel_width"]) as tap:
                     at = f.add(f.mul(column, step), f.mul(tap, a["dilation_width"]))
-                    value = _strided(f, target, step, f.offset(joined, at, "float"))
+                    value = frame.strided(f, target, step, f.offset(joined, at, "float"))
                     f.store(kind, _join(f, kind, average, f.load(kind, sum_), value), sum_)
                 value = f.load(kind, sum_)
                 if average:
@@ -237,24 +237,6 @@ def _join(f: Builder, kind: str, average: bool, left: str, right: str) -> str:
     nan = f.value(f"fcmp uno {kind} {right}, {right}")
     flags = f"<{lanes_of(kind)} x i1>"
     return f.select(f.value(f"or {flags} {more}, {nan}"), kind, right, left)
-
-
-def _strided(f: Builder, target: Target, step: int, place: str) -> str:
-    """A vector of values ``step`` apart."""
-    kind, lanes = target.vector, target.lanes
-    parts = [f.load(kind, f.offset(place, 4 * lanes * part), 4) for part in range(step)]
-    if step == 1:
-        return parts[0]
-    if step == 2:
-        picked = ", ".join(f"i32 {2 * lane}" for lane in range(lanes))
-        return f.value(
-            f"shufflevector {kind} {parts[0]}, {kind} {parts[1]}, <{lanes} x i32> <{picked}>"
-        )
-    result = "poison"
-    for lane in range(lanes):
-        single = f.load("float", f.offset(place, 4 * lane * step))
-        result = f.value(f"insertelement {kind} {result}, float {single}, i32 {lane}")
-    return result
 
 
 GLOBAL = (

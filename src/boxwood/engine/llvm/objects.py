@@ -45,14 +45,14 @@ class Library:
             )
         return self._addresses[entry]
 
-    def function(self, entry: str) -> Any:  # noqa: ANN401
+    def function(self, entry: str) -> Any:
         """The kernel as a ctypes function of (arguments, thread, threads)."""
         kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
         return kind(self.address(entry))
 
 
-def llvm() -> Any:  # noqa: ANN401
-    """llvmlite's binding, ready for every target.
+def llvm() -> Any:
+    """The binding of llvmlite, ready for every target.
 
     Raises:
         BoxwoodError: llvmlite is not installed.
@@ -79,6 +79,21 @@ def compile_text(text: str, target: Target) -> bytes:
     Raises:
         BoxwoodError: llvmlite is missing, or LLVM refuses the text.
     """
+    machine, module = _optimized(text, target)
+    return bytes(machine.emit_object(module))
+
+
+def assembly(text: str, target: Target) -> str:
+    """The assembly text of a module, for people.
+
+    Raises:
+        BoxwoodError: llvmlite is missing, or LLVM refuses the text.
+    """
+    machine, module = _optimized(text, target)
+    return str(machine.emit_assembly(module))
+
+
+def _optimized(text: str, target: Target) -> tuple[Any, Any]:
     binding = llvm()
     machine = binding.Target.from_triple(target.triple).create_target_machine(
         cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="small"
@@ -91,31 +106,15 @@ def compile_text(text: str, target: Target) -> bytes:
             f"Expected LLVM text that verifies, got an error ({error}); report it with the layer."
         ) from error
     module.triple = target.triple
+    module.data_layout = str(machine.target_data)
+    # Kernels are written as vectors already: widening or unrolling their loops again spills.
     tuning = binding.create_pipeline_tuning_options(speed_level=2)
     tuning.loop_vectorization = False
     tuning.slp_vectorization = False
     tuning.loop_unrolling = False
-    binding.create_pass_builder(machine, tuning).getModulePassManager().run(
-        module, binding.create_pass_builder(machine, tuning)
-    )
-    return bytes(machine.emit_object(module))
-
-
-def assembly(text: str, target: Target) -> str:
-    """The assembly text of a module, for people."""
-    binding = llvm()
-    machine = binding.Target.from_triple(target.triple).create_target_machine(
-        cpu=target.cpu, features=target.features, opt=3, reloc="pic", codemodel="small"
-    )
-    module = binding.parse_assembly(text)
-    tuning = binding.create_pipeline_tuning_options(speed_level=2)
-    tuning.loop_vectorization = False
-    tuning.slp_vectorization = False
-    tuning.loop_unrolling = False
-    binding.create_pass_builder(machine, tuning).getModulePassManager().run(
-        module, binding.create_pass_builder(machine, tuning)
-    )
-    return str(machine.emit_assembly(module))
+    passes = binding.create_pass_builder(machine, tuning)
+    passes.getModulePassManager().run(module, passes)
+    return machine, module
 
 
 def load(objects: Mapping[str, bytes]) -> Library:
