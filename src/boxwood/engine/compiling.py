@@ -5,13 +5,13 @@ from typing import Any
 from torch import nn
 
 from boxwood.engine.capture import Captured, capture
+from boxwood.engine.choosing import choose
 from boxwood.engine.interface import learn
 from boxwood.engine.lower import lower
 from boxwood.engine.passes.fold_batch_norm import fold_batch_norm
 from boxwood.engine.passes.fold_constants import fold_constants
 from boxwood.engine.passes.fuse_epilogues import fuse_epilogues
 from boxwood.engine.passes.simplify import simplify
-from boxwood.engine.plan import problems
 from boxwood.engine.program import Program, check
 from boxwood.engine.session import Session, Workshop
 from boxwood.engine.targets import Target, host
@@ -41,6 +41,7 @@ def compile(  # noqa: A001
         for module in was_training:
             module.training = True
     program = optimise(check(captured.program))
-    batch = program.batch or 0
-    native = frozenset(problems(program, batch))
-    return Session(program, interface(), native, Workshop(program, target, threads), Team(threads))
+    workshop = Workshop(program, target, threads)
+    session = Session(program, interface(), frozenset(), workshop, Team(threads))
+    native, times = choose(session, tensors)
+    return session.assigned(native)

@@ -1,8 +1,32 @@
 """One buffer for all values that kernels make: who lies where, and for how long."""
 
+import mmap
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 LINE = 64
+_HUGE = 2 * 1024 * 1024
+
+
+def allocate(nbytes: int) -> NDArray[np.uint8]:
+    """Return zeroed memory that starts on a page, in huge pages where the system has them.
+
+    Example:
+        >>> allocate(100).ctypes.data % mmap.PAGESIZE
+        0
+    """
+    huge = nbytes >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE")
+    memory = mmap.mmap(-1, max(nbytes, 1) + (_HUGE if huge else 0))
+    array = np.frombuffer(memory, np.uint8)
+    if huge:
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        first = -array.ctypes.data % _HUGE
+        array = array[first : first + nbytes]
+    array = array[:nbytes]
+    array[:] = 0  # untouched pages would all be the kernel's one page of zeros
+    return array
 
 
 @dataclass

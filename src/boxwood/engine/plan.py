@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from boxwood.engine import bind, calls
-from boxwood.engine.kernels import elementwise
-from boxwood.engine.layouts import vector
+from boxwood.engine.kernels import copying, elementwise
+from boxwood.engine.layouts import contiguous, vector
 from boxwood.engine.memory import Buffer
 from boxwood.engine.ops import Average, Flatten, Join, Native, Pointwise
 from boxwood.engine.places import Form, Halos, Place, Shape, place
@@ -34,7 +34,7 @@ class KernelStep:
     Args:
         op: position of the operation in the program, or None for a copy that the plan adds.
         problem: what the kernel does.
-        source: home of x.
+        source: home of x, or the number of a torch value, which is made contiguous for it.
         second: home of the residual or second operand.
         out: home of the result.
         images: how many images.
@@ -44,7 +44,7 @@ class KernelStep:
 
     op: int | None
     problem: Any
-    source: Home
+    source: Home | int
     second: Home | None
     out: Home
     images: int
@@ -237,8 +237,24 @@ class _Planner:
             home = self.copies.get((value, wanted))
         if home is None:
             home = self.copies[value, wanted] = self._buffer(wanted)
-            self._append(CopyStep(value, home))
+            self._append(self._copy(value, home))
         return home
+
+    def _copy(self, value: int, out: Home) -> KernelStep | CopyStep:
+        """Copy by a kernel what is contiguous or laid out alike, the rest by torch."""
+        home, where = self.plan.homes.get(value), out.where
+        if home is not None:
+            alike = home.where.form is where.form and home.where.layout.shape == where.layout.shape
+            if not alike or 1 in (home.where.layout.plane, where.layout.plane):
+                return CopyStep(value, out)
+            problem = copying.Copy(home.where.layout, where.layout)
+            return KernelStep(None, problem, home, None, out, where.images)
+        channels, height, width = where.layout.shape
+        if where.form is Form.TOKENS and where.layout.plane > 1:
+            problem = copying.Copy(contiguous(width, 1, channels), where.layout, transposed=True)
+        else:
+            problem = copying.Copy(contiguous(channels, height, width), where.layout)
+        return KernelStep(None, problem, value, None, out, where.images)
 
     def _new(self, value: int, where: Place, over: Home | None) -> Home:
         if value in self.slices:
@@ -261,8 +277,10 @@ class _Planner:
             self._use(step.out.buffer)
         else:
             for home in (step.source, step.second, step.out):
-                if home is not None:
+                if isinstance(home, Home):
                     self._use(home.buffer)
+                elif home is not None:
+                    self._touch(home)
         self.plan.steps.append(step)
 
     def _touch(self, value: int) -> None:

@@ -3,16 +3,18 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from boxwood.engine import calls, driver
 from boxwood.engine.kernels import contract
-from boxwood.engine.layouts import zeros
 from boxwood.engine.llvm.objects import Library
-from boxwood.engine.memory import arrange
+from boxwood.engine.memory import allocate, arrange
 from boxwood.engine.ops import Native
 from boxwood.engine.plan import CopyStep, Home, KernelStep, Plan, TorchStep
 from boxwood.engine.places import strided
@@ -47,6 +49,15 @@ class Step:
     place: str
 
 
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A kernel's address and arguments; ``outside`` is a torch value to take the source from."""
+
+    address: int
+    block: NDArray[np.int64]
+    outside: int | None
+
+
 class Runner:
     """A plan with its arena, argument blocks and prepared torch calls.
 
@@ -54,7 +65,7 @@ class Runner:
         program: the program.
         plan: of it.
         kernels: by step.
-        library: the kernels' code, and the driver's.
+        library: the kernels' code, and the driver's; None without kernels.
         dense: by position, the operations that torch runs.
         team: the threads.
     """
@@ -64,7 +75,7 @@ class Runner:
         program: Program,
         plan: Plan,
         kernels: Mapping[int, Bound],
-        library: Library,
+        library: Library | None,
         dense: Mapping[int, Callable[..., Tensor]],
         team: Team,
     ) -> None:
@@ -74,10 +85,10 @@ class Runner:
         self._starts = [start // 4 for start in starts]
         scratch = max((bound.kernel.scratch for bound in kernels.values()), default=0)
         self.arena_bytes = total + scratch * team.threads
-        self._memory = zeros(self.arena_bytes // 4)
-        self._arena = torch.from_numpy(self._memory)
+        self._memory = allocate(self.arena_bytes)
+        self._arena = torch.from_numpy(self._memory.view(np.float32))
         self._scratch = self._memory.ctypes.data + total
-        self._run = driver.function(library) if kernels else None
+        self._run = None if library is None else driver.function(library)
         self._static: dict[int, Tensor] = dict(program.constants)
         for number, home in plan.homes.items():
             self._static[number] = self._view(home, plan.shapes[number])
@@ -131,13 +142,14 @@ class Runner:
 
     def _steps(self) -> list[Step]:
         found: list[Step] = []
-        self._calls: dict[int, tuple[int, int]] = {}  # by index in the result
+        self._calls: dict[int, Call] = {}  # by index in the result
         for index, step in enumerate(self.plan.steps):
             if isinstance(step, KernelStep):
                 call = self._call(index, step)
                 self._calls[len(found)] = call
                 positions = () if step.op is None else (step.op,)
-                found.append(Step(self._native([call]), positions, "kernel"))
+                place = "kernel" if positions else "copy"
+                found.append(Step(self._native([call]), positions, place))
             elif isinstance(step, CopyStep):
                 found.append(Step(self._copy(step), (), "copy"))
             elif not self._known(step):
@@ -147,7 +159,7 @@ class Runner:
     def _merged(self) -> list[Action]:
         """Kernels that follow one another are one native call."""
         found: list[Action] = []
-        run: list[tuple[int, int]] = []
+        run: list[Call] = []
         for index, step in enumerate(self.single):
             if index in self._calls:
                 run.append(self._calls[index])
@@ -160,28 +172,43 @@ class Runner:
             found.append(self._native(run))
         return found
 
-    def _call(self, index: int, step: KernelStep) -> tuple[int, int]:
-        bound = self._kernels[index]
+    def _call(self, index: int, step: KernelStep) -> Call:
+        bound, library = self._kernels[index], self._library
+        if library is None:
+            raise TypeError("a plan with kernels needs their code")
+        inside = isinstance(step.source, Home)
         block = contract.arguments(
             bound.kernel,
             bound.addresses,
-            source=self._address(step.source),
+            source=self._address(step.source) if isinstance(step.source, Home) else 0,
             target=self._address(step.out),
             second=self._address(step.second) if step.second else 0,
             scratch=self._scratch,
             images=step.images,
         )
         self._kept.append((block, bound))
-        return self._library.address(bound.kernel.code.entry), block.ctypes.data
+        address = library.address(bound.kernel.code.entry)
+        return Call(address, block, None if inside else step.source)
 
-    def _native(self, run: Sequence[tuple[int, int]]) -> Action:
-        address, words = driver.job(run)
+    def _native(self, run: Sequence[Call]) -> Action:
+        """One call for several kernels, whose sources in torch are looked up first."""
+        address, words = driver.job([(call.address, call.block.ctypes.data) for call in run])
         self._kept.append(words)
-        function, team = self._run, self._team
-        assert function is not None
-        if team.threads == 1:
-            return lambda slots: function(address, 0, 1)
-        return lambda slots: team.run(function, address)
+        start = partial(self._team.run, self._run, address)
+        outside = [(call.block, call.outside) for call in run if call.outside is not None]
+        if not outside:
+            return lambda _: start()
+
+        def act(slots: Slots) -> None:
+            held = []
+            for block, value in outside:
+                tensor = self._static[value] if value in self._static else slots[value]
+                tensor = tensor.contiguous()
+                block[0] = tensor.data_ptr()
+                held.append(tensor)
+            start()
+
+        return act
 
     def _copy(self, step: CopyStep) -> Action:
         layout, shape = step.out.where.layout, self.plan.shapes[step.value]
@@ -278,6 +305,11 @@ def _last_reads(program: Program, plan: Plan) -> dict[int, tuple[int, ...]]:
     """Return, by position, the torch values that no later step needs."""
     last: dict[int, int] = {}
     copied = {step.value for step in plan.steps if isinstance(step, CopyStep)}
+    copied |= {
+        step.source
+        for step in plan.steps
+        if isinstance(step, KernelStep) and isinstance(step.source, int)
+    }
     for position, op in enumerate(program.ops):
         for value in op.reads:
             last[value] = position

@@ -1,8 +1,8 @@
 """A compiled network: called as the network is, run by kernels and torch."""
 
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from boxwood.engine import bind, driver
 from boxwood.engine.interface import Interface, check_inputs
 from boxwood.engine.kernels.contract import Kernel
 from boxwood.engine.llvm import jit
-from boxwood.engine.llvm.objects import Library
+from boxwood.engine.llvm.objects import Library, load
+from boxwood.engine.memory import LINE, allocate
 from boxwood.engine.dense import in_torch
 from boxwood.engine.ops import Native
 from boxwood.engine.plan import KernelStep, Plan, plan
@@ -22,6 +23,8 @@ from boxwood.engine.program import Program
 from boxwood.engine.runner import Bound, Runner
 from boxwood.engine.targets import Target
 from boxwood.engine.teams import Team
+
+Key = tuple[Any, int | None, int | None]  # problem, number of the weight, of the bias
 
 PLANS = 4
 """Batch sizes whose plans are kept ready."""
@@ -44,51 +47,60 @@ class Workshop:
     cache: jit.ObjectCache | None = field(default_factory=jit.default_cache)
 
     def __post_init__(self) -> None:
-        self.built: dict[tuple[Any, int | None, int | None], Bound] = {}
-        self._weights: dict[int, NDArray[np.float32]] = {}
+        self.built: dict[Key, Bound] = {}
+        self.objects: dict[str, bytes] = {}
 
     def kernels(self, steps: Mapping[int, KernelStep]) -> dict[int, Bound]:
         """Return the kernel of each step."""
-        return {index: self._bound(step) for index, step in steps.items()}
+        missing: dict[Key, Kernel] = {}
+        for step in steps.values():
+            key = (step.problem, step.weight, step.bias)
+            if key not in self.built and key not in missing:
+                missing[key] = bind.build(
+                    step.problem,
+                    self._weight(step.weight),
+                    self._weight(step.bias),
+                    self.target,
+                    self.threads,
+                )
+        self.built.update(zip(missing, hold(tuple(missing.values())), strict=True))
+        return {
+            index: self.built[step.problem, step.weight, step.bias]
+            for index, step in steps.items()
+        }
 
-    def library(self, kernels: Mapping[int, Bound]) -> Library:
+    def library(self, kernels: Iterable[Bound]) -> Library:
         """Return the code of kernels and the driver's."""
-        codes = {bound.kernel.code.entry: bound.kernel.code for bound in kernels.values()}
-        return jit.load_codes([driver.CODE, *codes.values()], self.target, self.cache)
-
-    def _bound(self, step: KernelStep) -> Bound:
-        key = (step.problem, step.weight, step.bias)
-        if key not in self.built:
-            kernel = bind.build(
-                step.problem,
-                self._weight(step.weight),
-                self._weight(step.bias),
-                self.target,
-                self.threads,
-            )
-            self.built[key] = hold(kernel)
-        return self.built[key]
+        codes = {bound.kernel.code.entry: bound.kernel.code for bound in kernels}
+        wanted = [driver.CODE, *codes.values()]
+        objects = {code.entry: self.objects[code.entry] for code in wanted if code.entry in self.objects}
+        rest = [code for code in wanted if code.entry not in objects]
+        self.objects.update(jit.compile_all(rest, self.target, self.cache))
+        return load({code.entry: self.objects[code.entry] for code in wanted})
 
     def _weight(self, number: int | None) -> NDArray[np.float32] | None:
         return None if number is None else self.program.constants[number].numpy()
 
 
-def hold(kernel: Kernel) -> Bound:
-    """Copy a kernel's constants to cache lines of their own."""
-    sizes = [-(-constant.nbytes // 64) * 64 for constant in kernel.constants]
-    raw = np.empty(sum(sizes) + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    addresses, held = [], []
-    for constant, size in zip(kernel.constants, sizes, strict=True):
-        part = raw[start : start + constant.nbytes]
-        part[:] = np.ascontiguousarray(constant).reshape(-1).view(np.uint8)
-        addresses.append(part.ctypes.data)
-        held.append(part.view(constant.dtype))
-        start += size
-    kernel = Kernel(
-        kernel.code, kernel.slots, tuple(held), kernel.scratch, kernel.units, kernel.note
-    )
-    return Bound(kernel, tuple(addresses), raw)
+def hold(kernels: Sequence[Kernel]) -> list[Bound]:
+    """Copy the constants of kernels into memory of their own, each to a cache line."""
+    sizes = [[-(-part.nbytes // LINE) * LINE for part in kernel.constants] for kernel in kernels]
+    memory = allocate(sum(map(sum, sizes)))
+    start, found = 0, []
+    for kernel, lengths in zip(kernels, sizes, strict=True):
+        held = []
+        for constant, length in zip(kernel.constants, lengths, strict=True):
+            part = memory[start : start + constant.nbytes].view(constant.dtype)
+            part[:] = constant.reshape(-1)
+            held.append(part)
+            start += length
+        found.append(bound(replace(kernel, constants=tuple(held)), memory))
+    return found
+
+
+def bound(kernel: Kernel, owner: object) -> Bound:
+    """Return a kernel whose constants lie on cache lines already."""
+    return Bound(kernel, tuple(constant.ctypes.data for constant in kernel.constants), owner)
 
 
 class Session:
@@ -133,6 +145,12 @@ class Session:
             outputs = self.runner(batch)(inputs)
         return self.interface.output(outputs)
 
+    def assigned(self, native: frozenset[int]) -> "Session":
+        """Return a session of the same program whose kernels do other operations."""
+        other = Session(self.program, self.interface, native, self.workshop, self.team)
+        other._dense = self._dense
+        return other
+
     def runner(self, batch: int) -> Runner:
         """Return the bound plan for a batch, made when it is first asked for."""
         if batch not in self._runners:
@@ -151,9 +169,8 @@ class Session:
                     for number in (op.weight, op.bias)
                 )
                 self._dense[position] = in_torch(op.does, weight, bias, planned.shapes[op.sources[0]])
-        return Runner(
-            self.program, planned, kernels, self.workshop.library(kernels), self._dense, self.team
-        )
+        library = self.workshop.library(kernels.values()) if kernels else None
+        return Runner(self.program, planned, kernels, library, self._dense, self.team)
 
 
 class torch_threads:  # noqa: N801
