@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from boxwood.engine.kernels import conv, copying, elementwise, matvec, pooling
+from boxwood.engine.kernels import conv, copying, elementwise, matvec, pooling, recurrent
 from boxwood.engine.kernels.contract import Kernel
 from boxwood.engine.layouts import LINE, Planes
 from boxwood.engine.ops import (
@@ -147,5 +147,9 @@ def build(
             return pooling.build_global(problem, target)
         case elementwise.Elementwise():
             return elementwise.build(problem, target)
+        case recurrent.LstmCell():
+            return recurrent.build_lstm(problem, target)
+        case recurrent.GruCell():
+            return recurrent.build_gru(problem, target)
         case _:
             return copying.build(problem, target)

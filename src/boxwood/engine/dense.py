@@ -16,14 +16,17 @@ from boxwood.engine.kernels.contract import Activation
 from boxwood.engine.kernels.elementwise import Operation
 from boxwood.engine.ops import (
     Average,
+    Cell,
     Convolve,
     Does,
     Flatten,
     Join,
+    Layer,
     Normalise,
     Pointwise,
     PoolWindows,
     Project,
+    Recurrent,
 )
 from boxwood.engine.places import Shape
 
@@ -107,6 +110,21 @@ def in_torch(
         case Normalise():
             scale, epsilon = _present(weight), does.epsilon
             return lambda x: F.layer_norm(x, scale.shape, scale, bias, epsilon)
+
+
+def recurrent(op: Recurrent, constants: Mapping[int, Tensor]) -> Callable[..., Any]:
+    """Return a stack of recurrent layers as a function of its sources that calls torch."""
+    biased = op.layers[0].inward_bias is not None
+    weights = [constants[number] for layer in op.layers for number in _torch_numbers(layer)]
+    settings = (biased, len(op.layers), 0.0, False, False, op.batch_first)
+    if op.cell is Cell.LSTM:
+        return lambda x, h, c: torch.lstm(x, (h, c), weights, *settings)
+    return lambda x, h: torch.gru(x, h, weights, *settings)
+
+
+def _torch_numbers(layer: Layer) -> list[int]:
+    found = (layer.inward, layer.across, layer.inward_bias, layer.across_bias)
+    return [number for number in found if number is not None]
 
 
 def _convolve(

@@ -14,15 +14,18 @@ from boxwood.engine.kernels.contract import Activation
 from boxwood.engine.kernels.elementwise import Operation
 from boxwood.engine.ops import (
     Average,
+    Cell,
     Convolve,
     Does,
     Flatten,
     Join,
+    Layer,
     Native,
     Normalise,
     Pointwise,
     PoolWindows,
     Project,
+    Recurrent,
 )
 from boxwood.engine.program import Op, PerExample, Program, Ref, Torch, Value, without_unused
 
@@ -286,6 +289,30 @@ def _layer_norm(call: _Call) -> Native | None:
     )
 
 
+def _recurrent(cell: Cell) -> Callable[[_Call], Recurrent | None]:
+    def rule(call: _Call) -> Recurrent | None:
+        if call["bidirectional"] or call["train"]:
+            return None
+        state = call["hx"] if cell is Cell.LSTM else (call["hx"],)
+        per_layer = 4 if call["has_biases"] else 2
+        numbers = [part.value for part in call["params"]]
+        if len(numbers) != per_layer * call["num_layers"] or any(
+            number not in call.room.constants for number in numbers
+        ):
+            return None
+        layers = []
+        for first in range(0, len(numbers), per_layer):
+            inward, across, *biases = numbers[first : first + per_layer]
+            bias = None
+            if biases and cell is Cell.LSTM:
+                bias = call.room.add(sum(call.room.constants[number] for number in biases))
+            layers.append(Layer(inward, across, *(biases or (None, None)), bias))
+        sources = (call.value("input"), *(part.value for part in state))
+        return Recurrent(cell, sources, tuple(layers), call["batch_first"], call.op.writes)
+
+    return rule
+
+
 def _bias_known(call: _Call) -> bool:
     return call["bias"] is None or call.constant("bias") is not None
 
@@ -295,7 +322,7 @@ def _pair(sizes: Any) -> tuple[int, int]:
     return (sizes[0], sizes[-1])
 
 
-_RULES: Mapping[str, Callable[[_Call], Native | None]] = {
+_RULES: Mapping[str, Callable[[_Call], Native | Recurrent | None]] = {
     "aten.conv2d.default": _conv2d,
     "aten.linear.default": _linear,
     "aten.addmm.default": _addmm,
@@ -324,4 +351,6 @@ _RULES: Mapping[str, Callable[[_Call], Native | None]] = {
     "aten.reshape.default": _flatten,
     "aten.squeeze.dims": _flatten,
     "aten.layer_norm.default": _layer_norm,
+    "aten.lstm.input": _recurrent(Cell.LSTM),
+    "aten.gru.input": _recurrent(Cell.GRU),
 }

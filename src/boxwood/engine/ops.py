@@ -4,6 +4,7 @@ Unlike a kernel's problem, an operation knows no memory layout and no batch: one
 one problem for each plan.
 """
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -117,3 +118,63 @@ class Native:
             weight=None if self.weight is None else same.get(self.weight, self.weight),
             bias=None if self.bias is None else same.get(self.bias, self.bias),
         )
+
+
+class Cell(enum.Enum):
+    """What carries a recurrent network's state from step to step."""
+
+    LSTM = enum.auto()
+    GRU = enum.auto()
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Weights of a recurrent layer, by number.
+
+    Args:
+        inward: [gates · hidden, inputs].
+        across: [gates · hidden, hidden].
+        inward_bias: [gates · hidden], or None.
+        across_bias: [gates · hidden], or None.
+        bias: for an LSTM, the sum of both biases, or None.
+    """
+
+    inward: int
+    across: int
+    inward_bias: int | None
+    across_bias: int | None
+    bias: int | None
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Those that are there."""
+        found = (self.inward, self.across, self.inward_bias, self.across_bias, self.bias)
+        return tuple(number for number in found if number is not None)
+
+
+@dataclass(frozen=True)
+class Recurrent:
+    """A stack of recurrent layers in one direction, as ``torch.lstm`` and ``torch.gru``.
+
+    Args:
+        cell: which.
+        sources: the sequence, then the first state: h, and c for an LSTM.
+        layers: from the input side.
+        batch_first: whether the sequence is [batch, time, features], else [time, batch, features].
+        writes: the output sequence, then the last state.
+    """
+
+    cell: Cell
+    sources: tuple[int, ...]
+    layers: tuple[Layer, ...]
+    batch_first: bool
+    writes: tuple[int, ...]
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """Sources, then weights."""
+        return (*self.sources, *(number for layer in self.layers for number in layer.numbers))
+
+    def with_reads(self, same: Mapping[int, int]) -> "Recurrent":
+        """Return this op reading other sources."""
+        return replace(self, sources=tuple(same.get(number, number) for number in self.sources))

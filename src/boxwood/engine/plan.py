@@ -9,13 +9,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from boxwood.engine import bind, calls
+from boxwood.engine import bind, calls, unrolling
 from boxwood.engine.kernels import copying, elementwise
 from boxwood.engine.layouts import contiguous, vector
 from boxwood.engine.memory import Buffer
-from boxwood.engine.ops import Average, Flatten, Join, Native, Pointwise
+from boxwood.engine.ops import Average, Flatten, Join, Native, Pointwise, Recurrent
 from boxwood.engine.places import Form, Halos, Place, Shape, place
-from boxwood.engine.program import Op, Program, Torch, at
+from boxwood.engine.program import Op, Program, Torch
+from boxwood.engine.program import at as sizes
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,15 @@ class Home:
     where: Place
     buffer: int
     start: int = 0
+
+
+@dataclass(frozen=True)
+class View:
+    """How torch looks at a value that no kernel reads as it lies: floats from entry to entry."""
+
+    buffer: int
+    start: int
+    steps: Shape
 
 
 @dataclass(frozen=True)
@@ -54,10 +64,11 @@ class KernelStep:
 
 @dataclass(frozen=True)
 class CopyStep:
-    """Torch writes a value into the arena, zeros around it."""
+    """Torch writes a value, or one entry of its first axis, into the arena, zeros around it."""
 
     value: int
     out: Home
+    index: int | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,8 @@ class Plan:
         batch: the batch.
         shapes: of all values.
         steps: in order.
-        homes: of the values that lie in the arena.
+        homes: of the values that lie in the arena as kernels read them.
+        views: of those that lie in it otherwise.
         buffers: with their lifetimes.
     """
 
@@ -86,16 +98,20 @@ class Plan:
     shapes: Mapping[int, Shape]
     steps: list[Step] = field(default_factory=list)
     homes: dict[int, Home] = field(default_factory=dict)
+    views: dict[int, View] = field(default_factory=dict)
     buffers: list[Buffer] = field(default_factory=list)
 
 
 def problems(program: Program, batch: int) -> dict[int, Any]:
     """Return, by position, the problem of every operation that a kernel could do."""
-    shapes = {number: at(value.shape, batch) for number, value in program.values.items()}
+    shapes = {number: sizes(value.shape, batch) for number, value in program.values.items()}
     halos = _halos(program, shapes, range(len(program.ops)))
     found: dict[int, Any] = {}
     for position, op in enumerate(program.ops):
-        if isinstance(op, Native) and isinstance(op.does, Join):
+        if isinstance(op, Recurrent):
+            if unrolling.able(op, shapes):
+                found[position] = op
+        elif isinstance(op, Native) and isinstance(op.does, Join):
             if shapes[op.out][2:] != (1, 1):
                 found[position] = op.does
         elif isinstance(op, Native):
@@ -117,16 +133,19 @@ def plan(program: Program, batch: int, native: frozenset[int]) -> Plan:
         native: positions of the operations that kernels do, all of them in `problems`; the others
             run in torch.
     """
-    planner = _Planner(program, batch, native)
+    able = problems(program, batch)  # what kernels do for one batch, they may not for another
+    planner = Planner(program, batch, native & able.keys())
     for position, op in enumerate(program.ops):
         planner.add(position, op)
     planner.keep(program.outputs)
     return planner.plan
 
 
-class _Planner:
+class Planner:
+    """A plan in the making."""
+
     def __init__(self, program: Program, batch: int, native: frozenset[int]) -> None:
-        shapes = {number: at(value.shape, batch) for number, value in program.values.items()}
+        shapes = {number: sizes(value.shape, batch) for number, value in program.values.items()}
         self.program = program
         self.native = native
         self.plan = Plan(batch, shapes)
@@ -137,7 +156,9 @@ class _Planner:
         self.parents: dict[int, Home] = {}  # by join's result: all of its channels
 
     def add(self, position: int, op: Op) -> None:
-        if position not in self.native or not isinstance(op, Native):
+        if position in self.native and isinstance(op, Recurrent):
+            unrolling.unroll(op, position, self)
+        elif position not in self.native or not isinstance(op, Native):
             self._torch(position, op)
         elif isinstance(op.does, Join):
             self._join(position, op)
@@ -165,18 +186,18 @@ class _Planner:
         if isinstance(op.does, Flatten) and wanted[0].layout.plane == 1:
             self._rename(op, wanted[0])
             return
-        source = self._at(op.sources[0], wanted[0])
+        source = self.at(op.sources[0], wanted[0])
         out = self._out(op, form)
         second = None
         if len(wanted) > 1:
             # A residual is laid out as the result, a second operand as the first one.
             like = source.where if isinstance(op.does, Pointwise) else out
             whole = wanted[1] if _per_channel(op) else like
-            second = self._at(op.sources[1], whole, exactly=True)
+            second = self.at(op.sources[1], whole, exactly=True)
         places = [home.where for home in (source, second) if home is not None]
         problem = bind.problem_of(op, places, out, _kernel_shape(op, shapes))
         home = self._new(op.out, out, second if second != source else None)
-        self._append(
+        self.append(
             KernelStep(
                 position, problem, source, second, home, places[0].images, op.weight, op.bias
             )
@@ -206,9 +227,9 @@ class _Planner:
             channels = self.plan.shapes[value][1]
             home = self._part(parent, first, channels)
             if self.plan.homes.get(value) != home:
-                source = self._at(value, place(self.plan.shapes[value], Form.IMAGES, self.halos))
+                source = self.at(value, place(self.plan.shapes[value], Form.IMAGES, self.halos))
                 problem = elementwise.Elementwise(source.where.layout, home.where.layout)
-                self._append(KernelStep(position, problem, source, None, home, home.where.images))
+                self.append(KernelStep(position, problem, source, None, home, home.where.images))
             first += channels
         self._touch(root)
         start = self.slices.get(op.out, (op.out, 0))[1]
@@ -217,7 +238,7 @@ class _Planner:
     def _parent(self, join: int) -> Home:
         if join not in self.parents:
             where = place(self.plan.shapes[join], Form.IMAGES, self.halos)
-            self.parents[join] = self._buffer(where)
+            self.parents[join] = self.buffer(where)
         return self.parents[join]
 
     def _part(self, parent: Home, first: int, channels: int) -> Home:
@@ -226,23 +247,25 @@ class _Planner:
         return Home(where, parent.buffer, first * layout.plane)
 
     def _rename(self, op: Native, where: Place) -> None:
-        home = self._at(op.sources[0], where)
+        home = self.at(op.sources[0], where)
         tokens = Place(where.layout, where.images, Form.TOKENS)
         self.plan.homes[op.out] = Home(tokens, home.buffer, home.start)
 
-    def _at(self, value: int, wanted: Place, *, exactly: bool = False) -> Home:
+    def at(self, value: int, wanted: Place, *, exactly: bool = False) -> Home:
         """Return where a kernel finds a value in a place like this, copied there if need be."""
         home = self.plan.homes.get(value)
         if home is None or not _fits(home.where, wanted, exactly=exactly):
             home = self.copies.get((value, wanted))
         if home is None:
-            home = self.copies[value, wanted] = self._buffer(wanted)
-            self._append(self._copy(value, home))
+            home = self.copies[value, wanted] = self.buffer(wanted)
+            self.append(self._copy(value, home))
         return home
 
     def _copy(self, value: int, out: Home) -> KernelStep | CopyStep:
         """Copy by a kernel what is contiguous or laid out alike, the rest by torch."""
         home, where = self.plan.homes.get(value), out.where
+        if value in self.plan.views:
+            return CopyStep(value, out)
         if home is not None:
             alike = home.where.form is where.form and home.where.layout.shape == where.layout.shape
             if not alike or 1 in (home.where.layout.plane, where.layout.plane):
@@ -261,17 +284,17 @@ class _Planner:
             parent, start = self.slices[value]
             home = self._part(self._parent(parent), start, where.layout.channels)
         else:
-            home = self._buffer(where, over)
+            home = self.buffer(where, over)
         self.plan.homes[value] = home
         return home
 
-    def _buffer(self, where: Place, over: Home | None = None) -> Home:
+    def buffer(self, where: Place, over: Home | None = None) -> Home:
         now = len(self.plan.steps)
         number = None if over is None or over.start else over.buffer
         self.plan.buffers.append(Buffer(where.nbytes, now, now, number))
         return Home(where, len(self.plan.buffers) - 1)
 
-    def _append(self, step: KernelStep | CopyStep) -> None:
+    def append(self, step: KernelStep | CopyStep) -> None:
         if isinstance(step, CopyStep):
             self._touch(step.value)
             self._use(step.out.buffer)
@@ -283,13 +306,33 @@ class _Planner:
                     self._touch(home)
         self.plan.steps.append(step)
 
+    def append_copy(self, value: int, out: Home, index: int) -> None:
+        """Have torch copy one entry of a value's first axis."""
+        self.append(CopyStep(value, out, index))
+
+    def append_kernel(
+        self, position: int, problem: Any, source: Home, second: Home | None, out: Home,
+        weight: int | None, bias: int | None,
+    ) -> None:  # fmt: skip
+        """Have a kernel work on one image."""
+        self.append(KernelStep(position, problem, source, second, out, 1, weight, bias))
+
+    def part(self, home: Home, where: Place, start: int) -> Home:
+        """Return a place so many floats into another one."""
+        return Home(where, home.buffer, home.start + start)
+
+    def look(self, value: int, home: Home, start: int, steps: Shape) -> None:
+        """Say how torch finds a value."""
+        self.plan.views[value] = View(home.buffer, home.start + start, steps)
+        self._use(home.buffer)
+
     def _touch(self, value: int) -> None:
         for buffer in self._held(value):
             self._use(buffer)
 
     def _held(self, value: int) -> frozenset[int]:
-        home = self.plan.homes.get(value)
-        return self.holds.get(value, frozenset()) if home is None else frozenset((home.buffer,))
+        lies = self.plan.homes.get(value) or self.plan.views.get(value)
+        return self.holds.get(value, frozenset()) if lies is None else frozenset((lies.buffer,))
 
     def _use(self, buffer: int) -> None:
         self.plan.buffers[buffer].last = len(self.plan.steps)

@@ -15,7 +15,7 @@ from boxwood.engine import calls, driver
 from boxwood.engine.kernels import contract
 from boxwood.engine.llvm.objects import Library
 from boxwood.engine.memory import allocate, arrange
-from boxwood.engine.ops import Native
+from boxwood.engine.ops import Native, Recurrent
 from boxwood.engine.plan import CopyStep, Home, KernelStep, Plan, TorchStep
 from boxwood.engine.places import strided
 from boxwood.engine.program import Program, Ref, Torch, at
@@ -92,6 +92,11 @@ class Runner:
         self._static: dict[int, Tensor] = dict(program.constants)
         for number, home in plan.homes.items():
             self._static[number] = self._view(home, plan.shapes[number])
+        for number, view in plan.views.items():
+            start = self._starts[view.buffer] + view.start
+            self._static[number] = torch.as_strided(
+                self._arena, plan.shapes[number], view.steps, start
+            )
         self._kept: list[Any] = []  # argument blocks and jobs, which are known by address alone
         self._last_reads = _last_reads(program, plan)
         self.single = self._steps()
@@ -212,7 +217,8 @@ class Runner:
 
     def _copy(self, step: CopyStep) -> Action:
         layout, shape = step.out.where.layout, self.plan.shapes[step.value]
-        view, value = self._view(step.out, shape), step.value
+        index, value = step.index, step.value
+        view = self._view(step.out, shape if index is None else shape[1:])
         source = self._static.get(value)
         start = self._starts[step.out.buffer] + step.out.start
         whole = self._arena[start : start + layout.size(step.out.where.images)]
@@ -221,7 +227,8 @@ class Runner:
         def act(slots: Slots) -> None:
             if around:
                 whole.zero_()
-            view.copy_(slots[value] if source is None else source)
+            tensor = slots[value] if source is None else source
+            view.copy_(tensor if index is None else tensor[index])
 
         return act
 
@@ -247,7 +254,7 @@ class Runner:
     def _torch(self, step: TorchStep) -> Action:
         op = self.program.ops[step.op]
         done = self._last_reads.get(step.op, ())
-        if isinstance(op, Native):
+        if isinstance(op, Native | Recurrent):
             function, template = self._dense[step.op], tuple(map(Ref, op.sources))
             named: dict[str, Any] = {}
         else:
@@ -313,7 +320,7 @@ def _last_reads(program: Program, plan: Plan) -> dict[int, tuple[int, ...]]:
     for position, op in enumerate(program.ops):
         for value in op.reads:
             last[value] = position
-    keep = {*program.outputs, *program.constants, *plan.homes, *copied}
+    keep = {*program.outputs, *program.constants, *plan.homes, *plan.views, *copied}
     found: dict[int, list[int]] = {}
     for value, position in last.items():
         if value not in keep:

@@ -10,14 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from boxwood.engine import bind, driver
+from boxwood.engine import bind, dense, driver
 from boxwood.engine.interface import Interface, check_inputs
 from boxwood.engine.kernels.contract import Kernel
 from boxwood.engine.llvm import jit
 from boxwood.engine.llvm.objects import Library, load
 from boxwood.engine.memory import LINE, allocate
-from boxwood.engine.dense import in_torch
-from boxwood.engine.ops import Native
+from boxwood.engine.ops import Native, Recurrent
 from boxwood.engine.plan import KernelStep, Plan, plan
 from boxwood.engine.program import Program
 from boxwood.engine.runner import Bound, Runner
@@ -163,14 +162,19 @@ class Session:
         steps = {i: step for i, step in enumerate(planned.steps) if isinstance(step, KernelStep)}
         kernels = self.workshop.kernels(steps)
         for position, op in enumerate(self.program.ops):
-            if isinstance(op, Native) and position not in self.native | self._dense.keys():
-                weight, bias = (
-                    None if number is None else self.program.constants[number]
-                    for number in (op.weight, op.bias)
-                )
-                self._dense[position] = in_torch(op.does, weight, bias, planned.shapes[op.sources[0]])
+            if position not in self.native | self._dense.keys():
+                if isinstance(op, Native):
+                    self._dense[position] = dense.in_torch(
+                        op.does, self._constant(op.weight), self._constant(op.bias),
+                        planned.shapes[op.sources[0]],
+                    )  # fmt: skip
+                elif isinstance(op, Recurrent):
+                    self._dense[position] = dense.recurrent(op, self.program.constants)
         library = self.workshop.library(kernels.values()) if kernels else None
         return Runner(self.program, planned, kernels, library, self._dense, self.team)
+
+    def _constant(self, number: int | None) -> Tensor | None:
+        return None if number is None else self.program.constants[number]
 
 
 class torch_threads:  # noqa: N801
