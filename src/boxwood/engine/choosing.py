@@ -8,7 +8,6 @@ of operations. It is then run against both pure assignments, and the fastest is 
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 from torch import Tensor
 
+from boxwood.engine.explain import Times
 from boxwood.engine.plan import problems
 from boxwood.engine.program import Program, at
 from boxwood.engine.session import Session, torch_threads
@@ -24,19 +24,6 @@ COPY_SECONDS = 3e-6
 COPY_BYTES_PER_SECOND = 4e9
 REPEATS = 4
 _NEVER = 2**30  # nanoseconds, a second: no operation is that slow, and sums stay in 31 bits
-
-
-@dataclass(frozen=True)
-class Times:
-    """Seconds of an operation by a kernel, where there is one, and by torch.
-
-    Args:
-        kernel: None where no kernel does it.
-        torch: seconds in torch.
-    """
-
-    kernel: float | None
-    torch: float
 
 
 def choose(session: Session, inputs: Sequence[Tensor]) -> tuple[frozenset[int], dict[int, Times]]:

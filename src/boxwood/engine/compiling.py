@@ -1,10 +1,13 @@
 """From a module to a session."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from boxwood.engine.capture import Captured, capture
+from boxwood.engine.capture import capture
 from boxwood.engine.choosing import choose
 from boxwood.engine.interface import learn
 from boxwood.engine.lower import lower
@@ -20,28 +23,68 @@ from boxwood.engine.teams import Team
 PASSES = (simplify, fold_constants, fold_batch_norm, lower, fuse_epilogues)
 
 
-def optimise(program: Program) -> Program:
+def compile(  # noqa: A001
+    model: nn.Module, example: Any, *, target: Target | None = None, threads: int = 1
+) -> Session:
+    """Compile a network for this machine: operations run by sparse kernels where that is faster.
+
+    The network is recorded in evaluation mode on the example; each operation is then timed in a
+    kernel and in torch, and the fastest program is kept. The session computes what the network
+    computes up to rounding: sums are formed in another order. Zeros of a weight are skipped, so
+    an infinity or NaN that only meets zeros does not spread as in torch.
+
+    Args:
+        model: any module; it is left as it was. Later changes to it do not reach the session.
+        example: what the model is called with: a tensor, a tuple of arguments, or a mapping of
+            named ones. Where the first axis of the first tensor is the batch, other batches may
+            be called.
+        target: the processor family; this machine's when None.
+        threads: threads to run on, at least 1. The result is the same to the last bit for any
+            number, as far as kernels make it.
+
+    Returns:
+        A callable with the model's interface.
+
+    Raises:
+        BoxwoodError: the arguments do not fit the model, or llvmlite is missing.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Sequential(nn.Linear(8, 4), nn.ReLU())
+        >>> fast = compile(net, torch.zeros(1, 8))
+        >>> x = torch.randn(5, 8)
+        >>> torch.allclose(fast(x), net(x), atol=1e-6)
+        True
+    """
+    team = Team(threads)
+    tensors, function, interface = learn(model, example)
+    with _evaluating(model):
+        captured = capture(function, tensors)
+    named = [*model.named_parameters(), *model.named_buffers()]
+    by_address = {tensor.data_ptr(): name for name, tensor in named}
+    constants = captured.program.constants
+    names = {n: by_address[t.data_ptr()] for n, t in constants.items() if t.data_ptr() in by_address}
+    program = optimised(replace(check(captured.program), names=names))
+    workshop = Workshop(program, target or host(), threads)
+    session = Session(program, interface(), frozenset(), workshop, team)
+    session = session.assigned(*choose(session, tensors))
+    session.settle(program.batch or 0)
+    return session
+
+
+def optimised(program: Program) -> Program:
     """Return a captured program with everything folded, lowered and fused."""
     for rewrite in PASSES:
         program = check(rewrite(program))
     return program
 
 
-def compile(  # noqa: A001
-    model: nn.Module, example: Any, *, target: Target | None = None, threads: int = 1
-) -> Session:
-    """Compile."""
-    target = target or host()
-    tensors, function, interface = learn(model, example)
-    was_training = [module for module in model.modules() if module.training]
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        captured: Captured = capture(function, tensors)
+        yield
     finally:
-        for module in was_training:
+        for module in training:
             module.training = True
-    program = optimise(check(captured.program))
-    workshop = Workshop(program, target, threads)
-    session = Session(program, interface(), frozenset(), workshop, Team(threads))
-    native, times = choose(session, tensors)
-    return session.assigned(native)

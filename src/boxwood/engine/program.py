@@ -113,6 +113,7 @@ class Program:
         inputs: numbers of the values that the caller hands over.
         outputs: numbers of the values that go back, in the order of the output's leaves.
         batch: the leading size of the example if other sizes may be called, else None.
+        names: of constants that are a network's parameters or buffers, or come from one.
     """
 
     ops: tuple[Op, ...]
@@ -121,6 +122,7 @@ class Program:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     batch: int | None
+    names: Mapping[int, str] = field(default_factory=dict)
 
     def next_value(self) -> int:
         """Return a number that no value has."""

@@ -80,7 +80,7 @@ class Runner:
         team: Team,
     ) -> None:
         self.program, self.plan, self._team = program, plan, team
-        self._kernels, self._library, self._dense = kernels, library, dense
+        self.kernels, self._library, self._dense = kernels, library, dense
         starts, total = arrange(plan.buffers)
         self._starts = [start // 4 for start in starts]
         scratch = max((bound.kernel.scratch for bound in kernels.values()), default=0)
@@ -119,6 +119,15 @@ class Runner:
                 step.act(slots)
                 times.append(time.perf_counter() - begin)
         return found
+
+    def held(self) -> dict[int, int]:
+        """Return the bytes of packed weights of each operation, by position."""
+        found: dict[int, dict[int, int]] = {}
+        for index, step in enumerate(self.plan.steps):
+            if isinstance(step, KernelStep) and step.op is not None:
+                kernel = self.kernels[index].kernel
+                found.setdefault(step.op, {})[id(kernel)] = kernel.nbytes
+        return {position: sum(parts.values()) for position, parts in found.items()}
 
     def _slots(self, inputs: Sequence[Tensor]) -> Slots:
         slots: Slots = [None] * self.program.next_value()
@@ -178,7 +187,7 @@ class Runner:
         return found
 
     def _call(self, index: int, step: KernelStep) -> Call:
-        bound, library = self._kernels[index], self._library
+        bound, library = self.kernels[index], self._library
         if library is None:
             raise TypeError("a plan with kernels needs their code")
         inside = isinstance(step.source, Home)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from boxwood.engine import bind, dense, driver
+from boxwood.engine.explain import Explanation, Times, explain
 from boxwood.engine.interface import Interface, check_inputs
 from boxwood.engine.kernels.contract import Kernel
 from boxwood.engine.llvm import jit
@@ -68,6 +69,13 @@ class Workshop:
             for index, step in steps.items()
         }
 
+    def keep(self, kernels: Iterable[Bound]) -> None:
+        """Forget all kernels but these."""
+        kept = {id(each) for each in kernels}
+        self.built = {key: each for key, each in self.built.items() if id(each) in kept}
+        entries = {driver.CODE.entry, *(b.kernel.code.entry for b in self.built.values())}
+        self.objects = {e: code for e, code in self.objects.items() if e in entries}
+
     def library(self, kernels: Iterable[Bound]) -> Library:
         """Return the code of kernels and the driver's."""
         codes = {bound.kernel.code.entry: bound.kernel.code for bound in kernels}
@@ -111,6 +119,7 @@ class Session:
         native: positions of the operations that kernels do.
         workshop: where its kernels come from.
         team: its threads.
+        times: what `choosing` measured, for `explain`.
     """
 
     def __init__(
@@ -120,7 +129,9 @@ class Session:
         native: frozenset[int],
         workshop: Workshop,
         team: Team,
+        times: Mapping[int, Times] | None = None,
     ) -> None:
+        self.times = dict(times or {})
         self.program, self.interface, self.native = program, interface, native
         self.workshop, self.team = workshop, team
         self._runners: dict[int, Runner] = {}
@@ -144,11 +155,30 @@ class Session:
             outputs = self.runner(batch)(inputs)
         return self.interface.output(outputs)
 
-    def assigned(self, native: frozenset[int]) -> "Session":
-        """Return a session of the same program whose kernels do other operations."""
-        other = Session(self.program, self.interface, native, self.workshop, self.team)
-        other._dense = self._dense
-        return other
+    def explain(self, *args: Any, repeats: int = 5, **kwargs: Any) -> Explanation:
+        """Measure each operation of a call, and say where it runs and why.
+
+        Args:
+            args: of the call.
+            repeats: how often to run it.
+            kwargs: of the call.
+        """
+        inputs = self.interface.tensors(args, kwargs)
+        batch = check_inputs(self.program, inputs)
+        with self._lock, torch.no_grad(), torch_threads(self.threads):
+            return explain(self.runner(batch), self.times, inputs, repeats)
+
+    def assigned(
+        self, native: frozenset[int], times: Mapping[int, Times] | None = None
+    ) -> "Session":
+        """Return a session of the same program whose kernels do these operations."""
+        return Session(
+            self.program, self.interface, native, self.workshop, self.team, times or self.times
+        )
+
+    def settle(self, batch: int) -> None:
+        """Keep the kernels of one batch's plan, and no others."""
+        self.workshop.keep(self.runner(batch).kernels.values())
 
     def runner(self, batch: int) -> Runner:
         """Return the bound plan for a batch, made when it is first asked for."""

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.engine import codec, interface
+from boxwood.engine.explain import Times
 from boxwood.engine.kernels.contract import Code, Kernel
 from boxwood.engine.llvm import jit
 from boxwood.engine.program import Program, check
@@ -69,8 +70,10 @@ def save(session: Session, path: str | os.PathLike[str]) -> None:
             "inputs": program.inputs,
             "outputs": program.outputs,
             "batch": program.batch,
+            "names": list(program.names.items()),
         },
         "native": sorted(session.native),
+        "times": [[position, asdict(each)] for position, each in session.times.items()],
         "threads": session.threads,
         "target": asdict(workshop.target),
         "kernels": [
@@ -120,6 +123,7 @@ def _session(header: dict[str, Any], data: NDArray[np.uint8], threads: int | Non
         inputs=tuple(parts["inputs"]),
         outputs=tuple(parts["outputs"]),
         batch=parts["batch"],
+        names=dict(parts["names"]),
     )
     team = Team(threads or header["threads"])
     target = host()
@@ -132,7 +136,7 @@ def _session(header: dict[str, Any], data: NDArray[np.uint8], threads: int | Non
         )
     return Session(
         program, interface.from_json(header["interface"]), frozenset(header["native"]),
-        workshop, team,
+        workshop, team, {position: Times(**each) for position, each in header["times"]},
     )  # fmt: skip
 
 

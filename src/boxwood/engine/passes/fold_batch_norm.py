@@ -21,6 +21,7 @@ def fold_batch_norm(program: Program) -> Program:
     makers = {value: position for position, op in enumerate(program.ops) for value in op.writes}
     ops: list[Op | None] = list(program.ops)
     constants, values = dict(program.constants), dict(program.values)
+    names = dict(program.names)
     fresh = program.next_value()
     for position, op in enumerate(program.ops):
         parts = _scale_and_shift(op, constants)
@@ -39,6 +40,7 @@ def fold_batch_norm(program: Program) -> Program:
         moved = shift if bias is None else bias.double() * scale + shift
         if not (torch.isfinite(scale).all() and torch.isfinite(shift).all()):
             continue
+        names[fresh] = names.get(before.args[1].value, "")
         numbers = []
         for tensor in (folded.to(weight.dtype), moved.to(weight.dtype)):
             constants[fresh] = tensor
@@ -49,7 +51,7 @@ def fold_batch_norm(program: Program) -> Program:
         ops[at] = replace(before, args=args, writes=op.writes)
         ops[position] = None
     kept = tuple(op for op in ops if op is not None)
-    return without_unused(replace(program, ops=kept, constants=constants, values=values))
+    return without_unused(replace(program, ops=kept, constants=constants, values=values, names=names))
 
 
 def _scale_and_shift(op: Op, constants: dict[int, Tensor]) -> tuple[Tensor, Tensor] | None:
