@@ -97,7 +97,7 @@ class _RefuseReading(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
         if func in self._leaving and self.recorder.depends(args[0]):
-            raise Uncapturable(f"its Python code reads values that {func.__name__} gives")
+            raise Uncapturable(f"the Python code reads values that {func.__name__} gives")
         return func(*args, **(kwargs or {}))
 
 
@@ -139,7 +139,7 @@ class _Recorder(TorchDispatchMode):
         op = Torch(_name(func), given, tuple(named), ())
         live = any(value in self.live for value in op.reads)
         if live and _shape_depends_on_values(func, args):
-            raise Uncapturable(f"the values of its input decide what {op.name} gives")
+            raise Uncapturable(f"the values of the input decide what {op.name} gives")
         result = func(*args, **kwargs)
         if torch.Tag.nondeterministic_seeded in func.tags and not _idle_dropout(func, args):
             live = True
@@ -151,7 +151,7 @@ class _Recorder(TorchDispatchMode):
         tensors = [leaf for leaf in _flat(result) if isinstance(leaf, Tensor)]
         if len(tensors) < len(list(_flat(result))):
             if live:
-                raise Uncapturable(f"its Python code reads the result of {op.name}")
+                raise Uncapturable(f"the Python code reads the result of {op.name}")
             return result
         if all(id(tensor) in self.tensors for tensor in tensors):
             return result  # gave back what it was given

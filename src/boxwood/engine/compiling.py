@@ -1,5 +1,6 @@
 """From a module to a session."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -7,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from boxwood.engine.capture import capture
+from boxwood.engine.capture import Uncapturable, capture
 from boxwood.engine.choosing import choose
 from boxwood.engine.interface import learn
 from boxwood.engine.lower import lower
@@ -16,7 +17,7 @@ from boxwood.engine.passes.fold_constants import fold_constants
 from boxwood.engine.passes.fuse_epilogues import fuse_epilogues
 from boxwood.engine.passes.simplify import simplify
 from boxwood.engine.program import Program, check
-from boxwood.engine.session import Session, Workshop
+from boxwood.engine.session import Session, Uncompiled, Workshop
 from boxwood.engine.targets import Target, host
 from boxwood.engine.teams import Team
 
@@ -25,7 +26,7 @@ PASSES = (simplify, fold_constants, fold_batch_norm, lower, fuse_epilogues)
 
 def compile(  # noqa: A001
     model: nn.Module, example: Any, *, target: Target | None = None, threads: int = 1
-) -> Session:
+) -> Session | Uncompiled:
     """Compile a network for this machine: operations run by sparse kernels where that is faster.
 
     The network is recorded in evaluation mode on the example; each operation is then timed in a
@@ -43,7 +44,8 @@ def compile(  # noqa: A001
             number, as far as kernels make it.
 
     Returns:
-        A callable with the model's interface.
+        A callable with the model's interface. A network whose operations depend on the values of
+        its input stays torch's as a whole; its ``explain()`` says why.
 
     Raises:
         BoxwoodError: the arguments do not fit the model, or llvmlite is missing.
@@ -59,7 +61,10 @@ def compile(  # noqa: A001
     team = Team(threads)
     tensors, function, interface = learn(model, example)
     with _evaluating(model):
-        captured = capture(function, tensors)
+        try:
+            captured = capture(function, tensors)
+        except Uncapturable as reason:
+            return Uncompiled(copy.deepcopy(model), str(reason), threads)
     named = [*model.named_parameters(), *model.named_buffers()]
     by_address = {tensor.data_ptr(): name for name, tensor in named}
     constants = captured.program.constants

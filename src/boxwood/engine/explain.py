@@ -1,6 +1,7 @@
 """What runs where, and why: a compiled network in a table."""
 
 import statistics
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -99,7 +100,7 @@ def explain(
     held = runner.held()
     lines = []
     runner(inputs)
-    for step, seconds in zip(runner.single, runner.timed(inputs, repeats), strict=True):
+    for step, seconds in zip(runner.single, runner.timed(inputs, repeats, time.perf_counter), strict=True):
         taken = statistics.median(seconds)
         if not step.positions:
             lines.append(Line("copy", (), "copy", "between kernels and torch", taken, None, 0))

@@ -1,6 +1,9 @@
 """A compiled network: called as the network is, run by kernels and torch."""
 
+import os
+import statistics
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -8,10 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from boxwood.core.errors import BoxwoodError
 from boxwood.engine import bind, dense, driver
-from boxwood.engine.explain import Explanation, Times, explain
+from boxwood.engine.explain import Explanation, Line, Times, explain
 from boxwood.engine.interface import Interface, check_inputs
 from boxwood.engine.kernels.contract import Kernel
 from boxwood.engine.llvm import jit
@@ -155,6 +159,19 @@ class Session:
             outputs = self.runner(batch)(inputs)
         return self.interface.output(outputs)
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write this session to a file that `boxwood.engine.storage.load` reads.
+
+        Args:
+            path: the file, by custom ``*.bxw``.
+
+        Raises:
+            BoxwoodError: its interface or an operator has no form in a file.
+        """
+        from boxwood.engine.storage import save
+
+        save(self, path)
+
     def explain(self, *args: Any, repeats: int = 5, **kwargs: Any) -> Explanation:
         """Measure each operation of a call, and say where it runs and why.
 
@@ -205,6 +222,43 @@ class Session:
 
     def _constant(self, number: int | None) -> Tensor | None:
         return None if number is None else self.program.constants[number]
+
+
+class Uncompiled:
+    """A network that torch runs as it is, because it is not one list of operations.
+
+    Args:
+        model: the network, in evaluation mode.
+        why: what it does that cannot be written down.
+        threads: for torch.
+    """
+
+    native: frozenset[int] = frozenset()
+
+    def __init__(self, model: nn.Module, why: str, threads: int) -> None:
+        self.model, self.why, self.threads = model, why, threads
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the network."""
+        with torch.no_grad(), torch_threads(self.threads):
+            return self.model(*args, **kwargs)
+
+    def explain(self, *args: Any, repeats: int = 5, **kwargs: Any) -> Explanation:
+        """Measure the whole call."""
+        seconds = []
+        for _ in range(repeats):
+            begin = time.perf_counter()
+            self(*args, **kwargs)
+            seconds.append(time.perf_counter() - begin)
+        line = Line("model", (), "torch", self.why, statistics.median(seconds), None, 0)
+        return Explanation((line,), 0, 0, 0, 0)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Refuse: its Python code is part of what it computes."""
+        raise BoxwoodError(
+            f"Expected a model that is one list of operations to write to {path}, got one where "
+            f"{self.why}; save its state_dict, or compile the part before that."
+        )
 
 
 class torch_threads:  # noqa: N801
