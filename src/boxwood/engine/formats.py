@@ -20,6 +20,9 @@ RECORD = np.dtype(
 HEADER = np.dtype([("count", np.uint16), ("row", np.uint16)])
 """Non-zeros of one block row, and which row of its chunk that is."""
 
+NUMBERED = (1 << 16) - 1
+"""What 16 bits count."""
+
 
 @dataclass(frozen=True, eq=False)
 class Stream:
@@ -67,17 +70,15 @@ def from_dense(
     block: int,
     chunks: int = 1,
     multiple: int = 1,
-    dense: bool = False,
 ) -> Stream:
     """Pack a matrix.
 
     Args:
         weight: [rows, columns] with zeros.
         height: rows per row block.
-        block: columns per column block, at most 65536.
+        block: columns per column block, at most 65535.
         chunks: shares of rows, at most.
         multiple: row blocks of a chunk are a multiple of this.
-        dense: keep every column of every row block, zeros too.
 
     Returns:
         The stream.
@@ -95,43 +96,44 @@ def from_dense(
     chunk = math.ceil(math.ceil(tall / min(chunks, tall)) / multiple) * multiple
     chunks = math.ceil(tall / chunk)
     blocks = max(1, math.ceil(columns / block))
-    if block > 1 << 16 or chunk > 1 << 16:
+    if max(block, chunk) > NUMBERED:
         raise BoxwoodError(
-            f"Expected at most 65536 columns per block and rows per chunk, got {block} and "
+            f"Expected at most {NUMBERED} columns per block and rows per chunk, got {block} and "
             f"{chunk}; take smaller blocks or more chunks."
         )
     # Row blocks of full height: rows behind the last repeat it, which writes the same value twice.
     full = weight[np.minimum(np.arange(tall * height), rows - 1)].reshape(tall, height, columns)
-    present = np.ones((tall, columns), bool) if dense else (full != 0).any(1)
+    present = (full != 0).any(1)
     row, column = np.nonzero(present)
     part = column // block
-    count = np.bincount(row * blocks + part, minlength=tall * blocks).reshape(tall, blocks)
+    run = np.bincount(row * blocks + part, minlength=tall * blocks)  # by row, then column block
+    count = run.reshape(tall, blocks)
     padded = np.full((chunks * chunk, blocks), -1, np.int64)
     padded[:tall] = count
     order = np.argsort(-padded.reshape(chunks, chunk, blocks), axis=1, kind="stable")
-    rank = np.empty_like(order)
-    np.put_along_axis(rank, order, np.arange(chunk)[None, :, None], axis=1)
-    place = ((row // chunk) * blocks + part) * chunk + rank.reshape(-1, blocks)[row, part]
-    by_place = np.argsort(place, kind="stable")
-    row, column, part = row[by_place], column[by_place], part[by_place]
-
     listed = np.take_along_axis(padded.reshape(chunks, chunk, blocks), order, 1)
     keep = listed > 0
     keep[:, :, [0, -1]] |= listed[:, :, [0, -1]] == 0
     # [chunks, blocks, chunk], the order of the streams
     listed, keep, order = (array.transpose(0, 2, 1) for array in (listed, keep, order))
+    # Non-zeros lie in runs by (row, column block); streams want the runs by (chunk, column block,
+    # order): move whole runs.
+    blocked = (np.arange(chunks)[:, None, None] * chunk + order) * blocks
+    blocked = (blocked + np.arange(blocks)[None, :, None])[listed > 0]
+    lengths = run[blocked]
+    entries = np.repeat(_starts(run)[blocked] - _starts(lengths), lengths) + np.arange(len(row))
+    row, column, part = row[entries], column[entries], part[entries]
+
     headers = np.empty(int(keep.sum()), HEADER)
     headers["count"] = listed[keep]
     headers["row"] = order[keep]
-    if len(headers) and int(listed.max()) > 65535:
-        raise BoxwoodError("Expected fewer than 65536 non-zeros per row and block; shrink block.")
 
     records = np.zeros((chunks, blocks), RECORD)
     records["count"] = keep.sum(2)
     records["headers"] = _starts(records["count"]) * HEADER.itemsize
-    entries = _starts(np.maximum(listed, 0).sum(2))
-    records["indices"] = entries * 2
-    records["values"] = entries * 4 * height
+    first = _starts(np.maximum(listed, 0).sum(2))
+    records["indices"] = first * 2
+    records["values"] = first * 4 * height
     records["first"] = np.arange(blocks) * block
     records["width"] = np.minimum(block, columns - records["first"])
     records["row"] = (np.arange(chunks) * chunk * height)[:, None]

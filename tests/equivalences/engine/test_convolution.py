@@ -45,7 +45,6 @@ plans = st.builds(
     block=st.integers(1, 60),
     height=st.sampled_from([1, 4]),
     gathered=st.booleans(),
-    dense=st.booleans(),
     chunks=st.integers(1, 3),
 )
 

@@ -39,7 +39,7 @@ def kernels(target):
         conv.build(conv3, filters, None, target),
         conv.build(conv3, filters, None, target, plan=Plan(3, 18)),
         conv.build(strided, filters, None, target),
-        conv.build(conv3, filters, None, target, plan=Plan(2, 9, height=4, dense=True)),
+        conv.build(conv3, filters, None, target, plan=Plan(2, 9, height=4)),
         conv.build(deep, filters[:, :1], None, target),
         conv.build(conv.linear(4, 4, 20), filters[:, :, :1, :1], None, target),
         matvec.build(matvec.MatVec(36, 4), matrix, None, target),

@@ -10,7 +10,7 @@ from boxwood.core.errors import BoxwoodError
 from boxwood.engine import formats
 from boxwood.engine.kernels import activations, depthwise, rows
 from boxwood.engine.kernels.contract import Activation, Code, Kernel, Pointer
-from boxwood.engine.kernels.planning import Plan, usual
+from boxwood.engine.kernels.planning import Plan, Rates, usual
 from boxwood.engine.layouts import Array, Planes, columns, lines, position_mask
 from boxwood.engine.targets import Target
 
@@ -197,7 +197,6 @@ def build(
             height=plan.height,
             block=block,
             chunks=plan.chunks,
-            dense=plan.dense,
         )
         for part in np.split(np.asarray(weight, np.float32), problem.groups)
     ]
@@ -274,20 +273,21 @@ def build(
     )
 
 
-def usual_plan(problem: Conv, weight: Array, target: Target, threads: int = 1) -> Plan:
-    """The plan for a weight when nothing is measured."""
-    out, inner, *_ = problem.weight_shape
+def usual_plan(
+    problem: Conv, weight: Array, target: Target, threads: int = 1, rates: Rates | None = None
+) -> Plan:
+    """The plan for a weight when nothing is measured.
+
+    Args:
+        problem: the convolution.
+        weight: its weight.
+        target: the family that runs it.
+        threads: threads that shall have work.
+        rates: what work costs on this machine; the family's typical rates when None.
+    """
+    matrix = weight.reshape(problem.groups, len(weight) // problem.groups, -1)
     taps = math.prod(problem.kernel)
-    return usual(
-        columns=inner * taps,
-        rows=out // problem.groups,
-        span=problem.target.span,
-        groups=problem.groups,
-        taps=taps,
-        density=np.count_nonzero(weight) / weight.size,
-        target=target,
-        threads=threads,
-    )
+    return usual(matrix, problem.target.span, taps, target, threads=threads, rates=rates)
 
 
 def _tiles(span: int, most: int, lanes: int) -> tuple[int, int, int]:

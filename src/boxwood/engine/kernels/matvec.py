@@ -9,6 +9,7 @@ from boxwood.engine import formats
 from boxwood.engine.formats import RECORD
 from boxwood.engine.kernels import activations, frame
 from boxwood.engine.kernels.contract import Activation, Code, Kernel, Pointer
+from boxwood.engine.kernels.planning import usual_height
 from boxwood.engine.layouts import LINE, Array, Planes, vector
 from boxwood.engine.llvm.build import Builder, module
 from boxwood.engine.targets import Target
@@ -81,7 +82,7 @@ def build(
     bias: Array | None,
     target: Target,
     *,
-    height: int = 1,
+    height: int | None = None,
     threads: int = 1,
 ) -> Kernel:
     """Pack the weight for a kernel of the target.
@@ -91,22 +92,25 @@ def build(
         weight: [outputs, inputs]; zeros are skipped.
         bias: [outputs], or None for zeros.
         target: the family that runs it.
-        height: rows per row block: 1 for single zeros, 8 or 16 for zeros common to so many rows.
+        height: rows per row block: 1 for single zeros, 8 or 16 for zeros common to so many rows;
+            what costs least when None.
         threads: threads that shall have work.
 
     Returns:
         The kernel.
 
     Raises:
-        BoxwoodError: the weight's shape is not the problem's, or has more than 65536 columns.
+        BoxwoodError: the weight's shape is not the problem's, or has more than 65535 columns.
     """
     if weight.shape != (problem.outputs, problem.inputs):
         raise BoxwoodError(
             f"Expected a weight of shape {(problem.outputs, problem.inputs)}, got {weight.shape}; "
             "give [outputs, inputs]."
         )
+    weight = np.asarray(weight, np.float32)
+    height = height or usual_height(weight, target)
     stream = formats.from_dense(
-        np.asarray(weight, np.float32),
+        weight,
         height=height,
         block=problem.inputs,
         chunks=4 * threads if threads > 1 else 1,

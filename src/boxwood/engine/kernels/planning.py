@@ -1,8 +1,11 @@
-"""Plans: how a convolution is tiled and blocked. Every plan gives the same result."""
+"""Plans: how a product is tiled and blocked. Every plan gives the same result."""
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from boxwood.engine.layouts import lines
 from boxwood.engine.targets import Target
@@ -15,9 +18,9 @@ class Plan:
     Args:
         vectors: registers of positions per tile.
         block: columns (channel, row, column of the weight) per block.
-        height: rows per row block: 1 skips single zeros, more skip zeros common to so many rows.
+        height: rows per row block: 1 skips single zeros, more skip zeros common to so many rows,
+            and read each input once for all of them, so that dense weights are fastest so.
         gathered: whether the input of a block is copied to scratch before use.
-        dense: whether zeros are kept.
         chunks: shares of rows per group.
     """
 
@@ -25,8 +28,30 @@ class Plan:
     block: int
     height: int = 1
     gathered: bool = False
-    dense: bool = False
     chunks: int = 1
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What work costs on a machine, in cycles of its multiply-add units or any other unit.
+
+    Args:
+        single: per non-zero and register of positions, when rows are taken one by one.
+        blocked: per row of a row block's non-zero and register of positions.
+        scalar: per non-zero of a matrix that multiplies one vector.
+        column: per row block's non-zero column there, for the heights of `HEIGHTS`.
+    """
+
+    single: float = 0.90
+    blocked: float = 0.62
+    scalar: float = 1.15
+    column: tuple[float, float] = (1.5, 2.4)
+
+
+HEIGHTS = (8, 16)
+"""Rows per row block that matrix–vector kernels offer besides single rows."""
+
+USUAL = Rates()
 
 
 def dense_tile(target: Target) -> tuple[int, int]:
@@ -41,65 +66,118 @@ def dense_tile(target: Target) -> tuple[int, int]:
 
 
 def usual(
-    *,
-    columns: int,
-    rows: int,
+    matrix: NDArray[np.float32],
     span: int,
-    groups: int,
     taps: int,
-    density: float,
     target: Target,
+    *,
     threads: int = 1,
+    rates: Rates | None = None,
 ) -> Plan:
     """The plan that is best on most layers; `costs` tries its neighbours where it matters.
 
     Args:
-        columns: columns of a group's matrix.
-        rows: rows of a group's matrix.
+        matrix: [groups, rows, columns] with zeros.
         span: positions of a plane.
-        groups: groups of the convolution.
         taps: columns per channel.
-        density: fraction of non-zeros.
+        target: the family that runs it.
+        threads: threads that shall have work.
+        rates: what work costs.
+    """
+    rates = rates or USUAL
+    groups, rows, columns = matrix.shape
+    tall, block_height = dense_tile(target)
+    single = rates.single * np.count_nonzero(matrix)
+    best = min(
+        (rates.blocked * height * block_columns(matrix, height), height)
+        for height in {min(block_height, rows), min(8, rows)}
+    )
+    height = best[1] if best[0] < single and rows > 1 else 1
+    most = 8 if height == 1 else max(1, min(tall, (target.registers - 2) // (height + 1)))
+    return blocked(
+        Plan(most, 0, height, gathered=taps > 1),
+        density=block_columns(matrix, height) * height / matrix.size,
+        shape=(groups, rows, columns),
+        span=span,
+        target=target,
+        threads=threads,
+    )
+
+
+def blocked(
+    plan: Plan,
+    *,
+    density: float,
+    shape: tuple[int, int, int],
+    span: int,
+    target: Target,
+    threads: int,
+) -> Plan:
+    """Fill in a plan's tiles, column blocks and chunks for its height and number of registers.
+
+    Args:
+        plan: at most so many vectors, and the height.
+        density: fraction of the columns of row blocks that are not zero.
+        shape: groups, rows and columns.
+        span: positions of a plane.
         target: the family that runs it.
         threads: threads that shall have work.
     """
-    # From 70 % of the weights on, two thirds of a cycle per weight saved on loads is worth more
-    # than the zeros.
-    dense = density > 0.7 and rows > 1
-    vectors, height = dense_tile(target) if dense else (8, 1)
-    height = min(height, rows)
+    groups, rows, columns = shape
     registers = lines(span) // target.lanes
-    vectors = math.ceil(registers / math.ceil(registers / vectors))
+    tiles = math.ceil(registers / plan.vectors)
+    vectors = math.ceil(registers / tiles)
     # Two thirds of the first cache for the block's input, the rest for weights and sums; sparser
     # weights reuse it less, so that longer blocks save more on sums than they cost.
     wide = 1.0 if density > 0.15 else 1.5 if density > 0.04 else 2.5
     room = int(wide * target.l1 * 2 // 3 / (vectors * target.lanes * 4))
-    blocks = math.ceil(columns / max(room, 16))
-    block = math.ceil(columns / blocks)
-    tiles = math.ceil(registers / vectors)
-    chunks = 1
-    if threads > 1:
-        chunks = max(1, math.ceil(3 * threads / (tiles * groups)))
-    return Plan(
-        vectors,
-        block,
-        height,
-        gathered=taps > 1,
-        dense=dense,
-        chunks=min(chunks, max(1, rows // 16)),
-    )
+    block = math.ceil(columns / math.ceil(columns / max(room, 16)))
+    chunks = math.ceil(3 * threads / (tiles * groups)) if threads > 1 else 1
+    return replace(plan, vectors=vectors, block=block, chunks=min(chunks, max(1, rows // 16)))
+
+
+def block_columns(matrix: NDArray[np.float32], height: int) -> int:
+    """How many columns of blocks of ``height`` rows hold a non-zero.
+
+    Example:
+        >>> block_columns(np.eye(4, dtype=np.float32)[None], 2)
+        4
+    """
+    groups, rows, columns = matrix.shape
+    if height == 1:
+        return int(np.count_nonzero(matrix))
+    padded = np.zeros((groups, math.ceil(rows / height) * height, columns), bool)
+    padded[:, :rows] = matrix != 0
+    return int(padded.reshape(groups, -1, height, columns).any(2).sum())
 
 
 def neighbours(plan: Plan, target: Target) -> Iterator[Plan]:
-    """Plans near one that are worth a measurement.
-
-    Yields:
-        The plan itself first.
-    """
+    """Plans near one that are worth a measurement, the plan itself first."""
     yield plan
-    for vectors in (plan.vectors - 1, plan.vectors + 1):
-        if 1 <= vectors <= target.registers // (plan.height + 1):
-            yield replace(plan, vectors=vectors)
     for factor in (0.7, 1.5):
         yield replace(plan, block=max(8, int(plan.block * factor)))
-    yield replace(plan, gathered=not plan.gathered)
+    if plan.vectors > 1 and plan.height == 1:
+        yield replace(plan, vectors=plan.vectors - 1)
+    if plan.height == 1 and plan.vectors < target.registers - 3:
+        yield replace(plan, vectors=plan.vectors + 1)
+
+
+def usual_height(weight: NDArray[np.float32], target: Target, rates: Rates | None = None) -> int:
+    """Rows per row block of a matrix that multiplies one vector.
+
+    Each weight is used once, so that bytes count as much as work: 32 a cycle from the second
+    cache, 6 from behind it.
+
+    Args:
+        weight: [rows, columns] with zeros.
+        target: the family that runs it.
+        rates: what work costs.
+    """
+    rates = rates or USUAL
+    best = (math.inf, 1)
+    for height, cost in ((1, rates.scalar), *zip(HEIGHTS, rates.column, strict=True)):
+        entries = block_columns(weight[None], height)
+        nbytes = entries * (4 * height + 2)
+        speed = 32 if nbytes < target.l2 * 3 // 4 else 6
+        best = min(best, (max(cost * entries, nbytes / speed), height))
+    return best[1]

@@ -1,58 +1,17 @@
 """From kernels' codes to callable addresses, through a cache of objects on disk."""
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from importlib.metadata import PackageNotFoundError, version
 
 from boxwood.engine.kernels.contract import Code
+from boxwood.engine.llvm.cache import ObjectCache, default_cache
 from boxwood.engine.llvm.objects import Library, compile_text, load
 from boxwood.engine.targets import Target
 
+__all__ = ["ObjectCache", "compile_all", "default_cache", "load_codes"]
+
 _REVISION = b"boxwood objects 1"
-
-
-@dataclass(frozen=True)
-class ObjectCache:
-    """Compiled objects in a folder, one file each, safe for processes that share it.
-
-    A file holds the SHA-256 of its content, then the content; a damaged one counts as absent.
-
-    Args:
-        folder: where the files are; made when first written to.
-    """
-
-    folder: Path
-
-    def get(self, key: str) -> bytes | None:
-        """The object, or None if it is absent or damaged."""
-        try:
-            data = self._path(key).read_bytes()
-        except OSError:
-            return None
-        digest, content = data[:32], data[32:]
-        return content if hashlib.sha256(content).digest() == digest else None
-
-    def put(self, key: str, content: bytes) -> None:
-        """Store whole or not at all; a full or read-only disk costs only the next compile."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.folder, delete=False) as file:
-                file.write(hashlib.sha256(content).digest() + content)
-            os.replace(file.name, self._path(key))
-        except OSError:
-            return
-
-    def _path(self, key: str) -> Path:
-        return self.folder / f"{key}.o"
-
-
-def default_cache() -> ObjectCache:
-    """The user's cache: ``$XDG_CACHE_HOME/boxwood/objects``, by default under ``~/.cache``."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return ObjectCache(Path(root) / "boxwood" / "objects")
 
 
 def compile_all(
@@ -97,8 +56,6 @@ def _key(text: str, target: Target) -> str:
 
 def _llvm_version() -> str:
     """Version of llvmlite, read without importing it; an object stays usable without it."""
-    from importlib.metadata import PackageNotFoundError, version
-
     try:
         return version("llvmlite")
     except PackageNotFoundError:
