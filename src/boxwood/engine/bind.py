@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from boxwood.engine import costs
 from boxwood.engine.kernels import conv, copying, elementwise, matvec, pooling, recurrent
 from boxwood.engine.kernels.contract import Kernel
 from boxwood.engine.layouts import LINE, Planes
@@ -136,7 +137,8 @@ def build(
         case conv.Conv():
             assert weight is not None
             weight = weight.reshape(problem.weight_shape)
-            return conv.build(problem, weight, bias, target, threads=threads)
+            plan = costs.choose(problem, weight, target, threads=threads)
+            return conv.build(problem, weight, bias, target, plan=plan, threads=threads)
         case matvec.MatVec():
             assert weight is not None
             weight = weight.reshape(len(weight), -1)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from boxwood.engine import remembering
 from boxwood.engine.capture import Uncapturable, capture
 from boxwood.engine.choosing import choose
 from boxwood.engine.interface import learn
@@ -30,7 +31,8 @@ def compile(  # noqa: A001
     """Compile a network for this machine: operations run by sparse kernels where that is faster.
 
     The network is recorded in evaluation mode on the example; each operation is then timed in a
-    kernel and in torch, and the fastest program is kept. The session computes what the network
+    kernel and in torch, and the fastest program is kept. What was chosen is remembered on disk for
+    the same weights, shapes and machine. The session computes what the network
     computes up to rounding: sums are formed in another order. Zeros of a weight are skipped, so
     an infinity or NaN that only meets zeros does not spread as in torch.
 
@@ -72,7 +74,13 @@ def compile(  # noqa: A001
     program = optimised(replace(check(captured.program), names=names))
     workshop = Workshop(program, target or host(), threads)
     session = Session(program, interface(), frozenset(), workshop, team)
-    session = session.assigned(*choose(session, tensors))
+    name = remembering.key(program, workshop.target, threads)
+    choice = remembering.recall(name, program) if name else None
+    if choice is None:
+        choice = choose(session, tensors)
+        if name:
+            remembering.remember(name, choice)
+    session = session.assigned(*choice)
     session.settle(program.batch or 0)
     return session
 

@@ -19,6 +19,7 @@ from boxwood.engine.explain import Explanation, Line, Times, explain
 from boxwood.engine.interface import Interface, check_inputs
 from boxwood.engine.kernels.contract import Kernel
 from boxwood.engine.llvm import jit
+from boxwood.engine.llvm.cache import ObjectCache, default_cache
 from boxwood.engine.llvm.objects import Library, load
 from boxwood.engine.memory import LINE, allocate
 from boxwood.engine.ops import Native, Recurrent
@@ -48,7 +49,7 @@ class Workshop:
     program: Program
     target: Target
     threads: int
-    cache: jit.ObjectCache | None = field(default_factory=jit.default_cache)
+    cache: ObjectCache | None = field(default_factory=default_cache)
 
     def __post_init__(self) -> None:
         self.built: dict[Key, Bound] = {}
