@@ -209,7 +209,7 @@ class Runner:
         """One call for several kernels, whose sources in torch are looked up first."""
         address, words = driver.job([(call.address, call.block.ctypes.data) for call in run])
         self._kept.append(words)
-        start = partial(self._team.run, self._run, address)
+        start = partial(self._team.run, self._run, address, self)
         outside = [(call.block, call.outside) for call in run if call.outside is not None]
         if not outside:
             return lambda _: start()
