@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boxwood.core.errors import BoxwoodError
@@ -16,6 +16,7 @@ def matrix(rows, columns, sparsity, seed=0):
     return weight
 
 
+@settings(deadline=None)
 @given(
     st.integers(1, 40),
     st.integers(1, 60),
@@ -34,6 +35,7 @@ def test_round_trip(rows, columns, sparsity, height, block, chunks, multiple):
     np.testing.assert_array_equal(formats.to_dense(stream), weight)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 60), st.integers(1, 30), st.integers(1, 4))
 def test_first_and_last_block_list_every_row(rows, columns, block, chunks):
     """Every row has a header in the first and in the last column block, even if it is all zeros."""
@@ -42,6 +44,7 @@ def test_first_and_last_block_list_every_row(rows, columns, block, chunks):
         assert stream.records["count"][:, edge].sum() == rows
 
 
+@settings(deadline=None)
 @given(st.integers(1, 40), st.integers(1, 60), st.integers(1, 30))
 def test_longest_rows_first(rows, columns, block):
     """Within a column block, rows come in falling order of their non-zeros."""

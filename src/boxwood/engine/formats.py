@@ -20,6 +20,9 @@ RECORD = np.dtype(
 HEADER = np.dtype([("count", np.uint16), ("row", np.uint16)])
 """Non-zeros of one block row, and which row of its chunk that is."""
 
+AHEAD = 3
+"""Headers that kernels look ahead; streams end in so many empty ones."""
+
 NUMBERED = (1 << 16) - 1
 """What 16 bits count."""
 
@@ -40,7 +43,8 @@ class Stream:
         chunks: shares of rows that threads may take.
         chunk: row blocks of a chunk that is full.
         records: [chunks, column blocks] of `RECORD`.
-        headers: `HEADER` of each row block with non-zeros; of all in the first and last block.
+        headers: `HEADER` of each row block with non-zeros; of all in the first and last block,
+            and `AHEAD` empty ones at the end.
         indices: uint16 columns.
         values: float32 [non-zero columns, height].
     """
@@ -124,9 +128,9 @@ def from_dense(
     entries = np.repeat(_starts(run)[blocked] - _starts(lengths), lengths) + np.arange(len(row))
     row, column, part = row[entries], column[entries], part[entries]
 
-    headers = np.empty(int(keep.sum()), HEADER)
-    headers["count"] = listed[keep]
-    headers["row"] = order[keep]
+    headers = np.zeros(int(keep.sum()) + AHEAD, HEADER)
+    headers["count"][:-AHEAD] = listed[keep]
+    headers["row"][:-AHEAD] = order[keep]
 
     records = np.zeros((chunks, blocks), RECORD)
     records["count"] = keep.sum(2)

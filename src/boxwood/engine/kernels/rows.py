@@ -17,7 +17,7 @@ not depend on them, nor on threads.
 
 from dataclasses import dataclass
 
-from boxwood.engine.formats import RECORD
+from boxwood.engine.formats import AHEAD, RECORD
 from boxwood.engine.kernels import activations, frame
 from boxwood.engine.kernels.contract import Activation
 from boxwood.engine.llvm.build import Builder, module
@@ -142,7 +142,6 @@ def _rows(name: str, width: int, shape: Shape, target: Target) -> Builder:
     """One tile, one column block, all listed rows of a chunk."""
     f = Builder(name, _ROWS, internal=True)
     kind, size, height = target.vector, 4 * target.lanes, shape.height
-    align = 4 if isinstance(shape.source, Table) else size
     index, value = f.variable("ptr", "%indices"), f.variable("ptr", "%values")
     sums = [[f.variable(kind) for _ in range(width)] for _ in range(height)]
     with f.loop(0, "%count") as h:
@@ -156,6 +155,11 @@ def _rows(name: str, width: int, shape: Shape, target: Target) -> Builder:
             for lane in range(height)
         ]
         places = [f.mul(row, "%plane") for row in rows]
+        # Where a later row's sums lie: sorted rows are far apart, so that nothing else fetches it.
+        later = f.load_unsigned("i16", header, 1 + 2 * AHEAD)
+        later = f.offset("%y", f.mul(f.mul(later, height), "%plane"))
+        for v in range(width):
+            f.prefetch(f.offset(later, v * size))
         outputs = [f.offset("%y", place) for place in places]
         with f.when("%first"):
             for lane in range(height):
@@ -173,21 +177,22 @@ def _rows(name: str, width: int, shape: Shape, target: Target) -> Builder:
                 for v in range(width):
                     old = f.load(kind, f.offset(outputs[lane], v * size), size)
                     f.store(kind, old, sums[lane][v])
-        with f.loop(0, count):
+        step = _Step(f, shape, target, width, sums)
+        done = "0"
+        if height == 1:
+            # One load of four columns: what limits these loops is loads.
+            done = f.sub(count, f.rem(count, 4))
+            with f.loop(0, done, 4):
+                at, weights = f.load("ptr", index), f.load("ptr", value)
+                four = f.load("i64", at, 2)
+                for place in range(4):
+                    column = f.value(f"and i64 {f.value(f'lshr i64 {four}, {16 * place}')}, 65535")
+                    step.emit(column, f.offset(weights, 4 * place))
+                f.store("ptr", f.offset(at, 8), index)
+                f.store("ptr", f.offset(weights, 16), value)
+        with f.loop(done, count):
             at, weights = f.load("ptr", index), f.load("ptr", value)
-            column = f.load_unsigned("i16", at)
-            place = (
-                f.load_signed("i32", "%offsets", column)
-                if isinstance(shape.source, Table)
-                else f.mul(column, "%pitch")
-            )
-            x = f.offset("%x", place)
-            loaded = [f.load(kind, f.offset(x, v * size), align) for v in range(width)]
-            for lane in range(height):
-                weight = f.splat(kind, f.load("float", f.offset(weights, 4 * lane)))
-                for v in range(width):
-                    sum_ = f.fma(kind, weight, loaded[v], f.load(kind, sums[lane][v]))
-                    f.store(kind, sum_, sums[lane][v])
+            step.emit(f.load_unsigned("i16", at), weights)
             f.store("ptr", f.offset(at, 2), index)
             f.store("ptr", f.offset(weights, 4 * height), value)
         with f.when("%last"):
@@ -204,6 +209,31 @@ def _rows(name: str, width: int, shape: Shape, target: Target) -> Builder:
             for v in range(width):
                 f.store(kind, f.load(kind, sums[lane][v]), f.offset(outputs[lane], v * size), size)
     return f
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Adds one column's input, times its weights, to the sums of a row block."""
+
+    f: Builder
+    shape: Shape
+    target: Target
+    width: int
+    sums: list[list[str]]
+
+    def emit(self, column: str, weights: str) -> None:
+        """Add ``weights[lane] · input[column]`` to each row's sums."""
+        f, kind, size = self.f, self.target.vector, 4 * self.target.lanes
+        scattered = isinstance(self.shape.source, Table)
+        place = f.load_signed("i32", "%offsets", column) if scattered else f.mul(column, "%pitch")
+        x = f.offset("%x", place)
+        align = 4 if scattered else size
+        loaded = [f.load(kind, f.offset(x, v * size), align) for v in range(self.width)]
+        for lane in range(self.shape.height):
+            weight = f.splat(kind, f.load("float", f.offset(weights, 4 * lane)))
+            for v in range(self.width):
+                sum_ = f.fma(kind, weight, loaded[v], f.load(kind, self.sums[lane][v]))
+                f.store(kind, sum_, self.sums[lane][v])
 
 
 _GATHER = (

@@ -126,6 +126,11 @@ class Builder:
         """Store a value."""
         self.do(f"store {kind} {value}, ptr {pointer}, align {align or _natural(kind)}")
 
+    def prefetch(self, pointer: str) -> None:
+        """Fetch the line of an address that will be written; any address is harmless."""
+        self._needs.add("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
+        self.do(f"call void @llvm.prefetch.p0(ptr {pointer}, i32 1, i32 3, i32 1)")
+
     def load_unsigned(self, kind: str, pointer: str, index: str | int = 0) -> str:
         """Load element ``index`` of narrow integers as an i64, zero-extended."""
         narrow = self.load(kind, self.offset(pointer, index, kind))
