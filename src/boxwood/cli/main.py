@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from boxwood.cli import demo, plan, run, runs
+from boxwood.cli import bench, compile, demo, plan, run, runs  # noqa: A004
 from boxwood.core.errors import BoxwoodError
 
 app = typer.Typer(
@@ -14,6 +14,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(bench.bench)
+app.command()(compile.compile)
 app.command()(demo.demo)
 app.command()(plan.plan)
 app.command()(run.run)
