@@ -18,6 +18,7 @@ from boxwood.engine.kernels import (
     copying,
     elementwise,
     matvec,
+    normalisation,
     pooling,
     recurrent,
 )
@@ -26,6 +27,7 @@ from boxwood.engine.kernels.conv import Conv
 from boxwood.engine.kernels.copying import Copy
 from boxwood.engine.kernels.elementwise import Elementwise, Operation
 from boxwood.engine.kernels.matvec import MatVec
+from boxwood.engine.kernels.normalisation import LayerNorm
 from boxwood.engine.kernels.pooling import GlobalAverage, Pool
 from boxwood.engine.layouts import columns, contiguous, padded, vector
 from boxwood.engine.targets import AVX2
@@ -235,6 +237,29 @@ def test_copies_of_different_sizes():
     """Layouts of different values are refused."""
     with pytest.raises(BoxwoodError, match="Expected layouts of the same values"):
         copying.build(Copy(contiguous(1, 2, 3), padded(1, 3, 2)), AVX2)
+
+
+@pytest.mark.parametrize(("features", "tokens"), [(1, 1), (6, 37), (64, 16)])
+def test_layer_norm(run_kernel, features, tokens):
+    """Each token is normalised over its features as torch does it."""
+    problem = LayerNorm(features, tokens, 1e-6)
+    x, weight, bias = normal(2, features, 1, tokens) + 3, normal(features), normal(features, seed=1)
+    kernel = normalisation.build(problem, weight, bias, run_kernel.target)
+    y = run_kernel(kernel, problem.source, problem.target, x)
+    rows = torch.from_numpy(x[:, :, 0]).transpose(1, 2)
+    affine = (torch.from_numpy(weight), torch.from_numpy(bias))
+    expected = functional.layer_norm(rows, (features,), *affine, 1e-6)
+    expected = expected.transpose(1, 2).numpy()[:, :, None]
+    np.testing.assert_allclose(
+        normalisation.reference(problem, x, weight, bias), expected, atol=2e-5
+    )
+    np.testing.assert_allclose(y, expected, atol=2e-5)
+
+
+def test_layer_norm_of_another_size():
+    """A scale that is not one per feature is refused."""
+    with pytest.raises(BoxwoodError, match=r"Expected scale and shift of shape \(3,\), got \(2,\)"):
+        normalisation.build(LayerNorm(3, 4), np.ones(2, np.float32), np.ones(3, np.float32), AVX2)
 
 
 @pytest.mark.parametrize("hidden", [5, 16, 37])
