@@ -14,6 +14,7 @@ from torch.nn import functional
 from boxwood.core.errors import BoxwoodError
 from boxwood.engine.kernels import (
     activations,
+    attention,
     conv,
     copying,
     elementwise,
@@ -22,6 +23,7 @@ from boxwood.engine.kernels import (
     pooling,
     recurrent,
 )
+from boxwood.engine.kernels.attention import Attention
 from boxwood.engine.kernels.contract import Activation
 from boxwood.engine.kernels.conv import Conv
 from boxwood.engine.kernels.copying import Copy
@@ -254,6 +256,19 @@ def test_layer_norm(run_kernel, features, tokens):
         normalisation.reference(problem, x, weight, bias), expected, atol=2e-5
     )
     np.testing.assert_allclose(y, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(("heads", "size", "tokens"), [(1, 1, 1), (2, 7, 37), (3, 16, 130)])
+def test_attention(run_kernel, heads, size, tokens):
+    """Every head attends as torch's scaled dot product does."""
+    problem = Attention(heads, size, tokens)
+    x = normal(2, 3 * heads * size, 1, tokens)
+    y = run_kernel(attention.build(problem, run_kernel.target), problem.source, problem.target, x)
+    parts = torch.from_numpy(x).reshape(2, 3, heads, size, tokens).transpose(3, 4).unbind(1)
+    expected = functional.scaled_dot_product_attention(*parts)
+    expected = expected.transpose(2, 3).reshape(2, -1, 1, tokens).numpy()
+    np.testing.assert_allclose(attention.reference(problem, x), expected, atol=5e-6)
+    np.testing.assert_allclose(y, expected, atol=5e-6)
 
 
 def test_layer_norm_of_another_size():

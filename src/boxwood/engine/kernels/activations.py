@@ -113,7 +113,7 @@ def _polynomial(f: Builder, kind: str, x: str, coefficients: tuple[float, ...]) 
     return result
 
 
-def _exp(f: Builder, kind: str, x: str) -> str:
+def exponential(f: Builder, kind: str, x: str) -> str:
     """e^x within 2 units of the last place; 0 or infinity outside the range of float32.
 
     x = n · ln 2 + r with |r| <= ln 2 / 2; e^r by its series to r⁶ (error 4e-8 there), and 2^n by
@@ -148,7 +148,7 @@ def _integers(kind: str, number: int) -> str:
 
 def _one_plus_exp_of_minus(f: Builder, kind: str, x: str) -> str:
     minus = f.value(f"fneg {kind} {x}")
-    return f.binary("fadd", kind, _exp(f, kind, minus), constant(kind, 1.0))
+    return f.binary("fadd", kind, exponential(f, kind, minus), constant(kind, 1.0))
 
 
 def _tanh(f: Builder, kind: str, x: str) -> str:
@@ -157,7 +157,7 @@ def _tanh(f: Builder, kind: str, x: str) -> str:
     square = f.binary("fmul", kind, x, x)
     inner = _polynomial(f, kind, square, TANH)
     near = f.fma(kind, f.binary("fmul", kind, inner, square), x, x)
-    power = _exp(f, kind, f.binary("fadd", kind, size, size))
+    power = exponential(f, kind, f.binary("fadd", kind, size, size))
     below = f.binary("fadd", kind, power, constant(kind, 1.0))
     far = f.binary(
         "fsub", kind, constant(kind, 1.0), f.binary("fdiv", kind, constant(kind, 2.0), below)
@@ -187,7 +187,7 @@ def _gelu(f: Builder, kind: str, x: str) -> str:
     minus = f.value(f"fneg {kind} {size}")
     power = f.fma(kind, minus, size, _polynomial(f, kind, t, ERFC))
     half = f.binary("fmul", kind, t, constant(kind, 0.5))
-    tail = f.binary("fmul", kind, half, _exp(f, kind, power))
+    tail = f.binary("fmul", kind, half, exponential(f, kind, power))
     above = f.binary("fsub", kind, constant(kind, 1.0), tail)
     phi = f.select(_compare(f, kind, "olt", x, 0.0), kind, tail, above)
     return f.binary("fmul", kind, x, phi)

@@ -90,3 +90,11 @@ def strided(f: Builder, target: Target, step: int, place: str) -> str:
         single = f.load("float", f.offset(place, 4 * lane * step))
         result = f.value(f"insertelement {kind} {result}, float {single}, i32 {lane}")
     return result
+
+
+def call(
+    f: Builder, name: str, parameters: Sequence[tuple[str, str]], values: Sequence[str]
+) -> None:
+    """Call a function of the same module by its list of parameters."""
+    kinds = (kind for kind, _ in parameters)
+    f.call(name, list(zip(kinds, values, strict=True)))

@@ -323,7 +323,7 @@ def _driver(entry: str, widths: list[int], shape: Shape, target: Target) -> Buil
                 with (f.otherwise if width == shape.vectors else f.when)(narrow):
                     if gathered:
                         values = (own, scratch, offsets, r["width"], a["runs"], *runs)
-                        _call(f, f"{entry}.gather{width}", _GATHER, values)
+                        frame.call(f, f"{entry}.gather{width}", _GATHER, values)
                     values = (
                         scratch if gathered else own,
                         f.offset(a["target"], out),
@@ -341,7 +341,7 @@ def _driver(entry: str, widths: list[int], shape: Shape, target: Target) -> Buil
                         f.compare("eq", block, 0),
                         f.compare("eq", block, last_block),
                     )
-                    _call(f, f"{entry}.rows{width}", _ROWS, values)
+                    frame.call(f, f"{entry}.rows{width}", _ROWS, values)
         rows = f.minimum(a["chunk_rows"], f.add(rest_rows, 1))
         base = f.offset(a["target"], planes)
         for edge, start, stop in (
@@ -351,10 +351,3 @@ def _driver(entry: str, widths: list[int], shape: Shape, target: Target) -> Buil
             with f.when(f.compare("eq", tile, edge)), f.loop(0, rows) as r_:
                 frame.zero(f, target, f.offset(base, f.mul(r_, a["target_plane"])), start, stop)
     return f
-
-
-def _call(
-    f: Builder, name: str, parameters: tuple[tuple[str, str], ...], values: tuple[str, ...]
-) -> None:
-    kinds = (kind for kind, _ in parameters)
-    f.call(name, list(zip(kinds, values, strict=True)))
