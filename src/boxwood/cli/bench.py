@@ -27,6 +27,7 @@ from boxwood.engine import compiling
 from boxwood.engine.contenders import (
     Contender,
     Result,
+    median_interval,
     onnx_runtime,
     openvino,
     race,
@@ -76,7 +77,11 @@ def bench(
     verdict = _verdict(results)
     if as_json:
         found = {
-            "machine": {"cpu": platform.processor(), "threads": threads, "torch": torch.__version__},
+            "machine": {
+                "cpu": platform.processor(),
+                "threads": threads,
+                "torch": torch.__version__,
+            },
             "results": [asdict(result) for result in results],
             "absent": absent,
             "verdict": verdict,
@@ -91,17 +96,19 @@ def bench(
 
 
 def _verdict(results: Sequence[Result]) -> str:
+    """Compare turn by turn, so that what slows a whole turn drops out."""
     ours = next(result for result in results if result.name == OURS)
     best = min((r for r in results if r is not ours), key=lambda result: result.median)
-    ratio = best.median / ours.median
-    if ours.high < best.low:
-        return f"{OURS} wins: {ratio:.2f} times as fast as {best.name}, the best of the others."
-    if best.high < ours.low:
-        return f"{OURS} does not win here: {best.name} is {1 / ratio:.2f} times as fast."
-    return (
-        f"Nothing wins: the intervals of {OURS} and {best.name} overlap "
-        f"(ratio of medians {ratio:.2f})."
-    )
+    ratios = [theirs / mine for theirs, mine in zip(best.seconds, ours.seconds, strict=True)]
+    median, low, high = median_interval(ratios)
+    interval = f"95 % interval of the ratio {low:.2f} to {high:.2f}"
+    if low > 1:
+        return f"{OURS} wins: {median:.2f} times as fast as {best.name}, the best of the others ({interval})."
+    if high < 1:
+        return (
+            f"{OURS} does not win here: {best.name} is {1 / median:.2f} times as fast ({interval})."
+        )
+    return f"Nothing wins: {OURS} and {best.name} are as fast as each other ({interval})."
 
 
 def _table(results: Sequence[Result]) -> Table:

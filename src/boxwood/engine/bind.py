@@ -7,10 +7,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwood.engine import costs
-from boxwood.engine.kernels import conv, copying, elementwise, matvec, pooling, recurrent
+from boxwood.engine.kernels import (
+    attention,
+    conv,
+    copying,
+    elementwise,
+    matvec,
+    normalisation,
+    pooling,
+    recurrent,
+)
 from boxwood.engine.kernels.contract import Kernel
 from boxwood.engine.layouts import LINE, Planes
 from boxwood.engine.ops import (
+    Attend,
     Average,
     Convolve,
     Flatten,
@@ -30,7 +40,7 @@ Array = NDArray[np.float32]
 def form_of(op: Native, rank: int) -> Form:
     """Return what an operation takes the axes of its first source for."""
     match op.does:
-        case Project() | Normalise():
+        case Project() | Normalise() | Attend():
             return Form.TOKENS
         case Pointwise():
             return Form.IMAGES if rank == 4 else Form.TOKENS
@@ -76,7 +86,9 @@ def flat(source: Planes) -> Planes:
     return Planes(*source.shape, 0, source.width, 0, area, -(-floats // LINE) * LINE)
 
 
-def problem_of(op: Native, sources: Sequence[Place], out: Place, kernel: Shape) -> Problem | None:
+def problem_of(
+    op: Native, sources: Sequence[Place], out: Place, kernel: Shape, *, alone: bool
+) -> Problem | None:
     """Return the kernel's problem that an operation is with its tensors in these places.
 
     Args:
@@ -84,6 +96,7 @@ def problem_of(op: Native, sources: Sequence[Place], out: Place, kernel: Shape) 
         sources: where what it reads is.
         out: where its result goes.
         kernel: shape of the weight, [out, in / groups, rows, columns] of a convolution.
+        alone: whether the batch is one.
 
     Returns:
         None where no kernel does it.
@@ -123,6 +136,13 @@ def problem_of(op: Native, sources: Sequence[Place], out: Place, kernel: Shape) 
             return elementwise.Elementwise(
                 source.layout, out.layout, does.operation, does.per_channel, does.activation
             )
+        case Normalise(epsilon) if source.layout.plane > 1:
+            return normalisation.LayerNorm(source.layout.channels, source.layout.width, epsilon)
+        case Attend() if source.layout.plane > 1 and alone:
+            does = op.does
+            return attention.Attention(
+                does.heads, does.size, source.layout.width, does.scale or None
+            )
         case Flatten():
             return copying.Copy(source.layout, flat(source.layout))
         case _:
@@ -135,18 +155,21 @@ def build(
     """Return a problem's kernel with the weight packed into it."""
     match problem:
         case conv.Conv():
-            assert weight is not None
-            weight = weight.reshape(problem.weight_shape)
+            weight = _given(weight).reshape(problem.weight_shape)
             plan = costs.choose(problem, weight, target, threads=threads)
             return conv.build(problem, weight, bias, target, plan=plan, threads=threads)
         case matvec.MatVec():
-            assert weight is not None
+            weight = _given(weight)
             weight = weight.reshape(len(weight), -1)
             return matvec.build(problem, weight, bias, target, threads=threads)
         case pooling.Pool():
             return pooling.build(problem, target)
         case pooling.GlobalAverage():
             return pooling.build_global(problem, target)
+        case normalisation.LayerNorm():
+            return normalisation.build(problem, _given(weight), _given(bias), target)
+        case attention.Attention():
+            return attention.build(problem, target)
         case elementwise.Elementwise():
             return elementwise.build(problem, target)
         case recurrent.LstmCell():
@@ -155,3 +178,9 @@ def build(
             return recurrent.build_gru(problem, target)
         case _:
             return copying.build(problem, target)
+
+
+def _given(weight: Array | None) -> Array:
+    if weight is None:
+        raise TypeError("this problem has a weight")
+    return weight

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from boxwood.core.errors import BoxwoodError
-from boxwood.engine.program import Program, Ref, Torch, is_fixed
+from boxwood.engine.program import Program, Ref, Torch, at, is_fixed
 
 _NAMESPACES = ("aten", "torchvision")
 
@@ -70,6 +70,28 @@ def depends_on_batch_alone(op: Torch, known: Any) -> bool:
     """Say whether an operator gives the same tensors in every call with one batch."""
     random = torch.Tag.nondeterministic_seeded in operator(op.target).tags
     return not random and all(value in known for value in op.reads)
+
+
+_VIEWS = frozenset(
+    ("reshape", "flatten", "unflatten", "contiguous", "chunk", "split", "movedim", "swapaxes",
+     "swapdims", "narrow")
+)  # fmt: skip
+
+
+@cache
+def is_view(target: str) -> bool:
+    """Say whether an operator only looks at its first argument in another way.
+
+    Some of these copy where strides leave no other choice; the values are the same.
+    """
+    schema = operator(target)._schema
+    looks = bool(schema.returns) and all(result.alias_info for result in schema.returns)
+    return (looks or target.split(".")[1] in _VIEWS) and not target.endswith(".dtype")
+
+
+def at_batch(op: Torch, batch: int) -> Torch:
+    """Return an operator with its sizes worked out for one batch."""
+    return Torch(op.target, at(op.args, batch), at(op.kwargs, batch), op.writes)
 
 
 @cache

@@ -3,7 +3,7 @@
 The pass runs on real tensors in inference mode, where torch hands over its operators whole
 (``conv2d``, ``linear``, ``lstm`` …) at the cost of the pass itself. Sizes that depend on the batch
 are found by a second pass with one example more: an integer that differs between the two is a
-linear function of the batch. Writes in place become new values; whoever else looks at the same
+linear function of the batch, or a third pass shows that it is not. Writes in place become new values; whoever else looks at the same
 memory is derived from them again.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from boxwood.engine.program import PerExample, Program, Ref, Size, Torch, Value
+from boxwood.engine.program import PerExample, Program, Ref, Size, Torch, Value, at
 
 
 class Uncapturable(Exception):
@@ -55,19 +55,30 @@ def capture(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor])
     first, outputs = _record(function, inputs)
     batch = inputs[0].shape[0] if inputs and inputs[0].ndim else 0
     if batch:
-        more = tuple(_one_more(tensor, batch) for tensor in inputs)
         try:
-            second, _ = _record(function, more)
+            second, third = (
+                _record(function, [_more(tensor, batch, extra) for tensor in inputs])[0]
+                for extra in (1, 3)
+            )
             merged = _Merge(batch).programs(first, second)
-        except (Uncapturable, _BatchMatters, RuntimeError, ValueError, IndexError, AssertionError):
+            _check_merged(merged, third, batch + 3)
+        except (
+            Uncapturable,
+            _BatchMatters,
+            RuntimeError,
+            ValueError,
+            LookupError,
+            AssertionError,
+            TypeError,
+        ):
             merged = first  # the net takes this batch alone
         return Captured(merged, outputs)
     return Captured(first, outputs)
 
 
-def _one_more(tensor: Tensor, batch: int) -> Tensor:
+def _more(tensor: Tensor, batch: int, extra: int) -> Tensor:
     if tensor.ndim and tensor.shape[0] == batch:
-        return torch.cat([tensor, tensor[:1]])
+        return torch.cat([tensor, *[tensor[:1]] * extra])
     return tensor
 
 
@@ -316,6 +327,19 @@ class _Merge:
     def size(self, one: int, two: int) -> Size:
         per = two - one
         return PerExample(per, one - per * self.batch)
+
+
+def _check_merged(merged: Program, recorded: Program, batch: int) -> None:
+    """Raise if a program for every batch is not what was recorded for one."""
+    for op, seen in zip(merged.ops, recorded.ops, strict=True):
+        if not isinstance(op, Torch) or not isinstance(seen, Torch):
+            raise _BatchMatters
+        same = op.target == seen.target and op.writes == seen.writes
+        if not same or at((op.args, op.kwargs), batch) != (seen.args, seen.kwargs):
+            raise _BatchMatters
+    for number, value in merged.values.items():
+        if at(value.shape, batch) != recorded.values[number].shape:
+            raise _BatchMatters
 
 
 def _name(func: Any) -> str:

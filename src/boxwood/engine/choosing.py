@@ -15,9 +15,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 from torch import Tensor
 
+from boxwood.engine import calls
 from boxwood.engine.explain import Times
 from boxwood.engine.plan import problems
-from boxwood.engine.program import Program, at
+from boxwood.engine.program import Op, Program, Torch, at
 from boxwood.engine.session import Session, torch_threads
 
 COPY_SECONDS = 3e-6
@@ -42,14 +43,19 @@ def choose(session: Session, inputs: Sequence[Tensor]) -> tuple[frozenset[int], 
         by_kernel, by_torch = (_measured(each, inputs) for each in (whole, none))
         times = {
             position: Times(
-                by_kernel.get(position, 0.0) if position in able else None,
+                by_kernel.get(position, 0.0) if position in able or _is_view(op) else None,
                 by_torch.get(position, 0.0),
             )
-            for position in range(len(program.ops))
+            for position, op in enumerate(program.ops)
         }
         cut = session.assigned(_cheapest(program, batch, times))
         best = min((cut, whole, none), key=_race((cut, whole, none), inputs).__getitem__)
-    return best.native, times
+    return best.native & able, times
+
+
+def _is_view(op: Op) -> bool:
+    """Views cost nothing on either side, and belong to the side of what they look at."""
+    return isinstance(op, Torch) and calls.is_view(op.target)
 
 
 def _measured(session: Session, inputs: Sequence[Tensor]) -> dict[int, float]:
@@ -57,7 +63,9 @@ def _measured(session: Session, inputs: Sequence[Tensor]) -> dict[int, float]:
     runner = session.runner(session.program.batch or 0)
     runner(inputs)
     found: dict[int, float] = {}
-    for step, seconds in zip(runner.single, runner.timed(inputs, REPEATS, clock_for(session.threads)), strict=True):
+    for step, seconds in zip(
+        runner.single, runner.timed(inputs, REPEATS, clock_for(session.threads)), strict=True
+    ):
         for position in step.positions:
             found[position] = found.get(position, 0.0) + min(seconds)
     return found

@@ -12,17 +12,27 @@ import torch
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.engine import layouts, ops, program
-from boxwood.engine.kernels import contract, conv, copying, elementwise, matvec, pooling, recurrent
+from boxwood.engine.kernels import (
+    attention,
+    contract,
+    conv,
+    copying,
+    elementwise,
+    matvec,
+    normalisation,
+    pooling,
+    recurrent,
+)
 
 _CLASSES: Mapping[str, type] = {
     kind.__name__: kind
     for kind in (
         program.Torch, program.Value, program.Ref, program.PerExample,
         ops.Native, ops.Convolve, ops.Project, ops.PoolWindows, ops.Average, ops.Pointwise,
-        ops.Join, ops.Flatten, ops.Normalise, ops.Recurrent, ops.Layer,
+        ops.Join, ops.Flatten, ops.Normalise, ops.Attend, ops.Recurrent, ops.Layer,
         layouts.Planes, contract.Pointer,
         conv.Conv, matvec.MatVec, pooling.Pool, pooling.GlobalAverage, elementwise.Elementwise,
-        copying.Copy, recurrent.LstmCell, recurrent.GruCell,
+        copying.Copy, normalisation.LayerNorm, attention.Attention, recurrent.LstmCell, recurrent.GruCell,
     )
 }  # fmt: skip
 _ENUMS: Mapping[str, type[enum.Enum]] = {

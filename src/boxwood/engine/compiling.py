@@ -15,6 +15,7 @@ from boxwood.engine.interface import learn
 from boxwood.engine.lower import lower
 from boxwood.engine.passes.fold_batch_norm import fold_batch_norm
 from boxwood.engine.passes.fold_constants import fold_constants
+from boxwood.engine.passes.fuse_attention import fuse_attention
 from boxwood.engine.passes.fuse_epilogues import fuse_epilogues
 from boxwood.engine.passes.simplify import simplify
 from boxwood.engine.program import Program, check
@@ -22,7 +23,7 @@ from boxwood.engine.session import Session, Uncompiled, Workshop
 from boxwood.engine.targets import Target, host
 from boxwood.engine.teams import Team
 
-PASSES = (simplify, fold_constants, fold_batch_norm, lower, fuse_epilogues)
+PASSES = (simplify, fold_constants, fold_batch_norm, lower, fuse_attention, fuse_epilogues)
 
 
 def compile(  # noqa: A001
@@ -70,7 +71,9 @@ def compile(  # noqa: A001
     named = [*model.named_parameters(), *model.named_buffers()]
     by_address = {tensor.data_ptr(): name for name, tensor in named}
     constants = captured.program.constants
-    names = {n: by_address[t.data_ptr()] for n, t in constants.items() if t.data_ptr() in by_address}
+    names = {
+        n: by_address[t.data_ptr()] for n, t in constants.items() if t.data_ptr() in by_address
+    }
     program = optimised(replace(check(captured.program), names=names))
     workshop = Workshop(program, target or host(), threads)
     session = Session(program, interface(), frozenset(), workshop, team)

@@ -161,19 +161,31 @@ def race(
     return [_result(name, taken) for name, taken in seconds.items()]
 
 
-def _result(name: str, seconds: Sequence[float]) -> Result:
-    """The median with the order statistics that enclose it in 95 % of samples.
+def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the median, and the order statistics that enclose it in 95 % of samples.
+
+    With fewer than six values there are none; the ends are then the least and the greatest.
+
+    Args:
+        values: at least one.
+
+    Example:
+        >>> median_interval([3.0, 1.0, 2.0, 4.0, 5.0, 6.0, 7.0])
+        (4.0, 1.0, 7.0)
 
     Reference: H. A. David and H. N. Nagaraja, Order Statistics, 2003, section 7.1.
     """
-    ordered, count = sorted(seconds), len(seconds)
-    rank, below = 0, 0.5**count
-    while rank < count // 2 and below <= 0.025:
+    ordered, count = sorted(values), len(values)
+    rank, below = 0, 0.5**count  # chance that fewer than rank + 1 values lie below the median
+    while rank + 1 < count / 2 and below + math.comb(count, rank + 1) * 0.5**count <= 0.025:
         rank += 1
         below += math.comb(count, rank) * 0.5**count
-    low = ordered[max(rank - 1, 0)]
-    high = ordered[min(count - rank, count - 1)]
-    return Result(name, statistics.median(ordered), low, high, ordered[0], tuple(seconds))
+    return statistics.median(ordered), ordered[rank], ordered[count - 1 - rank]
+
+
+def _result(name: str, seconds: Sequence[float]) -> Result:
+    median, low, high = median_interval(seconds)
+    return Result(name, median, low, high, min(seconds), tuple(seconds))
 
 
 def _onnx(model: nn.Module, example: Sequence[Tensor]) -> bytes:

@@ -15,6 +15,7 @@ from torch import Tensor
 from boxwood.engine.kernels.contract import Activation
 from boxwood.engine.kernels.elementwise import Operation
 from boxwood.engine.ops import (
+    Attend,
     Average,
     Cell,
     Convolve,
@@ -72,7 +73,7 @@ _PLAIN: tuple[str, list[float], str] = ("none", [], "")
 
 
 def in_torch(
-    does: Does, weight: Tensor | None, bias: Tensor | None, source: Shape
+    does: Does, weight: Tensor | None, bias: Tensor | None, source: Shape, out: Shape
 ) -> Callable[..., Tensor]:
     """Return an operation as a function of its sources that calls torch.
 
@@ -81,13 +82,16 @@ def in_torch(
         weight: its constant weight, if it has one.
         bias: its constant bias, if it has one.
         source: shape of its first source; other batches work too.
+        out: shape of its result.
 
     Example:
         >>> add = Pointwise(Operation.ADD, activation=Activation.RELU)
-        >>> in_torch(add, None, None, (2,))(torch.tensor([1.0, -3.0]), torch.tensor([1.0, 1.0]))
+        >>> in_torch(add, None, None, (2,), (2,))(torch.tensor([1.0, -3.0]), torch.tensor([1.0, 1.0]))
         tensor([2., 0.])
     """
     match does:
+        case Attend():
+            return _attend(does, out)
         case Convolve():
             return _convolve(does, _present(weight), bias, source)
         case Project():
@@ -110,6 +114,25 @@ def in_torch(
         case Normalise():
             scale, epsilon = _present(weight), does.epsilon
             return lambda x: F.layer_norm(x, scale.shape, scale, bias, epsilon)
+
+
+def _attend(does: Attend, out: Shape) -> Callable[[Tensor], Tensor]:
+    heads, size, scale = does.heads, does.size, does.scale or None
+    # From [outer, inner, part, head, feature] to [part, batch, head, token, feature], and back.
+    there, back = (
+        ((2, 0, 3, 1, 4), (0, 2, 1, 3)) if does.batch_first else ((2, 1, 3, 0, 4), (2, 0, 1, 3))
+    )
+    rank = len(out)
+
+    def run(x: Tensor) -> Tensor:
+        parts = x.unflatten(-1, (3, heads, size))
+        if parts.ndim == 4:
+            raise TypeError("attention needs tokens and batch as axes of their own")
+        q, k, v = parts.permute(*there)
+        y = F.scaled_dot_product_attention(q, k, v, scale=scale).permute(*back).flatten(2)
+        return y if rank == 3 else y.flatten(0, 1)
+
+    return run
 
 
 def recurrent(op: Recurrent, constants: Mapping[int, Tensor]) -> Callable[..., Any]:

@@ -100,7 +100,9 @@ def explain(
     held = runner.held()
     lines = []
     runner(inputs)
-    for step, seconds in zip(runner.single, runner.timed(inputs, repeats, time.perf_counter), strict=True):
+    for step, seconds in zip(
+        runner.single, runner.timed(inputs, repeats, time.perf_counter), strict=True
+    ):
         taken = statistics.median(seconds)
         if not step.positions:
             lines.append(Line("copy", (), "copy", "between kernels and torch", taken, None, 0))

@@ -281,11 +281,11 @@ def _layer_norm(call: _Call) -> Native | None:
     weight = call.constant("weight")
     if weight is None or weight.ndim != 1 or not _bias_known(call):
         return None
+    bias = call.value("bias")
+    if bias is None:
+        bias = call.room.add(torch.zeros_like(weight))
     return call.native(
-        Normalise(call["eps"]),
-        call.value("input"),
-        weight=call.value("weight"),
-        bias=call.value("bias"),
+        Normalise(call["eps"]), call.value("input"), weight=call.value("weight"), bias=bias
     )
 
 

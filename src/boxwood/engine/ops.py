@@ -78,7 +78,26 @@ class Normalise:
     epsilon: float
 
 
-Does = Convolve | Project | PoolWindows | Average | Pointwise | Join | Flatten | Normalise
+@dataclass(frozen=True)
+class Attend:
+    """``softmax(scale · q kᵀ) v`` of each head, over tokens of queries, keys and values.
+
+    The source's features are queries, keys, values, each head after head; so are the result's.
+
+    Args:
+        heads: heads.
+        size: features of a head.
+        scale: factor of the scores; 1/√size when 0.
+        batch_first: whether tokens are [batch, tokens], else [tokens, batch].
+    """
+
+    heads: int
+    size: int
+    scale: float
+    batch_first: bool
+
+
+Does = Convolve | Project | PoolWindows | Average | Pointwise | Join | Flatten | Normalise | Attend
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from boxwood.engine import bind, calls, unrolling
 from boxwood.engine.kernels import copying, elementwise
 from boxwood.engine.layouts import contiguous, vector
@@ -118,7 +120,7 @@ def problems(program: Program, batch: int) -> dict[int, Any]:
             form = bind.form_of(op, len(shapes[op.sources[0]]))
             sources = [place(shapes[value], form, halos) for value in op.sources]
             out = _out_place(op, form, shapes, halos)
-            problem = bind.problem_of(op, sources, out, _kernel_shape(op, shapes))
+            problem = _problem(op, sources, out, shapes)
             if problem is not None:
                 found[position] = problem
     return found
@@ -171,6 +173,8 @@ class Planner:
             self._touch(value)
 
     def _torch(self, position: int, op: Op) -> None:
+        if isinstance(op, Torch) and self._renamed(op):
+            return
         for value in op.reads:
             self._touch(value)
         held: frozenset[int] = frozenset()
@@ -179,6 +183,21 @@ class Planner:
         for value in op.writes:
             self.holds[value] = held
         self.plan.steps.append(TorchStep(position))
+
+    def _renamed(self, op: Torch) -> bool:
+        """Give tokens that only got other outer axes the same home."""
+        home = self.plan.homes.get(op.reads[0]) if len(op.reads) == 1 else None
+        if home is None or home.where.form is not Form.TOKENS or len(op.writes) != 1:
+            return False
+        before, after = (self.plan.shapes[value] for value in (op.reads[0], op.writes[0]))
+        if before[-1:] != after[-1:] or not calls.is_view(op.target):
+            return False
+        entries = torch.arange(torch.Size(before).numel()).reshape(before)
+        (seen,) = calls.run(calls.at_batch(op, self.plan.batch), {op.reads[0]: entries})
+        if not torch.equal(seen.reshape(-1), entries.reshape(-1)):
+            return False
+        self.plan.homes[op.writes[0]] = home
+        return True
 
     def _kernel(self, position: int, op: Native) -> None:
         shapes, form = self.plan.shapes, self._form(op)
@@ -195,7 +214,7 @@ class Planner:
             whole = wanted[1] if _per_channel(op) else like
             second = self.at(op.sources[1], whole, exactly=True)
         places = [home.where for home in (source, second) if home is not None]
-        problem = bind.problem_of(op, places, out, _kernel_shape(op, shapes))
+        problem = _problem(op, places, out, shapes)
         home = self._new(op.out, out, second if second != source else None)
         self.append(
             KernelStep(
@@ -420,5 +439,7 @@ def _per_channel(op: Native) -> bool:
     return isinstance(op.does, Pointwise) and op.does.per_channel
 
 
-def _kernel_shape(op: Native, shapes: Mapping[int, Shape]) -> Shape:
-    return () if op.weight is None else shapes[op.weight]
+def _problem(op: Native, sources: Sequence[Place], out: Place, shapes: Mapping[int, Shape]) -> Any:
+    weight = () if op.weight is None else shapes[op.weight]
+    alone = shapes[op.sources[0]][:2].count(1) > 0
+    return bind.problem_of(op, sources, out, weight, alone=alone)

@@ -17,7 +17,7 @@ from boxwood.engine.memory import allocate, arrange
 from boxwood.engine.ops import Native, Recurrent
 from boxwood.engine.plan import CopyStep, Home, KernelStep, Plan, TorchStep
 from boxwood.engine.places import strided
-from boxwood.engine.program import Program, Ref, Torch, at
+from boxwood.engine.program import Program, Ref, Torch
 from boxwood.engine.teams import Team
 
 Slots = list[Any]
@@ -177,7 +177,12 @@ class Runner:
         run: list[Call] = []
         for index, step in enumerate(self.single):
             if index in self._calls:
-                run.append(self._calls[index])
+                call = self._calls[index]
+                # What it reads through torch may be a view of what this very run makes.
+                if run and call.outside in self._static:
+                    found.append(self._native(run))
+                    run = []
+                run.append(call)
                 continue
             if run:
                 found.append(self._native(run))
@@ -250,16 +255,11 @@ class Runner:
         fixed = not any(self._inside(self._static[value]) for value in op.reads)
         if not fixed and not calls.may_alias(op.target):
             return False
-        results = calls.run(self._at_batch(op), self._static)
+        results = calls.run(calls.at_batch(op, self.plan.batch), self._static)
         if not fixed and not all(self._inside(tensor) for tensor in results):
             return False
         self._static.update(zip(op.writes, results, strict=True))
         return True
-
-    def _at_batch(self, op: Torch) -> Torch:
-        return Torch(
-            op.target, at(op.args, self.plan.batch), at(op.kwargs, self.plan.batch), op.writes
-        )
 
     def _torch(self, step: TorchStep) -> Action:
         op = self.program.ops[step.op]
@@ -269,7 +269,7 @@ class Runner:
             named: dict[str, Any] = {}
         else:
             assert isinstance(op, Torch)
-            op = self._at_batch(op)
+            op = calls.at_batch(op, self.plan.batch)
             function, template = calls.operator(op.target), op.args
             named = {name: self._fill(part) for name, part in op.kwargs}
         ready = [self._fill(part) for part in template]

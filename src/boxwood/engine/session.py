@@ -70,8 +70,7 @@ class Workshop:
                 )
         self.built.update(zip(missing, hold(tuple(missing.values())), strict=True))
         return {
-            index: self.built[step.problem, step.weight, step.bias]
-            for index, step in steps.items()
+            index: self.built[step.problem, step.weight, step.bias] for index, step in steps.items()
         }
 
     def keep(self, kernels: Iterable[Bound]) -> None:
@@ -85,7 +84,9 @@ class Workshop:
         """Return the code of kernels and the driver's."""
         codes = {bound.kernel.code.entry: bound.kernel.code for bound in kernels}
         wanted = [driver.CODE, *codes.values()]
-        objects = {code.entry: self.objects[code.entry] for code in wanted if code.entry in self.objects}
+        objects = {
+            code.entry: self.objects[code.entry] for code in wanted if code.entry in self.objects
+        }
         rest = [code for code in wanted if code.entry not in objects]
         self.objects.update(jit.compile_all(rest, self.target, self.cache))
         return load({code.entry: self.objects[code.entry] for code in wanted})
@@ -214,7 +215,7 @@ class Session:
                 if isinstance(op, Native):
                     self._dense[position] = dense.in_torch(
                         op.does, self._constant(op.weight), self._constant(op.bias),
-                        planned.shapes[op.sources[0]],
+                        planned.shapes[op.sources[0]], planned.shapes[op.out],
                     )  # fmt: skip
                 elif isinstance(op, Recurrent):
                     self._dense[position] = dense.recurrent(op, self.program.constants)

@@ -215,6 +215,7 @@ def _write(path: Path, header: bytes, sections: _Sections) -> None:
     digest = hashlib.sha256()
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
         try:
+
             def put(part: bytes) -> None:
                 digest.update(part)
                 file.write(part)

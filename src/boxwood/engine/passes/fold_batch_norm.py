@@ -51,7 +51,9 @@ def fold_batch_norm(program: Program) -> Program:
         ops[at] = replace(before, args=args, writes=op.writes)
         ops[position] = None
     kept = tuple(op for op in ops if op is not None)
-    return without_unused(replace(program, ops=kept, constants=constants, values=values, names=names))
+    return without_unused(
+        replace(program, ops=kept, constants=constants, values=values, names=names)
+    )
 
 
 def _scale_and_shift(op: Op, constants: dict[int, Tensor]) -> tuple[Tensor, Tensor] | None:
