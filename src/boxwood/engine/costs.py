@@ -25,7 +25,7 @@ from boxwood.engine.llvm.cache import ObjectCache, default_cache
 from boxwood.engine.llvm.objects import Library
 from boxwood.engine.targets import Target
 
-REVISION = 2
+REVISION = 3
 CLOSE = 1.25
 """Predicted times within this factor are settled by a measurement."""
 

@@ -53,6 +53,9 @@ HEIGHTS = (8, 16)
 
 USUAL = Rates()
 
+CACHE_SHARES = ((0.3, 0.67), (0.15, 0.8), (0.07, 1.0), (0.0, 1.4))
+"""From which density on, and what share of the first cache a column block's input may take."""
+
 
 def dense_tile(target: Target) -> tuple[int, int]:
     """Registers of positions and rows of a dense tile, so that sums and operands fit.
@@ -93,7 +96,10 @@ def usual(
         for height in {min(block_height, rows), min(8, rows)}
     )
     height = best[1] if best[0] < single and rows > 1 else 1
-    most = 8 if height == 1 else max(1, min(tall, (target.registers - 2) // (height + 1)))
+    # Long rows are cut into column blocks, for which fewer registers leave more columns.
+    most = 8 if columns <= 96 else 6
+    if height > 1:
+        most = max(1, min(tall, (target.registers - 2) // (height + 1)))
     return blocked(
         Plan(most, 0, height, gathered=taps > 1),
         density=block_columns(matrix, height) * height / matrix.size,
@@ -127,10 +133,10 @@ def blocked(
     registers = lines(span) // target.lanes
     tiles = math.ceil(registers / plan.vectors)
     vectors = math.ceil(registers / tiles)
-    # Two thirds of the first cache for the block's input, the rest for weights and sums; sparser
-    # weights reuse it less, so that longer blocks save more on sums than they cost.
-    wide = 1.0 if density > 0.15 else 1.5 if density > 0.04 else 2.5
-    room = int(wide * target.l1 * 2 // 3 / (vectors * target.lanes * 4))
+    # The block's input shares the first cache with weights and sums. Sparser weights reuse it
+    # less, so that longer blocks save more on sums than they cost.
+    share = next(share for least, share in CACHE_SHARES if density >= least)
+    room = int(share * target.l1 / (vectors * target.lanes * 4))
     block = math.ceil(columns / math.ceil(columns / max(room, 16)))
     chunks = math.ceil(3 * threads / (tiles * groups)) if threads > 1 else 1
     return replace(plan, vectors=vectors, block=block, chunks=min(chunks, max(1, rows // 16)))
