@@ -1,9 +1,10 @@
-"""Whole networks: the sparse engine against torch, torch.compile, ONNX Runtime and OpenVINO.
+"""Whole networks: the sparse engine against torch, ONNX Runtime and OpenVINO.
 
 All run by turns in one process. With one thread the clock is the processor's time, which a busy
 machine disturbs least; with more it is the wall's. Weights are random and pruned layer by layer
 to the stated sparsity, the smallest first; convolutions of one input channel stay dense. The peers
-run the dense weights, as zeros make no difference to them.
+run the dense weights, as zeros make no difference to them. The environment may narrow it down:
+BOXWOOD_NETWORKS=name;name, BOXWOOD_BATCH=16, BOXWOOD_TURNS=9, BOXWOOD_TORCH_COMPILE=1.
 """
 
 import os
@@ -107,7 +108,9 @@ def built(network: Network, sparsity: float) -> nn.Module:
     return model
 
 
-def _rows(network: Network, sparsities: tuple[float, ...], turns: int, *, all_peers: bool) -> list[Row]:
+def _rows(
+    network: Network, sparsities: tuple[float, ...], turns: int, *, all_peers: bool
+) -> list[Row]:
     threads = torch.get_num_threads()
     batch = network.shapes[0][1 if network.name == "LSTM step" else 0]
     generator = torch.Generator().manual_seed(0)
@@ -131,7 +134,13 @@ def _rows(network: Network, sparsities: tuple[float, ...], turns: int, *, all_pe
                 name = f"{network.name}, {sparsity:.0%} zeros, batch {batch}, {threads} threads"
                 theirs = results[peer.name].seconds
                 found.append(
-                    compare(name, [1e3 * s for s in ours], [1e3 * s for s in theirs], peer.name, unit="ms")
+                    compare(
+                        name,
+                        [1e3 * s for s in ours],
+                        [1e3 * s for s in theirs],
+                        peer.name,
+                        unit="ms",
+                    )
                 )
     return found
 
@@ -148,7 +157,9 @@ def measure(quick: bool) -> list[Row]:
             if network.name in ("MobileNet-v2", "LSTM step"):
                 rows += _rows(network, (0.0, 0.9), turns=7, all_peers=False)
         else:
-            rows += _rows(network, SPARSITIES, turns=15, all_peers=True)
+            turns = int(os.environ.get("BOXWOOD_TURNS", "15"))
+            compiled = bool(os.environ.get("BOXWOOD_TORCH_COMPILE"))
+            rows += _rows(network, SPARSITIES, turns=turns, all_peers=compiled)
     return rows
 
 

@@ -131,18 +131,14 @@ def problem_of(
             )  # fmt: skip
         case Average() if source.layout.plane > 1:
             return pooling.GlobalAverage(source.layout)
-        case Pointwise():
-            does = op.does
+        case Pointwise(operation, per_channel, activation):
             return elementwise.Elementwise(
-                source.layout, out.layout, does.operation, does.per_channel, does.activation
+                source.layout, out.layout, operation, per_channel, activation
             )
         case Normalise(epsilon) if source.layout.plane > 1:
             return normalisation.LayerNorm(source.layout.channels, source.layout.width, epsilon)
-        case Attend() if source.layout.plane > 1 and alone:
-            does = op.does
-            return attention.Attention(
-                does.heads, does.size, source.layout.width, does.scale or None
-            )
+        case Attend(heads, size, scale) if source.layout.plane > 1 and alone:
+            return attention.Attention(heads, size, source.layout.width, scale or None)
         case Flatten():
             return copying.Copy(source.layout, flat(source.layout))
         case _:

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from boxwood.engine.program import PerExample, Program, Ref, Size, Torch, Value, at
 
 
-class Uncapturable(Exception):
+class UncapturableError(Exception):
     """A forward pass that is not the same list of operations for every input."""
 
 
@@ -45,7 +45,7 @@ def capture(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor])
             the batch.
 
     Raises:
-        Uncapturable: the pass depends on the inputs' values, or changes tensors that outlive it.
+        UncapturableError: the pass depends on the inputs' values, or changes tensors that outlive it.
 
     Example:
         >>> captured = capture(lambda x: (torch.relu(x),), (torch.zeros(2, 3),))
@@ -63,8 +63,8 @@ def capture(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor])
             merged = _Merge(batch).programs(first, second)
             _check_merged(merged, third, batch + 3)
         except (
-            Uncapturable,
-            _BatchMatters,
+            UncapturableError,
+            _BatchMattersError,
             RuntimeError,
             ValueError,
             LookupError,
@@ -108,7 +108,7 @@ class _RefuseReading(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
         if func in self._leaving and self.recorder.depends(args[0]):
-            raise Uncapturable(f"the Python code reads values that {func.__name__} gives")
+            raise UncapturableError(f"the Python code reads values that {func.__name__} gives")
         return func(*args, **(kwargs or {}))
 
 
@@ -123,7 +123,7 @@ class _Memory:
 
 class _Recorder(TorchDispatchMode):
     def __init__(self, inputs: Sequence[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.ops: list[Torch] = []
         self.values: dict[int, Value] = {}
         self.constants: dict[int, Tensor] = {}
@@ -150,7 +150,7 @@ class _Recorder(TorchDispatchMode):
         op = Torch(_name(func), given, tuple(named), ())
         live = any(value in self.live for value in op.reads)
         if live and _shape_depends_on_values(func, args):
-            raise Uncapturable(f"the values of the input decide what {op.name} gives")
+            raise UncapturableError(f"the values of the input decide what {op.name} gives")
         result = func(*args, **kwargs)
         if torch.Tag.nondeterministic_seeded in func.tags and not _idle_dropout(func, args):
             live = True
@@ -162,7 +162,7 @@ class _Recorder(TorchDispatchMode):
         tensors = [leaf for leaf in _flat(result) if isinstance(leaf, Tensor)]
         if len(tensors) < len(list(_flat(result))):
             if live:
-                raise Uncapturable(f"the Python code reads the result of {op.name}")
+                raise UncapturableError(f"the Python code reads the result of {op.name}")
             return result
         if all(id(tensor) in self.tensors for tensor in tensors):
             return result  # gave back what it was given
@@ -175,14 +175,16 @@ class _Recorder(TorchDispatchMode):
         written = [a.name for a in func._schema.arguments if a.alias_info and a.alias_info.is_write]
         target = args[0] if args else None
         if written != [func._schema.arguments[0].name] or result is not target or "out" in kwargs:
-            raise Uncapturable(f"{op.target} writes into a tensor in a way that is not covered")
+            raise UncapturableError(
+                f"{op.target} writes into a tensor in a way that is not covered"
+            )
         memory = self.memories[_storage(target)]
         if memory.root in self.constants or _storage(target) in self.protected:
-            raise Uncapturable(f"{op.name} changes a tensor that outlives the forward pass")
+            raise UncapturableError(f"{op.name} changes a tensor that outlives the forward pass")
         name = func.__name__.split(".")[0].removesuffix("_")
         functional = getattr(getattr(torch.ops.aten, name, None), func._overloadname, None)
         if functional is None:
-            raise Uncapturable(f"{op.target} has no form that leaves its argument alone")
+            raise UncapturableError(f"{op.target} has no form that leaves its argument alone")
         live = live or memory.root in self.live
         new = self._number(target, live)
         self.ops.append(Torch(_name(functional), op.args, op.kwargs, (new,)))
@@ -196,7 +198,7 @@ class _Recorder(TorchDispatchMode):
     def _write_root(self, view: Tensor, new: int, memory: _Memory, live: bool) -> None:
         root = memory.root_tensor
         if not root.is_contiguous() or root.dtype != view.dtype:
-            raise Uncapturable("it writes into a view of a tensor that is not contiguous")
+            raise UncapturableError("it writes into a view of a tensor that is not contiguous")
         self._check_inside(view, root)
         plain = self._contiguous(memory)
         number = self._number(root, live)
@@ -217,7 +219,7 @@ class _Recorder(TorchDispatchMode):
             <= last
             < (root.storage_offset() + root.numel())
         ):
-            raise Uncapturable("it writes into memory that no tensor it computed covers")
+            raise UncapturableError("it writes into memory that no tensor it computed covers")
 
     def _contiguous(self, memory: _Memory) -> int:
         number = self._number(memory.root_tensor, memory.root in self.live)
@@ -245,7 +247,7 @@ class _Recorder(TorchDispatchMode):
             return number
         root = memory.root_tensor
         if not root.is_contiguous() or root.dtype != tensor.dtype:
-            raise Uncapturable("it reads a view of a tensor that was written since")
+            raise UncapturableError("it reads a view of a tensor that was written since")
         self._check_inside(tensor, root)
         plain = self._contiguous(memory)
         number = self._number(tensor, memory.root in self.live)
@@ -266,14 +268,16 @@ class _Recorder(TorchDispatchMode):
     def _new(self, tensor: Tensor, *, live: bool, key: Tensor | None = None) -> int:
         key = tensor if key is None else key
         if tensor.is_sparse or tensor.is_quantized or tensor.device.type != "cpu":
-            raise Uncapturable(f"it uses a tensor on {tensor.device} of layout {tensor.layout}")
+            raise UncapturableError(
+                f"it uses a tensor on {tensor.device} of layout {tensor.layout}"
+            )
         number = self._number(tensor, live)
         memory = self.memories.setdefault(_storage(tensor), _Memory(number, key))
         self.tensors[id(key)] = (key, number, memory.version)
         return number
 
 
-class _BatchMatters(Exception):
+class _BatchMattersError(Exception):
     """Two batches give programs that differ in more than sizes."""
 
 
@@ -290,11 +294,11 @@ class _Merge:
             or one.constants.keys() != two.constants.keys()
             or one.values.keys() != two.values.keys()
         ):
-            raise _BatchMatters
+            raise _BatchMattersError
         for number, constant in one.constants.items():
             other = two.constants[number]
             if constant is not other and not torch.equal(constant, other):
-                raise _BatchMatters
+                raise _BatchMattersError
         ops = tuple(self.argument(a, b) for a, b in zip(one.ops, two.ops, strict=True))
         values = {
             number: Value(self.argument(value.shape, two.values[number].shape), value.dtype)
@@ -304,10 +308,10 @@ class _Merge:
 
     def argument(self, one: Any, two: Any) -> Any:
         if type(one) is not type(two):
-            raise _BatchMatters
+            raise _BatchMattersError
         if isinstance(one, Torch):
             if (one.target, one.writes) != (two.target, two.writes):
-                raise _BatchMatters
+                raise _BatchMattersError
             return Torch(
                 one.target,
                 self.argument(one.args, two.args),
@@ -316,13 +320,13 @@ class _Merge:
             )
         if isinstance(one, tuple):
             if len(one) != len(two):
-                raise _BatchMatters
+                raise _BatchMattersError
             return tuple(self.argument(a, b) for a, b in zip(one, two, strict=True))
         if one == two or one is two or (one != one and two != two):
             return one
         if type(one) is int:
             return self.size(one, two)
-        raise _BatchMatters
+        raise _BatchMattersError
 
     def size(self, one: int, two: int) -> Size:
         per = two - one
@@ -333,13 +337,13 @@ def _check_merged(merged: Program, recorded: Program, batch: int) -> None:
     """Raise if a program for every batch is not what was recorded for one."""
     for op, seen in zip(merged.ops, recorded.ops, strict=True):
         if not isinstance(op, Torch) or not isinstance(seen, Torch):
-            raise _BatchMatters
+            raise _BatchMattersError
         same = op.target == seen.target and op.writes == seen.writes
         if not same or at((op.args, op.kwargs), batch) != (seen.args, seen.kwargs):
-            raise _BatchMatters
+            raise _BatchMattersError
     for number, value in merged.values.items():
         if at(value.shape, batch) != recorded.values[number].shape:
-            raise _BatchMatters
+            raise _BatchMattersError
 
 
 def _name(func: Any) -> str:
@@ -348,7 +352,7 @@ def _name(func: Any) -> str:
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _flat(result: Any) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from boxwood.engine import calls
 from boxwood.engine.explain import Times
-from boxwood.engine.plan import problems
+from boxwood.engine.feasible import problems
 from boxwood.engine.program import Op, Program, Torch, at
 from boxwood.engine.session import Session, torch_threads
 
@@ -136,4 +136,4 @@ def _cheapest(program: Program, batch: int, times: Mapping[int, Times]) -> froze
 
 def _copy_seconds(program: Program, value: int, batch: int) -> float:
     floats = math.prod(at(program.values[value].shape, batch))
-    return COPY_SECONDS + 4 * floats / COPY_BYTES_PER_SECOND
+    return float(COPY_SECONDS + 4 * floats / COPY_BYTES_PER_SECOND)

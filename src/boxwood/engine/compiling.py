@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from boxwood.engine import remembering
-from boxwood.engine.capture import Uncapturable, capture
+from boxwood.engine.capture import UncapturableError, capture
 from boxwood.engine.choosing import choose
 from boxwood.engine.interface import learn
 from boxwood.engine.lower import lower
@@ -66,7 +66,7 @@ def compile(  # noqa: A001
     with _evaluating(model):
         try:
             captured = capture(function, tensors)
-        except Uncapturable as reason:
+        except UncapturableError as reason:
             return Uncompiled(copy.deepcopy(model), str(reason), threads)
     named = [*model.named_parameters(), *model.named_buffers()]
     by_address = {tensor.data_ptr(): name for name, tensor in named}

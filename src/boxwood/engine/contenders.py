@@ -192,7 +192,7 @@ def _onnx(model: nn.Module, example: Sequence[Tensor]) -> bytes:
     buffer = io.BytesIO()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(model, tuple(example), buffer, dynamo=False)
+        torch.onnx.export(model, tuple(example), buffer, dynamo=False)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 

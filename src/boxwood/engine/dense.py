@@ -200,7 +200,7 @@ def _project(
 
 
 def _packs() -> bool:
-    available = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    available = torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
     return available and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 

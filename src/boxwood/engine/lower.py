@@ -87,7 +87,8 @@ class _Call:
         return None if number is None else self.room.constants.get(number)
 
     def shape(self, name: str) -> tuple[Any, ...]:
-        return self.room.values[self._arguments[name].value].shape
+        number = self.value(name)
+        return () if number is None else self.room.values[number].shape
 
     @property
     def out(self) -> int:
@@ -303,10 +304,11 @@ def _recurrent(cell: Cell) -> Callable[[_Call], Recurrent | None]:
         layers = []
         for first in range(0, len(numbers), per_layer):
             inward, across, *biases = numbers[first : first + per_layer]
+            one, two = biases or (None, None)
             bias = None
-            if biases and cell is Cell.LSTM:
-                bias = call.room.add(sum(call.room.constants[number] for number in biases))
-            layers.append(Layer(inward, across, *(biases or (None, None)), bias))
+            if one is not None and two is not None and cell is Cell.LSTM:
+                bias = call.room.add(call.room.constants[one] + call.room.constants[two])
+            layers.append(Layer(inward, across, one, two, bias))
         sources = (call.value("input"), *(part.value for part in state))
         return Recurrent(cell, sources, tuple(layers), call["batch_first"], call.op.writes)
 

@@ -5,18 +5,18 @@ copy; what torch makes is copied into the arena where a kernel reads it. Views o
 not depend on anything else are made once.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from boxwood.engine import bind, calls, unrolling
+from boxwood.engine import bind, calls, feasible, unrolling
 from boxwood.engine.kernels import copying, elementwise
-from boxwood.engine.layouts import contiguous, vector
+from boxwood.engine.layouts import contiguous
 from boxwood.engine.memory import Buffer
-from boxwood.engine.ops import Average, Flatten, Join, Native, Pointwise, Recurrent
-from boxwood.engine.places import Form, Halos, Place, Shape, place
+from boxwood.engine.ops import Flatten, Join, Native, Pointwise, Recurrent
+from boxwood.engine.places import Form, Place, Shape, place
 from boxwood.engine.program import Op, Program, Torch
 from boxwood.engine.program import at as sizes
 
@@ -104,38 +104,18 @@ class Plan:
     buffers: list[Buffer] = field(default_factory=list)
 
 
-def problems(program: Program, batch: int) -> dict[int, Any]:
-    """Return, by position, the problem of every operation that a kernel could do."""
-    shapes = {number: sizes(value.shape, batch) for number, value in program.values.items()}
-    halos = _halos(program, shapes, range(len(program.ops)))
-    found: dict[int, Any] = {}
-    for position, op in enumerate(program.ops):
-        if isinstance(op, Recurrent):
-            if unrolling.able(op, shapes):
-                found[position] = op
-        elif isinstance(op, Native) and isinstance(op.does, Join):
-            if shapes[op.out][2:] != (1, 1):
-                found[position] = op.does
-        elif isinstance(op, Native):
-            form = bind.form_of(op, len(shapes[op.sources[0]]))
-            sources = [place(shapes[value], form, halos) for value in op.sources]
-            out = _out_place(op, form, shapes, halos)
-            problem = _problem(op, sources, out, shapes)
-            if problem is not None:
-                found[position] = problem
-    return found
-
-
 def plan(program: Program, batch: int, native: frozenset[int]) -> Plan:
     """Decide places and steps.
 
     Args:
         program: lowered.
         batch: the leading size of the inputs.
-        native: positions of the operations that kernels do, all of them in `problems`; the others
+        native: positions of the operations that kernels do, all of them in `feasible.problems`; the others
             run in torch.
     """
-    able = problems(program, batch)  # what kernels do for one batch, they may not for another
+    able = feasible.problems(
+        program, batch
+    )  # what kernels do for one batch, they may not for another
     planner = Planner(program, batch, native & able.keys())
     for position, op in enumerate(program.ops):
         planner.add(position, op)
@@ -151,13 +131,14 @@ class Planner:
         self.program = program
         self.native = native
         self.plan = Plan(batch, shapes)
-        self.halos = _halos(program, shapes, native)
+        self.halos = feasible.halos_of(program, shapes, native)
         self.copies: dict[tuple[int, Place], Home] = {}
         self.holds: dict[int, frozenset[int]] = {}  # buffers that a torch value may look into
-        self.slices = slices(program, shapes, native)
+        self.slices = feasible.slices(program, shapes, native)
         self.parents: dict[int, Home] = {}  # by join's result: all of its channels
 
     def add(self, position: int, op: Op) -> None:
+        """Add the steps of the next operation."""
         if position in self.native and isinstance(op, Recurrent):
             unrolling.unroll(op, position, self)
         elif position not in self.native or not isinstance(op, Native):
@@ -214,7 +195,7 @@ class Planner:
             whole = wanted[1] if _per_channel(op) else like
             second = self.at(op.sources[1], whole, exactly=True)
         places = [home.where for home in (source, second) if home is not None]
-        problem = _problem(op, places, out, shapes)
+        problem = feasible.problem_of(op, places, out, shapes)
         home = self._new(op.out, out, second if second != source else None)
         self.append(
             KernelStep(
@@ -230,7 +211,7 @@ class Planner:
         return bind.form_of(op, len(self.plan.shapes[op.sources[0]]))
 
     def _out(self, op: Native, form: Form) -> Place:
-        out = _out_place(op, form, self.plan.shapes, self.halos)
+        out = feasible.out_place(op, form, self.plan.shapes, self.halos)
         if op.out in self.slices:
             parent, start = self.slices[op.out]
             whole = place(self.plan.shapes[parent], Form.IMAGES, self.halos)
@@ -308,12 +289,14 @@ class Planner:
         return home
 
     def buffer(self, where: Place, over: Home | None = None) -> Home:
+        """Return a home of its own, in place of another that is read last here if one is given."""
         now = len(self.plan.steps)
         number = None if over is None or over.start else over.buffer
         self.plan.buffers.append(Buffer(where.nbytes, now, now, number))
         return Home(where, len(self.plan.buffers) - 1)
 
     def append(self, step: KernelStep | CopyStep) -> None:
+        """Add a step; what it touches lives at least until then."""
         if isinstance(step, CopyStep):
             self._touch(step.value)
             self._use(step.out.buffer)
@@ -357,72 +340,6 @@ class Planner:
         self.plan.buffers[buffer].last = len(self.plan.steps)
 
 
-def slices(
-    program: Program, shapes: Mapping[int, Shape], native: Collection[int]
-) -> dict[int, tuple[int, int]]:
-    """Return, for values that are made as part of a concatenation, its result and their first channel.
-
-    A concatenation that another one begins with is part of that one, so that the growing
-    concatenations of a dense block are one buffer.
-    """
-    joins = [
-        op
-        for position, op in enumerate(program.ops)
-        if position in native and isinstance(op, Native) and isinstance(op.does, Join)
-    ]
-    made = {
-        op.out
-        for position, op in enumerate(program.ops)
-        if position in native and isinstance(op, Native)
-        and not isinstance(op.does, Join | Flatten | Average)
-    }  # fmt: skip
-    found: dict[int, tuple[int, int]] = {}
-    for index, join in enumerate(joins):
-        inside = next(
-            (
-                later.out
-                for later in reversed(joins[index + 1 :])
-                if later.sources[: len(join.sources)] == join.sources
-            ),
-            None,
-        )
-        if inside is not None:
-            found[join.out] = (inside, 0)
-            continue
-        first = 0
-        for value in join.sources:
-            if value in made and value not in found and join.sources.count(value) == 1:
-                found[value] = (join.out, first)
-            first += shapes[value][1]
-    return found
-
-
-def _out_place(op: Native, form: Form, shapes: Mapping[int, Shape], halos: Halos) -> Place:
-    shape = shapes[op.out]
-    match op.does:
-        case Flatten() | Average(keep=False):
-            return Place(vector(shape[1]), shape[0], Form.TOKENS)
-        case Average():
-            return Place(vector(shape[1]), shape[0], Form.IMAGES)
-        case _:
-            return place(shape, form, halos)
-
-
-def _halos(
-    program: Program, shapes: Mapping[int, Shape], native: Collection[int]
-) -> dict[tuple[int, int], int]:
-    """Return the zeros that the readers of planes of each size need, the most for all."""
-    found: dict[tuple[int, int], int] = {}
-    for position, op in enumerate(program.ops):
-        if position in native and isinstance(op, Native) and op.weight is not None:
-            source, kernel = shapes[op.sources[0]], shapes[op.weight]
-            if len(source) == len(kernel) == 4:
-                size = (source[2], source[3])
-                need = bind.halo_of(op, (kernel[2], kernel[3]), source, shapes[op.out])
-                found[size] = max(found.get(size, 0), need)
-    return found
-
-
 def _fits(home: Place, wanted: Place, *, exactly: bool) -> bool:
     if exactly or home == wanted:
         return home == wanted
@@ -437,9 +354,3 @@ def _fits(home: Place, wanted: Place, *, exactly: bool) -> bool:
 
 def _per_channel(op: Native) -> bool:
     return isinstance(op.does, Pointwise) and op.does.per_channel
-
-
-def _problem(op: Native, sources: Sequence[Place], out: Place, shapes: Mapping[int, Shape]) -> Any:
-    weight = () if op.weight is None else shapes[op.weight]
-    alone = shapes[op.sources[0]][:2].count(1) > 0
-    return bind.problem_of(op, sources, out, weight, alone=alone)

@@ -37,7 +37,7 @@ def key(program: Program, target: Target, threads: int) -> str | None:
     for number, constant in program.constants.items():
         digest.update(f"{number} {constant.dtype} {tuple(constant.shape)}".encode())
         flat = constant.contiguous().reshape(-1).view(torch.uint8).numpy()
-        digest.update(np.ascontiguousarray(flat))
+        digest.update(np.ascontiguousarray(flat).data)
     return digest.hexdigest()
 
 

@@ -15,8 +15,8 @@ from boxwood.engine.kernels import contract
 from boxwood.engine.llvm.objects import Library
 from boxwood.engine.memory import allocate, arrange
 from boxwood.engine.ops import Native, Recurrent
-from boxwood.engine.plan import CopyStep, Home, KernelStep, Plan, TorchStep
 from boxwood.engine.places import strided
+from boxwood.engine.plan import CopyStep, Home, KernelStep, Plan, TorchStep
 from boxwood.engine.program import Program, Ref, Torch
 from boxwood.engine.teams import Team
 
@@ -87,7 +87,6 @@ class Runner:
         self._memory = allocate(self.arena_bytes)
         self._arena = torch.from_numpy(self._memory.view(np.float32))
         self._scratch = self._memory.ctypes.data + total
-        self._run = None if library is None else driver.function(library)
         self._static: dict[int, Tensor] = dict(program.constants)
         for number, home in plan.homes.items():
             self._static[number] = self._view(home, plan.shapes[number])
@@ -120,6 +119,12 @@ class Runner:
                 step.act(slots)
                 times.append(clock() - begin)
         return found
+
+    @property
+    def _code(self) -> Library:
+        if self._library is None:
+            raise TypeError("a plan with kernels needs their code")
+        return self._library
 
     def held(self) -> dict[int, int]:
         """Return the bytes of packed weights of each operation, by position."""
@@ -193,10 +198,8 @@ class Runner:
         return found
 
     def _call(self, index: int, step: KernelStep) -> Call:
-        bound, library = self.kernels[index], self._library
-        if library is None:
-            raise TypeError("a plan with kernels needs their code")
-        inside = isinstance(step.source, Home)
+        bound = self.kernels[index]
+        outside = None if isinstance(step.source, Home) else step.source
         block = contract.arguments(
             bound.kernel,
             bound.addresses,
@@ -207,14 +210,14 @@ class Runner:
             images=step.images,
         )
         self._kept.append((block, bound))
-        address = library.address(bound.kernel.code.entry)
-        return Call(address, block, None if inside else step.source)
+        address = self._code.address(bound.kernel.code.entry)
+        return Call(address, block, outside)
 
     def _native(self, run: Sequence[Call]) -> Action:
         """One call for several kernels, whose sources in torch are looked up first."""
         address, words = driver.job([(call.address, call.block.ctypes.data) for call in run])
         self._kept.append(words)
-        start = partial(self._team.run, self._run, address, self)
+        start = partial(self._team.run, driver.function(self._code), address, self)
         outside = [(call.block, call.outside) for call in run if call.outside is not None]
         if not outside:
             return lambda _: start()
@@ -267,8 +270,9 @@ class Runner:
         if isinstance(op, Native | Recurrent):
             function, template = self._dense[step.op], tuple(map(Ref, op.sources))
             named: dict[str, Any] = {}
+        elif not isinstance(op, Torch):
+            raise TypeError("torch runs its own operators and the engine's")
         else:
-            assert isinstance(op, Torch)
             op = calls.at_batch(op, self.plan.batch)
             function, template = calls.operator(op.target), op.args
             named = {name: self._fill(part) for name, part in op.kwargs}

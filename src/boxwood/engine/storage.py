@@ -31,11 +31,11 @@ from boxwood.core.errors import BoxwoodError
 from boxwood.engine import codec, interface
 from boxwood.engine.explain import Times
 from boxwood.engine.kernels.contract import Code, Kernel
-from boxwood.engine.llvm import jit
+from boxwood.engine.ops import Native
 from boxwood.engine.program import Program, check
 from boxwood.engine.runner import Bound
 from boxwood.engine.session import Session, Workshop, bound
-from boxwood.engine.targets import Target, host
+from boxwood.engine.targets import host
 from boxwood.engine.teams import Team
 
 MAGIC = b"BXW\x00\x00\x00\x00\x01"
@@ -56,6 +56,7 @@ def save(session: Session, path: str | os.PathLike[str]) -> None:
         BoxwoodError: its interface or an operator has no form in a file.
     """
     sections = _Sections()
+    weights = {op.weight for op in session.program.ops if isinstance(op, Native)}
     program, workshop = session.program, session.workshop
     header = {
         "versions": {"torch": torch.__version__},
@@ -64,7 +65,7 @@ def save(session: Session, path: str | os.PathLike[str]) -> None:
             "ops": codec.encode(program.ops),
             "values": [[number, codec.encode(v)] for number, v in program.values.items()],
             "constants": [
-                [number, sections.tensor(constant)]
+                [number, sections.tensor(constant, signed=number not in weights)]
                 for number, constant in program.constants.items()
             ],
             "inputs": program.inputs,
@@ -154,13 +155,14 @@ class _Sections:
         self._end += -(-array.nbytes // ALIGN) * ALIGN
         return [start, array.nbytes]
 
-    def tensor(self, tensor: Tensor) -> dict[str, Any]:
+    def tensor(self, tensor: Tensor, *, signed: bool) -> dict[str, Any]:
+        """Add a tensor; ``signed`` keeps the sign of zeros, which pruning leaves in weights."""
         tensor = tensor.detach().contiguous()
         found: dict[str, Any] = {"dtype": str(tensor.dtype).removeprefix("torch.")}
         found["shape"] = list(tensor.shape)
         if tensor.dtype == torch.float32:
             flat = tensor.numpy().reshape(-1)
-            bits = flat.view(np.uint32) != 0  # -0.0 stays what it is
+            bits = flat.view(np.uint32) != 0 if signed else flat != 0
             if np.count_nonzero(bits) < 0.9 * flat.size:
                 return found | {"bits": self.add(np.packbits(bits)), "kept": self.add(flat[bits])}
         return found | {"all": self.add(tensor.reshape(-1).view(torch.uint8).numpy())}
@@ -230,10 +232,10 @@ def _write(path: Path, header: bytes, sections: _Sections) -> None:
             file.seek(len(MAGIC))
             file.write(digest.digest())
             file.close()
-            os.replace(file.name, path)
+            Path(file.name).replace(path)
         except BaseException:
             file.close()
-            os.unlink(file.name)
+            Path(file.name).unlink()
             raise
 
 
@@ -253,7 +255,7 @@ def _read(path: Path) -> NDArray[np.uint8]:
             f"the format; give a file that `boxwood compile` wrote."
         )
     wanted = data[len(MAGIC) : len(MAGIC) + 32].tobytes()
-    if hashlib.sha256(memoryview(data)[len(MAGIC) + 32 :]).digest() != wanted:
+    if hashlib.sha256(data[len(MAGIC) + 32 :].data).digest() != wanted:
         raise BoxwoodError(
             f"Expected {path} as it was written, got one that is cut short or changed (its "
             f"checksum differs); copy it again, or compile the model again."

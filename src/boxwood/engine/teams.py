@@ -25,13 +25,13 @@ class Team:
     """
 
     def __init__(self, threads: int) -> None:
+        self._queues: list[SimpleQueue[Task | None]] = []
         if not isinstance(threads, int) or not 1 <= threads <= 4 * (os.cpu_count() or 1):
             raise BoxwoodError(
                 f"Expected threads between 1 and four per core ({4 * (os.cpu_count() or 1)}), got "
                 f"{threads!r}; give the number of cores to use."
             )
         self.threads = threads
-        self._queues: list[SimpleQueue[Task | None]] = []
 
     def run(self, function: Function, job: int, owner: object) -> None:
         """Call the function on every thread with its number.

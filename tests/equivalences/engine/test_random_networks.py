@@ -10,8 +10,8 @@ pytest.importorskip("llvmlite")
 
 from boxwood.engine.capture import capture
 from boxwood.engine.compiling import optimised
+from boxwood.engine.feasible import problems
 from boxwood.engine.interface import learn
-from boxwood.engine.plan import problems
 from boxwood.engine.session import Session, Workshop
 from boxwood.engine.targets import host
 from boxwood.engine.teams import Team
@@ -92,7 +92,9 @@ def convolutions(draw: st.DrawFn, channels: int, out: int) -> nn.Module:
     kernel = draw(st.sampled_from(((1, 1), (3, 3), (1, 3), (5, 5), (2, 2))))
     dilation = draw(st.sampled_from((1, 1, 2)))
     padding = tuple((size - 1) * dilation // 2 for size in kernel)
-    groups = draw(st.sampled_from([g for g in (1, 1, 2, channels) if not (channels % g or out % g)]))
+    groups = draw(
+        st.sampled_from([g for g in (1, 1, 2, channels) if not (channels % g or out % g)])
+    )
     bias = draw(st.booleans())
     same = kernel != (2, 2)
     layers: list[nn.Module] = [] if same else [nn.ZeroPad2d((0, dilation, 0, dilation))]
@@ -203,8 +205,11 @@ def check_network(
         assert relative(ours, rounded) <= 1e-4
         # Both err by rounding alone; a wrong kernel would be off by orders of magnitude.
         assert relative(ours.double(), exact) <= 20 * relative(rounded.double(), exact) + 2e-6
-        if portion == 1 or batch == batches[0]:
-            assert torch.equal(twofold(x), ours) or portion < 1
+        # Some of torch's operators round otherwise on two threads; kernels never do.
+        alone = len(session.native) == len(session.program.ops)
+        torch.testing.assert_close(
+            twofold(x), ours, rtol=0 if alone else 1e-4, atol=0 if alone else 1e-5
+        )
 
 
 DRAWS = {

@@ -30,9 +30,10 @@ def fold_batch_norm(program: Program) -> Program:
         entering = op.reads[0]
         at = makers.get(entering)
         before = ops[at] if at is not None else None
-        if at is None or not _foldable(before, constants) or read_by[entering] != [position]:
+        if at is None or not isinstance(before, Torch) or read_by[entering] != [position]:
             continue
-        assert isinstance(before, Torch)
+        if not _foldable(before, constants):
+            continue
         scale, shift = parts
         weight = constants[before.args[1].value]
         bias = _constant(before, 2, constants)
@@ -70,8 +71,8 @@ def _scale_and_shift(op: Op, constants: dict[int, Tensor]) -> tuple[Tensor, Tens
     return scale, shift if bias is None else shift + bias.double()
 
 
-def _foldable(op: Op | None, constants: dict[int, Tensor]) -> bool:
-    if not isinstance(op, Torch) or op.target not in _WEIGHTED or op.kwargs:
+def _foldable(op: Torch, constants: dict[int, Tensor]) -> bool:
+    if op.target not in _WEIGHTED or op.kwargs:
         return False
     bias = op.args[2] if len(op.args) > 2 else None
     weight = _constant(op, 1, constants)

@@ -72,11 +72,10 @@ def _fused(program: Program, position: int, op: Torch) -> Program | None:
     makers = {value: p for p, each in enumerate(ops) for value in each.writes}
     source = match.sources[0]
     if len(match.sources) == 3:
-        merged = _joined([ops[makers[value]] for value in match.sources], program)
-        if merged is None:
-            return None
         first = ops[makers[source]]
-        assert isinstance(first, Native)
+        merged = _joined([ops[makers[value]] for value in match.sources], program)
+        if merged is None or not isinstance(first, Native):
+            return None
         weight, bias = merged
         number = program.next_value()
         shape = values[source].shape
@@ -118,7 +117,7 @@ def _match(
     if any(origin is None for origin in origins):
         return None
     sources = tuple(dict.fromkeys(origin for origin in origins if origin is not None))
-    if len(sources) not in (1, 3):
+    if len(sources) not in (1, 3) or any(len(shapes[source]) != 3 for source in sources):
         return None
     parts = 3 // len(sources)
     seen = [
@@ -175,11 +174,10 @@ def _sent(
 
 def _through(ops: Sequence[Op], found: Indices, batch: int) -> Indices:
     for op in ops:
-        if isinstance(op, Torch) and op.reads and all(value in found for value in op.reads):
-            if calls.is_view(op.target):
-                found.update(
-                    zip(op.writes, calls.run(calls.at_batch(op, batch), found), strict=True)
-                )
+        known = isinstance(op, Torch) and op.reads and all(value in found for value in op.reads)
+        if isinstance(op, Torch) and known and calls.is_view(op.target):
+            seen = calls.run(calls.at_batch(op, batch), found)
+            found.update(zip(op.writes, seen, strict=True))
     return found
 
 
@@ -193,9 +191,9 @@ def _behind(
     read_by = readers(program)
     found = _through(program.ops[position + 1 :], {result: entries}, batch)
     for number, indices in found.items():
-        if number != result and indices.shape[-1] == wanted.shape[-1]:
-            if torch.equal(indices.reshape(-1), wanted.reshape(-1)):
-                return number
+        as_tokens = number != result and indices.shape[-1] == wanted.shape[-1]
+        if as_tokens and torch.equal(indices.reshape(-1), wanted.reshape(-1)):
+            return number
         if len(read_by[number]) != 1:
             return None
     return None

@@ -25,7 +25,7 @@ def fuse_epilogues(program: Program) -> Program:
             before = ops[at] if at is not None else None
             if at is None or not isinstance(before, Native) or len(read_by[operand]) > 1:
                 continue
-            fused = _fused(before, op, operand, program)
+            fused = _fused(before, op, op.does, operand, program)
             if fused is not None:
                 ops[at], ops[position] = None, fused
                 break
@@ -33,9 +33,10 @@ def fuse_epilogues(program: Program) -> Program:
     return without_unused(replace(program, ops=kept))
 
 
-def _fused(before: Native, after: Native, operand: int, program: Program) -> Native | None:
-    does, then = before.does, after.does
-    assert isinstance(then, Pointwise)
+def _fused(
+    before: Native, after: Native, then: Pointwise, operand: int, program: Program
+) -> Native | None:
+    does = before.does
     if not isinstance(does, Convolve | Project | Pointwise) or does.activation != Activation.NONE:
         return None
     if then.operation is Operation.COPY:
