@@ -67,4 +67,5 @@ class Blocks:
         matrix = values.reshape(len(values), -1)
         rows, columns = matrix.shape
         matrix = pad(matrix, (0, -columns % self.columns, 0, -rows % self.rows))
-        return matrix.unflatten(1, (-1, self.columns)).unflatten(0, (-1, self.rows))
+        down, across = len(matrix) // self.rows, matrix.shape[1] // self.columns
+        return matrix.reshape(down, self.rows, across, self.columns)

@@ -25,7 +25,7 @@ from boxwood.engine.llvm.cache import ObjectCache, default_cache
 from boxwood.engine.llvm.objects import Library
 from boxwood.engine.targets import Target
 
-REVISION = 3
+REVISION = 4
 CLOSE = 1.25
 """Predicted times within this factor are settled by a measurement."""
 
@@ -115,7 +115,7 @@ def measure_rates(target: Target, cache: ObjectCache | None = None) -> Rates:
     vector = matvec.MatVec(1024, 1024)
     matrices = [(height, weight(1024, 1024, height, 0.1)) for height in (1, *HEIGHTS)]
     rounds = 20_000
-    kernels = [
+    kernels: list[tuple[Kernel, Conv | matvec.MatVec]] = [
         (peak.build(rounds, target), problem),
         (conv.build(problem, single[..., None, None], None, target), problem),
         (conv.build(problem, full[..., None, None], None, target), problem),

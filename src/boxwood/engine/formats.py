@@ -9,12 +9,8 @@ from numpy.typing import NDArray
 
 from boxwood.core.errors import BoxwoodError
 
-RECORD = np.dtype(
-    [
-        (name, np.int64)
-        for name in ("headers", "count", "indices", "values", "source", "first", "width", "row")
-    ]
-)
+FIELDS = ("headers", "count", "indices", "values", "source", "first", "width", "row")
+RECORD = np.dtype([(name, np.int64) for name in FIELDS])
 """One chunk of rows within one block of columns; byte offsets into the streams."""
 
 HEADER = np.dtype([("count", np.uint16), ("row", np.uint16)])
@@ -111,27 +107,20 @@ def from_dense(
     row, column = np.nonzero(present)
     part = column // block
     run = np.bincount(row * blocks + part, minlength=tall * blocks)  # by row, then column block
-    count = run.reshape(tall, blocks)
-    padded = np.full((chunks * chunk, blocks), -1, np.int64)
-    padded[:tall] = count
-    order = np.argsort(-padded.reshape(chunks, chunk, blocks), axis=1, kind="stable")
-    listed = np.take_along_axis(padded.reshape(chunks, chunk, blocks), order, 1)
-    keep = listed > 0
-    keep[:, :, [0, -1]] |= listed[:, :, [0, -1]] == 0
-    # [chunks, blocks, chunk], the order of the streams
-    listed, keep, order = (array.transpose(0, 2, 1) for array in (listed, keep, order))
+    listed, order = _longest_first(run.reshape(tall, blocks), chunks, chunk)
     # Non-zeros lie in runs by (row, column block); streams want the runs by (chunk, column block,
     # order): move whole runs.
-    blocked = (np.arange(chunks)[:, None, None] * chunk + order) * blocks
-    blocked = (blocked + np.arange(blocks)[None, :, None])[listed > 0]
-    lengths = run[blocked]
-    entries = np.repeat(_starts(run)[blocked] - _starts(lengths), lengths) + np.arange(len(row))
+    wanted = (np.arange(chunks)[:, None, None] * chunk + order) * blocks
+    wanted = (wanted + np.arange(blocks)[None, :, None])[listed > 0]
+    lengths = run[wanted]
+    entries = np.repeat(_starts(run)[wanted] - _starts(lengths), lengths) + np.arange(len(row))
     row, column, part = row[entries], column[entries], part[entries]
 
+    keep = listed > 0
+    keep[:, [0, -1]] |= listed[:, [0, -1]] == 0
     headers = np.zeros(int(keep.sum()) + AHEAD, HEADER)
     headers["count"][:-AHEAD] = listed[keep]
     headers["row"][:-AHEAD] = order[keep]
-
     records = np.zeros((chunks, blocks), RECORD)
     records["count"] = keep.sum(2)
     records["headers"] = _starts(records["count"]) * HEADER.itemsize
@@ -199,6 +188,27 @@ def to_dense(stream: Stream) -> NDArray[np.float32]:
                     weight[row, columns] = stream.values[at:stop, lane]
             at = stop
     return weight
+
+
+def _longest_first(
+    count: NDArray[np.int64], chunks: int, chunk: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sort the rows of each chunk and column block by falling count.
+
+    Args:
+        count: [row blocks, column blocks].
+        chunks: chunks of rows.
+        chunk: row blocks per chunk.
+
+    Returns:
+        Counts in order, -1 behind the last row, and the rows they belong to, counted within
+        their chunk: both [chunks, column blocks, chunk].
+    """
+    padded = np.full((chunks * chunk, count.shape[1]), -1, np.int64)
+    padded[: len(count)] = count
+    by_block = padded.reshape(chunks, chunk, -1).transpose(0, 2, 1)
+    order = np.argsort(-by_block, axis=2, kind="stable")
+    return np.take_along_axis(by_block, order, 2), order
 
 
 def _starts(counts: NDArray[np.int64]) -> NDArray[np.int64]:

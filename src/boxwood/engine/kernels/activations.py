@@ -20,16 +20,16 @@ def reference(activation: Activation, x: NDArray[np.float64]) -> NDArray[np.floa
             case Activation.RELU:
                 return np.where(x < 0, 0.0, x)
             case Activation.RELU6:
-                return np.clip(x, 0.0, 6.0)
+                return np.asarray(np.clip(x, 0.0, 6.0))
             case Activation.LEAKY_RELU:
                 return np.where(x < 0, 0.01 * x, x)
             case Activation.SILU:
                 return x * _sigmoid(x)
             case Activation.GELU:
-                return x * 0.5 * (1 + _erf(x / math.sqrt(2)))
+                return np.asarray(x * 0.5 * (1 + _erf(x / math.sqrt(2))))
             case Activation.GELU_TANH:
                 inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
-                return 0.5 * x * (1 + np.tanh(inner))
+                return np.asarray(0.5 * x * (1 + np.tanh(inner)))
             case Activation.HARDSWISH:
                 return x * np.clip(x + 3, 0, 6) / 6
             case Activation.HARDSIGMOID:

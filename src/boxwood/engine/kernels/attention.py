@@ -63,7 +63,7 @@ def reference(problem: Attention, x: Array) -> Array:
     power = np.exp(scores - scores.max(2, keepdims=True))
     weights = power / power.sum(2, keepdims=True)
     y = np.einsum("nhdk,nhkq->nhdq", value, weights)
-    return y.reshape(len(x), -1, 1, problem.tokens).astype(np.float32)
+    return np.asarray(y.reshape(len(x), -1, 1, problem.tokens), np.float32)
 
 
 NUMBERS = (

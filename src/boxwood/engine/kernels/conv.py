@@ -124,12 +124,12 @@ def reference(
                 left : left + (width - 1) * problem.stride[1] + 1 : problem.stride[1],
             ]
             y += np.einsum("goi,ngihw->ngohw", filters[..., row, col], taps)
-    y = y.reshape(images, out, height, width)
+    sums = y.reshape(images, out, height, width)
     if bias is not None:
-        y += bias.astype(np.float64)[:, None, None]
+        sums += bias.astype(np.float64)[:, None, None]
     if residual is not None:
-        y += residual
-    return activations.reference(problem.activation, y).astype(np.float32)
+        sums += residual
+    return activations.reference(problem.activation, sums).astype(np.float32)
 
 
 def build(

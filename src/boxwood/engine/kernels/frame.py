@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from boxwood.engine.formats import FIELDS
 from boxwood.engine.llvm.build import Builder
 from boxwood.engine.targets import Target
 
@@ -40,6 +41,11 @@ def units(f: Builder, count: str) -> Iterator[str]:
     stop = f.div(f.mul(count, f.add("%thread", 1)), "%threads")
     with f.loop(start, stop) as unit:
         yield unit
+
+
+def record(f: Builder, place: str) -> Values:
+    """Load the fields of a weight stream's record."""
+    return {name: f.load("i64", f.offset(place, 8 * number)) for number, name in enumerate(FIELDS)}
 
 
 def zero(f: Builder, target: Target, base: str, start: str, stop: str) -> None:

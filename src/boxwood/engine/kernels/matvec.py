@@ -147,11 +147,7 @@ def emit(shape: Shape, target: Target) -> str:
     f, a = frame.begin(shape.entry(target), NUMBERS, ADDRESSES)
     with frame.units(f, f.mul(a["images"], a["chunks"])) as unit:
         image, chunk = f.rem(unit, a["images"]), f.div(unit, a["images"])
-        record = f.offset(a["records"], f.mul(chunk, RECORD.itemsize))
-        r = {
-            name: f.load("i64", f.offset(record, place))
-            for name, (_, place) in RECORD.fields.items()
-        }
+        r = frame.record(f, f.offset(a["records"], f.mul(chunk, RECORD.itemsize)))
         out = f.mul(image, a["target_image"])
         target_ = f.offset(a["target"], out)
         _rows(

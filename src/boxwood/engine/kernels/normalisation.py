@@ -44,7 +44,7 @@ def reference(problem: LayerNorm, x: Array, weight: Array, bias: Array) -> Array
     centred = wide - wide.mean(1, keepdims=True)
     scale = np.sqrt((centred**2).mean(1, keepdims=True) + problem.epsilon)
     affine = centred / scale * weight[:, None, None] + bias[:, None, None]
-    return affine.astype(np.float32)
+    return np.asarray(affine, np.float32)
 
 
 NUMBERS = ("features", "image", "plane", "vectors", "line_end", "epsilon_bits")

@@ -53,6 +53,9 @@ HEIGHTS = (8, 16)
 
 USUAL = Rates()
 
+NEAR_BYTES, FAR_BYTES = 32.0, (16.0, 9.0)
+"""Bytes a cycle from the second cache; from the third and from memory."""
+
 CACHE_SHARES = ((0.3, 0.67), (0.15, 0.8), (0.07, 1.0), (0.0, 1.4))
 """From which density on, and what share of the first cache a column block's input may take."""
 
@@ -89,17 +92,15 @@ def usual(
     """
     rates = rates or USUAL
     groups, rows, columns = matrix.shape
-    tall, block_height = dense_tile(target)
-    single = rates.single * np.count_nonzero(matrix)
-    best = min(
-        (rates.blocked * height * block_columns(matrix, height), height)
-        for height in {min(block_height, rows), min(8, rows)}
-    )
-    height = best[1] if best[0] < single and rows > 1 else 1
-    # Long rows are cut into column blocks, for which fewer registers leave more columns.
-    most = 8 if columns <= 96 else 6
-    if height > 1:
-        most = max(1, min(tall, (target.registers - 2) // (height + 1)))
+    registers = lines(span) // target.lanes
+    costs = []
+    for height in sorted({1, min(dense_tile(target)[1], rows), min(8, rows)}):
+        most = _registers_per_tile(height, columns, target)
+        tiles = math.ceil(registers / most)
+        work = rates.single if height == 1 else rates.blocked * height
+        each = work * registers + tiles * (4 * height + 2) / FAR_BYTES[0]
+        costs.append((each * block_columns(matrix, height), height, most))
+    _, height, most = min(costs)
     return blocked(
         Plan(most, 0, height, gathered=taps > 1),
         density=block_columns(matrix, height) * height / matrix.size,
@@ -108,6 +109,14 @@ def usual(
         target=target,
         threads=threads,
     )
+
+
+def _registers_per_tile(height: int, columns: int, target: Target) -> int:
+    """At most so many registers of positions, so that sums and operands fit."""
+    if height == 1:
+        # Long rows are cut into column blocks, for which fewer registers leave more columns.
+        return 8 if columns <= 96 else 6
+    return max(1, min(dense_tile(target)[0], (target.registers - 2) // (height + 1)))
 
 
 def blocked(
@@ -171,8 +180,7 @@ def neighbours(plan: Plan, target: Target) -> Iterator[Plan]:
 def usual_height(weight: NDArray[np.float32], target: Target, rates: Rates | None = None) -> int:
     """Rows per row block of a matrix that multiplies one vector.
 
-    Each weight is used once, so that bytes count as much as work: 32 a cycle from the second
-    cache, 6 from behind it.
+    Each weight is used once, so that bytes count as much as work.
 
     Args:
         weight: [rows, columns] with zeros.
@@ -184,6 +192,8 @@ def usual_height(weight: NDArray[np.float32], target: Target, rates: Rates | Non
     for height, cost in ((1, rates.scalar), *zip(HEIGHTS, rates.column, strict=True)):
         entries = block_columns(weight[None], height)
         nbytes = entries * (4 * height + 2)
-        speed = 32 if nbytes < target.l2 * 3 // 4 else 6
+        speed = NEAR_BYTES
+        if nbytes > target.l2 * 3 // 4:
+            speed = FAR_BYTES[nbytes > 16 * target.l2]
         best = min(best, (max(cost * entries, nbytes / speed), height))
     return best[1]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from boxwood.engine.kernels import activations, frame
 from boxwood.engine.kernels.contract import Activation, Code, Kernel
@@ -78,8 +79,8 @@ def gru_reference(gates: Array, state: Array) -> Array:
     return ((1 - keep) * new + keep * state).astype(np.float32)
 
 
-def _sigmoid(x: Array) -> Array:
-    return 1 / (1 + np.exp(-x))
+def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(1 / (1 + np.exp(-x)))
 
 
 def build_lstm(problem: LstmCell, target: Target) -> Kernel:

@@ -289,6 +289,7 @@ def _driver(entry: str, widths: list[int], shape: Shape, target: Target) -> Buil
     f, a = frame.begin(entry, NUMBERS, ADDRESSES)
     size = 4 * target.lanes
     gathered = isinstance(shape.source, Gathered)
+    by_runs = isinstance(shape.source, Gathered) and shape.source.step > 0
     scratch = f.offset(a["scratch"], f.mul("%thread", a["scratch_bytes"]))
     last_block = f.sub(a["blocks"], 1)
     with frame.units(f, f.mul(f.mul(a["images"], a["chunks"]), a["tiles"])) as unit:
@@ -300,10 +301,10 @@ def _driver(entry: str, widths: list[int], shape: Shape, target: Target) -> Buil
         narrow = f.compare("sge", tile, a["wide"])
         position = f.mul(vector, size)
         source = f.offset(a["source"], f.add(f.mul(image, a["source_image"]), a["source_origin"]))
-        if not (gathered and shape.source.step):
+        if not by_runs:
             source = f.offset(source, position)
         records = f.offset(a["records"], f.mul(f.mul(chunk, a["blocks"]), RECORD.itemsize))
-        row = f.load("i64", f.offset(records, RECORD.fields["row"][1]))
+        row = frame.record(f, records)["row"]
         group_row = f.mul(f.div(chunk, a["group_chunks"]), f.add(a["last_row"], 1))
         first_row = f.add(row, group_row)
         planes = f.add(f.mul(image, a["target_image"]), f.mul(first_row, a["target_plane"]))
@@ -313,10 +314,7 @@ def _driver(entry: str, widths: list[int], shape: Shape, target: Target) -> Buil
         rest_rows = f.sub(a["last_row"], row)
         with f.loop(0, a["blocks"]) as block:
             record = f.offset(records, f.mul(block, RECORD.itemsize))
-            r = {
-                name: f.load("i64", f.offset(record, place))
-                for name, (_, place) in RECORD.fields.items()
-            }
+            r = frame.record(f, record)
             own = f.offset(source, r["source"])
             offsets = f.offset(a["offsets"], r["first"], "i32") if gathered else a["offsets"]
             for width in widths:
