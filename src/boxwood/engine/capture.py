@@ -7,7 +7,8 @@ linear function of the batch, or a third pass shows that it is not. Writes in pl
 memory is derived from them again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,16 +86,22 @@ def _more(tensor: Tensor, batch: int, extra: int) -> Tensor:
 def _record(
     function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor]
 ) -> tuple[Program, tuple[Tensor, ...]]:
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # one opaque call instead of linear layers
+    with torch.inference_mode(), whole_operators():
+        recorder = _Recorder(inputs)
+        with _RefuseReading(recorder), recorder:
+            outputs = tuple(function(*inputs))
+        return recorder.program(outputs), outputs
+
+
+@contextmanager
+def whole_operators() -> Iterator[None]:
+    """Have transformers call linear layers and attention, not one opaque operator for all."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.inference_mode():
-            recorder = _Recorder(inputs)
-            with _RefuseReading(recorder), recorder:
-                outputs = tuple(function(*inputs))
-            return recorder.program(outputs), outputs
+        yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 class _RefuseReading(TorchFunctionMode):

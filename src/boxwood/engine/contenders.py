@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.engine.capture import whole_operators
 from boxwood.engine.session import torch_threads
 
 Run = Callable[[], object]
@@ -106,7 +107,8 @@ def openvino(model: nn.Module, example: Sequence[Tensor], threads: int) -> Conte
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            converted = runtime.convert_model(model, example_input=tuple(example))
+            with whole_operators():
+                converted = runtime.convert_model(model, example_input=tuple(example))
             shapes = [list(tensor.shape) for tensor in example]
             converted.reshape(dict(zip(converted.inputs, shapes, strict=True)))
         settings = {
@@ -190,7 +192,7 @@ def _result(name: str, seconds: Sequence[float]) -> Result:
 
 def _onnx(model: nn.Module, example: Sequence[Tensor]) -> bytes:
     buffer = io.BytesIO()
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), whole_operators():
         warnings.simplefilter("ignore")
         torch.onnx.export(model, tuple(example), buffer, dynamo=False)  # type: ignore[arg-type]
     return buffer.getvalue()

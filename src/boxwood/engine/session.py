@@ -23,7 +23,7 @@ from boxwood.engine.llvm.cache import ObjectCache, default_cache
 from boxwood.engine.llvm.objects import Library, load
 from boxwood.engine.memory import LINE, allocate
 from boxwood.engine.ops import Native, Recurrent
-from boxwood.engine.plan import KernelStep, Plan, plan
+from boxwood.engine.plan import KernelStep, Plan, TorchStep, plan
 from boxwood.engine.program import Program
 from boxwood.engine.runner import Bound, Runner
 from boxwood.engine.targets import Target
@@ -210,8 +210,10 @@ class Session:
     def _bind(self, planned: Plan) -> Runner:
         steps = {i: step for i, step in enumerate(planned.steps) if isinstance(step, KernelStep)}
         kernels = self.workshop.kernels(steps)
+        # Kernels do for one batch what torch may have to do for another.
+        in_torch = {step.op for step in planned.steps if isinstance(step, TorchStep)}
         for position, op in enumerate(self.program.ops):
-            if position not in self.native | self._dense.keys():
+            if position in in_torch - self._dense.keys():
                 if isinstance(op, Native):
                     self._dense[position] = dense.in_torch(
                         op.does, self._constant(op.weight), self._constant(op.bias),

@@ -26,6 +26,8 @@ from boxwood.engine.program import (
     without_unused,
 )
 
+_ATTENTION = "scaled_dot_product_attention"
+
 Indices = dict[int, Tensor]
 
 
@@ -35,9 +37,10 @@ def fuse_attention(program: Program) -> Program:
     Projections of one source become one, so that queries, keys and values lie together. Masks,
     causal attention and fewer heads of keys stay torch's.
     """
-    for position, op in enumerate(program.ops):
-        if isinstance(op, Torch) and op.name == "scaled_dot_product_attention":
-            program = _fused(program, position, op) or program
+    found = [op for op in program.ops if isinstance(op, Torch) and op.name == _ATTENTION]
+    for op in found:
+        position = program.ops.index(op)  # earlier ones moved it
+        program = _fused(program, position, op) or program
     return without_unused(program)
 
 
