@@ -51,7 +51,7 @@ MATRICES = {"1500→6000": (1500, 6000), "1024→1024": (1024, 1024), "3072→76
 
 def measure(quick: bool) -> list[Row]:
     """Every layer and matrix at every sparsity, ours and the peers by turns."""
-    repeats = 5 if quick else 25
+    repeats = 5 if quick else 11
     sparsities = (0.8, 0.9) if quick else SPARSITIES
     rows: list[Row] = []
     for name, problem in LAYERS.items():

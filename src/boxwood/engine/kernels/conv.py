@@ -1,17 +1,17 @@
 """Convolution and linear layers on channel planes: the problem, its reference, its kernel."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.engine import formats
 from boxwood.engine.kernels import activations, depthwise, rows
 from boxwood.engine.kernels.contract import Activation, Code, Kernel, Pointer
 from boxwood.engine.kernels.planning import Plan, Rates, usual
-from boxwood.engine.layouts import Array, Planes, columns, lines, position_mask
+from boxwood.engine.kernels.tiling import column_offsets, runs, tile
+from boxwood.engine.layouts import LINE, Array, Planes, columns, lines, position_mask
 from boxwood.engine.targets import Target
 
 
@@ -167,85 +167,54 @@ def build(
             "Expected an output layout whose planes start on cache lines, got "
             f"{problem.target}; make it by `padded` or `columns`."
         )
-    bias = np.zeros(problem.target.channels, np.float32) if bias is None else bias
-    bias = np.asarray(bias, np.float32)
+    weight = np.asarray(weight, np.float32)
+    bias = np.asarray(np.zeros(len(weight)) if bias is None else bias, np.float32)
     if problem.depthwise and plan is None:
         return depthwise.build(
             problem.source,
             problem.target,
-            np.asarray(weight, np.float32).reshape(len(weight), -1),
+            weight.reshape(len(weight), -1),
             bias,
-            _offsets(problem, 1),
+            column_offsets(problem.source, 1, problem.kernel, problem.padding, problem.dilation),
             stride=problem.stride,
             activation=problem.activation,
             target=target,
         )
-    plan = plan or usual_plan(problem, weight, target, threads)
+    return _by_rows(
+        problem, weight, bias, target, plan or usual_plan(problem, weight, target, threads)
+    )
+
+
+def _by_rows(problem: Conv, weight: Array, bias: Array, target: Target, plan: Plan) -> Kernel:
+    """The kernel of `rows`, its weights as a stream per group."""
     source, out = problem.source, problem.target
-    straight = problem.stride == (1, 1) and source.row_stride == out.row_stride
-    if not straight and not plan.gathered:
-        plan = replace(plan, gathered=True)
-    taps = math.prod(problem.kernel)
+    taps, inner = math.prod(problem.kernel), problem.weight_shape[1]
+    tiling = tile(out.span, plan.vectors, target.lanes)
+    mode = _source(problem, plan)
     block = plan.block
-    if not plan.gathered and taps > 1:
-        block = max(1, block // taps) * taps
-    lanes = target.lanes
-    tiles, wide, vectors = _tiles(out.span, plan.vectors, lanes)
-    groups = [
-        formats.from_dense(
-            part.reshape(len(part), -1),
-            height=plan.height,
-            block=block,
-            chunks=plan.chunks,
-        )
-        for part in np.split(np.asarray(weight, np.float32), problem.groups)
-    ]
-    stream = formats.join(groups)
-    inner = problem.weight_shape[1]
-    group_step = 4 * inner * source.plane
+    if isinstance(mode, rows.Table):
+        block = max(1, block // taps) * taps  # whole channels, so that blocks share the table
+    stream = formats.join(
+        [
+            formats.from_dense(
+                part.reshape(len(part), -1), height=plan.height, block=block, chunks=plan.chunks
+            )
+            for part in np.split(weight, problem.groups)
+        ]
+    )
     at = stream.records.reshape(problem.groups, -1, stream.records.shape[1])
-    at["source"] += np.arange(problem.groups)[:, None, None] * group_step
-    offsets = _offsets(problem, inner)
-    mode: rows.Source
-    if plan.gathered:
-        mode = rows.Gathered(0 if straight else problem.stride[1])
-    elif problem.kernel == (1, 1) and problem.padding == (0, 0) and source.aligned:
-        mode = rows.Pitch()
-        at["source"] += 4 * source.plane * at["first"]
-    else:
-        mode = rows.Table()
+    at["source"] += 4 * source.plane * inner * np.arange(problem.groups)[:, None, None]
+    if not isinstance(mode, rows.Gathered):
         at["source"] += 4 * source.plane * (at["first"] // taps)
-        offsets = offsets[:block]
-    runs, run_starts = (
-        _runs(problem, tiles, wide, vectors, lanes)
-        if isinstance(mode, rows.Gathered) and mode.step
-        else (np.zeros((1, 3), np.int32), np.zeros(tiles + 1, np.int32))
-    )
-    mask = position_mask(out, lanes)
-    shape = rows.Shape(
-        vectors,
-        plan.height,
-        mode,
-        problem.activation,
-        problem.residual,
-        masked=not bool((mask == 255).all()) if lanes >= 8 else not bool((mask == 15).all()),
-    )
-    tile_bytes = 4 * lanes * vectors
-    scratch = (block + 1) * tile_bytes + 64 if plan.gathered else 0
-    constants = (
-        stream.records.ravel(),
-        stream.headers,
-        stream.indices,
-        stream.values.ravel(),
-        bias,
-        mask,
-        offsets,
-        runs.ravel(),
-        run_starts,
-    )
+    offsets = column_offsets(source, inner, problem.kernel, problem.padding, problem.dilation)
+    copies, starts = np.zeros((1, 3), np.int32), np.zeros(tiling.tiles + 1, np.int32)
+    if isinstance(mode, rows.Gathered) and mode.step:
+        copies, starts = runs(source, out, problem.stride, tiling)
+    gathered = isinstance(mode, rows.Gathered)
+    scratch = (block + 2) * tiling.nbytes if gathered else 0  # runs overrun the last column
     numbers = {
-        "tiles": tiles,
-        "wide": wide,
+        "tiles": tiling.tiles,
+        "wide": tiling.wide,
         "chunks": stream.chunks,
         "blocks": stream.records.shape[1],
         "source_image": 4 * source.image,
@@ -258,19 +227,50 @@ def build(
         "group_chunks": stream.chunks // problem.groups,
         "chunk_rows": stream.chunk * plan.height,
         "scratch_bytes": math.ceil(scratch / 64) * 64,
-        "pitch": tile_bytes if plan.gathered else 4 * source.plane,
+        "pitch": tiling.nbytes if gathered else 4 * source.plane,
     }
+    constants = {
+        "records": stream.records.ravel(),
+        "headers": stream.headers,
+        "indices": stream.indices,
+        "values": stream.values.ravel(),
+        "bias": bias,
+        "mask": position_mask(out, target.lanes),
+        "offsets": offsets[:block] if isinstance(mode, rows.Table) else offsets,
+        "runs": copies.ravel(),
+        "run_starts": starts,
+    }
+    shape = rows.Shape(
+        tiling.vectors,
+        plan.height,
+        mode,
+        problem.activation,
+        problem.residual,
+        masked=out.span % LINE > 0 or out.row_stride > out.width,
+    )
     return Kernel(
         Code(shape.entry(target), lambda: rows.emit(shape, target)),
         (
             *(numbers[name] for name in rows.NUMBERS),
             *(Pointer(index) for index in range(len(constants))),
         ),
-        constants,
+        tuple(constants[name] for name in rows.ADDRESSES),
         scratch=numbers["scratch_bytes"],
-        units=tiles * stream.chunks,
+        units=tiling.tiles * stream.chunks,
         note=f"{plan}",
     )
+
+
+def _source(problem: Conv, plan: Plan) -> rows.Source:
+    """How the kernel finds its input: what the layouts allow, else what the plan says."""
+    source, out = problem.source, problem.target
+    straight = problem.stride == (1, 1) and source.row_stride == out.row_stride
+    if not straight:
+        return rows.Gathered(problem.stride[1])
+    if plan.gathered:
+        return rows.Gathered(0)
+    pointwise = problem.kernel == (1, 1) and problem.padding == (0, 0)
+    return rows.Pitch() if pointwise and source.aligned else rows.Table()
 
 
 def usual_plan(
@@ -288,45 +288,3 @@ def usual_plan(
     matrix = weight.reshape(problem.groups, len(weight) // problem.groups, -1)
     taps = math.prod(problem.kernel)
     return usual(matrix, problem.target.span, taps, target, threads=threads, rates=rates)
-
-
-def _tiles(span: int, most: int, lanes: int) -> tuple[int, int, int]:
-    """Split positions into tiles of ``vectors`` or one fewer registers: tiles, wide ones, vectors."""
-    registers = lines(span) // lanes
-    tiles = math.ceil(registers / most)
-    vectors = math.ceil(registers / tiles)
-    return tiles, registers - tiles * (vectors - 1), vectors
-
-
-def _offsets(problem: Conv, inner: int) -> NDArray[np.int32]:
-    """Bytes from the first value of the first plane to what each column reads at position 0."""
-    channel, row, column = np.indices((inner, *problem.kernel)).reshape(3, -1)
-    row = row * problem.dilation[0] - problem.padding[0]
-    column = column * problem.dilation[1] - problem.padding[1]
-    source = problem.source
-    return (4 * (channel * source.plane + row * source.row_stride + column)).astype(np.int32)
-
-
-def _runs(
-    problem: Conv, tiles: int, wide: int, vectors: int, lanes: int
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """What gathering copies for each tile: (source bytes, scratch bytes, values), ascending."""
-    source, out = problem.source, problem.target
-    runs: list[tuple[int, int, int]] = []
-    starts = [0]
-    position = 0
-    for tile in range(tiles):
-        end = position + lanes * (vectors if tile < wide else vectors - 1)
-        at = position
-        while at < min(end, out.span):
-            row, column = divmod(at, out.row_stride)
-            length = min(out.width - column, end - at, lanes)
-            if length <= 0:
-                at = (row + 1) * out.row_stride
-                continue
-            place = row * problem.stride[0] * source.row_stride + column * problem.stride[1]
-            runs.append((4 * place, 4 * (at - position), length))
-            at += length
-        starts.append(len(runs))
-        position = end
-    return np.array(runs, np.int32), np.array(starts, np.int32)
