@@ -204,33 +204,40 @@ class _Recorder(TorchDispatchMode):
 
     def _write_root(self, view: Tensor, new: int, memory: _Memory, live: bool) -> None:
         root = memory.root_tensor
-        if not root.is_contiguous() or root.dtype != view.dtype:
-            raise UncapturableError("it writes into a view of a tensor that is not contiguous")
-        self._check_inside(view, root)
-        plain = self._contiguous(memory)
-        number = self._number(root, live)
+        plain, order = self._in_memory_order(memory, view)
         layout = (tuple(view.shape), view.stride(), view.storage_offset() - root.storage_offset())
+        number = self._number(root.permute(order), live)
         self.ops.append(
             Torch("aten.as_strided_scatter.default", (Ref(plain), Ref(new), *layout), (), (number,))
         )
+        back = tuple(sorted(range(root.ndim), key=order.__getitem__))
+        number = self._permuted(number, root.permute(order), back, live)
         memory.root = number
         self.tensors[id(root)] = (root, number, memory.version)
 
-    @staticmethod
-    def _check_inside(view: Tensor, root: Tensor) -> None:
+    def _in_memory_order(self, memory: _Memory, view: Tensor) -> tuple[int, tuple[int, ...]]:
+        """Return what covers a view's memory, as it lies there, and the order of its axes."""
+        root, live = memory.root_tensor, memory.root in self.live
+        order = tuple(sorted(range(root.ndim), key=lambda axis: -root.stride(axis)))
+        lies = root.permute(order)
+        if not lies.is_contiguous() or root.dtype != view.dtype:
+            raise UncapturableError("it writes into a tensor that others see with gaps or overlaps")
         steps = zip(view.shape, view.stride(), strict=True)
-        last = view.storage_offset() + sum((size - 1) * stride for size, stride in steps)
-        if (
-            not root.storage_offset()
-            <= view.storage_offset()
-            <= last
-            < (root.storage_offset() + root.numel())
-        ):
+        first = view.storage_offset() - root.storage_offset()
+        last = first + sum((size - 1) * stride for size, stride in steps)
+        if first < 0 or last >= root.numel():
             raise UncapturableError("it writes into memory that no tensor it computed covers")
+        permuted = self._permuted(memory.root, root, order, live)
+        number = self._number(lies, live)
+        self.ops.append(Torch("aten.contiguous.default", (Ref(permuted),), (), (number,)))
+        return number, order
 
-    def _contiguous(self, memory: _Memory) -> int:
-        number = self._number(memory.root_tensor, memory.root in self.live)
-        self.ops.append(Torch("aten.contiguous.default", (Ref(memory.root),), (), (number,)))
+    def _permuted(self, value: int, shown: Tensor, order: tuple[int, ...], live: bool) -> int:
+        """Record a permutation, unless it changes nothing."""
+        if order == tuple(range(shown.ndim)):
+            return value
+        number = self._number(shown.permute(order), live)
+        self.ops.append(Torch("aten.permute.default", (Ref(value), order), (), (number,)))
         return number
 
     def _argument(self, argument: Any) -> Any:
@@ -253,10 +260,7 @@ class _Recorder(TorchDispatchMode):
         if version == memory.version:
             return number
         root = memory.root_tensor
-        if not root.is_contiguous() or root.dtype != tensor.dtype:
-            raise UncapturableError("it reads a view of a tensor that was written since")
-        self._check_inside(tensor, root)
-        plain = self._contiguous(memory)
+        plain, _ = self._in_memory_order(memory, tensor)
         number = self._number(tensor, memory.root in self.live)
         layout = (
             tuple(tensor.shape), tensor.stride(), tensor.storage_offset() - root.storage_offset()

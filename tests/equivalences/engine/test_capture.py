@@ -45,6 +45,14 @@ def writes_into_views(x):
     return [y, halves[0]]
 
 
+def writes_into_a_turned_tensor(x):
+    y = x.unsqueeze(0).expand(3, -1, -1).contiguous().permute(1, 2, 0)
+    first = y[:, 0]
+    y[:, 1:] *= 2
+    y[0].add_(5)
+    return [y, first]
+
+
 def reads_an_older_view(x):
     y = x * 2
     view = y[:, 1:]
@@ -68,7 +76,14 @@ def uses_the_batch(x):
 
 
 @pytest.mark.parametrize(
-    "function", [writes_into_views, reads_an_older_view, makes_a_mask, uses_the_batch]
+    "function",
+    [
+        writes_into_views,
+        writes_into_a_turned_tensor,
+        reads_an_older_view,
+        makes_a_mask,
+        uses_the_batch,
+    ],
 )
 def test_writes_and_sizes_are_recorded_as_values(function) -> None:
     """Writes in place, views of written memory, literals and sizes of the batch replay exactly."""
