@@ -222,3 +222,34 @@ def test_processors_without_vectors(monkeypatch):
     with pytest.raises(BoxwoodError, match="Expected a processor with AVX2, AVX-512 or NEON"):
         targets.host()
     targets.host.cache_clear()
+
+
+@pytest.mark.skipif(
+    objects.sys.platform != "linux" or objects.platform.machine() != "x86_64",
+    reason="only x86-64 Linux loads objects by itself",
+)
+def test_objects_that_need_a_linker():
+    """An object that calls something outside itself is refused by the name of what it calls."""
+    text = (
+        "declare void @outside()\ndefine void @answer() {\n  call void @outside()\n  ret void\n}\n"
+    )
+    data = objects.compile_text(text, targets.host())
+    with pytest.raises(BoxwoodError, match="refers to nothing outside itself, got 'outside'"):
+        objects.load({"answer": data})
+
+
+@pytest.mark.skipif(
+    objects.sys.platform != "linux" or objects.platform.machine() != "x86_64",
+    reason="only x86-64 Linux loads objects by itself",
+)
+def test_systems_that_refuse_executable_memory(monkeypatch):
+    """A refusal by the system is an error that says what to allow."""
+
+    class Refusing:
+        def mprotect(self, *_):
+            return -1
+
+    data = jit.compile_all([answer()], targets.host())
+    monkeypatch.setattr(objects.ctypes, "CDLL", lambda *_, **__: Refusing())
+    with pytest.raises(BoxwoodError, match="Expected to make compiled code executable"):
+        objects.load(data)
