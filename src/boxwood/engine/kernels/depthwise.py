@@ -115,11 +115,7 @@ def emit(shape: Shape, target: Target) -> str:
     kind = target.vector
     sums = [f.variable(kind) for _ in range(VECTORS if shape.step == 0 else 1)]
     with frame.units(f, f.mul(a["images"], a["channels"])) as unit:
-        image, channel = f.div(unit, a["channels"]), f.rem(unit, a["channels"])
-        place = f.add(f.mul(image, a["source_image"]), f.mul(channel, a["source_plane"]))
-        x = f.offset(a["source"], f.add(place, a["source_origin"]))
-        place = f.add(f.mul(image, a["target_image"]), f.mul(channel, a["target_plane"]))
-        plane = f.offset(a["target"], place)
+        x, plane, channel = frame.plane(f, a, unit)
         y = f.offset(plane, a["target_origin"])
         weights = f.offset(a["weights"], f.mul(channel, a["taps"]), "float")
         bias = f.splat(kind, f.load("float", f.offset(a["bias"], channel, "float")))

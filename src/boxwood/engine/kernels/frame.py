@@ -43,6 +43,25 @@ def units(f: Builder, count: str) -> Iterator[str]:
         yield unit
 
 
+def plane(f: Builder, a: Values, unit: str) -> tuple[str, str, str]:
+    """Where a unit of one plane reads, where it writes, and its channel.
+
+    Args:
+        f: the kernel.
+        a: its arguments; ``channels``, ``source_image``, ``source_plane``, ``source_origin``,
+            ``target_image`` and ``target_plane`` are used.
+        unit: number of the plane over all images.
+
+    Returns:
+        The first value of the input's plane, the start of the output's plane, the channel.
+    """
+    image, channel = f.div(unit, a["channels"]), f.rem(unit, a["channels"])
+    source = f.add(f.mul(image, a["source_image"]), f.mul(channel, a["source_plane"]))
+    target = f.add(f.mul(image, a["target_image"]), f.mul(channel, a["target_plane"]))
+    first = f.offset(a["source"], f.add(source, a["source_origin"]))
+    return first, f.offset(a["target"], target), channel
+
+
 def record(f: Builder, place: str) -> Values:
     """Load the fields of a weight stream's record."""
     return {name: f.load("i64", f.offset(place, 8 * number)) for number, name in enumerate(FIELDS)}

@@ -187,11 +187,7 @@ def emit(entry: str, step: int, average: bool, target: Target) -> str:
     result = f.offset(joined, a["out_row"])
     inner = f.offset(joined, a["padding_width"], "float")
     with frame.units(f, f.mul(a["images"], a["channels"])) as unit:
-        image, channel = f.div(unit, a["channels"]), f.rem(unit, a["channels"])
-        place = f.add(f.mul(image, a["source_image"]), f.mul(channel, a["source_plane"]))
-        x = f.offset(a["source"], f.add(place, a["source_origin"]))
-        place = f.add(f.mul(image, a["target_image"]), f.mul(channel, a["target_plane"]))
-        plane = f.offset(a["target"], place)
+        x, plane, _ = frame.plane(f, a, unit)
         frame.zero(f, target, plane, "0", a["target_plane"])
         y = f.offset(plane, a["target_origin"])
         with f.loop(0, a["out_height"]) as row:
