@@ -4,7 +4,20 @@ import sys
 
 import typer
 
-from boxwood.cli import cite, demo, pack, plan, prune, report, run, runs, serve, shrink
+from boxwood.cli import (
+    bench,
+    cite,
+    compile,  # noqa: A004 - the command's name
+    demo,
+    pack,
+    plan,
+    prune,
+    report,
+    run,
+    runs,
+    serve,
+    shrink,
+)
 from boxwood.core.errors import BoxwoodError
 
 app = typer.Typer(
@@ -14,6 +27,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(bench.bench)
+app.command()(compile.compile)
 app.command()(demo.demo)
 app.command()(plan.plan)
 app.command()(run.run)

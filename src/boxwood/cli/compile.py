@@ -1,0 +1,50 @@
+"""``boxwood compile``: a network into a file that runs sparsely on this kind of machine."""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from boxwood.cli.models import (
+    Inputs,
+    ModelName,
+    Settings,
+    Sparsity,
+    Threads,
+    Weights,
+    example_of,
+    model_of,
+)
+from boxwood.engine import compiling
+
+
+def compile(  # noqa: A001
+    model: ModelName,
+    out: Annotated[Path, typer.Option(help="The file to write, as model.bxw.")],
+    inputs: Inputs = None,
+    weights: Weights = None,
+    sparsity: Sparsity = 0.0,
+    settings: Settings = None,
+    threads: Threads = 1,
+    explain: Annotated[bool, typer.Option(help="Say what runs where, and why.")] = False,
+) -> None:
+    """Compile a network for this machine and write it to a file.
+
+    Example: boxwood compile torchvision.models:resnet18 --input 1x3x224x224 --sparsity 0.9 --out r.bxw
+    """
+    example = example_of(inputs or ())
+    network = model_of(model, settings or (), weights, sparsity)
+    torch.set_num_threads(threads)
+    session = compiling.compile(network, example, threads=threads)
+    session.save(out)
+    console = Console(soft_wrap=True)
+    if explain:
+        console.print(str(session.explain(*example)), markup=False, highlight=False)
+    console.print(
+        f"{out}: {out.stat().st_size / 1e6:.1f} MB; {len(session.native)} operations run in "
+        f"kernels. Load it with boxwood.load({str(out)!r}).",
+        markup=False,
+        highlight=False,
+    )

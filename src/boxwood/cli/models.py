@@ -1,0 +1,117 @@
+"""From what was typed to a network and an example of its input."""
+
+import ast
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from boxwood.core.errors import BoxwoodError
+from boxwood.core.spec import load
+from boxwood.model.oneshot import project_, prune
+
+ModelName = Annotated[
+    str, typer.Argument(help="file.py:name or package.module:name of a model or its function.")
+]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option("--input", help="Shape of an input, as 1x3x224x224 or 1x128:int64; repeatable."),
+]
+Weights = Annotated[Path | None, typer.Option(help="A .safetensors file of its state.")]
+Sparsity = Annotated[
+    float, typer.Option(help="Fraction of weights to prune by magnitude first, in [0, 1).")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="name=value for the function; repeatable.")
+]
+Threads = Annotated[int, typer.Option(help="Threads to run on.")]
+
+
+def model_of(
+    name: str, settings: Sequence[str] = (), weights: Path | None = None, sparsity: float = 0.0
+) -> nn.Module:
+    """Build or find a network in evaluation mode, with its weights loaded and pruned.
+
+    Raises:
+        BoxwoodError: the name, a setting, the file or the sparsity cannot be used.
+    """
+    found = load(name)
+    if not isinstance(found, nn.Module):
+        if not callable(found):
+            raise BoxwoodError(
+                f"Expected {name} to be a model or a function that returns one, got "
+                f"{type(found).__name__}; name one of these."
+            )
+        found = found(**_given(settings))
+    if not isinstance(found, nn.Module):
+        raise BoxwoodError(
+            f"Expected {name} to return a model, got {type(found).__name__}; return an nn.Module."
+        )
+    if weights is not None:
+        _load_(found, weights)
+    if sparsity:
+        project_(found, prune(found, sparsity))
+    return found.eval()
+
+
+def example_of(inputs: Sequence[str]) -> tuple[Tensor, ...]:
+    """Draw an example for shapes such as ``1x3x224x224`` or ``1x128:int64``.
+
+    Raises:
+        BoxwoodError: a text is not a shape.
+
+    Example:
+        >>> example_of(["2x3", "2:int64"])[1].dtype
+        torch.int64
+    """
+    if not inputs:
+        raise BoxwoodError(
+            "Expected the shape of at least one input, got none; give --input 1x3x224x224."
+        )
+    generator = torch.Generator().manual_seed(0)
+    return tuple(_drawn(text, generator) for text in inputs)
+
+
+def _drawn(text: str, generator: torch.Generator) -> Tensor:
+    sizes, _, kind = text.partition(":")
+    dtype = getattr(torch, kind or "float32", None)
+    try:
+        shape = [int(size) for size in sizes.split("x")]
+    except ValueError:
+        shape = []
+    if not shape or min(shape) < 1 or not isinstance(dtype, torch.dtype):
+        raise BoxwoodError(
+            f"Expected a shape such as 1x3x224x224 or 1x128:int64, got {text!r}; give positive "
+            f"sizes with an x between them, and a dtype of torch."
+        )
+    if dtype.is_floating_point:
+        return torch.randn(shape, generator=generator).to(dtype)
+    return torch.randint(0, 2, shape, generator=generator).to(dtype)
+
+
+def _given(settings: Sequence[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise BoxwoodError(f"Expected --set name=value, got {setting!r}; add the value.")
+        try:
+            found[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            found[name] = text
+    return found
+
+
+def _load_(model: nn.Module, path: Path) -> None:
+    try:
+        model.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise BoxwoodError(
+            f"Expected the model's weights in {path}, got {str(error).splitlines()[0]}; give a "
+            f".safetensors file of its state_dict."
+        ) from error

@@ -1,0 +1,1 @@
+"""Sparse execution on CPUs: programs of native kernels that skip zero weights."""

@@ -1,0 +1,106 @@
+"""From a module to a session."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from boxwood.engine import remembering
+from boxwood.engine.capture import UncapturableError, capture
+from boxwood.engine.choosing import choose
+from boxwood.engine.interface import learn
+from boxwood.engine.lower import lower
+from boxwood.engine.passes.fold_batch_norm import fold_batch_norm
+from boxwood.engine.passes.fold_constants import fold_constants
+from boxwood.engine.passes.fuse_attention import fuse_attention
+from boxwood.engine.passes.fuse_epilogues import fuse_epilogues
+from boxwood.engine.passes.simplify import simplify
+from boxwood.engine.program import Program, check
+from boxwood.engine.session import Session, Uncompiled, Workshop
+from boxwood.engine.targets import Target, host
+from boxwood.engine.teams import Team
+
+PASSES = (simplify, fold_constants, fold_batch_norm, lower, fuse_attention, fuse_epilogues)
+
+
+def compile(  # noqa: A001
+    model: nn.Module, example: Any, *, target: Target | None = None, threads: int = 1
+) -> Session | Uncompiled:
+    """Compile a network for this machine: operations run by sparse kernels where that is faster.
+
+    The network is recorded in evaluation mode on the example; each operation is then timed in a
+    kernel and in torch, and the fastest program is kept. What was chosen is remembered on disk for
+    the same weights, shapes and machine. The session computes what the network
+    computes up to rounding: sums are formed in another order. Zeros of a weight are skipped, so
+    an infinity or NaN that only meets zeros does not spread as in torch.
+
+    Args:
+        model: any module; it is left as it was. Later changes to it do not reach the session.
+        example: what the model is called with: a tensor, a tuple of arguments, or a mapping of
+            named ones. Where the first axis of the first tensor is the batch, other batches may
+            be called.
+        target: the processor family; this machine's when None.
+        threads: threads to run on, at least 1. The result is the same to the last bit for any
+            number, as far as kernels make it.
+
+    Returns:
+        A callable with the model's interface. A network whose operations depend on the values of
+        its input stays torch's as a whole; its ``explain()`` says why.
+
+    Raises:
+        BoxwoodError: the arguments do not fit the model, or llvmlite is missing.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Sequential(nn.Linear(8, 4), nn.ReLU())
+        >>> fast = compile(net, torch.zeros(1, 8))
+        >>> x = torch.randn(5, 8)
+        >>> torch.allclose(fast(x), net(x), atol=1e-6)
+        True
+    """
+    team = Team(threads)
+    tensors, function, interface = learn(model, example)
+    with _evaluating(model):
+        try:
+            captured = capture(function, tensors)
+        except UncapturableError as reason:
+            return Uncompiled(copy.deepcopy(model), str(reason), threads)
+    named = [*model.named_parameters(), *model.named_buffers()]
+    by_address = {tensor.data_ptr(): name for name, tensor in named}
+    constants = captured.program.constants
+    names = {
+        n: by_address[t.data_ptr()] for n, t in constants.items() if t.data_ptr() in by_address
+    }
+    program = optimised(replace(check(captured.program), names=names))
+    workshop = Workshop(program, target or host(), threads)
+    session = Session(program, interface(), frozenset(), workshop, team)
+    name = remembering.key(program, workshop.target, threads)
+    choice = remembering.recall(name, program) if name else None
+    if choice is None:
+        choice = choose(session, tensors)
+        if name:
+            remembering.remember(name, choice)
+    session = session.assigned(*choice)
+    session.settle(program.batch or 0)
+    return session
+
+
+def optimised(program: Program) -> Program:
+    """Return a captured program with everything folded, lowered and fused."""
+    for rewrite in PASSES:
+        program = check(rewrite(program))
+    return program
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,204 @@
+"""How a network is called: from arguments to a flat list of tensors, and back to its output."""
+
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from boxwood.core.errors import BoxwoodError
+from boxwood.engine.program import Program, Value, at
+
+Parameters = tuple[tuple[str, int], ...]  # name and inspect's kind
+
+
+@dataclass(frozen=True)
+class Interface:
+    """The shape of a network's calls, learnt from one of them.
+
+    Args:
+        parameters: names and kinds of what ``forward`` takes.
+        given: the arguments' nesting, as torch writes it down.
+        fixed: the leaves that are not tensors, by position; every call has to repeat them.
+        returned: the output's nesting.
+        plain: the output's leaves that are not tensors, by position.
+    """
+
+    parameters: Parameters
+    given: pytree.TreeSpec
+    fixed: tuple[tuple[int, Any], ...]
+    returned: pytree.TreeSpec
+    plain: tuple[tuple[int, Any], ...]
+
+    def tensors(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+        """Return the tensors of a call.
+
+        Raises:
+            BoxwoodError: the call has other arguments than the example had.
+        """
+        leaves, given = pytree.tree_flatten(_bound(self.parameters, args, kwargs))
+        if given != self.given:
+            raise BoxwoodError(
+                f"Expected arguments like the example's ({_sketch(self.given)}), got "
+                f"{_sketch(given)}; call it as the example was, or compile it with such an example."
+            )
+        for position, value in self.fixed:
+            if type(leaves[position]) is not type(value) or leaves[position] != value:
+                raise BoxwoodError(
+                    f"Expected the argument {value!r} of the example, got {leaves[position]!r}; "
+                    f"only tensors may change: compile the model again with that argument."
+                )
+        skip = {position for position, _ in self.fixed}
+        found = [leaf for position, leaf in enumerate(leaves) if position not in skip]
+        for leaf in found:
+            if not isinstance(leaf, Tensor):
+                raise BoxwoodError(
+                    f"Expected a tensor, got {type(leaf).__name__}; give what the example gave."
+                )
+        return found
+
+    def output(self, tensors: Sequence[Tensor]) -> Any:
+        """Return tensors in the nesting of the network's output."""
+        leaves: list[Any] = list(tensors)
+        for position, value in self.plain:
+            leaves.insert(position, value)
+        return pytree.tree_unflatten(leaves, self.returned)
+
+
+def learn(
+    model: nn.Module, example: Any
+) -> tuple[list[Tensor], Callable[..., list[Tensor]], Callable[[], Interface]]:
+    """Return an example's tensors, the model as a function of them, and how to get its interface.
+
+    Args:
+        model: any module.
+        example: a tensor, a tuple of positional arguments, or a mapping of named ones.
+
+    The interface is known once the function has run.
+    """
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
+    if isinstance(example, Tensor):
+        args = (example,)
+    elif isinstance(example, Mapping):
+        kwargs = dict(example)
+    elif isinstance(example, tuple | list):
+        args = tuple(example)
+    else:
+        raise BoxwoodError(
+            f"Expected a tensor, a tuple of arguments or a mapping of named ones as the example, "
+            f"got {type(example).__name__}; give what the model is called with."
+        )
+    parameters = _parameters(model)
+    leaves, given = pytree.tree_flatten(_bound(parameters, args, kwargs))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    fixed = tuple((i, leaf) for i, leaf in enumerate(leaves) if not isinstance(leaf, Tensor))
+    outcome: list[Any] = []
+
+    def function(*inputs: Tensor) -> list[Tensor]:
+        filled: list[Any] = list(inputs)
+        for position, value in fixed:
+            filled.insert(position, value)
+        bound = inspect.BoundArguments(_signature(parameters), pytree.tree_unflatten(filled, given))
+        found, returned = pytree.tree_flatten(model(*bound.args, **bound.kwargs))
+        plain = tuple((i, leaf) for i, leaf in enumerate(found) if not isinstance(leaf, Tensor))
+        outcome[:] = [returned, plain]
+        return [leaf for leaf in found if isinstance(leaf, Tensor)]
+
+    return tensors, function, lambda: Interface(parameters, given, fixed, outcome[0], outcome[1])
+
+
+def check_inputs(program: Program, inputs: Sequence[Tensor]) -> int:
+    """Return the batch of a call.
+
+    Raises:
+        BoxwoodError: a tensor has another dtype, shape or device than the program takes.
+    """
+    batch = program.batch or 0
+    for index, (tensor, number) in enumerate(zip(inputs, program.inputs, strict=True)):
+        name = f"tensor {index} of the call"
+        value = program.values[number]
+        if tensor.dtype != value.dtype or tensor.device.type != "cpu":
+            raise BoxwoodError(
+                f"Expected {name} to be {value.dtype} on cpu, got {tensor.dtype} on "
+                f"{tensor.device}; convert it, or compile the model with such an example."
+            )
+        if program.batch is not None and number == program.inputs[0] and tensor.ndim:
+            batch = tensor.shape[0]
+        if tuple(tensor.shape) != at(value.shape, batch) or (program.batch and batch < 1):
+            raise BoxwoodError(
+                f"Expected {name} of shape {_shape(value)}, got {tuple(tensor.shape)}; "
+                f"give that shape, or compile the model with such an example."
+            )
+    return batch
+
+
+def to_json(interface: Interface) -> dict[str, Any]:
+    """Write an interface down.
+
+    Raises:
+        BoxwoodError: its nesting or its fixed arguments have no form in a file.
+    """
+    try:
+        found = {
+            "parameters": interface.parameters,
+            "given": pytree.treespec_dumps(interface.given),
+            "fixed": interface.fixed,
+            "returned": pytree.treespec_dumps(interface.returned),
+            "plain": interface.plain,
+        }
+        json.dumps(found)
+    except (NotImplementedError, TypeError) as error:
+        raise BoxwoodError(
+            f"Expected arguments and outputs made of tensors, numbers, strings, tuples, lists and "
+            f"dicts, got something else ({error}); wrap the model in one that is called so."
+        ) from error
+    return found
+
+
+def from_json(found: Mapping[str, Any]) -> Interface:
+    """Read what `to_json` wrote."""
+    return Interface(
+        tuple((str(name), int(kind)) for name, kind in found["parameters"]),
+        pytree.treespec_loads(found["given"]),
+        tuple((position, value) for position, value in found["fixed"]),
+        pytree.treespec_loads(found["returned"]),
+        tuple((position, value) for position, value in found["plain"]),
+    )
+
+
+def _parameters(model: nn.Module) -> Parameters:
+    found = inspect.signature(model.forward).parameters.values()
+    return tuple((parameter.name, int(parameter.kind)) for parameter in found)
+
+
+def _signature(parameters: Parameters) -> inspect.Signature:
+    return inspect.Signature(
+        [inspect.Parameter(name, inspect._ParameterKind(kind)) for name, kind in parameters]
+    )
+
+
+def _bound(
+    parameters: Parameters, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Name every argument, so that a call by name and a call by position are one."""
+    try:
+        return dict(_signature(parameters).bind_partial(*args, **kwargs).arguments)
+    except TypeError as error:
+        names = ", ".join(name for name, _ in parameters)
+        raise BoxwoodError(
+            f"Expected arguments for the parameters ({names}), got others ({error}); "
+            f"call it as the model is called."
+        ) from error
+
+
+def _sketch(spec: pytree.TreeSpec) -> str:
+    return str(pytree.tree_unflatten(["·"] * spec.num_leaves, spec))
+
+
+def _shape(value: Value) -> str:
+    sizes = [str(size) if isinstance(size, int) else "batch" for size in value.shape]
+    return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"

@@ -1,0 +1,1 @@
+"""Kernels: one file each with its problem, an obvious numpy reference and an emitter."""

@@ -1,0 +1,1 @@
+"""LLVM: text of the intermediate representation, machine code, the cache of objects."""

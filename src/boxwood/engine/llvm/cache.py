@@ -1,0 +1,49 @@
+"""Files that can be made again, kept in the user's cache folder and checked when read."""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ObjectCache:
+    """Byte strings in a folder, one file each, safe for processes that share it.
+
+    A file holds the SHA-256 of its content, then the content; a damaged one counts as absent.
+
+    Args:
+        folder: where the files are; made when first written to.
+    """
+
+    folder: Path
+
+    def get(self, key: str) -> bytes | None:
+        """The content, or None if it is absent or damaged."""
+        try:
+            data = (self.folder / key).read_bytes()
+        except OSError:
+            return None
+        digest, content = data[:32], data[32:]
+        return content if hashlib.sha256(content).digest() == digest else None
+
+    def put(self, key: str, content: bytes) -> None:
+        """Store whole or not at all; a full or read-only disk costs only the work of next time."""
+        with contextlib.suppress(OSError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=self.folder)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(hashlib.sha256(content).digest() + content)
+                Path(name).replace(self.folder / key)
+            except OSError:
+                Path(name).unlink(missing_ok=True)
+                raise
+
+
+def default_cache(name: str = "objects") -> ObjectCache:
+    """A cache of the user's: ``$XDG_CACHE_HOME/boxwood``, by default under ``~/.cache``."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return ObjectCache(Path(root) / "boxwood" / name)

@@ -1,0 +1,90 @@
+"""One buffer for all values that kernels make: who lies where, and for how long."""
+
+import mmap
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+LINE = 64
+_HUGE = 2 * 1024 * 1024
+
+
+def allocate(nbytes: int) -> NDArray[np.uint8]:
+    """Return zeroed memory that starts on a page, in huge pages where the system has them.
+
+    Example:
+        >>> allocate(100).ctypes.data % mmap.PAGESIZE
+        0
+    """
+    huge = nbytes >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE")
+    memory = mmap.mmap(-1, max(nbytes, 1) + (_HUGE if huge else 0))
+    array = np.frombuffer(memory, np.uint8)
+    if huge:
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        first = -array.ctypes.data % _HUGE
+        array = array[first : first + nbytes]
+    array = array[:nbytes]
+    array[:] = 0  # untouched pages would all be the kernel's one page of zeros
+    return array
+
+
+@dataclass
+class Buffer:
+    """A stretch of memory that is needed from one step to another.
+
+    Args:
+        nbytes: its size.
+        first: the step that writes it.
+        last: the last step that reads it.
+        over: a buffer of the same size that it may take the place of, if that one's last step is
+            this one's first.
+    """
+
+    nbytes: int
+    first: int
+    last: int
+    over: int | None = None
+
+
+def arrange(buffers: list[Buffer]) -> tuple[list[int], int]:
+    """Return where each buffer starts, and the bytes of all.
+
+    Buffers that are needed at the same time do not overlap, except that one that is written over
+    another takes its place. Each goes into the tightest gap that fits.
+
+    Args:
+        buffers: in the order of their first steps.
+
+    Example:
+        >>> arrange([Buffer(64, 0, 1), Buffer(128, 1, 2), Buffer(64, 2, 3)])
+        ([0, 64, 0], 192)
+    """
+    starts: list[int] = []
+    active: list[tuple[int, int, int]] = []  # start, end, last step
+    total = 0
+    for buffer in buffers:
+        size = -(-buffer.nbytes // LINE) * LINE
+        taken = None
+        if buffer.over is not None:
+            old = buffers[buffer.over]
+            if old.last == buffer.first and old.nbytes == buffer.nbytes:
+                taken = starts[buffer.over]
+                active = [span for span in active if span[0] != taken]
+        active = [span for span in active if span[2] >= buffer.first]
+        if taken is None:
+            taken = _tightest(sorted(active), size, total)
+        active.append((taken, taken + size, buffer.last))
+        starts.append(taken)
+        total = max(total, taken + size)
+    return starts, total
+
+
+def _tightest(active: list[tuple[int, int, int]], size: int, total: int) -> int:
+    best, best_gap, end = None, None, 0
+    for start, stop, _ in [*active, (total, total, 0)]:
+        gap = start - end
+        if gap >= size and (best_gap is None or gap < best_gap):
+            best, best_gap = end, gap
+        end = max(end, stop)
+    return end if best is None else best

@@ -1,0 +1,235 @@
+"""A captured network: a frozen list of operations on numbered values.
+
+Legend for the sizes in shapes and arguments: an `int`, or a `PerExample`, which is worked out when
+the batch is known. Every value is written once, before it is read; `check` holds each pass to that.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from boxwood.core.errors import BoxwoodError
+
+
+@dataclass(frozen=True)
+class PerExample:
+    """The integer ``per · batch + plus``.
+
+    Example:
+        >>> at(PerExample(per=4, plus=1), batch=3)
+        13
+    """
+
+    per: int
+    plus: int
+
+
+Size = int | PerExample
+
+
+@dataclass(frozen=True)
+class Ref:
+    """An argument that is the value of this number."""
+
+    value: int
+
+
+@dataclass(frozen=True)
+class Value:
+    """What is known of a value before the program runs.
+
+    Args:
+        shape: as torch shows it.
+        dtype: the element type.
+    """
+
+    shape: tuple[Size, ...]
+    dtype: torch.dtype
+
+
+class Op(Protocol):
+    """One operation: a frozen dataclass that says what it reads and writes."""
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """Numbers of the values that it needs."""
+        ...
+
+    @property
+    def writes(self) -> tuple[int, ...]:
+        """Numbers of the values that it makes."""
+        ...
+
+    def with_reads(self, same: Mapping[int, int]) -> "Op":
+        """Return this op reading other values, where ``same`` names others."""
+        ...
+
+
+@dataclass(frozen=True)
+class Torch:
+    """A call of one of torch's operators.
+
+    Args:
+        target: its qualified name, as in ``aten.conv2d.default``.
+        args: positional arguments: constants, `Ref`, `PerExample`, and tuples of these.
+        kwargs: named arguments, likewise.
+        writes: the tensors that it returns, in order.
+        why: why it is left to torch, for `explain`.
+    """
+
+    target: str
+    args: tuple[Any, ...]
+    kwargs: tuple[tuple[str, Any], ...]
+    writes: tuple[int, ...]
+    why: str = field(default="", compare=False)
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """Numbers of the values among the arguments."""
+        return tuple(leaf.value for leaf in leaves((self.args, self.kwargs)) if type(leaf) is Ref)
+
+    def with_reads(self, same: Mapping[int, int]) -> "Torch":
+        """Return this op reading other values."""
+        args, kwargs = substituted((self.args, self.kwargs), same)
+        return replace(self, args=args, kwargs=kwargs)
+
+    @property
+    def name(self) -> str:
+        """The operator without namespace and overload, as in ``conv2d``."""
+        return self.target.split(".")[1]
+
+
+@dataclass(frozen=True)
+class Program:
+    """Operations in order, with the types of all values and the tensors of the constant ones.
+
+    Args:
+        ops: in an order in which they can run.
+        values: by number; constants among them.
+        constants: tensors by number.
+        inputs: numbers of the values that the caller hands over.
+        outputs: numbers of the values that go back, in the order of the output's leaves.
+        batch: the leading size of the example if other sizes may be called, else None.
+        names: of constants that are a network's parameters or buffers, or come from one.
+    """
+
+    ops: tuple[Op, ...]
+    values: Mapping[int, Value]
+    constants: Mapping[int, Tensor]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    batch: int | None
+    names: Mapping[int, str] = field(default_factory=dict)
+
+    def next_value(self) -> int:
+        """Return a number that no value has."""
+        return max(self.values, default=-1) + 1
+
+
+def leaves(argument: Any) -> Iterator[Any]:
+    """Walk an argument's constants and references.
+
+    Example:
+        >>> list(leaves((1, (Ref(2), "same"))))
+        [1, Ref(value=2), 'same']
+    """
+    if isinstance(argument, tuple):
+        for part in argument:
+            yield from leaves(part)
+    else:
+        yield argument
+
+
+def at(argument: Any, batch: int) -> Any:
+    """Work out every size in an argument for one batch."""
+    if isinstance(argument, PerExample):
+        return argument.per * batch + argument.plus
+    if isinstance(argument, tuple):
+        return tuple(at(part, batch) for part in argument)
+    return argument
+
+
+def is_fixed(argument: Any) -> bool:
+    """Say whether an argument is the same for every batch."""
+    return not any(isinstance(leaf, PerExample) for leaf in leaves(argument))
+
+
+def renamed(op: Any, same: Mapping[int, int]) -> Any:
+    """Return an op with the values that it reads replaced."""
+    if not any(value in same for value in op.reads):
+        return op
+    return op.with_reads(same)
+
+
+def substituted(argument: Any, same: Mapping[int, int]) -> Any:
+    """Return an argument with its references replaced."""
+    if type(argument) is Ref:
+        return Ref(same.get(argument.value, argument.value))
+    if isinstance(argument, tuple):
+        return tuple(substituted(part, same) for part in argument)
+    return argument
+
+
+def readers(program: Program) -> dict[int, list[int]]:
+    """Return the positions of the ops that read each value, the output counting as ``len(ops)``."""
+    found: dict[int, list[int]] = {number: [] for number in program.values}
+    for position, op in enumerate(program.ops):
+        for value in dict.fromkeys(op.reads):
+            found[value].append(position)
+    for value in dict.fromkeys(program.outputs):
+        found[value].append(len(program.ops))
+    return found
+
+
+def without_unused(program: Program) -> Program:
+    """Drop the ops whose results nobody reads, and the values and constants left over."""
+    needed = set(program.outputs)
+    kept: list[Op] = []
+    for op in reversed(program.ops):
+        if needed.intersection(op.writes):
+            kept.append(op)
+            needed.update(op.reads)
+    needed.update(program.inputs)
+    needed.update(value for op in kept for value in op.writes)
+    return replace(
+        program,
+        ops=tuple(reversed(kept)),
+        values={number: value for number, value in program.values.items() if number in needed},
+        constants={number: t for number, t in program.constants.items() if number in needed},
+    )
+
+
+def check(program: Program) -> Program:
+    """Return the program if it is one; every pass's result goes through here.
+
+    Raises:
+        BoxwoodError: a value is read before it is written, written twice, or of unknown type.
+    """
+    written = {*program.inputs, *program.constants}
+    for position, op in enumerate(program.ops):
+        for value in op.reads:
+            if value not in written:
+                raise _broken(f"value {value} written before op {position} reads it", op)
+        for value in op.writes:
+            if value in written:
+                raise _broken(f"value {value} written once, by one op", op)
+            if value not in program.values:
+                raise _broken(f"a type for value {value}", op)
+            written.add(value)
+    for value in program.outputs:
+        if value not in written:
+            raise _broken(f"output {value} written", program.outputs)
+    for number, constant in program.constants.items():
+        declared = program.values[number]
+        if declared.shape != tuple(constant.shape) or declared.dtype != constant.dtype:
+            raise _broken(f"constant {number} to be {declared}", tuple(constant.shape))
+    return program
+
+
+def _broken(expected: str, got: object) -> BoxwoodError:
+    return BoxwoodError(
+        f"Expected {expected}, got {got}; a pass of the engine left the program broken: report it."
+    )

@@ -1,0 +1,281 @@
+"""A compiled network: called as the network is, run by kernels and torch."""
+
+import os
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from boxwood.core.errors import BoxwoodError
+from boxwood.engine import bind, dense, driver
+from boxwood.engine.explain import Explanation, Line, Times, explain
+from boxwood.engine.interface import Interface, check_inputs
+from boxwood.engine.kernels.contract import Kernel
+from boxwood.engine.llvm import jit
+from boxwood.engine.llvm.cache import ObjectCache, default_cache
+from boxwood.engine.llvm.objects import Library, load
+from boxwood.engine.memory import LINE, allocate
+from boxwood.engine.ops import Native, Recurrent
+from boxwood.engine.plan import KernelStep, Plan, TorchStep, plan
+from boxwood.engine.program import Program
+from boxwood.engine.runner import Bound, Runner
+from boxwood.engine.targets import Target
+from boxwood.engine.teams import Team
+
+Key = tuple[Any, int | None, int | None]  # problem, number of the weight, of the bias
+
+PLANS = 4
+"""Batch sizes whose plans are kept ready."""
+
+
+@dataclass(eq=False)
+class Workshop:
+    """Builds kernels and keeps them, so that plans share packed weights and compiled code.
+
+    Args:
+        program: whose constants the weights are.
+        target: the processor family.
+        threads: that will run them.
+        cache: compiled objects on disk, or None.
+    """
+
+    program: Program
+    target: Target
+    threads: int
+    cache: ObjectCache | None = field(default_factory=default_cache)
+
+    def __post_init__(self) -> None:
+        self.built: dict[Key, Bound] = {}
+        self.objects: dict[str, bytes] = {}
+
+    def kernels(self, steps: Mapping[int, KernelStep]) -> dict[int, Bound]:
+        """Return the kernel of each step."""
+        missing: dict[Key, Kernel] = {}
+        for step in steps.values():
+            key = (step.problem, step.weight, step.bias)
+            if key not in self.built and key not in missing:
+                missing[key] = bind.build(
+                    step.problem,
+                    self._weight(step.weight),
+                    self._weight(step.bias),
+                    self.target,
+                    self.threads,
+                )
+        self.built.update(zip(missing, hold(tuple(missing.values())), strict=True))
+        return {
+            index: self.built[step.problem, step.weight, step.bias] for index, step in steps.items()
+        }
+
+    def keep(self, kernels: Iterable[Bound]) -> None:
+        """Forget all kernels but these."""
+        kept = {id(each) for each in kernels}
+        self.built = {key: each for key, each in self.built.items() if id(each) in kept}
+        entries = {driver.CODE.entry, *(b.kernel.code.entry for b in self.built.values())}
+        self.objects = {e: code for e, code in self.objects.items() if e in entries}
+
+    def library(self, kernels: Iterable[Bound]) -> Library:
+        """Return the code of kernels and the driver's."""
+        codes = {bound.kernel.code.entry: bound.kernel.code for bound in kernels}
+        wanted = [driver.CODE, *codes.values()]
+        objects = {
+            code.entry: self.objects[code.entry] for code in wanted if code.entry in self.objects
+        }
+        rest = [code for code in wanted if code.entry not in objects]
+        self.objects.update(jit.compile_all(rest, self.target, self.cache))
+        return load({code.entry: self.objects[code.entry] for code in wanted})
+
+    def _weight(self, number: int | None) -> NDArray[np.float32] | None:
+        return None if number is None else self.program.constants[number].numpy()
+
+
+def hold(kernels: Sequence[Kernel]) -> list[Bound]:
+    """Copy the constants of kernels into memory of their own, each to a cache line."""
+    sizes = [[-(-part.nbytes // LINE) * LINE for part in kernel.constants] for kernel in kernels]
+    memory = allocate(sum(map(sum, sizes)))
+    start, found = 0, []
+    for kernel, lengths in zip(kernels, sizes, strict=True):
+        held = []
+        for constant, length in zip(kernel.constants, lengths, strict=True):
+            part = memory[start : start + constant.nbytes].view(constant.dtype)
+            part[:] = constant.reshape(-1)
+            held.append(part)
+            start += length
+        found.append(bound(replace(kernel, constants=tuple(held)), memory))
+    return found
+
+
+def bound(kernel: Kernel, owner: object) -> Bound:
+    """Return a kernel whose constants lie on cache lines already."""
+    return Bound(kernel, tuple(constant.ctypes.data for constant in kernel.constants), owner)
+
+
+class Session:
+    """A compiled network; make one with `compile`, call it like the network.
+
+    Args:
+        program: lowered.
+        interface: how it is called.
+        native: positions of the operations that kernels do.
+        workshop: where its kernels come from.
+        team: its threads.
+        times: what `choosing` measured, for `explain`.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        interface: Interface,
+        native: frozenset[int],
+        workshop: Workshop,
+        team: Team,
+        times: Mapping[int, Times] | None = None,
+    ) -> None:
+        self.times = dict(times or {})
+        self.program, self.interface, self.native = program, interface, native
+        self.workshop, self.team = workshop, team
+        self._runners: dict[int, Runner] = {}
+        self._dense: dict[int, Callable[..., Tensor]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def threads(self) -> int:
+        """How many threads it runs on."""
+        return self.team.threads
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the network.
+
+        Raises:
+            BoxwoodError: the arguments are not like the example's.
+        """
+        inputs = self.interface.tensors(args, kwargs)
+        batch = check_inputs(self.program, inputs)
+        with self._lock, torch.no_grad(), torch_threads(self.threads):
+            outputs = self.runner(batch)(inputs)
+        return self.interface.output(outputs)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write this session to a file that `boxwood.engine.storage.load` reads.
+
+        Args:
+            path: the file, by custom ``*.bxw``.
+
+        Raises:
+            BoxwoodError: its interface or an operator has no form in a file.
+        """
+        from boxwood.engine.storage import save
+
+        save(self, path)
+
+    def explain(self, *args: Any, repeats: int = 5, **kwargs: Any) -> Explanation:
+        """Measure each operation of a call, and say where it runs and why.
+
+        Args:
+            args: of the call.
+            repeats: how often to run it.
+            kwargs: of the call.
+        """
+        inputs = self.interface.tensors(args, kwargs)
+        batch = check_inputs(self.program, inputs)
+        with self._lock, torch.no_grad(), torch_threads(self.threads):
+            return explain(self.runner(batch), self.times, inputs, repeats)
+
+    def assigned(
+        self, native: frozenset[int], times: Mapping[int, Times] | None = None
+    ) -> "Session":
+        """Return a session of the same program whose kernels do these operations."""
+        return Session(
+            self.program, self.interface, native, self.workshop, self.team, times or self.times
+        )
+
+    def settle(self, batch: int) -> None:
+        """Keep the kernels of one batch's plan, and no others."""
+        self.workshop.keep(self.runner(batch).kernels.values())
+
+    def runner(self, batch: int) -> Runner:
+        """Return the bound plan for a batch, made when it is first asked for."""
+        if batch not in self._runners:
+            while len(self._runners) >= PLANS:
+                self._runners.pop(next(iter(self._runners)))
+            self._runners[batch] = self._bind(plan(self.program, batch, self.native))
+        return self._runners[batch]
+
+    def _bind(self, planned: Plan) -> Runner:
+        steps = {i: step for i, step in enumerate(planned.steps) if isinstance(step, KernelStep)}
+        kernels = self.workshop.kernels(steps)
+        # Kernels do for one batch what torch may have to do for another.
+        in_torch = {step.op for step in planned.steps if isinstance(step, TorchStep)}
+        for position, op in enumerate(self.program.ops):
+            if position in in_torch - self._dense.keys():
+                if isinstance(op, Native):
+                    self._dense[position] = dense.in_torch(
+                        op.does, self._constant(op.weight), self._constant(op.bias),
+                        planned.shapes[op.sources[0]], planned.shapes[op.out],
+                    )  # fmt: skip
+                elif isinstance(op, Recurrent):
+                    self._dense[position] = dense.recurrent(op, self.program.constants)
+        library = self.workshop.library(kernels.values()) if kernels else None
+        return Runner(self.program, planned, kernels, library, self._dense, self.team)
+
+    def _constant(self, number: int | None) -> Tensor | None:
+        return None if number is None else self.program.constants[number]
+
+
+class Uncompiled:
+    """A network that torch runs as it is, because it is not one list of operations.
+
+    Args:
+        model: the network, in evaluation mode.
+        why: what it does that cannot be written down.
+        threads: for torch.
+    """
+
+    native: frozenset[int] = frozenset()
+
+    def __init__(self, model: nn.Module, why: str, threads: int) -> None:
+        self.model, self.why, self.threads = model, why, threads
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the network."""
+        with torch.no_grad(), torch_threads(self.threads):
+            return self.model(*args, **kwargs)
+
+    def explain(self, *args: Any, repeats: int = 5, **kwargs: Any) -> Explanation:
+        """Measure the whole call."""
+        seconds = []
+        for _ in range(repeats):
+            begin = time.perf_counter()
+            self(*args, **kwargs)
+            seconds.append(time.perf_counter() - begin)
+        line = Line("model", (), "torch", self.why, statistics.median(seconds), None, 0)
+        return Explanation((line,), 0, 0, 0, 0)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Refuse: its Python code is part of what it computes."""
+        raise BoxwoodError(
+            f"Expected a model that is one list of operations to write to {path}, got one where "
+            f"{self.why}; save its state_dict, or compile the part before that."
+        )
+
+
+class torch_threads:  # noqa: N801
+    """Give torch's operators so many threads, and back what it had."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+
+    def __enter__(self) -> None:
+        self._before = torch.get_num_threads()
+        if self._before != self._threads:
+            torch.set_num_threads(self._threads)
+
+    def __exit__(self, *exc: object) -> None:
+        if self._before != self._threads:
+            torch.set_num_threads(self._before)

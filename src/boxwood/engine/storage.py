@@ -1,0 +1,263 @@
+"""Compiled networks as files: one header of JSON, then sections of raw numbers and machine code.
+
+    8 bytes    "BXW" and the format's version
+    32 bytes   SHA-256 of all that follows
+    8 bytes    length of the header, little-endian
+    header     JSON: the program, its interface, and where each section lies
+    sections   each starts at a multiple of 64 bytes from the file's start
+
+A weight with many zeros is a bit for each entry, then the entries that are not zero; packed
+kernels and their machine code lie beside it, so that a machine of the same family runs them from
+where they are. Nothing in a file is code of Python's, and the machine code is only as good as the
+file's source: load files that you trust.
+"""
+
+import hashlib
+import json
+import mmap
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from boxwood.core.errors import BoxwoodError
+from boxwood.engine import codec, interface
+from boxwood.engine.explain import Times
+from boxwood.engine.kernels.contract import Code, Kernel
+from boxwood.engine.ops import Native
+from boxwood.engine.program import Program, check
+from boxwood.engine.runner import Bound
+from boxwood.engine.session import Session, Workshop, bound
+from boxwood.engine.targets import host
+from boxwood.engine.teams import Team
+
+MAGIC = b"BXW\x00\x00\x00\x00\x01"
+ALIGN = 64
+_START = len(MAGIC) + 32 + 8
+
+
+def save(session: Session, path: str | os.PathLike[str]) -> None:
+    """Write a session, whole or not at all.
+
+    The kernels that it has built so far go with it.
+
+    Args:
+        session: what `compile` made.
+        path: the file, by custom ``*.bxw``.
+
+    Raises:
+        BoxwoodError: its interface or an operator has no form in a file.
+    """
+    sections = _Sections()
+    weights = {op.weight for op in session.program.ops if isinstance(op, Native)}
+    program, workshop = session.program, session.workshop
+    header = {
+        "versions": {"torch": torch.__version__},
+        "interface": interface.to_json(session.interface),
+        "program": {
+            "ops": codec.encode(program.ops),
+            "values": [[number, codec.encode(v)] for number, v in program.values.items()],
+            "constants": [
+                [number, sections.tensor(constant, signed=number not in weights)]
+                for number, constant in program.constants.items()
+            ],
+            "inputs": program.inputs,
+            "outputs": program.outputs,
+            "batch": program.batch,
+            "names": list(program.names.items()),
+        },
+        "native": sorted(session.native),
+        "times": [[position, asdict(each)] for position, each in session.times.items()],
+        "threads": session.threads,
+        "target": asdict(workshop.target),
+        "kernels": [
+            [codec.encode(key), sections.kernel(bound.kernel)]
+            for key, bound in workshop.built.items()
+        ],
+        "objects": {
+            entry: sections.add(np.frombuffer(code, np.uint8))
+            for entry, code in workshop.objects.items()
+        },
+    }
+    _write(Path(path), json.dumps(header).encode(), sections)
+
+
+def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Session:
+    """Read what `Session.save` wrote; the network's own Python code is not needed.
+
+    On a machine of another family the kernels are compiled anew.
+
+    Args:
+        path: the file.
+        threads: as in `compile`; those of the saved session when None.
+
+    Raises:
+        BoxwoodError: no such file, or one that is cut short, changed, or of another format.
+    """
+    data = _read(Path(path))
+    (length,) = data[_START - 8 : _START].view("<u8")
+    try:
+        header = json.loads(data[_START : _START + int(length)].tobytes())
+        return _session(header, data, threads)
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        if isinstance(error, BoxwoodError):
+            raise
+        raise BoxwoodError(
+            f"Expected a compiled model of this version of Boxwood in {path}, got one that it "
+            f"cannot read ({type(error).__name__}: {error}); compile the model again."
+        ) from error
+
+
+def _session(header: dict[str, Any], data: NDArray[np.uint8], threads: int | None) -> Session:
+    parts = header["program"]
+    program = Program(
+        ops=codec.decode(parts["ops"]),
+        values={number: codec.decode(value) for number, value in parts["values"]},
+        constants={number: _tensor(spec, data) for number, spec in parts["constants"]},
+        inputs=tuple(parts["inputs"]),
+        outputs=tuple(parts["outputs"]),
+        batch=parts["batch"],
+        names=dict(parts["names"]),
+    )
+    team = Team(threads or header["threads"])
+    target = host()
+    workshop = Workshop(check(program), target, team.threads)
+    if asdict(target) == header["target"]:
+        for key, spec in header["kernels"]:
+            workshop.built[codec.decode(key)] = _kernel(spec, data)
+        workshop.objects.update(
+            {entry: _part(place, data).tobytes() for entry, place in header["objects"].items()}
+        )
+    return Session(
+        program, interface.from_json(header["interface"]), frozenset(header["native"]),
+        workshop, team, {position: Times(**each) for position, each in header["times"]},
+    )  # fmt: skip
+
+
+class _Sections:
+    """Arrays for a file, and where each will lie behind the header."""
+
+    def __init__(self) -> None:
+        self.arrays: list[NDArray[Any]] = []
+        self._end = 0
+
+    def add(self, array: NDArray[Any]) -> list[int]:
+        array = np.ascontiguousarray(array)
+        start = self._end
+        self.arrays.append(array)
+        self._end += -(-array.nbytes // ALIGN) * ALIGN
+        return [start, array.nbytes]
+
+    def tensor(self, tensor: Tensor, *, signed: bool) -> dict[str, Any]:
+        """Add a tensor; ``signed`` keeps the sign of zeros, which pruning leaves in weights."""
+        tensor = tensor.detach().contiguous()
+        found: dict[str, Any] = {"dtype": str(tensor.dtype).removeprefix("torch.")}
+        found["shape"] = list(tensor.shape)
+        if tensor.dtype == torch.float32:
+            flat = tensor.numpy().reshape(-1)
+            bits = flat.view(np.uint32) != 0 if signed else flat != 0
+            if np.count_nonzero(bits) < 0.9 * flat.size:
+                return found | {"bits": self.add(np.packbits(bits)), "kept": self.add(flat[bits])}
+        return found | {"all": self.add(tensor.reshape(-1).view(torch.uint8).numpy())}
+
+    def kernel(self, kernel: Kernel) -> dict[str, Any]:
+        return {
+            "entry": kernel.code.entry,
+            "slots": codec.encode(kernel.slots),
+            "scratch": kernel.scratch,
+            "units": kernel.units,
+            "note": kernel.note,
+            "constants": [[part.dtype.str, self.add(part)] for part in kernel.constants],
+        }
+
+
+def _kernel(spec: Mapping[str, Any], data: NDArray[np.uint8]) -> Bound:
+    constants = tuple(_part(place, data).view(dtype) for dtype, place in spec["constants"])
+    kernel = Kernel(
+        Code(spec["entry"], _lost), codec.decode(spec["slots"]), constants, spec["scratch"],
+        spec["units"], spec["note"],
+    )  # fmt: skip
+    return bound(kernel, data)
+
+
+def _lost() -> str:
+    raise BoxwoodError(
+        "Expected the machine code of a kernel in the file, got none; compile the model again."
+    )
+
+
+def _tensor(spec: Mapping[str, Any], data: NDArray[np.uint8]) -> Tensor:
+    dtype = getattr(torch, spec["dtype"])
+    if "bits" in spec:
+        count = torch.Size(spec["shape"]).numel()
+        bits = np.unpackbits(_part(spec["bits"], data), count=count).view(bool)
+        flat = np.zeros(count, np.float32)
+        flat[bits] = _part(spec["kept"], data).view(np.float32)
+        return torch.from_numpy(flat).reshape(spec["shape"])
+    raw = torch.from_numpy(_part(spec["all"], data).copy())
+    return raw.view(dtype).reshape(spec["shape"])
+
+
+def _part(place: list[int], data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    (length,) = data[_START - 8 : _START].view("<u8")
+    begin = -(-(_START + int(length)) // ALIGN) * ALIGN + place[0]
+    if place[0] < 0 or place[1] < 0 or begin + place[1] > len(data):
+        raise ValueError("a section lies outside the file")
+    return data[begin : begin + place[1]]
+
+
+def _write(path: Path, header: bytes, sections: _Sections) -> None:
+    digest = hashlib.sha256()
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        try:
+
+            def put(part: bytes) -> None:
+                digest.update(part)
+                file.write(part)
+
+            file.write(MAGIC + bytes(32))
+            put(len(header).to_bytes(8, "little"))
+            put(header)
+            put(bytes(-(_START + len(header)) % ALIGN))
+            for array in sections.arrays:
+                put(array.tobytes())
+                put(bytes(-array.nbytes % ALIGN))
+            file.seek(len(MAGIC))
+            file.write(digest.digest())
+            file.close()
+            Path(file.name).replace(path)
+        except BaseException:
+            file.close()
+            Path(file.name).unlink()
+            raise
+
+
+def _read(path: Path) -> NDArray[np.uint8]:
+    try:
+        with path.open("rb") as file:
+            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise BoxwoodError(
+            f"Expected a compiled model at {path}, got {error}; give a file that "
+            f"`boxwood compile` wrote."
+        ) from error
+    data = np.frombuffer(memory, np.uint8)
+    if len(data) < _START or data[: len(MAGIC)].tobytes() != MAGIC:
+        raise BoxwoodError(
+            f"Expected a compiled model in {path}, got another kind of file or another version of "
+            f"the format; give a file that `boxwood compile` wrote."
+        )
+    wanted = data[len(MAGIC) : len(MAGIC) + 32].tobytes()
+    if hashlib.sha256(data[len(MAGIC) + 32 :].data).digest() != wanted:
+        raise BoxwoodError(
+            f"Expected {path} as it was written, got one that is cut short or changed (its "
+            f"checksum differs); copy it again, or compile the model again."
+        )
+    return data

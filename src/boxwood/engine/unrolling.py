@@ -1,0 +1,137 @@
+"""A recurrent stack for one sequence, as matrix–vector products and cells in a row.
+
+The inputs' part of the gates is one product for all steps. Each step adds the state's part to its
+row of gates, and its cell writes the next state behind the last one, so that the output sequence
+is a view of the states. Rows of gates and states start on cache lines.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from boxwood.engine.kernels import conv, copying, matvec, recurrent
+from boxwood.engine.layouts import LINE, Planes, columns, vector
+from boxwood.engine.ops import Cell, Layer, Recurrent
+from boxwood.engine.places import FEW, Form, Place, Shape, place
+
+if TYPE_CHECKING:
+    from boxwood.engine.plan import Home, Planner
+
+
+def able(op: Recurrent, shapes: Mapping[int, Shape]) -> bool:
+    """Say whether kernels can run a stack: one sequence, and gates that fill whole lines."""
+    batch = shapes[op.sources[1]][1]
+    hidden = shapes[op.sources[1]][2]
+    return batch == 1 and (op.cell is Cell.LSTM or 3 * hidden % LINE == 0)
+
+
+def unroll(op: Recurrent, position: int, planner: "Planner") -> None:
+    """Add the steps of a stack to a plan."""
+    _Unrolled(op, position, planner).add()
+
+
+class _Unrolled:
+    def __init__(self, op: Recurrent, position: int, planner: "Planner") -> None:
+        self.op, self.position, self.planner = op, position, planner
+        shapes = planner.plan.shapes
+        self.steps = shapes[op.sources[0]][1 if op.batch_first else 0]
+        self.hidden = shapes[op.sources[1]][2]
+        lstm = op.cell is Cell.LSTM
+        self.cell: Any = (recurrent.LstmCell if lstm else recurrent.GruCell)(self.hidden)
+        self.gates = (4 if lstm else 3) * self.hidden  # that one product makes
+        self.row = self.cell.source.image
+        self.state = self.cell.target.image
+        states = Place(self.cell.target, len(op.layers) * (self.steps + 1), Form.TOKENS)
+        self.states = planner.buffer(states)
+
+    def add(self) -> None:
+        for index, layer in enumerate(self.op.layers):
+            for part, value in enumerate(self.op.sources[1:]):
+                first = self.part(self.states, self.at(index, 0) + part * self.hidden, self.hidden)
+                self.planner.append_copy(value, first, index)
+            rows = self.projected(index, layer)
+            for step in range(self.steps):
+                self.step(layer, index, step, self.part(rows, step * self.row, self.row))
+        self.outputs()
+
+    def at(self, layer: int, step: int) -> int:
+        """Floats from the first state to the one before a step of a layer."""
+        return (layer * (self.steps + 1) + step) * self.state
+
+    def part(self, home: "Home", start: int, length: int) -> "Home":
+        return self.planner.part(home, Place(vector(length), 1, Form.TOKENS), start)
+
+    def inputs(self, layer: int) -> int:
+        shapes = self.planner.plan.shapes
+        return shapes[self.op.sources[0]][2] if layer == 0 else self.hidden
+
+    def projected(self, index: int, layer: Layer) -> "Home":
+        """Return rows of gates that hold the inputs' part."""
+        bias = layer.bias if self.op.cell is Cell.LSTM else layer.inward_bias
+        rows = self.planner.buffer(Place(self.cell.source, self.steps, Form.TOKENS))
+        inputs, planner = self.inputs(index), self.planner
+        if self.steps <= FEW:
+            for step in range(self.steps):
+                self.kernel(
+                    matvec.MatVec(inputs, self.gates),
+                    self.vector(index, step), None,
+                    self.part(rows, step * self.row, self.gates), layer.inward, bias,
+                )  # fmt: skip
+            return rows
+        wide, tall = columns(inputs, self.steps), columns(self.gates, self.steps)
+        if index == 0:
+            value = self.op.sources[0]
+            source = planner.at(value, place(planner.plan.shapes[value], Form.TOKENS, {}))
+        else:
+            source = planner.buffer(Place(wide, 1, Form.TOKENS))
+            before = self.rows(self.hidden, self.state)
+            self.kernel(
+                copying.Copy(before, wide, transposed=True),
+                planner.part(
+                    self.states, Place(before, 1, Form.TOKENS), self.at(index - 1, 1)
+                ), None, source,
+            )  # fmt: skip
+        product = planner.buffer(Place(tall, 1, Form.TOKENS))
+        self.kernel(conv.Conv(wide, tall), source, None, product, layer.inward, bias)
+        turned = self.rows(self.gates, self.row)
+        self.kernel(copying.Copy(tall, turned, transposed=True), product, None, rows)
+        return rows
+
+    def vector(self, layer: int, step: int) -> "Home":
+        """Return where the input of a step lies."""
+        if layer > 0:
+            return self.part(self.states, self.at(layer - 1, step + 1), self.hidden)
+        value = self.op.sources[0]
+        where = place(self.planner.plan.shapes[value], Form.TOKENS, {})
+        whole = self.planner.at(value, where)
+        return self.part(whole, step * where.layout.image, self.inputs(0))
+
+    def rows(self, width: int, step: int) -> Planes:
+        return Planes(self.steps, 1, width, 0, width, 0, step, self.steps * step)
+
+    def step(self, layer: Layer, index: int, step: int, row: "Home") -> None:
+        old = self.part(self.states, self.at(index, step), self.state)
+        new = self.part(self.states, self.at(index, step + 1), self.state)
+        if self.op.cell is Cell.LSTM:
+            product, second, out = matvec.MatVec(self.hidden, self.gates, residual=True), row, row
+            bias = None
+        else:
+            product, second = matvec.MatVec(self.hidden, self.gates), None
+            out, bias = self.part(row, self.gates, self.gates), layer.across_bias
+        self.kernel(product, old, second, out, layer.across, bias)
+        self.kernel(self.cell, row, old, new)
+
+    def kernel(
+        self, problem: Any, source: "Home", second: "Home | None", out: "Home",
+        weight: int | None = None, bias: int | None = None,
+    ) -> None:  # fmt: skip
+        self.planner.append_kernel(self.position, problem, source, second, out, weight, bias)
+
+    def outputs(self) -> None:
+        sequence, *last = self.op.writes
+        top = self.at(len(self.op.layers) - 1, 1)
+        steps = (0, self.state) if self.op.batch_first else (self.state, 0)
+        self.planner.look(sequence, self.states, top, (*steps, 1))
+        per_layer = self.at(1, 0)
+        for part, value in enumerate(last):
+            start = self.at(0, self.steps) + part * self.hidden
+            self.planner.look(value, self.states, start, (per_layer, 0, 1))

@@ -1,0 +1,126 @@
+"""Runs kernels as a program does, between pages that must not be touched."""
+
+import ctypes
+import math
+import mmap
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from boxwood.engine.kernels.contract import Kernel, arguments
+from boxwood.engine.layouts import Array, Planes
+from boxwood.engine.targets import AVX2, NEON, Target, host
+
+PAGE = mmap.PAGESIZE
+
+
+class Guarded:
+    """Memory between two pages that fault when touched."""
+
+    def __init__(self, nbytes: int, *, at_end: bool, align: int = 64) -> None:
+        inner = math.ceil(max(nbytes, 1) / PAGE) * PAGE
+        self.memory = mmap.mmap(-1, inner + 2 * PAGE)
+        base = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
+        libc = ctypes.CDLL(None)
+        for page in (base, base + PAGE + inner):
+            assert libc.mprotect(ctypes.c_void_p(page), ctypes.c_size_t(PAGE), 0) == 0
+        start = PAGE + (inner - math.ceil(nbytes / align) * align if at_end else 0)
+        self.address = base + start
+        self.bytes = np.frombuffer(self.memory, np.uint8, nbytes, start)
+        self.floats = self.bytes[: nbytes // 4 * 4].view(np.float32)
+
+
+class Runner:
+    """Compiles kernels once per target, runs them, and checks what they leave behind."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.libraries: dict[str, object] = {}
+
+    def __call__(
+        self,
+        kernel: Kernel,
+        source: Planes,
+        out: Planes,
+        values: Array,
+        second: tuple[Planes, Array] | None = None,
+        *,
+        threads: Sequence[int] = (1, 2, 3),
+        in_place: bool = False,
+    ) -> Array:
+        """The output values, after checking that all ways to run agree to the last bit."""
+        results = [
+            self.once(kernel, source, out, values, second, many, at_end, in_place)
+            for many in threads
+            for at_end in (False, True)
+        ]
+        for other in results[1:]:
+            np.testing.assert_array_equal(results[0].view(np.int32), other.view(np.int32))
+        images = len(values)
+        clean = np.zeros(out.size(images), np.float32)
+        out.write_(clean, out.view(results[0], images).copy())
+        used = out.image if out.plane == 1 else out.channels * out.plane
+        for image in range(images):
+            part = slice(image * out.image, image * out.image + used)
+            np.testing.assert_array_equal(results[0][part], clean[part])
+        return out.view(results[0], images)
+
+    def once(
+        self,
+        kernel: Kernel,
+        source: Planes,
+        out: Planes,
+        values: Array,
+        second: tuple[Planes, Array] | None,
+        threads: int,
+        at_end: bool,
+        in_place: bool,
+    ) -> Array:
+        """One run with all threads' shares one after the other, in buffers full of NaN."""
+        from boxwood.engine.llvm.jit import load_codes
+
+        if kernel.code.entry not in self.libraries:
+            self.libraries[kernel.code.entry] = load_codes([kernel.code], self.target)
+        function = self.libraries[kernel.code.entry].function(kernel.code.entry)
+        images = len(values)
+        x = Guarded(4 * source.size(images), at_end=at_end, align=4 if source.image % 16 else 64)
+        y = Guarded(4 * out.size(images), at_end=at_end, align=4 if out.image % 16 else 64)
+        scratch = Guarded(threads * kernel.scratch, at_end=at_end)
+        for buffer in (x, y, scratch):
+            buffer.floats[:] = np.nan
+        source.write_(x.floats, values)
+        other = y
+        if second is not None:
+            other = y if in_place else Guarded(4 * second[0].size(images), at_end=at_end)
+            second[0].write_(other.floats, second[1])
+        constants = []
+        for array in kernel.constants:
+            constants.append(Guarded(array.nbytes, at_end=at_end, align=8))
+            constants[-1].bytes[:] = np.ascontiguousarray(array).view(np.uint8).ravel()
+        block = arguments(
+            kernel,
+            [constant.address for constant in constants],
+            source=x.address,
+            target=y.address,
+            second=other.address if second is not None else 0,
+            scratch=scratch.address,
+            images=images,
+        )
+        for thread in range(threads):
+            function(block.ctypes.data, thread, threads)
+        result: Array = y.floats.copy()
+        return result
+
+
+def _targets() -> list[Target]:
+    family = host()
+    return (
+        [family] if family.lanes == NEON.lanes else [AVX2] + ([family] if family.lanes > 8 else [])
+    )
+
+
+@pytest.fixture(scope="session", params=_targets(), ids=lambda target: f"{target.lanes} lanes")
+def run_kernel(request: pytest.FixtureRequest) -> Callable[..., Array]:
+    """A runner for each family that this machine can run."""
+    return Runner(request.param)
