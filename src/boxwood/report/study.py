@@ -31,7 +31,7 @@ class Measurement:
     seed: int
     key: str
     facts: dict[str, Any]
-    epochs: int
+    epochs: float
     seconds: float
 
     @property
@@ -68,7 +68,7 @@ def collect(jobs: Iterable[Job], store: Store) -> tuple[Measurement, ...]:
     """Read the measurements of finished jobs."""
     found = []
     for job in jobs:
-        epochs, seconds = 0, 0.0
+        epochs, seconds = 0.0, 0.0
         branch = job.name.rpartition(" / seed ")[0]
         for phase, key in zip(job.recipe, job.chain[1:], strict=True):
             record = store.record(key)
