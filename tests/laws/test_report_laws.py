@@ -67,7 +67,7 @@ def test_steps_cover_the_epochs_of_their_training(
 
 
 @given(numbers, st.integers(0, 5))
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_bootstrap_intervals_lie_within_the_data(values: list[float], seed: int) -> None:
     """Means of resamples lie between the least and the largest value; equal seeds give equal ends."""
     found = bootstrap_mean(values, seed=seed, resamples=200)
@@ -78,6 +78,7 @@ def test_bootstrap_intervals_lie_within_the_data(values: list[float], seed: int)
 
 
 @given(numbers)
+@settings(deadline=None)  # the first call loads scipy
 def test_the_paired_t_test_agrees_with_its_interval(values: list[float]) -> None:
     """The p-value is below 5 % exactly where the 95 % interval of the difference leaves out zero."""
     found = paired_difference(values, [0.0] * len(values))

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from boxwood.report.curves import Point, sensitivity, trade_off, weight_histograms
+from boxwood.report.page.layers import scanned
 from boxwood.report.page.metrics import KEPT, TEST, networks
 from boxwood.report.page.pictures import pairs
 from boxwood.report.page.reading import Study
@@ -36,9 +37,7 @@ def write_figures(study: Study, stem: Path) -> list[Path]:
             curves.setdefault(network.curve, []).append((kept, tuple(network.values(TEST))))
     if curves:
         written += trade_off(curves, title=title, path=named("trade-off"))
-    scans = [
-        s for run in study.runs for s in run.steps if "curves" in s.facts and "dense" in s.facts
-    ]
+    scans = [step for run in study.runs for step in run.steps if scanned(step.facts)]
     if scans:
         first = scans[0].facts
         lines = {name: [(s, a) for s, a in line] for name, line in first["curves"].items()}

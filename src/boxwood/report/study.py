@@ -79,8 +79,7 @@ def collect(
     found: list[Measurement] = []
     seen: set[str] = set()
     for job in jobs:
-        epochs: float = 0
-        seconds = 0.0
+        epochs, seconds = 0.0, 0.0
         history: tuple[dict[str, float], ...] = ()
         branch = job.name.rpartition(" / seed ")[0]
         for phase, key in zip(job.recipe, job.chain[1:], strict=True):

@@ -183,6 +183,40 @@ def test_unknown_phases_and_facts_are_shown(empty: Store, hand: SimpleNamespace)
     assert (cost["top5"], cost["stopping_step"]) == (0.99, 1200)
 
 
+ODD = (None, -1, "text", {}, [None], [{"step": "x"}], [{"validation_loss": 1, "step": 1}, {}], {"correct": 1})  # fmt: skip
+KNOWN = (
+    "test",
+    "validation",
+    "layers",
+    "kept",
+    "weights",
+    "history",
+    "epochs",
+    "curves",
+    "dense",
+    "sparsity",
+    "multiply_adds",
+    "bytes",
+    "parameters",
+)
+
+
+def test_facts_of_any_shape_make_a_page(empty: Store, hand: SimpleNamespace) -> None:
+    """Whatever another version or another's phase wrote under a known name, the rest is shown."""
+    for name in KNOWN:
+        for i, value in enumerate(ODD):
+            strange = {"is": "mine:Odd", "label": f"{name} {i}"}
+            measured = {**hand.measured(900, (9, 2)), name: value}
+            phases = [
+                (strange, {name: value, "sparsity": 0.5} | {name: value}, (9, 2)),
+                (hand.measure(""), measured, (9, 2)),
+            ]
+            hand.note(empty, f"{name} {chr(97 + i)}", 0, phases)
+    (made,) = articles(Report(stores=(empty.root,)))
+    assert len(next(t for t in tables_of(made) if t.name == "runs").rows) == len(KNOWN) * len(ODD)
+    json.dumps(to_json([made]), allow_nan=False)
+
+
 def test_verdicts_judge_whole_seeds_alone(
     store: Store, empty: Store, hand: SimpleNamespace
 ) -> None:

@@ -41,7 +41,7 @@ from boxwood.report.page.parts import (
 )
 from boxwood.report.page.pictures import PRUNED, histogram_figure, mask_gallery, pairs
 from boxwood.report.page.provenance import environment_table, recipe_table, run_table
-from boxwood.report.page.reading import Study
+from boxwood.report.page.reading import Study, number
 from boxwood.report.page.trade_off import chosen, trade_off
 from boxwood.report.page.training import BRANCH, fact_table, other_figures, training_figure
 from boxwood.report.study import Finding, Measurement
@@ -178,7 +178,8 @@ def _cards(dense: Network | None, best: Network | None) -> list[Card]:
         ("dense_multiply_adds", "multiply_adds", "multiply-adds (theoretical)"),
         ("dense_bytes", "bytes", "bytes on disk"),
     ):
-        ratios = [m.facts[whole] / m.facts[part] for m in best.members if m.facts.get(part)]
+        pairs_ = [(number(m.facts.get(whole)), number(m.facts.get(part))) for m in best.members]
+        ratios = [dense_ / left for dense_, left in pairs_ if dense_ and left]
         if ratios:
             ratio = sum(ratios) / len(ratios)
             cards.append(Card(f"{ratio:.1f}×", f"fewer {label}", best.name))

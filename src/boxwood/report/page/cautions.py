@@ -3,7 +3,16 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from boxwood.report.page.metrics import KEPT, TEST, VALIDATION, Network, against, percent, points
+from boxwood.report.page.metrics import (
+    KEPT,
+    TEST,
+    VALIDATION,
+    Network,
+    against,
+    counted_layers,
+    percent,
+    points,
+)
 from boxwood.report.page.parts import Note
 from boxwood.report.page.reading import Study
 
@@ -69,10 +78,10 @@ def _collapsed(found: Sequence[Network]) -> Iterator[Note]:
     gone, nearly = [], []
     for each in found:
         for member in each.members:
-            for layer in member.facts.get("layers", ()):
-                kept = layer["kept"] / layer["weights"]
-                said = f"{layer['name']} of {each.name}, seed {member.seed} ({member.key[:8]})"
-                if layer["kept"] == 0:
+            for layer in counted_layers(member):
+                kept = layer.kept / layer.weights
+                said = f"{layer.name} of {each.name}, seed {member.seed} ({member.key[:8]})"
+                if layer.kept == 0:
                     gone.append(said)
                 elif kept < _NEAR_COLLAPSE:
                     nearly.append(f"{said}: {percent(kept)}")

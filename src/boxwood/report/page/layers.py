@@ -1,13 +1,14 @@
 """Where the weights went: what each layer kept, and how sensitive each is."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
 from boxwood.report.page.charts import base, scales, tooltip
-from boxwood.report.page.metrics import Network, percent
+from boxwood.report.page.metrics import Network, counted_layers, percent
 from boxwood.report.page.parts import Column, Figure, Series, Table
-from boxwood.report.page.reading import Study
+from boxwood.report.page.reading import Study, number
 from boxwood.report.tables import human
 
 NETWORK = "network"
@@ -16,13 +17,29 @@ NETWORK = "network"
 
 def layered(found: Sequence[Network]) -> list[Network]:
     """Networks whose layers were counted."""
-    return [each for each in found if all(m.facts.get("layers") for m in each.members)]
+    return [each for each in found if all(map(counted_layers, each.members))]
+
+
+def scanned(facts: Mapping[str, Any]) -> bool:
+    """Say whether facts are those of a sensitivity scan: a curve for each layer."""
+    curves = facts.get("curves")
+    return (
+        number(facts.get("dense")) is not None
+        and isinstance(curves, Mapping)
+        and all(
+            isinstance(line, list)
+            and all(
+                isinstance(p, list) and len(p) == 2 and None not in map(number, p) for p in line
+            )
+            for line in curves.values()
+        )
+    )
 
 
 def layer_rows(network: Network) -> list[dict[str, Any]]:
     """What each layer of a network kept, as means over its seeds."""
     rows = []
-    by_seed = [m.facts["layers"] for m in network.members]
+    by_seed = [[asdict(layer) for layer in counted_layers(m)] for m in network.members]
     for position, first in enumerate(by_seed[0]):
         same = [layers[position] for layers in by_seed if len(layers) == len(by_seed[0])]
 
@@ -152,8 +169,8 @@ def sensitivity_figure(study: Study) -> Figure | None:
     found: dict[tuple[str, float], list[float]] = {}
     keys: dict[str, None] = {}
     dense = []
-    for step in {s.key: s for run in study.runs for s in run.steps if s.kind == "Scan"}.values():
-        if not isinstance(step.facts.get("curves"), dict):
+    for step in {s.key: s for run in study.runs for s in run.steps}.values():
+        if not scanned(step.facts):
             continue
         keys[step.key[:8]] = None
         dense.append(step.facts["dense"])

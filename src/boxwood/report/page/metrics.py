@@ -1,17 +1,17 @@
 """What is read off a measured network, and its mean over seeds: the axes and columns of a page."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from statistics import fmean, stdev
 from typing import Any
 
 from boxwood.model.counting import LayerCount
 from boxwood.model.energy import energy
 from boxwood.report import statistics
-from boxwood.report.page.reading import Study
+from boxwood.report.page.reading import Study, counted, number
 from boxwood.report.statistics import Interval
 from boxwood.report.study import Measurement
-from boxwood.report.tables import human, human_bytes, human_seconds
+from boxwood.report.tables import human, human_bytes
 
 Latencies = Mapping[str, Sequence[float]]
 """Key of a measured network to milliseconds per example, one for each repetition."""
@@ -70,16 +70,15 @@ def times_fewer(ratio: float) -> str:
 
 def _share(name: str, whole: str) -> Callable[[Measurement], float | None]:
     def read(m: Measurement) -> float | None:
-        part, all_ = m.facts.get(name), m.facts.get(whole)
-        return None if part is None or not all_ else float(part) / float(all_)
+        part, all_ = number(m.facts.get(name)), number(m.facts.get(whole))
+        return None if part is None or not all_ else part / all_
 
     return read
 
 
 def _fact(name: str) -> Callable[[Measurement], float | None]:
     def read(m: Measurement) -> float | None:
-        found = m.facts.get(name)
-        return float(found) if isinstance(found, int | float) else None
+        return number(m.facts.get(name))
 
     return read
 
@@ -87,17 +86,25 @@ def _fact(name: str) -> Callable[[Measurement], float | None]:
 def _accuracy(name: str) -> Callable[[Measurement], float | None]:
     def read(m: Measurement) -> float | None:
         found = m.facts.get(name)
-        return None if not isinstance(found, dict) else float(found["correct"]) / found["total"]
+        return found["correct"] / found["total"] if counted(found) else None
 
     return read
 
 
 def estimated_energy(m: Measurement) -> float | None:
     """Microjoules per example by the 45 nm table, every weight fetched from DRAM."""
-    layers = m.facts.get("layers")
-    if not layers:
-        return None
-    return energy([LayerCount(**layer) for layer in layers]).pruned.total
+    layers = counted_layers(m)
+    return energy(layers).pruned.total if layers else None
+
+
+def counted_layers(m: Measurement) -> list[LayerCount]:
+    """The layers of a measured network; none where its facts hold something else by that name."""
+    layers, names = m.facts.get("layers"), {each.name for each in fields(LayerCount)}
+    if not isinstance(layers, list) or not all(
+        isinstance(layer, dict) and set(layer) == names and layer["weights"] for layer in layers
+    ):
+        return []
+    return [LayerCount(**layer) for layer in layers]
 
 
 TEST = Metric("test", "test accuracy", _accuracy("test"), percent)
@@ -133,7 +140,7 @@ def further(measurements: Iterable[Measurement]) -> tuple[Metric, ...]:
                 fraction = name.startswith(("test_", "validation_")) and 0 <= value <= 1
                 show = percent if fraction else "{:.5g}".format
                 found[name] = Metric(name, title, _fact(name), show)
-            elif isinstance(value, dict) and {"correct", "total"} <= set(value):
+            elif counted(value):
                 found[name] = Metric(name, title, _accuracy(name), percent)
     return tuple(found.values())
 
@@ -192,9 +199,9 @@ class Network:
         values = self.values(metric)
         if not values:
             return None
-        counted = self.members[0].facts.get(metric.name)
-        if len(values) == 1 and isinstance(counted, dict):
-            return statistics.proportion(counted["correct"], counted["total"])
+        answers = self.members[0].facts.get(metric.name)
+        if len(values) == 1 and counted(answers):
+            return statistics.proportion(answers["correct"], answers["total"])
         return statistics.mean(values)
 
     @property
@@ -228,7 +235,7 @@ def _curves(study: Study) -> dict[str, str]:
     stems: dict[str, list[str]] = {}
     for branch, runs in study.branches.items():
         if max(len(run.measurements) for run in runs) == 1:
-            words = [word for word in branch.split() if not _number(word)]
+            words = [word for word in branch.split() if not _is_number(word)]
             stems.setdefault(" ".join(words), []).append(branch)
     for stem, branches in stems.items():
         if len(branches) > 1 and stem:
@@ -236,7 +243,7 @@ def _curves(study: Study) -> dict[str, str]:
     return names
 
 
-def _number(word: str) -> bool:
+def _is_number(word: str) -> bool:
     try:
         float(word.rstrip("%x×"))
     except ValueError:
@@ -259,8 +266,3 @@ def against(network: Network, other: Network, metric: Metric) -> statistics.Pair
     if not whole:
         return None
     return statistics.paired_difference([a for a, _ in whole], [b for _, b in whole])
-
-
-def seconds(value: float) -> str:
-    """A duration as `human_seconds` writes it."""
-    return human_seconds(value)

@@ -16,6 +16,7 @@ from boxwood.report.page.metrics import (
     times_fewer,
 )
 from boxwood.report.page.parts import Column, Table
+from boxwood.report.page.reading import number
 from boxwood.report.tables import human, human_bytes, human_seconds
 
 
@@ -78,18 +79,21 @@ def cost_table(found: Sequence[Network], extra: Sequence[Metric]) -> Table:
         first = each.members[0].facts
 
         def mean(name: str, each: Network = each) -> float | None:
-            values = [m.facts[name] for m in each.members if name in m.facts]
-            return fmean(values) if values else None
+            values = [number(m.facts.get(name)) for m in each.members]
+            there = [value for value in values if value is not None]
+            return fmean(there) if there else None
 
         row: dict[str, Any] = {
             "network": each.name,
-            "parameters": first.get("parameters"),
+            "parameters": number(first.get("parameters")),
             "nonzero": mean("nonzero"),
-            "weights_ratio": _ratio(first.get("parameters"), mean("nonzero")),
+            "weights_ratio": _ratio(number(first.get("parameters")), mean("nonzero")),
             "multiply_adds": mean("multiply_adds"),
-            "multiply_adds_ratio": _ratio(first.get("dense_multiply_adds"), mean("multiply_adds")),
+            "multiply_adds_ratio": _ratio(
+                number(first.get("dense_multiply_adds")), mean("multiply_adds")
+            ),
             "bytes": mean("bytes"),
-            "bytes_ratio": _ratio(first.get("dense_bytes"), mean("bytes")),
+            "bytes_ratio": _ratio(number(first.get("dense_bytes")), mean("bytes")),
             "epochs": float(each.members[0].epochs),
             "seconds": sum(m.seconds for m in each.members) / each.seeds,
             "keys": each.keys,

@@ -98,12 +98,10 @@ class Series:
     Args:
         name: value of the figure's series field.
         look: number of its colour, marker and dashes; see `boxwood.report.page.charts`.
-        note: said beside the name.
     """
 
     name: str
     look: int
-    note: str = ""
 
 
 @dataclass(frozen=True)

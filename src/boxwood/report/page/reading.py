@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeGuard
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.report.study import Measurement
@@ -46,8 +46,7 @@ class Step:
     @property
     def measures(self) -> bool:
         """Whether its facts describe a network as those of `Measure` do."""
-        test = self.facts.get("test")
-        return isinstance(test, dict) and {"correct", "total"} <= set(test)
+        return counted(self.facts.get("test"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,11 +97,11 @@ class Run:
     def measurements(self) -> tuple[Measurement, ...]:
         """The measured networks, in order."""
         found, epochs, seconds = [], 0.0, 0.0
-        history: Any = ()
+        history: Any = None
         for step in self.steps:
             if step.record is None:
                 continue
-            epochs += step.facts.get("epochs", 0)
+            epochs += number(step.facts.get("epochs")) or 0.0
             seconds += step.record["provenance"].get("seconds", 0.0)
             history = step.facts.get("history", history)
             if step.measures:
@@ -185,6 +184,32 @@ def read(
     return tuple(sorted(studies, key=lambda study: -len(study.measurements)))
 
 
+def counted(value: Any) -> TypeGuard[Mapping[str, int]]:
+    """Say whether a fact counts right answers out of all.
+
+    Example:
+        >>> counted({"correct": 9, "total": 10}), counted({"correct": 9}), counted(0.9)
+        (True, False, False)
+    """
+    return (
+        isinstance(value, Mapping)
+        and isinstance(value.get("correct"), int)
+        and isinstance(value.get("total"), int)
+        and 0 <= value["correct"] <= value["total"] > 0
+    )
+
+
+def number(value: Any) -> float | None:
+    """Read a fact that should be a number; None where a phase wrote something else.
+
+    Example:
+        >>> number(3), number("three")
+        (3.0, None)
+    """
+    whole = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if whole else None
+
+
 def short(spec: Any) -> str:
     """Write a spec in one line: names without their modules, settings that are set.
 
@@ -236,9 +261,14 @@ def _runs(store: Store) -> Iterator[Run]:
         )
 
 
-def _stopping(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def _stopping(history: Any) -> dict[str, float]:
     """Where a training would have stopped by validation loss, and test accuracy there."""
-    if not all("validation_loss" in row and "step" in row for row in history) or not history:
+    wanted = {"validation_loss", "step"}
+    if (
+        not isinstance(history, list)
+        or not history
+        or not all(isinstance(row, Mapping) and wanted <= set(row) for row in history)
+    ):
         return {}
     best = min(history, key=lambda row: row["validation_loss"])
     found = {"step_of_lowest_validation_loss": best["step"]}

@@ -150,9 +150,7 @@ def trade_off(
         alternative=_alternative(found, dense),
         spec=spec,
         table=accuracy_table(found, dense),
-        series=[
-            Series(name, number, _note(found, name)) for name, number in looks(found).items()
-        ],
+        series=[Series(name, number) for name, number in looks(found).items()],
         controls=[
             Control("Horizontal", [
                 Option(cost.title, {
@@ -190,7 +188,7 @@ def _rows(
     about = {"series": network.curve, "name": network.name, "n": network.seeds}
     mean: dict[str, Any] = {**about, "what": "mean", "keys": network.keys}
     for cost in costs:
-        mean[cost.name] = at = network.mean(cost)
+        mean[cost.name] = at = _placed(cost, network.mean(cost))
         mean[f"{cost.name}_text"] = _said(cost, at)
         mean[f"front_{cost.name}"] = network.name in fronts[cost.name]
     for worth in worths:
@@ -210,13 +208,18 @@ def _rows(
     for each in network.members:
         row: dict[str, Any] = {**about, "what": "seed", "seed": each.seed, "keys": each.key[:8]}
         for cost in costs:
-            row[cost.name] = at = cost.of(each)
+            row[cost.name] = at = _placed(cost, cost.of(each))
             row[f"{cost.name}_text"] = _said(cost, at)
         for worth in worths:
             row[worth.name] = value = worth.of(each)
             row[f"{worth.name}_text"] = None if value is None else worth.show(value)
         seeds.append(row)
     return [mean, *seeds]
+
+
+def _placed(cost: Metric, at: float | None) -> float | None:
+    """A logarithmic axis has no place for nothing at all."""
+    return None if cost.log and not at else at
 
 
 def _said(cost: Metric, at: float | None) -> str | None:
@@ -261,11 +264,6 @@ def _dense_rule(dense: Network | None, worths: Sequence[Metric]) -> list[dict[st
             "encoding": {"x": None, "y": {"field": "y", "type": "quantitative"}},
         }
     ]
-
-
-def _note(found: Sequence[Network], curve: str) -> str:
-    count = sum(each.curve == curve for each in found)
-    return f"{count} points" if count > 1 else "1 point"
 
 
 def _alternative(found: Sequence[Network], dense: Network | None) -> str:

@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 
 from boxwood.report.page.charts import base, tooltip
 from boxwood.report.page.parts import Column, Control, Figure, Option, Table
-from boxwood.report.page.reading import Run, Step, Study
+from boxwood.report.page.reading import Run, Step, Study, counted, number
 
 BRANCH = "branch"
 """Name of the pick that chooses a branch in this section."""
@@ -281,13 +281,13 @@ def _places(run: Run) -> Iterator[_Place]:
     share = _POINTS // max(1, sum("history" in step.facts for step in run.steps))
     for step in run.steps:
         history = step.facts.get("history")
-        epochs = float(step.facts.get("epochs", 0))
+        epochs = number(step.facts.get("epochs")) or 0.0
         if not _numeric(history):
             before += epochs
             continue
         start, per_epoch = _steps(history, epochs)
         for row in _thinned(history, max(share, 10)):
-            at = before + (float(row.get("step", row.get("epoch", 0))) - start) / per_epoch
+            at = before + ((number(row.get("step", row.get("epoch"))) or 0.0) - start) / per_epoch
             for what, value in _numbers(row):
                 if what not in ("epoch", "step"):
                     yield _Place(run.branch, round(at, 4), what, value, step.key)
@@ -299,7 +299,7 @@ def _steps(history: Sequence[Mapping[str, Any]], epochs: float) -> tuple[float, 
 
     A training that enters its course late, as after rewinding, counts from there.
     """
-    steps = [float(row["step"]) for row in history if "step" in row]
+    steps = [number(row["step"]) or 0.0 for row in history if "step" in row]
     if len(steps) < len(history) or not epochs:
         return 0.0, 1.0
     start = steps[0] - (steps[1] - steps[0] if len(steps) > 1 else steps[0])
@@ -309,9 +309,9 @@ def _steps(history: Sequence[Mapping[str, Any]], epochs: float) -> tuple[float, 
 def _events(run: Run) -> Iterator[dict[str, Any]]:
     before = 0.0
     for step in run.steps:
-        epochs = float(step.facts.get("epochs", 0))
+        epochs = number(step.facts.get("epochs")) or 0.0
         if step.kind not in ("Train", "Measure", "RemoveDead", "Scan") and step.record:
-            sparsity = step.facts.get("sparsity")
+            sparsity = number(step.facts.get("sparsity"))
             left = "" if sparsity is None else f"{100 * (1 - sparsity):.3g} % left"
             yield {
                 "branch": run.branch, "at": before, "key": step.key[:8],
@@ -337,7 +337,7 @@ def _numbers(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in row.items():
         if isinstance(value, int | float) and not isinstance(value, bool):
             yield name, float(value)
-        elif isinstance(value, Mapping) and {"correct", "total"} <= set(value) and value["total"]:
+        elif counted(value):
             yield name, value["correct"] / value["total"]
 
 
