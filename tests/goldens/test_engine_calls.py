@@ -52,16 +52,17 @@ def test_arguments_go_by_position_or_name(net) -> None:
 
 def test_the_network_is_left_as_it_was() -> None:
     """Training mode, gradients and weights; changing it later does not reach the session."""
-    net = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.BatchNorm1d(4))
+    net = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5), nn.BatchNorm1d(4), nn.PReLU(4))
     net[2].eval()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     x = torch.randn(2, 4)
     fast = compile_(net, x)
-    assert [module.training for module in net.modules()] == [True, True, True, False]
+    assert [module.training for module in net.modules()] == [True, True, True, False, True]
     assert all(torch.equal(net.state_dict()[name], value) for name, value in before.items())
     y = fast(x)
     with torch.no_grad():
-        net[0].weight.zero_()
+        for parameter in net.parameters():
+            parameter.zero_()
     assert torch.equal(fast(x), y)
 
 
@@ -171,3 +172,43 @@ def test_threads_give_the_same_bits() -> None:
         many = Session(one.program, one.interface, able, workshop, Team(threads))
         for _ in range(20):
             assert torch.equal(many(x), wanted)
+
+
+def test_nan_and_infinity_pass_as_in_torch() -> None:
+    """Where no weight is zero; a kernel skips zeros, and with them what only they would meet."""
+    from boxwood.engine.feasible import problems
+
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, stride=2, padding=1),
+        nn.Hardswish(), nn.MaxPool2d(3, 1, 1), nn.Conv2d(16, 16, 1), nn.GELU(), nn.Flatten(),
+        nn.Linear(256, 6), nn.ReLU6(),
+    )  # fmt: skip
+    compiled = compile_(net, torch.zeros(1, 3, 8, 8))
+    for native in (frozenset(problems(compiled.program, 1)), frozenset()):
+        fast = compiled.assigned(native)
+        for value in (float("nan"), float("inf"), -float("inf")):
+            x = torch.randn(1, 3, 8, 8)
+            x[0, 1, 4, 5] = value
+            with torch.no_grad():
+                wanted = net(x)
+            torch.testing.assert_close(fast(x), wanted, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+def test_kept_weights_take_less_than_dense_ones() -> None:
+    """Beside the packed kernels only a bit for each entry and the entries are kept."""
+    from boxwood.engine.feasible import problems
+
+    net = nn.Linear(256, 256, bias=False)
+    with torch.no_grad():
+        net.weight.mul_(torch.rand_like(net.weight) >= 0.9)
+    x = torch.randn(1, 256)
+    fast = compile_(net, x)
+    fast = fast.assigned(frozenset(problems(fast.program, 1)))
+    fast.settle(1)
+    found = fast.explain(x)
+    assert found.kept_bytes <= 4 * found.nonzero + 256 * 256 // 8
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), net(x), rtol=1e-5, atol=1e-5)
+        wide = torch.randn(9, 256)  # another batch has to pack the weight anew
+        torch.testing.assert_close(fast(wide), net(wide), rtol=1e-5, atol=1e-5)

@@ -218,7 +218,7 @@ class _Recorder(TorchDispatchMode):
     def _in_memory_order(self, memory: _Memory, view: Tensor) -> tuple[int, tuple[int, ...]]:
         """Return what covers a view's memory, as it lies there, and the order of its axes."""
         root, live = memory.root_tensor, memory.root in self.live
-        order = tuple(sorted(range(root.ndim), key=lambda axis: -root.stride(axis)))
+        order = tuple(sorted(range(root.ndim), key=lambda axis: -root.stride()[axis]))
         lies = root.permute(order)
         if not lies.is_contiguous() or root.dtype != view.dtype:
             raise UncapturableError("it writes into a tensor that others see with gaps or overlaps")

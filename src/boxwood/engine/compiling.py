@@ -74,7 +74,7 @@ def compile(  # noqa: A001
     names = {
         n: by_address[t.data_ptr()] for n, t in constants.items() if t.data_ptr() in by_address
     }
-    program = optimised(replace(check(captured.program), names=names))
+    program = _own(optimised(replace(check(captured.program), names=names)), model)
     workshop = Workshop(program, target or host(), threads)
     session = Session(program, interface(), frozenset(), workshop, team)
     name = remembering.key(program, workshop.target, threads)
@@ -93,6 +93,18 @@ def optimised(program: Program) -> Program:
     for rewrite in PASSES:
         program = check(rewrite(program))
     return program
+
+
+def _own(program: Program, model: nn.Module) -> Program:
+    """Copy the constants that are the model's own memory."""
+    theirs = {
+        tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())
+    }
+    constants = {
+        number: tensor.clone() if tensor.untyped_storage().data_ptr() in theirs else tensor
+        for number, tensor in program.constants.items()
+    }
+    return replace(program, constants=constants)
 
 
 @contextmanager

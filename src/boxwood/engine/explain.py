@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from boxwood.engine.constants import Constants
 from boxwood.engine.kernels.contract import Activation
 from boxwood.engine.ops import Native, Recurrent
 from boxwood.engine.plan import KernelStep
@@ -57,6 +58,7 @@ class Explanation:
     Args:
         lines: in order.
         kernel_bytes: of weights packed for kernels.
+        kept_bytes: of all weights as they are kept to plan for other batches.
         nonzero: entries that are not zero in those weights.
         dense_bytes: of the same weights as float32.
         arena_bytes: of intermediate values.
@@ -64,6 +66,7 @@ class Explanation:
 
     lines: tuple[Line, ...]
     kernel_bytes: int
+    kept_bytes: int
     nonzero: int
     dense_bytes: int
     arena_bytes: int
@@ -85,7 +88,8 @@ class Explanation:
             f"{1e3 * total:.2f} ms in all, step by step. Weights in kernels: "
             f"{self.kernel_bytes / 1e6:.2f} MB for {self.nonzero} that are not zero "
             f"({self.kernel_bytes / max(self.nonzero, 1):.1f} bytes each), "
-            f"{self.dense_bytes / 1e6:.2f} MB dense; intermediate values: "
+            f"{self.dense_bytes / 1e6:.2f} MB dense; kept besides, for other batches and torch: "
+            f"{self.kept_bytes / 1e6:.2f} MB; intermediate values: "
             f"{self.arena_bytes / 1e6:.2f} MB."
         )
         return "\n".join(text)
@@ -127,7 +131,8 @@ def explain(
     }
     nonzero = sum(int(program.constants[number].count_nonzero()) for number in weights)
     dense = sum(4 * program.constants[number].numel() for number in weights)
-    return Explanation(tuple(lines), sum(held.values()), nonzero, dense, runner.arena_bytes)
+    kept = Constants(program.constants).nbytes
+    return Explanation(tuple(lines), sum(held.values()), kept, nonzero, dense, runner.arena_bytes)
 
 
 def _cells(line: Line) -> tuple[str, ...]:

@@ -87,7 +87,11 @@ class Runner:
         self._memory = allocate(self.arena_bytes)
         self._arena = torch.from_numpy(self._memory.view(np.float32))
         self._scratch = self._memory.ctypes.data + total
-        self._static: dict[int, Tensor] = dict(program.constants)
+        self._static: dict[int, Tensor] = {
+            number: program.constants[number]
+            for number in _outside(program, plan)
+            if number in program.constants
+        }
         for number, home in plan.homes.items():
             self._static[number] = self._view(home, plan.shapes[number])
         for number, view in plan.views.items():
@@ -306,6 +310,20 @@ class Runner:
         if type(argument) is tuple:
             return [self._fill(part) for part in argument]
         return argument
+
+
+def _outside(program: Program, plan: Plan) -> set[int]:
+    """Return the values that torch reads or hands back, other than packed weights."""
+    found = set(program.outputs)
+    for step in plan.steps:
+        if isinstance(step, TorchStep):
+            op = program.ops[step.op]
+            found.update(op.sources if isinstance(op, Native | Recurrent) else op.reads)
+        elif isinstance(step, CopyStep):
+            found.add(step.value)
+        elif isinstance(step.source, int):
+            found.add(step.source)
+    return found
 
 
 def _has_holes(argument: Any) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.engine import bind, dense, driver
+from boxwood.engine.constants import Constants
 from boxwood.engine.explain import Explanation, Line, Times, explain
 from boxwood.engine.interface import Interface, check_inputs
 from boxwood.engine.kernels.contract import Kernel
@@ -24,7 +25,7 @@ from boxwood.engine.llvm.objects import Library, load
 from boxwood.engine.memory import LINE, allocate
 from boxwood.engine.ops import Native, Recurrent
 from boxwood.engine.plan import KernelStep, Plan, TorchStep, plan
-from boxwood.engine.program import Program
+from boxwood.engine.program import Op, Program
 from boxwood.engine.runner import Bound, Runner
 from boxwood.engine.targets import Target
 from boxwood.engine.teams import Team
@@ -196,8 +197,14 @@ class Session:
         )
 
     def settle(self, batch: int) -> None:
-        """Keep the kernels of one batch's plan, and no others."""
+        """Keep the kernels of one batch's plan, and no others; keep their weights without zeros."""
         self.workshop.keep(self.runner(batch).kernels.values())
+        ops = self.program.ops
+        packed = {n for position in self.native for n in _weights(ops[position])}
+        packed -= {n for p, op in enumerate(ops) if p not in self.native for n in op.reads}
+        constants = Constants(self.program.constants).without_zeros(packed)
+        self.program = self.workshop.program = replace(self.program, constants=constants)
+        self._runners = {}
 
     def runner(self, batch: int) -> Runner:
         """Return the bound plan for a batch, made when it is first asked for."""
@@ -228,6 +235,12 @@ class Session:
         return None if number is None else self.program.constants[number]
 
 
+def _weights(op: Op) -> tuple[int, ...]:
+    if isinstance(op, Recurrent):
+        return op.reads[len(op.sources) :]
+    return (op.weight,) if isinstance(op, Native) and op.weight is not None else ()
+
+
 class Uncompiled:
     """A network that torch runs as it is, because it is not one list of operations.
 
@@ -255,7 +268,7 @@ class Uncompiled:
             self(*args, **kwargs)
             seconds.append(time.perf_counter() - begin)
         line = Line("model", (), "torch", self.why, statistics.median(seconds), None, 0)
-        return Explanation((line,), 0, 0, 0, 0)
+        return Explanation((line,), 0, 0, 0, 0, 0)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Refuse: its Python code is part of what it computes."""

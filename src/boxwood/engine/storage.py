@@ -29,6 +29,7 @@ from torch import Tensor
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.engine import codec, interface
+from boxwood.engine.constants import Compact, Constants, compact
 from boxwood.engine.explain import Times
 from boxwood.engine.kernels.contract import Code, Kernel
 from boxwood.engine.ops import Native
@@ -120,7 +121,7 @@ def _session(header: dict[str, Any], data: NDArray[np.uint8], threads: int | Non
     program = Program(
         ops=codec.decode(parts["ops"]),
         values={number: codec.decode(value) for number, value in parts["values"]},
-        constants={number: _tensor(spec, data) for number, spec in parts["constants"]},
+        constants=Constants({number: _tensor(spec, data) for number, spec in parts["constants"]}),
         inputs=tuple(parts["inputs"]),
         outputs=tuple(parts["outputs"]),
         batch=parts["batch"],
@@ -160,11 +161,9 @@ class _Sections:
         tensor = tensor.detach().contiguous()
         found: dict[str, Any] = {"dtype": str(tensor.dtype).removeprefix("torch.")}
         found["shape"] = list(tensor.shape)
-        if tensor.dtype == torch.float32:
-            flat = tensor.numpy().reshape(-1)
-            bits = flat.view(np.uint32) != 0 if signed else flat != 0
-            if np.count_nonzero(bits) < 0.9 * flat.size:
-                return found | {"bits": self.add(np.packbits(bits)), "kept": self.add(flat[bits])}
+        small = None if signed else compact(tensor)
+        if small is not None:
+            return found | {"bits": self.add(small.bits), "kept": self.add(small.kept)}
         return found | {"all": self.add(tensor.reshape(-1).view(torch.uint8).numpy())}
 
     def kernel(self, kernel: Kernel) -> dict[str, Any]:
@@ -193,14 +192,11 @@ def _lost() -> str:
     )
 
 
-def _tensor(spec: Mapping[str, Any], data: NDArray[np.uint8]) -> Tensor:
+def _tensor(spec: Mapping[str, Any], data: NDArray[np.uint8]) -> Tensor | Compact:
     dtype = getattr(torch, spec["dtype"])
     if "bits" in spec:
-        count = torch.Size(spec["shape"]).numel()
-        bits = np.unpackbits(_part(spec["bits"], data), count=count).view(bool)
-        flat = np.zeros(count, np.float32)
-        flat[bits] = _part(spec["kept"], data).view(np.float32)
-        return torch.from_numpy(flat).reshape(spec["shape"])
+        kept = _part(spec["kept"], data).view(np.float32)
+        return Compact(tuple(spec["shape"]), _part(spec["bits"], data), kept)
     raw = torch.from_numpy(_part(spec["all"], data).copy())
     return raw.view(dtype).reshape(spec["shape"])
 

@@ -1,0 +1,86 @@
+"""A program's constant tensors, some of them kept without their zeros until they are asked for."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Compact:
+    """A float32 tensor as a bit for each entry and the entries that are not zero.
+
+    Args:
+        shape: of the tensor.
+        bits: 1 keeps, eight entries to a byte.
+        kept: the entries.
+    """
+
+    shape: tuple[int, ...]
+    bits: NDArray[np.uint8]
+    kept: NDArray[np.float32]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        return self.bits.nbytes + self.kept.nbytes
+
+    def tensor(self) -> Tensor:
+        """The tensor."""
+        count = torch.Size(self.shape).numel()
+        flat = np.zeros(count, np.float32)
+        flat[np.unpackbits(self.bits, count=count).view(bool)] = self.kept
+        return torch.from_numpy(flat).reshape(self.shape)
+
+
+def compact(tensor: Tensor) -> Compact | None:
+    """Return a float32 tensor without its zeros, of either sign; None if that saves nothing.
+
+    Example:
+        >>> found = compact(torch.tensor([[0.0, 2.0], [0.0, 0.0]]))
+        >>> found.nbytes, found.tensor().tolist()
+        (5, [[0.0, 2.0], [0.0, 0.0]])
+    """
+    if tensor.dtype != torch.float32:
+        return None
+    flat = tensor.contiguous().numpy().reshape(-1)
+    nonzero = flat != 0
+    found = Compact(tuple(tensor.shape), np.packbits(nonzero), flat[nonzero])
+    return found if found.nbytes < flat.nbytes else None
+
+
+class Constants(Mapping[int, Tensor]):
+    """Tensors by number; compact ones are made anew each time they are asked for.
+
+    Args:
+        tensors: whole and compact ones.
+    """
+
+    def __init__(self, tensors: Mapping[int, Any]) -> None:
+        if isinstance(tensors, Constants):
+            tensors = tensors._tensors
+        self._tensors: dict[int, Tensor | Compact] = dict(tensors)
+
+    def __getitem__(self, number: int) -> Tensor:
+        found = self._tensors[number]
+        return found.tensor() if isinstance(found, Compact) else found
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def without_zeros(self, numbers: Iterable[int]) -> "Constants":
+        """Return the same tensors with these kept compact where that saves memory."""
+        small = {number: compact(self[number]) for number in numbers}
+        return Constants(self._tensors | {n: each for n, each in small.items() if each is not None})
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all."""
+        return sum(each.nbytes for each in self._tensors.values())
