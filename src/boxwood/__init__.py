@@ -1,10 +1,19 @@
 """Neural-network pruning for PyTorch: smaller, faster networks whose accuracy is known."""
 
 from boxwood.core.errors import BoxwoodError, NoEffect
+from boxwood.core.policies import SET, Gradual, LayerByLayer, RigL, Static
+from boxwood.core.schedules import Cubic
 from boxwood.core.spec import Call
 from boxwood.data.splits import Splits, from_tensors
+from boxwood.engine.compiling import compile  # noqa: A004 - as torch names it
+from boxwood.graph.compensate import compensate
+from boxwood.graph.units import units
+from boxwood.graph.verify import shrink, verify
+from boxwood.loading import load
 from boxwood.model.binding import MaskBinding
-from boxwood.model.oneshot import project_, prune
+from boxwood.model.oneshot import project_, prune, prune_in_rounds
+from boxwood.model.sparse_training import SparseTraining
+from boxwood.recipes.lottery_ticket import lottery_ticket
 from boxwood.recipes.phase import Experiment, Genesis
 from boxwood.recipes.three_step import dense, iterative, one_shot
 from boxwood.runs.runner import run
@@ -13,22 +22,37 @@ from boxwood.train.loop import Fit
 from boxwood.train.optimizers import SGD, Adam
 
 __all__ = [
+    "SET",
     "SGD",
     "Adam",
     "BoxwoodError",
     "Call",
+    "Cubic",
     "Experiment",
     "Fit",
     "Genesis",
+    "Gradual",
+    "LayerByLayer",
     "MaskBinding",
     "NoEffect",
+    "RigL",
+    "SparseTraining",
     "Splits",
+    "Static",
     "Store",
+    "compensate",
+    "compile",
     "dense",
     "from_tensors",
     "iterative",
+    "load",
+    "lottery_ticket",
     "one_shot",
     "project_",
     "prune",
+    "prune_in_rounds",
     "run",
+    "shrink",
+    "units",
+    "verify",
 ]

@@ -1,0 +1,47 @@
+"""One way to read whatever Boxwood wrote about a network."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import overload
+
+from torch import nn
+
+from boxwood.core.errors import BoxwoodError
+from boxwood.engine import storage
+from boxwood.engine.session import Session
+from boxwood.graph.record import load_shrunken
+
+
+@overload
+def load(path: str | Path) -> Session: ...
+@overload
+def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module: ...
+def load(path: str | Path, build: Callable[[], nn.Module] | None = None) -> Session | nn.Module:
+    """Read a compiled network, or a shrunken one.
+
+    Args:
+        path: a ``.bxw`` file of `Session.save`, which needs nothing else; or a safetensors file of
+            ``boxwood shrink``, which needs ``build``.
+        build: returns the original network, whose layers are then made smaller.
+
+    Raises:
+        BoxwoodError: no such file, a damaged one, or one that needs ``build``.
+
+    Example:
+        >>> load("nowhere.bxw")
+        Traceback (most recent call last):
+        ...
+        boxwood.core.errors.BoxwoodError: Expected a file at nowhere.bxw, got none; check the path.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise BoxwoodError(f"Expected a file at {path}, got none; check the path.")
+    if build is not None:
+        return load_shrunken(path, build)
+    with path.open("rb") as opened:
+        if opened.read(3) != storage.MAGIC[:3]:
+            raise BoxwoodError(
+                f"Expected a compiled network in {path}, got another file; for a shrunken network "
+                f"give build=, the function that makes the original one."
+            )
+    return storage.load(path)
