@@ -192,6 +192,7 @@ def test_long_tables_open_and_columns_sort(visit: Callable[..., Any], file: Path
     weights = chart(opened, "Weights before and after")
     weights.locator("summary").click()
     rows = weights.locator("tbody tr")
+    rows.first.wait_for(timeout=WAIT)  # opening is told to the page a moment later
     assert rows.count() == 41 * 2 * 2
     cost = opened.locator("details.data", has_text="Size, arithmetic and training")
     table = cost.locator("table") if cost.count() else opened.locator("table", has=opened.get_by_role("button", name="on disk"))  # fmt: skip
