@@ -269,7 +269,9 @@ def _against_remaining(
         axes.set_ylabel(measure)
         axes.set_title(title)
         # Many curves leave no room inside.
-        outside = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)} if len(curves) > 3 else {}
+        outside: dict[str, Any] = (
+            {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)} if len(curves) > 3 else {}
+        )
         axes.legend(title="mean, and range over seeds" if several else None, **outside)
         return write_figure(figure, path)
 
