@@ -243,7 +243,7 @@ def _against_remaining(
         from matplotlib.figure import Figure
         from matplotlib.ticker import NullLocator
 
-        figure = Figure(figsize=(6.4, 4.2))
+        figure = Figure(figsize=(6.4 if len(curves) <= 3 else 8.4, 4.2))
         axes = figure.subplots()
         several = False
         for position, (name, points) in enumerate(curves.items()):
@@ -268,7 +268,11 @@ def _against_remaining(
         axes.set_xlabel("weights remaining [%]")
         axes.set_ylabel(measure)
         axes.set_title(title)
-        axes.legend(title="mean, and range over seeds" if several else None)
+        # Many curves leave no room inside.
+        outside: dict[str, Any] = (
+            {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)} if len(curves) > 3 else {}
+        )
+        axes.legend(title="mean, and range over seeds" if several else None, **outside)
         return write_figure(figure, path)
 
 
