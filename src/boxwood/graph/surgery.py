@@ -149,7 +149,7 @@ def carry_optimizer(
                     f"of shape {tuple(parameter.shape)}; make it from model.parameters()."
                 )
         groups.append({**group, "params": [new[names[id(p)]] for p in group["params"]]})
-    made = type(optimizer)(groups)
+    made: Optimizer = type(optimizer)(groups)  # type: ignore[call-arg]
     for parameter, state in optimizer.state.items():
         name = names[id(parameter)]
         made.state[new[name]] = {

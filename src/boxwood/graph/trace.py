@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensor,
     FakeTensorMode,
 )
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
@@ -77,6 +78,7 @@ class Trace:
         named: value to the names of the parameter or buffer that it is.
         floating, integral: of every value, whether it holds floats; whether it is no mask.
         storages: value to a key that values sharing memory have in common.
+        sharing: that key to the values.
         numbers: expressions of sizes that code used as plain numbers, and where.
         equal: attributes that code checked against the size of an axis, and where.
         evaluated: how many calls belong to the pass in evaluation; the others to one in training.
@@ -90,6 +92,7 @@ class Trace:
     floating: list[bool] = field(default_factory=list)
     integral: list[bool] = field(default_factory=list)
     storages: list[int] = field(default_factory=list)
+    sharing: dict[int, list[int]] = field(default_factory=dict)
     numbers: list[tuple[Expression, str]] = field(default_factory=list)
     equal: list[tuple[OfAttribute, OfShape, str]] = field(default_factory=list)
     evaluated: int = 0
@@ -217,7 +220,7 @@ def check_materialised(model: nn.Module) -> None:
         boxwood.core.errors.BoxwoodError: Expected parameters with data, got 'weight' on the meta device; load the weights first.
     """
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        if isinstance(tensor, UninitializedTensorMixin):
             raise BoxwoodError(
                 f"Expected initialised parameters, got {name!r}, which is lazy; "
                 "run the model once on a batch first."
@@ -360,7 +363,9 @@ class _Recorder:
             self.trace.shapes.append(tuple(int(size) for size in _plain_shape(tensor)))
             self.trace.floating.append(tensor.is_floating_point())
             self.trace.integral.append(tensor.dtype not in (torch.bool, torch.uint8))
-            self.trace.storages.append(tensor.untyped_storage()._cdata)
+            storage = tensor.untyped_storage()._cdata
+            self.trace.storages.append(storage)
+            self.trace.sharing.setdefault(storage, []).append(found)
         return found
 
     def refs(self, nested: Any) -> Any:
@@ -445,7 +450,7 @@ class _Operations(TorchDispatchMode):
     """Records every other operation."""
 
     def __init__(self, recorder: _Recorder) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._recorder = recorder
 
     def __torch_dispatch__(

@@ -260,8 +260,8 @@ class _Pair:
             if noise is not None and made.is_floating_point() and names[0] in trainable:
                 made = _perturbed(made, noise)
             tensors[names[0]] = made
-        wide = rebuilt(self.model, lambda name, _: _masked(name, tensors[name], cuts))
         narrow = rebuilt(self.small, lambda name, _: sliced(tensors[name], cuts.get(name, ())))
+        wide = rebuilt(self.model, lambda name, _: _masked(name, tensors[name], self.keep, cuts))
         for network in (wide, narrow):
             network.eval()
             if dtype is not None:
@@ -298,11 +298,14 @@ class _Pair:
         return worst / scale if scale else worst
 
 
-def _masked(name: str, tensor: Tensor, cuts: Cuts) -> Tensor:
-    """A removed channel's variance stays: only its mean and its affine map are set to zero."""
+def _masked(name: str, tensor: Tensor, keep: Keep, cuts: Cuts) -> Tensor:
+    """Set what is removed to zero, but for what is divided by: variances, and directions."""
     if name.endswith("running_var"):
         return tensor.clone()
-    return masked(tensor, cuts.get(name, ()))
+    directions = keep.units.flow.directions
+    return masked(
+        tensor, [each for each in cuts.get(name, ()) if (name, each[0]) not in directions]
+    )
 
 
 def _noise(seed: int) -> Tensor:

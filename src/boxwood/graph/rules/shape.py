@@ -183,11 +183,11 @@ def _pieces(
 
 def _split(flow: Flow, call: Call) -> list[Layout]:
     x, dim = flow.of(call.args["self"]), call.args.get("dim", 0)
-    given = call.args.get("split_size_or_sections")
-    written = given is not None
-    if not written:
+    written = "split_size_or_sections" in call.args
+    given: Any = call.args.get("split_size_or_sections")
+    if given is None:  # by keyword, or inside another function of torch
         named = call.args.get("named", call.args)
-        given = named.get("split_size", named.get("split_sizes"))
+        given = named["split_size"] if "split_size" in named else named["split_sizes"]
     size = x.shape[dim]
     if isinstance(given, tuple | list):
         pieces = _pieces(flow, x, dim, given)
@@ -223,7 +223,7 @@ def _tie_pieces(
             flow.labels.tie(pieces[0], piece)
         else:  # a shorter last piece: nothing about it would stay true
             for each in pieces:
-                flow.labels.freeze(each)
+                flow.tied(each, None)
             break
     if written:
         flow.expect(call, size, pieces[0])
@@ -512,8 +512,9 @@ def _setitem(flow: Flow, call: Call) -> None:
     if isinstance(value, Ref):
         flow.join([part, written])
     zero = x.zero and written.zero
-    for other, layout in list(flow.layouts.items()):
-        if flow.trace.storages[other] == flow.trace.storages[target.value]:
+    for other in flow.trace.sharing[flow.trace.storages[target.value]]:
+        if other in flow.layouts:
+            layout = flow.layouts[other]
             flow.layouts[other] = replace(layout, zero=layout.zero and zero)
     flow.layouts[target.value] = replace(flow.of(target), zero=zero)
 
