@@ -184,9 +184,9 @@ def worker() -> None:
         print(json.dumps(attempt(name, who)), flush=True)
 
 
-def everything(*, only: str, who: tuple[str, ...]) -> None:
+def everything(path: Path, *, only: str, who: tuple[str, ...]) -> None:
     """Fill the table, one network at a time; what is in it already is not done again."""
-    table = json.loads(TABLE.read_text()) if TABLE.exists() else {"models": {}}
+    table = json.loads(path.read_text()) if path.exists() else {"models": {}}
     rows = table["models"]
     names = [name for name in corpus() if only in name]
     jobs = [(n, w) for n in names for w in who if w not in rows.get(n, {})]
@@ -194,10 +194,10 @@ def everything(*, only: str, who: tuple[str, ...]) -> None:
         rows.setdefault(name, {})[side] = row
         table["machine"] = machine()
         table["summary"] = summary(rows)
-        TABLE.parent.mkdir(parents=True, exist_ok=True)
-        temporary = TABLE.with_suffix(".part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".part")
         temporary.write_text(json.dumps(table, indent=1) + "\n")
-        temporary.replace(TABLE)
+        temporary.replace(path)
         print(f"{name:<44} {side:<5} {row['result']:<8} {row.get('reason', '')[:150]}", flush=True)
     print(json.dumps(summary(rows), indent=1))
 
@@ -249,8 +249,9 @@ if __name__ == "__main__":
         parser.add_argument("--only", default="", help="part of the names to run")
         parser.add_argument("--ours", action="store_true", help="without the peer")
         parser.add_argument("--peer", action="store_true", help="the peer alone")
+        parser.add_argument("--table", type=Path, default=TABLE, help="file to fill")
         given = parser.parse_args()
         sides = ("ours",) if given.ours else ("peer",) if given.peer else ("ours", "peer")
-        everything(only=given.only, who=sides)
+        everything(given.table, only=given.only, who=sides)
     else:
         main(measure, "Structural pruning of many architectures (half of every group)")
