@@ -10,9 +10,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.graph.copying import named_tensors, rebuilt
 from boxwood.graph.keep import Keep
 from boxwood.graph.surgery import cuts_of
-from boxwood.graph.trace import as_arguments, named_tensors, rebuilt
+from boxwood.graph.trace import as_arguments
 
 _LARGEST_GRAM = 6000
 

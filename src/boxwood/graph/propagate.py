@@ -17,8 +17,8 @@ from boxwood.graph.layout import (
     settle,
     unlabel,
 )
+from boxwood.graph.recording import Call, Ref, Trace, refs
 from boxwood.graph.sizes import Expression, OfShape, expression_of, leaves
-from boxwood.graph.trace import Call, Ref, Trace, refs
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from scipy.sparse.csgraph import connected_components
 
 from boxwood.graph.labels import Ids, Labels
 from boxwood.graph.propagate import Flow, Target
+from boxwood.graph.recording import Ref
 from boxwood.graph.sizes import Expression, Leaf, OfAttribute, OfShape, evaluate, leaves
-from boxwood.graph.trace import Ref
 
 Kept = NDArray[np.bool_]
 """By label: whether it is kept; label 0 always is."""

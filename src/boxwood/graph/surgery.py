@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.graph.copying import named_tensors, rebuilt
 from boxwood.graph.keep import Keep
 from boxwood.graph.settle import broken_targets, new_values
 from boxwood.graph.sizes import OfAttribute
-from boxwood.graph.trace import named_tensors, rebuilt
 from boxwood.graph.units import kept_indices
 
 Cuts = Mapping[str, Sequence[tuple[int, Tensor]]]

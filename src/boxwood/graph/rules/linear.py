@@ -9,7 +9,7 @@ import numpy as np
 from boxwood.graph.labels import Ids
 from boxwood.graph.layout import Layout, inserted
 from boxwood.graph.propagate import Cost, Flow, Rule
-from boxwood.graph.trace import Call
+from boxwood.graph.recording import Call
 
 
 def whole(ids: Ids | None, size: int) -> Ids:
