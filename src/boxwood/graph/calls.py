@@ -16,7 +16,8 @@ from torch import Tensor
 
 def _signature(text: str) -> inspect.Signature:
     """Read a signature from text: names, defaults that are plain values, stars."""
-    found, kind = [], inspect.Parameter.POSITIONAL_OR_KEYWORD
+    found: list[inspect.Parameter] = []
+    kind: Any = inspect.Parameter.POSITIONAL_OR_KEYWORD
     for part in text.split(", "):
         name, _, default = part.partition("=")
         if name.startswith("*"):
@@ -142,7 +143,7 @@ WHOLE: dict[Any, tuple[str, inspect.Signature]] = {
 STATISTICS = {"layer_norm", "rms_norm", "group_norm", "mean", "var", "amax", "max"}
 """Names of those that may span channels; a run counts them, so that each can be found again."""
 
-ASKS_SIZE = {Tensor.shape.__get__, Tensor.size}
+ASKS_SIZE: set[Any] = {Tensor.shape.__get__, Tensor.size}  # type: ignore[attr-defined]
 """Functions whose result is sizes."""
 
 

@@ -10,12 +10,12 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.graph.copying import named_tensors, rebuilt
 from boxwood.graph.keep import Keep
 from boxwood.graph.surgery import cuts_of
-from boxwood.graph.trace import as_arguments, named_tensors, rebuilt
+from boxwood.graph.trace import as_arguments
 
 _LARGEST_GRAM = 6000
-_Layer = nn.Linear | nn.Conv1d | nn.Conv2d
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,8 @@ def reestimate_batch_norm_(network: nn.Module, batches: Sequence[Any]) -> None:
 def _refit_(
     original: nn.Module, repaired: nn.Module, reader: Reader, data: Sequence[Any], ridge: float
 ) -> None:
-    layer, whole = repaired.get_submodule(reader.name), original.get_submodule(reader.name)
+    layer: Any = repaired.get_submodule(reader.name)
+    whole: Any = original.get_submodule(reader.name)
     width = layer.weight[0].numel() + (layer.bias is not None)
     if width > _LARGEST_GRAM:
         _fold_mean_(original, repaired, reader, data)
@@ -197,7 +198,8 @@ def _fold_mean_(
     original: nn.Module, repaired: nn.Module, reader: Reader, data: Sequence[Any]
 ) -> None:
     """Add what removed inputs were on average to the bias."""
-    layer, whole = repaired.get_submodule(reader.name), original.get_submodule(reader.name)
+    layer: Any = repaired.get_submodule(reader.name)
+    whole: Any = original.get_submodule(reader.name)
     if layer.bias is None:
         return
     total, count = torch.zeros(whole.weight.shape[1], dtype=torch.float64), 0
@@ -220,7 +222,7 @@ def _as_matrix(layer: Any) -> Tensor:
     flat = layer.weight.detach().flatten(1).double().cpu()
     if layer.bias is not None:
         flat = torch.cat([flat, layer.bias.detach().double().cpu()[:, None]], 1)
-    return flat.T
+    return torch.transpose(flat, 0, 1)
 
 
 def _unfolded(layer: Any, x: Tensor) -> Tensor:

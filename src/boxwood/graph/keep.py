@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -93,7 +94,8 @@ def score_units(
         if name not in scored:
             scored[name] = _scores_of(criterion, name, parameters[name], gradients)
         others = [dim for dim in range(scored[name].dim()) if dim != axis.dim]
-        along = scored[name].double().sum(others) if others else scored[name].double()
+        along = scored[name]
+        along = along.sum(others, dtype=torch.float64) if others else along.double()
         owned = axis.units >= 0
         total += np.bincount(axis.units[owned], along.cpu().numpy()[owned], minlength=len(units))
     if not np.isfinite(total).all():

@@ -17,8 +17,8 @@ from boxwood.graph.layout import (
     settle,
     unlabel,
 )
+from boxwood.graph.recording import Call, Ref, Trace, refs
 from boxwood.graph.sizes import Expression, OfShape, expression_of, leaves
-from boxwood.graph.trace import Call, Ref, Trace, refs
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,11 @@ Rule = Callable[["Flow", Call], "Layout | Sequence[Any] | None"]
 
 @dataclass
 class Flow:
-    """Labels of every value of a trace, and what rules found out on the way."""
+    """Labels of every value of a trace, and what rules found out on the way.
+
+    ``directions`` are axes of parameters that a norm is divided out of: they are not set to zero
+    in the masked network, where their magnitude is, or 0 / 0 would come of it.
+    """
 
     trace: Trace
     labels: Labels = field(default_factory=Labels)
@@ -77,6 +81,7 @@ class Flow:
     costs: list[Cost] = field(default_factory=list)
     restated: list[Restated] = field(default_factory=list)
     on_use: dict[int, Ids] = field(default_factory=dict)
+    directions: set[tuple[str, int]] = field(default_factory=set)
 
     # What rules read and write ------------------------------------------------------------------
 
@@ -232,16 +237,17 @@ class Flow:
 
     def _share(self, value: int, made: Layout) -> None:
         """What was written is seen by all that share the memory."""
-        for other, layout in self.layouts.items():
-            if self.trace.storages[other] == self.trace.storages[value]:
-                self.layouts[other] = replace(layout, zero=layout.zero and made.zero)
+        for other in self.trace.sharing[self.trace.storages[value]]:
+            layout = self.layouts.get(other)
+            if layout is not None and layout.zero and not made.zero:
+                self.layouts[other] = replace(layout, zero=False)
 
     def finish(self) -> None:
         """Keep what the model returns, and what its code uses as a number."""
-        for attribute, leaf, source in self.trace.equal:
-            block = self.of(Ref(leaf.value)).block(leaf.axis)
+        for attribute, size, source in self.trace.equal:
+            block = self.of(Ref(size.value)).block(size.axis)
             if block is not None:
-                place = block.axes.index(leaf.axis)
+                place = block.axes.index(size.axis)
                 self.targets.append(Target(attribute, block.ids, place, 1, source))
         for value in self.trace.results:
             freeze_all(self.labels, self.of(Ref(value)))

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.graph.copying import named_tensors, rebuilt
 from boxwood.graph.keep import Keep
 from boxwood.graph.surgery import attribute_changes, correct_attributes_, cuts_of, set_attribute_
-from boxwood.graph.trace import named_tensors, rebuilt
 
 _KEY = "boxwood.structure"
 _FORMAT = 1

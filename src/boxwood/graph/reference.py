@@ -117,26 +117,24 @@ def _over_kept(
         count = len(sizes) if isinstance(sizes, tuple | list) else 1
         shift = x.dim() - count
         inner = [(axis - shift, indices) for axis, indices in kept]
-        affine = [
-            None if given.get(key) is None else _taken(given[key], inner)
-            for key in ("weight", "bias")
-        ]
-        shape = tuple(part.shape[shift:])
+        weight, bias = (_affine(given.get(key), inner) for key in ("weight", "bias"))
+        shape = list(part.shape[shift:])
         made = (
-            F.layer_norm(part, shape, *affine, given["eps"])
+            F.layer_norm(part, shape, weight, bias, given["eps"])
             if name == "layer_norm"
-            else F.rms_norm(part, shape, affine[0], given["eps"])
+            else F.rms_norm(part, shape, weight, given["eps"])
         )
         return _spread(made, x, kept)
     if name == "group_norm":
-        affine = [
-            None if given[key] is None else _taken(given[key], [(0, kept[0][1])])
-            for key in ("weight", "bias")
-        ]
-        return _spread(F.group_norm(part, 1, *affine, given["eps"]), x, kept)
+        weight, bias = (_affine(given[key], [(0, kept[0][1])]) for key in ("weight", "bias"))
+        return _spread(F.group_norm(part, 1, weight, bias, given["eps"]), x, kept)
     if args:
         return func(part, *args[1:], **kwargs)
     return func(**{**kwargs, next(iter(kwargs)): part})
+
+
+def _affine(given: Tensor | None, kept: Sequence[tuple[int, Tensor]]) -> Tensor | None:
+    return None if given is None else _taken(given, kept)
 
 
 def _taken(x: Tensor, kept: Sequence[tuple[int, Tensor]]) -> Tensor:

@@ -15,8 +15,8 @@ from scipy.sparse.csgraph import connected_components
 
 from boxwood.graph.labels import Ids, Labels
 from boxwood.graph.propagate import Flow, Target
+from boxwood.graph.recording import Ref
 from boxwood.graph.sizes import Expression, Leaf, OfAttribute, OfShape, evaluate, leaves
-from boxwood.graph.trace import Ref
 
 Kept = NDArray[np.bool_]
 """By label: whether it is kept; label 0 always is."""
@@ -100,20 +100,20 @@ def _solved(
     for value in (old, *range(old - 1, 0, -1)):
         tried = {**values, leaf: value}
         if all(evaluate(target.expression, tried) == want for target, want in targets):
-            return value
+            return int(value)
     return old
 
 
 def _wanted(labels: Labels, target: Target, kept: Kept) -> int:
-    return target.scale * count_along(labels, target.ids, target.axis, kept)
+    count: int = count_along(labels, target.ids, target.axis, kept)
+    return target.scale * count
 
 
 def count_along(labels: Labels, ids: Ids, axis: int, kept: Kept) -> int:
     """Count the indices of one axis of a block that a removal keeps."""
     keep = kept[labels.roots(ids)]
-    if keep.ndim > 1:
-        keep = keep.any(tuple(each for each in range(keep.ndim) if each != axis))
-    return int(keep.sum())
+    others = tuple(each for each in range(keep.ndim) if each != axis)
+    return int(np.sum(keep.any(others) if others else keep))
 
 
 def _count_of_shape(flow: Flow, leaf: OfShape, kept: Kept) -> int:

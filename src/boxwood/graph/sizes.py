@@ -69,7 +69,7 @@ class Size(int):
         return int(self)
 
     def __eq__(self, other: object) -> bool:
-        same = int.__eq__(self, other)  # type: ignore[operator]
+        same = int.__eq__(self, other)
         if same is True and isinstance(other, Size) and self.listener is not None:
             self.listener.on_equal(self, other)
         return same

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.graph.copying import named_tensors, rebuilt
 from boxwood.graph.keep import Keep
 from boxwood.graph.settle import broken_targets, new_values
 from boxwood.graph.sizes import OfAttribute
-from boxwood.graph.trace import named_tensors, rebuilt
 from boxwood.graph.units import kept_indices
 
 Cuts = Mapping[str, Sequence[tuple[int, Tensor]]]
@@ -149,7 +149,7 @@ def carry_optimizer(
                     f"of shape {tuple(parameter.shape)}; make it from model.parameters()."
                 )
         groups.append({**group, "params": [new[names[id(p)]] for p in group["params"]]})
-    made = type(optimizer)(groups)
+    made: Optimizer = type(optimizer)(groups)  # type: ignore[call-arg]
     for parameter, state in optimizer.state.items():
         name = names[id(parameter)]
         made.state[new[name]] = {

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,100 +10,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.graph.certificate import Certificate, Trial
+from boxwood.graph.copying import named_tensors, rebuilt
 from boxwood.graph.keep import Keep
-from boxwood.graph.reference import Restatement, restated, restatements
-from boxwood.graph.surgery import AttributeChange, Cuts, cut, cuts_of, masked, sliced
-from boxwood.graph.trace import _tensors, as_arguments, named_tensors, rebuilt
+from boxwood.graph.reference import restated, restatements
+from boxwood.graph.surgery import Cuts, cut, cuts_of, masked, sliced
+from boxwood.graph.trace import as_arguments, tensors_of
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One comparison of the small and the masked network.
-
-    Args:
-        inputs: ``given`` or ``random``.
-        weights: ``own``, or ``perturbed`` by noise, so that no weight that happens to be zero can
-            hide a mistake.
-        dtype: in which both were run.
-        difference: largest absolute difference of any output.
-        scale: largest absolute output.
-        tolerance: what the ratio of the two may be.
-    """
-
-    inputs: str
-    weights: str
-    dtype: str
-    difference: float
-    scale: float
-    tolerance: float
-
-    @property
-    def equal(self) -> bool:
-        """Whether the outputs agree."""
-        return self.difference <= self.tolerance * max(self.scale, 1e-3)
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """What was shown about a smaller network.
-
-    Args:
-        trials: comparisons of outputs.
-        gradient_difference: of the kept parameters, relative to the largest gradient; None if
-            gradients were not asked for, or there are none.
-        restated: statistics that the masked network takes over kept channels alone.
-        attributes: ints of modules that were changed.
-        unread: parameters that the pass in evaluation does not read, and that nothing is shown for.
-        units, parameters, multiply_adds: before and after.
-    """
-
-    trials: tuple[Trial, ...]
-    gradient_difference: float | None
-    restated: tuple[Restatement, ...]
-    attributes: tuple[AttributeChange, ...]
-    unread: tuple[str, ...]
-    units: tuple[int, int]
-    parameters: tuple[int, int]
-    multiply_adds: tuple[int, int]
-
-    @property
-    def proved(self) -> bool:
-        """Whether every trial agrees."""
-        gradients = self.gradient_difference
-        return all(trial.equal for trial in self.trials) and (
-            gradients is None or gradients <= self.trials[0].tolerance * 100
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {"proved": self.proved, **asdict(self)}
-
-    def __str__(self) -> str:
-        lines = ["proved" if self.proved else "NOT PROVED"]
-        for name in ("units", "parameters", "multiply_adds"):
-            before, after = getattr(self, name)
-            lines.append(
-                f"{name.replace('_', '-')}: {before:,} -> {after:,} ({after / max(before, 1):.1%})"
-            )
-        lines += [
-            f"{t.inputs} inputs, {t.weights} weights, {t.dtype}: largest difference "
-            f"{t.difference:.2g} of {t.scale:.2g}"
-            for t in self.trials
-        ]
-        if self.gradient_difference is not None:
-            lines.append(f"gradients of kept parameters: {self.gradient_difference:.2g}")
-        if self.restated:
-            lines.append(f"statistics taken over kept channels in {len(self.restated)} places:")
-            lines += [f"  {each}" for each in self.restated[:4]]
-            lines += ["  …"] * (len(self.restated) > 4)
-        if self.attributes:
-            lines.append(f"attributes changed: {len(self.attributes)}")
-        if self.unread:
-            lines.append(f"not read in evaluation, and not covered: {', '.join(self.unread[:4])}"
-                         + (" …" if len(self.unread) > 4 else ""))  # fmt: skip
-        return "\n".join(lines)
 
 
 def verify(
@@ -260,8 +174,8 @@ class _Pair:
             if noise is not None and made.is_floating_point() and names[0] in trainable:
                 made = _perturbed(made, noise)
             tensors[names[0]] = made
-        wide = rebuilt(self.model, lambda name, _: _masked(name, tensors[name], cuts))
         narrow = rebuilt(self.small, lambda name, _: sliced(tensors[name], cuts.get(name, ())))
+        wide = rebuilt(self.model, lambda name, _: _masked(name, tensors[name], self.keep, cuts))
         for network in (wide, narrow):
             network.eval()
             if dtype is not None:
@@ -298,11 +212,14 @@ class _Pair:
         return worst / scale if scale else worst
 
 
-def _masked(name: str, tensor: Tensor, cuts: Cuts) -> Tensor:
-    """A removed channel's variance stays: only its mean and its affine map are set to zero."""
+def _masked(name: str, tensor: Tensor, keep: Keep, cuts: Cuts) -> Tensor:
+    """Set what is removed to zero, but for what is divided by: variances, and directions."""
     if name.endswith("running_var"):
         return tensor.clone()
-    return masked(tensor, cuts.get(name, ()))
+    directions = keep.units.flow.directions
+    return masked(
+        tensor, [each for each in cuts.get(name, ()) if (name, each[0]) not in directions]
+    )
 
 
 def _noise(seed: int) -> Tensor:
@@ -341,7 +258,7 @@ def _run(
         torch.manual_seed(seed)
         with context or nullcontext():
             returned = network(*args, **kwargs)
-        return list(_tensors(returned))
+        return list(tensors_of(returned))
 
 
 def _distance(expected: Sequence[Tensor], got: Sequence[Tensor]) -> tuple[float, float]:

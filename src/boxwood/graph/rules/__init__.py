@@ -3,7 +3,10 @@
 from boxwood.graph.propagate import Rule
 from boxwood.graph.rules import (
     attention,
+    indexing,
+    joining,
     linear,
+    mixing,
     norm,
     pointwise,
     recurrent,
@@ -15,6 +18,9 @@ from boxwood.graph.rules import (
 RULES: dict[str, Rule] = {
     **pointwise.RULES,
     **shape.RULES,
+    **joining.RULES,
+    **indexing.RULES,
+    **mixing.RULES,
     **reduce.RULES,
     **spatial.RULES,
     **linear.RULES,

@@ -8,8 +8,8 @@ import numpy as np
 from boxwood.graph.labels import Ids
 from boxwood.graph.layout import Layout
 from boxwood.graph.propagate import Cost, Flow, Rule
+from boxwood.graph.recording import Call, Ref
 from boxwood.graph.rules.linear import whole
-from boxwood.graph.trace import Call, Ref
 
 
 def _scaled_dot_product(flow: Flow, call: Call) -> Layout:

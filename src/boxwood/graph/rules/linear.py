@@ -9,7 +9,7 @@ import numpy as np
 from boxwood.graph.labels import Ids
 from boxwood.graph.layout import Layout, inserted
 from boxwood.graph.propagate import Cost, Flow, Rule
-from boxwood.graph.trace import Call
+from boxwood.graph.recording import Call
 
 
 def whole(ids: Ids | None, size: int) -> Ids:
@@ -72,7 +72,7 @@ def _conv(flow: Flow, call: Call) -> Layout:
     positions = math.prod((x if transposed else Layout(shape)).shape[channel + 1 :])
     batch = math.prod(shape[:channel])
     window = math.prod(weight.shape[2:])
-    factors = (whole(read, channels), whole(produced, count))
+    factors: tuple[Ids, ...] = (whole(read, channels), whole(produced, count))
     if groups > 1:  # each output reads its group: one of the two factors, and a fixed number
         factors = (whole(produced, count),)
         window *= channels // groups
@@ -274,6 +274,8 @@ def _bilinear(flow: Flow, call: Call) -> Layout:
 def _weight_norm(flow: Flow, call: Call) -> Any:
     """``g · v / ‖v‖``: norms run over zeros, and so lose nothing."""
     v, g = flow.of(call.args["v"]), flow.of(call.args["g"])
+    for name in flow.trace.named.get(call.args["v"].value, ()):
+        flow.directions |= {(name, axis) for axis, size in enumerate(g.shape) if size > 1}
     out = replace(flow.join([v, g]), zero=v.zero or g.zero)
     return [out, g] if isinstance(call.outputs, tuple) else out
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from boxwood.graph.labels import Ids
 from boxwood.graph.layout import Layout
 from boxwood.graph.propagate import Flow, Rule
-from boxwood.graph.trace import Call
+from boxwood.graph.recording import Call
 
 
 def _affine(

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from boxwood.graph.layout import Layout
 from boxwood.graph.propagate import Flow, Rule
-from boxwood.graph.trace import Call, Ref, refs
+from boxwood.graph.recording import Call, Ref, refs
 
 _ZERO_STAYS = [
     "relu",

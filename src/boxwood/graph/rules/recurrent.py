@@ -10,8 +10,8 @@ import numpy as np
 from boxwood.graph.labels import Ids
 from boxwood.graph.layout import Layout
 from boxwood.graph.propagate import Cost, Flow, Rule
+from boxwood.graph.recording import Call, Ref
 from boxwood.graph.rules.linear import whole
-from boxwood.graph.trace import Call, Ref
 
 _GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from boxwood.graph.layout import Layout
 from boxwood.graph.propagate import Flow, Rule
-from boxwood.graph.trace import Call, Ref
+from boxwood.graph.recording import Call, Ref
 
 
 def _axes(x: Layout, given: Any) -> list[int]:

@@ -1,0 +1,95 @@
+"""What was shown about a smaller network."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from boxwood.graph.reference import Restatement
+from boxwood.graph.surgery import AttributeChange
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One comparison of the small and the masked network.
+
+    Args:
+        inputs: ``given`` or ``random``.
+        weights: ``own``, or ``perturbed`` by noise, so that no weight that happens to be zero can
+            hide a mistake.
+        dtype: in which both were run.
+        difference: largest absolute difference of any output.
+        scale: largest absolute output.
+        tolerance: what the ratio of the two may be.
+    """
+
+    inputs: str
+    weights: str
+    dtype: str
+    difference: float
+    scale: float
+    tolerance: float
+
+    @property
+    def equal(self) -> bool:
+        """Whether the outputs agree."""
+        return self.difference <= self.tolerance * max(self.scale, 1e-3)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What was shown about a smaller network.
+
+    Args:
+        trials: comparisons of outputs.
+        gradient_difference: of the kept parameters, relative to the largest gradient; None if
+            gradients were not asked for, or there are none.
+        restated: statistics that the masked network takes over kept channels alone.
+        attributes: ints of modules that were changed.
+        unread: parameters that the pass in evaluation does not read, and that nothing is shown for.
+        units, parameters, multiply_adds: before and after.
+    """
+
+    trials: tuple[Trial, ...]
+    gradient_difference: float | None
+    restated: tuple[Restatement, ...]
+    attributes: tuple[AttributeChange, ...]
+    unread: tuple[str, ...]
+    units: tuple[int, int]
+    parameters: tuple[int, int]
+    multiply_adds: tuple[int, int]
+
+    @property
+    def proved(self) -> bool:
+        """Whether every trial agrees."""
+        gradients = self.gradient_difference
+        return all(trial.equal for trial in self.trials) and (
+            gradients is None or gradients <= self.trials[0].tolerance * 100
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {"proved": self.proved, **asdict(self)}
+
+    def __str__(self) -> str:
+        lines = ["proved" if self.proved else "NOT PROVED"]
+        for name in ("units", "parameters", "multiply_adds"):
+            before, after = getattr(self, name)
+            lines.append(
+                f"{name.replace('_', '-')}: {before:,} -> {after:,} ({after / max(before, 1):.1%})"
+            )
+        lines += [
+            f"{t.inputs} inputs, {t.weights} weights, {t.dtype}: largest difference "
+            f"{t.difference:.2g} of {t.scale:.2g}"
+            for t in self.trials
+        ]
+        if self.gradient_difference is not None:
+            lines.append(f"gradients of kept parameters: {self.gradient_difference:.2g}")
+        if self.restated:
+            lines.append(f"statistics taken over kept channels in {len(self.restated)} places:")
+            lines += [f"  {each}" for each in self.restated[:4]]
+            lines += ["  …"] * (len(self.restated) > 4)
+        if self.attributes:
+            lines.append(f"attributes changed: {len(self.attributes)}")
+        if self.unread:
+            lines.append(f"not read in evaluation, and not covered: {', '.join(self.unread[:4])}"
+                         + (" …" if len(self.unread) > 4 else ""))  # fmt: skip
+        return "\n".join(lines)

@@ -1,0 +1,277 @@
+"""What a pass is written down as, and the two modes that write."""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from boxwood.graph.calls import ASKS_SIZE, STATISTICS, WHOLE, bind
+from boxwood.graph.sizes import Expression, OfAttribute, OfShape, Shape, Size
+
+_TORCH = str(Path(torch.__file__).parent) + os.sep
+
+
+_HERE = str(Path(__file__).parent) + os.sep
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Stands in recorded arguments for a tensor: the number of its value."""
+
+    value: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operation.
+
+    Args:
+        name: of the operation, without namespace, overload and trailing underscore.
+        args: by name; tensors replaced by `Ref`, sizes still `Size`.
+        outputs: `Ref`, or nested tuples and lists of them.
+        writes: whether it changes an argument in place.
+        number: how many statistics were taken up to here, which is alike in every run.
+        module: dotted name of the module whose code makes the call; empty for the model itself.
+        source: file and line of the user's code.
+    """
+
+    name: str
+    args: Mapping[str, Any]
+    outputs: Any
+    writes: bool
+    number: int
+    module: str
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.name!r} in {self.module or 'the model'!r} ({self.source})"
+
+
+@dataclass
+class Trace:
+    """What one forward pass did.
+
+    Args:
+        calls: in order.
+        shapes: of every value.
+        named: value to the names of the parameter or buffer that it is.
+        floating, integral: of every value, whether it holds floats; whether it is no mask.
+        storages: value to a key that values sharing memory have in common.
+        sharing: that key to the values.
+        numbers: expressions of sizes that code used as plain numbers, and where.
+        equal: attributes that code checked against the size of an axis, and where.
+        evaluated: how many calls belong to the pass in evaluation; the others to one in training.
+        results: values that the model returns.
+        attributes: the ints that modules hold.
+    """
+
+    calls: list[Call] = field(default_factory=list)
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+    named: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    floating: list[bool] = field(default_factory=list)
+    integral: list[bool] = field(default_factory=list)
+    storages: list[int] = field(default_factory=list)
+    sharing: dict[int, list[int]] = field(default_factory=dict)
+    numbers: list[tuple[Expression, str]] = field(default_factory=list)
+    equal: list[tuple[OfAttribute, OfShape, str]] = field(default_factory=list)
+    evaluated: int = 0
+    results: set[int] = field(default_factory=set)
+    attributes: dict[OfAttribute, int] = field(default_factory=dict)
+
+
+def refs(nested: Any) -> list[Ref]:
+    """Collect the tensors among recorded arguments.
+
+    Example:
+        >>> refs((Ref(3), [1, Ref(4)]))
+        [Ref(value=3), Ref(value=4)]
+    """
+    if isinstance(nested, Ref):
+        return [nested]
+    if isinstance(nested, tuple | list):
+        return [ref for each in nested for ref in refs(each)]
+    if isinstance(nested, slice):
+        return refs((nested.start, nested.stop, nested.step))
+    return []
+
+
+class Recorder:
+    """What the two modes write into."""
+
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
+        self.modules: dict[int, str] = {}
+        self.whole = 0
+        self.number = 0
+        self._values: dict[int, int] = {}
+        self._alive: list[Tensor] = []
+        self._last = ("", "")
+
+    def knows(self, tensor: Tensor) -> bool:
+        """Say whether a tensor has been seen."""
+        return id(tensor) in self._values
+
+    def value(self, tensor: Tensor) -> int:
+        """Number a tensor, and note what it is when it is new."""
+        found = self._values.get(id(tensor))
+        if found is None:
+            found = self._values[id(tensor)] = len(self._alive)
+            self._alive.append(tensor)  # or its id might be given to another
+            self.trace.shapes.append(tuple(int(size) for size in _plain_shape(tensor)))
+            self.trace.floating.append(tensor.is_floating_point())
+            self.trace.integral.append(tensor.dtype not in (torch.bool, torch.uint8))
+            storage = tensor.untyped_storage()._cdata
+            self.trace.storages.append(storage)
+            self.trace.sharing.setdefault(storage, []).append(found)
+        return found
+
+    def refs(self, nested: Any) -> Any:
+        """Put a `Ref` in the place of every tensor."""
+        if isinstance(nested, Tensor):
+            return Ref(self.value(nested))
+        if type(nested) in (tuple, list) or isinstance(nested, tuple):
+            return tuple(self.refs(each) for each in nested)
+        if isinstance(nested, slice):
+            return slice(*(self.refs(each) for each in (nested.start, nested.stop, nested.step)))
+        return nested
+
+    def record(self, name: str, args: Mapping[str, Any], out: Any, *, writes: bool) -> None:
+        """Write a call down."""
+        module, source = self._last = self._place()
+        given = {key: self.refs(value) for key, value in args.items()}
+        self.trace.calls.append(
+            Call(name, given, self.refs(out), writes, self.number, module, source)
+        )
+
+    def on_number(self, size: Size) -> None:
+        """Note that a size was used as a number."""
+        self.trace.numbers.append((size.expression, self._place()[1]))
+
+    def on_equal(self, first: Size, second: Size) -> None:
+        """Note that an attribute was checked against the size of an axis."""
+        pair = first.expression, second.expression
+        if isinstance(pair[1], OfAttribute):
+            pair = pair[1], pair[0]
+        if isinstance(pair[0], OfAttribute) and isinstance(pair[1], OfShape):
+            self.trace.equal.append((pair[0], pair[1], self._place()[1]))
+
+    def where(self) -> str:
+        """Say where the last operation was."""
+        return self._last[1] or "its first line"
+
+    def _place(self) -> tuple[str, str]:
+        frame = sys._getframe(2)
+        module = source = None
+        while frame is not None and (module is None or source is None):
+            file = frame.f_code.co_filename
+            if not file.startswith(_HERE):
+                if source is None and not file.startswith((_TORCH, "<")):
+                    source = f"{file}:{frame.f_lineno}"
+                if module is None and "self" in frame.f_code.co_varnames:
+                    module = self.modules.get(id(frame.f_locals.get("self")))
+            frame = frame.f_back  # type: ignore[assignment]
+        return module or "", source or ""
+
+
+class Functions(TorchFunctionMode):
+    """Records the functions of `calls.WHOLE`, and makes sizes remember."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: Any = (),
+        kwargs: Any = None,
+    ) -> Any:
+        recorder, kwargs = self._recorder, kwargs or {}
+        if func in ASKS_SIZE:
+            return _remembering(recorder, func(*args, **kwargs), args, kwargs)
+        known = WHOLE.get(func)
+        if known is None:
+            for size in _sizes(args, kwargs):
+                size.as_number()
+            return func(*args, **kwargs)
+        name, signature = known
+        recorder.number += name in STATISTICS
+        recorder.whole += 1
+        try:
+            out = func(*args, **kwargs)
+        finally:
+            recorder.whole -= 1
+        if recorder.whole == 0:
+            bound = bind(signature, args, kwargs)
+            recorder.record(name, bound, out, writes=name == "setitem")
+        return out
+
+
+class Operations(TorchDispatchMode):
+    """Records every other operation."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._recorder = recorder
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: Any = (),
+        kwargs: Any = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if not self._recorder.whole:
+            self._recorder._last = ("", self._recorder._place()[1])
+        out = func(*args, **kwargs)
+        if (
+            self._recorder.whole
+            or func.namespace == "prim"
+            or not any(map(torch.is_tensor, _flat(out)))
+        ):
+            return out
+        schema = func._schema
+        given = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
+        given |= dict(zip((a.name for a in schema.arguments), args, strict=False)) | kwargs
+        writes = any(a.alias_info is not None and a.alias_info.is_write for a in schema.arguments)
+        name = schema.name.partition("::")[2].rstrip("_") or schema.name
+        self._recorder.record(name.lstrip("_"), given, out, writes=writes)
+        return out
+
+
+def _remembering(recorder: Recorder, out: Any, args: Any, kwargs: Any) -> Any:
+    if not isinstance(args[0], Tensor):
+        return out
+    value = recorder.value(args[0])
+    if isinstance(out, int):
+        axis = (args[1] if len(args) > 1 else kwargs["dim"]) % len(recorder.trace.shapes[value])
+        return Size(out, OfShape(value, axis), recorder)
+    return Shape(Size(size, OfShape(value, axis), recorder) for axis, size in enumerate(out))
+
+
+def _plain_shape(tensor: Tensor) -> Sequence[int]:
+    with torch._C.DisableTorchFunction():
+        return tensor.shape
+
+
+def _sizes(args: Any, kwargs: Any) -> Iterator[Size]:
+    for each in _flat((args, tuple(kwargs.values()))):
+        if isinstance(each, Size):
+            yield each
+
+
+def _flat(nested: Any) -> Iterator[Any]:
+    if isinstance(nested, tuple | list):
+        for each in nested:
+            yield from _flat(each)
+    else:
+        yield nested
