@@ -1,9 +1,8 @@
 """From what was typed to a network and an example of its input."""
 
-import ast
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
@@ -11,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from boxwood.cli.target import arguments
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.spec import load
 from boxwood.model.oneshot import project_, prune
@@ -47,7 +47,7 @@ def model_of(
                 f"Expected {name} to be a model or a function that returns one, got "
                 f"{type(found).__name__}; name one of these."
             )
-        found = found(**_given(settings))
+        found = found(**arguments(found, name, None, settings))
     if not isinstance(found, nn.Module):
         raise BoxwoodError(
             f"Expected {name} to return a model, got {type(found).__name__}; return an nn.Module."
@@ -92,19 +92,6 @@ def _drawn(text: str, generator: torch.Generator) -> Tensor:
     if dtype.is_floating_point:
         return torch.randn(shape, generator=generator).to(dtype)
     return torch.randint(0, 2, shape, generator=generator).to(dtype)
-
-
-def _given(settings: Sequence[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for setting in settings:
-        name, equals, text = setting.partition("=")
-        if not equals:
-            raise BoxwoodError(f"Expected --set name=value, got {setting!r}; add the value.")
-        try:
-            found[name] = ast.literal_eval(text)
-        except (ValueError, SyntaxError):
-            found[name] = text
-    return found
 
 
 def _load_(model: nn.Module, path: Path) -> None:

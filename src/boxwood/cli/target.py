@@ -38,7 +38,7 @@ def resolve(target: str, data: str | None = None, settings: Sequence[str] = ()) 
                 f"Expected {target} to name a function, got {type(function).__name__}; "
                 f"name a function that returns an Experiment."
             )
-        found = function(**_arguments(function, target, data, settings))
+        found = function(**arguments(function, target, data, settings))
     if not isinstance(found, Experiment):
         raise BoxwoodError(
             f"Expected {target} to return an Experiment, got {type(found).__name__}; "
@@ -61,9 +61,14 @@ def _read(path: Path) -> Any:
         ) from error
 
 
-def _arguments(
+def arguments(
     function: Callable[..., Any], target: str, data: str | None, settings: Sequence[str]
 ) -> dict[str, Any]:
+    """Read ``name=value`` texts as arguments of a function.
+
+    Raises:
+        BoxwoodError: a text has no value, or the function no such parameter.
+    """
     parameters = inspect.signature(function).parameters
     given: dict[str, Any] = {}
     for setting in settings:

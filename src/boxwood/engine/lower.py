@@ -5,6 +5,7 @@ One function per operator, in a table; a function returns None where the setting
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -168,33 +169,17 @@ def _batch_norm(call: _Call) -> Native | None:
     )
 
 
-def _max_pool(call: _Call) -> Native | None:
-    if len(call.shape("self")) != 4:
+def _pool(call: _Call, *, average: bool) -> Native | None:
+    if len(call.shape("self")) != 4 or (average and call["divisor_override"] is not None):
         return None
     kernel = _pair(call["kernel_size"])
     does = PoolWindows(
         kernel,
         _pair(call["stride"]) if call["stride"] else kernel,
         _pair(call["padding"]),
-        _pair(call["dilation"]),
-        average=False,
-        count_padding=True,
-        ceil=call["ceil_mode"],
-    )
-    return call.native(does, call.value("self"))
-
-
-def _average_pool(call: _Call) -> Native | None:
-    if len(call.shape("self")) != 4 or call["divisor_override"] is not None:
-        return None
-    kernel = _pair(call["kernel_size"])
-    does = PoolWindows(
-        kernel,
-        _pair(call["stride"]) if call["stride"] else kernel,
-        _pair(call["padding"]),
-        (1, 1),
-        average=True,
-        count_padding=call["count_include_pad"],
+        (1, 1) if average else _pair(call["dilation"]),
+        average=average,
+        count_padding=bool(call["count_include_pad"]) if average else True,
         ceil=call["ceil_mode"],
     )
     return call.native(does, call.value("self"))
@@ -331,8 +316,8 @@ _RULES: Mapping[str, Callable[[_Call], Native | Recurrent | None]] = {
     "aten.matmul.default": _matmul,
     "aten.mm.default": _matmul,
     "aten.batch_norm.default": _batch_norm,
-    "aten.max_pool2d.default": _max_pool,
-    "aten.avg_pool2d.default": _average_pool,
+    "aten.max_pool2d.default": partial(_pool, average=False),
+    "aten.avg_pool2d.default": partial(_pool, average=True),
     "aten.adaptive_avg_pool2d.default": _adaptive_average,
     "aten.mean.dim": _mean,
     "aten.add.Tensor": _binary(Operation.ADD),

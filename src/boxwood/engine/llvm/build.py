@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 DECLARATIONS = {
     "fma": "declare {t} @llvm.fma.{s}({t}, {t}, {t})",
-    "floor": "declare {t} @llvm.floor.{s}({t})",
     "fabs": "declare {t} @llvm.fabs.{s}({t})",
     "sqrt": "declare {t} @llvm.sqrt.{s}({t})",
 }
