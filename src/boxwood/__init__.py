@@ -1,5 +1,6 @@
 """Neural-network pruning for PyTorch: smaller, faster networks whose accuracy is known."""
 
+from boxwood.core.blocks import Blocks
 from boxwood.core.errors import BoxwoodError, NoEffect
 from boxwood.core.policies import SET, Gradual, LayerByLayer, RigL, Static
 from boxwood.core.schedules import Cubic
@@ -25,6 +26,7 @@ __all__ = [
     "SET",
     "SGD",
     "Adam",
+    "Blocks",
     "BoxwoodError",
     "Call",
     "Cubic",
