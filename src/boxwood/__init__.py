@@ -14,7 +14,7 @@ from boxwood.loading import load
 from boxwood.model.binding import MaskBinding
 from boxwood.model.oneshot import project_, prune, prune_in_rounds
 from boxwood.model.sparse_training import SparseTraining
-from boxwood.recipes.lottery_ticket import lottery_ticket
+from boxwood.recipes.lottery_ticket import layer_wise, lottery_ticket, together
 from boxwood.recipes.phase import Experiment, Genesis
 from boxwood.recipes.three_step import dense, iterative, one_shot
 from boxwood.runs.runner import run
@@ -47,6 +47,7 @@ __all__ = [
     "dense",
     "from_tensors",
     "iterative",
+    "layer_wise",
     "load",
     "lottery_ticket",
     "one_shot",
@@ -55,6 +56,7 @@ __all__ = [
     "prune_in_rounds",
     "run",
     "shrink",
+    "together",
     "units",
     "verify",
 ]
