@@ -59,7 +59,7 @@ class InPlace(nn.Module):
     """Writes into parts of what it computed."""
 
     def forward(self, x: Tensor) -> Tensor:
-        y = (x * 2).contiguous()
+        y = (x * 2).clone(memory_format=torch.contiguous_format)
         y[:, 0] += 1
         y[:, :, 1:].clamp_(max=1)
         y.view(len(y), -1)[:, ::3].mul_(0.5)
