@@ -8,6 +8,7 @@ from boxwood.core.spec import Call
 from boxwood.data.splits import Splits, from_tensors
 from boxwood.engine.compiling import compile  # noqa: A004 - as torch names it
 from boxwood.graph.compensate import compensate
+from boxwood.graph.keep import Budget, multiply_adds, parameters
 from boxwood.graph.units import units
 from boxwood.graph.verify import shrink, verify
 from boxwood.loading import load
@@ -16,6 +17,7 @@ from boxwood.model.oneshot import project_, prune, prune_in_rounds
 from boxwood.model.sparse_training import SparseTraining
 from boxwood.recipes.lottery_ticket import layer_wise, lottery_ticket, together
 from boxwood.recipes.phase import Experiment, Genesis
+from boxwood.recipes.structural import structural
 from boxwood.recipes.three_step import dense, iterative, one_shot
 from boxwood.runs.runner import run
 from boxwood.runs.store import Store
@@ -28,6 +30,7 @@ __all__ = [
     "Adam",
     "Blocks",
     "BoxwoodError",
+    "Budget",
     "Call",
     "Cubic",
     "Experiment",
@@ -50,12 +53,15 @@ __all__ = [
     "layer_wise",
     "load",
     "lottery_ticket",
+    "multiply_adds",
     "one_shot",
+    "parameters",
     "project_",
     "prune",
     "prune_in_rounds",
     "run",
     "shrink",
+    "structural",
     "together",
     "units",
     "verify",
