@@ -281,12 +281,13 @@ def _keys(chunk: Tensor, *, wide: bool) -> Tensor:
 def _beginning_with(keys: Tensor, prefix: int, shift: int) -> Tensor:
     """Take the keys whose bits from ``shift`` on are ``prefix``."""
     matches = (keys >> shift) == prefix
-    # There are few: to look at eight flags as one integer halves the time.
     whole = len(keys) // 8 * 8
     rows = matches[:whole].view(torch.int64).nonzero().view(-1)
+    if 16 * len(rows) > whole:
+        return keys[matches]
+    # Where there are few, to look at eight flags as one integer halves the time.
     found = keys[:whole].view(-1, 8)[rows][matches[:whole].view(-1, 8)[rows]]
-    rest = keys[whole:][matches[whole:]]
-    return torch.cat((found, rest)) if len(rest) else found  # they may be all: no needless copy
+    return torch.cat((found, keys[whole:][matches[whole:]]))
 
 
 def _histogram(digits: Tensor) -> Tensor:
