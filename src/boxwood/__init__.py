@@ -6,6 +6,7 @@ from boxwood.core.policies import SET, Gradual, LayerByLayer, RigL, Static
 from boxwood.core.schedules import Cubic
 from boxwood.core.spec import Call
 from boxwood.data.splits import Splits, from_tensors
+from boxwood.distill.losses import Distillation
 from boxwood.engine.compiling import compile  # noqa: A004 - as torch names it
 from boxwood.graph.compensate import compensate
 from boxwood.graph.keep import Budget, multiply_adds, parameters
@@ -18,6 +19,7 @@ from boxwood.model.sparse_training import SparseTraining
 from boxwood.recipes.lottery_ticket import layer_wise, lottery_ticket, together
 from boxwood.recipes.phase import Experiment, Genesis
 from boxwood.recipes.structural import structural
+from boxwood.recipes.teachers import Past, Teacher, Trained, taught
 from boxwood.recipes.three_step import dense, iterative, one_shot
 from boxwood.runs.runner import run
 from boxwood.runs.store import Store
@@ -33,6 +35,7 @@ __all__ = [
     "Budget",
     "Call",
     "Cubic",
+    "Distillation",
     "Experiment",
     "Fit",
     "Genesis",
@@ -40,11 +43,14 @@ __all__ = [
     "LayerByLayer",
     "MaskBinding",
     "NoEffect",
+    "Past",
     "RigL",
     "SparseTraining",
     "Splits",
     "Static",
     "Store",
+    "Teacher",
+    "Trained",
     "compensate",
     "compile",
     "dense",
@@ -62,6 +68,7 @@ __all__ = [
     "run",
     "shrink",
     "structural",
+    "taught",
     "together",
     "units",
     "verify",

@@ -22,7 +22,7 @@ import torch
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.spec import decode
-from boxwood.runs.runner import Job, Settings, note, run_all
+from boxwood.runs.runner import Job, Settings, note, run_all, with_needs
 from boxwood.runs.store import Store
 
 Progress = Callable[[int, int], None]
@@ -108,7 +108,7 @@ def run_in_processes(
             f"threads={threads}; the product should be at most the {os.cpu_count()} cores here."
         )
     order = order_for(jobs, store, settings or Settings(), threads)
-    keys = {key for job in jobs for key in job.chain}
+    keys = {key for job in with_needs(jobs) for key in job.chain}
     with tempfile.TemporaryFile("w+") as said:
         crew = [_start(order, said) for _ in range(workers)]
         try:

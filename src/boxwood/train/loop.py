@@ -164,7 +164,7 @@ Row = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Trained:
+class Fitted:
     """What a training leaves beside the network: its history, and the masks at its end."""
 
     history: list[Row]
@@ -190,7 +190,7 @@ def fit_(
     memory: dict[str, Tensor] | None = None,
     checkpoints: Checkpoints | None = None,
     progress: Progress | None = None,
-) -> Trained:
+) -> Fitted:
     """Train a network in place.
 
     The order of examples in epoch e follows from (seed, ``fit.order``, e) alone, augmentation in
@@ -263,7 +263,7 @@ def fit_(
         model.train()
         loop = _Loop(model, examples, fit, window, seed, optimizer, history, memory, held, teach)
         loop.run_(start or (window.first, 0.0), watch, checkpoints, progress)
-        return Trained(history, {} if held is None else held.masks)
+        return Fitted(history, {} if held is None else held.masks)
 
 
 @dataclass(frozen=True)
