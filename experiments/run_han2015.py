@@ -6,14 +6,21 @@ Run this twice at once to use two cores: both share the store, and both write th
 """
 
 import argparse
+import json
 from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from torch import nn
 
 from boxwood.cli.execute import execute
 from boxwood.cli.target import resolve
+from boxwood.recipes.phase import Experiment
 from boxwood.recipes.phases.scan import Scan
 from boxwood.report.curves import sensitivity, trade_off
-from boxwood.report.study import Measurement
+from boxwood.report.study import Finding, Measurement
 from boxwood.runs.runner import jobs_of
 from boxwood.runs.store import Store
 
@@ -38,13 +45,49 @@ def study(net: str, data: str, seeds: int, store: Path) -> None:
     )
     title = f"{net} on {data}, {seeds} seeds"
     trade_off(curves(measured), title=title, path=HERE / "results" / f"{name}-trade-off")
-    for job in jobs_of(experiment, range(1)):
-        for phase, key in zip(job.recipe, job.chain[1:], strict=True):
-            if isinstance(phase, Scan):
-                facts = Store(store).record(key)["facts"]
-                lines = {n: [(s, a) for s, a in line] for n, line in facts["curves"].items()}
-                path = HERE / "results" / f"{name}-sensitivity"
-                sensitivity(lines, dense=facts["dense"], title=f"{title[:-9]}, seed 0", path=path)
+    scans = scans_of(experiment, range(seeds), Store(store))
+    lines = {n: [(s, a) for s, a in line] for n, line in scans[0]["curves"].items()}
+    path = HERE / "results" / f"{name}-sensitivity"
+    title = f"{net} on {data}, seed 0"
+    sensitivity(lines, dense=scans[0]["dense"], title=title, path=path)
+    found = first_convolution_most_sensitive(scans, experiment.model())
+    if found is not None:
+        path = HERE / "results" / f"{name}.json"
+        report = json.loads(path.read_text())
+        report["findings"].append(asdict(found))
+        path.write_text(json.dumps(report, indent=1) + "\n")
+        print(f"{'holds' if found.held else 'FAILS'}: {found.claim} ({found.evidence})")
+
+
+def scans_of(experiment: Experiment, seeds: range, store: Store) -> list[dict[str, Any]]:
+    """Read what the sensitivity scans found, one per seed."""
+    return [
+        store.record(key)["facts"]
+        for job in jobs_of(experiment, seeds)
+        for phase, key in zip(job.recipe, job.chain[1:], strict=True)
+        if isinstance(phase, Scan)
+    ]
+
+
+def first_convolution_most_sensitive(scans: list[dict[str, Any]], net: nn.Module) -> Finding | None:
+    """Compare the first convolution with the largest linear layer: mean accuracy over the grid."""
+    weights = {n: p for n, p in net.named_parameters() if p.dim() > 1}
+    convolutions = [n for n, p in weights.items() if p.dim() > 2]
+    if not convolutions:
+        return None
+    largest = max((n for n, p in weights.items() if p.dim() == 2), key=lambda n: weights[n].numel())
+
+    def mean_accuracy(scan: dict[str, Any], name: str) -> float:
+        return fmean(accuracy for _, accuracy in scan["curves"][name])
+
+    pairs = [(mean_accuracy(s, convolutions[0]), mean_accuracy(s, largest)) for s in scans]
+    lower = sum(conv < linear for conv, linear in pairs)
+    return Finding(
+        f"scan: {convolutions[0]} more sensitive than {largest}",
+        None if len(scans) < 5 else lower == len(scans),
+        f"mean validation accuracy over the grid {100 * fmean(c for c, _ in pairs):.1f} against "
+        f"{100 * fmean(f for _, f in pairs):.1f} %, lower in {lower} of {len(scans)} seeds",
+    )
 
 
 def curves(measured: tuple[Measurement, ...]) -> dict[str, list[tuple[float, tuple[float, ...]]]]:
