@@ -21,6 +21,22 @@ def test_networks_have_the_numbers_that_were_written(store: Store) -> None:
     assert baseline(list(found.values())) is found["dense"]
 
 
+def test_a_dense_network_trained_badly_on_purpose_is_no_baseline(
+    empty: Store, hand: SimpleNamespace
+) -> None:
+    """Of two unpruned networks the better one on validation is what all are compared with."""
+    for branch, right in (("bad rate", 700), ("good rate", 950)):
+        phases = [
+            (hand.train(), hand.trained(), None),
+            (hand.measure(branch), hand.measured(right, validation=right), None),
+        ]
+        hand.note(empty, branch, 0, phases)
+    (study,) = read([empty])
+    found = baseline(networks(study))
+    assert found is not None
+    assert found.name.startswith("good rate")
+
+
 def test_a_tuning_on_a_seed_of_its_own_is_a_study_of_its_own(
     empty: Store, hand: SimpleNamespace
 ) -> None:

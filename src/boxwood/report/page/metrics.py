@@ -252,9 +252,12 @@ def _is_number(word: str) -> bool:
 
 
 def baseline(found: Sequence[Network]) -> Network | None:
-    """The network that all are compared with: the unpruned one of most seeds, the first of these."""
+    """The network that all are compared with: the unpruned one of most seeds, best on validation.
+
+    A study may train dense networks badly on purpose; pruned ones must not look good beside those.
+    """
     dense = [network for network in found if network.dense]
-    return max(dense, key=lambda network: network.seeds, default=None)
+    return max(dense, key=lambda each: (each.seeds, each.mean(VALIDATION) or 0.0), default=None)
 
 
 def against(network: Network, other: Network, metric: Metric) -> statistics.PairedComparison | None:
