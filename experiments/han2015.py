@@ -174,6 +174,11 @@ def judge(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
     def accuracies(name: str) -> list[float]:
         return [100 * by_seed(measured, name)[seed].test for seed in seeds]
 
+    def alone(kind: str, kept: float) -> str:
+        # Where both strengths are the same, the networks are, and are listed under their first name.
+        own = f"{kind} alone not retrained {kept:g}"
+        return own if by_seed(measured, own) else f"{kind} not retrained {kept:g}"
+
     def compare(claim: str, better: str, worse: str, margin: float = 0.0) -> Finding:
         found = paired_difference(accuracies(better), accuracies(worse))
         low = found.difference.low
@@ -199,7 +204,7 @@ def judge(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
                 in_every_seed(f"one-step > not retrained at {kept:.0%}", one, f"L2 not retrained {kept:g}"),
             ]  # fmt: skip
         findings += [
-            compare(f"L1 >= L2 before retraining at {kept:.0%}", f"L1 alone not retrained {kept:g}", f"L2 alone not retrained {kept:g}"),
+            compare(f"L1 >= L2 before retraining at {kept:.0%}", alone("L1", kept), alone("L2", kept)),
             compare(f"L2 >= L1 after retraining at {kept:.0%}", f"L2 iterative round-{round_}", f"L1 iterative round-{round_}"),
         ]  # fmt: skip
     findings.append(

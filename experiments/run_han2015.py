@@ -102,7 +102,7 @@ def curves(measured: tuple[Measurement, ...]) -> dict[str, list[tuple[float, tup
         "L2 one-step",
         "L2 not retrained",
         "L1 iterative",
-        "L1 alone not retrained",
+        "L1 alone not retrained" if "L1 alone not retrained" in points else "L1 not retrained",
     )
     return {
         curve: [
