@@ -85,5 +85,6 @@ def limit_norms_(weights: Sequence[nn.Parameter], limit: float) -> None:
     """
     for weight in weights:
         norms = weight.flatten(1).norm(dim=1)
-        scale = (limit / norms.clamp(min=limit)).reshape(-1, *[1] * (weight.dim() - 1))
-        weight.mul_(scale)
+        # A quotient of equals may miss 1 by a rounding, and units within the limit stay as they are.
+        scale = torch.where(norms > limit, limit / norms, torch.ones_like(norms))
+        weight.mul_(scale.reshape(-1, *[1] * (weight.dim() - 1)))
