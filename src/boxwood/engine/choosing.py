@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 from torch import Tensor
 
 from boxwood.engine import calls
@@ -102,6 +100,10 @@ def _cheapest(program: Program, batch: int, times: Mapping[int, Times]) -> froze
         [0]
     """
     count = len(program.ops)
+    # Here, because it takes a third of the time of importing Boxwood.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import breadth_first_order, maximum_flow
+
     kernel, outside = count, count + 1  # the two sides; inputs and outputs are torch's
     edges: dict[tuple[int, int], int] = {}
 

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from boxwood.graph.labels import Ids, Labels
 from boxwood.graph.propagate import Flow, Target
@@ -150,6 +148,10 @@ def _live_if_decides(roots: Ids, axis: int) -> int:
     _, nodes = np.unique(rows, return_inverse=True)
     nodes = nodes.reshape(rows.shape)
     count = int(nodes.max()) + 1
+    # Here, because it takes a third of the time of importing Boxwood.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     edges = coo_array(
         (np.ones(rows.size), (np.repeat(nodes[:, 0], rows.shape[1]), nodes.ravel())),
         shape=(count, count),
