@@ -12,7 +12,8 @@ from rich.text import Text
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.spec import load
-from boxwood.report.page.build import Report, articles, json_text, page, to_json, write, write_csv
+from boxwood.report.figures import write
+from boxwood.report.page.build import Report, articles, json_text, page, to_json, write_csv
 from boxwood.report.page.comparison import compare, comparison_table
 from boxwood.report.page.parts import Table
 from boxwood.report.paper_figures import write_figures
@@ -70,7 +71,7 @@ def report(
     if out is not None or not (csv or as_json or compare_ or figures):
         path = out or Path("report.html")
         text = page(about)
-        write(path, text)
+        write(path, text.encode())
         if not as_json:
             Console().print(f"{path}: {len(text.encode()) / 1e6:.1f} MB", markup=False)
 

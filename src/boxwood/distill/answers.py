@@ -11,7 +11,6 @@ which a fresh one would be, and both go through the same `Encoding`.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.examples import Examples
+from boxwood.core.replacing import replacing
 from boxwood.distill.encodings import Encoded, Encoding, Exact
 from boxwood.distill.ensembles import Ask
 from boxwood.distill.losses import Lesson
@@ -76,22 +76,16 @@ class Shards:
             BoxwoodError: the disk is full or not writable; nothing is left behind.
         """
         path = self._path(number)
-        new = path.with_name(f".new-{os.getpid()}-{path.name}")
         whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            save_file(whole, new, {"sha256": _checksum(whole)})
-            with new.open("rb") as file:
-                os.fsync(file.fileno())
-            new.replace(path)
+            with replacing(path) as new:
+                save_file(whole, new, {"sha256": _checksum(whole)})
         except (OSError, SafetensorError) as error:
             raise BoxwoodError(
                 f"Expected to write a teacher's answers into {self.folder}, got {error}; free "
                 f"some space, or train without keeping them."
             ) from error
-        finally:
-            if new.exists():
-                new.unlink()
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.safetensors"

@@ -16,7 +16,6 @@ import hashlib
 import json
 import mmap
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.replacing import replacing
 from boxwood.engine import codec, interface
 from boxwood.engine.constants import Compact, Constants, compact
 from boxwood.engine.explain import Times
@@ -211,28 +211,21 @@ def _part(place: list[int], data: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def _write(path: Path, header: bytes, sections: _Sections) -> None:
     digest = hashlib.sha256()
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        try:
+    with replacing(path) as new, new.open("wb") as file:
 
-            def put(part: bytes) -> None:
-                digest.update(part)
-                file.write(part)
+        def put(part: bytes) -> None:
+            digest.update(part)
+            file.write(part)
 
-            file.write(MAGIC + bytes(32))
-            put(len(header).to_bytes(8, "little"))
-            put(header)
-            put(bytes(-(_START + len(header)) % ALIGN))
-            for array in sections.arrays:
-                put(array.tobytes())
-                put(bytes(-array.nbytes % ALIGN))
-            file.seek(len(MAGIC))
-            file.write(digest.digest())
-            file.close()
-            Path(file.name).replace(path)
-        except BaseException:
-            file.close()
-            Path(file.name).unlink()
-            raise
+        file.write(MAGIC + bytes(32))
+        put(len(header).to_bytes(8, "little"))
+        put(header)
+        put(bytes(-(_START + len(header)) % ALIGN))
+        for array in sections.arrays:
+            put(array.tobytes())
+            put(bytes(-array.nbytes % ALIGN))
+        file.seek(len(MAGIC))
+        file.write(digest.digest())
 
 
 def _read(path: Path) -> NDArray[np.uint8]:

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from boxwood.core.allocation import keep_of
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.replacing import UNFINISHED
 from boxwood.core.schedules import check_sparsity
 from boxwood.core.selection import Threshold, keep_above_
 from boxwood.files.checkpoint import (
@@ -43,7 +44,7 @@ from boxwood.files.limits import (
     matrices,
 )
 from boxwood.files.mask_files import FOLDER, bits_of, open_masks, with_masks
-from boxwood.files.writing import UNFINISHED, check_space, copy_file, disk_errors, whole_file
+from boxwood.files.writing import check_space, copy_file, disk_errors, whole_file
 
 Watch = Callable[[str, int, int], None]
 """Told what is being done, how many bytes are done, and of how many, 0 where nobody knows."""

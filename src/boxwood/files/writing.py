@@ -1,6 +1,5 @@
 """Files that appear under their name whole, or not at all."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from boxwood.core.errors import BoxwoodError
-
-UNFINISHED = ".new-"
-"""How the name of a file begins while it is being written."""
+from boxwood.core.replacing import replacing
 
 
 @contextmanager
@@ -29,19 +26,11 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         ...     (Path(folder) / "a").read_text()
         'all of it'
     """
-    new = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
-    with disk_errors(path):
+    with disk_errors(path), replacing(path) as new:
         new.unlink(missing_ok=True)
-        try:
-            # "x": never through a link that somebody has put there.
-            with new.open("xb") as opened:
-                yield opened
-                opened.flush()
-                os.fsync(opened.fileno())
-            new.replace(path)
-            sync_folder(path.parent)
-        finally:
-            new.unlink(missing_ok=True)
+        # "x": never through a link that somebody has put there.
+        with new.open("xb") as opened:
+            yield opened
 
 
 def copy_file(source: Path, target: Path) -> None:
@@ -71,19 +60,6 @@ def check_space(folder: Path, needed: int) -> None:
             f"Expected {needed:,} bytes free in {folder}, got {free:,}; free some space, or give "
             f"another place."
         )
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a loss of power.
-
-    Example:
-        >>> sync_folder(Path())
-    """
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

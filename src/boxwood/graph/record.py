@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.replacing import replacing
 from boxwood.graph.copying import named_tensors, rebuilt
 from boxwood.graph.keep import Keep
 from boxwood.graph.surgery import attribute_changes, correct_attributes_, cuts_of, set_attribute_
@@ -91,17 +92,14 @@ def save_shrunken(small: nn.Module, record: Record, path: Path | str) -> None:
     """
     path = Path(path)
     tensors = {names[0]: t.detach().cpu().contiguous().clone() for names, t in named_tensors(small)}
-    partial = path.with_name(path.name + ".part")
     try:
-        save_file(tensors, partial, metadata={_KEY: json.dumps(record.to_json())})
-        partial.replace(path)
+        with replacing(path) as new:
+            save_file(tensors, new, metadata={_KEY: json.dumps(record.to_json())})
     except (OSError, SafetensorError) as error:
         raise BoxwoodError(
             f"Expected to write {path}, got {error}; give a path in a folder "
             "that exists and can be written."
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def load_shrunken(path: Path | str, build: Callable[[], nn.Module]) -> nn.Module:

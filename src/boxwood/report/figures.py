@@ -4,7 +4,6 @@ Only here does anything know matplotlib's settings and file formats. No figure g
 so none is left behind in a global list, and no display is needed.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.replacing import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,22 +85,30 @@ def write_figure(figure: "Figure", path: Path) -> tuple[Path, Path]:
         figure.savefig(content, format=kind, metadata=metadata)
         contents[stem.with_name(f"{stem.name}.{kind}")] = content.getvalue()
     for target, data in contents.items():
-        _write(target, data)
+        write(target, data)
     png, svg = contents
     return png, svg
 
 
-def _write(target: Path, data: bytes) -> None:
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+def write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, and the folders above it.
+
+    Raises:
+        BoxwoodError: the folder cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write(Path(folder) / "tables" / "a.csv", b"1,2")
+        ...     (Path(folder) / "tables" / "a.csv").read_bytes()
+        b'1,2'
+    """
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            part.write_bytes(data)
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as new:
+            new.write_bytes(content)
     except OSError as error:
         raise BoxwoodError(
-            f"Expected a folder that can be written for {target}, got {error.strerror}; choose "
+            f"Expected a folder that can be written for {path}, got {error.strerror}; choose "
             f"another path or change its permissions."
         ) from error

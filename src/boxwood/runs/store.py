@@ -12,7 +12,6 @@ own and renamed. Nothing in the store is executable.
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -27,6 +26,7 @@ from safetensors.torch import save_file
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.masks import pack, unpack
+from boxwood.core.replacing import UNFINISHED, replacing, sync
 from boxwood.files.header import refuse_pickle
 from boxwood.recipes.phase import State
 from boxwood.train.snapshots import Snapshot
@@ -89,7 +89,7 @@ class Store:
         """
         folder = self._folder("phases")
         with _disk(self.root):
-            made = Path(tempfile.mkdtemp(prefix=".new-", dir=folder))
+            made = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder))
             try:
                 tensors = {f"weights/{n}": t.contiguous() for n, t in state.weights.items()}
                 tensors |= {f"masks/{n}": t for n, t in pack(state.masks).items()}
@@ -104,9 +104,9 @@ class Store:
                 text = json.dumps(record, indent=1, sort_keys=True, allow_nan=False)
                 (made / "phase.json").write_text(text + "\n")
                 for each in made.iterdir():
-                    _sync(each)
+                    sync(each)
                 made.rename(folder / key)
-                _sync(folder)
+                sync(folder)
             finally:
                 shutil.rmtree(made, ignore_errors=True)
         self._partial(key).unlink(missing_ok=True)
@@ -242,19 +242,5 @@ def _disk(root: Path) -> Iterator[None]:
 
 
 def _replace(path: Path, write: Any, root: Path) -> None:
-    new = path.with_name(f".new-{os.getpid()}-{path.name}")
-    with _disk(root):
-        try:
-            write(new)
-            _sync(new)
-            new.replace(path)
-        finally:
-            new.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with _disk(root), replacing(path) as new:
+        write(new)

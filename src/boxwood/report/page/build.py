@@ -3,13 +3,12 @@
 import csv
 import io
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from boxwood.core.errors import BoxwoodError
+from boxwood.report.figures import write
 from boxwood.report.page.article import Judge, article
 from boxwood.report.page.comparison import compare
 from boxwood.report.page.metrics import Latencies
@@ -111,30 +110,9 @@ def write_csv(found: Sequence[Article], folder: Path) -> list[Path]:
     for each in found:
         for table in tables_of(each):
             path = folder / f"{each.name}-{table.name}.csv"
-            write(path, _csv(table))
+            write(path, _csv(table).encode())
             written.append(path)
     return written
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        BoxwoodError: the folder cannot be written.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            part.write_text(text, encoding="utf-8")
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise BoxwoodError(
-            f"Expected a folder that can be written for {path}, got {error.strerror}; choose "
-            f"another path or change its permissions."
-        ) from error
 
 
 def json_text(value: Any) -> str:
