@@ -16,7 +16,7 @@ class InMemory:
     """Examples held as two tensors; a batch is one gather from each.
 
     Args:
-        inputs: float32 [n, ...], finite, n >= 1.
+        inputs: float32 [n, ...], finite, or int64 numbers of tokens; n >= 1.
         targets: int64 [n, ...].
 
     Raises:
@@ -34,9 +34,9 @@ class InMemory:
 
     def __post_init__(self) -> None:
         inputs, targets = self.inputs, self.targets
-        if inputs.dtype != torch.float32 or targets.dtype != torch.int64:
+        if inputs.dtype not in (torch.float32, torch.int64) or targets.dtype != torch.int64:
             raise BoxwoodError(
-                f"Expected float32 inputs and int64 targets, got {inputs.dtype} and "
+                f"Expected float32 (or int64) inputs and int64 targets, got {inputs.dtype} and "
                 f"{targets.dtype}; convert them with .float() and .long()."
             )
         _check_lengths("examples", inputs, targets)

@@ -44,8 +44,10 @@ def accuracy(model: nn.Module, examples: Examples, *, batch: int = _BATCH) -> Ac
     """Count how often the largest output is the target (top-1), in evaluation mode.
 
     Args:
-        model: outputs [batch, classes]; its training mode is put back afterwards.
-        examples: with targets int64 [batch].
+        model: outputs [batch, classes, ...], one distribution per target; its training mode is
+            put back afterwards.
+        examples: with targets int64 [batch, ...]: of images, tokens or pixels; those below zero
+            are left out, as torch's cross-entropy leaves out -100.
         batch: how many at a time; it changes memory, not the result.
 
     Raises:
@@ -57,11 +59,11 @@ def accuracy(model: nn.Module, examples: Examples, *, batch: int = _BATCH) -> Ac
         >>> accuracy(nn.Identity(), data)
         Accuracy(correct=2, total=3)
     """
-    correct = sum(
-        int((outputs.argmax(1) == targets).sum())
-        for outputs, targets in _outputs(model, examples, batch)
-    )
-    return Accuracy(correct, len(examples))
+    correct = total = 0
+    for outputs, targets in _outputs(model, examples, batch):
+        correct += int((outputs.argmax(1) == targets).sum())
+        total += int((targets >= 0).sum())
+    return Accuracy(correct, total)
 
 
 @torch.no_grad()
@@ -100,9 +102,9 @@ def evaluate(
     """Count right answers and take the mean loss, in one pass and in evaluation mode.
 
     Args:
-        model: outputs [batch, classes]; its training mode is put back afterwards.
-        examples: with targets int64 [batch].
-        loss: a mean over the examples of a batch.
+        model: outputs as for `accuracy`.
+        examples: likewise.
+        loss: a mean over the targets of a batch.
         batch: how many at a time; it changes memory, and the loss in its last bits.
 
     Raises:
@@ -116,11 +118,15 @@ def evaluate(
         >>> found.correct, round(found.loss, 4)
         (2, 0.8848)
     """
-    correct, summed = 0, 0.0
+    correct, total, summed = 0, 0, 0.0
     for outputs, targets in _outputs(model, examples, batch):
+        counted = int((targets >= 0).sum())
+        if not counted:  # the mean over nothing is no number
+            continue
         correct += int((outputs.argmax(1) == targets).sum())
-        summed += float(loss(outputs, targets)) * len(targets)
-    return Evaluation(correct, len(examples), summed / len(examples))
+        summed += float(loss(outputs, targets)) * counted
+        total += counted
+    return Evaluation(correct, total, summed / total)
 
 
 def _outputs(model: nn.Module, examples: Examples, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
