@@ -27,6 +27,18 @@ def _positions(count: int) -> Rule:
     return rule
 
 
+def _unpool(count: int) -> Rule:
+    def rule(flow: Flow, call: Call) -> Layout:
+        """Put values to where the maxima were: both have the same channels."""
+        x = flow.of(call.args["self"])
+        tied = flow.join([x, flow.of(call.args["indices"])])
+        tied = flow.kept_whole(tied, range(len(tied.shape) - count, len(tied.shape)))
+        assert isinstance(call.outputs, Ref)  # noqa: S101 - it has one output
+        return replace(tied, shape=flow.shape(call.outputs), zero=x.zero)
+
+    return rule
+
+
 def _roi_align(flow: Flow, call: Call) -> Any:
     x = flow.of(call.args["input"])
     x = flow.kept_whole(x, [axis for axis in range(len(x.shape)) if axis != 1])
@@ -41,7 +53,7 @@ _ONE = "max_pool1d avg_pool1d adaptive_avg_pool1d adaptive_max_pool1d upsample_n
 _TWO = """max_pool2d max_pool2d_with_indices avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d
     upsample_nearest2d upsample_bilinear2d upsample_bicubic2d upsample_bilinear2d_aa
     upsample_bicubic2d_aa upsample_nearest_exact2d grid_sampler grid_sampler_2d lp_pool2d
-    mkldnn_max_pool2d fractional_max_pool2d max_unpool2d"""
+    mkldnn_max_pool2d fractional_max_pool2d"""
 _THREE = """max_pool3d max_pool3d_with_indices avg_pool3d adaptive_avg_pool3d adaptive_max_pool3d
     upsample_nearest3d upsample_trilinear3d grid_sampler_3d"""
 
@@ -49,5 +61,7 @@ RULES: dict[str, Rule] = {
     **{name: _positions(1) for name in _ONE.split()},
     **{name: _positions(2) for name in _TWO.split()},
     **{name: _positions(3) for name in _THREE.split()},
+    "max_unpool2d": _unpool(2),
+    "max_unpool3d": _unpool(3),
     "roi_align": _roi_align,
 }

@@ -3,16 +3,19 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
+from torch import nn
 
 from boxwood.core import spec
 from boxwood.core.criteria import magnitude
 from boxwood.core.errors import BoxwoodError
-from boxwood.core.masks import combine, sparsity
+from boxwood.core.masks import Masks, combine, sparsity
 from boxwood.graph.keep import Budget, Keep
 from boxwood.graph.reference import restatements
+from boxwood.graph.settle import Kept
 from boxwood.graph.surgery import cuts_of
-from boxwood.graph.units import units
+from boxwood.graph.units import Units, units
 from boxwood.graph.verify import shrink, verify
 from boxwood.model.oneshot import project_
 from boxwood.model.scoring import Criterion
@@ -48,8 +51,7 @@ class PruneUnits:
     def run(self, state: State, world: World) -> State:
         """Prune; the facts hold what each group keeps, and the certificate."""
         model = world.network(state)
-        example, _ = world.data.validation.take(torch.arange(min(2, len(world.data.validation))))
-        kept = units(model, example.to(world.device)).keep_best(
+        kept = units_of(model, world).keep_best(
             self.keep,
             within=self.within,
             criterion=self.criterion,
@@ -58,24 +60,77 @@ class PruneUnits:
             protect=self.protect,
             ranked_together=self.ranked_together,
         )
-        if restatements(kept):
+        return remove(model, kept, state)
+
+
+def remove(model: nn.Module, keep: Keep, state: State) -> State:
+    """Write a removal as masks, after proof that it can be cut out.
+
+    Args:
+        model: with the weights of the state; what is removed becomes zero in it.
+        keep: what stays of it.
+        state: whose masks stay too.
+
+    Returns:
+        Weights, masks, and facts: what each group keeps, and the certificate.
+
+    Raises:
+        BoxwoodError: statistics of a normalisation span what is removed.
+    """
+    if restatements(keep):
+        raise BoxwoodError(
+            f"Expected a network whose statistics span no removed channels, got "
+            f"{restatements(keep)[0]}; shrink it with boxwood.graph.verify.shrink, and train "
+            "the smaller network."
+        )
+    certificate = verify(model, shrink(model, keep), keep)
+    masks = combine(state.masks, masks_of(keep))
+    project_(model, masks)
+    facts = {
+        "kept": {g.name: int(keep.kept[g.units].sum()) for g in keep.units.groups},
+        "sparsity": sparsity(masks),
+        "proved": certificate.proved,
+        "units": list(certificate.units),
+        "parameters": list(certificate.parameters),
+        "multiply_adds": list(certificate.multiply_adds),
+    }
+    return state_of(model, masks, facts)
+
+
+def units_of(model: nn.Module, world: World) -> Units:
+    """Find the units of a network, on the first validation examples."""
+    example, _ = world.data.validation.take(torch.arange(min(2, len(world.data.validation))))
+    return units(model, example.to(world.device))
+
+
+def kept_under(found: Units, masks: Masks) -> Kept:
+    """Say which units masks leave: all but those of which every weight is masked.
+
+    Raises:
+        BoxwoodError: the masks take more away than whole units.
+
+    Example:
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
+        >>> keep = units(net, torch.ones(1, 1)).keep_best(0.5)
+        >>> (kept_under(keep.units, masks_of(keep)) == keep.kept).all()
+        np.True_
+    """
+    kept = np.ones(len(found), dtype=np.bool_)
+    for axis in found.axes:
+        mask = masks.get(axis.names[0])
+        if mask is not None:
+            gone = ~mask.movedim(axis.dim, 0).reshape(mask.shape[axis.dim], -1).any(1)
+            lost = axis.units[gone.cpu().numpy()]
+            kept[lost[lost >= 0]] = False
+    whole = masks_of(Keep(found, kept))
+    for name, mask in masks.items():
+        if int(mask.sum()) != int(whole.get(name, torch.ones_like(mask)).sum()):
             raise BoxwoodError(
-                f"Expected a network whose statistics span no removed channels, got "
-                f"{restatements(kept)[0]}; shrink it with boxwood.graph.verify.shrink, and train "
-                "the smaller network."
+                f"Expected masks that take whole units away, got one of {name!r} with "
+                f"{int((~mask).sum())} single weights masked; remove units first, weights last."
             )
-        certificate = verify(model, shrink(model, kept), kept)
-        masks = combine(state.masks, masks_of(kept))
-        project_(model, masks)
-        facts = {
-            "kept": {g.name: int(kept.kept[g.units].sum()) for g in kept.units.groups},
-            "sparsity": sparsity(masks),
-            "proved": certificate.proved,
-            "units": list(certificate.units),
-            "parameters": list(certificate.parameters),
-            "multiply_adds": list(certificate.multiply_adds),
-        }
-        return state_of(model, masks, facts)
+    return kept
 
 
 def masks_of(keep: Keep) -> dict[str, torch.Tensor]:

@@ -1,0 +1,1 @@
+"""The filter agent: tries removals, is rewarded, learns which filters can go."""
