@@ -96,6 +96,44 @@ def accuracy_by_class(
 
 
 @torch.no_grad()
+def mean_iou(model: nn.Module, examples: Examples, classes: int, *, batch: int = _BATCH) -> float:
+    """Average over classes the overlap of what is said and what is there.
+
+    ``mean_c |said c and is c| / |said c or is c|``, over the classes of which one of the two
+    occurs; over all pixels of all examples together.
+
+    Args:
+        model: outputs [batch, classes, ...].
+        examples: with targets as for `accuracy`.
+        classes: how many there are.
+        batch: as for `accuracy`.
+
+    Returns:
+        In [0, 1].
+
+    Raises:
+        BoxwoodError: there are no examples.
+
+    Example:
+        >>> from boxwood.data.splits import InMemory
+        >>> data = InMemory(torch.eye(2)[None, :, [0, 0, 1]], torch.tensor([[0, 1, 1]]))
+        >>> mean_iou(nn.Identity(), data, 2)
+        0.5
+
+    Source: Long, Shelhamer and Darrell (2015), section 5.
+    """
+    pairs = torch.zeros(classes * classes, dtype=torch.int64)
+    for outputs, targets in _outputs(model, examples, batch):
+        counted = targets >= 0
+        both = targets[counted] * classes + outputs.argmax(1)[counted]
+        pairs += torch.bincount(both, minlength=len(pairs)).cpu()
+    table = pairs.view(classes, classes)
+    right = table.diagonal()
+    either = table.sum(0) + table.sum(1) - right
+    return float((right[either > 0] / either[either > 0]).mean())
+
+
+@torch.no_grad()
 def evaluate(
     model: nn.Module, examples: Examples, loss: Loss, *, batch: int = _BATCH
 ) -> Evaluation:

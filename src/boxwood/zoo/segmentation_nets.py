@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +101,7 @@ class SegNet(nn.Module):
 
 def _stage(widths: Sequence[int]) -> nn.Sequential:
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    for index, (inputs, width) in enumerate(zip(widths, widths[1:], strict=False), 1):
+    for index, (inputs, width) in enumerate(pairwise(widths), 1):
         layers |= _convolution(str(index), inputs, width)
     return nn.Sequential(layers)
 

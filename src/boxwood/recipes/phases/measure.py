@@ -9,7 +9,7 @@ from boxwood.core import spec
 from boxwood.files.sizes import network_bytes
 from boxwood.model.counting import count
 from boxwood.recipes.phase import State, World
-from boxwood.train.metrics import accuracy, accuracy_by_class
+from boxwood.train.metrics import accuracy, accuracy_by_class, mean_iou
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +20,14 @@ class Measure:
 
     Args:
         by_class: write down the accuracy within each class too.
+        overlap: write down the mean intersection over union too, for segmentation.
         label: a name for later phases and in reports.
     """
 
     revision: ClassVar[int] = 0
 
     by_class: bool = spec.field(False, legacy=False)
+    overlap: bool = spec.field(False, legacy=False)
     label: str = spec.field("", identity=False)
 
     def run(self, state: State, world: World) -> State:
@@ -56,4 +58,8 @@ class Measure:
             for part in ("test", "validation"):
                 found = accuracy_by_class(model, getattr(world.data, part), classes)
                 facts[f"{part}_by_class"] = [asdict(each) for each in found]
+        if self.overlap:
+            for part, end in (("test", ""), ("validation", "_validation")):
+                found = mean_iou(model, getattr(world.data, part), world.data.classes)
+                facts[f"mean_iou{end}"] = found
         return State(state.weights, state.masks, facts)

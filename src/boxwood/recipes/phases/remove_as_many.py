@@ -71,7 +71,7 @@ class RemoveAsMany:
         if self.criterion is None:
             chance = generator_for(world.seed, f"filters by chance/{self.layer}")
             return torch.rand(len(group.units), generator=chance).double().numpy()
-        names = [name for name, dim in group.axes if dim == 0]
+        names = {name for name, dim in group.axes if dim == 0}
         weights = {n: p for n, p in model.named_parameters() if n in names and p.dim() > 1}
         batches = InBatches(world.data.train, _BATCH, self.evidence)
         seen = Calibration(model, weights, batches, self.loss)

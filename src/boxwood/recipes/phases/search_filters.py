@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -211,10 +212,9 @@ def filters_of(
     rows = []
     for axis in found.axes:
         name = axis.names[0]
-        if axis.dim != 0 or name not in parameters or parameters[name].dim() < 2:
-            continue
-        weight = parameters[name].detach() if weights is None else weights[name]
-        owned = [torch.from_numpy((axis.units == unit).nonzero()[0]) for unit in group.units]
-        if all(len(each) for each in owned):
-            rows.append(torch.stack([weight[each].flatten() for each in owned]))
+        matrix = name in parameters and parameters[name].dim() > 1
+        if matrix and axis.dim == 0 and (name, 0) in group.axes:
+            weight = parameters[name].detach() if weights is None else weights[name]
+            owned = [np.flatnonzero(axis.units == unit) for unit in group.units]
+            rows.append(torch.stack([weight[torch.from_numpy(each)].flatten() for each in owned]))
     return rows

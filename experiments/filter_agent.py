@@ -1,0 +1,183 @@
+"""The study of Huang et al. (2018): an agent learns which filters can go; is it worth the trouble?
+
+    boxwood run experiments/filter_agent.py:conv_net --data fashion-mnist --seeds 5 --workers 2
+
+For every bound of the drop, the agent is compared with the L1 norm, Taylor scores and chance, each
+with as many filters in every layer and the same fine-tuning, and with removal by sensitivity at the
+same multiply-adds. `run_filter_agent.py` also writes the figures and the curves.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from statistics import fmean
+
+import torch
+from scipy.stats import page_trend_test
+
+from boxwood import Adam, Call, Experiment, Fit, Splits
+from boxwood.agent.search import TryAndLearn
+from boxwood.core.criteria import magnitude, taylor
+from boxwood.data.idx import fashion_mnist
+from boxwood.data.parts import fewer, halved
+from boxwood.data.scenes import scenes
+from boxwood.model.scoring import Criterion
+from boxwood.recipes.filter_agent import by_sensitivity, filter_agent, layers_of, ranked
+from boxwood.recipes.phase import Recipe
+from boxwood.recipes.phases.measure import Measure
+from boxwood.recipes.phases.search_filters import SearchFilters
+from boxwood.report.statistics import paired_difference
+from boxwood.report.study import Finding, Measurement, by_seed
+from boxwood.train.optimizers import Drops
+from boxwood.zoo.segmentation_nets import encoder_decoder
+from boxwood.zoo.small_nets import small_resnet, small_vgg
+
+BOUNDS = (0.5, 1.0, 2.0, 4.0)  # percentage points, as in the paper
+BASELINES: dict[str, Criterion | None] = {"L1": magnitude, "Taylor": taylor, "random": None}
+SLACK = 0.5  # points of validation accuracy by which a bound may be missed
+
+
+def conv_net(
+    data: Callable[[], Splits] = fashion_mnist,
+    bounds: tuple[float, ...] = BOUNDS,
+    updates: int = 60,
+    count: int = 10_000,
+    baselines: tuple[str, ...] = tuple(BASELINES),
+) -> Experiment:
+    """Search four convolutions of 16, 16, 32 and 32 filters, layer by layer.
+
+    Scaled to what two CPU cores can do: images of 14 × 14 pixels, 10,000 of them to learn from,
+    2,000 for a reward, batch-norm statistics taken anew on 500 before it.
+    """
+    return _study(
+        Call.of(small_vgg),
+        Call.of(fewer, data=Call.of(halved, data=data), count=count),
+        torch.zeros(1, 1, 14, 14),
+        train=Fit(epochs=12, batch=100, optimizer=Adam(lr=2e-3), course=Drops(at=(0.75,))),
+        finetune=Fit(epochs=2, batch=100, optimizer=Adam(lr=5e-4)),
+        search=_search(updates, examples=2000, statistics=2),
+        bounds=bounds,
+        baselines=baselines,
+    )
+
+
+def residual_net(
+    data: Callable[[], Splits] = fashion_mnist,
+    bounds: tuple[float, ...] = BOUNDS,
+    updates: int = 60,
+    count: int = 10_000,
+    baselines: tuple[str, ...] = tuple(BASELINES),
+) -> Experiment:
+    """Search ResNet-8, the filters that a residual stream ties together included."""
+    return _study(
+        Call.of(small_resnet),
+        Call.of(fewer, data=Call.of(halved, data=data), count=count),
+        torch.zeros(1, 1, 14, 14),
+        train=Fit(epochs=12, batch=100, optimizer=Adam(lr=2e-3), course=Drops(at=(0.75,))),
+        finetune=Fit(epochs=2, batch=100, optimizer=Adam(lr=5e-4)),
+        search=_search(updates, examples=2000, statistics=2),
+        bounds=bounds,
+        baselines=baselines,
+    )
+
+
+def segmentation(
+    bounds: tuple[float, ...] = (1.0, 2.0, 4.0),
+    updates: int = 60,
+    baselines: tuple[str, ...] = ("L1", "random"),
+) -> Experiment:
+    """Search a small encoder–decoder that segments scenes; accuracy is that of pixels."""
+    return _study(
+        Call.of(encoder_decoder),
+        scenes,
+        torch.zeros(1, 3, 32, 32),
+        train=Fit(epochs=12, batch=32, optimizer=Adam(lr=2e-3), course=Drops(at=(0.75,))),
+        finetune=Fit(epochs=1, batch=32, optimizer=Adam(lr=5e-4)),
+        search=_search(updates, examples=250, statistics=1),
+        bounds=bounds,
+        baselines=baselines,
+        measure=Measure(overlap=True),
+    )
+
+
+def _search(updates: int, *, examples: int, statistics: int) -> SearchFilters:
+    # The bound is filled in for each branch.
+    how = TryAndLearn(bound=1.0, updates=updates)
+    return SearchFilters(layer="", search=how, examples=examples, statistics=statistics)
+
+
+def _study(
+    net: Call,
+    data: Callable[[], Splits],
+    example: torch.Tensor,
+    *,
+    train: Fit,
+    finetune: Fit,
+    search: SearchFilters,
+    bounds: Sequence[float],
+    baselines: Sequence[str],
+    measure: Measure | None = None,
+) -> Experiment:
+    layers = layers_of(net, example)
+    whole = replace(finetune, epochs=len(layers) * (finetune.epochs or 1))
+    branches: list[tuple[str, Recipe]] = []
+    for bound in bounds:
+        bounded = replace(search, search=replace(search.search, bound=bound))
+        agent = filter_agent(train, bounded, finetune, layers=layers, measure=measure)
+        if not branches:
+            branches.append(("dense", (agent[0], agent[-1])))
+        branches.append((f"agent b={bound:g}", agent))
+        branches += [(f"{name} b={bound:g}", ranked(agent, BASELINES[name])) for name in baselines]
+        branches.append((f"sensitivity b={bound:g}", by_sensitivity(agent, whole)))
+    return Experiment(model=net, data=data, branches=tuple(branches), judge=judge)
+
+
+def judge(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
+    """Hold the agent to the pass rule, as far as the last measurements say."""
+    bounds = sorted(
+        {float(m.branch.removeprefix("agent b=")) for m in measured if m.branch.startswith("agent")}
+    )
+    agents = {bound: by_seed(measured, f"agent b={bound:g}") for bound in bounds}
+    dense = by_seed(measured, "dense")
+    seeds = sorted(dense)
+    findings = []
+    if len(bounds) > 2:
+        kept = [[agents[bound][seed].kept_fraction for bound in bounds] for seed in seeds]
+        findings.append(trend("weights kept fall as the bound rises", kept))
+    for bound in bounds:
+        drops = [100 * (dense[s].validation - agents[bound][s].validation) for s in seeds]
+        claim = f"b={bound:g}: the mean validation drop is within {bound + SLACK:g} points"
+        said = f"{fmean(drops):.2f} points over {len(seeds)} seeds"
+        findings.append(Finding(claim, fmean(drops) <= bound + SLACK, said))
+    others = dict.fromkeys(m.branch.partition(" b=")[0] for m in measured if " b=" in m.branch)
+    for other in others:
+        for bound in bounds if other != "agent" else ():
+            there = by_seed(measured, f"{other} b={bound:g}")
+            findings.append(compared(agents[bound], there, f"b={bound:g}: agent", other, seeds))
+    return tuple(findings)
+
+
+def trend(claim: str, rows: Sequence[Sequence[float]]) -> Finding:
+    """Test that values fall along each row, by Page's test; a row for each seed."""
+    if len(rows) < 2:
+        return Finding(claim, None, "one seed decides nothing")
+    found = page_trend_test(rows, predicted_ranks=range(len(rows[0]), 0, -1))
+    return Finding(claim, bool(found.pvalue < 0.05), f"Page's trend test: p = {found.pvalue:.2g}")
+
+
+def compared(
+    ours: dict[int, Measurement],
+    theirs: dict[int, Measurement],
+    name: str,
+    other: str,
+    seeds: Sequence[int],
+) -> Finding:
+    """Compare test accuracies by seed: better, worse, or a tie as far as these seeds can tell."""
+    points = [[100 * each[s].test for s in seeds] for each in (ours, theirs)]
+    claim = f"{name} is better than {other}"
+    if len(seeds) < 2:
+        return Finding(claim, None, f"{points[0][0] - points[1][0]:.2f} points on one seed")
+    found = paired_difference(*points)
+    low, high = found.difference.low, found.difference.high
+    held = True if low > 0 else False if high < 0 else None
+    word = "" if held is not None else ", a tie within the interval"
+    return Finding(claim, held, f"{found.difference} points of test accuracy{word}")
