@@ -5,7 +5,7 @@ from torch import nn
 
 from boxwood.data.splits import InMemory
 from boxwood.train.losses import cross_entropy
-from boxwood.train.metrics import accuracy, evaluate
+from boxwood.train.metrics import accuracy, evaluate, mean_iou
 
 
 def test_every_target_counts_but_those_below_zero() -> None:
@@ -27,3 +27,12 @@ def test_the_mean_loss_is_over_targets_not_over_batches() -> None:
     parts = evaluate(nn.Identity(), data, cross_entropy, batch=2)
     assert abs(whole.loss - float(nn.functional.cross_entropy(outputs, targets))) < 1e-6
     assert abs(whole.loss - parts.loss) < 1e-6
+
+
+def test_the_overlap_of_three_classes_by_hand() -> None:
+    """IoU 1/3, 1/2 and none where a class neither is nor is said; left-out pixels do not count."""
+    said = torch.tensor([[0, 0, 1, 1, 2]])
+    outputs = nn.functional.one_hot(said, 4).movedim(2, 1).float()
+    data = InMemory(outputs, torch.tensor([[0, 1, 1, -100, 0]]))
+    # class 0: 1 of {0, 1, 4}; class 1: 1 of {1, 2}; class 2: 0 of {4}; class 3 does not occur
+    assert abs(mean_iou(nn.Identity(), data, 4) - (1 / 3 + 1 / 2 + 0) / 3) < 1e-7

@@ -122,6 +122,18 @@ class SqueezeExcite(nn.Module):
         return self.b(F.max_pool2d(x * gate * self.scale + x, 2))
 
 
+class Unpooled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 6, 3, padding=1)
+        self.c, self.d = nn.Conv2d(6, 8, 1), nn.Conv2d(8, 2, 1)
+        self.pool, self.unpool = nn.MaxPool2d(2, return_indices=True), nn.MaxUnpool2d(2)
+
+    def forward(self, x):
+        pooled, places = self.pool(F.relu(self.a(x)))
+        return self.d(self.unpool(self.c(F.relu(self.b(pooled))), places))
+
+
 class FreeParameters(nn.Module):
     def __init__(self):
         super().__init__()
@@ -319,6 +331,7 @@ NETS = {
     "few groups": (lambda: Grouped(8, 2), IMAGE),
     "transposed": (Transposed, IMAGE),
     "pixel shuffle": (PixelShuffle, IMAGE),
+    "unpooled": (Unpooled, IMAGE),
     "squeeze and excite": (SqueezeExcite, IMAGE),
     "free parameters": (FreeParameters, ROWS),
     "layer norm": (lambda: Normed(nn.LayerNorm), ROWS),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from boxwood.agent.environment import InProcesses, Tries
+from boxwood.agent.environment import InProcesses, Tries, tries_of
 from boxwood.agent.policy import FilterPolicy
 from boxwood.agent.reinforce import draw, surrogate, whitened
 from boxwood.agent.reward import accuracy_term, efficiency_term, reward
@@ -23,6 +23,7 @@ from boxwood.zoo.small_nets import small_resnet, small_vgg
 DROPS = st.floats(-100, 100)
 BOUNDS = st.floats(0.01, 100)
 FILTERS = st.integers(2, 512)
+IMAGE = torch.zeros(1, 1, 8, 8)
 
 
 @given(DROPS, BOUNDS, FILTERS)
@@ -176,16 +177,8 @@ def test_the_two_final_actions():
 
 
 def _tries(net: nn.Module, group: int) -> Tries:
-    found = units(net.eval(), torch.zeros(1, 1, 8, 8))
-    return Tries(
-        model=net,
-        units=found,
-        kept=np.ones(len(found), dtype=np.bool_),
-        group=found.groups[group],
-        tune_=_nothing,
-        worth=_score,
-        best=1.0,
-    )
+    layer = units(net.eval(), IMAGE).groups[group].name
+    return tries_of(net, IMAGE, layer, _score, tune_=_nothing)
 
 
 def _nothing(model: nn.Module) -> None:
@@ -205,7 +198,7 @@ def test_a_try_computes_what_the_masked_network_computes(make):
     net = make(widths=(4, 4, 6, 6) if make is small_vgg else (4, 6, 8))
     chance = torch.Generator().manual_seed(0)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    for group in range(len(units(net.eval(), torch.zeros(1, 1, 8, 8)).groups)):
+    for group in range(len(units(net.eval(), IMAGE).groups)):
         tries = _tries(net, group)
         actions = draw(torch.full((len(tries.filters),), 0.5), 3, chance)
         for action in actions:
@@ -213,7 +206,9 @@ def test_a_try_computes_what_the_masked_network_computes(make):
             masked.load_state_dict(before)
             masks = masks_of(tries.keep(action))
             project_(masked, masks)
-            assert tries.drop(action) == pytest.approx(100 * (1 - _score(masked)), rel=1e-9)
+            assert tries.drop(action) == pytest.approx(
+                100 * (tries.best - _score(masked)), abs=1e-9
+            )
             assert (kept_under(tries.units, masks) == tries.keep(action).kept).all()
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
 
@@ -231,7 +226,7 @@ def test_tries_in_processes_are_the_same_tries():
 
 def test_masks_of_single_weights_are_not_taken_for_units():
     """A mask that takes one weight away is refused, not forgotten."""
-    found = units(small_vgg(widths=(4, 4)), torch.zeros(1, 1, 8, 8))
+    found = units(small_vgg(widths=(4, 4)), IMAGE)
     mask = torch.ones(4, 1, 3, 3, dtype=torch.bool)
     mask[0, 0, 0, 0] = False
     with pytest.raises(BoxwoodError, match="Expected masks that take whole units away"):

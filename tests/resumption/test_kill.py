@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 EXPERIMENT = """
 from boxwood import SGD, Call, Experiment, Fit, iterative
 from boxwood.data.digits import digits
@@ -19,6 +21,23 @@ def model():
 def recipe():
     fit = Fit(epochs=3, batch=60, optimizer=SGD(lr=0.05, momentum=0.9, weight_decay=1e-4))
     return Experiment(model=model, data=digits, branches=(("pruned", iterative(fit, fit, (0.5, 0.8))),))
+"""
+
+SEARCH = """
+from boxwood import SGD, Call, Experiment, Fit
+from boxwood.agent.search import TryAndLearn
+from boxwood.data.digits import digits
+from boxwood.recipes.filter_agent import filter_agent
+from boxwood.recipes.phases.search_filters import SearchFilters
+from boxwood.zoo.small_nets import small_vgg
+
+def recipe():
+    fit = Fit(epochs=2, batch=60, optimizer=SGD(lr=0.05, momentum=0.9))
+    search = SearchFilters(layer="", search=TryAndLearn(bound=4.0, updates=30, patience=30))
+    agent = filter_agent(fit, search, fit, layers=("conv1.weight", "conv2.weight"))
+    return Experiment(
+        model=Call.of(small_vgg, widths=(6, 6)), data=digits, branches=(("agent", agent),)
+    )
 """
 
 
@@ -36,14 +55,17 @@ def finish(process: subprocess.Popen) -> None:
     assert process.returncode == 0, errors.decode()
 
 
-def test_killed_at_random_moments_the_result_is_the_undisturbed_one(tmp_path, contents):
+@pytest.mark.parametrize(("experiment", "times"), [(EXPERIMENT, 8), (SEARCH, 4)])
+def test_killed_at_random_moments_the_result_is_the_undisturbed_one(
+    tmp_path, contents, experiment, times
+):
     """SIGKILL at many random moments, then a run to the end: every phase has the same bytes."""
     file = tmp_path / "study.py"
-    file.write_text(EXPERIMENT)
+    file.write_text(experiment)
     finish(start(file, tmp_path / "calm"))
     chance = random.Random(5)
     killed = 0
-    for _ in range(8):
+    for _ in range(times):
         process = start(file, tmp_path / "storm")
         # Most moments fall into the work itself, which begins once the store is there.
         deadline = time.monotonic() + 60

@@ -1,6 +1,6 @@
 """What an agent acts on: a network without the filters that it wants removed, and its accuracy."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from boxwood.agent.policy import picture_of
 from boxwood.core.errors import BoxwoodError
 from boxwood.graph.keep import Keep
 from boxwood.graph.labels import Ids
@@ -60,6 +61,12 @@ class Tries:
         """Numbers of the units that an action is about: those of the group that are still there."""
         return self.group.units[self.kept[self.group.units]]
 
+    @property
+    def picture(self) -> Tensor:
+        """What an agent looks at: the filters that are still there, see `picture_of`."""
+        left = torch.from_numpy(self.kept[self.group.units])
+        return picture_of([weight[left] for weight in filters_of(self.units, self.group)])
+
     def keep(self, action: Tensor) -> Keep:
         """Write an action, bool [filters], as what stays of the whole network."""
         kept = self.kept.copy()
@@ -78,6 +85,88 @@ class Tries:
     def drops(self, actions: Sequence[Tensor]) -> list[float]:
         """Try one action after the other, in this process."""
         return [self.drop(action) for action in actions]
+
+
+def group_named(found: Units, layer: str) -> Group:
+    """Find a group of units by its name.
+
+    Raises:
+        BoxwoodError: there is none.
+    """
+    for group in found.groups:
+        if group.name == layer:
+            return group
+    raise BoxwoodError(
+        f"Expected a layer whose filters can be removed, got {layer!r}; take one of "
+        f"{', '.join(group.name for group in found.groups)}."
+    )
+
+
+def filters_of(
+    found: Units, group: Group, weights: Mapping[str, Tensor] | None = None
+) -> list[Tensor]:
+    """Take the weights that make a group's units: one row for each unit of every layer it spans.
+
+    Args:
+        found: units of a network.
+        group: one of its groups.
+        weights: something else to take rows of, such as scores, by the names of the weights.
+
+    Example:
+        >>> from boxwood.graph.units import units
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 5), nn.ReLU(), nn.Conv2d(8, 2, 1))
+        >>> found = units(net, torch.zeros(1, 3, 8, 8))
+        >>> [tuple(weight.shape) for weight in filters_of(found, found.groups[0])]
+        [(8, 75)]
+    """
+    parameters = dict(found.model.named_parameters())
+    rows = []
+    for axis in found.axes:
+        name = axis.names[0]
+        matrix = name in parameters and parameters[name].dim() > 1
+        if matrix and axis.dim == 0 and (name, 0) in group.axes:
+            weight = parameters[name].detach() if weights is None else weights[name]
+            owned = [np.flatnonzero(axis.units == unit) for unit in group.units]
+            rows.append(torch.stack([weight[torch.from_numpy(each)].flatten() for each in owned]))
+    return rows
+
+
+def tries_of(
+    model: nn.Module, example: Any, layer: str, worth: Worth, *, tune_: Tune | None = None
+) -> Tries:
+    """Make the tries of one layer of a whole network.
+
+    Args:
+        model: any module, in evaluation; it is not changed.
+        example: an input, as for `units`.
+        layer: name of a group of units.
+        worth: accuracy of a network on validation examples, in [0, 1]; the model's own is p*.
+        tune_: what is done to each smaller network before it is measured; nothing by default.
+
+    Raises:
+        BoxwoodError: there is no such layer.
+
+    Example:
+        >>> from boxwood.agent.search import Agent, TryAndLearn
+        >>> from boxwood.graph.verify import shrink
+        >>> net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+        >>> tries = tries_of(net, torch.ones(1, 2), "0.weight", lambda net: 0.9)
+        >>> agent = Agent(tries.picture, TryAndLearn(bound=1.0), seed=0)
+        >>> while not agent.finished:
+        ...     _ = agent.step_(tries.drops)
+        >>> len(shrink(net, tries.keep(agent.action))[0].weight) < 4
+        True
+    """
+    found = units(model, example)
+    return Tries(
+        model=model,
+        units=found,
+        kept=np.ones(len(found), dtype=np.bool_),
+        group=group_named(found, layer),
+        tune_=tune_ or (lambda _: None),
+        worth=worth,
+        best=worth(model),
+    )
 
 
 class InProcesses:

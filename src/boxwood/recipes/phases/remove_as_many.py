@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from boxwood.agent.environment import filters_of, group_named
 from boxwood.core import spec
 from boxwood.core.criteria import magnitude
 from boxwood.core.examples import InBatches
@@ -20,7 +21,7 @@ from boxwood.model.evidence.gathering import gather
 from boxwood.model.scoring import Criterion, evidence_of, score
 from boxwood.recipes.phase import Genesis, Recipe, Run, State, World
 from boxwood.recipes.phases.prune_units import kept_under, remove, units_of
-from boxwood.recipes.phases.search_filters import FirstExamples, Recovery, filters_of, group_named
+from boxwood.recipes.phases.search_filters import FirstExamples, Recovery
 
 _BATCH = 250
 

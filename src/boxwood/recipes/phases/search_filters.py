@@ -1,23 +1,19 @@
 """Let an agent find out by trying which filters of a layer can go."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from boxwood.agent.environment import InProcesses, Tries
-from boxwood.agent.policy import picture_of
+from boxwood.agent.environment import InProcesses, Tries, group_named
 from boxwood.agent.search import Agent, Assess, TryAndLearn
 from boxwood.core import spec
-from boxwood.core.errors import BoxwoodError
 from boxwood.core.examples import Examples, InBatches
 from boxwood.core.seeds import seed_for
 from boxwood.graph.compensate import reestimate_batch_norm_
-from boxwood.graph.units import Group, Units
 from boxwood.recipes.phase import State, World
 from boxwood.recipes.phases.prune_units import kept_under, remove, units_of
 from boxwood.train.loop import Fit, fit_
@@ -119,20 +115,17 @@ class SearchFilters:
         """Search; the facts hold every episode, and what the chosen action costs and proves."""
         model = world.network(state)
         found = units_of(model, world)
-        group = group_named(found, self.layer)
         worth = FirstExamples(world.data.validation, self.examples)
         tries = Tries(
             model=model,
             units=found,
             kept=kept_under(found, state.masks),
-            group=group,
+            group=group_named(found, self.layer),
             tune_=Recovery(world.data.train, self.recover, self.statistics, world.seed),
             worth=worth,
             best=worth(world.network(world.earlier(self.reference))),
         )
-        left = torch.from_numpy(tries.kept[group.units])
-        picture = picture_of([weight[left] for weight in filters_of(found, group)])
-        agent = Agent(picture, self.search, seed=world.seed, purpose=self.layer)
+        agent = Agent(tries.picture, self.search, seed=world.seed, purpose=self.layer)
         action, drop = self._learn_(agent, tries, world)
         facts = {
             "episodes": [
@@ -174,47 +167,3 @@ def _assessing(tries: Tries, processes: int) -> Iterator[Assess]:
         yield tries.drops
     finally:
         torch.set_num_threads(before)
-
-
-def group_named(found: Units, layer: str) -> Group:
-    """Find a group of units by its name.
-
-    Raises:
-        BoxwoodError: there is none.
-    """
-    for group in found.groups:
-        if group.name == layer:
-            return group
-    raise BoxwoodError(
-        f"Expected a layer whose filters can be removed, got {layer!r}; take one of "
-        f"{', '.join(group.name for group in found.groups)}."
-    )
-
-
-def filters_of(
-    found: Units, group: Group, weights: Mapping[str, Tensor] | None = None
-) -> list[Tensor]:
-    """Take the weights that make a group's units: one row for each unit of every layer it spans.
-
-    Args:
-        found: units of a network.
-        group: one of its groups.
-        weights: something else to take rows of, such as scores, by the names of the weights.
-
-    Example:
-        >>> from boxwood.graph.units import units
-        >>> net = nn.Sequential(nn.Conv2d(3, 8, 5), nn.ReLU(), nn.Conv2d(8, 2, 1))
-        >>> found = units(net, torch.zeros(1, 3, 8, 8))
-        >>> [tuple(weight.shape) for weight in filters_of(found, found.groups[0])]
-        [(8, 75)]
-    """
-    parameters = dict(found.model.named_parameters())
-    rows = []
-    for axis in found.axes:
-        name = axis.names[0]
-        matrix = name in parameters and parameters[name].dim() > 1
-        if matrix and axis.dim == 0 and (name, 0) in group.axes:
-            weight = parameters[name].detach() if weights is None else weights[name]
-            owned = [np.flatnonzero(axis.units == unit) for unit in group.units]
-            rows.append(torch.stack([weight[torch.from_numpy(each)].flatten() for each in owned]))
-    return rows
