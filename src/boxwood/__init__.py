@@ -1,5 +1,6 @@
 """Neural-network pruning for PyTorch: smaller, faster networks whose accuracy is known."""
 
+from boxwood.agent.search import TryAndLearn
 from boxwood.core.blocks import Blocks
 from boxwood.core.errors import BoxwoodError, NoEffect
 from boxwood.core.policies import SET, Gradual, LayerByLayer, RigL, Static
@@ -16,8 +17,10 @@ from boxwood.loading import load
 from boxwood.model.binding import MaskBinding
 from boxwood.model.oneshot import project_, prune, prune_in_rounds
 from boxwood.model.sparse_training import SparseTraining
+from boxwood.recipes.filter_agent import filter_agent
 from boxwood.recipes.lottery_ticket import layer_wise, lottery_ticket, together
 from boxwood.recipes.phase import Experiment, Genesis
+from boxwood.recipes.phases.search_filters import SearchFilters
 from boxwood.recipes.structural import structural
 from boxwood.recipes.teachers import Past, Teacher, Trained, taught
 from boxwood.recipes.three_step import dense, iterative, one_shot
@@ -45,15 +48,18 @@ __all__ = [
     "NoEffect",
     "Past",
     "RigL",
+    "SearchFilters",
     "SparseTraining",
     "Splits",
     "Static",
     "Store",
     "Teacher",
     "Trained",
+    "TryAndLearn",
     "compensate",
     "compile",
     "dense",
+    "filter_agent",
     "from_tensors",
     "iterative",
     "layer_wise",
