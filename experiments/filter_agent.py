@@ -48,16 +48,7 @@ def conv_net(
     Scaled to what two CPU cores can do: images of 14 × 14 pixels, 10,000 of them to learn from,
     2,000 for a reward, batch-norm statistics taken anew on 500 before it.
     """
-    return _study(
-        Call.of(small_vgg),
-        Call.of(fewer, data=Call.of(halved, data=data), count=count),
-        torch.zeros(1, 1, 14, 14),
-        train=Fit(epochs=12, batch=100, optimizer=Adam(lr=2e-3), course=Drops(at=(0.75,))),
-        finetune=Fit(epochs=2, batch=100, optimizer=Adam(lr=5e-4)),
-        search=_search(updates, examples=2000, statistics=2),
-        bounds=bounds,
-        baselines=baselines,
-    )
+    return _classified(Call.of(small_vgg), data, bounds, updates, count, baselines)
 
 
 def residual_net(
@@ -68,8 +59,19 @@ def residual_net(
     baselines: tuple[str, ...] = tuple(BASELINES),
 ) -> Experiment:
     """Search ResNet-8, the filters that a residual stream ties together included."""
+    return _classified(Call.of(small_resnet), data, bounds, updates, count, baselines)
+
+
+def _classified(
+    net: Call,
+    data: Callable[[], Splits],
+    bounds: tuple[float, ...],
+    updates: int,
+    count: int,
+    baselines: tuple[str, ...],
+) -> Experiment:
     return _study(
-        Call.of(small_resnet),
+        net,
         Call.of(fewer, data=Call.of(halved, data=data), count=count),
         torch.zeros(1, 1, 14, 14),
         train=Fit(epochs=12, batch=100, optimizer=Adam(lr=2e-3), course=Drops(at=(0.75,))),

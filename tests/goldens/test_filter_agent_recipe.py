@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from boxwood import SGD, Adam, Fit, Genesis, Store, run
-from boxwood.agent.search import TryAndLearn, best_rewarded
+from boxwood.agent.search import TryAndLearn
 from boxwood.core.criteria import magnitude, taylor
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.spec import Call
@@ -16,7 +16,6 @@ from boxwood.recipes.filter_agent import by_sensitivity, filter_agent, layers_of
 from boxwood.recipes.phase import State, World
 from boxwood.recipes.phases.measure import Measure
 from boxwood.recipes.phases.search_filters import SearchFilters
-from boxwood.train.snapshots import Snapshot
 from boxwood.zoo.small_nets import small_vgg
 
 NET = Call.of(small_vgg, widths=(6, 8))
@@ -110,50 +109,6 @@ def test_an_unknown_layer_is_named(store):
     search = replace(SEARCH, layer="conv3.weight")
     with pytest.raises(BoxwoodError, match=r"got 'conv3.weight'; take one of conv1.weight, conv2"):
         run(Genesis(model=NET, data=digits), (AGENT[0], search), store)
-
-
-class _Stopping:
-    """Keeps a snapshot after one update and stops there."""
-
-    def __init__(self, stop: int) -> None:
-        self.stop, self.done, self.kept = stop, 0, None
-
-    def load(self) -> Snapshot | None:
-        return self.kept
-
-    def due(self) -> bool:
-        self.done += 1
-        return self.done == self.stop
-
-    def save(self, snapshot: Snapshot) -> None:
-        self.kept = Snapshot({n: t.clone() for n, t in snapshot.tensors.items()}, snapshot.facts)
-        raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize("choose", [SEARCH.search.choose, best_rewarded])
-@pytest.mark.parametrize("stop", [1, 4])
-def test_a_search_goes_on_from_any_update(store, stop, choose):
-    """Masks, weights and episodes after a stop are those without one."""
-    dense = _after(store, AGENT, 1)
-    phase = replace(SEARCH, layer="conv2.weight", search=replace(SEARCH.search, choose=choose))
-
-    def world(checkpoints=None) -> World:
-        return World(
-            genesis=Genesis(model=NET, data=digits),
-            data=digits(),
-            earlier=lambda _: dense,
-            checkpoints=checkpoints,
-        )
-
-    whole = phase.run(dense, world())
-    stopping = _Stopping(stop)
-    with pytest.raises(KeyboardInterrupt):
-        phase.run(dense, world(stopping))
-    stopping.stop = -1
-    again = phase.run(dense, world(stopping))
-    assert again.facts == whole.facts
-    assert all(torch.equal(again.masks[name], mask) for name, mask in whole.masks.items())
-    assert all(torch.equal(again.weights[name], each) for name, each in whole.weights.items())
 
 
 def test_two_processes_search_as_one_does(store):

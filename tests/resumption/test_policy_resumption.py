@@ -10,30 +10,10 @@ from boxwood.core.spec import Call
 from boxwood.data.digits import digits
 from boxwood.recipes.phase import State, World
 from boxwood.recipes.phases.train import Train
-from boxwood.train.snapshots import Snapshot
 from boxwood.zoo.lenet import lenet_300_100
 
 GENESIS = Genesis(model=Call.of(lenet_300_100, inputs=64), data=digits, seed=3)
 STEPS = 60
-
-
-class Stopping:
-    """Keeps a snapshot at one step and stops there."""
-
-    def __init__(self, stop: int) -> None:
-        self.stop, self.step, self.kept = stop, 0, None
-
-    def load(self) -> Snapshot | None:
-        return self.kept
-
-    def due(self) -> bool:
-        self.step += 1
-        return self.step == self.stop
-
-    def save(self, snapshot: Snapshot) -> None:
-        copied = {name: tensor.clone() for name, tensor in snapshot.tensors.items()}
-        self.kept = Snapshot(copied, snapshot.facts)
-        raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(
@@ -44,7 +24,7 @@ class Stopping:
     ],
 )
 @pytest.mark.parametrize("stop", [5, 29, 30, 55])
-def test_a_phase_stopped_in_a_ramp_is_the_undisturbed_one(policy, stop):
+def test_a_phase_stopped_in_a_ramp_is_the_undisturbed_one(policy, stop, stopping):
     """Weights, masks and history after a stop are those without one."""
     optimizer = SGD(lr=0.1, momentum=0.9, weight_decay=1e-4)
     phase = Train(fit=Fit(steps=STEPS, batch=60, optimizer=optimizer, policy=policy))
@@ -57,7 +37,7 @@ def test_a_phase_stopped_in_a_ramp_is_the_undisturbed_one(policy, stop):
         )
 
     whole = phase.run(start, world())
-    checkpoints = Stopping(stop)
+    checkpoints = stopping(stop)
     with pytest.raises(KeyboardInterrupt):
         phase.run(start, world(checkpoints))
     checkpoints.stop = -1

@@ -1,0 +1,46 @@
+"""A search over filters resumes at any update, byte for byte."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from boxwood import Genesis, TryAndLearn
+from boxwood.agent.search import best_rewarded, thresholded
+from boxwood.core.spec import Call
+from boxwood.data.digits import digits
+from boxwood.recipes.phase import World, state_of
+from boxwood.recipes.phases.search_filters import SearchFilters
+from boxwood.zoo.small_nets import small_vgg
+
+GENESIS = Genesis(model=Call.of(small_vgg, widths=(6, 8)), data=digits, seed=3)
+PHASE = SearchFilters(
+    layer="conv2.weight",
+    search=TryAndLearn(bound=60.0, updates=6, patience=6),
+    statistics=1,
+    examples=100,
+)
+
+
+@pytest.mark.parametrize("choose", [thresholded, best_rewarded])
+@pytest.mark.parametrize("stop", [1, 4])
+def test_a_search_goes_on_from_any_update(stop, choose, stopping):
+    """Masks, weights and episodes after a stop are those without one."""
+    dense = state_of(GENESIS.build(), {}, {})
+    phase = replace(PHASE, search=replace(PHASE.search, choose=choose))
+
+    def world(checkpoints=None) -> World:
+        return World(
+            genesis=GENESIS, data=digits(), earlier=lambda _: dense, checkpoints=checkpoints
+        )
+
+    whole = phase.run(dense, world())
+    checkpoints = stopping(stop)
+    with pytest.raises(KeyboardInterrupt):
+        phase.run(dense, world(checkpoints))
+    checkpoints.stop = -1
+    again = phase.run(dense, world(checkpoints))
+    assert again.facts == whole.facts
+    for mine, other in ((again.weights, whole.weights), (again.masks, whole.masks)):
+        assert mine.keys() == other.keys()
+        assert all(torch.equal(mine[name], other[name]) for name in mine)
