@@ -39,7 +39,7 @@ SLACK = 0.5  # points of validation accuracy by which a bound may be missed
 def conv_net(
     data: Callable[[], Splits] = fashion_mnist,
     bounds: tuple[float, ...] = BOUNDS,
-    updates: int = 60,
+    updates: int = 80,
     count: int = 10_000,
     baselines: tuple[str, ...] = tuple(BASELINES),
 ) -> Experiment:
@@ -54,7 +54,7 @@ def conv_net(
 def residual_net(
     data: Callable[[], Splits] = fashion_mnist,
     bounds: tuple[float, ...] = BOUNDS,
-    updates: int = 60,
+    updates: int = 80,
     count: int = 10_000,
     baselines: tuple[str, ...] = tuple(BASELINES),
 ) -> Experiment:
@@ -84,7 +84,7 @@ def _classified(
 
 def segmentation(
     bounds: tuple[float, ...] = (1.0, 2.0, 4.0),
-    updates: int = 60,
+    updates: int = 80,
     baselines: tuple[str, ...] = ("L1", "random"),
 ) -> Experiment:
     """Search a small encoder–decoder that segments scenes; accuracy is that of pixels."""

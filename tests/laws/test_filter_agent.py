@@ -127,7 +127,7 @@ def test_the_policy_takes_layers_of_every_size(filters, columns):
 
 
 def _search(assess, **settings) -> Agent:
-    agent = Agent(torch.eye(4), TryAndLearn(bound=1.0, **settings), seed=1)
+    agent = Agent(torch.eye(4), TryAndLearn(bound=1.0, lr=0.01, **settings), seed=1)
     while not agent.finished:
         agent.step_(assess)
     return agent
