@@ -36,9 +36,10 @@ def test_report_prints_json_and_writes_csv(store: Store, tmp_path: Path) -> None
 
 
 def test_report_draws_figures_for_papers(store: Store, tmp_path: Path) -> None:
-    """One trade-off, and the weights of each recipe's last network, as PNG and SVG each."""
+    """One trade-off; layers and weights of each recipe's last network; every training. PNG and SVG."""
     typed("report", store.root, "--figures", tmp_path / "figures")
-    names = {"trade-off", "weights-1", "weights-2"}
+    each = [f"{name}-{i}" for name in ("weights", "layers", "training") for i in (1, 2)]
+    names = {"trade-off", "training-3", *each}
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
         f"study-1-{name}.{kind}" for name in names for kind in ("png", "svg")
     }
@@ -56,7 +57,7 @@ def test_latencies_and_verdicts_join_the_report(store: Store, tmp_path: Path) ->
     """Measured times stand in the cost table by key, and a judge's findings in the summary."""
     key = next(r for r in store.runs() if r["name"] == "dense / seed 0")["chain"][-1]
     times = tmp_path / "latency.json"
-    times.write_text(json.dumps({key: [3.0, 1.0, 2.0]}))
+    times.write_text(json.dumps({"networks": {key: {"my phone": [3.0, 1.0, 2.0]}}}))
     judge = tmp_path / "mine.py"
     judge.write_text(
         "from boxwood.report.study import Finding\n"
@@ -64,7 +65,7 @@ def test_latencies_and_verdicts_join_the_report(store: Store, tmp_path: Path) ->
     )
     words = ("report", store.root, "--json", "--latency", times, "--judge", f"{judge}:judge")
     tables = json.loads(typed(*words))["studies"][0]["tables"]
-    assert next(r for r in tables["cost"] if r["network"] == "dense")["latency"] == 2.0
+    assert [(r["network"], r["way_0"]) for r in tables["latency"]] == [("dense", 2.0)]
     assert [(v["status"], v["evidence"]) for v in tables["verdicts"]] == [("holds", "35")]
 
 

@@ -3,29 +3,31 @@
 from collections.abc import Callable, Sequence
 
 from boxwood.core.errors import BoxwoodError
-from boxwood.report.checklist import Item, Reported, checklist, named
+from boxwood.report.checklist import Item, Reported, checklist, classes_of, named
 from boxwood.report.citation import bibtex, papers, sources
 from boxwood.report.page.cautions import cautions
 from boxwood.report.page.comparison import Comparison, comparison_figure
-from boxwood.report.page.layers import NETWORK, layer_figure, layered, sensitivity_figure
+from boxwood.report.page.facts import number
+from boxwood.report.page.layers import (
+    NETWORK,
+    layer_figure,
+    layered,
+    sensitivity,
+    sensitivity_figure,
+)
 from boxwood.report.page.metrics import (
     COSTS,
     KEPT,
-    TEST,
-    VALIDATION,
-    Latencies,
+    TOP5,
+    VALIDATION_TOP5,
     Metric,
-    Network,
-    against,
-    baseline,
-    further,
-    latency,
-    networks,
-    percent,
-    points,
+    Yardstick,
+    latencies,
     times_fewer,
+    worths,
 )
-from boxwood.report.page.network_tables import accuracy_table, cost_table
+from boxwood.report.page.network_tables import accuracy_table, cost_table, latency_table
+from boxwood.report.page.networks import Network, against, baseline, chosen, networks, yardstick
 from boxwood.report.page.parts import (
     Article,
     Card,
@@ -41,14 +43,13 @@ from boxwood.report.page.parts import (
 )
 from boxwood.report.page.pictures import PRUNED, histogram_figure, mask_gallery, pairs
 from boxwood.report.page.provenance import environment_table, recipe_table, run_table
-from boxwood.report.page.reading import Study, number
-from boxwood.report.page.trade_off import chosen, trade_off
+from boxwood.report.page.reading import Study
+from boxwood.report.page.trade_off import trade_off
 from boxwood.report.page.training import BRANCH, fact_table, other_figures, training_figure
 from boxwood.report.study import Finding, Measurement
+from boxwood.runs.latency import Timings
 
 Judge = Callable[[tuple[Measurement, ...]], Sequence[Finding]]
-_MARGIN = 0.005
-"""How much validation accuracy the highlighted network may lose against the dense one."""
 
 
 def article(
@@ -57,7 +58,7 @@ def article(
     name: str,
     together: Sequence[Study],
     judge: Judge | None = None,
-    measured: Latencies | None = None,
+    timings: Timings | None = None,
     compared: Comparison | None = None,
 ) -> Article:
     """Describe one study.
@@ -67,23 +68,22 @@ def article(
         name: unique within the page.
         together: all studies of the page, which one of ShrinkBench's rules counts.
         judge: turns measurements into verdicts, as that of an `Experiment` does.
-        measured: latencies by key of a measurement.
+        timings: measured times by key of a measurement.
         compared: two recipes of the study side by side.
     """
     found = networks(study)
     dense = baseline(found)
-    spent = [*COSTS, latency(measured or {})]
+    timings = timings or Timings()
+    spent = [*COSTS, *latencies(timings)]
     costs = [metric for metric in spent if any(each.values(metric) for each in found)]
-    worths = [TEST, VALIDATION, *further(study.measurements)]
-    worths = [metric for metric in worths if any(each.values(metric) for each in found)]
     sections = [
         _summary(study, found, dense, judge),
         _compared(compared),
-        _results(found, dense, costs, worths),
+        _results(found, dense, costs, worths(study.measurements), timings),
         _inside(study, found),
         _weights(study),
         _course(study),
-        _rules(study, found, dense, together, measured or {}),
+        _rules(study, found, dense, together, timings),
         _origin(study),
         _citations(study),
     ]
@@ -103,9 +103,9 @@ def article(
 def _summary(
     study: Study, found: Sequence[Network], dense: Network | None, judge: Judge | None
 ) -> Section:
-    best = chosen(found, dense, _MARGIN)
+    best, by = chosen(found, dense), yardstick(found)
     parts: list[Part] = []
-    cards = _cards(dense, best)
+    cards = _cards(dense, best, by.test)
     if cards:
         parts.append(Cards(cards))
     notes = cautions(study, found, dense)
@@ -117,7 +117,7 @@ def _summary(
     text = (
         "No network has been measured yet."
         if not found
-        else _sentence(dense, best, pruned=any(not each.dense for each in found))
+        else _sentence(dense, best, by, pruned=any(not each.dense for each in found))
     )
     return Section("summary", "Summary", text, parts)
 
@@ -129,47 +129,48 @@ def _compared(compared: Comparison | None) -> Section:
     return Section("comparison", title, compared.summary, [comparison_figure(compared)])
 
 
-def _sentence(dense: Network | None, best: Network | None, *, pruned: bool) -> str:
+def _sentence(dense: Network | None, best: Network | None, by: Yardstick, *, pruned: bool) -> str:
     if dense is None:
         return "No dense network was measured, so there is nothing to compare with."
     if best is None and not pruned:
         return "Nothing is pruned here: all networks have their full size."
     if best is None:
         return (
-            f"No pruned network came within {100 * _MARGIN:g} points of the dense network's "
-            f"validation accuracy."
+            f"No pruned network came within {by.within} of the dense network's "
+            f"{by.validation.title}."
         )
-    compared = against(best, dense, TEST)
+    test = by.test
+    compared = against(best, dense, test)
     kept = best.mean(KEPT)
     if compared is None or kept is None:
         return ""
     difference = compared.difference
     sure = (
-        f" (95 % interval {points(difference.low)} to {points(difference.high)}, {difference.n} seeds)"
+        f" (95 % interval {test.change(difference.low)} to {test.change(difference.high)}, {difference.n} seeds)"
         if difference.low is not None and difference.high is not None
         else " (one seed, no interval)"
     )
     return (
-        f"{best.name} is the smallest network within {100 * _MARGIN:g} points of the dense one on "
-        f"validation. It has {times_fewer(1 / kept)} weights, and on test it differs from the dense "
-        f"network by {points(difference.estimate)} points{sure}."
+        f"{best.name} is the smallest network within {by.within} of the dense one on "
+        f"validation. It has {times_fewer(1 / kept)} weights, and its {test.title} differs from the "
+        f"dense network's by {f'{test.change(difference.estimate)} {test.unit}'.rstrip()}{sure}."
     )
 
 
-def _cards(dense: Network | None, best: Network | None) -> list[Card]:
+def _cards(dense: Network | None, best: Network | None, test: Metric) -> list[Card]:
     cards = []
     for network, label in ((dense, "dense"), (best, best.name if best else "")):
-        interval = network.interval(TEST) if network else None
+        interval = network.interval(test) if network else None
         if network is None or interval is None:
             continue
         ends = (
-            f"95 %: {percent(interval.low)} to {percent(interval.high)}"
+            f"95 %: {test.show(interval.low)} to {test.show(interval.high)}"
             if interval.low is not None and interval.high is not None
             else "no interval"
         )
         seeds = f"{network.seeds} seed{'s' if network.seeds != 1 else ''}"
         cards.append(
-            Card(percent(interval.estimate), f"test accuracy, {label}", f"{ends}, {seeds}")
+            Card(test.show(interval.estimate), f"{test.title}, {label}", f"{ends}, {seeds}")
         )
     if best is None:
         return cards
@@ -213,24 +214,40 @@ def _results(
     found: Sequence[Network],
     dense: Network | None,
     costs: Sequence[Metric],
-    worths: Sequence[Metric],
+    said: Sequence[Metric],
+    timings: Timings,
 ) -> Section:
     parts: list[Part] = []
-    if costs and worths:
-        parts.append(trade_off(found, dense, costs, worths))
+    if costs and said:
+        parts.append(trade_off(found, dense, costs, said))
     elif found:
         parts.append(accuracy_table(found, dense))
     if found:
-        extra = [m for m in costs if m.name in ("energy", "latency")]
-        parts.append(
-            cost_table(found, [*extra, *(m for m in worths if m not in (TEST, VALIDATION))])
-        )
-    return Section("results", "What was gained, and what it cost", "", parts)
+        by = yardstick(found)
+        elsewhere = (by.test, by.validation, TOP5, VALIDATION_TOP5)
+        extra = [m for m in costs if m.name == "energy"]
+        parts.append(cost_table(found, [*extra, *(m for m in said if m not in elsewhere)]))
+    timed = latency_table(found, timings)
+    if timed is not None:
+        parts.append(timed)
+    text = "" if timed is None else _measured_with(timings)
+    return Section("results", "What was gained, and what it cost", text, parts)
+
+
+def _measured_with(timings: Timings) -> str:
+    about = timings.about
+    if not about:
+        return ""
+    return (
+        f"Latency was measured with batch {about.get('batch')} on {about.get('threads')} "
+        f"thread{'s' if about.get('threads') != 1 else ''} of {about.get('processor')}, "
+        f"PyTorch {about.get('torch')}, each network by turns with the dense one."
+    )
 
 
 def _inside(study: Study, found: Sequence[Network]) -> Section:
     parts: list[Part] = []
-    figure = layer_figure(found)
+    figure = layer_figure(found, sensitivity(study))
     if figure is not None:
         names = [each.name for each in layered(found)]
         smallest = min(layered(found), key=lambda each: each.mean(KEPT) or 1.0).name
@@ -284,7 +301,7 @@ def _rules(
     found: Sequence[Network],
     dense: Network | None,
     together: Sequence[Study],
-    measured: Latencies,
+    timings: Timings,
 ) -> Section:
     if not found:
         return Section("rules", "", "", ())
@@ -293,7 +310,8 @@ def _rules(
     for each in found:
         if not each.dense:
             curves[each.curve] = curves.get(each.curve, 0) + 1
-    said = dense and dense.interval(TEST)
+    by = yardstick(found)
+    said = dense and dense.interval(by.test)
     wanted = {"parameters", "nonzero", "multiply_adds", "dense_multiply_adds"}
     facts = [m.facts for m in study.measurements]
     items = checklist(
@@ -302,17 +320,18 @@ def _rules(
             data=study.data,
             pairs=[(each.model, each.data) for each in together],
             checkpoint=study.runs[0].genesis.get("checkpoint_sha256"),
-            dense=f"{said:.2%}" if said else "",
+            dense=f"{by.test.title} {said:{'.2%' if by.test.unit else '.2f'}}" if said else "",
             sizes=all(wanted <= set(each) for each in facts),
             index_bytes=all("bytes" in each for each in facts),
             points=curves,
             seeds={each.name: each.seeds for each in found},
             criteria=named(recipes, "criterion"),
             scopes=named(recipes, "scope"),
-            validation=all(each.values(VALIDATION) for each in found),
-            classes_allow_top5=None,
-            top5=any("top5" in name for each in facts for name in each),
-            latency=any(m.key in measured for m in study.measurements),
+            validation=all(each.values(by.validation) for each in found),
+            judged_by=by.name,
+            classes=classes_of(study.data, facts),
+            top5=all(each.values(TOP5) for each in found),
+            latency=any(m.key in timings.networks for m in study.measurements),
         )
     )
     return Section(
