@@ -29,11 +29,7 @@ def split(
 @pytest.mark.parametrize(
     ("inputs", "targets", "words"),
     [
-        (
-            X.double(),
-            Y,
-            r"float32 \(or int64\) inputs and int64 targets, got torch.float64 and torch.int64",
-        ),
+        (X.double(), Y, r"float32 \(or int64\) inputs and int64 targets, got torch.float64 and torch.int64"),
         (X, Y.int(), r"got torch.float32 and torch.int32; convert them with .float\(\)"),
         (X, Y[:5], r"as many inputs as targets .*\(6, 4\) .*\(5,\); give tensors that agree"),
         (X[:0], Y[:0], r"at least one, got inputs of shape \(0, 4\)"),
