@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from boxwood.report.figures import write
-from boxwood.report.page.article import Judge, article
+from boxwood.report.page.article import article
 from boxwood.report.page.comparison import compare
 from boxwood.report.page.parts import Article, Table, tables_of
 from boxwood.report.page.reading import Study, read
 from boxwood.report.page.render import render
+from boxwood.report.page.summary import Judge
 from boxwood.runs import latency
 from boxwood.runs.latency import Timings
 from boxwood.runs.store import Store

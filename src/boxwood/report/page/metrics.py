@@ -275,7 +275,7 @@ def _relative(timings: Timings) -> Metric:
 
     return Metric(
         "relative_time",
-        "measured time in the engine, as part of the dense network's in torch",
+        "measured time in the engine ÷ dense in torch",
         read,
         "{:.3g}".format,
         log=True,

@@ -20,6 +20,7 @@ from boxwood.report.page.course import (
     thinned,
     title_of,
 )
+from boxwood.report.page.episodes import searched
 from boxwood.report.page.parts import Column, Control, Figure, Option, Table
 from boxwood.report.page.reading import Run, Step, Study
 
@@ -120,7 +121,7 @@ def training_figure(study: Study) -> Figure | None:
 
 
 def other_figures(study: Study) -> list[Figure]:
-    """Draw every other list of rows among the facts, such as the episodes of an agent.
+    """Draw every other list of rows among the facts.
 
     The first number of a row that only grows is the horizontal axis; where there is none, the
     number of the row is.
@@ -129,7 +130,10 @@ def other_figures(study: Study) -> list[Figure]:
     for run in study.runs:
         for step in run.steps:
             for name, rows in step.facts.items():
-                if name not in ("history", "layers") and numeric(rows):
+                known = name in ("history", "layers") or (
+                    name == "episodes" and searched(step.facts)
+                )
+                if not known and numeric(rows) and _values(rows):
                     found.setdefault((step.kind, name), []).append((run, step, rows))
     return [
         _other(
@@ -137,6 +141,12 @@ def other_figures(study: Study) -> list[Figure]:
         )
         for index, ((kind, name), group) in enumerate(found.items(), 1)
     ]
+
+
+def _values(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a row has a number beside that of the horizontal axis."""
+    across = _rising(rows)
+    return any(what != across for row in rows for what, _ in numbers(row))
 
 
 def _slug(text: str) -> str:
