@@ -9,13 +9,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from safetensors.torch import save_file
 
 from boxwood.cli.progress import bar
 from boxwood.cli.run import StorePath
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.masks import apply
 from boxwood.core.spec import decode
+from boxwood.files.mask_files import write_with_masks
 from boxwood.report.exports import to_mlflow, to_tensorboard, to_wandb
 from boxwood.report.page.reading import Run, read
 from boxwood.runs.difference import difference
@@ -71,22 +71,14 @@ def export(
 ) -> None:
     """Write the network that a phase left as a plain checkpoint, its masks beside it.
 
-    OUT loads with ``model.load_state_dict``; OUT with ``.masks`` before its ending holds the masks.
+    OUT loads with ``model.load_state_dict``; ``masks/OUT`` in the same folder holds the masks, where
+    `boxwood pack` and ``boxwood.files.mask_files.load_masks`` find them.
 
     Example: boxwood runs export 3f2a --out pruned.safetensors
     """
     opened = _open(store)
     state = opened.load(_whole(opened, key))
-    masks = {name: mask.contiguous() for name, mask in state.masks.items()}
-    try:
-        save_file({n: t.contiguous() for n, t in apply(state.weights, masks).items()}, out)
-        if masks:
-            save_file(masks, out.with_suffix(f".masks{out.suffix}"))
-    except Exception as error:  # safetensors raises its own kind, and OSError
-        out.unlink(missing_ok=True)
-        raise BoxwoodError(
-            f"Expected to write {out}, got {error}; give a file in a folder with space."
-        ) from error
+    write_with_masks(out, apply(state.weights, state.masks), state.masks)
 
 
 @app.command()
