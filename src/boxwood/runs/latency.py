@@ -146,12 +146,8 @@ def measure_all(
     path = store.root / FILE
     about = {**provenance(), "batch": settings.batch, "threads": settings.threads}
     before = Timings() if again or not path.exists() else read(path)
-    if before.networks and any(before.about.get(name) != about[name] for name in _SAME):
-        now, then = ({name: a.get(name) for name in _SAME} for a in (about, before.about))
-        raise BoxwoodError(
-            f"Expected {path} to hold times measured with {now}, got {then}; measure all anew with "
-            f"--again, or move the file away."
-        )
+    if before.networks:
+        check_alike(about, before.about, path)
     networks, refused = dict(before.networks), dict(before.refused)
     left = [each for each in wanted if each.key not in networks]
     inputs: dict[Any, Tensor] = {}
@@ -224,6 +220,23 @@ def read(path: Path) -> Timings:
             f"{path}, got {error!r}; measure with `boxwood runs latency`, or write the times by "
             f"the key of each measurement."
         ) from error
+
+
+def check_alike(wanted: Mapping[str, Any], about: Mapping[str, Any], path: Path) -> None:
+    """Refuse times that were measured with something else than those beside which they would stand.
+
+    Raises:
+        BoxwoodError: machine, versions, batch or threads differ.
+
+    Example:
+        >>> check_alike({"threads": 1}, {"threads": 1, "commit": "an old one"}, Path("latency.json"))
+    """
+    here, there = ({name: each.get(name) for name in _SAME} for each in (wanted, about))
+    if here != there:
+        raise BoxwoodError(
+            f"Expected {path} to hold times measured with {here}, got {there}; measure all anew "
+            f"with `boxwood runs latency --again`, or move the file away."
+        )
 
 
 def write(timings: Timings, path: Path) -> None:

@@ -92,7 +92,7 @@ def test_a_stopped_measurement_goes_on(store: Store, monkeypatch: pytest.MonkeyP
     assert (len(tried), told, len(found.networks)) == (3, [(0, 1)], 2)
 
 
-def test_times_of_other_settings_are_not_mixed(store: Store) -> None:
+def test_times_of_other_settings_are_not_mixed(store: Store, tmp_path: Path) -> None:
     """A file of another machine or batch is an error that says so; --again begins anew."""
     pytest.importorskip("llvmlite")
     path = store.root / FILE
@@ -103,6 +103,9 @@ def test_times_of_other_settings_are_not_mixed(store: Store) -> None:
     with pytest.raises(BoxwoodError, match=r"Expected .*'processor': .*, got .*'another'.*--again"):
         measure_all(store, wanted(store), settings)
     assert latency.read(path) == other
+    (tmp_path / FILE).write_text(json.dumps({"about": {**found.about, "batch": 9}, "networks": {"k": {"engine": [1.0]}}}))  # fmt: skip
+    with pytest.raises(BoxwoodError, match=r"Expected .*'another', .*, got .*'batch': 9"):
+        Report(stores=(store.root,), latencies=(tmp_path / FILE,)).timings()
     assert measure_all(store, wanted(store)[:1], settings, again=True).networks == found.networks
 
 

@@ -47,14 +47,22 @@ class Report:
         return read([Store(path) for path in self.stores], only=self.only, without=self.without)
 
     def timings(self) -> Timings:
-        """Read what was measured; of a network that two files have, ways of the later one stand."""
+        """Read what was measured; of a network that two files have, ways of the later one stand.
+
+        Raises:
+            BoxwoodError: a file is damaged, or two were measured with different machines or settings.
+        """
         beside = [path / latency.FILE for path in self.stores]
-        found = [latency.read(path) for path in (*filter(Path.exists, beside), *self.latencies)]
+        paths = [*filter(Path.exists, beside), *self.latencies]
+        found = [latency.read(path) for path in paths]
+        ours = [n for n, each in enumerate(found) if latency.ENGINE in each.ways and each.about]
+        for n in ours[1:]:
+            latency.check_alike(found[ours[0]].about, found[n].about, paths[n])
         networks: dict[str, dict[str, Sequence[float]]] = {}
         for each in found:
             for key, ways in each.networks.items():
                 networks.setdefault(key, {}).update(ways)
-        about = next((each.about for each in found if each.about), {})
+        about = found[ours[0]].about if ours else {}
         return Timings(about, networks)
 
 

@@ -13,8 +13,8 @@ from boxwood.report.tables import human, human_bytes
 
 _MARGIN = 0.05
 """How far below the dense network the closer view of a fraction reaches."""
-_FACTOR = 1.25
-"""How much more than the dense network's the closer view of a loss or a perplexity shows."""
+_PART = 0.25
+"""How much more of the dense network's loss or perplexity the closer view shows."""
 _LEVELS = 16
 
 
@@ -235,7 +235,7 @@ def _end(found: Sequence[Network], dense: Network | None, worth: Metric) -> floa
     values = [value for each in found for value in each.values(worth)] or [0.0]
     anchor = None if dense is None else dense.mean(worth)
     if worth.lower:
-        return max(values) if anchor is None else min(max(values), anchor * _FACTOR)
+        return max(values) if anchor is None else min(max(values), anchor + _PART * abs(anchor))
     if anchor is None or worth.show is not percent:
         return min(values)
     return max(min(values), anchor - _MARGIN)
