@@ -1,6 +1,5 @@
 """The numbers of a measured network: names, directions, and how each reads. The one place for them."""
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import median
@@ -260,7 +259,7 @@ def latencies(timings: Timings) -> tuple[Metric, ...]:
 
 def _latency(timings: Timings, way: str) -> Metric:
     return Metric(
-        f"latency_{re.sub(r'[^a-z0-9]+', '_', way.lower())}",
+        f"latency_{way}",
         f"measured latency per example in {way} (ms)",
         lambda m: timings.median(m.key, way),
         "{:.4g}".format,
