@@ -85,3 +85,15 @@ def test_long_searches_are_thinned(empty: Store, hand: SimpleNamespace) -> None:
     updates = [r["update"] for r in table.rows if r["what"] == "kept"]
     assert len(updates) <= 300
     assert updates[-1] == 999
+
+
+def test_many_searches_share_the_page(empty: Store, hand: SimpleNamespace) -> None:
+    """However many searches there are, their rows stay few; each keeps ten updates and its last."""
+    for seed in range(30):
+        phases = [({"is": "m:Mine", "layer": i}, search(f"conv{i}", 200, 900), None) for i in range(8)]  # fmt: skip
+        hand.note(empty, "a", seed, phases)
+    (made,) = articles(Report(stores=(empty.root,)))
+    (table,) = [each for each in tables_of(made) if each.name == "episodes"]
+    assert len(table.rows) <= 10 * 3 * 30 * 8
+    last = [r for r in table.rows if (r["update"], r["what"]) == (199, "reward")]
+    assert len(last) == 30 * 8

@@ -25,7 +25,8 @@ PERPLEXITIES = {"dense": 100.0, "round-1": 101.0, "round-2": 104.0, "round-3": 1
 def words(hand: SimpleNamespace, perplexity: float, kept: tuple[int, int]) -> dict[str, Any]:
     facts = hand.measured(300, kept)
     loss = math.log(perplexity)
-    facts["layers"][0]["kind"] = "Embedding"
+    # A row is looked up, which is no multiply-add.
+    facts["layers"][0] |= {"kind": "Embedding", "multiply_adds": 0, "effective_multiply_adds": 0}
     return facts | {part: {"correct": 300, "total": 1000, "loss": loss} for part in ("test", "validation")}  # fmt: skip
 
 
@@ -106,6 +107,8 @@ def test_the_page_of_language_models(empty: Store, hand: SimpleNamespace) -> Non
     assert found.title.startswith("Perplexity of every network")
     (cost,) = [r for r in table(empty, "cost").rows if r["network"] == "pruned round-2"]
     assert (cost["test"], cost["test_loss"]) == (0.3, pytest.approx(math.log(105), abs=1e-4))
+    embedding = next(r for r in table(empty, "layers").rows if r["layer"] == "fc1")
+    assert (embedding["multiply_adds_fraction"], embedding["kept_fraction"]) == (None, 1.0)
     rules = {r["rule"]: r for r in table(empty, "rules").rows}
     assert (
         "judged by perplexity" in rules["Top-1, and top-5 where the classes allow it"]["evidence"]

@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any, TypeGuard
 
 from boxwood.report.page.charts import base, tooltip
+from boxwood.report.page.course import thinned
 from boxwood.report.page.facts import number
 from boxwood.report.page.parts import Column, Control, Figure, Option, Table
 from boxwood.report.page.reading import Study
@@ -21,8 +22,8 @@ _QUANTITIES = {
     "kept": "units kept of the layer",
     "drop": "accuracy lost by a try (points)",
 }
-_LISTED = 300
-"""Updates of one layer that are drawn, evenly spaced."""
+_LISTED, _FEWEST, _ROWS = 300, 10, 6000
+"""Most and fewest updates of a search that are drawn, evenly spaced, and most rows of all."""
 
 
 def searched(facts: Mapping[str, Any]) -> TypeGuard[Mapping[str, list[Mapping[str, Any]]]]:
@@ -109,22 +110,19 @@ def episode_figure(study: Study) -> Figure | None:
 
 
 def _rows(study: Study) -> list[dict[str, Any]]:
+    searches = [(run, s) for run in study.runs for s in run.steps if searched(s.facts)]
+    share = _ROWS // (len(_QUANTITIES) * max(1, len(searches)))
     rows = []
-    for run in study.runs:
-        for step in run.steps:
-            updates = step.facts["episodes"] if searched(step.facts) else []
-            every = -(-len(updates) // _LISTED) or 1
-            for place, update in enumerate(updates):
-                if (len(updates) - 1 - place) % every:
-                    continue
-                for what, title in _QUANTITIES.items():
-                    values = update[what]
-                    rows.append({
-                        AGENT: run.branch, "seed": run.seed, "layer": str(update["layer"]),
-                        "update": update["update"], "what": what, "title": title,
-                        "mean": fmean(values), "low": min(values), "high": max(values),
-                        "tries": len(values), "said": f"{fmean(values):.4g}", "key": step.key[:8],
-                    })  # fmt: skip
+    for run, step in searches:
+        for update in thinned(step.facts["episodes"], min(_LISTED, max(_FEWEST, share))):
+            for what, title in _QUANTITIES.items():
+                values = update[what]
+                rows.append({
+                    AGENT: run.branch, "seed": run.seed, "layer": update["layer"],
+                    "update": update["update"], "what": what, "title": title,
+                    "mean": fmean(values), "low": min(values), "high": max(values),
+                    "tries": len(values), "said": f"{fmean(values):.4g}", "key": step.key[:8],
+                })  # fmt: skip
     return rows
 
 

@@ -95,7 +95,10 @@ def layer_rows(network: Network, alone: Sensitivity | None = None) -> list[dict[
             "kept_highest": max(kept),
             "multiply_adds": first["multiply_adds"],
             "effective_multiply_adds": mean("effective_multiply_adds"),
-            "multiply_adds_fraction": mean("effective_multiply_adds") / first["multiply_adds"],
+            # Looking up a row of an embedding is none.
+            "multiply_adds_fraction": mean("effective_multiply_adds") / first["multiply_adds"]
+            if first["multiply_adds"]
+            else None,
             "output_activity": mean("output_activity"),
             "han_flops_kept": mean("han_flops_kept"),
             "lost": None if alone is None else alone.lost.get(first["name"]),
