@@ -179,19 +179,29 @@ def test_a_file_of_another_family_is_compiled_anew(saved, tmp_path) -> None:
 
 
 def test_a_save_that_fails_leaves_the_old_file(saved, tmp_path, monkeypatch) -> None:
-    """Whole or not at all."""
+    """Whole or not at all, whether the disk fills up at the last step or in the middle."""
     session, _ = saved
     path = tmp_path / "kept.bxw"
     path.write_bytes(b"old")
 
-    def fail(*args: object) -> None:
-        raise OSError("disk full")
+    def fail(*args: object, **more: object) -> None:
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(storage.Path, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        session.save(path)
+    for name in ("replace", "open"):
+        with monkeypatch.context() as patch:
+            patch.setattr(storage.Path, name, fail)
+            with pytest.raises(BoxwoodError, match=r"Expected to write .*, got .*No space left .*; free some space"):  # fmt: skip
+                session.save(path)
     assert path.read_bytes() == b"old"
     assert [each.name for each in tmp_path.iterdir()] == ["kept.bxw"]
+
+
+def test_a_folder_that_is_not_there_is_named(saved, tmp_path) -> None:
+    """Nothing is made where the path is wrong."""
+    session, _ = saved
+    with pytest.raises(BoxwoodError, match=r"Expected to write .*gone.*; free some space, or give"):
+        session.save(tmp_path / "gone" / "net.bxw")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_choice_is_remembered_and_a_damaged_one_forgotten(net, tmp_path) -> None:

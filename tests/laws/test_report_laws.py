@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.report.page.course import steps_of, thinned
 from boxwood.report.page.provenance import phase_words
 from boxwood.report.page.reading import Step, short
 from boxwood.report.page.render import _packed, script_json
-from boxwood.report.page.training import _steps, _thinned
 from boxwood.report.statistics import bootstrap_mean, mean, paired_difference
 
 values = st.recursive(
@@ -49,7 +49,7 @@ def test_any_spec_can_be_written_in_short(value: object) -> None:
 def test_thinned_histories_keep_their_last_row(length: int) -> None:
     """However long a history is, few rows are drawn, in order, the last among them."""
     rows = [{"epoch": i} for i in range(length)]
-    kept = _thinned(rows, 240)
+    kept = thinned(rows, 240)
     assert len(kept) <= 240
     assert kept[-1] == rows[-1]
     assert [r["epoch"] for r in kept] == sorted({r["epoch"] for r in kept})
@@ -61,7 +61,7 @@ def test_steps_cover_the_epochs_of_their_training(
 ) -> None:
     """Wherever a training enters its course, its last row stands at its last epoch."""
     history = [{"step": first + gap * (i + 1)} for i in range(count)]
-    start, per_epoch = _steps(history, epochs)
+    start, per_epoch = steps_of(history, epochs)
     assert start == first
     assert (history[-1]["step"] - start) / per_epoch == pytest.approx(epochs)
 

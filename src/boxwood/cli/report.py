@@ -1,6 +1,5 @@
 """``boxwood report``: one page about everything in a store."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,7 +27,7 @@ Judge = Annotated[
     str | None, typer.Option(help="file.py:function that turns measurements into verdicts.")
 ]
 Latency = Annotated[
-    Path | None, typer.Option(help="JSON of measured times: {KEY: [milliseconds, …], …}.")
+    Path | None, typer.Option(help="More measured times, as `boxwood runs latency` writes them.")
 ]
 Title = Annotated[str, typer.Option(help="Title of the page.")]
 
@@ -108,16 +107,5 @@ def asked(
         only=tuple(only or ()),
         without=tuple(without or ()),
         judge=found,
-        latencies=None if latency is None else _latencies(latency),
+        latencies=() if latency is None else (latency,),
     )
-
-
-def _latencies(path: Path) -> dict[str, list[float]]:
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-        return {str(key): [float(time) for time in times] for key, times in read.items()}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise BoxwoodError(
-            f"Expected JSON such as {{KEY: [milliseconds, …]}} in {path}, got {error}; measure "
-            f"each network several times and write the times by the key of its measurement."
-        ) from error

@@ -9,14 +9,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from safetensors.torch import save_file
 
+from boxwood.cli.progress import bar
 from boxwood.cli.run import StorePath
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.masks import apply
+from boxwood.core.spec import decode
+from boxwood.files.mask_files import write_with_masks
 from boxwood.report.exports import to_mlflow, to_tensorboard, to_wandb
 from boxwood.report.page.reading import Run, read
 from boxwood.runs.difference import difference
+from boxwood.runs.latency import FILE, Settings, Wanted, measure_all
 from boxwood.runs.store import Store
 
 app = typer.Typer(no_args_is_help=True, help="List, show, export and clean up finished work.")
@@ -68,22 +71,14 @@ def export(
 ) -> None:
     """Write the network that a phase left as a plain checkpoint, its masks beside it.
 
-    OUT loads with ``model.load_state_dict``; OUT with ``.masks`` before its ending holds the masks.
+    OUT loads with ``model.load_state_dict``; ``masks/OUT`` in the same folder holds the masks, where
+    `boxwood pack` and ``boxwood.files.mask_files.load_masks`` find them.
 
     Example: boxwood runs export 3f2a --out pruned.safetensors
     """
     opened = _open(store)
     state = opened.load(_whole(opened, key))
-    masks = {name: mask.contiguous() for name, mask in state.masks.items()}
-    try:
-        save_file({n: t.contiguous() for n, t in apply(state.weights, masks).items()}, out)
-        if masks:
-            save_file(masks, out.with_suffix(f".masks{out.suffix}"))
-    except Exception as error:  # safetensors raises its own kind, and OSError
-        out.unlink(missing_ok=True)
-        raise BoxwoodError(
-            f"Expected to write {out}, got {error}; give a file in a folder with space."
-        ) from error
+    write_with_masks(out, apply(state.weights, state.masks), state.masks)
 
 
 @app.command()
@@ -134,6 +129,43 @@ def wandb(out: Out, store: StorePath = Path("runs")) -> None:
     Example: boxwood runs wandb --out tracked
     """
     to_wandb(_runs(store), out)
+
+
+@app.command()
+def latency(
+    store: StorePath = Path("runs"),
+    only: Annotated[
+        list[str] | None, typer.Option(help="Runs or studies to take, such as '* / seed 0'.")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Examples that enter at once.")] = 1,
+    threads: Annotated[int, typer.Option(help="Threads to run on.")] = 1,
+    turns: Annotated[int, typer.Option(help="How often each way runs.")] = 21,
+    again: Annotated[bool, typer.Option(help="Forget what was measured before.")] = False,
+) -> None:
+    """Measure how long every measured network takes on this machine, in torch and compiled.
+
+    Each network runs by turns with the dense one that it was pruned from. The times lie in the
+    store as latency.json, where `boxwood report` finds them; a stopped measurement goes on.
+
+    Example: boxwood runs latency --store runs --only "* / seed 0"
+    """
+    opened = _open(store)
+    wanted = {
+        each.key: Wanted(decode(run.genesis), run.start.key, each.key)
+        for study in read([opened], only=only or ())
+        for run in study.runs
+        for each in run.measurements
+    }
+    settings = Settings(batch=batch, threads=threads, turns=turns)
+    with bar("measured", quiet=False) as told:
+        found = measure_all(opened, list(wanted.values()), settings, again=again, told=told)
+    console = Console(soft_wrap=True)
+    for key, why in found.refused.items():
+        console.print(f"{key[:8]} could not be compiled: {why}", markup=False)
+    console.print(
+        f"{store / FILE}: {len(found.networks)} networks. `boxwood report {store}` shows them.",
+        markup=False,
+    )
 
 
 @app.command()

@@ -13,6 +13,7 @@ from rich.console import Console
 from boxwood.cli.report import Judge, Latency, Only, Stores, Title, Without, asked
 from boxwood.core.errors import BoxwoodError
 from boxwood.report.page.build import page
+from boxwood.runs.latency import FILE as LATENCY
 
 _HOST = "127.0.0.1"
 
@@ -88,11 +89,11 @@ def open_server(stores: list[Path], build: Callable[[], str], port: int = 0) -> 
 
 
 def version(stores: list[Path]) -> str:
-    """Number of finished phases and noted runs, and the time of the last: it changes when they do."""
+    """Number of phases, runs and files of times, and the age of the last: it changes when they do."""
     seen = [
         entry.stat().st_mtime_ns
         for store in stores
-        for entry in (*store.glob("phases/[!.]*"), *store.glob("runs/[!.]*"))
+        for entry in (*store.glob("phases/[!.]*"), *store.glob("runs/[!.]*"), *store.glob(LATENCY))
     ]
     return f"{len(seen)}-{max(seen, default=0)}"
 

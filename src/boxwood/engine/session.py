@@ -169,7 +169,8 @@ class Session:
             path: the file, by custom ``*.bxw``.
 
         Raises:
-            BoxwoodError: its interface or an operator has no form in a file.
+            BoxwoodError: its interface or an operator has no form in a file, or the disk is full
+                or not writable.
         """
         from boxwood.engine.storage import save
 

@@ -54,7 +54,8 @@ def save(session: Session, path: str | os.PathLike[str]) -> None:
         path: the file, by custom ``*.bxw``.
 
     Raises:
-        BoxwoodError: its interface or an operator has no form in a file.
+        BoxwoodError: its interface or an operator has no form in a file, or the disk is full or
+            not writable.
     """
     sections = _Sections()
     weights = {op.weight for op in session.program.ops if isinstance(op, Native)}
@@ -210,6 +211,16 @@ def _part(place: list[int], data: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _write(path: Path, header: bytes, sections: _Sections) -> None:
+    try:
+        _write_whole(path, header, sections)
+    except OSError as error:
+        raise BoxwoodError(
+            f"Expected to write {path}, got {error}; free some space, or give a path in a folder "
+            f"that exists and can be written. What was there before is untouched."
+        ) from error
+
+
+def _write_whole(path: Path, header: bytes, sections: _Sections) -> None:
     digest = hashlib.sha256()
     with replacing(path) as new, new.open("wb") as file:
 

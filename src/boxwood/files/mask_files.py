@@ -15,11 +15,19 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import save
 from torch import Tensor
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.files.checkpoint import CHUNK, StoredTensor
-from boxwood.files.header import Header, make_header, preamble, read_header, strict_json
+from boxwood.files.header import (
+    Header,
+    make_header,
+    parse_header,
+    preamble,
+    read_header,
+    strict_json,
+)
 from boxwood.files.writing import disk_errors, whole_file
 
 FOLDER = "masks"
@@ -126,6 +134,39 @@ def with_masks(
             bits = files.enter_context(whole_file(beside))
             bits.write(preamble(masks_header(shapes, beside)))
         yield weights, bits
+
+
+def write_with_masks(
+    path: Path, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]
+) -> None:
+    """Write tensors as a safetensors file and their masks beside it, each whole or not at all.
+
+    Args:
+        path: the file.
+        weights: what it will hold.
+        masks: bool, by the names of what they mask.
+
+    Raises:
+        BoxwoodError: a name cannot stand in a header, or the disk is full or not writable.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "a.safetensors"
+        ...     write_with_masks(path, {"w": torch.eye(2)}, {"w": torch.eye(2).bool()})
+        ...     load_masks(masks_beside(path))
+        {'w': tensor([[ True, False],
+                [False,  True]])}
+    """
+    whole = save({name: tensor.contiguous() for name, tensor in weights.items()})
+    start = 8 + int.from_bytes(whole[:8], "little")
+    header = parse_header(whole[8:start], len(whole), path)
+    shapes = {name: tuple(mask.shape) for name, mask in masks.items()}
+    with with_masks(path, header, shapes) as (opened, bits):
+        opened.write(memoryview(whole)[start:])
+        if bits is not None:
+            for mask in masks.values():
+                bits.write(bits_of(mask.numpy()))
 
 
 def open_masks(path: Path) -> dict[str, StoredMask]:

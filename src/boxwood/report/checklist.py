@@ -1,6 +1,6 @@
 """The rules of ShrinkBench for reporting a pruning result, checked on what a store holds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,9 @@ _POINTS = 5
 _PAIRS = 3
 _SEEDS = 3
 _SMALL = ("mnist", "digits")
+_FEW_CLASSES = 10
+_CLASSES = {"digits": 10, "mnist": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000}
+"""By words in the names of data sets; a store holds no number of classes."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,9 @@ class Reported:
         criteria: names of the criteria used, such as ``magnitude``.
         scopes: names of the scopes used, such as ``global_``.
         validation: whether every network has a validation accuracy beside that of test.
-        classes_allow_top5: whether top-5 means something; None where it is not known.
-        top5: whether it is there.
+        judged_by: what the accuracies are, if they are none, such as perplexity.
+        classes: how many there are; None where it is not known.
+        top5: whether every network has its top-5 accuracy.
         latency: whether measured times are there, apart from the predicted ones.
     """
 
@@ -53,7 +57,8 @@ class Reported:
     criteria: frozenset[str]
     scopes: frozenset[str]
     validation: bool
-    classes_allow_top5: bool | None
+    judged_by: str
+    classes: int | None
     top5: bool
     latency: bool
 
@@ -65,7 +70,7 @@ def checklist(report: Reported) -> tuple[Item, ...]:
         >>> facts = Reported(model="lenet_5", data="mnist", pairs=[("lenet_5", "mnist")],
         ...     checkpoint=None, dense="98.9 %", sizes=True, index_bytes=True, points={"a": 6},
         ...     seeds={"a": 5}, criteria=frozenset({"magnitude"}), scopes=frozenset({"global_"}),
-        ...     validation=True, classes_allow_top5=False, top5=False, latency=False)
+        ...     validation=True, judged_by="accuracy", classes=10, top5=False, latency=False)
         >>> [item.met for item in checklist(facts)]
         [True, True, True, False, True, False, True, True, False]
 
@@ -112,13 +117,7 @@ def checklist(report: Reported) -> tuple[Item, ...]:
             not missing,
             f"missing: {', '.join(missing)}" if missing else "all three are there",
         ),
-        Item(
-            "Top-1, and top-5 where the classes allow it",
-            True if report.classes_allow_top5 is False or report.top5 else report.classes_allow_top5 and False,
-            "too few classes for top-5"
-            if report.classes_allow_top5 is False
-            else ("both are there" if report.top5 else "top-1 only; the number of classes is not in the store"),
-        ),
+        _top5(report),
         Item(
             "Chosen on validation, reported on test",
             report.validation,
@@ -133,6 +132,34 @@ def checklist(report: Reported) -> tuple[Item, ...]:
             + (", bytes include the index" if report.index_bytes else ", bytes on disk are missing"),
         ),
     )  # fmt: skip
+
+
+def _top5(report: Reported) -> Item:
+    if report.judged_by != "accuracy":
+        met, evidence = True, f"does not apply: networks are judged by {report.judged_by}"
+    elif report.top5:
+        met, evidence = True, "both are there"
+    elif report.classes is None:
+        met, evidence = None, "top-1 only; the number of classes is not in the store"
+    elif report.classes <= _FEW_CLASSES:
+        met, evidence = True, f"too few classes for top-5: {report.classes}"
+    else:
+        met, evidence = False, f"top-1 only, of {report.classes} classes; measure again for top-5"
+    return Item("Top-1, and top-5 where the classes allow it", met, evidence)
+
+
+def classes_of(data: str, facts: Iterable[Mapping[str, Any]]) -> int | None:
+    """Find how many classes there are: in accuracies by class, or by the name of the data set.
+
+    Example:
+        >>> classes_of("mine", [{"test_by_class": [1.0, 0.5]}]), classes_of("fashion_mnist", [])
+        (2, 10)
+        >>> classes_of("mine", [])
+    """
+    for each in facts:
+        if isinstance(by_class := each.get("test_by_class"), list):
+            return len(by_class)
+    return next((classes for name, classes in _CLASSES.items() if name in data.lower()), None)
 
 
 def _missing_baselines(report: Reported) -> list[str]:

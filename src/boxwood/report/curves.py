@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from boxwood.core.errors import BoxwoodError
-from boxwood.report.figures import house_style, write_figure
+from boxwood.report.figures import COLOURS, GREY, house_style, label, look, write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,15 +21,14 @@ if TYPE_CHECKING:
 # The fraction of weights kept, and the accuracy of each seed there.
 Point = tuple[float, tuple[float, ...]]
 
-# Okabe and Ito (2008), "Color universal design", without yellow, which is too light for lines.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_DASHES = ("-", "--", "-.", ":")
-_GREY = "#777777"
-
 
 def trade_off(
-    curves: Mapping[str, Sequence[Point]], *, title: str, path: Path
+    curves: Mapping[str, Sequence[Point]],
+    *,
+    title: str,
+    path: Path,
+    measure: str = "test accuracy",
+    fractions: bool = True,
 ) -> tuple[Path, Path]:
     """Draw accuracy against the weights that remain, fewer to the right, halving at each tick.
 
@@ -39,6 +38,9 @@ def trade_off(
         curves: Points of each method, in any order: a kept fraction in (0, 1], and the accuracy
             of each seed there, as fractions.
         title: Shown above.
+        measure: What the numbers are, where they are no test accuracies.
+        fractions: Whether they are fractions, which are drawn in percent; other numbers, such as
+            perplexities, are drawn as they are.
         path: Of the files, without ending.
 
     Returns:
@@ -62,12 +64,15 @@ def trade_off(
     _check_kept(curves)
     for name, points in curves.items():
         for kept, accuracies in points:
-            _check_accuracies(accuracies, f"{name!r} at kept fraction {kept}")
+            if fractions:
+                _check_accuracies(accuracies, f"{name!r} at kept fraction {kept}")
+    if not fractions:
+        return _against_remaining(curves, measure, title, path)
     percent = {
         name: [(kept, tuple(100 * each for each in accuracies)) for kept, accuracies in points]
         for name, points in curves.items()
     }
-    return _against_remaining(percent, "test accuracy [%]", title, path)
+    return _against_remaining(percent, f"{measure} [%]", title, path)
 
 
 def stopping(curves: Mapping[str, Sequence[Point]], *, title: str, path: Path) -> tuple[Path, Path]:
@@ -159,13 +164,13 @@ def sensitivity(
 
         figure = Figure(figsize=(7.2, 4.2))
         axes = figure.subplots()
-        axes.axhline(100 * dense, color=_GREY, linewidth=1, linestyle=(0, (6, 3)), label="dense")
+        axes.axhline(100 * dense, color=GREY, linewidth=1, linestyle=(0, (6, 3)), label="dense")
         shades = colormaps["viridis"](np.linspace(0, 0.85, len(curves)))
         for position, ((name, points), shade) in enumerate(
             zip(curves.items(), shades, strict=True)
         ):
             sparsities, accuracies = 100 * np.array(sorted(points)).T
-            axes.plot(sparsities, accuracies, label=_label(name), **_look(position, shade))
+            axes.plot(sparsities, accuracies, label=label(name), **look(position, shade))
         axes.set_xlabel("sparsity of the one pruned layer [%]")
         axes.set_ylabel("accuracy [%]")
         axes.set_title(title)
@@ -221,9 +226,9 @@ def weight_histograms(
             left_over = new[new != 0]
             reach = max(_bulk(old), _bulk(left_over)) or 1.0
             edges = np.linspace(-reach, reach, 82)
-            _histogram(left, old, edges, _COLOURS[0], f"{name}: {old.size:,} weights")
+            _histogram(left, old, edges, COLOURS[0], f"{name}: {old.size:,} weights")
             share = 100 * left_over.size / new.size
-            _histogram(right, left_over, edges, _COLOURS[1], f"{share:.1f} % of them left")
+            _histogram(right, left_over, edges, COLOURS[1], f"{share:.1f} % of them left")
             left.set_ylabel("weights per bin")
         rows[-1][0].set_xlabel("weight before pruning")
         rows[-1][1].set_xlabel("weight afterwards")
@@ -231,7 +236,7 @@ def weight_histograms(
         figure.supxlabel(
             "The axes leave out at most the largest 0.1 % of magnitudes, and zeros on the right.",
             fontsize="small",
-            color=_GREY,
+            color=GREY,
         )
         return write_figure(figure, path)
 
@@ -251,12 +256,14 @@ def _against_remaining(
             remaining = [100 * kept for kept, _ in falling]
             seeds = [np.array(values) for _, values in falling]
             means = [values.mean() for values in seeds]
-            look = _look(position, _COLOURS[position % len(_COLOURS)])
-            axes.plot(remaining, means, label=_label(name), zorder=3, **look)
+            style = look(position)
+            axes.plot(remaining, means, label=label(name), zorder=3, **style)
             if any(len(values) > 1 for values in seeds):
                 several = True
                 lowest, highest = ([f(v) for v in seeds] for f in (np.min, np.max))
-                axes.fill_between(remaining, lowest, highest, color=look["color"], alpha=0.15, lw=0)
+                axes.fill_between(
+                    remaining, lowest, highest, color=style["color"], alpha=0.15, lw=0
+                )
         fewest = min(kept for points in curves.values() for kept, _ in points)
         # The last tick is at or before the last point; two at least make the scale readable.
         halvings = max(1, math.floor(-math.log2(fewest) + 1e-9))
@@ -288,20 +295,6 @@ def _histogram(
 
 def _bulk(weights: np.ndarray) -> float:
     return float(np.quantile(np.abs(weights), 0.999, method="higher")) if weights.size else 0.0
-
-
-def _look(position: int, colour: Any) -> dict[str, Any]:
-    return {
-        "color": colour,
-        "marker": _MARKERS[position % len(_MARKERS)],
-        "linestyle": _DASHES[position % len(_DASHES)],
-    }
-
-
-def _label(name: str) -> str:
-    # A legend leaves out labels that begin with an underscore, as compiled modules' names do
-    # ("_orig_mod.fc"); a space of no width in front keeps them.
-    return f"\u200b{name}"
 
 
 def _check_curves(curves: Mapping[str, Sequence[Any]]) -> None:

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.report.page.facts import accuracy_of, loss_of
 from boxwood.report.page.reading import Run, short
 
 _MEASURED = ("nonzero", "multiply_adds", "bytes")
@@ -139,10 +140,11 @@ def to_wandb(runs: Sequence[Run], folder: Path) -> None:
 
 
 def _measured(facts: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    for name in ("test", "validation"):
-        found = facts.get(name)
-        if isinstance(found, Mapping) and found.get("total"):
-            yield name, found["correct"] / found["total"]
+    for part in ("test", "validation"):
+        for name, read in ((part, accuracy_of), (f"{part}_loss", loss_of)):
+            value = read(facts, part)
+            if value is not None:
+                yield name, value
     if facts.get("weights"):
         yield "kept_fraction", facts["kept"] / facts["weights"]
     for name in _MEASURED:

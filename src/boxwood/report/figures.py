@@ -39,6 +39,35 @@ _SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "boxwood",
 }
 
+# Okabe and Ito (2008), "Color universal design", without yellow, which is too light for lines.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+GREY = "#777777"
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_DASHES = ("-", "--", "-.", ":")
+
+
+def look(position: int, colour: Any = None) -> dict[str, Any]:
+    """Colour, marker and dashes of a line, so that lines can be told apart in grey too.
+
+    Example:
+        >>> look(0)["linestyle"], look(1)["linestyle"], look(7)["color"] == COLOURS[0]
+        ('-', '--', True)
+    """
+    return {
+        "color": COLOURS[position % len(COLOURS)] if colour is None else colour,
+        "marker": _MARKERS[position % len(_MARKERS)],
+        "linestyle": _DASHES[position % len(_DASHES)],
+    }
+
+
+def label(name: str) -> str:
+    """A name for a legend.
+
+    One leaves out labels that begin with an underscore, as compiled modules' names do
+    ("_orig_mod.fc"); a space of no width in front keeps them.
+    """
+    return f"\u200b{name}"
+
 
 @contextmanager
 def house_style() -> Iterator[None]:

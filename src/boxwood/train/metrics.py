@@ -67,6 +67,40 @@ def accuracy(model: nn.Module, examples: Examples, *, batch: int = _BATCH) -> Ac
 
 
 @torch.no_grad()
+def top_accuracy(model: nn.Module, examples: Examples, k: int, *, batch: int = _BATCH) -> Accuracy:
+    """Count how often the target is among the ``k`` largest outputs (top-k), in evaluation mode.
+
+    Outputs that are equal stand in the order of `torch.topk`.
+
+    Args:
+        model: outputs as for `accuracy`.
+        examples: likewise.
+        k: at least 1, at most as many as there are classes.
+        batch: as for `accuracy`.
+
+    Raises:
+        BoxwoodError: there are no examples, or ``k`` is out of range.
+
+    Example:
+        >>> from boxwood.data.splits import InMemory
+        >>> data = InMemory(torch.tensor([[0.5, 0.3, 0.2]] * 3), torch.arange(3))
+        >>> top_accuracy(nn.Identity(), data, 2)
+        Accuracy(correct=2, total=3)
+    """
+    correct = total = 0
+    for outputs, targets in _outputs(model, examples, batch):
+        if not 1 <= k <= outputs.shape[1]:
+            raise BoxwoodError(
+                f"Expected k from 1 to the {outputs.shape[1]} classes of the network, got {k}; "
+                f"take a smaller one."
+            )
+        among = outputs.topk(k, 1).indices == targets.unsqueeze(1)
+        correct += int(among.any(1).sum())
+        total += int((targets >= 0).sum())
+    return Accuracy(correct, total)
+
+
+@torch.no_grad()
 def accuracy_by_class(
     model: nn.Module, examples: Examples, classes: int, *, batch: int = _BATCH
 ) -> tuple[Accuracy, ...]:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from boxwood.report.page.build import Report, page
+from boxwood.runs import latency
 from boxwood.runs.store import Store
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -232,6 +233,40 @@ def test_without_scripts_the_tables_are_there(visit: Callable[..., Any], file: P
     assert opened.locator("header noscript p").is_visible()
     assert opened.get_by_role("cell", name="pruned round-2", exact=True).first.is_visible()
     assert not opened.locator(".controls").first.is_visible()
+
+
+def test_searches_times_and_perplexities_can_be_looked_at(
+    visit: Callable[..., Any], empty: Store, hand: SimpleNamespace, tmp_path: Path
+) -> None:
+    """An agent's layers, a measured axis, and a closer view that ends above the dense network."""
+    times = {}
+    for seed in range(2):
+        layers = [{"kind": "Embedding"}]
+        for name, kept, loss in (("dense", (96, 18), 4.0), ("near", (48, 9), 4.01), ("far", (9, 2), 9.0)):  # fmt: skip
+            found = {"correct": 9, "total": 10, "loss": loss + 0.01 * seed}
+            facts = hand.measured(9, kept) | {"test": found, "validation": found, "layers": layers}
+            tries = [{"layer": f"conv{i % 2}", "update": i // 2, "kept": [9 - i, 8 - i], "drop": [0.0, 1.0], "reward": [1.0, 2.0]} for i in range(8)]  # fmt: skip
+            agent = ({"is": "m:Agent", "of": name}, {"episodes": tries, "sparsity": 0.5}, kept)
+            key = hand.note(empty, name, seed, [agent, (hand.measure(""), facts, kept)])[-1]
+            times[key] = {"dense": [2.0, 2.0], "torch": [2.0, 2.0], "engine": [1.0, 1.5]}
+    latency.write(latency.Timings({"batch": 1}, times), empty.root / latency.FILE)
+    path = tmp_path / "report.html"
+    path.write_text(page(Report(stores=(empty.root,))), encoding="utf-8")
+    opened = visit(path.as_uri())
+    figure = chart(opened, "Perplexity against cost")
+    near = [float(t) for t in texts(figure) if re.fullmatch(r"[0-9.]+", t)]
+    assert 55 < max(near) <= 69  # dense has 54.9, and the far one 8,144
+    redrawn(figure, lambda: figure.get_by_label(re.compile("^Range")).select_option(label="everything"))  # fmt: skip
+    assert "8k" in texts(figure)
+    redrawn(figure, lambda: figure.get_by_label("Horizontal").select_option(label="measured latency per example in engine (ms)"))  # fmt: skip
+    assert "measured latency per example in engine (ms)" in texts(figure)
+    assert dots(figure).count() == 3
+    agents = chart(opened, "What the agent tried")
+    assert "reward" in texts(agents)
+    redrawn(agents, lambda: agents.get_by_label(re.compile("^Layer")).select_option(label="conv1"))
+    redrawn(agents, lambda: agents.get_by_label(re.compile("^Shown")).select_option(label="kept"))
+    assert "units kept of the layer" in texts(agents)
+    assert agents.locator(".view svg g.mark-symbol path").count() == 4 * 2
 
 
 def test_hostile_names_do_nothing(

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 from boxwood.report.checklist import Reported, checklist
 from boxwood.report.page.cautions import cautions
-from boxwood.report.page.metrics import baseline, networks
+from boxwood.report.page.networks import baseline, networks
 from boxwood.report.page.reading import read
 from boxwood.runs.store import Store
 
@@ -79,7 +79,7 @@ SOUND = Reported(
     model="m", data="cifar10", pairs=[("m", "cifar10"), ("n", "cifar10"), ("m", "imagenet")],
     checkpoint=None, dense="95 %", sizes=True, index_bytes=True, points={"a": 5}, seeds={"a": 3},
     criteria=frozenset({"magnitude", "random"}), scopes=frozenset({"global_", "uniform"}),
-    validation=True, classes_allow_top5=False, top5=False, latency=True,
+    validation=True, judged_by="accuracy", classes=10, top5=False, latency=True,
 )  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def test_each_rule_fails_by_itself() -> None:
         (3, {"pairs": [("m", "mnist")] * 3}, "m on mnist"),
         (4, {"seeds": {"a": 2}}, "a (2)"),
         (5, {"criteria": frozenset({"magnitude"})}, "random"),
-        (6, {"classes_allow_top5": True}, "top-1 only"),
+        (6, {"classes": 100}, "top-1 only"),
         (7, {"validation": False}, "no validation"),
         (8, {"latency": False}, "no measured latency"),
     )
@@ -109,4 +109,11 @@ def test_each_rule_fails_by_itself() -> None:
 
 def test_unknown_classes_leave_top5_open() -> None:
     """Where the number of classes is not known, top-5 can be neither asked for nor excused."""
-    assert checklist(replace(SOUND, classes_allow_top5=None))[6].met is None
+    assert checklist(replace(SOUND, classes=None))[6].met is None
+    assert checklist(replace(SOUND, classes=None, top5=True))[6].met is True
+
+
+def test_top5_is_not_asked_of_what_is_no_accuracy() -> None:
+    """A language model is held to the other rules."""
+    item = checklist(replace(SOUND, classes=None, judged_by="perplexity"))[6]
+    assert (item.met, "judged by perplexity" in item.evidence) == (True, True)

@@ -5,10 +5,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from boxwood.cli.main import app
 from boxwood.core.errors import BoxwoodError
+from boxwood.files.mask_files import load_masks, masks_beside
+from boxwood.report.page.reading import read
 from boxwood.runs.store import Store
 
 
@@ -36,9 +40,10 @@ def test_report_prints_json_and_writes_csv(store: Store, tmp_path: Path) -> None
 
 
 def test_report_draws_figures_for_papers(store: Store, tmp_path: Path) -> None:
-    """One trade-off, and the weights of each recipe's last network, as PNG and SVG each."""
+    """One trade-off; layers and weights of each recipe's last network; every training. PNG and SVG."""
     typed("report", store.root, "--figures", tmp_path / "figures")
-    names = {"trade-off", "weights-1", "weights-2"}
+    each = [f"{name}-{i}" for name in ("weights", "layers", "training") for i in (1, 2)]
+    names = {"trade-off", "training-3", *each}
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {
         f"study-1-{name}.{kind}" for name in names for kind in ("png", "svg")
     }
@@ -56,7 +61,7 @@ def test_latencies_and_verdicts_join_the_report(store: Store, tmp_path: Path) ->
     """Measured times stand in the cost table by key, and a judge's findings in the summary."""
     key = next(r for r in store.runs() if r["name"] == "dense / seed 0")["chain"][-1]
     times = tmp_path / "latency.json"
-    times.write_text(json.dumps({key: [3.0, 1.0, 2.0]}))
+    times.write_text(json.dumps({"networks": {key: {"my phone": [3.0, 1.0, 2.0]}}}))
     judge = tmp_path / "mine.py"
     judge.write_text(
         "from boxwood.report.study import Finding\n"
@@ -64,7 +69,7 @@ def test_latencies_and_verdicts_join_the_report(store: Store, tmp_path: Path) ->
     )
     words = ("report", store.root, "--json", "--latency", times, "--judge", f"{judge}:judge")
     tables = json.loads(typed(*words))["studies"][0]["tables"]
-    assert next(r for r in tables["cost"] if r["network"] == "dense")["latency"] == 2.0
+    assert [(r["network"], r["way_0"]) for r in tables["latency"]] == [("dense", 2.0)]
     assert [(v["status"], v["evidence"]) for v in tables["verdicts"]] == [("holds", "35")]
 
 
@@ -85,6 +90,42 @@ def test_runs_diff(store: Store) -> None:
         "a": "boxwood.core.criteria:magnitude", "b": "boxwood.core.criteria:random",
     }  # fmt: skip
     assert "criterion.function" in typed(*words)
+
+
+def test_a_network_leaves_its_store_with_its_masks_beside_it(store: Store, tmp_path: Path) -> None:
+    """The file holds the pruned weights; ``masks/`` holds what they kept, as other files have it."""
+    (run,) = read([store], only=["pruned / seed 0"])[0].runs
+    out = tmp_path / "out.safetensors"
+    words = ["runs", "export", run.key, "--out", str(out), "--store", str(store.root)]
+    assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
+    state, found, masks = store.load(run.key), load_file(out), load_masks(masks_beside(out))
+    assert set(masks) == set(state.masks)
+    assert all(torch.equal(masks[name], state.masks[name]) for name in masks)
+    assert all(torch.equal(found[n], w * state.masks.get(n, 1)) for n, w in state.weights.items())
+    assert {path.name for path in tmp_path.rglob("*")} == {"out.safetensors", "masks"}
+
+
+def test_a_full_disk_leaves_what_was_exported_before(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old file and its masks are untouched, and nothing half-written is left."""
+    (run,) = read([store], only=["pruned / seed 0"])[0].runs
+    out, beside = tmp_path / "out.safetensors", tmp_path / "masks" / "out.safetensors"
+    beside.parent.mkdir()
+    for path in (out, beside):
+        path.write_bytes(b"old")
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    words = ["runs", "export", run.key, "--out", str(out), "--store", str(store.root)]
+    with pytest.raises(
+        BoxwoodError, match=r"Expected to write .*No space left .*; free some space"
+    ):
+        CliRunner().invoke(app, words, catch_exceptions=False)
+    assert [path.read_bytes() for path in (out, beside)] == [b"old"] * 2
+    assert len(list(tmp_path.rglob("*"))) == 3
 
 
 @pytest.mark.parametrize(

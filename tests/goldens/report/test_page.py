@@ -19,6 +19,7 @@ from boxwood.report.page.pictures import pairs, png
 from boxwood.report.page.reading import read
 from boxwood.report.page.render import script_json
 from boxwood.report.study import Finding
+from boxwood.runs import latency
 from boxwood.runs.store import Store
 
 HOSTILE = (
@@ -124,13 +125,18 @@ def test_json_and_csv_hold_the_exact_numbers(store: Store, tmp_path: Path) -> No
 def test_hostile_text_stays_text(empty: Store, hand: SimpleNamespace) -> None:
     """Names with markup, quotes, templates, directions and 300 letters add no element."""
     pytest.importorskip("vl_convert")
+    ways: dict[str, dict[str, list[float]]] = {}
     for name in ("plain", *HOSTILE):
         odd = {"is": f"mine:{name}", "label": name, "note": name}
+        tries = {"layer": name, "update": 0, "kept": [1], "drop": [0.1], "reward": [0.2]}
         phases = [
             (odd, {name: 1.5, "rows": [{name: 1.0, "at": 0}, {name: 2.0, "at": 1}]}, None),
+            ({**odd, "searches": name}, {"episodes": [tries]}, None),
             (hand.measure(name), hand.measured(900), None),
         ]
-        hand.note(empty, name, 0, phases)
+        key = hand.note(empty, name, 0, phases)[-1]
+        ways.setdefault(key, {})[name] = [1.0]
+    latency.write(latency.Timings({"processor": HOSTILE[0]}, ways), empty.root / latency.FILE)
     made = page(Report(stores=(empty.root,), title=HOSTILE[0]))
     seen = tags(made).seen
     assert (seen["script"], seen.get("b", 0)) == (made.count("<script"), 0)

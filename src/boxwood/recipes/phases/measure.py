@@ -9,14 +9,18 @@ from boxwood.core import spec
 from boxwood.files.sizes import network_bytes
 from boxwood.model.counting import count
 from boxwood.recipes.phase import State, World
-from boxwood.train.metrics import accuracy, accuracy_by_class, mean_iou
+from boxwood.train.metrics import accuracy, accuracy_by_class, mean_iou, top_accuracy
+
+_FEW_CLASSES = 10
+"""Of so many the five likeliest say little."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
     """Measure accuracy on validation and test examples, and count what is left.
 
-    The test examples decide nothing: they are looked at here and nowhere else.
+    The test examples decide nothing: they are looked at here and nowhere else. Where there are
+    more than ten classes, top-5 accuracy stands beside top-1.
 
     Args:
         by_class: write down the accuracy within each class too.
@@ -53,6 +57,9 @@ class Measure:
             "dense_bytes": dense_bytes,
             "layers": [asdict(layer) for layer in layers],
         }
+        if world.data.classes > _FEW_CLASSES:
+            for part in ("test", "validation"):
+                facts[f"{part}_top5"] = asdict(top_accuracy(model, getattr(world.data, part), 5))
         if self.by_class:
             classes = world.data.classes
             for part in ("test", "validation"):

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from boxwood.report.figures import write
-from boxwood.report.page.article import Judge, article
+from boxwood.report.page.article import article
 from boxwood.report.page.comparison import compare
-from boxwood.report.page.metrics import Latencies
 from boxwood.report.page.parts import Article, Table, tables_of
 from boxwood.report.page.reading import Study, read
 from boxwood.report.page.render import render
+from boxwood.report.page.summary import Judge
+from boxwood.runs import latency
+from boxwood.runs.latency import Timings
 from boxwood.runs.store import Store
 
 
@@ -28,7 +30,7 @@ class Report:
         only: patterns of run names, or of studies such as ``"lenet_5 on mnist"``; none takes all.
         without: the same, to leave out.
         judge: turns the measurements of a study into verdicts.
-        latencies: milliseconds per example by key of a measurement.
+        latencies: files of measured times, beside those that lie in the stores.
         compare: two recipes or networks to compare seed by seed.
     """
 
@@ -37,17 +39,37 @@ class Report:
     only: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     judge: Judge | None = None
-    latencies: Latencies | None = None
+    latencies: tuple[Path, ...] = ()
     compare: tuple[str, str] | None = None
 
     def studies(self) -> tuple[Study, ...]:
         """Read the stores."""
         return read([Store(path) for path in self.stores], only=self.only, without=self.without)
 
+    def timings(self) -> Timings:
+        """Read what was measured; of a network that two files have, ways of the later one stand.
+
+        Raises:
+            BoxwoodError: a file is damaged, or two were measured with different machines or settings.
+        """
+        beside = [path / latency.FILE for path in self.stores]
+        paths = [*filter(Path.exists, beside), *self.latencies]
+        found = [latency.read(path) for path in paths]
+        ours = [n for n, each in enumerate(found) if latency.ENGINE in each.ways and each.about]
+        for n in ours[1:]:
+            latency.check_alike(found[ours[0]].about, found[n].about, paths[n])
+        networks: dict[str, dict[str, Sequence[float]]] = {}
+        for each in found:
+            for key, ways in each.networks.items():
+                networks.setdefault(key, {}).update(ways)
+        about = found[ours[0]].about if ours else {}
+        return Timings(about, networks)
+
 
 def articles(report: Report) -> tuple[Article, ...]:
     """Describe every study of a report."""
     studies = report.studies()
+    timings = report.timings()
     compared = None if report.compare is None else compare(studies, *report.compare)
     return tuple(
         article(
@@ -55,7 +77,7 @@ def articles(report: Report) -> tuple[Article, ...]:
             name=f"study-{index}",
             together=studies,
             judge=report.judge,
-            measured=report.latencies,
+            timings=timings,
             compared=compared if compared is not None and compared.study is study else None,
         )
         for index, study in enumerate(studies, 1)

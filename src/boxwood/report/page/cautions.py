@@ -3,16 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from boxwood.report.page.metrics import (
-    KEPT,
-    TEST,
-    VALIDATION,
-    Network,
-    against,
-    counted_layers,
-    percent,
-    points,
-)
+from boxwood.report.page.facts import layers_of
+from boxwood.report.page.metrics import KEPT, percent
+from boxwood.report.page.networks import Network, against, better, merit, yardstick
 from boxwood.report.page.parts import Note
 from boxwood.report.page.reading import Study
 
@@ -53,11 +46,12 @@ def _test_used(study: Study, found: Sequence[Network]) -> Iterator[Note]:
             "Test examples were used to select: their accuracy is no longer that of unseen data.",
             chosen,
         )
-    blind = [each.name for each in found if each.values(TEST) and not each.values(VALIDATION)]
+    by = yardstick(found)
+    blind = [each.name for each in found if each.values(by.test) and not each.values(by.validation)]
     if blind:
         yield Note(
             "serious",
-            "No validation accuracy: whatever is chosen among these networks is chosen by test.",
+            f"No {by.validation.title}: whatever is chosen among these networks is chosen by test.",
             blind,
         )
 
@@ -78,7 +72,7 @@ def _collapsed(found: Sequence[Network]) -> Iterator[Note]:
     gone, nearly = [], []
     for each in found:
         for member in each.members:
-            for layer in counted_layers(member):
+            for layer in layers_of(member.facts):
                 kept = layer.kept / layer.weights
                 said = f"{layer.name} of {each.name}, seed {member.seed} ({member.key[:8]})"
                 if layer.kept == 0:
@@ -127,7 +121,8 @@ def _unfinished(study: Study) -> Iterator[Note]:
 
 def _overlapping(found: Sequence[Network]) -> Iterator[Note]:
     """At each sparsity, whether the best can be told from the next best."""
-    pruned = [each for each in found if not each.dense and each.values(TEST) and each.mean(KEPT)]
+    test = yardstick(found).test
+    pruned = [each for each in found if not each.dense and each.values(test) and each.mean(KEPT)]
     pruned.sort(key=lambda each: each.mean(KEPT) or 0.0, reverse=True)
     levels: list[list[Network]] = []
     for each in pruned:
@@ -138,17 +133,18 @@ def _overlapping(found: Sequence[Network]) -> Iterator[Note]:
             levels.append([each])
     said = []
     for level in levels:
-        ranked = sorted(level, key=lambda each: -(each.mean(TEST) or 0.0))[:2]
-        compared = against(ranked[0], ranked[1], TEST) if len(ranked) == 2 else None
-        if compared is None:
+        ranked = sorted(level, key=lambda each: -merit(each, test))[:2]
+        compared = against(ranked[0], ranked[1], test) if len(ranked) == 2 else None
+        if compared is None or better(compared, test) > 0:
             continue
         difference = compared.difference
         low, high = difference.low, difference.high
-        if low is None or high is None or low > 0:
+        if low is None or high is None:
             continue
         said.append(
             f"at {percent(ranked[0].mean(KEPT) or 0.0)} kept, {ranked[0].name} over {ranked[1].name} "
-            f"by {points(difference.estimate)} points [{points(low)}, {points(high)}]"
+            f"by {test.change(difference.estimate)} {test.unit}".rstrip()
+            + f" [{test.change(low)}, {test.change(high)}]"
         )
     if said:
         yield Note(

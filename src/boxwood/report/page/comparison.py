@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.report.page.charts import base, tooltip
-from boxwood.report.page.metrics import KEPT, TEST, Network, against, networks, percent, points
+from boxwood.report.page.metrics import KEPT, Metric, percent
+from boxwood.report.page.networks import Network, against, better, networks, yardstick
 from boxwood.report.page.parts import Column, Figure, Table
 from boxwood.report.page.reading import Study
 from boxwood.report.statistics import PairedComparison
@@ -26,9 +27,9 @@ class ComparedPair:
         b: name of the second.
         kept_a: fraction of weights that the first kept.
         kept_b: of the second.
-        test_a: mean test accuracy of the first, a fraction.
+        test_a: mean of the first on test, by what the study is judged by.
         test_b: of the second.
-        paired: their test accuracies, seed by seed, as fractions.
+        paired: both on test, seed by seed.
         epochs_a: training up to the first.
         epochs_b: up to the second.
         keys: of both, eight digits each.
@@ -59,6 +60,7 @@ class Comparison:
         study: the study.
         a: name of the first.
         b: name of the second.
+        test: by what they are compared.
         pairs: one for each sparsity that both reach.
         alone: networks without a counterpart.
     """
@@ -66,16 +68,17 @@ class Comparison:
     study: Study
     a: str
     b: str
+    test: Metric
     pairs: tuple[ComparedPair, ...]
     alone: tuple[str, ...]
 
     @property
     def summary(self) -> str:
         """Say in words what came out, and what stands against believing it."""
-        better = sum(_sign(pair) > 0 for pair in self.pairs)
-        worse = sum(_sign(pair) < 0 for pair in self.pairs)
-        apart = len(self.pairs) - better - worse
-        said = [f"{self.a} against {self.b}: better at {better}, worse at {worse} and not to be"]
+        signs = [better(pair.paired, self.test) for pair in self.pairs]
+        won, lost = signs.count(1), signs.count(-1)
+        apart = len(self.pairs) - won - lost
+        said = [f"{self.a} against {self.b}: better at {won}, worse at {lost} and not to be"]
         said.append(f"told apart at {apart} of the {len(self.pairs)} sparsities that both reach.")
         unequal = [pair for pair in self.pairs if not pair.same_budget]
         if unequal:
@@ -119,7 +122,8 @@ def compare(studies: Sequence[Study], a: str, b: str) -> Comparison:
 
 
 def comparison_table(found: Comparison) -> Table:
-    """One row for each sparsity that both reach; differences are of test accuracy."""
+    """One row for each sparsity that both reach; differences are on test."""
+    test = found.test
     rows = [
         {
             "a": pair.a, "b": pair.b, "kept_fraction": pair.kept_a, "kept_b": pair.kept_b,
@@ -135,22 +139,22 @@ def comparison_table(found: Comparison) -> Table:
     ]  # fmt: skip
     return Table(
         "comparison",
-        "Test accuracy at the same sparsity, paired by seed",
+        f"{test.title} at the same sparsity, paired by seed".capitalize(),
         (
             Column("a", "a"),
             Column("b", "b"),
             Column("kept_fraction", "kept a", percent, number=True),
             Column("kept_b", "kept b", percent, number=True),
-            Column("test_a", "a", percent, number=True),
-            Column("test_b", "b", percent, number=True),
-            Column("difference", "a − b", points, number=True),
-            Column("low", "from", points, number=True),
-            Column("high", "to", points, number=True),
+            Column("test_a", "a", test.show, number=True),
+            Column("test_b", "b", test.show, number=True),
+            Column("difference", "a − b", test.change, number=True),
+            Column("low", "from", test.change, number=True),
+            Column("high", "to", test.change, number=True),
             Column("seeds", "seeds", number=True),
             Column("wins", "won", number=True),
             Column("losses", "lost", number=True),
             Column("p_paired", "p (t)", "{:.2g}".format, number=True),
-            Column("p_sign", "p (sign, a > b)", "{:.2g}".format, number=True),
+            Column("p_sign", "p (sign, a better)", "{:.2g}".format, number=True),
             Column("epochs_a", "epochs a", "{:g}".format, number=True),
             Column("epochs_b", "epochs b", "{:g}".format, number=True),
             Column("keys", "keys"),
@@ -160,18 +164,20 @@ def comparison_table(found: Comparison) -> Table:
 
 
 def comparison_figure(found: Comparison) -> Figure:
-    """Draw the difference at each sparsity with its interval; above zero the first is better."""
-    table = comparison_table(found)
+    """Draw the difference at each sparsity with its interval; on which side the first is better is said."""
+    table, test = comparison_table(found), found.test
+    scale = 100 if test.unit else 1
     rows = [
         {
             **{name: row[name] for name in ("a", "b", "kept_fraction", "seeds", "keys")},
-            "series": "difference", "said": points(row["difference"]),
-            **{n: None if row[n] is None else 100 * row[n] for n in ("difference", "low", "high")},
+            "series": "difference", "said": test.change(row["difference"]),
+            **{n: None if row[n] is None else scale * row[n] for n in ("difference", "low", "high")},
         }
         for row in table.rows
     ]  # fmt: skip
     ticks = sorted({row["kept_fraction"] for row in rows}, reverse=True)
-    y = {"type": "quantitative", "axis": {"title": "points of test accuracy", "format": "+~g"}}
+    title = f"{test.unit} of {test.title}".removeprefix(" of ")
+    y = {"type": "quantitative", "axis": {"title": title, "format": "+~g"}}
     spec = {
         **base(rows),
         "height": 260,
@@ -190,13 +196,16 @@ def comparison_figure(found: Comparison) -> Figure:
              "encoding": {"y": {"field": "low", **y}, "y2": {"field": "high"}}},
             {"mark": {"type": "point", "filled": True, "size": 90, "color": "var(--c0)", "opacity": 1},
              "encoding": {"y": {"field": "difference", **y}, "tooltip": tooltip(
-                 ("a", "a"), ("b", "b"), ("said", "points"), ("seeds", "seeds"), ("keys", "keys"))}},
+                 ("a", "a"), ("b", "b"), ("said", test.unit or "difference"), ("seeds", "seeds"), ("keys", "keys"))}},
         ],
     }  # fmt: skip
     return Figure(
         name="comparison",
         title=f"{found.a} − {found.b}",
-        text="Difference of test accuracy: means over seeds with 95 % intervals; above the dashed line the first is better.",
+        text=(
+            f"Difference of {test.title}: means over seeds with 95 % intervals; "
+            f"{'below' if test.lower else 'above'} the dashed line the first is better."
+        ),
         alternative=found.summary,
         spec=spec,
         table=table,
@@ -216,9 +225,10 @@ def _compared(
     study: Study, a: str, b: str, ours: Sequence[Network], theirs: Sequence[Network]
 ) -> Comparison:
     pairs, used = [], set()
+    test = yardstick(networks(study)).test
     for mine in ours:
         other = _nearest(mine, theirs)
-        paired = None if other is None else against(mine, other, TEST)
+        paired = None if other is None else against(mine, other, test)
         if other is None or paired is None:
             continue
         used |= {mine.name, other.name}
@@ -228,8 +238,8 @@ def _compared(
                 b=other.name,
                 kept_a=mine.mean(KEPT) or 0.0,
                 kept_b=other.mean(KEPT) or 0.0,
-                test_a=mine.mean(TEST) or 0.0,
-                test_b=other.mean(TEST) or 0.0,
+                test_a=mine.mean(test) or 0.0,
+                test_b=other.mean(test) or 0.0,
                 paired=paired,
                 epochs_a=float(mine.members[0].epochs),
                 epochs_b=float(other.members[0].epochs),
@@ -242,7 +252,7 @@ def _compared(
             f"none; prune both to the same sparsities."
         )
     alone = [each.name for each in (*ours, *theirs) if each.name not in used]
-    return Comparison(study=study, a=a, b=b, pairs=tuple(pairs), alone=tuple(alone))
+    return Comparison(study=study, a=a, b=b, test=test, pairs=tuple(pairs), alone=tuple(alone))
 
 
 def _nearest(mine: Network, theirs: Sequence[Network]) -> Network | None:
@@ -256,10 +266,3 @@ def _nearest(mine: Network, theirs: Sequence[Network]) -> Network | None:
         return None
     gap, nearest = min(placed.values(), key=lambda pair: pair[0])
     return nearest if gap <= _SAME * kept or len(theirs) == 1 else None
-
-
-def _sign(pair: ComparedPair) -> int:
-    low, high = pair.paired.difference.low, pair.paired.difference.high
-    if low is None or high is None:
-        return 0
-    return (low > 0) - (high < 0)

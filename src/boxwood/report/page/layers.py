@@ -1,14 +1,16 @@
 """Where the weights went: what each layer kept, and how sensitive each is."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
 from boxwood.report.page.charts import base, scales, tooltip
-from boxwood.report.page.metrics import Network, counted_layers, percent
+from boxwood.report.page.facts import layers_of, number
+from boxwood.report.page.metrics import TEST, percent
+from boxwood.report.page.networks import Network
 from boxwood.report.page.parts import Column, Figure, Series, Table
-from boxwood.report.page.reading import Study, number
+from boxwood.report.page.reading import Study
 from boxwood.report.tables import human
 
 NETWORK = "network"
@@ -17,7 +19,7 @@ NETWORK = "network"
 
 def layered(found: Sequence[Network]) -> list[Network]:
     """Networks whose layers were counted."""
-    return [each for each in found if all(map(counted_layers, each.members))]
+    return [each for each in found if all(layers_of(m.facts) for m in each.members)]
 
 
 def scanned(facts: Mapping[str, Any]) -> bool:
@@ -36,10 +38,45 @@ def scanned(facts: Mapping[str, Any]) -> bool:
     )
 
 
-def layer_rows(network: Network) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Sensitivity:
+    """What the network loses when one layer alone is pruned, and not retrained.
+
+    Args:
+        sparsity: of that layer; the highest that was scanned of all layers.
+        lost: accuracy lost by layer, as a fraction, the mean over scans.
+    """
+
+    sparsity: float
+    lost: Mapping[str, float]
+
+
+def sensitivity(study: Study) -> Sensitivity | None:
+    """Read the scans of a study; None where there is none, or none that fits together."""
+    lost: dict[tuple[str, float], list[float]] = {}
+    for facts in scans(study).values():
+        for layer, line in facts["curves"].items():
+            for sparsity, accuracy in line:
+                place = (layer.removesuffix(".weight"), sparsity)
+                lost.setdefault(place, []).append(facts["dense"] - accuracy)
+    layers = {layer for layer, _ in lost}
+    everywhere = [s for s in {s for _, s in lost} if all((layer, s) in lost for layer in layers)]
+    if not everywhere:
+        return None
+    at = max(everywhere)
+    return Sensitivity(at, {layer: fmean(v) for (layer, s), v in lost.items() if s == at})
+
+
+def scans(study: Study) -> dict[str, Mapping[str, Any]]:
+    """Facts of every scan, by its key."""
+    steps = {step.key: step.facts for run in study.runs for step in run.steps}
+    return {key: facts for key, facts in steps.items() if scanned(facts)}
+
+
+def layer_rows(network: Network, alone: Sensitivity | None = None) -> list[dict[str, Any]]:
     """What each layer of a network kept, as means over its seeds."""
     rows = []
-    by_seed = [[asdict(layer) for layer in counted_layers(m)] for m in network.members]
+    by_seed = [[asdict(layer) for layer in layers_of(m.facts)] for m in network.members]
     for position, first in enumerate(by_seed[0]):
         same = [layers[position] for layers in by_seed if len(layers) == len(by_seed[0])]
 
@@ -58,18 +95,22 @@ def layer_rows(network: Network) -> list[dict[str, Any]]:
             "kept_highest": max(kept),
             "multiply_adds": first["multiply_adds"],
             "effective_multiply_adds": mean("effective_multiply_adds"),
-            "multiply_adds_fraction": mean("effective_multiply_adds") / first["multiply_adds"],
+            # Looking up a row of an embedding is none.
+            "multiply_adds_fraction": mean("effective_multiply_adds") / first["multiply_adds"]
+            if first["multiply_adds"]
+            else None,
             "output_activity": mean("output_activity"),
             "han_flops_kept": mean("han_flops_kept"),
+            "lost": None if alone is None else alone.lost.get(first["name"]),
             "keys": network.keys,
         })  # fmt: skip
     return rows
 
 
-def layer_figure(found: Sequence[Network]) -> Figure | None:
+def layer_figure(found: Sequence[Network], alone: Sensitivity | None = None) -> Figure | None:
     """Draw what each layer of the picked network kept of its weights and of its work."""
     networks = layered(found)
-    rows = [row for network in networks for row in layer_rows(network)]
+    rows = [row for network in networks for row in layer_rows(network, alone)]
     if not rows:
         return None
     columns = (("kept_fraction", "weights"), ("han_flops_kept", "work, zero inputs skipped too"))
@@ -155,6 +196,7 @@ def layer_figure(found: Sequence[Network]) -> Figure | None:
                 Column("multiply_adds_fraction", "left", percent, number=True),
                 Column("output_activity", "active outputs", percent, number=True),
                 Column("han_flops_kept", "work left", percent, number=True),
+                *(() if alone is None else (_lost(alone),)),
                 Column("keys", "keys"),
             ),
             rows,
@@ -164,17 +206,20 @@ def layer_figure(found: Sequence[Network]) -> Figure | None:
     )
 
 
+def _lost(alone: Sensitivity) -> Column:
+    title = f"points lost, alone at {100 * alone.sparsity:g} % sparsity"
+    return Column("lost", title, TEST.spread, number=True)
+
+
 def sensitivity_figure(study: Study) -> Figure | None:
     """Draw accuracy against the sparsity of one layer at a time, where a phase scanned that."""
     found: dict[tuple[str, float], list[float]] = {}
     keys: dict[str, None] = {}
     dense = []
-    for step in {s.key: s for run in study.runs for s in run.steps}.values():
-        if not scanned(step.facts):
-            continue
-        keys[step.key[:8]] = None
-        dense.append(step.facts["dense"])
-        for layer, line in step.facts["curves"].items():
+    for key, facts in scans(study).items():
+        keys[key[:8]] = None
+        dense.append(facts["dense"])
+        for layer, line in facts["curves"].items():
             for sparsity, accuracy in line:
                 found.setdefault((layer, sparsity), []).append(accuracy)
     if not found:

@@ -1,20 +1,24 @@
-"""What is read off a measured network, and its mean over seeds: the axes and columns of a page."""
+"""The numbers of a measured network: names, directions, and how each reads. The one place for them."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from statistics import fmean, stdev
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
-from boxwood.model.counting import LayerCount
 from boxwood.model.energy import energy
-from boxwood.report import statistics
-from boxwood.report.page.reading import Study, counted, number
-from boxwood.report.statistics import Interval
+from boxwood.report.page.facts import (
+    Facts,
+    accuracy_of,
+    counted,
+    layers_of,
+    loss_of,
+    number,
+    overlap_of,
+    perplexity_of,
+)
 from boxwood.report.study import Measurement
 from boxwood.report.tables import human, human_bytes
-
-Latencies = Mapping[str, Sequence[float]]
-"""Key of a measured network to milliseconds per example, one for each repetition."""
+from boxwood.runs.latency import DENSE, ENGINE, Timings
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class Metric:
         of: reads it; None where a network has none.
         show: a value as text.
         log: whether its axis is logarithmic, base 2.
+        lower: whether less is better; it is not asked of costs, of which less always is.
+        digits: after the point, of differences.
     """
 
     name: str
@@ -34,6 +40,24 @@ class Metric:
     of: Callable[[Measurement], float | None]
     show: Callable[[Any], str]
     log: bool = False
+    lower: bool = False
+    digits: int = 2
+
+    @property
+    def unit(self) -> str:
+        """Unit of a difference: points where the number is a fraction."""
+        return "points" if self.show is percent else ""
+
+    def change(self, difference: float) -> str:
+        """Write a difference with its sign."""
+        return f"{self._scaled(difference):+.{self.digits}f}".replace("-", "−")
+
+    def spread(self, deviation: float) -> str:
+        """Write a standard deviation."""
+        return f"{self._scaled(deviation):.{self.digits}f}"
+
+    def _scaled(self, value: float) -> float:
+        return 100 * value if self.show is percent else value
 
 
 def percent(value: float) -> str:
@@ -44,16 +68,6 @@ def percent(value: float) -> str:
         '97.32 %'
     """
     return f"{100 * value:.2f} %"
-
-
-def points(value: float) -> str:
-    """A difference of fractions in percentage points, with its sign.
-
-    Example:
-        >>> points(-0.0012)
-        '−0.12'
-    """
-    return f"{100 * value:+.2f}".replace("-", "−")
 
 
 def times_fewer(ratio: float) -> str:
@@ -77,38 +91,27 @@ def _share(name: str, whole: str) -> Callable[[Measurement], float | None]:
 
 
 def _fact(name: str) -> Callable[[Measurement], float | None]:
-    def read(m: Measurement) -> float | None:
-        return number(m.facts.get(name))
-
-    return read
+    return lambda m: number(m.facts.get(name))
 
 
-def _accuracy(name: str) -> Callable[[Measurement], float | None]:
-    def read(m: Measurement) -> float | None:
-        found = m.facts.get(name)
-        return found["correct"] / found["total"] if counted(found) else None
-
-    return read
+def _of(
+    read: Callable[[Facts, str], float | None], name: str
+) -> Callable[[Measurement], float | None]:
+    return lambda m: read(m.facts, name)
 
 
 def estimated_energy(m: Measurement) -> float | None:
     """Microjoules per example by the 45 nm table, every weight fetched from DRAM."""
-    layers = counted_layers(m)
+    layers = layers_of(m.facts)
     return energy(layers).pruned.total if layers else None
 
 
-def counted_layers(m: Measurement) -> list[LayerCount]:
-    """The layers of a measured network; none where its facts hold something else by that name."""
-    layers, names = m.facts.get("layers"), {each.name for each in fields(LayerCount)}
-    if not isinstance(layers, list) or not all(
-        isinstance(layer, dict) and set(layer) == names and layer["weights"] for layer in layers
-    ):
-        return []
-    return [LayerCount(**layer) for layer in layers]
-
-
-TEST = Metric("test", "test accuracy", _accuracy("test"), percent)
-VALIDATION = Metric("validation", "validation accuracy", _accuracy("validation"), percent)
+TEST = Metric("test", "test accuracy", _of(accuracy_of, "test"), percent)
+VALIDATION = Metric("validation", "validation accuracy", _of(accuracy_of, "validation"), percent)
+TOP5 = Metric("test_top5", "test top-5 accuracy", _of(accuracy_of, "test_top5"), percent)
+VALIDATION_TOP5 = Metric(
+    "validation_top5", "validation top-5 accuracy", _of(accuracy_of, "validation_top5"), percent
+)
 KEPT = Metric("kept_fraction", "weights remaining", _share("kept", "weights"), percent, log=True)
 COSTS = (
     KEPT,
@@ -117,10 +120,103 @@ COSTS = (
     Metric("energy", "energy per example (µJ, 45 nm estimate)", estimated_energy, "{:.3g}".format, log=True),
     Metric("epochs", "training (epochs up to this network)", lambda m: float(m.epochs), "{:.4g}".format),
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """By what the networks of a study are judged: chosen on validation, reported on test.
+
+    Args:
+        name: of the quantity.
+        test: on test examples.
+        validation: on validation examples.
+        margin: how much worse than the dense network one may be on validation and still be near
+            it: points of a fraction, or a part of any other number.
+    """
+
+    name: str
+    test: Metric
+    validation: Metric
+    margin: float
+
+    def near(self, value: float, dense: float) -> bool:
+        """Say whether a network is as good as the dense one on validation, but for the margin.
+
+        Example:
+            >>> ACCURACY.near(0.976, 0.98), PERPLEXITY.near(101.0, 100.0), PERPLEXITY.near(103.0, 100.0)
+            (True, True, False)
+        """
+        allowed = self.margin * (1.0 if self.test.unit else abs(dense))
+        loss = value - dense if self.validation.lower else dense - value
+        return loss <= allowed
+
+    @property
+    def within(self) -> str:
+        """The margin in words.
+
+        Example:
+            >>> ACCURACY.within, PERPLEXITY.within
+            ('0.5 points', '2 %')
+        """
+        return f"{100 * self.margin:g} {self.test.unit or '%'}"
+
+
+def _yardstick(
+    name: str,
+    read: Callable[[Facts, str], float | None],
+    margin: float,
+    show: Callable[[Any], str],
+    *,
+    lower: bool = False,
+    digits: int = 2,
+) -> Yardstick:
+    test, validation = (
+        Metric(
+            f"{part}_{name.replace(' ', '_').lower()}", f"{part} {name}", _of(read, part), show,
+            lower=lower, digits=digits,
+        )
+        for part in ("test", "validation")
+    )  # fmt: skip
+    return Yardstick(name, test, validation, margin)
+
+
+ACCURACY = Yardstick("accuracy", TEST, VALIDATION, 0.005)
+OVERLAP = _yardstick("mean IoU", overlap_of, 0.005, percent)
+PERPLEXITY = _yardstick("perplexity", perplexity_of, 0.02, "{:.2f}".format, lower=True)
+LOSS = _yardstick("loss", loss_of, 0.02, "{:.4f}".format, lower=True, digits=4)
+YARDSTICKS = (OVERLAP, PERPLEXITY, ACCURACY, LOSS)
+"""The first that most networks of a study have decides; the others can be looked at."""
+
+
+def judged_by(measurements: Iterable[Measurement]) -> Yardstick:
+    """Find by what measured networks are judged; accuracy where there is none.
+
+    Example:
+        >>> judged_by([]).name
+        'accuracy'
+    """
+    all_ = list(measurements)
+    counts = [sum(each.test.of(m) is not None for m in all_) for each in YARDSTICKS]
+    return YARDSTICKS[counts.index(max(counts))] if any(counts) else ACCURACY
+
+
 _KNOWN = {
-    "test", "validation", "parameters", "nonzero", "weights", "kept", "multiply_adds",
-    "dense_multiply_adds", "bytes", "dense_bytes", "layers",
+    "test", "validation", "test_top5", "validation_top5", "test_loss", "validation_loss",
+    "test_perplexity", "validation_perplexity", "mean_iou", "mean_iou_validation", "parameters",
+    "nonzero", "weights", "kept", "multiply_adds", "dense_multiply_adds", "bytes", "dense_bytes",
+    "layers",
 }  # fmt: skip
+
+
+def worths(measurements: Iterable[Measurement]) -> tuple[Metric, ...]:
+    """List what can be said of how good the networks are, that by which they are judged first."""
+    all_ = list(measurements)
+    first = judged_by(all_)
+    rest = [each for each in YARDSTICKS if each is not first]
+    known = [metric for each in (first, *rest) for metric in (each.test, each.validation)]
+    known[2:2] = [TOP5, VALIDATION_TOP5]
+    found = [metric for metric in known if any(metric.of(m) is not None for m in all_)]
+    return (*found, *further(all_))
 
 
 def further(measurements: Iterable[Measurement]) -> tuple[Metric, ...]:
@@ -141,131 +237,45 @@ def further(measurements: Iterable[Measurement]) -> tuple[Metric, ...]:
                 show = percent if fraction else "{:.5g}".format
                 found[name] = Metric(name, title, _fact(name), show)
             elif counted(value):
-                found[name] = Metric(name, title, _accuracy(name), percent)
+                found[name] = Metric(name, title, _of(accuracy_of, name), percent)
     return tuple(found.values())
 
 
-def latency(measured: Latencies) -> Metric:
-    """Measured time per example, the median of the repetitions."""
+def latencies(timings: Timings) -> tuple[Metric, ...]:
+    """List measured times: per example for each way to run, and of the dense network's time.
 
+    Example:
+        >>> times = {"dense": [2.0], "torch": [2.0], "engine": [1.0]}
+        >>> [each.name for each in latencies(Timings(networks={"key": times}))]
+        ['relative_time', 'latency_engine', 'latency_torch']
+    """
+    # The dense network is a network of the study itself; beside others it is what they are held to.
+    ways = sorted(way for way in timings.ways if way != DENSE)
+    found = [_latency(timings, way) for way in ways]
+    if ENGINE in ways and DENSE in timings.ways:
+        found.insert(0, _relative(timings))
+    return tuple(found)
+
+
+def _latency(timings: Timings, way: str) -> Metric:
+    return Metric(
+        f"latency_{way}",
+        f"measured latency per example in {way} (ms)",
+        lambda m: timings.median(m.key, way),
+        "{:.4g}".format,
+        log=True,
+    )
+
+
+def _relative(timings: Timings) -> Metric:
     def read(m: Measurement) -> float | None:
-        times = sorted(measured.get(m.key, ()))
-        return times[len(times) // 2] if times else None
+        ratios = timings.ratios(m.key)
+        return median(ratios) if ratios else None
 
-    return Metric("latency", "measured latency per example (ms)", read, "{:.4g}".format, log=True)
-
-
-@dataclass(frozen=True)
-class Network:
-    """One network of a study, over its seeds.
-
-    Args:
-        name: branch and label.
-        curve: name of the line that it is a point of.
-        members: one measurement per seed, by seed.
-    """
-
-    name: str
-    curve: str
-    members: tuple[Measurement, ...] = field(repr=False)
-
-    @property
-    def seeds(self) -> int:
-        """Number of seeds."""
-        return len(self.members)
-
-    @property
-    def keys(self) -> str:
-        """Keys of its measurements, eight digits of each."""
-        return " ".join(each.key[:8] for each in self.members)
-
-    def values(self, metric: Metric) -> list[float]:
-        """The metric for each seed that has it."""
-        found = (metric.of(each) for each in self.members)
-        return [value for value in found if value is not None]
-
-    def mean(self, metric: Metric) -> float | None:
-        """Mean over seeds, to place a point; the interval belongs beside it."""
-        values = self.values(metric)
-        return fmean(values) if values else None
-
-    def sd(self, metric: Metric) -> float | None:
-        """Standard deviation over seeds; None for less than two."""
-        values = self.values(metric)
-        return stdev(values) if len(values) > 1 else None
-
-    def interval(self, metric: Metric) -> Interval | None:
-        """Student's t over seeds; for one seed of an accuracy, Wilson's over its examples."""
-        values = self.values(metric)
-        if not values:
-            return None
-        answers = self.members[0].facts.get(metric.name)
-        if len(values) == 1 and counted(answers):
-            return statistics.proportion(answers["correct"], answers["total"])
-        return statistics.mean(values)
-
-    @property
-    def dense(self) -> bool:
-        """Whether nothing is pruned."""
-        return all(KEPT.of(each) == 1 for each in self.members)
-
-
-def networks(study: Study) -> list[Network]:
-    """Put the seeds of each measured network together, in the order of the study, each once."""
-    groups: dict[str, list[Measurement]] = {}
-    seen: set[str] = set()
-    for each in study.measurements:
-        # Recipes that begin alike share their first networks, which are shown once.
-        if each.key not in seen:
-            groups.setdefault(each.name, []).append(each)
-        seen.add(each.key)
-    curves = _curves(study)
-    return [
-        Network(name, curves[group[0].branch], tuple(sorted(group, key=lambda m: m.seed)))
-        for name, group in groups.items()
-    ]
-
-
-def _curves(study: Study) -> dict[str, str]:
-    """Name the line of each branch: its own, or one for branches that differ by a number alone.
-
-    A recipe that makes one network for each sparsity is a curve of one-point branches.
-    """
-    names = {branch: branch for branch in study.branches}
-    stems: dict[str, list[str]] = {}
-    for branch, runs in study.branches.items():
-        if max(len(run.measurements) for run in runs) == 1:
-            words = [word for word in branch.split() if not _is_number(word)]
-            stems.setdefault(" ".join(words), []).append(branch)
-    for stem, branches in stems.items():
-        if len(branches) > 1 and stem:
-            names |= dict.fromkeys(branches, stem)
-    return names
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word.rstrip("%x×"))
-    except ValueError:
-        return False
-    return True
-
-
-def baseline(found: Sequence[Network]) -> Network | None:
-    """The network that all are compared with: the unpruned one of most seeds, best on validation.
-
-    A study may train dense networks badly on purpose; pruned ones must not look good beside those.
-    """
-    dense = [network for network in found if network.dense]
-    return max(dense, key=lambda each: (each.seeds, each.mean(VALIDATION) or 0.0), default=None)
-
-
-def against(network: Network, other: Network, metric: Metric) -> statistics.PairedComparison | None:
-    """Compare two networks on the seeds that both have; None without any."""
-    mine = {m.seed: metric.of(m) for m in network.members}
-    theirs = {m.seed: metric.of(m) for m in other.members}
-    pairs = [(mine[s], theirs[s]) for s in mine if s in theirs]
-    whole = [(a, b) for a, b in pairs if a is not None and b is not None]
-    if not whole:
-        return None
-    return statistics.paired_difference([a for a, _ in whole], [b for _, b in whole])
+    return Metric(
+        "relative_time",
+        "measured time in the engine ÷ dense in torch",
+        read,
+        "{:.3g}".format,
+        log=True,
+    )

@@ -21,7 +21,9 @@ from boxwood.runs.store import Store
 
 PRUNED = "pruned"
 """Name of the pick that chooses a pruned network in this section."""
-_BINS = 41
+_BINS = range(15, 43, 2)
+"""Bars of a histogram: the most of these that keep the rows of all within `_ROWS`."""
+_ROWS = 10_000
 _LARGEST = 320
 _COLOURS = (1, 3)
 _LAYERS = 12
@@ -72,15 +74,13 @@ def pairs(study: Study) -> tuple[list[Pair], list[str]]:
 
 def histogram_figure(found: Sequence[Pair]) -> Figure | None:
     """Draw how the weights of a layer were spread before pruning, and how what is left is."""
-    rows: list[dict[str, Any]] = []
-    layers: dict[str, None] = {}
-    for pair in found:
-        for layer in list(pair.masks)[:_LAYERS]:
-            layers[layer] = None
-            rows += _histogram(pair, layer)
-    if not rows:
+    drawn = [(pair, layer) for pair in found for layer in list(pair.masks)[:_LAYERS]]
+    if not drawn:
         return None
-    names = list(layers)
+    fitting = [bins for bins in _BINS if 2 * bins * len(drawn) <= _ROWS]
+    bins = max(fitting, default=_BINS[0])
+    rows = [row for pair, layer in drawn for row in _histogram(pair, layer, bins)]
+    names = list(dict.fromkeys(layer for _, layer in drawn))
     whats = ("before pruning", "left at the end")
     spec = {
         **base(rows, [{"filter": "datum.layer === layer"}], field=PRUNED),
@@ -194,13 +194,13 @@ def _places(run: Run) -> tuple[str, str] | None:
     return before, measured[-1].key
 
 
-def _histogram(pair: Pair, layer: str) -> Iterator[dict[str, Any]]:
+def _histogram(pair: Pair, layer: str, bins: int) -> Iterator[dict[str, Any]]:
     before = pair.before[layer].float().flatten().numpy()
     after = pair.after[layer][pair.masks[layer]].float().flatten().numpy()
     reach = max(
         (float(np.quantile(np.abs(w), 0.999)) for w in (before, after) if w.size), default=0
     )
-    edges = np.linspace(-(reach or 1.0), reach or 1.0, _BINS + 1)
+    edges = np.linspace(-(reach or 1.0), reach or 1.0, bins + 1)
     for what, weights, key in (
         ("before pruning", before, pair.before_key),
         ("left at the end", after, pair.after_key),

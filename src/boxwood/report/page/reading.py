@@ -5,9 +5,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
-from typing import Any, TypeGuard
+from typing import Any
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.report.page.facts import describes_a_network, number
 from boxwood.report.study import Measurement
 from boxwood.runs.store import Store
 
@@ -45,8 +46,8 @@ class Step:
 
     @property
     def measures(self) -> bool:
-        """Whether its facts describe a network as those of `Measure` do."""
-        return counted(self.facts.get("test"))
+        """Whether its facts say how good a network is."""
+        return describes_a_network(self.facts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,32 +183,6 @@ def read(
         groups.setdefault(json.dumps(start, sort_keys=True), []).append(run)
     studies = [_study(part) for group in groups.values() for part in _sharing_seeds(group)]
     return tuple(sorted(studies, key=lambda study: -len(study.measurements)))
-
-
-def counted(value: Any) -> TypeGuard[Mapping[str, int]]:
-    """Say whether a fact counts right answers out of all.
-
-    Example:
-        >>> counted({"correct": 9, "total": 10}), counted({"correct": 9}), counted(0.9)
-        (True, False, False)
-    """
-    return (
-        isinstance(value, Mapping)
-        and isinstance(value.get("correct"), int)
-        and isinstance(value.get("total"), int)
-        and 0 <= value["correct"] <= value["total"] > 0
-    )
-
-
-def number(value: Any) -> float | None:
-    """Read a fact that should be a number; None where a phase wrote something else.
-
-    Example:
-        >>> number(3), number("three")
-        (3.0, None)
-    """
-    whole = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if whole else None
 
 
 def short(spec: Any) -> str:

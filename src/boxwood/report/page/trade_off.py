@@ -5,45 +5,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from boxwood.report.page.charts import base, scales, tooltip
-from boxwood.report.page.metrics import (
-    KEPT,
-    TEST,
-    VALIDATION,
-    Metric,
-    Network,
-    percent,
-)
+from boxwood.report.page.metrics import KEPT, Metric, Yardstick, percent
 from boxwood.report.page.network_tables import accuracy_table
+from boxwood.report.page.networks import Network, front, yardstick
 from boxwood.report.page.parts import Control, Figure, Option, Series
 from boxwood.report.tables import human, human_bytes
 
 _MARGIN = 0.05
-"""How far below the dense network the closer view of accuracy reaches."""
+"""How far below the dense network the closer view of a fraction reaches."""
+_PART = 0.25
+"""How much more of the dense network's loss or perplexity the closer view shows."""
 _LEVELS = 16
 
 
 def looks(found: Sequence[Network]) -> dict[str, int]:
     """Give every curve its number, by name."""
     return {curve: i for i, curve in enumerate(dict.fromkeys(each.curve for each in found))}
-
-
-def front(found: Sequence[Network], cost: Metric) -> set[str]:
-    """Name the networks that no other beats in validation accuracy at no higher cost.
-
-    Validation accuracy decides, because whoever picks from the front by test accuracy has used the
-    test examples to choose.
-    """
-    placed = [
-        (c, -a, each.name)
-        for each in found
-        if (c := each.mean(cost)) is not None and (a := each.mean(VALIDATION)) is not None
-    ]
-    best, chosen = float("inf"), set()
-    for _, negative, name in sorted(placed):
-        if negative < best:
-            best = negative
-            chosen.add(name)
-    return chosen
 
 
 def trade_off(
@@ -60,9 +37,13 @@ def trade_off(
         costs: metrics for the horizontal axis that some network has.
         worths: metrics for the vertical one.
     """
+    by = yardstick(found)
     fronts = {cost.name: front(found, cost) for cost in costs}
     rows = [row for each in found for row in _rows(each, costs, worths, fronts)]
-    floors = {worth.name: _floor(found, dense, worth) for worth in worths}
+    ends = {worth.name: _end(found, dense, worth) for worth in worths}
+    lower = {worth.name: worth.lower for worth in worths}
+    floors = {name: None if lower[name] else end for name, end in ends.items()}
+    ceilings = {name: end if lower[name] else None for name, end in ends.items()}
     of_mean, of_seed = ({"filter": f"datum.what === '{what}'"} for what in ("mean", "seed"))
     said = tooltip(
         ("name", "network"), ("text", "mean [95 % interval]"), ("at", "cost"), ("n", "seeds"), ("keys", "keys")
@@ -92,6 +73,7 @@ def trade_off(
             {"name": "worth", "value": worths[0].name},
             {"name": "band", "value": "interval"},
             {"name": "floors", "value": floors},
+            {"name": "ceilings", "value": ceilings},
         ],
         "encoding": {
             "x": {"field": "x", "type": "quantitative", **_x_axis(found, costs[0])},
@@ -99,7 +81,8 @@ def trade_off(
                 "field": "y",
                 "type": "quantitative",
                 "axis": _y_axis(worths[0]),
-                "scale": {"zero": False, "domainMin": {"expr": "floors[worth]"}},
+                "scale": {"zero": False, "domainMin": {"expr": "floors[worth]"},
+                          "domainMax": {"expr": "ceilings[worth]"}},
             },
         },
         "layer": [
@@ -141,13 +124,13 @@ def trade_off(
     }  # fmt: skip
     return Figure(
         name="trade-off",
-        title="Accuracy against cost",
+        title=f"{by.name[:1].upper()}{by.name[1:]} against cost",
         text=(
             "Each point is one network, the mean over its seeds; bars and bands are as chosen. "
-            "The wide grey line is the Pareto front: networks that no other beats in validation "
-            "accuracy at no higher cost. Cheaper networks are to the right."
+            "The wide grey line is the Pareto front: networks that no other beats in "
+            f"{by.validation.title} at no higher cost. Cheaper networks are to the right."
         ),
-        alternative=_alternative(found, dense),
+        alternative=_alternative(found, dense, by),
         spec=spec,
         table=accuracy_table(found, dense),
         series=[Series(name, number) for name, number in looks(found).items()],
@@ -235,7 +218,8 @@ def _x_axis(found: Sequence[Network], cost: Metric) -> dict[str, Any]:
         return {"axis": {"title": title, "format": "~g"}, "scale": {"zero": False, "padding": 14}}
     step = 2 if highest / lowest > 6 else math.sqrt(2)
     ticks = [highest / step**k for k in range(_LEVELS) if highest / step**k > lowest / 1.3]
-    style = {"kept_fraction": ".3~p", "energy": ".2~g", "latency": ".2~g"}.get(cost.name, ".3~s")
+    measured = cost.name.startswith("latency_") or cost.name in ("energy", "relative_time")
+    style = ".3~p" if cost is KEPT else ".2~g" if measured else ".3~s"
     return {
         "axis": {"title": title, "format": style, "values": ticks},
         "scale": {"type": "log", "base": 2, "reverse": True, "nice": False, "padding": 14},
@@ -246,10 +230,15 @@ def _y_axis(worth: Metric) -> dict[str, Any]:
     return {"title": worth.title, "format": ".1~%" if worth.show is percent else "~s"}
 
 
-def _floor(found: Sequence[Network], dense: Network | None, worth: Metric) -> float:
+def _end(found: Sequence[Network], dense: Network | None, worth: Metric) -> float:
+    """Where the closer view ends on the bad side: far below, or high above, the dense network."""
     values = [value for each in found for value in each.values(worth)] or [0.0]
-    anchor = None if dense is None or worth.show is not percent else dense.mean(worth)
-    return min(values) if anchor is None else max(min(values), anchor - _MARGIN)
+    anchor = None if dense is None else dense.mean(worth)
+    if worth.lower:
+        return max(values) if anchor is None else min(max(values), anchor + _PART * abs(anchor))
+    if anchor is None or worth.show is not percent:
+        return min(values)
+    return max(min(values), anchor - _MARGIN)
 
 
 def _dense_rule(dense: Network | None, worths: Sequence[Metric]) -> list[dict[str, Any]]:
@@ -266,35 +255,20 @@ def _dense_rule(dense: Network | None, worths: Sequence[Metric]) -> list[dict[st
     ]
 
 
-def _alternative(found: Sequence[Network], dense: Network | None) -> str:
+def _alternative(found: Sequence[Network], dense: Network | None, by: Yardstick) -> str:
     curves = looks(found)
-    said = [f"Lines of accuracy against cost for {len(curves)} ways of making a network."]
-    if dense is not None and (tested := dense.mean(TEST)) is not None:
-        said.append(f"The dense network reaches {percent(tested)} on test.")
+    said = [f"Lines of {by.name} against cost for {len(curves)} ways of making a network."]
+    if dense is not None and (tested := dense.mean(by.test)) is not None:
+        said.append(f"The dense network reaches {by.test.show(tested)} on test.")
     for curve in curves:
         placed = [
             (kept, tested)
             for each in found
             if each.curve == curve
             and (kept := each.mean(KEPT)) is not None
-            and (tested := each.mean(TEST)) is not None
+            and (tested := each.mean(by.test)) is not None
         ]
         if placed:
             kept, tested = min(placed)
-            said.append(f"{curve}: {percent(tested)} with {percent(kept)} of the weights.")
+            said.append(f"{curve}: {by.test.show(tested)} with {percent(kept)} of the weights.")
     return " ".join(said)
-
-
-def chosen(found: Sequence[Network], dense: Network | None, margin: float) -> Network | None:
-    """Pick the smallest network whose validation accuracy is within ``margin`` of the dense one's."""
-    if dense is None or (anchor := dense.mean(VALIDATION)) is None:
-        return None
-    near = [
-        each
-        for each in found
-        if not each.dense
-        and each.mean(KEPT) is not None
-        and (checked := each.mean(VALIDATION)) is not None
-        and checked >= anchor - margin
-    ]
-    return min(near, key=lambda each: each.mean(KEPT) or 0.0, default=None)

@@ -2,56 +2,41 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from itertools import pairwise
 from statistics import fmean
-from typing import Any, TypeGuard
+from typing import Any
 
 from boxwood.report.page.charts import base, tooltip
+from boxwood.report.page.course import (
+    POINTS,
+    Point,
+    events,
+    fractions,
+    numbers,
+    numeric,
+    points,
+    quantities,
+    thinned,
+    title_of,
+)
+from boxwood.report.page.episodes import searched
 from boxwood.report.page.parts import Column, Control, Figure, Option, Table
-from boxwood.report.page.reading import Run, Step, Study, counted, number
+from boxwood.report.page.reading import Run, Step, Study
 
 BRANCH = "branch"
 """Name of the pick that chooses a branch in this section."""
-_POINTS = 300
-"""Rows of all histories of a run that are drawn, evenly spaced, the last of each among them."""
-
-
-@dataclass(frozen=True)
-class _Place:
-    """One row of a history, along the whole run."""
-
-    branch: str
-    at: float
-    what: str
-    value: float
-    key: str
 
 
 def training_figure(study: Study) -> Figure | None:
     """Draw loss and accuracy along each recipe, pruning marked where it happened."""
-    runs = [run for run in study.runs if any("history" in step.facts for step in run.steps)]
-    if not runs:
+    found = points(study)
+    if not found:
         return None
-    places: dict[tuple[str, float, str], list[_Place]] = {}
-    for run in runs:
-        for place in _places(run):
-            places.setdefault((place.branch, place.at, place.what), []).append(place)
-    rows: list[dict[str, Any]] = [
-        {
-            "branch": branch, "at": at, "what": what, "value": fmean(p.value for p in group),
-            "low": min(p.value for p in group), "high": max(p.value for p in group),
-            "seeds": len(group), "said": f"{fmean(p.value for p in group):.4f}",
-            "keys": " ".join(p.key[:8] for p in group),
-        }
-        for (branch, at, what), group in places.items()
-    ]  # fmt: skip
-    if not rows:
-        return None
-    events = [event for run in _firsts(runs) for event in _events(run)]
-    kinds = list(dict.fromkeys(str(row["what"]) for row in rows))
-    kinds.sort(key=lambda kind: kind != "validation")
-    axes = {kind: _axis(kind, rows) for kind in kinds}
+    rows = [{**asdict(each), "said": f"{each.value:.4f}"} for each in found]
+    marked = [asdict(each) for each in events(study)]
+    kinds = quantities(found)
+    axes = {kind: _axis(kind, found) for kind in kinds}
     spec = {
         **base(rows, field=BRANCH),
         "params": [{"name": "what", "value": kinds[0]}],
@@ -61,14 +46,14 @@ def training_figure(study: Study) -> Figure | None:
         },
         "layer": [
             {
-                "data": {"values": events or [{"branch": "", "at": 0, "event": ""}]},
+                "data": {"values": marked or [{"branch": "", "at": 0, "event": ""}]},
                 "transform": [{"filter": {"field": BRANCH, "valid": True}}],
                 "mark": {"type": "rule", "strokeDash": [3, 3], "color": "var(--c1)", "opacity": 0.8},
                 "encoding": {"x": {"field": "at", "type": "quantitative"},
                              "tooltip": tooltip(("event", "event"), ("key", "key"))},
             },
             {
-                "data": {"values": events or [{"branch": "", "at": 0, "event": ""}]},
+                "data": {"values": marked or [{"branch": "", "at": 0, "event": ""}]},
                 "transform": [{"filter": {"field": BRANCH, "valid": True}}],
                 "mark": {"type": "text", "align": "left", "baseline": "top", "dx": 4, "angle": 0,
                          "fontSize": 11, "color": "var(--soft)"},
@@ -104,7 +89,7 @@ def training_figure(study: Study) -> Figure | None:
         ),
         alternative=(
             f"A line of {kinds[0]} against epochs for the chosen recipe, with "
-            f"{len(events)} marked events over all recipes; the table has the numbers."
+            f"{len(marked)} marked events over all recipes; the table has the numbers."
         ),
         spec=spec,
         table=Table(
@@ -136,7 +121,7 @@ def training_figure(study: Study) -> Figure | None:
 
 
 def other_figures(study: Study) -> list[Figure]:
-    """Draw every other list of rows among the facts, such as the episodes of an agent.
+    """Draw every other list of rows among the facts.
 
     The first number of a row that only grows is the horizontal axis; where there is none, the
     number of the row is.
@@ -145,7 +130,10 @@ def other_figures(study: Study) -> list[Figure]:
     for run in study.runs:
         for step in run.steps:
             for name, rows in step.facts.items():
-                if name not in ("history", "layers") and _numeric(rows):
+                known = name in ("history", "layers") or (
+                    name == "episodes" and searched(step.facts)
+                )
+                if not known and numeric(rows) and _values(rows):
                     found.setdefault((step.kind, name), []).append((run, step, rows))
     return [
         _other(
@@ -153,6 +141,12 @@ def other_figures(study: Study) -> list[Figure]:
         )
         for index, ((kind, name), group) in enumerate(found.items(), 1)
     ]
+
+
+def _values(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a row has a number beside that of the horizontal axis."""
+    across = _rising(rows)
+    return any(what != across for row in rows for what, _ in numbers(row))
 
 
 def _slug(text: str) -> str:
@@ -166,8 +160,8 @@ def _other(
     rows: list[dict[str, Any]] = []
     for run, step, history in group:
         across = _rising(history)
-        for index, row in enumerate(_thinned(history, _POINTS)):
-            for what, value in _numbers(row):
+        for index, row in enumerate(thinned(history, POINTS)):
+            for what, value in numbers(row):
                 if what != across:
                     rows.append({
                         unique: run.branch, "seed": run.seed, "what": what, "value": value,
@@ -267,90 +261,16 @@ def _flat(facts: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, flo
             yield before + name, value
 
 
-def _axis(kind: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Fractions other than losses read best as percent."""
-    fractions = "loss" not in kind and all(0 <= r["value"] <= 1 for r in rows if r["what"] == kind)
-    title = (
-        f"{kind} accuracy" if kind in ("validation", "test", "train") else kind.replace("_", " ")
-    )
-    return {"title": title, "format": "~%" if fractions else "~g"}
-
-
-def _places(run: Run) -> Iterator[_Place]:
-    before = 0.0
-    share = _POINTS // max(1, sum("history" in step.facts for step in run.steps))
-    for step in run.steps:
-        history = step.facts.get("history")
-        epochs = number(step.facts.get("epochs")) or 0.0
-        if not _numeric(history):
-            before += epochs
-            continue
-        start, per_epoch = _steps(history, epochs)
-        for row in _thinned(history, max(share, 10)):
-            at = before + ((number(row.get("step", row.get("epoch"))) or 0.0) - start) / per_epoch
-            for what, value in _numbers(row):
-                if what not in ("epoch", "step"):
-                    yield _Place(run.branch, round(at, 4), what, value, step.key)
-        before += epochs
-
-
-def _steps(history: Sequence[Mapping[str, Any]], epochs: float) -> tuple[float, float]:
-    """Where the steps of a history begin, and how many make an epoch; 0 and 1 for epochs.
-
-    A training that enters its course late, as after rewinding, counts from there.
-    """
-    steps = [number(row["step"]) or 0.0 for row in history if "step" in row]
-    if len(steps) < len(history) or not epochs:
-        return 0.0, 1.0
-    start = steps[0] - (steps[1] - steps[0] if len(steps) > 1 else steps[0])
-    return start, (steps[-1] - start) / epochs or 1.0
-
-
-def _events(run: Run) -> Iterator[dict[str, Any]]:
-    before = 0.0
-    for step in run.steps:
-        epochs = number(step.facts.get("epochs")) or 0.0
-        if step.kind not in ("Train", "Measure", "RemoveDead", "Scan") and step.record:
-            sparsity = number(step.facts.get("sparsity"))
-            left = "" if sparsity is None else f"{100 * (1 - sparsity):.3g} % left"
-            yield {
-                "branch": run.branch, "at": before, "key": step.key[:8],
-                "event": f"{step.kind} {left}".strip(), "short": left,
-            }  # fmt: skip
-        before += epochs
-
-
-def _firsts(runs: Sequence[Run]) -> list[Run]:
-    return list({run.branch: run for run in reversed(runs)}.values())
-
-
-def _numeric(rows: Any) -> TypeGuard[list[Mapping[str, Any]]]:
-    return (
-        isinstance(rows, list)
-        and bool(rows)
-        and all(isinstance(row, Mapping) for row in rows)
-        and any(True for _ in _numbers(rows[0]))
-    )
-
-
-def _numbers(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    for name, value in row.items():
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            yield name, float(value)
-        elif counted(value):
-            yield name, value["correct"] / value["total"]
+def _axis(kind: str, found: Sequence[Point]) -> dict[str, Any]:
+    percent = fractions(kind, [each.value for each in found if each.what == kind])
+    return {"title": title_of(kind), "format": "~%" if percent else "~g"}
 
 
 def _rising(rows: Sequence[Mapping[str, Any]]) -> str | None:
-    for name, _ in _numbers(rows[0]):
+    for name, _ in numbers(rows[0]):
         values = [row.get(name, float("nan")) for row in rows]
         if all(not isinstance(v, Mapping) for v in values) and all(
             a < b for a, b in pairwise(values)
         ):
             return name
     return None
-
-
-def _thinned(rows: Sequence[Mapping[str, Any]], most: int) -> Sequence[Mapping[str, Any]]:
-    every = -(-len(rows) // most)
-    return [row for i, row in enumerate(rows) if (len(rows) - 1 - i) % every == 0]
