@@ -73,6 +73,7 @@ def test_catalogue_finds_loaders_by_name() -> None:
 def test_catalogue_lists_its_names() -> None:
     """An unknown name is refused with the names there are."""
     with pytest.raises(
-        BoxwoodError, match="data set, got 'imagnet'; use one of brown, cifar10, digits, fashion-mnist"
+        BoxwoodError,
+        match="data set, got 'imagnet'; use one of brown, cifar10, digits, fashion-mnist",
     ):
         named("imagnet")

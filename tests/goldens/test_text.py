@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boxwood.core.errors import BoxwoodError
@@ -50,6 +50,7 @@ def test_a_smaller_vocabulary() -> None:
     assert found.train.tolist() == [1, 0, 0, 0, 1, 2]
 
 
+@settings(deadline=None)
 @given(words=st.integers(2, 40), length=st.integers(1, 50))
 def test_every_held_out_word_is_a_target_once(words: int, length: int) -> None:
     """Rows of any length hold all words but the first as targets, in order."""

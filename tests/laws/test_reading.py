@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -36,6 +36,7 @@ def fit(**changes: object) -> Fit:
     return Fit(**(settings | {"in_order": True} | changes))
 
 
+@settings(deadline=None)
 @given(rows=st.integers(1, 60), batch=st.integers(1, 9))
 def test_each_place_reads_on_at_the_next_row(rows: int, batch: int) -> None:
     """Whole batches, every row at most once, and each place goes on to the row behind its last."""
@@ -52,6 +53,7 @@ def test_each_place_reads_on_at_the_next_row(rows: int, batch: int) -> None:
     assert len(read.unique()) == len(read) > rows - batch
 
 
+@settings(deadline=None)
 @given(cuts=st.lists(st.integers(1, 19), max_size=4, unique=True))
 def test_a_text_in_pieces_reads_like_the_whole(cuts: list[int]) -> None:
     """Wherever a text is cut, carrying the state on gives the scores of the whole."""

@@ -63,7 +63,7 @@ class Fit:
         teacher: whom to learn from, with a ``loss`` such as `Distillation`; see
             `boxwood.recipes.teachers`. The phase that trains hands its answers to `fit_`.
         in_order: the examples are the rows of a text, which a `Reader` reads on from batch to
-            batch, at as many places as a batch has rows; every epoch starts afresh.
+            batch, at as many places as a batch has rows; epochs, and ``first``, start afresh.
 
     Example:
         >>> from boxwood.train.optimizers import SGD
