@@ -62,7 +62,8 @@ def language_model(
     Scaled: 64, 128 and 256 units in the place of 200, 650 and 1500, a vocabulary of 2,000 words,
     two thirds of an epoch, no dropout (nothing is read twice). The rest is the recipe of the small model: rows of 20
     words at 20 places, a rate of 1 that is halved five times in the second half, gradients limited to
-    5. Pruning takes place in the first half, at the full rate; ``late`` in the second.
+    5. Pruning takes place in the first half, at the full rate; ``late`` in the second. Other ``data``
+    have a vocabulary of ``words`` too.
     """
     train = language_training(
         length=LENGTH, clip=5, course=Drops(at=(0.5, 0.6, 0.7, 0.8, 0.9), factor=0.5), steps=steps
