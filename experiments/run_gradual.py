@@ -42,6 +42,7 @@ from boxwood.runs.runner import jobs_of, run_all
 from boxwood.runs.store import Store
 
 HERE = Path(__file__).parent
+CONTROLS = (f" {LINEAR}", f" {ONE_SHOT}", f" {LATE}", "80 %")
 NEAR = 1.03  # times the dense perplexity, of the network at 80 %
 
 
@@ -96,7 +97,7 @@ def run(name: str, seeds: int, store: Path, *, controls: bool) -> None:
         for seed in range(seeds)
         for each in study.experiments
         for job in jobs_of(each, [seed])
-        if controls or not any(f" {word} /" in job.name for word in (LINEAR, ONE_SHOT, LATE))
+        if controls or not any(f"{word} /" in job.name for word in CONTROLS)
     ]
     run_all(jobs, opened)
     measured = collect(jobs, opened)
@@ -153,7 +154,7 @@ def judge(measured: Sequence[Measurement], study: Study) -> list[Finding]:
         claim = f"large and sparse is better at two sizes or more, by {size}"
         found += [*singles, Finding(claim, won >= 2, f"{won} of {len(singles)}")]
     largest, least = study.sizes[-1], f"{AS} {study.sizes[0]}"
-    if "test perplexity" in study.measure:
+    if "80 %" in names:
         found.append(near(measured, f"{DENSE} {largest}"))
     for control in (LINEAR, ONE_SHOT, LATE):
         if f"{least} {control}" in names:
