@@ -214,7 +214,11 @@ def picture(
     """Draw quality against non-zeros and against bytes; a bar spans the seeds."""
     curves = {
         "dense": [f"{DENSE} {size}" for size in study.sizes],
-        "large, sparse": ["80 %", *(f"{k} {s}" for k in (AS, BYTES) for s in study.sizes[:-1])],
+        "large, pruned": [
+            f"{DENSE} {study.sizes[-1]}",
+            "80 %",
+            *(f"{kind} {size}" for kind in (AS, BYTES) for size in study.sizes[:-1]),
+        ],
     }
     axes_of = {
         "non-zeros": {"": lambda each: each.facts["nonzero"]},
@@ -225,6 +229,7 @@ def picture(
     }
     with house_style():
         from matplotlib.figure import Figure
+        from matplotlib.ticker import NullLocator
 
         figure = Figure(figsize=(9.2, 4.0))
         panels = figure.subplots(1, 2, sharey=True)
@@ -254,8 +259,11 @@ def picture(
                         capsize=2,
                         label=f"{curve}, {form}" if form and position else curve,
                     )
+            dense = [fmean(map(sized, by_seed(measured, n).values())) for n in curves["dense"]]
             axes.set_xscale("log")
-            axes.set_xlabel(size)
+            axes.set_xticks(dense, [f"{at:,.0f}" for at in dense])
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.set_xlabel(f"{size}, ticks at the dense networks")
             axes.legend()
         panels[0].set_ylabel(study.measure)
         figure.suptitle(f"{title}; mean, and range over seeds", x=0.01, horizontalalignment="left")
