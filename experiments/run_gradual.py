@@ -42,7 +42,7 @@ from boxwood.runs.runner import jobs_of, run_all
 from boxwood.runs.store import Store
 
 HERE = Path(__file__).parent
-CONTROLS = (f" {LINEAR}", f" {ONE_SHOT}", f" {LATE}", "80 %")
+CONTROLS = (LINEAR, ONE_SHOT, LATE)
 NEAR = 1.03  # times the dense perplexity, of the network at 80 %
 
 
@@ -97,7 +97,7 @@ def run(name: str, seeds: int, store: Path, *, controls: bool) -> None:
         for seed in range(seeds)
         for each in study.experiments
         for job in jobs_of(each, [seed])
-        if controls or not any(f"{word} /" in job.name for word in CONTROLS)
+        if controls or not any(f" {word} /" in job.name for word in CONTROLS)
     ]
     run_all(jobs, opened)
     measured = collect(jobs, opened)
@@ -156,7 +156,7 @@ def judge(measured: Sequence[Measurement], study: Study) -> list[Finding]:
     largest, least = study.sizes[-1], f"{AS} {study.sizes[0]}"
     if "80 %" in names:
         found.append(near(measured, f"{DENSE} {largest}"))
-    for control in (LINEAR, ONE_SHOT, LATE):
+    for control in CONTROLS:
         if f"{least} {control}" in names:
             found.append(
                 better(
