@@ -150,9 +150,10 @@ def judge(measured: Sequence[Measurement], study: Study) -> list[Finding]:
             for sparse, small in pairs
             if sparse in names
         ]
-        won = sum(each.held is True for each in singles)
+        won, lost = (sum(each.held is word for each in singles) for word in (True, False))
         claim = f"large and sparse is better at two sizes or more, by {size}"
-        found += [*singles, Finding(claim, won >= 2, f"{won} of {len(singles)}")]
+        held = True if won >= 2 else None if len(singles) - lost >= 2 else False
+        found += [*singles, Finding(claim, held, f"{won} of {len(singles)}, {lost} worse")]
     largest, least = study.sizes[-1], f"{AS} {study.sizes[0]}"
     if "80 %" in names:
         found.append(near(measured, f"{DENSE} {largest}"))
