@@ -8,8 +8,12 @@ from boxwood.core.policies import Gradual, RigL
 from boxwood.core.schedules import Cubic
 from boxwood.core.spec import Call
 from boxwood.data.digits import digits
+from boxwood.data.splits import Splits
+from boxwood.data.text import corpus
+from boxwood.recipes.gradual_networks import LANGUAGE_MODEL
 from boxwood.recipes.phase import State, World
 from boxwood.recipes.phases.train import Train
+from boxwood.zoo.language_models import lstm_language_model
 from boxwood.zoo.lenet import lenet_300_100
 
 GENESIS = Genesis(model=Call.of(lenet_300_100, inputs=64), data=digits, seed=3)
@@ -36,8 +40,44 @@ def test_a_phase_stopped_in_a_ramp_is_the_undisturbed_one(policy, stop, stopping
             genesis=GENESIS, data=digits(), earlier=lambda _: start, checkpoints=checkpoints
         )
 
+    check_stops(phase, start, world, stopping(stop))
+
+
+def text() -> Splits:
+    """Short, so that stops fall into the middle of epochs of 12 steps."""
+    generator = torch.Generator().manual_seed(0)
+    words = [f"w{i}" for i in torch.randint(30, (400,), generator=generator).tolist()]
+    return corpus("toy", [words], [words[:60]], [words[:60]]).splits(8, 20)
+
+
+@pytest.mark.parametrize("stop", [5, 24, 29, 30, 55])
+def test_a_text_stopped_in_a_ramp_is_read_on(stop, stopping):
+    """What a language model carries from batch to batch survives a stop, in an epoch or between."""
+    genesis = Genesis(
+        model=Call.of(lstm_language_model, words=32, hidden=8, dropout=0.5), data=text
+    )
+    policy = Gradual(schedule=Cubic(final=0.9, begin=10, end=50), every=10)
+    fit = Fit(
+        steps=STEPS,
+        batch=4,
+        optimizer=SGD(lr=2.0, momentum=0.5),
+        clip=0.5,
+        policy=policy,
+        where=LANGUAGE_MODEL,
+        in_order=True,
+    )
+    assert fit.window(len(text().train)).per_epoch == 12
+    start = State(genesis.build().state_dict(), {})
+
+    def world(checkpoints=None):
+        return World(genesis=genesis, data=text(), earlier=lambda _: start, checkpoints=checkpoints)
+
+    check_stops(Train(fit=fit), start, world, stopping(stop))
+
+
+def check_stops(phase, start, world, checkpoints):
+    """Compare a run that is stopped and taken up again with one that is not."""
     whole = phase.run(start, world())
-    checkpoints = stopping(stop)
     with pytest.raises(KeyboardInterrupt):
         phase.run(start, world(checkpoints))
     checkpoints.stop = -1

@@ -4,12 +4,22 @@ from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 import torch
+from torch import nn
 
 from boxwood.core import spec
+from boxwood.core.examples import Examples
 from boxwood.files.sizes import network_bytes
 from boxwood.model.counting import count
 from boxwood.recipes.phase import State, World
-from boxwood.train.metrics import accuracy, accuracy_by_class, mean_iou, top_accuracy
+from boxwood.train.losses import Loss
+from boxwood.train.metrics import (
+    Accuracy,
+    accuracy,
+    accuracy_by_class,
+    evaluate,
+    mean_iou,
+    top_accuracy,
+)
 
 _FEW_CLASSES = 10
 """Of so many the five likeliest say little."""
@@ -25,6 +35,8 @@ class Measure:
     Args:
         by_class: write down the accuracy within each class too.
         overlap: write down the mean intersection over union too, for segmentation.
+        loss: write down its mean over each part too, such as `cross_entropy`, whose exponential is
+            the perplexity of a language model.
         label: a name for later phases and in reports.
     """
 
@@ -32,13 +44,14 @@ class Measure:
 
     by_class: bool = spec.field(False, legacy=False)
     overlap: bool = spec.field(False, legacy=False)
+    loss: Loss | None = spec.field(None, legacy=None)  # noqa: RUF009 - a field
     label: str = spec.field("", identity=False)
 
     def run(self, state: State, world: World) -> State:
         """Measure; the state passes through unchanged but for its facts."""
         model = world.network(state)
-        test = accuracy(model, world.data.test)
-        validation = accuracy(model, world.data.validation)
+        test = self._found(model, world.data.test)
+        validation = self._found(model, world.data.validation)
         example, _ = world.data.validation.take(torch.arange(min(200, len(world.data.validation))))
         layers = count(model, example.to(world.device), state.masks)
         dense_bytes, encoded_bytes = network_bytes(state.weights, state.masks)
@@ -70,3 +83,8 @@ class Measure:
                 found = mean_iou(model, getattr(world.data, part), world.data.classes)
                 facts[f"mean_iou{end}"] = found
         return State(state.weights, state.masks, facts)
+
+    def _found(self, model: nn.Module, examples: Examples) -> Accuracy:
+        if self.loss is None:
+            return accuracy(model, examples)
+        return evaluate(model, examples, self.loss)

@@ -84,6 +84,9 @@ def layer_rows(network: Network, alone: Sensitivity | None = None) -> list[dict[
             return fmean(layer[name] for layer in same)
 
         kept = [layer["kept"] / layer["weights"] for layer in same]
+        # Looking up an embedding multiplies nothing, of which as much is left as of its weights.
+        work = first["multiply_adds"]
+        worked = mean("effective_multiply_adds") / work if work else fmean(kept)
         rows.append({
             "network": network.name,
             "layer": first["name"],
@@ -95,10 +98,7 @@ def layer_rows(network: Network, alone: Sensitivity | None = None) -> list[dict[
             "kept_highest": max(kept),
             "multiply_adds": first["multiply_adds"],
             "effective_multiply_adds": mean("effective_multiply_adds"),
-            # Looking up a row of an embedding is none.
-            "multiply_adds_fraction": mean("effective_multiply_adds") / first["multiply_adds"]
-            if first["multiply_adds"]
-            else None,
+            "multiply_adds_fraction": worked,
             "output_activity": mean("output_activity"),
             "han_flops_kept": mean("han_flops_kept"),
             "lost": None if alone is None else alone.lost.get(first["name"]),
