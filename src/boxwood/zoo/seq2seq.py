@@ -220,6 +220,38 @@ class Seq2Seq(nn.Module):
         return scores.squeeze(1), (*memory, *carried)
 
 
+def gnmt(
+    *,
+    sources: int,
+    classes: int,
+    hidden: int = 1024,
+    layers: int = 4,
+    attention: int | None = None,
+    dropout: float = 0.2,
+    reach: float = 0.04,
+) -> Seq2Seq:
+    """Build a `Seq2Seq` with the settings that translation uses; see there for its arguments.
+
+    Example:
+        >>> with torch.device("meta"):  # vocabularies about as large as those of WMT16
+        ...     net = gnmt(sources=36_000, classes=36_000)
+        >>> sum(p.numel() for p in net.parameters())
+        PARAMS
+
+    Source: Wu et al. (2016), section 8.3; Zhu and Gupta (2017), table 5, where the network with
+    1024 units has 211 million parameters.
+    """
+    return Seq2Seq(
+        sources=sources,
+        classes=classes,
+        hidden=hidden,
+        layers=layers,
+        attention=attention,
+        dropout=dropout,
+        reach=reach,
+    )
+
+
 def outside_attention(model: nn.Module) -> dict[str, nn.Parameter]:
     """Find all matrices but those of the attention: embeddings, LSTMs and the softmax layer.
 
