@@ -14,7 +14,8 @@ from boxwood.model.evaluation import evaluating
 from boxwood.model.named_masks import by_parameter
 
 _Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
-_Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | _Transposed
+_Recurrent = nn.RNN | nn.LSTM | nn.GRU
+_Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | _Transposed | _Recurrent | nn.Embedding
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,12 @@ class LayerCount:
 def count(
     model: nn.Module, example: Tensor, masks: Mapping[str, Tensor] | None = None
 ) -> tuple[LayerCount, ...]:
-    """Count every linear and convolution layer in one pass of the masked network.
+    """Count every linear, convolution, recurrent and embedding layer in one pass of the masked network.
 
     A weight does one multiply-add at each position: at each output position of a convolution, at
-    each input position of a transposed one, once per row that enters a linear layer. Padding
-    counts like the rest, groups as the smaller weights that they are.
+    each input position of a transposed one, once per row that enters a linear layer, once per step
+    that enters a recurrent one, whose weight matrices are counted together. Looking up a row of an
+    embedding is none. Padding counts like the rest, groups as the smaller weights that they are.
 
     ``output_activity`` of a layer is ``input_activity`` of the weight layer that runs next, so it
     is measured behind the non-linearity and whatever pooling follows; for the last layer it is
@@ -93,8 +95,9 @@ def count(
     layers = {module: name for name, module in model.named_modules() if isinstance(module, _Layer)}
     tallies: dict[_Layer, _Tally] = {}
 
-    def record(module: _Layer, args: Any, kwargs: Any, leaving: Tensor) -> None:
+    def record(module: _Layer, args: Any, kwargs: Any, outputs: Any) -> None:
         entering = args[0] if args else kwargs["input"]
+        leaving = outputs[0] if isinstance(module, _Recurrent) else outputs
         tally = tallies.setdefault(module, _Tally())
         tally.positions += _positions(layers[module], module, entering, leaving)
         tally.entering += _active(entering)
@@ -118,8 +121,12 @@ def count(
     for module, tally, (entering, leaving) in zip(
         tallies, tallies.values(), pairwise(activities), strict=True
     ):
-        weights = module.weight.numel()
-        kept = int(mask_of[module.weight].sum()) if module.weight in mask_of else weights
+        matrices = _weights(module)
+        weights = sum(weight.numel() for weight in matrices)
+        kept = sum(
+            int(mask_of[weight].sum()) if weight in mask_of else weight.numel()
+            for weight in matrices
+        )
         counts.append(
             LayerCount(
                 name=layers[module],
@@ -181,17 +188,26 @@ def _fraction(active: Tensor) -> float:
     return nonzeros / total if total else 0.0
 
 
+def _weights(module: _Layer) -> list[Tensor]:
+    if isinstance(module, _Recurrent):
+        return [p for name, p in module.named_parameters() if name.startswith("weight")]
+    return [module.weight]
+
+
 def _positions(name: str, module: _Layer, entering: Tensor, leaving: Tensor) -> int:
     """Return how often one call uses each weight, over the whole batch."""
-    if entering.ndim < 2 or (
-        not isinstance(module, nn.Linear) and entering.ndim < module.weight.ndim
-    ):
+    if isinstance(module, nn.Embedding):
+        return 0
+    fewest = 2 if isinstance(module, nn.Linear | _Recurrent) else module.weight.ndim
+    if entering.ndim < fewest:
         raise BoxwoodError(
             f"Expected a batch to enter {name!r}, got a tensor of shape {tuple(entering.shape)}; "
             "give an example whose first axis counts examples, as in `x.unsqueeze(0)`."
         )
     if isinstance(module, nn.Linear):
         return leaving.numel() // module.out_features
+    if isinstance(module, _Recurrent):
+        return entering.numel() // module.input_size
     if isinstance(module, _Transposed):
         return entering.numel() // module.in_channels
     return leaving.numel() // module.out_channels

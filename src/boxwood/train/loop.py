@@ -22,6 +22,7 @@ from boxwood.model.sparse_training import SparseTraining
 from boxwood.train.losses import Loss, add_l1_gradient_, cross_entropy, limit_norms_
 from boxwood.train.metrics import device_of
 from boxwood.train.optimizers import Constant, Course, OptimizerSpec
+from boxwood.train.reading import places, reader
 from boxwood.train.snapshots import Checkpoints, resume_, take
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
@@ -59,6 +60,8 @@ class Fit:
             step; None for no limit.
         teacher: whom to learn from, with a ``loss`` such as `Distillation`; see
             `boxwood.recipes.teachers`. The phase that trains hands its answers to `fit_`.
+        in_order: the examples are the rows of a text, which a `Reader` reads on from batch to
+            batch, at as many places as a batch has rows; every epoch starts afresh.
 
     Example:
         >>> from boxwood.train.optimizers import SGD
@@ -87,6 +90,7 @@ class Fit:
     where: Where = spec.field(linear_and_conv, legacy=linear_and_conv)  # noqa: RUF009
     max_norm: float | None = spec.field(None, legacy=None)
     teacher: Any = spec.field(None, legacy=None)  # noqa: RUF009 - a field
+    in_order: bool = spec.field(False, legacy=False)
 
     def __post_init__(self) -> None:
         given = [length for length in (self.epochs, self.steps) if length is not None]
@@ -130,7 +134,8 @@ class Fit:
 
     def window(self, count: int) -> "Window":
         """Count the steps of this training on ``count`` examples."""
-        per_epoch = -(-count // self.batch)
+        batch = self.batch
+        per_epoch = len(places(count, batch)) if self.in_order else -(-count // batch)
         unit = per_epoch if self.steps is None else 1
         length = self.epochs if self.steps is None else self.steps
         assert length is not None  # noqa: S101 - one of the two is given
@@ -251,7 +256,8 @@ def fit_(
         window = fit.window(len(examples))
         memory = {} if memory is None else memory
         state: dict[str, Tensor] = {}
-        start = resume_(model, optimizer, history, memory, state, checkpoints)
+        carried: dict[str, Tensor] = {}
+        start = resume_(model, optimizer, history, memory, state, carried, checkpoints)
         held: MaskBinding | SparseTraining | None = None
         if fit.policy is not None:
             state = state or {**(masks or {}), "steps": torch.tensor(window.first)}
@@ -262,7 +268,7 @@ def fit_(
             stack.callback(held.detach)
         model.train()
         loop = _Loop(model, examples, fit, window, seed, optimizer, history, memory, held, teach)
-        loop.run_(start or (window.first, 0.0), watch, checkpoints, progress)
+        loop.run_(start or (window.first, 0.0), carried, watch, checkpoints, progress)
         return Fitted(history, {} if held is None else held.masks)
 
 
@@ -282,12 +288,13 @@ class _Loop:
     def run_(
         self,
         start: tuple[int, float],
+        carried: dict[str, Tensor],
         watch: Watch | None,
         checkpoints: Checkpoints | None,
         progress: Progress | None,
     ) -> None:
         fit, model, optimizer, window = self.fit, self.model, self.optimizer, self.window
-        count, every = len(self.examples), fit.watch_every or window.per_epoch
+        every = fit.watch_every or window.per_epoch
         device = device_of(model)
         learning = [p for p in model.parameters() if p.requires_grad]
         penalised = [p for p in learning if p.dim() > 1]
@@ -297,9 +304,9 @@ class _Loop:
         rate = fit.optimizer.lr
         while step < window.last:
             epoch, position = divmod(step, window.per_epoch)
-            shuffle = generator_for(self.seed, f"order/{fit.order}", epoch)
-            batches = torch.randperm(count, generator=shuffle).split(fit.batch)
-            for indices in batches[position : position + window.last - step]:
+            if not position:
+                carried = {}
+            for indices in self._batches(epoch)[position : position + window.last - step]:
                 wanted = fit.optimizer.lr * fit.course(step, window.steps)
                 if wanted != rate:
                     rate = wanted
@@ -312,7 +319,11 @@ class _Loop:
                 if self.teach is not None:
                     targets = self.teach(step, indices, inputs, targets)
                 optimizer.zero_grad(set_to_none=True)
-                loss = fit.loss(model(inputs.to(device)), targets.to(device))
+                if fit.in_order:
+                    outputs, carried = reader(model).carry(inputs.to(device), carried)
+                else:
+                    outputs = model(inputs.to(device))
+                loss = fit.loss(outputs, targets.to(device))
                 loss.backward()
                 add_l1_gradient_(penalised, fit.l1)
                 if fit.clip is not None:
@@ -339,8 +350,17 @@ class _Loop:
                             held=self.held.state_dict()
                             if isinstance(self.held, SparseTraining)
                             else {},
+                            carried=carried,
                         )
                     )
+
+    def _batches(self, epoch: int) -> tuple[Tensor, ...]:
+        count, batch = len(self.examples), self.fit.batch
+        if self.fit.in_order:
+            return places(count, batch)
+        shuffle = generator_for(self.seed, f"order/{self.fit.order}", epoch)
+        order: tuple[Tensor, ...] = torch.randperm(count, generator=shuffle).split(batch)
+        return order
 
     def _close_row(self, step: int, running: Tensor, steps: int, watch: Watch | None) -> None:
         mean, epoch = float(running) / steps, (step - 1) // self.window.per_epoch + 1

@@ -12,6 +12,8 @@ from boxwood.model.evaluation import evaluating
 from boxwood.train.losses import Loss
 
 _BATCH = 1000
+_TARGETS = 4096
+"""Of a batch of texts; what a network says about one word is as long as its vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,8 @@ def _outputs(model: nn.Module, examples: Examples, batch: int) -> Iterator[tuple
     if not total:
         raise BoxwoodError("Expected examples to measure on, got none; give a non-empty split.")
     device = device_of(model)
+    _, target = examples.take(torch.tensor([0]))
+    batch = max(1, min(batch, _TARGETS // max(1, target.numel())))
     with evaluating(model):
         for indices in torch.arange(total).split(batch):
             inputs, targets = examples.take(indices)

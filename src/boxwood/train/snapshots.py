@@ -42,6 +42,7 @@ def take(
     history: Sequence[Mapping[str, float]],
     memory: Mapping[str, Tensor],
     held: Mapping[str, Tensor],
+    carried: Mapping[str, Tensor],
 ) -> Snapshot:
     """Write down a training, torch's random numbers included.
 
@@ -53,10 +54,12 @@ def take(
         history: rows so far.
         memory: tensors that whoever watches keeps between rows.
         held: masks that change while it trains, and what belongs to them.
+        carried: what a network that reads in order keeps from one batch to the next.
     """
     tensors = {f"model/{name}": t for name, t in model.state_dict().items()}
     tensors |= {f"memory/{name}": t for name, t in memory.items()}
     tensors |= {f"held/{name}": t for name, t in held.items()}
+    tensors |= {f"carried/{name}": t for name, t in carried.items()}
     numbers: dict[str, dict[str, Any]] = {}
     for index, moments in optimizer.state_dict()["state"].items():
         for key, value in moments.items():
@@ -75,11 +78,12 @@ def resume_(
     history: list[dict[str, float]],
     memory: dict[str, Tensor],
     held: dict[str, Tensor],
+    carried: dict[str, Tensor],
     checkpoints: Checkpoints | None,
 ) -> tuple[int, float] | None:
     """Put everything where the last snapshot left it, torch's random numbers included.
 
-    ``history``, ``memory`` and ``held`` are filled in place.
+    ``history``, ``memory``, ``held`` and ``carried`` are filled in place.
 
     Returns:
         Steps done, and the losses since the last row; None where there is no snapshot.
@@ -87,7 +91,7 @@ def resume_(
     snapshot = None if checkpoints is None else checkpoints.load()
     if snapshot is None:
         return None
-    kinds = ("model/", "optimizer/", "memory/", "held/")
+    kinds = ("model/", "optimizer/", "memory/", "held/", "carried/")
     parts = {
         kind: {n.removeprefix(kind): t for n, t in snapshot.tensors.items() if n.startswith(kind)}
         for kind in kinds
@@ -95,6 +99,7 @@ def resume_(
     model.load_state_dict(parts["model/"])
     memory.update(parts["memory/"])
     held.update(parts["held/"])
+    carried.update(parts["carried/"])
     moments: dict[int, dict[str, Any]] = {
         int(index): dict(numbers) for index, numbers in snapshot.facts["numbers"].items()
     }

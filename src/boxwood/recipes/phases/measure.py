@@ -4,12 +4,15 @@ from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 import torch
+from torch import nn
 
 from boxwood.core import spec
+from boxwood.core.examples import Examples
 from boxwood.files.sizes import network_bytes
 from boxwood.model.counting import count
 from boxwood.recipes.phase import State, World
-from boxwood.train.metrics import accuracy, accuracy_by_class
+from boxwood.train.losses import Loss
+from boxwood.train.metrics import Accuracy, accuracy, accuracy_by_class, evaluate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,19 +23,22 @@ class Measure:
 
     Args:
         by_class: write down the accuracy within each class too.
+        loss: write down its mean over each part too, such as `cross_entropy`, whose exponential is
+            the perplexity of a language model.
         label: a name for later phases and in reports.
     """
 
     revision: ClassVar[int] = 0
 
     by_class: bool = spec.field(False, legacy=False)
+    loss: Loss | None = spec.field(None, legacy=None)  # noqa: RUF009 - a field
     label: str = spec.field("", identity=False)
 
     def run(self, state: State, world: World) -> State:
         """Measure; the state passes through unchanged but for its facts."""
         model = world.network(state)
-        test = accuracy(model, world.data.test)
-        validation = accuracy(model, world.data.validation)
+        test = self._found(model, world.data.test)
+        validation = self._found(model, world.data.validation)
         example, _ = world.data.validation.take(torch.arange(min(200, len(world.data.validation))))
         layers = count(model, example.to(world.device), state.masks)
         dense_bytes, encoded_bytes = network_bytes(state.weights, state.masks)
@@ -57,3 +63,8 @@ class Measure:
                 found = accuracy_by_class(model, getattr(world.data, part), classes)
                 facts[f"{part}_by_class"] = [asdict(each) for each in found]
         return State(state.weights, state.masks, facts)
+
+    def _found(self, model: nn.Module, examples: Examples) -> Accuracy:
+        if self.loss is None:
+            return accuracy(model, examples)
+        return evaluate(model, examples, self.loss)
