@@ -236,7 +236,7 @@ def gnmt(
         >>> with torch.device("meta"):  # vocabularies about as large as those of WMT16
         ...     net = gnmt(sources=36_000, classes=36_000)
         >>> sum(p.numel() for p in net.parameters())
-        PARAMS
+        205075616
 
     Source: Wu et al. (2016), section 8.3; Zhu and Gupta (2017), table 5, where the network with
     1024 units has 211 million parameters.
