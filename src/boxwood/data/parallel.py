@@ -84,13 +84,14 @@ def parallel_text(
     pairs["train"] = [
         pair for pair in pairs["train"] if all(0 < len(each) <= longest for each in pair)
     ]
-    vocabularies = tuple(
+    sources, targets = (
         _vocabulary([pair[side] for pair in pairs["train"]], words) for side in (0, 1)
     )
-    numbers = [{word: i for i, word in enumerate(known, 1)} for known in vocabularies]
+    ours, theirs = ({w: i for i, w in enumerate(known, 1)} for known in (sources, targets))
     train, validation, test = (
         paired(
-            *([_numbered(pair[side], numbers[side]) for pair in pairs[part]] for side in (0, 1)),
+            [_numbered(sentence, ours) for sentence, _ in pairs[part]],
+            [_numbered(sentence, theirs) for _, sentence in pairs[part]],
             f"{part} sentences of {folder}",
         )
         for part in _PARTS
@@ -101,10 +102,10 @@ def parallel_text(
         train,
         validation,
         test,
-        classes=len(vocabularies[1]) + 1,
-        identity=fingerprint(*(" ".join(known) for known in vocabularies), *tensors),
+        classes=len(targets) + 1,
+        identity=fingerprint(" ".join(sources), " ".join(targets), *tensors),
     )
-    return ParallelText(splits, *vocabularies)
+    return ParallelText(splits, sources, targets)
 
 
 def translation(

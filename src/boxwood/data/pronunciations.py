@@ -60,7 +60,8 @@ def read_pronunciations(path: str | Path) -> dict[str, tuple[tuple[str, ...], ..
             f"Expected a readable dictionary in UTF-8 at {path}, got {type(error).__name__}: "
             f"{error}; give the plain file {_FILE}."
         ) from error
-    known, found = set(PHONEMES), {}
+    known = set(PHONEMES)
+    found: dict[str, dict[tuple[str, ...], None]] = {}
     for number, line in enumerate(lines, 1):
         written = line.partition("#")[0].split()
         if not written:

@@ -56,7 +56,8 @@ class AdditiveAttention(nn.Module):
         """Return a context for every query: [batch, queries, hidden], as the queries are."""
         mixed = torch.tanh(self.query(queries).unsqueeze(2) + memory.keys.unsqueeze(1))
         energies = self.energy(mixed).squeeze(3).masked_fill(~memory.valid.unsqueeze(1), -torch.inf)
-        return energies.softmax(2) @ memory.values
+        contexts: Tensor = energies.softmax(2) @ memory.values
+        return contexts
 
 
 class Seq2Seq(nn.Module):
