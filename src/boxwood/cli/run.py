@@ -11,7 +11,10 @@ from boxwood.core.errors import BoxwoodError
 
 Target = Annotated[str, typer.Argument(help="file.py:function, or a recipe.json.")]
 Data = Annotated[
-    str | None, typer.Option(help="digits, mnist, fashion-mnist, cifar10, or file.py:function.")
+    str | None,
+    typer.Option(
+        help="digits, mnist, fashion-mnist, cifar10, brown, ptb, cmudict, or file.py:function."
+    ),
 ]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="name=value for the function; may be repeated.")

@@ -1,6 +1,7 @@
 """A policy held on a network in anybody's training loop: masks that change as the steps go."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,8 +11,10 @@ from torch.optim import Optimizer
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.policies import Policy
 from boxwood.model.binding import MaskBinding
+from boxwood.model.evidence.calibration import Batches, Calibration, Loss
+from boxwood.model.evidence.gathering import Evidence, gather
 from boxwood.model.prunable import Where, linear_and_conv
-from boxwood.model.scoring import score
+from boxwood.model.scoring import evidence_of, score
 
 
 class SparseTraining:
@@ -25,6 +28,10 @@ class SparseTraining:
         optimizer: any ``torch.optim`` optimizer over its parameters.
         policy: `Gradual`, `LayerByLayer`, `RigL`, `SET` or `Static`, or your own.
         where: which parameters are pruned.
+        loss: with ``batches``, what a criterion's evidence is gathered from at an update, as for
+            `boxwood.prune`; magnitudes need neither.
+        batches: likewise.
+        evidence: returns evidence at hand, such as ``TrackMovement(...).evidence``.
         state: where to go on: what `state_dict` returned, or the masks of a network that is
             sparse already; by default the policy makes the first masks.
 
@@ -54,11 +61,16 @@ class SparseTraining:
         policy: Policy,
         *,
         where: Where = linear_and_conv,
+        loss: Loss | None = None,
+        batches: Batches = (),
+        evidence: Callable[[], Evidence] | None = None,
         state: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.policy = policy
         self.steps, masks = _split(state or {})
         self._weights = where(model)
+        self._seen = Calibration(model, self._weights, batches, loss)
+        self._evidence = evidence
         self._dense: dict[str, Tensor] = {}
         self._handles: list[Any] = []
         if policy.wants_gradients:
@@ -121,7 +133,10 @@ class SparseTraining:
         if not self.policy.due(self.steps):
             return
         masks = self.masks
-        scores = score(self._weights, self.policy.criterion, masks=masks)
+        criterion = self.policy.criterion
+        given = None if self._evidence is None else self._evidence()
+        found = gather(evidence_of(criterion), replace(self._seen, masks=masks), given)
+        scores = score(self._weights, criterion, masks=masks, evidence=found)
         if self.policy.wants_gradients:
             self._check_gradients()
         new = self.policy.update(self.steps, masks, scores, self._dense)

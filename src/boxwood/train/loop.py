@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from boxwood.core import spec
 from boxwood.core.errors import BoxwoodError
-from boxwood.core.examples import Examples
+from boxwood.core.examples import Examples, InBatches
 from boxwood.core.masks import Masks
 from boxwood.core.policies import Policy
 from boxwood.core.seeds import generator_for, seed_for
@@ -56,12 +56,14 @@ class Fit:
         policy: changes the masks while it trains, such as `Gradual`; its steps are counted from
             the beginning of the course.
         where: the parameters that ``policy`` prunes.
+        evidence: how many of the first training examples a criterion of ``policy`` sees at every
+            update, if it asks for more than weights; not with a teacher.
         max_norm: largest Euclidean norm of the weights that enter a unit, kept to after every
             step; None for no limit.
         teacher: whom to learn from, with a ``loss`` such as `Distillation`; see
             `boxwood.recipes.teachers`. The phase that trains hands its answers to `fit_`.
         in_order: the examples are the rows of a text, which a `Reader` reads on from batch to
-            batch, at as many places as a batch has rows; every epoch starts afresh.
+            batch, at as many places as a batch has rows; epochs, and ``first``, start afresh.
 
     Example:
         >>> from boxwood.train.optimizers import SGD
@@ -91,6 +93,7 @@ class Fit:
     max_norm: float | None = spec.field(None, legacy=None)
     teacher: Any = spec.field(None, legacy=None)  # noqa: RUF009 - a field
     in_order: bool = spec.field(False, legacy=False)
+    evidence: int = spec.field(1000, legacy=1000)
 
     def __post_init__(self) -> None:
         given = [length for length in (self.epochs, self.steps) if length is not None]
@@ -261,7 +264,15 @@ def fit_(
         held: MaskBinding | SparseTraining | None = None
         if fit.policy is not None:
             state = state or {**(masks or {}), "steps": torch.tensor(window.first)}
-            held = SparseTraining(model, optimizer, fit.policy, where=fit.where, state=state)
+            held = SparseTraining(
+                model,
+                optimizer,
+                fit.policy,
+                where=fit.where,
+                loss=fit.loss if teach is None else None,
+                batches=InBatches(examples, fit.batch, fit.evidence),
+                state=state,
+            )
         elif masks:
             held = MaskBinding(model, optimizer, masks)
         if held is not None:

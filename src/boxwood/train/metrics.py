@@ -50,7 +50,7 @@ def accuracy(model: nn.Module, examples: Examples, *, batch: int = _BATCH) -> Ac
             put back afterwards.
         examples: with targets int64 [batch, ...]: of images, tokens or pixels; those below zero
             are left out, as torch's cross-entropy leaves out -100.
-        batch: how many at a time; it changes memory, not the result.
+        batch: how many at a time, fewer if they have many targets; it changes memory, not the result.
 
     Raises:
         BoxwoodError: there are no examples.
@@ -107,7 +107,7 @@ def evaluate(
         model: outputs as for `accuracy`.
         examples: likewise.
         loss: a mean over the targets of a batch.
-        batch: how many at a time; it changes memory, and the loss in its last bits.
+        batch: as for `accuracy`; it changes memory, and the loss in its last bits.
 
     Raises:
         BoxwoodError: there are no examples.

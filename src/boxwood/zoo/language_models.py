@@ -86,6 +86,21 @@ class LSTMLanguageModel(nn.Module):
         return scores, {"hidden": hidden.detach(), "cell": cell.detach()}
 
 
+def lstm_language_model(*, words: int, hidden: int, dropout: float = 0.0) -> LSTMLanguageModel:
+    """Build two LSTM layers of any size, its weights drawn as those of the small model.
+
+    Args:
+        words: size of the vocabulary.
+        hidden: units of the embedding and of each layer.
+        dropout: probability, in [0, 1).
+
+    Example:
+        >>> sum(p.numel() for p in lstm_language_model(words=2000, hidden=64).parameters())
+        324560
+    """
+    return LSTMLanguageModel(words=words, hidden=hidden, dropout=dropout)
+
+
 def ptb_small(*, words: int = 10_000) -> LSTMLanguageModel:
     """Build the small model: 200 units, no dropout; 4.65 million parameters.
 

@@ -47,6 +47,9 @@ def layer_rows(network: Network) -> list[dict[str, Any]]:
             return fmean(layer[name] for layer in same)
 
         kept = [layer["kept"] / layer["weights"] for layer in same]
+        # Looking up an embedding multiplies nothing, of which as much is left as of its weights.
+        work = first["multiply_adds"]
+        worked = mean("effective_multiply_adds") / work if work else fmean(kept)
         rows.append({
             "network": network.name,
             "layer": first["name"],
@@ -58,7 +61,7 @@ def layer_rows(network: Network) -> list[dict[str, Any]]:
             "kept_highest": max(kept),
             "multiply_adds": first["multiply_adds"],
             "effective_multiply_adds": mean("effective_multiply_adds"),
-            "multiply_adds_fraction": mean("effective_multiply_adds") / first["multiply_adds"],
+            "multiply_adds_fraction": worked,
             "output_activity": mean("output_activity"),
             "han_flops_kept": mean("han_flops_kept"),
             "keys": network.keys,

@@ -1,0 +1,181 @@
+"""The study of Zhu and Gupta (2017): a large sparse network against a small dense one.
+
+    boxwood run experiments/gradual.py:language_model --set hidden=256 --seeds 3
+
+`run_gradual.py` runs the networks of all sizes, compares those with as many non-zeros or as many
+bytes, and draws the curves. All networks of a study train for the same number of steps.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from boxwood import SGD, Call, Experiment, Fit, Splits
+from boxwood.core.schedules import Linear
+from boxwood.data.brown import brown
+from boxwood.data.idx import fashion_mnist
+from boxwood.model.prunable import Where
+from boxwood.recipes.gradual import Size, at_the_end, dense_training, gradual_pruning
+from boxwood.recipes.gradual_networks import LANGUAGE_MODEL, MOBILENET, language_training
+from boxwood.recipes.phase import Phase, Recipe
+from boxwood.recipes.phases.measure import Measure
+from boxwood.report.statistics import paired_difference
+from boxwood.report.study import Finding, Measurement, by_seed
+from boxwood.train.losses import cross_entropy
+from boxwood.train.optimizers import Drops
+from boxwood.zoo.language_models import lstm_language_model
+from boxwood.zoo.mobilenet import mobilenet_v1
+
+Quality = Callable[[Measurement], float]
+"""What is better when it is larger."""
+
+DENSE, AS, BYTES = "dense", "as", "bytes of"
+LINEAR, ONE_SHOT, LATE = "linear", "one-shot", "late"
+
+LENGTH = 20
+UNITS = (64, 128, 256)
+WIDTHS = (0.25, 0.375, 0.5)
+
+
+@dataclass(frozen=True)
+class Window:
+    """When the sparsity rises, in steps.
+
+    Args:
+        begin: of the rise.
+        end: of the rise.
+        every: steps between updates.
+    """
+
+    begin: int
+    end: int
+    every: int
+
+
+def language_model(
+    hidden: int = UNITS[-1],
+    words: int = 2000,
+    steps: int = 1440,
+    data: Callable[[], Splits] | None = None,
+) -> Experiment:
+    """Train the stacked LSTM on the Brown corpus; the largest is pruned to the size of the others.
+
+    Scaled: 64, 128 and 256 units in the place of 200, 650 and 1500, a vocabulary of 2,000 words,
+    two thirds of an epoch, no dropout (nothing is read twice). The rest is the recipe of the small model: rows of 20
+    words at 20 places, a rate of 1 that is halved five times in the second half, gradients limited to
+    5. Pruning takes place in the first half, at the full rate; ``late`` in the second. Other ``data``
+    have a vocabulary of ``words`` too.
+    """
+    train = language_training(
+        length=LENGTH, clip=5, course=Drops(at=(0.5, 0.6, 0.7, 0.8, 0.9), factor=0.5), steps=steps
+    )
+    early = Window(steps // 12, steps // 2, steps // 24)
+    late = Window(steps // 2, steps // 12 * 11, steps // 24)
+    measure = Measure(loss=cross_entropy)
+    model = _language_model(hidden, words)
+    branches = [(f"{DENSE} {hidden}", dense_training(train=train, measure=measure))]
+    if hidden == UNITS[-1]:
+        size = Size.of(model, LANGUAGE_MODEL)
+        smaller = [(str(units), _language_model(units, words)) for units in UNITS[:-1]]
+        add = _Pruned(train, early, LANGUAGE_MODEL, measure)
+        branches += add.to_size_of(smaller, size)
+        branches.append(("80 %", add(0.8)))
+        least = size.sparsity_at(Size.of(smaller[0][1], LANGUAGE_MODEL).total)
+        branches += [
+            (f"{AS} {smaller[0][0]} {LINEAR}", add(least, shape=Linear)),
+            (f"{AS} {smaller[0][0]} {ONE_SHOT}", add(least, shape=at_the_end)),
+            (f"{AS} {smaller[0][0]} {LATE}", add(least, window=late)),
+        ]
+    return Experiment(
+        model=model,
+        data=data or Call.of(brown, words=words, length=LENGTH),
+        branches=tuple(branches),
+    )
+
+
+def mobilenet(
+    width: float = WIDTHS[-1],
+    steps: int = 400,
+    data: Callable[[], Splits] = fashion_mnist,
+) -> Experiment:
+    """Train MobileNet-v1 on Fashion-MNIST; the widest is pruned to the size of the others.
+
+    Scaled: images of 28 pixels, at most half the width, 400 steps of 64 images. The rate of 0.1
+    falls to a tenth twice, at 70 and 90 % of the steps; pruning is over at 60 %.
+    """
+    train = Fit(
+        steps=steps,
+        batch=64,
+        optimizer=SGD(lr=0.1, momentum=0.9, weight_decay=1e-4),
+        course=Drops(at=(0.7, 0.9)),
+    )
+    window = Window(steps // 10, steps // 10 * 6, steps // 20)
+    model = _mobilenet(width)
+    measure = Measure(loss=cross_entropy)
+    branches = [(f"{DENSE} {width}", dense_training(train=train, measure=measure))]
+    if width == WIDTHS[-1]:
+        add = _Pruned(train, window, MOBILENET, measure)
+        smaller = [(str(each), _mobilenet(each)) for each in WIDTHS[:-1]]
+        branches += add.to_size_of(smaller, Size.of(model, MOBILENET))
+    return Experiment(model=model, data=data, branches=tuple(branches))
+
+
+@dataclass(frozen=True)
+class _Pruned:
+    """Recipes that prune one network while it trains."""
+
+    train: Fit
+    window: Window
+    where: Where
+    measure: Phase
+
+    def __call__(self, sparsity: float, *, window: Window | None = None, **shape: object) -> Recipe:
+        window = window or self.window
+        return gradual_pruning(
+            train=self.train,
+            sparsity=sparsity,
+            begin=window.begin,
+            end=window.end,
+            every=window.every,
+            where=self.where,
+            measure=self.measure,
+            **shape,
+        )
+
+    def to_size_of(
+        self, smaller: Sequence[tuple[str, Callable[..., object]]], size: Size
+    ) -> list[tuple[str, Recipe]]:
+        """Prune to as many non-zeros, and to as many bytes, as each smaller network has."""
+        branches = []
+        for name, model in smaller:
+            total = Size.of(model, self.where).total
+            branches.append((f"{AS} {name}", self(size.sparsity_at(total))))
+            branches.append((f"{BYTES} {name}", self(size.sparsity_at_bytes(4 * total))))
+        return branches
+
+
+def _language_model(hidden: int, words: int) -> Call:
+    return Call.of(lstm_language_model, words=words, hidden=hidden)
+
+
+def _mobilenet(width: float) -> Call:
+    return Call.of(mobilenet_v1, width=width, channels=1, classes=10)
+
+
+def loss(measured: Measurement) -> float:
+    """Mean test loss, in nats a word."""
+    return float(measured.facts["test"]["loss"])
+
+
+def better(
+    measured: Sequence[Measurement], one: str, other: str, quality: Quality, claim: str = ""
+) -> Finding:
+    """Whether one network is better than another, by the paired interval over seeds."""
+    a, b = by_seed(measured, one), by_seed(measured, other)
+    seeds = sorted(a.keys() & b.keys())
+    claim = claim or f"{one!r} is better than {other!r}"
+    if len(seeds) < 2:
+        return Finding(claim, None, f"{len(seeds)} seeds in common")
+    found = paired_difference([quality(a[s]) for s in seeds], [quality(b[s]) for s in seeds])
+    low, high = found.difference.low, found.difference.high
+    held = True if low > 0 else False if high < 0 else None
+    return Finding(claim, held, f"by {found.difference}, {found.wins} of {len(seeds)} seeds")

@@ -1,0 +1,275 @@
+"""Run the studies of gradual pruning, judge them, and draw quality against size.
+
+python experiments/run_gradual.py language_model --seeds 3 --no-controls
+python experiments/run_gradual.py language_model --seeds 3
+python experiments/run_gradual.py mobilenet --seeds 3
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import exp
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from gradual import (
+    AS,
+    BYTES,
+    DENSE,
+    LATE,
+    LINEAR,
+    ONE_SHOT,
+    UNITS,
+    WIDTHS,
+    Quality,
+    better,
+    language_model,
+    loss,
+    mobilenet,
+)
+
+from boxwood import Experiment
+from boxwood.model.prunable import Where
+from boxwood.recipes.gradual import Size
+from boxwood.recipes.gradual_networks import LANGUAGE_MODEL, MOBILENET
+from boxwood.report import statistics
+from boxwood.report.figures import house_style, write_figure
+from boxwood.report.study import Finding, Measurement, by_seed, collect
+from boxwood.runs.provenance import provenance
+from boxwood.runs.runner import jobs_of, run_all
+from boxwood.runs.store import Store
+
+HERE = Path(__file__).parent
+NEAR = 1.03  # times the dense perplexity, of the network at 80 %
+
+
+@dataclass(frozen=True)
+class Study:
+    """The experiments of one study, the smallest network first, and how quality is read off.
+
+    Args:
+        experiments: one for every size of network.
+        sizes: their names.
+        where: what is pruned.
+        quality: better when larger.
+        shown: what the figure shows.
+        measure: its name.
+    """
+
+    experiments: tuple[Experiment, ...]
+    sizes: tuple[str, ...]
+    where: Where
+    quality: Quality
+    shown: Quality
+    measure: str
+
+
+STUDIES = {
+    "language_model": lambda: Study(
+        tuple(language_model(units) for units in UNITS),
+        tuple(map(str, UNITS)),
+        LANGUAGE_MODEL,
+        lambda each: -loss(each),
+        lambda each: exp(loss(each)),
+        "test perplexity",
+    ),
+    "mobilenet": lambda: Study(
+        tuple(mobilenet(width) for width in WIDTHS),
+        tuple(map(str, WIDTHS)),
+        MOBILENET,
+        lambda each: each.test,
+        lambda each: 100 * each.test,
+        "test accuracy [%]",
+    ),
+}
+
+
+def run(name: str, seeds: int, store: Path, *, controls: bool) -> None:
+    """Run one study to its end, seed after seed, and leave its figures beside this file."""
+    torch.set_num_threads(1)
+    study = STUDIES[name]()
+    opened = Store(store)
+    jobs = [
+        job
+        for seed in range(seeds)
+        for each in study.experiments
+        for job in jobs_of(each, [seed])
+        if controls or not any(f" {word} /" in job.name for word in (LINEAR, ONE_SHOT, LATE))
+    ]
+    run_all(jobs, opened)
+    measured = collect(jobs, opened)
+    prunable = Size.of(study.experiments[-1].model, study.where).prunable
+    findings = judge(measured, study)
+    report = {
+        "study": name,
+        "seeds": list(range(seeds)),
+        "findings": [asdict(each) for each in findings],
+        "summary": summary(measured, study, prunable),
+        "machine": provenance(),
+        "runs": [
+            {
+                "name": each.name,
+                "seed": each.seed,
+                "key": each.key,
+                "test": each.facts["test"],
+                "validation": each.facts["validation"],
+                "nonzero": each.facts["nonzero"],
+                **sizes(each, prunable),
+                "epochs": each.epochs,
+                "seconds": round(each.seconds, 1),
+            }
+            for each in measured
+        ],
+    }
+    path = HERE / "results" / f"gradual_{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    picture(measured, study, prunable, f"{name.replace('_', ' ')}, {seeds} seeds", path)
+    for finding in findings:
+        word = {True: "holds", False: "FAILS", None: "undecided"}[finding.held]
+        print(f"{word}: {finding.claim} ({finding.evidence})")
+
+
+def judge(measured: Sequence[Measurement], study: Study) -> list[Finding]:
+    """Hold the networks to the pass rule, and say what the controls did."""
+    names = {each.name for each in measured}
+    found = []
+    for kind, size in ((AS, "non-zeros"), (BYTES, "bytes")):
+        pairs = [(f"{kind} {small}", small) for small in study.sizes[:-1]]
+        singles = [
+            better(
+                measured,
+                sparse,
+                f"{DENSE} {small}",
+                study.quality,
+                f"large and sparse is better than dense {small} at as many {size}",
+            )
+            for sparse, small in pairs
+            if sparse in names
+        ]
+        won = sum(each.held is True for each in singles)
+        claim = f"large and sparse is better at two sizes or more, by {size}"
+        found += [*singles, Finding(claim, won >= 2, f"{won} of {len(singles)}")]
+    largest, least = study.sizes[-1], f"{AS} {study.sizes[0]}"
+    if "test perplexity" in study.measure:
+        found.append(near(measured, f"{DENSE} {largest}"))
+    for control in (LINEAR, ONE_SHOT, LATE):
+        if f"{least} {control}" in names:
+            found.append(
+                better(
+                    measured,
+                    least,
+                    f"{least} {control}",
+                    study.quality,
+                    f"the early cubic rise is better than {control}",
+                )
+            )
+    return found
+
+
+def near(measured: Sequence[Measurement], dense: str) -> Finding:
+    """Whether the network at 80 % is within 3 % of the dense perplexity."""
+    sparse, whole = by_seed(measured, "80 %"), by_seed(measured, dense)
+    ratios = [exp(loss(sparse[s]) - loss(whole[s])) for s in sorted(sparse.keys() & whole.keys())]
+    found = statistics.mean(ratios)
+    held = found.estimate <= NEAR
+    return Finding("large at 80 % is within 3 % of the dense perplexity", held, f"ratio {found}")
+
+
+def sizes(each: Measurement, prunable: int) -> dict[str, int]:
+    """Bytes of a network: dense where nothing is pruned, else with a bit a place, or in CSR."""
+    pruned = each.facts["parameters"] - each.facts["nonzero"]
+    dense = each.facts["dense_bytes"]
+    if not pruned:
+        return {"bit_mask_bytes": dense, "csr_bytes": dense}
+    bits = -(-prunable // 8)
+    return {"bit_mask_bytes": dense - 4 * pruned + bits, "csr_bytes": each.facts["bytes"]}
+
+
+def summary(
+    measured: Sequence[Measurement], study: Study, prunable: int
+) -> dict[str, dict[str, float | str]]:
+    """Mean and interval of every network, with its sizes."""
+    rows: dict[str, dict[str, float | str]] = {}
+    for name in dict.fromkeys(each.name for each in measured):
+        group = list(by_seed(measured, name).values())
+        rows[name] = {
+            study.measure: str(statistics.mean([study.shown(each) for each in group])),
+            "nonzero": round(fmean(each.facts["nonzero"] for each in group)),
+            "parameters": group[0].facts["parameters"],
+            **{
+                size: round(fmean(sizes(each, prunable)[size] for each in group))
+                for size in ("bit_mask_bytes", "csr_bytes")
+            },
+        }
+    return rows
+
+
+def picture(
+    measured: Sequence[Measurement], study: Study, prunable: int, title: str, path: Path
+) -> None:
+    """Draw quality against non-zeros and against bytes; a bar spans the seeds."""
+    curves = {
+        "dense": [f"{DENSE} {size}" for size in study.sizes],
+        "large, sparse": ["80 %", *(f"{k} {s}" for k in (AS, BYTES) for s in study.sizes[:-1])],
+    }
+    axes_of = {
+        "non-zeros": {"": lambda each: each.facts["nonzero"]},
+        "bytes": {
+            "bit mask": lambda each: sizes(each, prunable)["bit_mask_bytes"],
+            "CSR": lambda each: sizes(each, prunable)["csr_bytes"],
+        },
+    }
+    with house_style():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(9.2, 4.0))
+        panels = figure.subplots(1, 2, sharey=True)
+        for axes, (size, forms) in zip(panels, axes_of.items(), strict=True):
+            for position, (curve, names) in enumerate(curves.items()):
+                groups = [list(by_seed(measured, name).values()) for name in names]
+                groups = [group for group in groups if group]
+                for dash, (form, sized) in zip(("-", "--"), forms.items(), strict=False):
+                    if position == 0 and dash != "-":
+                        continue  # a dense network has one size
+                    points = sorted(
+                        (fmean(map(sized, group)), [study.shown(each) for each in group])
+                        for group in groups
+                    )
+                    means = [fmean(values) for _, values in points]
+                    reach = [
+                        [fmean(values) - min(values) for _, values in points],
+                        [max(values) - fmean(values) for _, values in points],
+                    ]
+                    axes.errorbar(
+                        [at for at, _ in points],
+                        means,
+                        yerr=reach,
+                        color=("#0072B2", "#D55E00")[position],
+                        marker=("o", "s")[position],
+                        linestyle=dash,
+                        capsize=2,
+                        label=f"{curve}, {form}" if form and position else curve,
+                    )
+            axes.set_xscale("log")
+            axes.set_xlabel(size)
+            axes.legend()
+        panels[0].set_ylabel(study.measure)
+        figure.suptitle(f"{title}; mean, and range over seeds", x=0.01, horizontalalignment="left")
+        write_figure(figure, path.with_suffix(""))
+
+
+def main() -> None:
+    """Run one study."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=sorted(STUDIES))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--store", type=Path, default=Path("runs/gradual"))
+    parser.add_argument("--controls", action=argparse.BooleanOptionalAction, default=True)
+    run(**vars(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
