@@ -14,7 +14,19 @@ from statistics import fmean, stdev
 from typing import Any
 
 import torch
-from gradual_g2p import DENSE, MEASURES, SIZE, SPARSE, STEPS, judge, large, medium, small
+from gradual_g2p import (
+    AT_80,
+    DENSE,
+    IN_BYTES,
+    MEASURES,
+    SIZE,
+    SPARSE,
+    STEPS,
+    judge,
+    large,
+    medium,
+    small,
+)
 
 from boxwood.recipes.phases.decode import Decode
 from boxwood.recipes.phases.measure import Measure
@@ -32,9 +44,10 @@ def study(seeds: int, steps: int, store: Path) -> None:
     """Run to the end and leave gradual_g2p.json and gradual_g2p.* beside each other."""
     torch.set_num_threads(1)
     opened = Store(store)
-    # Seed by seed, so that what is there when one stops early is comparable.
-    experiments = [of(steps=steps) for of in (large, medium, small)]
+    experiments = [of(steps=steps) for of in (medium, small, large)]
     jobs = [job for seed in range(seeds) for each in experiments for job in jobs_of(each, [seed])]
+    # Equal non-zeros first and seed by seed: what there is when one stops early is comparable.
+    jobs.sort(key=lambda job: job.name.startswith((AT_80, IN_BYTES)))
     run_all(jobs, opened)
     measured = collect(jobs, opened, phases=(Measure, Decode))
     findings = judge(measured)
@@ -91,10 +104,12 @@ def picture(table: Sequence[dict[str, Any]], title: str, path: Path) -> None:
     sparse = [row for row in table if row["name"] in SPARSE]
     columns = {
         "non-zeros [thousands]": (
+            (50, 100, 200, 400, 800),
             ("dense", dense, "nonzero", "o-", "C0"),
             ("large, pruned", sparse, "nonzero", "s--", "C1"),
         ),
         "kilobytes": (
+            (200, 400, 800, 1600, 3200),
             ("dense", dense, "bytes_bit_mask", "o-", "C0"),
             ("large, pruned: bit-mask", sparse, "bytes_bit_mask", "s--", "C1"),
             ("large, pruned: runs of zeros", sparse, "bytes_csr", "^:", "C2"),
@@ -106,7 +121,7 @@ def picture(table: Sequence[dict[str, Any]], title: str, path: Path) -> None:
         figure = Figure(figsize=(9.2, 6.4))
         panels = figure.subplots(2, 2, sharex="col", sharey="row")
         figure.suptitle(title, x=0.01, horizontalalignment="left")
-        for place, (label, curves) in enumerate(columns.items()):
+        for place, (label, (ticks, *curves)) in enumerate(columns.items()):
             for line, (measure, scale, unit) in zip(panels, SHOWN, strict=True):
                 for name, networks, size, look, colour in curves:
                     ordered = sorted(networks, key=lambda row: row[size])
@@ -116,7 +131,8 @@ def picture(table: Sequence[dict[str, Any]], title: str, path: Path) -> None:
                     for at, row in zip(sizes, ordered, strict=True):
                         seeds = [scale * each for each in row[measure].values()]
                         line[place].plot([at] * len(seeds), seeds, ".", color=colour, alpha=0.4)
-                line[place].set_xscale("log")
+                line[place].set_xscale("log", base=2)
+                line[place].set_xticks(ticks, [f"{tick:g}" for tick in ticks])
                 if not place:
                     line[place].set_ylabel(f"{measure} [{unit}]")
             panels[1][place].set_xlabel(label)
