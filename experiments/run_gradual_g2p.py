@@ -40,21 +40,23 @@ RESULTS = Path(__file__).parent / "results"
 SHOWN = (("test loss", 1, "nats a phoneme"), ("phoneme error rate", 100, "%"))
 
 
-def study(seeds: int, steps: int, store: Path) -> None:
-    """Run to the end and leave gradual_g2p.json and gradual_g2p.* beside each other."""
+def study(seeds: int, steps: int, store: Path, *, finished: bool = False) -> None:
+    """Run to the end, or take what is finished, and leave gradual_g2p.json and gradual_g2p.* beside each other."""
     torch.set_num_threads(1)
     opened = Store(store)
     experiments = [of(steps=steps) for of in (medium, small, large)]
     jobs = [job for seed in range(seeds) for each in experiments for job in jobs_of(each, [seed])]
     # Equal non-zeros first and seed by seed: what there is when one stops early is comparable.
     jobs.sort(key=lambda job: job.name.startswith((AT_80, IN_BYTES)))
-    run_all(jobs, opened)
+    if not finished:
+        run_all(jobs, opened)
+    jobs = [job for job in jobs if opened.has(job.chain[-1])]
     measured = collect(jobs, opened, phases=(Measure, Decode))
     findings = judge(measured)
     table = rows(measured)
     report = {
         "steps": steps,
-        "seeds": list(range(seeds)),
+        "seeds": sorted({each.seed for each in measured}),
         "findings": [asdict(each) for each in findings],
         "networks": table,
         "machine": provenance(),
@@ -65,7 +67,7 @@ def study(seeds: int, steps: int, store: Path) -> None:
     }
     path = RESULTS / "gradual_g2p.json"
     path.write_text(json.dumps(report, indent=1) + "\n")
-    picture(table, f"CMUdict, {seeds} seeds, {steps} steps", path.with_suffix(""))
+    picture(table, f"CMUdict, up to {seeds} seeds, {steps} steps", path.with_suffix(""))
     for finding in findings:
         print(finding)
 
@@ -145,6 +147,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--finished", action="store_true", help="run nothing, take what there is")
     parser.add_argument("--store", type=Path, default=Path("runs/gradual_g2p"))
     study(**vars(parser.parse_args()))
 
