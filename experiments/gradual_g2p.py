@@ -142,6 +142,8 @@ def _lower(
 ) -> Finding:
     """Say whether ours are lower by so much, with a paired interval over enough seeds."""
     seeds = sorted(ours.keys() & theirs.keys())
+    if not seeds:
+        return Finding(claim, None, "no seed in common")
     found = paired_difference([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
     low, high = found.difference.low, found.difference.high
     held = None

@@ -77,6 +77,8 @@ def rows(measured: Sequence[Measurement]) -> list[dict[str, Any]]:
     table = []
     for name in (*DENSE, *SPARSE):
         group = by_seed(tuple(measured), name)
+        if not group:
+            continue
         facts = next(iter(group.values())).facts
         dense = facts["nonzero"] == facts["parameters"]
         places = 0 if dense else SIZE.prunable // 8
