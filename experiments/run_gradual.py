@@ -42,6 +42,7 @@ from boxwood.runs.runner import jobs_of, run_all
 from boxwood.runs.store import Store
 
 HERE = Path(__file__).parent
+CONTROLS = (LINEAR, ONE_SHOT, LATE)
 NEAR = 1.03  # times the dense perplexity, of the network at 80 %
 
 
@@ -96,7 +97,7 @@ def run(name: str, seeds: int, store: Path, *, controls: bool) -> None:
         for seed in range(seeds)
         for each in study.experiments
         for job in jobs_of(each, [seed])
-        if controls or not any(f" {word} /" in job.name for word in (LINEAR, ONE_SHOT, LATE))
+        if controls or not any(f" {word} /" in job.name for word in CONTROLS)
     ]
     run_all(jobs, opened)
     measured = collect(jobs, opened)
@@ -149,13 +150,14 @@ def judge(measured: Sequence[Measurement], study: Study) -> list[Finding]:
             for sparse, small in pairs
             if sparse in names
         ]
-        won = sum(each.held is True for each in singles)
+        won, lost = (sum(each.held is word for each in singles) for word in (True, False))
         claim = f"large and sparse is better at two sizes or more, by {size}"
-        found += [*singles, Finding(claim, won >= 2, f"{won} of {len(singles)}")]
+        held = True if won >= 2 else None if len(singles) - lost >= 2 else False
+        found += [*singles, Finding(claim, held, f"{won} of {len(singles)}, {lost} worse")]
     largest, least = study.sizes[-1], f"{AS} {study.sizes[0]}"
-    if "test perplexity" in study.measure:
+    if "80 %" in names:
         found.append(near(measured, f"{DENSE} {largest}"))
-    for control in (LINEAR, ONE_SHOT, LATE):
+    for control in CONTROLS:
         if f"{least} {control}" in names:
             found.append(
                 better(
@@ -213,7 +215,11 @@ def picture(
     """Draw quality against non-zeros and against bytes; a bar spans the seeds."""
     curves = {
         "dense": [f"{DENSE} {size}" for size in study.sizes],
-        "large, sparse": ["80 %", *(f"{k} {s}" for k in (AS, BYTES) for s in study.sizes[:-1])],
+        "large, pruned": [
+            f"{DENSE} {study.sizes[-1]}",
+            "80 %",
+            *(f"{kind} {size}" for kind in (AS, BYTES) for size in study.sizes[:-1]),
+        ],
     }
     axes_of = {
         "non-zeros": {"": lambda each: each.facts["nonzero"]},
@@ -224,6 +230,7 @@ def picture(
     }
     with house_style():
         from matplotlib.figure import Figure
+        from matplotlib.ticker import NullLocator
 
         figure = Figure(figsize=(9.2, 4.0))
         panels = figure.subplots(1, 2, sharey=True)
@@ -253,8 +260,11 @@ def picture(
                         capsize=2,
                         label=f"{curve}, {form}" if form and position else curve,
                     )
+            dense = [fmean(map(sized, by_seed(measured, n).values())) for n in curves["dense"]]
             axes.set_xscale("log")
-            axes.set_xlabel(size)
+            axes.set_xticks(dense, [f"{at:,.0f}" for at in dense])
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.set_xlabel(f"{size}, ticks at the dense networks")
             axes.legend()
         panels[0].set_ylabel(study.measure)
         figure.suptitle(f"{title}; mean, and range over seeds", x=0.01, horizontalalignment="left")

@@ -9,6 +9,7 @@ from torch import nn
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.policies import LayerByLayer
 from boxwood.core.schedules import Cubic, Linear, OneShot
+from boxwood.core.spec import Call
 from boxwood.model.counting import count
 from boxwood.recipes import gradual_networks
 from boxwood.recipes.gradual import (
@@ -23,6 +24,7 @@ from boxwood.train.loop import Fit
 from boxwood.train.optimizers import SGD
 from boxwood.zoo.language_models import LSTMLanguageModel
 from boxwood.zoo.mobilenet import mobilenet_v1
+from boxwood.zoo.torchvision_nets import inception_v3
 
 
 def millions(count: float) -> float:
@@ -52,6 +54,18 @@ def test_mobilenet_has_the_papers_nonzeros(sparsity: float, nonzero: float) -> N
     assert millions(size.total - norms - sparsity * size.prunable) == nonzero
     assert size.rest - norms - 1000 == 45_504  # the first convolution and the depthwise ones
     assert round(45_504 / (size.total - norms), 3) == 0.011
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "nonzero"), [(0, 27.1), (0.5, 13.6), (0.75, 6.8), (0.875, 3.4)]
+)
+def test_inception_has_the_papers_nonzeros(sparsity: float, nonzero: float) -> None:
+    """With the second classifier, and every layer pruned, the table's non-zeros are left."""
+    pytest.importorskip("torchvision")
+    size = Size.of(Call.of(inception_v3, auxiliary=True))
+    assert size.total == 27_161_264
+    assert abs((size.total - sparsity * size.prunable) / 1e6 - nonzero) < 0.07
+    assert Size.of(inception_v3).total == 23_834_568
 
 
 @pytest.mark.parametrize(

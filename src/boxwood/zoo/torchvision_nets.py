@@ -1,4 +1,4 @@
-"""AlexNet and VGG-16 as torchvision builds them, untrained."""
+"""AlexNet, VGG-16 and Inception-v3 as torchvision builds them, untrained."""
 
 from importlib import import_module
 from typing import Any
@@ -51,6 +51,34 @@ def vgg_16(*, classes: int = 1000, dropout: float = 0.5) -> nn.Module:
     arXiv:1506.02626, 2015, section 4.3, has the same weights in every layer.
     """
     net: nn.Module = _models().vgg16(weights=None, num_classes=classes, dropout=dropout)
+    return net
+
+
+def inception_v3(*, classes: int = 1000, auxiliary: bool = False) -> nn.Module:
+    """Build torchvision's Inception-v3: 23,834,568 parameters for 1,000 classes.
+
+    Images have at least 75 pixels, 299 in the paper. Zhu and Gupta prune every layer to the same
+    sparsity: ``linear_and_conv``.
+
+    Args:
+        classes: outputs.
+        auxiliary: with the second classifier on the way, whose outputs come beside the others in
+            training: 27,161,264 parameters, the 27.1 million of Zhu and Gupta.
+
+    Raises:
+        BoxwoodError: torchvision is not installed.
+
+    Example:
+        >>> inception_v3().fc.weight.shape  # doctest: +SKIP
+        torch.Size([1000, 2048])
+
+    Source: C. Szegedy et al., "Rethinking the Inception architecture for computer vision",
+    arXiv:1512.00567, 2015, table 1.
+    Differs from torchvision's: weights are drawn as torch's layers draw them, which is much faster.
+    """
+    net: nn.Module = _models().inception_v3(
+        weights=None, num_classes=classes, aux_logits=auxiliary, init_weights=False
+    )
     return net
 
 
