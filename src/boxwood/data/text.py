@@ -61,11 +61,12 @@ class Corpus:
             >>> data.train.take(torch.tensor([1]))
             (tensor([[0, 1]]), tensor([[1, 2]]))
         """
+        validation, test = (_filled(text, held_out_length) for text in (self.validation, self.test))
         return Splits(
             self.name,
             _rows(self.train, length, f"training text of {self.name}"),
-            _rows(_filled(self.validation, held_out_length), held_out_length, "validation text"),
-            _rows(_filled(self.test, held_out_length), held_out_length, "test text"),
+            _rows(validation, held_out_length, f"validation text of {self.name}"),
+            _rows(test, held_out_length, f"test text of {self.name}"),
             classes=len(self.vocabulary),
             identity=fingerprint(
                 f"rows of {length} and {held_out_length}",

@@ -12,8 +12,8 @@ from boxwood.model.evaluation import evaluating
 from boxwood.train.losses import Loss
 
 _BATCH = 1000
-_TARGETS = 4096
-"""Of a batch of texts; what a network says about one word is as long as its vocabulary."""
+_OUTPUTS = 2**24
+"""Numbers that a network may say about one batch: 64 MiB. About a word it says its vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def accuracy(model: nn.Module, examples: Examples, *, batch: int = _BATCH) -> Ac
             put back afterwards.
         examples: with targets int64 [batch, ...]: of images, tokens or pixels; those below zero
             are left out, as torch's cross-entropy leaves out -100.
-        batch: how many at a time, fewer if they have many targets; it changes memory, not the result.
+        batch: how many at a time, fewer where outputs are large; it changes memory, not the result.
 
     Raises:
         BoxwoodError: there are no examples.
@@ -137,9 +137,10 @@ def _outputs(model: nn.Module, examples: Examples, batch: int) -> Iterator[tuple
     if not total:
         raise BoxwoodError("Expected examples to measure on, got none; give a non-empty split.")
     device = device_of(model)
-    _, target = examples.take(torch.tensor([0]))
-    batch = max(1, min(batch, _TARGETS // max(1, target.numel())))
     with evaluating(model):
+        first, target = examples.take(torch.tensor([0]))
+        if target.numel() > 1:
+            batch = max(1, min(batch, _OUTPUTS // model(first.to(device)).numel()))
         for indices in torch.arange(total).split(batch):
             inputs, targets = examples.take(indices)
             yield model(inputs.to(device)), targets.to(device)
