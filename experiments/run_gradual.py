@@ -87,8 +87,11 @@ STUDIES = {
 }
 
 
-def run(name: str, seeds: int, store: Path, *, controls: bool) -> None:
-    """Run one study to its end, seed after seed, and leave its figures beside this file."""
+def run(name: str, seeds: int, store: Path, *, controls: bool, finished: bool) -> None:
+    """Run one study to its end, seed after seed, and leave its figures beside this file.
+
+    With ``finished`` it runs nothing, and tells of the networks that are in the store.
+    """
     torch.set_num_threads(1)
     study = STUDIES[name]()
     opened = Store(store)
@@ -99,7 +102,10 @@ def run(name: str, seeds: int, store: Path, *, controls: bool) -> None:
         for job in jobs_of(each, [seed])
         if controls or not any(f" {word} /" in job.name for word in CONTROLS)
     ]
-    run_all(jobs, opened)
+    if finished:
+        jobs = [job for job in jobs if opened.has(job.chain[-1])]
+    else:
+        run_all(jobs, opened)
     measured = collect(jobs, opened)
     prunable = Size.of(study.experiments[-1].model, study.where).prunable
     findings = judge(measured, study)
@@ -277,6 +283,7 @@ def main() -> None:
     parser.add_argument("name", choices=sorted(STUDIES))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--store", type=Path, default=Path("runs/gradual"))
+    parser.add_argument("--finished", action="store_true")
     parser.add_argument("--controls", action=argparse.BooleanOptionalAction, default=True)
     run(**vars(parser.parse_args()))
 

@@ -67,13 +67,15 @@ def test_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_catalogue_finds_loaders_by_name() -> None:
     """A name gives the loader itself, and names are sorted."""
     assert named("digits") is digits
-    assert list(CATALOGUE) == ["brown", "cifar10", "digits", "fashion-mnist", "mnist", "ptb"]
+    assert list(CATALOGUE) == [
+        *("brown", "cifar10", "cmudict", "digits", "fashion-mnist", "mnist", "ptb")
+    ]
 
 
 def test_catalogue_lists_its_names() -> None:
     """An unknown name is refused with the names there are."""
     with pytest.raises(
         BoxwoodError,
-        match="data set, got 'imagnet'; use one of brown, cifar10, digits, fashion-mnist",
+        match="data set, got 'imagnet'; use one of brown, cifar10, cmudict, digits",
     ):
         named("imagnet")

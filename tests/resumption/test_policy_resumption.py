@@ -8,6 +8,7 @@ from boxwood.core.policies import Gradual, RigL
 from boxwood.core.schedules import Cubic
 from boxwood.core.spec import Call
 from boxwood.data.digits import digits
+from boxwood.data.pairs import paired
 from boxwood.data.splits import Splits
 from boxwood.data.text import corpus
 from boxwood.recipes.gradual_networks import LANGUAGE_MODEL
@@ -15,6 +16,7 @@ from boxwood.recipes.phase import State, World
 from boxwood.recipes.phases.train import Train
 from boxwood.zoo.language_models import lstm_language_model
 from boxwood.zoo.lenet import lenet_300_100
+from boxwood.zoo.seq2seq import gnmt, outside_attention
 
 GENESIS = Genesis(model=Call.of(lenet_300_100, inputs=64), data=digits, seed=3)
 STEPS = 60
@@ -71,6 +73,36 @@ def test_a_text_stopped_in_a_ramp_is_read_on(stop, stopping):
 
     def world(checkpoints=None):
         return World(genesis=genesis, data=text(), earlier=lambda _: start, checkpoints=checkpoints)
+
+    check_stops(Train(fit=fit), start, world, stopping(stop))
+
+
+def turned_round() -> Splits:
+    """Sequences of 1 to 5 tokens, and the same backwards."""
+    sources = [[1 + i * j % 7 for j in range(1, 2 + i % 5)] for i in range(1, 81)]
+    data = paired(sources, [source[::-1] for source in sources], "toy")
+    return Splits("toy", data, data, data, classes=8, identity="toy")
+
+
+@pytest.mark.parametrize("stop", [29, 30])
+def test_a_writer_of_sequences_stopped_in_a_ramp(stop, stopping):
+    """The attention, dense beside pruned LSTMs, and dropout go on as if nothing had happened."""
+    genesis = Genesis(
+        model=Call.of(gnmt, sources=8, classes=8, hidden=8, layers=3), data=turned_round
+    )
+    fit = Fit(
+        steps=STEPS,
+        batch=60,
+        optimizer=SGD(lr=0.1, momentum=0.9),
+        policy=Gradual(schedule=Cubic(final=0.9, begin=10, end=50), every=10),
+        where=outside_attention,
+    )
+    start = State(genesis.build().state_dict(), {})
+
+    def world(checkpoints=None):
+        return World(
+            genesis=genesis, data=turned_round(), earlier=lambda _: start, checkpoints=checkpoints
+        )
 
     check_stops(Train(fit=fit), start, world, stopping(stop))
 

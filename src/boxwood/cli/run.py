@@ -12,7 +12,9 @@ from boxwood.core.errors import BoxwoodError
 Target = Annotated[str, typer.Argument(help="file.py:function, or a recipe.json.")]
 Data = Annotated[
     str | None,
-    typer.Option(help="digits, mnist, fashion-mnist, cifar10, brown, ptb, or file.py:function."),
+    typer.Option(
+        help="digits, mnist, fashion-mnist, cifar10, brown, ptb, cmudict, or file.py:function."
+    ),
 ]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="name=value for the function; may be repeated.")

@@ -6,6 +6,7 @@ from boxwood.core.errors import BoxwoodError
 from boxwood.data.brown import brown
 from boxwood.data.digits import digits
 from boxwood.data.idx import fashion_mnist, mnist
+from boxwood.data.pronunciations import cmudict
 from boxwood.data.splits import Splits
 from boxwood.data.text import ptb
 from boxwood.data.vision import cifar10
@@ -13,6 +14,7 @@ from boxwood.data.vision import cifar10
 CATALOGUE: dict[str, Callable[[], Splits]] = {
     "brown": brown,
     "cifar10": cifar10,
+    "cmudict": cmudict,
     "digits": digits,
     "fashion-mnist": fashion_mnist,
     "mnist": mnist,
