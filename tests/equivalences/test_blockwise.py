@@ -130,7 +130,7 @@ def test_a_block_that_is_not_called() -> None:
 
 def test_blocks_that_are_no_chain() -> None:
     """What happens between blocks would be lost, so it is refused; and so is another order."""
-    model, ids = decoder()
+    model, _ = decoder()
     between = nn.Sequential(Block(), nn.ReLU(), Block())
     taken = nn.Sequential(*model.layers)
 
@@ -171,7 +171,7 @@ def test_settings_by_place_and_of_each_block_alone() -> None:
         where=lambda model: {"last": model.layers[2].down.weight}, batches=ids,
     )  # fmt: skip
     states = states_before(model, model.layers, ids)
-    assert [settings for settings in states[0][1]] == [((1.0,), {}), ((2.0,), {}), ((3.0,), {})]
+    assert list(states[0][1]) == [((1.0,), {}), ((2.0,), {}), ((3.0,), {})]
 
     def only_last(block: nn.Module, batches: list) -> Reconstruction:
         done = by_criterion(block, batches, sparsity=0.5)

@@ -96,7 +96,10 @@ def turned(model: nn.Module) -> nn.Module:
         for name, child in parent.named_children():
             if type(child).__name__ == "Conv1D":
                 layer = nn.Linear(*child.weight.shape)
-                layer.weight.data, layer.bias.data = child.weight.data.T.contiguous(), child.bias.data
+                layer.weight.data, layer.bias.data = (
+                    child.weight.data.T.contiguous(),
+                    child.bias.data,
+                )
                 setattr(parent, name, layer)
     return model
 
@@ -146,7 +149,11 @@ def test_one_block_in_memory_is_the_whole_model_in_memory(
     assert stored.keys() == masks.keys() == {row.name for row in rows}
     for key, mask in masks.items():
         assert torch.equal(stored[key].T if name == "gpt2" else stored[key], mask)
-        assert int(mask.sum()) == next(row.kept for row in rows if row.name == key) == mask.numel() // 2
+        assert (
+            int(mask.sum())
+            == next(row.kept for row in rows if row.name == key)
+            == mask.numel() // 2
+        )
         if decide == "2:4":
             assert (mask.view(len(mask), -1, 4).sum(2) == 2).all()
     assert torch.equal(loaded(**tokens()[0])[0], model(**tokens()[0])[0])

@@ -85,7 +85,7 @@ def stream_batches(
 def line_batches(
     tokenizer: Any, text: str, *, samples: int = 128, length: int = 256, size: int = 8
 ) -> list[Tokens]:
-    """Take lines of a text as examples of their own: for encoders of sentences.
+    r"""Take lines of a text as examples of their own: for encoders of sentences.
 
     Lines of equally many tokens share a batch, so that nothing is padded and no padding counts.
 
@@ -103,7 +103,7 @@ def line_batches(
         >>> class Letters:
         ...     def __call__(self, lines, **settings):
         ...         return {"input_ids": [[ord(letter) for letter in line] for line in lines]}
-        >>> [batch["input_ids"].shape for batch in line_batches(Letters(), "ab\\nc\\nde", samples=3)]
+        >>> [batch["input_ids"].shape for batch in line_batches(Letters(), "ab\nc\nde", samples=3)]
         [torch.Size([1, 1]), torch.Size([2, 2])]
     """
     _check(samples, length, size)

@@ -135,15 +135,8 @@ def _check(
                 f"Expected patterns that match a linear layer of the blocks, got {pattern!r}, which "
                 f"matches none of {', '.join(names[:8])}; correct the pattern."
             )
-    tensors = [tensor for each in chosen.values() for tensor in each.values()]
-    if not tensors:
+    if not any(chosen.values()):
         raise BoxwoodError("Expected linear layers to prune, got none that are left; skip fewer.")
-    for tensor in tensors:
-        if tensor.entry.dtype not in ("F64", "F32", "F16", "BF16"):
-            raise BoxwoodError(
-                f"Expected weights of 16 bits or more, got {tensor.entry.dtype} for "
-                f"{tensor.name!r}; convert the checkpoint to bfloat16 first, or skip it."
-            )
 
 
 def _report(decide: Call, rows: list[PrunedTensor]) -> str:

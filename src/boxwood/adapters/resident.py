@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from boxwood.core.errors import BoxwoodError
@@ -168,7 +167,14 @@ def open_resident(
     with init_empty_weights(include_buffers=False):
         model = _architecture(config, folder)(config).eval()
         _turn_(model)
-    return Resident(model, checkpoint, _by_name(model, checkpoint), _blocks(model, blocks))
+    stored = _by_name(model, checkpoint)
+    for tensor in stored.values():
+        if tensor.entry.dtype.startswith("F8"):
+            raise BoxwoodError(
+                f"Expected floats of 16 bits or more, got {tensor.entry.dtype} for "
+                f"{tensor.name!r}; convert the checkpoint to bfloat16 first."
+            )
+    return Resident(model, checkpoint, stored, _blocks(model, blocks))
 
 
 def open_config(folder: Path) -> Any:

@@ -47,9 +47,7 @@ def decision(by: str, sparsity: float | None, keep: str | None) -> Call:
     if by == "sparsegpt":
         return Call.of(by_sparse_gpt, sparsity=wanted, grouped=grouped)
     criterion, alone = (magnitude, Elements()) if by == "magnitude" else (wanda, PerRow())
-    return Call.of(
-        by_criterion, sparsity=wanted, criterion=criterion, granularity=grouped or alone
-    )
+    return Call.of(by_criterion, sparsity=wanted, criterion=criterion, granularity=grouped or alone)
 
 
 def prune_blocks(
@@ -90,7 +88,7 @@ def prune_blocks(
     total = {"weights": weights, "kept": kept, "sparsity": 1 - kept / weights}
     cost = {
         "seconds": time.perf_counter() - begin,
-        "peak_memory_bytes": _peak(),
+        "peak_memory_bytes": peak_memory(),
         "calibration_tokens": sum(batch["input_ids"].numel() for batch in batches),
     }
     if as_json:
@@ -124,6 +122,12 @@ def _read(text: Path) -> str:
         raise BoxwoodError(f"Expected UTF-8 text in {text}, got {error}; check it.") from error
 
 
-def _peak() -> int:
+def peak_memory() -> int:
+    """Return the most memory that this process has held, in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage counts what the parent held when it forked
+        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+        if found is not None:
+            return 1024 * int(found[1])
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else 1024 * most

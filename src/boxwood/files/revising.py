@@ -10,9 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from boxwood.core.errors import BoxwoodError
@@ -132,7 +130,9 @@ class Revision:
             )
         file = stored.path.name
         values = weight.cpu().to(_TYPES[stored.entry.dtype]).contiguous()
-        _put(self.folder / file, stored.entry.start, values.flatten().view(torch.uint8).numpy())
+        _put(
+            self.folder / file, stored.entry.start, values.flatten().view(torch.uint8).numpy().data
+        )
         _put(self.folder / FOLDER / file, self.masks[name].start, bits_of(mask.cpu().numpy()))
 
 
@@ -146,7 +146,7 @@ def _blank_masks(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Header:
     return header
 
 
-def _put(path: Path, start: int, data: bytes | NDArray[np.uint8]) -> None:
+def _put(path: Path, start: int, data: bytes | memoryview) -> None:
     with path.open("r+b") as opened:
         opened.seek(start)
         opened.write(data)

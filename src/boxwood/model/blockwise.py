@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from itertools import count
 from typing import Any
 
 import torch
@@ -105,9 +106,9 @@ def through_blocks(
     """
     current = list(states)
     del states  # what a block has read is dropped once it has been read
-    place = 0  # enumerate would hold on to the block
+    places = count()  # enumerate would hold on to the block
     for block in blocks:
-        fed = _Fed(block)
+        fed, place = _Fed(block), next(places)
         done = decide(fed, [((hidden, *settings[place]), None) for hidden, settings in current])
         load_(fed, done.weights)
         with evaluating(block), torch.no_grad():
@@ -115,7 +116,6 @@ def through_blocks(
                 current[batch] = (fed(hidden, *settings[place]), settings)
         yield block, {name.removeprefix("block."): mask for name, mask in done.masks.items()}
         del block, fed, done  # gone before the next one is loaded
-        place += 1
 
 
 def by_criterion(
