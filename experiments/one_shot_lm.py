@@ -13,27 +13,24 @@ import argparse
 import importlib.util
 import json
 import math
-import resource
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from plain_text import bible, brown
+from pruning_runs import METHODS, imports, place, pruned, rows_of, wanted, write_once
 from torch.nn.functional import cross_entropy
 
-from boxwood.core.replacing import replacing, replacing_folder
+from boxwood.core.replacing import replacing_folder
 from boxwood.report.figures import house_style, write_figure
 from boxwood.report.study import Finding
 from boxwood.runs.provenance import provenance
 
 OUT = Path(__file__).parent / "results" / "one_shot_lm.json"
-METHODS = ("magnitude", "wanda", "sparsegpt")
 # The levels that the pass rule is about come first.
 LEVELS = ("0.5", "2:4", "0.6", "0.7", "0.3")
 CONTEXT = 256  # tokens, of samples and of tests
@@ -52,7 +49,7 @@ def main() -> None:
     given.store.mkdir(parents=True, exist_ok=True)
     if not given.report:
         measure(given.store, given.brown)
-    rows = {path.stem: json.loads(path.read_text()) for path in sorted(given.store.glob("*.json"))}
+    rows = rows_of(given.store)
     found = {
         "model": "SmolLM2-135M-Instruct, dequantised from GGUF Q4_1",
         "calibration": {"text": "Brown, training split", "samples": SAMPLES, "length": CONTEXT},
@@ -75,44 +72,13 @@ def measure(store: Path, corpus: Path) -> None:
     calibration = store / "calibration.txt"
     calibration.write_text(brown(corpus, "train"))
     tests = {"brown": brown(corpus, "test"), "mark": bible("Mark")}
-    write_once(store / "dense.json", lambda: {**perplexities(dense, tests), **imports()})
+    score = partial(perplexities, tests=tests)
+    write_once(store / "dense.json", lambda: {**score(dense), **imports()})
     for level in LEVELS:
         for by in METHODS:
-            wanted = ["--keep", level] if ":" in level else ["--sparsity", level]
-            command = ["prune", str(dense), "--by", by, *wanted, "--text", str(calibration)]
+            command = [str(dense), "--by", by, *wanted(level), "--text", str(calibration)]
             command += ["--samples", str(SAMPLES), "--length", str(CONTEXT)]
-            path = store / f"{by} {level}.json".replace(":", " of ")
-            write_once(path, lambda command=command: pruned(command, store / "pruned", tests))
-
-
-def pruned(command: list[str], out: Path, tests: Mapping[str, str]) -> dict[str, Any]:
-    """Prune in a process of its own; what comes out is measured and deleted."""
-    shutil.rmtree(out, ignore_errors=True)
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    call = [sys.executable, "-c", "from boxwood.cli.main import main; main()", *command]
-    done = subprocess.run([*call, "--out", str(out), "--json"], stdout=subprocess.PIPE, check=True)  # noqa: S603
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    said = json.loads(done.stdout)
-    found = {
-        "by": said["by"],
-        "sparsity": said["total"]["sparsity"],
-        "cpu_seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
-        "peak_memory_bytes": said["peak_memory_bytes"],
-        "calibration_tokens": said["calibration_tokens"],
-        **perplexities(out, tests),
-    }
-    shutil.rmtree(out)
-    return found
-
-
-def imports() -> dict[str, int]:
-    """Return the memory that a process takes before it does anything."""
-    code = (
-        "import boxwood.cli.main, boxwood.adapters.pretrained;"
-        "from boxwood.cli.prune_blocks import peak_memory; print(peak_memory())"
-    )
-    said = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)  # noqa: S603
-    return {"imports_memory_bytes": int(said.stdout)}
+            write_once(place(store, by, level), partial(pruned, command, store / "pruned", score))
 
 
 @torch.no_grad()
@@ -151,19 +117,10 @@ def write_dense(folder: Path) -> None:
         ).save_pretrained(new)
 
 
-def write_once(path: Path, make: Any) -> None:
-    """Keep what is measured, whole or not at all."""
-    if not path.exists():
-        content = json.dumps(make(), indent=1)
-        with replacing(path) as new:
-            new.write_text(content)
-        print(path.stem, content, flush=True)
-
-
 def findings(rows: Mapping[str, Any]) -> Iterator[Finding]:
     """The order that the papers find: SparseGPT at most Wanda, and both far below magnitude."""
     for level in LEVELS:
-        found = [rows.get(f"{by} {level}".replace(":", " of ")) for by in METHODS]
+        found = [rows.get(place(Path(), by, level).stem) for by in METHODS]
         if not all(found) or level == "0.3":
             continue
         for text in TOKENS:

@@ -16,7 +16,7 @@ from boxwood.core.granularity import NofM, PerRow
 from boxwood.model.blockwise import by_criterion, by_sparse_gpt, states_before, through_blocks
 from boxwood.model.oneshot import project_, prune
 from boxwood.model.prunable import linear
-from boxwood.model.reconstruct import Reconstruction, prune_and_reconstruct
+from boxwood.model.reconstruct import Reconstruction, load_, prune_and_reconstruct
 
 
 class Block(nn.Module):
@@ -210,3 +210,29 @@ def test_a_language_model() -> None:
             after = model.model(ids, use_cache=False).last_hidden_state
         assert after.isfinite().all()
         assert not torch.equal(dense, after)
+
+
+def test_layers_that_share_an_input_are_solved_from_one_pass() -> None:
+    """Weights and masks are those of a pass for every layer, one layer after the other."""
+
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down, self.gate = nn.Linear(8, 12), nn.Linear(12, 8), nn.Linear(8, 12)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.down(torch.relu(self.gate(x)) * self.up(x))
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, batches = Gated().double(), [torch.randn(20, 8).double() for _ in range(2)]
+    together = prune_and_reconstruct(model, 0.5, batches)
+    # The order in which they run, not the one in which they stand in the module.
+    assert list(together.masks) == ["up.weight", "gate.weight", "down.weight"]
+    for name, mask in together.masks.items():
+        alone = prune_and_reconstruct(
+            model, 0.5, batches, where=lambda model, name=name: {name: model.get_parameter(name)}
+        )
+        assert torch.equal(alone.masks[name], mask)
+        assert torch.equal(alone.weights[name], together.weights[name])
+        load_(model, alone.weights)

@@ -8,22 +8,27 @@ import torch
 from torch import nn
 
 from boxwood.core.allocation import uniform
+from boxwood.core.allocation_by_layer import OutlierWeighed
 from boxwood.core.criteria import magnitude, wanda
+from boxwood.core.errors import BoxwoodError
 from boxwood.core.granularity import Elements, Granularity, NofM, PerRow
 from boxwood.core.spec import Call
 from boxwood.files.mask_files import load_masks
 from boxwood.model.blockwise import by_criterion, by_sparse_gpt
+from boxwood.model.evidence.activations import input_norm
+from boxwood.model.evidence.calibration import Calibration
 from boxwood.model.oneshot import project_, prune
 from boxwood.model.reconstruct import load_, prune_and_reconstruct
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
+from boxwood.adapters.outliers import outlier_sparsities  # noqa: E402
 from boxwood.adapters.pretrained import prune_pretrained  # noqa: E402
 from boxwood.adapters.resident import open_resident  # noqa: E402
 
-WANDA = Call.of(by_criterion, sparsity=0.5)
-SPARSE_GPT = Call.of(by_sparse_gpt, sparsity=0.5)
+WANDA = Call.of(by_criterion)
+SPARSE_GPT = Call.of(by_sparse_gpt)
 
 
 def llama(**more: object) -> object:
@@ -137,10 +142,10 @@ def test_one_block_in_memory_is_the_whole_model_in_memory(
     saved(name, tmp_path / "dense")
     how = {
         "wanda": WANDA,
-        "2:4": Call.of(by_criterion, sparsity=0.5, granularity=NofM(2, 4)),
+        "2:4": Call.of(by_criterion, granularity=NofM(2, 4)),
         "sparsegpt": SPARSE_GPT,
     }[decide]
-    rows = prune_pretrained(tmp_path / "dense", tmp_path / "out", how, batches=tokens())
+    rows = prune_pretrained(tmp_path / "dense", tmp_path / "out", 0.5, decide=how, batches=tokens())
     model, masks = whole(name, decide)
     loaded = type(model).from_pretrained(tmp_path / "out").eval()
     found = turned(loaded).state_dict()
@@ -164,8 +169,8 @@ def test_what_is_kept_keeps_its_bits(dtype: torch.dtype, tmp_path: Path) -> None
     """Weights in 16 bits are pruned in float32 and stored as they were, but for the zeros."""
     model = built("llama").to(dtype)
     model.save_pretrained(tmp_path / "dense")
-    how = Call.of(by_criterion, sparsity=0.3, criterion=magnitude, granularity=Elements())
-    prune_pretrained(tmp_path / "dense", tmp_path / "out", how)
+    how = Call.of(by_criterion, criterion=magnitude, granularity=Elements())
+    prune_pretrained(tmp_path / "dense", tmp_path / "out", 0.3, decide=how)
     after = type(model).from_pretrained(tmp_path / "out", dtype=dtype).state_dict()
     masks = load_masks(tmp_path / "out")
     for name, before in model.state_dict().items():
@@ -183,7 +188,7 @@ def test_sharded_is_unsharded(tmp_path: Path) -> None:
     assert len(shards) > 4
     for name in ("one", "many"):
         prune_pretrained(
-            tmp_path / name, tmp_path / f"{name}-out", SPARSE_GPT, batches=tokens(),
+            tmp_path / name, tmp_path / f"{name}-out", 0.5, decide=SPARSE_GPT, batches=tokens(),
             skip=("*.o_proj.weight",),
         )  # fmt: skip
     masks = [load_masks(tmp_path / f"{name}-out") for name in ("one", "many")]
@@ -204,7 +209,7 @@ def test_a_bare_model_and_one_with_a_head_share_their_files(tmp_path: Path) -> N
     text["architectures"] = ["GPT2LMHeadModel"]
     (tmp_path / "bare" / "config.json").write_text(json.dumps(text))
     for name in ("dense", "bare"):
-        prune_pretrained(tmp_path / name, tmp_path / f"{name}-out", WANDA, batches=tokens())
+        prune_pretrained(tmp_path / name, tmp_path / f"{name}-out", 0.5, batches=tokens())
     load = transformers.AutoModelForCausalLM.from_pretrained
     one, other = (load(tmp_path / f"{name}-out").state_dict() for name in ("dense", "bare"))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
@@ -229,3 +234,35 @@ def test_one_block_is_in_memory(tmp_path: Path) -> None:
         assert there() == count
         del block
     assert there() == 0
+
+
+def test_blocks_with_more_outliers_stay_denser(tmp_path: Path) -> None:
+    """Shares are those of the dense model's Wanda scores; the total is what was asked for."""
+    model = built("llama")
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[:2] *= 50
+    model.save_pretrained(tmp_path / "dense")
+    weighed = OutlierWeighed(spread=0.2)
+    found = outlier_sparsities(tmp_path / "dense", 0.5, tokens(), weighed=weighed)
+    shares = []
+    model.config.use_cache = False
+    for names in names_by_block(model):
+        weights = {name: model.get_parameter(name) for name in names}
+        norms = input_norm(Calibration(model, weights, tokens()))
+        flat = torch.cat([(weights[n].abs() * norms[n]).flatten() for n in names]).double()
+        shares.append(float((flat > 5 * flat.mean()).double().mean()))
+    low, high = min(shares), max(shares)
+    scaled = [(share - low) / (high - low) for share in shares]
+    wanted = [0.5 - 0.4 * (each - sum(scaled) / 3) for each in scaled]
+    assert list(found) == [f"model.layers.{place}" for place in range(3)]
+    assert list(found.values()) == pytest.approx(wanted)
+    assert sum(found.values()) / 3 == pytest.approx(0.5)
+    assert min(found, key=found.get) == "model.layers.1"
+    rows = prune_pretrained(tmp_path / "dense", tmp_path / "out", found, batches=tokens())
+    for row in rows:
+        assert row.kept == round(
+            (1 - found[row.name.rpartition(".self")[0] or row.name.rpartition(".mlp")[0]])
+            * row.weights
+        )
+    with pytest.raises(BoxwoodError, match=r"sparsity for each of the blocks model.layers.0"):
+        prune_pretrained(tmp_path / "dense", tmp_path / "other", {"model.layers.0": 0.5})

@@ -28,7 +28,7 @@ SIZES = {
     "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2,
     "vocab_size": 30, "max_position_embeddings": 16,
 }  # fmt: skip
-HALF = Call.of(by_criterion, sparsity=0.5, criterion=magnitude)
+SIZE = Call.of(by_criterion, criterion=magnitude)
 
 
 @pytest.fixture
@@ -79,17 +79,17 @@ def test_a_folder_that_is_no_pretrained_model(
     """The thing at fault is named, and no folder is left behind."""
     spoil(llama)
     with pytest.raises(BoxwoodError, match=words):
-        prune_pretrained(llama, tmp_path / "out", HALF)
+        prune_pretrained(llama, tmp_path / "out", 0.5, decide=SIZE)
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"decide": Call.of(by_criterion, sparsity=0.5)}, "batches to gather evidence from, got none"),
-        ({"decide": Call.of(by_sparse_gpt, sparsity=0.5)}, "batches to gather evidence from, got none"),
-        ({"decide": Call.of(by_criterion, sparsity=1.5, criterion=magnitude)}, "[Ss]parsity"),
-        ({"decide": Call.of(by_criterion, sparsity=0.4, criterion=magnitude, granularity=NofM(2, 4))}, "2:4"),
+        ({"decide": Call.of(by_criterion)}, "batches to gather evidence from, got none"),
+        ({"decide": Call.of(by_sparse_gpt)}, "batches to gather evidence from, got none"),
+        ({"sparsity": 1.5}, r"Expected sparsity in \[0, 1\)"),
+        ({"sparsity": 0.4, "decide": Call.of(by_criterion, criterion=magnitude, granularity=NofM(2, 4))}, "a sparsity of 0.5 with 2:4"),
         ({"skip": ("*.nothing",)}, "match a linear layer of the blocks, got '..nothing'"),
         ({"skip": ("*",)}, "got none that are left"),
         ({"blocks": "model.leaves"}, "one list of blocks in LlamaForCausalLM, got none"),
@@ -100,7 +100,7 @@ def test_settings_that_do_not_fit(
 ) -> None:
     """They are refused before a folder has its name."""
     with pytest.raises(BoxwoodError, match=words):
-        prune_pretrained(llama, tmp_path / "out", **{"decide": HALF} | settings)
+        prune_pretrained(llama, tmp_path / "out", **{"sparsity": 0.5, "decide": SIZE} | settings)
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]
 
 
@@ -133,7 +133,7 @@ def test_eight_bit_floats_are_refused(llama: Path, tmp_path: Path) -> None:
     tensors[name] = tensors[name].to(torch.float8_e4m3fn)
     save_file(tensors, llama / "model.safetensors", {"format": "pt"})
     with pytest.raises(BoxwoodError, match=r"16 bits or more, got F8_E4M3 for 'model.layers.1"):
-        prune_pretrained(llama, tmp_path / "out", HALF)
+        prune_pretrained(llama, tmp_path / "out", 0.5, decide=SIZE)
 
 
 def command(*arguments: object) -> object:
@@ -161,6 +161,13 @@ def test_the_command(llama: Path, tmp_path: Path) -> None:
         assert report["tensors"] == said["tensors"]
         transformers.AutoModelForCausalLM.from_pretrained(out)
         transformers.AutoTokenizer.from_pretrained(out)
+    done = command(
+        "prune", llama, "--by", "magnitude", "--sparsity", 0.7, "--owl", *text,
+        "--out", tmp_path / "owl", "--json",
+    )  # fmt: skip
+    said = json.loads(done.stdout)
+    assert said["total"]["sparsity"] == pytest.approx(0.7, abs=0.005)
+    assert len({round(row["kept"] / row["weights"], 2) for row in said["tensors"]}) == 2
     by_line = ("--text", tmp_path / "text.txt", "--samples", 2, "--lines", "--json")
     done = command("prune", llama, "--by", "wanda", "--sparsity", 0.5, *by_line, "--out", tmp_path / "b")  # fmt: skip
     assert json.loads(done.stdout)["calibration_tokens"] == 32
@@ -178,6 +185,8 @@ def test_the_command(llama: Path, tmp_path: Path) -> None:
         (["--by", "magnitude", "--sparsity", "0.5", "--per-tensor"], "no --where and no --per-tensor with --by"),
         (["--by", "wanda", "--sparsity", "0.5", "--text", "gone"], "Expected UTF-8 text in gone"),
         (["--keep", "2:4"], "only with --by"),
+        (["--by", "wanda", "--keep", "2:4", "--owl"], "Expected no --owl with --keep 2:4"),
+        (["--by", "magnitude", "--sparsity", "0.5", "--owl"], "calibration text for --owl, got none"),
         ([], "Expected --sparsity, and"),
         (["--sparsity", "0.5", "--text", "text.txt"], "only with --by"),
     ],
@@ -206,8 +215,7 @@ def test_a_chosen_list_of_blocks(tmp_path: Path) -> None:
     ids = torch.randint(3, 29, (2, 6))
     batch = {"input_ids": ids, "pixel_values": torch.randn(2, 3, 8, 8)}
     rows = prune_pretrained(
-        tmp_path / "clip", tmp_path / "out", Call.of(by_criterion, sparsity=0.5),
-        batches=[batch], blocks="vision_model.encoder.layers",
+        tmp_path / "clip", tmp_path / "out", 0.5, batches=[batch], blocks="vision_model.encoder.layers",
     )  # fmt: skip
     assert len(rows) == 12
     assert all(row.name.startswith("vision_model.encoder.layers.") for row in rows)

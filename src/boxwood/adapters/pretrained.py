@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import asdict
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -11,12 +12,13 @@ from torch import nn
 from boxwood.adapters.resident import Resident, open_resident
 from boxwood.core import spec
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.schedules import check_sparsity
 from boxwood.core.spec import Call
 from boxwood.files.checkpoint import StoredTensor
 from boxwood.files.limits import TYPES
 from boxwood.files.revising import revised_copy
 from boxwood.files.streaming import REPORT, PrunedTensor
-from boxwood.model.blockwise import State, states_before, through_blocks
+from boxwood.model.blockwise import State, by_criterion, states_before, through_blocks
 from boxwood.model.evidence.calibration import Batches
 from boxwood.model.reconstruct import Reconstruction
 
@@ -27,8 +29,9 @@ Watch = Callable[[int, int], None]
 def prune_pretrained(
     source: Path,
     out: Path,
-    decide: Call,
+    sparsity: float | Mapping[str, float],
     *,
+    decide: Call = Call.of(by_criterion),  # noqa: B008 - frozen
     batches: Batches = (),
     skip: tuple[str, ...] = (),
     blocks: str | None = None,
@@ -46,7 +49,9 @@ def prune_pretrained(
     Args:
         source: a folder with config.json and safetensors files, as ``save_pretrained`` writes it.
         out: a folder that is new or empty; it appears once it is complete.
-        decide: ``Call.of(by_criterion, sparsity=0.5)``, or `by_sparse_gpt`, with their settings.
+        sparsity: fraction of zeros of every linear layer, in [0, 1); or of those of each block, by
+            its dotted name, as `boxwood.adapters.outliers.outlier_sparsities` gives.
+        decide: `by_criterion`, by default of Wanda, or `by_sparse_gpt`, with their settings.
         batches: what the model is called with, such as ``{"input_ids": ids}``; none for a criterion
             that looks at weights alone. See `boxwood.adapters.calibration_text.token_batches`.
         skip: patterns of names to leave alone, as in a shell: ``"*.k_proj.weight"``.
@@ -64,22 +69,25 @@ def prune_pretrained(
     Example:
         >>> from boxwood.core.criteria import magnitude
         >>> from boxwood.model.blockwise import by_criterion
-        >>> half = Call.of(by_criterion, sparsity=0.5, criterion=magnitude)
-        >>> rows = prune_pretrained(Path("llama"), Path("half"), half)  # doctest: +SKIP
+        >>> how = Call.of(by_criterion, criterion=magnitude)
+        >>> rows = prune_pretrained(Path("llama"), Path("half"), 0.5, decide=how)  # doctest: +SKIP
 
     Source: Sun, Liu, Bair and Kolter (2024); Frantar and Alistarh (2023), section 4.
     """
     opened = open_resident(source, blocks=blocks, follow_links=follow_links)
     chosen = {name: _left(name, opened.weights(name), skip) for name in opened.blocks}
-    _check(opened, chosen, skip)
+    _check(opened, chosen, skip, sparsity)
     masked = {tensor.name: tensor for each in chosen.values() for tensor in each.values()}
     names = {opened.model.get_submodule(name): name for name in opened.blocks}
 
     def decide_chosen(fed: nn.Module, seen: Batches) -> Reconstruction:
-        mine = chosen[names[fed.get_submodule("block")]]
+        name = names[fed.get_submodule("block")]
+        mine = chosen[name]
         if not mine:
             return Reconstruction({}, {})
-        done = decide(fed, seen, where=lambda _: {n: fed.get_parameter(n) for n in _fed(mine)})
+        wanted = sparsity[name] if isinstance(sparsity, Mapping) else sparsity
+        where = partial(_parameters, names=tuple(_fed(mine)))
+        done = decide(fed, seen, sparsity=wanted, where=where)
         # What comes next sees the weights as they are stored.
         types = {name: TYPES[tensor.entry.dtype] for name, tensor in _fed(mine).items()}
         weights = {n: w.to(types[n]).to(w.dtype) for n, w in done.weights.items()}
@@ -87,7 +95,7 @@ def prune_pretrained(
 
     rows = []
     with revised_copy(source, opened.checkpoint, out, masked, follow_links=follow_links) as files:
-        pruned = through_blocks(opened.resident(), _states(opened, batches), decide_chosen)
+        pruned = through_blocks(opened.resident(), states_of(opened, batches), decide_chosen)
         watch(0, len(names))
         for done, (block, masks) in enumerate(pruned, start=1):
             for name, mask in masks.items():
@@ -97,17 +105,26 @@ def prune_pretrained(
                 rows.append(PrunedTensor(stored.name, mask.numel(), int(mask.sum()), None))
             del block
             watch(done, len(names))
-        (files.folder / REPORT).write_text(_report(decide, rows))
+        (files.folder / REPORT).write_text(_report(sparsity, decide, rows))
     return tuple(rows)
 
 
-def _states(opened: Resident, batches: Batches) -> Iterator[State]:
-    """Read the batches up to the first block; an iterator, so that nobody else holds them."""
+def states_of(opened: Resident, batches: Batches) -> Iterator[State]:
+    """Read the batches up to the first block; an iterator, so that nobody else holds them.
+
+    Example:
+        >>> from boxwood.adapters.resident import open_resident
+        >>> states = states_of(open_resident(Path("llama")), batches)  # doctest: +SKIP
+    """
     if isinstance(batches, Sized) and not len(batches):
         return iter(())
     with opened.loading_when_called() as model:
         blocks = [model.get_submodule(name) for name in opened.blocks]
         return iter(states_before(model, blocks, batches))
+
+
+def _parameters(module: nn.Module, names: tuple[str, ...]) -> dict[str, nn.Parameter]:
+    return {name: module.get_parameter(name) for name in names}
 
 
 def _left(
@@ -126,8 +143,18 @@ def _fed(names: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
 
 
 def _check(
-    opened: Resident, chosen: Mapping[str, Mapping[str, StoredTensor]], skip: tuple[str, ...]
+    opened: Resident,
+    chosen: Mapping[str, Mapping[str, StoredTensor]],
+    skip: tuple[str, ...],
+    sparsity: float | Mapping[str, float],
 ) -> None:
+    for wanted in sparsity.values() if isinstance(sparsity, Mapping) else (sparsity,):
+        check_sparsity(wanted)
+    if isinstance(sparsity, Mapping) and sparsity.keys() != chosen.keys():
+        raise BoxwoodError(
+            f"Expected a sparsity for each of the blocks {', '.join(chosen)}, got "
+            f"{', '.join(sparsity)}; measure them on this model."
+        )
     names = [f"{block}.{name}" for block in opened.blocks for name in opened.weights(block)]
     for pattern in skip:
         if not any(fnmatchcase(name, pattern) for name in names):
@@ -139,10 +166,11 @@ def _check(
         raise BoxwoodError("Expected linear layers to prune, got none that are left; skip fewer.")
 
 
-def _report(decide: Call, rows: list[PrunedTensor]) -> str:
+def _report(sparsity: float | Mapping[str, float], decide: Call, rows: list[PrunedTensor]) -> str:
     report = {
         "format": "boxwood pruning",
         "version": 1,
+        "sparsity": sparsity,
         "by": spec.encode(decide),
         "tensors": [asdict(row) for row in rows],
     }

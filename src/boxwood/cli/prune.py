@@ -40,8 +40,11 @@ def prune(
     ] = None,
     keep: Annotated[
         str | None,
-        typer.Option(help="With --by, n:m: keep n of every m consecutive inputs, as 2:4."),
+        typer.Option(help="With --by: as 2:4, keep 2 of every 4 consecutive inputs."),
     ] = None,
+    owl: Annotated[
+        bool, typer.Option("--owl", help="With --by: keep more in blocks with more outliers.")
+    ] = False,
     text: Annotated[
         Path | None, typer.Option(help="Calibration text, for --by wanda and sparsegpt.")
     ] = None,
@@ -91,14 +94,25 @@ def prune(
                 "Expected no --where and no --per-tensor with --by, which gives every linear layer "
                 "of the blocks the same sparsity, got one; leave layers out with --skip."
             )
-        decide = decision(by, sparsity, keep)
-        if text is None and by != "magnitude":
-            raise BoxwoodError(f"Expected calibration text for {by}, got none; give --text FILE.")
+        wanted, decide = decision(by, sparsity, keep)
+        if owl and keep is not None:
+            raise BoxwoodError(
+                f"Expected no --owl with --keep {keep}, which gives every block the same sparsity, "
+                f"got both; leave one out."
+            )
+        needed = by != "magnitude" or owl
+        if needed and text is None:
+            raise BoxwoodError(
+                f"Expected calibration text for {'--owl' if owl else by}, got none; give --text "
+                f"FILE."
+            )
         prune_blocks(
             checkpoint,
             out,
+            wanted,
             decide,
-            text=None if by == "magnitude" else text,
+            outliers=owl,
+            text=text if needed else None,
             lines=lines,
             samples=samples,
             length=length,
@@ -108,10 +122,10 @@ def prune(
             as_json=as_json,
         )
         return
-    if sparsity is None or keep or text or lines or blocks:
+    if sparsity is None or keep or owl or text or lines or blocks:
         raise BoxwoodError(
-            "Expected --sparsity, and --keep, --text, --lines and --blocks only with --by, got "
-            "otherwise; add --by magnitude, wanda or sparsegpt for a pretrained transformer."
+            "Expected --sparsity, and --keep, --owl, --text, --lines and --blocks only with --by, "
+            "got otherwise; add --by magnitude, wanda or sparsegpt for a pretrained transformer."
         )
     chosen = Matching(tuple(where or ()), tuple(skip or ()))
     opened = open_checkpoint(checkpoint, follow_links=follow_links)

@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -20,7 +21,7 @@ from boxwood.model.blockwise import by_criterion, by_sparse_gpt
 METHODS = ("magnitude", "wanda", "sparsegpt")
 
 
-def decision(by: str, sparsity: float | None, keep: str | None) -> Call:
+def decision(by: str, sparsity: float | None, keep: str | None) -> tuple[float, Call]:
     """Say how a block is pruned, in the words of the command line.
 
     Args:
@@ -32,29 +33,32 @@ def decision(by: str, sparsity: float | None, keep: str | None) -> Call:
         BoxwoodError: another method, both of them or neither, or no ``n:m``.
 
     Example:
-        >>> decision("sparsegpt", None, "2:4").settings
-        (('grouped', NofM(n=2, m=4)), ('sparsity', 0.5))
+        >>> sparsity, how = decision("sparsegpt", None, "2:4")
+        >>> sparsity, how.settings
+        (0.5, (('grouped', NofM(n=2, m=4)),))
     """
     if by not in METHODS:
         raise BoxwoodError(f"Expected --by {', '.join(METHODS)}, got {by!r}; choose one.")
     grouped = None if keep is None else _grouped(keep)
-    if (sparsity is None) == (grouped is None):
+    wanted = sparsity if grouped is None else 1 - grouped.n / grouped.m
+    if wanted is None or (sparsity is None) == (grouped is None):
         raise BoxwoodError(
             "Expected either --sparsity or --keep, got both or neither; --keep n:m is a sparsity of "
             "1 - n/m."
         )
-    wanted = 1 - grouped.n / grouped.m if grouped is not None else sparsity
     if by == "sparsegpt":
-        return Call.of(by_sparse_gpt, sparsity=wanted, grouped=grouped)
+        return wanted, Call.of(by_sparse_gpt, grouped=grouped)
     criterion, alone = (magnitude, Elements()) if by == "magnitude" else (wanda, PerRow())
-    return Call.of(by_criterion, sparsity=wanted, criterion=criterion, granularity=grouped or alone)
+    return wanted, Call.of(by_criterion, criterion=criterion, granularity=grouped or alone)
 
 
 def prune_blocks(
     folder: Path,
     out: Path,
+    sparsity: float,
     decide: Call,
     *,
+    outliers: bool,
     text: Path | None,
     lines: bool,
     samples: int,
@@ -67,22 +71,23 @@ def prune_blocks(
     """Prune, and print what was kept, how long it took and how much memory."""
     # Only here: transformers takes seconds to import.
     from boxwood.adapters.calibration_text import Tokens, batches_for
+    from boxwood.adapters.outliers import outlier_sparsities
     from boxwood.adapters.pretrained import prune_pretrained
 
     begin = time.perf_counter()
     batches: list[Tokens] = []
     if text is not None:
         batches = batches_for(folder, _read(text), lines=lines, samples=samples, length=length)
+    wanted: float | dict[str, float] = sparsity
+    where: dict[str, Any] = {"blocks": blocks, "follow_links": follow_links}
+    if outliers:
+        with bar("outliers", quiet=as_json) as watch:
+            told = where if watch is None else {**where, "watch": watch}
+            wanted = outlier_sparsities(folder, sparsity, batches, **told)
     with bar("blocks", quiet=as_json) as watch:
+        told = where if watch is None else {**where, "watch": watch}
         rows = prune_pretrained(
-            folder,
-            out,
-            decide,
-            batches=batches,
-            skip=skip,
-            blocks=blocks,
-            follow_links=follow_links,
-            **({} if watch is None else {"watch": watch}),
+            folder, out, wanted, decide=decide, batches=batches, skip=skip, **told
         )
     weights, kept = sum(row.weights for row in rows), sum(row.kept for row in rows)
     total = {"weights": weights, "kept": kept, "sparsity": 1 - kept / weights}
