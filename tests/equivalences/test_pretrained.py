@@ -180,6 +180,22 @@ def test_what_is_kept_keeps_its_bits(dtype: torch.dtype, tmp_path: Path) -> None
         assert name not in masks or kept.min() >= before[~mask].abs().max()
 
 
+def test_what_comes_next_sees_weights_as_they_are_stored(tmp_path: Path) -> None:
+    """Adjusted weights are rounded to the stored type before the next block is pruned on them."""
+    built("llama").to(torch.bfloat16).save_pretrained(tmp_path / "dense")
+    prune_pretrained(tmp_path / "dense", tmp_path / "out", 0.5, decide=SPARSE_GPT, batches=tokens())
+    load = transformers.AutoModelForCausalLM.from_pretrained
+    model = load(tmp_path / "dense", dtype=torch.float32, use_cache=False).eval()
+    for names in names_by_block(model):
+        done = prune_and_reconstruct(
+            model, 0.5, tokens(),
+            where=lambda module, names=names: {name: module.get_parameter(name) for name in names},
+        )  # fmt: skip
+        load_(model, {name: w.bfloat16().float() for name, w in done.weights.items()})
+    found = load(tmp_path / "out", dtype=torch.bfloat16).state_dict()
+    assert all(torch.equal(found[n].float(), value) for n, value in model.state_dict().items())
+
+
 def test_sharded_is_unsharded(tmp_path: Path) -> None:
     """However the files are cut, the tensors and masks are the same, and so is every shard's cut."""
     saved("llama", tmp_path / "one")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
@@ -35,9 +35,12 @@ def checkpoint(folder: Path, shards: int = 2) -> dict[str, torch.Tensor]:
     (folder / "m.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
     (folder / "config.json").write_text("{}")
     (folder / "run.py").write_text("print()")
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text("{}")
     return tensors
 
 
+@settings(max_examples=25)
 @given(chosen=st.sets(st.sampled_from(range(4)), min_size=1), shards=st.integers(1, 3), seed=st.integers(0, 99))  # fmt: skip
 def test_new_where_written_and_old_everywhere_else(
     chosen: set[int], shards: int, seed: int, tmp_path_factory: pytest.TempPathFactory
@@ -51,12 +54,12 @@ def test_new_where_written_and_old_everywhere_else(
     opened = open_checkpoint(at / "in")
     stored = {tensor.name: tensor for tensor in opened.tensors()}
     assert all(torch.equal(read_tensor(stored[name]), value) for name, value in before.items())
-    untouched = {path.name: path.read_bytes() for path in (at / "in").iterdir()}
+    untouched = {path.name: path.read_bytes() for path in (at / "in").glob("*.*")}
     with revised_copy(at / "in", opened, at / "out", {n: stored[n] for n in masks}) as copy:
         for name, mask in masks.items():
             copy.revise(name, before[name].double().masked_fill(~mask, 0), mask)
         assert not (at / "out").exists()
-    assert untouched == {path.name: path.read_bytes() for path in (at / "in").iterdir()}
+    assert untouched == {path.name: path.read_bytes() for path in (at / "in").glob("*.*")}
     after = {}
     for shard in range(shards):
         after |= load_file(at / "out" / f"m-{shard}.safetensors")
@@ -68,7 +71,8 @@ def test_new_where_written_and_old_everywhere_else(
     assert found.keys() == masks.keys()
     assert all(torch.equal(found[name], mask) for name, mask in masks.items())
     names = {path.name for path in (at / "out").iterdir()}
-    assert names == {*untouched, "masks"} - {"run.py"}
+    assert names == {*untouched, "masks", "1_Pooling"} - {"run.py"}
+    assert (at / "out" / "1_Pooling" / "config.json").read_text() == "{}"
 
 
 def test_nothing_half_written(tmp_path: Path) -> None:

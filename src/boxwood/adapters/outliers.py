@@ -64,8 +64,7 @@ def outlier_sparsities(
         return Reconstruction({}, {})
 
     watch(0, len(opened.blocks))
-    for block, _ in through_blocks(opened.resident(), states_of(opened, batches), look):
-        del block
+    for _ in through_blocks(opened.resident(), states_of(opened, batches), look):
         watch(len(shares), len(opened.blocks))
     densities = weighed.densities(shares, sizes, sparsity)
     return {name: max(1 - density, 0.0) for name, density in densities.items()}

@@ -53,7 +53,7 @@ def prune_pretrained(
             its dotted name, as `boxwood.adapters.outliers.outlier_sparsities` gives.
         decide: `by_criterion`, by default of Wanda, or `by_sparse_gpt`, with their settings.
         batches: what the model is called with, such as ``{"input_ids": ids}``; none for a criterion
-            that looks at weights alone. See `boxwood.adapters.calibration_text.token_batches`.
+            that looks at weights alone. See `boxwood.adapters.calibration_text.batches_for`.
         skip: patterns of names to leave alone, as in a shell: ``"*.k_proj.weight"``.
         blocks: dotted name of the list of blocks, where there are several.
         follow_links: let files be links out of the folder, as in a download cache.
@@ -68,7 +68,6 @@ def prune_pretrained(
 
     Example:
         >>> from boxwood.core.criteria import magnitude
-        >>> from boxwood.model.blockwise import by_criterion
         >>> how = Call.of(by_criterion, criterion=magnitude)
         >>> rows = prune_pretrained(Path("llama"), Path("half"), 0.5, decide=how)  # doctest: +SKIP
 
@@ -103,7 +102,6 @@ def prune_pretrained(
                 weight = opened.as_stored(full, block.get_parameter(name).detach())
                 files.revise(stored.name, weight, opened.as_stored(full, mask))
                 rows.append(PrunedTensor(stored.name, mask.numel(), int(mask.sum()), None))
-            del block
             watch(done, len(names))
         (files.folder / REPORT).write_text(_report(sparsity, decide, rows))
     return tuple(rows)

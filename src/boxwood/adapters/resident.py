@@ -64,7 +64,6 @@ class Resident:
         for name in self.blocks:
             with self.loaded(name) as block:
                 yield block
-                del block
 
     @contextmanager
     def loading_when_called(self) -> Iterator[nn.Module]:

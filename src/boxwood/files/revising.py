@@ -94,6 +94,11 @@ def revised_copy(
                 places |= _blank_masks(new / FOLDER / shard.name, inside).entries
         for path in texts_beside(source, checkpoint.index, follow_links=follow_links):
             shutil.copyfile(path, new / path.name)
+        # Sentence encoders keep the settings of their pooling in folders of their own.
+        for path in sorted(source.glob("[!.]*/*.json")):
+            if follow_links or not (path.is_symlink() or path.parent.is_symlink()):
+                (new / path.parent.name).mkdir(exist_ok=True)
+                shutil.copyfile(path, new / path.parent.name / path.name)
         revision = Revision(new, dict(masked), places)
         yield revision
         if revision.left:
