@@ -10,9 +10,7 @@ rank beside those of the dense model; and on WordNet, how often a definition is 
 
 import argparse
 import importlib.util
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,14 +18,13 @@ from typing import Any
 import torch
 import transformers
 from plain_text import brown, definitions
-from pruning_runs import METHODS, imports, place, pruned, rows_of, wanted, write_once
+from pruning_runs import METHODS, imports, place, report, rows_of, sweep, write_once
 from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from boxwood.report.figures import house_style, write_figure
 from boxwood.report.study import Finding
-from boxwood.runs.provenance import provenance
 
 OUT = Path(__file__).parent / "results" / "one_shot_encoder.json"
 LEVELS = ("0.5", "2:4", "0.7")
@@ -46,18 +43,13 @@ def main() -> None:
     given.store.mkdir(parents=True, exist_ok=True)
     measure(given.store, given.brown)
     rows = rows_of(given.store)
-    found = {
+    facts = {
         "model": "all-MiniLM-L6-v2",
         "calibration": {"text": "Brown, training split, sentences", "samples": SAMPLES},
         "test": {"sentences": SENTENCES, "words": WORDS},
-        "rows": rows,
-        "findings": [asdict(finding) for finding in findings(rows)],
-        "machine": provenance(),
     }
-    OUT.write_text(json.dumps(found, indent=1, default=str) + "\n")
+    report(OUT, facts, rows, findings(rows))
     draw(rows)
-    for finding in findings(rows):
-        print(finding)
 
 
 def measure(store: Path, corpus: Path) -> None:
@@ -70,11 +62,8 @@ def measure(store: Path, corpus: Path) -> None:
     before = encode(dense, tested)
     score = partial(scores, tested=tested, nouns=nouns, before=before)
     write_once(store / "dense.json", lambda: {**score(dense), **imports()})
-    for level in LEVELS:
-        for by in METHODS:
-            command = [str(dense), "--by", by, *wanted(level), "--text", str(calibration)]
-            command += ["--lines", "--samples", str(SAMPLES)]
-            write_once(place(store, by, level), partial(pruned, command, store / "pruned", score))
+    settings = ["--text", str(calibration), "--lines", "--samples", str(SAMPLES)]
+    sweep(dense, LEVELS, settings, store, score)
 
 
 def scores(

@@ -11,10 +11,8 @@ Brown corpus; perplexity is measured on its test split and on the Gospel of Mark
 
 import argparse
 import importlib.util
-import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,17 +20,17 @@ from typing import Any
 import torch
 import transformers
 from plain_text import bible, brown
-from pruning_runs import METHODS, imports, place, pruned, rows_of, wanted, write_once
+from pruning_runs import METHODS, imports, place, pruned, report, rows_of, sweep, write_once
 from torch.nn.functional import cross_entropy
 
 from boxwood.core.replacing import replacing_folder
 from boxwood.report.figures import house_style, write_figure
 from boxwood.report.study import Finding
-from boxwood.runs.provenance import provenance
 
 OUT = Path(__file__).parent / "results" / "one_shot_lm.json"
 # The levels that the pass rule is about come first.
 LEVELS = ("0.5", "2:4", "0.6", "0.7", "0.3")
+UNEVEN = ("0.7", "0.6")  # Wanda with sparsities of OWL
 CONTEXT = 256  # tokens, of samples and of tests
 SAMPLES = 32  # of calibration
 TOKENS = {"brown": 4096, "mark": 2048}  # tested
@@ -50,18 +48,13 @@ def main() -> None:
     if not given.report:
         measure(given.store, given.brown)
     rows = rows_of(given.store)
-    found = {
+    facts = {
         "model": "SmolLM2-135M-Instruct, dequantised from GGUF Q4_1",
         "calibration": {"text": "Brown, training split", "samples": SAMPLES, "length": CONTEXT},
         "test": {"context": CONTEXT, "tokens": TOKENS},
-        "rows": rows,
-        "findings": [asdict(finding) for finding in findings(rows)],
-        "machine": provenance(),
     }
-    OUT.write_text(json.dumps(found, indent=1, default=str) + "\n")
+    report(OUT, facts, rows, findings(rows))
     draw(rows)
-    for finding in findings(rows):
-        print(finding)
 
 
 def measure(store: Path, corpus: Path) -> None:
@@ -74,11 +67,11 @@ def measure(store: Path, corpus: Path) -> None:
     tests = {"brown": brown(corpus, "test"), "mark": bible("Mark")}
     score = partial(perplexities, tests=tests)
     write_once(store / "dense.json", lambda: {**score(dense), **imports()})
-    for level in LEVELS:
-        for by in METHODS:
-            command = [str(dense), "--by", by, *wanted(level), "--text", str(calibration)]
-            command += ["--samples", str(SAMPLES), "--length", str(CONTEXT)]
-            write_once(place(store, by, level), partial(pruned, command, store / "pruned", score))
+    settings = ["--text", str(calibration), "--samples", str(SAMPLES), "--length", str(CONTEXT)]
+    sweep(dense, LEVELS, settings, store, score)
+    for level in UNEVEN:
+        command = [str(dense), "--by", "wanda", "--owl", "--sparsity", level, *settings]
+        write_once(place(store, "owl", level), partial(pruned, command, store / "pruned", score))
 
 
 @torch.no_grad()
@@ -129,6 +122,14 @@ def findings(rows: Mapping[str, Any]) -> Iterator[Finding]:
                 f"SparseGPT <= Wanda << magnitude at {level} on {text}",
                 gpt <= wanda < size / 2,
                 f"perplexity {gpt:.1f}, {wanda:.1f}, {size:.1f}; dense {rows['dense'][text]:.1f}",
+            )
+    for level in UNEVEN:
+        even, uneven = (rows.get(f"{by} {level}") for by in ("wanda", "owl"))
+        for text in TOKENS if even and uneven else ():
+            yield Finding(
+                f"OWL < Wanda at {level} on {text}",
+                uneven[text] < even[text],
+                f"perplexity {uneven[text]:.1f}, {even[text]:.1f}",
             )
 
 

@@ -5,11 +5,15 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from boxwood.core.replacing import replacing
+from boxwood.report.study import Finding
+from boxwood.runs.provenance import provenance
 
 METHODS = ("magnitude", "wanda", "sparsegpt")
 Measure = Callable[[Path], dict[str, Any]]
@@ -36,9 +40,27 @@ def pruned(command: list[str], out: Path, measure: Measure) -> dict[str, Any]:
     return found
 
 
-def wanted(level: str) -> list[str]:
-    """Say a level such as 0.5 or 2:4 to the command."""
-    return ["--keep", level] if ":" in level else ["--sparsity", level]
+def sweep(
+    model: Path, levels: Sequence[str], settings: Sequence[str], store: Path, measure: Measure
+) -> None:
+    """Run every method at every level, such as 0.5 or 2:4, that has not been run."""
+    for level in levels:
+        wanted = ["--keep" if ":" in level else "--sparsity", level]
+        for by in METHODS:
+            command = [str(model), "--by", by, *wanted, *settings]
+            write_once(place(store, by, level), partial(pruned, command, store / "pruned", measure))
+
+
+def report(
+    out: Path, facts: Mapping[str, Any], rows: Mapping[str, Any], findings: Iterable[Finding]
+) -> None:
+    """Write down what was found, and print how it is judged."""
+    judged = list(findings)
+    found = {**facts, "rows": rows, "findings": [asdict(finding) for finding in judged]}
+    found["machine"] = provenance()
+    out.write_text(json.dumps(found, indent=1, default=str) + "\n")
+    for finding in judged:
+        print(finding)
 
 
 def place(store: Path, by: str, level: str) -> Path:

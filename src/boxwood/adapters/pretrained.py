@@ -94,8 +94,8 @@ def prune_pretrained(
 
     rows = []
     with revised_copy(source, opened.checkpoint, out, masked, follow_links=follow_links) as files:
-        pruned = through_blocks(opened.resident(), states_of(opened, batches), decide_chosen)
         watch(0, len(names))
+        pruned = through_blocks(opened.resident(), states_of(opened, batches), decide_chosen)
         for done, (block, masks) in enumerate(pruned, start=1):
             for name, mask in masks.items():
                 full, stored = f"{names[block]}.{name}", chosen[names[block]][name]

@@ -49,9 +49,12 @@ def read_tensor(stored: StoredTensor) -> Tensor:
             f"Expected floats, integers or bools, got {entry.dtype} for {stored.name!r} in "
             f"{stored.path}; convert the checkpoint to bfloat16 first."
         )
-    (piece,) = stored.chunks(entry.count) if entry.count else (bytearray(0),)
-    flat = torch.frombuffer(piece, dtype=_TYPES[entry.dtype]) if entry.count else torch.empty(0)
-    return flat.to(_TYPES[entry.dtype]).view(entry.shape)
+    tensor = torch.empty(entry.shape, dtype=_TYPES[entry.dtype])
+    raw, done = tensor.view(-1).view(torch.uint8), 0
+    for piece in stored.chunks():
+        raw[done : done + len(piece)] = torch.frombuffer(piece, dtype=torch.uint8)
+        done += len(piece)
+    return tensor
 
 
 @contextmanager
@@ -73,7 +76,7 @@ def revised_copy(
         follow_links: copy texts that are links, as in a download cache.
 
     Yields:
-        The folder under its name for the time being, and a function that writes a tensor.
+        The copy, by which tensors are written.
 
     Raises:
         BoxwoodError: the folder holds something, the disk is full, or a tensor was not written.
@@ -134,10 +137,8 @@ class Revision:
                 f"mask of {tuple(mask.shape)}."
             )
         file = stored.path.name
-        values = weight.cpu().to(_TYPES[stored.entry.dtype]).contiguous()
-        _put(
-            self.folder / file, stored.entry.start, values.flatten().view(torch.uint8).numpy().data
-        )
+        values = weight.cpu().to(_TYPES[stored.entry.dtype]).flatten().view(torch.uint8)
+        _put(self.folder / file, stored.entry.start, values.numpy().data)
         _put(self.folder / FOLDER / file, self.masks[name].start, bits_of(mask.cpu().numpy()))
 
 
