@@ -4,8 +4,9 @@ The modules are those of transformers; their weights stay in the folder's safete
 part of the model is asked for.
 """
 
+import ctypes
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -266,3 +267,7 @@ def _unload_(part: nn.Module) -> None:
     """Drop the parameters; buffers stay, since some are computed and nowhere stored."""
     empty = {n: p.to("meta") for n, p in part.named_parameters(remove_duplicate=False)}
     part.load_state_dict(empty, strict=False, assign=True)
+    # glibc would keep what was freed, and does not find it again for aligned memory such as torch's:
+    # a deep model would pile up block by block.
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
