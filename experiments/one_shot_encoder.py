@@ -152,7 +152,7 @@ def draw(rows: Mapping[str, Any]) -> None:
                 axis.bar(at, values, width=0.25, label=by)
             axis.axhline(rows["dense"][score], color="black", lw=0.8, ls="--", label="dense")
             axis.set(xticks=range(len(LEVELS)), xticklabels=LEVELS, title=title, ylim=(0, None))
-        axes[0].legend()
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")
         write_figure(figure, OUT.with_suffix(""))
 
 
