@@ -1,5 +1,7 @@
 """Calibration text to batches of token ids, by a model's own tokenizer."""
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +72,9 @@ def stream_batches(
     Differs from the paper: pieces are spread evenly, not drawn at random.
     """
     _check(samples, length, size)
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    ids: list[int] = []
+    for part in _parts(text):
+        ids += tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
     if len(ids) < samples * length:
         raise BoxwoodError(
             f"Expected calibration text of at least {samples} x {length} = {samples * length} "
@@ -164,6 +168,20 @@ def batches_for(
         )
     cut = line_batches if lines else stream_batches
     return cut(tokenizer, text, samples=samples, length=length, size=size)
+
+
+def _parts(text: str, size: int = 1 << 18) -> Iterator[str]:
+    """Cut a text at ends of lines: tokenizers take hundreds of bytes for every character."""
+    part: list[str] = []
+    length = 0
+    for line in re.split(r"(?<=\n)(?=\S)", text):  # never within a run of white space
+        part.append(line)
+        length += len(line)
+        if length >= size:
+            yield "".join(part)
+            part, length = [], 0
+    if part:
+        yield "".join(part)
 
 
 def _check(samples: int, length: int, size: int) -> None:
