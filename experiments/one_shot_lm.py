@@ -152,6 +152,7 @@ def draw(rows: Mapping[str, Any]) -> None:
                 if semi := rows.get(f"{by} 2 of 4"):
                     axis.plot(0.5, semi[text], marker=marker, mfc="none", ls="", color="black")
             axis.set(yscale="log", xlabel="sparsity of linear layers", title=text)
+            axis.yaxis.set_major_formatter("{x:,.0f}")
         axes[0].set_ylabel("perplexity")
         axes[0].legend(title="open, black: 2:4")
         write_figure(figure, OUT.with_suffix(""))

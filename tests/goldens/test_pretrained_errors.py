@@ -1,6 +1,8 @@
 """What pruning a pretrained folder says when something is wrong, and that nothing is written then."""
 
+import importlib
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,9 +22,9 @@ transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
 pytest.importorskip("accelerate")
 
-from boxwood.adapters.calibration_text import batches_for, open_tokenizer  # noqa: E402
+from boxwood.adapters.calibration_text import batches_for  # noqa: E402
 from boxwood.adapters.pretrained import prune_pretrained  # noqa: E402
-from boxwood.adapters.resident import open_resident  # noqa: E402
+from boxwood.adapters.resident import open_resident, open_tokenizer  # noqa: E402
 
 SIZES = {
     "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -134,6 +136,14 @@ def test_eight_bit_floats_are_refused(llama: Path, tmp_path: Path) -> None:
     save_file(tensors, llama / "model.safetensors", {"format": "pt"})
     with pytest.raises(BoxwoodError, match=r"16 bits or more, got F8_E4M3 for 'model.layers.1"):
         prune_pretrained(llama, tmp_path / "out", 0.5, decide=SIZE)
+
+
+def test_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The extra to install is named."""
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.delitem(sys.modules, "boxwood.adapters.resident")
+    with pytest.raises(BoxwoodError, match=r"pip install 'boxwood\[transformers\]'"):
+        importlib.import_module("boxwood.adapters.resident")
 
 
 def command(*arguments: object) -> object:

@@ -8,41 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from boxwood.adapters.resident import open_config
+from boxwood.adapters.resident import open_config, open_tokenizer
 from boxwood.core.errors import BoxwoodError
 
-try:
-    import transformers
-except ImportError as error:
-    raise BoxwoodError(
-        f"Expected transformers for pretrained models, got {error}; install it with "
-        f"`pip install 'boxwood[transformers]'`."
-    ) from error
-
 Tokens = dict[str, Tensor]
-
-
-def open_tokenizer(folder: Path) -> Any:
-    """Load the tokenizer that lies beside a model.
-
-    Raises:
-        BoxwoodError: there is none.
-
-    Example:
-        >>> open_tokenizer(Path("gone"))
-        Traceback (most recent call last):
-        ...
-        boxwood.core.errors.BoxwoodError: Expected a tokenizer in gone, got none that transformers can load; copy tokenizer.json there.
-    """
-    try:
-        if not folder.is_dir():
-            raise OSError
-        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
-        raise BoxwoodError(
-            f"Expected a tokenizer in {folder}, got none that transformers can load; copy "
-            f"tokenizer.json there."
-        ) from error
 
 
 def stream_batches(
@@ -51,7 +20,7 @@ def stream_batches(
     """Cut a text into pieces of so many tokens, evenly spread over it: for language models.
 
     Args:
-        tokenizer: from `open_tokenizer`.
+        tokenizer: from `boxwood.adapters.resident.open_tokenizer`.
         text: at least ``samples · length`` tokens; what is read should resemble it.
         samples: pieces, at least 1. The papers take 128.
         length: tokens of each. The papers take what the model was trained with.
@@ -94,7 +63,7 @@ def line_batches(
     Lines of equally many tokens share a batch, so that nothing is padded and no padding counts.
 
     Args:
-        tokenizer: from `open_tokenizer`.
+        tokenizer: from `boxwood.adapters.resident.open_tokenizer`.
         text: lines; empty ones are passed over.
         samples: lines that are taken, evenly spread over the text, at least 1.
         length: tokens after which a line is cut.

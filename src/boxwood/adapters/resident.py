@@ -204,6 +204,29 @@ def open_config(folder: Path) -> Any:
         ) from error
 
 
+def open_tokenizer(folder: Path) -> Any:
+    """Load the tokenizer that lies beside a model.
+
+    Raises:
+        BoxwoodError: there is none.
+
+    Example:
+        >>> open_tokenizer(Path("gone"))
+        Traceback (most recent call last):
+        ...
+        boxwood.core.errors.BoxwoodError: Expected a tokenizer in gone, got none that transformers can load; copy tokenizer.json there.
+    """
+    try:
+        if not folder.is_dir():
+            raise OSError
+        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+        raise BoxwoodError(
+            f"Expected a tokenizer in {folder}, got none that transformers can load; copy "
+            f"tokenizer.json there."
+        ) from error
+
+
 def _architecture(config: Any, folder: Path) -> Any:
     name = next(iter(config.architectures or ()), None)
     found = getattr(transformers, name, None) if isinstance(name, str) else None
