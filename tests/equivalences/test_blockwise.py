@@ -16,7 +16,7 @@ from boxwood.core.granularity import NofM, PerRow
 from boxwood.model.blockwise import by_criterion, by_sparse_gpt, states_before, through_blocks
 from boxwood.model.oneshot import project_, prune
 from boxwood.model.prunable import linear
-from boxwood.model.reconstruct import prune_and_reconstruct
+from boxwood.model.reconstruct import Reconstruction, load_, prune_and_reconstruct
 
 
 class Block(nn.Module):
@@ -61,7 +61,7 @@ def test_sparse_gpt_by_blocks_is_sparse_gpt_layer_by_layer() -> None:
     """Weights and masks are those of the whole model, which is run anew for every layer."""
     model, ids = decoder()
     whole = prune_and_reconstruct(model, 0.5, ids, where=blocks_only)
-    states = states_before(model, model.layers[0], ids)
+    states = states_before(model, model.layers, ids)
     assert model.training
     decide = partial(by_sparse_gpt, sparsity=0.5)
     for place, (block, masks) in enumerate(through_blocks(model.layers, states, decide)):
@@ -88,8 +88,8 @@ def test_wanda_by_blocks() -> None:
         with torch.no_grad():
             hidden = [block(x, 0.5)[0] for x in hidden]
         wanted.append(masks)
-    states = states_before(model, model.layers[0], ids)
-    assert states[0][1] == {"scale": 0.5}
+    states = states_before(model, model.layers, ids)
+    assert states[0][1] == (((), {"scale": 0.5}),) * 3
     found = [masks for _, masks in through_blocks(model.layers, states, partial(by_criterion, sparsity=0.5))]  # fmt: skip
     for masks, expected in zip(found, wanted, strict=True):
         assert all(torch.equal(masks[name], mask) for name, mask in expected.items())
@@ -111,7 +111,7 @@ def test_one_block_is_resident() -> None:
             yield block
             del block
 
-    states = [(torch.randn(3, 8), {})]
+    states = [(torch.randn(3, 8), (((), {}),) * 4)]
     count = 0
     for block, _ in through_blocks(loading(), states, partial(by_criterion, sparsity=0.5)):
         count += int((block.up.weight == 0).sum())
@@ -123,9 +123,63 @@ def test_a_block_that_is_not_called() -> None:
     """It is refused by name, once the model has run."""
     model, ids = decoder()
     with pytest.raises(
-        BoxwoodError, match="a block that the model calls, got a Block that it does"
+        BoxwoodError, match="blocks that the model calls one after the other, got a Block at 0"
     ):
-        states_before(model, Block(), ids)
+        states_before(model, [Block()], ids)
+
+
+def test_blocks_that_are_no_chain() -> None:
+    """What happens between blocks would be lost, so it is refused; and so is another order."""
+    model, _ = decoder()
+    between = nn.Sequential(Block(), nn.ReLU(), Block())
+    taken = nn.Sequential(*model.layers)
+
+    class First(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, hidden: Tensor) -> Tensor:
+            return self.inner(hidden)[0]
+
+    hidden = [torch.randn(3, 8)]
+    apart = nn.Sequential(First(between[0]), between[1], First(between[2]))
+    with pytest.raises(BoxwoodError, match="read what the one before makes, got something else"):
+        states_before(apart, [between[0], between[2]], hidden)
+    joined = nn.Sequential(*(First(block) for block in taken)).double()
+    with pytest.raises(BoxwoodError, match="one after the other, got a Block at 0"):
+        states_before(joined, [taken[1], taken[0]], [hidden[0].double()])
+    assert all("forward" not in vars(block) for block in (*between, *taken))
+
+
+def test_settings_by_place_and_of_each_block_alone() -> None:
+    """A model may call every block with other settings, by position; each gets its own."""
+
+    class Scaled(Decoder):
+        def forward(self, ids: Tensor) -> Tensor:
+            x = self.embed(ids)
+            for place, layer in enumerate(self.layers):
+                x = layer(x, 1.0 + place)[0]
+            return x
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Scaled().eval()
+    ids = [torch.arange(6)]
+    masks = prune(
+        model, 0.5, criterion=criteria.wanda, granularity=PerRow(), scope=uniform,
+        where=lambda model: {"last": model.layers[2].down.weight}, batches=ids,
+    )  # fmt: skip
+    states = states_before(model, model.layers, ids)
+    assert list(states[0][1]) == [((1.0,), {}), ((2.0,), {}), ((3.0,), {})]
+
+    def only_last(block: nn.Module, batches: list) -> Reconstruction:
+        done = by_criterion(block, batches, sparsity=0.5)
+        return done if block.block is model.layers[2] else Reconstruction({}, {})
+
+    found = [masks for _, masks in through_blocks(model.layers, states, only_last)]
+    assert found[:2] == [{}, {}]
+    assert torch.equal(found[2]["down.weight"], masks["last"])
 
 
 def test_a_language_model() -> None:
@@ -144,7 +198,7 @@ def test_a_language_model() -> None:
     for decide in (by_criterion, by_sparse_gpt):
         model.load_state_dict(fresh)
         layers = model.model.layers
-        states = states_before(model, layers[0], batches)
+        states = states_before(model, layers, batches)
         with torch.no_grad():
             dense = model.model(ids, use_cache=False).last_hidden_state
         for block, masks in through_blocks(layers, states, partial(decide, sparsity=0.25)):
@@ -156,3 +210,29 @@ def test_a_language_model() -> None:
             after = model.model(ids, use_cache=False).last_hidden_state
         assert after.isfinite().all()
         assert not torch.equal(dense, after)
+
+
+def test_layers_that_share_an_input_are_solved_from_one_pass() -> None:
+    """Weights and masks are those of a pass for every layer, one layer after the other."""
+
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down, self.gate = nn.Linear(8, 12), nn.Linear(12, 8), nn.Linear(8, 12)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.down(torch.relu(self.gate(x)) * self.up(x))
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, batches = Gated().double(), [torch.randn(20, 8).double() for _ in range(2)]
+    together = prune_and_reconstruct(model, 0.5, batches)
+    # The order in which they run, not the one in which they stand in the module.
+    assert list(together.masks) == ["up.weight", "gate.weight", "down.weight"]
+    for name, mask in together.masks.items():
+        alone = prune_and_reconstruct(
+            model, 0.5, batches, where=lambda model, name=name: {name: model.get_parameter(name)}
+        )
+        assert torch.equal(alone.masks[name], mask)
+        assert torch.equal(alone.weights[name], together.weights[name])
+        load_(model, alone.weights)

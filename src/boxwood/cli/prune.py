@@ -1,4 +1,4 @@
-"""``boxwood prune``: a checkpoint of any size, by magnitude, without the code of its model."""
+"""``boxwood prune``: a checkpoint of any size by magnitude, or a pretrained model block by block."""
 
 import json
 from dataclasses import asdict
@@ -12,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from boxwood.cli.progress import byte_bar
+from boxwood.cli.prune_blocks import decision, prune_blocks
+from boxwood.core.errors import BoxwoodError
 from boxwood.files.checkpoint import open_checkpoint
 from boxwood.files.limits import Matching, global_limits, uniform_limits
 from boxwood.files.streaming import PrunedTensor, prune_checkpoint
@@ -27,8 +29,36 @@ def prune(
     checkpoint: Annotated[
         Path, typer.Argument(help="safetensors file, index of shards, or a folder of either.")
     ],
-    sparsity: Annotated[float, typer.Option(help="Fraction of zeros, in [0, 1).")],
     out: Annotated[Path, typer.Option(help="New folder for the pruned checkpoint.")],
+    sparsity: Annotated[float | None, typer.Option(help="Fraction of zeros, in [0, 1).")] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="magnitude, wanda or sparsegpt: prune the linear layers of a Hugging Face model, "
+            "all alike, one block in memory at a time. Default: magnitudes of the whole checkpoint."
+        ),
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(help="With --by: as 2:4, keep 2 of every 4 consecutive inputs."),
+    ] = None,
+    owl: Annotated[
+        bool, typer.Option("--owl", help="With --by: keep more in blocks with more outliers.")
+    ] = False,
+    text: Annotated[
+        Path | None, typer.Option(help="Calibration text, for --by wanda and sparsegpt.")
+    ] = None,
+    lines: Annotated[
+        bool, typer.Option("--lines", help="Every line of the text is an example (encoders).")
+    ] = False,
+    samples: Annotated[int, typer.Option(help="Pieces of the text.")] = 128,
+    length: Annotated[
+        int | None,
+        typer.Option(help="Tokens of each. Default: what the model takes, at most 2048."),
+    ] = None,
+    blocks: Annotated[
+        str | None, typer.Option(help="With --by, the list of blocks, where there are several.")
+    ] = None,
     per_tensor: Annotated[
         bool, typer.Option("--per-tensor", help="The same sparsity in every tensor.")
     ] = False,
@@ -43,14 +73,60 @@ def prune(
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Prune a checkpoint by magnitude to an exact count, in memory that does not grow with it.
+    """Prune a checkpoint to an exact count.
 
-    The input is only read. OUT holds the same files, and the masks as bits in masks/. Run the same
-    command again after an interruption to go on.
+    Without --by: by magnitude, in memory that does not grow with the checkpoint, whatever its
+    model; run the same command again after an interruption to go on. With --by: a pretrained
+    transformer, on what calibration text makes it do; OUT appears once it is complete.
+
+    The input is only read. OUT holds the same files, and the masks as bits in masks/.
 
     Example: boxwood prune model/ --sparsity 0.5 --out pruned/ --skip '*embed*' --skip 'lm_head*'
+
+    Example: boxwood prune llama/ --by wanda --sparsity 0.5 --text wiki.txt --out pruned/
+
+    Example: boxwood prune llama/ --by sparsegpt --keep 2:4 --text wiki.txt --out pruned/
     """
     torch.set_num_threads(threads)
+    if by is not None:
+        if where or per_tensor:
+            raise BoxwoodError(
+                "Expected no --where and no --per-tensor with --by, which gives every linear layer "
+                "of the blocks the same sparsity, got one; leave layers out with --skip."
+            )
+        wanted, decide = decision(by, sparsity, keep)
+        if owl and keep is not None:
+            raise BoxwoodError(
+                f"Expected no --owl with --keep {keep}, which gives every block the same sparsity, "
+                f"got both; leave one out."
+            )
+        needed = by != "magnitude" or owl
+        if needed and text is None:
+            raise BoxwoodError(
+                f"Expected calibration text for {'--owl' if owl else by}, got none; give --text "
+                f"FILE."
+            )
+        prune_blocks(
+            checkpoint,
+            out,
+            wanted,
+            decide,
+            outliers=owl,
+            text=text if needed else None,
+            lines=lines,
+            samples=samples,
+            length=length,
+            skip=tuple(skip or ()),
+            blocks=blocks,
+            follow_links=follow_links,
+            as_json=as_json,
+        )
+        return
+    if sparsity is None or keep or owl or text or lines or blocks:
+        raise BoxwoodError(
+            "Expected --sparsity, and --keep, --owl, --text, --lines and --blocks only with --by, "
+            "got otherwise; add --by magnitude, wanda or sparsegpt for a pretrained transformer."
+        )
     chosen = Matching(tuple(where or ()), tuple(skip or ()))
     opened = open_checkpoint(checkpoint, follow_links=follow_links)
     chosen.check([tensor.name for tensor in opened.tensors()])

@@ -118,14 +118,26 @@ class OutlierWeighed:
         sizes = {name: score.numel() for name, score in scores.items()}
         total = _total(scores, wanted_sparsity)
         shares = {name: self._outliers(score) for name, score in scores.items()}
+        density = self.densities(shares, sizes, wanted_sparsity)
+        wanted = {name: density[name] * size for name, size in sizes.items()}
+        return _exactly(wanted, total, candidates(scores, within))
+
+    def densities(
+        self, shares: Mapping[str, float], sizes: Mapping[str, int], sparsity: float
+    ) -> dict[str, float]:
+        """Fraction that each layer keeps, from the fraction of its scores that are outliers.
+
+        Example:
+            >>> OutlierWeighed(spread=0.1).densities({"a": 0.1, "b": 0.0}, {"a": 10, "b": 10}, 0.5)
+            {'a': 0.6, 'b': 0.4}
+        """
         low, high = min(shares.values()), max(shares.values())
         scaled = {name: (d - low) / ((high - low) or 1.0) for name, d in shares.items()}
         mean = sum(scaled[name] * size for name, size in sizes.items()) / sum(sizes.values())
-        density = {
-            name: 1 - wanted_sparsity + 2 * self.spread * (d - mean) for name, d in scaled.items()
+        return {
+            name: max(1 - sparsity + 2 * self.spread * (d - mean), 0.0)
+            for name, d in scaled.items()
         }
-        wanted = {name: max(density[name], 0.0) * size for name, size in sizes.items()}
-        return _exactly(wanted, total, candidates(scores, within))
 
     def _outliers(self, score: Tensor) -> float:
         values = score.detach().double()

@@ -14,6 +14,7 @@ from boxwood.core.granularity import NofM
 from boxwood.core.masks import Masks, validate
 from boxwood.core.schedules import check_sparsity
 from boxwood.core.surgeon import adjust, sparse_gpt
+from boxwood.model.evidence.activations import sharing_input
 from boxwood.model.evidence.calibration import Batches, Calibration
 from boxwood.model.evidence.curvature import damped, input_gram
 from boxwood.model.prunable import Where, linear_and_conv, parameter_names
@@ -41,7 +42,7 @@ def reconstruct(
     Args:
         model: with linear, 1-D or 2-D convolution layers; it is not changed.
         masks: from any criterion.
-        batches: inputs, or (inputs, targets); read once for every layer.
+        batches: inputs, or (inputs, targets); read once for every input that layers share.
         damping: added to the diagonal of each layer's Hessian, in units of its mean; above 0.
 
     Returns:
@@ -86,7 +87,7 @@ def prune_and_reconstruct(
     Args:
         model: with linear, 1-D or 2-D convolution layers; it is not changed.
         sparsity: fraction of zeros of every tensor, in [0, 1).
-        batches: inputs, or (inputs, targets); read once for every layer.
+        batches: inputs, or (inputs, targets); read once for every input that layers share.
         where: which parameters are pruned, in the order in which the layers run.
         grouped: n of m, for linear layers.
         keep: counts by name in place of the sparsity, such as `allocate` gives.
@@ -162,14 +163,16 @@ def _layer_by_layer(
 ) -> Reconstruction:
     found, masks = {}, {}
     with _restoring(weights), torch.no_grad():
-        for name, weight in weights.items():
-            hessians = damped(
-                input_gram(Calibration(model, {name: weight}, batches))[name], damping
-            )
-            rows = weight.to(hessians.dtype).reshape(len(hessians), -1, hessians.shape[-1])
-            new, mask = solve(name, rows, hessians)
-            masks[name] = mask.view(weight.shape)
-            weight.data = found[name] = new.view(weight.shape).to(weight.dtype)
+        for group in sharing_input(Calibration(model, weights, batches)):
+            first = {group[0]: weights[group[0]]}
+            gram = input_gram(Calibration(model, first, batches))[group[0]]
+            hessians = damped(gram, damping)
+            for name in group:
+                weight = weights[name]
+                rows = weight.to(hessians.dtype).reshape(len(hessians), -1, hessians.shape[-1])
+                new, mask = solve(name, rows, hessians)
+                masks[name] = mask.view(weight.shape)
+                weight.data = found[name] = new.view(weight.shape).to(weight.dtype)
     return Reconstruction(found, masks)
 
 

@@ -137,6 +137,43 @@ def gate_gradient_square(seen: Calibration) -> dict[str, Tensor]:
     return {name: sums[name] / batches for name in seen.weights}
 
 
+def sharing_input(seen: Calibration) -> list[list[str]]:
+    """Group linear layers that read the very same tensor, as those of queries, keys and values do.
+
+    The first batch tells. Layers of other kinds are alone.
+
+    Returns:
+        Names of the weights in the order given, each group where its first one stands.
+
+    Example:
+        >>> class Gated(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.up, self.gate, self.down = (nn.Linear(2, 2) for _ in range(3))
+        ...     def forward(self, x):
+        ...         return self.down(self.up(x) * self.gate(x))
+        >>> net = Gated()
+        >>> weights = {name: p for name, p in net.named_parameters() if p.dim() == 2}
+        >>> sharing_input(Calibration(net, weights, [torch.ones(1, 2)]))
+        [['up.weight', 'gate.weight'], ['down.weight']]
+    """
+    read: dict[str, list[Tensor]] = {}
+    modules = seen.modules(*LAYERS)
+
+    def note(layer: nn.Module, inputs: Tensor) -> None:
+        if isinstance(layer, nn.Linear):
+            # Kept, so that no other tensor takes its place in memory.
+            read.setdefault(modules[layer], []).append(inputs)
+
+    with seen.at_rest(), torch.no_grad(), watching_inputs(modules, note):
+        seen.call(next(seen.inputs()))
+    groups: dict[Any, list[str]] = {}
+    for name in seen.weights:
+        calls = [(x.data_ptr(), x.shape, x.stride(), x._version) for x in read.get(name, ())]
+        groups.setdefault(tuple(calls) or name, []).append(name)
+    return list(groups.values())
+
+
 @contextmanager
 def watching_inputs(
     modules: dict[nn.Module, str], watch: Callable[[nn.Module, Tensor], None]

