@@ -18,6 +18,7 @@ from boxwood.model.binding import MaskBinding
 from boxwood.model.oneshot import project_, prune, prune_in_rounds
 from boxwood.model.sparse_training import SparseTraining
 from boxwood.recipes.filter_agent import filter_agent
+from boxwood.recipes.gradual import dense_training, gradual_pruning, sparse_training
 from boxwood.recipes.lottery_ticket import layer_wise, lottery_ticket, together
 from boxwood.recipes.phase import Experiment, Genesis
 from boxwood.recipes.phases.search_filters import SearchFilters
@@ -59,8 +60,10 @@ __all__ = [
     "compensate",
     "compile",
     "dense",
+    "dense_training",
     "filter_agent",
     "from_tensors",
+    "gradual_pruning",
     "iterative",
     "layer_wise",
     "load",
@@ -73,6 +76,7 @@ __all__ = [
     "prune_in_rounds",
     "run",
     "shrink",
+    "sparse_training",
     "structural",
     "taught",
     "together",
