@@ -26,6 +26,7 @@ from boxwood.runs.runner import jobs_of
 from boxwood.runs.store import Store
 
 HERE = Path(__file__).parent
+TICKS = (-100, -10, -1, -0.1, 0, 0.1, 1)  # of rewards
 FIRST = 10  # updates that the pass rule compares the last ones with
 
 
@@ -129,8 +130,9 @@ def rewards(searches: Sequence[Mapping[str, Any]], title: str, path: Path) -> No
     bounds = sorted({each["bound"] for each in searches})
     with house_style():
         from matplotlib.figure import Figure
+        from matplotlib.ticker import NullLocator
 
-        figure = Figure(figsize=(2.5 * len(layers), 4.6), layout="constrained")
+        figure = Figure(figsize=(1 + 2 * len(layers), 4.6), layout="constrained")
         panels = figure.subplots(2, len(layers), sharex=True, squeeze=False)
         for column, layer in enumerate(layers):
             panels[0, column].set_title(layer.removesuffix(".weight"), fontsize="medium")
@@ -149,10 +151,13 @@ def rewards(searches: Sequence[Mapping[str, Any]], title: str, path: Path) -> No
                     panels[row, column].plot(range(1, length + 1), means, label=f"b = {bound:g}")
             # Beyond the bound rewards are not limited below; the first would hide all others.
             panels[0, column].set_yscale("symlog", linthresh=0.1)
+            panels[0, column].set_yticks(TICKS, [f"{tick:g}" for tick in TICKS])
+            panels[0, column].yaxis.set_minor_locator(NullLocator())
             panels[1, column].set_xlabel("update")
         panels[0, 0].set_ylabel("mean reward")
         panels[1, 0].set_ylabel("filters kept by a try")
-        panels[0, 0].legend(fontsize="small")
+        handles, labels = panels[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right center")
         figure.suptitle(title)
         write_figure(figure, path)
 
