@@ -2,8 +2,17 @@
 
 from importlib.util import find_spec
 
+NEEDED = {
+    "lightning": "lightning",
+    "transformers": "transformers",
+    "calibration_text": "transformers",
+    "outliers": "transformers",
+    "pretrained": "transformers",
+    "resident": "transformers",
+}
+
 collect_ignore = [
-    f"src/boxwood/adapters/{package}.py"
-    for package in ("lightning", "transformers")
+    f"src/boxwood/adapters/{module}.py"
+    for module, package in NEEDED.items()
     if find_spec(package) is None
 ]
