@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from boxwood.engine import codec
@@ -24,6 +24,8 @@ from boxwood.engine.program import PerExample, Program, Ref, Torch, Value
         max_size=25,
     )
 )
+@example([(1, 0, 0, 0), (1, 0, 0, 1), (1, 0, 0, 1)])  # all made in one step
+@example([(1, 0, 1, 0), (1, 1, 2, 1), (1, 0, 1, 2)])  # two over the same
 def test_buffers_that_live_at_once_do_not_overlap(drawn) -> None:
     """Unless one is written over another of its size in that one's last step."""
     buffers, step = [], 0

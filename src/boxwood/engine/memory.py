@@ -37,8 +37,8 @@ class Buffer:
         nbytes: its size.
         first: the step that writes it.
         last: the last step that reads it.
-        over: a buffer of the same size that it may take the place of, if that one's last step is
-            this one's first.
+        over: a buffer of the same size that it may take the place of, if that one was made before
+            and its last step is this one's first; the first to ask has it.
     """
 
     nbytes: int
@@ -61,28 +61,28 @@ def arrange(buffers: list[Buffer]) -> tuple[list[int], int]:
         ([0, 64, 0], 192)
     """
     starts: list[int] = []
-    active: list[tuple[int, int, int]] = []  # start, end, last step
+    active: dict[int, tuple[int, int]] = {}  # where each buffer that is still needed lies
     total = 0
-    for buffer in buffers:
+    for number, buffer in enumerate(buffers):
         size = -(-buffer.nbytes // LINE) * LINE
         taken = None
-        if buffer.over is not None:
+        if buffer.over is not None and buffer.over in active:
             old = buffers[buffer.over]
-            if old.last == buffer.first and old.nbytes == buffer.nbytes:
-                taken = starts[buffer.over]
-                active = [span for span in active if span[0] != taken]
-        active = [span for span in active if span[2] >= buffer.first]
+            # What this very step makes is no place for something else that it makes.
+            if old.first < buffer.first == old.last and old.nbytes == buffer.nbytes:
+                taken, _ = active.pop(buffer.over)
+        active = {each: lies for each, lies in active.items() if buffers[each].last >= buffer.first}
         if taken is None:
-            taken = _tightest(sorted(active), size, total)
-        active.append((taken, taken + size, buffer.last))
+            taken = _tightest(sorted(active.values()), size, total)
+        active[number] = (taken, taken + size)
         starts.append(taken)
         total = max(total, taken + size)
     return starts, total
 
 
-def _tightest(active: list[tuple[int, int, int]], size: int, total: int) -> int:
+def _tightest(active: list[tuple[int, int]], size: int, total: int) -> int:
     best, best_gap, end = None, None, 0
-    for start, stop, _ in [*active, (total, total, 0)]:
+    for start, stop in [*active, (total, total)]:
         gap = start - end
         if gap >= size and (best_gap is None or gap < best_gap):
             best, best_gap = end, gap

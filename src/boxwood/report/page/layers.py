@@ -84,9 +84,7 @@ def layer_rows(network: Network, alone: Sensitivity | None = None) -> list[dict[
             return fmean(layer[name] for layer in same)
 
         kept = [layer["kept"] / layer["weights"] for layer in same]
-        # Looking up an embedding multiplies nothing, of which as much is left as of its weights.
-        work = first["multiply_adds"]
-        worked = mean("effective_multiply_adds") / work if work else fmean(kept)
+        work = first["multiply_adds"]  # looking up a row of an embedding is none
         rows.append({
             "network": network.name,
             "layer": first["name"],
@@ -98,7 +96,7 @@ def layer_rows(network: Network, alone: Sensitivity | None = None) -> list[dict[
             "kept_highest": max(kept),
             "multiply_adds": first["multiply_adds"],
             "effective_multiply_adds": mean("effective_multiply_adds"),
-            "multiply_adds_fraction": worked,
+            "multiply_adds_fraction": mean("effective_multiply_adds") / work if work else None,
             "output_activity": mean("output_activity"),
             "han_flops_kept": mean("han_flops_kept"),
             "lost": None if alone is None else alone.lost.get(first["name"]),
