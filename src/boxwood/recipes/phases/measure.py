@@ -80,8 +80,8 @@ class Measure:
                 facts[f"{part}_by_class"] = [asdict(each) for each in found]
         if self.overlap:
             for part, end in (("test", ""), ("validation", "_validation")):
-                found = mean_iou(model, getattr(world.data, part), world.data.classes)
-                facts[f"mean_iou{end}"] = found
+                examples = getattr(world.data, part)
+                facts[f"mean_iou{end}"] = mean_iou(model, examples, world.data.classes)
         return State(state.weights, state.masks, facts)
 
     def _found(self, model: nn.Module, examples: Examples) -> Accuracy:

@@ -132,10 +132,14 @@ class RemoveBySensitivity:
             return (dense - worth(small)) / (found.multiply_adds(kept) - found.multiply_adds(tried))
 
         while found.multiply_adds(kept) > budget:
-            left = {group.name: _without_least(kept, group, scores, self.share) for group in groups}
-            prices = {name: price(tried) for name, tried in left.items() if tried is not None}
-            if not prices:
+            left = {
+                group.name: tried
+                for group in groups
+                if (tried := _without_least(kept, group, scores, self.share)) is not None
+            }
+            if not left:
                 break
+            prices = {name: price(tried) for name, tried in left.items()}
             steps.append(min(prices, key=lambda name: prices[name]))
             kept = left[steps[-1]]
             if world.progress is not None:
