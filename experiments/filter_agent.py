@@ -28,8 +28,9 @@ from boxwood.recipes.phases.search_filters import SearchFilters
 from boxwood.report.statistics import paired_difference
 from boxwood.report.study import Finding, Measurement, by_seed
 from boxwood.train.optimizers import Drops
+from boxwood.zoo.cifar_nets import small_resnet
 from boxwood.zoo.segmentation_nets import encoder_decoder
-from boxwood.zoo.small_nets import small_resnet, small_vgg
+from boxwood.zoo.small_nets import small_vgg
 
 BOUNDS = (0.5, 1.0, 2.0, 4.0)  # percentage points, as in the paper
 BASELINES: dict[str, Criterion | None] = {"L1": magnitude, "Taylor": taylor, "random": None}

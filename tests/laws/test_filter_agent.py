@@ -18,7 +18,8 @@ from boxwood.core.errors import BoxwoodError
 from boxwood.graph.units import units
 from boxwood.model.oneshot import project_
 from boxwood.recipes.phases.prune_units import kept_under, masks_of
-from boxwood.zoo.small_nets import small_resnet, small_vgg
+from boxwood.zoo.cifar_nets import small_resnet
+from boxwood.zoo.small_nets import small_vgg
 
 DROPS = st.floats(-100, 100)
 BOUNDS = st.floats(0.01, 100)

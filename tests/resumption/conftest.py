@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from boxwood.recipes.phase import State
 from boxwood.train.snapshots import Snapshot
 
 
@@ -46,6 +48,20 @@ class Stopping:
 
 
 @pytest.fixture
-def stopping() -> type[Stopping]:
-    """Return the class of checkpoints that stop."""
-    return Stopping
+def stopped_is_undisturbed() -> Callable[..., State]:
+    """Return a function that compares a run that is stopped and taken up with one that is not."""
+
+    def compare(phase, start, world, stop) -> State:
+        whole = phase.run(start, world())
+        checkpoints = Stopping(stop)
+        with pytest.raises(KeyboardInterrupt):
+            phase.run(start, world(checkpoints))
+        checkpoints.stop = -1
+        again = phase.run(start, world(checkpoints))
+        assert again.facts == whole.facts
+        for mine, other in ((again.weights, whole.weights), (again.masks, whole.masks)):
+            assert mine.keys() == other.keys()
+            assert all(torch.equal(mine[name], other[name]) for name in mine)
+        return whole
+
+    return compare

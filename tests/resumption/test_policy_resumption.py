@@ -30,7 +30,7 @@ STEPS = 60
     ],
 )
 @pytest.mark.parametrize("stop", [5, 29, 30, 55])
-def test_a_phase_stopped_in_a_ramp_is_the_undisturbed_one(policy, stop, stopping):
+def test_a_phase_stopped_in_a_ramp_is_the_undisturbed_one(policy, stop, stopped_is_undisturbed):
     """Weights, masks and history after a stop are those without one."""
     optimizer = SGD(lr=0.1, momentum=0.9, weight_decay=1e-4)
     phase = Train(fit=Fit(steps=STEPS, batch=60, optimizer=optimizer, policy=policy))
@@ -42,7 +42,7 @@ def test_a_phase_stopped_in_a_ramp_is_the_undisturbed_one(policy, stop, stopping
             genesis=GENESIS, data=digits(), earlier=lambda _: start, checkpoints=checkpoints
         )
 
-    check_stops(phase, start, world, stopping(stop))
+    check_kept(stopped_is_undisturbed(phase, start, world, stop))
 
 
 def text() -> Splits:
@@ -53,7 +53,7 @@ def text() -> Splits:
 
 
 @pytest.mark.parametrize("stop", [5, 24, 29, 30, 55])
-def test_a_text_stopped_in_a_ramp_is_read_on(stop, stopping):
+def test_a_text_stopped_in_a_ramp_is_read_on(stop, stopped_is_undisturbed):
     """What a language model carries from batch to batch survives a stop, in an epoch or between."""
     genesis = Genesis(
         model=Call.of(lstm_language_model, words=32, hidden=8, dropout=0.5), data=text
@@ -74,7 +74,7 @@ def test_a_text_stopped_in_a_ramp_is_read_on(stop, stopping):
     def world(checkpoints=None):
         return World(genesis=genesis, data=text(), earlier=lambda _: start, checkpoints=checkpoints)
 
-    check_stops(Train(fit=fit), start, world, stopping(stop))
+    check_kept(stopped_is_undisturbed(Train(fit=fit), start, world, stop))
 
 
 def turned_round() -> Splits:
@@ -85,7 +85,7 @@ def turned_round() -> Splits:
 
 
 @pytest.mark.parametrize("stop", [29, 30])
-def test_a_writer_of_sequences_stopped_in_a_ramp(stop, stopping):
+def test_a_writer_of_sequences_stopped_in_a_ramp(stop, stopped_is_undisturbed):
     """The attention, dense beside pruned LSTMs, and dropout go on as if nothing had happened."""
     genesis = Genesis(
         model=Call.of(gnmt, sources=8, classes=8, hidden=8, layers=3), data=turned_round
@@ -104,19 +104,10 @@ def test_a_writer_of_sequences_stopped_in_a_ramp(stop, stopping):
             genesis=genesis, data=turned_round(), earlier=lambda _: start, checkpoints=checkpoints
         )
 
-    check_stops(Train(fit=fit), start, world, stopping(stop))
+    check_kept(stopped_is_undisturbed(Train(fit=fit), start, world, stop))
 
 
-def check_stops(phase, start, world, checkpoints):
-    """Compare a run that is stopped and taken up again with one that is not."""
-    whole = phase.run(start, world())
-    with pytest.raises(KeyboardInterrupt):
-        phase.run(start, world(checkpoints))
-    checkpoints.stop = -1
-    again = phase.run(start, world(checkpoints))
-    assert again.facts == whole.facts
-    for mine, other in ((again.weights, whole.weights), (again.masks, whole.masks)):
-        assert mine.keys() == other.keys()
-        assert all(torch.equal(mine[name], other[name]) for name in mine)
+def check_kept(whole):
+    """After the ramp a tenth of every tensor is left."""
     kept = sum(int(mask.sum()) for mask in whole.masks.values())
     assert kept == sum(round(0.1 * mask.numel()) for mask in whole.masks.values())

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-import torch
 
 from boxwood import Genesis, TryAndLearn
 from boxwood.agent.search import best_rewarded, thresholded
@@ -24,7 +23,7 @@ PHASE = SearchFilters(
 
 @pytest.mark.parametrize("choose", [thresholded, best_rewarded])
 @pytest.mark.parametrize("stop", [1, 4])
-def test_a_search_goes_on_from_any_update(stop, choose, stopping):
+def test_a_search_goes_on_from_any_update(stop, choose, stopped_is_undisturbed):
     """Masks, weights and episodes after a stop are those without one."""
     dense = state_of(GENESIS.build(), {}, {})
     phase = replace(PHASE, search=replace(PHASE.search, choose=choose))
@@ -34,13 +33,4 @@ def test_a_search_goes_on_from_any_update(stop, choose, stopping):
             genesis=GENESIS, data=digits(), earlier=lambda _: dense, checkpoints=checkpoints
         )
 
-    whole = phase.run(dense, world())
-    checkpoints = stopping(stop)
-    with pytest.raises(KeyboardInterrupt):
-        phase.run(dense, world(checkpoints))
-    checkpoints.stop = -1
-    again = phase.run(dense, world(checkpoints))
-    assert again.facts == whole.facts
-    for mine, other in ((again.weights, whole.weights), (again.masks, whole.masks)):
-        assert mine.keys() == other.keys()
-        assert all(torch.equal(mine[name], other[name]) for name in mine)
+    stopped_is_undisturbed(phase, dense, world, stop)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import nn
@@ -143,5 +142,4 @@ def layers_of(model: Callable[[], nn.Module], example: torch.Tensor) -> tuple[st
         >>> layers_of(lenet_300_100, torch.zeros(1, 1, 28, 28))
         ('fc1.weight', 'fc2.weight')
     """
-    found: Any = units(model(), example)
-    return tuple(group.name for group in found.groups)
+    return tuple(group.name for group in units(model(), example).groups)

@@ -1,6 +1,7 @@
-"""ResNet-20 and VGG-19 for images of 32 pixels, as the lottery ticket papers prune them."""
+"""ResNets and VGG-19 for small images, as the lottery ticket papers prune them."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -61,18 +62,40 @@ def resnet_20(*, channels: int = 3, classes: int = 10) -> nn.Sequential:
     Differs from the source: He et al. pad the shortcut with zeros; Frankle and Carbin count 2,560
     weights in it, as here.
     """
+    return small_resnet(channels=channels, classes=classes, blocks=3)
+
+
+def small_resnet(
+    *, channels: int = 1, classes: int = 10, widths: Sequence[int] = (16, 32, 64), blocks: int = 1
+) -> nn.Sequential:
+    """Build a ResNet for small images: a convolution, stages of residual blocks, a linear layer.
+
+    With one block in each stage this is ResNet-8, of 77,754 parameters.
+
+    Args:
+        channels: colours of the images.
+        classes: outputs.
+        widths: filters of each stage; from the second stage on the first block halves the image.
+        blocks: in each stage.
+
+    Example:
+        >>> sum(p.numel() for p in small_resnet().parameters())
+        77754
+
+    Source: He et al., arXiv:1512.03385, section 4.2, with n = 1.
+    """
     layers: OrderedDict[str, nn.Module] = OrderedDict(
-        conv=nn.Conv2d(channels, 16, 3, padding=1, bias=False),
-        norm=nn.BatchNorm2d(16),
+        conv=nn.Conv2d(channels, widths[0], 3, padding=1, bias=False),
+        norm=nn.BatchNorm2d(widths[0]),
         relu=nn.ReLU(),
     )
-    inputs = 16
-    for stage, width in enumerate((16, 32, 64), 1):
-        for index in (1, 2, 3):
-            stride = 2 if width != inputs else 1
+    inputs = widths[0]
+    for stage, width in enumerate(widths, 1):
+        for index in range(1, blocks + 1):
+            stride = 2 if stage > 1 and index == 1 else 1
             layers[f"block{stage}_{index}"] = ResidualBlock(inputs, width, stride=stride)
             inputs = width
-    return nn.Sequential(layers | _head(inputs, classes))
+    return nn.Sequential(layers | head(inputs, classes))
 
 
 def vgg_19(*, channels: int = 3, classes: int = 10) -> nn.Sequential:
@@ -103,10 +126,20 @@ def vgg_19(*, channels: int = 3, classes: int = 10) -> nn.Sequential:
             layers[f"norm{index}"] = nn.BatchNorm2d(width)
             layers[f"relu{index}"] = nn.ReLU()
             inputs = width
-    return nn.Sequential(layers | _head(inputs, classes))
+    return nn.Sequential(layers | head(inputs, classes))
 
 
-def _head(inputs: int, classes: int) -> OrderedDict[str, nn.Module]:
+def head(inputs: int, classes: int) -> OrderedDict[str, nn.Module]:
+    """Make the layers behind the last convolution: average pooling and one linear layer.
+
+    Args:
+        inputs: filters of the last convolution.
+        classes: outputs.
+
+    Example:
+        >>> list(head(64, 10))
+        ['pool', 'flatten', 'fc']
+    """
     return OrderedDict(
         pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(inputs, classes)
     )

@@ -83,7 +83,7 @@ class SegNet(nn.Module):
             into = plan[place - 1][0] if place else filters
             last = depth if place else depth - 1
             self.up.append(_stage([filters] * last + [into]))
-        self.score = nn.Conv2d(inputs if len(plan) == 1 else plan[0][0], classes, 3, padding=1)
+        self.score = nn.Conv2d(plan[0][0], classes, 3, padding=1)
         self.pool = nn.MaxPool2d(2, return_indices=True)
         self.unpool = nn.MaxUnpool2d(2)
 

@@ -93,7 +93,7 @@ class RemoveBySensitivity:
             ``multiply_adds`` as `PruneUnits` does.
         layers: names of the groups that may lose filters.
         share: of a layer's first count of filters that goes at once, in (0, 1).
-        recover, statistics, examples: as for `SearchFilters`.
+        statistics, examples: as for `SearchFilters`.
         label: a name for later phases.
 
     Source of the idea: Li, Kadav, Durdanovic, Samet and Graf (2017), section 3.2, who look at the
