@@ -218,8 +218,8 @@ def count_above(
     compare = torch.ge if or_equal else torch.gt
     count = 0
     for index, chunk in enumerate(_flat(score).split(_CHUNK)):
-        part = chunk if inside is None else chunk[inside[index]]
-        count += int(compare(part.double() if coarse else part, value).count_nonzero())
+        found = compare(chunk.double() if coarse else chunk, value)
+        count += int((found if inside is None else found & inside[index]).count_nonzero())
     return count
 
 
@@ -255,13 +255,25 @@ def _check_dtypes(scores: Scores) -> None:
 
 
 def _chunks(scores: Scores, within: Masks | None) -> Iterator[Tensor]:
-    """Flat pieces of all tensors in turn; only candidates."""
+    """Flat pieces of all tensors in turn; what is no candidate ranks below all that are.
+
+    To gather the candidates would cost four times as much.
+    """
+    within = within or {}
+    # Zeros are low enough where nothing is negative, as magnitudes are not. Where something is, or
+    # NaN, the least number of the widest type is.
+    unsigned = all(float(score.amin()) >= 0 for score in scores.values() if score.numel())
+    wide = torch.float64 if torch.float64 in {s.dtype for s in scores.values()} else torch.float32
     for name, score in scores.items():
-        inside = None if within is None or name not in within else _flat(within[name])
-        for start, chunk in zip(
-            range(0, score.numel(), _CHUNK), _flat(score).split(_CHUNK), strict=False
-        ):
-            yield chunk if inside is None else chunk[inside[start : start + _CHUNK]]
+        chunks = _flat(score).split(_CHUNK)
+        if name not in within:
+            yield from chunks
+            continue
+        for chunk, inside in zip(chunks, _flat(within[name]).split(_CHUNK), strict=True):
+            if unsigned:
+                yield torch.where(inside, chunk, 0)
+            else:
+                yield torch.where(inside, chunk.to(wide), torch.finfo(wide).min)
 
 
 def _keys(chunk: Tensor, *, wide: bool) -> Tensor:
@@ -327,7 +339,9 @@ def _is_finite(chunk: Tensor) -> bool:
     return bool(torch.stack(chunk.aminmax()).isfinite().all())  # extremes show NaN as well
 
 
-def keep_above_(mask: Tensor, scores: Tensor, limit: Threshold) -> Threshold:
+def keep_above_(
+    mask: Tensor, scores: Tensor, limit: Threshold, within: Tensor | None = None
+) -> Threshold:
     """Write the mask of one chunk of scores; return what the limit is for the chunk after it.
 
     Example:
@@ -339,24 +353,22 @@ def keep_above_(mask: Tensor, scores: Tensor, limit: Threshold) -> Threshold:
         mask.fill_(False)
         return limit
     torch.gt(scores, limit.value, out=mask)
+    if within is not None:
+        mask &= within
     if not limit.ties:
         return limit
-    first = (scores == limit.value).nonzero().view(-1)[: limit.ties]
+    equal = scores == limit.value
+    first = (equal if within is None else equal & within).nonzero().view(-1)[: limit.ties]
     mask[first] = True
     return Threshold(limit.value, limit.ties - first.numel())
 
 
 def _above(score: Tensor, limit: Threshold, within: Tensor | None) -> Tensor:
     """Keep what is above the threshold, and the first ties."""
-    mask = torch.zeros(score.shape, dtype=torch.bool, device=score.device)
+    mask = torch.empty(score.shape, dtype=torch.bool, device=score.device)
     inside = None if within is None else _flat(within).split(_CHUNK)
     for index, (chunk, out) in enumerate(
         zip(_flat(score).split(_CHUNK), mask.view(-1).split(_CHUNK), strict=True)
     ):
-        if inside is None:
-            limit = keep_above_(out, chunk, limit)
-            continue
-        part = torch.zeros_like(kept := chunk[inside[index]], dtype=torch.bool)
-        limit = keep_above_(part, kept, limit)
-        out[inside[index]] = part
+        limit = keep_above_(out, chunk, limit, None if inside is None else inside[index])
     return mask

@@ -139,14 +139,17 @@ class MaskBinding:
         for name, parameter in self._parameters.items():
             bits = _bits_of(masks[name], parameter)
             # Weights that come back were pruned until now: their memory goes as well.
-            stayed = bits & self._bits.get(name, bits) != 0
+            stayed = bits & self._bits.get(name, bits)
             self._bits[name] = bits
             _and_(parameter, bits)
             if self._mask_gradients and parameter.grad is not None:
                 _and_(parameter.grad, bits)
             for memory in self._optimizer.state.get(parameter, {}).values():
                 if isinstance(memory, Tensor) and memory.shape == parameter.shape:
-                    memory.masked_fill_(~stayed, 0)
+                    if memory.element_size() == parameter.element_size():
+                        _and_(memory, stayed)
+                    else:
+                        memory.masked_fill_(stayed == 0, 0)
 
     def _gradient_hook(self, name: str) -> Callable[[Tensor], None]:
         def zero_pruned_gradient(parameter: Tensor) -> None:
