@@ -31,7 +31,7 @@ from torch.nn import functional
 from boxwood import Adam, Cubic, Fit, Gradual, Store, prune
 from boxwood.core.allocation import uniform
 from boxwood.core.examples import Examples
-from boxwood.core.spec import digest
+from boxwood.core.spec import digest, encode
 from boxwood.model.evaluation import evaluating
 from boxwood.model.oneshot import project_
 from boxwood.model.prunable import parameter_names
@@ -245,7 +245,7 @@ def main() -> None:
         print({**rows[-1], **row}, flush=True)
         return row
 
-    kept_at = StoredCheckpoints(Store(given.store), digest(FIT), every=60)
+    kept_at = StoredCheckpoints(Store(given.store), digest(encode(FIT)), every=60)
     done = fit_(model, train, FIT, seed=0, watch=watch, checkpoints=kept_at)
     after = exact(model, test)
     kept = sum(int(mask.sum()) for mask in done.masks.values())

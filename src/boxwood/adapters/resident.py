@@ -165,7 +165,7 @@ def open_resident(
     for shard in checkpoint.shards:
         refuse_packed(shard.header, shard.path)
     with init_empty_weights(include_buffers=False):
-        model = _architecture(config, folder)(config).eval()
+        model = architecture_of(config, folder)(config).eval()
         _turn_(model)
     stored = _by_name(model, checkpoint)
     for tensor in stored.values():
@@ -227,7 +227,16 @@ def open_tokenizer(folder: Path) -> Any:
         ) from error
 
 
-def _architecture(config: Any, folder: Path) -> Any:
+def architecture_of(config: Any, folder: Path) -> Any:
+    """Return the class that a configuration names.
+
+    Raises:
+        BoxwoodError: it is none of transformers.
+
+    Example:
+        >>> architecture_of(transformers.GPT2Config(architectures=["GPT2Model"]), Path()).__name__
+        'GPT2Model'
+    """
     name = next(iter(config.architectures or ()), None)
     found = getattr(transformers, name, None) if isinstance(name, str) else None
     if found is None or not issubclass(found, transformers.PreTrainedModel):

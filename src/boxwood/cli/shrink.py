@@ -24,8 +24,15 @@ from boxwood.recipes.phase import load_weights_
 
 
 def shrink(
-    target: Annotated[str, typer.Argument(help="module:factory or file.py:factory of a network.")],
-    out: Annotated[Path | None, typer.Argument(help="File to write: .safetensors.")] = None,
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="module:factory or file.py:factory of a network, or a Hugging Face folder."
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Argument(help="File to write: .safetensors; for a folder, a folder.")
+    ] = None,
     example: Annotated[
         list[str] | None,
         typer.Option(help="Shape of an input, as 1x3x32x32; tokens below 99 as 1x16:99. Repeat."),
@@ -53,6 +60,11 @@ def shrink(
     """Remove filters, channels, heads and hidden units, and prove what is left.
 
     Example: boxwood shrink boxwood.zoo.lenet:lenet_5 small.safetensors --example 1x1x28x28 --keep 0.5
+
+    From a Hugging Face folder comes a folder that from_pretrained loads: its configuration says the
+    new sizes. Inputs are token ids there by default.
+
+    Example: boxwood shrink llama/ small/ --keep 0.7
     """
     budgets = {"--macs": (macs, multiply_adds), "--size": (size, parameters)}
     asked = [name for name, (value, _) in budgets.items() if value is not None]
@@ -64,8 +76,12 @@ def shrink(
         )
     if out is None and not dry_run:
         raise BoxwoodError("Expected a file to write, got none; name one, or give --dry-run.")
-    model = _network(target, weights)
-    found = units(model, _examples(example or []))
+    folder = Path(target) if Path(target).is_dir() else None
+    if folder is None:
+        model, inputs = _network(target, weights), _examples(example or [])
+    else:
+        model, inputs = _pretrained(folder, weights, example or [])
+    found = units(model, inputs)
     within = next((Budget(v, of) for v, of in budgets.values() if v is not None), None)
     if time is not None:
         within = Budget(time, latency(model), steps=6)
@@ -76,7 +92,7 @@ def shrink(
     report: dict[str, Any] = _forecast(chosen)
     certificate = None
     if not dry_run and out is not None:
-        small = shrink_network(model, chosen)
+        small: Any = shrink_network(model, chosen)
         certificate = verify(model, small, chosen)
         report["certificate"] = certificate.to_json()
         if not certificate.proved:
@@ -84,7 +100,12 @@ def shrink(
                 f"Expected the smaller network to compute what the masked one does, got\n"
                 f"{certificate}\nNothing was written: protect part of it with --protect."
             )
-        save_shrunken(small, record_of(model, chosen), out)
+        if folder is None:
+            save_shrunken(small, record_of(model, chosen), out)
+        else:
+            from boxwood.adapters.shrunken import save_pretrained
+
+            save_pretrained(small, out, inputs, source=folder)
     if as_json:
         print(json.dumps(report, indent=1))  # noqa: T201 - the result itself
         return
@@ -93,6 +114,21 @@ def shrink(
     if certificate is not None:
         console.print(str(certificate), markup=False)
         console.print(f"Written: {out}", markup=False)
+
+
+def _pretrained(
+    folder: Path, weights: Path | None, example: list[str]
+) -> tuple[Any, tuple[Tensor, ...]]:
+    # Only here: transformers takes seconds to import.
+    from boxwood.adapters.shrunken import load_pretrained
+
+    if weights is not None:
+        raise BoxwoodError(
+            f"Expected no --weights with a folder, got {weights}; the folder holds the weights."
+        )
+    model = load_pretrained(folder)
+    words = getattr(model.config, "vocab_size", None)
+    return model, _examples(example or ([f"2x16:{words}"] if words else []))
 
 
 def _network(target: str, weights: Path | None) -> nn.Module:

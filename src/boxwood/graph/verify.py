@@ -115,6 +115,48 @@ def shrink(model: nn.Module, keep: Keep, *, check: bool = True) -> nn.Module:
     return small
 
 
+def compare(one: nn.Module, other: nn.Module, example: Any, *, seed: int = 0) -> Trial:
+    """Run two networks with parameters of the same names and shapes, with the same noise on them.
+
+    Args:
+        one: its weights are taken, for both.
+        other: anything else is its own.
+        example: inputs, as for `boxwood.units`.
+        seed: of the noise, and of what the networks draw.
+
+    Example:
+        >>> compare(nn.Linear(2, 1), nn.Linear(2, 1), torch.ones(1, 2)).equal
+        True
+    """
+    learned = {name for name, _ in one.named_parameters(remove_duplicate=False)}
+    weights = {names[0]: tensor for names, tensor in named_tensors(one) if names[0] in learned}
+
+    def trial(dtype: torch.dtype | None) -> Trial:
+        noise = _noise(seed)
+
+        def made(name: str, tensor: Tensor) -> Tensor:
+            tensor = weights.get(name, tensor).detach()
+            floating = tensor.is_floating_point()
+            wide = tensor.to(dtype) if dtype is not None and floating else tensor.clone()
+            return _perturbed(wide, noise) if floating and name in weights else wide
+
+        outputs = []
+        for network in (one, other):
+            run = rebuilt(network, made).eval()
+            if dtype is not None:
+                _widen_plain_tensors_(run, dtype)
+            with torch.no_grad(), _default_dtype(dtype):
+                outputs.append(_run(run, example, dtype, seed))
+        kind = _precision(outputs[0], dtype)
+        name = str(kind).removeprefix("torch.")
+        return Trial("given", "perturbed", name, *_distance(*outputs), _TOLERANCE.get(kind, 0.05))
+
+    try:
+        return trial(torch.float64)
+    except (RuntimeError, TypeError, ValueError):
+        return trial(None)
+
+
 @dataclass(frozen=True)
 class _Pair:
     """The original and the small network, to be run with the same weights."""

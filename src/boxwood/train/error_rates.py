@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from boxwood.core.errors import BoxwoodError
 
@@ -165,6 +166,6 @@ def _bleu(answers: Sequence[str], references: Sequence[Sequence[str]], tokenize:
         )
     # It wants a list of all first references, one of all second ones, …; None where there is none.
     most = max(map(len, references))
-    streams = [[each[i] if i < len(each) else None for each in references] for i in range(most)]
+    streams: Any = [[each[i] if i < len(each) else None for each in references] for i in range(most)]
     score = sacrebleu.corpus_bleu(list(answers), streams, tokenize=tokenize, force=True)
     return Bleu(float(score.score))
