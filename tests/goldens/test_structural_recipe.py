@@ -3,14 +3,18 @@
 import torch
 from torch import nn
 
+from boxwood.core.criteria import geometric_median, network_slimming, taylor_gate
 from boxwood.core.spec import Call
 from boxwood.data.digits import digits
+from boxwood.graph.keep import score_units
 from boxwood.graph.units import units
 from boxwood.recipes.phase import Genesis
-from boxwood.recipes.structural import structural
+from boxwood.recipes.phases.prune_units import PruneUnits
+from boxwood.recipes.structural import slimming, structural
 from boxwood.runs.runner import run
 from boxwood.runs.store import Store
 from boxwood.train.loop import Fit
+from boxwood.train.losses import cross_entropy
 from boxwood.train.optimizers import SGD
 from boxwood.zoo.lenet import lenet_300_100
 
@@ -41,3 +45,53 @@ def test_units_stay_gone_and_the_cut_network_computes_the_same(tmp_path):
     x = digits().test.take(torch.arange(8))[0]
     assert torch.allclose(small(x), net(x), atol=1e-5)
     assert len(units(net, x)) == 400
+
+
+def normed() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(),
+        nn.Conv2d(6, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 10),
+    )  # fmt: skip
+
+
+def test_slimming_removes_the_filters_of_the_smallest_scales(tmp_path):
+    """The penalty makes scales smaller, and the smallest of the whole network go."""
+    fit = Fit(epochs=3, batch=60, optimizer=SGD(lr=0.1))
+    start = Genesis(model=normed, data=digits)
+    recipe = slimming(fit, fit, 0.5, l1=0.1)
+    plain, dense, pruned = (
+        run(start, each, Store(tmp_path))
+        for each in ((*structural(fit, fit, 0.5)[:1],), recipe[:1], recipe[:2])
+    )
+    scales = {n: dense.weights[f"{n}.weight"].abs() for n in (1, 4)}
+    for name, scale in scales.items():
+        assert scale.sum() < 0.8 * plain.weights[f"{name}.weight"].abs().sum()
+    cut = torch.cat(list(scales.values())).sort().values[5]
+    for (norm, scale), conv in zip(scales.items(), (0, 3), strict=True):
+        kept = pruned.masks[f"{conv}.weight"].flatten(1).any(1)
+        assert torch.equal(kept, scale >= cut), norm
+    assert run(start, recipe, Store(tmp_path)).facts["test"]["total"] == 360
+
+
+def test_criteria_of_filters_and_of_gradients_score_units(tmp_path):
+    """One score per filter counts for the filters; what reads them has none."""
+    net = normed().eval()
+    x = torch.rand(2, 1, 8, 8)
+    found = units(net, x)
+    scale = {"norm_scale": {"0.weight": torch.arange(6.0), "3.weight": torch.arange(4.0)}}
+    scores = score_units(found, network_slimming, evidence=scale, normalise=False)
+    assert sorted(scores) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 5]
+    by_median = score_units(found, geometric_median, normalise=False)
+    first = next(g for g in found.groups if ("0.weight", 0) in g.axes)
+    own = (
+        geometric_median(net.get_parameter(n)) for n in ("0.weight", "0.bias", "1.weight", "1.bias")
+    )
+    expected = sum(each.detach().double().view(6) for each in own)
+    assert torch.allclose(torch.from_numpy(by_median[first.units]), expected, atol=1e-5)
+    fit = Fit(epochs=1, batch=60, optimizer=SGD(lr=0.1))
+    start = Genesis(model=normed, data=digits)
+    phases = (
+        structural(fit, fit, 0.5)[0],
+        PruneUnits(keep=0.5, criterion=taylor_gate, loss=cross_entropy, evidence=50),
+    )
+    assert run(start, phases, Store(tmp_path)).facts["kept"] == {"0.weight": 3, "3.weight": 2}

@@ -150,7 +150,7 @@ def test_a_choice_that_removes_nothing_warns():
 
 def test_a_criterion_that_needs_more_is_refused():
     """Gradients must be given to a criterion that names them."""
-    with pytest.raises(BoxwoodError, match=r"got 'gradient' for '0\.weight'"):
+    with pytest.raises(BoxwoodError, match=r"got 'gradient'; give evidence={'gradient': …}"):
         score_units(units(net(), X), lambda weight, gradient: weight * gradient)
 
 

@@ -17,6 +17,7 @@ from boxwood.data.augmentation import FlipAndCrop
 from boxwood.data.digits import digits
 from boxwood.data.parts import fewer, without
 from boxwood.distill.losses import Distillation, Lesson
+from boxwood.recipes.gradual import gradual_pruning
 from boxwood.recipes.lottery_ticket import layer_wise, lottery_ticket
 from boxwood.recipes.phase import Genesis, Recipe, State
 from boxwood.recipes.phases.measure import Measure
@@ -25,6 +26,7 @@ from boxwood.recipes.phases.prune import Prune
 from boxwood.recipes.phases.shift_bias import ShiftBias
 from boxwood.recipes.phases.train import Train
 from boxwood.recipes.specialists import generalist, specialists
+from boxwood.recipes.structural import structural
 from boxwood.recipes.teacher_student import student, teacher, trained
 from boxwood.recipes.teachers import Past, Teacher, Trained, taught
 from boxwood.recipes.three_step import iterative, one_shot
@@ -36,6 +38,7 @@ from boxwood.train.optimizers import SGD, Adam
 from boxwood.zoo.wide_nets import wide_net
 
 FIT = Fit(epochs=1, batch=60, optimizer=Adam(lr=2e-3))
+STEPS = Fit(steps=20, batch=60, optimizer=Adam(lr=2e-3), order=1)
 NET = Call.of(wide_net, hidden=(12,), inputs=64)
 BIG = Call.of(wide_net, hidden=(40,), inputs=64)
 GENESIS = Genesis(model=NET, data=digits)
@@ -58,6 +61,11 @@ def equal(a: State, b: State) -> bool:
         one_shot(FIT, FIT, 0.9, dead=False),
         iterative(FIT, FIT, (0.5, 0.8), dead=False),
         lottery_ticket(train=FIT, prune=layer_wise(("*", 0.5)), levels=1),
+        structural(FIT, FIT, 0.5),
+        (
+            Train(fit=FIT, label="dense"),
+            *gradual_pruning(train=STEPS, sparsity=0.8, begin=5, end=15, every=5),
+        ),
     ],
 )
 def test_every_recipe_can_be_taught(recipe: Recipe, store: Store) -> None:

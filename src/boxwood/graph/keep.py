@@ -56,16 +56,19 @@ def score_units(
     units: Units,
     criterion: Callable[..., Tensor] = magnitude,
     *,
-    gradients: Mapping[str, Tensor] | None = None,
+    evidence: Mapping[str, Mapping[str, Tensor]] | None = None,
     normalise: bool = True,
 ) -> UnitScores:
     """Score units: a criterion on every single weight, added up over all that a unit owns.
 
     Args:
         units: of the network.
-        criterion: its positional parameters, out of ``weight``, ``gradient`` and ``name``, say
-            what it is given; one score per weight.
-        gradients: by parameter name, where the criterion asks for them.
+        criterion: its positional parameters, out of ``weight``, ``name`` and the names of the
+            evidence, say what it is given; it returns a score per weight, or one per filter.
+        evidence: by its name, then by parameter name, where the criterion asks for more than
+            weights: ``{"gradient": {"fc1.weight": …}}``, or what
+            `boxwood.model.evidence.gathering.gather` returns. Parameters that it says nothing
+            about have no score.
         normalise: divide by the mean of each group, so that groups can be compared.
 
     Raises:
@@ -86,15 +89,22 @@ def score_units(
     """
     parameters = dict(units.model.named_parameters())
     total = np.zeros(len(units))
+    needs = _needs(criterion, evidence or {})
+    told = [evidence[need] for need in needs if evidence is not None and need in evidence]
     scored: dict[str, Tensor] = {}
     for axis in units.axes:
         name = axis.names[0]
-        if name not in parameters:
+        weight = parameters.get(name)
+        if weight is None or not all(name in each for each in told):
             continue
         if name not in scored:
-            scored[name] = _scores_of(criterion, name, parameters[name], gradients)
-        others = [dim for dim in range(scored[name].dim()) if dim != axis.dim]
+            given = {"weight": weight.detach(), "name": name}
+            given |= {need: each[name] for need, each in (evidence or {}).items() if name in each}
+            scored[name] = criterion(*(given[need] for need in needs))
         along = scored[name]
+        if along.shape[axis.dim] != weight.shape[axis.dim]:
+            continue  # a score per filter says nothing about the other axes
+        others = [dim for dim in range(along.dim()) if dim != axis.dim]
         along = along.sum(others, dtype=torch.float64) if others else along.double()
         owned = axis.units >= 0
         total += np.bincount(axis.units[owned], along.cpu().numpy()[owned], minlength=len(units))
@@ -114,27 +124,19 @@ def _normalised(units: Units, scores: UnitScores) -> UnitScores:
     return made
 
 
-def _scores_of(
-    criterion: Callable[..., Tensor],
-    name: str,
-    weight: Tensor,
-    gradients: Mapping[str, Tensor] | None,
-) -> Tensor:
+def _needs(criterion: Callable[..., Tensor], evidence: Mapping[str, object]) -> tuple[str, ...]:
     function = getattr(criterion, "function", criterion)
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    needs = [
-        p.name for p in inspect.signature(function).parameters.values() if p.kind in positional
-    ]
-    given = {"weight": weight.detach(), "name": name}
-    if gradients is not None and name in gradients:
-        given["gradient"] = gradients[name]
+    parameters = inspect.signature(function).parameters.values()
+    needs = tuple(p.name for p in parameters if p.kind in positional)
+    given = ("weight", "name", *evidence)
     missing = [need for need in needs if need not in given]
     if missing:
         raise BoxwoodError(
             f"Expected a criterion whose positional parameters are among {', '.join(given)}, got "
-            f"{missing[0]!r} for {name!r}; give gradients=…, or another criterion."
+            f"{missing[0]!r}; give evidence={{{missing[0]!r}: …}}, or another criterion."
         )
-    return criterion(*(given[need] for need in needs))
+    return needs
 
 
 Measure = Callable[[Keep], float]

@@ -117,7 +117,7 @@ class Units:
         *,
         within: "Budget | None" = None,
         criterion: Callable[..., Tensor] = magnitude,
-        gradients: Mapping[str, Tensor] | None = None,
+        evidence: Mapping[str, Mapping[str, Tensor]] | None = None,
         normalise: bool = True,
         ranked_together: bool = False,
         floor: int = 1,
@@ -134,7 +134,7 @@ class Units:
         """
         from boxwood.graph.keep import keep_best, score_units  # which is written in terms of Units
 
-        scores = score_units(self, criterion, gradients=gradients, normalise=normalise)
+        scores = score_units(self, criterion, evidence=evidence, normalise=normalise)
         return keep_best(
             self, scores, keep, within=within, ranked_together=ranked_together, floor=floor,
             multiple=multiple, protect=protect,

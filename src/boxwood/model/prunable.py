@@ -57,6 +57,16 @@ def conv(model: nn.Module) -> dict[str, nn.Parameter]:
     return _weights_of(model, _CONVOLUTIONS)
 
 
+def norm_scales(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Find the scales γ of batch norms: what network slimming penalises.
+
+    Example:
+        >>> list(norm_scales(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))))
+        ['1.weight']
+    """
+    return _weights_of(model, (nn.modules.batchnorm._BatchNorm,))
+
+
 @dataclass(frozen=True)
 class Named:
     """Find parameters whose dotted name matches one of some patterns, whatever their layer.

@@ -1,8 +1,9 @@
-"""Train, prune units, retrain: the three-step recipe on whole filters and neurons."""
+"""Train, prune units, retrain: the three-step recipe on whole filters and neurons, and network slimming."""
 
 from dataclasses import replace
 
-from boxwood.core.criteria import magnitude
+from boxwood.core.criteria import magnitude, network_slimming
+from boxwood.model.prunable import conv, norm_scales
 from boxwood.model.scoring import Criterion
 from boxwood.recipes.phase import Recipe
 from boxwood.recipes.phases.measure import Measure
@@ -43,6 +44,56 @@ def structural(
     return (
         Train(fit=train, label="dense"),
         PruneUnits(keep=keep, criterion=criterion, floor=floor, multiple=multiple, protect=protect),
+        Train(fit=replace(retrain, order=1)),
+        Measure(),
+    )
+
+
+def slimming(
+    train: Fit,
+    retrain: Fit,
+    keep: float,
+    *,
+    l1: float = 1e-4,
+    floor: int = 1,
+    multiple: int = 1,
+    protect: tuple[str, ...] = (),
+) -> Recipe:
+    """Train with a penalty on the scales of batch norms, remove the filters of the smallest, retrain.
+
+    The penalty is ``λ · Σ |γ|`` over all batch norms; filters are ranked over the whole network.
+
+    Args:
+        train: the dense training; the penalty is added to it.
+        retrain: after the removal, without a penalty.
+        keep: fraction of all filters that stay.
+        l1: λ, in units of the loss.
+        floor: filters that each layer keeps at least.
+        multiple: layers keep a multiple of this.
+        protect: patterns of parameters whose filters stay.
+
+    Example:
+        >>> from boxwood.train.optimizers import SGD
+        >>> fit = Fit(epochs=1, batch=60, optimizer=SGD(lr=0.1))
+        >>> [type(p).__name__ for p in slimming(fit, fit, 0.5)]
+        ['Train', 'PruneUnits', 'Train', 'Measure']
+
+    Source: Liu, Li, Shen, Huang, Yan and Zhang (2017), section 3; λ is 1e-4 to 1e-5 there.
+    Differs from the paper: layers that a residual sum ties together lose the same filters, ranked
+    by the sum of their γ, where the paper selects channels in front of each block.
+    """
+    return (
+        Train(fit=replace(train, l1=l1, l1_on=norm_scales), label="dense"),
+        PruneUnits(
+            keep=keep,
+            criterion=network_slimming,
+            where=conv,
+            ranked_together=True,
+            normalise=False,
+            floor=floor,
+            multiple=multiple,
+            protect=protect,
+        ),
         Train(fit=replace(retrain, order=1)),
         Measure(),
     )

@@ -166,6 +166,8 @@ def _bleu(answers: Sequence[str], references: Sequence[Sequence[str]], tokenize:
         )
     # It wants a list of all first references, one of all second ones, …; None where there is none.
     most = max(map(len, references))
-    streams: Any = [[each[i] if i < len(each) else None for each in references] for i in range(most)]
+    streams: Any = [
+        [each[i] if i < len(each) else None for each in references] for i in range(most)
+    ]
     score = sacrebleu.corpus_bleu(list(answers), streams, tokenize=tokenize, force=True)
     return Bleu(float(score.score))

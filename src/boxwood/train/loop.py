@@ -48,6 +48,7 @@ class Fit:
         course: learning-rate course over the steps of this training.
         loss: outputs and targets to a scalar.
         l1: strength of the L1 penalty on the prunable weights; units of loss per unit of weight.
+        l1_on: what it penalises instead, such as `boxwood.model.prunable.norm_scales`.
         frozen: patterns of parameters that do not learn, such as ``("conv*",)``.
         order: which of the seed's orders of examples (and dropout) to use.
         watch_every: steps between two rows of the history; None for one row per epoch.
@@ -94,6 +95,7 @@ class Fit:
     teacher: Any = spec.field(None, legacy=None)  # noqa: RUF009 - a field
     in_order: bool = spec.field(False, legacy=False)
     evidence: int = spec.field(1000, legacy=1000)
+    l1_on: Where | None = spec.field(None, legacy=None)  # noqa: RUF009 - a field
 
     def __post_init__(self) -> None:
         given = [length for length in (self.epochs, self.steps) if length is not None]
@@ -308,7 +310,8 @@ class _Loop:
         every = fit.watch_every or window.per_epoch
         device = device_of(model)
         learning = [p for p in model.parameters() if p.requires_grad]
-        penalised = [p for p in learning if p.dim() > 1]
+        matrices = [p for p in learning if p.dim() > 1]
+        penalised = matrices if fit.l1_on is None else list(fit.l1_on(model).values())
         step, summed = start
         # A tensor, so that nothing waits for the loss of a step before the next one starts.
         running = torch.tensor(summed, dtype=torch.float64, device=device)
@@ -341,7 +344,7 @@ class _Loop:
                     nn.utils.clip_grad_norm_(learning, fit.clip)
                 optimizer.step()
                 if fit.max_norm is not None:
-                    limit_norms_(penalised, fit.max_norm)
+                    limit_norms_(matrices, fit.max_norm)
                 running += loss.detach()
                 step += 1
                 if progress is not None:

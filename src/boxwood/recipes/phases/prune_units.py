@@ -10,6 +10,7 @@ from torch import nn
 from boxwood.core import spec
 from boxwood.core.criteria import magnitude
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.examples import InBatches
 from boxwood.core.masks import Masks, combine, sparsity
 from boxwood.graph.keep import Budget, Keep
 from boxwood.graph.reference import restatements
@@ -17,9 +18,14 @@ from boxwood.graph.settle import Kept
 from boxwood.graph.surgery import cuts_of
 from boxwood.graph.units import Units, units
 from boxwood.graph.verify import shrink, verify
+from boxwood.model.evidence.calibration import Calibration, Loss
+from boxwood.model.evidence.gathering import COLLECTORS, Evidence, gather
 from boxwood.model.oneshot import project_
-from boxwood.model.scoring import Criterion
+from boxwood.model.prunable import Where, linear_and_conv
+from boxwood.model.scoring import Criterion, evidence_of
 from boxwood.recipes.phase import State, World, state_of
+
+_BATCH = 250
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +38,12 @@ class PruneUnits:
     Args:
         keep: fraction of units of every group that stay; None with a budget.
         within: a budget instead.
-        criterion: scores weights; what a unit owns is added up.
+        criterion: scores weights, or filters; what a unit owns is added up.
         floor, multiple, protect, ranked_together: as for `boxwood.graph.keep.keep_best`.
+        normalise: as for `boxwood.graph.keep.score_units`.
+        where: the parameters that are scored, where the criterion asks for more than weights.
+        loss: outputs and targets to the mean over a batch, for criteria that ask for gradients.
+        evidence: how many of the first training examples such criteria see.
         label: a name for later phases.
     """
 
@@ -46,21 +56,37 @@ class PruneUnits:
     multiple: int = 1
     protect: tuple[str, ...] = ()
     ranked_together: bool = False
+    normalise: bool = spec.field(True, legacy=True)
+    where: Where = spec.field(linear_and_conv, legacy=linear_and_conv)  # noqa: RUF009
+    loss: Loss | None = spec.field(None, legacy=None)  # noqa: RUF009 - a declaration
+    evidence: int = spec.field(1000, legacy=1000)
     label: str = spec.field("", identity=False)
 
     def run(self, state: State, world: World) -> State:
         """Prune; the facts hold what each group keeps, and the certificate."""
         model = world.network(state)
-        kept = units_of(model, world).keep_best(
+        found = units_of(model, world)
+        kept = found.keep_best(
             self.keep,
             within=self.within,
             criterion=self.criterion,
+            evidence=self._evidence(found, world),
+            normalise=self.normalise,
             floor=self.floor,
             multiple=self.multiple,
             protect=self.protect,
             ranked_together=self.ranked_together,
         )
         return remove(model, kept, state)
+
+    def _evidence(self, found: Units, world: World) -> Evidence:
+        needs = evidence_of(self.criterion)
+        if not set(needs) & set(COLLECTORS):
+            return {}
+        owned = {name for axis in found.axes for name in axis.names}
+        weights = {n: p for n, p in self.where(found.model).items() if n in owned}
+        batches = InBatches(world.data.train, _BATCH, self.evidence)
+        return gather(needs, Calibration(found.model, weights, batches, self.loss))
 
 
 def remove(model: nn.Module, keep: Keep, state: State) -> State:
