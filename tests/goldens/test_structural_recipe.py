@@ -2,15 +2,19 @@
 
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
+from boxwood.cli.main import app
 from boxwood.core.criteria import geometric_median, network_slimming, taylor_gate
 from boxwood.core.spec import Call
 from boxwood.data.digits import digits
 from boxwood.graph.keep import score_units
 from boxwood.graph.units import units
+from boxwood.loading import load
 from boxwood.recipes.phase import Genesis
 from boxwood.recipes.phases.prune_units import PruneUnits
 from boxwood.recipes.structural import slimming, structural
+from boxwood.runs.chain import keys
 from boxwood.runs.runner import run
 from boxwood.runs.store import Store
 from boxwood.train.loop import Fit
@@ -45,6 +49,27 @@ def test_units_stay_gone_and_the_cut_network_computes_the_same(tmp_path):
     x = digits().test.take(torch.arange(8))[0]
     assert torch.allclose(small(x), net(x), atol=1e-5)
     assert len(units(net, x)) == 400
+
+
+def test_the_smaller_network_of_a_run_is_a_file(tmp_path):
+    """Its masked units cut out, it computes what the masked network does."""
+    fit = Fit(epochs=1, batch=60, optimizer=SGD(lr=0.05))
+    start = Genesis(model=Call.of(lenet_300_100, inputs=64), data=digits)
+    recipe, store = structural(fit, fit, 0.25), Store(tmp_path / "store")
+    state = run(start, recipe, store)
+    key = keys(start, recipe)[-1]
+    call = ["runs", "export", key[:12], "--store", str(store.root), "--out"]
+    done = CliRunner().invoke(app, [*call, str(tmp_path / "small.safetensors"), "--cut"])
+    assert done.output.endswith("7,035 of 50,610 parameters.\n"), done.output
+    small = load(tmp_path / "small.safetensors", build=lambda: lenet_300_100(inputs=64))
+    net = lenet_300_100(inputs=64)
+    net.load_state_dict(dict(state.weights))
+    x = digits().test.take(torch.arange(8))[0]
+    assert torch.allclose(small.eval()(x), net.eval()(x), atol=1e-6)
+    dense = CliRunner().invoke(
+        app, [*call[:2], keys(start, recipe)[1][:12], *call[3:], "x", "--cut"]
+    )
+    assert "got none; name a phase behind the pruning" in str(dense.exception)
 
 
 def normed() -> nn.Module:

@@ -18,6 +18,7 @@ from boxwood.core.spec import decode
 from boxwood.files.mask_files import write_with_masks
 from boxwood.report.exports import to_mlflow, to_tensorboard, to_wandb
 from boxwood.report.page.reading import Run, read
+from boxwood.runs.cutting import save_cut
 from boxwood.runs.difference import difference
 from boxwood.runs.latency import FILE, Settings, Wanted, measure_all
 from boxwood.runs.store import Store
@@ -68,15 +69,23 @@ def export(
     key: Key,
     out: Annotated[Path, typer.Option(help="safetensors file to write.")],
     store: StorePath = Path("runs"),
+    cut: Annotated[
+        bool, typer.Option("--cut", help="Cut masked units out: write the smaller network.")
+    ] = False,
 ) -> None:
     """Write the network that a phase left as a plain checkpoint, its masks beside it.
 
     OUT loads with ``model.load_state_dict``; ``masks/OUT`` in the same folder holds the masks, where
-    `boxwood pack` and ``boxwood.files.mask_files.load_masks`` find them.
+    `boxwood pack` and ``boxwood.files.mask_files.load_masks`` find them. With --cut, which wants a
+    phase of structural pruning, OUT is the smaller network, and loads with ``boxwood.load``.
 
     Example: boxwood runs export 3f2a --out pruned.safetensors
     """
     opened = _open(store)
+    if cut:
+        before, after = save_cut(opened, _whole(opened, key), out)
+        Console().print(f"{out}: {after:,} of {before:,} parameters.", markup=False)
+        return
     state = opened.load(_whole(opened, key))
     write_with_masks(out, apply(state.weights, state.masks), state.masks)
 

@@ -1,0 +1,66 @@
+"""The smaller network that a run of structural pruning left: units that it holds as masks, cut out."""
+
+from pathlib import Path
+
+import torch
+
+from boxwood.core.errors import BoxwoodError
+from boxwood.core.masks import apply
+from boxwood.core.spec import decode
+from boxwood.graph.keep import Keep
+from boxwood.graph.record import record_of, save_shrunken
+from boxwood.graph.units import units
+from boxwood.graph.verify import shrink
+from boxwood.recipes.phase import Genesis, load_weights_
+from boxwood.recipes.phases.prune_units import kept_under
+from boxwood.runs.store import Store
+
+
+def save_cut(store: Store, key: str, path: Path) -> tuple[int, int]:
+    """Cut the units that a phase left masked out of its network, and write what is left.
+
+    ``boxwood.load(path, build=…)`` reads it, given the function that makes the network of the run.
+
+    Args:
+        store: where the run is.
+        key: of the phase.
+        path: safetensors file to write.
+
+    Returns:
+        How many parameters there were, and how many are left.
+
+    Raises:
+        BoxwoodError: no run of the store has such a phase, its masks take single weights away or
+            nothing, or the network cannot be cut.
+
+    Example:
+        >>> save_cut(Store(Path("runs")), key, Path("small.safetensors"))  # doctest: +SKIP
+        (266610, 56255)
+
+    Source: the law of `boxwood.graph.verify.verify`.
+    """
+    genesis = _genesis(store, key)
+    state = store.load(key)
+    if not state.masks:
+        raise BoxwoodError(
+            f"Expected masks in phase {key[:8]}, got none; name a phase behind the pruning."
+        )
+    model = genesis.build()
+    load_weights_(model, apply(state.weights, state.masks))
+    part = genesis.data().validation
+    example, _ = part.take(torch.arange(min(2, len(part))))
+    found = units(model.eval(), example)
+    keep = Keep(found, kept_under(found, state.masks))
+    small = shrink(model, keep)
+    save_shrunken(small, record_of(model, keep), path)
+    return found.parameters(), sum(p.numel() for p in small.parameters())
+
+
+def _genesis(store: Store, key: str) -> Genesis:
+    for run in store.runs():
+        if key in run["chain"]:
+            found: Genesis = decode(run["genesis"])
+            return found
+    raise BoxwoodError(
+        f"Expected a phase of a run in {store.root}, got {key[:8]}; see `boxwood runs list`."
+    )
