@@ -1,6 +1,7 @@
 """Bad input to structural pruning: one sentence, the thing at fault, the way out."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from boxwood.graph.keep import Budget, Keep, multiply_adds, score_units
 from boxwood.graph.record import load_shrunken, record_of, save_shrunken
 from boxwood.graph.surgery import carry_optimizer
 from boxwood.graph.units import units
-from boxwood.graph.verify import shrink
+from boxwood.graph.verify import shrink, verify
 
 X = torch.ones(2, 4)
 
@@ -59,6 +60,58 @@ def test_control_flow_that_depends_on_data_is_named_by_its_line():
         BoxwoodError, match=r"does not depend on data, got Branching.*errors\.py:\d+"
     ):
         units(Branching(), X)
+
+
+class Detector(nn.Module):
+    """Channels, then scores that decide where a second stage looks."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 6, 3, padding=1)
+        self.scores, self.classes = nn.Conv2d(6, 1, 1), nn.Linear(6, 5)
+
+    def forward(self, x):
+        features = self.b(torch.relu(self.a(x)))
+        places = (self.scores(features)[:, 0] > 0.0).nonzero()
+        return self.classes(features[places[:, 0], :, places[:, 1], places[:, 2]])
+
+
+@pytest.mark.parametrize("bias", [0.0, -100.0])  # nothing is detected at all
+def test_what_depends_on_data_can_be_kept_whole(bias):
+    """What comes before it is removed and proved, even where the model returns nothing."""
+    torch.manual_seed(0)
+    model, images = Detector().eval(), torch.randn(2, 3, 5, 5)
+    with torch.no_grad():
+        model.scores.bias.fill_(bias)
+    with pytest.raises(BoxwoodError, match=r"got Detector.*errors\.py:\d+.*freeze_unknown=True"):
+        units(model, images)
+    found = units(model, images, freeze_unknown=True)
+    assert {axis.names[0] for axis in found.axes} == {"a.weight", "a.bias", "b.weight"}
+    keep = found.keep_best(0.5)
+    small = shrink(model, keep)
+    certificate = verify(model, small, keep)
+    assert certificate.proved
+    assert re.search(r"depends on data from .*errors\.py:\d+ on; what is read", str(certificate))
+    assert certificate.unread == ("classes.weight", "classes.bias")
+
+
+class Late(Detector):
+    """What was cut is read once more where nobody follows."""
+
+    def __init__(self):
+        super().__init__()
+        self.late = nn.Linear(8, 5)
+
+    def forward(self, x):
+        return super().forward(x).sum() + self.late(self.a(x).mean((2, 3)))
+
+
+def test_a_layer_used_again_behind_the_data_is_found_out():
+    """The small network is run to its end, so nothing wrong is returned."""
+    model, images = Late().eval(), torch.randn(2, 3, 5, 5)
+    keep = units(model, images, freeze_unknown=True).keep_best(0.5)
+    with pytest.raises(BoxwoodError, match="Expected the smaller Late to run"):
+        shrink(model, keep)
 
 
 def test_an_example_of_wrong_shape_is_refused():

@@ -49,6 +49,14 @@ def shrink(
     ] = None,
     floor: Annotated[int, typer.Option(help="Units that every group keeps at least.")] = 1,
     multiple: Annotated[int, typer.Option(help="Groups keep a multiple of this.")] = 1,
+    freeze_unknown: Annotated[
+        bool,
+        typer.Option(
+            "--freeze-unknown",
+            help="Keep whole what operations without a rule read, and what is read from where "
+            "control flow depends on data.",
+        ),
+    ] = False,
     together: Annotated[
         bool, typer.Option("--together", help="Rank the units of all groups together.")
     ] = False,
@@ -81,7 +89,7 @@ def shrink(
         model, inputs = _network(target, weights), _examples(example or [])
     else:
         model, inputs = _pretrained(folder, weights, example or [])
-    found = units(model, inputs)
+    found = units(model, inputs, freeze_unknown=freeze_unknown)
     within = next((Budget(v, of) for v, of in budgets.values() if v is not None), None)
     if time is not None:
         within = Budget(time, latency(model), steps=6)

@@ -46,6 +46,8 @@ class Certificate:
         attributes: ints of modules that were changed.
         unread: parameters that the pass in evaluation does not read, and that nothing is shown for.
         units, parameters, multiply_adds: before and after.
+        beyond: where control flow begins to depend on data, if it does: outputs of all modules that
+            kept their shape were compared as well, for the model's own may be empty.
     """
 
     trials: tuple[Trial, ...]
@@ -56,6 +58,7 @@ class Certificate:
     units: tuple[int, int]
     parameters: tuple[int, int]
     multiply_adds: tuple[int, int]
+    beyond: str = ""
 
     @property
     def proved(self) -> bool:
@@ -89,6 +92,8 @@ class Certificate:
             lines += ["  …"] * (len(self.restated) > 4)
         if self.attributes:
             lines.append(f"attributes changed: {len(self.attributes)}")
+        if self.beyond:
+            lines.append(f"depends on data from {self.beyond} on; what is read there stays whole")
         if self.unread:
             lines.append(f"not read in evaluation, and not covered: {', '.join(self.unread[:4])}"
                          + (" …" if len(self.unread) > 4 else ""))  # fmt: skip

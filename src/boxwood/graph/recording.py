@@ -70,6 +70,7 @@ class Trace:
         evaluated: how many calls belong to the pass in evaluation; the others to one in training.
         results: values that the model returns.
         attributes: the ints that modules hold.
+        beyond: file and line from which on nothing was followed, since what runs depends on data.
     """
 
     calls: list[Call] = field(default_factory=list)
@@ -84,6 +85,7 @@ class Trace:
     evaluated: int = 0
     results: set[int] = field(default_factory=set)
     attributes: dict[OfAttribute, int] = field(default_factory=dict)
+    beyond: str = ""
 
 
 def refs(nested: Any) -> list[Ref]:
@@ -131,6 +133,15 @@ class Recorder:
             self.trace.storages.append(storage)
             self.trace.sharing.setdefault(storage, []).append(found)
         return found
+
+    def held(self) -> list[Tensor]:
+        """List what code that goes on can still read: tensors that somebody else holds as well.
+
+        Parameters are not among them: the model holds all of them.
+        """
+        ours = 2  # the list, and the argument of getrefcount; a loop over tensors would be one more
+        places = [value for value in range(len(self._alive)) if value not in self.trace.named]
+        return [self._alive[i] for i in places if sys.getrefcount(self._alive[i]) > ours]
 
     def refs(self, nested: Any) -> Any:
         """Put a `Ref` in the place of every tensor."""

@@ -35,7 +35,7 @@ def as_arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (example,), {}
 
 
-def trace(model: nn.Module, example: Any) -> Trace:
+def trace(model: nn.Module, example: Any, *, until_data: bool = False) -> Trace:
     """Run a copy of a model on fake tensors and record what it does in evaluation.
 
     Nothing is computed and the model is not touched: parameters are replaced by tensors without
@@ -44,6 +44,8 @@ def trace(model: nn.Module, example: Any) -> Trace:
     Args:
         model: any module.
         example: an input, a tuple of inputs, or a dict of inputs by name.
+        until_data: stop where the control flow depends on data, instead of refusing; every tensor
+            that is still held there counts as a result.
 
     Raises:
         BoxwoodError: a parameter has no data or shape yet, the control flow depends on data, or
@@ -69,11 +71,16 @@ def trace(model: nn.Module, example: Any) -> Trace:
         except BoxwoodError:
             raise
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
-            raise BoxwoodError(
-                f"Expected a model whose control flow does not depend on data, got "
-                f"{type(model).__name__}, which reads values of tensors at {recorder.where()} "
-                f"({error}); give units() the part of it that computes the features."
-            ) from error
+            if not until_data:
+                raise BoxwoodError(
+                    f"Expected a model whose control flow does not depend on data, got "
+                    f"{type(model).__name__}, which reads values of tensors at {recorder.where()} "
+                    f"({error}); give units() the part of it that computes the features, or "
+                    f"units(…, freeze_unknown=True) to keep whole what is read from there on."
+                ) from error
+            # The frames of the error hold what the code after it would read.
+            returned = recorder.held()
+            recorder.trace.beyond = recorder.where()
         except Exception as error:
             raise BoxwoodError(
                 f"Expected an example that {type(model).__name__} takes, got one of shape "
@@ -82,7 +89,7 @@ def trace(model: nn.Module, example: Any) -> Trace:
                 "tensor, a tuple, or a dict by name."
             ) from error
         recorder.trace.evaluated = len(recorder.trace.calls)
-        if unread(recorder.trace):
+        if unread(recorder.trace) and not recorder.trace.beyond:
             returned += _in_training(recorder, twin, args, kwargs)
     recorder.trace.results = {
         recorder.value(each) for each in tensors_of(returned) if recorder.knows(each)

@@ -213,7 +213,9 @@ def units(model: nn.Module, example: Any, *, freeze_unknown: bool = False) -> Un
     Args:
         model: any module; it is not changed.
         example: an input, a tuple of inputs, or a dict of inputs by name.
-        freeze_unknown: keep whole what an operation without a rule reads, instead of refusing.
+        freeze_unknown: keep whole what an operation without a rule reads, instead of refusing; and
+            what is read from where control flow begins to depend on data, as behind the
+            non-maximum suppression of a detector.
 
     Raises:
         BoxwoodError: an operation has no rule, control flow depends on data, parameters have no
@@ -226,7 +228,7 @@ def units(model: nn.Module, example: Any, *, freeze_unknown: bool = False) -> Un
         >>> len(found), [group.name for group in found.groups]
         (8, ['0.weight'])
     """
-    flow = Flow(trace(model, example))
+    flow = Flow(trace(model, example, until_data=freeze_unknown))
     flow.start()
     named = {value: flow.layouts[value] for value in flow.trace.named}
     for value in unread(flow.trace):  # what no pass reads cannot be followed

@@ -62,6 +62,9 @@ def verify(
         pair.trial(example, "given", perturbed=True),
         pair.trial(_randomised(example, seed), "random", perturbed=False),
     ]
+    # Behind what depends on data there may be nothing to differentiate.
+    beyond = keep.units.flow.trace.beyond
+    gradients = gradients and not beyond
     _, changes = cut(model, keep)
     everything = keep.kept | True
     return Certificate(
@@ -73,6 +76,7 @@ def verify(
         units=(len(keep.units), len(keep.units) - keep.removed),
         parameters=(keep.units.parameters(), sum(p.numel() for p in small.parameters())),
         multiply_adds=(keep.units.multiply_adds(everything), keep.units.multiply_adds(keep.kept)),
+        beyond=beyond,
     )
 
 
@@ -187,6 +191,10 @@ class _Pair:
         self, example: Any, *, perturbed: bool, dtype: torch.dtype | None
     ) -> tuple[float, float, torch.dtype]:
         wide, narrow = self.networks(perturbed=perturbed, dtype=dtype)
+        seen: tuple[list[Tensor], list[Tensor]] = ([], [])
+        if self.keep.units.flow.trace.beyond:
+            for network, into in zip((wide, narrow), seen, strict=True):
+                _observe_(network, into)
         with torch.no_grad(), _default_dtype(dtype):
             expected = _run(wide, example, dtype, self.seed, restated(self.keep))
             try:
@@ -199,6 +207,19 @@ class _Pair:
                     f"{type(error).__name__} ({error}); nothing was returned: protect part of it "
                     "with protect=…"
                 ) from error
+        for whole, left in zip(*seen, strict=False):
+            if whole.shape == left.shape:
+                # Each by its own scale, or the largest would hide the others.
+                scale = (
+                    float(whole.abs().max()) if whole.is_floating_point() and whole.numel() else 0
+                )
+                expected.append(whole / scale if scale > 0 else whole)
+                got.append(left / scale if scale > 0 else left)
+        if not any(tensor.numel() for tensor in expected):
+            raise BoxwoodError(
+                f"Expected outputs to compare, got none of {type(self.model).__name__}; give an "
+                f"example on which it returns something."
+            )
         return (*_distance(expected, got), _precision(expected, dtype))
 
     def networks(
@@ -301,6 +322,16 @@ def _run(
         with context or nullcontext():
             returned = network(*args, **kwargs)
         return list(tensors_of(returned))
+
+
+def _observe_(network: nn.Module, into: list[Tensor]) -> None:
+    """Let a network, which is a copy, note what each of its modules returns."""
+
+    def note(_: nn.Module, __: Any, returned: Any) -> None:
+        into.extend(tensors_of(returned))
+
+    for module in network.modules():
+        module.register_forward_hook(note)
 
 
 def _distance(expected: Sequence[Tensor], got: Sequence[Tensor]) -> tuple[float, float]:
