@@ -1,6 +1,14 @@
-"""Modules that plug into other packages are collected where those packages are."""
+"""Modules that plug into other packages are collected where those packages are; one thread a process.
 
+Networks of tests are tiny: a second thread only waits for the first, and on a busy machine for long.
+"""
+
+import os
 from importlib.util import find_spec
+
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before torch is imported; child processes inherit it
 
 NEEDED = {
     "lightning": "lightning",
@@ -9,6 +17,7 @@ NEEDED = {
     "outliers": "transformers",
     "pretrained": "transformers",
     "resident": "transformers",
+    "shrunken": "transformers",
 }
 
 collect_ignore = [

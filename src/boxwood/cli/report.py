@@ -72,7 +72,9 @@ def report(
         text = page(about)
         write(path, text.encode())
         if not as_json:
-            Console().print(f"{path}: {len(text.encode()) / 1e6:.1f} MB", markup=False)
+            Console(soft_wrap=True).print(
+                f"{path}: {len(text.encode()) / 1e6:.1f} MB", markup=False
+            )
 
 
 def _for_terminal(table: Table) -> rich.table.Table:

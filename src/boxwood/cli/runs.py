@@ -84,7 +84,7 @@ def export(
     opened = _open(store)
     if cut:
         before, after = save_cut(opened, _whole(opened, key), out)
-        Console().print(f"{out}: {after:,} of {before:,} parameters.", markup=False)
+        Console(soft_wrap=True).print(f"{out}: {after:,} of {before:,} parameters.", markup=False)
         return
     state = opened.load(_whole(opened, key))
     write_with_masks(out, apply(state.weights, state.masks), state.masks)

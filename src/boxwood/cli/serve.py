@@ -34,7 +34,9 @@ def serve(
     about = asked(stores, title, only, without, judge, latency)
     server = open_server(stores, lambda: page(about, live=True), port)
     address = f"http://{_HOST}:{server.server_port}/"
-    Console().print(f"{address} shows {', '.join(map(str, stores))}; stop with Ctrl-C.")
+    Console(soft_wrap=True).print(
+        f"{address} shows {', '.join(map(str, stores))}; stop with Ctrl-C."
+    )
     with server:
         server.serve_forever()
 

@@ -121,7 +121,7 @@ def shrink(
     console.print(_table(report))
     if certificate is not None:
         console.print(str(certificate), markup=False)
-        console.print(f"Written: {out}", markup=False)
+        console.print(f"Written: {out}", markup=False, soft_wrap=True)
 
 
 def _pretrained(
