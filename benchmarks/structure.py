@@ -53,13 +53,19 @@ TIMED = (
 
 
 def ours(net: nn.Module, example: Any) -> dict[str, Any]:
-    """Remove half, and prove it."""
-    found = units(net, example)
+    """Remove half, and prove it; where something cannot be followed, keep whole what it reads."""
+    followed: dict[str, Any] = {}
+    try:
+        found = units(net, example)
+    except BoxwoodError as error:
+        followed["not_followed"] = _told(error)
+        found = units(net, example, freeze_unknown=True)
     if not len(found):
-        return {"result": "refused", "reason": "no removable units"}
+        return {"result": "refused", "reason": followed.get("not_followed", "no removable units")}
     keep = keep_best(found, score_units(found), 0.5)
     after = found.parameters(keep.kept) / found.parameters()
     row = {
+        **followed,
         "restated": len(restatements(keep)),
         "units": len(found),
         "groups": len(found.groups),
@@ -143,8 +149,7 @@ def attempt(name: str, who: str) -> dict[str, Any]:
             signal.setitimer(signal.ITIMER_PROF, LIMIT)
             return {"size": size, **(ours if who == "ours" else peer)(net, example)}
     except BoxwoodError as error:
-        # Where the package lies is this machine's affair.
-        return {"result": "refused", "reason": re.sub(r"\S*/site-packages/", "", str(error))}
+        return {"result": "refused", "reason": _told(error)}
     except _TooLongError:
         return {"result": "too long", "reason": f"more than {LIMIT} s of this processor"}
     except Exception as error:  # noqa: BLE001 - a crash is a result here
@@ -155,6 +160,11 @@ def attempt(name: str, who: str) -> dict[str, Any]:
         }
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _told(error: BoxwoodError) -> str:
+    # Where the package lies is this machine's affair.
+    return re.sub(r"\S*/site-packages/", "", str(error))
 
 
 def in_processes(jobs: list[tuple[str, str]]) -> Iterator[tuple[str, str, dict[str, Any]]]:
