@@ -38,7 +38,7 @@ from boxwood.graph.units import units
 from boxwood.graph.verify import shrink, verify
 
 TABLE = Path(__file__).parent.parent / "experiments" / "results" / "structure.json"
-LIMIT = 40
+LIMIT = 90
 LARGEST = 62_000_000
 CERTIFIED = 12_000_000
 QUICK = (

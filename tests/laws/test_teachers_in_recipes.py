@@ -293,7 +293,7 @@ def test_less_of_a_data_set() -> None:
         (lambda: taught(one_shot(FIT, None, 0.5), PAST, LOSS), "Expected a training after"),
         (lambda: Trained(model=NET, recipe=trained(FIT), members=0), "at least one member"),
         (lambda: ShiftBias(classes=(), shifts=(1.0,)), "classes and shifts to try"),
-        (lambda: Fit(epochs=1, batch=1, optimizer=SGD(lr=1.0), max_norm=0.0), "max_norm > 0, got 0.0"),
+        (lambda: Fit(epochs=1, batch=1, optimizer=SGD(lr=1.0), max_norm=0.0), "max_norm > 0, got None, None and 0.0"),
         (lambda: fewer(digits, 0), "between 1 and 1197"),
         (lambda: without(digits, (10,)), r"0..9, got \[10\]"),
         (lambda: without(digits, tuple(range(10))), "leave out fewer"),

@@ -110,16 +110,11 @@ class Fit:
                 f"until={self.until}; they count as the length does, in "
                 f"{'epochs' if self.steps is None else 'steps'}."
             )
-        if (self.watch_every is not None and self.watch_every < 1) or (
-            self.clip is not None and not self.clip > 0
-        ):
+        limits = (self.watch_every, self.clip, self.max_norm)
+        if any(limit is not None and not limit > 0 for limit in limits):
             raise BoxwoodError(
-                f"Expected watch_every >= 1 and clip > 0, got watch_every={self.watch_every}, "
-                f"clip={self.clip}; correct them, or leave them out."
-            )
-        if self.max_norm is not None and not self.max_norm > 0:
-            raise BoxwoodError(
-                f"Expected max_norm > 0, got {self.max_norm}; leave it out for no limit."
+                f"Expected watch_every >= 1, clip > 0 and max_norm > 0, got {self.watch_every}, "
+                f"{self.clip} and {self.max_norm}; correct them, or leave them out."
             )
 
     @property
