@@ -262,7 +262,9 @@ def _chunks(scores: Scores, within: Masks | None) -> Iterator[Tensor]:
     within = within or {}
     # Zeros are low enough where nothing is negative, as magnitudes are not. Where something is, or
     # NaN, the least number of the widest type is.
-    unsigned = all(float(score.amin()) >= 0 for score in scores.values() if score.numel())
+    unsigned = bool(within) and all(
+        float(score.amin()) >= 0 for score in scores.values() if score.numel()
+    )
     wide = torch.float64 if torch.float64 in {s.dtype for s in scores.values()} else torch.float32
     for name, score in scores.items():
         chunks = _flat(score).split(_CHUNK)
