@@ -140,8 +140,10 @@ def test_the_brown_corpus_is_divided_by_files(tmp_path: Path) -> None:
     assert data.classes == len(known) + 410
 
 
-def test_a_corpus_without_tags(tmp_path: Path) -> None:
+def test_a_corpus_without_tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that are missing, not tagged or not ASCII are refused by name."""
+    monkeypatch.setenv("BOXWOOD_DATA", str(tmp_path / "none"))  # whatever `make data` fetched here
+    monkeypatch.delenv("BROWN_DIR", raising=False)
     with pytest.raises(BoxwoodError, match=r"500 files of the Brown corpus .*run `make data`"):
         brown(str(tmp_path))
     brown_folder(tmp_path)
