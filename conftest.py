@@ -6,9 +6,8 @@ Networks of tests are tiny: a second thread only waits for the first, and on a b
 import os
 from importlib.util import find_spec
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # before torch is imported; child processes inherit it
+# Before torch is imported; child processes inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 NEEDED = {
     "lightning": "lightning",

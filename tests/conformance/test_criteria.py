@@ -19,6 +19,7 @@ from boxwood.core import criteria, spec
 from boxwood.core.allocation import ByName, Scope, global_, uniform
 from boxwood.core.allocation_by_layer import OutlierWeighed, erdos_renyi_kernel, lamp
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.evidence import evidence_of
 from boxwood.core.granularity import Elements, Granularity, NofM, PerRow, Slices, largest, total
 from boxwood.core.masks import Masks
 from boxwood.core.spec import Call
@@ -27,7 +28,7 @@ from boxwood.model.evidence.gathering import COLLECTORS, gather
 from boxwood.model.evidence.movement import TrackMovement
 from boxwood.model.oneshot import prune
 from boxwood.model.prunable import linear_and_conv
-from boxwood.model.scoring import Criterion, evidence_of, score
+from boxwood.model.scoring import Criterion, score
 
 
 def squared(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from boxwood.core import criteria
 from boxwood.core.allocation import Scope, global_, uniform
 from boxwood.core.allocation_by_layer import OutlierWeighed, erdos_renyi_kernel, lamp
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.evidence import evidence_of
 from boxwood.core.granularity import Elements, Granularity, NofM, PerRow, Slices, total
 from boxwood.core.policies import Gradual
 from boxwood.core.schedules import Cubic, OneShot, Schedule
@@ -23,7 +24,7 @@ from boxwood.model.evidence.calibration import Calibration
 from boxwood.model.evidence.gathering import Evidence, gather
 from boxwood.model.evidence.movement import TrackMovement
 from boxwood.model.prunable import Named, Where, linear_and_conv
-from boxwood.model.scoring import Criterion, evidence_of
+from boxwood.model.scoring import Criterion
 from boxwood.model.sparse_training import SparseTraining
 
 END, STEPS = 2, 3

@@ -86,7 +86,7 @@ def test_slimming_removes_the_filters_of_the_smallest_scales(tmp_path):
     recipe = slimming(fit, fit, 0.5, l1=0.1)
     plain, dense, pruned = (
         run(start, each, Store(tmp_path))
-        for each in ((*structural(fit, fit, 0.5)[:1],), recipe[:1], recipe[:2])
+        for each in (structural(fit, fit, 0.5)[:1], recipe[:1], recipe[:2])
     )
     scales = {n: dense.weights[f"{n}.weight"].abs() for n in (1, 4)}
     for name, scale in scales.items():

@@ -8,12 +8,13 @@ from boxwood.adapters.pretrained import Watch, states_of
 from boxwood.adapters.resident import open_resident
 from boxwood.core.allocation_by_layer import OutlierWeighed
 from boxwood.core.criteria import wanda
+from boxwood.core.evidence import evidence_of
 from boxwood.model.blockwise import through_blocks
 from boxwood.model.evidence.calibration import Batches, Calibration
 from boxwood.model.evidence.gathering import gather
 from boxwood.model.prunable import linear
 from boxwood.model.reconstruct import Reconstruction
-from boxwood.model.scoring import evidence_of, score
+from boxwood.model.scoring import score
 
 
 def outlier_sparsities(

@@ -4,8 +4,10 @@ import copy
 import heapq
 import itertools
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,12 +19,14 @@ from boxwood.adapters.resident import architecture_of, open_config
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.replacing import replacing_folder
 from boxwood.files.checkpoint import find_files, texts_beside
-from boxwood.graph.verify import compare
+from boxwood.files.writing import check_new_folder
+from boxwood.graph.comparing import compare
 
 Field = tuple[str | int, ...]
 """Where a configuration holds an int: a name, or a name and a place in a list."""
-Numbers = dict[tuple[str, str, int], int]
-"""Module, name and place: sizes of the tensors that are stored, or ints that modules hold."""
+Place = tuple[str, str, int]
+"""Module, name and place: of a size of a tensor that is stored, or of an int that a module holds."""
+Numbers = dict[Place, int]
 Values = dict[Field, int]
 
 _TRIED = 64  # values of the fields: models built without data
@@ -50,7 +54,17 @@ class _Search:
     config: Any
     wanted: _Built
     base: _Built
-    follows: Mapping[Field, frozenset[tuple[str, str, int]]]
+    follows: Mapping[Field, frozenset[Place]]
+
+    @cached_property
+    def sole(self) -> dict[Field, list[Place]]:
+        """For each field, what follows from it alone, in the order of the model."""
+        times = Counter(place for places in self.follows.values() for place in places)
+        every = (*self.base.sizes, *self.base.ints)
+        return {
+            field: [place for place in every if place in places and times[place] == 1]
+            for field, places in self.follows.items()
+        }
 
 
 def configured(small: transformers.PreTrainedModel, example: Any) -> transformers.PreTrainedModel:
@@ -158,8 +172,7 @@ def save_pretrained(
         >>> save_pretrained(small, "small", example)  # doctest: +SKIP
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BoxwoodError(f"Expected a new or an empty folder, got {folder}; name another.")
+    check_new_folder(folder)
     built = configured(small, example)
     with replacing_folder(folder) as new:
         if source is not None:
@@ -173,13 +186,13 @@ def save_pretrained(
 
 def _search(small: transformers.PreTrainedModel) -> _Search:
     kind, config, wanted = type(small), copy.deepcopy(small.config), _numbers(small)
-    _say_head_dim_(kind, config)
     base = _built(kind, config, {})
     if base is None or base.sizes.keys() != wanted.sizes.keys():
         raise BoxwoodError(
             f"Expected a configuration that describes {kind.__name__} before it was shrunk, got one "
             f"of which other parameters follow; shrink the model as from_pretrained returns it."
         )
+    _say_head_dim_(kind, config, base)
     follows = {}
     for field, value in _fields(config):
         # What doubles with a field follows from it; another number of layers is no size of them.
@@ -210,7 +223,7 @@ def _options(search: _Search) -> dict[Field, list[int]]:
     options = {}
     for field, places in search.follows.items():
         old = _get(search.config, field)
-        sole = [p for p in search.base.sizes if p in places and _fields_of(search, p) == [field]]
+        sole = [place for place in search.sole[field] if place in sizes]
         found = {old}
         for wanted, base in (
             (search.wanted.sizes, search.base.sizes),
@@ -221,7 +234,9 @@ def _options(search: _Search) -> dict[Field, list[int]]:
                     found.add(wanted[place] * old // base[place])
         if sole:
             # What follows from one field alone says what it is, and all that does must agree.
-            found = {v for v in found if all(_scaled(search, p, v, old) for p in sole)}
+            found = {
+                v for v in found if all(sizes[p] * old == search.base.sizes[p] * v for p in sole)
+            }
             if not found:
                 raise _refused(search, field, sole)
         elif not places & sizes.keys():
@@ -239,19 +254,10 @@ def _unlikely(search: _Search, values: Values) -> tuple[int, int]:
     for field, value in values.items():
         old = _get(search.config, field)
         changed += value != old
-        for place in search.follows[field]:
-            if place in search.base.ints and _fields_of(search, place) == [field]:
-                told = search.wanted.ints.get(place)
-                wrong += told is not None and told * old != search.base.ints[place] * value
+        for place in search.sole[field]:
+            if place in search.base.ints and place in search.wanted.ints:
+                wrong += search.wanted.ints[place] * old != search.base.ints[place] * value
     return wrong, changed
-
-
-def _scaled(search: _Search, place: tuple[str, str, int], value: int, old: int) -> bool:
-    return search.wanted.sizes[place] * old == search.base.sizes[place] * value
-
-
-def _fields_of(search: _Search, place: tuple[str, str, int]) -> list[Field]:
-    return [field for field, places in search.follows.items() if place in places]
 
 
 def _fields(config: Any) -> Iterator[tuple[Field, int]]:
@@ -281,14 +287,15 @@ def _changed(config: Any, values: Values) -> Any:
     return config
 
 
-def _say_head_dim_(kind: Any, config: Any) -> None:
+def _say_head_dim_(kind: Any, config: Any, base: _Built) -> None:
     """Write down the width of a head where the class reads it and the configuration leaves it out."""
     heads, width = (getattr(config, n, None) for n in ("num_attention_heads", "hidden_size"))
     if getattr(config, "head_dim", None) is None and isinstance(heads, int) and width:
-        said, field = width // heads, ("head_dim",)
-        left_out, doubled = _built(kind, config, {}), _built(kind, config, {field: 2 * said})
-        if left_out == _built(kind, config, {field: said}) and left_out != doubled:
-            config.head_dim = said
+        said, doubled = (
+            _built(kind, config, {("head_dim",): n * (width // heads)}) for n in (1, 2)
+        )
+        if said == base != doubled:
+            config.head_dim = width // heads
 
 
 def _built(kind: Any, config: Any, values: Values) -> _Built | None:
@@ -316,11 +323,9 @@ def _numbers(model: nn.Module) -> _Built:
     return _Built(sizes, ints)
 
 
-def _refused(
-    search: _Search, field: Field | None, places: Sequence[tuple[str, str, int]]
-) -> BoxwoodError:
+def _refused(search: _Search, field: Field | None, places: Sequence[Place]) -> BoxwoodError:
     """Name one place of each kind of change."""
-    kinds: dict[tuple[int, int], tuple[str, str, int]] = {}
+    kinds: dict[tuple[int, int], Place] = {}
     for place in places:
         before, after = search.base.sizes[place], search.wanted.sizes[place]
         kinds.setdefault((before, after), place)

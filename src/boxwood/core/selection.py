@@ -144,8 +144,13 @@ def kth_largest(scores: Scores, k: int, *, within: Masks | None = None) -> Thres
         Threshold(value=2.0, ties=1)
     """
     _check_dtypes(scores)
+    # Zeros rank below all candidates where nothing is negative, as magnitudes are not. Where
+    # something is, or NaN, the least number of the widest type does.
+    unsigned = bool(within) and all(
+        float(score.amin()) >= 0 for score in scores.values() if score.numel()
+    )
     return kth_of_chunks(
-        lambda: _chunks(scores, within),
+        lambda: _chunks(scores, within or {}, unsigned=unsigned),
         k,
         dtypes={score.dtype for score in scores.values()},
         not_finite=lambda: check_finite(scores if within is None else apply(scores, within)),
@@ -254,17 +259,11 @@ def _check_dtypes(scores: Scores) -> None:
             )
 
 
-def _chunks(scores: Scores, within: Masks | None) -> Iterator[Tensor]:
+def _chunks(scores: Scores, within: Masks, *, unsigned: bool) -> Iterator[Tensor]:
     """Flat pieces of all tensors in turn; what is no candidate ranks below all that are.
 
     To gather the candidates would cost four times as much.
     """
-    within = within or {}
-    # Zeros are low enough where nothing is negative, as magnitudes are not. Where something is, or
-    # NaN, the least number of the widest type is.
-    unsigned = bool(within) and all(
-        float(score.amin()) >= 0 for score in scores.values() if score.numel()
-    )
     wide = torch.float64 if torch.float64 in {s.dtype for s in scores.values()} else torch.float32
     for name, score in scores.items():
         chunks = _flat(score).split(_CHUNK)

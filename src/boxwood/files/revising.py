@@ -19,7 +19,7 @@ from boxwood.files.checkpoint import Checkpoint, StoredTensor, texts_beside
 from boxwood.files.header import Entry, Header, preamble
 from boxwood.files.limits import TYPES
 from boxwood.files.mask_files import FOLDER, bits_of, masks_header
-from boxwood.files.writing import check_space, disk_errors
+from boxwood.files.writing import check_new_folder, check_space, disk_errors
 
 _TYPES = TYPES | {
     "I64": torch.int64,
@@ -81,12 +81,7 @@ def revised_copy(
     Raises:
         BoxwoodError: the folder holds something, the disk is full, or a tensor was not written.
     """
-    with disk_errors(out):
-        if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
-            raise BoxwoodError(
-                f"Expected {out} to be a new or an empty folder, got one that holds something; "
-                f"give another folder, or delete this one."
-            )
+    check_new_folder(out)
     with disk_errors(out), replacing_folder(out) as new:
         check_space(new, sum(shard.bytes for shard in checkpoint.shards))
         places: dict[str, Entry] = {}

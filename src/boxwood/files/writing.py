@@ -62,6 +62,20 @@ def check_space(folder: Path, needed: int) -> None:
         )
 
 
+def check_new_folder(out: Path) -> None:
+    """Refuse a place where something is already: a folder is written into nothing else.
+
+    Example:
+        >>> check_new_folder(Path("nothing"))
+    """
+    with disk_errors(out):
+        if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
+            raise BoxwoodError(
+                f"Expected {out} to be a new or an empty folder, got one that holds something; "
+                f"give another folder, or delete this one."
+            )
+
+
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn a full or read-only disk into an error that says what to do.

@@ -1,10 +1,10 @@
 """Which units stay: scores, floors, multiples, budgets."""
 
-import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from boxwood.core.criteria import magnitude
 from boxwood.core.errors import BoxwoodError, NoEffect
+from boxwood.core.evidence import evidence_of
 from boxwood.graph.settle import Kept
 from boxwood.graph.units import Units, kept_indices
 
@@ -89,18 +90,25 @@ def score_units(
     """
     parameters = dict(units.model.named_parameters())
     total = np.zeros(len(units))
-    needs = _needs(criterion, evidence or {})
-    told = [evidence[need] for need in needs if evidence is not None and need in evidence]
+    evidence, needs = evidence or {}, evidence_of(criterion)
+    given = ("weight", "name", *evidence)
+    missing = [need for need in needs if need not in given]
+    if missing:
+        raise BoxwoodError(
+            f"Expected a criterion whose positional parameters are among {', '.join(given)}, got "
+            f"{missing[0]!r}; give evidence={{{missing[0]!r}: …}}, or another criterion."
+        )
+    told = {need: evidence[need] for need in needs if need in evidence}
     scored: dict[str, Tensor] = {}
     for axis in units.axes:
         name = axis.names[0]
         weight = parameters.get(name)
-        if weight is None or not all(name in each for each in told):
+        if weight is None or not all(name in each for each in told.values()):
             continue
         if name not in scored:
-            given = {"weight": weight.detach(), "name": name}
-            given |= {need: each[name] for need, each in (evidence or {}).items() if name in each}
-            scored[name] = criterion(*(given[need] for need in needs))
+            at_hand: dict[str, Any] = {need: each[name] for need, each in told.items()}
+            at_hand |= {"weight": weight.detach(), "name": name}
+            scored[name] = criterion(*(at_hand[need] for need in needs))
         along = scored[name]
         if along.shape[axis.dim] != weight.shape[axis.dim]:
             continue  # a score per filter says nothing about the other axes
@@ -122,21 +130,6 @@ def _normalised(units: Units, scores: UnitScores) -> UnitScores:
         mean = np.abs(scores[group.units]).mean()
         made[group.units] = scores[group.units] / (mean if mean > 0 else 1.0)
     return made
-
-
-def _needs(criterion: Callable[..., Tensor], evidence: Mapping[str, object]) -> tuple[str, ...]:
-    function = getattr(criterion, "function", criterion)
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(function).parameters.values()
-    needs = tuple(p.name for p in parameters if p.kind in positional)
-    given = ("weight", "name", *evidence)
-    missing = [need for need in needs if need not in given]
-    if missing:
-        raise BoxwoodError(
-            f"Expected a criterion whose positional parameters are among {', '.join(given)}, got "
-            f"{missing[0]!r}; give evidence={{{missing[0]!r}: …}}, or another criterion."
-        )
-    return needs
 
 
 Measure = Callable[[Keep], float]

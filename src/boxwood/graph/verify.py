@@ -1,23 +1,31 @@
 """The certificate: the smaller network computes what the masked network computes."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.graph.certificate import Certificate, Trial
-from boxwood.graph.copying import named_tensors, rebuilt
+from boxwood.graph.comparing import (
+    TOLERANCE,
+    distance,
+    in_double,
+    noise_of,
+    observe_,
+    precision,
+    prepared,
+    randomised,
+    ready,
+    run,
+)
+from boxwood.graph.copying import named_tensors
 from boxwood.graph.keep import Keep
 from boxwood.graph.reference import restated, restatements
 from boxwood.graph.surgery import Cuts, cut, cuts_of, masked, sliced
-from boxwood.graph.trace import as_arguments, tensors_of
-
-_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
 def verify(
@@ -60,7 +68,7 @@ def verify(
     trials = [
         pair.trial(example, "given", perturbed=False),
         pair.trial(example, "given", perturbed=True),
-        pair.trial(_randomised(example, seed), "random", perturbed=False),
+        pair.trial(randomised(example, seed), "random", perturbed=False),
     ]
     # Behind what depends on data there may be nothing to differentiate.
     beyond = keep.units.flow.trace.beyond
@@ -119,48 +127,6 @@ def shrink(model: nn.Module, keep: Keep, *, check: bool = True) -> nn.Module:
     return small
 
 
-def compare(one: nn.Module, other: nn.Module, example: Any, *, seed: int = 0) -> Trial:
-    """Run two networks with parameters of the same names and shapes, with the same noise on them.
-
-    Args:
-        one: its weights are taken, for both.
-        other: anything else is its own.
-        example: inputs, as for `boxwood.units`.
-        seed: of the noise, and of what the networks draw.
-
-    Example:
-        >>> compare(nn.Linear(2, 1), nn.Linear(2, 1), torch.ones(1, 2)).equal
-        True
-    """
-    learned = {name for name, _ in one.named_parameters(remove_duplicate=False)}
-    weights = {names[0]: tensor for names, tensor in named_tensors(one) if names[0] in learned}
-
-    def trial(dtype: torch.dtype | None) -> Trial:
-        noise = _noise(seed)
-
-        def made(name: str, tensor: Tensor) -> Tensor:
-            tensor = weights.get(name, tensor).detach()
-            floating = tensor.is_floating_point()
-            wide = tensor.to(dtype) if dtype is not None and floating else tensor.clone()
-            return _perturbed(wide, noise) if floating and name in weights else wide
-
-        outputs = []
-        for network in (one, other):
-            run = rebuilt(network, made).eval()
-            if dtype is not None:
-                _widen_plain_tensors_(run, dtype)
-            with torch.no_grad(), _default_dtype(dtype):
-                outputs.append(_run(run, example, dtype, seed))
-        kind = _precision(outputs[0], dtype)
-        name = str(kind).removeprefix("torch.")
-        return Trial("given", "perturbed", name, *_distance(*outputs), _TOLERANCE.get(kind, 0.05))
-
-    try:
-        return trial(torch.float64)
-    except (RuntimeError, TypeError, ValueError):
-        return trial(None)
-
-
 @dataclass(frozen=True)
 class _Pair:
     """The original and the small network, to be run with the same weights."""
@@ -172,14 +138,12 @@ class _Pair:
 
     def trial(self, example: Any, inputs: str, *, perturbed: bool) -> Trial:
         """Run both on one example, in double precision where the network can."""
-        try:
-            found = self._compare(example, perturbed=perturbed, dtype=torch.float64)
-        except (RuntimeError, TypeError, ValueError):
-            found = self._compare(example, perturbed=perturbed, dtype=None)
-        difference, scale, dtype = found
+        difference, scale, dtype = in_double(
+            lambda dtype: self._compare(example, perturbed=perturbed, dtype=dtype)
+        )
         name = "perturbed" if perturbed else "own"
         return Trial(inputs, name, str(dtype).removeprefix("torch."), difference, scale,
-                     _TOLERANCE.get(dtype, 0.05))  # fmt: skip
+                     TOLERANCE.get(dtype, 0.05))  # fmt: skip
 
     def quick_trial(self, example: Any) -> Trial:
         """Run both as they are; in double precision only where that leaves doubt."""
@@ -194,11 +158,11 @@ class _Pair:
         seen: tuple[list[Tensor], list[Tensor]] = ([], [])
         if self.keep.units.flow.trace.beyond:
             for network, into in zip((wide, narrow), seen, strict=True):
-                _observe_(network, into)
-        with torch.no_grad(), _default_dtype(dtype):
-            expected = _run(wide, example, dtype, self.seed, restated(self.keep))
+                observe_(network, into)
+        with torch.no_grad():
+            expected = run(wide, example, dtype, self.seed, restated(self.keep))
             try:
-                got = _run(narrow, example, dtype, self.seed)
+                got = run(narrow, example, dtype, self.seed)
             except Exception as error:
                 if dtype is not None:
                     raise
@@ -220,37 +184,26 @@ class _Pair:
                 f"Expected outputs to compare, got none of {type(self.model).__name__}; give an "
                 f"example on which it returns something."
             )
-        return (*_distance(expected, got), _precision(expected, dtype))
+        return (*distance(expected, got), precision(expected, dtype))
 
     def networks(
         self, *, perturbed: bool, dtype: torch.dtype | None
     ) -> tuple[nn.Module, nn.Module]:
         """Give both networks the original's weights, masked and cut."""
         cuts = cuts_of(self.keep)
-        noise = _noise(self.seed) if perturbed else None
+        noise = noise_of(self.seed) if perturbed else None
         trainable = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
         tensors: dict[str, Tensor] = {}
         for names, tensor in named_tensors(self.model):
-            made = tensor.detach()
-            if dtype is not None and made.is_floating_point():
-                made = made.to(dtype)
-            if noise is not None and made.is_floating_point() and names[0] in trainable:
-                made = _perturbed(made, noise)
-            tensors[names[0]] = made
-        narrow = rebuilt(self.small, lambda name, _: sliced(tensors[name], cuts.get(name, ())))
-        wide = rebuilt(self.model, lambda name, _: _masked(name, tensors[name], self.keep, cuts))
-        for network in (wide, narrow):
-            network.eval()
-            if dtype is not None:
-                _widen_plain_tensors_(network, dtype)
-        return wide, narrow
+            tensors[names[0]] = prepared(tensor, dtype, noise if names[0] in trainable else None)
+        return (
+            ready(self.model, lambda n, _: _masked(n, tensors[n], self.keep, cuts), dtype),
+            ready(self.small, lambda n, _: sliced(tensors[n], cuts.get(n, ())), dtype),
+        )
 
     def gradient_difference(self, example: Any) -> float | None:
         """Compare the gradients of what is kept, of a random sum of the outputs."""
-        try:
-            return self._gradients(example, torch.float64)
-        except (RuntimeError, TypeError, ValueError):
-            return self._gradients(example, None)
+        return in_double(lambda dtype: self._gradients(example, dtype))
 
     def _gradients(self, example: Any, dtype: torch.dtype | None) -> float | None:
         wide, narrow = self.networks(perturbed=True, dtype=dtype)
@@ -259,8 +212,8 @@ class _Pair:
         for network, context in ((wide, restated(self.keep)), (narrow, nullcontext())):
             for parameter in network.parameters():
                 parameter.requires_grad_(parameter.is_floating_point())
-            with torch.enable_grad(), _default_dtype(dtype):
-                total = _weighted_sum(_run(network, example, dtype, self.seed, context))
+            with torch.enable_grad():
+                total = _weighted_sum(run(network, example, dtype, self.seed, context))
             if total is None:
                 return None
             total.backward()
@@ -285,85 +238,6 @@ def _masked(name: str, tensor: Tensor, keep: Keep, cuts: Cuts) -> Tensor:
     )
 
 
-def _noise(seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(10007, generator=generator, dtype=torch.float64)  # a prime: no pattern
-
-
-def _perturbed(tensor: Tensor, noise: Tensor) -> Tensor:
-    """Add noise of a tenth of the tensor's size, or a little where it is all but zero."""
-    size = max(0.1 * float(tensor.square().mean().sqrt()) if tensor.numel() else 0.0, 0.02)
-    times = -(-tensor.numel() // len(noise))
-    added = noise.to(tensor).repeat(times)[: tensor.numel()].view(tensor.shape)
-    return torch.add(tensor, added, alpha=size)
-
-
-def _widen_plain_tensors_(network: nn.Module, dtype: torch.dtype) -> None:
-    for module in network.modules():
-        for name, value in list(vars(module).items()):
-            if isinstance(value, Tensor) and value.is_floating_point():
-                vars(module)[name] = value.to(dtype)
-
-
-def _run(
-    network: nn.Module,
-    example: Any,
-    dtype: torch.dtype | None,
-    seed: int,
-    context: AbstractContextManager[None] | None = None,
-) -> list[Tensor]:
-    def wide(each: Any) -> Any:
-        floating = isinstance(each, Tensor) and each.is_floating_point() and dtype is not None
-        return each.detach().to(dtype) if floating else each
-
-    args, kwargs = tree_map(wide, as_arguments(example))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        with context or nullcontext():
-            returned = network(*args, **kwargs)
-        return list(tensors_of(returned))
-
-
-def _observe_(network: nn.Module, into: list[Tensor]) -> None:
-    """Let a network, which is a copy, note what each of its modules returns."""
-
-    def note(_: nn.Module, __: Any, returned: Any) -> None:
-        into.extend(tensors_of(returned))
-
-    for module in network.modules():
-        module.register_forward_hook(note)
-
-
-def _distance(expected: Sequence[Tensor], got: Sequence[Tensor]) -> tuple[float, float]:
-    if [t.shape for t in expected] != [t.shape for t in got]:
-        return float("inf"), 1.0
-    difference = scale = 0.0
-    for first, second in zip(expected, got, strict=True):
-        if not first.numel():
-            continue
-        if not first.is_floating_point():
-            difference = max(difference, float((first != second).any()))
-            continue
-        same = (first == second) | (first.isnan() & second.isnan())
-        difference = max(difference, float((first - second).abs().masked_fill(same, 0).max()))
-        finite = first[first.isfinite()]
-        scale = max(scale, float(finite.abs().max()) if finite.numel() else 0.0)
-        if not finite.numel():
-            raise BoxwoodError(
-                "Expected finite outputs of the masked network, got none; the weights or the "
-                "example make it overflow: give other ones."
-            )
-        if difference != difference:
-            difference = float("inf")
-    return difference, scale
-
-
-def _precision(outputs: Sequence[Tensor], dtype: torch.dtype | None) -> torch.dtype:
-    """The coarsest type of the outputs, which is what their difference can show."""
-    kinds = [t.dtype for t in outputs if t.is_floating_point()]
-    return min(kinds, key=lambda kind: -torch.finfo(kind).eps, default=dtype or torch.float32)
-
-
 def _weighted_sum(outputs: Sequence[Tensor]) -> Tensor | None:
     total = None
     for output in outputs:
@@ -372,29 +246,3 @@ def _weighted_sum(outputs: Sequence[Tensor]) -> Tensor | None:
             part = (output * weights.to(output.device)).sum()
             total = part if total is None else total + part
     return total
-
-
-def _randomised(example: Any, seed: int) -> Any:
-    """Replace floating-point inputs by noise of their shape; others, such as tokens, are shuffled."""
-    generator = torch.Generator().manual_seed(seed + 1)
-
-    def other(each: Any) -> Any:
-        if not isinstance(each, Tensor) or each.dtype == torch.bool or not each.numel():
-            return each
-        if each.is_floating_point():
-            return torch.randn(each.shape, generator=generator).to(each)
-        order = torch.randperm(each.numel(), generator=generator).to(each.device)
-        return each.reshape(-1)[order].reshape(each.shape)
-
-    return tree_map(other, example)
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    try:
-        if dtype is not None:
-            torch.set_default_dtype(dtype)
-        yield
-    finally:
-        torch.set_default_dtype(before)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from boxwood.core.allocation import Scope, allocate
 from boxwood.core.criteria import magnitude
 from boxwood.core.errors import BoxwoodError, NoEffect
+from boxwood.core.evidence import evidence_of
 from boxwood.core.granularity import Elements, Granularity, pool_within
 from boxwood.core.masks import Masks, apply_, kept, validate
 from boxwood.core.schedules import Schedule
@@ -16,7 +17,7 @@ from boxwood.core.selection import candidates, select
 from boxwood.model.evidence.calibration import Batches, Calibration, Loss
 from boxwood.model.evidence.gathering import Evidence, gather
 from boxwood.model.prunable import Where, linear_and_conv, parameter_names
-from boxwood.model.scoring import Criterion, evidence_of, score
+from boxwood.model.scoring import Criterion, score
 
 
 def prune(

@@ -1,6 +1,5 @@
 """Gather the evidence that a criterion names, and call it."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,9 +7,9 @@ import torch
 from torch import Tensor
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.evidence import evidence_of
 from boxwood.core.masks import Masks
 from boxwood.core.selection import check_finite
-from boxwood.core.spec import Call
 
 Criterion = Callable[..., Tensor]
 """A function as described in `boxwood.core.criteria`, or a `Call` of one with settings."""
@@ -68,20 +67,6 @@ def score(
                 )
         scores[name] = _fitted(criterion(*(at_hand[need]() for need in needs)), weight, name)
     return scores
-
-
-def evidence_of(criterion: Criterion) -> tuple[str, ...]:
-    """Read off what a criterion needs: the names of its positional parameters.
-
-    Example:
-        >>> from boxwood.core.criteria import random
-        >>> evidence_of(Call.of(random, seed=3))
-        ('weight', 'name')
-    """
-    function = criterion.function if isinstance(criterion, Call) else criterion
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(function).parameters.values()
-    return tuple(each.name for each in parameters if each.kind in positional)
 
 
 def _mask_of(weight: Tensor, name: str, masks: Masks | None) -> Tensor:

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.evidence import evidence_of
 from boxwood.core.policies import Policy
 from boxwood.model.binding import MaskBinding
 from boxwood.model.evidence.calibration import Batches, Calibration, Loss
 from boxwood.model.evidence.gathering import Evidence, gather
 from boxwood.model.prunable import Where, linear_and_conv
-from boxwood.model.scoring import evidence_of, score
+from boxwood.model.scoring import score
 
 
 class SparseTraining:

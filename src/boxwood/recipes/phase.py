@@ -66,9 +66,7 @@ class World:
 
     def network(self, state: State) -> nn.Module:
         """Build the network and put the weights of a state into it."""
-        model = self.genesis.build()
-        load_weights_(model, state.weights)
-        return model.to(self.device)
+        return self.genesis.network(state.weights).to(self.device)
 
 
 class Phase(Protocol):
@@ -114,6 +112,12 @@ class Genesis:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(self.seed, "init", index))
             return self.model()
+
+    def network(self, weights: Mapping[str, Tensor]) -> nn.Module:
+        """Make the network, and put weights into it."""
+        model = self.build()
+        load_weights_(model, weights)
+        return model
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,12 +41,10 @@ def structural(
 
     Source: Li, Kadav, Durdanovic, Samet and Graf (2017), with the defaults.
     """
-    return (
-        Train(fit=train, label="dense"),
-        PruneUnits(keep=keep, criterion=criterion, floor=floor, multiple=multiple, protect=protect),
-        Train(fit=replace(retrain, order=1)),
-        Measure(),
+    prune = PruneUnits(
+        keep=keep, criterion=criterion, floor=floor, multiple=multiple, protect=protect
     )
+    return _around(prune, train, retrain)
 
 
 def slimming(
@@ -82,18 +80,19 @@ def slimming(
     Differs from the paper: layers that a residual sum ties together lose the same filters, ranked
     by the sum of their γ, where the paper selects channels in front of each block.
     """
-    return (
-        Train(fit=replace(train, l1=l1, l1_on=norm_scales), label="dense"),
-        PruneUnits(
-            keep=keep,
-            criterion=network_slimming,
-            where=conv,
-            ranked_together=True,
-            normalise=False,
-            floor=floor,
-            multiple=multiple,
-            protect=protect,
-        ),
-        Train(fit=replace(retrain, order=1)),
-        Measure(),
+    prune = PruneUnits(
+        keep=keep,
+        criterion=network_slimming,
+        where=conv,
+        ranked_together=True,
+        normalise=False,
+        floor=floor,
+        multiple=multiple,
+        protect=protect,
     )
+    return _around(prune, replace(train, l1=l1, l1_on=norm_scales), retrain)
+
+
+def _around(prune: PruneUnits, train: Fit, retrain: Fit) -> Recipe:
+    dense, again = Train(fit=train, label="dense"), Train(fit=replace(retrain, order=1))
+    return (dense, prune, again, Measure())

@@ -19,7 +19,7 @@ from boxwood.distill.answers import Shards, StepAnswers, ask_all
 from boxwood.distill.encodings import Encoding, Exact
 from boxwood.distill.ensembles import Ask, Mean, answering, ensemble, geometric
 from boxwood.distill.losses import Distillation
-from boxwood.recipes.phase import Genesis, Recipe, Run, State, World, load_weights_
+from boxwood.recipes.phase import Genesis, Recipe, Run, State, World
 from boxwood.train.loop import Fit, Teach
 from boxwood.train.losses import Loss, cross_entropy
 
@@ -98,9 +98,7 @@ class Trained:
         asks, names = [], []
         for genesis, recipe in self.needs(world.genesis):
             state = world.finished(genesis, recipe)
-            network = genesis.build()
-            load_weights_(network, state.weights)
-            asks.append(answering(network.to(world.device)))
+            asks.append(answering(genesis.network(state.weights).to(world.device)))
             names.append(_identity(genesis, state))
         return ensemble(asks, self.mean), spec.digest(names, spec.encode(self.mean))
 

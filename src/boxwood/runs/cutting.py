@@ -2,17 +2,14 @@
 
 from pathlib import Path
 
-import torch
-
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.masks import apply
 from boxwood.core.spec import decode
 from boxwood.graph.keep import Keep
 from boxwood.graph.record import record_of, save_shrunken
-from boxwood.graph.units import units
 from boxwood.graph.verify import shrink
-from boxwood.recipes.phase import Genesis, load_weights_
-from boxwood.recipes.phases.prune_units import kept_under
+from boxwood.recipes.phase import Genesis
+from boxwood.recipes.phases.prune_units import kept_under, units_of
 from boxwood.runs.store import Store
 
 
@@ -45,11 +42,8 @@ def save_cut(store: Store, key: str, path: Path) -> tuple[int, int]:
         raise BoxwoodError(
             f"Expected masks in phase {key[:8]}, got none; name a phase behind the pruning."
         )
-    model = genesis.build()
-    load_weights_(model, apply(state.weights, state.masks))
-    part = genesis.data().validation
-    example, _ = part.take(torch.arange(min(2, len(part))))
-    found = units(model.eval(), example)
+    model = genesis.network(apply(state.weights, state.masks)).eval()
+    found = units_of(model, genesis.data())
     keep = Keep(found, kept_under(found, state.masks))
     small = shrink(model, keep)
     save_shrunken(small, record_of(model, keep), path)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.masks import apply
@@ -25,7 +25,7 @@ from boxwood.core.replacing import replacing
 from boxwood.engine import compiling
 from boxwood.engine.contenders import Run, race, torch_eager
 from boxwood.engine.session import Uncompiled
-from boxwood.recipes.phase import Genesis, State, load_weights_
+from boxwood.recipes.phase import Genesis, State
 from boxwood.runs.provenance import provenance
 from boxwood.runs.store import Store
 
@@ -183,8 +183,8 @@ def measure(
     Returns:
         Milliseconds per example of each turn by way, and why it could not be compiled, if so.
     """
-    original = _network(genesis, dense.weights)
-    network = _network(genesis, apply(pruned.weights, pruned.masks))
+    original = genesis.network(dense.weights).eval()
+    network = genesis.network(apply(pruned.weights, pruned.masks)).eval()
     session = compiling.compile(network, example, threads=settings.threads)
     why = session.why if isinstance(session, Uncompiled) else ""
     ways = {
@@ -278,12 +278,6 @@ def _repeated(run: Run, calls: int) -> Run:
 
 def _digits(milliseconds: float) -> float:
     return float(f"{milliseconds:.6g}")
-
-
-def _network(genesis: Genesis, weights: Mapping[str, Tensor]) -> nn.Module:
-    model = genesis.build()
-    load_weights_(model, weights)
-    return model.eval()
 
 
 def _example(genesis: Genesis, batch: int) -> Tensor:

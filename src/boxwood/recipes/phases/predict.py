@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from boxwood.core import spec
+from boxwood.core.evidence import evidence_of
 from boxwood.core.examples import Examples, InBatches
 from boxwood.core.masks import apply, kept
 from boxwood.model.evaluation import evaluating
@@ -14,7 +15,7 @@ from boxwood.model.evidence.calibration import Calibration
 from boxwood.model.evidence.gathering import gather
 from boxwood.model.oneshot import project_, prune
 from boxwood.model.prunable import Where, linear_and_conv
-from boxwood.model.scoring import Criterion, evidence_of, score
+from boxwood.model.scoring import Criterion, score
 from boxwood.recipes.phase import State, World
 from boxwood.train.losses import Loss
 from boxwood.train.metrics import device_of

@@ -10,8 +10,10 @@ from torch import nn
 from boxwood.core import spec
 from boxwood.core.criteria import magnitude
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.evidence import evidence_of
 from boxwood.core.examples import InBatches
 from boxwood.core.masks import Masks, combine, sparsity
+from boxwood.data.splits import Splits
 from boxwood.graph.keep import Budget, Keep
 from boxwood.graph.reference import restatements
 from boxwood.graph.settle import Kept
@@ -22,8 +24,9 @@ from boxwood.model.evidence.calibration import Calibration, Loss
 from boxwood.model.evidence.gathering import COLLECTORS, Evidence, gather
 from boxwood.model.oneshot import project_
 from boxwood.model.prunable import Where, linear_and_conv
-from boxwood.model.scoring import Criterion, evidence_of
+from boxwood.model.scoring import Criterion
 from boxwood.recipes.phase import State, World, state_of
+from boxwood.train.metrics import device_of
 
 _BATCH = 250
 
@@ -65,7 +68,7 @@ class PruneUnits:
     def run(self, state: State, world: World) -> State:
         """Prune; the facts hold what each group keeps, and the certificate."""
         model = world.network(state)
-        found = units_of(model, world)
+        found = units_of(model, world.data)
         kept = found.keep_best(
             self.keep,
             within=self.within,
@@ -123,10 +126,10 @@ def remove(model: nn.Module, keep: Keep, state: State) -> State:
     return state_of(model, masks, facts)
 
 
-def units_of(model: nn.Module, world: World) -> Units:
+def units_of(model: nn.Module, data: Splits) -> Units:
     """Find the units of a network, on the first validation examples."""
-    example, _ = world.data.validation.take(torch.arange(min(2, len(world.data.validation))))
-    return units(model, example.to(world.device))
+    example, _ = data.validation.take(torch.arange(min(2, len(data.validation))))
+    return units(model, example.to(device_of(model)))
 
 
 def kept_under(found: Units, masks: Masks) -> Kept:

@@ -10,6 +10,7 @@ from torch import nn
 from boxwood.agent.environment import filters_of, group_named
 from boxwood.core import spec
 from boxwood.core.criteria import magnitude
+from boxwood.core.evidence import evidence_of
 from boxwood.core.examples import InBatches
 from boxwood.core.seeds import generator_for
 from boxwood.graph.keep import Keep, UnitScores, score_units
@@ -18,7 +19,7 @@ from boxwood.graph.surgery import cut
 from boxwood.graph.units import Group, Units
 from boxwood.model.evidence.calibration import Calibration, Loss
 from boxwood.model.evidence.gathering import gather
-from boxwood.model.scoring import Criterion, evidence_of, score
+from boxwood.model.scoring import Criterion, score
 from boxwood.recipes.phase import Genesis, Recipe, Run, State, World
 from boxwood.recipes.phases.prune_units import kept_under, remove, units_of
 from boxwood.recipes.phases.search_filters import FirstExamples, Recovery
@@ -59,7 +60,7 @@ class RemoveAsMany:
         """Remove; the facts are those of `PruneUnits`."""
         count = world.finished(*self.needs(world.genesis)[0]).facts["kept"][self.layer]
         model = world.network(state)
-        found = units_of(model, world)
+        found = units_of(model, world.data)
         group = group_named(found, self.layer)
         kept = kept_under(found, state.masks)
         scores = self._scores(model, found, group, world)
@@ -117,7 +118,7 @@ class RemoveBySensitivity:
         """Remove; the facts are those of `PruneUnits`, and the steps taken."""
         budget = world.finished(*self.needs(world.genesis)[0]).facts["multiply_adds"][1]
         model = world.network(state)
-        found = units_of(model, world)
+        found = units_of(model, world.data)
         kept = kept_under(found, state.masks)
         groups = [group_named(found, layer) for layer in self.layers]
         scores = score_units(found)

@@ -114,7 +114,7 @@ class SearchFilters:
     def run(self, state: State, world: World) -> State:
         """Search; the facts hold every episode, and what the chosen action costs and proves."""
         model = world.network(state)
-        found = units_of(model, world)
+        found = units_of(model, world.data)
         worth = FirstExamples(world.data.validation, self.examples)
         tries = Tries(
             model=model,

@@ -1,0 +1,240 @@
+"""Run two networks alike, in double precision where they can, and compare what they return."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from boxwood.core.errors import BoxwoodError
+from boxwood.graph.certificate import Trial
+from boxwood.graph.copying import Replace, named_tensors, rebuilt
+from boxwood.graph.trace import as_arguments, tensors_of
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+"""Largest difference of outputs by their type, over the largest output."""
+
+_T = TypeVar("_T")
+
+
+def compare(one: nn.Module, other: nn.Module, example: Any, *, seed: int = 0) -> Trial:
+    """Run two networks with parameters of the same names and shapes, with the same noise on them.
+
+    Args:
+        one: its weights are taken, for both.
+        other: anything else is its own.
+        example: inputs, as for `boxwood.units`.
+        seed: of the noise, and of what the networks draw.
+
+    Example:
+        >>> compare(nn.Linear(2, 1), nn.Linear(2, 1), torch.ones(1, 2)).equal
+        True
+    """
+    learned = {name for name, _ in one.named_parameters(remove_duplicate=False)}
+    weights = {names[0]: tensor for names, tensor in named_tensors(one) if names[0] in learned}
+
+    def trial(dtype: torch.dtype | None) -> Trial:
+        noise = noise_of(seed)
+
+        def made(name: str, tensor: Tensor) -> Tensor:
+            noisy = noise if name in weights else None
+            return prepared(weights.get(name, tensor), dtype, noisy).clone()
+
+        outputs = []
+        for network in (one, other):
+            copied = ready(network, made, dtype)
+            with torch.no_grad():
+                outputs.append(run(copied, example, dtype, seed))
+        kind = precision(outputs[0], dtype)
+        name = str(kind).removeprefix("torch.")
+        return Trial("given", "perturbed", name, *distance(*outputs), TOLERANCE.get(kind, 0.05))
+
+    return in_double(trial)
+
+
+def in_double(trial: Callable[[torch.dtype | None], _T]) -> _T:
+    """Run in double precision, or as the network is where it cannot.
+
+    Example:
+        >>> in_double(lambda dtype: dtype)
+        torch.float64
+    """
+    try:
+        return trial(torch.float64)
+    except (RuntimeError, TypeError, ValueError):
+        return trial(None)
+
+
+def prepared(tensor: Tensor, dtype: torch.dtype | None, noise: Tensor | None) -> Tensor:
+    """Bring floats into a type, and add noise; what is left alone is not copied.
+
+    Example:
+        >>> prepared(torch.ones(1), torch.float64, None)
+        tensor([1.], dtype=torch.float64)
+    """
+    made = tensor.detach()
+    if not made.is_floating_point():
+        return made
+    if dtype is not None:
+        made = made.to(dtype)
+    return made if noise is None else _perturbed(made, noise)
+
+
+def ready(network: nn.Module, replace: Replace, dtype: torch.dtype | None) -> nn.Module:
+    """Copy a network with other tensors, for evaluation in a type.
+
+    Example:
+        >>> ready(nn.Dropout(), lambda name, tensor: tensor, None).training
+        False
+    """
+    made = rebuilt(network, replace).eval()
+    if dtype is not None:
+        _widen_plain_tensors_(made, dtype)
+    return made
+
+
+def noise_of(seed: int) -> Tensor:
+    """Draw what `prepared` adds, again and again along a tensor.
+
+    Example:
+        >>> torch.equal(noise_of(0), noise_of(0))
+        True
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(10007, generator=generator, dtype=torch.float64)  # a prime: no pattern
+
+
+def _perturbed(tensor: Tensor, noise: Tensor) -> Tensor:
+    """Add noise of a tenth of the tensor's size, or a little where it is all but zero."""
+    size = max(0.1 * float(tensor.square().mean().sqrt()) if tensor.numel() else 0.0, 0.02)
+    times = -(-tensor.numel() // len(noise))
+    added = noise.to(tensor).repeat(times)[: tensor.numel()].view(tensor.shape)
+    return torch.add(tensor, added, alpha=size)
+
+
+def _widen_plain_tensors_(network: nn.Module, dtype: torch.dtype) -> None:
+    for module in network.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, Tensor) and value.is_floating_point():
+                vars(module)[name] = value.to(dtype)
+
+
+def run(
+    network: nn.Module,
+    example: Any,
+    dtype: torch.dtype | None,
+    seed: int,
+    context: AbstractContextManager[None] | None = None,
+) -> list[Tensor]:
+    """Run a network in a type, with its random numbers seeded, and list the tensors it returns.
+
+    Example:
+        >>> run(nn.ReLU(), torch.tensor([-1.0, 2.0]), torch.float64, seed=0)
+        [tensor([0., 2.], dtype=torch.float64)]
+    """
+
+    def wide(each: Any) -> Any:
+        floating = isinstance(each, Tensor) and each.is_floating_point() and dtype is not None
+        return each.detach().to(dtype) if floating else each
+
+    args, kwargs = tree_map(wide, as_arguments(example))
+    with torch.random.fork_rng(devices=[]), _default_dtype(dtype):
+        torch.manual_seed(seed)
+        with context or nullcontext():
+            returned = network(*args, **kwargs)
+        return list(tensors_of(returned))
+
+
+def observe_(network: nn.Module, into: list[Tensor]) -> None:
+    """Let a network, which is a copy, note what each of its modules returns.
+
+    Example:
+        >>> net, seen = nn.Sequential(nn.ReLU()), []
+        >>> observe_(net, seen)
+        >>> _ = net(torch.ones(1))
+        >>> seen
+        [tensor([1.]), tensor([1.])]
+    """
+
+    def note(_: nn.Module, __: Any, returned: Any) -> None:
+        into.extend(tensors_of(returned))
+
+    for module in network.modules():
+        module.register_forward_hook(note)
+
+
+def distance(expected: Sequence[Tensor], got: Sequence[Tensor]) -> tuple[float, float]:
+    """Find the largest difference of two lists of outputs, and the largest output.
+
+    Raises:
+        BoxwoodError: one of those expected has no finite entry.
+
+    Example:
+        >>> distance([torch.tensor([1.0, -4.0])], [torch.tensor([1.5, -4.0])])
+        (0.5, 4.0)
+    """
+    if [t.shape for t in expected] != [t.shape for t in got]:
+        return float("inf"), 1.0
+    difference = scale = 0.0
+    for first, second in zip(expected, got, strict=True):
+        if not first.numel():
+            continue
+        if not first.is_floating_point():
+            difference = max(difference, float((first != second).any()))
+            continue
+        same = (first == second) | (first.isnan() & second.isnan())
+        difference = max(difference, float((first - second).abs().masked_fill(same, 0).max()))
+        finite = first[first.isfinite()]
+        scale = max(scale, float(finite.abs().max()) if finite.numel() else 0.0)
+        if not finite.numel():
+            raise BoxwoodError(
+                "Expected finite outputs of the masked network, got none; the weights or the "
+                "example make it overflow: give other ones."
+            )
+        if difference != difference:
+            difference = float("inf")
+    return difference, scale
+
+
+def precision(outputs: Sequence[Tensor], dtype: torch.dtype | None) -> torch.dtype:
+    """Return the coarsest type of the outputs, which is what their difference can show.
+
+    Example:
+        >>> precision([torch.ones(1), torch.ones(1, dtype=torch.float64)], None)
+        torch.float32
+    """
+    kinds = [t.dtype for t in outputs if t.is_floating_point()]
+    return min(kinds, key=lambda kind: -torch.finfo(kind).eps, default=dtype or torch.float32)
+
+
+def randomised(example: Any, seed: int) -> Any:
+    """Replace floating-point inputs by noise of their shape; others, such as tokens, are shuffled.
+
+    Example:
+        >>> sorted(randomised({"ids": torch.arange(3)}, seed=0)["ids"].tolist())
+        [0, 1, 2]
+    """
+    generator = torch.Generator().manual_seed(seed + 1)
+
+    def other(each: Any) -> Any:
+        if not isinstance(each, Tensor) or each.dtype == torch.bool or not each.numel():
+            return each
+        if each.is_floating_point():
+            return torch.randn(each.shape, generator=generator).to(each)
+        order = torch.randperm(each.numel(), generator=generator).to(each.device)
+        return each.reshape(-1)[order].reshape(each.shape)
+
+    return tree_map(other, example)
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    try:
+        if dtype is not None:
+            torch.set_default_dtype(dtype)
+        yield
+    finally:
+        torch.set_default_dtype(before)
