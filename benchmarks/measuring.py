@@ -30,11 +30,13 @@ def by_turns(
     repeats: int,
     calls: int = 1,
     clock: Callable[[], float] = time.perf_counter,
+    before: Callable[[], object] = lambda: None,
 ) -> dict[str, list[float]]:
     """Time each step ``repeats`` times, one after another within a repeat, in seconds per call.
 
     Every other repeat goes through the steps backwards, so that none profits from its place.
     Steps of one thread may be timed by ``time.thread_time``, which other processes do not touch.
+    ``before`` runs before each step, untimed; `gc.collect` lets none pay for another's garbage.
     """
     times: dict[str, list[float]] = {name: [] for name in steps}
     for step in steps.values():
@@ -42,6 +44,7 @@ def by_turns(
             step()
     for repeat in range(repeats):
         for name in list(steps)[:: -1 if repeat % 2 else 1]:
+            before()
             begin = clock()
             for _ in range(calls):
                 steps[name]()

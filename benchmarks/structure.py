@@ -12,6 +12,7 @@ Torch-Pruning counts as working if the pruned network is smaller and runs.
 import argparse
 import contextlib
 import copy
+import gc
 import io
 import json
 import os
@@ -244,7 +245,7 @@ def measure(quick: bool) -> list[Row]:
         net, example = known[name]()
         net.eval()
         steps = {"ours": to_smaller_ours(net, example), "peer": to_smaller_peer(net, example)}
-        times = by_turns(steps, repeats=1 if quick else 3)
+        times = by_turns(steps, repeats=1 if quick else 5, before=gc.collect)
         rows.append(
             compare(f"{name}: to the smaller network, checked", times["ours"], times["peer"],
                     "Torch-Pruning, unchecked", unit="s")

@@ -108,10 +108,17 @@ def noise_of(seed: int) -> Tensor:
 
 def _perturbed(tensor: Tensor, noise: Tensor) -> Tensor:
     """Add noise of a tenth of the tensor's size, or a little where it is all but zero."""
-    size = max(0.1 * float(tensor.square().mean().sqrt()) if tensor.numel() else 0.0, 0.02)
-    times = -(-tensor.numel() // len(noise))
-    added = noise.to(tensor).repeat(times)[: tensor.numel()].view(tensor.shape)
-    return torch.add(tensor, added, alpha=size)
+    count = tensor.numel()
+    norm = float(torch.linalg.vector_norm(tensor)) if count else 0.0
+    size = max(0.1 * norm / max(count, 1) ** 0.5, 0.02)
+    flat, noise = tensor.reshape(-1), noise.to(tensor)
+    # Row after row, for the noise written out once per row would be as large as the tensor.
+    made = torch.empty_like(flat)
+    whole = count - count % len(noise)
+    rows = (-1, len(noise))
+    torch.add(flat[:whole].view(rows), noise, alpha=size, out=made[:whole].view(rows))
+    torch.add(flat[whole:], noise[: count - whole], alpha=size, out=made[whole:])
+    return made.view(tensor.shape)
 
 
 def _widen_plain_tensors_(network: nn.Module, dtype: torch.dtype) -> None:

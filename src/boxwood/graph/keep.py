@@ -113,9 +113,12 @@ def score_units(
         if along.shape[axis.dim] != weight.shape[axis.dim]:
             continue  # a score per filter says nothing about the other axes
         others = [dim for dim in range(along.dim()) if dim != axis.dim]
-        along = along.sum(others, dtype=torch.float64) if others else along.double()
+        wide = torch.promote_types(along.dtype, torch.float32)
+        along = along.sum(others, dtype=wide) if others else along
         owned = axis.units >= 0
-        total += np.bincount(axis.units[owned], along.cpu().numpy()[owned], minlength=len(units))
+        total += np.bincount(
+            axis.units[owned], along.double().cpu().numpy()[owned], minlength=len(units)
+        )
     if not np.isfinite(total).all():
         raise BoxwoodError(
             "Expected finite scores, got NaN or infinite ones; the network has probably diverged: "

@@ -105,9 +105,8 @@ def sliced(tensor: Tensor, cuts: Sequence[tuple[int, Tensor]]) -> Tensor:
     return tensor
 
 
-def masked(tensor: Tensor, cuts: Sequence[tuple[int, Tensor]]) -> Tensor:
-    """Write zeros where a tensor loses something; always a copy."""
-    tensor = tensor.clone()
+def mask_(tensor: Tensor, cuts: Sequence[tuple[int, Tensor]]) -> Tensor:
+    """Write zeros where a tensor loses something, in place."""
     for dim, indices in cuts:
         gone = torch.ones(tensor.shape[dim], dtype=torch.bool)
         gone[indices] = False

@@ -25,7 +25,7 @@ from boxwood.graph.comparing import (
 from boxwood.graph.copying import named_tensors
 from boxwood.graph.keep import Keep
 from boxwood.graph.reference import restated, restatements
-from boxwood.graph.surgery import Cuts, cut, cuts_of, masked, sliced
+from boxwood.graph.surgery import Cuts, cut, cuts_of, mask_, sliced
 
 
 def verify(
@@ -195,11 +195,10 @@ class _Pair:
         trainable = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
         tensors: dict[str, Tensor] = {}
         for names, tensor in named_tensors(self.model):
-            tensors[names[0]] = prepared(tensor, dtype, noise if names[0] in trainable else None)
-        return (
-            ready(self.model, lambda n, _: _masked(n, tensors[n], self.keep, cuts), dtype),
-            ready(self.small, lambda n, _: sliced(tensors[n], cuts.get(n, ())), dtype),
-        )
+            made = prepared(tensor, dtype, noise if names[0] in trainable else None)
+            tensors[names[0]] = made.clone() if made.data_ptr() == tensor.data_ptr() else made
+        narrow = ready(self.small, lambda n, _: sliced(tensors[n], cuts.get(n, ())), dtype)
+        return ready(self.model, lambda n, _: _mask_(n, tensors[n], self.keep, cuts), dtype), narrow
 
     def gradient_difference(self, example: Any) -> float | None:
         """Compare the gradients of what is kept, of a random sum of the outputs."""
@@ -228,14 +227,12 @@ class _Pair:
         return worst / scale if scale else worst
 
 
-def _masked(name: str, tensor: Tensor, keep: Keep, cuts: Cuts) -> Tensor:
+def _mask_(name: str, tensor: Tensor, keep: Keep, cuts: Cuts) -> Tensor:
     """Set what is removed to zero, but for what is divided by: variances, and directions."""
     if name.endswith("running_var"):
-        return tensor.clone()
+        return tensor
     directions = keep.units.flow.directions
-    return masked(
-        tensor, [each for each in cuts.get(name, ()) if (name, each[0]) not in directions]
-    )
+    return mask_(tensor, [each for each in cuts.get(name, ()) if (name, each[0]) not in directions])
 
 
 def _weighted_sum(outputs: Sequence[Tensor]) -> Tensor | None:
