@@ -16,6 +16,8 @@ from boxwood.core.spec import Call
 from boxwood.data.augmentation import FlipAndCrop
 from boxwood.data.digits import digits
 from boxwood.data.parts import fewer, without
+from boxwood.distill.encodings import Half
+from boxwood.distill.hints import Hinted, answering_with
 from boxwood.distill.losses import Distillation, Lesson
 from boxwood.recipes.gradual import gradual_pruning
 from boxwood.recipes.lottery_ticket import layer_wise, lottery_ticket
@@ -32,7 +34,7 @@ from boxwood.recipes.teachers import Past, Teacher, Trained, taught
 from boxwood.recipes.three_step import iterative, one_shot
 from boxwood.runs.runner import Job, Settings, run, run_all, with_needs
 from boxwood.runs.store import Store
-from boxwood.train.loop import Fit, fit_
+from boxwood.train.loop import Augmentation, Fit, fit_
 from boxwood.train.losses import limit_norms_
 from boxwood.train.optimizers import SGD, Adam
 from boxwood.zoo.wide_nets import wide_net
@@ -100,6 +102,41 @@ def test_past_is_the_network_of_its_label(store: Store) -> None:
     fit_(model, data, recipe[2].fit, seed=0, masks=pruned.masks, teach=teach)
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, found.weights[name])
+
+
+@pytest.mark.parametrize("augment", [None, FlipAndCrop(pad=1, flip=False)])
+def test_hidden_layers_are_learnt_in_a_recipe(store: Store, augment: Augmentation | None) -> None:
+    """With hints alone, kept or fresh, a hidden layer comes closer to that of the dense past."""
+    fit = replace(FIT, augment=augment)
+    recipe = one_shot(FIT, fit, 0.5, dead=False)
+    hinted = Hinted(layers=("relu1",), weight=10.0, soft=0.0, hard=1e-6)
+    dense, pruned = (run(GENESIS, recipe[:end], store) for end in (1, 2))
+    taught_ = run(GENESIS, taught(recipe, replace(PAST, cached=augment is None), hinted)[:3], store)
+    inputs, _ = digits().test.take(torch.arange(200))
+
+    def hidden(state: State) -> torch.Tensor:
+        network = GENESIS.network(state.weights)
+        return answering_with(network, ("relu1",))(inputs)[:, 10:]
+
+    before, after = ((hidden(state) - hidden(dense)).square().mean() for state in (pruned, taught_))
+    assert after < 0.5 * before
+
+
+def test_refused_hints(store: Store) -> None:
+    """Layers that are not there, have no mean, are of another width or are kept as logits are."""
+    recipe = one_shot(FIT, FIT, 0.5, dead=False)
+    hinted = Hinted(layers=("relu1",))
+    several = teacher(BIG, FIT, members=2)
+    for who, loss, said in [
+        (PAST, Hinted(layers=("nowhere",)), "names of layers of .*, got 'nowhere'"),
+        (replace(PAST, encoding=Half()), hinted, "kept as they are, got the encoding Half"),
+        (several, hinted, "one teacher .* got members=2"),
+        (teacher(BIG, FIT), hinted, "as wide as the teacher's, 40 features together, got 12"),
+    ]:
+        with pytest.raises(BoxwoodError, match=said):
+            run_all([Job(GENESIS, taught(recipe, who, loss))], store)
+    with pytest.raises(BoxwoodError, match="names of layers and a weight"):
+        Hinted(layers=())
 
 
 def test_teachers_are_made_first_and_once() -> None:

@@ -4,7 +4,7 @@ A `Fit` names its teacher, so every phase that trains can be taught: after pruni
 of it, while sparsity rises, after surgery.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -17,7 +17,8 @@ from boxwood.core.seeds import seed_for
 from boxwood.data.splits import Splits, fingerprint
 from boxwood.distill.answers import Shards, StepAnswers, ask_all
 from boxwood.distill.encodings import Encoding, Exact
-from boxwood.distill.ensembles import Ask, Mean, answering, ensemble, geometric
+from boxwood.distill.ensembles import Ask, Mean, ensemble, geometric
+from boxwood.distill.hints import Hinted, answering_with, showing
 from boxwood.distill.losses import Distillation
 from boxwood.recipes.phase import Genesis, Recipe, Run, State, World
 from boxwood.train.loop import Fit, Teach
@@ -31,8 +32,8 @@ class Who(Protocol):
         """Runs that must have ended before."""
         ...
 
-    def ask(self, world: World) -> tuple[Ask, str]:
-        """How to ask it, and a name for its weights and code."""
+    def ask(self, world: World, layers: Sequence[str] = ()) -> tuple[Ask, str]:
+        """How to ask it, for features of ``layers`` too, and a name for its weights and code."""
         ...
 
 
@@ -50,10 +51,10 @@ class Past:
         """Nothing but the run itself."""
         return ()
 
-    def ask(self, world: World) -> tuple[Ask, str]:
+    def ask(self, world: World, layers: Sequence[str] = ()) -> tuple[Ask, str]:
         """Ask the network of that phase."""
         state = world.earlier(self.label)
-        return answering(world.network(state)), _identity(world.genesis, state)
+        return answering_with(world.network(state), layers), _identity(world.genesis, state)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,12 +94,22 @@ class Trained:
             (Genesis(model=self.model, data=data, seed=seed), self.recipe) for seed in seeds
         )
 
-    def ask(self, world: World) -> tuple[Ask, str]:
-        """Ask all members and take the mean."""
+    def ask(self, world: World, layers: Sequence[str] = ()) -> tuple[Ask, str]:
+        """Ask all members and take the mean.
+
+        Raises:
+            BoxwoodError: hidden layers of an ensemble are asked for.
+        """
+        if layers and self.members > 1:
+            raise BoxwoodError(
+                f"Expected one teacher whose hidden layers are learnt, got members={self.members}, "
+                f"whose features have no mean; use Distillation for an ensemble."
+            )
         asks, names = [], []
         for genesis, recipe in self.needs(world.genesis):
             state = world.finished(genesis, recipe)
-            asks.append(answering(genesis.network(state.weights).to(world.device)))
+            network = genesis.network(state.weights).to(world.device)
+            asks.append(answering_with(network, layers))
             names.append(_identity(genesis, state))
         return ensemble(asks, self.mean), spec.digest(names, spec.encode(self.mean))
 
@@ -130,11 +141,12 @@ class Teacher:
 
 
 @contextmanager
-def lessons(world: World, fit: Fit) -> Iterator[Teach | None]:
+def lessons(world: World, fit: Fit, student: nn.Module) -> Iterator[Teach | None]:
     """Give what `fit_` asks of a teacher, if the training has one, and keep its answers.
 
     Raises:
-        BoxwoodError: the training has a loss for taught students and no teacher, or the reverse.
+        BoxwoodError: the training has a loss for taught students and no teacher, or the reverse;
+            or hidden features are to be kept in a form that is made for logits.
     """
     teacher: Teacher | None = fit.teacher
     if (teacher is None) == isinstance(fit.loss, Distillation) or (
@@ -149,20 +161,27 @@ def lessons(world: World, fit: Fit) -> Iterator[Teach | None]:
     if teacher is None:
         yield None
         return
-    ask, name = teacher.who.ask(world)
-    parts: list[Any] = [name, spec.encode(teacher.encoding), world.data.identity]
-    if fit.augment is None:
-        shards = _shards(world, teacher, *parts, teacher.batch)
-        yield ask_all(
-            ask, world.data.train, encoding=teacher.encoding, batch=teacher.batch, shards=shards
+    layers = fit.loss.layers if isinstance(fit.loss, Hinted) else ()
+    if layers and not isinstance(teacher.encoding, Exact):
+        raise BoxwoodError(
+            f"Expected hidden features to be kept as they are, got the encoding "
+            f"{type(teacher.encoding).__name__}, which is for logits; use Teacher(encoding=Exact())."
         )
-        return
+    ask, name = teacher.who.ask(world, layers)
+    parts: list[Any] = [name, spec.encode(teacher.encoding), world.data.identity, *layers]
     course = [world.seed, fit.order, fit.batch, spec.encode(fit.augment, identity=True)]
-    answers = StepAnswers(ask, teacher.encoding, _shards(world, teacher, *parts, course))
-    try:
-        yield answers
-    finally:
-        answers.close()
+    with showing(student, layers):
+        if fit.augment is None:
+            shards = _shards(world, teacher, *parts, teacher.batch)
+            yield ask_all(
+                ask, world.data.train, encoding=teacher.encoding, batch=teacher.batch, shards=shards
+            )
+            return
+        answers = StepAnswers(ask, teacher.encoding, _shards(world, teacher, *parts, course))
+        try:
+            yield answers
+        finally:
+            answers.close()
 
 
 def taught(recipe: Recipe, teacher: Teacher, loss: Loss, *, after: str | None = "dense") -> Recipe:

@@ -60,7 +60,7 @@ class Train:
                 row["test"] = accuracy(network, world.data.test).fraction
             return row
 
-        with lessons(world, self.fit) as teach:
+        with lessons(world, self.fit, model) as teach:
             done = fit_(
                 model,
                 world.data.train,
