@@ -3,13 +3,16 @@
 import ctypes
 import math
 import mmap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from boxwood.engine import runner
 from boxwood.engine.kernels.contract import Kernel, arguments
 from boxwood.engine.layouts import Array, Planes
+from boxwood.engine.memory import LINE, Buffer
 from boxwood.engine.targets import AVX2, NEON, Target, host
 
 PAGE = mmap.PAGESIZE
@@ -124,3 +127,44 @@ def _targets() -> list[Target]:
 def run_kernel(request: pytest.FixtureRequest) -> Callable[..., Array]:
     """A runner for each family that this machine can run."""
     return Runner(request.param)
+
+
+class Arena:
+    """Lays buffers out one by one, a forbidden page before and behind each."""
+
+    def __init__(self, *, at_end: bool) -> None:
+        self.at_end = at_end
+        self.forbidden: list[int] = []
+        self.made = 0
+
+    def arrange(self, buffers: list[Buffer]) -> tuple[list[int], int]:
+        """Put each buffer at an end of whole pages of its own."""
+        self.forbidden, starts, place = [0], [], PAGE
+        for buffer in buffers:
+            size = -(-buffer.nbytes // LINE) * LINE
+            pages = -(-size // PAGE) * PAGE
+            starts.append(place + (pages - size if self.at_end else 0))
+            self.forbidden.append(place + pages)
+            place += pages + PAGE
+        return starts, place
+
+    def allocate(self, nbytes: int) -> NDArray[np.uint8]:
+        """Forbid the pages between, and fill the others with NaN."""
+        memory = mmap.mmap(-1, max(nbytes, PAGE))
+        array = np.frombuffer(memory, np.uint8)
+        array.view(np.float32)[:] = np.nan
+        libc = ctypes.CDLL(None)
+        for page in self.forbidden:
+            where = ctypes.c_void_p(array.ctypes.data + page)
+            assert libc.mprotect(where, ctypes.c_size_t(PAGE), 0) == 0
+        self.made += 1
+        return array[:nbytes]
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["at the start", "at the end"])
+def arena(request: pytest.FixtureRequest) -> Iterator[Arena]:
+    made = Arena(at_end=request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "arrange", made.arrange)
+        patch.setattr(runner, "allocate", made.allocate)
+        yield made

@@ -1,5 +1,6 @@
 """Matrix–vector, depthwise, pooling, elementwise, copying and recurrent kernels against references."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -307,12 +308,22 @@ def test_lstm_and_gru_cells(run_kernel, hidden):
         np.testing.assert_allclose(y[:, :, 0, 0], expected, atol=1e-6)
 
 
-def test_guard_pages_do_guard():
+@pytest.mark.parametrize(
+    "touch",
+    [
+        "block = Guarded(64, at_end=True); ctypes.memset(block.address + 64, 0, 1)",
+        "arena = Arena(at_end=True); starts, total = arena.arrange([Buffer(64, 0, 1)] * 2);"
+        "ctypes.memset(arena.allocate(total).ctypes.data + starts[0] + 64, 0, 1)",
+        "arena = Arena(at_end=False); starts, total = arena.arrange([Buffer(64, 0, 1)] * 2);"
+        "ctypes.memset(arena.allocate(total).ctypes.data + starts[1] - 1, 0, 1)",
+    ],
+)
+def test_guard_pages_do_guard(touch):
     """Touching a byte beside guarded memory kills the process, so that silence means something."""
     folder = Path(__file__).parent
     script = (
-        "import sys, ctypes; sys.path.insert(0, sys.argv[1]); from conftest import Guarded;"
-        "block = Guarded(64, at_end=True); ctypes.memset(block.address + 64, 0, 1)"
+        "import sys, ctypes; sys.path.insert(0, sys.argv[1]);"
+        f"from conftest import Arena, Buffer, Guarded; {touch}"
     )
     done = subprocess.run([sys.executable, "-c", script, str(folder)], check=False)
-    assert done.returncode < 0
+    assert done.returncode == -signal.SIGSEGV

@@ -234,3 +234,59 @@ def test_a_compiled_network_computes_what_torch_computes(**drawn) -> None:
 def test_five_hundred_compiled_networks_compute_what_torch_computes(**drawn) -> None:
     """The same law for 500 networks."""
     check_network(**drawn)
+
+
+def check_within_buffers(
+    net: nn.Module, arena, shape: tuple[int, ...], batches: tuple[int, ...]
+) -> None:
+    made = arena.made
+    for threads in (1, 2):
+        session = session_of(net, torch.zeros(batches[0], *shape), 1.0, 0, threads)
+        for batch in batches:
+            x = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(batch))
+            with torch.no_grad():
+                wanted = net(x)
+            ours = session(x)
+            assert ours.isfinite().all()
+            assert relative(ours, wanted) <= 1e-4
+    assert arena.made - made == 2 * len(batches)
+
+
+@settings(max_examples=8, deadline=None)
+@given(networks(), st.integers(0, 2**31), st.sampled_from((0.0, 0.9)))
+def test_random_networks_stay_within_their_buffers(
+    arena, network: tuple[nn.Module, tuple[int, ...]], seed: int, sparsity: float
+) -> None:
+    """They neither touch what lies around a buffer nor read what nobody wrote."""
+    net, shape = network
+    randomise_(net, seed, sparsity)
+    check_within_buffers(net.eval(), arena, shape, (2, 1))
+
+
+class Tagger(nn.Module):
+    """Recurrent layers of both kinds over tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(9, 13, num_layers=2, bidirectional=True, batch_first=True)
+        self.gru = nn.GRU(26, 11, batch_first=True)
+        self.out = nn.Linear(11, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.gru(self.lstm(x)[0])[0])
+
+
+def test_recurrent_networks_stay_within_their_buffers(arena) -> None:
+    """Step by step, in both directions."""
+    net = Tagger()
+    randomise_(net, 0, 0.5)
+    check_within_buffers(net.eval(), arena, (5, 9), (1, 3))
+
+
+@pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "mobilenet_v3_small", "squeezenet1_1"])
+def test_classifiers_stay_within_their_buffers(arena, name: str) -> None:
+    """Joins, splits, depthwise and gated layers, strides and odd sizes."""
+    models = pytest.importorskip("torchvision").models
+    net = models.get_model(name, weights=None)
+    randomise_(net, 0, 0.8)
+    check_within_buffers(net.eval(), arena, (3, 65, 49), (1,))
