@@ -168,3 +168,10 @@ def arena(request: pytest.FixtureRequest) -> Iterator[Arena]:
         patch.setattr(runner, "arrange", made.arrange)
         patch.setattr(runner, "allocate", made.allocate)
         yield made
+
+
+def arranged(at_end: bool) -> tuple[NDArray[np.uint8], list[int]]:
+    """An arena with two buffers, and where they start."""
+    arena = Arena(at_end=at_end)
+    starts, total = arena.arrange([Buffer(64, 0, 1)] * 2)
+    return arena.allocate(total), starts

@@ -312,10 +312,8 @@ def test_lstm_and_gru_cells(run_kernel, hidden):
     "touch",
     [
         "block = Guarded(64, at_end=True); ctypes.memset(block.address + 64, 0, 1)",
-        "arena = Arena(at_end=True); starts, total = arena.arrange([Buffer(64, 0, 1)] * 2);"
-        "ctypes.memset(arena.allocate(total).ctypes.data + starts[0] + 64, 0, 1)",
-        "arena = Arena(at_end=False); starts, total = arena.arrange([Buffer(64, 0, 1)] * 2);"
-        "ctypes.memset(arena.allocate(total).ctypes.data + starts[1] - 1, 0, 1)",
+        "arena, starts = arranged(True); ctypes.memset(arena.ctypes.data + starts[0] + 64, 0, 1)",
+        "arena, starts = arranged(False); ctypes.memset(arena.ctypes.data + starts[1] - 1, 0, 1)",
     ],
 )
 def test_guard_pages_do_guard(touch):
@@ -323,7 +321,7 @@ def test_guard_pages_do_guard(touch):
     folder = Path(__file__).parent
     script = (
         "import sys, ctypes; sys.path.insert(0, sys.argv[1]);"
-        f"from conftest import Arena, Buffer, Guarded; {touch}"
+        f"from conftest import Guarded, arranged; {touch}"
     )
     done = subprocess.run([sys.executable, "-c", script, str(folder)], check=False)
     assert done.returncode == -signal.SIGSEGV
