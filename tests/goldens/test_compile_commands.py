@@ -62,11 +62,11 @@ def test_bench_says_who_wins(nets, monkeypatch, capsys) -> None:
     """In JSON every contender has its turns, and the verdict is a sentence."""
     run(
         monkeypatch, "bench", f"{nets}:ready", "--input", "2x4", "--turns", "6", "--sparsity", "0.5",
-        "--json",
+        "--keep", "0.25", "--json",
     )  # fmt: skip
     found = json.loads(capsys.readouterr().out)
     names = [result["name"] for result in found["results"]]
-    assert {"torch", "torch, pruned weights", OURS} <= set(names)
+    assert {"torch", "torch, pruned weights", "torch, 25% of the units", OURS} <= set(names)
     assert all(len(result["seconds"]) == 6 for result in found["results"])
     assert found["verdict"]
 

@@ -34,6 +34,8 @@ from boxwood.engine.contenders import (
     torch_compiled,
     torch_eager,
 )
+from boxwood.graph.units import units
+from boxwood.graph.verify import shrink
 from boxwood.model.oneshot import project_, prune
 
 OURS = "Boxwood's engine"
@@ -44,6 +46,10 @@ def bench(
     inputs: Inputs = None,
     weights: Weights = None,
     sparsity: Sparsity = 0.0,
+    keep: Annotated[
+        float | None,
+        typer.Option(help="Race the network cut down to this fraction of its units as well."),
+    ] = None,
     settings: Settings = None,
     threads: Threads = 1,
     turns: Annotated[int, typer.Option(help="How often each runs.")] = 21,
@@ -52,7 +58,7 @@ def bench(
 ) -> None:
     """Run a network in every way that this machine has, by turns, and say which is fastest.
 
-    Example: boxwood bench torchvision.models:resnet50 --input 1x3x224x224 --sparsity 0.9
+    Example: boxwood bench torchvision.models:resnet50 --input 1x3x224x224 --sparsity 0.9 --keep 0.5
     """
     if turns < 1:
         raise BoxwoodError(f"Expected at least one turn, got {turns}; give --turns 1 or more.")
@@ -67,6 +73,9 @@ def bench(
     contenders = [torch_eager("torch", dense, example, threads)]
     if sparsity:
         contenders.append(torch_eager("torch, pruned weights", pruned, example, threads))
+    if keep is not None:
+        small = shrink(dense, units(dense, tuple(example)).keep_best(keep))
+        contenders.append(torch_eager(f"torch, {keep:.0%} of the units", small, example, threads))
     if torch_compile:
         contenders.append(torch_compiled(dense, example, threads))
     contenders += [onnx_runtime(dense, example, threads), openvino(dense, example, threads)]
