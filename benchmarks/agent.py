@@ -30,10 +30,10 @@ def measure(quick: bool) -> list[Row]:
         kept=np.ones(len(found), dtype=np.bool_),
         group=found.groups[1],
         tune_=Recovery(data, None, 1, 0),
-        worth=FirstExamples(data, 1000),
+        worth=FirstExamples(data, 300 if quick else 1000),
         best=1.0,
     )
-    updates = 2 if quick else 6
+    updates = 1 if quick else 6
     actions = [list(draw(torch.full((32,), 0.5), TRIES, chance)) for _ in range(updates)]
 
     def masked(action: torch.Tensor) -> float:

@@ -122,7 +122,8 @@ def _workers(quick: bool) -> list[Row]:
         with tempfile.TemporaryDirectory() as folder:
             run_in_processes(jobs, Store(folder), workers=workers)
 
-    times = by_turns({"one": lambda: run(1), "two": lambda: run(2)}, repeats=1 if quick else 5)
+    ways = {"one": lambda: run(1), "two": lambda: run(2)}
+    times = by_turns(ways, repeats=1 if quick else 3, warm=False)
     rates = {way: [steps / seconds for seconds in each] for way, each in times.items()}
     return [compare("two workers", rates["two"], rates["one"], "one worker", unit="steps/s")]
 

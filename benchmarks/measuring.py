@@ -31,15 +31,17 @@ def by_turns(
     calls: int = 1,
     clock: Callable[[], float] = time.perf_counter,
     before: Callable[[], object] = lambda: None,
+    warm: bool = True,
 ) -> dict[str, list[float]]:
     """Time each step ``repeats`` times, one after another within a repeat, in seconds per call.
 
     Every other repeat goes through the steps backwards, so that none profits from its place.
     Steps of one thread may be timed by ``time.thread_time``, which other processes do not touch.
     ``before`` runs before each step, untimed; `gc.collect` lets none pay for another's garbage.
+    Steps that start processes of their own need no ``warm`` run first.
     """
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for step in steps.values():
+    for step in steps.values() if warm else ():
         for _ in range(max(1, calls // 2)):
             step()
     for repeat in range(repeats):
