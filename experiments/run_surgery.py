@@ -243,13 +243,14 @@ def main() -> None:
     seeds = {"recogniser_filters": given.draws, "recogniser": given.whole}
     studies = {}
     for name, build in cases.items():
-        runs = []
+        runs: list[dict[str, Any]] = []
         case = cache(build)
         for seed in range(seeds.get(name, given.seeds)):
             file = given.store / f"{name} {seed}.json"
             write_once(file, lambda seed=seed, case=case: studied(case(), seed, FRACTIONS))
             runs.append(json.loads(file.read_text()))
-        studies[name] = runs
+        if runs:
+            studies[name] = runs
     rows = {name: averaged(runs) for name, runs in studies.items()}
     findings = [finding for name, runs in studies.items() for finding in judged(name, runs)]
     report(OUT, {"networks": NAMES, "peer": peer(), "runs": studies}, rows, findings)
