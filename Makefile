@@ -38,6 +38,7 @@ studies: $(STAMP)  ## Long studies of the papers; results go to experiments/resu
 	$(BIN)/python experiments/run_lottery_ticket.py lenet_300_100 --data fashion-mnist
 	$(BIN)/python experiments/run_optimal_brain_damage.py
 	$(BIN)/python experiments/run_filter_agent.py conv_net --data fashion-mnist
+	$(BIN)/python experiments/run_surgery.py
 	$(BIN)/python experiments/run_gradual.py language_model
 	$(BIN)/python experiments/run_gradual_g2p.py
 

