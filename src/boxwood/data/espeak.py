@@ -84,8 +84,8 @@ def speak(lines: Sequence[Line], *, library: str = LIBRARY) -> list[Utterance]:
         >>> said.phones  # doctest: +SKIP
         ('h', 'aI', '_:', '_')
 
-    Source: eSpeak NG, the interface of its speak_lib.h; a program under the GPL, version 3 or later,
-    which is neither shipped nor linked, but started where it is installed.
+    Source: eSpeak NG, the interface of its speak_lib.h. It is under the GPL, version 3 or later, and
+    not shipped: the process opens it where it is installed.
     """
     order = {
         "library": library,

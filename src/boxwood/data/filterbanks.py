@@ -36,7 +36,7 @@ def log_filterbanks(
         >>> wave = torch.sin(6.2832 * 1000 * torch.arange(16_000) / 16_000)
         >>> energies = log_filterbanks(wave, 16_000)
         >>> energies.shape, band_middles(40, 8000)[energies[50].argmax()].round().item()
-        (torch.Size([100, 40]), 971.0)
+        (torch.Size([100, 40]), 955.0)
 
     Source: Hinton, Vinyals and Dean (2015), section 4: "40 Mel-scaled filterbank coefficients with
     a 10ms advance per frame"; Davis and Mermelstein (1980), "Comparison of parametric
@@ -75,7 +75,7 @@ def band_middles(bands: int, highest: float) -> Tensor:
 
     Example:
         >>> band_middles(3, 8000).round()
-        tensor([ 724., 2197., 4515.])
+        tensor([ 614., 1768., 3934.])
     """
     return _corners(bands, highest)[1:-1]
 

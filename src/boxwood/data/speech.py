@@ -118,7 +118,7 @@ def speech(
     Args:
         sentences: returns training, validation and test sentences, word by word; those of 5 to 20
             words are drawn from.
-        train: training sentences, at some 380 frames each.
+        train: training sentences, at some 400 frames each.
         validation: validation sentences.
         test: test sentences.
 
@@ -129,7 +129,7 @@ def speech(
     Example:
         >>> data = speech()  # doctest: +SKIP
         >>> data.shape, data.classes  # doctest: +SKIP
-        ((26, 40), 61)
+        ((26, 40), 70)
 
     Source: Hinton, Vinyals and Dean (2015), section 4: 26 frames of 40 mel-scaled filterbank
     coefficients, of which the 21st is to be recognised. Differs from the paper: minutes of a
