@@ -56,7 +56,8 @@ def log_filterbanks(
     shape = torch.hann_window(window, periodic=False)
     length = 1 << (window - 1).bit_length()
     power = torch.fft.rfft(padded[places] * shape, n=length).abs().square()
-    return (power @ _triangles(bands, length, rate, highest) + _QUIET).log()
+    energies: Tensor = power @ _triangles(bands, length, rate, highest)
+    return (energies + _QUIET).log()
 
 
 def frame_middles(samples: int, rate: int) -> Tensor:
