@@ -115,14 +115,14 @@ def ensemble(
     return _together(net, Call.of(fewer, data=data, count=count), fit, source, losses)
 
 
-def acoustic(data: Callable[[], Splits] = speech, members: int = 10) -> Experiment:
+def acoustic(data: Callable[[], Splits] = speech, members: int = 10, epochs: int = 2) -> Experiment:
     """The acoustic model: frames of speech, and an ensemble distilled into one of its members' kind.
 
     Four layers of 192 where the paper has eight of 2560. Temperatures and the weight of labels are
     the paper's; rate and batch have the best validation accuracy of one network with seed 100.
     """
     optimizer = Adam(lr=2e-3, fused=True)
-    fit = Fit(epochs=2, batch=256, optimizer=optimizer, course=Drops(at=(0.6, 0.85)))
+    fit = Fit(epochs=epochs, batch=256, optimizer=optimizer, course=Drops(at=(0.6, 0.85)))
     whole = data()
     net = Call.of(wide_net, hidden=(192,) * 4, inputs=prod(whole.shape), classes=whole.classes)
     source = teacher(net, fit, members=members, mean=arithmetic)
