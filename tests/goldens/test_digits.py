@@ -68,7 +68,7 @@ def test_catalogue_finds_loaders_by_name() -> None:
     """A name gives the loader itself, and names are sorted."""
     assert named("digits") is digits
     assert list(CATALOGUE) == [
-        *("brown", "cifar10", "cmudict", "digits", "fashion-mnist", "mnist", "ptb")
+        *("brown", "cifar10", "cmudict", "digits", "fashion-mnist", "mnist", "ptb", "speech")
     ]
 
 

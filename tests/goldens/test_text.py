@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boxwood.core.errors import BoxwoodError
-from boxwood.data.brown import brown, ptb_words
+from boxwood.data.brown import brown, brown_sentences, ptb_words
 from boxwood.data.text import corpus, ptb
 
 TRAIN = "the cat sat \n the <unk> ran \n\n a cat ran \n"
@@ -138,6 +138,13 @@ def test_the_brown_corpus_is_divided_by_files(tmp_path: Path) -> None:
     assert words == {"training": 410 * 8 - 5, "validation": 45 * 8 - 1, "test": 45 * 8 - 1}
     known = {"the", "ran", "it", "'s", "N", "<eos>", "<unk>"}
     assert data.classes == len(known) + 410
+
+
+def test_sentences_as_they_were_printed(tmp_path: Path) -> None:
+    """The same files are in the same parts, and words keep their capitals and marks."""
+    parts = brown_sentences(str(brown_folder(tmp_path)))
+    assert [len(each) for each in parts] == [2 * 410, 2 * 45, 2 * 45]
+    assert parts[0][:2] == [["The", "ca01", "ran", "."], ["It's", "12", "."]]
 
 
 def test_a_corpus_without_tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

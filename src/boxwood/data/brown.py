@@ -45,21 +45,36 @@ def brown(
     Source: W. N. Francis, H. Kucera, "Brown Corpus Manual", Brown University, 1979. Words are
     written as in Mikolov et al. (2010): see `ptb_words`.
     """
-    folder = find(
-        "the 500 files of the Brown corpus",
-        places(root, "BROWN_DIR", "brown"),
-        lambda place: len(_files(place)) == _FILES,
-        "run `make data`, or set BROWN_DIR to the folder of ca01 to cr09.",
-    )
     texts: tuple[list[list[str]], ...] = ([], [], [])
-    seen: dict[str, int] = {}
-    for path in _files(folder):
-        genre = path.name[1]
-        place = seen.get(genre, 0) % _EVERY
-        seen[genre] = seen.get(genre, 0) + 1
-        part = {_VALIDATION: 1, _TEST: 2}.get(place, 0)
-        texts[part].extend(_sentences(path))
+    for part, path in _parts(root):
+        written = ([each for word in words for each in ptb_words(word)] for words in _read(path))
+        texts[part].extend(filter(None, written))
     return corpus("brown", *texts, words=words).splits(length, held_out_length)
+
+
+def brown_sentences(root: str | None = None) -> tuple[list[list[str]], ...]:
+    """Read the sentences of the Brown corpus as they were printed, for text that is to be spoken.
+
+    Args:
+        root: folder to look in first.
+
+    Returns:
+        Training, validation and test sentences, of the files that `brown` has in these parts: words
+        and punctuation marks, capitals and all.
+
+    Raises:
+        BoxwoodError: as for `brown`.
+
+    Example:
+        >>> brown_sentences()[0][1][:5]  # doctest: +SKIP
+        ['The', 'jury', 'further', 'said', 'in']
+
+    Source: as for `brown`.
+    """
+    texts: tuple[list[list[str]], ...] = ([], [], [])
+    for part, path in _parts(root):
+        texts[part].extend(_read(path))
+    return texts
 
 
 def ptb_words(word: str) -> list[str]:
@@ -82,13 +97,29 @@ def ptb_words(word: str) -> list[str]:
     return [word[:-1], "'"] if word.endswith("s'") else [word]
 
 
+def _parts(root: str | None) -> Iterator[tuple[int, Path]]:
+    """List the files, each with the number of its part: 0 training, 1 validation, 2 test."""
+    folder = find(
+        "the 500 files of the Brown corpus",
+        places(root, "BROWN_DIR", "brown"),
+        lambda place: len(_files(place)) == _FILES,
+        "run `make data`, or set BROWN_DIR to the folder of ca01 to cr09.",
+    )
+    seen: dict[str, int] = {}
+    for path in _files(folder):
+        genre = path.name[1]
+        place = seen.get(genre, 0) % _EVERY
+        seen[genre] = seen.get(genre, 0) + 1
+        yield {_VALIDATION: 1, _TEST: 2}.get(place, 0), path
+
+
 def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
 
 
-def _sentences(path: Path) -> Iterator[list[str]]:
+def _read(path: Path) -> Iterator[list[str]]:
     """Read sentences, one a line of words that are each followed by a slash and their tag."""
     try:
         lines = path.read_text("ascii").splitlines()
@@ -106,6 +137,6 @@ def _sentences(path: Path) -> Iterator[list[str]]:
                     f"Expected words with a slash and a tag in {path}, got {token!r}; give the "
                     f"tagged form of the corpus."
                 )
-            written += ptb_words(word)
+            written.append(word)
         if written:
             yield written

@@ -7,6 +7,7 @@ from boxwood.data.brown import brown
 from boxwood.data.digits import digits
 from boxwood.data.idx import fashion_mnist, mnist
 from boxwood.data.pronunciations import cmudict
+from boxwood.data.speech import speech
 from boxwood.data.splits import Splits
 from boxwood.data.text import ptb
 from boxwood.data.vision import cifar10
@@ -19,6 +20,7 @@ CATALOGUE: dict[str, Callable[[], Splits]] = {
     "fashion-mnist": fashion_mnist,
     "mnist": mnist,
     "ptb": ptb,
+    "speech": speech,
 }
 """Loaders by name; loading starts when one is called."""
 
