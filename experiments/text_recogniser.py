@@ -61,7 +61,7 @@ CHARACTERS = (
     "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 )  # class 0 is the blank
 HEIGHT, NOISE = 64, 8.0
-SPARSITY, STEPS, BATCH, TESTED = 0.9, 2400, 16, 500
+SPARSITY, STEPS, BATCH, TESTED = 0.9, 2400, 16, 2000
 
 
 class BiLSTM(nn.Module):
