@@ -255,7 +255,9 @@ def fonts(families: Sequence[str]) -> list[Path]:
     found = {name: sorted((FONTS / name).glob("*.[ot]tf")) for name in families}
     missing = [name for name, files in found.items() if not files]
     if missing:
-        raise SystemExit(f"Expected fonts in {FONTS}, got none in {missing}; run fetch_data.sh fonts.")
+        raise SystemExit(
+            f"Expected fonts in {FONTS}, got none in {missing}; run fetch_data.sh fonts."
+        )
     return [file for files in found.values() for file in files]
 
 

@@ -108,6 +108,18 @@ def resume_(
         moments.setdefault(int(index), {})[key] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    _lay_out_alike_(optimizer)
     torch.set_rng_state(snapshot.tensors["random"])
     history.extend(snapshot.facts["history"])
     return snapshot.facts["step"], snapshot.facts["summed"]
+
+
+def _lay_out_alike_(optimizer: Optimizer) -> None:
+    """Lay moments out in memory as their parameters are, such as channels last.
+
+    Files hold them in the order of their indices, and fused optimizers read both as they lie.
+    """
+    for parameter, moments in optimizer.state.items():
+        for key, value in moments.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                moments[key] = torch.empty_like(parameter.detach(), dtype=value.dtype).copy_(value)
