@@ -93,9 +93,9 @@ speech() {
 fonts() {
     local families=(
         averia-sans-gwf averia-serif-gwf cabin cantarell clear-sans comic-neue dejavu dosis
-        ebgaramond firacode freefont-ttf hack inconsolata jetbrains-mono jura karla lato liberation
-        manrope oldstandard open-sans quicksand roboto-unhinted sil-andika sil-charis
-        sil-gentium-basic vollkorn
+        ebgaramond firacode freefont-ttf gfs-didot hack inconsolata jetbrains-mono jura karla lato
+        league-spartan liberation manrope mononoki noto-core oldstandard open-sans quicksand
+        roboto-unhinted sil-andika sil-charis sil-gentium-basic vollkorn
     )
     from_apt "put the fonts that are missing below /usr/share/fonts" "${families[@]/#/fonts-}"
 }
