@@ -21,6 +21,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ from boxwood.distill.losses import Lesson, soft_cross_entropy
 from boxwood.model.evaluation import evaluating
 from boxwood.model.oneshot import project_
 from boxwood.model.prunable import parameter_names
+from boxwood.report.statistics import paired_difference
 from boxwood.report.study import Finding
 from boxwood.runs.provenance import provenance
 from boxwood.runs.store import StoredCheckpoints
@@ -230,16 +232,21 @@ class Rendered:
 
 
 @torch.no_grad()
-def exact(model: nn.Module, examples: Examples, batch: int = 10) -> float:
-    """Measure how often the most likely characters, repeats and blanks dropped, are the word."""
-    right = 0
+def read(model: nn.Module, examples: Examples, batch: int = 10) -> list[bool]:
+    """Say of every word whether the most likely characters, repeats and blanks dropped, are it."""
+    right = []
     with evaluating(model):
         for indices in torch.arange(len(examples)).split(batch):
             inputs, targets = examples.take(indices)
             for likely, target in zip(model(inputs).argmax(2), targets, strict=True):
                 found = likely.unique_consecutive()
-                right += torch.equal(found[found > 0], target[target > 0])
-    return right / len(examples)
+                right.append(torch.equal(found[found > 0], target[target > 0]))
+    return right
+
+
+def exact(model: nn.Module, examples: Examples) -> float:
+    """Measure how often the word is read."""
+    return fmean(read(model, examples))
 
 
 def data(corpus: Path) -> tuple[Rendered, Rendered, Rendered]:
@@ -275,7 +282,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     train, watched, test = data(given.brown)
-    dense = exact(pretrained(), test)
+    dense = read(pretrained(), test)
     one_shot = pretrained()
     project_(one_shot, prune(one_shot, SPARSITY, scope=lamp, where=matrices))
     at_once = exact(one_shot, test)
@@ -293,19 +300,21 @@ def main() -> None:
     kept_at = StoredCheckpoints(Store(given.store), digest(encode(FIT)), every=60)
     done = fit_(model, train, FIT, seed=0, teach=teach, watch=watch, checkpoints=kept_at)
     model.mixed = False
-    after = exact(model, test)
+    after = read(model, test)
+    apart = paired_difference([100.0 * word for word in after], [100.0 * word for word in dense])
     kept = sum(int(mask.sum()) for mask in done.masks.values())
     sparsity = 1 - kept / sum(mask.numel() for mask in done.masks.values())
     finding = Finding(
         f"exact match within 1 point of dense at {SPARSITY:.0%}, held-out words and fonts",
-        after >= dense - 0.01,
-        f"{after:.3f} of {TESTED}; dense {dense:.3f}; pruned at once, not retrained {at_once:.3f}",
+        sum(after) >= sum(dense) - 0.01 * TESTED,
+        f"{fmean(after):.4f} of {TESTED}; dense {fmean(dense):.4f}; {apart.difference:.2f} points; "
+        f"pruned at once, not retrained {at_once:.3f}",
     )
     found = {
         "model": "english_g2",
         "sparsity": sparsity,
         "weights": sum(mask.numel() for mask in done.masks.values()),
-        "exact": {"dense": dense, "one_shot": at_once, "gradual": after},
+        "exact": {"dense": fmean(dense), "one_shot": at_once, "gradual": fmean(after)},
         "density": {name: float(mask.double().mean()) for name, mask in done.masks.items()},
         "fonts": {part.name: [file.name for file in part.fonts] for part in (train, watched, test)},
         "words": {part.name: len(part.words) for part in (train, watched, test)},
