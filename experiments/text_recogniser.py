@@ -49,19 +49,15 @@ OUT = Path(__file__).parent / "results" / "text_recogniser.json"
 FONTS = Path("/usr/share/fonts")
 # Families drawn after those of the test are left out: Carlito is a Lato, URW's are those of FreeFont.
 LEARNED = (
-    *("truetype/andika/", "truetype/averia-gwf/", "truetype/charis/", "truetype/dejavu/"),
-    *("truetype/fonts-oldstandard/", "truetype/hack/", "truetype/inconsolata/"),
-    *("truetype/jetbrains-mono/", "truetype/karla/", "truetype/liberation/", "truetype/manrope/"),
-    *(
-        "truetype/open-sans/",
-        "truetype/quicksand/",
-        "truetype/roboto/unhinted/",
-        "truetype/vollkorn/",
-    ),
-    *("opentype/cabin/", "opentype/cantarell/", "opentype/comic-neue/", "opentype/dosis/"),
-    *("opentype/ebgaramond/", "opentype/jura/", "opentype/league-spartan/", "truetype/mononoki/"),
-    *("opentype/didot/", "truetype/noto/NotoSans-", "truetype/noto/NotoSerif-"),
-)
+    "truetype/andika/", "truetype/averia-gwf/", "truetype/charis/", "truetype/dejavu/",
+    "truetype/fonts-oldstandard/", "truetype/hack/", "truetype/inconsolata/",
+    "truetype/jetbrains-mono/", "truetype/karla/", "truetype/liberation/", "truetype/manrope/",
+    "truetype/open-sans/", "truetype/quicksand/", "truetype/roboto/unhinted/",
+    "truetype/vollkorn/", "opentype/cabin/", "opentype/cantarell/", "opentype/comic-neue/",
+    "opentype/dosis/", "opentype/ebgaramond/", "opentype/jura/", "opentype/league-spartan/",
+    "truetype/mononoki/", "opentype/didot/", "truetype/noto/NotoSans-",
+    "truetype/noto/NotoSerif-",
+)  # fmt: skip
 WATCHED = ("truetype/clear-sans/", "truetype/firacode/", "truetype/gentium-basic/")
 HELD_OUT = ("truetype/lato/", "truetype/freefont/")
 CHARACTERS = (

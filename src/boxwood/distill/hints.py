@@ -61,18 +61,16 @@ class Hinted(Distillation):
         if isinstance(targets, Tensor):
             return super().__call__(outputs, targets)
         logits, features = outputs
-        known = targets.logits.split(
-            [logits.shape[1], targets.logits.shape[1] - logits.shape[1]], 1
-        )
-        if features.shape != known[1].shape:
+        classes = logits.shape[1]
+        wanted, theirs = targets.logits[:, :classes], targets.logits[:, classes:]
+        if features.shape != theirs.shape:
             raise BoxwoodError(
                 f"Expected {', '.join(self.layers)} to be as wide as the teacher's, "
-                f"{known[1].shape[1]} features together, got {features.shape[1]}; name layers that "
+                f"{theirs.shape[1]} features together, got {features.shape[1]}; name layers that "
                 f"pruning leaves as wide as they are."
             )
-        return super().__call__(logits, Lesson(targets.labels, known[0])) + (
-            self.weight * feature_matching(features, known[1])
-        )
+        soft = super().__call__(logits, Lesson(targets.labels, wanted))
+        return soft + self.weight * feature_matching(features, theirs)
 
 
 def answering_with(model: nn.Module, layers: Sequence[str]) -> Ask:

@@ -112,13 +112,15 @@ def _perturbed(tensor: Tensor, noise: Tensor) -> Tensor:
     norm = float(torch.linalg.vector_norm(tensor)) if count else 0.0
     size = max(0.1 * norm / max(count, 1) ** 0.5, 0.02)
     flat, noise = tensor.reshape(-1), noise.to(tensor)
-    # Row after row, for the noise written out once per row would be as large as the tensor.
+    # Row after row: repeated, the noise would be as large as the tensor.
     made = torch.empty_like(flat)
     whole = count - count % len(noise)
     rows = (-1, len(noise))
     torch.add(flat[:whole].view(rows), noise, alpha=size, out=made[:whole].view(rows))
     torch.add(flat[whole:], noise[: count - whole], alpha=size, out=made[whole:])
-    return made.view(tensor.shape)
+    made = made.view(tensor.shape)
+    # What lies otherwise, such as channels last, is to be run as it lies.
+    return made if tensor.is_contiguous() else torch.empty_like(tensor).copy_(made)
 
 
 def _widen_plain_tensors_(network: nn.Module, dtype: torch.dtype) -> None:

@@ -169,7 +169,6 @@ def lessons(world: World, fit: Fit, student: nn.Module) -> Iterator[Teach | None
         )
     ask, name = teacher.who.ask(world, layers)
     parts: list[Any] = [name, spec.encode(teacher.encoding), world.data.identity, *layers]
-    course = [world.seed, fit.order, fit.batch, spec.encode(fit.augment, identity=True)]
     with showing(student, layers):
         if fit.augment is None:
             shards = _shards(world, teacher, *parts, teacher.batch)
@@ -177,6 +176,7 @@ def lessons(world: World, fit: Fit, student: nn.Module) -> Iterator[Teach | None
                 ask, world.data.train, encoding=teacher.encoding, batch=teacher.batch, shards=shards
             )
             return
+        course = [world.seed, fit.order, fit.batch, spec.encode(fit.augment, identity=True)]
         answers = StepAnswers(ask, teacher.encoding, _shards(world, teacher, *parts, course))
         try:
             yield answers

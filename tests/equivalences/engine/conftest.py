@@ -18,6 +18,13 @@ from boxwood.engine.targets import AVX2, NEON, Target, host
 PAGE = mmap.PAGESIZE
 
 
+def forbid(*pages: int) -> None:
+    """Let any touch of the pages at these addresses be a fault."""
+    libc = ctypes.CDLL(None)
+    for page in pages:
+        assert libc.mprotect(ctypes.c_void_p(page), ctypes.c_size_t(PAGE), 0) == 0
+
+
 class Guarded:
     """Memory between two pages that fault when touched."""
 
@@ -25,9 +32,7 @@ class Guarded:
         inner = math.ceil(max(nbytes, 1) / PAGE) * PAGE
         self.memory = mmap.mmap(-1, inner + 2 * PAGE)
         base = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
-        libc = ctypes.CDLL(None)
-        for page in (base, base + PAGE + inner):
-            assert libc.mprotect(ctypes.c_void_p(page), ctypes.c_size_t(PAGE), 0) == 0
+        forbid(base, base + PAGE + inner)
         start = PAGE + (inner - math.ceil(nbytes / align) * align if at_end else 0)
         self.address = base + start
         self.bytes = np.frombuffer(self.memory, np.uint8, nbytes, start)
@@ -150,15 +155,11 @@ class Arena:
 
     def allocate(self, nbytes: int) -> NDArray[np.uint8]:
         """Forbid the pages between, and fill the others with NaN."""
-        memory = mmap.mmap(-1, max(nbytes, PAGE))
-        array = np.frombuffer(memory, np.uint8)
+        array = np.frombuffer(mmap.mmap(-1, nbytes), np.uint8)
         array.view(np.float32)[:] = np.nan
-        libc = ctypes.CDLL(None)
-        for page in self.forbidden:
-            where = ctypes.c_void_p(array.ctypes.data + page)
-            assert libc.mprotect(where, ctypes.c_size_t(PAGE), 0) == 0
+        forbid(*(array.ctypes.data + page for page in self.forbidden))
         self.made += 1
-        return array[:nbytes]
+        return array
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["at the start", "at the end"])
