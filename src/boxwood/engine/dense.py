@@ -139,7 +139,8 @@ def recurrent(op: Recurrent, constants: Mapping[int, Tensor]) -> Callable[..., A
     """Return a stack of recurrent layers as a function of its sources that calls torch."""
     biased = op.layers[0].inward_bias is not None
     weights = [constants[number] for layer in op.layers for number in _torch_numbers(layer)]
-    settings = (biased, len(op.layers), 0.0, False, False, op.batch_first)
+    depth, both = len(op.layers) // op.directions, op.directions == 2
+    settings = (biased, depth, 0.0, False, both, op.batch_first)
     if op.cell is Cell.LSTM:
         return lambda x, h, c: torch.lstm(x, (h, c), weights, *settings)
     return lambda x, h: torch.gru(x, h, weights, *settings)

@@ -277,12 +277,13 @@ def _layer_norm(call: _Call) -> Native | None:
 
 def _recurrent(cell: Cell) -> Callable[[_Call], Recurrent | None]:
     def rule(call: _Call) -> Recurrent | None:
-        if call["bidirectional"] or call["train"]:
+        if call["train"]:
             return None
+        directions = 2 if call["bidirectional"] else 1
         state = call["hx"] if cell is Cell.LSTM else (call["hx"],)
         per_layer = 4 if call["has_biases"] else 2
         numbers = [part.value for part in call["params"]]
-        if len(numbers) != per_layer * call["num_layers"] or any(
+        if len(numbers) != per_layer * directions * call["num_layers"] or any(
             number not in call.room.constants for number in numbers
         ):
             return None
@@ -295,7 +296,9 @@ def _recurrent(cell: Cell) -> Callable[[_Call], Recurrent | None]:
                 bias = call.room.add(call.room.constants[one] + call.room.constants[two])
             layers.append(Layer(inward, across, one, two, bias))
         sources = (call.value("input"), *(part.value for part in state))
-        return Recurrent(cell, sources, tuple(layers), call["batch_first"], call.op.writes)
+        return Recurrent(
+            cell, sources, tuple(layers), call["batch_first"], call.op.writes, directions
+        )
 
     return rule
 

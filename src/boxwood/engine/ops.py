@@ -173,14 +173,16 @@ class Layer:
 
 @dataclass(frozen=True)
 class Recurrent:
-    """A stack of recurrent layers in one direction, as ``torch.lstm`` and ``torch.gru``.
+    """A stack of recurrent layers, as ``torch.lstm`` and ``torch.gru``.
 
     Args:
         cell: which.
         sources: the sequence, then the first state: h, and c for an LSTM.
-        layers: from the input side.
+        layers: from the input side; with two directions, each layer with the time is followed by
+            its fellow against it.
         batch_first: whether the sequence is [batch, time, features], else [time, batch, features].
         writes: the output sequence, then the last state.
+        directions: 1 or 2.
     """
 
     cell: Cell
@@ -188,6 +190,7 @@ class Recurrent:
     layers: tuple[Layer, ...]
     batch_first: bool
     writes: tuple[int, ...]
+    directions: int = 1
 
     @property
     def reads(self) -> tuple[int, ...]:

@@ -323,6 +323,11 @@ class Planner:
         """Return a place so many floats into another one."""
         return Home(where, home.buffer, home.start + start)
 
+    def settle(self, value: int, home: Home) -> None:
+        """Say where a value lies."""
+        self.plan.homes[value] = home
+        self._use(home.buffer)
+
     def look(self, value: int, home: Home, start: int, steps: Shape) -> None:
         """Say how torch finds a value."""
         self.plan.views[value] = View(home.buffer, home.start + start, steps)

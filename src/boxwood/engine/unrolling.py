@@ -1,8 +1,10 @@
 """A recurrent stack for one sequence, as matrix–vector products and cells in a row.
 
 The inputs' part of the gates is one product for all steps. Each step adds the state's part to its
-row of gates, and its cell writes the next state behind the last one, so that the output sequence
-is a view of the states. Rows of gates and states start on cache lines.
+row of gates, and its cell writes the next state beside the last one: behind it where a layer goes
+with the time, before it where it goes against it. The output sequence of one direction is therefore
+a view of the states; two directions are copied into the channels of one. Rows of gates and states
+start on cache lines.
 """
 
 from collections.abc import Mapping
@@ -18,10 +20,14 @@ if TYPE_CHECKING:
 
 
 def able(op: Recurrent, shapes: Mapping[int, Shape]) -> bool:
-    """Say whether kernels can run a stack: one sequence, and gates that fill whole lines."""
-    batch = shapes[op.sources[1]][1]
-    hidden = shapes[op.sources[1]][2]
-    return batch == 1 and (op.cell is Cell.LSTM or 3 * hidden % LINE == 0)
+    """Say whether kernels can run a stack: one sequence, and gates that fill whole lines.
+
+    In two directions it takes more than a few steps.
+    """
+    batch, hidden = shapes[op.sources[1]][1:]
+    steps = shapes[op.sources[0]][1 if op.batch_first else 0]
+    aligned = op.cell is Cell.LSTM or 3 * hidden % LINE == 0
+    return batch == 1 and aligned and (op.directions == 1 or steps > FEW)
 
 
 def unroll(op: Recurrent, position: int, planner: "Planner") -> None:
@@ -40,29 +46,59 @@ class _Unrolled:
         self.gates = (4 if lstm else 3) * self.hidden  # that one product makes
         self.row = self.cell.source.image
         self.state = self.cell.target.image
-        states = Place(self.cell.target, len(op.layers) * (self.steps + 1), Form.TOKENS)
+        # So many states from a layer's last one to the next one's, whatever their directions.
+        self.stride = self.steps + 1 if op.directions == 1 else 2 * self.steps + 1
+        states = Place(self.cell.target, len(op.layers) * self.stride, Form.TOKENS)
         self.states = planner.buffer(states)
+        self.sequence: Home | None = None  # of both directions of the layer before
 
     def add(self) -> None:
+        directions = self.op.directions
         for index, layer in enumerate(self.op.layers):
             for part, value in enumerate(self.op.sources[1:]):
                 first = self.part(self.states, self.at(index, 0) + part * self.hidden, self.hidden)
                 self.planner.append_copy(value, first, index)
             rows = self.projected(index, layer)
-            for step in range(self.steps):
-                self.step(layer, index, step, self.part(rows, step * self.row, self.row))
+            for taken in range(self.steps):
+                time = self.steps - 1 - taken if self.backward(index) else taken
+                self.step(layer, index, taken, self.part(rows, time * self.row, self.row))
+            if directions == 2 and self.backward(index):
+                self.sequence = self.joined(index)
         self.outputs()
 
-    def at(self, layer: int, step: int) -> int:
-        """Floats from the first state to the one before a step of a layer."""
-        return (layer * (self.steps + 1) + step) * self.state
+    def backward(self, layer: int) -> bool:
+        return self.op.directions == 2 and layer % 2 == 1
+
+    def at(self, layer: int, taken: int) -> int:
+        """Floats from the first state to that of a layer after so many steps."""
+        place = 2 * self.steps - taken if self.backward(layer) else taken
+        return (layer * self.stride + place) * self.state
+
+    def over_time(self, layer: int) -> "Home":
+        """Return a layer's output sequence, [steps, hidden]."""
+        start = self.at(layer, self.steps if self.backward(layer) else 1)
+        where = self.rows(self.hidden, self.state)
+        return self.planner.part(self.states, Place(where, 1, Form.TOKENS), start)
+
+    def joined(self, layer: int) -> "Home":
+        """Return the outputs of this layer and the one before as one sequence."""
+        wide = columns(2 * self.hidden, self.steps)
+        both = self.planner.buffer(Place(wide, 1, Form.TOKENS))
+        for half, source in enumerate((self.over_time(layer - 1), self.over_time(layer))):
+            start = half * self.hidden
+            part = Place(wide.slice(start, start + self.hidden), 1, Form.TOKENS)
+            out = self.planner.part(both, part, start * wide.plane)
+            problem = copying.Copy(source.where.layout, part.layout, transposed=True)
+            self.kernel(problem, source, None, out)
+        return both
 
     def part(self, home: "Home", start: int, length: int) -> "Home":
         return self.planner.part(home, Place(vector(length), 1, Form.TOKENS), start)
 
     def inputs(self, layer: int) -> int:
         shapes = self.planner.plan.shapes
-        return shapes[self.op.sources[0]][2] if layer == 0 else self.hidden
+        first = layer < self.op.directions
+        return shapes[self.op.sources[0]][2] if first else self.op.directions * self.hidden
 
     def projected(self, index: int, layer: Layer) -> "Home":
         """Return rows of gates that hold the inputs' part."""
@@ -78,18 +114,16 @@ class _Unrolled:
                 )  # fmt: skip
             return rows
         wide, tall = columns(inputs, self.steps), columns(self.gates, self.steps)
-        if index == 0:
+        if index < self.op.directions:
             value = self.op.sources[0]
             source = planner.at(value, place(planner.plan.shapes[value], Form.TOKENS, {}))
+        elif self.sequence is not None:
+            source = self.sequence
         else:
             source = planner.buffer(Place(wide, 1, Form.TOKENS))
-            before = self.rows(self.hidden, self.state)
-            self.kernel(
-                copying.Copy(before, wide, transposed=True),
-                planner.part(
-                    self.states, Place(before, 1, Form.TOKENS), self.at(index - 1, 1)
-                ), None, source,
-            )  # fmt: skip
+            before = self.over_time(index - 1)
+            problem = copying.Copy(before.where.layout, wide, transposed=True)
+            self.kernel(problem, before, None, source)
         product = planner.buffer(Place(tall, 1, Form.TOKENS))
         self.kernel(conv.Conv(wide, tall), source, None, product, layer.inward, bias)
         turned = self.rows(self.gates, self.row)
@@ -108,9 +142,9 @@ class _Unrolled:
     def rows(self, width: int, step: int) -> Planes:
         return Planes(self.steps, 1, width, 0, width, 0, step, self.steps * step)
 
-    def step(self, layer: Layer, index: int, step: int, row: "Home") -> None:
-        old = self.part(self.states, self.at(index, step), self.state)
-        new = self.part(self.states, self.at(index, step + 1), self.state)
+    def step(self, layer: Layer, index: int, taken: int, row: "Home") -> None:
+        old = self.part(self.states, self.at(index, taken), self.state)
+        new = self.part(self.states, self.at(index, taken + 1), self.state)
         if self.op.cell is Cell.LSTM:
             product, second, out = matvec.MatVec(self.hidden, self.gates, residual=True), row, row
             bias = None
@@ -128,10 +162,12 @@ class _Unrolled:
 
     def outputs(self) -> None:
         sequence, *last = self.op.writes
-        top = self.at(len(self.op.layers) - 1, 1)
-        steps = (0, self.state) if self.op.batch_first else (self.state, 0)
-        self.planner.look(sequence, self.states, top, (*steps, 1))
-        per_layer = self.at(1, 0)
+        if self.sequence is not None:
+            self.planner.settle(sequence, self.sequence)
+        else:
+            top = self.at(len(self.op.layers) - 1, 1)
+            steps = (0, self.state) if self.op.batch_first else (self.state, 0)
+            self.planner.look(sequence, self.states, top, (*steps, 1))
         for part, value in enumerate(last):
             start = self.at(0, self.steps) + part * self.hidden
-            self.planner.look(value, self.states, start, (per_layer, 0, 1))
+            self.planner.look(value, self.states, start, (self.stride * self.state, 0, 1))
