@@ -1,9 +1,9 @@
-"""Structural pruning of many architectures: proved, refused or wrong; beside Torch-Pruning.
+"""Structural pruning of many architectures: proved, refused or wrong; beside two other libraries.
 
 Half of the units of every group go. A network counts as proved if the smaller one computes what
 the masked one computes, in double precision, on given and random inputs, with its own weights and
 with noise on them; of networks above 12 million parameters, with noise only and in single precision.
-Torch-Pruning counts as working if the pruned network is smaller and runs.
+Torch-Pruning and torch-kirigami count as working if the pruned network is smaller and runs.
 
     python benchmarks/structure.py --quick          a few networks and times, under a minute
     python benchmarks/structure.py --all            every network; goes on where it was stopped
@@ -81,21 +81,38 @@ def ours(net: nn.Module, example: Any) -> dict[str, Any]:
     return {"result": "proved" if certificate.proved else "wrong", "by": "certificate", **row}
 
 
-def peer(net: nn.Module, example: Any) -> dict[str, Any]:
-    """Do the same with Torch-Pruning, as its README says: all but the last layer."""
-    before = sum(p.numel() for p in net.parameters())
+def peer(prune: Callable[[nn.Module, Any], None]) -> Callable[[nn.Module, Any], dict[str, Any]]:
+    """Let another library do the same, in place."""
+
+    def side(net: nn.Module, example: Any) -> dict[str, Any]:
+        before = sum(p.numel() for p in net.parameters())
+        args, kwargs = as_arguments(example)
+        prune(net, example)
+        with torch.no_grad():
+            net(*args, **kwargs)
+        after = sum(p.numel() for p in net.parameters())
+        result = "runs" if after < before else "nothing removed"
+        return {"result": result, "parameters": after / before}
+
+    return side
+
+
+def _torch_kirigami(net: nn.Module, example: Any) -> None:
+    """As its README says, with half of every axis that it offers."""
+    from torch_kirigami import DependencyGraph
+    from torch_kirigami.pruning import ChannelRatio, Greedy, GroupMagnitude, Pruner
+
     args, kwargs = as_arguments(example)
-    _torch_pruning(net, example)
-    with torch.no_grad():
-        net(*args, **kwargs)
-    after = sum(p.numel() for p in net.parameters())
-    return {
-        "result": "runs" if after < before else "nothing removed",
-        "parameters": after / before,
-    }
+    pruner = Pruner(net, graph=DependencyGraph.build(net, args=args, kwargs=kwargs))
+    pruner.prune(
+        pruner.discover_candidates(),
+        budget=ChannelRatio(0.5),
+        strategy=Greedy(GroupMagnitude(p=2)),
+    )
 
 
 def _torch_pruning(net: nn.Module, example: Any) -> None:
+    """As its README says: all but the last layer."""
     import torch_pruning
 
     args, kwargs = as_arguments(example)
@@ -110,6 +127,9 @@ def _torch_pruning(net: nn.Module, example: Any) -> None:
         num_heads=heads,
     )
     pruner.step()
+
+
+SIDES = {"ours": ours, "peer": peer(_torch_pruning), "kirigami": peer(_torch_kirigami)}
 
 
 def to_smaller_ours(net: nn.Module, example: Any) -> Callable[[], object]:
@@ -148,7 +168,7 @@ def attempt(name: str, who: str) -> dict[str, Any]:
             if size > LARGEST:
                 return {"result": "left out", "reason": f"{size} parameters"}
             signal.setitimer(signal.ITIMER_PROF, LIMIT)
-            return {"size": size, **(ours if who == "ours" else peer)(net, example)}
+            return {"size": size, **SIDES[who](net, example)}
     except BoxwoodError as error:
         return {"result": "refused", "reason": _told(error)}
     except _TooLongError:
@@ -211,7 +231,7 @@ def everything(path: Path, *, only: str, who: tuple[str, ...]) -> None:
         temporary = path.with_suffix(".part")
         temporary.write_text(json.dumps(table, indent=1) + "\n")
         temporary.replace(path)
-        print(f"{name:<44} {side:<5} {row['result']:<8} {row.get('reason', '')[:150]}", flush=True)
+        print(f"{name:<44} {side:<8} {row['result']:<8} {row.get('reason', '')[:150]}", flush=True)
     print(json.dumps(summary(rows), indent=1))
 
 
@@ -260,11 +280,10 @@ if __name__ == "__main__":
         parser = argparse.ArgumentParser()
         parser.add_argument("--all", action="store_true")
         parser.add_argument("--only", default="", help="part of the names to run")
-        parser.add_argument("--ours", action="store_true", help="without the peer")
-        parser.add_argument("--peer", action="store_true", help="the peer alone")
+        parser.add_argument("--side", choices=SIDES, help="one library alone; peer: Torch-Pruning")
         parser.add_argument("--table", type=Path, default=TABLE, help="file to fill")
         given = parser.parse_args()
-        sides = ("ours",) if given.ours else ("peer",) if given.peer else ("ours", "peer")
+        sides = (given.side,) if given.side else tuple(SIDES)
         everything(given.table, only=given.only, who=sides)
     else:
         main(measure, "Structural pruning of many architectures (half of every group)")

@@ -1,5 +1,6 @@
 """How a compiled network is called, and what a wrong call says."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -155,12 +156,15 @@ def test_an_explanation_names_every_operation(net) -> None:
     assert "bytes each" in str(found)
 
 
-def test_threads_give_the_same_bits() -> None:
+@pytest.mark.parametrize("whose", ["torch's", "ours"])
+def test_threads_give_the_same_bits(monkeypatch, whose) -> None:
     """As far as kernels make them."""
+    from boxwood.engine import teams
     from boxwood.engine.feasible import problems
     from boxwood.engine.session import Session, Workshop
-    from boxwood.engine.teams import Team
 
+    if whose == "ours":
+        monkeypatch.setattr(teams, "torch_openmp", lambda: None)
     torch.manual_seed(0)
     body = nn.Sequential(nn.Conv2d(8, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 8, 1)).eval()
     one = compile_(body, torch.zeros(1, 8, 20, 20))
@@ -169,9 +173,35 @@ def test_threads_give_the_same_bits() -> None:
     wanted = one.assigned(able)(x)
     for threads in (2, 3):
         workshop = Workshop(one.program, one.workshop.target, threads)
-        many = Session(one.program, one.interface, able, workshop, Team(threads))
+        many = Session(one.program, one.interface, able, workshop, teams.Team(threads))
         for _ in range(20):
             assert torch.equal(many(x), wanted)
+
+
+def test_kernels_run_on_the_threads_that_torch_has() -> None:
+    """Other ones would fight with them for the processors."""
+    from boxwood.engine.feasible import problems
+    from boxwood.engine.session import Session, Workshop
+    from boxwood.engine.teams import Team, torch_openmp
+
+    if torch_openmp() is None:
+        pytest.skip("torch has no GNU OpenMP here")
+    net = nn.Linear(64, 64).eval()
+    one = compile_(net, torch.zeros(8, 64))
+    able = frozenset(problems(one.program, one.program.batch or 0))
+    many = Session(
+        one.program, one.interface, able, Workshop(one.program, one.workshop.target, 2), Team(2)
+    )
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        torch.ones(1000, 1000).add(1)
+        tasks = Path("/proc/self/task")
+        threads = len(list(tasks.iterdir()))
+        many(torch.ones(8, 64))
+        assert len(list(tasks.iterdir())) == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_nan_and_infinity_pass_as_in_torch() -> None:

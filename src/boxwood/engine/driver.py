@@ -2,7 +2,8 @@
 
 Every thread runs the whole table; kernels take their own share of each call. The barrier counts
 arrivals in one word and generations in another, and yields its processor after spinning a while,
-so that more threads than cores go on, if slowly.
+so that more threads than cores go on, if slowly. `SHARE` is the same for a thread of OpenMP's, which
+has to ask for its number.
 """
 
 import ctypes
@@ -80,8 +81,29 @@ done:
 CODE = Code("boxwood_driver", lambda: _TEXT)
 """The function; its first argument is a `job`."""
 
+_SHARE = """
+define void @boxwood_share(ptr %job) {
+  %driver.at = getelementptr i64, ptr %job, i64 3
+  %driver = load ptr, ptr %driver.at, align 8
+  %number.at = getelementptr i64, ptr %job, i64 4
+  %number = load ptr, ptr %number.at, align 8
+  %count.at = getelementptr i64, ptr %job, i64 5
+  %count = load ptr, ptr %count.at, align 8
+  %thread = call i32 %number()
+  %threads = call i32 %count()
+  %thread.wide = sext i32 %thread to i64
+  %threads.wide = sext i32 %threads to i64
+  call void %driver(ptr %job, i64 %thread.wide, i64 %threads.wide)
+  ret void
+}
+"""
+
+SHARE = Code("boxwood_share", lambda: _SHARE)
+"""The driver's work of one thread of OpenMP's, of which there may be fewer than were asked for."""
+
 JOB = 24
-"""Words of a job: table, count, yield; the barrier's two words on cache lines of their own."""
+"""Words of a job: table, count, yield, driver, OpenMP's ``omp_get_thread_num`` and
+``omp_get_num_threads``; the barrier's two words on cache lines of their own."""
 
 
 def yield_address() -> int:
@@ -92,20 +114,25 @@ def yield_address() -> int:
 
 def function(library: Library) -> Callable[[int, int, int], None]:
     """Return the driver as a function of (job's address, thread, threads)."""
-    kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
-    found: Callable[[int, int, int], None] = kind(library.address(CODE.entry))
+    found: Callable[[int, int, int], None] = library.function(CODE.entry)
     return found
 
 
-def job(calls: Sequence[tuple[int, int]]) -> tuple[int, NDArray[np.int64]]:
+def job(
+    calls: Sequence[tuple[int, int]], library: Library, numbers: tuple[int, int]
+) -> tuple[int, NDArray[np.int64]]:
     """Return a job's address and the memory that holds it.
 
     Args:
         calls: addresses of functions and of their arguments.
+        library: with the driver.
+        numbers: addresses of OpenMP's functions that tell a thread its number and how many there
+            are; zeros without.
     """
     words = np.zeros(JOB + LINE + 2 * len(calls), np.int64)
     first = -(words.ctypes.data // 8) % LINE
     begin = first + JOB
     words[begin : begin + 2 * len(calls)] = np.array(calls, np.int64).ravel()
-    words[first : first + 3] = (words.ctypes.data + 8 * begin, len(calls), yield_address())
+    table, own = words.ctypes.data + 8 * begin, library.address(CODE.entry)
+    words[first : first + 6] = (table, len(calls), yield_address(), own, *numbers)
     return words.ctypes.data + 8 * first, words

@@ -219,9 +219,15 @@ class Runner:
 
     def _native(self, run: Sequence[Call]) -> Action:
         """One call for several kernels, whose sources in torch are looked up first."""
-        address, words = driver.job([(call.address, call.block.ctypes.data) for call in run])
+        openmp = self._team.openmp
+        address, words = driver.job(
+            [(call.address, call.block.ctypes.data) for call in run],
+            self._code,
+            openmp.numbers if openmp else (0, 0),
+        )
         self._kept.append(words)
-        start = partial(self._team.run, driver.function(self._code), address, self)
+        share = self._code.address(driver.SHARE.entry)
+        start = partial(self._team.run, driver.function(self._code), share, address, self)
         outside = [(call.block, call.outside) for call in run if call.outside is not None]
         if not outside:
             return lambda _: start()

@@ -78,13 +78,14 @@ class Workshop:
         """Forget all kernels but these."""
         kept = {id(each) for each in kernels}
         self.built = {key: each for key, each in self.built.items() if id(each) in kept}
-        entries = {driver.CODE.entry, *(b.kernel.code.entry for b in self.built.values())}
+        own = {driver.CODE.entry, driver.SHARE.entry}
+        entries = own | {b.kernel.code.entry for b in self.built.values()}
         self.objects = {e: code for e, code in self.objects.items() if e in entries}
 
     def library(self, kernels: Iterable[Bound]) -> Library:
         """Return the code of kernels and the driver's."""
         codes = {bound.kernel.code.entry: bound.kernel.code for bound in kernels}
-        wanted = [driver.CODE, *codes.values()]
+        wanted = [driver.CODE, driver.SHARE, *codes.values()]
         objects = {
             code.entry: self.objects[code.entry] for code in wanted if code.entry in self.objects
         }

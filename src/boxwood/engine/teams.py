@@ -1,9 +1,19 @@
-"""Threads that run native functions together, without the interpreter's lock."""
+"""Threads that run native functions together, without the interpreter's lock.
 
+Where torch runs on GNU's OpenMP, they are torch's own: its threads stay awake for a while after
+each of its operators, and would take the processors from others.
+"""
+
+import ctypes
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from queue import SimpleQueue
+
+import torch
 
 from boxwood.core.errors import BoxwoodError
 
@@ -11,8 +21,43 @@ Function = Callable[[int, int, int], None]  # job, thread, threads
 Task = tuple[Function, int, int, object]
 
 
+@dataclass(frozen=True)
+class OpenMP:
+    """What is needed of the library whose threads torch uses.
+
+    Args:
+        parallel: ``GOMP_parallel(function, job, threads, 0)``.
+        numbers: addresses of ``omp_get_thread_num`` and ``omp_get_num_threads``.
+    """
+
+    parallel: Callable[[int, int, int, int], None]
+    numbers: tuple[int, int]
+
+
+@cache
+def torch_openmp() -> OpenMP | None:
+    """Find GNU's OpenMP where torch brings it along; None where torch has other threads.
+
+    Example:
+        >>> found = torch_openmp()
+        >>> found is None or len(found.numbers)
+        2
+    """
+    brought = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+    if len(brought) != 1 or not torch.backends.openmp.is_available():
+        return None
+    library = ctypes.CDLL(str(brought[0]))
+    library.GOMP_parallel.argtypes = (*[ctypes.c_void_p] * 2, *[ctypes.c_uint] * 2)
+    library.GOMP_parallel.restype = None
+    number, count = (
+        ctypes.cast(each, ctypes.c_void_p).value or 0
+        for each in (library.omp_get_thread_num, library.omp_get_num_threads)
+    )
+    return OpenMP(library.GOMP_parallel, (number, count))
+
+
 class Team:
-    """The calling thread and ``threads - 1`` that wait for it.
+    """The calling thread and ``threads - 1`` others: OpenMP's, or ones that wait for it.
 
     A job's function has to keep its threads together by itself (see `driver`), so `run` returns
     when the caller's share is done; the others may still be on their way out of the function.
@@ -21,10 +66,11 @@ class Team:
         threads: how many, at least 1.
 
     Example:
-        >>> Team(1).run(lambda job, thread, threads: None, 0, None)
+        >>> Team(1).run(lambda job, thread, threads: None, 0, 0, None)
     """
 
     def __init__(self, threads: int) -> None:
+        self.openmp = torch_openmp()
         self._queues: list[SimpleQueue[Task | None]] = []
         if not isinstance(threads, int) or not 1 <= threads <= 4 * (os.cpu_count() or 1):
             raise BoxwoodError(
@@ -33,14 +79,18 @@ class Team:
             )
         self.threads = threads
 
-    def run(self, function: Function, job: int, owner: object) -> None:
+    def run(self, function: Function, share: int, job: int, owner: object) -> None:
         """Call the function on every thread with its number.
 
         Args:
             function: what to call.
+            share: address of what OpenMP's threads call with the job alone.
             job: its first argument.
             owner: what keeps the function's code and the job's memory alive.
         """
+        if self.threads > 1 and self.openmp is not None:
+            self.openmp.parallel(share, job, self.threads, 0)
+            return
         if self.threads > 1:
             for queue in self._started():
                 queue.put((function, job, self.threads, owner))

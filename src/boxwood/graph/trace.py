@@ -89,7 +89,9 @@ def trace(model: nn.Module, example: Any, *, until_data: bool = False) -> Trace:
                 "tensor, a tuple, or a dict by name."
             ) from error
         recorder.trace.evaluated = len(recorder.trace.calls)
-        if unread(recorder.trace) and not recorder.trace.beyond:
+        # Counters of batches have no axis that could lose anything.
+        left = [each for each in unread(recorder.trace) if recorder.trace.shapes[each]]
+        if left and not recorder.trace.beyond:
             returned += _in_training(recorder, twin, args, kwargs)
     recorder.trace.results = {
         recorder.value(each) for each in tensors_of(returned) if recorder.knows(each)
