@@ -9,6 +9,7 @@ differences are paired.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from math import prod
 
 import numpy as np
@@ -208,6 +209,7 @@ def paper_mnist(data: Callable[[], Splits] = mnist, epochs: int = 60) -> Experim
             ("hard", trained(plain)),
             ("soft 20", student(plain, source, Distillation(temperature=20.0))),
         ),
+        judge=partial(judge_few_labels, claim="the paper's nets"),
     )
 
 
@@ -269,7 +271,9 @@ def early_stopped(each: Measurement) -> float:
     return lowest["test"] if lowest["validation"] > each.validation else each.test
 
 
-def judge_few_labels(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
+def judge_few_labels(
+    measured: tuple[Measurement, ...], claim: str = "(a) few labels"
+) -> tuple[Finding, ...]:
     """(a): soft targets leave a smaller error than labels, with the interval below zero."""
     best = best_temperature(measured)
     hard, soft = by_seed(measured, "hard"), by_seed(measured, best)
@@ -280,7 +284,7 @@ def judge_few_labels(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
         f"{best}: error {_mean(errors[0]):.2f} % against {_mean(errors[1]):.2f} %, "
         f"difference {found:.2f} points"
     )
-    return (Finding("(a) few labels: soft < hard error", _below(found.high, len(soft)), text),)
+    return (Finding(f"{claim}: soft < hard error", _below(found.high, len(soft)), text),)
 
 
 def judge_missing(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
