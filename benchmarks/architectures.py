@@ -153,6 +153,13 @@ def _transformers() -> dict[str, Callable[[], Built]]:
     }
 
 
+def bert_base() -> Built:
+    """BERT as it is used, beside the tiny one of the corpus."""
+    import transformers
+
+    return transformers.BertModel(transformers.BertConfig()), {"input_ids": _ids(1, 128)}
+
+
 def _example(kind: str) -> Any:
     if kind == "text":
         return {"input_ids": _ids(2, 12)}

@@ -22,6 +22,8 @@ from boxwood.engine.session import Session, torch_threads
 COPY_SECONDS = 3e-6
 COPY_BYTES_PER_SECOND = 4e9
 REPEATS = 4
+LONG = 2.0
+"""Seconds after which two turns are enough: what takes long is disturbed less."""
 _NEVER = 2**30  # nanoseconds, a second: no operation is that slow, and sums stay in 31 bits
 
 
@@ -58,12 +60,12 @@ def _is_view(op: Op) -> bool:
 
 def _measured(session: Session, inputs: Sequence[Tensor]) -> dict[int, float]:
     """Return the least seconds of each operation, by position."""
-    runner = session.runner(session.program.batch or 0)
+    runner, clock = session.runner(session.program.batch or 0), clock_for(session.threads)
+    begin = clock()
     runner(inputs)
+    repeats = REPEATS if (clock() - begin) * REPEATS < LONG else 2
     found: dict[int, float] = {}
-    for step, seconds in zip(
-        runner.single, runner.timed(inputs, REPEATS, clock_for(session.threads)), strict=True
-    ):
+    for step, seconds in zip(runner.single, runner.timed(inputs, repeats, clock), strict=True):
         for position in step.positions:
             found[position] = found.get(position, 0.0) + min(seconds)
     return found
@@ -76,8 +78,10 @@ def clock_for(threads: int) -> Callable[[], float]:
 
 def _race(sessions: Sequence[Session], inputs: Sequence[Tensor]) -> dict[Session, float]:
     """Return the least seconds of each session, run by turns."""
-    best = dict.fromkeys(sessions, math.inf)
+    best, start = dict.fromkeys(sessions, math.inf), time.monotonic()
     for turn in range(2 * REPEATS):
+        if turn >= 2 and time.monotonic() - start > LONG:
+            break
         for session in sessions[:: -1 if turn % 2 else 1]:
             runner = session.runner(session.program.batch or 0)
             clock = clock_for(session.threads)

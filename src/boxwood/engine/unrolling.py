@@ -53,7 +53,6 @@ class _Unrolled:
         self.sequence: Home | None = None  # of both directions of the layer before
 
     def add(self) -> None:
-        directions = self.op.directions
         for index, layer in enumerate(self.op.layers):
             for part, value in enumerate(self.op.sources[1:]):
                 first = self.part(self.states, self.at(index, 0) + part * self.hidden, self.hidden)
@@ -62,7 +61,7 @@ class _Unrolled:
             for taken in range(self.steps):
                 time = self.steps - 1 - taken if self.backward(index) else taken
                 self.step(layer, index, taken, self.part(rows, time * self.row, self.row))
-            if directions == 2 and self.backward(index):
+            if self.backward(index):
                 self.sequence = self.joined(index)
         self.outputs()
 
