@@ -27,7 +27,7 @@ def _torchvision() -> dict[str, Callable[[], Built]]:
 
     def classifier(name: str) -> Built:
         whole = name.startswith(("vit", "maxvit"))  # whose sizes are those of their positions
-        size = 518 if name == "vit_h_14" else 224 if whole else 96
+        size = 224 if whole else 96
         settings = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
         return models.get_model(name, weights=None, **settings), torch.randn(1, 3, size, size)
 
