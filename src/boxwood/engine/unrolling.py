@@ -1,6 +1,7 @@
-"""A recurrent stack for one sequence, as matrix–vector products and cells in a row.
+"""A recurrent stack, unrolled into products and cells in a row.
 
-The inputs' part of the gates is one product for all steps. Each step adds the state's part to its
+One sequence is matrix–vector products, and the inputs' part of the gates is one product for all
+steps; several sequences are the columns of products with a matrix, step by step. Each step adds the state's part to its
 row of gates, and its cell writes the next state beside the last one: behind it where a layer goes
 with the time, before it where it goes against it. The output sequence of one direction is therefore
 a view of the states; two directions are copied into the channels of one. Rows of gates and states
@@ -8,6 +9,7 @@ start on cache lines.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from boxwood.engine.kernels import conv, copying, matvec, recurrent
@@ -20,14 +22,17 @@ if TYPE_CHECKING:
 
 
 def able(op: Recurrent, shapes: Mapping[int, Shape]) -> bool:
-    """Say whether kernels can run a stack: one sequence, and gates that fill whole lines.
+    """Say whether kernels can run a stack.
 
-    In two directions it takes more than a few steps.
+    One sequence: gates must fill whole lines, and two directions take more than a few steps.
+    Several: one direction, and the sequences' values of a step beside each other.
     """
     batch, hidden = shapes[op.sources[1]][1:]
     steps = shapes[op.sources[0]][1 if op.batch_first else 0]
+    if batch > 1:
+        return op.directions == 1 and (steps == 1 or not op.batch_first)
     aligned = op.cell is Cell.LSTM or 3 * hidden % LINE == 0
-    return batch == 1 and aligned and (op.directions == 1 or steps > FEW)
+    return aligned and (op.directions == 1 or steps > FEW)
 
 
 def unroll(op: Recurrent, position: int, planner: "Planner") -> None:
@@ -40,9 +45,12 @@ class _Unrolled:
         self.op, self.position, self.planner = op, position, planner
         shapes = planner.plan.shapes
         self.steps = shapes[op.sources[0]][1 if op.batch_first else 0]
-        self.hidden = shapes[op.sources[1]][2]
+        self.batch, self.hidden = shapes[op.sources[1]][1:]
+        # Floats from a unit's value to the next one's.
+        self.span = 1 if self.batch == 1 else columns(1, self.batch).plane
         lstm = op.cell is Cell.LSTM
-        self.cell: Any = (recurrent.LstmCell if lstm else recurrent.GruCell)(self.hidden)
+        cell = recurrent.LstmCell if lstm else recurrent.GruCell
+        self.cell: Any = cell(self.hidden * self.span)
         self.gates = (4 if lstm else 3) * self.hidden  # that one product makes
         self.row = self.cell.source.image
         self.state = self.cell.target.image
@@ -55,7 +63,9 @@ class _Unrolled:
     def add(self) -> None:
         for index, layer in enumerate(self.op.layers):
             for part, value in enumerate(self.op.sources[1:]):
-                first = self.part(self.states, self.at(index, 0) + part * self.hidden, self.hidden)
+                start = self.at(index, 0) + part * self.hidden * self.span
+                where = Place(self.beside(self.hidden), 1, Form.TOKENS)
+                first = self.planner.part(self.states, where, start)
                 self.planner.append_copy(value, first, index)
             rows = self.projected(index, layer)
             for taken in range(self.steps):
@@ -94,6 +104,16 @@ class _Unrolled:
     def part(self, home: "Home", start: int, length: int) -> "Home":
         return self.planner.part(home, Place(vector(length), 1, Form.TOKENS), start)
 
+    def beside(self, features: int) -> Planes:
+        """Return how the values of one step lie."""
+        return vector(features) if self.batch == 1 else columns(features, self.batch)
+
+    def product(self, inputs: int, *, residual: bool = False) -> Any:
+        """Return what makes the gates of one step."""
+        if self.batch == 1:
+            return matvec.MatVec(inputs, self.gates, residual=residual)
+        return conv.Conv(self.beside(inputs), self.beside(self.gates), residual=residual)
+
     def inputs(self, layer: int) -> int:
         shapes = self.planner.plan.shapes
         first = layer < self.op.directions
@@ -104,11 +124,11 @@ class _Unrolled:
         bias = layer.bias if self.op.cell is Cell.LSTM else layer.inward_bias
         rows = self.planner.buffer(Place(self.cell.source, self.steps, Form.TOKENS))
         inputs, planner = self.inputs(index), self.planner
-        if self.steps <= FEW:
+        if self.steps <= FEW or self.batch > 1:
             for step in range(self.steps):
                 self.kernel(
-                    matvec.MatVec(inputs, self.gates),
-                    self.vector(index, step), None,
+                    self.product(inputs),
+                    self.given(index, step), None,
                     self.part(rows, step * self.row, self.gates), layer.inward, bias,
                 )  # fmt: skip
             return rows
@@ -129,14 +149,23 @@ class _Unrolled:
         self.kernel(copying.Copy(tall, turned, transposed=True), product, None, rows)
         return rows
 
-    def vector(self, layer: int, step: int) -> "Home":
+    def given(self, layer: int, step: int) -> "Home":
         """Return where the input of a step lies."""
         if layer > 0:
             return self.part(self.states, self.at(layer - 1, step + 1), self.hidden)
-        value = self.op.sources[0]
-        where = place(self.planner.plan.shapes[value], Form.TOKENS, {})
-        whole = self.planner.at(value, where)
-        return self.part(whole, step * where.layout.image, self.inputs(0))
+        value, features = self.op.sources[0], self.inputs(0)
+        if self.batch == 1:
+            where = place(self.planner.plan.shapes[value], Form.TOKENS, {})
+            whole = self.planner.at(value, where)
+            return self.part(whole, step * where.layout.image, features)
+        layout = columns(features, self.steps * self.batch)
+        whole = self.planner.at(value, Place(layout, 1, Form.TOKENS))
+        if self.steps == 1:
+            return whole
+        mine = self.planner.buffer(Place(self.beside(features), 1, Form.TOKENS))
+        source = replace(layout, width=self.batch, origin=step * self.batch)
+        self.kernel(copying.Copy(source, mine.where.layout), whole, None, mine)
+        return mine
 
     def rows(self, width: int, step: int) -> Planes:
         return Planes(self.steps, 1, width, 0, width, 0, step, self.steps * step)
@@ -145,11 +174,11 @@ class _Unrolled:
         old = self.part(self.states, self.at(index, taken), self.state)
         new = self.part(self.states, self.at(index, taken + 1), self.state)
         if self.op.cell is Cell.LSTM:
-            product, second, out = matvec.MatVec(self.hidden, self.gates, residual=True), row, row
+            product, second, out = self.product(self.hidden, residual=True), row, row
             bias = None
         else:
-            product, second = matvec.MatVec(self.hidden, self.gates), None
-            out, bias = self.part(row, self.gates, self.gates), layer.across_bias
+            product, second = self.product(self.hidden), None
+            out, bias = self.part(row, self.gates * self.span, self.gates), layer.across_bias
         self.kernel(product, old, second, out, layer.across, bias)
         self.kernel(self.cell, row, old, new)
 
@@ -165,8 +194,9 @@ class _Unrolled:
             self.planner.settle(sequence, self.sequence)
         else:
             top = self.at(len(self.op.layers) - 1, 1)
-            steps = (0, self.state) if self.op.batch_first else (self.state, 0)
-            self.planner.look(sequence, self.states, top, (*steps, 1))
+            steps = (1, self.state) if self.op.batch_first else (self.state, 1)
+            self.planner.look(sequence, self.states, top, (*steps, self.span))
         for part, value in enumerate(last):
-            start = self.at(0, self.steps) + part * self.hidden
-            self.planner.look(value, self.states, start, (self.stride * self.state, 0, 1))
+            start = self.at(0, self.steps) + part * self.hidden * self.span
+            steps = (self.stride * self.state, 1)
+            self.planner.look(value, self.states, start, (*steps, self.span))
