@@ -39,6 +39,7 @@ STUDIES = (
     ("specialists", "fashion-mnist", ()),
     ("pruned", "fashion-mnist", ()),
     ("letters", None, ()),
+    ("paper_mnist", "mnist", ("epochs=20",)),
 )
 
 
