@@ -197,9 +197,9 @@ def test_kernels_run_on_the_threads_that_torch_has() -> None:
         torch.set_num_threads(2)
         torch.ones(1000, 1000).add(1)
         tasks = Path("/proc/self/task")
-        threads = len(list(tasks.iterdir()))
+        had = {task.name for task in tasks.iterdir()}
         many(torch.ones(8, 64))
-        assert len(list(tasks.iterdir())) == threads
+        assert {task.name for task in tasks.iterdir()} <= had
     finally:
         torch.set_num_threads(before)
 
