@@ -2,7 +2,6 @@
 
 import copy
 import itertools
-import time
 from collections.abc import Callable
 
 import torch
@@ -12,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from boxwood.core.policies import Gradual, Policy, RigL
 from boxwood.core.schedules import Cubic
+from boxwood.engine.choosing import clock_for
 from boxwood.model.prunable import Named
 from boxwood.model.sparse_training import SparseTraining
 
@@ -61,8 +61,7 @@ def measure(quick: bool) -> list[Row]:
         runs = {"dense": hundred_steps(copy.deepcopy(net), inputs, targets, None, where)}
         for word, policy in POLICIES.items():
             runs[word] = hundred_steps(copy.deepcopy(net), inputs, targets, policy, where)
-        # Of one thread its own time, which a busy machine does not touch.
-        clock = time.thread_time if torch.get_num_threads() == 1 else time.perf_counter
+        clock = clock_for(torch.get_num_threads())
         times = by_turns(runs, repeats=3 if quick else 25, clock=clock)
         rows += [
             compare(f"{name}: {word}", times[word], times["dense"], "dense", unit="s per 100 steps")

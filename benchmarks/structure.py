@@ -20,7 +20,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -33,6 +32,7 @@ from measuring import Row, by_turns, compare, machine, main
 from torch import nn
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.engine.choosing import clock_for
 from boxwood.graph.keep import keep_best, score_units
 from boxwood.graph.reference import restatements
 from boxwood.graph.trace import as_arguments
@@ -273,9 +273,8 @@ def measure(quick: bool) -> list[Row]:
             "peer": to_smaller_peer(net, example),
         }
         with contextlib.redirect_stdout(io.StringIO()):
-            times = by_turns(
-                steps, repeats=1 if quick else 5, clock=time.process_time, before=gc.collect
-            )
+            clock = clock_for(torch.get_num_threads())
+            times = by_turns(steps, repeats=1 if quick else 5, clock=clock, before=gc.collect)
         rows += [
             compare(f"{name}: {step}", times[step], times["peer"], "Torch-Pruning", unit="s")
             for step in steps
