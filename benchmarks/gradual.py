@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from boxwood.core.policies import Gradual, Policy, RigL
 from boxwood.core.schedules import Cubic
 from boxwood.engine.choosing import clock_for
-from boxwood.model.prunable import Named
+from boxwood.model.prunable import Named, linear_and_conv
 from boxwood.model.sparse_training import SparseTraining
 
 EVERY = 100
@@ -54,7 +54,7 @@ def measure(quick: bool) -> list[Row]:
     lstm = Named(("embedding.weight", "lstm.weight*", "output.weight"))
     cases = {
         "LSTM 2x200, batch 20 x 20": (LanguageModel(), tokens, tokens.roll(-1, 1), lstm),
-        "conv net, batch 32": (conv_net(), images, torch.randint(10, (32,)), Named(("*.weight",))),
+        "conv net, batch 32": (conv_net(), images, torch.randint(10, (32,)), linear_and_conv),
     }
     rows = []
     for name, (net, inputs, targets, where) in cases.items():

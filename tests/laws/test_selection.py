@@ -14,6 +14,8 @@ from boxwood.core.errors import BoxwoodError
 from boxwood.core.selection import Threshold, candidates, count_above, kth_largest, select
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+FEW = st.sampled_from([0, 1 << 15])
+"""Up to how many scores are partitioned; more are counted in a histogram."""
 # Few distinct values, so that ties are the rule; both zeros, and denormals of float32.
 VALUES = st.sampled_from([-2.5, -1.0, -0.0, 0.0, 1e-40, 0.5, 1.0, 1.0078125, 3.0, -1e-40])
 
@@ -42,31 +44,34 @@ def naive(score: Tensor, inside: Tensor | None, keep: int) -> Tensor:
     return mask
 
 
-@given(problems(), st.sampled_from([1, 3, 7, 1 << 20]))
+@given(problems(), st.sampled_from([1, 3, 7, 1 << 20]), FEW)
 @settings(max_examples=300, deadline=None)
-def test_selection_is_a_stable_sort(problem: tuple[Tensor, Tensor | None, int], chunk: int) -> None:
-    """The mask is that of a stable sort, for every float type, sign and chunk size."""
+def test_selection_is_a_stable_sort(
+    problem: tuple[Tensor, Tensor | None, int], chunk: int, few: int
+) -> None:
+    """The mask is that of a stable sort, for every float type, sign, chunk size and way."""
     score, inside, keep = problem
     within = None if inside is None else {"w": inside}
-    with patch.object(selection, "_CHUNK", chunk):
+    with patch.object(selection, "_CHUNK", chunk), patch.object(selection, "_FEW", few):
         mask = select({"w": score}, {"w": keep}, within=within)["w"]
     assert torch.equal(mask, naive(score, inside, keep))
     assert int(mask.sum()) == keep
 
 
-@given(problems(), problems(), st.sampled_from([2, 1 << 20]), st.data())
+@given(problems(), problems(), st.sampled_from([2, 1 << 20]), FEW, st.data())
 @settings(max_examples=150, deadline=None)
 def test_the_threshold_is_the_kth_of_all_tensors(
     first: tuple[Tensor, Tensor | None, int],
     second: tuple[Tensor, Tensor | None, int],
     chunk: int,
+    few: int,
     data: st.DataObject,
 ) -> None:
     """Ranked together, of one float type or of two, k scores lie at or above the k-th."""
     scores = {"a": first[0], "b": second[0]}
     ranked = torch.cat([score.double() for score in scores.values()]).sort(descending=True).values
     k = data.draw(st.integers(1, len(ranked)))
-    with patch.object(selection, "_CHUNK", chunk):
+    with patch.object(selection, "_CHUNK", chunk), patch.object(selection, "_FEW", few):
         limit = kth_largest(scores, k)
         above = [count_above(score, limit.value) for score in scores.values()]
         at_least = [count_above(score, limit.value, or_equal=True) for score in scores.values()]
@@ -76,11 +81,12 @@ def test_the_threshold_is_the_kth_of_all_tensors(
     assert sum(at_least) == int((ranked >= limit.value).sum())
 
 
-@given(problems(), problems(), st.data())
+@given(problems(), problems(), FEW, st.data())
 @settings(max_examples=300, deadline=None)
 def test_a_tensor_is_selected_alike_with_and_without_others(
     first: tuple[Tensor, Tensor | None, int],
     second: tuple[Tensor, Tensor | None, int],
+    few: int,
     data: st.DataObject,
 ) -> None:
     """What one tensor keeps depends on its own count alone, also where a threshold is shared."""
@@ -91,7 +97,8 @@ def test_a_tensor_is_selected_alike_with_and_without_others(
     if data.draw(st.booleans()):
         keep = allocate(scores, data.draw(st.floats(0, 0.9)), scope=global_)
         keep = {name: min(count, most[name]) for name, count in keep.items()}
-    masks = select(scores, keep, within=within)
+    with patch.object(selection, "_FEW", few):
+        masks = select(scores, keep, within=within)
     for name, score in scores.items():
         assert torch.equal(masks[name], naive(score, within.get(name), keep[name]))
 
@@ -117,10 +124,14 @@ def test_large_tensors_cross_chunks() -> None:
     assert score[mask].min() > score[~mask].max()
 
 
+@pytest.mark.parametrize("few", [0, 1 << 15])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_not_finite_scores_are_refused(bad: float, dtype: torch.dtype) -> None:
+def test_not_finite_scores_are_refused(
+    bad: float, dtype: torch.dtype, few: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """NaN and infinite scores have no rank, unless they are pruned already."""
+    monkeypatch.setattr(selection, "_FEW", few)
     scores = {"w": torch.tensor([1.0, bad, 2.0], dtype=dtype)}
     for keep in (0, 1, 3):
         with pytest.raises(BoxwoodError, match="finite scores, got 1 NaN or infinite value in 'w'"):
@@ -152,5 +163,5 @@ def test_impossible_counts_are_refused(keep: int) -> None:
 
 def test_integers_are_refused() -> None:
     """Scores are floats."""
-    with pytest.raises(BoxwoodError, match=r"float scores for 'w', got torch\.int64; convert"):
+    with pytest.raises(BoxwoodError, match=r"float scores for 'w', of 16 bits or more, got torch\.int64"):
         select({"w": torch.ones(2, dtype=torch.int64)}, {"w": 1})

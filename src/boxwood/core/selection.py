@@ -17,7 +17,7 @@ from torch import Tensor
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.granularity import Elements, Granularity, pool_within
-from boxwood.core.masks import Masks, apply
+from boxwood.core.masks import Masks, apply, bits_of
 
 Scores = Mapping[str, Tensor]
 """Dotted parameter name to a float tensor; higher is kept."""
@@ -28,6 +28,7 @@ Chunks = Callable[[], Iterable[Tensor]]
 _CHUNK = 1 << 20  # weights handled at a time: 4 MB of floats, which stay in the cache
 _DIGIT = 16  # bits per histogram: 65,536 bins
 _HALF = 1 << (_DIGIT - 1)  # digits of signed keys start below zero
+_FEW = 1 << 15  # scores that are partitioned sooner than a histogram is made
 
 
 @dataclass(frozen=True)
@@ -144,17 +145,39 @@ def kth_largest(scores: Scores, k: int, *, within: Masks | None = None) -> Thres
         Threshold(value=2.0, ties=1)
     """
     _check_dtypes(scores)
+    within = {name: mask for name, mask in (within or {}).items() if name in scores}
+
+    def check() -> None:
+        check_finite(apply(scores, within))
+
+    if sum(score.numel() for score in scores.values()) <= _FEW:
+        check()
+        return _kth_of_few(scores, k, within)
     # Zeros rank below all candidates where nothing is negative, as magnitudes are not. Where
     # something is, or NaN, the least number of the widest type does.
     unsigned = bool(within) and all(
         float(score.amin()) >= 0 for score in scores.values() if score.numel()
     )
     return kth_of_chunks(
-        lambda: _chunks(scores, within or {}, unsigned=unsigned),
+        lambda: _chunks(scores, within, unsigned=unsigned),
         k,
         dtypes={score.dtype for score in scores.values()},
-        not_finite=lambda: check_finite(scores if within is None else apply(scores, within)),
+        not_finite=check,
     )
+
+
+def _kth_of_few(scores: Scores, k: int, within: Masks) -> Threshold:
+    """Find the same threshold by a partition of the keys."""
+    if k == 0:
+        return Threshold(None)
+    wide = torch.float64 in {score.dtype for score in scores.values()}
+    keys = torch.cat([_keys(_candidates(n, s, within), wide=wide).cpu() for n, s in scores.items()])
+    key = int(keys.kthvalue(len(keys) - k + 1).values)
+    return Threshold(_float_of(key, wide=wide), k - int((keys > key).count_nonzero()))
+
+
+def _candidates(name: str, score: Tensor, within: Masks) -> Tensor:
+    return _flat(score)[_flat(within[name])] if name in within else _flat(score)
 
 
 def kth_of_chunks(
@@ -238,13 +261,14 @@ def check_finite(tensors: Mapping[str, Tensor], what: str = "scores") -> None:
         boxwood.core.errors.BoxwoodError: Expected finite weights, got 1 NaN or infinite value in 'fc1.weight' of shape (2,); the network has probably diverged: train it with a lower learning rate, or repair the checkpoint.
     """
     for name, tensor in tensors.items():
+        if _is_finite(tensor):
+            continue
         bad: int = sum(int((~torch.isfinite(chunk)).sum()) for chunk in _flat(tensor).split(_CHUNK))
-        if bad:
-            raise BoxwoodError(
-                f"Expected finite {what}, got {bad} NaN or infinite value{'s' * (bad > 1)} in "
-                f"{name!r} of shape {tuple(tensor.shape)}; the network has probably diverged: "
-                f"train it with a lower learning rate, or repair the checkpoint."
-            )
+        raise BoxwoodError(
+            f"Expected finite {what}, got {bad} NaN or infinite value{'s' * (bad > 1)} in "
+            f"{name!r} of shape {tuple(tensor.shape)}; the network has probably diverged: "
+            f"train it with a lower learning rate, or repair the checkpoint."
+        )
 
 
 def _flat(tensor: Tensor) -> Tensor:
@@ -253,9 +277,10 @@ def _flat(tensor: Tensor) -> Tensor:
 
 def _check_dtypes(scores: Scores) -> None:
     for name, score in scores.items():
-        if not score.is_floating_point():
+        if not score.is_floating_point() or score.element_size() == 1:
             raise BoxwoodError(
-                f"Expected float scores for {name!r}, got {score.dtype}; convert them."
+                f"Expected float scores for {name!r}, of 16 bits or more, got {score.dtype}; "
+                f"convert them."
             )
 
 
@@ -272,7 +297,8 @@ def _chunks(scores: Scores, within: Masks, *, unsigned: bool) -> Iterator[Tensor
             continue
         for chunk, inside in zip(chunks, _flat(within[name]).split(_CHUNK), strict=True):
             if unsigned:
-                yield torch.where(inside, chunk, 0)
+                bits = bits_of(inside, chunk)
+                yield (chunk.view(bits.dtype) & bits).view(chunk.dtype)
             else:
                 yield torch.where(inside, chunk.to(wide), torch.finfo(wide).min)
 
@@ -296,11 +322,11 @@ def _beginning_with(keys: Tensor, prefix: int, shift: int) -> Tensor:
     matches = (keys >> shift) == prefix
     whole = len(keys) // 8 * 8
     rows = matches[:whole].view(torch.int64).nonzero().view(-1)
-    if 16 * len(rows) > whole:
+    if 32 * len(rows) > whole:
         return keys[matches]
     # Where there are few, to look at eight flags as one integer halves the time.
-    found = keys[:whole].view(-1, 8)[rows][matches[:whole].view(-1, 8)[rows]]
-    return torch.cat((found, keys[whole:][matches[whole:]]))
+    near, flags = (each[:whole].view(-1, 8).index_select(0, rows) for each in (keys, matches))
+    return torch.cat((near[flags], keys[whole:][matches[whole:]]))
 
 
 def _histogram(digits: Tensor) -> Tensor:
@@ -329,15 +355,16 @@ def _confirmed(
     """Make a threshold of ``value`` if it is the one that keeps ``keep`` scores."""
     if value is None or not score.numel() or float(torch.tensor(value, dtype=score.dtype)) != value:
         return None
-    if not all(_is_finite(chunk) for chunk in _flat(score).split(_CHUNK)):
-        return None  # whether that matters is for the thorough way to say
     above = count_above(score, value, within)
     found = above == keep or above < keep <= count_above(score, value, within, or_equal=True)
-    return Threshold(value, keep - above) if found else None
+    if not found or not _is_finite(score):
+        return None  # whether an infinite score matters is for the thorough way to say
+    return Threshold(value, keep - above)
 
 
-def _is_finite(chunk: Tensor) -> bool:
-    return bool(torch.stack(chunk.aminmax()).isfinite().all())  # extremes show NaN as well
+def _is_finite(score: Tensor) -> bool:
+    extremes = [torch.stack(chunk.aminmax()) for chunk in _flat(score).split(_CHUNK) if len(chunk)]
+    return all(bool(each.isfinite().all()) for each in extremes)  # they show NaN as well
 
 
 def keep_above_(
