@@ -11,7 +11,7 @@ from boxwood.graph.record import load_shrunken
 from boxwood.zoo.lenet import lenet_5
 
 LENET = "boxwood.zoo.lenet:lenet_5"
-EXAMPLE = ("--example", "1x1x28x28")
+EXAMPLE = ("--input", "1x1x28x28")
 
 
 def run(*arguments):
@@ -57,11 +57,11 @@ def test_latency_is_a_budget(tmp_path):
         (("x.safetensors", *EXAMPLE), "got none; give one"),
         (("x.safetensors", *EXAMPLE, "--keep", 0.5, "--macs", 0.5), "got --macs and --keep"),
         ((*EXAMPLE, "--keep", 0.5), "a file to write, got none"),
-        (("x.safetensors", "--keep", 0.5), "the shape of an input, got none"),
-        (("x.safetensors", "--example", "1,2", "--keep", 0.5), "got '1,2'"),
+        (("x.safetensors", "--keep", 0.5), "the shape of at least one input, got none"),
+        (("x.safetensors", "--input", "1,2", "--keep", 0.5), "got '1,2'"),
         (
             ("x.safetensors", *EXAMPLE, "--keep", 0.5, "--weights", "gone.safetensors"),
-            "weights as safetensors at gone",
+            "the model's weights in gone",
         ),
     ],
 )

@@ -14,13 +14,19 @@ from boxwood.cli.target import arguments
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.spec import load
 from boxwood.model.oneshot import project_, prune
+from boxwood.recipes.phase import load_weights_
 
 ModelName = Annotated[
     str, typer.Argument(help="file.py:name or package.module:name of a model or its function.")
 ]
 Inputs = Annotated[
     list[str] | None,
-    typer.Option("--input", help="Shape of an input, as 1x3x224x224 or 1x128:int64; repeatable."),
+    typer.Option(
+        "--input",
+        "--example",
+        help="Shape of an input, as 1x3x224x224, 1x128:int64 or, for tokens below 99, 1x128:99; "
+        "repeatable.",
+    ),
 ]
 Weights = Annotated[Path | None, typer.Option(help="A .safetensors file of its state.")]
 Sparsity = Annotated[
@@ -60,14 +66,17 @@ def model_of(
 
 
 def example_of(inputs: Sequence[str]) -> tuple[Tensor, ...]:
-    """Draw an example for shapes such as ``1x3x224x224`` or ``1x128:int64``.
+    """Draw an example for shapes such as ``1x3x224x224``, ``1x128:int64`` or ``1x128:99``.
+
+    What stands behind the colon is a dtype, or the number below which whole numbers are drawn.
 
     Raises:
         BoxwoodError: a text is not a shape.
 
     Example:
-        >>> example_of(["2x3", "2:int64"])[1].dtype
-        torch.int64
+        >>> floats, tokens = example_of(["2x3", "1x50:99"])
+        >>> floats.dtype, tokens.dtype, 2 < int(tokens.max()) < 99
+        (torch.float32, torch.int64, True)
     """
     if not inputs:
         raise BoxwoodError(
@@ -79,26 +88,29 @@ def example_of(inputs: Sequence[str]) -> tuple[Tensor, ...]:
 
 def _drawn(text: str, generator: torch.Generator) -> Tensor:
     sizes, _, kind = text.partition(":")
-    dtype = getattr(torch, kind or "float32", None)
+    below = int(kind) if kind.isdecimal() else 2
+    dtype = torch.int64 if kind.isdecimal() else getattr(torch, kind or "float32", None)
     try:
         shape = [int(size) for size in sizes.split("x")]
     except ValueError:
         shape = []
-    if not shape or min(shape) < 1 or not isinstance(dtype, torch.dtype):
+    if not shape or min(shape) < 1 or below < 1 or not isinstance(dtype, torch.dtype):
         raise BoxwoodError(
-            f"Expected a shape such as 1x3x224x224 or 1x128:int64, got {text!r}; give positive "
-            f"sizes with an x between them, and a dtype of torch."
+            f"Expected a shape such as 1x3x224x224, 1x128:int64 or 1x128:99, got {text!r}; give "
+            f"positive sizes with an x between them, and a dtype of torch or a number above all "
+            f"tokens."
         )
     if dtype.is_floating_point:
         return torch.randn(shape, generator=generator).to(dtype)
-    return torch.randint(0, 2, shape, generator=generator).to(dtype)
+    return torch.randint(below, shape, generator=generator).to(dtype)
 
 
 def _load_(model: nn.Module, path: Path) -> None:
     try:
-        model.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
         raise BoxwoodError(
             f"Expected the model's weights in {path}, got {str(error).splitlines()[0]}; give a "
             f".safetensors file of its state_dict."
         ) from error
+    load_weights_(model, weights)

@@ -1,26 +1,23 @@
 """``boxwood shrink``: a smaller network of the same classes, and the proof."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from boxwood.cli.models import Inputs, Settings, Weights, example_of, model_of
 from boxwood.core.errors import BoxwoodError
-from boxwood.core.spec import load
 from boxwood.graph.keep import Budget, Keep, multiply_adds, parameters
 from boxwood.graph.latency import latency
 from boxwood.graph.record import record_of, save_shrunken
 from boxwood.graph.units import units
 from boxwood.graph.verify import shrink as shrink_network
 from boxwood.graph.verify import verify
-from boxwood.recipes.phase import load_weights_
 
 
 def shrink(
@@ -33,11 +30,9 @@ def shrink(
     out: Annotated[
         Path | None, typer.Argument(help="File to write: .safetensors; for a folder, a folder.")
     ] = None,
-    example: Annotated[
-        list[str] | None,
-        typer.Option(help="Shape of an input, as 1x3x32x32; tokens below 99 as 1x16:99. Repeat."),
-    ] = None,
-    weights: Annotated[Path | None, typer.Option(help="Trained weights: .safetensors.")] = None,
+    inputs: Inputs = None,
+    settings: Settings = None,
+    weights: Weights = None,
     keep: Annotated[float | None, typer.Option(help="Fraction of units of each group.")] = None,
     macs: Annotated[float | None, typer.Option(help="Fraction of multiply-adds at most.")] = None,
     size: Annotated[float | None, typer.Option(help="Fraction of parameters at most.")] = None,
@@ -67,7 +62,7 @@ def shrink(
 ) -> None:
     """Remove filters, channels, heads and hidden units, and prove what is left.
 
-    Example: boxwood shrink boxwood.zoo.lenet:lenet_5 small.safetensors --example 1x1x28x28 --keep 0.5
+    Example: boxwood shrink boxwood.zoo.lenet:lenet_5 small.safetensors --input 1x1x28x28 --keep 0.5
 
     From a Hugging Face folder comes a folder that from_pretrained loads: its configuration says the
     new sizes. Inputs are token ids there by default.
@@ -86,10 +81,10 @@ def shrink(
         raise BoxwoodError("Expected a file to write, got none; name one, or give --dry-run.")
     folder = Path(target) if Path(target).is_dir() else None
     if folder is None:
-        model, inputs = _network(target, weights), _examples(example or [])
+        model, given = model_of(target, settings or (), weights), example_of(inputs or ())
     else:
-        model, inputs = _pretrained(folder, weights, example or [])
-    found = units(model, inputs, freeze_unknown=freeze_unknown)
+        model, given = _pretrained(folder, weights, inputs or ())
+    found = units(model, given, freeze_unknown=freeze_unknown)
     within = next((Budget(v, of) for v, of in budgets.values() if v is not None), None)
     if time is not None:
         within = Budget(time, latency(model), steps=6)
@@ -113,7 +108,7 @@ def shrink(
         else:
             from boxwood.adapters.shrunken import save_pretrained
 
-            save_pretrained(small, out, inputs, source=folder)
+            save_pretrained(small, out, given, source=folder)
     if as_json:
         print(json.dumps(report, indent=1))  # noqa: T201 - the result itself
         return
@@ -125,7 +120,7 @@ def shrink(
 
 
 def _pretrained(
-    folder: Path, weights: Path | None, example: list[str]
+    folder: Path, weights: Path | None, inputs: Sequence[str]
 ) -> tuple[Any, tuple[Tensor, ...]]:
     # Only here: transformers takes seconds to import.
     from boxwood.adapters.shrunken import load_pretrained
@@ -136,47 +131,7 @@ def _pretrained(
         )
     model = load_pretrained(folder)
     words = getattr(model.config, "vocab_size", None)
-    return model, _examples(example or ([f"2x16:{words}"] if words else []))
-
-
-def _network(target: str, weights: Path | None) -> nn.Module:
-    factory = load(target)
-    model = factory() if callable(factory) else factory
-    if not isinstance(model, nn.Module):
-        raise BoxwoodError(
-            f"Expected {target} to return a network, got {type(model).__name__}; name a function "
-            "without arguments that returns a torch.nn.Module."
-        )
-    if weights is not None:
-        try:
-            load_weights_(model, load_file(weights))
-        except (OSError, SafetensorError) as error:
-            raise BoxwoodError(
-                f"Expected weights as safetensors at {weights}, got {error}; convert them with "
-                "safetensors.torch.save_file."
-            ) from error
-    return model.eval()
-
-
-def _examples(texts: list[str]) -> tuple[Tensor, ...]:
-    if not texts:
-        raise BoxwoodError("Expected the shape of an input, got none; give --example 1x3x32x32.")
-    return tuple(_example(text) for text in texts)
-
-
-def _example(text: str) -> Tensor:
-    shape, _, limit = text.partition(":")
-    generator = torch.Generator().manual_seed(0)
-    try:
-        sizes = [int(part) for part in shape.split("x")]
-        below = int(limit) if limit else None
-    except ValueError as error:
-        raise BoxwoodError(
-            f"Expected --example like 1x3x32x32, or 1x16:99 for tokens, got {text!r}; correct it."
-        ) from error
-    if below is not None:
-        return torch.randint(below, sizes, generator=generator)
-    return torch.randn(sizes, generator=generator)
+    return model, example_of(inputs or ([f"2x16:{words}"] if words else ()))
 
 
 def _forecast(keep: Keep) -> dict[str, Any]:

@@ -171,13 +171,10 @@ def _kth_of_few(scores: Scores, k: int, within: Masks) -> Threshold:
     if k == 0:
         return Threshold(None)
     wide = torch.float64 in {score.dtype for score in scores.values()}
-    keys = torch.cat([_keys(_candidates(n, s, within), wide=wide).cpu() for n, s in scores.items()])
+    alive = [_flat(s)[_flat(within[n])] if n in within else _flat(s) for n, s in scores.items()]
+    keys = torch.cat([_keys(score, wide=wide).cpu() for score in alive])
     key = int(keys.kthvalue(len(keys) - k + 1).values)
     return Threshold(_float_of(key, wide=wide), k - int((keys > key).count_nonzero()))
-
-
-def _candidates(name: str, score: Tensor, within: Masks) -> Tensor:
-    return _flat(score)[_flat(within[name])] if name in within else _flat(score)
 
 
 def kth_of_chunks(
