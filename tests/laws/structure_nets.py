@@ -314,6 +314,32 @@ class Gated(nn.Module):
         return self.d(F.glu(self.c(x + self.b(F.silu(gate) * up))))
 
 
+def grouped_product(rows, weights, expert):
+    """Multiply each row by the matrix of its expert, by PyTorch's kernel where that can."""
+    if rows.dtype == torch.float32 and not any(size % 4 for size in weights.shape[1:]):
+        ends = (expert[:, None] == torch.arange(len(weights))).sum(0).cumsum(0).int()
+        return F.grouped_mm(rows, weights, offs=ends)
+    return (rows[:, None] @ weights[expert]).squeeze(1)
+
+
+class Experts(nn.Module):
+    """Each row goes through the matrices of the expert that the router gives it to."""
+
+    def __init__(self):
+        super().__init__()
+        self.into, self.router, self.out = nn.Linear(6, 8), nn.Linear(8, 3), nn.Linear(8, 2)
+        self.up, self.down = (
+            nn.Parameter(torch.randn(3, 8, 12)),
+            nn.Parameter(torch.randn(3, 12, 8)),
+        )
+
+    def forward(self, x):
+        x = self.into(x)
+        expert, order = self.router(x).argmax(-1).sort()
+        hidden = F.relu(grouped_product(x[order], self.up, expert))
+        return self.out(grouped_product(hidden, self.down, expert)[order.argsort()])
+
+
 def _sequential(*layers):
     return lambda: nn.Sequential(*(layer() for layer in layers))
 
@@ -353,6 +379,7 @@ NETS = {
     "cells": (Cells, SEQUENCE),
     "tied embedding": (Tied, TOKENS),
     "gated": (Gated, SEQUENCE),
+    "experts": (Experts, ROWS),
 }  # fmt: skip
 """Name to (how to build it, shape of its input or TOKENS)."""
 

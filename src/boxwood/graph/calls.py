@@ -95,6 +95,7 @@ WHOLE: dict[Any, tuple[str, inspect.Signature]] = {
     Tensor.matmul: ("matmul", _BINARY),
     Tensor.__matmul__: ("matmul", _BINARY),
     Tensor.__rmatmul__: ("matmul_reversed", _BINARY),
+    torch._grouped_mm: ("grouped_mm", _signature("self, mat2, offs=None, bias=None, out_dtype=None")),
     torch.einsum: ("einsum", _signature("equation, *operands")),
     F.batch_norm: ("batch_norm", _BATCH_NORM),
     torch.batch_norm: ("batch_norm", _BATCH_NORM_RAW),
@@ -139,6 +140,16 @@ WHOLE: dict[Any, tuple[str, inspect.Signature]] = {
     F.channel_shuffle: ("channel_shuffle", _signature("self, groups")),
 }  # fmt: skip
 """Function to the name of its rule and its signature."""
+
+
+def _grouped_product(rows: Tensor, weights: Tensor, *more: Any, **named: Any) -> Tensor:
+    if (rows.ndim, weights.ndim) != (2, 3):
+        return torch._grouped_mm(rows, weights, *more, **named)
+    return rows.new_empty(rows.shape[0], weights.shape[-1])
+
+
+WITHOUT_DATA: dict[Any, Any] = {torch._grouped_mm: _grouped_product}
+"""Functions that PyTorch runs in fewer types where there are no data than where there are."""
 
 STATISTICS = {"layer_norm", "rms_norm", "group_norm", "mean", "var", "amax", "max"}
 """Names of those that may span channels; a run counts them, so that each can be found again."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from boxwood.graph.calls import ASKS_SIZE, STATISTICS, WHOLE, bind
+from boxwood.graph.calls import ASKS_SIZE, STATISTICS, WHOLE, WITHOUT_DATA, bind
 from boxwood.graph.sizes import Expression, OfAttribute, OfShape, Shape, Size
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
@@ -217,7 +217,7 @@ class Functions(TorchFunctionMode):
         recorder.number += name in STATISTICS
         recorder.whole += 1
         try:
-            out = func(*args, **kwargs)
+            out = WITHOUT_DATA.get(func, func)(*args, **kwargs)
         finally:
             recorder.whole -= 1
         if recorder.whole == 0:

@@ -167,17 +167,28 @@ def _holds_settings(value: Any) -> bool:
 
 def tensors_of(nested: Any) -> Iterator[Tensor]:
     """Find the tensors in what a model returned: containers, mappings, dataclasses."""
-    if isinstance(nested, Tensor):
-        yield nested
-    elif isinstance(nested, Mapping):
-        for each in nested.values():
-            yield from tensors_of(each)
-    elif isinstance(nested, tuple | list | set):
-        for each in nested:
-            yield from tensors_of(each)
-    elif hasattr(nested, "__dict__") and not isinstance(nested, type | nn.Module):
-        for each in vars(nested).values():
-            yield from tensors_of(each)
+    seen: dict[int, Any] = {}  # holds what was seen, or its id might be given to another
+
+    def inside(each: Any) -> Iterator[Tensor]:
+        if isinstance(each, Tensor):
+            yield each
+            return
+        # A remembering size is an int that leads to all that was recorded.
+        if isinstance(each, type | nn.Module | int) or id(each) in seen:
+            return
+        if isinstance(each, Mapping):
+            parts = iter(each.values())
+        elif isinstance(each, tuple | list | set):
+            parts = iter(each)
+        elif hasattr(each, "__dict__"):
+            parts = iter(vars(each).values())
+        else:
+            return
+        seen[id(each)] = each
+        for part in parts:
+            yield from inside(part)
+
+    return inside(nested)
 
 
 def _shapes(example: Any) -> str:

@@ -169,7 +169,7 @@ class _Pair:
                 raise BoxwoodError(
                     f"Expected the smaller {type(self.model).__name__} to run, got "
                     f"{type(error).__name__} ({error}); nothing was returned: protect part of it "
-                    "with protect=…"
+                    "with protect=…, or keep multiples of 8 with multiple=8."
                 ) from error
         for whole, left in zip(*seen, strict=False):
             if whole.shape == left.shape:

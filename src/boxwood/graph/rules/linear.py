@@ -176,6 +176,24 @@ def _batch(layout: Layout) -> Layout:
     return Layout(layout.shape[:rank], blocks)
 
 
+def _grouped_mm(flow: Flow, call: Call) -> Layout:
+    """Multiply each group of rows by a matrix of its own, as experts do; no group can go."""
+    rows, weights = flow.of(call.args["self"]), flow.of(call.args["mat2"])
+    if (len(rows.shape), len(weights.shape)) != (2, 3):
+        for each in (rows, weights):
+            flow.kept_whole(each, range(len(each.shape)))
+        return Layout(flow.shape(call.outputs))
+    rows, weights = flow.kept_whole(rows, [0]), flow.kept_whole(weights, [0])
+    rows, read = flow.axis(rows, 1)
+    weights, taken = flow.axis(weights, 1)
+    contracted(flow, rows, weights, read, taken)
+    weights, made = flow.axis(weights, 2)
+    size, wide = weights.shape[1:]
+    flow.costs.append(Cost(rows.shape[0], (whole(taken, size), whole(made, wide))))
+    out = Layout(flow.shape(call.outputs), zero=weights.zero)
+    return out if made is None else out.with_ids(1, made)
+
+
 def _addmm(flow: Flow, call: Call) -> Layout:
     names = ("mat1", "mat2") if "mat1" in call.args else ("batch1", "batch2")
     if "vec" in call.args:
@@ -289,6 +307,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("outer", "ger"), _outer),
     "embedding": _embedding,
     "embedding_bag": _embedding_bag,
+    "grouped_mm": _grouped_mm,
     "einsum": _einsum,
     "bilinear": _bilinear,
     **dict.fromkeys(("weight_norm", "weight_norm_interface"), _weight_norm),
