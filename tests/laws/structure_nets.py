@@ -235,6 +235,28 @@ class GroupedQueries(nn.Module):
         return self.o(y.reshape(*x.shape[:-1], -1))
 
 
+class ComplexRotation(nn.Module):
+    """Positions turn pairs of features as complex numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.heads, self.size = 4, 6
+        self.q, self.k, self.v = (nn.Linear(6, 24) for _ in range(3))
+        self.o = nn.Linear(24, 6)
+
+    def turned(self, x):
+        steps = torch.arange(x.shape[1])[:, None, None] * torch.tensor([1.0, 0.1, 0.01])
+        pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+        turned = pairs * torch.polar(torch.ones_like(steps), steps)
+        return torch.view_as_real(turned).flatten(-2)
+
+    def forward(self, x):
+        q, k, v = (m(x).view(*x.shape[:2], self.heads, self.size) for m in (self.q, self.k, self.v))
+        q, k, v = (each.transpose(1, 2) for each in (self.turned(q), self.turned(k), v))
+        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return self.o(y.reshape(*x.shape[:2], -1))
+
+
 class Encoder(nn.Module):
     def __init__(self):
         super().__init__()
@@ -369,6 +391,7 @@ NETS = {
     "attention": (Attention, SEQUENCE),
     "written attention": (WrittenAttention, SEQUENCE),
     "grouped queries": (GroupedQueries, SEQUENCE),
+    "complex rotation": (ComplexRotation, SEQUENCE),
     "encoder layer": (Encoder, SEQUENCE),
     "lstm": (lambda: Recurrent(nn.LSTM, num_layers=2), SEQUENCE),
     "bidirectional lstm": (lambda: Recurrent(nn.LSTM, num_layers=2, bidirectional=True), SEQUENCE),

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from boxwood.core.errors import BoxwoodError
@@ -216,6 +217,26 @@ def precision(outputs: Sequence[Tensor], dtype: torch.dtype | None) -> torch.dty
     """
     kinds = [t.dtype for t in outputs if t.is_floating_point()]
     return min(kinds, key=lambda kind: -torch.finfo(kind).eps, default=dtype or torch.float32)
+
+
+class Precisions(TorchDispatchMode):
+    """Notes the types of floats in which operations return their results.
+
+    Example:
+        >>> with Precisions() as noted:
+        ...     _ = torch.ones(1, dtype=torch.float64).float()
+        >>> noted.coarsest
+        torch.float32
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.coarsest: torch.dtype = torch.float64
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.coarsest = precision([torch.empty(0, dtype=self.coarsest), *tensors_of(out)], None)
+        return out
 
 
 def randomised(example: Any, seed: int) -> Any:

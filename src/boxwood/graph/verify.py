@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from boxwood.core.errors import BoxwoodError
 from boxwood.graph.certificate import Certificate, Trial
 from boxwood.graph.comparing import (
     TOLERANCE,
+    Precisions,
     distance,
     in_double,
     noise_of,
@@ -141,9 +142,24 @@ class _Pair:
         difference, scale, dtype = in_double(
             lambda dtype: self._compare(example, perturbed=perturbed, dtype=dtype)
         )
-        name = "perturbed" if perturbed else "own"
-        return Trial(inputs, name, str(dtype).removeprefix("torch."), difference, scale,
-                     TOLERANCE.get(dtype, 0.05))  # fmt: skip
+        weights, name = "perturbed" if perturbed else "own", str(dtype).removeprefix("torch.")
+        tolerance = TOLERANCE.get(dtype, 0.05)
+        trial = Trial(inputs, weights, name, difference, scale, tolerance)
+        if trial.equal or dtype != torch.float64:
+            return trial
+        # Where the code itself computes in a coarser type, the difference can show no more.
+        coarsest = self._coarsest(example, perturbed=perturbed)
+        if coarsest == dtype:
+            return trial
+        name += f" with parts in {str(coarsest).removeprefix('torch.')}"
+        return replace(trial, dtype=name, tolerance=TOLERANCE.get(coarsest, 0.05))
+
+    def _coarsest(self, example: Any, *, perturbed: bool) -> torch.dtype:
+        wide, _ = self.networks(perturbed=perturbed, dtype=torch.float64)
+        noted = Precisions()
+        with torch.no_grad(), noted:
+            run(wide, example, torch.float64, self.seed, restated(self.keep))
+        return noted.coarsest
 
     def quick_trial(self, example: Any) -> Trial:
         """Run both as they are; in double precision only where that leaves doubt."""

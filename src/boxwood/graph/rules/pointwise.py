@@ -63,7 +63,6 @@ _ZERO_STAYS = [
     "remainder",
     "fmod",
     "conj",
-    "view_as_real",
     "softsign",
     "deg2rad",
     "float",

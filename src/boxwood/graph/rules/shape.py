@@ -147,6 +147,17 @@ def _filled(flow: Flow, call: Call) -> Layout:
     return x
 
 
+def _view_as_complex(flow: Flow, call: Call) -> Layout:
+    """Make numbers of pairs: a pair stays together."""
+    x = flow.kept_whole(flow.of(call.args["self"]), [-1])
+    return flow.without(x, [-1], keepdim=False)
+
+
+def _view_as_real(flow: Flow, call: Call) -> Layout:
+    x = flow.of(call.args["self"])
+    return inserted(x, len(x.shape), size=2)
+
+
 def _constant(flow: Flow, call: Call) -> None:
     """Positions, random integers and the like: nothing in them can go."""
 
@@ -162,6 +173,8 @@ RULES: dict[str, Rule] = {
     "expand": _expand,
     "repeat": _repeat,
     "repeat_interleave": _repeat_interleave,
+    "view_as_complex": _view_as_complex,
+    "view_as_real": _view_as_real,
     **dict.fromkeys(("filled", "filled_zeros", "filled_full", "new", "new_zeros"), _filled),
     **dict.fromkeys(
         (
