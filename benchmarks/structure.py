@@ -7,6 +7,7 @@ Torch-Pruning and torch-kirigami count as working if the pruned network is small
 
     python benchmarks/structure.py --quick          a few networks and times, under a minute
     python benchmarks/structure.py --all            every network; goes on where it was stopped
+    python benchmarks/structure.py --transformers   every kind of model of transformers, likewise
 """
 
 import argparse
@@ -22,12 +23,13 @@ import subprocess
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from architectures import bert_base, corpus
+from every_transformer import every_transformer
 from measuring import Row, by_turns, compare, machine, main
 from torch import nn
 
@@ -40,6 +42,7 @@ from boxwood.graph.units import units
 from boxwood.graph.verify import shrink, verify
 
 TABLE = Path(__file__).parent.parent / "experiments" / "results" / "structure.json"
+EVERY = TABLE.with_name("structure_transformers.json")
 LIMITS = {"ours": 240, "peer": 60, "kirigami": 60}  # seconds of the processor; some never end
 LARGEST = 700_000_000
 CERTIFIED = 12_000_000
@@ -148,8 +151,8 @@ def to_smaller_peer(net: nn.Module, example: Any) -> Callable[[], object]:
     return lambda: _torch_pruning(copy.deepcopy(net), example)
 
 
-class _TooLongError(Exception):
-    pass
+class _TooLongError(BaseException):
+    """Nothing that catches every `Exception` may catch it."""
 
 
 def _stop(*_: Any) -> None:
@@ -163,7 +166,12 @@ def attempt(name: str, who: str) -> dict[str, Any]:
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
-            net, example = corpus()[name]()
+            signal.setitimer(signal.ITIMER_PROF, LIMITS[who])
+            build = every_transformer if name.startswith("every/") else corpus
+            try:
+                net, example = build()[name]()
+            except LookupError as error:
+                return {"result": "left out", "reason": str(error)}
             net.eval()
             size = sum(p.numel() for p in net.parameters())
             if size > LARGEST:
@@ -218,11 +226,10 @@ def worker() -> None:
         print(json.dumps(attempt(name, who)), flush=True)
 
 
-def everything(path: Path, *, only: str, who: tuple[str, ...]) -> None:
+def everything(names: Iterable[str], path: Path, *, who: tuple[str, ...]) -> None:
     """Fill the table, one network at a time; what is in it already is not done again."""
     table = json.loads(path.read_text()) if path.exists() else {"models": {}}
     rows = table["models"]
-    names = [name for name in corpus() if only in name]
     jobs = [(n, w) for n in names for w in who if w not in rows.get(n, {})]
     for name, side, row in in_processes(jobs):
         rows.setdefault(name, {})[side] = row
@@ -286,14 +293,20 @@ def measure(quick: bool) -> list[Row]:
 if __name__ == "__main__":
     if "--worker" in sys.argv:
         worker()
-    elif "--all" in sys.argv:
+    elif "--all" in sys.argv or "--transformers" in sys.argv:
         parser = argparse.ArgumentParser()
         parser.add_argument("--all", action="store_true")
+        parser.add_argument("--transformers", action="store_true", help="ours alone, by default")
         parser.add_argument("--only", default="", help="part of the names to run")
         parser.add_argument("--side", choices=SIDES, help="one library alone; peer: Torch-Pruning")
-        parser.add_argument("--table", type=Path, default=TABLE, help="file to fill")
+        parser.add_argument("--table", type=Path, help="file to fill")
         given = parser.parse_args()
-        sides = (given.side,) if given.side else tuple(SIDES)
-        everything(given.table, only=given.only, who=sides)
+        sides = ("ours",) if given.transformers else tuple(SIDES)
+        known = every_transformer() if given.transformers else corpus()
+        everything(
+            [name for name in known if given.only in name],
+            given.table or (EVERY if given.transformers else TABLE),
+            who=(given.side,) if given.side else sides,
+        )
     else:
         main(measure, "Structural pruning of many architectures (half of every group)")

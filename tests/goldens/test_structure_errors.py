@@ -12,7 +12,9 @@ from torch import nn
 from boxwood.core.errors import BoxwoodError, NoEffect
 from boxwood.graph.compensate import compensate
 from boxwood.graph.keep import Budget, Keep, multiply_adds, score_units
+from boxwood.graph.layout import Layout
 from boxwood.graph.record import load_shrunken, record_of, save_shrunken
+from boxwood.graph.rules import RULES
 from boxwood.graph.surgery import carry_optimizer
 from boxwood.graph.units import units
 from boxwood.graph.verify import shrink, verify
@@ -127,6 +129,42 @@ def test_an_unknown_operation_is_named():
     ):
         units(Special(), X)
     assert len(units(Special(), X, freeze_unknown=True)) == 0
+
+
+def test_a_rule_that_fails_is_refused(monkeypatch):
+    """A mistake in a rule is said with the operation; freezing is the way out."""
+    monkeypatch.setitem(RULES, "relu", lambda flow, call: Layout((7,)))
+    with pytest.raises(
+        BoxwoodError, match=r"a rule that follows 'relu' in '1'.*mistake in Boxwood"
+    ):
+        units(net(), X)
+    assert len(units(net(), X, freeze_unknown=True)) == 0
+
+
+class Cache:
+    """What a model returns, that refers to itself and to sizes."""
+
+    def __init__(self, kept, sizes):
+        self.kept, self.sizes, self.me = kept, sizes, self
+
+
+class Caching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers, self.width = net(), 8
+
+    def forward(self, x):
+        hidden = torch.vmap(lambda row: row.sin())(self.layers[:2](x))
+        y = self.layers[2](hidden)
+        return y, Cache(x, [self.width, x.shape])
+
+
+def test_what_is_returned_may_refer_to_itself():
+    """Only tensors that are in it count as results, not what a size remembers."""
+    model = Caching()
+    keep = units(model, X).keep_best(0.5)
+    assert keep.removed == 4
+    assert verify(model, shrink(model, keep), keep).proved
 
 
 def test_a_size_in_the_code_is_kept():

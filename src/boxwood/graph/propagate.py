@@ -202,10 +202,20 @@ class Flow:
     def step(self, call: Call, rules: Mapping[str, Rule], *, freeze_unknown: bool) -> None:
         """Move labels through one call."""
         rule = rules.get(call.name)
-        if rule is None:
-            self._unknown(call, freeze=freeze_unknown)
-            return
-        self._store(call, call.outputs, rule(self, call))
+        if rule is not None:
+            try:
+                self._store(call, call.outputs, rule(self, call))
+                return
+            except BoxwoodError:
+                raise
+            except Exception as error:
+                if not freeze_unknown:
+                    raise BoxwoodError(
+                        f"Expected a rule that follows {call}, got {type(error).__name__} "
+                        f"({error}), which is a mistake in Boxwood: please report it, and give "
+                        f"units(…, freeze_unknown=True) to keep whole what the operation reads."
+                    ) from error
+        self._unknown(call, freeze=freeze_unknown)
 
     def _unknown(self, call: Call, *, freeze: bool) -> None:
         for ref in refs(tuple(call.args.values())):

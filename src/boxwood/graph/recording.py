@@ -129,7 +129,10 @@ class Recorder:
             self.trace.shapes.append(tuple(int(size) for size in _plain_shape(tensor)))
             self.trace.floating.append(tensor.is_floating_point())
             self.trace.integral.append(tensor.dtype not in (torch.bool, torch.uint8))
-            storage = tensor.untyped_storage()._cdata
+            try:
+                storage = tensor.untyped_storage()._cdata
+            except NotImplementedError:  # of a tensor within vmap, which shares nothing we could see
+                storage = -len(self._alive)
             self.trace.storages.append(storage)
             self.trace.sharing.setdefault(storage, []).append(found)
         return found

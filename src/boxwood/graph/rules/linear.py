@@ -194,6 +194,15 @@ def _grouped_mm(flow: Flow, call: Call) -> Layout:
     return out if made is None else out.with_ids(1, made)
 
 
+def _solve_triangular(flow: Flow, call: Call) -> Layout:
+    """Multiply by the inverse of a matrix, which stays whole."""
+    matrix, right = flow.of(call.args["self"]), flow.of(call.args["B"])
+    matrix = flow.kept_whole(matrix, [-1, -2])
+    left = call.args.get("left", True)
+    made = product(flow, matrix, right) if left else product(flow, right, matrix)
+    return replace(made, zero=right.zero)
+
+
 def _addmm(flow: Flow, call: Call) -> Layout:
     names = ("mat1", "mat2") if "mat1" in call.args else ("batch1", "batch2")
     if "vec" in call.args:
@@ -308,6 +317,7 @@ RULES: dict[str, Rule] = {
     "embedding": _embedding,
     "embedding_bag": _embedding_bag,
     "grouped_mm": _grouped_mm,
+    "linalg_solve_triangular": _solve_triangular,
     "einsum": _einsum,
     "bilinear": _bilinear,
     **dict.fromkeys(("weight_norm", "weight_norm_interface"), _weight_norm),
