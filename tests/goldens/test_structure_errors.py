@@ -36,6 +36,51 @@ class Branching(nn.Module):
         return self.b(x) if x.sum() > 0 else self.b(-x)
 
 
+class Masking(nn.Module):
+    """Looks at its mask, at the longest length, and writes into what it was given."""
+
+    def __init__(self, *, other: bool = False):
+        super().__init__()
+        self.embedding, self.a, self.b = nn.Embedding(9, 6), nn.Linear(6, 4), nn.Linear(4, 2)
+        self.other = nn.Linear(6, 4) if other else None
+
+    def forward(self, tokens, mask):
+        longest = int(mask.sum(1).max())
+        tokens, mask = tokens[:, :longest], mask[:, :longest]
+        tokens[mask == 0] = 0
+        x = self.embedding(tokens)
+        if self.other is not None and (mask == 0).any():
+            return self.b(self.other(x))
+        x = self.a(x)
+        if (mask == 0).any():
+            x = x * mask[..., None]
+        return self.b(x)[mask.nonzero(as_tuple=True)]
+
+
+MASKED = torch.tensor([[3, 1, 4, 1], [5, 2, 6, 2]]), torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])
+
+
+def test_values_of_whole_number_inputs_may_be_looked_at():
+    """The path is the example's, which is said; the example itself is not written into."""
+    model, given = Masking(), tuple(each.clone() for each in MASKED)
+    found = units(model, given)
+    assert all(torch.equal(a, b) for a, b in zip(given, MASKED, strict=True))
+    keep = found.keep_best(0.5)
+    assert {axis.names[0] for axis in found.axes} == {
+        "embedding.weight", "a.weight", "a.bias", "b.weight"
+    }  # fmt: skip
+    certificate = verify(model, shrink(model, keep), keep)
+    assert certificate.proved
+    assert re.search(r"the path is the example's: .*errors\.py:\d+", str(certificate))
+
+
+def test_a_path_that_leaves_parameters_unread_is_refused():
+    """Another input may read them, and nobody would know what they must be cut to."""
+    whole = MASKED[0], torch.ones_like(MASKED[1])
+    with pytest.raises(BoxwoodError, match=r"does not depend on data, got Masking"):
+        units(Masking(other=True), whole)
+
+
 class Special(nn.Module):
     def __init__(self):
         super().__init__()

@@ -48,6 +48,8 @@ class Certificate:
         units, parameters, multiply_adds: before and after.
         beyond: where control flow begins to depend on data, if it does: outputs of all modules that
             kept their shape were compared as well, for the model's own may be empty.
+        assumed: where the model looks at values that follow from whole-number inputs, such as the
+            length of the longest; what is shown is shown for the path that the example takes.
     """
 
     trials: tuple[Trial, ...]
@@ -59,6 +61,7 @@ class Certificate:
     parameters: tuple[int, int]
     multiply_adds: tuple[int, int]
     beyond: str = ""
+    assumed: tuple[str, ...] = ()
 
     @property
     def proved(self) -> bool:
@@ -94,6 +97,9 @@ class Certificate:
             lines.append(f"attributes changed: {len(self.attributes)}")
         if self.beyond:
             lines.append(f"depends on data from {self.beyond} on; what is read there stays whole")
+        if self.assumed:
+            lines.append(f"values of the inputs are looked at, and the path is the example's: "
+                         f"{self.assumed[0]}" + (" …" if len(self.assumed) > 1 else ""))  # fmt: skip
         if self.unread:
             lines.append(f"not read in evaluation, and not covered: {', '.join(self.unread[:4])}"
                          + (" …" if len(self.unread) > 4 else ""))  # fmt: skip

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from boxwood.graph.calls import ASKS_SIZE, STATISTICS, WHOLE, WITHOUT_DATA, bind
+from boxwood.graph.known import Known
 from boxwood.graph.sizes import Expression, OfAttribute, OfShape, Shape, Size
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
@@ -71,6 +72,7 @@ class Trace:
         results: values that the model returns.
         attributes: the ints that modules hold.
         beyond: file and line from which on nothing was followed, since what runs depends on data.
+        assumed: files and lines where values that follow from whole-number inputs were looked at.
     """
 
     calls: list[Call] = field(default_factory=list)
@@ -86,6 +88,7 @@ class Trace:
     results: set[int] = field(default_factory=set)
     attributes: dict[OfAttribute, int] = field(default_factory=dict)
     beyond: str = ""
+    assumed: list[str] = field(default_factory=list)
 
 
 def refs(nested: Any) -> list[Ref]:
@@ -107,8 +110,9 @@ def refs(nested: Any) -> list[Ref]:
 class Recorder:
     """What the two modes write into."""
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, known: Known | None) -> None:
         self.trace = trace
+        self.known = known
         self.modules: dict[int, str] = {}
         self.whole = 0
         self.number = 0
@@ -131,7 +135,9 @@ class Recorder:
             self.trace.integral.append(tensor.dtype not in (torch.bool, torch.uint8))
             try:
                 storage = tensor.untyped_storage()._cdata
-            except NotImplementedError:  # of a tensor within vmap, which shares nothing we could see
+            except (
+                NotImplementedError
+            ):  # of a tensor within vmap, which shares nothing we could see
                 storage = -len(self._alive)
             self.trace.storages.append(storage)
             self.trace.sharing.setdefault(storage, []).append(found)
@@ -175,6 +181,12 @@ class Recorder:
             pair = pair[1], pair[0]
         if isinstance(pair[0], OfAttribute) and isinstance(pair[1], OfShape):
             self.trace.equal.append((pair[0], pair[1], self._place()[1]))
+
+    def on_value(self) -> None:
+        """Note that a value that follows from whole-number inputs was looked at."""
+        place = self._place()[1]
+        if place not in self.trace.assumed:
+            self.trace.assumed.append(place)
 
     def where(self) -> str:
         """Say where the last operation was."""
@@ -246,7 +258,11 @@ class Operations(TorchDispatchMode):
         kwargs = kwargs or {}
         if not self._recorder.whole:
             self._recorder._last = ("", self._recorder._place()[1])
-        out = func(*args, **kwargs)
+        known = self._recorder.known
+        if known is None:
+            out = func(*args, **kwargs)
+        else:
+            out = known.run(func, args, kwargs, self._recorder.on_value)
         if (
             self._recorder.whole
             or func.namespace == "prim"

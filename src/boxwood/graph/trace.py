@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.graph.copying import check_materialised, twin_of
+from boxwood.graph.known import Known
 from boxwood.graph.recording import Functions, Operations, Recorder, Trace, refs
 from boxwood.graph.sizes import Listener, OfAttribute, Size
 
@@ -52,16 +53,41 @@ def trace(model: nn.Module, example: Any, *, until_data: bool = False) -> Trace:
             the model does not take the example.
     """
     check_materialised(model)
+    try:
+        return _traced(model, example, with_values=False, until_data=False)
+    except _DependsOnDataError as error:
+        found = _traced(model, example, with_values=True, until_data=until_data)
+        # Where values of the inputs chose the path, another path may read what this one does not.
+        if not (found.assumed and any(found.shapes[each] for each in unread(found))):
+            return found
+        if not until_data:
+            raise error from None
+        return _traced(model, example, with_values=False, until_data=True)
+
+
+class _DependsOnDataError(BoxwoodError):
+    pass
+
+
+def _traced(model: nn.Module, example: Any, *, with_values: bool, until_data: bool) -> Trace:
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    recorder = Recorder(Trace())
-    twin, names = twin_of(model, lambda _, tensor: _faked(fake, tensor))
+    known = Known(lambda tensor: _faked(fake, tensor)) if with_values else None
+
+    def faked(tensor: Tensor) -> Tensor:
+        made = _faked(fake, tensor)
+        if known is not None:
+            known.note(made, tensor)
+        return made
+
+    recorder = Recorder(Trace(), known)
+    twin, names = twin_of(model, lambda _, tensor: faked(tensor))
     recorder.modules = {id(module): name for name, module in twin.named_modules()}
     for names_of, tensor in names:
         recorder.trace.named[recorder.value(tensor)] = names_of
     twin.eval()
     _remember_ints_(twin, recorder.trace, recorder)
     args, kwargs = tree_map(
-        lambda each: _faked(fake, each) if isinstance(each, Tensor) else each, as_arguments(example)
+        lambda each: faked(each) if isinstance(each, Tensor) else each, as_arguments(example)
     )
     with ExitStack() as stack:
         for context in (torch.no_grad(), fake, Operations(recorder), Functions(recorder)):
@@ -72,7 +98,7 @@ def trace(model: nn.Module, example: Any, *, until_data: bool = False) -> Trace:
             raise
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
             if not until_data:
-                raise BoxwoodError(
+                raise _DependsOnDataError(
                     f"Expected a model whose control flow does not depend on data, got "
                     f"{type(model).__name__}, which reads values of tensors at {recorder.where()} "
                     f"({error}); give units() the part of it that computes the features, or "

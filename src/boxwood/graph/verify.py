@@ -86,6 +86,7 @@ def verify(
         parameters=(keep.units.parameters(), sum(p.numel() for p in small.parameters())),
         multiply_adds=(keep.units.multiply_adds(everything), keep.units.multiply_adds(keep.kept)),
         beyond=beyond,
+        assumed=tuple(keep.units.flow.trace.assumed),
     )
 
 
