@@ -39,8 +39,19 @@ def _torchvision() -> dict[str, Callable[[], Built]]:
         net = models.get_model(name, weights=None, weights_backbone=None)
         return net, ([torch.rand(3, 96, 96)],)
 
+    def video(name: str) -> Built:
+        shape = (16, 224, 224) if name.startswith(("mvit", "s3d")) else (8, 112, 112)
+        return models.get_model(name, weights=None), torch.randn(1, 3, *shape)
+
+    def flow(name: str) -> Built:
+        return models.get_model(name, weights=None), tuple(torch.randn(2, 1, 3, 128, 128))
+
     return {
         **{f"torchvision/{n}": lambda n=n: classifier(n) for n in models.list_models(models)},
+        **{f"torchvision/{n}": lambda n=n: video(n) for n in models.list_models(models.video)},
+        **{
+            f"torchvision/{n}": lambda n=n: flow(n) for n in models.list_models(models.optical_flow)
+        },
         **{
             f"torchvision/{n}": lambda n=n: segmentation(n)
             for n in models.list_models(models.segmentation)
