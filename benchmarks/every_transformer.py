@@ -16,7 +16,7 @@ MOST = 20_000_000
 
 _LAYERS = dict.fromkeys(
     ("num_hidden_layers", "num_layers", "encoder_layers", "decoder_layers", "n_layer", "n_layers",
-     "num_decoder_layers", "num_encoder_layers"), 2,
+     "num_decoder_layers", "num_encoder_layers", "depth", "conf_num_hidden_layers"), 2,
 )  # fmt: skip
 _HEADS = dict.fromkeys(
     ("num_attention_heads", "num_heads", "encoder_attention_heads", "decoder_attention_heads",
@@ -32,7 +32,8 @@ _HIDDEN = dict.fromkeys(
 )  # fmt: skip
 _TOKENS = {"vocab_size": 99, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
            "decoder_start_token_id": 2, "type_vocab_size": 2, "embedding_size": 16}  # fmt: skip
-_PLACES = {"max_position_embeddings": 64, "n_positions": 64, "n_ctx": 64, "image_size": 32,
+_PLACES = {"max_position_embeddings": 64, "hidden_size_per_layer_input": 8,
+           "vocab_size_per_layer_input": 99, "n_positions": 64, "n_ctx": 64, "image_size": 32,
            "patch_size": 8, "projection_dim": 16}  # fmt: skip
 _EXPERTS = {
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4),
@@ -102,9 +103,10 @@ def _settings(configuration: Any, variant: dict[str, int]) -> dict[str, Any]:
     found: dict[str, Any] = {
         name: value for name, value in variant.items() if type(getattr(default, name, None)) is int
     }
-    for name, part in getattr(configuration, "sub_configs", {}).items():
-        if part.__name__ != "AutoConfig" and getattr(default, name, None) is not None:
-            found[name] = _settings(part, variant)
+    for name in getattr(configuration, "sub_configs", {}):
+        part = getattr(default, name, None)
+        if part is not None:
+            found[name] = {**_settings(type(part), variant), "model_type": part.model_type}
     return found
 
 
