@@ -166,6 +166,20 @@ class PlainRMSNorm(nn.Module):
         return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
 
 
+class WrittenLayerNorm(nn.Module):
+    """The variance and the deviation, asked for in all the ways there are."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(width) + 0.5)
+
+    def forward(self, x):
+        x = x - x.mean(-1, keepdim=True)
+        variance = x.var(dim=-1, keepdim=True, unbiased=False) + torch.var(x, -1, True, True)
+        deviation = x.std(-1, keepdim=True) + torch.std(x, dim=-1, correction=0, keepdim=True)
+        return self.weight * x * torch.rsqrt(variance + deviation**2 + 1e-6)
+
+
 class Parametrised(nn.Module):
     def __init__(self):
         super().__init__()
@@ -400,6 +414,7 @@ NETS = {
     "layer norm": (lambda: Normed(nn.LayerNorm), ROWS),
     "rms norm": (lambda: Normed(nn.RMSNorm), ROWS),
     "written rms norm": (lambda: Normed(PlainRMSNorm), ROWS),
+    "written layer norm": (lambda: Normed(WrittenLayerNorm), ROWS),
     "one group": (lambda: Normed(lambda width: nn.GroupNorm(1, width)), ROWS),
     "batch norm": (lambda: Normed(nn.BatchNorm1d), ROWS),
     "parametrised": (Parametrised, ROWS),

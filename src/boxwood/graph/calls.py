@@ -38,7 +38,7 @@ _CONV_TRANSPOSED = _signature(
 _SIZES = _signature("self, *size, **more")
 _BINARY = _signature("self, other")
 _REDUCE = _signature("self, dim=None, keepdim=False, **more")
-_VARIANCE = _signature("self, dim=None, *more, keepdim=False, **named")
+_VARIANCE = _signature("self, dim=None, unbiased=True, keepdim=False, **more")
 _FILLED = _signature("*size, **more")
 _FILLED_LIKE = _signature("self, *more, **named")
 _RECURRENT = _signature("*given")

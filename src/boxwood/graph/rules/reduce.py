@@ -28,14 +28,14 @@ def _sum(flow: Flow, call: Call) -> Layout:
 def _statistic(flow: Flow, call: Call) -> Any:
     """A mean, variance or maximum over channels holds with the kept ones alone."""
     x = flow.of(call.args["self"])
-    written = call.args.get("more", call.args.get("named"))
+    written = call.args.get("more")
     if written is None:  # inside another function of torch, where it cannot be restated
         return _frozen(flow, call)
     given = written.get("dim", written.get("axis", call.args["dim"]))
     if isinstance(given, Ref):  # the larger of two tensors
         second = flow.of(given)
         return replace(flow.join([x, second]), zero=x.zero and second.zero)
-    if isinstance(given, bool) or (call.name == "var" and isinstance(call.args.get("more"), tuple)):
+    if isinstance(given, bool):  # of everything
         return _frozen(flow, call)
     keepdim = bool(written.get("keepdim", call.args.get("keepdim")))
     axes = _axes(x, given)
