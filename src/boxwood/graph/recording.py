@@ -135,10 +135,8 @@ class Recorder:
             self.trace.integral.append(tensor.dtype not in (torch.bool, torch.uint8))
             try:
                 storage = tensor.untyped_storage()._cdata
-            except (
-                NotImplementedError
-            ):  # of a tensor within vmap, which shares nothing we could see
-                storage = -len(self._alive)
+            except NotImplementedError:
+                storage = -len(self._alive)  # within vmap, which shares nothing that one could see
             self.trace.storages.append(storage)
             self.trace.sharing.setdefault(storage, []).append(found)
         return found

@@ -56,13 +56,17 @@ def trace(model: nn.Module, example: Any, *, until_data: bool = False) -> Trace:
     try:
         return _traced(model, example, with_values=False, until_data=False)
     except _DependsOnDataError as error:
+        reads_values = error
+    try:
         found = _traced(model, example, with_values=True, until_data=until_data)
         # Where values of the inputs chose the path, another path may read what this one does not.
         if not (found.assumed and any(found.shapes[each] for each in unread(found))):
             return found
-        if not until_data:
-            raise error from None
-        return _traced(model, example, with_values=False, until_data=True)
+    except _DependsOnDataError as error:
+        reads_values = error
+    if not until_data:
+        raise reads_values
+    return _traced(model, example, with_values=False, until_data=True)
 
 
 class _DependsOnDataError(BoxwoodError):

@@ -190,7 +190,11 @@ def _grouped_mm(flow: Flow, call: Call) -> Layout:
     weights, made = flow.axis(weights, 2)
     size, wide = weights.shape[1:]
     flow.costs.append(Cost(rows.shape[0], (whole(taken, size), whole(made, wide))))
-    out = Layout(flow.shape(call.outputs), zero=weights.zero)
+    zero, bias = weights.zero, call.args.get("bias")
+    if bias is not None:
+        given, ids = flow.axis(flow.of(bias), -1)
+        made, zero = flow.tied(made, ids), zero and given.zero
+    out = Layout(flow.shape(call.outputs), zero=zero)
     return out if made is None else out.with_ids(1, made)
 
 
