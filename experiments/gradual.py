@@ -94,12 +94,12 @@ def language_model(
 
 def mobilenet(
     width: float = WIDTHS[-1],
-    steps: int = 1500,
+    steps: int = 300,
     data: Callable[[], Splits] = fashion_mnist,
 ) -> Experiment:
     """Train MobileNet-v1 on Fashion-MNIST; the widest is pruned to the size of the others.
 
-    Scaled: images of 28 pixels, at most three eighths of the width, 1,500 steps of 64 images. The rate
+    Scaled: images of 28 pixels, at most three eighths of the width, 300 steps of 64 images. The rate
     of 0.1 falls to a tenth twice, at 70 and 90 % of the steps; pruning is over at 60 %.
     """
     train = Fit(
