@@ -75,7 +75,8 @@ def _timm() -> dict[str, Callable[[], Built]]:
     return {f"timm/{n}": lambda n=n, s=s: build(n, s) for n, s in variants.items()}  # type: ignore[misc]
 
 
-def _ids(*shape: int) -> Tensor:
+def ids(*shape: int) -> Tensor:
+    """Draw tokens of a vocabulary of 99; those below 3 have meanings of their own."""
     return torch.randint(3, 90, shape)
 
 
@@ -168,21 +169,21 @@ def bert_base() -> Built:
     """BERT as it is used, beside the tiny one of the corpus."""
     import transformers
 
-    return transformers.BertModel(transformers.BertConfig()), {"input_ids": _ids(1, 128)}
+    return transformers.BertModel(transformers.BertConfig()), {"input_ids": ids(1, 128)}
 
 
 def _example(kind: str) -> Any:
     if kind == "text":
-        return {"input_ids": _ids(2, 12)}
+        return {"input_ids": ids(2, 12)}
     if kind == "pair":
-        return {"input_ids": _ids(2, 12), "decoder_input_ids": _ids(2, 7)}
+        return {"input_ids": ids(2, 12), "decoder_input_ids": ids(2, 7)}
     if kind == "image":
         return {"pixel_values": torch.randn(2, 3, 32, 32)}
     if kind == "large image":
         return {"pixel_values": torch.randn(2, 3, 64, 64)}
     if kind == "sound":
         return {"input_values": torch.randn(2, 800)}
-    return {"input_features": torch.randn(2, 8, 64), "decoder_input_ids": _ids(2, 7)}
+    return {"input_features": torch.randn(2, 8, 64), "decoder_input_ids": ids(2, 7)}
 
 
 class LanguageModel(nn.Module):
@@ -270,12 +271,12 @@ class Stepwise(nn.Module):
 
 def _recurrent() -> dict[str, Callable[[], Built]]:
     return {
-        "recurrent/lstm": lambda: (LanguageModel(nn.LSTM, tied=False, layers=1), _ids(2, 9) % 60),
-        "recurrent/lstm-stacked": lambda: (LanguageModel(nn.LSTM, tied=False), _ids(2, 9) % 60),
-        "recurrent/lstm-tied": lambda: (LanguageModel(nn.LSTM, tied=True), _ids(2, 9) % 60),
-        "recurrent/gru": lambda: (LanguageModel(nn.GRU, tied=False), _ids(2, 9) % 60),
-        "recurrent/tagger": lambda: (Tagger(), _ids(2, 9) % 60),
-        "recurrent/translator": lambda: (Translator(), (_ids(2, 9) % 60, _ids(2, 7) % 60)),
+        "recurrent/lstm": lambda: (LanguageModel(nn.LSTM, tied=False, layers=1), ids(2, 9) % 60),
+        "recurrent/lstm-stacked": lambda: (LanguageModel(nn.LSTM, tied=False), ids(2, 9) % 60),
+        "recurrent/lstm-tied": lambda: (LanguageModel(nn.LSTM, tied=True), ids(2, 9) % 60),
+        "recurrent/gru": lambda: (LanguageModel(nn.GRU, tied=False), ids(2, 9) % 60),
+        "recurrent/tagger": lambda: (Tagger(), ids(2, 9) % 60),
+        "recurrent/translator": lambda: (Translator(), (ids(2, 9) % 60, ids(2, 7) % 60)),
         "recurrent/recogniser": lambda: (Recogniser(), torch.randn(2, 1, 32, 48)),
         "recurrent/cell": lambda: (Stepwise(), torch.randn(2, 6, 16)),
     }

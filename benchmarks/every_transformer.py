@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from architectures import Built, ids
 from torch import Tensor, nn
 
-Built = tuple[nn.Module, Any]
 MOST = 20_000_000
 
 _LAYERS = dict.fromkeys(
@@ -85,14 +85,14 @@ def _build(kind: str) -> Built:
             made.use_cache = False
             net = factory(made).eval()
         except Exception as error:  # noqa: BLE001 - whatever a configuration cannot be
-            said = _first_line(error)
+            said = first_line(error)
             continue
         for example in _examples(net):
             try:
                 with torch.no_grad():
                     net(**example)
             except Exception as error:  # noqa: BLE001 - the next one may do
-                said = _first_line(error)
+                said = first_line(error)
                 continue
             return net, example
     raise LookupError(f"no tiny model with an example: {said}")
@@ -110,13 +110,9 @@ def _settings(configuration: Any, variant: dict[str, int]) -> dict[str, Any]:
     return found
 
 
-def _ids(*shape: int) -> Tensor:
-    return torch.randint(3, 99, shape)
-
-
 def _examples(net: nn.Module) -> Iterator[dict[str, Tensor]]:
     asked = set(inspect.signature(net.forward).parameters)
-    tokens, answer = {"input_ids": _ids(2, 12)}, {"decoder_input_ids": _ids(2, 7)}
+    tokens, answer = {"input_ids": ids(2, 12)}, {"decoder_input_ids": ids(2, 7)}
     images = [{"pixel_values": torch.randn(2, 3, size, size)} for size in (32, 64, 224)]
     candidates: list[dict[str, Tensor]] = [
         tokens,
@@ -136,5 +132,6 @@ def _examples(net: nn.Module) -> Iterator[dict[str, Tensor]]:
     return (each for each in candidates if each.keys() <= asked)
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:150]}"
+def first_line(error: Exception) -> str:
+    """Say what an error is, in a line."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"

@@ -73,7 +73,7 @@ def measure(quick: bool) -> list[Row]:
                 times[word] += found
         rows += [
             compare(f"{name}: {word}", times[word], times["dense"], "dense", unit="s per 100 steps")
-            for word in runs
+            for word in TRAININGS
             if word != "dense"
         ]
     return rows

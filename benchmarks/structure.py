@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 from architectures import bert_base, corpus
-from every_transformer import every_transformer
+from every_transformer import every_transformer, first_line
 from measuring import Row, by_turns, compare, machine, main
 from torch import nn
 
@@ -166,7 +166,7 @@ def attempt(name: str, who: str) -> dict[str, Any]:
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
-            signal.setitimer(signal.ITIMER_PROF, LIMITS[who])
+            signal.setitimer(signal.ITIMER_PROF, LIMITS["ours"])  # to build may take long as well
             build = every_transformer if name.startswith("every/") else corpus
             try:
                 net, example = build()[name]()
@@ -183,11 +183,7 @@ def attempt(name: str, who: str) -> dict[str, Any]:
     except _TooLongError:
         return {"result": "too long", "reason": f"more than {LIMITS[who]} s of this processor"}
     except Exception as error:  # noqa: BLE001 - a crash is a result here
-        reason = str(error).strip().splitlines()
-        return {
-            "result": "failed",
-            "reason": f"{type(error).__name__}: {(reason or [''])[0][:200]}",
-        }
+        return {"result": "failed", "reason": first_line(error)}
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
 

@@ -164,6 +164,6 @@ def test_impossible_counts_are_refused(keep: int) -> None:
 def test_integers_are_refused() -> None:
     """Scores are floats."""
     with pytest.raises(
-        BoxwoodError, match=r"float scores for 'w', of 16 bits or more, got torch\.int64"
+        BoxwoodError, match=r"float scores for 'w', of 16 bits or more, got torch\.int64; convert"
     ):
         select({"w": torch.ones(2, dtype=torch.int64)}, {"w": 1})

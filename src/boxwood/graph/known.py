@@ -55,17 +55,14 @@ class Known:
             return out
         real_args, real_kwargs = tree_map_only(Tensor, self._value, (args, kwargs))
         try:
-            out = func(*args, **kwargs)
+            out, told = func(*args, **kwargs), True
         except (DataDependentOutputException, DynamicOutputShapeException):
+            out, told = None, False
             on_value()
-            with unset_fake_temporarily():
-                real = func(*real_args, **real_kwargs)
+        with unset_fake_temporarily():
+            real = func(*real_args, **real_kwargs)
+        if not told:
             out = tree_map(self._without_data, real)
-        else:
-            if not any(isinstance(each, Tensor) for each in tree_flatten(out)[0]):
-                return out
-            with unset_fake_temporarily():
-                real = func(*real_args, **real_kwargs)
         for fake, value in zip(tree_flatten(out)[0], tree_flatten(real)[0], strict=True):
             if isinstance(fake, Tensor):
                 self._keep(fake, value)
