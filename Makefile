@@ -20,7 +20,7 @@ demo: $(STAMP)  ## Train, prune and retrain on real data, and say what was gaine
 	$(BIN)/boxwood demo --store runs/demo
 
 test: $(STAMP)  ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(STAMP)  ## Format, lint, types
 	$(BIN)/ruff format --check .
