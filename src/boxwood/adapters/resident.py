@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.files.checkpoint import Checkpoint, StoredTensor, open_checkpoint
-from boxwood.files.layout import refuse_packed
+from boxwood.files.quantised import refuse_unprunable
 from boxwood.files.revising import read_tensor
 from boxwood.model.evidence.calibration import wide
 
@@ -146,7 +146,7 @@ def open_resident(
 
     Raises:
         BoxwoodError: there is no such folder, transformers does not know the architecture, the
-            weights are quantised, or several lists of blocks could be meant.
+            weights are quantised or an adapter, or several lists of blocks could be meant.
 
     Example:
         >>> open_resident(Path("gone"))
@@ -155,15 +155,9 @@ def open_resident(
         boxwood.core.errors.BoxwoodError: Expected a folder with config.json at gone, got none; give a folder as save_pretrained writes it.
     """
     config = open_config(folder)
-    if getattr(config, "quantization_config", None):
-        raise BoxwoodError(
-            f"Expected weights that are floats, got a quantised model in {folder}; "
-            f"dequantise it first."
-        )
     config.use_cache = False  # only the copy in memory
     checkpoint = open_checkpoint(folder, follow_links=follow_links)
-    for shard in checkpoint.shards:
-        refuse_packed(shard.header, shard.path)
+    refuse_unprunable(folder, [shard.path for shard in checkpoint.shards])
     with init_empty_weights(include_buffers=False):
         model = architecture_of(config, folder)(config).eval()
         _turn_(model)
@@ -181,7 +175,8 @@ def open_config(folder: Path) -> Any:
     """Read a folder's config.json; code that comes with a model is not run.
 
     Raises:
-        BoxwoodError: there is none, or transformers does not know this kind of model.
+        BoxwoodError: there is none, transformers does not know this kind of model, or the folder says
+            that the model is quantised or an adapter.
 
     Example:
         >>> open_config(Path("gone"))
@@ -189,6 +184,7 @@ def open_config(folder: Path) -> Any:
         ...
         boxwood.core.errors.BoxwoodError: Expected a folder with config.json at gone, got none; give a folder as save_pretrained writes it.
     """
+    refuse_unprunable(folder, ())
     if not (folder / "config.json").is_file():
         raise BoxwoodError(
             f"Expected a folder with config.json at {folder}, got none; give a folder as "

@@ -19,6 +19,7 @@ from boxwood.adapters.resident import architecture_of, open_config
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.replacing import replacing_folder
 from boxwood.files.checkpoint import find_files, texts_beside
+from boxwood.files.quantised import refuse_unprunable
 from boxwood.files.writing import check_new_folder
 from boxwood.graph.comparing import compare
 
@@ -129,7 +130,8 @@ def load_pretrained(folder: Path) -> transformers.PreTrainedModel:
     """Load the model in a folder, as it will be shrunk: in evaluation, and without a cache.
 
     Raises:
-        BoxwoodError: the folder holds no model that transformers knows.
+        BoxwoodError: the folder holds no model that transformers knows, or one that is quantised or an
+            adapter.
 
     Example:
         >>> load_pretrained(Path("gone"))
@@ -138,6 +140,7 @@ def load_pretrained(folder: Path) -> transformers.PreTrainedModel:
         boxwood.core.errors.BoxwoodError: Expected a folder with config.json at gone, got none; give a folder as save_pretrained writes it.
     """
     config = open_config(folder)
+    refuse_unprunable(folder, find_files(folder)[1])
     kind = architecture_of(config, folder)
     try:
         model = kind.from_pretrained(folder, local_files_only=True, dtype="auto")

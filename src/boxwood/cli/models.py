@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from boxwood.cli.target import arguments
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.spec import load
+from boxwood.files.header import read_header
+from boxwood.files.quantised import refuse_unprunable_tensors
 from boxwood.model.oneshot import project_, prune
 from boxwood.recipes.phase import load_weights_
 
@@ -106,6 +108,8 @@ def _drawn(text: str, generator: torch.Generator) -> Tensor:
 
 
 def _load_(model: nn.Module, path: Path) -> None:
+    if path.is_file():
+        refuse_unprunable_tensors(read_header(path), path)
     try:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:

@@ -18,6 +18,7 @@ from boxwood.files.header import preamble, read_header
 from boxwood.files.layout import Layout, is_packed, open_packed, packed_header, survey_all
 from boxwood.files.mask_files import masks_beside, open_masks
 from boxwood.files.packed import dense_pieces, pack_file, unpack_file
+from boxwood.files.quantised import refuse_unprunable
 from boxwood.files.writing import copy_file, disk_errors
 from boxwood.report.tables import render
 
@@ -50,6 +51,8 @@ def pack(
             f"Expected --masks to name the file of masks of a checkpoint in one file, got {masks} "
             f"for {checkpoint}; for shards put theirs into masks/ beside them."
         )
+    # Of all shards, before the first is written.
+    refuse_unprunable(checkpoint, find_files(checkpoint, follow_links=follow_links)[1])
     with byte_bar(quiet=as_json) as watch:
         sizes = _convert(
             checkpoint,

@@ -38,14 +38,19 @@ TYPES = {
 """Torch's types of the floats in files."""
 
 
-def matrices(name: str, entry: Entry) -> bool:  # noqa: ARG001 - names are for other choices
+def matrices(name: str, entry: Entry) -> bool:
     """Choose every tensor of two or more dimensions: matrices, kernels and embeddings.
+
+    The lengths that weight norm keeps apart from the directions have as many dimensions as these,
+    and are left alone: a zero there would delete a whole row.
 
     Example:
         >>> matrices("fc.weight", Entry("F32", (2, 3), 0, 24)), matrices("b", Entry("F32", (2,), 0, 8))
         (True, False)
+        >>> matrices("fc.weight_g", Entry("F32", (2, 1), 0, 8))
+        False
     """
-    return len(entry.shape) >= 2
+    return len(entry.shape) >= 2 and not name.endswith(("weight_g", ".original0"))
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,10 @@ from boxwood.files.layout import (
     last_before,
     open_packed,
     packed_header,
-    refuse_packed,
     survey_all,
 )
 from boxwood.files.mask_files import StoredMask, bits_of, bool_chunks, open_masks, with_masks
+from boxwood.files.quantised import refuse_unprunable
 from boxwood.files.writing import check_space, whole_file
 
 
@@ -52,7 +52,8 @@ def pack_file(
         How each tensor lies in the new file, in the order of the old one.
 
     Raises:
-        BoxwoodError: a file is damaged, a mask does not fit or was not applied, or the disk is full.
+        BoxwoodError: a file is damaged, quantised or an adapter, a mask does not fit or was not
+            applied, or the disk is full.
 
     Example:
         >>> import tempfile, torch
@@ -68,7 +69,7 @@ def pack_file(
         (16384, 312)
     """
     header = read_header(source)
-    refuse_packed(header, source)
+    refuse_unprunable(source, [source])
     found = {} if masks is None else open_masks(masks)
     layouts = survey_all(source, header, found, read)
     outer = packed_header(header, layouts, target)

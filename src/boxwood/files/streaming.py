@@ -31,7 +31,6 @@ from boxwood.files.checkpoint import (
     open_checkpoint,
     texts_beside,
 )
-from boxwood.files.layout import refuse_packed
 from boxwood.files.limits import (
     Limits,
     Read,
@@ -44,6 +43,7 @@ from boxwood.files.limits import (
     matrices,
 )
 from boxwood.files.mask_files import FOLDER, bits_of, open_masks, with_masks
+from boxwood.files.quantised import refuse_unprunable
 from boxwood.files.writing import check_space, copy_file, disk_errors, whole_file
 
 Watch = Callable[[str, int, int], None]
@@ -101,8 +101,8 @@ def prune_checkpoint(
         What was kept of every pruned tensor, sorted by name.
 
     Raises:
-        BoxwoodError: the checkpoint is damaged or has values that are not finite, the folder holds
-            something else, or the disk is full; what was finished stays.
+        BoxwoodError: the checkpoint is damaged, quantised or an adapter, or has values that are not
+            finite; the folder holds something else; or the disk is full; what was finished stays.
 
     Example:
         >>> import tempfile
@@ -116,8 +116,7 @@ def prune_checkpoint(
     """
     check_sparsity(sparsity)
     checkpoint = open_checkpoint(source, follow_links=follow_links)
-    for shard in checkpoint.shards:
-        refuse_packed(shard.header, shard.path)
+    refuse_unprunable(source, [shard.path for shard in checkpoint.shards])
     tensors = choose(checkpoint.tensors(), where)
     job = _job(checkpoint, tensors, sparsity, scope)
     with _claimed(out):
