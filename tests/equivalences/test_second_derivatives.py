@@ -8,6 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.model.evidence.activations import input_norm
@@ -295,3 +296,90 @@ def test_refusals() -> None:
         second_derivative(seen(Called(), *data(1, 4, 4)))
     with pytest.raises(BoxwoodError, match=r"Linear, Conv1d, Conv2d layers .* got '0\.bias'"):
         input_gram(seen(net, inputs, targets))
+
+
+class Attending(nn.Module):
+    """Attention by torch's function or module, and a linear layer behind it."""
+
+    def __init__(self, by: str) -> None:
+        super().__init__()
+        self.by = by
+        self.enter = nn.Linear(4, 4)
+        self.attend = nn.MultiheadAttention(4, 2, batch_first=True) if by == "module" else None
+        layer = nn.TransformerEncoderLayer(4, 2, 4, dropout=0.0, batch_first=True)
+        self.encode = layer if by == "encoder" else None
+        self.leave = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        if self.attend is not None:
+            x = self.attend(x, x, x, need_weights=False)[0]
+        elif self.encode is not None:
+            x = self.encode(x)
+        else:
+            heads = x.unflatten(-1, (2, 2)).transpose(1, 2)
+            fused = nn.functional.scaled_dot_product_attention(heads, heads, heads, is_causal=True)
+            x = fused.transpose(1, 2).flatten(2)
+        return self.leave(x.mean(1))
+
+
+@pytest.mark.parametrize("by", ["function", "module", "encoder"])
+def test_attention_has_second_derivatives(by: str) -> None:
+    """H g and Hutchinson's estimate are those of the explicit Hessian of the same attention."""
+    torch.manual_seed(0)
+    net = Attending(by).eval().double()
+    weights = {n: p for n, p in net.named_parameters() if n == "enter.weight"}
+    inputs, targets = torch.randn(5, 3, 4).double(), torch.randn(5, 2).double()
+    known = Calibration(net, weights, [(inputs, targets)], squared)
+
+    def of(flat: Tensor) -> Tensor:
+        with sdpa_kernel(SDPBackend.MATH):
+            outputs = functional_call(net, {"enter.weight": flat.view(4, 4)}, (inputs,))
+        return squared(outputs, targets)
+
+    hessian = torch.autograd.functional.hessian(of, net.enter.weight.detach().flatten())
+    slope = row(gradient(known))
+    torch.testing.assert_close(row(hessian_gradient(known)), hessian @ slope)
+    # With as many probes as there are signs of 16 weights times 8, the diagonal to within its noise.
+    found = row(hessian_diagonal(known, probes=2000))
+    noise = (hessian.square().sum(1) - hessian.diagonal().square()).div(2000).sqrt()
+    assert bool(((found - hessian.diagonal()).abs() <= 5 * noise + 1e-12).all())
+
+
+def test_an_operation_without_second_derivatives_is_named() -> None:
+    """What torch cannot differentiate twice is refused in its own words, with the way out."""
+
+    def aligned(outputs: Tensor, targets: Tensor) -> Tensor:
+        steps = outputs.unflatten(1, (3, 2)).movedim(1, 0).log_softmax(-1)
+        lengths = torch.full((len(targets),), 3), torch.full((len(targets),), 1)
+        return nn.functional.ctc_loss(steps, targets, *lengths)
+
+    net = nn.Sequential(nn.Linear(4, 6))
+    batches = [(torch.randn(2, 4), torch.ones(2, 1, dtype=torch.int64))]
+    known = Calibration(net, {"0.weight": net[0].weight}, batches, aligned)
+    for collect in (hessian_diagonal, hessian_gradient, levenberg_marquardt, second_derivative):
+        with pytest.raises(
+            BoxwoodError, match=r"got one of which torch says: .*_ctc_loss_backward"
+        ):
+            collect(known)
+    assert gradient(known)["0.weight"].shape == (6, 4)
+
+
+def test_recurrent_layers_are_differentiated_without_cudnn() -> None:
+    """CuDNN has no backward pass of an evaluated recurrent layer; its setting comes back."""
+    used = []
+
+    class Reading(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.read, self.leave = nn.GRU(3, 4, batch_first=True), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            used.append(torch.backends.cudnn.enabled)
+            return self.leave(self.read(x)[0][:, -1])
+
+    net, before = Reading(), torch.backends.cudnn.enabled
+    batches = [(torch.randn(2, 3, 3), torch.randn(2, 2))]
+    gradient(Calibration(net, dict(net.named_parameters()), batches, squared))
+    assert used == [False]
+    assert torch.backends.cudnn.enabled == before

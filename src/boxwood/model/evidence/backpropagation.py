@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from boxwood.core.errors import BoxwoodError
 from boxwood.model.evidence.calibration import Calibration, accumulator
 from boxwood.model.evidence.layers import input_sums, weight_sums
+from boxwood.model.evidence.second_order import refusing_first_order
 from boxwood.model.feedforward import Link, chain
 from boxwood.model.steps import Flatten, Pointwise, Pool, Step
 
@@ -157,12 +158,14 @@ def _hessian_rows(loss: Tensor, outputs: Tensor) -> Iterator[Tensor]:
     """∂²E/∂x_k∂x for each output k, [batch, outputs]; examples do not act on each other."""
     (slope,) = torch.autograd.grad(loss, outputs, create_graph=True)
     for k in range(outputs.shape[1]):
-        if slope.requires_grad:
-            yield torch.autograd.grad(
-                slope[:, k].sum(), outputs, retain_graph=True, materialize_grads=True
-            )[0]
-        else:
+        if not slope.requires_grad:
             yield torch.zeros_like(outputs)
+            continue
+        with refusing_first_order():
+            (row,) = torch.autograd.grad(
+                slope[:, k].sum(), outputs, retain_graph=True, materialize_grads=True
+            )
+        yield row
 
 
 def _through_steps(
@@ -206,7 +209,8 @@ def _through_pointwise(
         (first,) = torch.autograd.grad(step.apply(leaf.clone()).sum(), leaf, create_graph=full)
         second = torch.zeros_like(value)
         if full and first.requires_grad:
-            (second,) = torch.autograd.grad(first.sum(), leaf, materialize_grads=True)
+            with refusing_first_order():
+                (second,) = torch.autograd.grad(first.sum(), leaf, materialize_grads=True)
     first = first.detach()
     return first * slope, first.square() * curve + second * slope
 

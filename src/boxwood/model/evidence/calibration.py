@@ -67,6 +67,12 @@ class Calibration:
             on_gpu = [device] if device.type == "cuda" else []
             stack.enter_context(torch.random.fork_rng(devices=on_gpu))
             stack.enter_context(evaluating(self.model))
+            if any(isinstance(module, nn.RNNBase) for module in self.model.modules()):
+                # cuDNN's recurrent layers have no backward pass in evaluation, nor a second one.
+                stack.callback(
+                    setattr, torch.backends.cudnn, "enabled", torch.backends.cudnn.enabled
+                )
+                torch.backends.cudnn.enabled = False
             for buffer in self.model.buffers():
                 stack.callback(_put_back_, buffer, buffer.clone())
             for name, weight in self.weights.items():

@@ -11,6 +11,7 @@ from boxwood.core.seeds import generator_for
 from boxwood.model.evidence.activations import check_seen, watching_inputs
 from boxwood.model.evidence.calibration import Calibration, accumulator, wide
 from boxwood.model.evidence.gradients import derivative_along, gradients_of
+from boxwood.model.evidence.second_order import twice_differentiable
 
 _GRAMMED = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
@@ -41,7 +42,7 @@ def hessian_diagonal(seen: Calibration, *, probes: int = 8, seed: int = 0) -> di
         raise BoxwoodError(f"Expected at least 1 probe for Hutchinson's estimate, got {probes}.")
     sums = {name: accumulator(weight) for name, weight in seen.weights.items()}
     examples = 0
-    with seen.at_rest():
+    with seen.at_rest(), twice_differentiable():
         for batch, (loss, count) in enumerate(seen.losses()):
             examples += count
             first = gradients_of(loss, seen.weights, again=True)

@@ -9,6 +9,7 @@ from torch.func import functional_call
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.model.evidence.calibration import Calibration, accumulator
+from boxwood.model.evidence.second_order import refusing_first_order, twice_differentiable
 
 
 def gradient(seen: Calibration) -> dict[str, Tensor]:
@@ -75,7 +76,7 @@ def hessian_gradient(seen: Calibration) -> dict[str, Tensor]:
         {'weight': tensor([[12.]])}
     """
     sums, examples = _zeros(seen.weights), 0
-    with seen.at_rest():
+    with seen.at_rest(), twice_differentiable():
         mean = _weighted_mean(seen, lambda value: value)
         for loss, count in seen.losses():
             examples += count
@@ -158,13 +159,17 @@ def derivative_along(
         weights: what to differentiate by.
         vector: v, by name.
         more: another vector follows.
+
+    Raises:
+        BoxwoodError: an operation has no second derivative.
     """
     product = sum((first[name] * vector[name]).sum() for name in weights)
     if not isinstance(product, Tensor) or not product.requires_grad:  # a loss linear in all weights
         return {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    found = torch.autograd.grad(
-        product, list(weights.values()), retain_graph=more, materialize_grads=True
-    )
+    with refusing_first_order():
+        found = torch.autograd.grad(
+            product, list(weights.values()), retain_graph=more, materialize_grads=True
+        )
     return dict(zip(weights, found, strict=True))
 
 
