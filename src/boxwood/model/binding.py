@@ -8,7 +8,9 @@ from torch.optim import Optimizer
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.masks import Masks, and_, bits_of, validate
-from boxwood.model.prunable import plain_name
+from boxwood.core.ranks import Group
+from boxwood.model.prunable import plain_name, unwrapped
+from boxwood.model.synchronised import check_same_masks
 
 
 class MaskBinding:
@@ -26,10 +28,13 @@ class MaskBinding:
             weights) takes one mask, under either name.
         mask_gradients: False leaves gradients at pruned places as they are, for methods that
             regrow weights by them; the weights themselves still stay zero.
+        group: ranks of ``torch.distributed`` that train copies of this network; all ranks by
+            default.
 
     Raises:
         BoxwoodError: a mask does not fit, two names of one parameter have different masks, or the
-            optimizer has none of the masked parameters.
+            optimizer has none of the masked parameters; at the first step under new masks, ranks
+            hold different ones.
 
     Example:
         >>> net = nn.Linear(2, 1, bias=False)
@@ -53,12 +58,14 @@ class MaskBinding:
         masks: Masks,
         *,
         mask_gradients: bool = True,
+        group: Group = None,
     ) -> None:
         self._optimizer = optimizer
         self._mask_gradients = mask_gradients
+        self._group = group
         self._named = {
             plain_name(name): parameter
-            for name, parameter in model.named_parameters(remove_duplicate=False)
+            for name, parameter in unwrapped(model).named_parameters(remove_duplicate=False)
         }
         masks = _merge_tied(self._named, masks)
         self._parameters = {name: self._named[name] for name in masks}
@@ -134,6 +141,7 @@ class MaskBinding:
 
     @torch.no_grad()
     def _set(self, masks: Masks) -> None:
+        self._new_to_ranks = True
         for name, parameter in self._parameters.items():
             bits = bits_of(masks[name], parameter)
             # Weights that come back were pruned until now: their memory goes as well.
@@ -157,6 +165,9 @@ class MaskBinding:
         return zero_pruned_gradient
 
     def _after_step(self, *_: object) -> None:
+        if self._new_to_ranks:  # by now all ranks have their masks, and train
+            check_same_masks(self.masks, self._group)
+            self._new_to_ranks = False
         for name, parameter in self._parameters.items():
             and_(parameter, self._bits[name])
 

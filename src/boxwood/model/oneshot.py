@@ -12,6 +12,7 @@ from boxwood.core.errors import BoxwoodError, NoEffect
 from boxwood.core.evidence import evidence_of
 from boxwood.core.granularity import Elements, Granularity, pool_within
 from boxwood.core.masks import Masks, apply_, kept, validate
+from boxwood.core.ranks import Group
 from boxwood.core.schedules import Schedule
 from boxwood.core.selection import candidates, select
 from boxwood.model.evidence.calibration import Batches, Calibration, Loss
@@ -33,6 +34,7 @@ def prune(
     loss: Loss | None = None,
     batches: Batches = (),
     evidence: Evidence | None = None,
+    group: Group = None,
 ) -> dict[str, Tensor]:
     """Decide which weights of a network stay; the network itself is not changed.
 
@@ -53,6 +55,9 @@ def prune(
             something that can be read several times.
         evidence: what was gathered before, by the name of the evidence and of the weight; it is
             used as it is.
+        group: ranks of ``torch.distributed`` that hold this network; all ranks by default. Where
+            there are several, each gives batches of its own, and all must call this alike: what
+            their batches show is added up, and all get the same masks.
 
     Returns:
         A bool mask per prunable tensor, True where the weight stays, on the weight's device.
@@ -60,7 +65,7 @@ def prune(
     Raises:
         BoxwoodError: the sparsity is out of range or not reachable, a weight is NaN or infinite,
             ``within`` does not fit the model, or the criterion asks for evidence that the batches,
-            the loss or the network cannot give.
+            the loss or the network cannot give; or ranks hold different weights.
 
     Warns:
         NoEffect: every weight stays.
@@ -79,7 +84,7 @@ def prune(
         validate(parameter_names(model), within)
         within = {name: mask for name, mask in within.items() if name in parameters}
     granularity = granularity or Elements()
-    seen = Calibration(model, parameters, batches, loss, within)
+    seen = Calibration(model, parameters, batches, loss, within, group)
     found = gather(evidence_of(criterion), seen, evidence)
     weights: dict[str, Tensor] = {name: p.detach() for name, p in parameters.items()}
     scores = score(weights, criterion, masks=within, evidence=found)

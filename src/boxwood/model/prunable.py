@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from boxwood.core.errors import BoxwoodError
 
@@ -105,7 +106,25 @@ def parameter_names(model: nn.Module) -> dict[str, nn.Parameter]:
         >>> list(parameter_names(nn.Linear(2, 1)))
         ['weight', 'bias']
     """
-    return {plain_name(name): parameter for name, parameter in model.named_parameters()}
+    named = unwrapped(model).named_parameters()
+    return {plain_name(name): parameter for name, parameter in named}
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the network inside ``torch.compile``, ``DataParallel`` or ``DistributedDataParallel``.
+
+    Example:
+        >>> net = nn.Linear(2, 1)
+        >>> unwrapped(nn.DataParallel(net)) is net
+        True
+    """
+    while True:
+        if isinstance(model, DataParallel | DistributedDataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
 
 
 def plain_name(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -12,11 +13,13 @@ from boxwood.core.allocation import keep_of
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.granularity import NofM
 from boxwood.core.masks import Masks, validate
+from boxwood.core.ranks import Group, all_or_none, as_first_rank
 from boxwood.core.schedules import check_sparsity
 from boxwood.core.surgeon import adjust, sparse_gpt
 from boxwood.model.evidence.activations import sharing_input
 from boxwood.model.evidence.calibration import Batches, Calibration
 from boxwood.model.evidence.curvature import damped, input_gram
+from boxwood.model.evidence.gathering import check_same_network
 from boxwood.model.prunable import Where, linear_and_conv, parameter_names
 
 
@@ -32,7 +35,12 @@ Solve = Callable[[str, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def reconstruct(
-    model: nn.Module, masks: Masks, batches: Batches, *, damping: float = 0.01
+    model: nn.Module,
+    masks: Masks,
+    batches: Batches,
+    *,
+    damping: float = 0.01,
+    group: Group = None,
 ) -> dict[str, Tensor]:
     """Adjust the weights that masks keep, so that every layer's outputs change least.
 
@@ -44,6 +52,8 @@ def reconstruct(
         masks: from any criterion.
         batches: inputs, or (inputs, targets); read once for every input that layers share.
         damping: added to the diagonal of each layer's Hessian, in units of its mean; above 0.
+        group: ranks of ``torch.distributed`` that hold this network, each with batches of its own,
+            as for `boxwood.prune`; all get the same weights.
 
     Returns:
         New weights by name; `load_` puts them into the model.
@@ -68,7 +78,7 @@ def reconstruct(
         parts = [adjust(*each) for each in zip(weight, hessians, mask, strict=True)]
         return torch.stack(parts), mask
 
-    return _layer_by_layer(model, chosen, batches, solve, damping).weights
+    return _layer_by_layer(model, chosen, batches, solve, damping, group).weights
 
 
 def prune_and_reconstruct(
@@ -81,6 +91,7 @@ def prune_and_reconstruct(
     keep: Mapping[str, int] | None = None,
     block: int = 128,
     damping: float = 0.01,
+    group: Group = None,
 ) -> Reconstruction:
     """Prune every layer by SparseGPT: choose and adjust in one go.
 
@@ -93,6 +104,7 @@ def prune_and_reconstruct(
         keep: counts by name in place of the sparsity, such as `allocate` gives.
         block: columns for which one mask is chosen at once.
         damping: added to the diagonal of each layer's Hessian, in units of its mean; above 0.
+        group: as for `reconstruct`.
 
     Example:
         >>> net = nn.Linear(8, 4)
@@ -127,7 +139,7 @@ def prune_and_reconstruct(
         ]
         return torch.stack([rows for rows, _ in parts]), torch.stack([mask for _, mask in parts])
 
-    return _layer_by_layer(model, parameters, batches, solve, damping)
+    return _layer_by_layer(model, parameters, batches, solve, damping, group)
 
 
 @torch.no_grad()
@@ -160,17 +172,19 @@ def _layer_by_layer(
     batches: Batches,
     solve: Solve,
     damping: float,
+    group: Group,
 ) -> Reconstruction:
     found, masks = {}, {}
-    with _restoring(weights), torch.no_grad():
-        for group in sharing_input(Calibration(model, weights, batches)):
-            first = {group[0]: weights[group[0]]}
-            gram = input_gram(Calibration(model, first, batches))[group[0]]
-            hessians = damped(gram, damping)
-            for name in group:
+    seen = Calibration(model, weights, batches, group=group)
+    with all_or_none(group), _restoring(weights), torch.no_grad():
+        check_same_network(seen)
+        for alike in sharing_input(seen):
+            first = replace(seen, weights={alike[0]: weights[alike[0]]})
+            hessians = damped(input_gram(first)[alike[0]], damping)
+            for name in alike:
                 weight = weights[name]
                 rows = weight.to(hessians.dtype).reshape(len(hessians), -1, hessians.shape[-1])
-                new, mask = solve(name, rows, hessians)
+                new, mask = (as_first_rank(each, group) for each in solve(name, rows, hessians))
                 masks[name] = mask.view(weight.shape)
                 weight.data = found[name] = new.view(weight.shape).to(weight.dtype)
     return Reconstruction(found, masks)

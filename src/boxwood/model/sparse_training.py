@@ -11,11 +11,13 @@ from torch.optim import Optimizer
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.evidence import evidence_of
 from boxwood.core.policies import Policy
+from boxwood.core.ranks import Group, all_or_none
 from boxwood.model.binding import MaskBinding
 from boxwood.model.evidence.calibration import Batches, Calibration, Loss
-from boxwood.model.evidence.gathering import Evidence, gather
+from boxwood.model.evidence.gathering import Evidence, check_same_network, gather
 from boxwood.model.prunable import Where, linear_and_conv
 from boxwood.model.scoring import score
+from boxwood.model.synchronised import check_same_masks, mean_gradients
 
 
 class SparseTraining:
@@ -35,9 +37,13 @@ class SparseTraining:
         evidence: returns evidence at hand, such as ``TrackMovement(...).evidence``.
         state: where to go on: what `state_dict` returned, or the masks of a network that is
             sparse already; by default the policy makes the first masks.
+        group: ranks of ``torch.distributed`` that train copies of this network; all ranks by
+            default. At an update gradients and evidence are averaged over them, so that all
+            decide the same masks.
 
     Raises:
-        BoxwoodError: nothing matches ``where``, or the optimizer has none of the parameters.
+        BoxwoodError: nothing matches ``where``, or the optimizer has none of the parameters; at an
+            update, ranks hold different weights.
 
     Example:
         >>> from boxwood.core.policies import Gradual
@@ -66,11 +72,12 @@ class SparseTraining:
         batches: Batches = (),
         evidence: Callable[[], Evidence] | None = None,
         state: Mapping[str, Tensor] | None = None,
+        group: Group = None,
     ) -> None:
         self.policy = policy
         self.steps, masks = _split(state or {})
         self._weights = where(model)
-        self._seen = Calibration(model, self._weights, batches, loss)
+        self._seen = Calibration(model, self._weights, batches, loss, group=group)
         self._evidence = evidence
         self._dense: dict[str, Tensor] = {}
         self._handles: list[Any] = []
@@ -87,7 +94,7 @@ class SparseTraining:
                 f"Expected masks for {', '.join(self._weights)}, got masks for "
                 f"{', '.join(masks)}; say with `where` which parameters are pruned."
             )
-        self._held = MaskBinding(model, optimizer, masks)
+        self._held = MaskBinding(model, optimizer, masks, group=group)
         self._handles.append(optimizer.register_step_post_hook(self._after_step))
 
     @property
@@ -133,14 +140,21 @@ class SparseTraining:
         self.steps += 1
         if not self.policy.due(self.steps):
             return
+        with all_or_none(self._seen.group):
+            self._update()
+
+    def _update(self) -> None:
         masks = self.masks
+        check_same_network(self._seen)
         criterion = self.policy.criterion
         given = None if self._evidence is None else self._evidence()
         found = gather(evidence_of(criterion), replace(self._seen, masks=masks), given)
         scores = score(self._weights, criterion, masks=masks, evidence=found)
         if self.policy.wants_gradients:
+            self._dense = mean_gradients(self._weights, self._dense, self._seen.group)
             self._check_gradients()
         new = self.policy.update(self.steps, masks, scores, self._dense)
+        check_same_masks(new, self._seen.group)
         self._held.replace_masks(new)
         self._dense = {}
 

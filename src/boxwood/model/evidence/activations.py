@@ -38,7 +38,8 @@ def input_norm(seen: Calibration) -> dict[str, Tensor]:
     with seen.at_rest(), watching_inputs(modules, add):
         seen.run()
     check_seen(modules, sums)
-    return {name: sums[name].sqrt() for name in seen.weights}
+    sums, _ = seen.over_ranks({name: sums[name] for name in seen.weights}, 1)
+    return {name: value.sqrt() for name, value in sums.items()}
 
 
 def feature_rank(seen: Calibration) -> dict[str, Tensor]:
@@ -64,7 +65,8 @@ def feature_rank(seen: Calibration) -> dict[str, Tensor]:
     with seen.at_rest(), _hooked(modules, lambda m: m.register_forward_hook(add)):
         examples = seen.run()
     check_seen(modules, sums)
-    return {name: sums[name] / examples for name in seen.weights}
+    sums, examples = seen.over_ranks({name: sums[name] for name in seen.weights}, examples)
+    return {name: value / examples for name, value in sums.items()}
 
 
 def norm_scale(seen: Calibration) -> dict[str, Tensor]:
@@ -134,7 +136,8 @@ def gate_gradient_square(seen: Calibration) -> dict[str, Tensor]:
             for name, value in zip(gates, found, strict=True):
                 sums[name] = sums.get(name, 0) + value.square()
             del loss
-    return {name: sums[name] / batches for name in seen.weights}
+    sums, batches = seen.over_ranks({name: sums[name] for name in seen.weights}, batches)
+    return {name: value / batches for name, value in sums.items()}
 
 
 def sharing_input(seen: Calibration) -> list[list[str]]:

@@ -96,6 +96,7 @@ def _back_propagated(seen: Calibration, *, full: bool) -> dict[str, Tensor]:
                 slope, curve = _through_steps(
                     links[place].before, seen.model, below, slope, curve, full=full
                 )
+    sums, examples = seen.over_ranks(sums, examples)
     return {name: value / examples for name, value in sums.items()}
 
 

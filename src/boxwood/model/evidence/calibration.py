@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.masks import Masks
+from boxwood.core.ranks import Group, add_up
 from boxwood.model.evaluation import evaluating
+from boxwood.model.prunable import unwrapped
 
 Loss = Callable[[Any, Any], Tensor]
 """Outputs of the network and targets, to the mean over the examples of the batch."""
@@ -32,11 +34,13 @@ class Calibration:
     numbers. One batch is held at a time, and one accumulator as large as the evidence.
 
     Args:
-        model: any module; a compiled one is used uncompiled.
+        model: any module; a compiled or a distributed one is used as it is inside.
         weights: the parameters that evidence is wanted about, by dotted name.
         batches: see `Batches`.
         loss: see `Loss`.
         masks: weights that these prune count as zero; their gradients are dense all the same.
+        group: ranks of ``torch.distributed`` whose batches count as well, each rank's its own; all
+            ranks by default.
 
     Example:
         >>> net = nn.Linear(2, 1)
@@ -50,9 +54,10 @@ class Calibration:
     batches: Batches = ()
     loss: Loss | None = None
     masks: Masks | None = None
+    group: Group = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "model", getattr(self.model, "_orig_mod", self.model))
+        object.__setattr__(self, "model", unwrapped(self.model))
         if isinstance(self.batches, Iterator):
             raise BoxwoodError(
                 f"Expected batches that can be read several times, such as a list or a DataLoader, "
@@ -137,6 +142,15 @@ class Calibration:
                 examples += self.count(inputs)
                 del inputs
         return examples
+
+    def over_ranks(self, sums: Mapping[str, Tensor], count: int) -> tuple[dict[str, Tensor], int]:
+        """Add what other ranks have summed over their batches, and their number of examples.
+
+        Args:
+            sums: tensors by the names of the weights.
+            count: the number that the sums will be divided by.
+        """
+        return add_up(sums, count, self.group)
 
     def count(self, inputs: Any) -> int:
         """Count the examples of a batch's inputs."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.ranks import rank, size
 from boxwood.core.seeds import generator_for
 from boxwood.model.evidence.activations import check_seen, watching_inputs
 from boxwood.model.evidence.calibration import Calibration, accumulator, wide
@@ -19,7 +20,7 @@ _GRAMMED = (nn.Linear, nn.Conv1d, nn.Conv2d)
 def hessian_diagonal(seen: Calibration, *, probes: int = 8, seed: int = 0) -> dict[str, Tensor]:
     """Hutchinson's estimate of the Hessian's diagonal, ``E[z ⊙ H z]`` over random signs z.
 
-    Each batch has probes of its own. The error of an entry is ``sqrt(Σ_{l≠k} H_kl² / probes)``:
+    Each batch of each rank has probes of its own. The error of an entry is ``sqrt(Σ_{l≠k} H_kl² / probes)``:
     none where the Hessian is diagonal, and often larger than the entry with a few probes. A ranking
     needs hundreds in all, over the batches.
 
@@ -41,10 +42,11 @@ def hessian_diagonal(seen: Calibration, *, probes: int = 8, seed: int = 0) -> di
     if probes < 1:
         raise BoxwoodError(f"Expected at least 1 probe for Hutchinson's estimate, got {probes}.")
     sums = {name: accumulator(weight) for name, weight in seen.weights.items()}
-    examples = 0
+    examples, ranks, mine = 0, size(seen.group), rank(seen.group)
     with seen.at_rest(), twice_differentiable():
-        for batch, (loss, count) in enumerate(seen.losses()):
+        for turn, (loss, count) in enumerate(seen.losses()):
             examples += count
+            batch = turn * ranks + mine  # its place among the batches of all ranks
             first = gradients_of(loss, seen.weights, again=True)
             for probe in range(probes):
                 signs = {
@@ -56,6 +58,7 @@ def hessian_diagonal(seen: Calibration, *, probes: int = 8, seed: int = 0) -> di
                 for name, value in product.items():
                     sums[name] += count * signs[name] * value / probes
             del loss, first
+    sums, examples = seen.over_ranks(sums, examples)
     return {name: value / examples for name, value in sums.items()}
 
 
@@ -87,7 +90,8 @@ def input_gram(seen: Calibration) -> dict[str, Tensor]:
     with seen.at_rest(), watching_inputs(modules, add):
         examples = seen.run()
     check_seen(modules, sums)
-    return {name: sums[name] * (2 / examples) for name in seen.weights}
+    sums, examples = seen.over_ranks({name: sums[name] for name in seen.weights}, examples)
+    return {name: value * (2 / examples) for name, value in sums.items()}
 
 
 def inverse_hessian_diagonal(seen: Calibration, *, damping: float = 0.01) -> dict[str, Tensor]:

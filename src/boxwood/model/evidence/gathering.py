@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from torch import Tensor
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.ranks import all_or_none, check_alike
 from boxwood.model.evidence.activations import (
     feature_rank,
     gate_gradient_square,
@@ -49,7 +50,10 @@ COLLECTORS: Mapping[str, Callable[[Calibration], dict[str, Tensor]]] = {
 
 
 def gather(names: Iterable[str], seen: Calibration, given: Evidence | None = None) -> Evidence:
-    """Gather evidence by name.
+    """Gather evidence by name, over the batches of all ranks where ``torch.distributed`` is in use.
+
+    Sums over examples, positions or batches add up over the ranks, and are divided by the number of
+    all: the result is that of one process that has seen every rank's batches.
 
     Args:
         names: of `COLLECTORS`; names of anything else are passed over.
@@ -58,7 +62,7 @@ def gather(names: Iterable[str], seen: Calibration, given: Evidence | None = Non
 
     Raises:
         BoxwoodError: evidence that is at hand lacks a weight, or has another shape; or a collector
-            cannot do its work.
+            cannot do its work; or the ranks hold different weights.
 
     Example:
         >>> import torch
@@ -68,12 +72,38 @@ def gather(names: Iterable[str], seen: Calibration, given: Evidence | None = Non
         {'input_norm': {'weight': tensor([[3., 4.]])}}
     """
     found = dict(given or {})
+    lacking = []
     for need in names:
         if need in found:
             _check_given(need, found[need], seen)
         elif need in COLLECTORS:
-            found[need] = COLLECTORS[need](seen)
+            lacking.append(need)
+    if lacking:
+        with all_or_none(seen.group):
+            check_same_network(seen)
+            for need in lacking:
+                found[need] = COLLECTORS[need](seen)
     return found
+
+
+def check_same_network(seen: Calibration) -> None:
+    """Refuse to add up what ranks have seen of networks that are not the same.
+
+    Raises:
+        BoxwoodError: a weight differs between ranks.
+
+    Example:
+        >>> import torch
+        >>> net = torch.nn.Linear(2, 1)
+        >>> check_same_network(Calibration(net, {"weight": net.weight}))
+    """
+    check_alike(
+        seen.weights,
+        "weights",
+        "wrap the network in DistributedDataParallel or load the same weights on every rank first; "
+        "where ranks train networks of their own, give each group= its own process group",
+        seen.group,
+    )
 
 
 def _check_given(need: str, tensors: Mapping[str, Tensor], seen: Calibration) -> None:

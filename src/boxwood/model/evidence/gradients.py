@@ -57,6 +57,7 @@ def batch_gradient_square(seen: Calibration) -> dict[str, Tensor]:
             for name, value in gradients_of(loss, seen.weights).items():
                 sums[name] += value.to(sums[name].dtype).square()
             del loss
+    sums, batches = seen.over_ranks(sums, batches)
     return {name: value / batches for name, value in sums.items()}
 
 
@@ -83,6 +84,7 @@ def hessian_gradient(seen: Calibration) -> dict[str, Tensor]:
             for name, value in hessian_times(loss, seen.weights, mean).items():
                 sums[name] += count * value
             del loss
+    sums, examples = seen.over_ranks(sums, examples)
     return {name: value / examples for name, value in sums.items()}
 
 
@@ -118,7 +120,9 @@ def flow_gradient(seen: Calibration) -> dict[str, Tensor]:
             )
             flow = outputs.sum()
         found = torch.autograd.grad(flow, wanted, materialize_grads=True)
-    return dict(zip(seen.weights, found, strict=True))
+    # Ranks may hold different buffers, such as the statistics of batch norms.
+    flows, ranks = seen.over_ranks(dict(zip(seen.weights, found, strict=True)), 1)
+    return {name: value / ranks for name, value in flows.items()}
 
 
 def gradients_of(
@@ -182,6 +186,7 @@ def _weighted_mean(
         for name, value in gradients_of(loss, seen.weights).items():
             sums[name] += count * change(value.to(sums[name].dtype))
         del loss
+    sums, examples = seen.over_ranks(sums, examples)
     return {name: value / examples for name, value in sums.items()}
 
 

@@ -1,0 +1,309 @@
+"""What one rank does in `test_ranks.py`: every scenario, its results written to a file.
+
+Run as ``python ranks_at_work.py RANK FOLDER``. Rank 0 repeats all of it in one process afterwards.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from boxwood.core import criteria
+from boxwood.core.errors import BoxwoodError
+from boxwood.core.policies import SET, Gradual, LayerByLayer, Policy, RigL, Static
+from boxwood.core.schedules import Cubic
+from boxwood.model.binding import MaskBinding
+from boxwood.model.evidence.movement import TrackMovement
+from boxwood.model.oneshot import prune
+from boxwood.model.prunable import Named, Where, linear_and_conv
+from boxwood.model.reconstruct import prune_and_reconstruct, reconstruct
+from boxwood.model.sparse_training import SparseTraining
+
+RANKS = 2
+Found = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which of the data this process has: everything where it is alone."""
+
+    rank: int
+    ranks: int
+
+    def of(self, whole: Sequence[Any]) -> list[Any]:
+        """Every rank's batches in turn, so that batch i of all lies on rank i mod ranks."""
+        return list(whole[self.rank :: self.ranks])
+
+    def rows(self, tensor: Tensor) -> Tensor:
+        """Equal shares of a batch."""
+        return tensor.chunk(self.ranks)[self.rank]
+
+    def wrap(self, net: nn.Module, **settings: Any) -> nn.Module:
+        return DistributedDataParallel(net, **settings) if self.ranks > 1 else net
+
+
+def squared(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets).square().sum(1).mean()
+
+
+def convolutions() -> nn.Module:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(2, 6, 3, padding=1), nn.BatchNorm2d(6), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(),
+        nn.Linear(24, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3),
+    )  # fmt: skip
+    return net.double().eval()
+
+
+def chain() -> nn.Module:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(2, 6, 3, padding=1), nn.Tanh(), nn.AvgPool2d(2), nn.Flatten(),
+        nn.Linear(24, 8), nn.Tanh(), nn.Linear(8, 3),
+    )  # fmt: skip
+    return net.double()
+
+
+def batches(count: int, size: int = 4, first: int = 0) -> list[tuple[Tensor, Tensor]]:
+    chance = torch.Generator().manual_seed(1 + first)
+    draw = {"generator": chance, "dtype": torch.float64}
+    return [
+        (torch.randn(size, 2, 4, 4, **draw), torch.randn(size, 3, **draw)) for _ in range(count)
+    ]
+
+
+def trained(
+    part: Part,
+    policy: Policy,
+    *,
+    micro: int = 1,
+    criterion_batches: Sequence[Any] = (),
+    movement: bool = False,
+    whole: bool = False,
+    **ddp: Any,
+) -> Found:
+    """Masks after each of 7 steps, and the weights at the end."""
+    net = chain()
+    model = part.wrap(net, **ddp)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    track = TrackMovement(optimizer, linear_and_conv(net)) if movement else None
+    training = SparseTraining(
+        model if whole else net,
+        optimizer,
+        policy,
+        loss=squared,
+        batches=part.of(criterion_batches),
+        evidence=None if track is None else track.evidence,
+    )
+    found: Found = {}
+    for step in range(7):
+        optimizer.zero_grad()
+        for turn, (inputs, targets) in enumerate(batches(micro, 8, first=step)):
+            local = part.ranks > 1 and turn < micro - 1
+            with model.no_sync() if local else nullcontext():  # type: ignore[operator]
+                squared(model(part.rows(inputs)), part.rows(targets)).backward()
+        optimizer.step()
+        found |= {f"mask {step} {name}": mask for name, mask in training.masks.items()}
+    return found | {f"weight {name}": p.detach() for name, p in net.named_parameters()}
+
+
+def policies() -> dict[str, tuple[Policy, dict[str, Any]]]:
+    rigl = RigL(sparsity=0.5, until=100, every=2)
+    slope = Cubic(final=0.8, end=6)
+    taylor = Gradual(schedule=slope, every=2, criterion=criteria.taylor)
+    moved = Gradual(schedule=slope, every=2, criterion=criteria.movement)
+    return {
+        "RigL": (rigl, {}),
+        "RigL by its wrapped network": (rigl, {"whole": True}),
+        "RigL with gradients as views of buckets": (rigl, {"gradient_as_bucket_view": True}),
+        "RigL with a static graph": (rigl, {"static_graph": True}),
+        "RigL with accumulated gradients": (rigl, {"micro": 3}),
+        "SET": (SET(sparsity=0.5, until=100, every=2), {}),
+        "Static": (Static(sparsity=0.5), {}),
+        "Gradual": (Gradual(schedule=slope, every=2), {}),
+        "LayerByLayer": (LayerByLayer(final=0.8, end=6, every=2), {}),
+        "Gradual by taylor": (taylor, {"criterion_batches": batches(4)}),
+        "Gradual by movement": (moved, {"movement": True}),
+    }
+
+
+def by_criterion(part: Part, name: str) -> Found:
+    net = convolutions() if name in ("network_slimming", "wanda", "taylor_gate") else chain()
+    where: Where = linear_and_conv
+    if name in ("network_slimming", "rank_of_features"):
+        where = Named(("0.weight",))
+    return prune(
+        part.wrap(net),
+        0.6,
+        criterion=getattr(criteria, name),
+        where=where,
+        loss=squared,
+        batches=part.of(batches(4)),
+    )
+
+
+def unequal(part: Part) -> Found:
+    """One rank has 3 batches and the other 1, of other sizes: the mean is over all examples."""
+    sizes = [6, 2, 3, 5]
+    whole = [batches(1, size, first=place)[0] for place, size in enumerate(sizes)]
+    mine = whole if part.ranks == 1 else (whole[:3], whole[3:])[part.rank]
+    return prune(chain(), 0.6, criterion=criteria.taylor, loss=squared, batches=mine)
+
+
+def reconstructed(part: Part) -> Found:
+    net = convolutions()
+    masks = prune(net, 0.5)
+    return reconstruct(net, masks, part.of(batches(4)))
+
+
+def sparse_gpt(part: Part) -> Found:
+    done = prune_and_reconstruct(convolutions(), 0.5, part.of(batches(4)))
+    return done.weights | {f"mask {name}": mask for name, mask in done.masks.items()}
+
+
+def unused_on_one_rank(part: Part) -> Found:
+    """A layer that only one rank's batch uses has half that rank's gradient."""
+
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.one, self.other = nn.Linear(6, 4).double(), nn.Linear(6, 4).double()
+
+        def forward(self, x: Tensor, *, both: bool) -> Tensor:
+            return self.one(x) + self.other(x) if both else self.one(x)
+
+    net = Branches()
+    model = part.wrap(net, find_unused_parameters=True)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    training = SparseTraining(net, optimizer, RigL(sparsity=0.5, until=9, every=1))
+    x = torch.randn(2, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    for _ in range(2):
+        optimizer.zero_grad()
+        if part.ranks > 1:
+            model(part.rows(x), both=part.rank == 1).square().sum().backward()
+        else:
+            halves = model(x[:1], both=False).square().sum(), model(x[1:], both=True).square().sum()
+            (sum(halves) / 2).backward()
+        optimizer.step()
+    return dict(training.masks)
+
+
+def other_weights(part: Part) -> Found:
+    net = chain()
+    with torch.no_grad():
+        net[4].weight[0, 0] += part.rank
+    return prune(net, 0.5, criterion=criteria.snip, loss=squared, batches=batches(1))
+
+
+def failure_on_one_rank(part: Part) -> Found:
+    given = batches(1) if part.rank == 0 else []
+    return prune(chain(), 0.5, criterion=criteria.snip, loss=squared, batches=given)
+
+
+def failure_in_training(part: Part) -> Found:
+    def evidence() -> dict[str, dict[str, Tensor]]:
+        if part.rank == 1:
+            raise BoxwoodError("Expected a disk, got none; buy one.")
+        return {}
+
+    net = chain()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    policy = Gradual(schedule=Cubic(final=0.5, end=4), every=1)
+    SparseTraining(net, optimizer, policy, evidence=evidence)
+    squared(net(batches(1)[0][0]), batches(1)[0][1]).backward()
+    optimizer.step()
+    return {}
+
+
+def other_masks(part: Part) -> Found:
+    net = chain()
+    masks = prune(net, 0.5, criterion=criteria.random)
+    masks["0.weight"] = masks["0.weight"].roll(part.rank)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    MaskBinding(part.wrap(net), optimizer, masks)
+    optimizer.step()
+    return {}
+
+
+def networks_of_their_own(part: Part) -> Found:
+    """Ranks that train networks of their own name a group of one rank each."""
+    torch.manual_seed(part.rank)
+    net = nn.Linear(6, 4)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    groups = [dist.new_group([each]) for each in range(part.ranks)]
+    policy = RigL(sparsity=0.5, until=9, every=1)
+    SparseTraining(net, optimizer, policy, group=groups[part.rank])
+    net(torch.ones(1, 6)).sum().backward()
+    optimizer.step()
+    return {}
+
+
+def both(part: Part) -> dict[str, Callable[[], Found]]:
+    """What one process does as well, with the same results."""
+    found: dict[str, Callable[[], Found]] = {
+        name: lambda policy=policy, settings=settings: trained(part, policy, **settings)
+        for name, (policy, settings) in policies().items()
+    }
+    gathered = [name for name in criteria.__all__ if name != "movement"]
+    found |= {name: lambda name=name: by_criterion(part, name) for name in gathered}
+    return found | {
+        "unequal batches": lambda: unequal(part),
+        "reconstruct": lambda: reconstructed(part),
+        "SparseGPT": lambda: sparse_gpt(part),
+        "unused on one rank": lambda: unused_on_one_rank(part),
+    }
+
+
+def together(part: Part) -> dict[str, Callable[[], Found]]:
+    """What only several processes can do."""
+    return {
+        "other weights": lambda: other_weights(part),
+        "failure on one rank": lambda: failure_on_one_rank(part),
+        "failure in training": lambda: failure_in_training(part),
+        "other masks": lambda: other_masks(part),
+        "networks of their own": lambda: networks_of_their_own(part),
+    }
+
+
+def results(scenarios: dict[str, Callable[[], Found]]) -> dict[str, Found | str]:
+    """Tensors of each scenario, or what a refusal says."""
+    found: dict[str, Found | str] = {}
+    for name, scenario in scenarios.items():
+        try:
+            found[name] = {key: each.detach().clone() for key, each in scenario().items()}
+        except BoxwoodError as error:
+            found[name] = str(error)
+        except Exception as error:
+            error.add_note(f"in the scenario {name!r}")
+            raise
+    return found
+
+
+def main(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder / 'meeting'}",
+        rank=rank,
+        world_size=RANKS,
+        timeout=timedelta(seconds=60),
+    )
+    part = Part(rank, RANKS)
+    torch.save(results(both(part) | together(part)), folder / f"{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+    if rank == 0:
+        torch.save(results(both(Part(0, 1))), folder / "alone.pt")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))

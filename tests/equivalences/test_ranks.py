@@ -1,0 +1,133 @@
+"""Several ranks that each see a part of the data decide what one process decides that sees all."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).parent / "ranks_at_work.py"
+PATIENCE = 240  # seconds, on a machine that is busy with other tests
+POLICIES = (
+    "RigL",
+    "RigL by its wrapped network",
+    "RigL with gradients as views of buckets",
+    "RigL with a static graph",
+    "RigL with accumulated gradients",
+    "SET",
+    "Static",
+    "Gradual",
+    "LayerByLayer",
+    "Gradual by taylor",
+    "Gradual by movement",
+)
+EVIDENCE = (
+    "fisher",
+    "gradient_magnitude",
+    "grasp",
+    "hutchinson",
+    "network_slimming",
+    "optimal_brain_damage",
+    "optimal_brain_damage_full",
+    "optimal_brain_surgeon",
+    "rank_of_features",
+    "snip",
+    "synflow",
+    "taylor",
+    "taylor_gate",
+    "wanda",
+    "unequal batches",
+    "unused on one rank",
+)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """Results of both ranks, and of one process alone; none is waited for without end."""
+    folder = tmp_path_factory.mktemp("ranks")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, SCRIPT, str(rank), str(folder)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        said = [process.communicate(timeout=PATIENCE)[0] for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+    assert [process.returncode for process in ranks] == [0, 0], "\n".join(said)
+    return {name: torch.load(folder / f"{name}.pt") for name in ("0", "1", "alone")}
+
+
+@pytest.mark.parametrize("scenario", POLICIES + EVIDENCE)
+def test_masks_are_those_of_one_process(found, scenario):
+    """Both ranks hold the same masks, and they are those of one process with all the data."""
+    mine, other, alone = (found[name][scenario] for name in ("0", "1", "alone"))
+    assert mine.keys() == other.keys() == alone.keys()
+    for name, mask in mine.items():
+        assert torch.equal(mask, other[name])
+        if mask.dtype == torch.bool:
+            assert torch.equal(mask, alone[name])
+        else:  # weights at the end of a training, in double precision
+            assert torch.allclose(mask, alone[name], rtol=0, atol=1e-12)
+    assert any(mask.dtype == torch.bool and not mask.all() for mask in mine.values())
+
+
+@pytest.mark.parametrize("scenario", ["reconstruct", "SparseGPT"])
+def test_adjusted_weights_are_those_of_one_process(found, scenario):
+    """Hessians add up over the ranks, and all get the same bits."""
+    mine, other, alone = (found[name][scenario] for name in ("0", "1", "alone"))
+    for name, tensor in mine.items():
+        assert torch.equal(tensor, other[name])
+        assert torch.allclose(tensor.double(), alone[name].double(), rtol=0, atol=1e-12)
+
+
+def test_masks_change_while_they_train(found):
+    """The policies above have something to disagree about."""
+    for scenario in ("RigL", "SET", "Gradual", "LayerByLayer", "Gradual by taylor"):
+        masks = found["alone"][scenario]
+        assert not torch.equal(masks["mask 0 0.weight"], masks["mask 6 0.weight"])
+
+
+def test_other_weights_are_refused(found):
+    """Evidence of networks that differ is not added up, on any rank."""
+    for rank in "01":
+        said = found[rank]["other weights"]
+        assert said.startswith(
+            "Expected the same weights on all 2 ranks of the process group, got different ones of "
+            "4.weight; wrap the network in DistributedDataParallel"
+        )
+
+
+def test_other_masks_are_refused(found):
+    """Masks that differ between ranks end the training at its first step."""
+    for rank in "01":
+        assert found[rank]["other masks"].startswith(
+            "Expected the same masks on all 2 ranks of the process group, got different ones of "
+            "0.weight; decide them from what is the same on every rank"
+        )
+
+
+def test_one_rank_that_fails_ends_all(found):
+    """Where one rank has no batches, or its own evidence fails, the other does not wait for it."""
+    said = (
+        "Expected all 2 ranks of the process group to go on, got an error on rank 1 of them; see "
+        "its message."
+    )
+    assert found["0"]["failure on one rank"] == said
+    assert found["1"]["failure on one rank"].startswith("Expected batches to gather evidence from")
+    assert found["0"]["failure in training"] == said
+    assert found["1"]["failure in training"] == "Expected a disk, got none; buy one."
+
+
+def test_networks_of_their_own_are_left_alone(found):
+    """Ranks that give groups of their own need not agree."""
+    assert found["0"]["networks of their own"] == found["1"]["networks of their own"] == {}
