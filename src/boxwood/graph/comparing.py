@@ -76,10 +76,10 @@ def prepared(tensor: Tensor, dtype: torch.dtype | None, noise: Tensor | None) ->
         tensor([1.], dtype=torch.float64)
     """
     made = tensor.detach()
-    if not made.is_floating_point():
+    if not (made.is_floating_point() or made.is_complex()):
         return made
     if dtype is not None:
-        made = made.to(dtype)
+        made = made.to(dtype.to_complex() if made.is_complex() else dtype)
     return made if noise is None else _perturbed(made, noise)
 
 
@@ -90,7 +90,7 @@ def ready(network: nn.Module, replace: Replace, dtype: torch.dtype | None) -> nn
         >>> ready(nn.Dropout(), lambda name, tensor: tensor, None).training
         False
     """
-    made = rebuilt(network, replace).eval()
+    made = rebuilt(network, replace, isolated=True).eval()
     if dtype is not None:
         _widen_plain_tensors_(made, dtype)
     return made
@@ -109,6 +109,9 @@ def noise_of(seed: int) -> Tensor:
 
 def _perturbed(tensor: Tensor, noise: Tensor) -> Tensor:
     """Add noise of a tenth of the tensor's size, or a little where it is all but zero."""
+    if tensor.is_complex():
+        real = torch.view_as_real(tensor.resolve_conj())
+        return torch.view_as_complex(_perturbed(real, noise).contiguous())
     count = tensor.numel()
     norm = float(torch.linalg.vector_norm(tensor)) if count else 0.0
     size = max(0.1 * norm / max(count, 1) ** 0.5, 0.02)
@@ -146,8 +149,11 @@ def run(
     """
 
     def wide(each: Any) -> Any:
-        floating = isinstance(each, Tensor) and each.is_floating_point() and dtype is not None
-        return each.detach().to(dtype) if floating else each
+        if not isinstance(each, Tensor) or dtype is None:
+            return each
+        if each.is_complex():
+            return each.detach().to(dtype.to_complex())
+        return each.detach().to(dtype) if each.is_floating_point() else each
 
     args, kwargs = tree_map(wide, as_arguments(example))
     with torch.random.fork_rng(devices=[]), _default_dtype(dtype):
@@ -191,7 +197,7 @@ def distance(expected: Sequence[Tensor], got: Sequence[Tensor]) -> tuple[float, 
     for first, second in zip(expected, got, strict=True):
         if not first.numel():
             continue
-        if not first.is_floating_point():
+        if not (first.is_floating_point() or first.is_complex()):
             difference = max(difference, float((first != second).any()))
             continue
         same = (first == second) | (first.isnan() & second.isnan())
@@ -215,7 +221,7 @@ def precision(outputs: Sequence[Tensor], dtype: torch.dtype | None) -> torch.dty
         >>> precision([torch.ones(1), torch.ones(1, dtype=torch.float64)], None)
         torch.float32
     """
-    kinds = [t.dtype for t in outputs if t.is_floating_point()]
+    kinds = [t.dtype.to_real() for t in outputs if t.is_floating_point() or t.is_complex()]
     return min(kinds, key=lambda kind: -torch.finfo(kind).eps, default=dtype or torch.float32)
 
 
@@ -251,8 +257,9 @@ def randomised(example: Any, seed: int) -> Any:
     def other(each: Any) -> Any:
         if not isinstance(each, Tensor) or each.dtype == torch.bool or not each.numel():
             return each
-        if each.is_floating_point():
-            return torch.randn(each.shape, generator=generator).to(each)
+        if each.is_floating_point() or each.is_complex():
+            kind = torch.complex64 if each.is_complex() else torch.float32
+            return torch.randn(each.shape, generator=generator, dtype=kind).to(each)
         order = torch.randperm(each.numel(), generator=generator).to(each.device)
         return each.reshape(-1)[order].reshape(each.shape)
 

@@ -90,7 +90,7 @@ def compensate(
         raise BoxwoodError(f"Expected ridge of at least 0, got {ridge}; it is a penalty.")
     repaired = rebuilt(small, lambda _, tensor: tensor.clone())
     repaired.eval()
-    original = rebuilt(model, lambda _, tensor: tensor)
+    original = rebuilt(model, lambda _, tensor: tensor, isolated=True)
     original.eval()
     with torch.no_grad():
         for reader in _in_order(readers(model, keep), repaired, data[0]):

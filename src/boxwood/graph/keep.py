@@ -109,6 +109,11 @@ def score_units(
             at_hand: dict[str, Any] = {need: each[name] for need, each in told.items()}
             at_hand |= {"weight": weight.detach(), "name": name}
             scored[name] = criterion(*(at_hand[need] for need in needs))
+            if scored[name].is_complex():
+                raise BoxwoodError(
+                    f"Expected real scores, got complex ones for {name!r}; let the criterion "
+                    "return a magnitude, such as scores.abs()."
+                )
         along = scored[name]
         if along.shape[axis.dim] != weight.shape[axis.dim]:
             continue  # a score per filter says nothing about the other axes

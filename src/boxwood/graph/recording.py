@@ -63,7 +63,8 @@ class Trace:
         calls: in order.
         shapes: of every value.
         named: value to the names of the parameter or buffer that it is.
-        floating, integral: of every value, whether it holds floats; whether it is no mask.
+        floating, integral: of every value, whether it holds floats or complex numbers, densely;
+            whether it is no mask.
         storages: value to a key that values sharing memory have in common.
         sharing: that key to the values.
         numbers: expressions of sizes that code used as plain numbers, and where.
@@ -131,7 +132,8 @@ class Recorder:
             found = self._values[id(tensor)] = len(self._alive)
             self._alive.append(tensor)  # or its id might be given to another
             self.trace.shapes.append(tuple(int(size) for size in _plain_shape(tensor)))
-            self.trace.floating.append(tensor.is_floating_point())
+            inexact = tensor.is_floating_point() or tensor.is_complex()
+            self.trace.floating.append(inexact and tensor.layout is torch.strided)
             self.trace.integral.append(tensor.dtype not in (torch.bool, torch.uint8))
             try:
                 storage = tensor.untyped_storage()._cdata

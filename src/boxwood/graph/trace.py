@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from types import FunctionType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +84,7 @@ def _traced(model: nn.Module, example: Any, *, with_values: bool, until_data: bo
         return made
 
     recorder = Recorder(Trace(), known)
-    twin, names = twin_of(model, lambda _, tensor: faked(tensor))
+    twin, names = twin_of(model, lambda _, tensor: faked(tensor), isolated=True)
     recorder.modules = {id(module): name for name, module in twin.named_modules()}
     for names_of, tensor in names:
         recorder.trace.named[recorder.value(tensor)] = names_of
@@ -155,6 +155,9 @@ def _in_training(recorder: "Recorder", twin: nn.Module, args: Any, kwargs: Any) 
 
 
 def _faked(fake: FakeTensorMode, tensor: Tensor) -> Tensor:
+    if tensor.layout is not torch.strided:
+        with fake:
+            return cast(FakeTensor, fake.from_tensor(tensor))
     bare = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
     return FakeTensor(fake, bare, tensor.device)
 

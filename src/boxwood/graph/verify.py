@@ -23,7 +23,7 @@ from boxwood.graph.comparing import (
     ready,
     run,
 )
-from boxwood.graph.copying import named_tensors
+from boxwood.graph.copying import memory_of, named_tensors
 from boxwood.graph.keep import Keep
 from boxwood.graph.reference import restated, restatements
 from boxwood.graph.surgery import Cuts, cut, cuts_of, mask_, sliced
@@ -213,7 +213,7 @@ class _Pair:
         tensors: dict[str, Tensor] = {}
         for names, tensor in named_tensors(self.model):
             made = prepared(tensor, dtype, noise if names[0] in trainable else None)
-            tensors[names[0]] = made.clone() if made.data_ptr() == tensor.data_ptr() else made
+            tensors[names[0]] = made.clone() if memory_of(made) == memory_of(tensor) else made
         narrow = ready(self.small, lambda n, _: sliced(tensors[n], cuts.get(n, ())), dtype)
         return ready(self.model, lambda n, _: _mask_(n, tensors[n], self.keep, cuts), dtype), narrow
 
@@ -227,7 +227,7 @@ class _Pair:
         found = []
         for network, context in ((wide, restated(self.keep)), (narrow, nullcontext())):
             for parameter in network.parameters():
-                parameter.requires_grad_(parameter.is_floating_point())
+                parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
             with torch.enable_grad():
                 total = _weighted_sum(run(network, example, dtype, self.seed, context))
             if total is None:
@@ -256,6 +256,7 @@ def _weighted_sum(outputs: Sequence[Tensor]) -> Tensor | None:
     total = None
     for output in outputs:
         if output.requires_grad:
+            output = torch.view_as_real(output.resolve_conj()) if output.is_complex() else output
             weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view(output.shape)
             part = (output * weights.to(output.device)).sum()
             total = part if total is None else total + part

@@ -212,6 +212,8 @@ def _addmm(flow: Flow, call: Call) -> Layout:
     if "vec" in call.args:
         names = ("mat", "vec")
     out = product(flow, flow.of(call.args[names[0]]), flow.of(call.args[names[1]]))
+    if call.args.get("beta", 1) == 0:  # nothing is added, as in a product with a sparse matrix
+        return out
     added = flow.of(call.args["self"])
     return replace(flow.join([out, added]), zero=out.zero and added.zero)
 
@@ -315,7 +317,7 @@ RULES: dict[str, Rule] = {
     "linear": _linear,
     **dict.fromkeys(("conv", "conv_transpose"), _conv),
     **dict.fromkeys(("matmul", "matmul_reversed", "mm", "bmm"), _matmul),
-    **dict.fromkeys(("addmm", "baddbmm", "addmv"), _addmm),
+    **dict.fromkeys(("addmm", "sparse_addmm", "baddbmm", "addmv"), _addmm),
     **dict.fromkeys(("dot", "mv", "vdot"), _dot),
     **dict.fromkeys(("outer", "ger"), _outer),
     "embedding": _embedding,
