@@ -1,6 +1,6 @@
 """Move labels through a trace, and settle what the sizes in the code allow."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from boxwood.graph.layout import (
     unlabel,
 )
 from boxwood.graph.recording import Call, Ref, Trace, refs
-from boxwood.graph.sizes import Expression, OfShape, expression_of, leaves
+from boxwood.graph.sizes import Expression, OfAttribute, OfShape, expression_of, leaves
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,15 @@ class Restated:
     axes: tuple[tuple[int, Ids], ...]
 
 
+@dataclass(frozen=True)
+class Compared:
+    """A comparison of sizes that must come out as it did, or other code would run."""
+
+    expression: Expression
+    outcome: bool
+    source: str
+
+
 Rule = Callable[["Flow", Call], "Layout | Sequence[Any] | None"]
 
 
@@ -70,7 +79,9 @@ class Flow:
     """Labels of every value of a trace, and what rules found out on the way.
 
     ``directions`` are axes of parameters that a norm is divided out of: they are not set to zero
-    in the masked network, where their magnitude is, or 0 / 0 would come of it.
+    in the masked network, where their magnitude is, or 0 / 0 would come of it. ``bounds`` are sizes
+    that code cuts an axis at, with the labels of the whole axis. ``read`` are labels, by id, that
+    more was done with than to move and to join them.
     """
 
     trace: Trace
@@ -82,6 +93,10 @@ class Flow:
     restated: list[Restated] = field(default_factory=list)
     on_use: dict[int, Ids] = field(default_factory=dict)
     directions: set[tuple[str, int]] = field(default_factory=set)
+    bounds: list[tuple[Expression, Ids]] = field(default_factory=list)
+    compared: list[Compared] = field(default_factory=list)
+    looked_at: set[int] = field(default_factory=set)
+    read: dict[int, Ids] = field(default_factory=dict)
 
     # What rules read and write ------------------------------------------------------------------
 
@@ -89,6 +104,7 @@ class Flow:
         """Return the labels of an argument; a plain number has none."""
         if not isinstance(given, Ref):
             return Layout((), zero=given == 0)
+        self.looked_at.add(given.value)
         if given.value in self.on_use:
             self.labels.freeze(self.on_use.pop(given.value))
         found = self.layouts.get(given.value)
@@ -164,6 +180,12 @@ class Flow:
                 Restated(call.number, call.name, call.module, call.source, tuple(spans))
             )
 
+    def bound(self, layout: Layout, axis: int, size: Any) -> None:
+        """Note that code cuts an axis at a size."""
+        block = layout.block(axis % len(layout.shape))
+        if block is not None and isinstance(size, int):
+            self.bounds.append((expression_of(size), block.ids))
+
     def expect(self, call: Call, size: Any, ids: Ids | None, axis: int = 0, scale: int = 1) -> None:
         """Say what a size in the code stands for; None for ids: it must stay as it is."""
         if isinstance(size, Ref) or size is None:
@@ -199,12 +221,28 @@ class Flow:
                         layout = layout.with_ids(axis, self.labels.fresh(size))
             self.layouts[value] = layout
 
-    def step(self, call: Call, rules: Mapping[str, Rule], *, freeze_unknown: bool) -> None:
-        """Move labels through one call."""
+    def step(
+        self,
+        call: Call,
+        rules: Mapping[str, Rule],
+        carrying: Collection[str] = (),
+        *,
+        freeze_unknown: bool,
+    ) -> None:
+        """Move labels through one call; ``carrying`` are operations that move and join only."""
         rule = rules.get(call.name)
+        if call.name not in carrying:
+            for ref in refs(tuple(call.args.values())):
+                layout = self.layouts.get(ref.value)
+                for block in layout.blocks if layout is not None else ():
+                    self.read[id(block.ids)] = block.ids
         if rule is not None:
             try:
+                self.looked_at.clear()
                 self._store(call, call.outputs, rule(self, call))
+                for ref in refs(tuple(call.args.values())):
+                    if ref.value not in self.looked_at:  # what no rule follows stays whole
+                        freeze_all(self.labels, self.of(ref))
                 return
             except BoxwoodError:
                 raise
@@ -252,8 +290,11 @@ class Flow:
             if layout is not None and layout.zero and not made.zero:
                 self.layouts[other] = replace(layout, zero=False)
 
-    def finish(self) -> None:
-        """Keep what the model returns, and what its code uses as a number."""
+    def finish(self, named: Iterable[Layout]) -> None:
+        """Keep what the model returns, what no call reads, and what code uses as a number.
+
+        ``named`` are the layouts of parameters and buffers before the first call.
+        """
         for attribute, size, source in self.trace.equal:
             block = self.of(Ref(size.value)).block(size.axis)
             if block is not None:
@@ -261,12 +302,27 @@ class Flow:
                 self.targets.append(Target(attribute, block.ids, place, 1, source))
         for value in self.trace.results:
             freeze_all(self.labels, self.of(Ref(value)))
+        read = np.zeros(len(self.labels), dtype=np.bool_)
+        for ids in self.read.values():
+            read[self.labels.roots(ids)] = True
+        for layout in named:  # indices that no call reads, as positions beyond the example's
+            for block in layout.blocks:
+                self.labels.freeze(block.ids[~read[self.labels.roots(block.ids)]])
         for expression, source in self.trace.numbers:
             for leaf in leaves(expression):
                 if isinstance(leaf, OfShape):
-                    block = self.of(Ref(leaf.value)).block(leaf.axis)
-                    if block is not None:
-                        self.labels.freeze(block.ids)
+                    unlabel(self.labels, self.of(Ref(leaf.value)), leaf.axis)
                 elif self.trace.attributes[leaf] > 0:
                     fixed = np.zeros(self.trace.attributes[leaf], dtype=np.int64)
                     self.targets.append(Target(leaf, fixed, 0, 1, source))
+        told = {leaf for target in self.targets for leaf in leaves(target.expression)}
+        for expression, (outcome, source) in self.trace.compared.items():
+            if any(
+                leaf in told if isinstance(leaf, OfAttribute) else self._may_change(leaf)
+                for leaf in leaves(expression)
+            ):
+                self.compared.append(Compared(expression, outcome, source))
+
+    def _may_change(self, leaf: OfShape) -> bool:
+        block = self.of(Ref(leaf.value)).block(leaf.axis)
+        return block is not None and self.labels.live(block.ids) > 0

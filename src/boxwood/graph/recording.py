@@ -69,6 +69,7 @@ class Trace:
         sharing: that key to the values.
         numbers: expressions of sizes that code used as plain numbers, and where.
         equal: attributes that code checked against the size of an axis, and where.
+        compared: comparisons of sizes, with what came out and where.
         evaluated: how many calls belong to the pass in evaluation; the others to one in training.
         results: values that the model returns.
         attributes: the ints that modules hold.
@@ -85,6 +86,7 @@ class Trace:
     sharing: dict[int, list[int]] = field(default_factory=dict)
     numbers: list[tuple[Expression, str]] = field(default_factory=list)
     equal: list[tuple[OfAttribute, OfShape, str]] = field(default_factory=list)
+    compared: dict[Expression, tuple[bool, str]] = field(default_factory=dict)
     evaluated: int = 0
     results: set[int] = field(default_factory=set)
     attributes: dict[OfAttribute, int] = field(default_factory=dict)
@@ -117,8 +119,9 @@ class Recorder:
         self.modules: dict[int, str] = {}
         self.whole = 0
         self.number = 0
+        self.listening = True
         self._values: dict[int, int] = {}
-        self._alive: list[Tensor] = []
+        self._alive: list[Tensor | None] = []
         self._last = ("", "")
 
     def knows(self, tensor: Tensor) -> bool:
@@ -128,20 +131,27 @@ class Recorder:
     def value(self, tensor: Tensor) -> int:
         """Number a tensor, and note what it is when it is new."""
         found = self._values.get(id(tensor))
-        if found is None:
-            found = self._values[id(tensor)] = len(self._alive)
-            self._alive.append(tensor)  # or its id might be given to another
-            self.trace.shapes.append(tuple(int(size) for size in _plain_shape(tensor)))
-            inexact = tensor.is_floating_point() or tensor.is_complex()
-            self.trace.floating.append(inexact and tensor.layout is torch.strided)
-            self.trace.integral.append(tensor.dtype not in (torch.bool, torch.uint8))
-            try:
-                storage = tensor.untyped_storage()._cdata
-            except NotImplementedError:
-                storage = -len(self._alive)  # within vmap, which shares nothing that one could see
-            self.trace.storages.append(storage)
-            self.trace.sharing.setdefault(storage, []).append(found)
-        return found
+        return self._numbered(tensor) if found is None else found
+
+    def renumber(self, tensor: Tensor) -> None:
+        """Take a tensor whose shape was changed in place for another value from now on."""
+        self._alive[self._values.pop(id(tensor))] = None
+        self._numbered(tensor)
+
+    def _numbered(self, tensor: Tensor) -> int:
+        number = self._values[id(tensor)] = len(self._alive)
+        self._alive.append(tensor)  # or its id might be given to another
+        self.trace.shapes.append(tuple(int(size) for size in _plain_shape(tensor)))
+        inexact = tensor.is_floating_point() or tensor.is_complex()
+        self.trace.floating.append(inexact and tensor.layout is torch.strided)
+        self.trace.integral.append(tensor.dtype not in (torch.bool, torch.uint8))
+        try:
+            storage = tensor.untyped_storage()._cdata
+        except NotImplementedError:
+            storage = -len(self._alive)  # within vmap, which shares nothing that one could see
+        self.trace.storages.append(storage)
+        self.trace.sharing.setdefault(storage, []).append(number)
+        return number
 
     def held(self) -> list[Tensor]:
         """List what code that goes on can still read: tensors that somebody else holds as well.
@@ -149,8 +159,12 @@ class Recorder:
         Parameters are not among them: the model holds all of them.
         """
         ours = 2  # the list, and the argument of getrefcount; a loop over tensors would be one more
-        places = [value for value in range(len(self._alive)) if value not in self.trace.named]
-        return [self._alive[i] for i in places if sys.getrefcount(self._alive[i]) > ours]
+        places = [
+            value
+            for value in range(len(self._alive))
+            if value not in self.trace.named and self._alive[value] is not None
+        ]
+        return [self._alive[i] for i in places if sys.getrefcount(self._alive[i]) > ours]  # type: ignore[misc]
 
     def refs(self, nested: Any) -> Any:
         """Put a `Ref` in the place of every tensor."""
@@ -160,15 +174,24 @@ class Recorder:
             return tuple(self.refs(each) for each in nested)
         if isinstance(nested, slice):
             return slice(*(self.refs(each) for each in (nested.start, nested.stop, nested.step)))
+        if isinstance(nested, Size) and nested.listener is not self:
+            return int(nested)  # of an earlier trace, which code has kept somewhere
         return nested
 
-    def record(self, name: str, args: Mapping[str, Any], out: Any, *, writes: bool) -> None:
+    def given(self, args: Mapping[str, Any]) -> dict[str, Any]:
+        """Note what a call is given, before it changes any of it."""
+        return {key: self.refs(value) for key, value in args.items()}
+
+    def record(self, name: str, given: Mapping[str, Any], out: Any, *, writes: bool) -> None:
         """Write a call down."""
         module, source = self._last = self._place()
-        given = {key: self.refs(value) for key, value in args.items()}
         self.trace.calls.append(
             Call(name, given, self.refs(out), writes, self.number, module, source)
         )
+
+    def stop(self) -> None:
+        """Listen no more: what is done with sizes from now on is not the network's code."""
+        self.listening = False
 
     def on_number(self, size: Size) -> None:
         """Note that a size was used as a number."""
@@ -181,6 +204,14 @@ class Recorder:
             pair = pair[1], pair[0]
         if isinstance(pair[0], OfAttribute) and isinstance(pair[1], OfShape):
             self.trace.equal.append((pair[0], pair[1], self._place()[1]))
+
+    def on_compared(self, comparison: Expression, outcome: bool) -> None:
+        """Note that code compared sizes; PyTorch's own code does so to check, or to go faster."""
+        frame = sys._getframe(1)
+        while frame.f_code.co_filename.startswith(_HERE):
+            frame = frame.f_back  # type: ignore[assignment]
+        if not frame.f_code.co_filename.startswith(_TORCH):
+            self.trace.compared.setdefault(comparison, (outcome, self._place()[1]))
 
     def on_value(self) -> None:
         """Note that a value that follows from whole-number inputs was looked at."""
@@ -230,14 +261,14 @@ class Functions(TorchFunctionMode):
             return func(*args, **kwargs)
         name, signature = known
         recorder.number += name in STATISTICS
+        given = {} if recorder.whole else recorder.given(bind(signature, args, kwargs))
         recorder.whole += 1
         try:
             out = WITHOUT_DATA.get(func, func)(*args, **kwargs)
         finally:
             recorder.whole -= 1
         if recorder.whole == 0:
-            bound = bind(signature, args, kwargs)
-            recorder.record(name, bound, out, writes=name == "setitem")
+            recorder.record(name, given, out, writes=name == "setitem")
         return out
 
 
@@ -255,27 +286,30 @@ class Operations(TorchDispatchMode):
         args: Any = (),
         kwargs: Any = None,
     ) -> Any:
-        kwargs = kwargs or {}
-        if not self._recorder.whole:
-            self._recorder._last = ("", self._recorder._place()[1])
-        known = self._recorder.known
-        if known is None:
-            out = func(*args, **kwargs)
-        else:
-            out = known.run(func, args, kwargs, self._recorder.on_value)
-        if (
-            self._recorder.whole
-            or func.namespace == "prim"
-            or not any(map(torch.is_tensor, _flat(out)))
-        ):
-            return out
+        kwargs, recorder = kwargs or {}, self._recorder
+        if recorder.whole or func.namespace == "prim":
+            return self._run(func, args, kwargs)
+        recorder._last = ("", recorder._place()[1])
         schema = func._schema
         given = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
         given |= dict(zip((a.name for a in schema.arguments), args, strict=False)) | kwargs
+        given = recorder.given(given)
+        out = self._run(func, args, kwargs)
+        if not any(map(torch.is_tensor, _flat(out))):
+            return out
         writes = any(a.alias_info is not None and a.alias_info.is_write for a in schema.arguments)
+        if torch.Tag.inplace_view in func.tags:
+            recorder.renumber(out)
+            writes = False
         name = schema.name.partition("::")[2].rstrip("_") or schema.name
-        self._recorder.record(name.lstrip("_"), given, out, writes=writes)
+        recorder.record(name.lstrip("_"), given, out, writes=writes)
         return out
+
+    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        known = self._recorder.known
+        if known is None:
+            return func(*args, **kwargs)
+        return known.run(func, args, kwargs, self._recorder.on_value)
 
 
 def _remembering(recorder: Recorder, out: Any, args: Any, kwargs: Any) -> Any:

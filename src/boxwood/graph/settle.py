@@ -7,12 +7,14 @@ as they are. What does not fit is kept whole, here, before anybody is offered it
 
 from collections import defaultdict
 from collections.abc import Sequence
+from operator import eq, ne
 
 import numpy as np
 from numpy.typing import NDArray
 
 from boxwood.graph.labels import Ids, Labels
-from boxwood.graph.propagate import Flow, Target
+from boxwood.graph.layout import unlabel
+from boxwood.graph.propagate import Compared, Flow, Target
 from boxwood.graph.recording import Ref
 from boxwood.graph.sizes import Expression, Leaf, OfAttribute, OfShape, evaluate, leaves
 
@@ -29,6 +31,7 @@ def settle_all(flow: Flow, *, trials: int = 6) -> None:
     """
     _settle_products(flow)
     _tie_equal_sizes(flow)
+    _settle_order(flow)
     _settle_products(flow)
     random = np.random.default_rng(0)
     flow.targets = list({_same_target(target): target for target in flow.targets}.values())
@@ -38,7 +41,7 @@ def settle_all(flow: Flow, *, trials: int = 6) -> None:
             for _ in range(trials)
             for target in broken_targets(flow, _some_removal(flow, random))
         ]
-        if not wrong:
+        if not wrong and not _settle_bounds(flow):
             return
         for target in wrong:
             _freeze_target(flow, target)
@@ -50,11 +53,22 @@ def _same_target(target: Target) -> tuple[Expression, bytes, int, int]:
     return target.expression, target.ids.tobytes(), target.axis, target.scale
 
 
-def broken_targets(flow: Flow, kept: Kept) -> list[Target]:
-    """List the sizes that would come out wrong after a removal."""
+def broken_targets(flow: Flow, kept: Kept) -> list[Target | Compared]:
+    """List the sizes and the comparisons of sizes that would come out wrong after a removal."""
     values, wrong = _solve(flow, kept)
-    del values
+    for compared in flow.compared:
+        known = {leaf: _value(flow, leaf, values, kept) for leaf in leaves(compared.expression)}
+        if evaluate(compared.expression, known) != compared.outcome:
+            wrong.append(compared)
     return wrong
+
+
+def _value(flow: Flow, leaf: Leaf, values: dict[Leaf, int], kept: Kept) -> int:
+    if leaf in values:
+        return values[leaf]
+    if isinstance(leaf, OfShape):
+        return _count_of_shape(flow, leaf, kept)
+    return flow.trace.attributes[leaf]
 
 
 def new_values(flow: Flow, kept: Kept) -> dict[Leaf, int]:
@@ -62,7 +76,7 @@ def new_values(flow: Flow, kept: Kept) -> dict[Leaf, int]:
     return _solve(flow, kept)[0]
 
 
-def _solve(flow: Flow, kept: Kept) -> tuple[dict[Leaf, int], list[Target]]:
+def _solve(flow: Flow, kept: Kept) -> tuple[dict[Leaf, int], list[Target | Compared]]:
     """Find new values of shapes and attributes, and the sizes that they cannot make right."""
     wanted = [_wanted(flow.labels, target, kept) for target in flow.targets]
     values: dict[Leaf, int] = {}
@@ -83,7 +97,7 @@ def _solve(flow: Flow, kept: Kept) -> tuple[dict[Leaf, int], list[Target]]:
     values |= {leaf: flow.trace.attributes[leaf] for leaf in free}
     for leaf in free:
         values[leaf] = _solved(flow.trace.attributes[leaf], leaf, compound[leaf], values)
-    wrong = [
+    wrong: list[Target | Compared] = [
         target
         for target, want in zip(flow.targets, wanted, strict=True)
         if target.expression in clashing or evaluate(target.expression, values) != want
@@ -175,6 +189,45 @@ def _tie_equal_sizes(flow: Flow) -> None:
             flow.labels.tie(block.ids, target.ids)
 
 
+def _settle_order(flow: Flow) -> None:
+    """Keep whole what code asks whether it is larger than something, unless it always would be."""
+    for compared in flow.compared:
+        operation, _ = compared.expression  # type: ignore[misc]
+        axes = {leaf for leaf in leaves(compared.expression) if isinstance(leaf, OfShape)}
+        if operation in (eq, ne) or not axes:
+            continue  # these may change for single removals only, which trials and surgery try
+        least = {
+            leaf: 1 if leaf in axes and _lives(flow, leaf) else _before(flow, leaf)
+            for leaf in leaves(compared.expression)
+        }
+        if evaluate(compared.expression, least) != compared.outcome:
+            for leaf in axes:
+                unlabel(flow.labels, flow.of(Ref(leaf.value)), leaf.axis)
+
+
+def _settle_bounds(flow: Flow) -> bool:
+    """Keep whole what code cuts at the size of an input: a longer input reads further."""
+    changed = False
+    for expression, ids in flow.bounds:
+        follows = any(isinstance(e, OfShape) and not _lives(flow, e) for e in leaves(expression))
+        if follows and flow.labels.live(ids):
+            flow.labels.freeze(ids)
+            changed = True
+    return changed
+
+
+def _lives(flow: Flow, leaf: OfShape) -> bool:
+    layout = flow.layouts.get(leaf.value)
+    block = layout.block(leaf.axis) if layout is not None else None
+    return block is not None and flow.labels.live(block.ids) > 0
+
+
+def _before(flow: Flow, leaf: Leaf) -> int:
+    if isinstance(leaf, OfShape):
+        return flow.trace.shapes[leaf.value][leaf.axis]
+    return flow.trace.attributes[leaf]
+
+
 def _some_removal(flow: Flow, random: np.random.Generator) -> Kept:
     """Remove some of everything, and nothing entirely."""
     labels = flow.labels
@@ -193,8 +246,9 @@ def _some_removal(flow: Flow, random: np.random.Generator) -> Kept:
     return kept
 
 
-def _freeze_target(flow: Flow, target: Target) -> None:
-    flow.labels.freeze(target.ids)
+def _freeze_target(flow: Flow, target: Target | Compared) -> None:
+    if isinstance(target, Target):
+        flow.labels.freeze(target.ids)
     for leaf in leaves(target.expression):
         if isinstance(leaf, OfShape):
             for block in flow.of(Ref(leaf.value)).blocks:

@@ -8,7 +8,7 @@ carries the expression it was made by, so that all three can be told apart.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from operator import add, floordiv, mod, mul, neg, sub
+from operator import add, eq, floordiv, ge, gt, le, lshift, lt, mod, mul, ne, neg, rshift, sub
 from typing import Any, Protocol, Self
 
 
@@ -36,7 +36,9 @@ Expression = Leaf | int | tuple[Callable[..., int], tuple["Expression", ...]]
 
 
 class Listener(Protocol):
-    """Told what code does with sizes."""
+    """Told what code does with sizes, as long as it listens."""
+
+    listening: bool
 
     def on_number(self, size: "Size") -> None:
         """A size was used as a number: divided, raised to a power, multiplied with a tensor."""
@@ -44,6 +46,10 @@ class Listener(Protocol):
 
     def on_equal(self, first: "Size", second: "Size") -> None:
         """Two sizes were compared and found equal."""
+        ...
+
+    def on_compared(self, comparison: Expression, outcome: bool) -> None:
+        """A size was compared, so that what the code does next may depend on it."""
         ...
 
 
@@ -62,20 +68,40 @@ class Size(int):
         made.listener = listener
         return made
 
+    @property
+    def remembers(self) -> bool:
+        """Whether the trace that made this size goes on; afterwards it is an int like others.
+
+        Code may store sizes (in a table of its own, in a cache) and find them in a later run.
+        """
+        return self.listener is None or self.listener.listening
+
     def as_number(self) -> int:
         """Use the size as a plain number, from which no code can find back to its expression."""
-        if self.listener is not None:
+        if self.listener is not None and self.listener.listening:
             self.listener.on_number(self)
-        return int(self)
+        return _plain(self)
 
     def __eq__(self, other: object) -> bool:
-        same = int.__eq__(self, other)
+        same = _compared(eq, self, other)
         if same is True and isinstance(other, Size) and self.listener is not None:
             self.listener.on_equal(self, other)
         return same
 
     def __ne__(self, other: object) -> bool:
-        return not self == other
+        return _compared(ne, self, other)
+
+    def __lt__(self, other: Any) -> bool:
+        return _compared(lt, self, other)
+
+    def __le__(self, other: Any) -> bool:
+        return _compared(le, self, other)
+
+    def __gt__(self, other: Any) -> bool:
+        return _compared(gt, self, other)
+
+    def __ge__(self, other: Any) -> bool:
+        return _compared(ge, self, other)
 
     __hash__ = int.__hash__
 
@@ -83,7 +109,14 @@ class Size(int):
         return self
 
     def __reduce__(self) -> Any:
-        return int, (int(self),)
+        return int, (_plain(self),)
+
+    def __int__(self) -> int:
+        return self.as_number()
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **settings: Any) -> Any:
+        plain = (each.as_number() if isinstance(each, Size) else each for each in inputs)
+        return getattr(ufunc, method)(*plain, **settings)
 
     def __float__(self) -> float:
         return float(self.as_number())
@@ -130,8 +163,38 @@ class Size(int):
     def __rmod__(self, other: Any) -> Any:
         return _made(mod, other, self)
 
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> Any:
+        return other // self, other % self
+
+    def __lshift__(self, other: Any) -> Any:
+        return _made(lshift, self, other)
+
+    def __rshift__(self, other: Any) -> Any:
+        return _made(rshift, self, other)
+
     def __neg__(self) -> Any:
-        return Size(-int(self), (neg, (self.expression,)), self.listener)
+        return _made(neg, self)
+
+    def __pos__(self) -> "Size":
+        return self
+
+    def __abs__(self) -> Any:
+        return self if _plain(self) >= 0 else -self
+
+    def __round__(self, digits: Any = None) -> "Size":
+        return self
+
+    def __trunc__(self) -> "Size":
+        return self
+
+    def __floor__(self) -> "Size":
+        return self
+
+    def __ceil__(self) -> "Size":
+        return self
 
 
 class Shape(tuple[int, ...]):
@@ -187,11 +250,28 @@ def evaluate(expression: Expression, values: Mapping[Leaf, int]) -> int | None:
         return None
 
 
+def _plain(each: Any) -> Any:
+    """Take the value of a size without telling anybody."""
+    return int.__index__(each) if isinstance(each, Size) else each
+
+
+def _told(each: Any) -> Expression:
+    return expression_of(each) if isinstance(each, Size) and each.remembers else _plain(each)
+
+
+def _compared(operation: Callable[..., Any], size: Size, other: Any) -> Any:
+    if not isinstance(other, int):
+        return getattr(int, f"__{operation.__name__}__")(size, other)
+    outcome = operation(_plain(size), _plain(other))
+    if size.listener is not None and size.remembers:
+        comparison = (operation, (_told(size), _told(other)))
+        size.listener.on_compared(comparison, outcome)
+    return outcome
+
+
 def _made(operation: Callable[..., int], *operands: Any) -> Any:
-    if all(isinstance(each, int) for each in operands):
-        listener = next(each.listener for each in operands if isinstance(each, Size))
-        value = operation(*(int(each) for each in operands))
-        return Size(value, (operation, tuple(expression_of(each) for each in operands)), listener)
-    if any(isinstance(each, list | tuple | str) for each in operands):  # repetition
-        return operation(*(int(each) if isinstance(each, Size) else each for each in operands))
+    told = [each for each in operands if isinstance(each, Size) and each.remembers]
+    if told and all(isinstance(each, int) for each in operands):
+        value = operation(*map(_plain, operands))
+        return Size(value, (operation, tuple(map(_told, operands))), told[0].listener)
     return operation(*(each.as_number() if isinstance(each, Size) else each for each in operands))

@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._pytree import tree_map
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.graph.caches import without_caches
 from boxwood.graph.copying import check_materialised, twin_of
 from boxwood.graph.known import Known
 from boxwood.graph.recording import Functions, Operations, Recorder, Trace, refs
@@ -94,8 +95,9 @@ def _traced(model: nn.Module, example: Any, *, with_values: bool, until_data: bo
         lambda each: faked(each) if isinstance(each, Tensor) else each, as_arguments(example)
     )
     with ExitStack() as stack:
-        for context in (torch.no_grad(), fake, Operations(recorder), Functions(recorder)):
+        for context in (torch.no_grad(), without_caches(), fake, Operations(recorder), Functions(recorder)):
             stack.enter_context(context)
+        stack.callback(recorder.stop)
         try:
             returned = [twin(*args, **kwargs)]
         except BoxwoodError:

@@ -13,7 +13,7 @@ from boxwood.core.criteria import magnitude
 from boxwood.graph.labels import Ids
 from boxwood.graph.layout import freeze_all
 from boxwood.graph.propagate import Flow
-from boxwood.graph.rules import RULES
+from boxwood.graph.rules import CARRYING, RULES
 from boxwood.graph.settle import Kept, settle_all
 from boxwood.graph.trace import trace, unread
 
@@ -236,10 +236,10 @@ def units(model: nn.Module, example: Any, *, freeze_unknown: bool = False) -> Un
     for place, call in enumerate(flow.trace.calls):
         if place == flow.trace.evaluated:
             known = len(flow.costs), len(flow.restated)
-        flow.step(call, RULES, freeze_unknown=freeze_unknown)
+        flow.step(call, RULES, CARRYING, freeze_unknown=freeze_unknown)
     if flow.trace.evaluated < len(flow.trace.calls):  # the pass in training only ties
         del flow.costs[known[0] :], flow.restated[known[1] :]
-    flow.finish()
+    flow.finish(named.values())
     settle_all(flow)
     trainable = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     arrays = [

@@ -29,3 +29,15 @@ RULES: dict[str, Rule] = {
     **recurrent.RULES,
 }
 """Name of an operation to its rule."""
+
+CARRYING = {
+    *pointwise.RULES,
+    *shape.RULES,
+    *joining.RULES,
+    "getitem",
+    "setitem",
+    "slice",
+    "select",
+    "narrow",
+}
+"""Operations that move single elements and join them, and leave open whether they count."""

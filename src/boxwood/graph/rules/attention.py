@@ -79,8 +79,12 @@ def _multi_head(flow: Flow, call: Call) -> list[Layout | None]:
                 layout = flow.of(args[name])
                 flow.kept_whole(layout, range(len(layout.shape)))
         flow.labels.freeze(ids)
-    if args["attn_mask"] is not None and len(flow.shape(args["attn_mask"])) == 3:
-        flow.labels.freeze(ids)  # a mask for each head
+    for name in ("attn_mask", "key_padding_mask"):
+        if isinstance(args[name], Ref):
+            layout = flow.of(args[name])
+            flow.kept_whole(layout, range(len(layout.shape)))
+            if name == "attn_mask" and len(layout.shape) == 3:
+                flow.labels.freeze(ids)  # a mask for each head
     flow.labels.tie(ids, ids[:, :1])
     spread = ids.ravel()
     for layout, name in ((query, "q"), (key, "k"), (value, "v")):

@@ -41,6 +41,8 @@ def take_range(
     whole = range(size)[
         slice(*(None if each is None else int(each) for each in (start, end, step)))
     ]
+    for bound in (start, end):
+        flow.bound(x, axis, bound)
     if len(whole) == size and (step is None or int(step) == 1):
         return x
     x, ids = flow.axis(x, axis)
@@ -67,6 +69,8 @@ def take_range(
 def _narrow(flow: Flow, call: Call) -> Layout:
     x, dim = flow.of(call.args["self"]), call.args["dim"]
     start, length = call.args["start"], call.args["length"]
+    for bound in (start, length):
+        flow.bound(x, dim, bound)
     x, ids = flow.axis(x, dim)
     axis = dim % len(x.shape)
     if ids is None or isinstance(start, Ref):

@@ -64,6 +64,8 @@ def _split(flow: Flow, call: Call) -> list[Layout]:
         named = call.args.get("named", call.args)
         given = named["split_size"] if "split_size" in named else named["split_sizes"]
     size = x.shape[dim]
+    for bound in given if isinstance(given, tuple | list) else (given,):
+        flow.bound(x, dim, bound)
     if isinstance(given, tuple | list):
         pieces = _pieces(flow, x, dim, given)
         for each, (_, ids) in zip(given, pieces, strict=True):

@@ -36,6 +36,11 @@ def _flip_or_roll(flow: Flow, call: Call) -> Layout:
     return flow.kept_whole(x, axes)
 
 
+def _triangle(flow: Flow, call: Call) -> Layout:
+    """Set to zero what lies on one side of a diagonal: places in the last two axes count."""
+    return flow.kept_whole(flow.of(call.args["self"]), (-1, -2))
+
+
 def _pixel_shuffle(flow: Flow, call: Call) -> Layout:
     x, factor = flow.of(call.args["self"]), int(call.args["upscale_factor"])
     axis = len(x.shape) - 3
@@ -110,6 +115,7 @@ RULES: dict[str, Rule] = {
         _pad,
     ),
     **dict.fromkeys(("flip", "roll"), _flip_or_roll),
+    **dict.fromkeys(("tril", "triu"), _triangle),
     "pixel_shuffle": _pixel_shuffle,
     "pixel_unshuffle": _pixel_unshuffle,
     "channel_shuffle": _channel_shuffle,

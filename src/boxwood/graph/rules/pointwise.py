@@ -54,8 +54,6 @@ _ZERO_STAYS = [
     "rrelu_with_noise",
     "positive",
     "nan_to_num",
-    "tril",
-    "triu",
     "softsign",
     "tanhshrink",
     "div",

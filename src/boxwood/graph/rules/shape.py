@@ -134,6 +134,7 @@ def _repeat_interleave(flow: Flow, call: Call) -> Layout:
 
 def _filled(flow: Flow, call: Call) -> Layout:
     """A new tensor of one value: as many indices as the code asks for."""
+    flow.of(call.args.get("self"))  # which only says what type to make
     sizes = _sizes(call.args["size"])
     if "names" in call.args.get("more", {}):
         return Layout(out_shape(flow, call))
@@ -160,6 +161,7 @@ def _view_as_real(flow: Flow, call: Call) -> Layout:
 
 def _constant(flow: Flow, call: Call) -> None:
     """Positions, random integers and the like: nothing in them can go."""
+    flow.of(call.args.get("self"))  # which only says what type to make
 
 
 RULES: dict[str, Rule] = {
