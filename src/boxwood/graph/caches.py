@@ -45,8 +45,11 @@ def _cached() -> Iterator[tuple[Any, str, Any]]:
             kind = type(value)
             if kind is _CACHED:
                 yield module, name, value
-            elif issubclass(kind, type) and _CACHED in map(type, vars(value).values()):
-                if value.__module__ == title:
-                    for inner, method in list(vars(value).items()):
-                        if type(method) is _CACHED:
-                            yield value, inner, method
+            elif (
+                issubclass(kind, type)
+                and _CACHED in map(type, vars(value).values())
+                and value.__module__ == title
+            ):
+                for inner, method in list(vars(value).items()):
+                    if type(method) is _CACHED:
+                        yield value, inner, method

@@ -157,6 +157,9 @@ STATISTICS = {"layer_norm", "rms_norm", "group_norm", "mean", "var", "amax", "ma
 ASKS_SIZE: set[Any] = {Tensor.shape.__get__, Tensor.size}  # type: ignore[attr-defined]
 """Functions whose result is sizes."""
 
+COUNTS: set[Any] = {torch.numel, Tensor.numel, Tensor.nelement}
+"""Functions whose result is the product of all sizes."""
+
 
 def bind(signature: inspect.Signature, args: Any, kwargs: Any) -> dict[str, Any]:
     """Give arguments their names, defaults included."""

@@ -202,7 +202,7 @@ def reshaped(labels: Labels, layout: Layout, shape: Sequence[int]) -> tuple[Layo
 def joined(labels: Labels, first: Layout, second: Layout) -> Layout:
     """Tie two tensors that an operation on single elements reads together, with broadcasting."""
     rank = max(len(first.shape), len(second.shape))
-    first, second = (_widened(each, rank) for each in (first, second))
+    first, second = (_without_single(labels, _widened(each, rank)) for each in (first, second))
     first, second = _agreed(labels, first, second), _agreed(labels, second, first)
     # Settling one may have decided for the other.
     first, second = _agreed(labels, first, second), _agreed(labels, second, first)
@@ -247,6 +247,14 @@ def _agreed(labels: Labels, mine: Layout, other: Layout) -> Layout:
                 mine = unlabel(labels, mine, axis)
     # A frozen axis of the other has labels still; they are tied to 0, and so say nothing.
     return mine
+
+
+def _without_single(labels: Labels, layout: Layout) -> Layout:
+    """Keep what an axis of one index is: it cannot go, and stands for no index of the other."""
+    for block in layout.blocks:
+        if len(block.axes) == 1 and block.ids.size == 1:
+            layout = unlabel(labels, layout, block.axes[0])
+    return layout
 
 
 def _widened(layout: Layout, rank: int) -> Layout:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from boxwood.graph.calls import ASKS_SIZE, STATISTICS, WHOLE, WITHOUT_DATA, bind
+from boxwood.graph.calls import ASKS_SIZE, COUNTS, STATISTICS, WHOLE, WITHOUT_DATA, bind
 from boxwood.graph.known import Known
 from boxwood.graph.sizes import Expression, OfAttribute, OfShape, Shape, Size
 
@@ -254,6 +254,10 @@ class Functions(TorchFunctionMode):
         recorder, kwargs = self._recorder, kwargs or {}
         if func in ASKS_SIZE:
             return _remembering(recorder, func(*args, **kwargs), args, kwargs)
+        if func in COUNTS and args:
+            return _remembering(recorder, _plain_shape(args[0]), args, kwargs).numel()
+        if func is Tensor.__len__:  # Python makes a plain int of it
+            return _remembering(recorder, _plain_shape(args[0]), args, kwargs)[0].as_number()
         known = WHOLE.get(func)
         if known is None:
             for size in _sizes(args, kwargs):

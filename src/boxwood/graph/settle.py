@@ -251,9 +251,7 @@ def _freeze_target(flow: Flow, target: Target | Compared) -> None:
         flow.labels.freeze(target.ids)
     for leaf in leaves(target.expression):
         if isinstance(leaf, OfShape):
-            for block in flow.of(Ref(leaf.value)).blocks:
-                if leaf.axis in block.axes:
-                    flow.labels.freeze(block.ids)
+            unlabel(flow.labels, flow.of(Ref(leaf.value)), leaf.axis)
         else:
             for other in flow.targets:
                 if leaf in set(leaves(other.expression)):

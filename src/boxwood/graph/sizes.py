@@ -80,27 +80,28 @@ class Size(int):
         """Use the size as a plain number, from which no code can find back to its expression."""
         if self.listener is not None and self.listener.listening:
             self.listener.on_number(self)
-        return _plain(self)
+        return int.__index__(self)
 
     def __eq__(self, other: object) -> bool:
-        same = _compared(eq, self, other)
+        same: bool = _compared(eq, self, other)
         if same is True and isinstance(other, Size) and self.listener is not None:
             self.listener.on_equal(self, other)
         return same
 
     def __ne__(self, other: object) -> bool:
-        return _compared(ne, self, other)
+        differs: bool = _compared(ne, self, other)
+        return differs
 
-    def __lt__(self, other: Any) -> bool:
+    def __lt__(self, other: Any) -> Any:
         return _compared(lt, self, other)
 
-    def __le__(self, other: Any) -> bool:
+    def __le__(self, other: Any) -> Any:
         return _compared(le, self, other)
 
-    def __gt__(self, other: Any) -> bool:
+    def __gt__(self, other: Any) -> Any:
         return _compared(gt, self, other)
 
-    def __ge__(self, other: Any) -> bool:
+    def __ge__(self, other: Any) -> Any:
         return _compared(ge, self, other)
 
     __hash__ = int.__hash__

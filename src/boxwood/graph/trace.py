@@ -95,7 +95,13 @@ def _traced(model: nn.Module, example: Any, *, with_values: bool, until_data: bo
         lambda each: faked(each) if isinstance(each, Tensor) else each, as_arguments(example)
     )
     with ExitStack() as stack:
-        for context in (torch.no_grad(), without_caches(), fake, Operations(recorder), Functions(recorder)):
+        for context in (
+            torch.no_grad(),
+            without_caches(),
+            fake,
+            Operations(recorder),
+            Functions(recorder),
+        ):
             stack.enter_context(context)
         stack.callback(recorder.stop)
         try:
