@@ -19,7 +19,7 @@ from boxwood.engine.passes.fuse_attention import fuse_attention
 from boxwood.engine.passes.fuse_epilogues import fuse_epilogues
 from boxwood.engine.passes.simplify import simplify
 from boxwood.engine.program import Program, check
-from boxwood.engine.session import Session, Uncompiled, Workshop
+from boxwood.engine.session import Session, Uncompiled, Workshop, torch_threads
 from boxwood.engine.targets import Target, host
 from boxwood.engine.teams import Team
 
@@ -62,12 +62,17 @@ def compile(  # noqa: A001
         True
     """
     team = Team(threads)
+    with torch_threads(threads):
+        return _compiled(model, example, target or host(), team)
+
+
+def _compiled(model: nn.Module, example: Any, target: Target, team: Team) -> Session | Uncompiled:
     tensors, function, interface = learn(model, example)
     with _evaluating(model):
         try:
             captured = capture(function, tensors)
         except UncapturableError as reason:
-            return Uncompiled(copy.deepcopy(model), str(reason), threads)
+            return Uncompiled(copy.deepcopy(model), str(reason), team.threads)
     named = [*model.named_parameters(), *model.named_buffers()]
     by_address = {tensor.data_ptr(): name for name, tensor in named}
     constants = captured.program.constants
@@ -75,9 +80,9 @@ def compile(  # noqa: A001
         n: by_address[t.data_ptr()] for n, t in constants.items() if t.data_ptr() in by_address
     }
     program = _own(optimised(replace(check(captured.program), names=names)), model)
-    workshop = Workshop(program, target or host(), threads)
+    workshop = Workshop(program, target, team.threads)
     session = Session(program, interface(), frozenset(), workshop, team)
-    name = remembering.key(program, workshop.target, threads)
+    name = remembering.key(program, target, team.threads)
     choice = remembering.recall(name, program) if name else None
     if choice is None:
         choice = choose(session, tensors)

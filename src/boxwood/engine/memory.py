@@ -13,12 +13,18 @@ _HUGE = 2 * 1024 * 1024
 def allocate(nbytes: int) -> NDArray[np.uint8]:
     """Return zeroed memory that starts on a page, in huge pages where the system has them.
 
+    It is this process's own: Python's default would share it with the children of a fork, whose
+    results would then be written into each other.
+
     Example:
         >>> allocate(100).ctypes.data % mmap.PAGESIZE
         0
     """
     huge = nbytes >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE")
-    memory = mmap.mmap(-1, max(nbytes, 1) + (_HUGE if huge else 0))
+    private = (
+        {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    )
+    memory = mmap.mmap(-1, max(nbytes, 1) + (_HUGE if huge else 0), **private)
     array = np.frombuffer(memory, np.uint8)
     if huge:
         memory.madvise(mmap.MADV_HUGEPAGE)

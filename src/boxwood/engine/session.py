@@ -2,7 +2,6 @@
 
 import os
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -55,6 +54,7 @@ class Workshop:
     def __post_init__(self) -> None:
         self.built: dict[Key, Bound] = {}
         self.objects: dict[str, bytes] = {}
+        self.settled: frozenset[Key] = frozenset()  # kernels that stay whatever else is forgotten
 
     def kernels(self, steps: Mapping[int, KernelStep]) -> dict[int, Bound]:
         """Return the kernel of each step."""
@@ -74,10 +74,16 @@ class Workshop:
             index: self.built[step.problem, step.weight, step.bias] for index, step in steps.items()
         }
 
+    def settle(self) -> None:
+        """Keep for good what is built now."""
+        self.settled = frozenset(self.built)
+
     def keep(self, kernels: Iterable[Bound]) -> None:
-        """Forget all kernels but these."""
+        """Forget all kernels but these and the settled ones."""
         kept = {id(each) for each in kernels}
-        self.built = {key: each for key, each in self.built.items() if id(each) in kept}
+        self.built = {
+            key: each for key, each in self.built.items() if id(each) in kept or key in self.settled
+        }
         own = {driver.CODE.entry, driver.SHARE.entry}
         entries = own | {b.kernel.code.entry for b in self.built.values()}
         self.objects = {e: code for e, code in self.objects.items() if e in entries}
@@ -144,7 +150,6 @@ class Session:
         self.workshop, self.team = workshop, team
         self._runners: dict[int, Runner] = {}
         self._dense: dict[int, Callable[..., Tensor]] = {}
-        self._lock = threading.Lock()
 
     @property
     def threads(self) -> int:
@@ -159,9 +164,16 @@ class Session:
         """
         inputs = self.interface.tensors(args, kwargs)
         batch = check_inputs(self.program, inputs)
-        with self._lock, torch.no_grad(), torch_threads(self.threads):
+        with self.team.lock, torch.no_grad(), torch_threads(self.threads):
             outputs = self.runner(batch)(inputs)
         return self.interface.output(outputs)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refuse to be pickled or copied: kernels are machine code at addresses of this process."""
+        raise BoxwoodError(
+            "Expected a compiled network to be saved by its save(), got an attempt to pickle or "
+            "copy it; use save(path) and boxwood.load(path), also to hand it to another process."
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write this session to a file that `boxwood.engine.storage.load` reads.
@@ -187,7 +199,7 @@ class Session:
         """
         inputs = self.interface.tensors(args, kwargs)
         batch = check_inputs(self.program, inputs)
-        with self._lock, torch.no_grad(), torch_threads(self.threads):
+        with self.team.lock, torch.no_grad(), torch_threads(self.threads):
             return explain(self.runner(batch), self.times, inputs, repeats)
 
     def assigned(
@@ -200,7 +212,9 @@ class Session:
 
     def settle(self, batch: int) -> None:
         """Keep the kernels of one batch's plan, and no others; keep their weights without zeros."""
+        self.workshop.settled = frozenset()
         self.workshop.keep(self.runner(batch).kernels.values())
+        self.workshop.settle()
         ops = self.program.ops
         packed = {n for position in self.native for n in _weights(ops[position])}
         packed -= {n for p, op in enumerate(ops) if p not in self.native for n in op.reads}
@@ -211,8 +225,13 @@ class Session:
     def runner(self, batch: int) -> Runner:
         """Return the bound plan for a batch, made when it is first asked for."""
         if batch not in self._runners:
-            while len(self._runners) >= PLANS:
+            if len(self._runners) >= PLANS:
                 self._runners.pop(next(iter(self._runners)))
+                self.workshop.keep(
+                    kernel
+                    for runner in self._runners.values()
+                    for kernel in runner.kernels.values()
+                )
             self._runners[batch] = self._bind(plan(self.program, batch, self.native))
         return self._runners[batch]
 
@@ -281,10 +300,10 @@ class Uncompiled:
 
 
 class torch_threads:  # noqa: N801
-    """Give torch's operators so many threads, and back what it had."""
+    """Give torch's operators so many threads, after a fork one, and back what it had."""
 
     def __init__(self, threads: int) -> None:
-        self._threads = threads
+        self._threads = 1 if Team.forked else threads
 
     def __enter__(self) -> None:
         self._before = torch.get_num_threads()

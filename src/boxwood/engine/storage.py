@@ -137,6 +137,7 @@ def _session(header: dict[str, Any], data: NDArray[np.uint8], threads: int | Non
         workshop.objects.update(
             {entry: _part(place, data).tobytes() for entry, place in header["objects"].items()}
         )
+        workshop.settle()
     return Session(
         program, interface.from_json(header["interface"]), frozenset(header["native"]),
         workshop, team, {position: Times(**each) for position, each in header["times"]},

@@ -2,16 +2,21 @@
 
 Where torch runs on GNU's OpenMP, they are torch's own: its threads stay awake for a while after
 each of its operators, and would take the processors from others.
+
+Only the thread that calls ``fork`` lives on in the child, and OpenMP waits there for the others for
+ever. A forked process, such as a worker of a DataLoader, therefore runs everything on one thread.
 """
 
 import ctypes
 import os
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
+from typing import ClassVar
 
 import torch
 
@@ -69,15 +74,34 @@ class Team:
         >>> Team(1).run(lambda job, thread, threads: None, 0, 0, None)
     """
 
+    forked: ClassVar[bool] = False
+    """Whether this process is a child of ``fork``."""
+
+    _all: ClassVar[weakref.WeakSet["Team"]] = weakref.WeakSet()
+
     def __init__(self, threads: int) -> None:
-        self.openmp = torch_openmp()
         self._queues: list[SimpleQueue[Task | None]] = []
+        self.lock = threading.Lock()
+        self.openmp = torch_openmp()
         if not isinstance(threads, int) or not 1 <= threads <= 4 * (os.cpu_count() or 1):
             raise BoxwoodError(
                 f"Expected threads between 1 and four per core ({4 * (os.cpu_count() or 1)}), got "
                 f"{threads!r}; give the number of cores to use."
             )
         self.threads = threads
+        Team._all.add(self)
+
+    @property
+    def running(self) -> int:
+        """How many threads run now: one after a fork."""
+        return 1 if Team.forked else self.threads
+
+    @classmethod
+    def after_fork(cls) -> None:
+        """Forget the threads, and who held the locks, of the process that forked."""
+        cls.forked = True
+        for team in cls._all:
+            team.lock, team._queues = threading.Lock(), []
 
     def run(self, function: Function, share: int, job: int, owner: object) -> None:
         """Call the function on every thread with its number.
@@ -88,13 +112,14 @@ class Team:
             job: its first argument.
             owner: what keeps the function's code and the job's memory alive.
         """
-        if self.threads > 1 and self.openmp is not None:
-            self.openmp.parallel(share, job, self.threads, 0)
+        threads = self.running
+        if threads > 1 and self.openmp is not None:
+            self.openmp.parallel(share, job, threads, 0)
             return
-        if self.threads > 1:
+        if threads > 1:
             for queue in self._started():
-                queue.put((function, job, self.threads, owner))
-        function(job, 0, self.threads)
+                queue.put((function, job, threads, owner))
+        function(job, 0, threads)
 
     def close(self) -> None:
         """End the waiting threads."""
@@ -114,6 +139,10 @@ class Team:
 
     def __del__(self) -> None:
         self.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=Team.after_fork)
 
 
 def _wait(queue: SimpleQueue[Task | None], thread: int) -> None:

@@ -15,13 +15,15 @@ class ObjectCache:
     A file holds the SHA-256 of its content, then the content; a damaged one counts as absent.
 
     Args:
-        folder: where the files are; made when first written to.
+        folder: where the files are; made when first written to. None keeps nothing.
     """
 
-    folder: Path
+    folder: Path | None
 
     def get(self, key: str) -> bytes | None:
         """The content, or None if it is absent or damaged."""
+        if self.folder is None:
+            return None
         try:
             data = (self.folder / key).read_bytes()
         except OSError:
@@ -31,6 +33,8 @@ class ObjectCache:
 
     def put(self, key: str, content: bytes) -> None:
         """Store whole or not at all; a full or read-only disk costs only the work of next time."""
+        if self.folder is None:
+            return
         with contextlib.suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=self.folder)
@@ -44,6 +48,12 @@ class ObjectCache:
 
 
 def default_cache(name: str = "objects") -> ObjectCache:
-    """A cache of the user's: ``$XDG_CACHE_HOME/boxwood``, by default under ``~/.cache``."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return ObjectCache(Path(root) / "boxwood" / name)
+    """A cache of the user's: ``$XDG_CACHE_HOME/boxwood``, by default under ``~/.cache``.
+
+    It keeps nothing for a user without a home folder, as there are in many containers.
+    """
+    try:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return ObjectCache(None)
+    return ObjectCache(root / "boxwood" / name)
