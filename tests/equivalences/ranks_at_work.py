@@ -8,23 +8,35 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
 from boxwood.core import criteria
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.policies import SET, Gradual, LayerByLayer, Policy, RigL, Static
 from boxwood.core.schedules import Cubic
+from boxwood.engine.compiling import compile  # noqa: A004 - as torch names it
+from boxwood.graph.compensate import compensate
+from boxwood.graph.units import units
+from boxwood.graph.verify import shrink, verify
 from boxwood.model.binding import MaskBinding
+from boxwood.model.counting import count
+from boxwood.model.dead import remove_dead
 from boxwood.model.evidence.movement import TrackMovement
-from boxwood.model.oneshot import prune
+from boxwood.model.oneshot import masks_from_zeros, project_, prune
 from boxwood.model.prunable import Named, Where, linear_and_conv
-from boxwood.model.reconstruct import prune_and_reconstruct, reconstruct
+from boxwood.model.reconstruct import load_, prune_and_reconstruct, reconstruct
+from boxwood.model.scoring import score
 from boxwood.model.sparse_training import SparseTraining
 
 RANKS = 2
@@ -150,6 +162,100 @@ def by_criterion(part: Part, name: str) -> Found:
     )
 
 
+def sharded(part: Part, shard: Callable[[nn.Module], object], hidden: int) -> Found:
+    """Masks of the whole network hold on its shards, some of which are uneven or empty."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(12, hidden), nn.Tanh(), nn.Linear(hidden, 1)).double()
+    masks = prune(net, 0.5)
+    if part.ranks > 1:
+        shard(net)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.05, weight_decay=0.1)
+    held = MaskBinding(net, optimizer, masks)
+    chance = torch.Generator().manual_seed(5)
+    for _ in range(4):
+        inputs = torch.randn(8, 12, generator=chance, dtype=torch.float64)
+        optimizer.zero_grad()
+        given = inputs if shard is tensor_parallel else part.rows(inputs)
+        net(given).square().mean().backward()
+        optimizer.step()
+    found = {f"weight {name}": whole(p) for name, p in net.named_parameters()}
+    project_(net, {name: ~mask for name, mask in masks.items()})
+    found |= {f"projected {name}": whole(p) for name, p in net.named_parameters()}
+    return found | {f"mask {name}": whole(mask) for name, mask in held.masks.items()}
+
+
+def tensor_parallel(net: nn.Module) -> None:
+    mesh = init_device_mesh("cpu", (RANKS,))
+    parallelize_module(net, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
+
+
+def whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.clone()
+
+
+def loaded(part: Part) -> Found:
+    """Weights that were decided before sharding are put into the shards."""
+    net = chain()
+    new = prune_and_reconstruct(net, 0.5, part.of(batches(4))).weights
+    if part.ranks > 1:
+        fully_shard(net)
+    load_(net, new)
+    return {name: whole(p) for name, p in net.named_parameters()}
+
+
+def refused(shard: Callable[[nn.Module], nn.Module]) -> list[str]:
+    """What every function says of a sharded network; "" where it refuses nothing."""
+    net, example = chain(), batches(1)[0][0]
+    found = units(net, example)
+    keep = found.keep_best(0.5)
+    small, masks = shrink(net, keep), prune(net, 0.5)
+    held = shard(net)
+
+    def sgd() -> torch.optim.Optimizer:
+        return torch.optim.SGD(held.parameters(), lr=0.1)
+
+    def said(action: Callable[[], object]) -> str:
+        try:
+            action()
+        except BoxwoodError as error:
+            return str(error)
+        return ""
+
+    policy = RigL(sparsity=0.5, until=9, every=1)
+    return [
+        said(lambda: prune(held, 0.5)),
+        said(lambda: prune(held, 0.5, criterion=criteria.snip, loss=squared, batches=batches(1))),
+        said(lambda: masks_from_zeros(held)),
+        said(lambda: score(linear_and_conv(held), criteria.magnitude)),
+        said(lambda: SparseTraining(held, sgd(), policy)),
+        said(lambda: SparseTraining(held, sgd(), Static(sparsity=0.5))),
+        said(lambda: reconstruct(held, masks, batches(1))),
+        said(lambda: prune_and_reconstruct(held, 0.5, batches(1))),
+        said(lambda: count(held, example, masks)),
+        said(lambda: remove_dead(held, masks, (2, 4, 4))),
+        said(lambda: units(held, example)),
+        said(lambda: shrink(held, keep)),
+        said(lambda: verify(held, small, keep)),
+        said(lambda: compensate(held, small, keep, [example])),
+        said(lambda: compile(held, example)),
+        said(lambda: MaskBinding(held, sgd(), masks)),
+        said(lambda: project_(held, masks)),
+    ]
+
+
+def fully_sharded(net: nn.Module) -> nn.Module:
+    fully_shard(net)
+    return net
+
+
+def flattened(net: nn.Module, **settings: Any) -> nn.Module:
+    return FullyShardedDataParallel(net, device_id=torch.device("cpu"), **settings)
+
+
+def refusals(shard: Callable[[nn.Module], nn.Module]) -> Found:
+    raise BoxwoodError("\n".join(refused(shard)))
+
+
 def unequal(part: Part) -> Found:
     """One rank has 3 batches and the other 1, of other sizes: the mean is over all examples."""
     sizes = [6, 2, 3, 5]
@@ -260,6 +366,9 @@ def both(part: Part) -> dict[str, Callable[[], Found]]:
         "reconstruct": lambda: reconstructed(part),
         "SparseGPT": lambda: sparse_gpt(part),
         "unused on one rank": lambda: unused_on_one_rank(part),
+        "fully sharded": lambda: sharded(part, fully_shard, 7),
+        "tensor parallel": lambda: sharded(part, tensor_parallel, 8),
+        "loaded into shards": lambda: loaded(part),
     }
 
 
@@ -271,6 +380,11 @@ def together(part: Part) -> dict[str, Callable[[], Found]]:
         "failure in training": lambda: failure_in_training(part),
         "other masks": lambda: other_masks(part),
         "networks of their own": lambda: networks_of_their_own(part),
+        "refused when sharded": lambda: refusals(fully_sharded),
+        "refused when flattened": lambda: refusals(flattened),
+        "refused when pieces of flat ones": lambda: refusals(
+            partial(flattened, use_orig_params=True)
+        ),
     }
 
 

@@ -81,6 +81,50 @@ def test_masks_are_those_of_one_process(found, scenario):
     assert any(mask.dtype == torch.bool and not mask.all() for mask in mine.values())
 
 
+@pytest.mark.parametrize("scenario", ["fully sharded", "tensor parallel", "loaded into shards"])
+def test_shards_hold_what_the_whole_network_holds(found, scenario):
+    """Masks and weights of the whole network, taken to its shards, are there as in one process."""
+    mine, other, alone = (found[name][scenario] for name in ("0", "1", "alone"))
+    assert mine.keys() == other.keys() == alone.keys()
+    for name, tensor in mine.items():
+        assert torch.equal(tensor, other[name])
+        assert torch.allclose(tensor.double(), alone[name].double(), rtol=0, atol=1e-12)
+        assert torch.equal(tensor == 0, alone[name] == 0)
+    assert any((tensor == 0).any() and not (tensor == 0).all() for tensor in mine.values())
+
+
+def test_shards_are_refused_by_what_needs_the_whole_network(found):
+    """Every function says so in the same words; masks alone can be taken to ``DTensor`` shards."""
+    for rank in "01":
+        said = found[rank]["refused when sharded"].split("\n")
+        assert len(said) == 17
+        for each in said[:-2]:
+            assert each.startswith(
+                "Expected tensors that this process holds whole, got '0.weight', a DTensor of "
+                "which it holds a shard; do this before fully_shard or tensor parallelism"
+            )
+        assert said[-2:] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("scenario", "name"),
+    [
+        ("refused when flattened", "_fsdp_wrapped_module._flat_param"),
+        ("refused when pieces of flat ones", "_fsdp_wrapped_module.0.weight"),
+    ],
+)
+def test_flat_parameters_are_refused(found, scenario, name):
+    """What FullyShardedDataParallel flattens is neither scored nor masked by anything."""
+    for rank in "01":
+        said = found[rank][scenario].split("\n")
+        assert len(said) == 17
+        for each in said:
+            assert each.startswith(
+                f"Expected parameters of the network's own shapes, got {name!r}, which "
+                f"FullyShardedDataParallel has flattened and shared out; decide masks before"
+            )
+
+
 @pytest.mark.parametrize("scenario", ["reconstruct", "SparseGPT"])
 def test_adjusted_weights_are_those_of_one_process(found, scenario):
     """Hessians add up over the ranks, and all get the same bits."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.placement import check_data, placed_like
 
 Masks = Mapping[str, Tensor]
 """Dotted parameter name to a bool tensor of the parameter's shape; True keeps."""
@@ -51,7 +52,7 @@ def apply(tensors: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor]:
     """
     validate(tensors, masks)
     return {
-        name: tensor.masked_fill(~masks[name].to(tensor.device), 0) if name in masks else tensor
+        name: tensor.masked_fill(~placed_like(masks[name], tensor), 0) if name in masks else tensor
         for name, tensor in tensors.items()
     }
 
@@ -67,8 +68,9 @@ def apply_(tensors: Mapping[str, Tensor], masks: Masks) -> None:
         tensor([1., 0.])
     """
     validate(tensors, masks)
+    check_data({name: tensors[name] for name in masks})
     for name, mask in masks.items():
-        tensors[name].masked_fill_(~mask.to(tensors[name].device), 0)
+        tensors[name].masked_fill_(~placed_like(mask, tensors[name]), 0)
 
 
 def bits_of(mask: Tensor, like: Tensor) -> Tensor:
@@ -79,7 +81,7 @@ def bits_of(mask: Tensor, like: Tensor) -> Tensor:
         tensor([-1,  0], dtype=torch.int16)
     """
     integers = _INTEGERS[like.element_size()]
-    kept = mask.to(like.device)
+    kept = placed_like(mask, like.detach())
     # Laid out in memory as the weight is, which is what makes the pass over both a fast one.
     return torch.empty_like(like.detach(), dtype=integers).copy_(kept).neg_()
 

@@ -104,6 +104,8 @@ def check_alike(tensors: Mapping[str, Tensor], what: str, advice: str, group: Gr
     if size(group) == 1:
         return
     _meet(_digest([[name, list(each.shape)] for name, each in tensors.items()]), group)
+    if not tensors:
+        return
     sums = torch.stack([_checksum(each).to(_device(group)) for each in tensors.values()])
     everywhere = [torch.empty_like(sums) for _ in range(size(group))]
     dist.all_gather(everywhere, sums, group=group)

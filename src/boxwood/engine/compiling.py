@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from boxwood.core.placement import check_whole
 from boxwood.engine import remembering
 from boxwood.engine.capture import UncapturableError, capture
 from boxwood.engine.choosing import choose
@@ -51,7 +52,8 @@ def compile(  # noqa: A001
         its input stays torch's as a whole; its ``explain()`` says why.
 
     Raises:
-        BoxwoodError: the arguments do not fit the model, or llvmlite is missing.
+        BoxwoodError: the arguments do not fit the model, its weights are sharded or not there, or
+            llvmlite is missing.
 
     Example:
         >>> import torch
@@ -61,6 +63,7 @@ def compile(  # noqa: A001
         >>> torch.allclose(fast(x), net(x), atol=1e-6)
         True
     """
+    check_whole(dict(model.named_parameters()))
     team = Team(threads)
     with torch_threads(threads):
         return _compiled(model, example, target or host(), team)

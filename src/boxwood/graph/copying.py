@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import (
     FakeTensor,
 )
-from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]
 from torch.overrides import TorchFunctionMode
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.placement import check_whole
 
 _COARSE = (
     torch.float8_e4m3fn,
@@ -43,17 +43,9 @@ def check_materialised(model: nn.Module) -> None:
         ...
         boxwood.core.errors.BoxwoodError: Expected parameters with data, got 'weight' on the meta device; load the weights first.
     """
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if isinstance(tensor, UninitializedTensorMixin):
-            raise BoxwoodError(
-                f"Expected initialised parameters, got {name!r}, which is lazy; "
-                "run the model once on a batch first."
-            )
-        if tensor.is_meta:
-            raise BoxwoodError(
-                f"Expected parameters with data, got {name!r} on the meta device; "
-                "load the weights first."
-            )
+    named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    check_whole(named)
+    for name, tensor in named.items():
         if tensor.is_quantized or tensor.dtype in _COARSE:
             way = "dequantize()" if tensor.is_quantized else "model.to(torch.bfloat16)"
             raise BoxwoodError(
@@ -155,6 +147,7 @@ def twin_of(
             *model.named_buffers(remove_duplicate=False),
         ]
     )
+    check_whole(by_name)
     for names, tensor in named_tensors(model):
         made = replace(names[0], tensor.detach())
         for name in names:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.placement import check_whole
 from boxwood.graph.copying import named_tensors, rebuilt
 from boxwood.graph.keep import Keep
 from boxwood.graph.settle import broken_targets, new_values
@@ -238,6 +239,7 @@ _TOLD: tuple[tuple[Any, Any], ...] = (
 
 
 def _check_same_model(model: nn.Module, keep: Keep) -> None:
+    check_whole(dict(model.named_parameters()))
     shapes = {names[0]: tuple(tensor.shape) for names, tensor in named_tensors(model)}
     for name, shape in keep.units.shapes.items():
         if shapes.get(name) != shape:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.placement import check_whole
 from boxwood.graph.certificate import Certificate, Trial
 from boxwood.graph.comparing import (
     TOLERANCE,
@@ -64,6 +65,7 @@ def verify(
         >>> verify(net, shrink(net, keep), keep).proved
         True
     """
+    check_whole(dict(model.named_parameters()))
     example = keep.units.example if example is None else example
     pair = _Pair(model, small, keep, seed)
     trials = [

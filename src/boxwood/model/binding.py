@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.masks import Masks, and_, bits_of, validate
+from boxwood.core.placement import check_data, check_unflattened
 from boxwood.core.ranks import Group
 from boxwood.model.prunable import plain_name, unwrapped
 from boxwood.model.synchronised import check_same_masks
@@ -67,6 +68,8 @@ class MaskBinding:
             plain_name(name): parameter
             for name, parameter in unwrapped(model).named_parameters(remove_duplicate=False)
         }
+        check_unflattened(self._named)
+        check_data({name: p for name, p in self._named.items() if name in masks})
         masks = _merge_tied(self._named, masks)
         self._parameters = {name: self._named[name] for name in masks}
         self._check_optimizer()

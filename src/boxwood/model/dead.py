@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.placement import check_whole
 from boxwood.model.evaluation import evaluating
 from boxwood.model.feedforward import Link, chain
 from boxwood.model.named_masks import by_parameter
@@ -71,6 +72,7 @@ def remove_dead(
     Differs from the paper: the paper leaves dead units to weight decay; here they go at once, and
     the output of a unit that has a bias and no inputs is accounted for.
     """
+    check_whole(dict(model.named_parameters()))
     links = chain(model)
     _check_flattening(model, links, example_shape)
     mask_of = by_parameter(model, masks)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.placement import check_data, check_whole
 
 
 def by_parameter(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[Tensor, Tensor]:
@@ -16,7 +17,8 @@ def by_parameter(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[Tensor, 
         masks: bool masks by dotted name, True keeps; any of a tied parameter's names will do.
 
     Raises:
-        BoxwoodError: a name that is no parameter, a mask that is not bool or has another shape.
+        BoxwoodError: a name that is no parameter, a mask that is not bool or has another shape, or
+            parameters that this process does not hold whole.
 
     Example:
         >>> layer = nn.Linear(2, 1)
@@ -25,6 +27,7 @@ def by_parameter(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[Tensor, 
         tensor([[ True, False]])
     """
     parameters = dict(model.named_parameters(remove_duplicate=False))
+    check_data(parameters)
     found: dict[Tensor, Tensor] = {}
     for name, mask in masks.items():
         if name not in parameters:
@@ -33,6 +36,7 @@ def by_parameter(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[Tensor, 
                 "use the names of `model.named_parameters()`."
             )
         parameter = parameters[name]
+        check_whole({name: parameter})
         if mask.dtype != torch.bool or mask.shape != parameter.shape:
             raise BoxwoodError(
                 f"Expected a bool mask of shape {tuple(parameter.shape)} for {name!r}, "

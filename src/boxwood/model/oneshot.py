@@ -12,6 +12,7 @@ from boxwood.core.errors import BoxwoodError, NoEffect
 from boxwood.core.evidence import evidence_of
 from boxwood.core.granularity import Elements, Granularity, pool_within
 from boxwood.core.masks import Masks, apply_, kept, validate
+from boxwood.core.placement import check_whole
 from boxwood.core.ranks import Group
 from boxwood.core.schedules import Schedule
 from boxwood.core.selection import candidates, select
@@ -175,7 +176,9 @@ def masks_from_zeros(model: nn.Module, where: Where = linear_and_conv) -> dict[s
         >>> masks_from_zeros(net)
         {'weight': tensor([[False,  True]])}
     """
-    masks = {name: p.detach() != 0 for name, p in where(model).items()}
+    parameters = where(model)
+    check_whole(parameters)
+    masks = {name: p.detach() != 0 for name, p in parameters.items()}
     if kept(masks) == sum(mask.numel() for mask in masks.values()):
         raise BoxwoodError(
             "Expected a network with zero weights, got none; use prune() to decide masks."

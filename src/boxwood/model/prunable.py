@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.placement import check_unflattened
 
 Where = Callable[[nn.Module], dict[str, nn.Parameter]]
 """A module to the parameters that may be pruned, in the module's own order."""
@@ -100,14 +101,19 @@ class Named:
 
 
 def parameter_names(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Name every parameter once, as an uncompiled model names it.
+    """Name every parameter once, as the network inside of wrappers names it.
+
+    Raises:
+        BoxwoodError: ``FullyShardedDataParallel`` has flattened them.
 
     Example:
         >>> list(parameter_names(nn.Linear(2, 1)))
         ['weight', 'bias']
     """
     named = unwrapped(model).named_parameters()
-    return {plain_name(name): parameter for name, parameter in named}
+    names = {plain_name(name): parameter for name, parameter in named}
+    check_unflattened(names)
+    return names
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -13,6 +13,7 @@ from boxwood.core.allocation import keep_of
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.granularity import NofM
 from boxwood.core.masks import Masks, validate
+from boxwood.core.placement import check_data, placed_like
 from boxwood.core.ranks import Group, all_or_none, as_first_rank
 from boxwood.core.schedules import check_sparsity
 from boxwood.core.surgeon import adjust, sparse_gpt
@@ -162,8 +163,9 @@ def load_(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
                 f"Expected weights of the model's names and shapes, got {name!r} of shape "
                 f"{tuple(weight.shape)}; give weights that were made from this model."
             )
+    check_data({name: parameters[name] for name in weights})
     for name, weight in weights.items():
-        parameters[name].copy_(weight)
+        parameters[name].copy_(placed_like(weight, parameters[name]))
 
 
 def _layer_by_layer(

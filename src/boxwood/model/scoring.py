@@ -9,6 +9,7 @@ from torch import Tensor
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.evidence import evidence_of
 from boxwood.core.masks import Masks
+from boxwood.core.placement import check_whole
 from boxwood.core.selection import check_finite
 
 Criterion = Callable[..., Tensor]
@@ -47,6 +48,7 @@ def score(
         >>> score({"w": torch.tensor([-3.0, 2.0])}, wanda, evidence=norms)
         {'w': tensor([3., 4.])}
     """
+    check_whole(weights)
     check_finite(weights, "weights")
     needs = evidence_of(criterion)
     scores = {}

@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 
 from boxwood.core.masks import Masks
+from boxwood.core.placement import is_distributed
 from boxwood.core.ranks import Group, add_up, check_alike, size
 
 
 def check_same_masks(masks: Masks, group: Group = None) -> None:
     """Refuse masks that differ between ranks.
+
+    Of a sharded mask every rank holds another part, and there is nothing to compare.
 
     Raises:
         BoxwoodError: the ranks of the group hold different ones.
@@ -19,7 +22,7 @@ def check_same_masks(masks: Masks, group: Group = None) -> None:
         >>> check_same_masks({"weight": torch.tensor([True, False])})
     """
     check_alike(
-        masks,
+        {name: mask for name, mask in masks.items() if not is_distributed(mask)},
         "masks",
         "decide them from what is the same on every rank (weights, averaged evidence, one seed), "
         "or send those of one rank to all",

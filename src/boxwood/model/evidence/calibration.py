@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.masks import Masks
+from boxwood.core.placement import check_whole
 from boxwood.core.ranks import Group, add_up
 from boxwood.model.evaluation import evaluating
 from boxwood.model.prunable import unwrapped
@@ -57,6 +58,7 @@ class Calibration:
     group: Group = None
 
     def __post_init__(self) -> None:
+        check_whole(self.weights)
         object.__setattr__(self, "model", unwrapped(self.model))
         if isinstance(self.batches, Iterator):
             raise BoxwoodError(

@@ -1,0 +1,66 @@
+"""Weights that are not there are refused by name, before anything is done with them."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from boxwood.core import criteria
+from boxwood.core.errors import BoxwoodError
+from boxwood.core.policies import RigL
+from boxwood.engine.compiling import compile  # noqa: A004 - as torch names it
+from boxwood.graph.units import units
+from boxwood.model.binding import MaskBinding
+from boxwood.model.counting import count
+from boxwood.model.dead import remove_dead
+from boxwood.model.oneshot import masks_from_zeros, project_, prune
+from boxwood.model.prunable import linear_and_conv
+from boxwood.model.reconstruct import load_, reconstruct
+from boxwood.model.scoring import score
+from boxwood.model.sparse_training import SparseTraining
+
+MASKS = {"weight": torch.eye(3, dtype=torch.bool)}
+X = torch.ones(2, 3)
+
+
+def sgd(net: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(net.parameters(), lr=0.1)
+
+
+ACTIONS: dict[str, Callable[[nn.Module], object]] = {
+    "prune": lambda net: prune(net, 0.5),
+    "prune by activations": lambda net: prune(net, 0.5, criterion=criteria.wanda, batches=[X]),
+    "masks_from_zeros": masks_from_zeros,
+    "score": lambda net: score(linear_and_conv(net), criteria.magnitude),
+    "MaskBinding": lambda net: MaskBinding(net, sgd(net), MASKS),
+    "SparseTraining": lambda net: SparseTraining(net, sgd(net), RigL(sparsity=0.5, until=9)),
+    "project_": lambda net: project_(net, MASKS),
+    "reconstruct": lambda net: reconstruct(net, MASKS, [X]),
+    "load_": lambda net: load_(net, {"weight": torch.ones(3, 3)}),
+    "count": lambda net: count(net, X),
+    "remove_dead": lambda net: remove_dead(net, MASKS, (3,)),
+    "units": lambda net: units(net, X),
+    "compile": lambda net: compile(net, X),
+}
+
+
+@pytest.mark.parametrize("action", ACTIONS.values(), ids=ACTIONS)
+def test_weights_without_data_are_refused(action: Callable[[nn.Module], object]) -> None:
+    """A network on the meta device has shapes only."""
+    with pytest.raises(BoxwoodError) as caught:
+        action(nn.Linear(3, 3, device="meta"))
+    assert str(caught.value) == (
+        "Expected parameters with data, got 'weight' on the meta device; load the weights first."
+    )
+
+
+@pytest.mark.parametrize("name", ["prune", "MaskBinding", "SparseTraining", "units"])
+def test_lazy_weights_are_refused(name: str) -> None:
+    """A lazy network has not even shapes."""
+    with pytest.raises(BoxwoodError) as caught:
+        ACTIONS[name](nn.LazyLinear(3))
+    assert str(caught.value) == (
+        "Expected initialised parameters, got 'weight', which is lazy; run the model once on a "
+        "batch first."
+    )
