@@ -3,6 +3,7 @@
 python experiments/run_lottery_ticket.py lenet_300_100 --data fashion-mnist --seeds 5 --workers 2
 python experiments/run_lottery_ticket.py lenet_300_100 --data mnist --set steps=12000
 python experiments/run_lottery_ticket.py conv_2_scaled --seeds 5 --workers 2
+python experiments/run_lottery_ticket.py conv_2_scaled --set images=15000 --first-seed 10 --name conv_2_15000
 """
 
 import argparse
@@ -26,14 +27,26 @@ Curves = dict[str, list[tuple[float, tuple[float, ...]]]]
 
 
 def study(
-    net: str, data: str | None, seeds: int, workers: int, store: Path, settings: list[str]
+    net: str,
+    data: str | None,
+    seeds: int,
+    first_seed: int,
+    workers: int,
+    store: Path,
+    settings: list[str],
+    name: str | None,
 ) -> None:
     """Run to the end and leave NAME.json, NAME-accuracy.* and NAME-steps.* beside each other."""
-    name = "_".join(["lottery", net, *([data] if data else [])]).replace("-", "_")
+    name = "_".join(["lottery", name or net, *([data] if data else [])]).replace("-", "_")
     experiment = resolve(f"{HERE / 'lottery_ticket.py'}:{net}", data, settings)
     out = HERE / "results" / f"{name}.json"
     measured = execute(
-        experiment, store=store, seeds=range(seeds), threads=1, workers=workers, out=out
+        experiment,
+        store=store,
+        seeds=range(first_seed, first_seed + seeds),
+        threads=1,
+        workers=workers,
+        out=out,
     )
     report = json.loads(out.read_text())
     report["early_stops"] = {
@@ -80,8 +93,10 @@ def main() -> None:
     parser.add_argument("net", help="lenet_300_100 or conv_2_scaled")
     parser.add_argument("--data", help="such as fashion-mnist")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0, help="those before were looked at")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--store", type=Path, default=Path("runs/lottery"))
+    parser.add_argument("--name", help="of the result, for settings that are not the default")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
     study(**vars(parser.parse_args()))
 
