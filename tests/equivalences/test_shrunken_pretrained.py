@@ -80,6 +80,25 @@ def test_from_pretrained_gives_the_shrunken_model(name: str, tmp_path: Path) -> 
     assert model.config.to_dict() == made(name, settings).config.to_dict()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "Qwen2ForCausalLM", "MistralForCausalLM"])
+def test_deep_models_in_their_own_precision(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    """As real folders are: 24 layers, half precision, and rotary frequencies that stay in float32."""
+    made(name, {**GROUPED, "num_hidden_layers": 24}).to(dtype).save_pretrained(tmp_path / "big")
+    call = ["shrink", str(tmp_path / "big"), str(tmp_path / "small"), "--keep", "0.7", "--json"]
+    done = CliRunner().invoke(app, call)
+    assert done.exit_code == 0, done.exception
+    told = json.loads(done.output)["certificate"]
+    assert told["proved"]
+    # Norms compute in float32 whatever the weights are: gradients can agree no better.
+    assert told["gradient_difference"] < 1e-5 <= told["gradient_tolerance"] or (
+        told["gradient_difference"] <= 1e-7
+    )
+    again = getattr(transformers, name).from_pretrained(tmp_path / "small")
+    assert {p.dtype for p in again.parameters()} == {dtype}
+    assert {b.dtype for b in again.buffers()} == {torch.float32}
+
+
 def test_layers_of_different_sizes_are_refused(tmp_path: Path) -> None:
     """One field cannot say two sizes; nothing is written."""
     model = made("LlamaForCausalLM", GROUPED)

@@ -105,7 +105,7 @@ def configured(small: transformers.PreTrainedModel, example: Any) -> transformer
     for config in _candidates(search):
         with torch.random.fork_rng(devices=[]):
             built: Any = type(small)(config)
-        built.to(next(small.parameters()).dtype)
+        _take_dtypes_(built, small)
         built.load_state_dict(small.state_dict())
         if small.can_generate():
             built.generation_config = small.generation_config
@@ -185,6 +185,13 @@ def save_pretrained(
                 if path != index:  # of other shards
                     shutil.copyfile(path, new / path.name)
         built.save_pretrained(new)
+
+
+def _take_dtypes_(built: nn.Module, small: nn.Module) -> None:
+    """Give every tensor the dtype that its namesake has: some stay in float32 on purpose."""
+    wanted = dict(itertools.chain(small.named_parameters(), small.named_buffers()))
+    for name, tensor in itertools.chain(built.named_parameters(), built.named_buffers()):
+        tensor.data = tensor.data.to(wanted[name].dtype)
 
 
 def _search(small: transformers.PreTrainedModel) -> _Search:

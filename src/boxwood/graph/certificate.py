@@ -42,6 +42,7 @@ class Certificate:
         trials: comparisons of outputs.
         gradient_difference: of the kept parameters, relative to the largest gradient; None if
             gradients were not asked for, or there are none.
+        gradient_tolerance: what it may be, by the type in which gradients were computed.
         restated: statistics that the masked network takes over kept channels alone.
         attributes: ints of modules that were changed.
         unread: parameters that the pass in evaluation does not read, and that nothing is shown for.
@@ -54,6 +55,7 @@ class Certificate:
 
     trials: tuple[Trial, ...]
     gradient_difference: float | None
+    gradient_tolerance: float
     restated: tuple[Restatement, ...]
     attributes: tuple[AttributeChange, ...]
     unread: tuple[str, ...]
@@ -66,10 +68,12 @@ class Certificate:
     @property
     def proved(self) -> bool:
         """Whether every trial agrees."""
-        gradients = self.gradient_difference
-        return all(trial.equal for trial in self.trials) and (
-            gradients is None or gradients <= self.trials[0].tolerance * 100
-        )
+        return all(trial.equal for trial in self.trials) and self._gradients_equal
+
+    @property
+    def _gradients_equal(self) -> bool:
+        difference = self.gradient_difference
+        return difference is None or difference <= self.gradient_tolerance
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -84,11 +88,14 @@ class Certificate:
             )
         lines += [
             f"{t.inputs} inputs, {t.weights} weights, {t.dtype}: largest difference "
-            f"{t.difference:.2g} of {t.scale:.2g}"
+            f"{t.difference:.2g} of {t.scale:.2g}" + _failed(t.equal, t.tolerance)
             for t in self.trials
         ]
         if self.gradient_difference is not None:
-            lines.append(f"gradients of kept parameters: {self.gradient_difference:.2g}")
+            lines.append(
+                f"gradients of kept parameters: {self.gradient_difference:.2g}"
+                + _failed(self._gradients_equal, self.gradient_tolerance)
+            )
         if self.restated:
             lines.append(f"statistics taken over kept channels in {len(self.restated)} places:")
             lines += [f"  {each}" for each in self.restated[:4]]
@@ -104,3 +111,7 @@ class Certificate:
             lines.append(f"not read in evaluation, and not covered: {', '.join(self.unread[:4])}"
                          + (" …" if len(self.unread) > 4 else ""))  # fmt: skip
         return "\n".join(lines)
+
+
+def _failed(equal: bool, tolerance: float) -> str:
+    return "" if equal else f", DIFFERS: at most {tolerance:.0e} of the largest is allowed"

@@ -17,6 +17,9 @@ from boxwood.graph.trace import as_arguments, tensors_of
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 """Largest difference of outputs by their type, over the largest output."""
 
+GRADIENT_TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3}
+"""Largest difference of gradients, over the largest gradient: they pass through a network twice."""
+
 _T = TypeVar("_T")
 
 

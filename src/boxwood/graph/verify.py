@@ -12,6 +12,7 @@ from boxwood.core.errors import BoxwoodError
 from boxwood.core.placement import check_whole
 from boxwood.graph.certificate import Certificate, Trial
 from boxwood.graph.comparing import (
+    GRADIENT_TOLERANCE,
     TOLERANCE,
     Precisions,
     distance,
@@ -75,12 +76,15 @@ def verify(
     ]
     # Behind what depends on data there may be nothing to differentiate.
     beyond = keep.units.flow.trace.beyond
-    gradients = gradients and not beyond
+    difference, tolerance = None, GRADIENT_TOLERANCE[torch.float64]
+    if gradients and not beyond:
+        difference, tolerance = pair.gradient_trial(example)
     _, changes = cut(model, keep)
     everything = keep.kept | True
     return Certificate(
         trials=tuple(trials),
-        gradient_difference=pair.gradient_difference(example) if gradients else None,
+        gradient_difference=difference,
+        gradient_tolerance=tolerance,
         restated=restatements(keep),
         attributes=changes,
         unread=keep.units.unused,
@@ -150,7 +154,6 @@ class _Pair:
         trial = Trial(inputs, weights, name, difference, scale, tolerance)
         if trial.equal or dtype != torch.float64:
             return trial
-        # Where the code itself computes in a coarser type, the difference can show no more.
         coarsest = self._coarsest(example, perturbed=perturbed)
         if coarsest == dtype:
             return trial
@@ -158,6 +161,7 @@ class _Pair:
         return replace(trial, dtype=name, tolerance=TOLERANCE.get(coarsest, 0.05))
 
     def _coarsest(self, example: Any, *, perturbed: bool) -> torch.dtype:
+        """Find the coarsest type that code computes in by itself: a difference shows no more."""
         wide, _ = self.networks(perturbed=perturbed, dtype=torch.float64)
         noted = Precisions()
         with torch.no_grad(), noted:
@@ -219,11 +223,22 @@ class _Pair:
         narrow = ready(self.small, lambda n, _: sliced(tensors[n], cuts.get(n, ())), dtype)
         return ready(self.model, lambda n, _: _mask_(n, tensors[n], self.keep, cuts), dtype), narrow
 
-    def gradient_difference(self, example: Any) -> float | None:
-        """Compare the gradients of what is kept, of a random sum of the outputs."""
-        return in_double(lambda dtype: self._gradients(example, dtype))
+    def gradient_trial(self, example: Any) -> tuple[float | None, float]:
+        """Compare the gradients of what is kept, of a random sum of the outputs.
 
-    def _gradients(self, example: Any, dtype: torch.dtype | None) -> float | None:
+        Returns:
+            The largest difference over the largest gradient, and what it may be.
+        """
+        difference, dtype = in_double(lambda dtype: self._gradients(example, dtype))
+        tolerance = GRADIENT_TOLERANCE.get(dtype, 0.05)
+        if difference is not None and difference > tolerance and dtype == torch.float64:
+            coarsest = self._coarsest(example, perturbed=True)
+            tolerance = GRADIENT_TOLERANCE.get(coarsest, 0.05)
+        return difference, tolerance
+
+    def _gradients(
+        self, example: Any, dtype: torch.dtype | None
+    ) -> tuple[float | None, torch.dtype]:
         wide, narrow = self.networks(perturbed=True, dtype=dtype)
         cuts = cuts_of(self.keep)
         found = []
@@ -231,9 +246,11 @@ class _Pair:
             for parameter in network.parameters():
                 parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
             with torch.enable_grad():
-                total = _weighted_sum(run(network, example, dtype, self.seed, context))
+                outputs = run(network, example, dtype, self.seed, context)
+                total = _weighted_sum(outputs)
+            computed = precision(outputs, dtype)
             if total is None:
-                return None
+                return None, computed
             total.backward()
             found.append({n: p.grad for n, p in network.named_parameters() if p.grad is not None})
         first, second = found
@@ -243,7 +260,7 @@ class _Pair:
             whole = first.get(name)
             whole = torch.zeros_like(self.model.get_parameter(name)) if whole is None else whole
             worst = max(worst, float((sliced(whole, cuts.get(name, ())) - gradient).abs().max()))
-        return worst / scale if scale else worst
+        return worst / scale if scale else worst, computed
 
 
 def _mask_(name: str, tensor: Tensor, keep: Keep, cuts: Cuts) -> Tensor:
