@@ -13,6 +13,8 @@ NEEDED = {
     "lightning": "lightning",
     "transformers": "transformers",
     "calibration_text": "transformers",
+    "configuration_search": "transformers",
+    "configurations": "transformers",
     "outliers": "transformers",
     "pretrained": "transformers",
     "resident": "transformers",

@@ -16,7 +16,9 @@ from boxwood.graph.verify import shrink
 
 transformers = pytest.importorskip("transformers")
 
-from boxwood.adapters.shrunken import configured, save_pretrained  # noqa: E402
+from boxwood.adapters.configuration_search import ConfigurationError  # noqa: E402
+from boxwood.adapters.configurations import configured  # noqa: E402
+from boxwood.adapters.shrunken import save_pretrained  # noqa: E402
 
 TEXT = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
         "num_attention_heads": 4, "vocab_size": 40, "max_position_embeddings": 32}  # fmt: skip
@@ -80,15 +82,21 @@ def test_from_pretrained_gives_the_shrunken_model(name: str, tmp_path: Path) -> 
     assert model.config.to_dict() == made(name, settings).config.to_dict()
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("name", ["LlamaForCausalLM", "Qwen2ForCausalLM", "MistralForCausalLM"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("LlamaForCausalLM", torch.bfloat16),
+        ("Qwen2ForCausalLM", torch.bfloat16),
+        ("MistralForCausalLM", torch.float32),
+    ],
+)
 def test_deep_models_in_their_own_precision(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
     """As real folders are: 24 layers, half precision, and rotary frequencies that stay in float32."""
     made(name, {**GROUPED, "num_hidden_layers": 24}).to(dtype).save_pretrained(tmp_path / "big")
     call = ["shrink", str(tmp_path / "big"), str(tmp_path / "small"), "--keep", "0.7", "--json"]
     done = CliRunner().invoke(app, call)
     assert done.exit_code == 0, done.exception
-    told = json.loads(done.output)["certificate"]
+    told = json.loads(done.stdout)["certificate"]
     assert told["proved"]
     # Norms compute in float32 whatever the weights are: gradients can agree no better.
     assert told["gradient_difference"] < 1e-5 <= told["gradient_tolerance"] or (
@@ -97,6 +105,54 @@ def test_deep_models_in_their_own_precision(name: str, dtype: torch.dtype, tmp_p
     again = getattr(transformers, name).from_pretrained(tmp_path / "small")
     assert {p.dtype for p in again.parameters()} == {dtype}
     assert {b.dtype for b in again.buffers()} == {torch.float32}
+
+
+def test_sizes_that_a_class_does_not_allow_are_refused_with_the_nearest() -> None:
+    """Eleven is no multiple of two heads; from_pretrained would refuse it."""
+    model = made("LlamaForCausalLM", GROUPED)
+    small = shrink(model, units(model, IDS).keep_best(0.7))
+    with pytest.raises(ConfigurationError, match=r"got: .*not a multiple.*are 10 and 12") as said:
+        configured(small, IDS)
+    assert ("model.norm.weight", 0) in said.value.axes
+    assert said.value.multiple == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "fields", "whole"),
+    [
+        # Scales its embedding by the root of the hidden size.
+        ("GemmaForCausalLM", {**GROUPED, "head_dim": 4},
+         {"hidden_size": 16, "intermediate_size": 17, "num_attention_heads": 2}, 1),
+        # Two fields say the hidden size, and only together.
+        ("OPTForCausalLM", {"hidden_size": 16, "ffn_dim": 24, "num_hidden_layers": 2,
+                            "num_attention_heads": 4, "vocab_size": 40, "word_embed_proj_dim": 16,
+                            "max_position_embeddings": 32},
+         {"hidden_size": 16, "ffn_dim": 17, "num_attention_heads": 4}, 3),
+        # A hidden size of 11 becomes the next multiple of its two heads.
+        ("LlamaForCausalLM", GROUPED,
+         {"hidden_size": 12, "intermediate_size": 17, "num_attention_heads": 2}, 0),
+    ],
+)  # fmt: skip
+def test_more_is_kept_where_a_configuration_asks_for_it(
+    name: str, settings: dict[str, Any], fields: dict[str, int], whole: int, tmp_path: Path
+) -> None:
+    made(name, settings).save_pretrained(tmp_path / "big")
+    call = ["shrink", str(tmp_path / "big"), str(tmp_path / "small"), "--keep", "0.7", "--json"]
+    done = CliRunner().invoke(app, [*call, "--multiple", "1"])
+    assert done.exit_code == 0, done.exception
+    assert len(json.loads(done.stdout)["whole"]) == whole
+    again = getattr(transformers, name).from_pretrained(tmp_path / "small")
+    assert {field: getattr(again.config, field) for field in fields} == fields
+
+
+def test_a_model_that_no_configuration_makes_smaller_is_refused(tmp_path: Path) -> None:
+    """Bloom has one field for the width of the stream, of heads and of hidden layers."""
+    settings = {"hidden_size": 16, "n_layer": 2, "n_head": 4, "vocab_size": 40}
+    made("BloomForCausalLM", settings).save_pretrained(tmp_path / "big")
+    call = ["shrink", str(tmp_path / "big"), str(tmp_path / "small"), "--keep", "0.7"]
+    done = CliRunner().invoke(app, call)
+    assert isinstance(done.exception, ConfigurationError)
+    assert not (tmp_path / "small").exists()
 
 
 def test_layers_of_different_sizes_are_refused(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """``boxwood shrink``: a smaller network of the same classes, and the proof."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,10 +12,11 @@ from torch import Tensor
 
 from boxwood.cli.models import Inputs, Settings, Weights, example_of, model_of
 from boxwood.core.errors import BoxwoodError
+from boxwood.files.writing import check_new_folder
 from boxwood.graph.keep import Budget, Keep, multiply_adds, parameters
 from boxwood.graph.latency import latency
 from boxwood.graph.record import record_of, save_shrunken
-from boxwood.graph.units import units
+from boxwood.graph.units import Group, units
 from boxwood.graph.verify import shrink as shrink_network
 from boxwood.graph.verify import verify
 
@@ -43,7 +44,13 @@ def shrink(
         list[str] | None, typer.Option(help="Pattern of parameters whose units stay. Repeat.")
     ] = None,
     floor: Annotated[int, typer.Option(help="Units that every group keeps at least.")] = 1,
-    multiple: Annotated[int, typer.Option(help="Groups keep a multiple of this.")] = 1,
+    multiple: Annotated[
+        int | None,
+        typer.Option(
+            help="Groups keep a multiple of this. Default: 1; for a folder, up to 128, and what its "
+            "configuration can say."
+        ),
+    ] = None,
     freeze_unknown: Annotated[
         bool,
         typer.Option(
@@ -65,7 +72,7 @@ def shrink(
     Example: boxwood shrink boxwood.zoo.lenet:lenet_5 small.safetensors --input 1x1x28x28 --keep 0.5
 
     From a Hugging Face folder comes a folder that from_pretrained loads: its configuration says the
-    new sizes. Inputs are token ids there by default.
+    new sizes, and groups whose size it cannot say keep more. Inputs are token ids there by default.
 
     Example: boxwood shrink llama/ small/ --keep 0.7
     """
@@ -80,6 +87,9 @@ def shrink(
     if out is None and not dry_run:
         raise BoxwoodError("Expected a file to write, got none; name one, or give --dry-run.")
     folder = Path(target) if Path(target).is_dir() else None
+    if folder is not None and out is not None:
+        check_new_folder(out)
+    model: Any
     if folder is None:
         model, given = model_of(target, settings or (), weights), example_of(inputs or ())
     else:
@@ -88,14 +98,25 @@ def shrink(
     within = next((Budget(v, of) for v, of in budgets.values() if v is not None), None)
     if time is not None:
         within = Budget(time, latency(model), steps=6)
-    chosen = found.keep_best(
-        keep, within=within, ranked_together=together, floor=floor, multiple=multiple,
-        protect=protect or (),
-    )  # fmt: skip
-    report: dict[str, Any] = _forecast(chosen)
+
+    def choose(multiple_of: int | Callable[[Group], int]) -> Keep:
+        return found.keep_best(
+            keep, within=within, ranked_together=together, floor=floor, multiple=multiple_of,
+            protect=protect or (),
+        )  # fmt: skip
+
+    whole: tuple[str, ...] = ()
+    if folder is None:
+        chosen = choose(multiple or 1)
+        small: Any = None if dry_run else shrink_network(model, chosen)
+    else:
+        from boxwood.adapters.shrunken import shrink_pretrained
+
+        done = shrink_pretrained(model, found, choose, multiple=multiple)
+        chosen, small, whole = done.keep, done.small, done.whole
+    report: dict[str, Any] = {**_forecast(chosen), "whole": list(whole)}
     certificate = None
     if not dry_run and out is not None:
-        small: Any = shrink_network(model, chosen)
         certificate = verify(model, small, chosen)
         report["certificate"] = certificate.to_json()
         if not certificate.proved:
@@ -106,14 +127,20 @@ def shrink(
         if folder is None:
             save_shrunken(small, record_of(model, chosen), out)
         else:
-            from boxwood.adapters.shrunken import save_pretrained
+            from boxwood.adapters.shrunken import write_folder
 
-            save_pretrained(small, out, given, source=folder)
+            write_folder(done.built, out, source=folder)
     if as_json:
         print(json.dumps(report, indent=1))  # noqa: T201 - the result itself
         return
     console = Console()
     console.print(_table(report))
+    if whole:
+        console.print(
+            f"Whole, since the configuration cannot say less: {', '.join(whole[:4])}"
+            + (" …" if len(whole) > 4 else ""),
+            markup=False,
+        )
     if certificate is not None:
         console.print(str(certificate), markup=False)
         console.print(f"Written: {out}", markup=False, soft_wrap=True)

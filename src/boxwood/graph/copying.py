@@ -187,7 +187,7 @@ def twin_of(
 def _as_parameter(made: Tensor, old: nn.Parameter) -> nn.Parameter:
     """Make a parameter of the class of an old one, with the marks that code has put on it."""
     if type(made) is Tensor:
-        parameter: Any = Tensor._make_subclass(type(old), made, old.requires_grad)
+        parameter: nn.Parameter = Tensor._make_subclass(type(old), made, old.requires_grad)
     else:
         parameter = nn.Parameter(made, requires_grad=old.requires_grad)
     vars(parameter).update(vars(old))

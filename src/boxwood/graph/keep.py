@@ -15,7 +15,7 @@ from boxwood.core.criteria import magnitude
 from boxwood.core.errors import BoxwoodError, NoEffect
 from boxwood.core.evidence import evidence_of
 from boxwood.graph.settle import Kept
-from boxwood.graph.units import Units, kept_indices
+from boxwood.graph.units import Group, Units, kept_indices
 
 UnitScores = NDArray[np.float64]
 """One score per unit, higher is kept."""
@@ -205,7 +205,7 @@ def keep_best(
     within: Budget | None = None,
     ranked_together: bool = False,
     floor: int = 1,
-    multiple: int = 1,
+    multiple: int | Callable[[Group], int] = 1,
     protect: Sequence[str] = (),
 ) -> Keep:
     """Keep the units with the highest scores.
@@ -217,7 +217,8 @@ def keep_best(
         within: instead of ``keep``: as many units as a budget allows.
         ranked_together: one ranking over all groups, where otherwise each group keeps its share.
         floor: units that each group keeps at least.
-        multiple: every group keeps a multiple of this many units, where it has as many.
+        multiple: every group keeps a multiple of this many units, where it has as many; a function
+            of the group for multiples that differ.
         protect: patterns of parameter names, as in a shell; units that own part of one stay.
 
     Raises:
@@ -243,9 +244,10 @@ def keep_best(
         )
     if keep is not None and not 0 < keep <= 1:
         raise BoxwoodError(f"Expected keep in (0, 1], got {keep}; give the fraction to keep.")
-    if floor < 1 or multiple < 1:
+    multiples = [multiple if isinstance(multiple, int) else multiple(g) for g in units.groups]
+    if min([floor, *multiples]) < 1:
         raise BoxwoodError(
-            f"Expected floor and multiple of at least 1, got {floor} and {multiple}; a layer "
+            f"Expected floor and multiple of at least 1, got {floor} and {min(multiples)}; a layer "
             "without units is no layer."
         )
     if len(units) == 0:
@@ -264,7 +266,7 @@ def keep_best(
             f"Expected a floor that some group can go down to, got floor={floor}, where the "
             f"largest has {max(len(group.units) for group in units.groups)} units; lower it."
         )
-    plan = _Plan(units, scores, floor, multiple, _protected(units, protect), ranked_together)
+    plan = _Plan(units, scores, floor, multiples, _protected(units, protect), ranked_together)
     made = Keep(units, plan.at(keep)) if keep is not None else _within(plan, within)  # type: ignore[arg-type]
     if not made.removed:
         warnings.warn(
@@ -283,7 +285,7 @@ class _Plan:
     units: Units
     scores: UnitScores
     floor: int
-    multiple: int
+    multiples: Sequence[int]
     protected: Kept
     together: bool
 
@@ -293,19 +295,18 @@ class _Plan:
         if self.together:
             count = max(1, round(fraction * len(self.units)))
             cut = np.sort(self.scores)[len(self.units) - count]
-        for group in self.units.groups:
+        for group, multiple in zip(self.units.groups, self.multiples, strict=True):
             scores = self.scores[group.units]
             wanted = int((scores >= cut).sum()) if self.together else round(fraction * len(scores))
-            kept[group.units[self._best(scores, wanted, group.units)]] = True
+            kept[group.units[self._best(scores, wanted, group.units, multiple)]] = True
         return kept
 
     def _best(
-        self, scores: UnitScores, wanted: int, numbers: NDArray[np.int64]
+        self, scores: UnitScores, wanted: int, numbers: NDArray[np.int64], multiple: int
     ) -> NDArray[np.int64]:
         size = len(scores)
         wanted = min(size, max(wanted, self.floor, 1))
-        if self.multiple > 1:
-            wanted = min(size, -(-wanted // self.multiple) * self.multiple)
+        wanted = min(size, -(-wanted // multiple) * multiple)
         order = np.lexsort((-scores, ~self.protected[numbers]))  # protected first, ties in order
         return order[:wanted]
 

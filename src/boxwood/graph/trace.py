@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from types import FunctionType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -165,7 +165,7 @@ def _in_training(recorder: "Recorder", twin: nn.Module, args: Any, kwargs: Any) 
 def _faked(fake: FakeTensorMode, tensor: Tensor) -> Tensor:
     if tensor.layout is not torch.strided:
         with fake:
-            return cast(FakeTensor, fake.from_tensor(tensor))
+            return fake.from_tensor(tensor)
     bare = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
     return FakeTensor(fake, bare, tensor.device)
 

@@ -121,7 +121,7 @@ class Units:
         normalise: bool = True,
         ranked_together: bool = False,
         floor: int = 1,
-        multiple: int = 1,
+        multiple: int | Callable[[Group], int] = 1,
         protect: Sequence[str] = (),
     ) -> "Keep":
         """Score all units and keep the best: `score_units`, then `keep_best` of `graph.keep`.
