@@ -5,7 +5,9 @@ Each network is held to the law over random removals, and on inputs that the exa
 
 import copy
 import functools
+import importlib.util
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,32 +18,19 @@ from torch import nn
 from boxwood.core.errors import BoxwoodError
 from boxwood.graph.keep import Keep
 from boxwood.graph.surgery import cuts_of, mask_
-from boxwood.graph.units import kept_indices, units
-from boxwood.graph.verify import shrink, verify
+from boxwood.graph.units import units
+from boxwood.graph.verify import shrink
+
+_SPEC = importlib.util.spec_from_file_location(
+    "structure_checks", Path(__file__).parent / "structure_checks.py"
+)
+checks = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(checks)
+check_law, some_keep = checks.check_law, checks.some_keep
 
 TOKENS = torch.randint(9, (2, 4), generator=torch.Generator().manual_seed(0))
 ROWS = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
 SEQUENCE = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(0))
-
-
-def some_keep(found, seed):
-    """Remove units at random, and nothing entirely."""
-    random = np.random.default_rng(seed)
-    kept = random.random(len(found)) < 0.6
-    for axis in found.axes:
-        if not kept_indices(axis, kept).any():
-            kept[axis.units[random.integers(len(axis.units))]] = True
-    return Keep(found, kept)
-
-
-def check_law(net, x, found=None):
-    """Hold a network to the law for three removals; return what can go."""
-    found = units(net, x) if found is None else found
-    assert len(found) >= 2
-    for seed in range(3):
-        keep = some_keep(found, seed)
-        assert verify(net, shrink(net, keep), keep, gradients=seed == 0).proved
-    return found
 
 
 class Positions(nn.Module):

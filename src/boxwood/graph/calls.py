@@ -36,6 +36,7 @@ _CONV_TRANSPOSED = _signature(
     "input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1"
 )
 _SIZES = _signature("self, *size, **more")
+_OTHER = _signature("self, other")
 _BINARY = _signature("self, other")
 _REDUCE = _signature("self, dim=None, keepdim=False, **more")
 _VARIANCE = _signature("self, dim=None, unbiased=True, keepdim=False, **more")
@@ -60,6 +61,12 @@ WHOLE: dict[Any, tuple[str, inspect.Signature]] = {
     Tensor.unflatten: ("unflatten", _signature("self, dim, sizes")),
     torch.unflatten: ("unflatten", _signature("self, dim, sizes")),
     Tensor.expand: ("expand", _SIZES),
+    Tensor.expand_as: ("expand", _OTHER),
+    Tensor.view_as: ("view", _OTHER),
+    Tensor.reshape_as: ("view", _OTHER),
+    Tensor.broadcast_to: ("expand", _SIZES),
+    torch.broadcast_to: ("expand", _SIZES),
+    torch.broadcast_tensors: ("broadcast_tensors", _signature("*tensors")),
     Tensor.repeat: ("repeat", _SIZES),
     torch.tile: ("repeat", _signature("self, dims")),
     Tensor.split: ("split", _signature("self, split_size_or_sections=None, dim=0, **named")),
@@ -72,6 +79,8 @@ WHOLE: dict[Any, tuple[str, inspect.Signature]] = {
     Tensor.__setitem__: ("setitem", _signature("self, index, value")),
     torch.repeat_interleave: ("repeat_interleave", _signature("self, repeats, dim=None, **m")),
     Tensor.repeat_interleave: ("repeat_interleave", _signature("self, repeats, dim=None, **m")),
+    torch.take_along_dim: ("take_along_dim", _signature("self, indices, dim=None")),
+    Tensor.take_along_dim: ("take_along_dim", _signature("self, indices, dim=None")),
     torch.zeros: ("filled_zeros", _FILLED),
     torch.ones: ("filled", _FILLED),
     torch.empty: ("filled", _FILLED),

@@ -18,7 +18,7 @@ from boxwood.graph.layout import (
     unlabel,
 )
 from boxwood.graph.recording import Call, Ref, Trace, refs
-from boxwood.graph.sizes import Expression, OfAttribute, OfShape, expression_of, leaves
+from boxwood.graph.sizes import Expression, OfAttribute, OfShape, Size, expression_of, leaves
 
 
 @dataclass(frozen=True)
@@ -196,6 +196,10 @@ class Flow:
         if fixed and ids is None:
             return
         self.targets.append(Target(expression, count, axis, scale, f"{call}"))
+
+    def sizes(self, given: Ref) -> list[Size]:
+        """Make the sizes of a value, as code asks for them."""
+        return [Size(n, OfShape(given.value, axis)) for axis, n in enumerate(self.shape(given))]
 
     def expect_shape(self, call: Call, sizes: Sequence[Any], layout: Layout) -> None:
         """Say what every size of a shape in the code stands for; -1 follows by itself."""

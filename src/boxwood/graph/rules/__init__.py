@@ -11,6 +11,7 @@ from boxwood.graph.rules import (
     pointwise,
     recurrent,
     reduce,
+    scattering,
     shape,
     spatial,
 )
@@ -20,6 +21,7 @@ RULES: dict[str, Rule] = {
     **shape.RULES,
     **joining.RULES,
     **indexing.RULES,
+    **scattering.RULES,
     **mixing.RULES,
     **reduce.RULES,
     **spatial.RULES,

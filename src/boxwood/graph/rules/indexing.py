@@ -1,7 +1,10 @@
 """Indices, slices and what is written through them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from boxwood.graph.layout import Layout, dropped, inserted, selected
 from boxwood.graph.propagate import Flow, Rule
@@ -83,13 +86,23 @@ def _narrow(flow: Flow, call: Call) -> Layout:
 
 
 def _getitem(flow: Flow, call: Call) -> Layout:
-    """Basic and advanced indexing, item by item."""
     x = flow.of(call.args["self"])
-    index = call.args["index"]
+    found = indexed(flow, call, x, call.args["index"])
+    return opaque(flow, call, x) if found is None else found[0]
+
+
+def indexed(
+    flow: Flow, call: Call, x: Layout, index: Any, *, written: bool = False
+) -> tuple[Layout, Sequence[int]] | None:
+    """Basic and advanced indexing, item by item.
+
+    Returns:
+        What is chosen, and those of its axes that tensors chose; None where no rule says.
+    """
     items = list(index) if isinstance(index, tuple) else [index]
     if any(isinstance(each, list | tuple) for each in items):
-        return opaque(flow, call, x)
-    used = sum(_consumed(flow, each) for each in items)
+        return None
+    used = sum(consumed(flow, each) for each in items)
     if Ellipsis in [each for each in items if not isinstance(each, Ref)]:
         place = next(i for i, each in enumerate(items) if each is Ellipsis)
         items[place : place + 1] = [slice(None)] * (len(x.shape) - used)
@@ -100,27 +113,27 @@ def _getitem(flow: Flow, call: Call) -> Layout:
             x = inserted(x, axis)
             axis += 1
         elif isinstance(each, bool):
-            return opaque(flow, call, x)
+            return None
         elif isinstance(each, slice):
             if any(isinstance(part, Ref) for part in (each.start, each.stop, each.step)):
-                return opaque(flow, call, x)
+                return None
             x = take_range(flow, call, x, axis, each.start, each.stop, each.step)
             axis += 1
         elif isinstance(each, Ref):
             if len(flow.shape(each)) == 0 and not advanced:
                 x = flow.kept_whole(x, [axis])
             advanced.append((axis, each))
-            axis += max(1, _consumed(flow, each))
+            axis += max(1, consumed(flow, each))
         elif isinstance(each, int):
             if each is not None:
                 flow.expect(call, each if each >= 0 else None, None)
             x = take_one(flow, x, axis, int(each))
         else:
-            return opaque(flow, call, x)
-    return gathered(flow, call, x, advanced) if advanced else x
+            return None
+    return gathered(flow, x, advanced, None if written else call) if advanced else (x, ())
 
 
-def _consumed(flow: Flow, item: Any) -> int:
+def consumed(flow: Flow, item: Any) -> int:
     """How many axes an item of an index takes."""
     if item is None or item is Ellipsis or isinstance(item, bool):
         return 0
@@ -129,22 +142,33 @@ def _consumed(flow: Flow, item: Any) -> int:
     return 1
 
 
-def gathered(flow: Flow, call: Call, x: Layout, advanced: list[tuple[int, Ref]]) -> Layout:
-    """Index by tensors: their axes stay whole, the others keep their labels."""
-    axes = [axis + more for axis, ref in advanced for more in range(max(1, _consumed(flow, ref)))]
+def gathered(
+    flow: Flow, x: Layout, advanced: Sequence[tuple[int, Ref]], call: Call | None
+) -> tuple[Layout, Sequence[int]]:
+    """Index by tensors: their axes stay whole, the others keep their labels.
+
+    ``call`` is the one that reads; where something is written there is none.
+    """
+    axes = [axis + more for axis, ref in advanced for more in range(max(1, consumed(flow, ref)))]
     for _, ref in advanced:
         given = flow.of(ref)
         flow.kept_whole(given, range(len(given.shape)))
     x = flow.kept_whole(x, axes)
-    together = axes == list(range(axes[0], axes[0] + len(axes)))
-    shape = out_shape(flow, call)
-    new = len(shape) - (len(x.shape) - len(axes))
+    at = axes[0] if axes == list(range(axes[0], axes[0] + len(axes))) else 0
+    if call is None:
+        # Of a mask nobody knows how many places it chooses.
+        shapes = [
+            flow.shape(ref) if flow.trace.integral[ref.value] else (1,) for _, ref in advanced
+        ]
+        new = tuple(np.broadcast_shapes(*shapes))
+    else:
+        shape = out_shape(flow, call)
+        new = shape[at : at + len(shape) - (len(x.shape) - len(axes))]
     for axis in sorted(axes, reverse=True):
         x = dropped(flow.labels, x, axis)
-    at = axes[0] if together else 0
-    for place in range(new):
-        x = inserted(x, at + place, shape[at + place])
-    return x
+    for place, size in enumerate(new):
+        x = inserted(x, at + place, size)
+    return x, range(at, at + len(new))
 
 
 def opaque(flow: Flow, call: Call, x: Layout) -> Layout:
@@ -159,50 +183,15 @@ def _index(flow: Flow, call: Call) -> Layout:
     for each in call.args["indices"]:
         if isinstance(each, Ref):
             advanced.append((axis, each))
-            axis += max(1, _consumed(flow, each))
+            axis += max(1, consumed(flow, each))
         else:
             axis += 1
-    return gathered(flow, call, x, advanced)
+    return gathered(flow, x, advanced, call)[0]
 
 
 def _index_select(flow: Flow, call: Call) -> Layout:
     x = flow.kept_whole(flow.of(call.args["self"]), [call.args["dim"]])
     return replace(x, shape=out_shape(flow, call))
-
-
-def _setitem(flow: Flow, call: Call) -> None:
-    """Writes into part of a tensor: what is written there is tied to what was."""
-    target = call.args["self"]
-    part_call = replace(call, name="getitem", outputs=None)
-    x, value = flow.of(target), call.args["value"]
-    items = call.args["index"] if isinstance(call.args["index"], tuple) else (call.args["index"],)
-    basic = all(each is None or each is Ellipsis or isinstance(each, slice | int) for each in items)
-    if not basic:
-        flow.kept_whole(x, range(len(x.shape)))
-        if isinstance(value, Ref):
-            given = flow.of(value)
-            flow.kept_whole(given, range(len(given.shape)))
-        flow.layouts[target.value] = Layout(x.shape)
-        return
-    part = _getitem(flow, part_call)
-    written = flow.of(value)
-    if isinstance(value, Ref):
-        flow.join([part, written])
-    zero = x.zero and written.zero
-    for other in flow.trace.sharing[flow.trace.storages[target.value]]:
-        if other in flow.layouts:
-            layout = flow.layouts[other]
-            flow.layouts[other] = replace(layout, zero=layout.zero and zero)
-    flow.layouts[target.value] = replace(flow.of(target), zero=zero)
-
-
-def _scatter(flow: Flow, call: Call) -> Layout:
-    """Index put, scatter and the like: only what is not indexed may lose channels."""
-    x = flow.of(call.args["self"])
-    for ref in [each for each in call.args.values() if isinstance(each, Ref)]:
-        layout = flow.of(ref)
-        flow.kept_whole(layout, range(len(layout.shape)))
-    return Layout(x.shape)
 
 
 def _diagonal(flow: Flow, call: Call) -> Layout:
@@ -217,37 +206,13 @@ def _as_strided(flow: Flow, call: Call) -> Layout:
     return Layout(out_shape(flow, call))
 
 
-def _gather(flow: Flow, call: Call) -> Layout:
-    x, index = flow.of(call.args["self"]), flow.of(call.args["index"])
-    flow.kept_whole(x, range(len(x.shape)))
-    flow.kept_whole(index, range(len(index.shape)))
-    return Layout(out_shape(flow, call))
-
-
 RULES: dict[str, Rule] = {
     "select": _select,
     "slice": _slice,
     "narrow": _narrow,
     "getitem": _getitem,
-    "setitem": _setitem,
-    "index": _index,
+    **dict.fromkeys(("index", "unsafe_index"), _index),
     "index_select": _index_select,
-    **dict.fromkeys(("gather", "take_along_dim", "take"), _gather),
-    **dict.fromkeys(
-        (
-            "index_put",
-            "scatter",
-            "scatter_add",
-            "index_add",
-            "masked_scatter",
-            "index_fill",
-            "slice_scatter",
-            "select_scatter",
-            "scatter_reduce",
-            "index_copy",
-        ),
-        _scatter,
-    ),
     "diagonal": _diagonal,
     "as_strided": _as_strided,
 }

@@ -30,9 +30,17 @@ def view(flow: Flow, call: Call) -> Layout:
         return opaque(flow, call, x)
     out = flow.regroup(x, out_shape(flow, call))
     sizes = _sizes(call.args.get("size", call.args.get("shape", ())))
-    if "more" in call.args or "shape" in call.args:  # as the user's code wrote it
+    if "other" in call.args:
+        sizes = _like(flow, call)
+    if {"more", "shape", "other"} & set(call.args):  # as the user's code wrote it
         flow.expect_shape(call, sizes, out)
     return out
+
+
+def _like(flow: Flow, call: Call) -> tuple[Any, ...]:
+    """Read the sizes of the tensor that the code names instead of them."""
+    flow.of(call.args["other"])
+    return tuple(flow.sizes(call.args["other"]))
 
 
 def derived_view(flow: Flow, call: Call) -> Layout:
@@ -80,11 +88,11 @@ def _squeeze(flow: Flow, call: Call) -> Layout:
 
 def _expand(flow: Flow, call: Call) -> Layout:
     x = flow.of(call.args["self"])
-    sizes = _sizes(call.args.get("size", ()))
+    sizes = _like(flow, call) if "other" in call.args else _sizes(call.args.get("size", ()))
     shape = out_shape(flow, call)
     while len(x.shape) < len(shape):
         x = inserted(x, 0)
-    written = "more" in call.args
+    written = "more" in call.args or "other" in call.args
     for axis, size in enumerate(shape):
         if x.shape[axis] == size:
             continue
@@ -97,6 +105,15 @@ def _expand(flow: Flow, call: Call) -> Layout:
     if written:
         flow.expect_shape(call, sizes, x)
     return x
+
+
+def _broadcast(flow: Flow, call: Call) -> list[Layout]:
+    """Expand each to the shape of all, as an operation on single elements does."""
+    given = call.args["tensors"]
+    given = given[0] if len(given) == 1 and isinstance(given[0], tuple) else given
+    layouts = [flow.of(each) for each in given]
+    out = flow.join(layouts)
+    return [replace(out, zero=each.zero) for each in layouts]
 
 
 def _repeat(flow: Flow, call: Call) -> Layout:
@@ -173,6 +190,7 @@ RULES: dict[str, Rule] = {
     "unsqueeze": _unsqueeze,
     "squeeze": _squeeze,
     "expand": _expand,
+    "broadcast_tensors": _broadcast,
     "repeat": _repeat,
     "repeat_interleave": _repeat_interleave,
     "view_as_complex": _view_as_complex,
