@@ -1,10 +1,14 @@
 """What was shown about a smaller network."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from boxwood.graph.reference import Restatement
 from boxwood.graph.surgery import AttributeChange
+
+SMALLEST = 1e-3
+"""Outputs whose largest entry is below this are compared as if it were this."""
 
 
 @dataclass(frozen=True)
@@ -12,13 +16,16 @@ class Trial:
     """One comparison of the small and the masked network.
 
     Args:
-        inputs: ``given`` or ``random``.
+        inputs: ``given``; ``random``, or ``scaled`` from the given ones; ``fresh``, of the user.
         weights: ``own``, or ``perturbed`` by noise, so that no weight that happens to be zero can
             hide a mistake.
         dtype: in which both were run.
-        difference: largest absolute difference of any output.
-        scale: largest absolute output.
+        difference: largest absolute difference in the output that differs most for its size;
+            infinite where shapes, whole numbers or entries that are no numbers differ.
+        scale: largest absolute entry of that output.
         tolerance: what the ratio of the two may be.
+        state: what the network holds of one call in the next; two calls in a row were compared.
+        left: parameters that are not zero in the masked network, for the code divides by them.
     """
 
     inputs: str
@@ -27,11 +34,36 @@ class Trial:
     difference: float
     scale: float
     tolerance: float
+    state: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
 
     @property
     def equal(self) -> bool:
         """Whether the outputs agree."""
-        return self.difference <= self.tolerance * max(self.scale, 1e-3)
+        return self.difference <= self.tolerance * max(self.scale, SMALLEST)
+
+    def __str__(self) -> str:
+        calls = ", two calls in a row" if self.state else ""
+        return (
+            f"{self.inputs} inputs, {self.weights} weights, {self.dtype}{calls}: "
+            f"largest difference {self.difference:.2g} of {self.scale:.2g}"
+            + _failed(self.equal, self.tolerance)
+        )
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """One comparison of the gradients of what is kept.
+
+    Args:
+        difference: relative; None if there are none to compare.
+        tolerance: what it may be.
+        said: what it is the difference from, if not from the masked network's; or why there is none.
+    """
+
+    difference: float | None
+    tolerance: float
+    said: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,9 +72,8 @@ class Certificate:
 
     Args:
         trials: comparisons of outputs.
-        gradient_difference: of the kept parameters, relative to the largest gradient; None if
-            gradients were not asked for, or there are none.
-        gradient_tolerance: what it may be, by the type in which gradients were computed.
+        gradient_difference: of the kept parameters, relative to each one's largest; None if
+            gradients were not asked for, or there are none to compare.
         restated: statistics that the masked network takes over kept channels alone.
         attributes: ints of modules that were changed.
         unread: parameters that the pass in evaluation does not read, and that nothing is shown for.
@@ -51,11 +82,14 @@ class Certificate:
             kept their shape were compared as well, for the model's own may be empty.
         assumed: where the model looks at values that follow from whole-number inputs, such as the
             length of the longest; what is shown is shown for the path that the example takes.
+        gradient_tolerance: what the difference of gradients may be.
+        gradient_note: what gradients were compared with, if not with the masked network's.
+        untried: why there is no trial on other inputs than those given.
+        unsteady: how outputs change though nothing else does, if that may be why trials differ.
     """
 
     trials: tuple[Trial, ...]
     gradient_difference: float | None
-    gradient_tolerance: float
     restated: tuple[Restatement, ...]
     attributes: tuple[AttributeChange, ...]
     unread: tuple[str, ...]
@@ -64,6 +98,10 @@ class Certificate:
     multiply_adds: tuple[int, int]
     beyond: str = ""
     assumed: tuple[str, ...] = ()
+    gradient_tolerance: float = 1e-7
+    gradient_note: str = ""
+    untried: str = ""
+    unsteady: str = ""
 
     @property
     def proved(self) -> bool:
@@ -86,16 +124,25 @@ class Certificate:
             lines.append(
                 f"{name.replace('_', '-')}: {before:,} -> {after:,} ({after / max(before, 1):.1%})"
             )
-        lines += [
-            f"{t.inputs} inputs, {t.weights} weights, {t.dtype}: largest difference "
-            f"{t.difference:.2g} of {t.scale:.2g}" + _failed(t.equal, t.tolerance)
-            for t in self.trials
-        ]
-        if self.gradient_difference is not None:
+        lines += [str(trial) for trial in self.trials]
+        if self.untried:
             lines.append(
-                f"gradients of kept parameters: {self.gradient_difference:.2g}"
-                + _failed(self._gradients_equal, self.gradient_tolerance)
+                f"no other inputs were tried: {self.untried}; verify(inputs=…) takes yours"
             )
+        if self.unsteady:
+            lines.append(
+                f"the outputs of the masked network {self.unsteady}, so no trial can agree"
+            )
+        if self.gradient_difference is not None or self.gradient_note:
+            told = [] if self.gradient_difference is None else [f"{self.gradient_difference:.2g}"]
+            told += [self.gradient_note] * bool(self.gradient_note)
+            failed = _failed(self._gradients_equal, self.gradient_tolerance)
+            lines.append(f"gradients of kept parameters: {', '.join(told)}{failed}")
+        for name, found in (("state kept between calls", self._of_trials("state")),
+                            ("divided by, and so not zero in the masked network",
+                             self._of_trials("left"))):  # fmt: skip
+            if found:
+                lines.append(f"{name}: {_some(found)}")
         if self.restated:
             lines.append(f"statistics taken over kept channels in {len(self.restated)} places:")
             lines += [f"  {each}" for each in self.restated[:4]]
@@ -108,10 +155,16 @@ class Certificate:
             lines.append(f"values of the inputs are looked at, and the path is the example's: "
                          f"{self.assumed[0]}" + (" …" if len(self.assumed) > 1 else ""))  # fmt: skip
         if self.unread:
-            lines.append(f"not read in evaluation, and not covered: {', '.join(self.unread[:4])}"
-                         + (" …" if len(self.unread) > 4 else ""))  # fmt: skip
+            lines.append(f"not read in evaluation, and not covered: {_some(self.unread)}")
         return "\n".join(lines)
+
+    def _of_trials(self, name: str) -> list[str]:
+        return sorted({each for trial in self.trials for each in getattr(trial, name)})
 
 
 def _failed(equal: bool, tolerance: float) -> str:
     return "" if equal else f", DIFFERS: at most {tolerance:.0e} of the largest is allowed"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (" …" if len(names) > 4 else "")

@@ -1,16 +1,19 @@
 """Run two networks alike, in double precision where they can, and compare what they return."""
 
+import math
+import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from boxwood.core.errors import BoxwoodError
-from boxwood.graph.certificate import Trial
+from boxwood.graph.certificate import SMALLEST, Trial
 from boxwood.graph.copying import Replace, named_tensors, rebuilt
 from boxwood.graph.trace import as_arguments, tensors_of
 
@@ -18,7 +21,7 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 """Largest difference of outputs by their type, over the largest output."""
 
 GRADIENT_TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3}
-"""Largest difference of gradients, over the largest gradient: they pass through a network twice."""
+"""Largest difference of gradients, over the largest: they pass through a network twice."""
 
 _T = TypeVar("_T")
 
@@ -67,7 +70,7 @@ def in_double(trial: Callable[[torch.dtype | None], _T]) -> _T:
     """
     try:
         return trial(torch.float64)
-    except (RuntimeError, TypeError, ValueError):
+    except Exception:  # noqa: BLE001 - whatever it is, it may be for the type; if not, it comes again
         return trial(None)
 
 
@@ -79,11 +82,21 @@ def prepared(tensor: Tensor, dtype: torch.dtype | None, noise: Tensor | None) ->
         tensor([1.], dtype=torch.float64)
     """
     made = tensor.detach()
-    if not (made.is_floating_point() or made.is_complex()):
-        return made
     if dtype is not None:
-        made = made.to(dtype.to_complex() if made.is_complex() else dtype)
-    return made if noise is None else _perturbed(made, noise)
+        made = widened(made, dtype)
+    return made if noise is None or not _numbers(made) else _perturbed(made, noise)
+
+
+def widened(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Bring floats into a type, and complex numbers into one as wide.
+
+    Example:
+        >>> widened(torch.ones(1, dtype=torch.complex64), torch.float64).dtype
+        torch.complex128
+    """
+    if tensor.is_complex():
+        return tensor.to(dtype.to_complex())
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def ready(network: nn.Module, replace: Replace, dtype: torch.dtype | None) -> nn.Module:
@@ -133,8 +146,8 @@ def _perturbed(tensor: Tensor, noise: Tensor) -> Tensor:
 def _widen_plain_tensors_(network: nn.Module, dtype: torch.dtype) -> None:
     for module in network.modules():
         for name, value in list(vars(module).items()):
-            if isinstance(value, Tensor) and value.is_floating_point():
-                vars(module)[name] = value.to(dtype)
+            if isinstance(value, Tensor):
+                vars(module)[name] = widened(value, dtype)
 
 
 def run(
@@ -142,7 +155,7 @@ def run(
     example: Any,
     dtype: torch.dtype | None,
     seed: int,
-    context: AbstractContextManager[None] | None = None,
+    *contexts: AbstractContextManager[Any],
 ) -> list[Tensor]:
     """Run a network in a type, with its random numbers seeded, and list the tensors it returns.
 
@@ -152,17 +165,16 @@ def run(
     """
 
     def wide(each: Any) -> Any:
-        if not isinstance(each, Tensor) or dtype is None:
+        if not isinstance(each, Tensor):
             return each
-        if each.is_complex():
-            return each.detach().to(dtype.to_complex())
-        return each.detach().to(dtype) if each.is_floating_point() else each
+        # A copy, for code may write into what it is given.
+        return each.detach().clone() if dtype is None else widened(each.detach().clone(), dtype)
 
     args, kwargs = tree_map(wide, as_arguments(example))
-    with torch.random.fork_rng(devices=[]), _default_dtype(dtype):
-        torch.manual_seed(seed)
-        with context or nullcontext():
-            returned = network(*args, **kwargs)
+    with ExitStack() as stack:
+        for each in (_seeded(seed), _default_dtype(dtype), *contexts):
+            stack.enter_context(each)
+        returned = network(*args, **kwargs)
         return list(tensors_of(returned))
 
 
@@ -185,7 +197,10 @@ def observe_(network: nn.Module, into: list[Tensor]) -> None:
 
 
 def distance(expected: Sequence[Tensor], got: Sequence[Tensor]) -> tuple[float, float]:
-    """Find the largest difference of two lists of outputs, and the largest output.
+    """Find the output that differs most for its size: its largest difference, and its largest entry.
+
+    Entries that are infinite or no number count as equal where both have the same; whole numbers
+    and truth values must be the same. What differs otherwise differs infinitely.
 
     Raises:
         BoxwoodError: one of those expected has no finite entry.
@@ -195,26 +210,26 @@ def distance(expected: Sequence[Tensor], got: Sequence[Tensor]) -> tuple[float, 
         (0.5, 4.0)
     """
     if [t.shape for t in expected] != [t.shape for t in got]:
-        return float("inf"), 1.0
-    difference = scale = 0.0
-    for first, second in zip(expected, got, strict=True):
-        if not first.numel():
-            continue
-        if not (first.is_floating_point() or first.is_complex()):
-            difference = max(difference, float((first != second).any()))
-            continue
-        same = (first == second) | (first.isnan() & second.isnan())
-        difference = max(difference, float((first - second).abs().masked_fill(same, 0).max()))
-        finite = first[first.isfinite()]
-        scale = max(scale, float(finite.abs().max()) if finite.numel() else 0.0)
-        if not finite.numel():
-            raise BoxwoodError(
-                "Expected finite outputs of the masked network, got none; the weights or the "
-                "example make it overflow: give other ones."
-            )
-        if difference != difference:
-            difference = float("inf")
-    return difference, scale
+        return math.inf, 1.0
+    pairs = [_apart(one, other) for one, other in zip(expected, got, strict=True) if one.numel()]
+    return max(
+        pairs, key=lambda pair: (pair[0] / max(pair[1], SMALLEST), pair[1]), default=(0.0, 0.0)
+    )
+
+
+def _apart(expected: Tensor, got: Tensor) -> tuple[float, float]:
+    if not _numbers(expected):
+        return (0.0 if torch.equal(expected, got.to(expected.dtype)) else math.inf), 0.0
+    finite = expected.isfinite()
+    if not finite.any():
+        raise BoxwoodError(
+            f"Expected finite outputs of the masked network, got one of shape "
+            f"{tuple(expected.shape)} without any; give an example on which all are finite."
+        )
+    scale = float(expected[finite].abs().max())
+    same = (expected == got) | (expected.isnan() & got.isnan())
+    difference = float((expected - got).abs().masked_fill(same, 0).max())
+    return (math.inf if math.isnan(difference) else difference), scale
 
 
 def precision(outputs: Sequence[Tensor], dtype: torch.dtype | None) -> torch.dtype:
@@ -224,14 +239,21 @@ def precision(outputs: Sequence[Tensor], dtype: torch.dtype | None) -> torch.dty
         >>> precision([torch.ones(1), torch.ones(1, dtype=torch.float64)], None)
         torch.float32
     """
-    kinds = [t.dtype.to_real() for t in outputs if t.is_floating_point() or t.is_complex()]
+    kinds = [_real(t.dtype) for t in outputs if _numbers(t)]
     return min(kinds, key=lambda kind: -torch.finfo(kind).eps, default=dtype or torch.float32)
 
 
 class Precisions(TorchDispatchMode):
-    """Notes the types of floats in which operations return their results.
+    """Notes the coarsest type of floats into which anything finer is rounded.
+
+    What is made in a coarse type without reading anything finer, such as a table of positions, is
+    the same in every network.
 
     Example:
+        >>> with Precisions() as noted:
+        ...     _ = torch.ones(1, dtype=torch.float32) + torch.ones(1, dtype=torch.float64)
+        >>> noted.coarsest
+        torch.float64
         >>> with Precisions() as noted:
         ...     _ = torch.ones(1, dtype=torch.float64).float()
         >>> noted.coarsest
@@ -244,29 +266,37 @@ class Precisions(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        self.coarsest = precision([torch.empty(0, dtype=self.coarsest), *tensors_of(out)], None)
+        read = {_real(each.dtype) for each in tensors_of((args, kwargs)) if _numbers(each)}
+        made = {_real(each.dtype) for each in tensors_of(out) if _numbers(each)}
+        for kind in made:
+            eps = torch.finfo(kind).eps
+            rounds = any(torch.finfo(each).eps < eps for each in read)
+            if rounds and eps > torch.finfo(self.coarsest).eps:
+                self.coarsest = kind
         return out
 
 
-def randomised(example: Any, seed: int) -> Any:
-    """Replace floating-point inputs by noise of their shape; others, such as tokens, are shuffled.
+def _numbers(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
 
-    Example:
-        >>> sorted(randomised({"ids": torch.arange(3)}, seed=0)["ids"].tolist())
-        [0, 1, 2]
-    """
-    generator = torch.Generator().manual_seed(seed + 1)
 
-    def other(each: Any) -> Any:
-        if not isinstance(each, Tensor) or each.dtype == torch.bool or not each.numel():
-            return each
-        if each.is_floating_point() or each.is_complex():
-            kind = torch.complex64 if each.is_complex() else torch.float32
-            return torch.randn(each.shape, generator=generator, dtype=kind).to(each)
-        order = torch.randperm(each.numel(), generator=generator).to(each.device)
-        return each.reshape(-1)[order].reshape(each.shape)
+def _real(dtype: torch.dtype) -> torch.dtype:
+    return dtype.to_real()
 
-    return tree_map(other, example)
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed all generators that code draws from, and put them back."""
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002 - the one that code uses
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
+            yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
 
 
 @contextmanager

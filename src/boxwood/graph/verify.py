@@ -1,34 +1,19 @@
 """The certificate: the smaller network computes what the masked network computes."""
 
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.placement import check_whole
-from boxwood.graph.certificate import Certificate, Trial
-from boxwood.graph.comparing import (
-    GRADIENT_TOLERANCE,
-    TOLERANCE,
-    Precisions,
-    distance,
-    in_double,
-    noise_of,
-    observe_,
-    precision,
-    prepared,
-    randomised,
-    ready,
-    run,
-)
-from boxwood.graph.copying import memory_of, named_tensors
+from boxwood.graph.certificate import Certificate, Gradients, Trial
+from boxwood.graph.gradients import compare_gradients
+from boxwood.graph.inputs import Inputs, drawn, varied
 from boxwood.graph.keep import Keep
-from boxwood.graph.reference import restated, restatements
-from boxwood.graph.surgery import Cuts, cut, cuts_of, mask_, sliced
+from boxwood.graph.pair import Pair
+from boxwood.graph.reference import restatements
+from boxwood.graph.surgery import cut
 
 
 def verify(
@@ -37,10 +22,11 @@ def verify(
     keep: Keep,
     example: Any = None,
     *,
+    inputs: Inputs | None = None,
     gradients: bool = True,
     seed: int = 0,
 ) -> Certificate:
-    """Compare a smaller network with the masked original, on given and random inputs.
+    """Compare a smaller network with the masked original, on given and other inputs.
 
     The masked network is the original with every weight of the removed units at zero. Both are
     given the same weights (the original's, then the original's with noise), so that the
@@ -51,16 +37,20 @@ def verify(
         small: what `shrink` made of it.
         keep: what `shrink` was given.
         example: inputs; those of `units` by default.
+        inputs: other examples: a function that draws one, or a list of which the first four are
+            taken. By default floating-point inputs are drawn at random, or scaled where the
+            network does not take those; whole numbers and masks are left as they are.
         gradients: also compare gradients of the kept parameters.
         seed: of the random inputs and of the noise.
 
     Raises:
-        BoxwoodError: the networks do not run on the example, or their outputs are not finite.
+        BoxwoodError: the networks do not run on the example or on the inputs, or an output has no
+            finite entry.
 
     Example:
         >>> from boxwood.graph.keep import keep_best
         >>> from boxwood.graph.units import units
-        >>> import numpy as np
+        >>> import numpy as np, torch
         >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
         >>> keep = keep_best(units(net, torch.ones(1, 4)), np.arange(3.0), 0.5)
         >>> verify(net, shrink(net, keep), keep).proved
@@ -68,23 +58,21 @@ def verify(
     """
     check_whole(dict(model.named_parameters()))
     example = keep.units.example if example is None else example
-    pair = _Pair(model, small, keep, seed)
-    trials = [
-        pair.trial(example, "given", perturbed=False),
-        pair.trial(example, "given", perturbed=True),
-        pair.trial(randomised(example, seed), "random", perturbed=False),
-    ]
+    pair = Pair(model, small, keep, seed)
+    trials, untried = _trials(pair, example, inputs)
     # Behind what depends on data there may be nothing to differentiate.
     beyond = keep.units.flow.trace.beyond
-    difference, tolerance = None, GRADIENT_TOLERANCE[torch.float64]
+    compared = Gradients(None, 0.0)
     if gradients and not beyond:
-        difference, tolerance = pair.gradient_trial(example)
+        compared = compare_gradients(pair, example)
     _, changes = cut(model, keep)
     everything = keep.kept | True
-    return Certificate(
-        trials=tuple(trials),
-        gradient_difference=difference,
-        gradient_tolerance=tolerance,
+    made = Certificate(
+        trials=trials,
+        gradient_difference=compared.difference,
+        gradient_tolerance=compared.tolerance,
+        gradient_note=compared.said,
+        untried=untried,
         restated=restatements(keep),
         attributes=changes,
         unread=keep.units.unused,
@@ -94,6 +82,7 @@ def verify(
         beyond=beyond,
         assumed=tuple(keep.units.flow.trace.assumed),
     )
+    return made if made.proved else replace(made, unsteady=pair.unsteady(example))
 
 
 def shrink(model: nn.Module, keep: Keep, *, check: bool = True) -> nn.Module:
@@ -114,7 +103,7 @@ def shrink(model: nn.Module, keep: Keep, *, check: bool = True) -> nn.Module:
     Example:
         >>> from boxwood.graph.keep import keep_best
         >>> from boxwood.graph.units import units
-        >>> import numpy as np
+        >>> import numpy as np, torch
         >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
         >>> shrink(net, keep_best(units(net, torch.ones(1, 4)), np.arange(3.0), 0.7))
         Sequential(
@@ -125,158 +114,53 @@ def shrink(model: nn.Module, keep: Keep, *, check: bool = True) -> nn.Module:
     """
     small, _ = cut(model, keep)
     if check:
-        trial = _Pair(model, small, keep, 0).quick_trial(keep.units.example)
+        pair = Pair(model, small, keep, 0)
+        trial = pair.quick_trial(keep.units.example)
         if not trial.equal:
-            raise BoxwoodError(
-                f"Expected the smaller {type(model).__name__} to compute what the masked one does, "
-                f"got outputs that differ by {trial.difference:.3g} where the largest is "
-                f"{trial.scale:.3g}; nothing was returned: protect part of it with protect=…"
-            )
+            raise _differing(pair, trial)
     return small
 
 
-@dataclass(frozen=True)
-class _Pair:
-    """The original and the small network, to be run with the same weights."""
-
-    model: nn.Module
-    small: nn.Module
-    keep: Keep
-    seed: int
-
-    def trial(self, example: Any, inputs: str, *, perturbed: bool) -> Trial:
-        """Run both on one example, in double precision where the network can."""
-        difference, scale, dtype = in_double(
-            lambda dtype: self._compare(example, perturbed=perturbed, dtype=dtype)
+def _differing(pair: Pair, trial: Trial) -> BoxwoodError:
+    name = type(pair.model).__name__
+    if unsteady := pair.unsteady(pair.keep.units.example):
+        return BoxwoodError(
+            f"Expected a {name} that computes the same in every run, got one whose outputs "
+            f"{unsteady}, so that nothing can be compared; let it be the same in evaluation, or "
+            "give shrink(…, check=False)."
         )
-        weights, name = "perturbed" if perturbed else "own", str(dtype).removeprefix("torch.")
-        tolerance = TOLERANCE.get(dtype, 0.05)
-        trial = Trial(inputs, weights, name, difference, scale, tolerance)
-        if trial.equal or dtype != torch.float64:
-            return trial
-        coarsest = self._coarsest(example, perturbed=perturbed)
-        if coarsest == dtype:
-            return trial
-        name += f" with parts in {str(coarsest).removeprefix('torch.')}"
-        return replace(trial, dtype=name, tolerance=TOLERANCE.get(coarsest, 0.05))
-
-    def _coarsest(self, example: Any, *, perturbed: bool) -> torch.dtype:
-        """Find the coarsest type that code computes in by itself: a difference shows no more."""
-        wide, _ = self.networks(perturbed=perturbed, dtype=torch.float64)
-        noted = Precisions()
-        with torch.no_grad(), noted:
-            run(wide, example, torch.float64, self.seed, restated(self.keep))
-        return noted.coarsest
-
-    def quick_trial(self, example: Any) -> Trial:
-        """Run both as they are; in double precision only where that leaves doubt."""
-        found = self._compare(example, perturbed=True, dtype=None)
-        quick = Trial("given", "perturbed", str(found[2]), found[0], found[1], 1e-5)
-        return quick if quick.equal else self.trial(example, "given", perturbed=True)
-
-    def _compare(
-        self, example: Any, *, perturbed: bool, dtype: torch.dtype | None
-    ) -> tuple[float, float, torch.dtype]:
-        wide, narrow = self.networks(perturbed=perturbed, dtype=dtype)
-        seen: tuple[list[Tensor], list[Tensor]] = ([], [])
-        if self.keep.units.flow.trace.beyond:
-            for network, into in zip((wide, narrow), seen, strict=True):
-                observe_(network, into)
-        with torch.no_grad():
-            expected = run(wide, example, dtype, self.seed, restated(self.keep))
-            try:
-                got = run(narrow, example, dtype, self.seed)
-            except Exception as error:
-                if dtype is not None:
-                    raise
-                raise BoxwoodError(
-                    f"Expected the smaller {type(self.model).__name__} to run, got "
-                    f"{type(error).__name__} ({error}); nothing was returned: protect part of it "
-                    "with protect=…, or keep multiples of 8 with multiple=8."
-                ) from error
-        for whole, left in zip(*seen, strict=False):
-            if whole.shape == left.shape:
-                # Each by its own scale, or the largest would hide the others.
-                scale = (
-                    float(whole.abs().max()) if whole.is_floating_point() and whole.numel() else 0
-                )
-                expected.append(whole / scale if scale > 0 else whole)
-                got.append(left / scale if scale > 0 else left)
-        if not any(tensor.numel() for tensor in expected):
-            raise BoxwoodError(
-                f"Expected outputs to compare, got none of {type(self.model).__name__}; give an "
-                f"example on which it returns something."
-            )
-        return (*distance(expected, got), precision(expected, dtype))
-
-    def networks(
-        self, *, perturbed: bool, dtype: torch.dtype | None
-    ) -> tuple[nn.Module, nn.Module]:
-        """Give both networks the original's weights, masked and cut."""
-        cuts = cuts_of(self.keep)
-        noise = noise_of(self.seed) if perturbed else None
-        trainable = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
-        tensors: dict[str, Tensor] = {}
-        for names, tensor in named_tensors(self.model):
-            made = prepared(tensor, dtype, noise if names[0] in trainable else None)
-            tensors[names[0]] = made.clone() if memory_of(made) == memory_of(tensor) else made
-        narrow = ready(self.small, lambda n, _: sliced(tensors[n], cuts.get(n, ())), dtype)
-        return ready(self.model, lambda n, _: _mask_(n, tensors[n], self.keep, cuts), dtype), narrow
-
-    def gradient_trial(self, example: Any) -> tuple[float | None, float]:
-        """Compare the gradients of what is kept, of a random sum of the outputs.
-
-        Returns:
-            The largest difference over the largest gradient, and what it may be.
-        """
-        difference, dtype = in_double(lambda dtype: self._gradients(example, dtype))
-        tolerance = GRADIENT_TOLERANCE.get(dtype, 0.05)
-        if difference is not None and difference > tolerance and dtype == torch.float64:
-            coarsest = self._coarsest(example, perturbed=True)
-            tolerance = GRADIENT_TOLERANCE.get(coarsest, 0.05)
-        return difference, tolerance
-
-    def _gradients(
-        self, example: Any, dtype: torch.dtype | None
-    ) -> tuple[float | None, torch.dtype]:
-        wide, narrow = self.networks(perturbed=True, dtype=dtype)
-        cuts = cuts_of(self.keep)
-        found = []
-        for network, context in ((wide, restated(self.keep)), (narrow, nullcontext())):
-            for parameter in network.parameters():
-                parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
-            with torch.enable_grad():
-                outputs = run(network, example, dtype, self.seed, context)
-                total = _weighted_sum(outputs)
-            computed = precision(outputs, dtype)
-            if total is None:
-                return None, computed
-            total.backward()
-            found.append({n: p.grad for n, p in network.named_parameters() if p.grad is not None})
-        first, second = found
-        scale = max((float(g.abs().max()) for g in second.values() if g.numel()), default=0.0)
-        worst = 0.0
-        for name, gradient in second.items():
-            whole = first.get(name)
-            whole = torch.zeros_like(self.model.get_parameter(name)) if whole is None else whole
-            worst = max(worst, float((sliced(whole, cuts.get(name, ())) - gradient).abs().max()))
-        return worst / scale if scale else worst, computed
+    when = f" in two calls in a row, with {trial.state[0]!r} kept between" if trial.state else ""
+    return BoxwoodError(
+        f"Expected the smaller {name} to compute what the masked one does, got outputs that differ "
+        f"by {trial.difference:.3g} where the largest is {trial.scale:.3g}{when}; nothing was "
+        "returned: protect part of it with protect=…"
+    )
 
 
-def _mask_(name: str, tensor: Tensor, keep: Keep, cuts: Cuts) -> Tensor:
-    """Set what is removed to zero, but for what is divided by: variances, and directions."""
-    if name.endswith("running_var"):
-        return tensor
-    directions = keep.units.flow.directions
-    return mask_(tensor, [each for each in cuts.get(name, ()) if (name, each[0]) not in directions])
+def _trials(pair: Pair, example: Any, inputs: Inputs | None) -> tuple[tuple[Trial, ...], str]:
+    """Compare on the example, and on other inputs; say why not, where there are none."""
+    trials = [
+        pair.trial(example, "given", perturbed=False),
+        pair.trial(example, "given", perturbed=True),
+    ]
+    if inputs is not None:
+        fresh = [_on_fresh(pair, each) for each in drawn(inputs, pair.seed)]
+        return (*trials, *fresh), "" if fresh else "inputs= has none"
+    untried = "there are only whole numbers and masks, which have a meaning"
+    for name, other in varied(example, pair.seed):
+        untried = pair.takes(other, example)
+        if not untried:
+            return (*trials, pair.trial(other, name, perturbed=False)), ""
+    return tuple(trials), untried
 
 
-def _weighted_sum(outputs: Sequence[Tensor]) -> Tensor | None:
-    total = None
-    for output in outputs:
-        if output.requires_grad:
-            output = torch.view_as_real(output.resolve_conj()) if output.is_complex() else output
-            weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view(output.shape)
-            part = (output * weights.to(output.device)).sum()
-            total = part if total is None else total + part
-    return total
+def _on_fresh(pair: Pair, example: Any) -> Trial:
+    try:
+        return pair.trial(example, "fresh", perturbed=False)
+    except BoxwoodError:
+        raise
+    except Exception as error:
+        raise BoxwoodError(
+            f"Expected inputs= to give what {type(pair.model).__name__} takes, got inputs on which "
+            f"it fails ({type(error).__name__}: {error}); give examples as for units()."
+        ) from error

@@ -1,0 +1,244 @@
+"""The original and the smaller network, run with the same weights."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from boxwood.core.errors import BoxwoodError
+from boxwood.graph.certificate import Trial
+from boxwood.graph.comparing import (
+    TOLERANCE,
+    Precisions,
+    distance,
+    in_double,
+    noise_of,
+    observe_,
+    precision,
+    prepared,
+    ready,
+    run,
+)
+from boxwood.graph.copying import memory_of, named_tensors
+from boxwood.graph.divisors import divided_by
+from boxwood.graph.keep import Keep
+from boxwood.graph.reference import restated
+from boxwood.graph.surgery import Cuts, cuts_of, mask_, sliced
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The original and the smaller network, to be run with the same weights.
+
+    Args:
+        model: the original.
+        small: what was made of it.
+        keep: what stays.
+        seed: of the noise, and of what the networks draw.
+        left: axes of parameters that the masked network does not set to zero.
+    """
+
+    model: nn.Module
+    small: nn.Module
+    keep: Keep
+    seed: int
+    left: frozenset[tuple[str, int]] = frozenset()
+
+    def trial(self, example: Any, inputs: str, *, perturbed: bool) -> Trial:
+        """Run both on one example, in double precision where the network can."""
+        trial = in_double(
+            lambda dtype: self._compare(example, inputs, perturbed=perturbed, dtype=dtype)
+        )
+        if trial.equal or trial.dtype != "float64":
+            return trial
+        # Where the code itself computes in a coarser type, the difference can show no more.
+        coarsest = self.coarsest(example, perturbed=perturbed)
+        name = f"float64 with parts in {str(coarsest).removeprefix('torch.')}"
+        if coarsest == torch.float64:
+            return trial
+        return replace(trial, dtype=name, tolerance=TOLERANCE.get(coarsest, 0.05))
+
+    def quick_trial(self, example: Any) -> Trial:
+        """Run both as they are; in double precision only where that leaves doubt."""
+        found = self._compare(example, "given", perturbed=True, dtype=None)
+        quick = replace(found, tolerance=1e-5)
+        return quick if quick.equal else self.trial(example, "given", perturbed=True)
+
+    def coarsest(self, example: Any, *, perturbed: bool) -> torch.dtype:
+        """Find the coarsest type of floats that the masked network computes in, run in double."""
+        wide, _ = self.networks(perturbed=perturbed, dtype=torch.float64)
+        noted = Precisions()
+        with torch.no_grad():
+            run(wide, example, torch.float64, self.seed, restated(self.keep), noted)
+        return noted.coarsest
+
+    def takes(self, example: Any, like: Any) -> str:
+        """Say why the masked network does not take inputs as it takes others; empty if it does."""
+        broken = []
+        for each in (like, example):
+            wide, _ = self.networks(perturbed=False, dtype=None)
+            try:
+                with torch.no_grad():
+                    outputs = run(wide, each, None, self.seed, restated(self.keep))
+            except Exception as error:  # noqa: BLE001 - any error of the user's code
+                return f"it fails on them ({type(error).__name__}: {error})"
+            broken.append(_broken(outputs))
+        return "its outputs are not finite on them" if broken[1] > broken[0] else ""
+
+    def unsteady(self, example: Any) -> str:
+        """Say how the outputs of the masked network change though nothing else does."""
+        runs = []
+        for seed in (self.seed, self.seed, self.seed + 1):
+            wide, _ = self.networks(perturbed=False, dtype=None)
+            with torch.no_grad():
+                runs.append(run(wide, example, None, seed, restated(self.keep)))
+        if not _alike(runs[0], runs[1]):
+            return "change from run to run, with all generators of random numbers seeded alike"
+        return "" if _alike(runs[0], runs[2]) else "are drawn at random in evaluation"
+
+    def networks(
+        self, *, perturbed: bool, dtype: torch.dtype | None
+    ) -> tuple[nn.Module, nn.Module]:
+        """Give both networks the original's weights, masked and cut."""
+        cuts = cuts_of(self.keep)
+        tensors = self._tensors(perturbed=perturbed, dtype=dtype)
+        narrow = ready(self.small, lambda n, _: sliced(tensors[n], cuts.get(n, ())), dtype)
+        return ready(self.model, lambda n, _: self._masked_(n, tensors[n], cuts), dtype), narrow
+
+    def whole(self, *, perturbed: bool, dtype: torch.dtype | None) -> nn.Module:
+        """Copy the original with the same weights, nothing removed."""
+        tensors = self._tensors(perturbed=perturbed, dtype=dtype)
+        return ready(self.model, lambda n, _: tensors[n], dtype)
+
+    def _tensors(self, *, perturbed: bool, dtype: torch.dtype | None) -> Mapping[str, Tensor]:
+        noise = noise_of(self.seed) if perturbed else None
+        trainable = {name for name, _ in self.model.named_parameters(remove_duplicate=False)}
+        tensors: dict[str, Tensor] = {}
+        for names, tensor in named_tensors(self.model):
+            made = prepared(tensor, dtype, noise if names[0] in trainable else None)
+            tensors[names[0]] = made.clone() if memory_of(made) == memory_of(tensor) else made
+        return tensors
+
+    def _masked_(self, name: str, tensor: Tensor, cuts: Cuts) -> Tensor:
+        """Set what is removed to zero, but for what is divided by: variances, and directions."""
+        if name.endswith("running_var"):
+            return tensor
+        alone = self.keep.units.flow.directions | self.left
+        return mask_(tensor, [each for each in cuts.get(name, ()) if (name, each[0]) not in alone])
+
+    def _compare(
+        self, example: Any, inputs: str, *, perturbed: bool, dtype: torch.dtype | None
+    ) -> Trial:
+        networks = wide, narrow = self.networks(perturbed=perturbed, dtype=dtype)
+        seen: tuple[list[Tensor], list[Tensor]] = ([], [])
+        if self.keep.units.flow.trace.beyond:
+            for network, into in zip(networks, seen, strict=True):
+                observe_(network, into)
+        before = _state(narrow)
+        with torch.no_grad():
+            expected = run(wide, example, dtype, self.seed, restated(self.keep))
+            got = self._run_small(narrow, example, dtype, "")
+        if not self.left and _broken(expected):
+            whole = self.whole(perturbed=perturbed, dtype=dtype)
+            with torch.no_grad():
+                unmasked = run(whole, example, dtype, self.seed)
+            left = divided_by(self.keep.units.flow) & {
+                (name, dim) for name, axes in cuts_of(self.keep).items() for dim, _ in axes
+            }
+            if left and _broken(unmasked) < _broken(expected):
+                return replace(self, left=left)._compare(
+                    example, inputs, perturbed=perturbed, dtype=dtype
+                )
+        kept = _changed(before, _state(narrow))
+        if kept and (again := self._called_again(wide, example, dtype)):
+            expected = expected + again
+            got = got + self._run_small(narrow, example, dtype, " a second time")
+        for one, other in zip(*seen, strict=False):
+            if one.shape == other.shape:
+                expected.append(one)
+                got.append(other)
+        if not any(tensor.numel() for tensor in expected):
+            raise BoxwoodError(
+                f"Expected outputs to compare, got none of {type(self.model).__name__}; give an "
+                f"example on which it returns something."
+            )
+        difference, scale = distance(expected, got)
+        kind = precision(expected, dtype)
+        return Trial(
+            inputs, "perturbed" if perturbed else "own", str(kind).removeprefix("torch."),
+            difference, scale, TOLERANCE.get(kind, 0.05), kept,
+            tuple(sorted({name for name, _ in self.left})),
+        )  # fmt: skip
+
+    def _called_again(
+        self, wide: nn.Module, example: Any, dtype: torch.dtype | None
+    ) -> list[Tensor]:
+        """Run the masked network once more; nothing if it cannot be called twice."""
+        try:
+            with torch.no_grad():
+                return run(wide, example, dtype, self.seed, restated(self.keep))
+        except Exception:  # noqa: BLE001 - any error of the user's code
+            return []
+
+    def _run_small(
+        self, narrow: nn.Module, example: Any, dtype: torch.dtype | None, when: str
+    ) -> list[Tensor]:
+        try:
+            with torch.no_grad():
+                return run(narrow, example, dtype, self.seed)
+        except Exception as error:
+            if dtype is not None:
+                raise
+            raise BoxwoodError(
+                f"Expected the smaller {type(self.model).__name__} to run{when}, got "
+                f"{type(error).__name__} ({error}), where the masked one runs; nothing was "
+                "returned: protect the part that it names with protect=…"
+            ) from error
+
+
+def _broken(outputs: list[Tensor]) -> int:
+    return sum(int((~each.isfinite()).sum()) for each in outputs if each.is_floating_point())
+
+
+def _alike(one: list[Tensor], other: list[Tensor]) -> bool:
+    return len(one) == len(other) and all(
+        a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def _state(network: nn.Module) -> dict[str, Any]:
+    """Note what a network holds beside its parts, so that a change can be seen."""
+    noted: dict[str, Any] = {}
+    for prefix, module in network.named_modules():
+        held = {**vars(module), **module._buffers}
+        for name, value in held.items():
+            if name not in _OWN:
+                noted[f"{prefix}.{name}".lstrip(".")] = value, _version(value)
+    return noted
+
+
+_OWN = set(vars(nn.Module())) - {"training"}
+
+
+def _version(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value._version
+    if isinstance(value, list | tuple):
+        return [(id(each), _version(each)) for each in value]
+    if isinstance(value, dict):
+        return [(key, id(each), _version(each)) for key, each in value.items()]
+    return None
+
+
+def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:
+    """List what is another object after a run, or was written into."""
+    return tuple(
+        name
+        for name in after
+        if name not in before
+        or before[name][0] is not after[name][0]
+        or before[name][1] != after[name][1]
+    )
