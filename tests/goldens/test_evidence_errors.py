@@ -17,7 +17,7 @@ from boxwood.model.evidence.gathering import gather
 from boxwood.model.evidence.gradients import flow_gradient, gradient
 from boxwood.model.evidence.movement import TrackMovement
 from boxwood.model.oneshot import prune
-from boxwood.model.prunable import Named, linear_and_conv
+from boxwood.model.prunable import Matrices, Named, linear_and_conv
 from boxwood.model.scoring import score
 from boxwood.train.losses import cross_entropy
 
@@ -79,7 +79,9 @@ def test_layers_that_do_not_fit_the_evidence() -> None:
     seen = Calibration(net, linear_and_conv(net), [torch.rand(2, 1, 2, 2)])
     with pytest.raises(BoxwoodError, match=r"weights of Conv2d layers .* got '3\.weight'"):
         feature_rank(seen)
-    with pytest.raises(BoxwoodError, match=r"batch norm .* none behind '3\.weight'; leave that"):
+    with pytest.raises(
+        BoxwoodError, match=r"batch norm .* none behind '3\.weight'; leave it out .*'3\.weight'"
+    ):
         norm_scale(seen)
     with pytest.raises(BoxwoodError, match=r"Linear, Conv1d.* got '0\.bias', which is none"):
         input_norm(Calibration(net, Named(("*.bias",))(net), [torch.rand(2, 1, 2, 2)]))
@@ -91,12 +93,42 @@ def test_layers_that_do_not_fit_the_evidence() -> None:
         input_norm(Calibration(padded, {"weight": padded.weight}, [torch.rand(2, 1, 5)]))
 
 
+class Attending(nn.Module):
+    """Attention, a recurrent layer, and a layer that nothing calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attend = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.read = nn.LSTM(4, 4, batch_first=True)
+        self.leave, self.unused = nn.Linear(4, 2), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.read(self.attend(x, x, x)[0])[0])
+
+
 def test_modules_that_never_run() -> None:
-    """The output projection of attention is used without being called."""
-    net = nn.MultiheadAttention(4, 2, batch_first=True)
-    x = torch.rand(2, 3, 4)
-    with pytest.raises(BoxwoodError, match=r"no activations for 'out_proj\.weight', whose module"):
-        prune(net, 0.5, criterion=criteria.wanda, batches=[(x, x, x)])
+    """What flows into the matrices of attention and recurrent layers cannot be seen from outside."""
+    net, batches = Attending(), [torch.rand(2, 3, 4)]
+    inside = (
+        "attend.in_proj_weight",
+        "attend.out_proj.weight",
+        "read.weight_hh_l0",
+        "read.weight_ih_l0",
+    )
+    with pytest.raises(
+        BoxwoodError, match=r"are called .* 'attend\.in_proj_weight', which is"
+    ) as all_:
+        prune(net, 0.5, criterion=criteria.wanda, batches=batches)
+    assert f"where=Matrices(without={inside})" in str(all_.value)
+    with pytest.raises(
+        BoxwoodError, match=r"no activations for 'unused\.weight'.*called"
+    ) as unused:
+        prune(net, 0.5, criterion=criteria.wanda, batches=batches, where=Matrices(without=inside))
+    assert "where=Matrices(without=('unused.weight',))" in str(unused.value)
+    left = Matrices(without=(*inside, "unused.weight"))
+    assert list(prune(net, 0.5, criterion=criteria.wanda, batches=batches, where=left)) == [
+        "leave.weight"
+    ]
 
 
 def test_synflow_needs_floats() -> None:

@@ -17,3 +17,7 @@ class BoxwoodError(ValueError):
 
 class NoEffect(UserWarning):
     """A call was valid and changed nothing, which is rarely what was meant."""
+
+
+class SelectionWarning(UserWarning):
+    """What is pruned by default may not be what was meant: matrices are left out, or are shared."""

@@ -18,6 +18,7 @@ from boxwood.core.schedules import Schedule
 from boxwood.core.selection import candidates, select
 from boxwood.model.evidence.calibration import Batches, Calibration, Loss
 from boxwood.model.evidence.gathering import Evidence, gather
+from boxwood.model.layer_kinds import as_stored, layouts_of, outputs_first
 from boxwood.model.prunable import Where, linear_and_conv, parameter_names
 from boxwood.model.scoring import Criterion, score
 
@@ -48,7 +49,8 @@ def prune(
         criterion: scores weights, higher is kept; a function of `boxwood.core.criteria` or yours.
         granularity: what lives or dies together; single weights by default.
         scope: how the sparsity is shared out; one ranking over all tensors by default.
-        where: which parameters may be pruned.
+        where: which parameters may be pruned; by default all matrices and kernels, and no biases,
+            norms and embeddings.
         floor: keep at least this many weights of every tensor.
         within: masks so far; what they prune stays pruned, and counts as zero for the evidence.
         loss: outputs and targets to the mean over a batch, for criteria that ask for gradients.
@@ -70,6 +72,8 @@ def prune(
 
     Warns:
         NoEffect: every weight stays.
+        SelectionWarning: the default ``where`` leaves a matrix out, or finds one that an embedding
+            shares; the warning says how to decide it.
 
     Example:
         >>> net = nn.Linear(10, 10)
@@ -88,12 +92,15 @@ def prune(
     seen = Calibration(model, parameters, batches, loss, within, group)
     found = gather(evidence_of(criterion), seen, evidence)
     weights: dict[str, Tensor] = {name: p.detach() for name, p in parameters.items()}
-    scores = score(weights, criterion, masks=within, evidence=found)
-    before = within or {}
+    layouts = layouts_of(model, parameters)
+    scores = score(weights, criterion, masks=within, evidence=found, layouts=layouts)
+    # From here on rows are outputs, whatever the layer.
+    scores = outputs_first(layouts, scores)
+    before = outputs_first(layouts, within or {})
     groups = {n: pool_within(granularity, each, before.get(n)) for n, each in scores.items()}
     alive = {name: granularity.alive(mask) for name, mask in before.items()}
     keep = allocate(groups, sparsity, scope=scope, floor=floor, within=alive)
-    masks = select(scores, keep, granularity, within=within)
+    masks = as_stored(layouts, select(scores, keep, granularity, within=before))
     if kept(masks) == sum(candidates(weights, within).values()):
         warnings.warn(
             "Expected pruning to remove weights, got masks that keep all that was there; "

@@ -21,6 +21,7 @@ from boxwood.model.evidence.activations import sharing_input
 from boxwood.model.evidence.calibration import Batches, Calibration
 from boxwood.model.evidence.curvature import damped, input_gram
 from boxwood.model.evidence.gathering import check_same_network
+from boxwood.model.layer_kinds import layouts_of, outputs_first
 from boxwood.model.prunable import Where, linear_and_conv, parameter_names
 
 
@@ -73,9 +74,10 @@ def reconstruct(
     parameters = parameter_names(model)
     validate(parameters, masks)
     chosen = {name: parameters[name] for name in masks}
+    shown = outputs_first(layouts_of(model, chosen), masks)
 
     def solve(name: str, weight: Tensor, hessians: Tensor) -> tuple[Tensor, Tensor]:
-        mask = masks[name].to(weight.device).view(weight.shape)
+        mask = shown[name].to(weight.device).view(weight.shape)
         parts = [adjust(*each) for each in zip(weight, hessians, mask, strict=True)]
         return torch.stack(parts), mask
 
@@ -177,6 +179,7 @@ def _layer_by_layer(
     group: Group,
 ) -> Reconstruction:
     found, masks = {}, {}
+    layouts = layouts_of(model, weights)
     seen = Calibration(model, weights, batches, group=group)
     with all_or_none(group), _restoring(weights), torch.no_grad():
         check_same_network(seen)
@@ -184,11 +187,15 @@ def _layer_by_layer(
             first = replace(seen, weights={alike[0]: weights[alike[0]]})
             hessians = damped(input_gram(first)[alike[0]], damping)
             for name in alike:
-                weight = weights[name]
-                rows = weight.to(hessians.dtype).reshape(len(hessians), -1, hessians.shape[-1])
-                new, mask = (as_first_rank(each, group) for each in solve(name, rows, hessians))
-                masks[name] = mask.view(weight.shape)
-                weight.data = found[name] = new.view(weight.shape).to(weight.dtype)
+                weight, layout = weights[name], layouts.get(name)
+                shown = weight if layout is None else layout.outputs_first(weight)
+                rows = shown.to(hessians.dtype).reshape(len(hessians), -1, hessians.shape[-1])
+                solved = (as_first_rank(each, group) for each in solve(name, rows, hessians))
+                new, mask = (each.view(shown.shape) for each in solved)
+                if layout is not None:
+                    new, mask = layout.as_stored(new), layout.as_stored(mask)
+                masks[name] = mask
+                weight.data = found[name] = new.to(weight.dtype)
     return Reconstruction(found, masks)
 
 

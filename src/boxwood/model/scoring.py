@@ -11,6 +11,7 @@ from boxwood.core.evidence import evidence_of
 from boxwood.core.masks import Masks
 from boxwood.core.placement import check_whole
 from boxwood.core.selection import check_finite
+from boxwood.model.layer_kinds import Layouts
 
 Criterion = Callable[..., Tensor]
 """A function as described in `boxwood.core.criteria`, or a `Call` of one with settings."""
@@ -22,6 +23,7 @@ def score(
     *,
     masks: Masks | None = None,
     evidence: Mapping[str, Mapping[str, Tensor]] | None = None,
+    layouts: Layouts | None = None,
 ) -> dict[str, Tensor]:
     """Score every weight with a criterion.
 
@@ -32,6 +34,8 @@ def score(
         masks: the masks so far; a tensor without one counts as whole.
         evidence: tensors by the name of the evidence, then by the name of the weight;
             `boxwood.model.evidence.gathering.gather` makes it.
+        layouts: of the weights whose first dimension does not count outputs, from
+            `boxwood.model.layer_kinds.layouts_of`; a criterion is shown these the other way round.
 
     Returns:
         Scores of the same names and shapes.
@@ -52,14 +56,21 @@ def score(
     check_finite(weights, "weights")
     needs = evidence_of(criterion)
     scores = {}
-    for name, weight in weights.items():
+    for name, stored in weights.items():
+        layout = (layouts or {}).get(name)
+        turned = layout.outputs_first if layout is not None else _as_it_is
+        weight = turned(stored.detach())
         at_hand: dict[str, Callable[[], Any]] = {
-            "weight": lambda weight=weight: weight.detach(),  # type: ignore[misc]
-            "mask": lambda weight=weight, name=name: _mask_of(weight, name, masks),  # type: ignore[misc]
+            "weight": lambda weight=weight: weight,  # type: ignore[misc]
+            "mask": lambda stored=stored, name=name, turned=turned: turned(  # type: ignore[misc]
+                _mask_of(stored, name, masks)
+            ),
             "name": lambda name=name: name,  # type: ignore[misc]
         }
         for kind, tensors in (evidence or {}).items():
-            at_hand[kind] = lambda tensors=tensors, name=name: tensors[name]  # type: ignore[misc]
+            at_hand[kind] = lambda tensors=tensors, name=name, turned=turned: (  # type: ignore[misc]
+                _shown(tensors[name], weights[name], turned)
+            )
         for need in needs:
             if need not in at_hand:
                 raise BoxwoodError(
@@ -67,8 +78,20 @@ def score(
                     f"{', '.join(at_hand)}, or evidence that can be gathered from batches, got "
                     f"{need!r}; settings go behind a `*`, evidence of your own into evidence=."
                 )
-        scores[name] = _fitted(criterion(*(at_hand[need]() for need in needs)), weight, name)
+        found = _fitted(criterion(*(at_hand[need]() for need in needs)), weight, name)
+        scores[name] = found if layout is None else layout.as_stored(found)
     return scores
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _shown(evidence: Tensor, weight: Tensor, turned: Callable[[Tensor], Tensor]) -> Tensor:
+    """Turn evidence of the weight's shape, or broadcast to it; what is per output needs no turn."""
+    if turned is _as_it_is or evidence.dim() != weight.dim():
+        return evidence
+    return turned(evidence.expand(weight.shape))
 
 
 def _mask_of(weight: Tensor, name: str, masks: Masks | None) -> Tensor:

@@ -15,6 +15,7 @@ from boxwood.core.ranks import Group, all_or_none
 from boxwood.model.binding import MaskBinding
 from boxwood.model.evidence.calibration import Batches, Calibration, Loss
 from boxwood.model.evidence.gathering import Evidence, check_same_network, gather
+from boxwood.model.layer_kinds import as_stored, layouts_of, outputs_first
 from boxwood.model.prunable import Where, linear_and_conv
 from boxwood.model.scoring import score
 from boxwood.model.synchronised import check_same_masks, mean_gradients
@@ -77,6 +78,7 @@ class SparseTraining:
         self.policy = policy
         self.steps, masks = _split(state or {})
         self._weights = where(model)
+        self._layouts = layouts_of(model, self._weights)
         self._seen = Calibration(model, self._weights, batches, loss, group=group)
         self._evidence = evidence
         self._dense: dict[str, Tensor] = {}
@@ -149,11 +151,12 @@ class SparseTraining:
         criterion = self.policy.criterion
         given = None if self._evidence is None else self._evidence()
         found = gather(evidence_of(criterion), replace(self._seen, masks=masks), given)
-        scores = score(self._weights, criterion, masks=masks, evidence=found)
+        scores = score(self._weights, criterion, masks=masks, evidence=found, layouts=self._layouts)
         if self.policy.wants_gradients:
             self._dense = mean_gradients(self._weights, self._dense, self._seen.group)
             self._check_gradients()
-        new = self.policy.update(self.steps, masks, scores, self._dense)
+        shown = (outputs_first(self._layouts, each) for each in (masks, scores, self._dense))
+        new = as_stored(self._layouts, self.policy.update(self.steps, *shown))
         check_same_masks(new, self._seen.group)
         self._held.replace_masks(new)
         self._dense = {}

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.model.evidence.calibration import Calibration, wide
-from boxwood.model.evidence.layers import FILTERED, LAYERS, weight_sums
+from boxwood.model.evidence.layers import filtered_kinds, layer_kinds, weight_sums
+from boxwood.model.layer_kinds import layouts_of, linear_kinds
+from boxwood.model.prunable import leaving_out
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -17,8 +19,8 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 def input_norm(seen: Calibration) -> dict[str, Tensor]:
     """‖X_j‖₂ of what each weight is multiplied with, over all examples and positions.
 
-    [1, in] for linear layers; of the weight's shape for convolutions, where a weight meets the
-    inputs under its place in the kernel, and only those of its group.
+    [1, in] for linear layers, or [in, 1] where the weight lies that way; of the weight's shape for
+    convolutions, where a weight meets the inputs under its place in the kernel, and only those of its group.
 
     Example:
         >>> net = nn.Linear(2, 3)
@@ -29,7 +31,7 @@ def input_norm(seen: Calibration) -> dict[str, Tensor]:
     Source: Sun, Liu, Bair and Kolter (2024), equation 1.
     """
     sums: dict[str, Tensor] = {}
-    modules = seen.modules(*LAYERS)
+    modules = seen.modules(*layer_kinds())
 
     def add(layer: nn.Module, inputs: Tensor) -> None:
         found = weight_sums(layer, wide(inputs.detach()).square())
@@ -92,7 +94,7 @@ def norm_scale(seen: Calibration) -> dict[str, Tensor]:
         if not isinstance(scale, Tensor):
             raise BoxwoodError(
                 f"Expected a batch norm with a scale right behind every layer for its γ, got none "
-                f"behind {name!r}; leave that layer out with where=."
+                f"behind {name!r}; {leaving_out([name], seen.weights)}."
             )
         scales[name] = scale.detach()
     return scales
@@ -116,7 +118,8 @@ def gate_gradient_square(seen: Calibration) -> dict[str, Tensor]:
 
     Source: Molchanov, Mallya, Tyree, Frosio and Kautz (2019), section 3.1.
     """
-    modules = seen.modules(*FILTERED)
+    modules = seen.modules(*filtered_kinds())
+    layouts = layouts_of(seen.model, seen.weights)
     sums: dict[str, Tensor] = {}
     batches = 0
     with seen.at_rest(), ExitStack() as stack:
@@ -124,10 +127,11 @@ def gate_gradient_square(seen: Calibration) -> dict[str, Tensor]:
         gates: dict[str, Tensor] = {}
         for layer, name in modules.items():
             weight = seen.weights[name]
-            one = wide(weight.detach()).new_ones(len(weight)).requires_grad_()
+            outputs = weight.shape[1] if name in layouts else weight.shape[0]
+            one = wide(weight.detach()).new_ones(outputs).requires_grad_()
             gates.setdefault(name, one)
             place = follows.get(name, layer)
-            linear = isinstance(layer, nn.Linear) and place is layer
+            linear = isinstance(layer, linear_kinds()) and place is layer
             handle = place.register_forward_hook(_gate(gates[name], last=linear))
             stack.callback(handle.remove)
         for loss, _ in seen.losses():
@@ -161,10 +165,10 @@ def sharing_input(seen: Calibration) -> list[list[str]]:
         [['up.weight', 'gate.weight'], ['down.weight']]
     """
     read: dict[str, list[Tensor]] = {}
-    modules = seen.modules(*LAYERS)
+    modules = seen.modules(*layer_kinds())
 
     def note(layer: nn.Module, inputs: Tensor) -> None:
-        if isinstance(layer, nn.Linear):
+        if isinstance(layer, linear_kinds()):
             # Kept, so that no other tensor takes its place in memory.
             read.setdefault(modules[layer], []).append(inputs)
 
@@ -200,7 +204,7 @@ def check_seen(modules: dict[nn.Module, str], found: dict[str, Tensor]) -> None:
         if name not in found:
             raise BoxwoodError(
                 f"Expected every layer to run on the batches, got no activations for {name!r}, "
-                f"whose module is never called; leave it out with where=."
+                f"whose module is never called; {leaving_out([name], modules.values())}."
             )
 
 
@@ -214,7 +218,7 @@ def _hooked(modules: dict[nn.Module, str], register: Callable[[nn.Module], Any])
 
 def _norm_after(seen: Calibration) -> dict[str, nn.Module]:
     """Find which norm reads which layer's outputs: the very tensor, in a run of the first batch."""
-    modules = seen.modules(*FILTERED)
+    modules = seen.modules(*filtered_kinds())
     made: dict[int, tuple[str, Tensor]] = {}  # the tensor is kept, so that its id stays its own
     follows: dict[str, nn.Module] = {}
 

@@ -13,7 +13,7 @@ from boxwood.core.masks import Masks
 from boxwood.core.placement import check_whole
 from boxwood.core.ranks import Group, add_up
 from boxwood.model.evaluation import evaluating
-from boxwood.model.prunable import unwrapped
+from boxwood.model.prunable import leaving_out, unwrapped
 
 Loss = Callable[[Any, Any], Tensor]
 """Outputs of the network and targets, to the mean over the examples of the batch."""
@@ -170,16 +170,21 @@ class Calibration:
             BoxwoodError: a weight is held by none of these.
         """
         names = {id(weight): name for name, weight in self.weights.items()}
+        for attention in self.model.modules():
+            if isinstance(attention, nn.MultiheadAttention):
+                names.pop(
+                    id(attention.out_proj._parameters.get("weight")), None
+                )  # it is never called
         found = {
-            module: names[id(module.weight)]
+            module: names[id(module._parameters.get("weight"))]
             for module in self.model.modules()
-            if isinstance(module, kinds) and id(module.weight) in names
+            if isinstance(module, kinds) and id(module._parameters.get("weight")) in names
         }
         lacking = set(self.weights) - set(found.values())
         if lacking:
             raise BoxwoodError(
-                f"Expected weights of {', '.join(kind.__name__ for kind in kinds)} layers for this "
-                f"evidence, got {sorted(lacking)[0]!r}, which is none; leave it out with where=."
+                f"Expected weights of {', '.join(kind.__name__ for kind in kinds)} layers that are "
+                f"called for this evidence, got {sorted(lacking)[0]!r}, which is none; {leaving_out(sorted(lacking), self.weights)}."
             )
         return found
 

@@ -13,8 +13,7 @@ from boxwood.model.evidence.activations import check_seen, watching_inputs
 from boxwood.model.evidence.calibration import Calibration, accumulator, wide
 from boxwood.model.evidence.gradients import derivative_along, gradients_of
 from boxwood.model.evidence.second_order import twice_differentiable
-
-_GRAMMED = (nn.Linear, nn.Conv1d, nn.Conv2d)
+from boxwood.model.layer_kinds import layouts_of, linear_kinds
 
 
 def hessian_diagonal(seen: Calibration, *, probes: int = 8, seed: int = 0) -> dict[str, Tensor]:
@@ -80,7 +79,7 @@ def input_gram(seen: Calibration) -> dict[str, Tensor]:
     Source: Frantar and Alistarh (2023), section 3.
     """
     sums: dict[str, Tensor] = {}
-    modules = seen.modules(*_GRAMMED)
+    modules = seen.modules(*linear_kinds(), nn.Conv1d, nn.Conv2d)
 
     def add(layer: nn.Module, inputs: Tensor) -> None:
         columns = unfolded(layer, wide(inputs.detach()))
@@ -102,7 +101,8 @@ def inverse_hessian_diagonal(seen: Calibration, *, damping: float = 0.01) -> dic
         damping: added to the diagonal, in units of its mean; above 0.
 
     Returns:
-        [1, in] for linear layers; of the weight's shape for convolutions.
+        [1, in] for linear layers, or [in, 1] where the weight lies that way; of the weight's shape
+        for convolutions.
 
     Example:
         >>> net = nn.Linear(2, 3)
@@ -112,6 +112,7 @@ def inverse_hessian_diagonal(seen: Calibration, *, damping: float = 0.01) -> dic
 
     Source: Frantar and Alistarh (2023), section 3 and appendix A for the damping.
     """
+    layouts = layouts_of(seen.model, seen.weights)
     found = {}
     for name, gram in input_gram(seen).items():
         weight = seen.weights[name]
@@ -122,7 +123,7 @@ def inverse_hessian_diagonal(seen: Calibration, *, damping: float = 0.01) -> dic
             if weight.dim() == 2
             else diagonal.repeat_interleave(len(weight) // len(gram), 0)
         )
-        found[name] = rows.view(len(rows), *weight.shape[1:])
+        found[name] = rows.T if name in layouts else rows.view(len(rows), *weight.shape[1:])
     return found
 
 
@@ -159,7 +160,7 @@ def unfolded(layer: Any, inputs: Tensor) -> Tensor:
         tensor([[[1., 2.],
                  [2., 3.]]])
     """
-    if isinstance(layer, nn.Linear):
+    if isinstance(layer, linear_kinds()):
         return inputs.flatten(0, -2).T.unsqueeze(0)
     # The layer's own padding, whatever its mode, before anything is unfolded.
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode

@@ -14,17 +14,35 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.model.layer_kinds import TRANSPOSED_CONVOLUTIONS, layouts_of, linear_kinds
 
-FILTERED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # outputs along the first dimension
-LAYERS = (*FILTERED, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-
-_Layer = Any  # one of LAYERS; torch types the attributes of modules as tensors or modules
+_Layer = Any  # one of `layer_kinds`; torch types the attributes of modules as tensors or modules
 
 _TRANSPOSED: Mapping[type[nn.Module], Callable[..., Tensor]] = {
     nn.ConvTranspose1d: functional.conv_transpose1d,
     nn.ConvTranspose2d: functional.conv_transpose2d,
     nn.ConvTranspose3d: functional.conv_transpose3d,
 }
+
+
+def filtered_kinds() -> tuple[type[nn.Module], ...]:
+    """List the layers whose outputs are scored one by one: linear ones and convolutions.
+
+    Example:
+        >>> nn.Conv2d in filtered_kinds(), nn.ConvTranspose2d in filtered_kinds()
+        (True, False)
+    """
+    return (*linear_kinds(), nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def layer_kinds() -> tuple[type[nn.Module], ...]:
+    """List the layers that `linear_map` knows.
+
+    Example:
+        >>> nn.ConvTranspose2d in layer_kinds(), nn.LSTM in layer_kinds()
+        (True, False)
+    """
+    return (*filtered_kinds(), *TRANSPOSED_CONVOLUTIONS)
 
 
 def linear_map(layer: _Layer) -> Callable[[Tensor, Tensor], Tensor]:
@@ -38,8 +56,9 @@ def linear_map(layer: _Layer) -> Callable[[Tensor, Tensor], Tensor]:
         >>> double(torch.tensor([[3.0]]), torch.tensor([[2.0]]))
         tensor([[6.]])
     """
-    if isinstance(layer, nn.Linear):
-        return functional.linear
+    if isinstance(layer, linear_kinds()):
+        turn = _turn(layer)
+        return lambda inputs, weight: functional.linear(inputs, turn(weight))
     for kind, transposed in _TRANSPOSED.items():
         if isinstance(layer, kind):
             extra: Any = layer.output_padding
@@ -63,14 +82,15 @@ def weight_sums(layer: _Layer, inputs: Tensor, cotangent: Tensor | None = None) 
         cotangent: h, of the shape of the layer's outputs; ones by default.
 
     Returns:
-        Sums of the weight's shape; for a linear layer and h of ones [1, in], which is every row.
+        Sums of the weight's shape; for a linear layer and h of ones [1, in], which is every row, or
+        [in, 1] where the weight lies that way.
 
     Example:
         >>> weight_sums(nn.Conv1d(1, 1, 2), torch.tensor([[[1.0, 2.0, 3.0]]]))
         tensor([[[3., 5.]]])
     """
-    if isinstance(layer, nn.Linear) and cotangent is None:
-        return inputs.flatten(0, -2).sum(0, keepdim=True)
+    if isinstance(layer, linear_kinds()) and cotangent is None:
+        return _turn(layer)(inputs.flatten(0, -2).sum(0, keepdim=True))
     with torch.enable_grad():
         weight = layer.weight.detach().to(inputs.dtype).requires_grad_()
         outputs = linear_map(layer)(inputs, weight)
@@ -97,6 +117,12 @@ def input_sums(layer: _Layer, weight: Tensor, inputs: Tensor, cotangent: Tensor)
         leaf = inputs.detach().requires_grad_()
         outputs = linear_map(layer)(leaf, weight.detach())
     return torch.autograd.grad(outputs, leaf, cotangent)[0]
+
+
+def _turn(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Turn a matrix from the way in which a linear layer stores it, or into that."""
+    layout = layouts_of(layer, {"": layer.weight}).get("")  # type: ignore[dict-item]
+    return layout.outputs_first if layout is not None else lambda matrix: matrix
 
 
 def _transposed(

@@ -13,6 +13,7 @@ from boxwood.core.masks import apply, kept
 from boxwood.model.evaluation import evaluating
 from boxwood.model.evidence.calibration import Calibration
 from boxwood.model.evidence.gathering import gather
+from boxwood.model.layer_kinds import layouts_of
 from boxwood.model.oneshot import project_, prune
 from boxwood.model.prunable import Where, linear_and_conv
 from boxwood.model.scoring import Criterion, score
@@ -59,7 +60,8 @@ class Predict:
         seen = Calibration(model, parameters, batches, self.loss)
         found = gather(evidence_of(self.criterion), seen)
         weights = {name: p.detach() for name, p in parameters.items()}
-        scores = score(weights, self.criterion, evidence=found)
+        layouts = layouts_of(model, parameters)
+        scores = score(weights, self.criterion, evidence=found, layouts=layouts)
         before = _mean_loss(model, world.data.train, self.loss, self.batch)
         total = sum(each.numel() for each in scores.values())
         rows = []
