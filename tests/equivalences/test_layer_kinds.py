@@ -29,6 +29,10 @@ LINEAR, STORED = ("0.weight", "2.weight"), ("2.weight",)
 """Matrices of the networks, and those that one of them stores with its inputs first."""
 
 
+def short(granularity: Granularity) -> str:
+    return f"{type(granularity).__name__}{getattr(granularity, 'dims', '')}"
+
+
 def squared(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets).square().flatten(1).sum(1).mean()
 
@@ -69,7 +73,7 @@ CRITERIA = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("granularity", GRANULARITIES, ids=repr)
+@pytest.mark.parametrize("granularity", GRANULARITIES, ids=short)
 @pytest.mark.parametrize("criterion", CRITERIA)
 def test_a_matrix_with_its_inputs_first(
     criterion: Callable[..., Tensor], granularity: Granularity
@@ -139,7 +143,7 @@ def test_sparse_training(policy: Any) -> None:
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.parametrize("granularity", [Slices(), Slices((1,)), PerRow(), Elements()], ids=repr)
+@pytest.mark.parametrize("granularity", [Slices(), Slices((1,)), PerRow(), Elements()], ids=short)
 @pytest.mark.parametrize(
     "criterion", [criteria.magnitude, criteria.geometric_median, criteria.wanda]
 )

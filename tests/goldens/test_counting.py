@@ -209,3 +209,54 @@ def test_wrong_input_is_refused_with_the_way_out():
     ):
         with pytest.raises(BoxwoodError, match=words):
             count(nn.Linear(3, 2), torch.rand(1, 3), {name: mask})
+
+
+def test_attention_counts_its_projections() -> None:
+    """Four projections, each as often as what it reads is long; as linear layers would be."""
+    attend = nn.MultiheadAttention(6, 2, kdim=4, vdim=3, batch_first=True)
+
+    class Reading(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.inner(x, x[..., :4].repeat(1, 2, 1), x[..., :3].repeat(1, 2, 1))[0]
+
+    (layer,) = count(Reading(attend), torch.rand(2, 5, 6))
+    assert layer.weights == 6 * 6 + 6 * 4 + 6 * 3 + 6 * 6
+    assert layer.multiply_adds == 5 * 36 + 10 * 24 + 10 * 18 + 5 * 36
+    together = nn.TransformerEncoderLayer(6, 2, 8, batch_first=True)
+    mask = torch.zeros(18, 6, dtype=torch.bool)
+    mask[:6] = True  # the queries alone
+    layers = count(together, torch.rand(2, 5, 6), {"self_attn.in_proj_weight": mask})
+    assert [each.name for each in layers] == ["self_attn", "linear1", "linear2"]
+    assert [each.multiply_adds for each in layers] == [5 * 4 * 36, 5 * 48, 5 * 48]
+    assert layers[0].effective_multiply_adds == 5 * 2 * 36
+    assert layers[0].kept == 2 * 36
+
+
+def test_cells_and_bilinear_layers() -> None:
+    """A cell counts once per call, a bilinear layer once per row."""
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.pair = nn.GRUCell(3, 4), nn.Bilinear(4, 4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            hidden = self.cell(x, self.cell(input=x))
+            return self.pair(hidden, hidden)
+
+    cell, pair = count(Twice(), torch.rand(5, 3))
+    assert (cell.weights, cell.multiply_adds) == (12 * 7, 2 * 12 * 7)
+    assert (pair.weights, pair.multiply_adds) == (32, 32)
+
+
+def test_linear_layers_of_transformers() -> None:
+    """A matrix that lies the other way does the same work."""
+    utils = pytest.importorskip("transformers.pytorch_utils")
+    example = torch.rand(2, 7, 4)
+    plain, other = nn.Linear(4, 6), utils.Conv1D(6, 4)
+    figures = [(c.weights, c.multiply_adds) for net in (plain, other) for c in count(net, example)]
+    assert figures == [(24, 7 * 24)] * 2

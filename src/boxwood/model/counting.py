@@ -1,6 +1,6 @@
 """Weights, multiply-adds and activities of a network, layer by layer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -11,11 +11,12 @@ from torch.func import functional_call
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.model.evaluation import evaluating
+from boxwood.model.layer_kinds import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, matrices_in
 from boxwood.model.named_masks import by_parameter
 
-_Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
-_Recurrent = nn.RNN | nn.LSTM | nn.GRU
-_Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | _Transposed | _Recurrent | nn.Embedding
+_Layer = Any  # of a kind in `layer_kinds`, or an embedding; torch types attributes as modules
+
+_INPUTS = ("input", "query", "key", "value")  # in the order in which layers take them
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,13 @@ class LayerCount:
 def count(
     model: nn.Module, example: Tensor, masks: Mapping[str, Tensor] | None = None
 ) -> tuple[LayerCount, ...]:
-    """Count every linear, convolution, recurrent and embedding layer in one pass of the masked network.
+    """Count every layer with matrices or kernels, and every embedding, in one pass of the masked network.
 
     A weight does one multiply-add at each position: at each output position of a convolution, at
     each input position of a transposed one, once per row that enters a linear layer, once per step
-    that enters a recurrent one, whose weight matrices are counted together. Looking up a row of an
-    embedding is none. Padding counts like the rest, groups as the smaller weights that they are.
+    that enters a recurrent one. The matrices of a recurrent layer are counted together; so are the
+    four projections of ``nn.MultiheadAttention``, whose products of queries, keys and values hold
+    no weights and are not counted. Looking up a row of an embedding is none. Padding counts like the rest, groups as the smaller weights that they are.
 
     ``output_activity`` of a layer is ``input_activity`` of the weight layer that runs next, so it
     is measured behind the non-linearity and whatever pooling follows; for the last layer it is
@@ -70,8 +72,7 @@ def count(
     layer that is called several times adds up.
 
     Args:
-        model: any module; layers that the pass does not call are left out, and so are the
-            projections inside ``nn.MultiheadAttention``, which it reads without calling.
+        model: any module; layers that the pass does not call are left out.
         example: one batch, its first axis the examples; counts are per example, activities
             averages over the batch.
         masks: bool masks by parameter name, True keeps; the pass runs with the others at zero.
@@ -92,14 +93,19 @@ def count(
         for name, parameter in model.named_parameters()
         if parameter in mask_of
     }
-    layers = {module: name for name, module in model.named_modules() if isinstance(module, _Layer)}
+    layers = {
+        module: name
+        for name, module in model.named_modules()
+        if matrices_in(module) or isinstance(module, nn.Embedding)
+    }
     tallies: dict[_Layer, _Tally] = {}
 
     def record(module: _Layer, args: Any, kwargs: Any, outputs: Any) -> None:
-        entering = args[0] if args else kwargs["input"]
-        leaving = outputs[0] if isinstance(module, _Recurrent) else outputs
+        given = [*args, *(kwargs[name] for name in _INPUTS if name in kwargs), *kwargs.values()]
+        entering, leaving = given[0], outputs[0] if isinstance(outputs, tuple) else outputs
         tally = tallies.setdefault(module, _Tally())
-        tally.positions += _positions(layers[module], module, entering, leaving)
+        for part, positions in _positions(layers[module], module, given, leaving):
+            tally.positions[part] = tally.positions.get(part, 0) + positions
         tally.entering += _active(entering)
         tally.leaving += _active(leaving)
 
@@ -121,20 +127,23 @@ def count(
     for module, tally, (entering, leaving) in zip(
         tallies, tallies.values(), pairwise(activities), strict=True
     ):
-        matrices = _weights(module)
-        weights = sum(weight.numel() for weight in matrices)
-        kept = sum(
-            int(mask_of[weight].sum()) if weight in mask_of else weight.numel()
-            for weight in matrices
-        )
+        every = [_sizes(module, part, mask_of) for part in tally.positions]
+        weights, kept = (sum(sizes) for sizes in zip(*every, strict=True))
+        work = [
+            sum(
+                size * positions
+                for size, positions in zip(sizes, tally.positions.values(), strict=True)
+            )
+            for sizes in zip(*every, strict=True)
+        ]
         counts.append(
             LayerCount(
                 name=layers[module],
                 kind=type(module).__name__,
                 weights=weights,
                 kept=kept,
-                multiply_adds=weights * tally.positions // len(example),
-                effective_multiply_adds=kept * tally.positions // len(example),
+                multiply_adds=work[0] // len(example),
+                effective_multiply_adds=work[1] // len(example),
                 input_activity=entering,
                 output_activity=leaving,
                 han_flops_kept=kept / weights * (entering if counts else 1.0),
@@ -170,11 +179,19 @@ def nonzero(model: nn.Module, masks: Mapping[str, Tensor]) -> int:
     )
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A matrix of a layer, or the rows of it that read one of several inputs."""
+
+    matrix: str
+    rows: tuple[int, int] | None = None
+
+
 @dataclass
 class _Tally:
     """What the calls of one layer add up to: positions, and (non-zero, all) activations."""
 
-    positions: int = 0
+    positions: dict[_Part, int] = field(default_factory=dict)
     entering: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.int64))
     leaving: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.int64))
 
@@ -188,26 +205,50 @@ def _fraction(active: Tensor) -> float:
     return nonzeros / total if total else 0.0
 
 
-def _weights(module: _Layer) -> list[Tensor]:
-    if isinstance(module, _Recurrent):
-        return [p for name, p in module.named_parameters() if name.startswith("weight")]
-    return [module.weight]
+def _sizes(module: _Layer, part: _Part, mask_of: Mapping[Tensor, Tensor]) -> tuple[int, int]:
+    """Count the weights of a part of a layer, and those that its mask keeps."""
+    weight = (
+        module.get_parameter(part.matrix) if "." in part.matrix else getattr(module, part.matrix)
+    )
+    rows = slice(*part.rows) if part.rows is not None else slice(None)
+    size = weight[rows].numel()
+    return size, int(mask_of[weight][rows].sum()) if weight in mask_of else size
 
 
-def _positions(name: str, module: _Layer, entering: Tensor, leaving: Tensor) -> int:
+def _positions(
+    name: str, module: _Layer, given: Sequence[Tensor], leaving: Tensor
+) -> list[tuple[_Part, int]]:
     """Return how often one call uses each weight, over the whole batch."""
+    entering = given[0]
     if isinstance(module, nn.Embedding):
-        return 0
-    fewest = 2 if isinstance(module, nn.Linear | _Recurrent) else module.weight.ndim
+        return [(_Part("weight"), 0)]
+    fewest = module.weight.ndim if isinstance(module, CONVOLUTIONS) else 2
     if entering.ndim < fewest:
         raise BoxwoodError(
             f"Expected a batch to enter {name!r}, got a tensor of shape {tuple(entering.shape)}; "
             "give an example whose first axis counts examples, as in `x.unsqueeze(0)`."
         )
-    if isinstance(module, nn.Linear):
-        return leaving.numel() // module.out_features
-    if isinstance(module, _Recurrent):
-        return entering.numel() // module.input_size
-    if isinstance(module, _Transposed):
-        return entering.numel() // module.in_channels
-    return leaving.numel() // module.out_channels
+    if isinstance(module, nn.MultiheadAttention):
+        return _positions_of_attention(module, given, leaving)
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        times = entering.numel() // module.input_size
+    elif isinstance(module, TRANSPOSED_CONVOLUTIONS):
+        times = entering.numel() // module.in_channels
+    elif isinstance(module, CONVOLUTIONS):
+        times = leaving.numel() // module.out_channels
+    else:
+        times = leaving.numel() // leaving.shape[-1]
+    return [(_Part(matrix), times) for matrix in matrices_in(module)]
+
+
+def _positions_of_attention(
+    module: nn.MultiheadAttention, given: Sequence[Tensor], leaving: Tensor
+) -> list[tuple[_Part, int]]:
+    """Queries, keys and values may be of different lengths; the projection that leaves is inside."""
+    times = [each.numel() // each.shape[-1] for each in given[:3]]
+    matrices, wide = matrices_in(module), module.embed_dim
+    parts = [_Part(matrix) for matrix in matrices]
+    if len(matrices) == 1:
+        parts = [_Part(matrices[0], (wide * place, wide * (place + 1))) for place in range(3)]
+    leaves = _Part("out_proj.weight"), leaving.numel() // wide
+    return [*zip(parts, times, strict=True), leaves]
