@@ -11,7 +11,7 @@ from boxwood.core.errors import BoxwoodError
 from boxwood.model.evidence.calibration import Calibration, wide
 from boxwood.model.evidence.layers import filtered_kinds, layer_kinds, weight_sums
 from boxwood.model.layer_kinds import layouts_of, linear_kinds
-from boxwood.model.prunable import leaving_out
+from boxwood.model.unpruned import leaving_out
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 

@@ -13,7 +13,8 @@ from boxwood.core.masks import Masks
 from boxwood.core.placement import check_whole
 from boxwood.core.ranks import Group, add_up
 from boxwood.model.evaluation import evaluating
-from boxwood.model.prunable import leaving_out, unwrapped
+from boxwood.model.prunable import unwrapped
+from boxwood.model.unpruned import leaving_out
 
 Loss = Callable[[Any, Any], Tensor]
 """Outputs of the network and targets, to the mean over the examples of the batch."""
