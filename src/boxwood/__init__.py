@@ -25,6 +25,7 @@ from boxwood.recipes.phases.search_filters import SearchFilters
 from boxwood.recipes.structural import structural
 from boxwood.recipes.teachers import Past, Teacher, Trained, taught
 from boxwood.recipes.three_step import dense, iterative, one_shot
+from boxwood.recipes.unit_selection import select_units
 from boxwood.runs.runner import run
 from boxwood.runs.store import Store
 from boxwood.train.loop import Fit
@@ -75,6 +76,7 @@ __all__ = [
     "prune",
     "prune_in_rounds",
     "run",
+    "select_units",
     "shrink",
     "sparse_training",
     "structural",

@@ -10,7 +10,6 @@ from torch import nn
 from boxwood.core import spec
 from boxwood.core.criteria import magnitude
 from boxwood.core.errors import BoxwoodError
-from boxwood.core.evidence import evidence_of
 from boxwood.core.examples import InBatches
 from boxwood.core.masks import Masks, combine, sparsity
 from boxwood.data.splits import Splits
@@ -20,12 +19,12 @@ from boxwood.graph.settle import Kept
 from boxwood.graph.surgery import cuts_of
 from boxwood.graph.units import Units, units
 from boxwood.graph.verify import shrink, verify
-from boxwood.model.evidence.calibration import Calibration, Loss
-from boxwood.model.evidence.gathering import COLLECTORS, Evidence, gather
+from boxwood.model.evidence.calibration import Loss
 from boxwood.model.oneshot import project_
 from boxwood.model.prunable import Where, linear_and_conv
 from boxwood.model.scoring import Criterion
 from boxwood.recipes.phase import State, World, state_of
+from boxwood.recipes.unit_selection import select_units
 from boxwood.train.metrics import device_of
 
 _BATCH = 250
@@ -69,11 +68,14 @@ class PruneUnits:
         """Prune; the facts hold what each group keeps, and the certificate."""
         model = world.network(state)
         found = units_of(model, world.data)
-        kept = found.keep_best(
+        kept = select_units(
+            found,
             self.keep,
             within=self.within,
             criterion=self.criterion,
-            evidence=self._evidence(found, world),
+            batches=InBatches(world.data.train, _BATCH, self.evidence),
+            loss=self.loss,
+            where=self.where,
             normalise=self.normalise,
             floor=self.floor,
             multiple=self.multiple,
@@ -81,15 +83,6 @@ class PruneUnits:
             ranked_together=self.ranked_together,
         )
         return remove(model, kept, state)
-
-    def _evidence(self, found: Units, world: World) -> Evidence:
-        needs = evidence_of(self.criterion)
-        if not set(needs) & set(COLLECTORS):
-            return {}
-        owned = {name for axis in found.axes for name in axis.names}
-        weights = {n: p for n, p in self.where(found.model).items() if n in owned}
-        batches = InBatches(world.data.train, _BATCH, self.evidence)
-        return gather(needs, Calibration(found.model, weights, batches, self.loss))
 
 
 def remove(model: nn.Module, keep: Keep, state: State) -> State:
