@@ -16,6 +16,7 @@ NEEDED = {
     "configuration_search": "transformers",
     "configurations": "transformers",
     "outliers": "transformers",
+    "perplexity": "transformers",
     "pretrained": "transformers",
     "resident": "transformers",
     "shrunken": "transformers",

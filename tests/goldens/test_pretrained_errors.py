@@ -22,7 +22,7 @@ transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
 pytest.importorskip("accelerate")
 
-from boxwood.adapters.calibration_text import batches_for  # noqa: E402
+from boxwood.adapters.calibration_text import batches_for, stream_batches  # noqa: E402
 from boxwood.adapters.pretrained import prune_pretrained  # noqa: E402
 from boxwood.adapters.resident import open_resident, open_tokenizer  # noqa: E402
 
@@ -120,6 +120,10 @@ def test_text_that_does_not_fit(llama: Path, tmp_path: Path) -> None:
         batches_for(llama, text, lines=True, samples=21)
     with pytest.raises(BoxwoodError, match="of at least 1, got 0, 16 and 8"):
         batches_for(llama, text, samples=0)
+    # 900 tokens of a model that takes 16: as many pieces as there are, and no more than 128.
+    assert sum(len(b["input_ids"]) for b in batches_for(llama, text)) == 56
+    assert sum(len(b["input_ids"]) for b in batches_for(llama, text, length=4)) == 128
+    assert sum(len(b["input_ids"]) for b in batches_for(llama, text, lines=True)) == 20
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (llama / name).unlink()
     with pytest.raises(BoxwoodError, match=r"Expected a tokenizer in .*, got none"):
@@ -229,3 +233,24 @@ def test_a_chosen_list_of_blocks(tmp_path: Path) -> None:
     )  # fmt: skip
     assert len(rows) == 12
     assert all(row.name.startswith("vision_model.encoder.layers.") for row in rows)
+
+
+def test_pieces_of_a_text_that_is_shorter_than_papers_take() -> None:
+    """Many short pieces, not one long one; what was asked for is not changed."""
+
+    class Words:
+        def __call__(self, text: str, **_: object) -> dict[str, list[int]]:
+            return {"input_ids": list(range(len(text.split())))}
+
+    def shape(words: int, **asked: int) -> tuple[int, int]:
+        batches = stream_batches(Words(), "word " * words, **asked)
+        return sum(len(b["input_ids"]) for b in batches), batches[0]["input_ids"].shape[1]
+
+    assert shape(128 * 2048) == (128, 2048)
+    assert shape(20_000) == (9, 2048)
+    assert shape(3_000) == (8, 375)
+    assert shape(300) == (4, 64)
+    assert shape(3_000, samples=20) == (20, 150)
+    assert shape(3_000, length=100) == (30, 100)
+    with pytest.raises(BoxwoodError, match="at least 1 x 64 = 64 tokens, got 10"):
+        shape(10)

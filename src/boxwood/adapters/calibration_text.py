@@ -13,17 +13,27 @@ from boxwood.core.errors import BoxwoodError
 
 Tokens = dict[str, Tensor]
 
+_SAMPLES = 128  # of the papers
+_FEWEST, _SHORTEST = 8, 64  # pieces of a short text, and tokens of each
+
 
 def stream_batches(
-    tokenizer: Any, text: str, *, samples: int = 128, length: int = 2048, size: int = 8
+    tokenizer: Any,
+    text: str,
+    *,
+    samples: int | None = None,
+    length: int | None = None,
+    longest: int = 2048,
+    size: int = 8,
 ) -> list[Tokens]:
     """Cut a text into pieces of so many tokens, evenly spread over it: for language models.
 
     Args:
         tokenizer: from `boxwood.adapters.resident.open_tokenizer`.
         text: at least ``samples · length`` tokens; what is read should resemble it.
-        samples: pieces, at least 1. The papers take 128.
-        length: tokens of each. The papers take what the model was trained with.
+        samples: pieces, at least 1; by default 128, as the papers take, or as many as the text has.
+        length: tokens of each; by default ``longest``, or an eighth of a shorter text.
+        longest: tokens that the model takes, and the papers take 2048.
         size: pieces in a batch.
 
     Raises:
@@ -40,10 +50,13 @@ def stream_batches(
     Source: Frantar and Alistarh (2023), section 4.
     Differs from the paper: pieces are spread evenly, not drawn at random.
     """
-    _check(samples, length, size)
     ids: list[int] = []
     for part in _parts(text):
         ids += tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
+    if length is None:
+        length = min(longest, max(len(ids) // (samples or _FEWEST), _SHORTEST))
+    samples = min(_SAMPLES, max(len(ids) // length, 1)) if samples is None else samples
+    _check(samples, length, size)
     if len(ids) < samples * length:
         raise BoxwoodError(
             f"Expected calibration text of at least {samples} x {length} = {samples * length} "
@@ -56,7 +69,13 @@ def stream_batches(
 
 
 def line_batches(
-    tokenizer: Any, text: str, *, samples: int = 128, length: int = 256, size: int = 8
+    tokenizer: Any,
+    text: str,
+    *,
+    samples: int | None = None,
+    length: int | None = None,
+    longest: int = 2048,
+    size: int = 8,
 ) -> list[Tokens]:
     r"""Take lines of a text as examples of their own: for encoders of sentences.
 
@@ -65,8 +84,10 @@ def line_batches(
     Args:
         tokenizer: from `boxwood.adapters.resident.open_tokenizer`.
         text: lines; empty ones are passed over.
-        samples: lines that are taken, evenly spread over the text, at least 1.
-        length: tokens after which a line is cut.
+        samples: lines that are taken, evenly spread over the text, at least 1; by default 128, or
+            as many as there are.
+        length: tokens after which a line is cut; ``longest`` by default.
+        longest: tokens that the model takes.
         size: lines in a batch at the most.
 
     Raises:
@@ -79,8 +100,10 @@ def line_batches(
         >>> [batch["input_ids"].shape for batch in line_batches(Letters(), "ab\nc\nde", samples=3)]
         [torch.Size([1, 1]), torch.Size([2, 2])]
     """
-    _check(samples, length, size)
     lines = [line for line in text.splitlines() if line.strip()]
+    samples = min(_SAMPLES, max(len(lines), 1)) if samples is None else samples
+    length = longest if length is None else length
+    _check(samples, length, size)
     if len(lines) < samples:
         raise BoxwoodError(
             f"Expected calibration text of at least {samples} lines, got {len(lines)}; give more "
@@ -104,7 +127,7 @@ def batches_for(
     text: str,
     *,
     lines: bool = False,
-    samples: int = 128,
+    samples: int | None = None,
     length: int | None = None,
     size: int = 8,
 ) -> list[Tokens]:
@@ -114,8 +137,9 @@ def batches_for(
         folder: config.json and tokenizer.
         text: calibration text.
         lines: by `line_batches` instead of `stream_batches`.
-        samples: pieces or lines.
-        length: tokens of each; as many as the model takes by default, and not more than 2048.
+        samples: pieces or lines; by default 128, or as many as the text has.
+        length: tokens of each; by default as many as the model takes, at most 2048, and less of a
+            short text.
         size: samples in a batch.
 
     Raises:
@@ -129,14 +153,37 @@ def batches_for(
     config = open_config(folder)
     # A tokenizer that does not know says so with a number beyond all reason.
     most = min(getattr(config, "max_position_embeddings", 2048), tokenizer.model_max_length)
-    length = min(most, 2048) if length is None else length
-    if length > most:
+    if length is not None and length > most:
         raise BoxwoodError(
             f"Expected samples of at most {most} tokens, which is what the model takes, got "
             f"{length}; ask for shorter ones."
         )
     cut = line_batches if lines else stream_batches
-    return cut(tokenizer, text, samples=samples, length=length, size=size)
+    return cut(tokenizer, text, samples=samples, length=length, longest=min(most, 2048), size=size)
+
+
+def held_out(text: str, fraction: float = 0.1) -> tuple[str, str]:
+    r"""Split a text at the end of a line, or else of a word: what decides, and what is measured on.
+
+    Args:
+        text: at least two words.
+        fraction: of its characters to measure on, at the end, in (0, 1).
+
+    Raises:
+        BoxwoodError: the text cannot be split.
+
+    Example:
+        >>> held_out("one\ntwo\nthree\nfour", 0.25)
+        ('one\ntwo\nthree\n', 'four')
+    """
+    most = round(len(text) * (1 - fraction)) + 1
+    cut = max(text.rfind("\n", 0, most), 0) or text.rfind(" ", 0, most)
+    if not text[: cut + 1].strip() or not text[cut + 1 :].strip():
+        raise BoxwoodError(
+            "Expected text of which the last part can be measured on, got a single word or none; "
+            "give more text."
+        )
+    return text[: cut + 1], text[cut + 1 :]
 
 
 def _parts(text: str, size: int = 1 << 18) -> Iterator[str]:

@@ -51,10 +51,14 @@ def prune(
     lines: Annotated[
         bool, typer.Option("--lines", help="Every line of the text is an example (encoders).")
     ] = False,
-    samples: Annotated[int, typer.Option(help="Pieces of the text.")] = 128,
+    samples: Annotated[
+        int | None, typer.Option(help="Pieces of the text. Default: 128, or what a short text has.")
+    ] = None,
     length: Annotated[
         int | None,
-        typer.Option(help="Tokens of each. Default: what the model takes, at most 2048."),
+        typer.Option(
+            help="Tokens of each. Default: what the model takes, at most 2048; less of a short text."
+        ),
     ] = None,
     blocks: Annotated[
         str | None, typer.Option(help="With --by, the list of blocks, where there are several.")

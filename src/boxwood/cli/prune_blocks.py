@@ -61,7 +61,7 @@ def prune_blocks(
     outliers: bool,
     text: Path | None,
     lines: bool,
-    samples: int,
+    samples: int | None,
     length: int | None,
     skip: tuple[str, ...],
     blocks: str | None,
@@ -104,11 +104,20 @@ def prune_blocks(
     Console().print(
         f"Kept {kept:,} of {weights:,} weights of {len(rows)} linear layers (sparsity "
         f"{total['sparsity']:.4f}) in {out}; masks in {out / 'masks'}. {cost['seconds']:.0f} s, at "
-        f"most {cost['peak_memory_bytes'] / 1e9:.2f} GB of memory, {cost['calibration_tokens']:,} "
-        f"calibration tokens.",
+        f"most {cost['peak_memory_bytes'] / 1e9:.2f} GB of memory, {_said(batches)}.",
         markup=False,
         soft_wrap=True,
     )
+
+
+def _said(batches: list[dict[str, Any]]) -> str:
+    if not batches:
+        return "no calibration text"
+    lengths = {batch["input_ids"].shape[1] for batch in batches}
+    pieces = sum(len(batch["input_ids"]) for batch in batches)
+    each = f"{min(lengths)} to {max(lengths)}" if len(lengths) > 1 else str(max(lengths))
+    tokens = sum(batch["input_ids"].numel() for batch in batches)
+    return f"{tokens:,} calibration tokens ({pieces} pieces of {each})"
 
 
 def _grouped(keep: str) -> NofM:
