@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from boxwood.graph.carrying import carry_optimizer
 from boxwood.graph.keep import Keep
 from boxwood.graph.pair import Pair
-from boxwood.graph.surgery import carry_optimizer
 from boxwood.graph.units import kept_indices, units
 from boxwood.graph.verify import shrink, verify
 
@@ -22,7 +22,10 @@ _SPEC = importlib.util.spec_from_file_location(
 nets = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(nets)
 EVERY = sorted(nets.NETS)
-pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:LSTM with projections is not supported"),
+    pytest.mark.filterwarnings("ignore:Expected weights that are the same function of fewer"),
+]
 
 
 def random_keep(found, seed: int, fraction: float = 0.6) -> Keep:

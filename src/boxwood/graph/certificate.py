@@ -86,6 +86,8 @@ class Certificate:
         gradient_note: what gradients were compared with, if not with the masked network's.
         untried: why there is no trial on other inputs than those given.
         unsteady: how outputs change though nothing else does, if that may be why trials differ.
+        baked: weights that are ordinary parameters now, since what computed them gives other values
+            after the cut.
     """
 
     trials: tuple[Trial, ...]
@@ -102,6 +104,7 @@ class Certificate:
     gradient_note: str = ""
     untried: str = ""
     unsteady: str = ""
+    baked: tuple[str, ...] = ()
 
     @property
     def proved(self) -> bool:
@@ -149,6 +152,8 @@ class Certificate:
             lines += ["  …"] * (len(self.restated) > 4)
         if self.attributes:
             lines.append(f"attributes changed: {len(self.attributes)}")
+        if self.baked:
+            lines.append(f"no longer computed from other tensors: {', '.join(self.baked)}")
         if self.beyond:
             lines.append(f"depends on data from {self.beyond} on; what is read there stays whole")
         if self.assumed:

@@ -17,7 +17,8 @@ from boxwood.graph.certificate import SMALLEST, Gradients
 from boxwood.graph.comparing import GRADIENT_TOLERANCE, in_double, run
 from boxwood.graph.pair import Pair
 from boxwood.graph.reference import restated
-from boxwood.graph.surgery import cuts_of, sliced
+from boxwood.graph.slicing import sliced
+from boxwood.graph.surgery import cuts_of
 
 _DIRECTIONS = 3
 

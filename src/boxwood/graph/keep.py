@@ -14,6 +14,7 @@ from torch import Tensor
 from boxwood.core.criteria import magnitude
 from boxwood.core.errors import BoxwoodError, NoEffect
 from boxwood.core.evidence import evidence_of
+from boxwood.graph.reparametrised import baked, reparametrised
 from boxwood.graph.settle import Kept
 from boxwood.graph.units import Group, Units, kept_indices
 
@@ -62,6 +63,9 @@ def score_units(
 ) -> UnitScores:
     """Score units: a criterion on every single weight, added up over all that a unit owns.
 
+    Weights are effective ones: masked, normed, or whatever their layers compute. A unit whose rows
+    in matrices and kernels are all zero, or whose columns are, has the lowest score.
+
     Args:
         units: of the network.
         criterion: its positional parameters, out of ``weight``, ``name`` and the names of the
@@ -88,7 +92,7 @@ def score_units(
     Source: Li, Kadav, Durdanovic, Samet and Graf (2017) for the sum of magnitudes; Fang, Ma,
     Song, Mi and Wang (2023) for taking all coupled weights together.
     """
-    parameters = dict(units.model.named_parameters())
+    parameters = dict(baked(units.model).named_parameters())
     total = np.zeros(len(units))
     evidence, needs = evidence or {}, evidence_of(criterion)
     given = ("weight", "name", *evidence)
@@ -99,6 +103,14 @@ def score_units(
             f"{missing[0]!r}; give evidence={{{missing[0]!r}: …}}, or another criterion."
         )
     told = {need: evidence[need] for need in needs if need in evidence}
+    for computed in map(str, reparametrised(units.model)):
+        lacking = [need for need, each in told.items() if computed not in each]
+        if lacking:
+            raise BoxwoodError(
+                f"Expected {lacking[0]} of {computed!r}, got none, for the layer computes this weight "
+                "from others; gather evidence and find units in "
+                "boxwood.graph.reparametrised.baked(model)."
+            )
     scored: dict[str, Tensor] = {}
     for axis in units.axes:
         name = axis.names[0]
@@ -129,7 +141,26 @@ def score_units(
             "Expected finite scores, got NaN or infinite ones; the network has probably diverged: "
             "train it with a lower learning rate, or repair the checkpoint."
         )
+    total[_idle(units, parameters)] = min(0.0, total.min(initial=0.0))
     return _normalised(units, total) if normalise else total
+
+
+def _idle(units: Units, parameters: Mapping[str, Tensor]) -> NDArray[np.bool_]:
+    """Find units that nothing is written into, or that nothing reads.
+
+    Filters that were masked are the first to go, however large the weights are that read them.
+    """
+    owns, live = np.zeros((2, 2, len(units)), dtype=np.bool_)  # of rows, of columns
+    for axis in units.axes:
+        matrix = parameters.get(axis.names[0])
+        if matrix is None or matrix.dim() < 2:
+            continue
+        others = [dim for dim in range(matrix.dim()) if dim != axis.dim]
+        used = (matrix.detach() != 0).sum(others).cpu().numpy() > 0
+        owned = axis.units >= 0
+        owns[min(axis.dim, 1), axis.units[owned]] = True
+        live[min(axis.dim, 1), axis.units[owned & used]] = True
+    return np.asarray((owns & ~live).any(0))
 
 
 def _normalised(units: Units, scores: UnitScores) -> UnitScores:

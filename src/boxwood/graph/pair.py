@@ -25,7 +25,9 @@ from boxwood.graph.copying import memory_of, named_tensors
 from boxwood.graph.divisors import divided_by
 from boxwood.graph.keep import Keep
 from boxwood.graph.reference import restated
-from boxwood.graph.surgery import Cuts, cuts_of, mask_, sliced
+from boxwood.graph.reparametrised import baked
+from boxwood.graph.slicing import Cuts, mask_, sliced
+from boxwood.graph.surgery import cuts_of
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class Pair:
     keep: Keep
     seed: int
     left: frozenset[tuple[str, int]] = frozenset()
+
+    def __post_init__(self) -> None:
+        # Removal is from the weights that layers compute with, and these are given to both.
+        object.__setattr__(self, "model", baked(self.model))
+        object.__setattr__(self, "small", baked(self.small))
 
     def trial(self, example: Any, inputs: str, *, perturbed: bool) -> Trial:
         """Run both on one example, in double precision where the network can."""

@@ -19,7 +19,15 @@ from boxwood.core.errors import BoxwoodError
 from boxwood.core.replacing import replacing
 from boxwood.graph.copying import named_tensors, rebuilt
 from boxwood.graph.keep import Keep
-from boxwood.graph.surgery import attribute_changes, correct_attributes_, cuts_of, set_attribute_
+from boxwood.graph.reparametrised import (
+    Reparametrised,
+    Written,
+    baked,
+    finish_,
+    reparametrised,
+    written,
+)
+from boxwood.graph.surgery import attributes_of, corrected_, cuts_of
 
 _KEY = "boxwood.structure"
 _FORMAT = 1
@@ -33,12 +41,15 @@ class Record:
     Args:
         shapes: of all parameters and buffers of the original, by first name.
         kept: first name to (axis, kept indices as half-open ranges) pairs.
-        attributes: (path, value) of the ints of modules that changed.
+        attributes: (path, value) of the ints of modules that changed, or that must not be taken
+            for the size of a layer.
+        baked: effective weights that have become ordinary parameters, as (module, name).
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     kept: Mapping[str, Sequence[tuple[int, Ranges]]]
     attributes: Sequence[tuple[tuple[str | int, ...], int]]
+    baked: Sequence[tuple[str, str]] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -47,6 +58,7 @@ class Record:
             "shapes": self.shapes,
             "kept": self.kept,
             "attributes": self.attributes,
+            **({"baked": self.baked} if self.baked else {}),
         }
 
 
@@ -61,13 +73,15 @@ def record_of(model: nn.Module, keep: Keep) -> Record:
         >>> list(record_of(net, keep).kept)
         ['0.weight', '0.bias', '2.weight']
     """
+    how = written(model, cuts_of(keep))
     return Record(
-        shapes={names[0]: tuple(t.shape) for names, t in named_tensors(model)},
+        shapes={names[0]: tuple(t.shape) for names, t in named_tensors(baked(model, how.baked))},
         kept={
             name: [(dim, _ranges(indices.tolist())) for dim, indices in cuts]
-            for name, cuts in cuts_of(keep).items()
+            for name, cuts in how.cuts.items()
         },
-        attributes=[(change.path, change.after) for change in attribute_changes(keep)],
+        attributes=attributes_of(keep),
+        baked=[(each.module, each.name) for each in how.baked],
     )
 
 
@@ -115,6 +129,15 @@ def load_shrunken(path: Path | str, build: Callable[[], nn.Module]) -> nn.Module
     """
     record, tensors = read_record(Path(path))
     original = build()
+    computed = reparametrised(original)
+    to_bake = [Reparametrised(*each) for each in record.baked]
+    if not set(to_bake) <= set(computed):
+        missing = next(each for each in to_bake if each not in computed)
+        raise BoxwoodError(
+            f"Expected build to return the network that was shrunk, got one in which {missing} is "
+            "not computed from other tensors as it was; give its own factory."
+        )
+    original = baked(original, to_bake)
     shapes = {names[0]: tuple(t.shape) for names, t in named_tensors(original)}
     for name, shape in record.shapes.items():
         if shapes.get(name) != tuple(shape):
@@ -129,10 +152,8 @@ def load_shrunken(path: Path | str, build: Callable[[], nn.Module]) -> nn.Module
             f"{extra[0]!r}; give its own factory."
         )
     small = rebuilt(original, lambda name, tensor: tensors[name].to(tensor.device))
-    for path_to, value in record.attributes:
-        set_attribute_(small, path_to, value)
-    for module in small.modules():
-        correct_attributes_(module)
+    finish_(small, Written({}))
+    corrected_(small, record.kept, record.attributes)
     return small
 
 
@@ -172,6 +193,7 @@ def read_record(path: Path) -> tuple[Record, dict[str, Tensor]]:
                 for n, axes in told["kept"].items()
             },
             [(tuple(where), int(value)) for where, value in told["attributes"]],
+            [(str(module), str(name)) for module, name in told.get("baked", ())],
         )
         _check_shapes(record, tensors)
     except (KeyError, TypeError, ValueError) as error:

@@ -1,24 +1,25 @@
 """Cut a network down to what is kept: the same classes, smaller tensors, right attributes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.placement import check_whole
 from boxwood.graph.copying import named_tensors, rebuilt
 from boxwood.graph.keep import Keep
+from boxwood.graph.reparametrised import baked, finish_, written
 from boxwood.graph.settle import broken_targets, new_values
-from boxwood.graph.sizes import OfAttribute
+from boxwood.graph.sizes import OfAttribute, leaves
+from boxwood.graph.slicing import sliced
 from boxwood.graph.units import kept_indices
 
-Cuts = Mapping[str, Sequence[tuple[int, Tensor]]]
-"""First name of a tensor to the axes it is cut along, with the indices that stay."""
+Attributes = Sequence[tuple[tuple[str | int, ...], int]]
+"""Paths to ints that modules hold, with their values."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,11 @@ def cut(model: nn.Module, keep: Keep) -> tuple[nn.Module, tuple[AttributeChange,
             f"{broken[0].source} would be wrong; remove as many units of each group that this "
             "line handles, or protect them."
         )
-    cuts = cuts_of(keep)
-    small = rebuilt(model, lambda name, tensor: sliced(tensor, cuts.get(name, ())))
-    changes = attribute_changes(keep)
-    for change in changes:
-        set_attribute_(small, change.path, change.after)
-    for module in small.modules():
-        correct_attributes_(module)
-    return small, changes
+    how = written(model, cuts_of(keep))
+    small = rebuilt(baked(model, how.baked), lambda n, t: sliced(t, how.cuts.get(n, ())))
+    finish_(small, how)
+    corrected_(small, cuts_of(keep), attributes_of(keep))
+    return small, attribute_changes(keep)
 
 
 def attribute_changes(keep: Keep) -> tuple[AttributeChange, ...]:
@@ -75,6 +73,34 @@ def attribute_changes(keep: Keep) -> tuple[AttributeChange, ...]:
         AttributeChange(leaf.path, flow.trace.attributes[leaf], value)
         for leaf, value in values.items()
         if isinstance(leaf, OfAttribute) and value != flow.trace.attributes[leaf]
+    )
+
+
+def attributes_of(keep: Keep) -> list[tuple[tuple[str | int, ...], int]]:
+    """List the values that attributes must have: those that change, and those that must not.
+
+    Code may use what a layer says about its size as a number, as in ``x * sqrt(embedding_dim)``.
+    Then it stays, although the layer has another size.
+
+    Example:
+        >>> from boxwood.graph.units import units
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2))
+        >>> attributes_of(units(net, torch.ones(1, 4)).keep_best(0.5))
+        [(('1', 'normalized_shape', 0), 4)]
+    """
+    trace = keep.units.flow.trace
+    cut = [name.split(".") for name in cuts_of(keep)]
+    holders = {tuple(name[:count]) for name in cut for count in range(len(name))}
+    numbers = {
+        leaf.path
+        for expression, _ in trace.numbers
+        for leaf in leaves(expression)
+        if isinstance(leaf, OfAttribute)
+        and not holders.isdisjoint({leaf.path[:-1], leaf.path[:-2]})
+    }
+    changes = [(change.path, change.after) for change in attribute_changes(keep)]
+    return changes + sorted(
+        (path, trace.attributes[OfAttribute(path)]) for path in numbers - dict(changes).keys()
     )
 
 
@@ -97,68 +123,29 @@ def cuts_of(keep: Keep) -> dict[str, list[tuple[int, Tensor]]]:
     return cuts
 
 
-def sliced(tensor: Tensor, cuts: Sequence[tuple[int, Tensor]]) -> Tensor:
-    """Take what stays of a tensor; always a copy, in the tensor's memory format."""
-    if not cuts:
-        return tensor.clone()
-    for dim, indices in cuts:
-        tensor = tensor.index_select(dim, indices.to(tensor.device))
-    return tensor
-
-
-def mask_(tensor: Tensor, cuts: Sequence[tuple[int, Tensor]]) -> Tensor:
-    """Write zeros where a tensor loses something, in place."""
-    for dim, indices in cuts:
-        gone = torch.ones(tensor.shape[dim], dtype=torch.bool)
-        gone[indices] = False
-        tensor.index_fill_(dim, gone.nonzero().view(-1).to(tensor.device), 0)
-    return tensor
-
-
-def carry_optimizer(
-    optimizer: Optimizer, model: nn.Module, small: nn.Module, keep: Keep
-) -> Optimizer:
-    """Make the optimizer of the smaller network: the same settings, momenta cut as weights are.
+def corrected_(small: nn.Module, cut: Iterable[str], attributes: Attributes) -> None:
+    """Give modules the attributes that their smaller tensors ask for.
 
     Args:
-        optimizer: of the original network.
-        model: the original.
-        small: what `shrink` made of it.
-        keep: what `shrink` was given.
+        small: the network after the cut.
+        cut: names of the tensors that lost something.
+        attributes: values that the code of the network asks for; they go before those that
+            PyTorch's own layers hold for information.
 
     Example:
-        >>> from boxwood.graph.units import units
-        >>> net = nn.Sequential(nn.Linear(1, 2), nn.Linear(2, 1))
-        >>> keep = Keep(units(net, torch.ones(1, 1)), np.array([False, True]))
-        >>> sgd = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
-        >>> carry_optimizer(sgd, net, cut(net, keep)[0], keep).param_groups[0]["lr"]
-        0.1
+        >>> layer = nn.Linear(3, 2)
+        >>> layer.weight = nn.Parameter(torch.zeros(1, 3))
+        >>> corrected_(layer, ["weight"], [])
+        >>> layer
+        Linear(in_features=3, out_features=1, bias=True)
     """
-    cuts = cuts_of(keep)
-    first = {id(t): names[0] for names, t in named_tensors(model)}
-    new = dict(small.named_parameters(remove_duplicate=False))
-    names = {
-        id(p): first.get(id(p), name) for name, p in model.named_parameters(remove_duplicate=False)
-    }
-    groups = []
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if id(parameter) not in names:
-                raise BoxwoodError(
-                    f"Expected an optimizer of this model's parameters, got one that holds another "
-                    f"of shape {tuple(parameter.shape)}; make it from model.parameters()."
-                )
-        groups.append({**group, "params": [new[names[id(p)]] for p in group["params"]]})
-    made: Optimizer = type(optimizer)(groups)  # type: ignore[call-arg]
-    for parameter, state in optimizer.state.items():
-        name = names[id(parameter)]
-        made.state[new[name]] = {
-            key: sliced(value, cuts.get(name, ()))
-            if isinstance(value, Tensor) and value.shape == parameter.shape
-            else (value.clone() if isinstance(value, Tensor) else value)
-            for key, value in state.items()
-        }
-    return made
+    for path, value in attributes:
+        set_attribute_(small, path, value)  # such as groups, which tell how a shape is read
+    parts = [name.split(".") for name in cut]
+    for holder in {".".join(each[:count]) for each in parts for count in range(len(each))}:
+        correct_attributes_(small.get_submodule(holder))
+    for path, value in attributes:
+        set_attribute_(small, path, value)
 
 
 def correct_attributes_(module: nn.Module) -> None:
@@ -240,7 +227,7 @@ _TOLD: tuple[tuple[Any, Any], ...] = (
 
 def _check_same_model(model: nn.Module, keep: Keep) -> None:
     check_whole(dict(model.named_parameters()))
-    shapes = {names[0]: tuple(tensor.shape) for names, tensor in named_tensors(model)}
+    shapes = {names[0]: tuple(tensor.shape) for names, tensor in named_tensors(baked(model))}
     for name, shape in keep.units.shapes.items():
         if shapes.get(name) != shape:
             raise BoxwoodError(

@@ -13,6 +13,7 @@ from boxwood.core.criteria import magnitude
 from boxwood.graph.labels import Ids
 from boxwood.graph.layout import freeze_all
 from boxwood.graph.propagate import Flow
+from boxwood.graph.reparametrised import baked
 from boxwood.graph.rules import CARRYING, RULES
 from boxwood.graph.settle import Kept, settle_all
 from boxwood.graph.trace import trace, unread
@@ -228,7 +229,8 @@ def units(model: nn.Module, example: Any, *, freeze_unknown: bool = False) -> Un
         >>> len(found), [group.name for group in found.groups]
         (8, ['0.weight'])
     """
-    flow = Flow(trace(model, example, until_data=freeze_unknown))
+    whole = baked(model)  # layers compute with effective weights, so these are what can be removed
+    flow = Flow(trace(whole, example, until_data=freeze_unknown))
     flow.start()
     named = {value: flow.layouts[value] for value in flow.trace.named}
     for value in unread(flow.trace):  # what no pass reads cannot be followed
@@ -241,7 +243,7 @@ def units(model: nn.Module, example: Any, *, freeze_unknown: bool = False) -> Un
         del flow.costs[known[0] :], flow.restated[known[1] :]
     flow.finish(named.values())
     settle_all(flow)
-    trainable = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    trainable = {name for name, _ in whole.named_parameters(remove_duplicate=False)}
     arrays = [
         (flow.trace.named[value], block.axes[0], flow.labels.roots(block.ids))
         for value, layout in named.items()

@@ -1,5 +1,6 @@
 """The certificate: the smaller network computes what the masked network computes."""
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,8 @@ from boxwood.graph.inputs import Inputs, drawn, varied
 from boxwood.graph.keep import Keep
 from boxwood.graph.pair import Pair
 from boxwood.graph.reference import restatements
-from boxwood.graph.surgery import cut
+from boxwood.graph.reparametrised import written
+from boxwood.graph.surgery import cut, cuts_of
 
 
 def verify(
@@ -77,7 +79,8 @@ def verify(
         attributes=changes,
         unread=keep.units.unused,
         units=(len(keep.units), len(keep.units) - keep.removed),
-        parameters=(keep.units.parameters(), sum(p.numel() for p in small.parameters())),
+        parameters=(keep.units.parameters(), sum(p.numel() for p in pair.small.parameters())),
+        baked=tuple(str(each) for each in written(model, cuts_of(keep)).baked),
         multiply_adds=(keep.units.multiply_adds(everything), keep.units.multiply_adds(keep.kept)),
         beyond=beyond,
         assumed=tuple(keep.units.flow.trace.assumed),
@@ -88,6 +91,9 @@ def verify(
 def shrink(model: nn.Module, keep: Keep, *, check: bool = True) -> nn.Module:
     """Remove everything but what is kept: a new module of the same classes.
 
+    Weights that a layer computes from others (masks, weight norm, any parametrisation) are cut as
+    the layer sees them, and stay computed where that gives exactly what is left of them.
+
     The original is not touched. Buffers, dtypes, devices, training flags, ties between weights and
     hooks are kept.
 
@@ -96,6 +102,10 @@ def shrink(model: nn.Module, keep: Keep, *, check: bool = True) -> nn.Module:
         keep: what stays.
         check: run the result beside the masked original, both with noise on their weights, and
             refuse if their outputs differ.
+
+    Warns:
+        UserWarning: a weight is no longer computed from others, as a spectral norm of fewer
+            channels would be another one.
 
     Raises:
         BoxwoodError: the code of the model cannot follow the removal, or the check fails.
@@ -118,6 +128,13 @@ def shrink(model: nn.Module, keep: Keep, *, check: bool = True) -> nn.Module:
         trial = pair.quick_trial(keep.units.example)
         if not trial.equal:
             raise _differing(pair, trial)
+    for weight in written(model, cuts_of(keep)).baked:
+        warnings.warn(
+            f"Expected weights that are the same function of fewer numbers, got {str(weight)!r}, "
+            "whose parametrisation gives other values after the cut; the smaller network holds its "
+            "values as an ordinary parameter: apply the parametrisation anew where it is needed.",
+            stacklevel=2,
+        )
     return small
 
 
