@@ -4,7 +4,6 @@ import itertools
 from math import gcd
 from typing import Any, cast
 
-import torch
 import transformers
 from torch import nn
 
@@ -20,6 +19,7 @@ from boxwood.adapters.configuration_search import (
     search_of,
     without_value,
 )
+from boxwood.core.generators import own_random_numbers
 from boxwood.graph.comparing import compare
 
 
@@ -79,7 +79,7 @@ def configured(small: transformers.PreTrainedModel, example: Any) -> transformer
 
 def _filled(small: transformers.PreTrainedModel, config: Any) -> transformers.PreTrainedModel:
     """Build what a configuration describes, with the weights of a shrunken model."""
-    with torch.random.fork_rng(devices=[]):
+    with own_random_numbers():
         built: Any = type(small)(config)
     wanted = dict(itertools.chain(small.named_parameters(), small.named_buffers()))
     for name, tensor in itertools.chain(built.named_parameters(), built.named_buffers()):

@@ -70,7 +70,7 @@ class Tries:
     def keep(self, action: Tensor) -> Keep:
         """Write an action, bool [filters], as what stays of the whole network."""
         kept = self.kept.copy()
-        kept[self.filters] = action.numpy()
+        kept[self.filters] = action.cpu().numpy()
         return Keep(self.units, kept)
 
     def drop(self, action: Tensor) -> float:
@@ -211,7 +211,7 @@ class InProcesses:
 
     def drops(self, actions: Sequence[Tensor]) -> list[float]:
         """Try actions side by side; drops in their order."""
-        return list(self._pool.map(_drop, [action.numpy() for action in actions]))
+        return list(self._pool.map(_drop, [action.cpu().numpy() for action in actions]))
 
 
 _TRIES: Tries | None = None  # of a worker process

@@ -11,6 +11,7 @@ from boxwood.agent.policy import FilterPolicy
 from boxwood.agent.reinforce import at_least_one, draw, surrogate, whitened
 from boxwood.agent.reward import accuracy_term, reward
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.generators import own_random_numbers
 from boxwood.core.seeds import generator_for, seed_for
 
 Assess = Callable[[Sequence[Tensor]], Sequence[float]]
@@ -136,9 +137,9 @@ class Agent:
     def __init__(
         self, picture: Tensor, how: TryAndLearn, *, seed: int, purpose: str = "filters"
     ) -> None:
-        self.picture, self.how, self.seed, self.purpose = picture, how, seed, purpose
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_for(seed, f"policy/{purpose}"))
+        # The policy is small: it stays on the CPU, wherever the network is.
+        self.picture, self.how, self.seed, self.purpose = picture.cpu(), how, seed, purpose
+        with own_random_numbers(seed=seed_for(seed, f"policy/{purpose}")):
             self.policy = FilterPolicy(*picture.shape)
         self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=how.lr)
         self.updates: list[Update] = []

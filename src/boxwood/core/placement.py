@@ -1,7 +1,7 @@
 """Where tensors lie: on which device, whole or in shards, with data or without."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -124,6 +124,18 @@ def placed_like(tensor: Tensor, like: Tensor) -> Tensor:
             f"placed like the parameter."
         ) from error
     return made
+
+
+def beside(tensor: Tensor, others: Sequence[Tensor]) -> Tensor:
+    """Bring a tensor to the device of the first of others, unless it is on the device of one.
+
+    Example:
+        >>> import torch
+        >>> beside(torch.ones(1), [torch.ones(2)])
+        tensor([1.])
+    """
+    devices = {other.device for other in others}
+    return tensor if not devices or tensor.device in devices else tensor.to(others[0].device)
 
 
 def _tensor_package() -> Any:

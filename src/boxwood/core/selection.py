@@ -91,10 +91,10 @@ def select(
         {'w': tensor([ True,  True, False,  True])}
     """
     granularity = granularity or Elements()
-    masks = {}
-    limit = Threshold(None)
+    within = {n: mask.to(scores[n].device) for n, mask in (within or {}).items() if n in scores}
+    masks, limit = {}, Threshold(None)
     for name, score in scores.items():
-        whole = within[name] if within is not None and name in within else None
+        whole = within.get(name)
         if not isinstance(granularity, Elements):  # a rank would hide a NaN
             check_finite({name: score if whole is None else score.masked_fill(~whole, 0)})
         inside = None if whole is None else granularity.alive(whole)
@@ -145,7 +145,7 @@ def kth_largest(scores: Scores, k: int, *, within: Masks | None = None) -> Thres
         Threshold(value=2.0, ties=1)
     """
     _check_dtypes(scores)
-    within = {name: mask for name, mask in (within or {}).items() if name in scores}
+    within = {n: mask.to(scores[n].device) for n, mask in (within or {}).items() if n in scores}
 
     def check() -> None:
         check_finite(apply(scores, within))

@@ -49,9 +49,13 @@ class InMemory:
         """Take a batch: ``inputs[indices], targets[indices]``.
 
         Args:
-            indices: int64 [batch], each in [0, n), on the device of the tensors.
+            indices: int64 [batch], each in [0, n).
         """
-        return self.inputs.index_select(0, indices), self.targets.index_select(0, indices)
+        inputs, targets = self.inputs, self.targets
+        return (
+            inputs.index_select(0, indices.to(inputs.device)),
+            targets.index_select(0, indices.to(targets.device)),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,7 +200,7 @@ def from_tensors(
         )
     classes = _count_classes(name, torch.cat([train_y, test_y]))
     kept, held = hold_out(len(train_x), validation, seed=seed)
-    pixels = _as_float(train_x.index_select(0, kept))
+    pixels = _as_float(train_x.index_select(0, kept.to(train_x.device)))
     mean, sd = _mean_and_sd(name, pixels)
 
     def part_of(inputs: Tensor, targets: Tensor) -> InMemory:
@@ -205,7 +209,9 @@ def from_tensors(
     return Splits(
         name=name,
         train=part_of(pixels, train_y[kept]),
-        validation=part_of(_as_float(train_x.index_select(0, held)), train_y[held]),
+        validation=part_of(
+            _as_float(train_x.index_select(0, held.to(train_x.device))), train_y[held]
+        ),
         test=part_of(_as_float(test_x), test_y),
         classes=classes,
         identity=fingerprint(train_x, train_y, test_x, test_y, kept, held),

@@ -112,7 +112,10 @@ class Answers:
             inputs: not used.
             labels: int64 [N].
         """
-        chosen = {name: tensor.index_select(0, indices) for name, tensor in self.kept.items()}
+        chosen = {
+            name: tensor.index_select(0, indices.to(tensor.device))
+            for name, tensor in self.kept.items()
+        }
         return Lesson(labels, self.encoding.decode(chosen))
 
 
@@ -244,7 +247,7 @@ def _checked(logits: Tensor, count: int) -> Tensor:
             f"classes], got {'NaN or infinite values' if len(logits) == count else 'a tensor'} of "
             f"shape {tuple(logits.shape)}; check the teacher on one batch."
         )
-    return logits
+    return logits.cpu()  # where they are kept, and hashed
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:

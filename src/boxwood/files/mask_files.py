@@ -166,7 +166,7 @@ def write_with_masks(
         opened.write(memoryview(whole)[start:])
         if bits is not None:
             for mask in masks.values():
-                bits.write(bits_of(mask.numpy()))
+                bits.write(bits_of(mask.cpu().numpy()))
 
 
 def open_masks(path: Path) -> dict[str, StoredMask]:

@@ -13,9 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.generators import devices_of, own_random_numbers
 from boxwood.graph.certificate import SMALLEST, Trial
 from boxwood.graph.copying import Replace, named_tensors, rebuilt
-from boxwood.graph.trace import as_arguments, tensors_of
+from boxwood.graph.trace import arguments_for, tensors_of
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 """Largest difference of outputs by their type, over the largest output."""
@@ -170,9 +171,10 @@ def run(
         # A copy, for code may write into what it is given.
         return each.detach().clone() if dtype is None else widened(each.detach().clone(), dtype)
 
-    args, kwargs = tree_map(wide, as_arguments(example))
+    args, kwargs = tree_map(wide, arguments_for(network, example))
+    devices = devices_of((*network.parameters(), *network.buffers()))
     with ExitStack() as stack:
-        for each in (_seeded(seed), _default_dtype(dtype), *contexts):
+        for each in (_seeded(seed, devices), _default_dtype(dtype), *contexts):
             stack.enter_context(each)
         returned = network(*args, **kwargs)
         return list(tensors_of(returned))
@@ -285,12 +287,11 @@ def _real(dtype: torch.dtype) -> torch.dtype:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def _seeded(seed: int, devices: Sequence[torch.device]) -> Iterator[None]:
     """Seed all generators that code draws from, and put them back."""
     before = random.getstate(), np.random.get_state()  # noqa: NPY002 - the one that code uses
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with own_random_numbers(devices, seed=seed):
             random.seed(seed)
             np.random.seed(seed)  # noqa: NPY002
             yield

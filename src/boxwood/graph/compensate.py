@@ -10,10 +10,11 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.generators import devices_of, own_random_numbers
 from boxwood.graph.copying import named_tensors, rebuilt
 from boxwood.graph.keep import Keep
 from boxwood.graph.surgery import cuts_of
-from boxwood.graph.trace import as_arguments
+from boxwood.graph.trace import arguments_for
 
 _LARGEST_GRAM = 6000
 
@@ -57,7 +58,7 @@ def compensate(
         model: the original.
         small: what `shrink` made of it; it is not changed.
         keep: what `shrink` was given.
-        batches: inputs, as `units` takes them; a few hundred examples.
+        batches: inputs, as `units` takes them, on any device; a few hundred examples.
         refit: False adds only the mean of what was removed to the next bias.
         ridge: λ over the mean square of the inputs.
         batch_norm: re-estimate running means and variances.
@@ -92,7 +93,8 @@ def compensate(
     repaired.eval()
     original = rebuilt(model, lambda _, tensor: tensor, isolated=True)
     original.eval()
-    with torch.no_grad():
+    devices = devices_of((*model.parameters(), *model.buffers()))
+    with torch.no_grad(), own_random_numbers(devices):
         for reader in _in_order(readers(model, keep), repaired, data[0]):
             if refit:
                 _refit_(original, repaired, reader, data, ridge)
@@ -294,5 +296,5 @@ def _in_order(found: Sequence[Reader], network: nn.Module, batch: Any) -> list[R
 
 
 def _call(network: nn.Module, batch: Any) -> Any:
-    args, kwargs = as_arguments(batch)
+    args, kwargs = arguments_for(network, batch)
     return network(*args, **kwargs)

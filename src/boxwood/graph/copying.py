@@ -190,7 +190,8 @@ def _as_parameter(made: Tensor, old: nn.Parameter) -> nn.Parameter:
         parameter: nn.Parameter = Tensor._make_subclass(type(old), made, old.requires_grad)
     else:
         parameter = nn.Parameter(made, requires_grad=old.requires_grad)
-    vars(parameter).update(vars(old))
+    for mark, value in vars(old).items():
+        vars(parameter).setdefault(mark, value)  # subclasses keep their data in attributes too
     return parameter
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.generators import in_use, own_random_numbers
 
 MOST = 4
 """How many of the examples that a user gives are taken."""
@@ -28,9 +29,9 @@ def drawn(inputs: Inputs, seed: int) -> Iterator[Any]:
         [tensor([1.]), tensor([0.])]
     """
     if callable(inputs):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed + 1)
-            yield inputs()
+        with own_random_numbers(in_use(), seed=seed + 1):
+            example = inputs()
+        yield example
     elif isinstance(inputs, Tensor | Mapping | tuple | str) or not isinstance(inputs, Iterable):
         raise BoxwoodError(
             f"Expected inputs= to be a function that returns an example, or a list of examples, "

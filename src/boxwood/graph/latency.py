@@ -9,7 +9,7 @@ from torch import nn
 from boxwood.core.errors import BoxwoodError
 from boxwood.graph.keep import Keep, Measure
 from boxwood.graph.surgery import cut
-from boxwood.graph.trace import as_arguments
+from boxwood.graph.trace import arguments_for
 
 
 def latency(model: nn.Module, *, repeats: int = 7) -> Measure:
@@ -39,7 +39,7 @@ def latency(model: nn.Module, *, repeats: int = 7) -> Measure:
             return 1.0
         everything = Keep(keep.units, keep.kept | True)
         pair = [cut(model, each)[0].eval() for each in (everything, keep)]
-        args, kwargs = as_arguments(keep.units.example)
+        args, kwargs = arguments_for(model, keep.units.example)
         ratios = []
         with torch.no_grad():
             for network in pair:

@@ -16,6 +16,8 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._pytree import tree_map
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.generators import devices_of, own_random_numbers
+from boxwood.core.placement import beside
 from boxwood.graph.caches import without_caches
 from boxwood.graph.copying import check_materialised, twin_of
 from boxwood.graph.known import Known
@@ -37,6 +39,22 @@ def as_arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (example,), {}
 
 
+def arguments_for(network: nn.Module, example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Read an example as `as_arguments` does, and bring its tensors to the network's device.
+
+    Example:
+        >>> arguments_for(nn.Linear(2, 1), {"input": torch.ones(1, 2)})
+        ((), {'input': tensor([[1., 1.]])})
+    """
+    weights = list(network.parameters())
+
+    def moved(each: Any) -> Any:
+        return beside(each, weights) if isinstance(each, Tensor) else each
+
+    arguments: tuple[tuple[Any, ...], dict[str, Any]] = tree_map(moved, as_arguments(example))
+    return arguments
+
+
 def trace(model: nn.Module, example: Any, *, until_data: bool = False) -> Trace:
     """Run a copy of a model on fake tensors and record what it does in evaluation.
 
@@ -54,6 +72,11 @@ def trace(model: nn.Module, example: Any, *, until_data: bool = False) -> Trace:
             the model does not take the example.
     """
     check_materialised(model)
+    with own_random_numbers(devices_of((*model.parameters(), *model.buffers()))):
+        return _trace(model, example, until_data=until_data)
+
+
+def _trace(model: nn.Module, example: Any, *, until_data: bool) -> Trace:
     try:
         return _traced(model, example, with_values=False, until_data=False)
     except _DependsOnDataError as error:
@@ -92,7 +115,8 @@ def _traced(model: nn.Module, example: Any, *, with_values: bool, until_data: bo
     twin.eval()
     _remember_ints_(twin, recorder.trace, recorder)
     args, kwargs = tree_map(
-        lambda each: faked(each) if isinstance(each, Tensor) else each, as_arguments(example)
+        lambda each: faked(each) if isinstance(each, Tensor) else each,
+        arguments_for(model, example),
     )
     with ExitStack() as stack:
         for context in (

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.placement import beside
 from boxwood.model.evaluation import evaluating
 from boxwood.model.layer_kinds import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, matrices_in
 from boxwood.model.named_masks import by_parameter
@@ -73,8 +74,8 @@ def count(
 
     Args:
         model: any module; layers that the pass does not call are left out.
-        example: one batch, its first axis the examples; counts are per example, activities
-            averages over the batch.
+        example: one batch, on any device, its first axis the examples; counts are per example,
+            activities averages over the batch.
         masks: bool masks by parameter name, True keeps; the pass runs with the others at zero.
 
     Raises:
@@ -112,7 +113,7 @@ def count(
     hooks = [module.register_forward_hook(record, with_kwargs=True) for module in layers]
     try:
         with evaluating(model), torch.no_grad():
-            functional_call(model, masked, (example,))
+            functional_call(model, masked, (beside(example, list(model.parameters())),))
     finally:
         for hook in hooks:
             hook.remove()

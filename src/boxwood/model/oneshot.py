@@ -87,7 +87,7 @@ def prune(
     parameters = where(model)
     if within is not None:
         validate(parameter_names(model), within)
-        within = {name: mask for name, mask in within.items() if name in parameters}
+        within = {n: m.to(parameters[n].device) for n, m in within.items() if n in parameters}
     granularity = granularity or Elements()
     seen = Calibration(model, parameters, batches, loss, within, group)
     found = gather(evidence_of(criterion), seen, evidence)

@@ -96,7 +96,7 @@ def _shown(evidence: Tensor, weight: Tensor, turned: Callable[[Tensor], Tensor])
 
 def _mask_of(weight: Tensor, name: str, masks: Masks | None) -> Tensor:
     if masks is not None and name in masks:
-        return masks[name]
+        return masks[name].to(weight.device)
     return torch.ones_like(weight, dtype=torch.bool)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from boxwood.core import spec
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.generators import in_use, own_random_numbers
 from boxwood.core.seeds import seed_for
 from boxwood.data.splits import Splits
 from boxwood.train.loop import Progress
@@ -109,8 +110,8 @@ class Genesis:
 
     def build(self, index: int = 0) -> nn.Module:
         """Make the network with the initial weights of (seed, index)."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_for(self.seed, "init", index))
+        # The model's function may make it on a device: all that are in use are seeded.
+        with own_random_numbers(in_use(), seed=seed_for(self.seed, "init", index)):
             return self.model()
 
     def network(self, weights: Mapping[str, Tensor]) -> nn.Module:

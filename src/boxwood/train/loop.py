@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from boxwood.core import spec
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.examples import Examples, InBatches
+from boxwood.core.generators import devices_of, own_random_numbers
 from boxwood.core.masks import Masks
 from boxwood.core.policies import Policy
 from boxwood.core.seeds import generator_for, seed_for
@@ -200,7 +201,8 @@ def fit_(
 
     The order of examples in epoch e follows from (seed, ``fit.order``, e) alone, augmentation in
     step t from (seed, ``fit.order``, t), and dropout from (seed, ``fit.order``), so a resumed
-    training is the undisturbed one, bit for bit (on the CPU, with the same number of threads).
+    training is the undisturbed one, bit for bit (on the CPU, with the same number of threads);
+    torch's own random numbers are left as they were.
 
     Args:
         model: trained in place; parameters outside ``masks`` stay zero.
@@ -241,7 +243,8 @@ def fit_(
             "asks teachers, such as Train, or give fit_ a function that does."
         )
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=[]))
+        devices = devices_of((*model.parameters(), *model.buffers()))
+        stack.enter_context(own_random_numbers(devices, seed=seed_for(seed, "dropout", fit.order)))
         stack.callback(model.train, model.training)
         _freeze_(model, fit.frozen, stack)
         learning = [p for p in model.parameters() if p.requires_grad]
@@ -251,7 +254,6 @@ def fit_(
                 f"matches all; freeze fewer."
             )
         optimizer = fit.optimizer.build(learning)
-        torch.manual_seed(seed_for(seed, "dropout", fit.order))
         history: list[Row] = []
         window = fit.window(len(examples))
         memory = {} if memory is None else memory

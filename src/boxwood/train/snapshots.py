@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from boxwood.core.generators import devices_of, put_back, random_states
+from boxwood.core.placement import beside
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -67,7 +70,8 @@ def take(
                 tensors[f"optimizer/{index}/{key}"] = value
             else:
                 numbers.setdefault(str(index), {})[key] = value
-    tensors["random"] = torch.get_rng_state()
+    for device, random in random_states(_devices(model)).items():
+        tensors["random" if device == "cpu" else f"random/{device}"] = random
     facts = {"step": step, "summed": summed, "numbers": numbers, "history": list(history)}
     return Snapshot(tensors, facts)
 
@@ -99,7 +103,8 @@ def resume_(
     model.load_state_dict(parts["model/"])
     memory.update(parts["memory/"])
     held.update(parts["held/"])
-    carried.update(parts["carried/"])
+    weights = list(model.parameters())
+    carried.update({name: beside(tensor, weights) for name, tensor in parts["carried/"].items()})
     moments: dict[int, dict[str, Any]] = {
         int(index): dict(numbers) for index, numbers in snapshot.facts["numbers"].items()
     }
@@ -109,9 +114,16 @@ def resume_(
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
     _lay_out_alike_(optimizer)
-    torch.set_rng_state(snapshot.tensors["random"])
+    states = {
+        n.removeprefix("random/"): t for n, t in snapshot.tensors.items() if n[:7] == "random/"
+    }
+    put_back({"cpu": snapshot.tensors["random"], **states}, _devices(model))
     history.extend(snapshot.facts["history"])
     return snapshot.facts["step"], snapshot.facts["summed"]
+
+
+def _devices(model: nn.Module) -> tuple[torch.device, ...]:
+    return devices_of((*model.parameters(), *model.buffers()))
 
 
 def _lay_out_alike_(optimizer: Optimizer) -> None:

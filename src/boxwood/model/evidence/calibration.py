@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.generators import devices_of, own_random_numbers
 from boxwood.core.masks import Masks
 from boxwood.core.placement import check_whole
 from boxwood.core.ranks import Group, add_up
@@ -71,9 +72,8 @@ class Calibration:
     def at_rest(self) -> Iterator[None]:
         """Evaluate with the masks applied and every weight differentiable; then undo it all."""
         with ExitStack() as stack:
-            device = self._device()
-            on_gpu = [device] if device.type == "cuda" else []
-            stack.enter_context(torch.random.fork_rng(devices=on_gpu))
+            tensors = (*self.model.parameters(), *self.model.buffers())
+            stack.enter_context(own_random_numbers(devices_of(tensors)))
             stack.enter_context(evaluating(self.model))
             if any(isinstance(module, nn.RNNBase) for module in self.model.modules()):
                 # cuDNN's recurrent layers have no backward pass in evaluation, nor a second one.

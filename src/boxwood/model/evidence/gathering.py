@@ -75,7 +75,7 @@ def gather(names: Iterable[str], seen: Calibration, given: Evidence | None = Non
     lacking = []
     for need in names:
         if need in found:
-            _check_given(need, found[need], seen)
+            found[need] = _checked_given(need, found[need], seen)
         elif need in COLLECTORS:
             lacking.append(need)
     if lacking:
@@ -106,10 +106,13 @@ def check_same_network(seen: Calibration) -> None:
     )
 
 
-def _check_given(need: str, tensors: Mapping[str, Tensor], seen: Calibration) -> None:
+def _checked_given(
+    need: str, tensors: Mapping[str, Tensor], seen: Calibration
+) -> Mapping[str, Tensor]:
     for name in seen.weights:
         if name not in tensors:
             raise BoxwoodError(
                 f"Expected the evidence {need!r} of every weight, got none for {name!r}; gather it "
                 f"for the weights of the same where=."
             )
+    return {name: tensors[name].to(weight.device) for name, weight in seen.weights.items()}
