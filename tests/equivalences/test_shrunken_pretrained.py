@@ -93,7 +93,16 @@ def test_from_pretrained_gives_the_shrunken_model(name: str, tmp_path: Path) -> 
 def test_deep_models_in_their_own_precision(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
     """As real folders are: 24 layers, half precision, and rotary frequencies that stay in float32."""
     made(name, {**GROUPED, "num_hidden_layers": 24}).to(dtype).save_pretrained(tmp_path / "big")
-    call = ["shrink", str(tmp_path / "big"), str(tmp_path / "small"), "--keep", "0.7", "--json"]
+    call = [
+        "shrink",
+        str(tmp_path / "big"),
+        str(tmp_path / "small"),
+        "--keep",
+        "0.7",
+        "--by",
+        "magnitude",
+        "--json",
+    ]
     done = CliRunner().invoke(app, call)
     assert done.exit_code == 0, done.exception
     told = json.loads(done.stdout)["certificate"]
@@ -137,7 +146,16 @@ def test_more_is_kept_where_a_configuration_asks_for_it(
     name: str, settings: dict[str, Any], fields: dict[str, int], whole: int, tmp_path: Path
 ) -> None:
     made(name, settings).save_pretrained(tmp_path / "big")
-    call = ["shrink", str(tmp_path / "big"), str(tmp_path / "small"), "--keep", "0.7", "--json"]
+    call = [
+        "shrink",
+        str(tmp_path / "big"),
+        str(tmp_path / "small"),
+        "--keep",
+        "0.7",
+        "--by",
+        "magnitude",
+        "--json",
+    ]
     done = CliRunner().invoke(app, [*call, "--multiple", "1"])
     assert done.exit_code == 0, done.exception
     assert len(json.loads(done.stdout)["whole"]) == whole
@@ -149,7 +167,15 @@ def test_a_model_that_no_configuration_makes_smaller_is_refused(tmp_path: Path) 
     """Bloom has one field for the width of the stream, of heads and of hidden layers."""
     settings = {"hidden_size": 16, "n_layer": 2, "n_head": 4, "vocab_size": 40}
     made("BloomForCausalLM", settings).save_pretrained(tmp_path / "big")
-    call = ["shrink", str(tmp_path / "big"), str(tmp_path / "small"), "--keep", "0.7"]
+    call = [
+        "shrink",
+        str(tmp_path / "big"),
+        str(tmp_path / "small"),
+        "--keep",
+        "0.7",
+        "--by",
+        "magnitude",
+    ]
     done = CliRunner().invoke(app, call)
     assert isinstance(done.exception, ConfigurationError)
     assert not (tmp_path / "small").exists()
@@ -191,7 +217,16 @@ def test_command_line(tmp_path: Path) -> None:
     model.config.use_cache = True
     model.save_pretrained(tmp_path / "llama", max_shard_size="4KB")  # several shards and an index
     (tmp_path / "llama" / "tokenizer_config.json").write_text('{"a": 1}')
-    call = ["shrink", str(tmp_path / "llama"), str(tmp_path / "small"), "--keep", "0.5", "--json"]
+    call = [
+        "shrink",
+        str(tmp_path / "llama"),
+        str(tmp_path / "small"),
+        "--keep",
+        "0.5",
+        "--by",
+        "magnitude",
+        "--json",
+    ]
     done = CliRunner().invoke(app, call)
     assert done.exit_code == 0, done.output
     config = json.loads((tmp_path / "small" / "config.json").read_text())

@@ -77,7 +77,7 @@ def prune_blocks(
     begin = time.perf_counter()
     batches: list[Tokens] = []
     if text is not None:
-        batches = batches_for(folder, _read(text), lines=lines, samples=samples, length=length)
+        batches = batches_for(folder, read_text(text), lines=lines, samples=samples, length=length)
     wanted: float | dict[str, float] = sparsity
     where: dict[str, Any] = {"blocks": blocks, "follow_links": follow_links}
     if outliers:
@@ -129,7 +129,8 @@ def _grouped(keep: str) -> NofM:
     return NofM(int(found[1]), int(found[2]))
 
 
-def _read(text: Path) -> str:
+def read_text(text: Path) -> str:
+    """Read a text file, or say what is wrong with it."""
     try:
         return text.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -1,7 +1,7 @@
 """``boxwood shrink``: a smaller network of the same classes, and the proof."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ from boxwood.files.writing import check_new_folder
 from boxwood.graph.keep import Budget, Keep, multiply_adds, parameters
 from boxwood.graph.latency import latency
 from boxwood.graph.record import record_of, save_shrunken
-from boxwood.graph.units import Group, units
+from boxwood.graph.units import units
 from boxwood.graph.verify import shrink as shrink_network
 from boxwood.graph.verify import verify
 
@@ -40,6 +40,29 @@ def shrink(
     time: Annotated[
         float | None, typer.Option("--latency", help="Fraction of the measured time at most.")
     ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="For a folder: wanda, taylor or magnitude ranks the units. Default: wanda with a "
+            "text."
+        ),
+    ] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            help="For a folder: text that decides and repairs; the last tenth is only measured on."
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Pieces of the text. Default: 128, or what a short text has.")
+    ] = None,
+    length: Annotated[
+        int | None,
+        typer.Option(help="Tokens of each. Default: what the model takes, at most 2048."),
+    ] = None,
+    repair: Annotated[
+        bool, typer.Option(help="With --text: refit what read the removed, by least squares.")
+    ] = True,
     protect: Annotated[
         list[str] | None, typer.Option(help="Pattern of parameters whose units stay. Repeat.")
     ] = None,
@@ -72,9 +95,10 @@ def shrink(
     Example: boxwood shrink boxwood.zoo.lenet:lenet_5 small.safetensors --input 1x1x28x28 --keep 0.5
 
     From a Hugging Face folder comes a folder that from_pretrained loads: its configuration says the
-    new sizes, and groups whose size it cannot say keep more. Inputs are token ids there by default.
+    new sizes, and groups whose size it cannot say keep more. A text says which units matter, and
+    makes up for the others; perplexity is told before and after.
 
-    Example: boxwood shrink llama/ small/ --keep 0.7
+    Example: boxwood shrink llama/ small/ --keep 0.7 --text wiki.txt
     """
     budgets = {"--macs": (macs, multiply_adds), "--size": (size, parameters)}
     asked = [name for name, (value, _) in budgets.items() if value is not None]
@@ -87,6 +111,11 @@ def shrink(
     if out is None and not dry_run:
         raise BoxwoodError("Expected a file to write, got none; name one, or give --dry-run.")
     folder = Path(target) if Path(target).is_dir() else None
+    if folder is None and (by or text or samples or length):
+        raise BoxwoodError(
+            f"Expected --by, --text, --samples and --length with a Hugging Face folder, got "
+            f"{target}; use boxwood.select_units and boxwood.compensate in Python."
+        )
     if folder is not None and out is not None:
         check_new_folder(out)
     model: Any
@@ -99,22 +128,26 @@ def shrink(
     if time is not None:
         within = Budget(time, latency(model), steps=6)
 
-    def choose(multiple_of: int | Callable[[Group], int]) -> Keep:
+    def choose(**how: Any) -> Keep:
         return found.keep_best(
-            keep, within=within, ranked_together=together, floor=floor, multiple=multiple_of,
-            protect=protect or (),
-        )  # fmt: skip
+            keep, within=within, ranked_together=together, floor=floor, protect=protect or (), **how
+        )
 
-    whole: tuple[str, ...] = ()
+    report: dict[str, Any] = {}
     if folder is None:
-        chosen = choose(multiple or 1)
+        chosen = choose(multiple=multiple or 1)
         small: Any = None if dry_run else shrink_network(model, chosen)
     else:
-        from boxwood.adapters.shrunken import shrink_pretrained
+        from boxwood.cli.shrink_pretrained import criterion_of, reading_of, shrink_by
 
-        done = shrink_pretrained(model, found, choose, multiple=multiple)
-        chosen, small, whole = done.keep, done.small, done.whole
-    report: dict[str, Any] = {**_forecast(chosen), "whole": list(whole)}
+        criterion = criterion_of(model, by, text)
+        reading = None if text is None else reading_of(folder, text, samples, length)
+        done = shrink_by(
+            found, criterion, choose, reading, multiple=multiple, repair=repair and not dry_run
+        )
+        chosen, small = done.shrunken.keep, done.shrunken.small
+        report = {"whole": list(done.shrunken.whole), "perplexity": dict(done.perplexity)}
+    report = {**_forecast(chosen), **report}
     certificate = None
     if not dry_run and out is not None:
         certificate = verify(model, small, chosen)
@@ -129,18 +162,14 @@ def shrink(
         else:
             from boxwood.adapters.shrunken import write_folder
 
-            write_folder(done.built, out, source=folder)
+            write_folder(done.shrunken.built, out, source=folder)
     if as_json:
         print(json.dumps(report, indent=1))  # noqa: T201 - the result itself
         return
     console = Console()
     console.print(_table(report))
-    if whole:
-        console.print(
-            f"Whole, since the configuration cannot say less: {', '.join(whole[:4])}"
-            + (" …" if len(whole) > 4 else ""),
-            markup=False,
-        )
+    for line in _told(report):
+        console.print(line, markup=False)
     if certificate is not None:
         console.print(str(certificate), markup=False)
         console.print(f"Written: {out}", markup=False, soft_wrap=True)
@@ -159,6 +188,16 @@ def _pretrained(
     model = load_pretrained(folder)
     words = getattr(model.config, "vocab_size", None)
     return model, example_of(inputs or ([f"2x16:{words}"] if words else ()))
+
+
+def _told(report: dict[str, Any]) -> Iterator[str]:
+    whole, measured = report.get("whole"), report.get("perplexity")
+    if whole:
+        listed = ", ".join(whole[:4]) + (" …" if len(whole) > 4 else "")
+        yield f"Whole, since the configuration cannot say less: {listed}"
+    if measured:
+        listed = ", ".join(f"{value:.4g} {when}" for when, value in measured.items())
+        yield f"Perplexity on the last tenth of the text: {listed}"
 
 
 def _forecast(keep: Keep) -> dict[str, Any]:
