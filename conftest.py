@@ -10,6 +10,7 @@ from importlib.util import find_spec
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 NEEDED = {
+    "folders": "transformers",
     "lightning": "lightning",
     "transformers": "transformers",
     "calibration_text": "transformers",

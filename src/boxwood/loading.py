@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 from torch import nn
 
@@ -13,15 +13,16 @@ from boxwood.graph.record import load_shrunken
 
 
 @overload
-def load(path: str | Path) -> Session: ...
+def load(path: str | Path) -> Any: ...  # a Session, or a model of transformers
 @overload
 def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module: ...
 def load(path: str | Path, build: Callable[[], nn.Module] | None = None) -> Session | nn.Module:
-    """Read a compiled network, or a shrunken one.
+    """Read a compiled network, a shrunken one, or a Hugging Face folder, packed or not.
 
     Args:
-        path: a ``.bxw`` file of `Session.save`, which needs nothing else; or a safetensors file of
-            ``boxwood shrink``, which needs ``build``.
+        path: a ``.bxw`` file of `Session.save`, which needs nothing else; a safetensors file of
+            ``boxwood shrink``, which needs ``build``; or a folder of ``boxwood pack``, of which
+            transformers makes the model.
         build: returns the original network, whose layers are then made smaller.
 
     Raises:
@@ -34,6 +35,10 @@ def load(path: str | Path, build: Callable[[], nn.Module] | None = None) -> Sess
         boxwood.core.errors.BoxwoodError: Expected a file at nowhere.bxw, got none; check the path.
     """
     path = Path(path)
+    if path.is_dir():
+        from boxwood.adapters.folders import load_folder  # transformers takes seconds to import
+
+        return load_folder(path)
     if not path.is_file():
         raise BoxwoodError(f"Expected a file at {path}, got none; check the path.")
     if build is not None:

@@ -13,11 +13,10 @@ from torch import nn
 
 from boxwood.adapters.configuration_search import ConfigurationError
 from boxwood.adapters.configurations import configured
-from boxwood.adapters.resident import architecture_of, open_config
-from boxwood.core.errors import BoxwoodError, NoEffect
+from boxwood.adapters.resident import open_config
+from boxwood.core.errors import NoEffect
 from boxwood.core.replacing import replacing_folder
 from boxwood.files.checkpoint import find_files, texts_beside
-from boxwood.files.quantised import refuse_unprunable
 from boxwood.files.writing import check_new_folder
 from boxwood.graph.keep import Keep
 from boxwood.graph.units import Group, Units
@@ -58,7 +57,7 @@ def shrink_pretrained(
     multiple (Llama wants a hidden size that its number of heads divides).
 
     Args:
-        model: as `load_pretrained` returns it.
+        model: as `boxwood.load` returns it for a folder, with `config.use_cache` off.
         found: its units.
         choose: what stays, given of how many units each group keeps a multiple.
         multiple: for all groups; by default the largest power of two, up to 128, that leaves a
@@ -118,33 +117,6 @@ def _more(found: Units, refusal: ConfigurationError, needed: dict[str, int]) -> 
         if refusal.axes & set(group.axes):
             more[group.name] = lcm(needed.get(group.name, 1), refusal.multiple)
     return more
-
-
-def load_pretrained(folder: Path) -> transformers.PreTrainedModel:
-    """Load the model in a folder, as it will be shrunk: in evaluation, and without a cache.
-
-    Raises:
-        BoxwoodError: the folder holds no model that transformers knows, or one that is quantised or an
-            adapter.
-
-    Example:
-        >>> load_pretrained(Path("gone"))
-        Traceback (most recent call last):
-        ...
-        boxwood.core.errors.BoxwoodError: Expected a folder with config.json at gone, got none; give a folder as save_pretrained writes it.
-    """
-    config = open_config(folder)
-    refuse_unprunable(folder, find_files(folder)[1])
-    kind = architecture_of(config, folder)
-    try:
-        model = kind.from_pretrained(folder, local_files_only=True, dtype="auto")
-    except (OSError, ValueError, RuntimeError) as error:
-        raise BoxwoodError(
-            f"Expected the weights of {kind.__name__} in {folder}, got "
-            f"{str(error).splitlines()[0]}; give a folder as save_pretrained writes it."
-        ) from error
-    model.config.use_cache = False  # of past tokens: an output of its own
-    return cast("transformers.PreTrainedModel", model.eval())
 
 
 def save_pretrained(

@@ -13,7 +13,7 @@ from rich.text import Text
 from boxwood.cli.progress import byte_bar
 from boxwood.cli.prune import Links
 from boxwood.core.errors import BoxwoodError
-from boxwood.files.checkpoint import find_files, texts_beside
+from boxwood.files.checkpoint import dense_name, find_files, packed_name, texts_beside
 from boxwood.files.header import preamble, read_header
 from boxwood.files.layout import Layout, is_packed, open_packed, packed_header, survey_all
 from boxwood.files.mask_files import masks_beside, open_masks
@@ -29,6 +29,13 @@ Out = Annotated[Path, typer.Option(help="New file to write; a new folder for sha
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
+_NOTE = "PACKED.txt"
+_NOTE_TEXT = """The weights in this folder are packed by Boxwood: no other program can read them.
+In Python: boxwood.load("this folder") makes the model. In a shell: boxwood unpack FOLDER --out DENSE
+writes the dense checkpoint back, byte for byte, which from_pretrained loads.
+"""
+
+
 def pack(
     checkpoint: Source,
     out: Out,
@@ -42,7 +49,8 @@ def pack(
     """Store the values that are not zero and a mask; a tensor for which that does not pay stays dense.
 
     Unpacking gives back every byte. Masks that lie beside the checkpoint decide what is kept, and
-    are stored as well.
+    are stored as well. In a folder packed files have names of their own, packed-model.safetensors, so
+    that no program takes them for dense ones; boxwood.load(folder) makes the model of it.
 
     Example: boxwood pack pruned/ --out packed/
     """
@@ -61,8 +69,12 @@ def pack(
                 source, target, masks or masks_beside(source), read
             ),
             _told(watch, "packing"),
+            packed_name,
             follow_links=follow_links,
         )
+    if out.is_dir():
+        with disk_errors(out):
+            (out / _NOTE).write_text(_NOTE_TEXT, encoding="utf-8")
     _say(sizes, out, as_json=as_json)
 
 
@@ -75,7 +87,7 @@ def unpack(
     """
     with byte_bar(quiet=as_json) as watch:
         told = _told(watch, "unpacking")
-        sizes = _convert(checkpoint, out, unpack_file, told, follow_links=follow_links)
+        sizes = _convert(checkpoint, out, unpack_file, told, dense_name, follow_links=follow_links)
     _say(sizes, out, as_json=as_json)
 
 
@@ -124,6 +136,7 @@ def _convert(
     out: Path,
     convert: Callable[[Path, Path, Callable[[int], None]], list[Layout]],
     read: Callable[[int], None],
+    renamed: Callable[[str], str],
     *,
     follow_links: bool,
 ) -> tuple[int, int]:
@@ -132,7 +145,7 @@ def _convert(
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise BoxwoodError(f"Expected a new place to write, got {out}; delete it or give another.")
     folder = source.is_dir() or index is not None
-    targets = {file: out / file.name if folder else out for file in files}
+    targets = {file: out / renamed(file.name) if folder else out for file in files}
     if folder:
         with disk_errors(out):
             out.mkdir(parents=True, exist_ok=True)
@@ -144,7 +157,8 @@ def _convert(
         convert(file, target, read)
     if folder:
         for text in texts_beside(source, index, follow_links=follow_links):
-            copy_file(text, out / text.name)
+            if text.name != _NOTE:
+                copy_file(text, out / (renamed(text.name) if text == index else text.name))
     before, after = (
         sum(path.stat().st_size for path in paths) for paths in (files, targets.values())
     )

@@ -179,13 +179,14 @@ def _pretrained(
     folder: Path, weights: Path | None, inputs: Sequence[str]
 ) -> tuple[Any, tuple[Tensor, ...]]:
     # Only here: transformers takes seconds to import.
-    from boxwood.adapters.shrunken import load_pretrained
+    from boxwood.adapters.folders import load_folder
 
     if weights is not None:
         raise BoxwoodError(
             f"Expected no --weights with a folder, got {weights}; the folder holds the weights."
         )
-    model = load_pretrained(folder)
+    model = load_folder(folder)
+    model.config.use_cache = False  # of past tokens: an output of its own
     words = getattr(model.config, "vocab_size", None)
     return model, example_of(inputs or ([f"2x16:{words}"] if words else ()))
 

@@ -15,6 +15,7 @@ CHUNK = 1 << 20
 """Elements that are read at a time; a multiple of 8, so that masks fill whole bytes."""
 
 INDEX = ".safetensors.index.json"
+PACKED = "packed-"  # begins the names of packed files in folders
 """How the name of an index ends."""
 
 _TEXTS = {".json", ".txt", ".model", ".jinja", ".md"}  # nothing that runs
@@ -143,10 +144,32 @@ def find_files(
     promised: dict[str, set[str]] = {}
     for tensor, name in read_index(path).items():
         promised.setdefault(name, set()).add(tensor)
+    # The index of a packed checkpoint is the dense one, byte for byte, under another name.
+    named = packed_name if path.name.startswith(PACKED) else str
     return path, {
-        _inside(path.parent, name, path, follow_links=follow_links): promised[name]
+        _inside(path.parent, named(name), path, follow_links=follow_links): promised[name]
         for name in sorted(promised)
     }
+
+
+def packed_name(name: str) -> str:
+    """Name a packed file, or the index of packed shards, so that no other program takes it for dense.
+
+    Example:
+        >>> packed_name("model.safetensors")
+        'packed-model.safetensors'
+    """
+    return name if name.startswith(PACKED) else PACKED + name
+
+
+def dense_name(name: str) -> str:
+    """Name the dense file of a packed one: the inverse of `packed_name`.
+
+    Example:
+        >>> dense_name("packed-model.safetensors")
+        'model.safetensors'
+    """
+    return name.removeprefix(PACKED)
 
 
 def read_index(path: Path) -> dict[str, str]:
