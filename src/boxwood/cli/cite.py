@@ -4,8 +4,8 @@ from pathlib import Path
 
 import typer
 
-from boxwood.cli.run import Data, Settings
-from boxwood.cli.target import resolve
+from boxwood.cli.run import Code, Data, Settings, TrustAll
+from boxwood.cli.target import resolve, trusted
 from boxwood.core.spec import encode
 from boxwood.report.citation import bibtex, papers, sources
 from boxwood.report.page.build import json_text
@@ -16,6 +16,8 @@ def cite(
     target: str = typer.Argument(help="file.py:function, a recipe.json, or a store."),
     data: Data = None,
     settings: Settings = None,
+    code: Code = None,
+    trust: TrustAll = False,
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of BibTeX."),
 ) -> None:
     """Print the BibTeX of exactly the methods that a recipe uses.
@@ -26,7 +28,7 @@ def cite(
         runs = Store(target).runs()
         found = sources([[run["genesis"], *run["recipe"]] for run in runs])
     else:
-        found = sources(encode(resolve(target, data, settings or ())))
+        found = sources(encode(resolve(target, data, settings or (), trusted(code, trust))))
     if as_json:
         rows = [
             {"used": s.used, "source": s.text, "papers": [p.key for p in s.papers]} for s in found

@@ -1,6 +1,7 @@
 """The command line's entry: commands, errors and exit codes."""
 
 import sys
+import warnings
 
 import typer
 
@@ -45,6 +46,7 @@ app.add_typer(runs.app, name="runs")
 
 def main() -> None:
     """Run a command: exit code 0 when it is done, 2 for bad input, 130 when interrupted."""
+    warnings.showwarning = _tell
     try:
         app()
     except BoxwoodError as error:
@@ -53,3 +55,8 @@ def main() -> None:
     except KeyboardInterrupt:
         print("boxwood: stopped; run the same command again to go on.", file=sys.stderr)  # noqa: T201
         sys.exit(130)
+
+
+def _tell(message: Warning | str, *_: object, **__: object) -> None:
+    """Show a warning as an error is shown: what it says, not where the code stands that says it."""
+    print(f"boxwood: warning: {message}", file=sys.stderr)  # noqa: T201

@@ -7,8 +7,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from boxwood.cli.run import Data, Seeds, Settings, StorePath, Target
-from boxwood.cli.target import resolve
+from boxwood.cli.run import Code, Data, Seeds, Settings, StorePath, Target, TrustAll
+from boxwood.cli.target import resolve, trusted
 from boxwood.core.spec import encode
 from boxwood.runs.runner import jobs_of, phase_title, with_needs
 from boxwood.runs.store import Store
@@ -20,13 +20,18 @@ def plan(
     seeds: Seeds = 1,
     store: StorePath = Path("runs"),
     settings: Settings = None,
+    code: Code = None,
+    trust: TrustAll = False,
     as_json: bool = typer.Option(False, "--json", help="Print a recipe file that `run` takes."),
 ) -> None:
     """List the phases of an experiment with their keys, and which of them are done.
 
+    The code of a file.py that is named here is imported. A recipe.json may only name code of
+    Boxwood and of --code, unless --trust is given.
+
     Example: boxwood plan experiments/han2015.py:lenet_300_100 --data digits
     """
-    experiment = resolve(target, data, settings or ())
+    experiment = resolve(target, data, settings or (), trusted(code, trust))
     if as_json:
         print(json.dumps(encode(experiment), indent=1))  # noqa: T201 - the result itself
         return

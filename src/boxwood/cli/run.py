@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from boxwood.cli.execute import execute
-from boxwood.cli.target import resolve
+from boxwood.cli.target import resolve, trusted
 from boxwood.core.errors import BoxwoodError
 
 Target = Annotated[str, typer.Argument(help="file.py:function, or a recipe.json.")]
@@ -20,6 +20,17 @@ Settings = Annotated[
     list[str] | None, typer.Option("--set", help="name=value for the function; may be repeated.")
 ]
 StorePath = Annotated[Path, typer.Option("--store", help="Folder of finished phases.")]
+Code = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--code",
+        help="Python file or module whose code a recipe.json or a store may name, besides "
+        "Boxwood's own; may be repeated.",
+    ),
+]
+TrustAll = Annotated[
+    bool, typer.Option("--trust", help="Run any code that a recipe.json or a store names.")
+]
 Seeds = Annotated[int, typer.Option(help="How many seeds: 0, 1, …")]
 
 
@@ -44,19 +55,22 @@ def run(
     out: Annotated[
         Path | None, typer.Option(help="Also write all figures to this JSON file.")
     ] = None,
+    code: Code = None,
+    trust: TrustAll = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Run an experiment: every branch, every seed. Run it again to resume, extend or re-read it.
 
     Several processes may run the same command on one store: they share the work, as those of
-    --workers do. Each may be killed at any moment; the others do its work.
+    --workers do. Each may be killed at any moment; the others do its work. A recipe.json may only
+    name code of Boxwood and of --code, unless --trust is given.
 
     Example: boxwood run experiments/han2015.py:lenet_300_100 --data fashion-mnist --seeds 5
     """
     if seeds < 1:
         raise BoxwoodError(f"Expected at least one seed, got {seeds}; give --seeds 1 or more.")
     execute(
-        resolve(target, data, settings or ()),
+        resolve(target, data, settings or (), trusted(code, trust)),
         store=store,
         seeds=range(first_seed, first_seed + seeds),
         threads=threads,

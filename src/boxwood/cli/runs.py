@@ -11,15 +11,17 @@ from rich.table import Table
 from rich.text import Text
 
 from boxwood.cli.progress import bar
-from boxwood.cli.run import StorePath
+from boxwood.cli.run import Code, StorePath, TrustAll
+from boxwood.cli.target import trusted
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.masks import apply
-from boxwood.core.spec import decode
 from boxwood.files.mask_files import write_with_masks
 from boxwood.report.exports import to_mlflow, to_tensorboard, to_wandb
 from boxwood.report.page.reading import Run, read
 from boxwood.runs.cutting import save_cut
+from boxwood.runs.decoding import start_of
 from boxwood.runs.difference import difference
+from boxwood.runs.garbage import collect_garbage
 from boxwood.runs.latency import FILE, Settings, Wanted, measure_all
 from boxwood.runs.store import Store
 
@@ -72,18 +74,22 @@ def export(
     cut: Annotated[
         bool, typer.Option("--cut", help="Cut masked units out: write the smaller network.")
     ] = False,
+    code: Code = None,
+    trust: TrustAll = False,
 ) -> None:
     """Write the network that a phase left as a plain checkpoint, its masks beside it.
 
     OUT loads with ``model.load_state_dict``; ``masks/OUT`` in the same folder holds the masks, where
     `boxwood pack` and ``boxwood.files.mask_files.load_masks`` find them. With --cut, which wants a
-    phase of structural pruning, OUT is the smaller network, and loads with ``boxwood.load``.
+    phase of structural pruning, OUT is the smaller network, and loads with ``boxwood.load``; it
+    builds the network, so the store may only name code of Boxwood and of --code, unless --trust is
+    given.
 
     Example: boxwood runs export 3f2a --out pruned.safetensors
     """
     opened = _open(store)
     if cut:
-        before, after = save_cut(opened, _whole(opened, key), out)
+        before, after = save_cut(opened, _whole(opened, key), out, trusted(code, trust))
         Console(soft_wrap=True).print(f"{out}: {after:,} of {before:,} parameters.", markup=False)
         return
     state = opened.load(_whole(opened, key))
@@ -150,17 +156,21 @@ def latency(
     threads: Annotated[int, typer.Option(help="Threads to run on.")] = 1,
     turns: Annotated[int, typer.Option(help="How often each way runs.")] = 21,
     again: Annotated[bool, typer.Option(help="Forget what was measured before.")] = False,
+    code: Code = None,
+    trust: TrustAll = False,
 ) -> None:
     """Measure how long every measured network takes on this machine, in torch and compiled.
 
     Each network runs by turns with the dense one that it was pruned from. The times lie in the
-    store as latency.json, where `boxwood report` finds them; a stopped measurement goes on.
+    store as latency.json, where `boxwood report` finds them; a stopped measurement goes on. The
+    networks are built, so the store may only name code of Boxwood and of --code, unless --trust is
+    given.
 
     Example: boxwood runs latency --store runs --only "* / seed 0"
     """
-    opened = _open(store)
+    opened, whose = _open(store), trusted(code, trust)
     wanted = {
-        each.key: Wanted(decode(run.genesis), run.start.key, each.key)
+        each.key: Wanted(start_of(run.genesis, whose), run.start.key, each.key)
         for study in read([opened], only=only or ())
         for run in study.runs
         for each in run.measurements
@@ -183,7 +193,7 @@ def gc(store: StorePath = Path("runs")) -> None:
 
     Example: boxwood runs gc --store runs
     """
-    freed = _open(store).collect_garbage()
+    freed = collect_garbage(_open(store))
     Console().print(f"Freed {freed:,} bytes.")
 
 
@@ -200,7 +210,7 @@ def _open(store: Path) -> Store:
 
 
 def _whole(store: Store, key: str) -> str:
-    found = sorted(path.name for path in (store.root / "phases").glob(f"{key}*"))
+    found = [each for each in store.phases() if each.startswith(key)]
     if len(found) != 1:
         raise BoxwoodError(
             f"Expected the beginning of one key, got {key!r}, which fits {len(found)} of the "

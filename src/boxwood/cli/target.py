@@ -2,35 +2,47 @@
 
 import ast
 import inspect
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.reading import read_whole, strict_json
 from boxwood.core.spec import decode, load
+from boxwood.core.trust import Trust
 from boxwood.data.catalogue import named
 from boxwood.data.splits import Splits
 from boxwood.recipes.phase import Experiment
 
 
-def resolve(target: str, data: str | None = None, settings: Sequence[str] = ()) -> Experiment:
+def trusted(code: Sequence[str] | None, trust: bool) -> Trust:
+    """Whose code a file may name, by what was typed."""
+    return Trust.of(*(code or ()), everything=trust)
+
+
+def resolve(
+    target: str,
+    data: str | None = None,
+    settings: Sequence[str] = (),
+    trust: Trust = Trust(),  # noqa: B008 - frozen
+) -> Experiment:
     """Find or build the experiment that ``file.py:function`` or ``recipe.json`` names.
 
     Args:
         target: a function that returns an `Experiment`, or a file that ``boxwood plan --json`` wrote.
         data: a data set's name or ``file.py:function``, for functions with a parameter ``data``.
         settings: ``name=value`` texts for the function's other parameters.
+        trust: whose code ``recipe.json`` may name; a function that was typed is trusted.
 
     Raises:
-        BoxwoodError: the target, a setting or a field does not exist.
+        BoxwoodError: the target, a setting or a field does not exist, or is not trusted.
     """
     if target.endswith(".json"):
         if data or settings:
             raise BoxwoodError(
                 f"Expected a recipe file alone, got also --data or --set; edit {target} instead."
             )
-        found = _read(Path(target))
+        found = _read(Path(target), trust)
     else:
         function = load(target)
         if not callable(function):
@@ -47,18 +59,17 @@ def resolve(target: str, data: str | None = None, settings: Sequence[str] = ()) 
     return found
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, trust: Trust) -> Any:
     try:
-        return decode(json.loads(path.read_text()))
+        found = strict_json(read_whole(path))
     except FileNotFoundError as error:
         raise BoxwoodError(f"Expected a recipe file at {path}, got none; check it.") from error
-    except ValueError as error:
-        if isinstance(error, BoxwoodError):
-            raise
+    except (OSError, ValueError) as error:
         raise BoxwoodError(
             f"Expected JSON in {path}, got text that is not ({error}); "
             f"write it with `boxwood plan --json`."
         ) from error
+    return decode(found, trust)
 
 
 def arguments(

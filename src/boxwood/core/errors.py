@@ -21,3 +21,7 @@ class NoEffect(UserWarning):
 
 class SelectionWarning(UserWarning):
     """What is pruned by default may not be what was meant: matrices are left out, or are shared."""
+
+
+class Damaged(UserWarning):
+    """A file cannot be used and was left out; the message names it and says what to do."""

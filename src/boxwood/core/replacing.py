@@ -1,7 +1,9 @@
 """Files and folders that take their name whole, or not at all: the one way in which Boxwood writes."""
 
 import os
+import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,11 +12,35 @@ UNFINISHED = ".new-"
 """How the name of a file begins while it is being written."""
 
 
+def unfinished(path: Path) -> Path:
+    """Name a file or folder while it is being written: beside it, and as no other is named.
+
+    The random part tells processes apart whose numbers are the same, as in two containers.
+
+    Example:
+        >>> unfinished(Path("a/b.json")).name[:5], finished_name(unfinished(Path("a/b.json")))
+        ('.new-', 'b.json')
+    """
+    return path.with_name(f"{UNFINISHED}{secrets.token_hex(8)}-{path.name}")
+
+
+def finished_name(path: Path) -> str | None:
+    """Return the name that an unfinished file was to take; None for any other file.
+
+    Example:
+        >>> finished_name(Path("b.json"))
+    """
+    if not path.name.startswith(UNFINISHED):
+        return None
+    return path.name.removeprefix(UNFINISHED).partition("-")[2]
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give the place of a new file, which takes the name ``path`` once all of it is on the disk.
 
-    Whoever calls it says in its own words what an ``OSError`` means; in any case nothing is left
+    The file has the permissions of any new file, whatever the library asks for that writes it.
+    Whoever calls this says in its own words what an ``OSError`` means; in any case nothing is left
     behind, and what was there before is untouched.
 
     Example:
@@ -25,15 +51,20 @@ def replacing(path: Path) -> Iterator[Path]:
         ...     (Path(folder) / "a").read_text()
         'all of it'
     """
-    new = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
+    new = unfinished(path)
+    # Never through a link that somebody has put there.
+    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
+        mode = stat.S_IMODE(os.fstat(handle).st_mode)
+        os.close(handle)
         yield new
+        new.chmod(mode)
         sync(new)
         new.replace(path)
         sync(path.parent)
     finally:
-        with suppress(NotADirectoryError):
-            new.unlink(missing_ok=True)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            new.unlink()
 
 
 @contextmanager
@@ -51,12 +82,15 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         ...     (Path(folder) / "a" / "b").read_text()
         'all of it'
     """
-    new = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
+    new = unfinished(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     new.mkdir()
     try:
         yield new
+        mode = stat.S_IMODE(new.stat().st_mode) & 0o666
         for each in (*new.rglob("*"), new):
+            if each.is_file():
+                each.chmod(mode)
             sync(each)
         new.replace(path)
         sync(path.parent)

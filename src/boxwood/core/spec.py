@@ -25,6 +25,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.trust import EVERYTHING, Trust
 
 _USER_MODULE = "boxwood_user_file."
 
@@ -125,35 +126,51 @@ def encode(value: Any, *, identity: bool = False) -> Any:
     )
 
 
-def decode(value: Any) -> Any:
+def decode(value: Any, trust: Trust = Trust()) -> Any:  # noqa: B008 - frozen
     """Build the spec that `encode` wrote down.
 
-    Naming a function is enough to have it called later, so a recipe file deserves the same trust
-    as a Python file.
+    Naming a function is enough to have it imported and called later, so only names whose code is
+    trusted are looked up.
+
+    Args:
+        value: plain JSON values.
+        trust: whose code they may name; by default what Boxwood's own recipes use.
 
     Raises:
-        BoxwoodError: a class, function or field is unknown, or a field is missing.
+        BoxwoodError: a name is not trusted; a class, function or field is unknown; a field is
+            missing or has a value that its class refuses.
 
     Example:
-        >>> decode(encode(Call.of(max, default=0))) == Call.of(max, default=0)
+        >>> from boxwood.core.criteria import magnitude
+        >>> decode(encode(Call.of(magnitude, p=2))) == Call.of(magnitude, p=2)
+        True
+        >>> decode({"function": "os:abort"})
         Traceback (most recent call last):
         ...
-        boxwood.core.errors.BoxwoodError: Expected numbers, strings, tuples, module-level functions or frozen dataclasses in a recipe, got <built-in function max> of type builtin_function_or_method; put the value into one of these.
-        >>> decode(encode(Call.of(encode, identity=True))) == Call.of(encode, identity=True)
-        True
+        boxwood.core.errors.BoxwoodError: Expected a file that names code of Boxwood alone, got the name 'os:abort', of which nothing was run; if you trust this code, give --code os, or --trust for all that is named.
     """
+    try:
+        return _decoded(value, trust)
+    except RecursionError:
+        raise BoxwoodError(
+            "Expected a recipe that a program wrote, got one that is nested too deeply; write it "
+            "with `boxwood plan --json` and edit that."
+        ) from None
+
+
+def _decoded(value: Any, trust: Trust) -> Any:
     if isinstance(value, list):
-        return tuple(decode(part) for part in value)
+        return tuple(_decoded(part, trust) for part in value)
     if not isinstance(value, Mapping):
         return value
     if "function" in value and "is" not in value:
-        return load(value["function"])
+        return load(_text(value["function"], "function"), trust)
     if "is" not in value:
         raise BoxwoodError(
             f"Expected an object with the key 'is' or 'function', got keys {sorted(value)}; "
             f"write the recipe with `boxwood plan --json` and edit that."
         )
-    kind = load(value["is"])
+    kind = load(_text(value["is"], "is"), trust)
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
         raise BoxwoodError(
             f"Expected the name of a frozen dataclass under 'is', got {value['is']!r}; "
@@ -166,7 +183,7 @@ def decode(value: Any) -> Any:
                 f"Expected a field of {kind.__name__} ({', '.join(sorted(fields))}), "
                 f"got {name!r}; {_suggest(name, list(fields))}."
             )
-    given = {name: decode(part) for name, part in value.items() if name != "is"}
+    given = {name: _decoded(part, trust) for name, part in value.items() if name != "is"}
     for name, each in fields.items():
         required = (
             each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
@@ -175,7 +192,24 @@ def decode(value: Any) -> Any:
             raise BoxwoodError(
                 f"Expected a value for the field {name!r} of {kind.__name__}, got none; add it."
             )
-    return kind(**given)
+    try:
+        return kind(**given)
+    except BoxwoodError:
+        raise
+    except (TypeError, ValueError, AttributeError, KeyError, ArithmeticError) as error:
+        raise BoxwoodError(
+            f"Expected values that {kind.__name__} takes, got {type(error).__name__} ({error}); "
+            f"correct its fields {', '.join(sorted(given))}."
+        ) from error
+
+
+def _text(name: Any, key: str) -> str:
+    if not isinstance(name, str):
+        raise BoxwoodError(
+            f"Expected a name such as package.module:name under {key!r}, got {name!r}; write the "
+            f"recipe with `boxwood plan --json` and edit that."
+        )
+    return name
 
 
 def digest(*parts: Any) -> str:
@@ -193,11 +227,17 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-def load(target: str) -> Any:
+def load(target: str, trust: Trust = EVERYTHING) -> Any:
     """Find what ``package.module:name`` or ``file.py:name`` names.
 
+    Args:
+        target: the name.
+        trust: whose code may be imported for it; all of it by default, as for a name that the user
+            typed. A name that was read from a file gets the trust that the file has.
+
     Raises:
-        BoxwoodError: the module, the file or the name in it does not exist.
+        BoxwoodError: the name is not trusted, or the module, the file or the name in it does not
+            exist.
 
     Example:
         >>> load("boxwood.core.spec:digest") is digest
@@ -208,15 +248,17 @@ def load(target: str) -> Any:
         raise BoxwoodError(
             f"Expected file.py:name or package.module:name, got {target!r}; name one function."
         )
+    trust.check(target)
     module = _file_module(Path(where)) if where.endswith(".py") else _module(where)
     found: Any = module
     for part in name.split("."):
         if not hasattr(found, part):
-            names = [n for n in vars(found) if not n.startswith("_")]
+            names = [n for n in dir(found) if not n.startswith("_")]
             raise BoxwoodError(
                 f"Expected {where} to define {name!r}, got no such name; {_suggest(part, names)}."
             )
         found = getattr(found, part)
+    trust.check_found(target, found, module.__name__)
     return found
 
 

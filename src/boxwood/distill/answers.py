@@ -9,8 +9,6 @@ Kept and fresh answers are the same bytes, because a kept one was computed in th
 which a fresh one would be, and both go through the same `Encoding`.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from boxwood.core.checksums import checksum_of
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.examples import Examples
 from boxwood.core.replacing import replacing
@@ -65,7 +64,7 @@ class Shards:
                 noted = (opened.metadata() or {}).get("sha256")
         except (OSError, SafetensorError) as error:
             raise _damaged(path, error) from error
-        if noted != _checksum(tensors):
+        if noted != checksum_of(tensors):
             raise _damaged(path, "its bytes are not those that were written")
         return tensors
 
@@ -80,7 +79,7 @@ class Shards:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with replacing(path) as new:
-                save_file(whole, new, {"sha256": _checksum(whole)})
+                save_file(whole, new, {"sha256": checksum_of(whole)})
         except (OSError, SafetensorError) as error:
             raise BoxwoodError(
                 f"Expected to write a teacher's answers into {self.folder}, got {error}; free "
@@ -248,15 +247,6 @@ def _checked(logits: Tensor, count: int) -> Tensor:
             f"shape {tuple(logits.shape)}; check the teacher on one batch."
         )
     return logits.cpu()  # where they are kept, and hashed
-
-
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _damaged(path: Path, why: object) -> BoxwoodError:

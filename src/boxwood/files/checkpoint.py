@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boxwood.core.errors import BoxwoodError
-from boxwood.files.header import LONGEST, Entry, Header, read_header, strict_json
+from boxwood.core.reading import strict_json
+from boxwood.files.header import LONGEST, Entry, Header, read_header
 
 CHUNK = 1 << 20
 """Elements that are read at a time; a multiple of 8, so that masks fill whole bytes."""

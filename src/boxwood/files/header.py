@@ -15,13 +15,13 @@ import os
 import re
 import stat
 import struct
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.reading import shown, strict_json
 
 BITS = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
@@ -185,7 +185,7 @@ def parse_header(text: bytes, size: int, path: Path) -> Header:
     for name, entry in ordered:
         if entry.start != reached:
             what = "overlaps the tensor" if entry.start < reached else "leaves a hole after what is"
-            _refuse(path, f"a tensor {_short(name)} that {what} before it")
+            _refuse(path, f"a tensor {shown(name)} that {what} before it")
         reached = entry.end
     if reached != size:
         _refuse(path, f"tensors that end at byte {reached} of {size}")
@@ -239,27 +239,6 @@ def preamble(header: Header) -> bytes:
     return _LENGTH.pack(len(header.text)) + header.text
 
 
-def strict_json(text: bytes) -> dict[str, Any]:
-    """Parse a JSON object in which no key comes twice.
-
-    Raises:
-        ValueError: it is anything else, saying what.
-
-    Example:
-        >>> strict_json(b'{"a": 1, "a": 2}')
-        Traceback (most recent call last):
-        ...
-        ValueError: 'a' comes twice
-    """
-    try:
-        found = json.loads(text.decode(), object_pairs_hook=_once, parse_constant=_no_constant)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    if not isinstance(found, dict):
-        raise ValueError("it is no object")
-    return found
-
-
 def refuse_pickle(head: bytes, path: Path) -> None:
     """Refuse a file that begins as a pickle does, whatever its name.
 
@@ -280,23 +259,23 @@ def refuse_pickle(head: bytes, path: Path) -> None:
 def _entry(name: str, about: object, data_at: int, path: Path) -> Entry:
     """Check what a header says of one tensor, in integers that cannot overflow."""
     if not name.isprintable():
-        _refuse(path, f"a tensor whose name cannot be printed, {_short(name)}")
+        _refuse(path, f"a tensor whose name cannot be printed, {shown(name)}")
     if not isinstance(about, dict) or about.keys() != {"dtype", "shape", "data_offsets"}:
-        _refuse(path, f"not dtype, shape and data_offsets for {_short(name)}")
+        _refuse(path, f"not dtype, shape and data_offsets for {shown(name)}")
     dtype, shape, offsets = about["dtype"], about["shape"], about["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
-        _refuse(path, f"the unknown type {_short(dtype)} for {_short(name)}")
+        _refuse(path, f"the unknown type {shown(dtype)} for {shown(name)}")
     if not _naturals(shape) or len(shape) > _MOST_DIMENSIONS:
-        _refuse(path, f"the impossible shape {_short(shape)} for {_short(name)}")
+        _refuse(path, f"the impossible shape {shown(shape)} for {shown(name)}")
     if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        _refuse(path, f"the impossible offsets {_short(offsets)} for {_short(name)}")
+        _refuse(path, f"the impossible offsets {shown(offsets)} for {shown(name)}")
     if math.prod(size for size in shape if size) * BITS[dtype] > _LARGEST:
-        _refuse(path, f"the huge shape {_short(shape)} for {_short(name)}")
+        _refuse(path, f"the huge shape {shown(shape)} for {shown(name)}")
     entry = Entry(dtype, tuple(shape), data_at + offsets[0], data_at + offsets[1])
     if entry.count * BITS[dtype] != 8 * entry.bytes:
         _refuse(
             path,
-            f"{entry.bytes} bytes for {_short(name)}, where {dtype} of shape {_short(shape)} "
+            f"{entry.bytes} bytes for {shown(name)}, where {dtype} of shape {shown(shape)} "
             f"takes {entry.count * BITS[dtype] / 8:.15g}",
         )
     return entry
@@ -309,27 +288,6 @@ def _texts(values: list[object]) -> bool:
 
 def _naturals(numbers: object) -> bool:
     return isinstance(numbers, list) and all(type(n) is int and 0 <= n <= _LARGEST for n in numbers)
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        most = Counter(key for key, _ in pairs).most_common(1)
-        raise ValueError(f"{_short(most[0][0])} comes twice")
-    return found
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _short(value: object) -> str:
-    """Show a part of what a file says, which may be as long as it likes."""
-    try:
-        shown = ascii(value)
-    except RecursionError:
-        shown = f"a deeply nested {type(value).__name__}"
-    return shown if len(shown) <= 80 else f"{shown[:76]}…{shown[-1]}"
 
 
 def _refuse(path: Path, what: str, cause: Exception | None = None) -> NoReturn:

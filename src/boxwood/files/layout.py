@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.reading import strict_json
 from boxwood.files.bits import packed_bytes
 from boxwood.files.checkpoint import StoredTensor
 from boxwood.files.gaps import FieldCounts, runs_between
@@ -26,7 +27,6 @@ from boxwood.files.header import (
     make_header,
     parse_header,
     read_header,
-    strict_json,
 )
 from boxwood.files.mask_files import StoredMask, bits_of
 

@@ -19,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.reading import strict_json
 from boxwood.files.checkpoint import CHUNK, StoredTensor
 from boxwood.files.header import (
     Header,
@@ -26,7 +27,6 @@ from boxwood.files.header import (
     parse_header,
     preamble,
     read_header,
-    strict_json,
 )
 from boxwood.files.writing import disk_errors, whole_file
 

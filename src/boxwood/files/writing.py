@@ -26,11 +26,8 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         ...     (Path(folder) / "a").read_text()
         'all of it'
     """
-    with disk_errors(path), replacing(path) as new:
-        new.unlink(missing_ok=True)
-        # "x": never through a link that somebody has put there.
-        with new.open("xb") as opened:
-            yield opened
+    with disk_errors(path), replacing(path) as new, new.open("r+b") as opened:
+        yield opened
 
 
 def copy_file(source: Path, target: Path) -> None:

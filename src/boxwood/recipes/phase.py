@@ -108,6 +108,13 @@ class Genesis:
     checkpoint: str | None = spec.field(None, identity=False)
     checkpoint_sha256: str | None = spec.field(None, legacy=None)
 
+    def __post_init__(self) -> None:
+        if not (callable(self.model) and callable(self.data) and type(self.seed) is int):
+            raise BoxwoodError(
+                f"Expected functions that return a network and data, and a whole number as seed, "
+                f"got {self.model!r}, {self.data!r} and {self.seed!r}; name the functions."
+            )
+
     def build(self, index: int = 0) -> nn.Module:
         """Make the network with the initial weights of (seed, index)."""
         # The model's function may make it on a device: all that are in use are seeded.

@@ -4,16 +4,22 @@ from pathlib import Path
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.masks import apply
-from boxwood.core.spec import decode
+from boxwood.core.trust import Trust
 from boxwood.graph.keep import Keep
 from boxwood.graph.record import record_of, save_shrunken
 from boxwood.graph.verify import shrink
 from boxwood.recipes.phase import Genesis
 from boxwood.recipes.phases.prune_units import kept_under, units_of
+from boxwood.runs.decoding import start_of
 from boxwood.runs.store import Store
 
 
-def save_cut(store: Store, key: str, path: Path) -> tuple[int, int]:
+def save_cut(
+    store: Store,
+    key: str,
+    path: Path,
+    trust: Trust = Trust(),  # noqa: B008 - frozen
+) -> tuple[int, int]:
     """Cut the units that a phase left masked out of its network, and write what is left.
 
     ``boxwood.load(path, build=…)`` reads it, given the function that makes the network of the run.
@@ -22,13 +28,14 @@ def save_cut(store: Store, key: str, path: Path) -> tuple[int, int]:
         store: where the run is.
         key: of the phase.
         path: safetensors file to write.
+        trust: whose code the store may name, as the network is built.
 
     Returns:
         How many parameters there were, and how many are left.
 
     Raises:
         BoxwoodError: no run of the store has such a phase, its masks take single weights away or
-            nothing, or the network cannot be cut.
+            nothing, the network cannot be cut, or its code is not trusted.
 
     Example:
         >>> save_cut(Store(Path("runs")), key, Path("small.safetensors"))  # doctest: +SKIP
@@ -36,7 +43,7 @@ def save_cut(store: Store, key: str, path: Path) -> tuple[int, int]:
 
     Source: the law of `boxwood.graph.verify.verify`.
     """
-    genesis = _genesis(store, key)
+    genesis = _genesis(store, key, trust)
     state = store.load(key)
     if not state.masks:
         raise BoxwoodError(
@@ -50,11 +57,10 @@ def save_cut(store: Store, key: str, path: Path) -> tuple[int, int]:
     return found.parameters(), sum(p.numel() for p in small.parameters())
 
 
-def _genesis(store: Store, key: str) -> Genesis:
+def _genesis(store: Store, key: str, trust: Trust) -> Genesis:
     for run in store.runs():
         if key in run["chain"]:
-            found: Genesis = decode(run["genesis"])
-            return found
+            return start_of(run["genesis"], trust)
     raise BoxwoodError(
         f"Expected a phase of a run in {store.root}, got {key[:8]}; see `boxwood runs list`."
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
+from boxwood.runs.records import damaged
 from boxwood.runs.store import Store
 
 
@@ -66,10 +67,17 @@ def difference(store: Store, a: str, b: str) -> Difference:
 
 
 def history(store: Store, key: str) -> list[str]:
-    """Keys from the start to a phase."""
+    """Keys from the start to a phase.
+
+    Raises:
+        BoxwoodError: a phase is not there, cannot be read, or comes before itself.
+    """
     chain: list[str] = []
     at: str | None = key
     while at is not None:
+        if at in chain:
+            path = store.root / "phases" / at / "phase.json"
+            raise damaged(path, "it comes before itself")
         chain.append(at)
         at = store.record(at)["parent"]
     return chain[::-1]

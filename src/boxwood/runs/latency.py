@@ -11,6 +11,7 @@ import json
 import math
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from boxwood.core.errors import BoxwoodError
+from boxwood.core.errors import BoxwoodError, Damaged
 from boxwood.core.masks import apply
+from boxwood.core.reading import read_whole, strict_json
 from boxwood.core.replacing import replacing
 from boxwood.engine import compiling
 from boxwood.engine.contenders import Run, race, torch_eager
@@ -138,9 +140,11 @@ def measure_all(
         again: forget what is in the file.
         told: told of progress.
 
+    A network whose phase is damaged is left out, with a warning of the kind `Damaged`.
+
     Raises:
-        BoxwoodError: the file holds times of another machine or other settings, data or states are
-            missing, a network cannot be built, or llvmlite is missing.
+        BoxwoodError: the file holds times of another machine or other settings, data are missing, a
+            network cannot be built, or llvmlite is missing.
     """
     settings = settings or Settings()
     path = store.root / FILE
@@ -157,10 +161,12 @@ def measure_all(
             told(done, len(left))
         if each.genesis.data not in inputs:
             inputs[each.genesis.data] = _example(each.genesis, settings.batch)
-        times, why = measure(
-            each.genesis, store.load(each.start), store.load(each.key),
-            inputs[each.genesis.data], settings,
-        )  # fmt: skip
+        try:
+            dense, pruned = store.load(each.start), store.load(each.key)
+        except BoxwoodError as error:
+            warnings.warn(str(error), Damaged, stacklevel=2)
+            continue
+        times, why = measure(each.genesis, dense, pruned, inputs[each.genesis.data], settings)
         networks[each.key] = times
         if why:
             refused[each.key] = why
@@ -208,7 +214,7 @@ def read(path: Path) -> Timings:
         BoxwoodError: it is missing or something else.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = strict_json(read_whole(path))
         networks = {
             str(key): {str(way): [_positive(t) for t in times] for way, times in ways.items()}
             for key, ways in found["networks"].items()

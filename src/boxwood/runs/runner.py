@@ -1,7 +1,9 @@
 """Run a recipe on a store: what is there is taken, what is not is made, once."""
 
 import hashlib
+import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -29,6 +31,9 @@ from boxwood.runs.store import Store, StoredCheckpoints, read_tensors
 
 Watcher = Callable[["Job", int, int, int], None]
 """Told the job, the number of the phase, and (done, all) within it."""
+
+_TELL_AFTER = 60.0
+"""Seconds of waiting for other processes after which that is said."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,7 @@ def run_all(jobs: Sequence[Job], store: Store, settings: Settings | None = None)
     jobs = with_needs(jobs)
     note(jobs, store)
     waiting = [job for job in jobs if not store.has(job.chain[-1])]
+    idle_since = time.monotonic()
     while waiting:
         moved = False
         for job in list(waiting):
@@ -97,8 +103,26 @@ def run_all(jobs: Sequence[Job], store: Store, settings: Settings | None = None)
             if _advance(job, store, settings, data):
                 waiting.remove(job)
             moved |= _done(job, store) > before
-        if waiting and not moved:
+        if moved:
+            idle_since = time.monotonic()
+        elif waiting:
             time.sleep(0.2)  # every next phase is being made by another process
+            if time.monotonic() - idle_since > _TELL_AFTER:
+                _tell_of_waiting(waiting, store)
+                idle_since = math.inf  # once is enough
+
+
+def _tell_of_waiting(waiting: Sequence[Job], store: Store) -> None:
+    """Say what is waited for: a process that was stopped holds its lock until it ends."""
+    keys = dict.fromkeys(job.chain[_done(job, store)] for job in waiting)
+    files = ", ".join(str(store.lock_file(key)) for key in keys)
+    warnings.warn(
+        f"Every phase that could be made next has been in the hands of other processes for "
+        f"{_TELL_AFTER:.0f} s, and is waited for. If none of them works any more, end the one that "
+        f"holds the lock: `fuser {files}` names it.",
+        UserWarning,
+        stacklevel=3,
+    )
 
 
 def note(jobs: Sequence[Job], store: Store) -> None:

@@ -5,18 +5,22 @@
     partial/KEY.safetensors         how far a phase under way has come
     runs/KEY.json                   what was asked for: the chain that ends in KEY
     locks/KEY.lock                  held by the process that makes KEY
+    locks/notes.lock                held while a run is noted, or unwanted phases are taken away
 
-A phase is written into a folder of its own and renamed; a snapshot is written into a file of its
-own and renamed. Nothing in the store is executable.
+A phase is written into a folder of its own and renamed; a snapshot and a note are written into a
+file of their own and renamed. What is being written has a name that begins with `UNFINISHED`, and
+is read by nobody.
+
+Nothing in the store is executable. It names functions and classes, though, which whoever builds a
+network from it imports and calls; see `boxwood.core.trust` for which of them.
 """
 
 import hashlib
 import json
-import shutil
-import tempfile
 import time
+import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +28,25 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from boxwood.core.errors import BoxwoodError
+from boxwood.core.checksums import checksum_of
+from boxwood.core.errors import BoxwoodError, Damaged
 from boxwood.core.masks import pack, unpack
-from boxwood.core.replacing import UNFINISHED, replacing, sync
+from boxwood.core.reading import check_regular, opened
+from boxwood.core.replacing import replacing, replacing_folder, unfinished
 from boxwood.files.header import refuse_pickle
 from boxwood.recipes.phase import State
+from boxwood.runs.records import (
+    FORMAT,
+    check_format,
+    damaged,
+    read_note,
+    read_record,
+    sealed_text,
+)
 from boxwood.train.snapshots import Snapshot
 
-FORMAT = 1
+_PATIENCE = 60.0
+"""Seconds to wait for what takes another process milliseconds."""
 
 
 class Store:
@@ -46,21 +61,29 @@ class Store:
 
     def has(self, key: str) -> bool:
         """Say whether the phase is finished."""
-        return (self.root / "phases" / key / "phase.json").exists()
+        try:
+            return (self.root / "phases" / key / "phase.json").exists()
+        except OSError:  # a folder that may not be looked into
+            return False
+
+    def phases(self) -> list[str]:
+        """List the finished phases."""
+        found = (path.parent.name for path in self.root.glob("phases/[!.]*/phase.json"))
+        return sorted(found)
 
     def record(self, key: str) -> dict[str, Any]:
-        """Read what is written about a phase: spec, facts, provenance."""
-        path = self.root / "phases" / key / "phase.json"
+        """Read what is written about a phase: spec, facts, provenance.
+
+        Raises:
+            BoxwoodError: there is no such phase, its record is damaged, or a newer Boxwood made it.
+        """
         try:
-            found: dict[str, Any] = json.loads(path.read_text())
+            return read_record(self.root / "phases" / key / "phase.json")
         except FileNotFoundError as error:
             raise BoxwoodError(
                 f"Expected a phase {key!r} in the store {self.root}, got none; "
                 f"list what there is with `boxwood runs list`."
             ) from error
-        except ValueError as error:
-            raise _damaged(path, error) from error
-        return found
 
     def load(self, key: str) -> State:
         """Read the state that a phase left.
@@ -71,15 +94,18 @@ class Store:
         record = self.record(key)
         path = self.root / "phases" / key / "state.safetensors"
         try:
-            if hashlib.sha256(path.read_bytes()).hexdigest() != record["sha256"]:
-                raise _damaged(path, "its bytes are not those that were written")
+            if _sha256(path) != record["sha256"]:
+                raise damaged(path, "its bytes are not those that were written")
             tensors, _ = read_tensors(path)
         except OSError as error:
-            raise _damaged(path, error) from error
+            raise damaged(path, error) from error
         weights = {n[8:]: t for n, t in tensors.items() if n.startswith("weights/")}
         bits = {n[6:]: t for n, t in tensors.items() if n.startswith("masks/")}
-        shapes = {name: tuple(weights[name].shape) for name in bits}
-        return State(weights, unpack(bits, shapes), record["facts"])
+        try:
+            masks = unpack(bits, {name: tuple(weights[name].shape) for name in bits})
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise damaged(path, f"masks that do not fit its weights: {error}") from error
+        return State(weights, masks, record["facts"])
 
     def commit(self, key: str, state: State, about: Mapping[str, Any]) -> None:
         """Write a finished phase; it appears under its key at once, or not at all.
@@ -87,10 +113,11 @@ class Store:
         Raises:
             BoxwoodError: the disk is full or not writable; nothing is left behind.
         """
-        folder = self._folder("phases")
+        path = self._folder("phases") / key
         with _disk(self.root):
-            made = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=folder))
-            try:
+            if path.exists() and not self.has(key):
+                path.rename(unfinished(path))  # what somebody left of it
+            with replacing_folder(path) as made:
                 tensors = {f"weights/{n}": t.contiguous() for n, t in state.weights.items()}
                 tensors |= {f"masks/{n}": t for n, t in pack(state.masks).items()}
                 save_file(tensors, made / "state.safetensors")
@@ -99,17 +126,11 @@ class Store:
                     "key": key,
                     **about,
                     "facts": state.facts,
-                    "sha256": hashlib.sha256((made / "state.safetensors").read_bytes()).hexdigest(),
+                    "sha256": _sha256(made / "state.safetensors"),
                 }
-                text = json.dumps(record, indent=1, sort_keys=True, allow_nan=False)
-                (made / "phase.json").write_text(text + "\n")
-                for each in made.iterdir():
-                    sync(each)
-                made.rename(folder / key)
-                sync(folder)
-            finally:
-                shutil.rmtree(made, ignore_errors=True)
-        self._partial(key).unlink(missing_ok=True)
+                (made / "phase.json").write_text(sealed_text(record))
+        with suppress(OSError):  # it is of no use any more, and no harm
+            self._partial(key).unlink()
 
     @contextmanager
     def lock(self, key: str) -> Iterator[bool]:
@@ -117,8 +138,7 @@ class Store:
 
         The system lets go of the lock when a process ends, however it ends.
         """
-        path = self._folder("locks") / f"{key}.lock"
-        lock = FileLock(path)
+        lock = FileLock(self.lock_file(key))
         try:
             with _disk(self.root):
                 lock.acquire(timeout=0)
@@ -130,49 +150,104 @@ class Store:
         finally:
             lock.release()
 
+    def lock_file(self, key: str) -> Path:
+        """Name the file whose lock is held by the process that makes a phase."""
+        return self._folder("locks") / f"{key}.lock"
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Be the only one who notes runs, or who takes away phases that no note wants.
+
+        Raises:
+            BoxwoodError: another process has held the lock for a minute.
+        """
+        path = self.lock_file("notes")
+        lock = FileLock(path)
+        try:
+            with _disk(self.root):
+                lock.acquire(timeout=_PATIENCE)
+        except Timeout as error:
+            raise BoxwoodError(
+                f"Expected the lock {path} to be free within {_PATIENCE:.0f} s, got one that "
+                f"another process holds, which may be stopped; find it with `fuser {path}`, let it "
+                f"go on or end it, and run again."
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
     def note_run(self, key: str, about: Mapping[str, Any]) -> None:
         """Write down what was asked for, before any of it is done."""
         path = self._folder("runs") / f"{key}.json"
-        text = json.dumps(about, indent=1, sort_keys=True) + "\n"
-        if not (path.exists() and path.read_text() == text):
-            _replace(path, lambda new: new.write_text(text), self.root)
+        wanted = json.loads(json.dumps(about))
+        try:
+            if read_note(path) == wanted:
+                return
+        except (FileNotFoundError, BoxwoodError):
+            pass
+        with self.noting(), _disk(self.root), replacing(path) as new:
+            new.write_text(sealed_text(wanted))
 
     def runs(self) -> list[dict[str, Any]]:
-        """Read all that was asked for, oldest first."""
-        files = sorted((self.root / "runs").glob("*.json"), key=lambda path: path.stat().st_mtime)
-        return [json.loads(path.read_text()) for path in files]
+        """Read all that was asked for, oldest first.
+
+        A note that cannot be used is left out, with a warning of the kind `Damaged`.
+        """
+        notes, errors = self.read_notes()
+        for error in errors:
+            warnings.warn(str(error), Damaged, stacklevel=2)
+        return notes
+
+    def read_notes(self) -> tuple[list[dict[str, Any]], list[BoxwoodError]]:
+        """Read all that was asked for, oldest first, and what is wrong with those left out."""
+        dated: list[tuple[int, str, dict[str, Any]]] = []
+        errors = []
+        for path in sorted(self.root.glob("runs/[!.]*.json")):
+            try:
+                dated.append((path.stat().st_mtime_ns, path.name, read_note(path)))
+            except BoxwoodError as error:
+                errors.append(error)
+            except OSError as error:
+                if not isinstance(error, FileNotFoundError) or path.is_symlink():
+                    errors.append(damaged(path, error))
+        return [note for _, _, note in sorted(dated, key=lambda each: each[:2])], errors
 
     def snapshot(self, key: str) -> Snapshot | None:
-        """Read how far a phase under way has come; None if it has not been started."""
+        """Read how far a phase under way has come; None if it has not been started.
+
+        A damaged snapshot counts as none, with a warning of the kind `Damaged`: the phase begins
+        anew, and its result is the same.
+
+        Raises:
+            BoxwoodError: a newer Boxwood wrote it.
+        """
         path = self._partial(key)
         if not path.exists():
             return None
-        tensors, facts = read_tensors(path)
-        return Snapshot(tensors, json.loads(facts["facts"]))
+        try:
+            check_regular(path)
+            tensors, told = read_tensors(path)
+            facts = json.loads(told["facts"])
+            version = int(told.get("format", FORMAT))
+            right = told["sha256"] == checksum_of(tensors, told["facts"])
+        except (OSError, ValueError, KeyError, RecursionError) as error:
+            _begin_anew(path, error)
+            return None
+        check_format(version, path)
+        if not right or not isinstance(facts, dict):
+            _begin_anew(path, "its contents are not those that were written")
+            return None
+        return Snapshot(tensors, facts)
 
     def save_snapshot(self, key: str, snapshot: Snapshot) -> None:
         """Keep how far a phase has come, in place of what was kept before."""
         self._folder("partial")
         tensors = {name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}
-        facts = {"facts": json.dumps(snapshot.facts)}
-        _replace(self._partial(key), lambda new: save_file(tensors, new, facts), self.root)
-
-    def collect_garbage(self) -> int:
-        """Delete what interrupted processes left and no run needs; returns the bytes freed.
-
-        Finished phases that belong to a noted run stay, and so do snapshots of unfinished ones.
-        """
-        wanted = {key for run in self.runs() for key in run["chain"]}
-        freed = 0
-        for path in [*self.root.glob("phases/*"), *self.root.glob("partial/*")]:
-            key = path.name.removesuffix(".safetensors")
-            with self.lock(key) as mine:
-                unfinished = path.parent.name == "partial" and not self.has(key)
-                if not mine or (key in wanted and (path.is_dir() or unfinished)):
-                    continue
-                freed += sum(f.stat().st_size for f in [path, *path.rglob("*")] if f.is_file())
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        return freed
+        facts = json.dumps(snapshot.facts)
+        told = {"facts": facts, "format": str(FORMAT), "sha256": checksum_of(tensors, facts)}
+        with _disk(self.root), replacing(self._partial(key)) as new:
+            save_file(tensors, new, told)
 
     def _partial(self, key: str) -> Path:
         return self.root / "partial" / f"{key}.safetensors"
@@ -199,8 +274,13 @@ class StoredCheckpoints:
         return time.monotonic() - self._last >= self._every
 
     def save(self, snapshot: Snapshot) -> None:
-        """Write a snapshot."""
-        self._store.save_snapshot(self._key, snapshot)
+        """Write a snapshot; one that cannot be written is only warned of, as training needs none."""
+        try:
+            self._store.save_snapshot(self._key, snapshot)
+        except BoxwoodError as error:
+            warnings.warn(
+                f"{error} The training goes on without a new snapshot.", UserWarning, stacklevel=2
+            )
         self._last = time.monotonic()
 
 
@@ -210,20 +290,27 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     Raises:
         BoxwoodError: the file is a pickle, is truncated, or is no safetensors file.
     """
+    check_regular(path)
     try:
-        with safe_open(path, framework="pt") as opened:
-            return {n: opened.get_tensor(n) for n in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+        with safe_open(path, framework="pt") as file:
+            return {n: file.get_tensor(n) for n in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
         with path.open("rb") as start:
             refuse_pickle(start.read(4), path)
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
-def _damaged(path: Path, why: object) -> BoxwoodError:
-    return BoxwoodError(
-        f"Expected an undamaged file at {path}, got one that cannot be used ({why}); "
-        f"delete {path.parent if path.parent.parent.name == 'phases' else path} "
-        f"and run again, or copy the file anew."
+def _sha256(path: Path) -> str:
+    with opened(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _begin_anew(path: Path, why: object) -> None:
+    warnings.warn(
+        f"Expected an undamaged snapshot at {path}, got one that cannot be used ({why}); its phase "
+        f"begins anew, and its result will be the same.",
+        Damaged,
+        stacklevel=3,
     )
 
 
@@ -239,8 +326,3 @@ def _disk(root: Path) -> Iterator[None]:
             f"Expected to write into the store {root}, got {error}; free some space, or give "
             f"another folder with --store. What was finished before is kept."
         ) from error
-
-
-def _replace(path: Path, write: Any, root: Path) -> None:
-    with _disk(root), replacing(path) as new:
-        write(new)

@@ -21,7 +21,9 @@ from typing import IO, Any
 import torch
 
 from boxwood.core.errors import BoxwoodError
-from boxwood.core.spec import decode
+from boxwood.core.spec import encode
+from boxwood.core.trust import Trust
+from boxwood.runs.decoding import places_in, recipe_of, start_of
 from boxwood.runs.runner import Job, Settings, note, run_all, with_needs
 from boxwood.runs.store import Store
 
@@ -42,6 +44,7 @@ class Order:
         threads: of torch, in this worker.
         snapshot_every: seconds between snapshots in a phase.
         device: where to train.
+        code: files and modules that define the jobs; no others are imported.
     """
 
     store: str
@@ -49,6 +52,7 @@ class Order:
     threads: int = 1
     snapshot_every: float = 30.0
     device: str = "cpu"
+    code: tuple[str, ...] = ()
 
 
 def order_for(jobs: Sequence[Job], store: Store, settings: Settings, threads: int) -> Order:
@@ -61,6 +65,7 @@ def order_for(jobs: Sequence[Job], store: Store, settings: Settings, threads: in
         threads=threads,
         snapshot_every=settings.snapshot_every,
         device=str(settings.device),
+        code=tuple(sorted({*places_in([encode((job.genesis, job.recipe)) for job in jobs])})),
     )
 
 
@@ -74,7 +79,13 @@ def work(order: Order) -> None:
     store = Store(order.store)
     asked = {run["chain"][-1]: run for run in store.runs()}
     settings = Settings(snapshot_every=order.snapshot_every, device=torch.device(order.device))
-    run_all([_job(asked[key]) for key in order.runs], store, settings)
+    if lost := [key for key in order.runs if key not in asked]:
+        raise BoxwoodError(
+            f"Expected the run {lost[0]} to be noted in {store.root}, got none that can be read; "
+            f"start it again."
+        )
+    trust = Trust.of(*order.code)
+    run_all([_job(asked[key], trust) for key in order.runs], store, settings)
 
 
 def run_in_processes(
@@ -154,8 +165,8 @@ def _check(jobs: Sequence[Job], store: Store, codes: Sequence[int], said: str) -
     )
 
 
-def _job(run: Mapping[str, Any]) -> Job:
-    job = Job(decode(run["genesis"]), decode(run["recipe"]), run["name"])
+def _job(run: Mapping[str, Any], trust: Trust) -> Job:
+    job = Job(start_of(run["genesis"], trust), recipe_of(run["recipe"], trust), run["name"])
     if job.chain[-1] != run["chain"][-1]:
         raise BoxwoodError(
             f"Expected the run {run['name']!r} with the key {run['chain'][-1]}, got one with the "
@@ -178,7 +189,7 @@ def main() -> None:
     given = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        work(Order(**{**given, "runs": tuple(given["runs"])}))
+        work(Order(**{**given, "runs": tuple(given["runs"]), "code": tuple(given["code"])}))
     except BoxwoodError as error:
         print(error, file=sys.stderr)  # noqa: T201 - for the parent
         sys.exit(_BAD_INPUT)

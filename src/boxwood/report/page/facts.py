@@ -32,6 +32,7 @@ def counted(value: Any) -> TypeGuard[Mapping[str, int]]:
         and isinstance(value.get("correct"), int)
         and isinstance(value.get("total"), int)
         and 0 <= value["correct"] <= value["total"] > 0
+        and value["total"] <= _MOST
     )
 
 
@@ -43,7 +44,7 @@ def number(value: Any) -> float | None:
         (3.0, None)
     """
     whole = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if whole else None
+    return float(value) if whole and abs(value) <= _MOST else None
 
 
 def accuracy_of(facts: Facts, name: str) -> float | None:
@@ -109,11 +110,25 @@ def layers_of(facts: Facts) -> list[LayerCount]:
     """Read the layers of a measured network; none where something else stands under that name."""
     layers, names = facts.get("layers"), {each.name for each in fields(LayerCount)}
     if not isinstance(layers, list) or not all(
-        isinstance(layer, dict) and set(layer) == names and layer["weights"] for layer in layers
+        isinstance(layer, dict) and set(layer) == names and _counts(layer) for layer in layers
     ):
         return []
     return [LayerCount(**layer) for layer in layers]
 
+
+def _counts(layer: Mapping[str, Any]) -> bool:
+    """Say whether the figures of a layer are numbers, of at least one weight."""
+    texts = (layer["name"], layer["kind"])
+    numbers = [number(value) for name, value in layer.items() if name not in ("name", "kind")]
+    return (
+        all(isinstance(text, str) for text in texts)
+        and None not in numbers
+        and bool(layer["weights"] > 0)
+    )
+
+
+_MOST = 2**63
+"""More than this nobody counts, and numpy cannot."""
 
 _LARGEST = 700.0
 """The exponential of more is no float."""

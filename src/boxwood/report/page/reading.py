@@ -1,13 +1,14 @@
 """Read stores as they lie on disk: nothing is imported, nothing of a user's code is run."""
 
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
-from boxwood.core.errors import BoxwoodError
+from boxwood.core.errors import BoxwoodError, Damaged
 from boxwood.report.page.facts import describes_a_network, number
 from boxwood.report.study import Measurement
 from boxwood.runs.store import Store
@@ -203,7 +204,13 @@ def short(spec: Any) -> str:
         return str(spec.get("function", "?")).rpartition(":")[2]
     name = str(spec["is"]).rpartition(":")[2]
     if name == "Call":
-        inner = ", ".join(f"{key}={short(value)}" for key, value in spec.get("settings", []))
+        listed = spec.get("settings")
+        pairs = [
+            pair
+            for pair in (listed if isinstance(listed, list) else [])
+            if isinstance(pair, list) and len(pair) == 2
+        ]
+        inner = ", ".join(f"{key}={short(value)}" for key, value in pairs)
         return f"{short(spec.get('function'))}({inner})"
     settings = ", ".join(
         f"{key}={short(value)}"
@@ -222,7 +229,7 @@ def _runs(store: Store) -> Iterator[Run]:
 
     def step(key: str, spec: Spec) -> Step:
         if key not in records:
-            records[key] = store.record(key) if store.has(key) else None
+            records[key] = _record(store, key)
         return Step(key, spec, records[key])
 
     for noted in store.runs():
@@ -236,13 +243,25 @@ def _runs(store: Store) -> Iterator[Run]:
         )
 
 
+def _record(store: Store, key: str) -> Mapping[str, Any] | None:
+    """Read what is written about a phase; None while it is not done, or cannot be read."""
+    try:
+        return store.record(key) if store.has(key) else None
+    except BoxwoodError as error:
+        warnings.warn(str(error), Damaged, stacklevel=2)
+        return None
+
+
 def _stopping(history: Any) -> dict[str, float]:
     """Where a training would have stopped by validation loss, and test accuracy there."""
     wanted = {"validation_loss", "step"}
     if (
         not isinstance(history, list)
         or not history
-        or not all(isinstance(row, Mapping) and wanted <= set(row) for row in history)
+        or not all(
+            isinstance(row, Mapping) and None not in [number(row.get(name)) for name in wanted]
+            for row in history
+        )
     ):
         return {}
     best = min(history, key=lambda row: row["validation_loss"])

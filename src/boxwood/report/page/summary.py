@@ -57,7 +57,7 @@ def _sentence(dense: Network | None, best: Network | None, by: Yardstick, *, pru
     test = by.test
     compared = against(best, dense, test)
     kept = best.mean(KEPT)
-    if compared is None or kept is None:
+    if compared is None or not kept:
         return ""
     difference = compared.difference
     sure = (

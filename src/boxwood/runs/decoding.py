@@ -1,0 +1,72 @@
+"""Starts and recipes that a store wrote down, made into objects again."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from boxwood.core.errors import BoxwoodError
+from boxwood.core.spec import decode
+from boxwood.core.trust import Trust
+from boxwood.recipes.phase import Genesis, Recipe
+
+
+def start_of(spec: Any, trust: Trust) -> Genesis:
+    """Make the start of a run from what a store says of it.
+
+    Args:
+        spec: the start, encoded.
+        trust: whose code it may name.
+
+    Raises:
+        BoxwoodError: it is no start, or names code that is not trusted.
+
+    Example:
+        >>> start_of({"is": "boxwood.core.schedules:OneShot", "final": 0.5}, Trust())
+        Traceback (most recent call last):
+        ...
+        boxwood.core.errors.BoxwoodError: Expected the start of a run, got OneShot; run the experiment again into a new store.
+    """
+    found = decode(spec, trust)
+    if not isinstance(found, Genesis):
+        raise BoxwoodError(
+            f"Expected the start of a run, got {type(found).__name__}; run the experiment again "
+            f"into a new store."
+        )
+    return found
+
+
+def recipe_of(spec: Any, trust: Trust) -> Recipe:
+    """Make the phases of a run from what a store says of them.
+
+    Raises:
+        BoxwoodError: one is no phase, or names code that is not trusted.
+
+    Example:
+        >>> recipe_of([], Trust())
+        ()
+    """
+    found = decode(list(spec), trust)
+    for phase in found:
+        if not (hasattr(phase, "run") and hasattr(phase, "label")):
+            raise BoxwoodError(
+                f"Expected the phases of a run, got {type(phase).__name__}; run the experiment "
+                f"again into a new store."
+            )
+    return tuple(found)
+
+
+def places_in(spec: Any) -> Iterator[str]:
+    """List the files and modules that an encoded spec names.
+
+    Example:
+        >>> list(places_in({"is": "a.b:C", "x": [{"function": "d.py:e"}]}))
+        ['a.b', 'd.py']
+    """
+    if isinstance(spec, Mapping):
+        named = spec.get("is", spec.get("function"))
+        if isinstance(named, str):
+            yield named.rpartition(":")[0]
+        for part in spec.values():
+            yield from places_in(part)
+    elif isinstance(spec, list | tuple):
+        for part in spec:
+            yield from places_in(part)
