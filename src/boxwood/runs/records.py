@@ -26,6 +26,10 @@ _LONGEST = 1e12
 _KEY = re.compile(r"[0-9A-Za-z_-]{1,64}")
 
 
+class NewerFormatError(BoxwoodError):
+    """A newer Boxwood wrote this file, so it is whole, and stays."""
+
+
 def sealed_text(content: Mapping[str, Any]) -> str:
     """Write JSON that tells when it was changed.
 
@@ -97,16 +101,17 @@ def check_format(found: Any, path: Path) -> None:
     """Refuse what a newer Boxwood wrote.
 
     Raises:
-        BoxwoodError: its form is newer than `FORMAT`.
+        NewerFormatError: its form is newer than `FORMAT`.
+        BoxwoodError: its form is none.
 
     Example:
         >>> check_format(2, Path("phase.json"))
         Traceback (most recent call last):
         ...
-        boxwood.core.errors.BoxwoodError: Expected a file of format 1 at most, got format 2 in phase.json; use the newer Boxwood that wrote it, or another store.
+        boxwood.runs.records.NewerFormatError: Expected a file of format 1 at most, got format 2 in phase.json; use the newer Boxwood that wrote it, or another store.
     """
     if type(found) is int and found > FORMAT:
-        raise BoxwoodError(
+        raise NewerFormatError(
             f"Expected a file of format {FORMAT} at most, got format {found} in {path}; use the "
             f"newer Boxwood that wrote it, or another store."
         )

@@ -37,6 +37,7 @@ from boxwood.files.header import refuse_pickle
 from boxwood.recipes.phase import State
 from boxwood.runs.records import (
     FORMAT,
+    NewerFormatError,
     check_format,
     damaged,
     read_note,
@@ -178,14 +179,20 @@ class Store:
             lock.release()
 
     def note_run(self, key: str, about: Mapping[str, Any]) -> None:
-        """Write down what was asked for, before any of it is done."""
+        """Write down what was asked for, before any of it is done.
+
+        Raises:
+            BoxwoodError: the disk is full or not writable, or a newer Boxwood has noted this run.
+        """
         path = self._folder("runs") / f"{key}.json"
         wanted = json.loads(json.dumps(about))
         try:
             if read_note(path) == wanted:
                 return
+        except NewerFormatError:
+            raise
         except (FileNotFoundError, BoxwoodError):
-            pass
+            pass  # it is new, or damaged and written anew
         with self.noting(), _disk(self.root), replacing(path) as new:
             new.write_text(sealed_text(wanted))
 
