@@ -208,10 +208,10 @@ def damages() -> Iterator[tuple[str, str, Damage]]:
 # Commands.
 
 
-def typed(*words: object) -> str:
+def typed(*words: str) -> str:
     """Type a command; what it raises is raised here."""
     with redirect_stderr(StringIO()):
-        result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+        result = CliRunner().invoke(app, list(words), catch_exceptions=False)
     if result.exit_code:
         raise RuntimeError(f"exit code {result.exit_code}: {result.output[-300:]}")
     return result.output
@@ -234,35 +234,32 @@ def served(store: Path) -> None:
         articles(Report(stores=(store,)))
 
 
-Command = Callable[[Path, str, str], object]
-"""Given a store, the key of its last phase and that of another run."""
+Command = tuple[str, ...] | Callable[[Path], object]
+"""Words to type, in which ``{store}``, ``{key}`` and ``{other}`` stand for a store, the last phase of
+one run and that of another; or what is done to a store."""
 
 READING: dict[str, Command] = {
-    "runs list": lambda store, key, other: typed("runs", "list", "--store", store),
-    "runs list --json": lambda store, key, other: typed("runs", "list", "--json", "--store", store),
-    "runs show": lambda store, key, other: typed("runs", "show", key, "--store", store),
-    "runs diff": lambda store, key, other: typed("runs", "diff", key, other, "--store", store),
-    "runs export": lambda store, key, other: typed(
-        "runs", "export", key, "--out", store / "out.safetensors", "--store", store
-    ),
-    "report --json": lambda store, key, other: typed("report", store, "--json"),
-    "cite": lambda store, key, other: typed("cite", store),
-    "serve": lambda store, key, other: served(store),
-    "runs gc": lambda store, key, other: typed("runs", "gc", "--store", store),
-    "plan": lambda store, key, other: typed("plan", store / "recipe.json", "--store", store),
-}
-"""Commands that read a store, in the order in which they run on one copy."""
+    "runs list": ("runs", "list", "--store", "{store}"),
+    "runs list --json": ("runs", "list", "--json", "--store", "{store}"),
+    "runs show": ("runs", "show", "{key}", "--store", "{store}"),
+    "runs diff": ("runs", "diff", "{key}", "{other}", "--store", "{store}"),
+    "runs export": ("runs", "export", "{key}", "--out", "{store}/out.safetensors", "--store", "{store}"),
+    "report --json": ("report", "{store}", "--json"),
+    "cite": ("cite", "{store}"),
+    "serve": served,
+    "runs gc": ("runs", "gc", "--store", "{store}"),
+    "plan": ("plan", "{store}/recipe.json", "--store", "{store}"),
+}  # fmt: skip
+"""Commands that read a store."""
 
 WORKING: dict[str, Command] = {
-    "runs export --cut": lambda store, key, other: typed(
-        "runs", "export", key, "--cut", "--out", store / "cut.safetensors", "--store", store
+    "runs export --cut": (
+        "runs", "export", "{key}", "--cut", "--out", "{store}/cut.safetensors", "--store", "{store}",
     ),
-    "runs latency": lambda store, key, other: typed(
-        "runs", "latency", "--turns", 1, "--again", "--store", store
-    ),
-    "worker": lambda store, key, other: worked(store),
-    "run again": lambda store, key, other: resumed(store),
-}
+    "runs latency": ("runs", "latency", "--turns", "1", "--again", "--store", "{store}"),
+    "worker": worked,
+    "run again": resumed,
+}  # fmt: skip
 """Commands that build networks, which takes longer."""
 
 COMMANDS = READING | WORKING
@@ -293,7 +290,10 @@ def outcome_of(command: Command, store: Path, key: str, other: str) -> str:
     try:
         with alarm(), warnings.catch_warnings(record=True), redirect_stdout(StringIO()):
             warnings.simplefilter("always")
-            command(store, key, other)
+            if callable(command):
+                command(store)
+            else:
+                typed(*(word.format(store=store, key=key, other=other) for word in command))
     except BoxwoodError:
         return "refused"
     except HangError:
@@ -422,8 +422,8 @@ def try_code(store: Store, folder: Path) -> Counter[str]:
     key, other = ends_of(store)
     counts: Counter[str] = Counter()
     extra: dict[str, Command] = {
-        "run recipe.json": lambda at, key, other: typed("run", at / "recipe.json", "--store", at),
-        "cite recipe.json": lambda at, key, other: typed("cite", at / "recipe.json"),
+        "run recipe.json": ("run", "{store}/recipe.json", "--store", "{store}"),
+        "cite recipe.json": ("cite", "{store}/recipe.json"),
     }
     for (name, payload), (command, call) in itertools.product(
         payloads(folder).items(), (COMMANDS | extra).items()

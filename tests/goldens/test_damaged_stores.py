@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from boxwood.recipes.phases.measure import Measure
 from boxwood.recipes.phases.prune import Prune
 from boxwood.recipes.phases.train import Train
 from boxwood.report.page.reading import read
-from boxwood.runs import runner, store as store_module
+from boxwood.runs import runner
+from boxwood.runs import store as store_module
 from boxwood.runs.difference import history
 from boxwood.runs.garbage import collect_garbage
 from boxwood.runs.runner import Job, run_all
@@ -101,6 +103,8 @@ def test_a_damaged_phase_is_named_and_the_others_are_read(
     damage(path)
     with pytest.warns(Damaged, match=str(path)):
         (study,) = read([store])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Damaged)
         assert [each.name for each in study.measurements] == ["dense dense"]
     for refused in (store.record, store.load):
         with pytest.raises(BoxwoodError, match=str(path)):
@@ -169,7 +173,7 @@ def test_gc_keeps_all_phases_while_a_note_is_damaged(store: Store) -> None:
 
 
 def test_a_run_that_is_noted_while_gc_waits_keeps_its_phases(store: Store) -> None:
-    """gc looks at the notes only when nobody can note a run any more."""
+    """Gc looks at the notes only when nobody can note a run any more."""
     note = store.root / "runs" / f"{HALF}.json"
     text = note.read_bytes()
     note.unlink()
@@ -217,9 +221,7 @@ def test_a_snapshot_that_does_not_fit_costs_no_training(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [a_pipe, one_bit, half])
-def test_a_damaged_snapshot_counts_as_none(
-    tmp_path: Path, damage: Callable[[Path], None]
-) -> None:
+def test_a_damaged_snapshot_counts_as_none(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     """It is named, and the phase begins anew."""
     store = Store(tmp_path)
     kept = StoredCheckpoints(store, HALF, 0)
