@@ -35,9 +35,9 @@ from torch import nn
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.engine.choosing import clock_for
+from boxwood.graph.examples import as_arguments
 from boxwood.graph.keep import keep_best, score_units
 from boxwood.graph.reference import restatements
-from boxwood.graph.trace import as_arguments
 from boxwood.graph.units import units
 from boxwood.graph.verify import shrink, verify
 

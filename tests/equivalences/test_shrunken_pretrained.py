@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from boxwood.cli.main import app
 from boxwood.core.errors import BoxwoodError
-from boxwood.graph.trace import tensors_of
+from boxwood.graph.examples import tensors_of
 from boxwood.graph.units import units
 from boxwood.graph.verify import shrink
 

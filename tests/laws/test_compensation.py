@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from boxwood.core.errors import BoxwoodError
 from boxwood.data.digits import digits
 from boxwood.graph.compensate import compensate, reestimate_batch_norm_
 from boxwood.graph.units import units
@@ -96,3 +97,131 @@ def test_batch_statistics_are_averages():
     assert net.running_mean.item() == 4
     assert not net.training
     assert net.momentum == 0.1
+
+
+def small_of(norm=True, width=16):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, 3))
+    net = net if norm else nn.Sequential(net[0], net[2], net[3])
+    x = torch.randn(65, 6)
+    net(x)
+    return net.eval(), x
+
+
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net, _ = small_of()
+
+    def forward(self, x, scale=1.0):
+        return self.net(x) * scale
+
+
+def weights_of(net):
+    return torch.cat([each.flatten().double() for each in net.state_dict().values()])
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda x, y: [x, y],
+        lambda x, y: (x, y),
+        lambda x, y: (x,),
+        lambda x, y: x,
+    ],
+    ids=["list", "pair", "alone in a tuple", "alone"],
+)
+def test_batches_of_loaders(form):
+    """Inputs with targets give what inputs alone give, for a network that takes one tensor."""
+    net, x = small_of()
+    keep = units(net, x).keep_best(0.5)
+    small, y = shrink(net, keep), torch.zeros(32)
+    wanted = compensate(net, small, keep, [x[:32], x[32:64]])
+    got = compensate(net, small, keep, iter([form(x[:32], y), form(x[32:64], y)]))
+    assert torch.equal(weights_of(got), weights_of(wanted))
+
+
+@pytest.mark.parametrize(
+    ("example", "form"),
+    [
+        ({"x": 0}, lambda x, y: {"x": x, "labels": y}),
+        ({"x": 0}, lambda x, y: ({"x": x}, y)),
+        ({"x": 0, "scale": 2.0}, lambda x, y: [x, y]),
+        ((0, 2.0), lambda x, y: [x, y]),
+        ((0, 2.0), lambda x, y: (x, 2.0)),
+    ],
+)
+def test_batches_are_read_as_the_example(example, form):
+    """Names, order and constants are the example's."""
+    net, (_, x) = Named().eval(), small_of()
+    put = {0: x[:2]}
+    traced = (
+        {k: put.get(v, v) for k, v in example.items()}
+        if isinstance(example, dict)
+        else tuple(put.get(v, v) for v in example)
+    )
+    keep = units(net, traced).keep_best(0.5)
+    small = shrink(net, keep)
+    scale = 2.0 if 2.0 in (example.values() if isinstance(example, dict) else example) else 1.0
+    wanted = compensate(net, small, keep, [{"x": x, "scale": scale}] * isinstance(example, dict)
+                        or [(x, scale)])  # fmt: skip
+    got = compensate(net, small, keep, [form(x, torch.zeros(65))])
+    assert torch.equal(weights_of(got), weights_of(wanted))
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ({"image": torch.ones(2, 6), "label": 1}, r"begin with a Tensor, .* a dict, with image, l"),
+        ([1, 2], r"begin with a Tensor, as the example is, got a list"),
+        (torch.ones(2, 5), r"takes, got one of \(2, 5\), on which it fails \(RuntimeError: mat1"),
+    ],
+)
+def test_batches_that_do_not_fit(batch, message):
+    """The form, or what the network says, and the way out."""
+    net, x = small_of()
+    keep = units(net, x).keep_best(0.5)
+    with pytest.raises(BoxwoodError, match=message):
+        compensate(net, shrink(net, keep), keep, [batch])
+
+
+def test_a_last_batch_of_one():
+    """Statistics are of all values in batches that have a variance, each with the same weight."""
+    net, x = small_of()
+    keep = units(net, x).keep_best(0.5)
+    small = shrink(net, keep)
+    repaired = compensate(net, small, keep, list(x.split(32)), refit=False)
+    by_hand = repaired[0](x[:64])
+    assert torch.allclose(repaired[1].running_mean, by_hand.mean(0), atol=1e-6)
+    with pytest.raises(BoxwoodError, match="got only single ones, which have no variance"):
+        compensate(net, small, keep, [x[:1]])
+
+
+def test_batches_of_any_size_weigh_by_their_values():
+    """A batch of two counts a tenth of one of twenty; what is never called keeps its statistics."""
+    net = nn.ModuleList([nn.BatchNorm1d(1), nn.BatchNorm1d(1)]).eval()
+    net[1].running_mean.fill_(7)
+    net.forward = lambda x: net[0](input=x)
+    x = torch.arange(22.0)[:, None]
+    reestimate_batch_norm_(net, [x[:20], x[20:]])
+    assert torch.allclose(net[0].running_mean, x.mean(0))
+    assert net[1].running_mean.item() == 7
+
+
+class Squeezes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net, _ = small_of(norm=False)
+
+    def forward(self, x):
+        return self.net[2](self.net[:2](x).squeeze())
+
+
+def test_a_last_row_that_is_squeezed():
+    """A batch of one loses its axis on the way, and its row still counts."""
+    net, (_, x) = Squeezes().eval(), small_of()
+    keep = units(net, x).keep_best(0.5)
+    small = shrink(net, keep)
+    whole = compensate(net, small, keep, [x])
+    parts = compensate(net, small, keep, list(x.split(32)))
+    assert torch.allclose(weights_of(whole), weights_of(parts), atol=1e-6)

@@ -17,7 +17,8 @@ from torch import nn
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.graph.keep import Keep
-from boxwood.graph.surgery import cuts_of, mask_
+from boxwood.graph.slicing import mask_
+from boxwood.graph.surgery import cuts_of
 from boxwood.graph.units import units
 from boxwood.graph.verify import shrink
 

@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.generators import devices_of, own_random_numbers
 from boxwood.graph.certificate import SMALLEST, Trial
 from boxwood.graph.copying import Replace, named_tensors, rebuilt
-from boxwood.graph.trace import arguments_for, tensors_of
+from boxwood.graph.examples import called, mapped, moved_to, tensors_of
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 """Largest difference of outputs by their type, over the largest output."""
@@ -165,19 +164,16 @@ def run(
         [tensor([0., 2.], dtype=torch.float64)]
     """
 
-    def wide(each: Any) -> Any:
-        if not isinstance(each, Tensor):
-            return each
+    def wide(each: Tensor) -> Tensor:
         # A copy, for code may write into what it is given.
         return each.detach().clone() if dtype is None else widened(each.detach().clone(), dtype)
 
-    args, kwargs = tree_map(wide, arguments_for(network, example))
+    given = mapped(wide, moved_to(network, example))
     devices = devices_of((*network.parameters(), *network.buffers()))
     with ExitStack() as stack:
         for each in (_seeded(seed, devices), _default_dtype(dtype), *contexts):
             stack.enter_context(each)
-        returned = network(*args, **kwargs)
-        return list(tensors_of(returned))
+        return list(tensors_of(called(network, given)))
 
 
 def observe_(network: nn.Module, into: list[Tensor]) -> None:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.generators import devices_of, own_random_numbers
 from boxwood.graph.copying import named_tensors, rebuilt
+from boxwood.graph.examples import called, inputs_like, moved_to, tensors_of
 from boxwood.graph.keep import Keep
 from boxwood.graph.surgery import cuts_of
-from boxwood.graph.trace import arguments_for
 
 _LARGEST_GRAM = 6000
 
@@ -58,13 +58,16 @@ def compensate(
         model: the original.
         small: what `shrink` made of it; it is not changed.
         keep: what `shrink` was given.
-        batches: inputs, as `units` takes them, on any device; a few hundred examples.
+        batches: a few hundred examples, in batches as `units` takes them, or as a DataLoader gives
+            them: what follows the inputs, such as targets, is not looked at. They are moved to the
+            network's device.
         refit: False adds only the mean of what was removed to the next bias.
         ridge: λ over the mean square of the inputs.
         batch_norm: re-estimate running means and variances.
 
     Raises:
-        BoxwoodError: no batches, or ridge is negative.
+        BoxwoodError: no batches, one that has not the inputs of the example or on which the
+            network fails, none with several values for a batch normalisation, or ridge is negative.
 
     Example:
         >>> import numpy as np
@@ -84,7 +87,7 @@ def compensate(
     Differs from the paper: every layer that lost inputs is refitted in one pass in order, from
     what the repaired network produces, with a pull towards the old weights.
     """
-    data = list(batches)
+    data = [moved_to(small, inputs_like(keep.units.example, batch)) for batch in batches]
     if not data:
         raise BoxwoodError("Expected batches of inputs, got none; give a few hundred examples.")
     if ridge < 0:
@@ -137,7 +140,10 @@ def readers(model: nn.Module, keep: Keep) -> tuple[Reader, ...]:
 
 
 def reestimate_batch_norm_(network: nn.Module, batches: Sequence[Any]) -> None:
-    """Take the running statistics of all batch normalisations anew, as averages over batches.
+    """Take the running statistics of all batch normalisations anew, as averages over all values.
+
+    Raises:
+        BoxwoodError: a batch normalisation saw no batch with more than one value for each channel.
 
     Example:
         >>> net = nn.Sequential(nn.BatchNorm1d(1))
@@ -151,17 +157,34 @@ def reestimate_batch_norm_(network: nn.Module, batches: Sequence[Any]) -> None:
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
     ]
     before = [(norm, norm.training, norm.momentum) for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain average
-        norm.training = True
+    seen: dict[nn.Module, int] = {}
+
+    def weigh(norm: Any, args: Any, kwargs: Any) -> None:
+        """Let each value count alike, whatever the size of its batch; one alone has no variance."""
+        x = args[0] if args else kwargs["input"]
+        count = x.numel() // x.shape[1]
+        if norm not in seen:  # one that no call reaches keeps its statistics
+            norm.reset_running_stats()
+        norm.training = count > 1
+        seen[norm] = seen.get(norm, 0) + count * norm.training
+        if norm.training:
+            norm.momentum = count / seen[norm]
+
+    hooks = [norm.register_forward_pre_hook(weigh, with_kwargs=True) for norm in norms]
     try:
         with torch.no_grad():
             for batch in batches if norms else ():
                 _call(network, batch)
     finally:
+        for hook in hooks:
+            hook.remove()
         for norm, training, momentum in before:
             norm.training, norm.momentum = training, momentum
+    if 0 in seen.values():
+        raise BoxwoodError(
+            "Expected batches with more than one value for each channel of a batch normalisation, "
+            "got only single ones, which have no variance; give larger batches."
+        )
 
 
 def _refit_(
@@ -296,5 +319,13 @@ def _in_order(found: Sequence[Reader], network: nn.Module, batch: Any) -> list[R
 
 
 def _call(network: nn.Module, batch: Any) -> Any:
-    args, kwargs = arguments_for(network, batch)
-    return network(*args, **kwargs)
+    try:
+        return called(network, batch)
+    except BoxwoodError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(str(tuple(each.shape)) for each in tensors_of(batch)) or "no tensor"
+        raise BoxwoodError(
+            f"Expected batches that the network takes, got one of {shapes}, on which it fails "
+            f"({type(error).__name__}: {error}); leave it out, or give inputs as units() took them."
+        ) from error

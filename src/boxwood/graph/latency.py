@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.graph.examples import called, moved_to
 from boxwood.graph.keep import Keep, Measure
 from boxwood.graph.surgery import cut
-from boxwood.graph.trace import arguments_for
 
 
 def latency(model: nn.Module, *, repeats: int = 7) -> Measure:
@@ -39,16 +39,16 @@ def latency(model: nn.Module, *, repeats: int = 7) -> Measure:
             return 1.0
         everything = Keep(keep.units, keep.kept | True)
         pair = [cut(model, each)[0].eval() for each in (everything, keep)]
-        args, kwargs = arguments_for(model, keep.units.example)
+        example = moved_to(model, keep.units.example)
         ratios = []
         with torch.no_grad():
             for network in pair:
-                network(*args, **kwargs)
+                called(network, example)
             for _ in range(repeats):
                 took = []
                 for network in pair:
                     begin = time.perf_counter()
-                    network(*args, **kwargs)
+                    called(network, example)
                     took.append(time.perf_counter() - begin)
                 ratios.append(took[1] / took[0])
         return statistics.median(ratios)

@@ -1,6 +1,5 @@
 """Record the operations of one forward pass, without computing anything."""
 
-from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from types import FunctionType
 from typing import Any
@@ -13,46 +12,15 @@ from torch._subclasses.fake_tensor import (
     FakeTensor,
     FakeTensorMode,
 )
-from torch.utils._pytree import tree_map
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.generators import devices_of, own_random_numbers
-from boxwood.core.placement import beside
 from boxwood.graph.caches import without_caches
 from boxwood.graph.copying import check_materialised, twin_of
+from boxwood.graph.examples import called, mapped, moved_to, tensors_of
 from boxwood.graph.known import Known
 from boxwood.graph.recording import Functions, Operations, Recorder, Trace, refs
 from boxwood.graph.sizes import Listener, OfAttribute, Size
-
-
-def as_arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Read an example: one input, a tuple of inputs, or a dict of inputs by name.
-
-    Example:
-        >>> as_arguments({"x": 1})
-        ((), {'x': 1})
-    """
-    if isinstance(example, tuple):
-        return example, {}
-    if isinstance(example, Mapping):
-        return (), dict(example)
-    return (example,), {}
-
-
-def arguments_for(network: nn.Module, example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Read an example as `as_arguments` does, and bring its tensors to the network's device.
-
-    Example:
-        >>> arguments_for(nn.Linear(2, 1), {"input": torch.ones(1, 2)})
-        ((), {'input': tensor([[1., 1.]])})
-    """
-    weights = list(network.parameters())
-
-    def moved(each: Any) -> Any:
-        return beside(each, weights) if isinstance(each, Tensor) else each
-
-    arguments: tuple[tuple[Any, ...], dict[str, Any]] = tree_map(moved, as_arguments(example))
-    return arguments
 
 
 def trace(model: nn.Module, example: Any, *, until_data: bool = False) -> Trace:
@@ -63,7 +31,7 @@ def trace(model: nn.Module, example: Any, *, until_data: bool = False) -> Trace:
 
     Args:
         model: any module.
-        example: an input, a tuple of inputs, or a dict of inputs by name.
+        example: an input, a tuple of inputs, a dict of inputs by name, or `Calls` of these.
         until_data: stop where the control flow depends on data, instead of refusing; every tensor
             that is still held there counts as a result.
 
@@ -114,10 +82,7 @@ def _traced(model: nn.Module, example: Any, *, with_values: bool, until_data: bo
         recorder.trace.named[recorder.value(tensor)] = names_of
     twin.eval()
     _remember_ints_(twin, recorder.trace, recorder)
-    args, kwargs = tree_map(
-        lambda each: faked(each) if isinstance(each, Tensor) else each,
-        arguments_for(model, example),
-    )
+    given = mapped(faked, moved_to(model, example))
     with ExitStack() as stack:
         for context in (
             torch.no_grad(),
@@ -129,7 +94,7 @@ def _traced(model: nn.Module, example: Any, *, with_values: bool, until_data: bo
             stack.enter_context(context)
         stack.callback(recorder.stop)
         try:
-            returned = [twin(*args, **kwargs)]
+            returned = called(twin, given)
         except BoxwoodError:
             raise
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
@@ -154,7 +119,7 @@ def _traced(model: nn.Module, example: Any, *, with_values: bool, until_data: bo
         # Counters of batches have no axis that could lose anything.
         left = [each for each in unread(recorder.trace) if recorder.trace.shapes[each]]
         if left and not recorder.trace.beyond:
-            returned += _in_training(recorder, twin, args, kwargs)
+            returned += _in_training(recorder, twin, given)
     recorder.trace.results = {
         recorder.value(each) for each in tensors_of(returned) if recorder.knows(each)
     }
@@ -175,12 +140,12 @@ def unread(trace: Trace) -> list[int]:
     return [value for value in trace.named if value not in read]
 
 
-def _in_training(recorder: "Recorder", twin: nn.Module, args: Any, kwargs: Any) -> list[Any]:
+def _in_training(recorder: "Recorder", twin: nn.Module, given: Any) -> list[Any]:
     """Run a second pass in training mode, for what evaluation does not read: auxiliary heads."""
     calls, numbers = len(recorder.trace.calls), len(recorder.trace.numbers)
     twin.train()
     try:
-        return [twin(*args, **kwargs)]
+        return called(twin, given)
     except Exception:  # noqa: BLE001 - the pass is extra; what it does not reach stays unread
         del recorder.trace.calls[calls:], recorder.trace.numbers[numbers:]
         return []
@@ -230,35 +195,8 @@ def _holds_settings(value: Any) -> bool:
     )
 
 
-def tensors_of(nested: Any) -> Iterator[Tensor]:
-    """Find the tensors in what a model returned: containers, mappings, dataclasses."""
-    seen: dict[int, Any] = {}  # holds what was seen, or its id might be given to another
-
-    def inside(each: Any) -> Iterator[Tensor]:
-        if isinstance(each, Tensor):
-            yield each
-            return
-        # A remembering size is an int that leads to all that was recorded.
-        if isinstance(each, type | nn.Module | int) or id(each) in seen:
-            return
-        if isinstance(each, Mapping):
-            parts = iter(each.values())
-        elif isinstance(each, tuple | list | set):
-            parts = iter(each)
-        elif hasattr(each, "__dict__"):
-            parts = iter(vars(each).values())
-        else:
-            return
-        seen[id(each)] = each
-        for part in parts:
-            yield from inside(part)
-
-    return inside(nested)
-
-
 def _shapes(example: Any) -> str:
-    args, kwargs = as_arguments(example)
-    said = [str(tuple(t.shape)) for t in tensors_of((args, kwargs))]
+    said = [str(tuple(t.shape)) for t in tensors_of(example)]
     return ", ".join(said) or "none"
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from boxwood.core.criteria import magnitude
+from boxwood.graph.examples import Calls, plainly
 from boxwood.graph.labels import Ids
 from boxwood.graph.layout import freeze_all
 from boxwood.graph.propagate import Flow
@@ -205,7 +206,13 @@ def kept_indices(axis: Axis, kept: Kept) -> NDArray[np.bool_]:
     return kept_units(axis.units, kept)
 
 
-def units(model: nn.Module, example: Any, *, freeze_unknown: bool = False) -> Units:
+def units(
+    model: nn.Module,
+    example: Any,
+    *more: Any,
+    call: Callable[..., Any] | None = None,
+    freeze_unknown: bool = False,
+) -> Units:
     """Find everything that can be removed from a network without changing how it is written.
 
     One forward pass in evaluation is recorded on tensors without data. Each operation moves labels
@@ -214,6 +221,10 @@ def units(model: nn.Module, example: Any, *, freeze_unknown: bool = False) -> Un
     Args:
         model: any module; it is not changed.
         example: an input, a tuple of inputs, or a dict of inputs by name.
+        more: examples of other ways in which the network is used, such as with another head. All
+            are traced one after the other, and `shrink` and `verify` run all of them.
+        call: given the network and the inputs of one example, runs it and returns what came out:
+            for other methods than ``forward``, or for several calls.
         freeze_unknown: keep whole what an operation without a rule reads, instead of refusing; and
             what is read from where control flow begins to depend on data, as behind the
             non-maximum suppression of a detector.
@@ -228,17 +239,32 @@ def units(model: nn.Module, example: Any, *, freeze_unknown: bool = False) -> Un
         >>> found = units(net, torch.zeros(1, 3, 8, 8))
         >>> len(found), [group.name for group in found.groups]
         (8, ['0.weight'])
+
+        Both methods of a network that has two:
+
+        >>> class Coder(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.into, self.out = nn.Linear(4, 8), nn.Linear(8, 4)
+        ...     def encode(self, x):
+        ...         return self.into(x).relu()
+        ...     def decode(self, h):
+        ...         return self.out(h)
+        >>> len(units(Coder(), torch.zeros(1, 4), call=lambda net, x: net.decode(net.encode(x))))
+        8
     """
+    if more or call is not None:
+        example = Calls((example, *more), call or plainly)
     whole = baked(model)  # layers compute with effective weights, so these are what can be removed
     flow = Flow(trace(whole, example, until_data=freeze_unknown))
     flow.start()
     named = {value: flow.layouts[value] for value in flow.trace.named}
     for value in unread(flow.trace):  # what no pass reads cannot be followed
         freeze_all(flow.labels, flow.layouts[value])
-    for place, call in enumerate(flow.trace.calls):
+    for place, recorded in enumerate(flow.trace.calls):
         if place == flow.trace.evaluated:
             known = len(flow.costs), len(flow.restated)
-        flow.step(call, RULES, CARRYING, freeze_unknown=freeze_unknown)
+        flow.step(recorded, RULES, CARRYING, freeze_unknown=freeze_unknown)
     if flow.trace.evaluated < len(flow.trace.calls):  # the pass in training only ties
         del flow.costs[known[0] :], flow.restated[known[1] :]
     flow.finish(named.values())

@@ -9,6 +9,7 @@ from torch import nn
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.placement import check_whole
 from boxwood.graph.certificate import Certificate, Gradients, Trial
+from boxwood.graph.examples import formed_like
 from boxwood.graph.gradients import compare_gradients
 from boxwood.graph.inputs import Inputs, drawn, varied
 from boxwood.graph.keep import Keep
@@ -59,7 +60,8 @@ def verify(
         True
     """
     check_whole(dict(model.named_parameters()))
-    example = keep.units.example if example is None else example
+    traced = keep.units.example
+    example = traced if example is None else formed_like(traced, example)
     pair = Pair(model, small, keep, seed)
     trials, untried = _trials(pair, example, inputs)
     # Behind what depends on data there may be nothing to differentiate.
@@ -103,12 +105,13 @@ def shrink(model: nn.Module, keep: Keep, *, check: bool = True) -> nn.Module:
         check: run the result beside the masked original, both with noise on their weights, and
             refuse if their outputs differ.
 
-    Warns:
-        UserWarning: a weight is no longer computed from others, as a spectral norm of fewer
-            channels would be another one.
-
     Raises:
         BoxwoodError: the code of the model cannot follow the removal, or the check fails.
+
+    Warns:
+        UserWarning: no call that was traced reads some parameter, so that another use of the
+            network may need what is removed; or a weight is no longer computed from others, as a
+            spectral norm of fewer channels would be another one.
 
     Example:
         >>> from boxwood.graph.keep import keep_best
@@ -128,6 +131,16 @@ def shrink(model: nn.Module, keep: Keep, *, check: bool = True) -> nn.Module:
         trial = pair.quick_trial(keep.units.example)
         if not trial.equal:
             raise _differing(pair, trial)
+    unread = keep.units.unused
+    # Behind what depends on data nothing is followed, and both networks are run to their end.
+    if unread and keep.removed and not keep.units.flow.trace.beyond:
+        warnings.warn(
+            f"Expected every parameter to be read by the calls that were traced, got "
+            f"{len(unread)} that no call reads, such as {unread[0]!r}: another argument or method "
+            "that reads them may need what is removed. Give units() an example of that use too, "
+            "units(model, example, another), or call=, or protect what these read.",
+            stacklevel=2,
+        )
     for weight in written(model, cuts_of(keep)).baked:
         warnings.warn(
             f"Expected weights that are the same function of fewer numbers, got {str(weight)!r}, "
@@ -161,7 +174,8 @@ def _trials(pair: Pair, example: Any, inputs: Inputs | None) -> tuple[tuple[Tria
         pair.trial(example, "given", perturbed=True),
     ]
     if inputs is not None:
-        fresh = [_on_fresh(pair, each) for each in drawn(inputs, pair.seed)]
+        traced = pair.keep.units.example
+        fresh = [_on_fresh(pair, formed_like(traced, e)) for e in drawn(inputs, pair.seed)]
         return (*trials, *fresh), "" if fresh else "inputs= has none"
     untried = "there are only whole numbers and masks, which have a meaning"
     for name, other in varied(example, pair.seed):
