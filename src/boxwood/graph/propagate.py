@@ -1,6 +1,6 @@
 """Move labels through a trace, and settle what the sizes in the code allow."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -81,7 +81,8 @@ class Flow:
     ``directions`` are axes of parameters that a norm is divided out of: they are not set to zero
     in the masked network, where their magnitude is, or 0 / 0 would come of it. ``bounds`` are sizes
     that code cuts an axis at, with the labels of the whole axis. ``read`` are labels, by id, that
-    more was done with than to move and to join them.
+    more was done with than to move and to join them. ``started`` are the layouts of parameters and
+    buffers before the first call.
     """
 
     trace: Trace
@@ -97,6 +98,7 @@ class Flow:
     compared: list[Compared] = field(default_factory=list)
     looked_at: set[int] = field(default_factory=set)
     read: dict[int, Ids] = field(default_factory=dict)
+    started: dict[int, Layout] = field(default_factory=dict)
 
     # What rules read and write ------------------------------------------------------------------
 
@@ -223,7 +225,7 @@ class Flow:
                 for axis, size in enumerate(shape):
                     if size > 1:
                         layout = layout.with_ids(axis, self.labels.fresh(size))
-            self.layouts[value] = layout
+            self.layouts[value] = self.started[value] = layout
 
     def step(
         self,
@@ -235,6 +237,7 @@ class Flow:
     ) -> None:
         """Move labels through one call; ``carrying`` are operations that move and join only."""
         rule = rules.get(call.name)
+        self.labels.cause = f"{call} reads it in a way that needs all of it"
         if call.name not in carrying:
             for ref in refs(tuple(call.args.values())):
                 layout = self.layouts.get(ref.value)
@@ -294,25 +297,25 @@ class Flow:
             if layout is not None and layout.zero and not made.zero:
                 self.layouts[other] = replace(layout, zero=False)
 
-    def finish(self, named: Iterable[Layout]) -> None:
-        """Keep what the model returns, what no call reads, and what code uses as a number.
-
-        ``named`` are the layouts of parameters and buffers before the first call.
-        """
+    def finish(self) -> None:
+        """Keep what the model returns, what no call reads, and what code uses as a number."""
         for attribute, size, source in self.trace.equal:
             block = self.of(Ref(size.value)).block(size.axis)
             if block is not None:
                 place = block.axes.index(size.axis)
                 self.targets.append(Target(attribute, block.ids, place, 1, source))
+        self.labels.cause = "the model returns it"
         for value in self.trace.results:
             freeze_all(self.labels, self.of(Ref(value)))
         read = np.zeros(len(self.labels), dtype=np.bool_)
         for ids in self.read.values():
             read[self.labels.roots(ids)] = True
-        for layout in named:  # indices that no call reads, as positions beyond the example's
+        self.labels.cause = "no call reads it for this example"
+        for layout in self.started.values():  # as positions beyond the example's
             for block in layout.blocks:
                 self.labels.freeze(block.ids[~read[self.labels.roots(block.ids)]])
         for expression, source in self.trace.numbers:
+            self.labels.cause = f"its size is used as a number ({source})"
             for leaf in leaves(expression):
                 if isinstance(leaf, OfShape):
                     unlabel(self.labels, self.of(Ref(leaf.value)), leaf.axis)

@@ -29,6 +29,7 @@ def settle_all(flow: Flow, *, trials: int = 6) -> None:
         flow: after the pass over the trace; its labels are changed.
         trials: random removals on which every size is tried.
     """
+    flow.labels.cause = "it is viewed together with another axis, and only one of both can go"
     _settle_products(flow)
     _tie_equal_sizes(flow)
     _settle_order(flow)
@@ -201,6 +202,7 @@ def _settle_order(flow: Flow) -> None:
             for leaf in leaves(compared.expression)
         }
         if evaluate(compared.expression, least) != compared.outcome:
+            flow.labels.cause = f"what runs depends on its size ({compared.source})"
             for leaf in axes:
                 unlabel(flow.labels, flow.of(Ref(leaf.value)), leaf.axis)
 
@@ -211,6 +213,7 @@ def _settle_bounds(flow: Flow) -> bool:
     for expression, ids in flow.bounds:
         follows = any(isinstance(e, OfShape) and not _lives(flow, e) for e in leaves(expression))
         if follows and flow.labels.live(ids):
+            flow.labels.cause = "it is cut at the size of an input, and a longer one reads more"
             flow.labels.freeze(ids)
             changed = True
     return changed
@@ -247,6 +250,7 @@ def _some_removal(flow: Flow, random: np.random.Generator) -> Kept:
 
 
 def _freeze_target(flow: Flow, target: Target | Compared) -> None:
+    flow.labels.cause = f"a size that {target.source} writes or compares cannot follow"
     if isinstance(target, Target):
         flow.labels.freeze(target.ids)
     for leaf in leaves(target.expression):

@@ -142,6 +142,28 @@ class Units:
             multiple=multiple, protect=protect,
         )  # fmt: skip
 
+    def reasons(self) -> dict[tuple[str, int], str]:
+        """Say of every axis of a parameter that nobody can cut what keeps it whole.
+
+        An axis is named by the first name of its tensor and its number. Where several things keep
+        it whole the first one is told, of it or of what it is tied to.
+
+        Example:
+            >>> import torch
+            >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+            >>> units(net, torch.ones(1, 4)).reasons()["2.weight", 0]
+            'the model returns it'
+        """
+        cut = {(axis.names[0], axis.dim) for axis in self.axes}
+        places = [
+            (self.flow.trace.named[value][0], block.axes[0], block.ids[0])
+            for value, layout in self.flow.started.items()
+            for block in layout.blocks
+        ]
+        whole = [(name, dim, label) for name, dim, label in places if (name, dim) not in cut]
+        causes = self.flow.labels.causes(np.array([label for _, _, label in whole], dtype=np.int64))
+        return {(name, dim): cause for (name, dim, _), cause in zip(whole, causes, strict=True)}
+
     def kept_labels(self, kept: Kept) -> Kept:
         """Turn what is kept of the units into what is kept of the labels of the trace."""
         labels = np.ones(len(self.flow.labels), dtype=np.bool_)
@@ -258,7 +280,7 @@ def units(
     whole = baked(model)  # layers compute with effective weights, so these are what can be removed
     flow = Flow(trace(whole, example, until_data=freeze_unknown))
     flow.start()
-    named = {value: flow.layouts[value] for value in flow.trace.named}
+    flow.labels.cause = "no call reads it for this example"
     for value in unread(flow.trace):  # what no pass reads cannot be followed
         freeze_all(flow.labels, flow.layouts[value])
     for place, recorded in enumerate(flow.trace.calls):
@@ -267,12 +289,12 @@ def units(
         flow.step(recorded, RULES, CARRYING, freeze_unknown=freeze_unknown)
     if flow.trace.evaluated < len(flow.trace.calls):  # the pass in training only ties
         del flow.costs[known[0] :], flow.restated[known[1] :]
-    flow.finish(named.values())
+    flow.finish()
     settle_all(flow)
     trainable = {name for name, _ in whole.named_parameters(remove_duplicate=False)}
     arrays = [
         (flow.trace.named[value], block.axes[0], flow.labels.roots(block.ids))
-        for value, layout in named.items()
+        for value, layout in flow.started.items()
         for block in layout.blocks
     ]
     live = [array for array in arrays if array[2].any()]
