@@ -52,6 +52,7 @@ _LAYER_NORM = _signature(
     "input, normalized_shape, weight=None, bias=None, eps=1e-5, cudnn_enable=True"
 )
 _GROUP_NORM = _signature("input, num_groups, weight=None, bias=None, eps=1e-5, cudnn=True")
+_UNPOOL = _signature("input, indices, kernel_size, stride=None, padding=0, output_size=None")
 _RMS_NORM = _signature("input, normalized_shape, weight=None, eps=None")
 
 WHOLE: dict[Any, tuple[str, inspect.Signature]] = {
@@ -115,6 +116,10 @@ WHOLE: dict[Any, tuple[str, inspect.Signature]] = {
     torch.group_norm: ("group_norm", _GROUP_NORM),
     F.rms_norm: ("rms_norm", _RMS_NORM),
     torch.rms_norm: ("rms_norm", _RMS_NORM),
+    F.normalize: ("normalize", _signature("input, p=2.0, dim=1, eps=1e-12, out=None")),
+    F.max_unpool1d: ("max_unpool1d", _UNPOOL),
+    F.max_unpool2d: ("max_unpool2d", _UNPOOL),
+    F.max_unpool3d: ("max_unpool3d", _UNPOOL),
     F.scaled_dot_product_attention: (
         "scaled_dot_product_attention",
         _signature("query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False"),
@@ -165,6 +170,9 @@ STATISTICS = {"layer_norm", "rms_norm", "group_norm", "mean", "var", "amax", "ma
 
 ASKS_SIZE: set[Any] = {Tensor.shape.__get__, Tensor.size}  # type: ignore[attr-defined]
 """Functions whose result is sizes."""
+
+PLAIN: set[Any] = {F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__, Tensor.__rmatmul__}
+"""Those of `WHOLE` in which no sizes are written."""
 
 COUNTS: set[Any] = {torch.numel, Tensor.numel, Tensor.nelement}
 """Functions whose result is the product of all sizes."""

@@ -18,7 +18,7 @@ from boxwood.graph.layout import (
     unlabel,
 )
 from boxwood.graph.recording import Call, Ref, Trace, refs
-from boxwood.graph.sizes import Expression, OfAttribute, OfShape, Size, expression_of, leaves
+from boxwood.graph.sizes import Expression, OfAttribute, OfShape, Size, evaluate, expression_of, leaves
 
 
 @dataclass(frozen=True)
@@ -316,12 +316,12 @@ class Flow:
                 self.labels.freeze(block.ids[~read[self.labels.roots(block.ids)]])
         for expression, source in self.trace.numbers:
             self.labels.cause = f"its size is used as a number ({source})"
-            for leaf in leaves(expression):
-                if isinstance(leaf, OfShape):
-                    unlabel(self.labels, self.of(Ref(leaf.value)), leaf.axis)
-                elif self.trace.attributes[leaf] > 0:
-                    fixed = np.zeros(self.trace.attributes[leaf], dtype=np.int64)
-                    self.targets.append(Target(leaf, fixed, 0, 1, source))
+            if isinstance(expression, OfShape):
+                unlabel(self.labels, self.of(Ref(expression.value)), expression.axis)
+            elif (number := self._now(expression)) > 0:
+                bare = isinstance(expression, OfAttribute)
+                fixed = np.zeros(number if bare else 1, dtype=np.int64)
+                self.targets.append(Target(expression, fixed, 0, 1 if bare else number, source))
         told = {leaf for target in self.targets for leaf in leaves(target.expression)}
         for expression, (outcome, source) in self.trace.compared.items():
             if any(
@@ -329,6 +329,15 @@ class Flow:
                 for leaf in leaves(expression)
             ):
                 self.compared.append(Compared(expression, outcome, source))
+
+    def _now(self, expression: Expression) -> int:
+        values = {
+            leaf: self.trace.attributes[leaf]
+            if isinstance(leaf, OfAttribute)
+            else self.trace.shapes[leaf.value][leaf.axis]
+            for leaf in leaves(expression)
+        }
+        return evaluate(expression, values) or 0
 
     def _may_change(self, leaf: OfShape) -> bool:
         block = self.of(Ref(leaf.value)).block(leaf.axis)

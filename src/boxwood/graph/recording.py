@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from boxwood.graph.calls import ASKS_SIZE, COUNTS, STATISTICS, WHOLE, WITHOUT_DATA, bind
+from boxwood.graph.calls import ASKS_SIZE, COUNTS, PLAIN, STATISTICS, WHOLE, WITHOUT_DATA, bind
 from boxwood.graph.known import Known
 from boxwood.graph.sizes import Expression, OfAttribute, OfShape, Shape, Size
 
@@ -252,6 +252,8 @@ class Functions(TorchFunctionMode):
         kwargs: Any = None,
     ) -> Any:
         recorder, kwargs = self._recorder, kwargs or {}
+        if any(map(_is_wrapped, _flat((args, tuple(kwargs.values()))))):
+            return self._within_vmap(func, args, kwargs)
         if func in ASKS_SIZE:
             return _remembering(recorder, func(*args, **kwargs), args, kwargs)
         if func in COUNTS and args:
@@ -274,6 +276,22 @@ class Functions(TorchFunctionMode):
         if recorder.whole == 0:
             recorder.record(name, given, out, writes=name == "setitem")
         return out
+
+
+    def _within_vmap(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Leave the call to the operations below, which see whole tensors.
+
+        Their sizes are not those that code within ``vmap`` writes, so what is given sizes stays.
+        """
+        recorder, given = self._recorder, list(_flat((args, tuple(kwargs.values()))))
+        recorder.number += func in WHOLE and WHOLE[func][0] in STATISTICS
+        if func not in ASKS_SIZE | COUNTS | PLAIN and not recorder.whole:
+            wrapped = tuple(_unwrapped(each) for each in given if _is_wrapped(each))
+            if func in WHOLE or any(isinstance(each, Size) for each in given):
+                recorder.record("within_vmap", {"tensors": recorder.refs(wrapped)}, (), writes=False)
+        for size in _sizes(args, kwargs):
+            size.as_number()
+        return func(*args, **kwargs)
 
 
 class Operations(TorchDispatchMode):
@@ -324,6 +342,16 @@ def _remembering(recorder: Recorder, out: Any, args: Any, kwargs: Any) -> Any:
         axis = (args[1] if len(args) > 1 else kwargs["dim"]) % len(recorder.trace.shapes[value])
         return Size(out, OfShape(value, axis), recorder)
     return Shape(Size(size, OfShape(value, axis), recorder) for axis, size in enumerate(out))
+
+
+def _is_wrapped(each: Any) -> bool:
+    return isinstance(each, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(each)
+
+
+def _unwrapped(tensor: Tensor) -> Tensor:
+    while _is_wrapped(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
 
 
 def _plain_shape(tensor: Tensor) -> Sequence[int]:

@@ -6,8 +6,8 @@ as they are. What does not fit is kept whole, here, before anybody is offered it
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
-from operator import eq, ne
+from collections.abc import Iterator, Sequence
+from operator import eq, floordiv, ne
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,8 +44,9 @@ def settle_all(flow: Flow, *, trials: int = 6) -> None:
         ]
         if not wrong and not _settle_bounds(flow):
             return
-        for target in wrong:
-            _freeze_target(flow, target)
+        if not any([_tie_parts(flow, target) for target in wrong]):
+            for target in wrong:
+                _freeze_target(flow, target)
         _settle_products(flow)
     raise AssertionError("sizes did not settle")
 
@@ -109,11 +110,17 @@ def _solve(flow: Flow, kept: Kept) -> tuple[dict[Leaf, int], list[Target | Compa
 def _solved(
     old: int, leaf: OfAttribute, targets: Sequence[tuple[Target, int]], values: dict[Leaf, int]
 ) -> int:
-    """Find a value of an attribute with which every size that it enters is right."""
-    for value in (old, *range(old - 1, 0, -1)):
-        tried = {**values, leaf: value}
-        if all(evaluate(target.expression, tried) == want for target, want in targets):
-            return int(value)
+    """Find a value of an attribute with which every size that it enters is right.
+
+    Of several the largest, but rather one that is divided without remainder.
+    """
+    for exact in (True, False):
+        for value in range(old, 0, -1):
+            tried = {**values, leaf: value}
+            if all(
+                evaluate(target.expression, tried, exact=exact) == want for target, want in targets
+            ):
+                return value
     return old
 
 
@@ -177,17 +184,58 @@ def _live_if_decides(roots: Ids, axis: int) -> int:
 
 
 def _tie_equal_sizes(flow: Flow) -> None:
-    """Where code views one tensor in the size of another, tie the two."""
+    """Where code views one tensor in the size of another, or two in one attribute, tie the two."""
+    flow.labels.cause = "code writes its size as that of something that stays whole"
+    first: dict[OfAttribute, Ids] = {}
     for target in flow.targets:
         leaf = target.expression
-        if not isinstance(leaf, OfShape) or target.scale != 1 or target.ids.ndim > 1:
+        if target.scale != 1 or target.ids.ndim > 1:
             continue
-        layout = flow.layouts.get(leaf.value)
-        block = layout.block(leaf.axis) if layout is not None else None
-        if block is None:
-            flow.labels.freeze(target.ids)
-        elif len(block.axes) == 1 and len(block.ids) == len(target.ids):
-            flow.labels.tie(block.ids, target.ids)
+        if isinstance(leaf, OfAttribute):
+            if len(first.setdefault(leaf, target.ids)) == len(target.ids):
+                flow.labels.tie(first[leaf], target.ids)
+        elif isinstance(leaf, OfShape):
+            layout = flow.layouts.get(leaf.value)
+            block = layout.block(leaf.axis) if layout is not None else None
+            if block is None:
+                flow.labels.freeze(target.ids)
+            elif len(block.axes) == 1 and len(block.ids) == len(target.ids):
+                flow.labels.tie(block.ids, target.ids)
+
+
+def _tie_parts(flow: Flow, target: Target | Compared) -> bool:
+    """Where code takes a fraction of a size, let equal parts lose equally, if they do not yet."""
+    tied = False
+    for leaf, parts in _fractions(target.expression):
+        for ids in _ids_of(flow, leaf):
+            if len(ids) % parts == 0 and len(ids) > parts:
+                rows = ids.reshape(parts, -1)
+                roots = flow.labels.roots(rows)
+                if (roots != roots[:1]).any():
+                    flow.labels.cause = f"{target.source} takes a fraction of its size"
+                    flow.labels.tie(rows, rows[:1])
+                    tied = True
+    return tied
+
+
+def _fractions(expression: Expression) -> Iterator[tuple[Leaf, int]]:
+    """Find where a size is divided by a plain number."""
+    if isinstance(expression, tuple):
+        operation, parts = expression
+        if operation is floordiv and isinstance(parts[1], int) and parts[1] > 1:
+            if isinstance(parts[0], OfShape | OfAttribute):
+                yield parts[0], parts[1]
+        for part in parts:
+            yield from _fractions(part)
+
+
+def _ids_of(flow: Flow, leaf: Leaf) -> list[Ids]:
+    """List the axes that a shape or an attribute gives the size of."""
+    if isinstance(leaf, OfAttribute):
+        return [t.ids for t in flow.targets if t.expression == leaf and t.ids.ndim == 1]
+    layout = flow.layouts.get(leaf.value)
+    block = layout.block(leaf.axis) if layout is not None else None
+    return [block.ids] if block is not None and len(block.axes) == 1 else []
 
 
 def _settle_order(flow: Flow) -> None:

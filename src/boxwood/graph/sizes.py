@@ -235,17 +235,24 @@ def leaves(expression: Expression) -> Iterator[Leaf]:
         yield expression
 
 
-def evaluate(expression: Expression, values: Mapping[Leaf, int]) -> int | None:
-    """Compute an expression from new values of its leaves; None where it cannot be computed."""
+def evaluate(
+    expression: Expression, values: Mapping[Leaf, int], *, exact: bool = False
+) -> int | None:
+    """Compute an expression from new values of its leaves; None where it cannot be computed.
+
+    With ``exact`` neither can what divides with a remainder.
+    """
     if isinstance(expression, int):
         return expression
     if not isinstance(expression, tuple):
         return values[expression]
     operation, parts = expression
-    known = [evaluate(part, values) for part in parts]
+    known = [evaluate(part, values, exact=exact) for part in parts]
     if any(part is None for part in known):
         return None
     try:
+        if exact and operation is floordiv and mod(*known):
+            return None
         return operation(*known)
     except ZeroDivisionError:
         return None

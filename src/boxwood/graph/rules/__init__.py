@@ -3,6 +3,7 @@
 from boxwood.graph.propagate import Rule
 from boxwood.graph.rules import (
     attention,
+    einsum,
     indexing,
     joining,
     linear,
@@ -26,6 +27,7 @@ RULES: dict[str, Rule] = {
     **reduce.RULES,
     **spatial.RULES,
     **linear.RULES,
+    **einsum.RULES,
     **norm.RULES,
     **attention.RULES,
     **recurrent.RULES,

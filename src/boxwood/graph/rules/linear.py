@@ -249,49 +249,6 @@ def _embedding_bag(flow: Flow, call: Call) -> Any:
     return [out if ids is None else out.with_ids(-1, ids), *rest]
 
 
-def _einsum(flow: Flow, call: Call) -> Layout:
-    """Tie the axes of each letter; letters that are summed over must sum zeros."""
-    operands = call.args["operands"]
-    operands = operands[0] if len(operands) == 1 and isinstance(operands[0], tuple) else operands
-    equation = call.args["equation"].replace(" ", "")
-    given = [flow.of(each) for each in operands]
-    if "..." in equation or not isinstance(equation, str):
-        for each in given:
-            flow.kept_whole(each, range(len(each.shape)))
-        return Layout(flow.shape(call.outputs))
-    terms, _, result = equation.partition("->")
-    inputs = terms.split(",")
-    if "->" not in equation:
-        result = "".join(sorted(c for c in set(terms) - {","} if terms.count(c) == 1))
-    batch = [c for c in result if sum(c in term for term in inputs) > 1]
-    letters: dict[str, Ids | None] = {}
-    for place, term in enumerate(inputs):
-        layout = given[place]
-        layout = flow.kept_joint(layout, [i for i, c in enumerate(term) if c not in batch])
-        for axis, letter in enumerate(term):
-            layout, ids = flow.axis(layout, axis)
-            if layout.shape[axis] == 1:
-                continue
-            letters[letter] = flow.tied(letters[letter], ids) if letter in letters else ids
-        given[place] = layout
-    for letter, ids in letters.items():
-        zero = any(each.zero for each, term in zip(given, inputs, strict=True) if letter in term)
-        if letter not in result and ids is not None and not zero:
-            flow.labels.freeze(ids)
-    out = Layout(flow.shape(call.outputs), zero=all(each.zero for each in given))
-    for axis, letter in enumerate(result):
-        ids = letters.get(letter)
-        if ids is not None:
-            out = out.with_ids(axis, ids)
-    flow.costs.append(
-        Cost(1, tuple(
-            whole(letters.get(c), next(g.shape[t.index(c)] for g, t in zip(given, inputs, strict=True) if c in t))
-            for c in sorted(set("".join(inputs)))
-        ))
-    )  # fmt: skip
-    return out
-
-
 def _bilinear(flow: Flow, call: Call) -> Layout:
     weight = flow.of(call.args["weight"])
     for key, axis in (("input1", 1), ("input2", 2)):
@@ -324,7 +281,6 @@ RULES: dict[str, Rule] = {
     "embedding_bag": _embedding_bag,
     "grouped_mm": _grouped_mm,
     "linalg_solve_triangular": _solve_triangular,
-    "einsum": _einsum,
     "bilinear": _bilinear,
     **dict.fromkeys(("weight_norm", "weight_norm_interface"), _weight_norm),
 }

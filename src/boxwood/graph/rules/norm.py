@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from boxwood.graph.labels import Ids
 from boxwood.graph.layout import Layout
@@ -116,12 +117,26 @@ def _norm(flow: Flow, call: Call) -> Layout:
     given = list(range(len(x.shape))) if given is None or given == () else given
     axes = [given] if isinstance(given, int) else list(given)
     order = call.args.get("ord", call.args.get("p", 2))
+    x = _spanned(flow, x, axes, order)
+    return flow.without(x, axes, keepdim=bool(call.args.get("keepdim", False)))
+
+
+def _normalize(flow: Flow, call: Call) -> Layout:
+    """Divide by a vector norm."""
+    x, dim, order = flow.of(call.args["input"]), call.args["dim"], call.args["p"]
+    axes = [axis % len(x.shape) for axis in ([dim] if isinstance(dim, int) else dim)]
+    return _spanned(flow, x, axes, order)
+
+
+def _spanned(flow: Flow, x: Layout, axes: Sequence[int], order: Any) -> Layout:
+    """Let a vector norm span axes: zeros add nothing to it; what is not zero must stay."""
     for axis in axes:
         x, ids = flow.axis(x, axis)
-        if ids is not None and not (x.zero and isinstance(order, int | float) and order > 0
-                                    and math.isfinite(order)):  # fmt: skip
+        if ids is not None and not (
+            x.zero and isinstance(order, int | float) and order > 0 and math.isfinite(order)
+        ):
             x = flow.kept_whole(x, [axis])
-    return flow.without(x, axes, keepdim=bool(call.args.get("keepdim", False)))
+    return x
 
 
 RULES: dict[str, Rule] = {
@@ -129,6 +144,7 @@ RULES: dict[str, Rule] = {
     "instance_norm": _instance_norm,
     **dict.fromkeys(("layer_norm", "rms_norm"), _layer_norm),
     "group_norm": _group_norm,
+    "normalize": _normalize,
     "native_layer_norm": _native_layer_norm,
     **dict.fromkeys(("linalg_vector_norm", "norm"), _norm),
 }

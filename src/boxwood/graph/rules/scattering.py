@@ -6,7 +6,7 @@ from typing import Any
 
 from boxwood.graph.layout import Layout, dropped
 from boxwood.graph.propagate import Flow, Rule
-from boxwood.graph.recording import Call, Ref
+from boxwood.graph.recording import Call, Ref, refs
 from boxwood.graph.rules.indexing import (
     consumed,
     gathered,
@@ -137,9 +137,14 @@ def _part_scatter(flow: Flow, call: Call) -> Layout:
 
 def _whole(flow: Flow, call: Call) -> Layout:
     """Places are counted through all axes at once: everything stays."""
-    for ref in [each for each in call.args.values() if isinstance(each, Ref)]:
-        keep_index(flow, ref)
+    _within_vmap(flow, call)
     return Layout(out_shape(flow, call))
+
+
+def _within_vmap(flow: Flow, call: Call) -> None:
+    """Code within ``vmap`` writes sizes of parts, which nobody follows: everything stays."""
+    for ref in refs(tuple(call.args.values())):
+        keep_index(flow, ref)
 
 
 def _segments(flow: Flow, call: Call) -> Layout:
@@ -158,5 +163,6 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("index_put", "index_put_impl", "unsafe_index_put"), _index_put),
     **dict.fromkeys(("slice_scatter", "select_scatter"), _part_scatter),
     **dict.fromkeys(("masked_scatter", "take", "put"), _whole),
+    "within_vmap": _within_vmap,
     "segment_reduce": _segments,
 }

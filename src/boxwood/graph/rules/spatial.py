@@ -30,9 +30,11 @@ def _positions(count: int) -> Rule:
 def _unpool(count: int) -> Rule:
     def rule(flow: Flow, call: Call) -> Layout:
         """Put values to where the maxima were: both have the same channels."""
-        x = flow.of(call.args["self"])
+        x = flow.of(call.args.get("input", call.args.get("self")))
         tied = flow.join([x, flow.of(call.args["indices"])])
         tied = flow.kept_whole(tied, range(len(tied.shape) - count, len(tied.shape)))
+        for size in tuple(call.args["output_size"] or ())[-count:]:
+            flow.expect(call, size, None)
         assert isinstance(call.outputs, Ref)  # noqa: S101 - it has one output
         return replace(tied, shape=flow.shape(call.outputs), zero=x.zero)
 
@@ -61,6 +63,7 @@ RULES: dict[str, Rule] = {
     **{name: _positions(1) for name in _ONE.split()},
     **{name: _positions(2) for name in _TWO.split()},
     **{name: _positions(3) for name in _THREE.split()},
+    "max_unpool1d": _unpool(1),
     "max_unpool2d": _unpool(2),
     "max_unpool3d": _unpool(3),
     "roi_align": _roi_align,
