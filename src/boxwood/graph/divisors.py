@@ -4,11 +4,13 @@ from collections.abc import Iterator
 
 from boxwood.graph.propagate import Flow
 from boxwood.graph.recording import Call, Ref, refs
+from boxwood.graph.rules import quantising
 
 _DIVIDES = {
     **dict.fromkeys(("div", "floor_divide", "remainder", "fmod"), "other"),
     **dict.fromkeys(("reciprocal", "rsqrt", "log", "log2", "log10", "digamma", "lgamma"), "self"),
     "addcdiv": "tensor2",
+    **dict.fromkeys(quantising.RULES, "scale"),
 }
 _PRODUCTS = {"linear": 0, "conv": 0, "conv_transpose": 1}  # the axis of the weight that it returns
 _ENDS = {

@@ -18,7 +18,15 @@ from boxwood.graph.layout import (
     unlabel,
 )
 from boxwood.graph.recording import Call, Ref, Trace, refs
-from boxwood.graph.sizes import Expression, OfAttribute, OfShape, Size, evaluate, expression_of, leaves
+from boxwood.graph.sizes import (
+    Expression,
+    OfAttribute,
+    OfShape,
+    Size,
+    evaluate,
+    expression_of,
+    leaves,
+)
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ class Recorder:
     def refs(self, nested: Any) -> Any:
         """Put a `Ref` in the place of every tensor."""
         if isinstance(nested, Tensor):
-            return Ref(self.value(nested))
+            return Ref(self.value(_unwrapped(nested)[0]))
         if type(nested) in (tuple, list) or isinstance(nested, tuple):
             return tuple(self.refs(each) for each in nested)
         if isinstance(nested, slice):
@@ -277,18 +277,18 @@ class Functions(TorchFunctionMode):
             recorder.record(name, given, out, writes=name == "setitem")
         return out
 
-
     def _within_vmap(self, func: Any, args: Any, kwargs: Any) -> Any:
         """Leave the call to the operations below, which see whole tensors.
 
         Their sizes are not those that code within ``vmap`` writes, so what is given sizes stays.
         """
         recorder, given = self._recorder, list(_flat((args, tuple(kwargs.values()))))
+        if func in ASKS_SIZE:
+            return _remembering(recorder, func(*args, **kwargs), args, kwargs)
         recorder.number += func in WHOLE and WHOLE[func][0] in STATISTICS
-        if func not in ASKS_SIZE | COUNTS | PLAIN and not recorder.whole:
-            wrapped = tuple(_unwrapped(each) for each in given if _is_wrapped(each))
-            if func in WHOLE or any(isinstance(each, Size) for each in given):
-                recorder.record("within_vmap", {"tensors": recorder.refs(wrapped)}, (), writes=False)
+        if not recorder.whole and (func in WHOLE.keys() - PLAIN or any(_sizes(args, kwargs))):
+            wrapped = tuple(recorder.refs(each) for each in given if isinstance(each, Tensor))
+            recorder.record("within_vmap", {"tensors": wrapped}, (), writes=False)
         for size in _sizes(args, kwargs):
             size.as_number()
         return func(*args, **kwargs)
@@ -337,21 +337,27 @@ class Operations(TorchDispatchMode):
 def _remembering(recorder: Recorder, out: Any, args: Any, kwargs: Any) -> Any:
     if not isinstance(args[0], Tensor):
         return out
-    value = recorder.value(args[0])
+    tensor, axes = _unwrapped(args[0])
+    value = recorder.value(tensor)
     if isinstance(out, int):
-        axis = (args[1] if len(args) > 1 else kwargs["dim"]) % len(recorder.trace.shapes[value])
+        axis = axes[args[1] if len(args) > 1 else kwargs["dim"]]
         return Size(out, OfShape(value, axis), recorder)
-    return Shape(Size(size, OfShape(value, axis), recorder) for axis, size in enumerate(out))
+    return Shape(
+        Size(size, OfShape(value, axis), recorder) for axis, size in zip(axes, out, strict=True)
+    )
 
 
 def _is_wrapped(each: Any) -> bool:
     return isinstance(each, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(each)
 
 
-def _unwrapped(tensor: Tensor) -> Tensor:
-    while _is_wrapped(tensor):
-        tensor = torch._C._functorch.get_unwrapped(tensor)
-    return tensor
+def _unwrapped(tensor: Tensor) -> tuple[Tensor, list[int]]:
+    """Find the whole tensor of one within ``vmap``, and which of its axes can be seen there."""
+    if not _is_wrapped(tensor):
+        return tensor, list(range(tensor.dim()))
+    hidden = torch._C._functorch.maybe_get_bdim(tensor)
+    found, axes = _unwrapped(torch._C._functorch.get_unwrapped(tensor))
+    return found, axes if hidden < 0 else axes[:hidden] + axes[hidden + 1 :]
 
 
 def _plain_shape(tensor: Tensor) -> Sequence[int]:

@@ -44,9 +44,9 @@ def settle_all(flow: Flow, *, trials: int = 6) -> None:
         ]
         if not wrong and not _settle_bounds(flow):
             return
-        if not any([_tie_parts(flow, target) for target in wrong]):
-            for target in wrong:
-                _freeze_target(flow, target)
+        tied = [target for target in wrong if _tie_parts(flow, target)]
+        for target in [] if tied else wrong:
+            _freeze_target(flow, target)
         _settle_products(flow)
     raise AssertionError("sizes did not settle")
 
@@ -222,9 +222,10 @@ def _fractions(expression: Expression) -> Iterator[tuple[Leaf, int]]:
     """Find where a size is divided by a plain number."""
     if isinstance(expression, tuple):
         operation, parts = expression
-        if operation is floordiv and isinstance(parts[1], int) and parts[1] > 1:
-            if isinstance(parts[0], OfShape | OfAttribute):
-                yield parts[0], parts[1]
+        if operation is floordiv:
+            whole, count = parts
+            if isinstance(whole, OfShape | OfAttribute) and isinstance(count, int) and count > 1:
+                yield whole, count
         for part in parts:
             yield from _fractions(part)
 

@@ -52,8 +52,13 @@ def _trace(model: nn.Module, example: Any, *, until_data: bool) -> Trace:
     try:
         found = _traced(model, example, with_values=True, until_data=until_data)
         # Where values of the inputs chose the path, another path may read what this one does not.
-        if not (found.assumed and any(found.shapes[each] for each in unread(found))):
+        cut = [each for each in unread(found) if max(found.shapes[each], default=1) > 1]
+        if not (found.assumed and cut):
             return found
+        reads_values = _DependsOnDataError(
+            f"{reads_values} On the path of this example nothing reads "
+            f"{found.named[cut[0]][0]!r}, which another path may need."
+        )
     except _DependsOnDataError as error:
         reads_values = error
     if not until_data:

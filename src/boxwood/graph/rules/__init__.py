@@ -10,6 +10,7 @@ from boxwood.graph.rules import (
     mixing,
     norm,
     pointwise,
+    quantising,
     recurrent,
     reduce,
     scattering,
@@ -29,6 +30,7 @@ RULES: dict[str, Rule] = {
     **linear.RULES,
     **einsum.RULES,
     **norm.RULES,
+    **quantising.RULES,
     **attention.RULES,
     **recurrent.RULES,
 }

@@ -70,14 +70,10 @@ def _terms(equation: str, ranks: list[int]) -> tuple[list[str], str]:
     terms, arrow, result = equation.partition("->")
     inputs = terms.split(",")
     free = "".join(letter for letter in ascii_letters if letter not in equation)
-    counts = [
-        rank - len(term.replace("...", "")) for rank, term in zip(ranks, inputs, strict=True)
-    ]
+    counts = [rank - len(term.replace("...", "")) for rank, term in zip(ranks, inputs, strict=True)]
     most = max((n for n, term in zip(counts, inputs, strict=True) if "..." in term), default=0)
     dots = free[len(free) - most :]
-    inputs = [
-        term.replace("...", dots[most - n :]) for n, term in zip(counts, inputs, strict=True)
-    ]
+    inputs = [term.replace("...", dots[most - n :]) for n, term in zip(counts, inputs, strict=True)]
     if not arrow:
         single = sorted(c for c in set(terms) - {",", "."} if terms.count(c) == 1)
         result = "..." * ("..." in terms) + "".join(single)
