@@ -132,7 +132,10 @@ def test_an_unknown_label_is_refused(tmp_path):
         (["run", "boxwood.cli.demo:experimant"], "did you mean 'experiment'"),
         (["run", "boxwood.cli.demo:experiment", "--data", "digits"], "Expected a parameter of"),
         (["run", "boxwood.cli.demo:experiment", "--set", "epochs"], "Expected --set name=value"),
-        (["run", "boxwood.cli.demo:experiment", "--seeds", "0"], "Expected at least one seed"),
+        (
+            ["run", "boxwood.cli.demo:experiment", "--seeds", "0"],
+            "Expected --seeds to be a whole number in [1,",
+        ),
         (["run", "boxwood.data.digits:digits"], "to return an Experiment"),
         (["run", "gone.json"], "Expected a recipe file at"),
         (["runs", "list", "--store", "gone"], "Expected a store at gone"),

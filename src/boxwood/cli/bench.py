@@ -9,9 +9,9 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from boxwood.cli import checks
 from boxwood.cli.models import (
     Inputs,
     ModelName,
@@ -22,7 +22,7 @@ from boxwood.cli.models import (
     example_of,
     model_of,
 )
-from boxwood.core.errors import BoxwoodError
+from boxwood.cli.terminal import Console, say
 from boxwood.engine import compiling
 from boxwood.engine.contenders import (
     Contender,
@@ -48,11 +48,14 @@ def bench(
     sparsity: Sparsity = 0.0,
     keep: Annotated[
         float | None,
-        typer.Option(help="Race the network cut down to this fraction of its units as well."),
+        typer.Option(
+            help="Race the network cut down to this fraction of its units as well.",
+            callback=checks.fraction(of_what="units", one=True),
+        ),
     ] = None,
     settings: Settings = None,
     threads: Threads = 1,
-    turns: Annotated[int, typer.Option(help="How often each runs.")] = 21,
+    turns: Annotated[int, typer.Option(help="How often each runs.", callback=checks.whole(1))] = 21,
     torch_compile: Annotated[bool, typer.Option(help="Race torch.compile as well.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -60,8 +63,6 @@ def bench(
 
     Example: boxwood bench torchvision.models:resnet50 --input 1x3x224x224 --sparsity 0.9 --keep 0.5
     """
-    if turns < 1:
-        raise BoxwoodError(f"Expected at least one turn, got {turns}; give --turns 1 or more.")
     example = example_of(inputs or ())
     dense = model_of(model, settings or (), weights)
     pruned = dense
@@ -95,13 +96,13 @@ def bench(
             "absent": absent,
             "verdict": verdict,
         }
-        print(json.dumps(found, indent=1))  # noqa: T201 - the result itself
+        say(json.dumps(found, indent=1))
         return
     console = Console(soft_wrap=True)
     console.print(_table(results))
     for name, why in absent.items():
-        console.print(f"{name} did not take part: {why}.", markup=False)
-    console.print(verdict, markup=False)
+        console.print(f"{name} did not take part: {why}.")
+    console.print(verdict)
 
 
 def _verdict(results: Sequence[Result]) -> str:

@@ -6,6 +6,7 @@ import typer
 
 from boxwood.cli.run import Code, Data, Settings, TrustAll
 from boxwood.cli.target import resolve, trusted
+from boxwood.cli.terminal import say
 from boxwood.core.spec import encode
 from boxwood.report.citation import bibtex, papers, sources
 from boxwood.report.page.build import json_text
@@ -34,6 +35,6 @@ def cite(
             {"used": s.used, "source": s.text, "papers": [p.key for p in s.papers]} for s in found
         ]
         entries = {paper.key: paper.bibtex for paper in papers(found)}
-        print(json_text({"sources": rows, "bibtex": entries}), end="")  # noqa: T201 - the result
+        say(json_text({"sources": rows, "bibtex": entries}))
         return
-    print(bibtex(found))  # noqa: T201 - the result itself
+    say(bibtex(found))

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 
+from boxwood.cli import checks
 from boxwood.cli.models import (
     Inputs,
     ModelName,
@@ -17,12 +17,18 @@ from boxwood.cli.models import (
     example_of,
     model_of,
 )
+from boxwood.cli.terminal import Console
 from boxwood.engine import compiling
 
 
 def compile(  # noqa: A001
     model: ModelName,
-    out: Annotated[Path, typer.Option(help="The file to write, as model.bxw.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="The file to write, as model.bxw.", callback=checks.new_file(makes_folders=False)
+        ),
+    ],
     inputs: Inputs = None,
     weights: Weights = None,
     sparsity: Sparsity = 0.0,
@@ -41,10 +47,9 @@ def compile(  # noqa: A001
     session.save(out)
     console = Console(soft_wrap=True)
     if explain:
-        console.print(str(session.explain(*example)), markup=False, highlight=False)
+        console.print(str(session.explain(*example)), highlight=False)
     console.print(
         f"{out}: {out.stat().st_size / 1e6:.1f} MB; {len(session.native)} operations run in "
         f"kernels. Load it with boxwood.load({str(out)!r}).",
-        markup=False,
         highlight=False,
     )

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from boxwood.cli import checks
 from boxwood.cli.execute import execute
-from boxwood.cli.run import StorePath
+from boxwood.cli.run import NewStore
+from boxwood.cli.terminal import Console
 from boxwood.core.criteria import magnitude_over_std
 from boxwood.core.spec import Call
 from boxwood.data.digits import digits
@@ -36,8 +37,10 @@ def experiment() -> Experiment:
 
 
 def demo(
-    store: StorePath = Path("runs/demo"),
-    seeds: Annotated[int, typer.Option(help="How many seeds.")] = 3,
+    store: NewStore = Path("runs/demo"),
+    seeds: Annotated[
+        int, typer.Option(help="How many seeds.", callback=checks.whole(1, 10_000))
+    ] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Train a network on handwritten digits, prune it, retrain it, and say what it cost.
@@ -51,8 +54,8 @@ def demo(
     first = next(m for m in found if m.seed == last.seed)
     console = Console()
     layers = [LayerCount(**layer) for layer in last.facts["layers"]]
-    console.print(f"Layers of the last network (seed {last.seed}):", markup=False)
-    console.print(render(layer_table(layers)), markup=False)
+    console.print(f"Layers of the last network (seed {last.seed}):")
+    console.print(render(layer_table(layers)))
     ends = [m for m in found if m.name == last.name]
     starts = [m for m in found if m.name == first.name]
     before, after = (100 * sum(m.test for m in g) / len(g) for g in (starts, ends))
@@ -60,5 +63,4 @@ def demo(
         f"Dense {before:.2f} %, pruned {after:.2f} % on test: {after - before:+.2f} points with "
         f"{1 / last.kept_fraction:.1f}x fewer weights and {last.facts['dense_bytes'] / last.facts['bytes']:.1f}x "
         f"fewer bytes on disk.",
-        markup=False,
     )

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from boxwood.cli.progress import bar, bars
+from boxwood.cli.terminal import Console, say
 from boxwood.recipes.phase import Experiment
 from boxwood.report.study import Finding, Measurement, collect, summarise
 from boxwood.report.tables import render, summary_table, to_json_rows
@@ -69,12 +69,12 @@ def execute(
         ]  # fmt: skip
         out.write_text(json.dumps({**report, "runs": runs}, indent=1, default=str) + "\n")
     if as_json:
-        print(text)  # noqa: T201 - the result itself
+        say(text)
         return measurements
     console = Console()
-    console.print(render(summary_table(rows), width=max(console.width, 100)), markup=False)
+    console.print(render(summary_table(rows), width=max(console.width, 100)))
     for finding in findings:
         word = {True: "holds", False: "FAILS", None: "undecided"}[finding.held]
-        console.print(f"{word}: {finding.claim} ({finding.evidence})", markup=False)
-    console.print(f"Store: {store} (run the same command again to resume or extend)", markup=False)
+        console.print(f"{word}: {finding.claim} ({finding.evidence})")
+    console.print(f"Store: {store} (run the same command again to resume or extend)")
     return measurements

@@ -1,7 +1,6 @@
 """The command line's entry: commands, errors and exit codes."""
 
 import sys
-import warnings
 
 import typer
 
@@ -19,6 +18,7 @@ from boxwood.cli import (
     serve,
     shrink,
 )
+from boxwood.cli.terminal import say, show_warnings
 from boxwood.core.errors import BoxwoodError
 
 app = typer.Typer(
@@ -46,17 +46,12 @@ app.add_typer(runs.app, name="runs")
 
 def main() -> None:
     """Run a command: exit code 0 when it is done, 2 for bad input, 130 when interrupted."""
-    warnings.showwarning = _tell
+    show_warnings()
     try:
         app()
     except BoxwoodError as error:
-        print(f"boxwood: {error}", file=sys.stderr)  # noqa: T201
+        say(f"boxwood: {error}", error=True)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("boxwood: stopped; run the same command again to go on.", file=sys.stderr)  # noqa: T201
+        say("boxwood: stopped; run the same command again to go on.", error=True)
         sys.exit(130)
-
-
-def _tell(message: Warning | str, *_: object, **__: object) -> None:
-    """Show a warning as an error is shown: what it says, not where the code stands that says it."""
-    print(f"boxwood: warning: {message}", file=sys.stderr)  # noqa: T201

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from boxwood.cli import checks
 from boxwood.cli.target import arguments
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.spec import load
@@ -32,12 +33,16 @@ Inputs = Annotated[
 ]
 Weights = Annotated[Path | None, typer.Option(help="A .safetensors file of its state.")]
 Sparsity = Annotated[
-    float, typer.Option(help="Fraction of weights to prune by magnitude first, in [0, 1).")
+    float,
+    typer.Option(
+        help="Fraction of weights to prune by magnitude first, in [0, 1).",
+        callback=checks.fraction(of_what="zeros", one=False),
+    ),
 ]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="name=value for the function; repeatable.")
 ]
-Threads = Annotated[int, typer.Option(help="Threads to run on.")]
+Threads = Annotated[int, typer.Option(help="Threads to run on.", callback=checks.whole(1, 1024))]
 
 
 def model_of(

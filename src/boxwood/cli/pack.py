@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from boxwood.cli import checks
 from boxwood.cli.progress import byte_bar
 from boxwood.cli.prune import Links
+from boxwood.cli.terminal import Console, say
 from boxwood.core.errors import BoxwoodError
 from boxwood.files.checkpoint import dense_name, find_files, packed_name, texts_beside
 from boxwood.files.header import preamble, read_header
@@ -25,7 +26,10 @@ from boxwood.report.tables import render
 Source = Annotated[
     Path, typer.Argument(help="safetensors file, index of shards, or a folder of either.")
 ]
-Out = Annotated[Path, typer.Option(help="New file to write; a new folder for shards.")]
+Out = Annotated[
+    Path,
+    typer.Option(help="New file to write; a new folder for shards.", callback=checks.new_place),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
@@ -120,15 +124,13 @@ def info(
         total["zstd"] = sum(size for size in compressed if size is not None)
     if as_json:
         rows = [_row(layout) for layout in layouts]
-        print(json.dumps({"total": total, "tensors": rows}, indent=1))  # noqa: T201 - the result
+        say(json.dumps({"total": total, "tensors": rows}, indent=1))
         return
     console = Console()
-    console.print(
-        render(_table(layouts), width=max(console.width, 110)), markup=False, soft_wrap=True
-    )
+    console.print(render(_table(layouts), width=max(console.width, 110)), soft_wrap=True)
     for name, size in total.items():
         share = f"{size / max(total['dense'], 1):.1%} of dense"
-        console.print(f"{name:>6}  {size:>16,} bytes  {share}", markup=False, highlight=False)
+        console.print(f"{name:>6}  {size:>16,} bytes  {share}", highlight=False)
 
 
 def _convert(
@@ -235,9 +237,7 @@ def _say(sizes: tuple[int, int], out: Path, *, as_json: bool) -> None:
     before, after = sizes
     if as_json:
         text = json.dumps({"out": str(out), "bytes_before": before, "bytes_after": after})
-        print(text)  # noqa: T201 - the result itself
+        say(text)
         return
     share = f"{after / max(before, 1):.1%}"
-    Console().print(
-        f"{before:,} bytes became {after:,} ({share}) in {out}.", markup=False, soft_wrap=True
-    )
+    Console().print(f"{before:,} bytes became {after:,} ({share}) in {out}.", soft_wrap=True)

@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from boxwood.cli.run import Code, Data, Seeds, Settings, StorePath, Target, TrustAll
 from boxwood.cli.target import resolve, trusted
+from boxwood.cli.terminal import Console, say
 from boxwood.core.spec import encode
 from boxwood.runs.runner import jobs_of, phase_title, with_needs
 from boxwood.runs.store import Store
@@ -33,7 +33,7 @@ def plan(
     """
     experiment = resolve(target, data, settings or (), trusted(code, trust))
     if as_json:
-        print(json.dumps(encode(experiment), indent=1))  # noqa: T201 - the result itself
+        say(json.dumps(encode(experiment), indent=1))
         return
     opened = Store(store)
     table = Table("branch", "#", "phase", "label", "key", "done")

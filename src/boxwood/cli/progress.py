@@ -4,7 +4,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -18,6 +17,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from boxwood.cli.terminal import Console
 from boxwood.runs.runner import Job, Watcher, phase_title
 
 
@@ -28,7 +28,7 @@ def bar(title: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | Non
     if quiet or not console.is_terminal:
         yield None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(title, total=None)
         yield lambda done, whole: progress.update(task, completed=done, total=whole)
@@ -47,7 +47,12 @@ def bars(*, quiet: bool) -> Iterator[Watcher | None]:
     if quiet or not console.is_terminal:
         yield None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), _Rate(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as progress:
         tasks: dict[tuple[str, int], int] = {}
 
@@ -75,7 +80,7 @@ def byte_bar(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
         yield lambda what, done, total: None  # noqa: ARG005
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from boxwood.cli import checks
 from boxwood.cli.progress import byte_bar
 from boxwood.cli.prune_blocks import decision, prune_blocks
+from boxwood.cli.terminal import Console, say
 from boxwood.core.errors import BoxwoodError
 from boxwood.files.checkpoint import open_checkpoint
 from boxwood.files.limits import Matching, global_limits, uniform_limits
@@ -29,8 +30,17 @@ def prune(
     checkpoint: Annotated[
         Path, typer.Argument(help="safetensors file, index of shards, or a folder of either.")
     ],
-    out: Annotated[Path, typer.Option(help="New folder for the pruned checkpoint.")],
-    sparsity: Annotated[float | None, typer.Option(help="Fraction of zeros, in [0, 1).")] = None,
+    out: Annotated[
+        Path,
+        typer.Option(help="New folder for the pruned checkpoint.", callback=checks.new_folder),
+    ],
+    sparsity: Annotated[
+        float | None,
+        typer.Option(
+            help="Fraction of zeros, in [0, 1).",
+            callback=checks.fraction(of_what="zeros", one=False),
+        ),
+    ] = None,
     by: Annotated[
         str | None,
         typer.Option(
@@ -52,12 +62,17 @@ def prune(
         bool, typer.Option("--lines", help="Every line of the text is an example (encoders).")
     ] = False,
     samples: Annotated[
-        int | None, typer.Option(help="Pieces of the text. Default: 128, or what a short text has.")
+        int | None,
+        typer.Option(
+            help="Pieces of the text. Default: 128, or what a short text has.",
+            callback=checks.whole(1),
+        ),
     ] = None,
     length: Annotated[
         int | None,
         typer.Option(
-            help="Tokens of each. Default: what the model takes, at most 2048; less of a short text."
+            help="Tokens of each. Default: what the model takes, at most 2048; less of a short text.",
+            callback=checks.whole(1),
         ),
     ] = None,
     blocks: Annotated[
@@ -74,7 +89,9 @@ def prune(
         list[str] | None, typer.Option(help="Names to leave alone, as '*embed*'; may be repeated.")
     ] = None,
     follow_links: Links = False,
-    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
+    threads: Annotated[
+        int, typer.Option(help="Threads of torch.", callback=checks.whole(1, 1024))
+    ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Prune a checkpoint to an exact count.
@@ -148,14 +165,13 @@ def prune(
     total = {"weights": weights, "kept": kept, "sparsity": 1 - kept / max(weights, 1)}
     if as_json:
         found = {"out": str(out), "total": total, "tensors": [asdict(row) for row in rows]}
-        print(json.dumps(found, indent=1))  # noqa: T201 - the result itself
+        say(json.dumps(found, indent=1))
         return
     console = Console()
-    console.print(render(_table(rows), width=max(console.width, 110)), markup=False, soft_wrap=True)
+    console.print(render(_table(rows), width=max(console.width, 110)), soft_wrap=True)
     console.print(
         f"Kept {kept:,} of {weights:,} weights (sparsity {total['sparsity']:.4f}) in {out}; "
         f"masks in {out / 'masks'}.",
-        markup=False,
         soft_wrap=True,
     )
 

@@ -9,9 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from boxwood.cli.progress import bar
+from boxwood.cli.terminal import Console, say
 from boxwood.core.criteria import magnitude, wanda
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.granularity import Elements, NofM, PerRow
@@ -99,13 +98,12 @@ def prune_blocks(
     if as_json:
         tensors = [asdict(row) for row in rows]
         found = {"out": str(out), "by": encode(decide), "total": total, **cost, "tensors": tensors}
-        print(json.dumps(found, indent=1))  # noqa: T201 - the result itself
+        say(json.dumps(found, indent=1))
         return
     Console().print(
         f"Kept {kept:,} of {weights:,} weights of {len(rows)} linear layers (sparsity "
         f"{total['sparsity']:.4f}) in {out}; masks in {out / 'masks'}. {cost['seconds']:.0f} s, at "
         f"most {cost['peak_memory_bytes'] / 1e9:.2f} GB of memory, {_said(batches)}.",
-        markup=False,
         soft_wrap=True,
     )
 
@@ -122,7 +120,7 @@ def _said(batches: list[dict[str, Any]]) -> str:
 
 def _grouped(keep: str) -> NofM:
     found = re.fullmatch(r"(\d+):(\d+)", keep)
-    if found is None:
+    if found is None or not 0 < int(found[1]) < int(found[2]):
         raise BoxwoodError(
             f"Expected --keep n:m, n kept of every m consecutive inputs, got {keep!r}; try 2:4."
         )

@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 import rich.table
 import typer
-from rich.console import Console
 from rich.text import Text
 
+from boxwood.cli import checks
+from boxwood.cli.terminal import Console, say
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.spec import load
 from boxwood.report.figures import write
@@ -34,7 +35,9 @@ Title = Annotated[str, typer.Option(help="Title of the page.")]
 
 def report(
     stores: Stores,
-    out: Annotated[Path | None, typer.Option(help="HTML file to write.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="HTML file to write.", callback=checks.new_file())
+    ] = None,
     title: Title = "",
     only: Only = None,
     without: Without = None,
@@ -44,9 +47,15 @@ def report(
         tuple[str, str] | None,
         typer.Option("--compare", help="Two recipes to compare seed by seed."),
     ] = None,
-    csv: Annotated[Path | None, typer.Option(help="Folder for every table as CSV.")] = None,
+    csv: Annotated[
+        Path | None,
+        typer.Option(help="Folder for every table as CSV.", callback=checks.new_folder),
+    ] = None,
     figures: Annotated[
-        Path | None, typer.Option(help="Folder for figures as PNG and SVG, for papers.")
+        Path | None,
+        typer.Option(
+            help="Folder for figures as PNG and SVG, for papers.", callback=checks.new_folder
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print every table as JSON.")] = False,
 ) -> None:
@@ -57,14 +66,14 @@ def report(
     about = replace(asked(stores, title, only, without, judge, latency), compare=compare_)
     if compare_ is not None and not as_json:
         found = compare(about.studies(), *compare_)
-        Console().print(found.summary, markup=False)
-        print(render(_for_terminal(comparison_table(found)), width=200))  # noqa: T201 - one line each
+        Console().print(found.summary)
+        say(render(_for_terminal(comparison_table(found)), width=200))
     if csv is not None or as_json:
         made = articles(about)
         if csv is not None:
             write_csv(made, csv)
         if as_json:
-            print(json_text(to_json(made)), end="")  # noqa: T201 - the result itself
+            say(json_text(to_json(made)))
     for index, study in enumerate(about.studies() if figures else (), 1):
         write_figures(study, (figures or Path()) / f"study-{index}")
     if out is not None or not (csv or as_json or compare_ or figures):
@@ -72,9 +81,7 @@ def report(
         text = page(about)
         write(path, text.encode())
         if not as_json:
-            Console(soft_wrap=True).print(
-                f"{path}: {len(text.encode()) / 1e6:.1f} MB", markup=False
-            )
+            Console(soft_wrap=True).print(f"{path}: {len(text.encode()) / 1e6:.1f} MB")
 
 
 def _for_terminal(table: Table) -> rich.table.Table:

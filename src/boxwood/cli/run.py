@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
+from boxwood.cli import checks
 from boxwood.cli.execute import execute
 from boxwood.cli.target import resolve, trusted
-from boxwood.core.errors import BoxwoodError
 
 Target = Annotated[str, typer.Argument(help="file.py:function, or a recipe.json.")]
 Data = Annotated[
@@ -19,7 +19,12 @@ Data = Annotated[
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="name=value for the function; may be repeated.")
 ]
-StorePath = Annotated[Path, typer.Option("--store", help="Folder of finished phases.")]
+StorePath = Annotated[
+    Path, typer.Option("--store", help="Folder of finished phases.", callback=checks.store)
+]
+NewStore = Annotated[
+    Path, typer.Option("--store", help="Folder of finished phases.", callback=checks.new_folder)
+]
 Code = Annotated[
     list[str] | None,
     typer.Option(
@@ -31,29 +36,44 @@ Code = Annotated[
 TrustAll = Annotated[
     bool, typer.Option("--trust", help="Run any code that a recipe.json or a store names.")
 ]
-Seeds = Annotated[int, typer.Option(help="How many seeds: 0, 1, …")]
+Seeds = Annotated[
+    int, typer.Option(help="How many seeds: 0, 1, …", callback=checks.whole(1, 10_000))
+]
 
 
 def run(
     target: Target,
     data: Data = None,
     seeds: Seeds = 1,
-    first_seed: Annotated[int, typer.Option(help="The first of the seeds.")] = 0,
-    store: StorePath = Path("runs"),
+    first_seed: Annotated[
+        int, typer.Option(help="The first of the seeds.", callback=checks.whole(0, 2**31))
+    ] = 0,
+    store: NewStore = Path("runs"),
     settings: Settings = None,
     threads: Annotated[
-        int, typer.Option(help="Threads of torch; one is enough for small nets.")
+        int,
+        typer.Option(
+            help="Threads of torch; one is enough for small nets.", callback=checks.whole(1, 1024)
+        ),
     ] = 1,
-    workers: Annotated[int, typer.Option(help="Processes, of --threads threads each.")] = 1,
+    workers: Annotated[
+        int,
+        typer.Option(help="Processes, of --threads threads each.", callback=checks.whole(1, 1024)),
+    ] = 1,
     ray: Annotated[
         str | None, typer.Option(help="Address of a Ray cluster to use, or local.")
     ] = None,
-    device: Annotated[str, typer.Option(help="Where to train, such as cpu or cuda.")] = "cpu",
+    device: Annotated[
+        str,
+        typer.Option(help="Where to train, such as cpu or cuda.", callback=checks.device),
+    ] = "cpu",
     snapshot_every: Annotated[
-        float, typer.Option(help="Seconds between snapshots in a phase.")
+        float,
+        typer.Option(help="Seconds between snapshots in a phase.", callback=checks.seconds),
     ] = 30,
     out: Annotated[
-        Path | None, typer.Option(help="Also write all figures to this JSON file.")
+        Path | None,
+        typer.Option(help="Also write all figures to this JSON file.", callback=checks.new_file()),
     ] = None,
     code: Code = None,
     trust: TrustAll = False,
@@ -67,8 +87,6 @@ def run(
 
     Example: boxwood run experiments/han2015.py:lenet_300_100 --data fashion-mnist --seeds 5
     """
-    if seeds < 1:
-        raise BoxwoodError(f"Expected at least one seed, got {seeds}; give --seeds 1 or more.")
     execute(
         resolve(target, data, settings or (), trusted(code, trust)),
         store=store,

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from boxwood.cli import checks
 from boxwood.cli.progress import bar
 from boxwood.cli.run import Code, StorePath, TrustAll
 from boxwood.cli.target import trusted
+from boxwood.cli.terminal import Console, say
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.masks import apply
 from boxwood.files.mask_files import write_with_masks
@@ -27,7 +28,7 @@ from boxwood.runs.store import Store
 
 app = typer.Typer(no_args_is_help=True, help="List, show, export and clean up finished work.")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Out = Annotated[Path, typer.Option(help="Folder to write into.")]
+Out = Annotated[Path, typer.Option(help="Folder to write into.", callback=checks.new_folder)]
 Key = Annotated[str, typer.Argument(help="Key of a phase, or the beginning of one.")]
 
 
@@ -48,7 +49,7 @@ def list_(store: StorePath = Path("runs"), as_json: Json = False) -> None:
         for run in opened.runs()
     ]
     if as_json:
-        print(json.dumps(rows, indent=1))  # noqa: T201 - the result itself
+        say(json.dumps(rows, indent=1))
         return
     table = Table("run", "key", "phases done")
     for row in rows:
@@ -63,13 +64,18 @@ def show(key: Key, store: StorePath = Path("runs")) -> None:
     Example: boxwood runs show 3f2a --store runs
     """
     opened = _open(store)
-    print(json.dumps(opened.record(_whole(opened, key)), indent=1))  # noqa: T201
+    say(json.dumps(opened.record(_whole(opened, key)), indent=1))
 
 
 @app.command()
 def export(
     key: Key,
-    out: Annotated[Path, typer.Option(help="safetensors file to write.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="safetensors file to write.", callback=checks.new_file(makes_folders=False)
+        ),
+    ],
     store: StorePath = Path("runs"),
     cut: Annotated[
         bool, typer.Option("--cut", help="Cut masked units out: write the smaller network.")
@@ -90,7 +96,7 @@ def export(
     opened = _open(store)
     if cut:
         before, after = save_cut(opened, _whole(opened, key), out, trusted(code, trust))
-        Console(soft_wrap=True).print(f"{out}: {after:,} of {before:,} parameters.", markup=False)
+        Console(soft_wrap=True).print(f"{out}: {after:,} of {before:,} parameters.")
         return
     state = opened.load(_whole(opened, key))
     write_with_masks(out, apply(state.weights, state.masks), state.masks)
@@ -105,7 +111,7 @@ def diff(a: Key, b: Key, store: StorePath = Path("runs"), as_json: Json = False)
     opened = _open(store)
     found = difference(opened, _whole(opened, a), _whole(opened, b))
     if as_json:
-        print(json.dumps(asdict(found), indent=1))  # noqa: T201 - the result itself
+        say(json.dumps(asdict(found), indent=1))
         return
     console = Console()
     console.print(f"{len(found.shared)} phases are the same, the start among them.")
@@ -152,9 +158,15 @@ def latency(
     only: Annotated[
         list[str] | None, typer.Option(help="Runs or studies to take, such as '* / seed 0'.")
     ] = None,
-    batch: Annotated[int, typer.Option(help="Examples that enter at once.")] = 1,
-    threads: Annotated[int, typer.Option(help="Threads to run on.")] = 1,
-    turns: Annotated[int, typer.Option(help="How often each way runs.")] = 21,
+    batch: Annotated[
+        int, typer.Option(help="Examples that enter at once.", callback=checks.whole(1))
+    ] = 1,
+    threads: Annotated[
+        int, typer.Option(help="Threads to run on.", callback=checks.whole(1, 1024))
+    ] = 1,
+    turns: Annotated[
+        int, typer.Option(help="How often each way runs.", callback=checks.whole(1))
+    ] = 21,
     again: Annotated[bool, typer.Option(help="Forget what was measured before.")] = False,
     code: Code = None,
     trust: TrustAll = False,
@@ -180,10 +192,9 @@ def latency(
         found = measure_all(opened, list(wanted.values()), settings, again=again, told=told)
     console = Console(soft_wrap=True)
     for key, why in found.refused.items():
-        console.print(f"{key[:8]} could not be compiled: {why}", markup=False)
+        console.print(f"{key[:8]} could not be compiled: {why}")
     console.print(
         f"{store / FILE}: {len(found.networks)} networks. `boxwood report {store}` shows them.",
-        markup=False,
     )
 
 

@@ -1,26 +1,37 @@
 """``boxwood serve``: the report of a store, renewed while runs go on."""
 
+import hashlib
+import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from boxwood.cli import checks
 from boxwood.cli.report import Judge, Latency, Only, Stores, Title, Without, asked
+from boxwood.cli.terminal import Console, say
 from boxwood.core.errors import BoxwoodError
 from boxwood.report.page.build import page
 from boxwood.runs.latency import FILE as LATENCY
 
 _HOST = "127.0.0.1"
+_THREADS = 16
+_SECONDS = 30
 
 
 def serve(
     stores: Stores,
-    port: Annotated[int, typer.Option(help="Port on this machine; 0 takes a free one.")] = 8000,
+    port: Annotated[
+        int,
+        typer.Option(
+            help="Port on this machine; 0 takes a free one.", callback=checks.whole(0, 65535)
+        ),
+    ] = 8000,
     title: Title = "",
     only: Only = None,
     without: Without = None,
@@ -58,6 +69,8 @@ def open_server(stores: list[Path], build: Callable[[], str], port: int = 0) -> 
     cache = _Cache(stores, build)
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = _SECONDS  # for a request to arrive, and for an answer to leave
+
         def do_GET(self) -> None:
             host = self.headers.get("Host", "").partition(":")[0]
             if host not in (_HOST, "localhost"):
@@ -83,7 +96,7 @@ def open_server(stores: list[Path], build: Callable[[], str], port: int = 0) -> 
             """Say nothing: the terminal shows the address."""
 
     try:
-        return ThreadingHTTPServer((_HOST, port), Handler)
+        return _Server((_HOST, port), Handler)
     except OSError as error:
         raise BoxwoodError(
             f"Expected port {port} to be free, got {error.strerror}; give another --port, or 0."
@@ -91,13 +104,43 @@ def open_server(stores: list[Path], build: Callable[[], str], port: int = 0) -> 
 
 
 def version(stores: list[Path]) -> str:
-    """Number of phases, runs and files of times, and the age of the last: it changes when they do."""
-    seen = [
-        entry.stat().st_mtime_ns
-        for store in stores
-        for entry in (*store.glob("phases/[!.]*"), *store.glob("runs/[!.]*"), *store.glob(LATENCY))
-    ]
-    return f"{len(seen)}-{max(seen, default=0)}"
+    """Names and ages of all phases, runs and files of times, in short: it changes when they do."""
+    seen = hashlib.sha256()
+    for store in stores:
+        for entry in sorted(
+            (*store.glob("phases/[!.]*"), *store.glob("runs/[!.]*"), *store.glob(LATENCY))
+        ):
+            with suppress(OSError):  # gone since it was listed
+                seen.update(f"{entry}\0{entry.lstat().st_mtime_ns}\0".encode(errors="replace"))
+    return seen.hexdigest()[:16]
+
+
+class _Server(ThreadingHTTPServer):
+    """At most so many answers at a time; whoever goes away before the end is not reported."""
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self._free = threading.BoundedSemaphore(_THREADS)
+        super().__init__(address, handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread, or hang up where all are busy."""
+        if not self._free.acquire(timeout=1):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer, and make room for the next."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - its names
+        """Say what went wrong in a line, unless the reader has gone."""
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            say(f"boxwood: an answer failed: {type(error).__name__}: {error}", error=True)
 
 
 class _Cache:
@@ -120,5 +163,13 @@ class _Cache:
             return 200, "text/html", self._build()
         except BoxwoodError as error:
             # A store in which nothing has been asked for yet gets its page when something is.
-            text = f'<meta charset="utf-8"><meta http-equiv="refresh" content="3"><p>{escape(str(error))}'
-            return 200, "text/html", text
+            return 200, "text/html", _sentence(str(error))
+        except Exception as error:  # noqa: BLE001 - the reader must be told, and serving goes on
+            what = f"Expected a store that can be read, got {type(error).__name__}: {error}."
+            return 500, "text/html", _sentence(f"{what} This is a fault of Boxwood: report it.")
+
+
+def _sentence(text: str) -> str:
+    """A page of one sentence that asks again by itself."""
+    again = '<meta charset="utf-8"><meta http-equiv="refresh" content="3">'
+    return f"{again}<p>{escape(text)}"

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from boxwood.cli import checks
 from boxwood.cli.models import Inputs, Settings, Weights, example_of, model_of
+from boxwood.cli.terminal import Console, say
 from boxwood.core.errors import BoxwoodError
 from boxwood.files.writing import check_new_folder
 from boxwood.graph.keep import Budget, Keep, multiply_adds, parameters
@@ -19,6 +20,8 @@ from boxwood.graph.record import record_of, save_shrunken
 from boxwood.graph.units import units
 from boxwood.graph.verify import shrink as shrink_network
 from boxwood.graph.verify import verify
+
+_share = checks.fraction(of_what="what there is", one=True)
 
 
 def shrink(
@@ -29,16 +32,29 @@ def shrink(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Argument(help="File to write: .safetensors; for a folder, a folder.")
+        Path | None,
+        typer.Argument(
+            help="File to write: .safetensors; for a folder, a folder.", callback=checks.new_place
+        ),
     ] = None,
     inputs: Inputs = None,
     settings: Settings = None,
     weights: Weights = None,
-    keep: Annotated[float | None, typer.Option(help="Fraction of units of each group.")] = None,
-    macs: Annotated[float | None, typer.Option(help="Fraction of multiply-adds at most.")] = None,
-    size: Annotated[float | None, typer.Option(help="Fraction of parameters at most.")] = None,
+    keep: Annotated[
+        float | None,
+        typer.Option(help="Fraction of units of each group.", callback=_share),
+    ] = None,
+    macs: Annotated[
+        float | None,
+        typer.Option(help="Fraction of multiply-adds at most.", callback=_share),
+    ] = None,
+    size: Annotated[
+        float | None,
+        typer.Option(help="Fraction of parameters at most.", callback=_share),
+    ] = None,
     time: Annotated[
-        float | None, typer.Option("--latency", help="Fraction of the measured time at most.")
+        float | None,
+        typer.Option("--latency", help="Fraction of the measured time at most.", callback=_share),
     ] = None,
     by: Annotated[
         str | None,
@@ -54,11 +70,18 @@ def shrink(
         ),
     ] = None,
     samples: Annotated[
-        int | None, typer.Option(help="Pieces of the text. Default: 128, or what a short text has.")
+        int | None,
+        typer.Option(
+            help="Pieces of the text. Default: 128, or what a short text has.",
+            callback=checks.whole(1),
+        ),
     ] = None,
     length: Annotated[
         int | None,
-        typer.Option(help="Tokens of each. Default: what the model takes, at most 2048."),
+        typer.Option(
+            help="Tokens of each. Default: what the model takes, at most 2048.",
+            callback=checks.whole(1),
+        ),
     ] = None,
     repair: Annotated[
         bool, typer.Option(help="With --text: refit what read the removed, by least squares.")
@@ -66,12 +89,16 @@ def shrink(
     protect: Annotated[
         list[str] | None, typer.Option(help="Pattern of parameters whose units stay. Repeat.")
     ] = None,
-    floor: Annotated[int, typer.Option(help="Units that every group keeps at least.")] = 1,
+    floor: Annotated[
+        int,
+        typer.Option(help="Units that every group keeps at least.", callback=checks.whole(1)),
+    ] = 1,
     multiple: Annotated[
         int | None,
         typer.Option(
             help="Groups keep a multiple of this. Default: 1; for a folder, up to 128, and what its "
-            "configuration can say."
+            "configuration can say.",
+            callback=checks.whole(1),
         ),
     ] = None,
     freeze_unknown: Annotated[
@@ -164,15 +191,15 @@ def shrink(
 
             write_folder(done.shrunken.built, out, source=folder)
     if as_json:
-        print(json.dumps(report, indent=1))  # noqa: T201 - the result itself
+        say(json.dumps(report, indent=1))
         return
     console = Console()
     console.print(_table(report))
     for line in _told(report):
-        console.print(line, markup=False)
+        console.print(line)
     if certificate is not None:
-        console.print(str(certificate), markup=False)
-        console.print(f"Written: {out}", markup=False, soft_wrap=True)
+        console.print(str(certificate))
+        console.print(f"Written: {out}", soft_wrap=True)
 
 
 def _pretrained(

@@ -246,9 +246,11 @@ def render(table: Table, width: int = 120) -> str:
         <BLANKLINE>
     """
     text = StringIO()
+    # Names are data: nothing in them is markup.
     console = Console(
-        file=text, width=width, color_system=None, force_terminal=False, force_jupyter=False
-    )
+        file=text, width=width, color_system=None, force_terminal=False, force_jupyter=False,
+        markup=False, emoji=False,
+    )  # fmt: skip
     console.print(table)
     return "".join(line.rstrip() + "\n" for line in text.getvalue().splitlines())
 
