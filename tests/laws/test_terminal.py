@@ -19,6 +19,7 @@ import boxwood.cli
 from boxwood.cli import main
 from boxwood.cli.terminal import Console, visible
 from boxwood.core.errors import BoxwoodError
+from boxwood.runs.store import Store
 
 HOSTILE = "a\x1b]0;owned\x07\x1b[2J\u202etxt.exe\r\x9b31m[/bold][link=x]y"
 FOLDER = Path(boxwood.cli.__file__).parent
@@ -110,21 +111,12 @@ def test_names_of_files_and_tensors(tmp_path: Path) -> None:
 
 def test_names_in_stores_and_recipes(tmp_path: Path) -> None:
     """Names of runs and of branches, which are no markup either."""
-    store = tmp_path / "store"
-    (store / "runs").mkdir(parents=True)
-    (store / "phases").mkdir()
-    key = "a" * 64
-    run = {
-        "name": HOSTILE,
-        "chain": [key, key],
-        "genesis": {},
-        "recipe": [],
-        "seed": 0,
-        "format": 1,
-    }
-    (store / "runs" / f"{key}.json").write_text(json.dumps(run))
+    store, key = tmp_path / "store", "a" * 64
+    genesis = {"is": "boxwood.recipes.phase:Genesis", "seed": 0}
+    Store(store).note_run(key, {"name": HOSTILE, "chain": [key], "genesis": genesis, "recipe": []})
     shown = command("runs", "list", "--store", store)
     assert harmless(shown)
+    assert "owned" in shown
     recipe = tmp_path / "recipe.json"
     recipe.write_text(
         command("plan", "boxwood.cli.demo:experiment", "--json").replace(
