@@ -238,6 +238,37 @@ def test_gradients_that_are_no_derivative_are_not_compared():
     assert "not compared" in str(found)
 
 
+class Doubled(torch.autograd.Function):
+    """A mistake in a backward pass, as torch itself has some; it depends on the channels."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * g.shape[1]
+
+
+def test_a_small_mistake_in_the_original_is_seen_where_it_lies():
+    """Beside large gradients that are right it is a part in a million."""
+    torch.manual_seed(0)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(3, 8), nn.Linear(8, 2), nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.b(Doubled.apply(self.a(x).tanh()) * 1e-3) + 1e3 * self.c(x).sin()
+
+    net = Net().eval()
+    keep = half(net, ROWS)
+    found = verify(net, shrink(net, keep), keep)
+    assert found.proved
+    assert "already those of the original" in found.gradient_note
+
+
 NAN = float("nan")
 
 

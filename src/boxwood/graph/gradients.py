@@ -5,6 +5,7 @@ over channels that it takes there counts the removed ones as well, which nobody 
 finite differences decide.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -66,23 +67,25 @@ def _compared(pair: Pair, example: Any, dtype: torch.dtype | None) -> Gradients:
     derive = _Derivatives(pair, example, dtype, steps)
     apart = None if agree or not finite else {n: small[n] - expected[n] for n in small}
     named = f" ({', '.join(own)})" if own else ""
-    if (error := derive.error(narrow, small, apart)) <= steps.tolerance:
-        said = "" if agree else (
+    error = derive.error(narrow, small, apart)
+    if error.none(steps.tolerance):
+        if agree:
+            return Gradients(difference, tolerance)
+        said = (
             f"of finite differences; those of the masked network differ by {difference:.2g}, "
             f"but it is its outputs' derivative that counts{named}"
-        )  # fmt: skip
-        return (
-            Gradients(difference, tolerance) if agree else Gradients(error, steps.tolerance, said)
         )
+        return Gradients(error.typical, steps.tolerance, said)
     whole = pair.whole(perturbed=True, dtype=dtype)
     found, _ = _gradients(pair, whole, example, dtype, masked=False)
-    original = derive.error(whole, found, None) if found is not None else 0.0
-    if original <= steps.tolerance:
+    wider = None if apart is None else _spread(pair, apart, found or {})
+    original = derive.error(whole, found or {}, wider)
+    if original.none(steps.tolerance):
         said = f"not the derivative of its outputs, as those of the original are{named}"
-        return Gradients(max(error, difference), tolerance, said)
+        return Gradients(max(error.typical, difference), tolerance, said)
     if agree:
         return Gradients(difference, tolerance)
-    if original > 100 * steps.tolerance:
+    if original.clear(steps.tolerance):
         said = (
             f"not compared: they differ by {difference:.2g}, and already those of the original "
             f"are not the derivative of its outputs{named}"
@@ -148,6 +151,18 @@ def _kept(pair: Pair, masked: Mapping[str, Tensor], small: Mapping[str, Tensor])
     }
 
 
+def _spread(pair: Pair, small: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> _By:
+    """Put what belongs to kept weights where it is in the original, zeros elsewhere."""
+    cuts, made = cuts_of(pair.keep), {}
+    for name in small.keys() & like.keys():
+        each = small[name]
+        for dim, indices in reversed(list(cuts.get(name, ()))):
+            shape = [*each.shape[:dim], like[name].shape[dim], *each.shape[dim + 1 :]]
+            each = each.new_zeros(shape).index_copy(dim, indices.to(each.device), each)
+        made[name] = each
+    return made
+
+
 def _difference(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> float:
     """Find the largest difference of a parameter's gradients, over the largest entry of its own.
 
@@ -160,12 +175,31 @@ def _difference(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> fl
             apart = float((expected[name] - gradient).abs().max())
             scale = max(float(gradient.abs().max()), SMALLEST * largest)
             ratio = apart / scale if scale > 0 else apart
-            worst = max(worst, ratio) if ratio == ratio else float("inf")
+            worst = max(worst, ratio) if ratio == ratio else math.inf
     return worst
 
 
 def _type_of(gradients: Mapping[str, Tensor]) -> torch.dtype:
     return next((each.dtype for each in gradients.values()), torch.float32)
+
+
+@dataclass(frozen=True)
+class _Error:
+    """How far gradients are from the derivative.
+
+    Args:
+        typical: in random directions, over the norm of the gradients.
+        along: in the direction in which two networks' gradients differ, over that difference.
+    """
+
+    typical: float
+    along: float = 0.0
+
+    def none(self, tolerance: float) -> bool:
+        return self.typical <= tolerance and self.along <= 0.01
+
+    def clear(self, tolerance: float) -> bool:
+        return self.typical > 10 * tolerance or self.along > 0.1
 
 
 @dataclass(frozen=True)
@@ -177,16 +211,15 @@ class _Derivatives:
     dtype: torch.dtype | None
     steps: _Steps
 
-    def error(self, network: nn.Module, gradients: _By, apart: _By | None) -> float:
-        """Find how far gradients are from the derivative, over their norm.
+    def error(self, network: nn.Module, gradients: _By, apart: _By | None) -> _Error:
+        """Find how far gradients are from the derivative.
 
         In random directions the median counts, for a step may cross the edge of a piecewise
-        function. Where ``apart`` is given it is a direction as well; there the derivative must tell
-        the two apart to 1 %.
+        function.
         """
         norm = _product(gradients, gradients) ** 0.5
-        if not 0 < norm < float("inf"):
-            return 0.0 if norm == 0 else float("inf")
+        if not 0 < norm < math.inf:
+            return _Error(0.0 if norm == 0 else math.inf)
         generator = torch.Generator().manual_seed(self.pair.seed)
         errors = []
         for _ in range(_DIRECTIONS):
@@ -195,12 +228,11 @@ class _Derivatives:
                 for n, g in gradients.items()
             }
             errors.append(self._off(network, gradients, way) / norm)
-        worst: float = median(errors)
-        if apart is not None and (length := _product(apart, apart) ** 0.5) > 0:
-            off = self._off(network, gradients, {n: a / length for n, a in apart.items()})
-            if off > 0.01 * length:
-                worst = max(worst, off / norm, 2 * self.steps.tolerance)
-        return worst
+        length = 0.0 if apart is None else _product(apart, apart) ** 0.5
+        if apart is None or not 0 < length < math.inf:
+            return _Error(median(errors))
+        way = {name: each / length for name, each in apart.items()}
+        return _Error(median(errors), self._off(network, gradients, way) / length)
 
     def _off(self, network: nn.Module, gradients: _By, way: _By) -> float:
         parameters = dict(network.named_parameters())
@@ -217,8 +249,8 @@ class _Derivatives:
             values.append(float("nan") if total is None else float(total.detach()))
         slope = (values[0] - values[1]) / (2 * self.steps.length)
         off = abs(slope - _product(gradients, way))
-        return off if off == off else float("inf")
+        return off if off == off else math.inf
 
 
 def _product(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
-    return sum(float((one[name].conj() * other[name]).sum().real) for name in one)
+    return sum(float((one[name].conj() * each).sum().real) for name, each in other.items())
