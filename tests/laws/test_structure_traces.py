@@ -153,6 +153,28 @@ def ramp(count):
     return torch.linspace(0, 1, count)
 
 
+def cached_inside(function):
+    kept = functools.lru_cache(function)
+
+    @functools.wraps(function)
+    def wrapper(*args):
+        return kept(*args)
+
+    return wrapper
+
+
+class Anchors:
+    @staticmethod
+    @cached_inside
+    def behind_a_wrapper(count):
+        return torch.linspace(0, 1, count)
+
+    @staticmethod
+    @functools.lru_cache
+    def static(count):
+        return torch.linspace(0, 1, count)
+
+
 KNOWN_SIZES = {}
 
 
@@ -165,6 +187,7 @@ class Remembering(nn.Module):
 
     def forward(self, x):
         x = self.a(x) * ramp(x.shape[1]).sum()
+        x = x + Anchors.behind_a_wrapper(x.shape[1]).sum() + Anchors.static(x.shape[1]).sum()
         first, second = x.split(halves(x.shape[1]), 1)
         KNOWN_SIZES.setdefault("half", second.shape[1])
         x = self.b(torch.relu(first) * second)
@@ -181,7 +204,8 @@ def test_caches_hand_no_sizes_and_no_tensors_from_one_run_to_another():
             assert net(ROWS).isfinite().all()
         again = units(net, ROWS)
         assert [g.axes for g in again.groups] == [g.axes for g in found.groups]
-    assert type(ramp(6)) is torch.Tensor
+    for function in (ramp, Anchors.behind_a_wrapper, Anchors.static):
+        assert type(function(6)) is type(function(8)) is torch.Tensor
     assert [type(each) for each in halves(8)] == [int, int]
 
 

@@ -10,6 +10,7 @@ import functools
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FunctionType
 from typing import Any
 
 _CACHED = type(functools.lru_cache(int))
@@ -28,28 +29,46 @@ def without_caches() -> Iterator[None]:
         ...     pass
     """
     changed = list(_cached())
-    for holder, name, value in changed:
-        setattr(holder, name, value.__wrapped__)
+    for holder, name, _, bare in changed:
+        setattr(holder, name, bare)
     try:
         yield
     finally:
-        for holder, name, value in changed:
+        for holder, name, value, _ in changed:
             setattr(holder, name, value)
 
 
-def _cached() -> Iterator[tuple[Any, str, Any]]:
+def _cached() -> Iterator[tuple[Any, str, Any, Any]]:
+    """Yield where each is held, its name there, itself, and what to put in its place."""
     for title, module in list(sys.modules.items()):
         if title.partition(".")[0] in _LEFT:
             continue
         for name, value in list(getattr(module, "__dict__", {}).items()):
-            kind = type(value)
-            if kind is _CACHED:
-                yield module, name, value
-            elif (
-                issubclass(kind, type)
-                and _CACHED in map(type, vars(value).values())
-                and value.__module__ == title
-            ):
+            yield from _held(module, name, value)
+            if issubclass(type(value), type) and value.__module__ == title:
                 for inner, method in list(vars(value).items()):
-                    if type(method) is _CACHED:
-                        yield value, inner, method
+                    yield from _held(value, inner, method)
+
+
+def _held(holder: Any, name: str, value: Any) -> Iterator[tuple[Any, str, Any, Any]]:
+    kind = type(value)
+    if kind is _CACHED:
+        yield holder, name, value, value.__wrapped__
+    elif kind in (staticmethod, classmethod):
+        if type(value.__func__) is _CACHED:
+            yield holder, name, value, kind(value.__func__.__wrapped__)
+        else:
+            yield from _closed_over(value.__func__)
+    elif kind is FunctionType:
+        yield from _closed_over(value)
+
+
+def _closed_over(function: Any) -> Iterator[tuple[Any, str, Any, Any]]:
+    """A decorator may have put a cached function where only its wrapper sees it."""
+    for cell in getattr(function, "__closure__", None) or ():
+        try:
+            value = cell.cell_contents
+        except ValueError:  # nothing is in it yet
+            continue
+        if type(value) is _CACHED:
+            yield cell, "cell_contents", value, value.__wrapped__
