@@ -1,6 +1,7 @@
 """Verification judges rightly: right networks pass, wrong ones fail, and what is said is so."""
 
 import copy
+import random
 from dataclasses import replace
 
 import numpy as np
@@ -318,3 +319,242 @@ def test_gradients_that_are_no_numbers_are_found():
     found = verify(net, small, keep)
     assert all(trial.equal for trial in found.trials)
     assert not found.proved
+
+
+class GlobalNorm(nn.Module):
+    """Over channels and time together, as separation networks have it."""
+
+    over = (1, 2)
+
+    def __init__(self, width):
+        super().__init__()
+        self.w, self.b = (
+            nn.Parameter(torch.rand(width, 1) + 0.5),
+            nn.Parameter(torch.randn(width, 1)),
+        )
+
+    def forward(self, x):
+        mean = x.mean(dim=self.over, keepdim=True)
+        variance = ((x - mean) ** 2).mean(dim=self.over, keepdim=True)
+        return self.w * (x - mean) / torch.sqrt(variance + 1e-8) + self.b
+
+
+class ChannelNorm(GlobalNorm):
+    """Over channels at each place, as convolutional networks have it."""
+
+    over = (1,)
+
+
+@pytest.mark.parametrize("norm", [GlobalNorm, ChannelNorm])
+def test_statistics_are_those_of_the_kept_channels(norm):
+    """Written out in double precision: over the kept ones it is the smaller network, not over all.
+
+    The removed channels are at zero in both; their zeros would count in a mean over all.
+    """
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv1d(3, 8, 3), nn.ReLU(), norm(8), nn.Conv1d(8, 2, 1)).eval()
+    x = torch.randn(2, 3, 12)
+    keep = half(net, x)
+    small = shrink(net, keep)
+    found = verify(net, small, keep)
+    assert found.proved
+    assert {(place.kept, place.of) for place in found.restated} == {(4, 8)}
+    assert "over kept channels alone" in str(found)
+    stays = torch.zeros(8, dtype=torch.float64).view(-1, 1)
+    for unit in np.flatnonzero(keep.kept):
+        stays[keep.units.members(unit)[0].indices[0]] = 1
+    wide, narrow, x = net.double(), small.double(), x.double()
+    hidden = wide[1](wide[0](x)) * stays
+    places = 1 if norm is ChannelNorm else hidden.shape[2]
+    results = {}
+    for over in (4, 8):
+        mean = hidden.sum(norm.over, keepdim=True) / (over * places)
+        square = ((hidden - mean) ** 2 * (stays if over == 4 else 1)).sum(norm.over, keepdim=True)
+        normed = (hidden - mean) / torch.sqrt(square / (over * places) + 1e-8)
+        results[over] = wide[3]((wide[2].w * normed + wide[2].b) * stays)
+    torch.testing.assert_close(narrow(x), results[4])
+    assert (narrow(x) - results[8]).abs().max() > 0.1
+
+
+class Boxes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w, self.o = nn.Embedding(10, 16), nn.Linear(16, 2)
+
+    def forward(self, boxes):
+        return self.o(self.w(boxes[:, 2] - boxes[:, 0]))
+
+
+class Graph(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w, self.o = nn.Linear(4, 16), nn.Linear(16, 2)
+
+    def forward(self, x, adjacency):
+        degree = adjacency.sum(1).rsqrt()
+        return self.o(torch.relu((degree[:, None] * adjacency * degree) @ self.w(x)))
+
+
+BOXES = torch.tensor([[1, 2, 7, 8], [0, 3, 5, 9]])
+
+
+def test_inputs_stay_in_their_domain():
+    """Whole numbers are left as they are, floats keep sign and zeros where they must."""
+    net = Boxes().eval()
+    keep = half(net, BOXES)
+    small = shrink(net, keep)
+    found = verify(net, small, keep)
+    assert found.proved
+    assert [trial.inputs for trial in found.trials] == ["given", "given"]
+    assert "only whole numbers" in str(found)
+    fresh = verify(net, small, keep, inputs=lambda: torch.randint(5, (3, 4)).cumsum(1) % 10 // 2)
+    assert fresh.proved
+    assert fresh.trials[-1].inputs == "fresh"
+    net = Graph().eval()
+    example = torch.randn(5, 4), torch.ones(5, 5)
+    keep = half(net, example)
+    found = verify(net, shrink(net, keep), keep)
+    assert found.proved
+    assert found.trials[-1].inputs == "scaled"
+
+
+def test_inputs_of_the_user_are_taken():
+    net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    keep = half(net, ROWS)
+    small = shrink(net, keep)
+    batches = (torch.randn(2, 3) for _ in range(100))
+    assert len(verify(net, small, keep, inputs=batches).trials) == 2 + 4
+    before = torch.random.get_rng_state()
+    verify(net, small, keep, inputs=lambda: torch.randn(2, 3))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    with pytest.raises(BoxwoodError, match=r"a function that returns an example.*got Tensor"):
+        verify(net, small, keep, inputs=ROWS)
+    with pytest.raises(BoxwoodError, match=r"what Sequential takes, got inputs on which it fails"):
+        verify(net, small, keep, inputs=[torch.randn(2, 5)])
+
+
+class Writing(nn.Module):
+    """Writes into what it is given."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        x += 1
+        return self.b(torch.relu(self.a(x.mul_(2))))
+
+
+def test_inputs_are_not_written_into():
+    net, x = Writing().eval(), ROWS.clone()
+    keep = half(net, x)
+    assert verify(net, shrink(net, keep), keep).proved
+    assert torch.equal(x, ROWS)
+
+
+class Counting(nn.Module):
+    """Keeps what it computed, and adds it to the next: a buffer, or an attribute."""
+
+    def __init__(self, *, buffer=True):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 8), nn.Linear(8, 2)
+        if buffer:
+            self.register_buffer("state", torch.zeros(4, 8))
+        else:
+            self.state = None
+
+    def forward(self, x):
+        hidden = torch.relu(self.a(x))
+        before = 0 if self.state is None else self.state
+        self.state = hidden.detach() + before
+        return self.b(hidden + before)
+
+
+@pytest.mark.parametrize("buffer", [True, False])
+def test_state_is_compared_in_two_calls(buffer):
+    """What one call leaves is read by the next, so two in a row are run; the network stays as is."""
+    torch.manual_seed(0)
+    net = Counting(buffer=buffer).eval()
+    keep = half(net, ROWS)
+    small = shrink(net, keep)
+    found = verify(net, small, keep)
+    assert found.proved
+    assert found.trials[0].state == ("state",)
+    assert "two calls in a row" in str(found)
+    assert net.state is None or not net.state.any()
+    # The second call alone is wrong: it reads what the first one left, in another order.
+    small.register_forward_hook(lambda m, _, __: setattr(m, "state", m.state.roll(1, 1)))
+    found = verify(net, small, keep, gradients=False)
+    assert not found.proved
+    assert not found.unsteady
+
+
+class Noisy(nn.Module):
+    def __init__(self, draw):
+        super().__init__()
+        self.a, self.b, self.draw = nn.Linear(3, 8), nn.Linear(8, 2), draw
+
+    def forward(self, x):
+        return self.b(self.draw(torch.relu(self.a(x))))
+
+
+CALLS = iter(range(10**9))
+
+
+@pytest.mark.parametrize(
+    ("draw", "said"),
+    [
+        (lambda x: x * torch.rand_like(x), "are drawn at random in evaluation"),
+        (lambda x: nn.functional.dropout(x, 0.5, training=True), "are drawn at random"),
+        (lambda x: x * float(next(CALLS)), "change from run to run"),
+    ],
+)
+def test_outputs_that_change_by_themselves_are_not_blamed_on_the_removal(draw, said):
+    net = Noisy(draw).eval()
+    keep = half(net, ROWS)
+    with pytest.raises(BoxwoodError, match=f"computes the same in every run.*{said}"):
+        shrink(net, keep)
+    found = verify(net, shrink(net, keep, check=False), keep, gradients=False)
+    assert not found.proved
+    assert said in found.unsteady
+    assert said in str(found)
+
+
+def test_draws_that_do_not_depend_on_the_removal_are_seeded_alike():
+    """Of torch, numpy and Python; and all generators are left as they were."""
+    net = Noisy(lambda x: x * torch.rand(()) * float(np.random.rand()) * random.random()).eval()  # noqa: NPY002
+    keep = half(net, ROWS)
+    before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    assert verify(net, shrink(net, keep), keep).proved
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # noqa: NPY002
+
+
+def test_rounding_within_the_network_alone_allows_more():
+    """Single precision of the example is none of the network's; a part in a million is found."""
+    net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+    keep = half(net, ROWS)
+    small = shrink(net, keep)
+    small.register_forward_hook(lambda _, __, y: y * (1 + 1e-6))
+    found = verify(net, small, keep, gradients=False)
+    assert not found.proved
+    assert {trial.dtype for trial in found.trials} == {"float64"}
+
+
+class Single(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 64), nn.Linear(64, 2)
+
+    def forward(self, x):
+        return self.b((torch.relu(self.a(x)).float() / 3).to(x.dtype))
+
+
+def test_single_precision_within_double_is_said():
+    net = Single().eval()
+    keep = half(net, ROWS)
+    small = shrink(net, keep)
+    assert verify(net, small, keep).proved
+    small.register_forward_hook(lambda _, __, y: y * (1 + 1e-6))
+    found = verify(net, small, keep, gradients=False)
+    assert found.proved
+    assert "float64 with parts in float32" in str(found)

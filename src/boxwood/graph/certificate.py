@@ -147,7 +147,9 @@ class Certificate:
             if found:
                 lines.append(f"{name}: {_some(found)}")
         if self.restated:
-            lines.append(f"statistics taken over kept channels in {len(self.restated)} places:")
+            lines.append(
+                f"statistics taken over kept channels alone in {len(self.restated)} places:"
+            )
             lines += [f"  {each}" for each in self.restated[:4]]
             lines += ["  …"] * (len(self.restated) > 4)
         if self.attributes:
