@@ -27,7 +27,8 @@ from boxwood.engine.kernels import (
 _CLASSES: Mapping[str, type] = {
     kind.__name__: kind
     for kind in (
-        program.Torch, program.Value, program.Ref, program.PerExample,
+        program.Torch, program.Value, program.Ref, program.PerExample, program.Condition,
+        program.Batches,
         ops.Native, ops.Convolve, ops.Project, ops.PoolWindows, ops.Average, ops.Pointwise,
         ops.Join, ops.Flatten, ops.Normalise, ops.Attend, ops.Recurrent, ops.Layer,
         layouts.Planes, contract.Pointer,
@@ -36,7 +37,8 @@ _CLASSES: Mapping[str, type] = {
     )
 }  # fmt: skip
 _ENUMS: Mapping[str, type[enum.Enum]] = {
-    kind.__name__: kind for kind in (contract.Activation, elementwise.Operation, ops.Cell)
+    kind.__name__: kind
+    for kind in (contract.Activation, elementwise.Operation, ops.Cell, program.Operator)
 }
 _TORCH = (torch.dtype, torch.layout, torch.memory_format)
 

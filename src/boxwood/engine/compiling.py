@@ -1,17 +1,17 @@
 """From a module to a session."""
 
-import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from boxwood.core.placement import check_whole
 from boxwood.engine import remembering
-from boxwood.engine.capture import UncapturableError, capture
+from boxwood.engine.capture import NeedsGradientsError, capture
+from boxwood.engine.chance import kept
 from boxwood.engine.choosing import choose
+from boxwood.engine.copying import copied
 from boxwood.engine.interface import learn
 from boxwood.engine.lower import lower
 from boxwood.engine.passes.fold_batch_norm import fold_batch_norm
@@ -19,8 +19,9 @@ from boxwood.engine.passes.fold_constants import fold_constants
 from boxwood.engine.passes.fuse_attention import fuse_attention
 from boxwood.engine.passes.fuse_epilogues import fuse_epilogues
 from boxwood.engine.passes.simplify import simplify
-from boxwood.engine.program import Program, check
-from boxwood.engine.session import Session, Uncompiled, Workshop, torch_threads
+from boxwood.engine.program import Program, Torch, check, leaves
+from boxwood.engine.recording import UncapturableError
+from boxwood.engine.session import Session, Uncompiled, Workshop, undisturbed
 from boxwood.engine.targets import Target, host
 from boxwood.engine.teams import Team
 
@@ -32,7 +33,7 @@ def compile(  # noqa: A001
 ) -> Session | Uncompiled:
     """Compile a network for this machine: operations run by sparse kernels where that is faster.
 
-    The network is recorded in evaluation mode on the example; each operation is then timed in a
+    A copy of the network is recorded in evaluation mode on the example; each operation is then timed in a
     kernel and in torch, and the fastest program is kept. What was chosen is remembered on disk for
     the same weights, shapes and machine. The session computes what the network
     computes up to rounding: sums are formed in another order. Zeros of a weight are skipped, so
@@ -42,18 +43,19 @@ def compile(  # noqa: A001
         model: any module; it is left as it was. Later changes to it do not reach the session.
         example: what the model is called with: a tensor, a tuple of arguments, or a mapping of
             named ones. Where the first axis of the first tensor is the batch, other batches may
-            be called.
+            be called, as far as the network does the same at them.
         target: the processor family; this machine's when None.
         threads: threads to run on, at least 1. The result is the same to the last bit for any
             number, as far as kernels make it.
 
     Returns:
         A callable with the model's interface. A network whose operations depend on the values of
-        its input stays torch's as a whole; its ``explain()`` says why.
+        its input, or on earlier calls, stays torch's as a whole; its ``explain()`` says why.
 
     Raises:
-        BoxwoodError: the arguments do not fit the model, its weights are sharded or not there, or
-            llvmlite is missing.
+        BoxwoodError: the arguments do not fit the model, its weights are sharded or not there, it
+            cannot be copied, or llvmlite is missing. Calls raise it for a batch at which the
+            network may do something else.
 
     Example:
         >>> import torch
@@ -65,30 +67,33 @@ def compile(  # noqa: A001
     """
     check_whole(dict(model.named_parameters()))
     team = Team(threads)
-    with torch_threads(threads):
+    with undisturbed(threads):
         return _compiled(model, example, target or host(), team)
 
 
 def _compiled(model: nn.Module, example: Any, target: Target, team: Team) -> Session | Uncompiled:
-    tensors, function, interface = learn(model, example)
-    with _evaluating(model):
-        try:
-            captured = capture(function, tensors)
-        except UncapturableError as reason:
-            return Uncompiled(copy.deepcopy(model), str(reason), team.threads)
-    named = [*model.named_parameters(), *model.named_buffers()]
+    twin = copied(model).eval()  # whatever it keeps from call to call is not the user's
+    try:
+        tensors, function, interface = learn(twin, example)
+        captured = capture(function, tensors, interface)
+    except UncapturableError as reason:
+        gradients = isinstance(reason, NeedsGradientsError)
+        return Uncompiled(copied(model).eval(), str(reason), team.threads, gradients=gradients)
+    program = captured.program
+    named = [*twin.named_parameters(), *twin.named_buffers()]
     by_address = {tensor.data_ptr(): name for name, tensor in named}
-    constants = captured.program.constants
+    constants = program.constants
     names = {
         n: by_address[t.data_ptr()] for n, t in constants.items() if t.data_ptr() in by_address
     }
-    program = _own(optimised(replace(check(captured.program), names=names)), model)
+    program = _own(optimised(replace(check(program), names=names)), twin)
     workshop = Workshop(program, target, team.threads)
-    session = Session(program, interface(), frozenset(), workshop, team)
+    session = Session(program, captured.beside, frozenset(), workshop, team)
     name = remembering.key(program, target, team.threads)
     choice = remembering.recall(name, program) if name else None
     if choice is None:
-        choice = choose(session, tensors)
+        with kept(_generators(program)):
+            choice = choose(session, tensors)
         if name:
             remembering.remember(name, choice)
     session = session.assigned(*choice)
@@ -103,24 +108,16 @@ def optimised(program: Program) -> Program:
     return program
 
 
-def _own(program: Program, model: nn.Module) -> Program:
-    """Copy the constants that are the model's own memory."""
-    theirs = {
-        tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())
-    }
+def _generators(program: Program) -> set[torch.Generator]:
+    calls = [(op.args, op.kwargs) for op in program.ops if isinstance(op, Torch)]
+    return {leaf for call in calls for leaf in leaves(call) if isinstance(leaf, torch.Generator)}
+
+
+def _own(program: Program, twin: nn.Module) -> Program:
+    """Copy the constants that are neither the twin's nor computed: code holds them elsewhere."""
+    ours = {tensor.untyped_storage().data_ptr() for tensor in (*twin.parameters(), *twin.buffers())}
     constants = {
-        number: tensor.clone() if tensor.untyped_storage().data_ptr() in theirs else tensor
+        number: tensor if tensor.untyped_storage().data_ptr() in ours else tensor.clone()
         for number, tensor in program.constants.items()
     }
     return replace(program, constants=constants)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from boxwood.core.errors import BoxwoodError
-from boxwood.engine.capture import whole_operators
+from boxwood.engine.recording import whole_operators
 from boxwood.engine.session import torch_threads
 
 Run = Callable[[], object]

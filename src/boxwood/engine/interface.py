@@ -1,16 +1,20 @@
 """How a network is called: from arguments to a flat list of tensors, and back to its output."""
 
+import enum
 import inspect
 import json
+import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.engine.program import Program, Value, at
+from boxwood.engine.recording import UncapturableError
 
 Parameters = tuple[tuple[str, int], ...]  # name and inspect's kind
 
@@ -25,6 +29,7 @@ class Interface:
         fixed: the leaves that are not tensors, by position; every call has to repeat them.
         returned: the output's nesting.
         plain: the output's leaves that are not tensors, by position.
+        firsts: for each tensor of a call, the first one that is the same object.
     """
 
     parameters: Parameters
@@ -32,6 +37,7 @@ class Interface:
     fixed: tuple[tuple[int, Any], ...]
     returned: pytree.TreeSpec
     plain: tuple[tuple[int, Any], ...]
+    firsts: tuple[int, ...]
 
     def tensors(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
         """Return the tensors of a call.
@@ -46,7 +52,7 @@ class Interface:
                 f"{_sketch(given)}; call it as the example was, or compile it with such an example."
             )
         for position, value in self.fixed:
-            if type(leaves[position]) is not type(value) or leaves[position] != value:
+            if not _is_same(leaves[position], value):
                 raise BoxwoodError(
                     f"Expected the argument {value!r} of the example, got {leaves[position]!r}; "
                     f"only tensors may change: compile the model again with that argument."
@@ -57,6 +63,12 @@ class Interface:
             if not isinstance(leaf, Tensor):
                 raise BoxwoodError(
                     f"Expected a tensor, got {type(leaf).__name__}; give what the example gave."
+                )
+        for index, first in enumerate(self.firsts):
+            if found[index] is not found[first]:
+                raise BoxwoodError(
+                    f"Expected tensors {first} and {index} of the call to be one and the same, as "
+                    f"they were in the example, got two; compile the model with two."
                 )
         return found
 
@@ -96,6 +108,9 @@ def learn(
     leaves, given = pytree.tree_flatten(_bound(parameters, args, kwargs))
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
     fixed = tuple((i, leaf) for i, leaf in enumerate(leaves) if not isinstance(leaf, Tensor))
+    for _, leaf in fixed:
+        _check_plain(leaf, "takes")
+    firsts = tuple(next(i for i, each in enumerate(tensors) if each is one) for one in tensors)
     outcome: list[Any] = []
 
     def function(*inputs: Tensor) -> list[Tensor]:
@@ -105,10 +120,15 @@ def learn(
         bound = inspect.BoundArguments(_signature(parameters), pytree.tree_unflatten(filled, given))
         found, returned = pytree.tree_flatten(model(*bound.args, **bound.kwargs))
         plain = tuple((i, leaf) for i, leaf in enumerate(found) if not isinstance(leaf, Tensor))
+        for _, leaf in plain:
+            _check_plain(leaf, "returns")
         outcome[:] = [returned, plain]
         return [leaf for leaf in found if isinstance(leaf, Tensor)]
 
-    return tensors, function, lambda: Interface(parameters, given, fixed, outcome[0], outcome[1])
+    def interface() -> Interface:
+        return Interface(parameters, given, fixed, outcome[0], outcome[1], firsts)
+
+    return tensors, function, interface
 
 
 def check_inputs(program: Program, inputs: Sequence[Tensor]) -> int:
@@ -121,6 +141,11 @@ def check_inputs(program: Program, inputs: Sequence[Tensor]) -> int:
     for index, (tensor, number) in enumerate(zip(inputs, program.inputs, strict=True)):
         name = f"tensor {index} of the call"
         value = program.values[number]
+        if tensor.layout is not torch.strided or tensor.is_nested:
+            raise BoxwoodError(
+                f"Expected {name} to be dense, got one of layout {tensor.layout}; convert it with "
+                f"to_dense(), or compile the model with such an example."
+            )
         if tensor.dtype != value.dtype or tensor.device.type != "cpu":
             raise BoxwoodError(
                 f"Expected {name} to be {value.dtype} on cpu, got {tensor.dtype} on "
@@ -129,10 +154,18 @@ def check_inputs(program: Program, inputs: Sequence[Tensor]) -> int:
         if program.batch is not None and number == program.inputs[0] and tensor.ndim:
             batch = tensor.shape[0]
         if tuple(tensor.shape) != at(value.shape, batch) or (program.batch and batch < 1):
+            limit = program.batches.limit if program.batch is None else ""
             raise BoxwoodError(
                 f"Expected {name} of shape {_shape(value)}, got {tuple(tensor.shape)}; "
-                f"give that shape, or compile the model with such an example."
+                f"give that shape, or compile the model with such an example"
+                f"{f' ({limit})' if limit else ''}."
             )
+    against = program.batches.against(batch) if program.batch is not None else ""
+    if against:
+        raise BoxwoodError(
+            f"Expected a batch that the network was compiled for, got {batch}: {against}; compile "
+            f"it with an example of that batch."
+        )
     return batch
 
 
@@ -149,6 +182,7 @@ def to_json(interface: Interface) -> dict[str, Any]:
             "fixed": interface.fixed,
             "returned": pytree.treespec_dumps(interface.returned),
             "plain": interface.plain,
+            "firsts": interface.firsts,
         }
         json.dumps(found)
     except (NotImplementedError, TypeError) as error:
@@ -167,7 +201,27 @@ def from_json(found: Mapping[str, Any]) -> Interface:
         tuple((position, value) for position, value in found["fixed"]),
         pytree.treespec_loads(found["returned"]),
         tuple((position, value) for position, value in found["plain"]),
+        tuple(found["firsts"]),
     )
+
+
+_PLAIN = (
+    type(None), bool, int, float, complex, str, bytes, slice, range, type(...), type, enum.Enum,
+    types.FunctionType, types.BuiltinFunctionType,
+    torch.dtype, torch.device, torch.layout, torch.memory_format,
+)  # fmt: skip
+
+
+def _check_plain(leaf: Any, what: str) -> None:
+    """Raise for what may hold tensors, or change, behind the program's back."""
+    if not isinstance(leaf, _PLAIN):
+        raise UncapturableError(
+            f"it {what} a {type(leaf).__name__}, which may hold tensors that cannot be seen"
+        )
+
+
+def _is_same(one: Any, two: Any) -> bool:
+    return type(one) is type(two) and (one == two or (one != one and two != two))
 
 
 def _parameters(model: nn.Module) -> Parameters:

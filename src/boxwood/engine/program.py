@@ -4,7 +4,9 @@ Legend for the sizes in shapes and arguments: an `int`, or a `PerExample`, which
 the batch is known. Every value is written once, before it is read; `check` holds each pass to that.
 """
 
-from collections.abc import Iterator, Mapping
+import enum
+import operator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -28,6 +30,99 @@ class PerExample:
 
 
 Size = int | PerExample
+
+
+class Operator(enum.Enum):
+    """What Python code does with two sizes, other than what is linear in the batch."""
+
+    TIMES = "*"
+    FLOOR = "//"
+    REST = "%"
+    EQUAL = "=="
+    UNEQUAL = "!="
+    LESS = "<"
+    AT_MOST = "<="
+    MORE = ">"
+    AT_LEAST = ">="
+
+
+COMPUTED: Mapping[Operator, Callable[[int, int], int]] = {
+    Operator.TIMES: operator.mul,
+    Operator.FLOOR: operator.floordiv,
+    Operator.REST: operator.mod,
+    Operator.EQUAL: operator.eq,
+    Operator.UNEQUAL: operator.ne,
+    Operator.LESS: operator.lt,
+    Operator.AT_MOST: operator.le,
+    Operator.MORE: operator.gt,
+    Operator.AT_LEAST: operator.ge,
+}
+COMPARISONS = frozenset(Operator) - {Operator.TIMES, Operator.FLOOR, Operator.REST}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a network's code computed from sizes, and what the program takes it to be.
+
+    Args:
+        operator: what was computed.
+        left: its first operand.
+        right: its second operand.
+        found: the result in the program; 0 or 1 of a comparison.
+
+    Example:
+        >>> small = Condition(Operator.AT_MOST, PerExample(per=1, plus=0), 16, found=1)
+        >>> small.holds(8), small.holds(20), str(small)
+        (True, False, 'batch <= 16 is true')
+    """
+
+    operator: Operator
+    left: Size
+    right: Size
+    found: Size
+
+    def holds(self, batch: int) -> bool:
+        """Say whether the code gets what the program has at this batch."""
+        left, right, found = at((self.left, self.right, self.found), batch)
+        if right == 0 and self.operator in (Operator.FLOOR, Operator.REST):
+            return False
+        return bool(COMPUTED[self.operator](left, right) == found)
+
+    def __str__(self) -> str:
+        compared = self.operator in COMPARISONS
+        found = ("false", "true")[bool(self.found)] if compared else _written(self.found)
+        return f"{_written(self.left)} {self.operator.value} {_written(self.right)} is {found}"
+
+
+def _written(size: Size) -> str:
+    if isinstance(size, int):
+        return str(size)
+    batch = "batch" if size.per == 1 else f"{size.per}·batch"
+    return batch if size.plus == 0 else f"({batch} {size.plus:+d})"
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Sizes of the batch that a program holds for.
+
+    Args:
+        seen: those at which the network was recorded as this program.
+        conditions: of any other size, if its code chooses by sizes.
+        limit: why only those seen can be trusted; empty where the conditions tell.
+    """
+
+    seen: tuple[int, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+    limit: str = ""
+
+    def against(self, batch: int) -> str:
+        """Return why the program does not hold for a batch, or nothing."""
+        if batch in self.seen:
+            return ""
+        if self.limit:
+            return f"{self.limit}, so that only {', '.join(map(str, self.seen))} are known"
+        broken = next((each for each in self.conditions if not each.holds(batch)), None)
+        return "" if broken is None else f"it was compiled where {broken}"
 
 
 @dataclass(frozen=True)
@@ -114,6 +209,7 @@ class Program:
         outputs: numbers of the values that go back, in the order of the output's leaves.
         batch: the leading size of the example if other sizes may be called, else None.
         names: of constants that are a network's parameters or buffers, or come from one.
+        batches: what leading sizes may be called.
     """
 
     ops: tuple[Op, ...]
@@ -123,6 +219,7 @@ class Program:
     outputs: tuple[int, ...]
     batch: int | None
     names: Mapping[int, str] = field(default_factory=dict)
+    batches: Batches = Batches()
 
     def next_value(self) -> int:
         """Return a number that no value has."""

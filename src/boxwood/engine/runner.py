@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from boxwood.core.errors import BoxwoodError
 from boxwood.engine import calls, driver
 from boxwood.engine.kernels import contract
 from boxwood.engine.llvm.objects import Library
@@ -109,7 +110,7 @@ class Runner:
         slots = self._slots(inputs)
         for act in self.merged:
             act(slots)
-        return self._outputs(slots)
+        return self._outputs(slots, inputs)
 
     def timed(
         self, inputs: Sequence[Tensor], repeats: int, clock: Callable[[], float]
@@ -145,18 +146,22 @@ class Runner:
             slots[number] = tensor
         return slots
 
-    def _outputs(self, slots: Slots) -> list[Tensor]:
+    def _outputs(self, slots: Slots, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Return results that share no memory with anything."""
         found = []
+        taken = {_memory(tensor) for tensor in inputs} | {self._memory.ctypes.data}
         for number in self.program.outputs:
             if number in self._static:
                 found.append(self._static[number].clone(memory_format=torch.contiguous_format))
-            else:
-                tensor = slots[number]
-                found.append(tensor.clone() if self._inside(tensor) else tensor)
+                continue
+            tensor = slots[number]
+            tensor = tensor.clone() if _memory(tensor) in taken else tensor
+            taken.add(_memory(tensor))
+            found.append(tensor)
         return found
 
     def _inside(self, tensor: Tensor) -> bool:
-        return tensor.untyped_storage().data_ptr() == self._memory.ctypes.data
+        return _memory(tensor) == self._memory.ctypes.data
 
     def _view(self, home: Home, shape: tuple[int, ...]) -> Tensor:
         return strided(self._arena, self._starts[home.buffer] + home.start, home.where, shape)
@@ -236,7 +241,7 @@ class Runner:
             held = []
             for block, value in outside:
                 tensor = self._static[value] if value in self._static else slots[value]
-                tensor = tensor.contiguous()
+                tensor = tensor.contiguous().resolve_neg()
                 block[0] = tensor.data_ptr()
                 held.append(tensor)
             start()
@@ -269,6 +274,7 @@ class Runner:
         if not fixed and not calls.may_alias(op.target):
             return False
         results = calls.run(calls.at_batch(op, self.plan.batch), self._static)
+        self._check(op, results)
         if not fixed and not all(self._inside(tensor) for tensor in results):
             return False
         self._static.update(zip(op.writes, results, strict=True))
@@ -290,6 +296,7 @@ class Runner:
         holes = [(place, part) for place, part in enumerate(ready) if _has_holes(part)]
         named_holes = [(name, part) for name, part in named.items() if _has_holes(part)]
         writes = op.writes
+        kinds = self._kinds(writes)
 
         def act(slots: Slots) -> None:
             args = list(ready)
@@ -299,15 +306,32 @@ class Runner:
             if named_holes:
                 kwargs = named | {name: _filled(part, slots) for name, part in named_holes}
             result = function(*args, **kwargs)
-            if type(result) is Tensor:
-                slots[writes[0]] = result
-            else:
-                for number, tensor in zip(writes, calls.flat(result), strict=True):
-                    slots[number] = tensor
+            made = (result,) if type(result) is Tensor else calls.flat(result)
+            if [(tensor.shape, tensor.dtype) for tensor in made] != kinds:
+                self._check(op, made)
+            for number, tensor in zip(writes, made, strict=True):
+                slots[number] = tensor
             for number in done:
                 slots[number] = None
 
         return act
+
+    def _kinds(self, values: Sequence[int]) -> list[Any]:
+        return [(self.plan.shapes[each], self.program.values[each].dtype) for each in values]
+
+    def _check(self, op: Any, made: Sequence[Tensor]) -> None:
+        """Raise if torch gave something else than planned: kernels read what the plan says."""
+        kinds = self._kinds(op.writes)
+        if [(tensor.shape, tensor.dtype) for tensor in made] == kinds:
+            return
+        name = op.name if isinstance(op, Torch) else type(op).__name__.lower()
+        wanted = ", ".join(f"{tuple(shape)} of {dtype}" for shape, dtype in kinds)
+        got = ", ".join(f"{tuple(tensor.shape)} of {tensor.dtype}" for tensor in made)
+        raise BoxwoodError(
+            f"Expected the operation {name} to give {wanted} for this batch, got {got}; what it "
+            f"does follows the batch in another way than at the example's: compile the model with "
+            f"an example of this batch."
+        )
 
     def _fill(self, argument: Any) -> Any:
         """Replace references to tensors that never change; what stays is a hole."""
@@ -316,6 +340,10 @@ class Runner:
         if type(argument) is tuple:
             return [self._fill(part) for part in argument]
         return argument
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _outside(program: Program, plan: Plan) -> set[int]:

@@ -3,7 +3,8 @@
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,6 +27,7 @@ from boxwood.engine.ops import Native, Recurrent
 from boxwood.engine.plan import KernelStep, Plan, TorchStep, plan
 from boxwood.engine.program import Op, Program
 from boxwood.engine.runner import Bound, Runner
+from boxwood.engine.shapes import check_shapes
 from boxwood.engine.targets import Target
 from boxwood.engine.teams import Team
 
@@ -164,7 +166,9 @@ class Session:
         """
         inputs = self.interface.tensors(args, kwargs)
         batch = check_inputs(self.program, inputs)
-        with self.team.lock, torch.no_grad(), torch_threads(self.threads):
+        # A sign that torch keeps beside a tensor's memory is not seen by kernels.
+        inputs = [tensor.resolve_neg() for tensor in inputs]
+        with self.team.lock, torch.no_grad(), undisturbed(self.threads):
             outputs = self.runner(batch)(inputs)
         return self.interface.output(outputs)
 
@@ -199,7 +203,7 @@ class Session:
         """
         inputs = self.interface.tensors(args, kwargs)
         batch = check_inputs(self.program, inputs)
-        with self.team.lock, torch.no_grad(), torch_threads(self.threads):
+        with self.team.lock, torch.no_grad(), undisturbed(self.threads):
             return explain(self.runner(batch), self.times, inputs, repeats)
 
     def assigned(
@@ -225,6 +229,8 @@ class Session:
     def runner(self, batch: int) -> Runner:
         """Return the bound plan for a batch, made when it is first asked for."""
         if batch not in self._runners:
+            if batch not in self.program.batches.seen:
+                check_shapes(self.program, batch)
             if len(self._runners) >= PLANS:
                 self._runners.pop(next(iter(self._runners)))
                 self.workshop.keep(
@@ -269,16 +275,19 @@ class Uncompiled:
         model: the network, in evaluation mode.
         why: what it does that cannot be written down.
         threads: for torch.
+        gradients: whether it needs graphs for gradients while it runs.
     """
 
     native: frozenset[int] = frozenset()
 
-    def __init__(self, model: nn.Module, why: str, threads: int) -> None:
-        self.model, self.why, self.threads = model, why, threads
+    def __init__(
+        self, model: nn.Module, why: str, threads: int, *, gradients: bool = False
+    ) -> None:
+        self.model, self.why, self.threads, self.gradients = model, why, threads, gradients
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the network."""
-        with torch.no_grad(), torch_threads(self.threads):
+        with torch.set_grad_enabled(self.gradients), torch_threads(self.threads):
             return self.model(*args, **kwargs)
 
     def explain(self, *args: Any, repeats: int = 5, **kwargs: Any) -> Explanation:
@@ -313,3 +322,14 @@ class torch_threads:  # noqa: N801
     def __exit__(self, *exc: object) -> None:
         if self._before != self._threads:
             torch.set_num_threads(self._before)
+
+
+@contextmanager
+def undisturbed(threads: int) -> Iterator[None]:
+    """Run on so many threads, in the types that the operations say whatever autocast is set to."""
+    with torch_threads(threads):
+        if torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                yield
+        else:
+            yield

@@ -39,7 +39,7 @@ from boxwood.engine.session import Session, Workshop, bound
 from boxwood.engine.targets import host
 from boxwood.engine.teams import Team
 
-MAGIC = b"BXW\x00\x00\x00\x00\x01"
+MAGIC = b"BXW\x00\x00\x00\x00\x02"
 ALIGN = 64
 _START = len(MAGIC) + 32 + 8
 
@@ -73,6 +73,7 @@ def save(session: Session, path: str | os.PathLike[str]) -> None:
             "inputs": program.inputs,
             "outputs": program.outputs,
             "batch": program.batch,
+            "batches": codec.encode(program.batches),
             "names": list(program.names.items()),
         },
         "native": sorted(session.native),
@@ -127,6 +128,7 @@ def _session(header: dict[str, Any], data: NDArray[np.uint8], threads: int | Non
         outputs=tuple(parts["outputs"]),
         batch=parts["batch"],
         names=dict(parts["names"]),
+        batches=codec.decode(parts["batches"]),
     )
     team = Team(threads or header["threads"])
     target = host()

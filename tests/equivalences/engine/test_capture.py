@@ -5,10 +5,11 @@ import torch
 from torch import Tensor, nn
 
 from boxwood.engine import calls
-from boxwood.engine.capture import UncapturableError, capture
+from boxwood.engine.capture import capture
 from boxwood.engine.passes.fold_constants import fold_constants
 from boxwood.engine.passes.simplify import simplify
 from boxwood.engine.program import Program, Torch, check
+from boxwood.engine.recording import UncapturableError
 
 
 def replay(program: Program, inputs: tuple[Tensor, ...]) -> list[Tensor]:
