@@ -170,8 +170,9 @@ def shrink(
         criterion = criterion_of(model, by, text)
         reading = None if text is None else reading_of(folder, text, samples, length)
         done = shrink_by(
-            found, criterion, choose, reading, multiple=multiple, repair=repair and not dry_run
-        )
+            found, criterion, choose, reading, multiple=multiple, repair=repair and not dry_run,
+            quiet=as_json,
+        )  # fmt: skip
         chosen, small = done.shrunken.keep, done.shrunken.small
         report = {"whole": list(done.shrunken.whole), "perplexity": dict(done.perplexity)}
     report = {**_forecast(chosen), **report}

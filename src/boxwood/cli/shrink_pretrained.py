@@ -12,6 +12,7 @@ from torch import Tensor
 from boxwood.adapters.calibration_text import Tokens, batches_for, held_out
 from boxwood.adapters.perplexity import perplexity
 from boxwood.adapters.shrunken import Shrunken, shrink_pretrained
+from boxwood.cli.progress import bar
 from boxwood.cli.prune_blocks import read_text
 from boxwood.core.criteria import magnitude, taylor, wanda
 from boxwood.core.errors import BoxwoodError
@@ -104,6 +105,7 @@ def shrink_by(
     *,
     multiple: int | None,
     repair: bool,
+    quiet: bool,
 ) -> Outcome:
     """Shrink a model, repair it, and measure what it has lost.
 
@@ -114,6 +116,7 @@ def shrink_by(
         reading: text; without it nothing is repaired or measured.
         multiple: of how many units each group keeps a multiple; None for what fits.
         repair: refit what read the removed.
+        quiet: show no progress.
     """
     model: Any = found.model
     shown = () if reading is None else reading.pairs()
@@ -130,7 +133,8 @@ def shrink_by(
         told["dense"] = perplexity(model, reading.test)
         told["cut"] = perplexity(done.built, reading.test)
     if reading is not None and repair:
-        better = compensate(model, done.small, done.keep, reading.calibration)
+        with bar("repair", quiet=quiet) as watch:
+            better = compensate(model, done.small, done.keep, reading.calibration, watch=watch)
         done.built.load_state_dict(better.state_dict())
         done = replace(done, small=better)
         if measured:

@@ -1,7 +1,7 @@
 """Make up for what was removed: refit the layers that read it, and re-estimate batch statistics."""
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +14,13 @@ from boxwood.core.generators import devices_of, own_random_numbers
 from boxwood.graph.copying import named_tensors, rebuilt
 from boxwood.graph.examples import called, inputs_like, moved_to, tensors_of
 from boxwood.graph.keep import Keep
+from boxwood.graph.stepping import Steps
 from boxwood.graph.surgery import cuts_of
 
 _LARGEST_GRAM = 6000
+
+Watch = Callable[[int, int], None]
+"""Is told how many layers are done, and of how many."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ def compensate(
     refit: bool = True,
     ridge: float = 1e-4,
     batch_norm: bool = True,
+    watch: Watch | None = None,
 ) -> nn.Module:
     """Refit the layers that lost inputs to unlabelled data, and return the repaired network.
 
@@ -64,6 +69,7 @@ def compensate(
         refit: False adds only the mean of what was removed to the next bias.
         ridge: λ over the mean square of the inputs.
         batch_norm: re-estimate running means and variances.
+        watch: told how many layers are done, and of how many.
 
     Raises:
         BoxwoodError: no batches, one that has not the inputs of the example or on which the
@@ -98,16 +104,36 @@ def compensate(
     original.eval()
     devices = devices_of((*model.parameters(), *model.buffers()))
     with torch.no_grad(), own_random_numbers(devices):
-        for reader in _in_order(readers(model, keep), repaired, data[0]):
-            if refit:
-                _refit_(original, repaired, reader, data, ridge)
+        found = {reader.name: reader for reader in readers(model, keep)}
+        steps, whole = (Steps(net, data, list(found), _call) for net in (repaired, original))
+        order = steps.order
+        for group in _alike(repaired, steps.together(order)):
+            if watch is not None:
+                watch(order.index(group[0]), len(order))
+            several = [found[name] for name in group]
+            if refit and _width(repaired.get_submodule(group[0])) <= _LARGEST_GRAM:
+                _refit_(repaired, steps, whole, several, len(data), ridge)
             else:
-                _fold_mean_(original, repaired, reader, data)
+                for reader in several:
+                    _fold_mean_(original, repaired, whole, reader, len(data))
         if batch_norm:
             reestimate_batch_norm_(repaired, data)
     for mine, theirs in zip(repaired.modules(), small.modules(), strict=True):
         mine.training = theirs.training
     return repaired
+
+
+def _alike(network: nn.Module, groups: Iterable[list[str]]) -> Iterator[list[str]]:
+    """Divide layers that read the same tensor into those that read the same rows from it."""
+    for group in groups:
+        ways = itertools.groupby(group, key=lambda name: _way(network.get_submodule(name)))
+        yield from (list(several) for _, several in ways)
+
+
+def _way(layer: Any) -> tuple[Any, ...]:
+    """Say what `_unfolded` looks at."""
+    settings = ("kernel_size", "dilation", "padding", "stride")
+    return (type(layer), layer.bias is None, *(getattr(layer, each, None) for each in settings))
 
 
 def readers(model: nn.Module, keep: Keep) -> tuple[Reader, ...]:
@@ -188,58 +214,70 @@ def reestimate_batch_norm_(network: nn.Module, batches: Sequence[Any]) -> None:
 
 
 def _refit_(
-    original: nn.Module, repaired: nn.Module, reader: Reader, data: Sequence[Any], ridge: float
+    repaired: nn.Module,
+    steps: Steps,
+    whole: Steps,
+    group: Sequence[Reader],
+    batches: int,
+    ridge: float,
 ) -> None:
-    layer: Any = repaired.get_submodule(reader.name)
-    whole: Any = original.get_submodule(reader.name)
-    width = layer.weight[0].numel() + (layer.bias is not None)
-    if width > _LARGEST_GRAM:
-        _fold_mean_(original, repaired, reader, data)
-        return
+    """Refit layers that read the same tensor: one sum over the data serves all of them."""
+    names = [reader.name for reader in group]
+    layers: list[Any] = [repaired.get_submodule(name) for name in names]
+    width = _width(layers[0])
     gram = torch.zeros(width, width, dtype=torch.float64)
-    cross = torch.zeros(width, len(reader.rows), dtype=torch.float64)
-    old = _as_matrix(layer)
-    for batch in data:
-        for (x, _), (_, y) in zip(
-            _calls(repaired, layer, batch), _calls(original, whole, batch), strict=True
-        ):
-            rows = _unfolded(layer, x).double().cpu()
-            channel = -1 if isinstance(layer, nn.Linear) else 1 - layer.weight.dim() + y.dim()
-            wanted = y.movedim(channel, -1).reshape(-1, y.shape[channel]).double().cpu()
+    old = [_as_matrix(layer) for layer in layers]
+    cross = [torch.zeros_like(each) for each in old]
+    for batch in range(batches):
+        ours, theirs = steps.calls(names, batch), whole.calls(names, batch)
+        for call, (x, _) in enumerate(ours[names[0]]):
+            rows = _unfolded(layers[0], x).double().cpu()
             gram += rows.T @ rows
-            cross += rows.T @ (wanted[:, reader.rows] - rows @ old)
+            for reader, layer, weights, total in zip(group, layers, old, cross, strict=True):
+                y = theirs[reader.name][call][1]
+                channel = -1 if isinstance(layer, nn.Linear) else 1 - layer.weight.dim() + y.dim()
+                wanted = y.movedim(channel, -1).reshape(-1, y.shape[channel]).double().cpu()
+                total += rows.T @ (wanted[:, reader.rows] - rows @ weights)
     penalty = ridge * float(gram.diagonal().mean()) + 1e-12
-    change = torch.linalg.solve(gram + penalty * torch.eye(width, dtype=torch.float64), cross)
-    made = (old + change).T
-    if not bool(torch.isfinite(made).all()):
-        return
-    if layer.bias is not None:
-        layer.bias.copy_(made[:, -1])
-        made = made[:, :-1]
-    layer.weight.copy_(made.reshape(layer.weight.shape))
+    change = torch.linalg.solve(
+        gram + penalty * torch.eye(width, dtype=torch.float64), torch.cat(cross, 1)
+    )
+    sizes = [total.shape[1] for total in cross]
+    for layer, weights, part in zip(layers, old, change.split(sizes, 1), strict=True):
+        made = (weights + part).T
+        if not bool(torch.isfinite(made).all()):
+            continue
+        if layer.bias is not None:
+            layer.bias.copy_(made[:, -1])
+            made = made[:, :-1]
+        layer.weight.copy_(made.reshape(layer.weight.shape))
 
 
 def _fold_mean_(
-    original: nn.Module, repaired: nn.Module, reader: Reader, data: Sequence[Any]
+    original: nn.Module, repaired: nn.Module, whole: Steps, reader: Reader, batches: int
 ) -> None:
     """Add what removed inputs were on average to the bias."""
     layer: Any = repaired.get_submodule(reader.name)
-    whole: Any = original.get_submodule(reader.name)
+    wide: Any = original.get_submodule(reader.name)
     if layer.bias is None:
         return
-    total, count = torch.zeros(whole.weight.shape[1], dtype=torch.float64), 0
-    for batch in data:
-        for x, _ in _calls(original, whole, batch):
-            channel = -1 if isinstance(whole, nn.Linear) else 1 - whole.weight.dim() + x.dim()
+    total, count = torch.zeros(wide.weight.shape[1], dtype=torch.float64), 0
+    for batch in range(batches):
+        for x, _ in whole.calls([reader.name], batch)[reader.name]:
+            channel = -1 if isinstance(wide, nn.Linear) else 1 - wide.weight.dim() + x.dim()
             flat = x.movedim(channel, -1).reshape(-1, x.shape[channel])
             total += flat.double().sum(0).cpu()
             count += len(flat)
     mean = total / max(count, 1)
     mean[reader.inputs] = 0
-    weight = whole.weight.double().cpu()[reader.rows].flatten(2).sum(2) if (
-        whole.weight.dim() > 2
-    ) else whole.weight.double().cpu()[reader.rows]  # fmt: skip
+    weight = wide.weight.double().cpu()[reader.rows].flatten(2).sum(2) if (
+        wide.weight.dim() > 2
+    ) else wide.weight.double().cpu()[reader.rows]  # fmt: skip
     layer.bias.add_((weight @ mean).to(layer.bias))
+
+
+def _width(layer: Any) -> int:
+    return int(layer.weight[0].numel() + (layer.bias is not None))
 
 
 def _as_matrix(layer: Any) -> Tensor:
@@ -279,43 +317,6 @@ def _pads_oddly(module: Any) -> bool:
     return isinstance(module, nn.Conv1d | nn.Conv2d) and (
         module.padding_mode != "zeros" or isinstance(module.padding, str)
     )
-
-
-def _calls(network: nn.Module, layer: nn.Module, batch: Any) -> list[tuple[Tensor, Tensor]]:
-    """Inputs and outputs of every call of a layer in one pass."""
-    seen: list[tuple[Tensor, Tensor]] = []
-    with _watching(layer, lambda x, y: seen.append((x, y))):
-        _call(network, batch)
-    return seen
-
-
-@contextmanager
-def _watching(layer: nn.Module, see: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
-    hook = layer.register_forward_hook(
-        lambda _, args, kwargs, y: see(args[0] if args else kwargs["input"], y), with_kwargs=True
-    )
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-def _in_order(found: Sequence[Reader], network: nn.Module, batch: Any) -> list[Reader]:
-    """Sort layers by their first call; those that are never called are left out."""
-    order: list[str] = []
-    hooks = [
-        network.get_submodule(reader.name).register_forward_pre_hook(
-            lambda _, args, name=reader.name: order.append(name)  # noqa: ARG005
-        )
-        for reader in found
-    ]
-    try:
-        _call(network, batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    by_name = {reader.name: reader for reader in found}
-    return [by_name[name] for name in dict.fromkeys(order)]
 
 
 def _call(network: nn.Module, batch: Any) -> Any:
