@@ -1,5 +1,8 @@
 """Sparse training under the Hugging Face ``Trainer``: a callback."""
 
+import warnings
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.masks import sparsity
 from boxwood.core.policies import Policy
 from boxwood.model.prunable import Where, linear_and_conv
 from boxwood.model.sparse_training import SparseTraining
@@ -27,7 +31,9 @@ class SparseTrainingCallback(TrainerCallback):
     """Let a policy decide the masks while a Hugging Face ``Trainer`` trains.
 
     Beside each checkpoint that the trainer saves lies a file with the masks and the number of
-    steps; a training that is resumed from the checkpoint goes on where it was.
+    steps; a training that is resumed from the checkpoint goes on where it was. So does a second
+    ``train()`` of the same model with the same callback. With ``load_best_model_at_end`` the masks
+    are those of the checkpoint that is loaded.
 
     Args:
         policy: such as `Gradual` or `RigL`.
@@ -47,6 +53,7 @@ class SparseTrainingCallback(TrainerCallback):
 
     def __init__(self, policy: Policy, *, where: Where = linear_and_conv) -> None:
         self._policy, self._where = policy, where
+        self._model: Callable[[], nn.Module | None] = _no_model
         self.training: SparseTraining | None = None
 
     def on_train_begin(
@@ -61,10 +68,14 @@ class SparseTrainingCallback(TrainerCallback):
         """Hold the masks under the optimizer; weights and optimizer have been restored by now."""
         assert model is not None  # noqa: S101 - the trainer gives both
         assert optimizer is not None  # noqa: S101
-        # Accelerate wraps the optimizer; only the one inside takes steps.
-        inner = getattr(optimizer, "optimizer", optimizer)
+        saved = _load(args, state)
+        if self.training is not None:
+            self.training.detach()
+            if not saved and self._model() is model:
+                saved = self.training.state_dict()
+        self._model = weakref.ref(model)
         self.training = SparseTraining(
-            model, inner, self._policy, where=self._where, state=_load(args, state)
+            model, optimizer, self._policy, where=self._where, state=saved
         )
 
     def on_save(
@@ -78,10 +89,38 @@ class SparseTrainingCallback(TrainerCallback):
         if self.training is not None and state.is_world_process_zero:
             save_file(self.training.state_dict(), _checkpoint(args, state) / FILE)
 
-    def on_train_end(self, *_: Any, **__: Any) -> None:
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002 - the trainer's signature
+        **_: Any,
+    ) -> None:
         """Let go of the optimizer; ``training.masks`` stay readable."""
-        if self.training is not None:
-            self.training.detach()
+        if self.training is None:
+            return
+        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            self._take_best(Path(str(state.best_model_checkpoint)))
+        self.training.detach()
+
+    def _take_best(self, folder: Path) -> None:
+        """Take the masks of the checkpoint that the trainer has just loaded."""
+        assert self.training is not None  # noqa: S101
+        pruned = sparsity(self.training.masks)
+        self.training.load_state_dict(_read(folder))
+        best = sparsity(self.training.masks)
+        if best < pruned:
+            warnings.warn(
+                f"Expected load_best_model_at_end to load a network as sparse as the training left "
+                f"it, {pruned:.3f}, got one of sparsity {best:.3f} from {folder}, which was saved "
+                f"before pruning was done; train without load_best_model_at_end, or choose among "
+                f"the checkpoints that were saved after it.",
+                stacklevel=2,
+            )
+
+
+def _no_model() -> None:
+    """Stand for a weak reference to no model."""
 
 
 def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
@@ -94,10 +133,14 @@ def _load(args: TrainingArguments, state: TrainerState) -> dict[str, Any]:
         return {}
     given = args.resume_from_checkpoint
     folder = Path(given) if given and Path(given).is_dir() else _checkpoint(args, state)
+    return _read(folder)
+
+
+def _read(folder: Path) -> dict[str, Any]:
     path = folder / FILE
     if not path.is_file():
         raise BoxwoodError(
-            f"Expected the masks of the resumed training at {path}, got no such file; resume a "
+            f"Expected the masks of the resumed training at {path}, got no such file; use a "
             f"checkpoint that was saved with this callback, or copy the file there."
         )
     return load_file(path)

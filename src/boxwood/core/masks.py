@@ -76,14 +76,29 @@ def apply_(tensors: Mapping[str, Tensor], masks: Masks) -> None:
 def bits_of(mask: Tensor, like: Tensor) -> Tensor:
     """Make an integer as wide as a weight per weight: all bits set where it stays, else none.
 
+    Numbers wider than all integers, which are complex ones of 128 bits, take two.
+
     Example:
         >>> bits_of(torch.tensor([True, False]), torch.ones(2, dtype=torch.float16))
         tensor([-1,  0], dtype=torch.int16)
     """
-    integers = _INTEGERS[like.element_size()]
-    kept = placed_like(mask, like.detach())
+    weight, kept = like.detach(), placed_like(mask, like.detach())
+    if weight.element_size() not in _INTEGERS:
+        weight, kept = torch.view_as_real(weight), kept.unsqueeze(-1)
+    integers = _INTEGERS[weight.element_size()]
     # Laid out in memory as the weight is, which is what makes the pass over both a fast one.
-    return torch.empty_like(like.detach(), dtype=integers).copy_(kept).neg_()
+    return torch.empty_like(weight, dtype=integers).copy_(kept).neg_()
+
+
+def mask_of(bits: Tensor, like: Tensor) -> Tensor:
+    """Undo `bits_of`.
+
+    Example:
+        >>> mask_of(torch.tensor([-1, 0], dtype=torch.int32), torch.ones(2))
+        tensor([ True, False])
+    """
+    mask = bits != 0
+    return mask if mask.dim() == like.dim() else mask[..., 0]
 
 
 def and_(tensor: Tensor, bits: Tensor) -> None:
@@ -98,7 +113,49 @@ def and_(tensor: Tensor, bits: Tensor) -> None:
         >>> w
         tensor([1., 0.])
     """
-    tensor.detach().view(bits.dtype).bitwise_and_(bits)
+    tensor = tensor.detach()
+    if tensor.dim() != bits.dim():
+        tensor = torch.view_as_real(tensor)
+    tensor.view(bits.dtype).bitwise_and_(bits)
+
+
+def zero_(tensor: Tensor, bits: Tensor) -> None:
+    """Write zeros where no bits are set, whatever the width of the numbers and the device.
+
+    Args:
+        tensor: of the shape of the weight that the bits were made for.
+        bits: as `bits_of` makes them.
+
+    Example:
+        >>> memory = torch.tensor([1.0, -2.0], dtype=torch.float64)
+        >>> zero_(memory, torch.tensor([-1, 0], dtype=torch.int32))
+        >>> memory
+        tensor([1., 0.], dtype=torch.float64)
+    """
+    tensor, bits = tensor.detach(), bits.to(tensor.device)
+    width = tensor.element_size() * tensor.numel()
+    if width == bits.element_size() * bits.numel() and not (tensor.is_conj() or tensor.is_neg()):
+        and_(tensor, bits)
+    else:
+        tensor.masked_fill_(~mask_of(bits, tensor), 0)
+
+
+def sparse_and(tensor: Tensor, bits: Tensor) -> Tensor:
+    """Return a sparse tensor, such as the gradient of an embedding, with zeros where no bits are.
+
+    Args:
+        tensor: in coordinate format, of the shape that the bits were made for.
+        bits: as `bits_of` makes them.
+
+    Example:
+        >>> sparse = torch.tensor([[0.0, 0.0], [3.0, 4.0]]).to_sparse(1)
+        >>> sparse_and(sparse, torch.tensor([[-1, -1], [0, -1]], dtype=torch.int32)).to_dense()
+        tensor([[0., 0.],
+                [0., 4.]])
+    """
+    tensor = tensor.detach().coalesce()
+    zero_(tensor.values(), bits[tuple(tensor.indices())])
+    return tensor
 
 
 def kept(masks: Masks) -> int:

@@ -92,6 +92,18 @@ def is_distributed(tensor: Tensor) -> bool:
     return distributed is not None and isinstance(tensor, distributed.DTensor)
 
 
+def local(tensor: Tensor) -> Tensor:
+    """Return what this process holds of a tensor: all of it, or its part of a ``DTensor``.
+
+    Example:
+        >>> import torch
+        >>> local(torch.ones(1))
+        tensor([1.])
+    """
+    part: Tensor = tensor._local_tensor if is_distributed(tensor) else tensor  # type: ignore[attr-defined]
+    return part
+
+
 def placed_like(tensor: Tensor, like: Tensor) -> Tensor:
     """Bring a tensor to where another of its shape lies: to its device, and into its shards.
 

@@ -360,7 +360,8 @@ def _confirmed(
 
 
 def _is_finite(score: Tensor) -> bool:
-    extremes = [torch.stack(chunk.aminmax()) for chunk in _flat(score).split(_CHUNK) if len(chunk)]
+    flat = _flat(torch.view_as_real(score.detach().resolve_conj()) if score.is_complex() else score)
+    extremes = [torch.stack(chunk.aminmax()) for chunk in flat.split(_CHUNK) if len(chunk)]
     return all(bool(each.isfinite().all()) for each in extremes)  # they show NaN as well
 
 

@@ -1,16 +1,16 @@
 """Masks held under an optimizer: what is pruned stays zero, whatever the optimizer does."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from boxwood.core.errors import BoxwoodError
-from boxwood.core.masks import Masks, and_, bits_of, validate
+from boxwood.core.masks import Masks, validate
 from boxwood.core.placement import check_data, check_unflattened
 from boxwood.core.ranks import Group
-from boxwood.model.prunable import plain_name, unwrapped
+from boxwood.model.holding import Holding, named_parameters
+from boxwood.model.optimizer_memory import Optimizers
 from boxwood.model.synchronised import check_same_masks
 
 
@@ -19,12 +19,15 @@ class MaskBinding:
 
     After every ``optimizer.step()`` the weights outside the masks are set to zero, and their
     gradients are set to zero as soon as they are accumulated, so that gradient clipping, momentum
-    and weight decay never see them. Parameters keep their names: checkpoints, ``deepcopy`` and
-    ``torch.compile`` work as without masks.
+    and weight decay never see them. Before every forward pass and before ``state_dict`` weights
+    that anything else has changed since are set to zero as well: a loaded checkpoint, swapped
+    averages, an optimizer that was not given. Parameters keep their names: checkpoints,
+    ``deepcopy`` and ``torch.compile`` work as without masks.
 
     Args:
         model: the network, compiled or not; move it to its device first.
-        optimizer: any ``torch.optim`` optimizer over its parameters.
+        optimizer: any ``torch.optim`` optimizer over its parameters, a wrapper of one, or a list
+            of all that train it.
         masks: bool tensors by parameter name; True keeps. A parameter with two names (tied
             weights) takes one mask, under either name.
         mask_gradients: False leaves gradients at pruned places as they are, for methods that
@@ -33,9 +36,9 @@ class MaskBinding:
             default.
 
     Raises:
-        BoxwoodError: a mask does not fit, two names of one parameter have different masks, or the
-            optimizer has none of the masked parameters; at the first step under new masks, ranks
-            hold different ones.
+        BoxwoodError: a mask does not fit, two names of one parameter have different masks, or a
+            masked parameter learns and no optimizer has it; at the first step under new masks,
+            ranks hold different ones; at a forward pass, a masked parameter was replaced.
 
     Example:
         >>> net = nn.Linear(2, 1, bias=False)
@@ -55,36 +58,25 @@ class MaskBinding:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Optimizers,
         masks: Masks,
         *,
         mask_gradients: bool = True,
         group: Group = None,
     ) -> None:
-        self._optimizer = optimizer
-        self._mask_gradients = mask_gradients
         self._group = group
-        self._named = {
-            plain_name(name): parameter
-            for name, parameter in unwrapped(model).named_parameters(remove_duplicate=False)
-        }
+        self._named = named_parameters(model)
         check_unflattened(self._named)
         check_data({name: p for name, p in self._named.items() if name in masks})
-        masks = _merge_tied(self._named, masks)
-        self._parameters = {name: self._named[name] for name in masks}
-        self._check_optimizer()
-        self._bits: dict[str, Tensor] = {}
-        self._set(masks)
-        self._handles = [optimizer.register_step_post_hook(self._after_step)]
-        for name, parameter in self._parameters.items():
-            if mask_gradients and parameter.requires_grad:
-                hook = self._gradient_hook(name)
-                self._handles.append(parameter.register_post_accumulate_grad_hook(hook))
+        self.holding = Holding(
+            model, optimizer, _merge_tied(self._named, masks), mask_gradients=mask_gradients
+        )
+        self._check_ranks_once()
 
     @property
     def masks(self) -> dict[str, Tensor]:
         """The masks as they are now; True keeps."""
-        return {name: bits != 0 for name, bits in self._bits.items()}
+        return self.holding.masks()
 
     def replace_masks(self, masks: Masks) -> None:
         """Take new masks, for instance as a schedule goes.
@@ -98,7 +90,8 @@ class MaskBinding:
         Raises:
             BoxwoodError: the names or shapes differ; nothing is changed then.
         """
-        self._set(self._checked(masks))
+        self.holding.set_masks(self._checked(masks), forget=True)
+        self._check_ranks_once()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the masks, for saving beside the weights and the optimizer."""
@@ -112,67 +105,25 @@ class MaskBinding:
         Raises:
             BoxwoodError: they are of another model; nothing is changed then.
         """
-        masks = self._checked(state)
-        self._bits = {}
-        self._set(masks)
+        self.holding.set_masks(self._checked(state), forget=False)
+        self._check_ranks_once()
 
     def detach(self) -> None:
-        """Let go: from now on nothing keeps pruned weights at zero."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-
-    def _check_optimizer(self) -> None:
-        # Parameters that do not learn need no optimizer to stay zero.
-        parameters = {name: p for name, p in self._parameters.items() if p.requires_grad}
-        owned = {id(p) for group in self._optimizer.param_groups for p in group["params"]}
-        if parameters and not any(id(p) in owned for p in parameters.values()):
-            raise BoxwoodError(
-                f"Expected an optimizer over the masked parameters ({', '.join(parameters)}), got "
-                f"one that has none of them; build the optimizer from this model's parameters, "
-                f"after moving the model to its device."
-            )
+        """Write the zeros once more, and let go: from now on nothing keeps pruned weights at zero."""
+        self.holding.release()
 
     def _checked(self, masks: Masks) -> dict[str, Tensor]:
         masks = _merge_tied(self._named, masks)
-        if set(masks) != set(self._parameters):
+        if set(masks) != set(self.holding.weights):
             raise BoxwoodError(
-                f"Expected masks for {', '.join(self._parameters)}, got masks for "
+                f"Expected masks for {', '.join(self.holding.weights)}, got masks for "
                 f"{', '.join(masks) or 'nothing'}; make a new MaskBinding for other parameters."
             )
         return masks
 
-    @torch.no_grad()
-    def _set(self, masks: Masks) -> None:
-        self._new_to_ranks = True
-        for name, parameter in self._parameters.items():
-            bits = bits_of(masks[name], parameter)
-            # Weights that come back were pruned until now: their memory goes as well.
-            stayed = bits & self._bits.get(name, bits)
-            self._bits[name] = bits
-            and_(parameter, bits)
-            if self._mask_gradients and parameter.grad is not None:
-                and_(parameter.grad, bits)
-            for memory in self._optimizer.state.get(parameter, {}).values():
-                if isinstance(memory, Tensor) and memory.shape == parameter.shape:
-                    if memory.element_size() == parameter.element_size():
-                        and_(memory, stayed)
-                    else:
-                        memory.masked_fill_(stayed == 0, 0)
-
-    def _gradient_hook(self, name: str) -> Callable[[Tensor], None]:
-        def zero_pruned_gradient(parameter: Tensor) -> None:
-            if parameter.grad is not None:
-                and_(parameter.grad, self._bits[name])
-
-        return zero_pruned_gradient
-
-    def _after_step(self, *_: object) -> None:
-        if self._new_to_ranks:  # by now all ranks have their masks, and train
-            check_same_masks(self.masks, self._group)
-            self._new_to_ranks = False
-        for name, parameter in self._parameters.items():
-            and_(parameter, self._bits[name])
+    def _check_ranks_once(self) -> None:
+        # At the first step all ranks have their masks, and train.
+        self.holding.at_first_step = lambda: check_same_masks(self.masks, self._group)
 
 
 def _merge_tied(named: Mapping[str, nn.Parameter], masks: Masks) -> dict[str, Tensor]:

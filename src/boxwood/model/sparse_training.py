@@ -1,12 +1,12 @@
 """A policy held on a network in anybody's training loop: masks that change as the steps go."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.evidence import evidence_of
@@ -16,7 +16,9 @@ from boxwood.model.binding import MaskBinding
 from boxwood.model.evidence.calibration import Batches, Calibration, Loss
 from boxwood.model.evidence.gathering import Evidence, check_same_network, gather
 from boxwood.model.layer_kinds import as_stored, layouts_of, outputs_first
+from boxwood.model.optimizer_memory import Optimizers
 from boxwood.model.prunable import Where, linear_and_conv
+from boxwood.model.rounds import Rounds
 from boxwood.model.scoring import score
 from boxwood.model.synchronised import check_same_masks, mean_gradients
 
@@ -29,7 +31,8 @@ class SparseTraining:
 
     Args:
         model: the network, on its device.
-        optimizer: any ``torch.optim`` optimizer over its parameters.
+        optimizer: any ``torch.optim`` optimizer over its parameters, a wrapper of one, or a list
+            of all that train it; a step is over when all have stepped.
         policy: `Gradual`, `LayerByLayer`, `RigL`, `SET` or `Static`, or your own.
         where: which parameters are pruned.
         loss: with ``batches``, what a criterion's evidence is gathered from at an update, as for
@@ -65,7 +68,7 @@ class SparseTraining:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Optimizers,
         policy: Policy,
         *,
         where: Where = linear_and_conv,
@@ -76,19 +79,12 @@ class SparseTraining:
         group: Group = None,
     ) -> None:
         self.policy = policy
-        self.steps, masks = _split(state or {})
+        steps, masks = _split(state or {})
         self._weights = where(model)
         self._layouts = layouts_of(model, self._weights)
         self._seen = Calibration(model, self._weights, batches, loss, group=group)
         self._evidence = evidence
         self._dense: dict[str, Tensor] = {}
-        self._handles: list[Any] = []
-        if policy.wants_gradients:
-            # Before the masks are held: hooks run in the order in which they came, and behind
-            # those of the MaskBinding the gradients of pruned weights are gone.
-            for name, parameter in self._weights.items():
-                hook = self._gradient_hook(name)
-                self._handles.append(parameter.register_post_accumulate_grad_hook(hook))
         if not masks:
             masks = policy.init({name: p.detach() for name, p in self._weights.items()})
         elif set(masks) != set(self._weights):
@@ -97,7 +93,15 @@ class SparseTraining:
                 f"{', '.join(masks)}; say with `where` which parameters are pruned."
             )
         self._held = MaskBinding(model, optimizer, masks, group=group)
-        self._handles.append(optimizer.register_step_post_hook(self._after_step))
+        self._rounds = Rounds(self._held.holding.trainers, steps)
+        self._held.holding.after_step = self._after_step
+        if policy.wants_gradients:
+            self._held.holding.before_masking = self._keep_dense_gradient
+
+    @property
+    def steps(self) -> int:
+        """The steps taken: with several optimizers, those that all of them have taken."""
+        return self._rounds.steps()
 
     @property
     def masks(self) -> dict[str, Tensor]:
@@ -121,29 +125,35 @@ class SparseTraining:
             )
         steps, masks = _split(state)
         self._held.load_state_dict(masks)
-        self.steps = steps
+        self._rounds = Rounds(self._held.holding.trainers, steps)
+        self._dense = {}
 
     def detach(self) -> None:
-        """Let go: from now on nothing changes the masks or keeps pruned weights at zero."""
+        """Write the zeros once more, and let go: nothing changes masks or weights from now on."""
         self._held.detach()
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
 
-    def _gradient_hook(self, name: str) -> Callable[[Tensor], None]:
-        def keep_dense_gradient(parameter: Tensor) -> None:
-            # With several backward passes to a step, the last one counts.
-            if parameter.grad is not None and self.policy.due(self.steps + 1):
-                self._dense[name] = parameter.grad.detach().clone()
-
-        return keep_dense_gradient
-
-    def _after_step(self, *_: object) -> None:
-        self.steps += 1
-        if not self.policy.due(self.steps):
+    def _keep_dense_gradient(self, name: str, parameter: nn.Parameter) -> None:
+        """Keep what the mask is about to take out of a gradient, summed up as the rest of it is."""
+        if not self.policy.due(self._rounds.most + 1):
             return
-        with all_or_none(self._seen.group):
-            self._update()
+        assert parameter.grad is not None  # noqa: S101 - the gradient just came
+        gradient = parameter.grad.detach()
+        dense = gradient.to_dense() if gradient.is_sparse else gradient.clone()
+        held = self._held.holding.weights[name]
+        if name in self._dense and held.accumulates():
+            # The sum so far is in the gradient where the mask keeps, and nowhere but here else.
+            dense += self._dense[name].masked_fill_(held.mask, 0)
+        self._dense[name] = dense
+
+    def _after_step(self, trainer: int, optimizer: Any) -> None:
+        if not self._rounds.stepped(trainer, optimizer):
+            return
+        step = self._rounds.most
+        if self.policy.due(step) and self.steps == step:
+            self._check_recording()
+            with all_or_none(self._seen.group):
+                self._update()
+        self._dense = {}
 
     def _update(self) -> None:
         masks = self.masks
@@ -155,11 +165,25 @@ class SparseTraining:
         if self.policy.wants_gradients:
             self._dense = mean_gradients(self._weights, self._dense, self._seen.group)
             self._check_gradients()
+            if not all(bool(torch.isfinite(each).all()) for each in self._dense.values()):
+                warnings.warn(
+                    f"Expected finite gradients of the pruned weights, got others at step "
+                    f"{self.steps}; the masks stay as they are until the next update.",
+                    stacklevel=2,
+                )
+                return
         shown = (outputs_first(self._layouts, each) for each in (masks, scores, self._dense))
         new = as_stored(self._layouts, self.policy.update(self.steps, *shown))
         check_same_masks(new, self._seen.group)
         self._held.replace_masks(new)
-        self._dense = {}
+
+    def _check_recording(self) -> None:
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            raise BoxwoodError(
+                "Expected steps that Python takes, got one that is captured into a CUDA graph, "
+                "which would never change masks; leave the optimizer's step out of the graph, or "
+                "use a MaskBinding, whose masks a graph can hold."
+            )
 
     def _check_gradients(self) -> None:
         missing = [name for name in self._weights if name not in self._dense]

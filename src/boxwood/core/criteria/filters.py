@@ -27,7 +27,9 @@ def geometric_median(weight: Tensor) -> Tensor:
 
     Source: He, Liu, Wang, Hu and Yang (2019), equation 5.
     """
-    filters = weight.detach().reshape(len(weight), -1)  # one number each, of a bias
+    weight = weight.detach()
+    real = torch.view_as_real(weight) if weight.is_complex() else weight
+    filters = real.reshape(len(weight), -1)  # one number each, of a bias
     # The quick way through the scalar product loses the small distances, which decide.
     exact = "donot_use_mm_for_euclid_dist"
     distances = torch.cdist(filters, filters, compute_mode=exact).sum(1)

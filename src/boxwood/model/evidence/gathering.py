@@ -62,7 +62,8 @@ def gather(names: Iterable[str], seen: Calibration, given: Evidence | None = Non
 
     Raises:
         BoxwoodError: evidence that is at hand lacks a weight, or has another shape; or a collector
-            cannot do its work; or the ranks hold different weights.
+            cannot do its work; or a weight is complex, for which no evidence is defined here; or
+            the ranks hold different weights.
 
     Example:
         >>> import torch
@@ -72,11 +73,13 @@ def gather(names: Iterable[str], seen: Calibration, given: Evidence | None = Non
         {'input_norm': {'weight': tensor([[3., 4.]])}}
     """
     found = dict(given or {})
+    names = [name for name in names if name in found or name in COLLECTORS]
+    _check_real(names, seen)
     lacking = []
     for need in names:
         if need in found:
             found[need] = _checked_given(need, found[need], seen)
-        elif need in COLLECTORS:
+        else:
             lacking.append(need)
     if lacking:
         with all_or_none(seen.group):
@@ -104,6 +107,15 @@ def check_same_network(seen: Calibration) -> None:
         "where ranks train networks of their own, give each group= its own process group",
         seen.group,
     )
+
+
+def _check_real(needs: list[str], seen: Calibration) -> None:
+    named = [name for name, weight in seen.weights.items() if weight.is_complex()]
+    if needs and named:
+        raise BoxwoodError(
+            f"Expected real weights for the evidence {needs[0]!r}, got {named[0]!r}, which is "
+            f"complex; score it by magnitude, or leave it out with where=."
+        )
 
 
 def _checked_given(

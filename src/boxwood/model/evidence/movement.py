@@ -9,13 +9,15 @@ from torch.optim import Optimizer
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.model.evidence.calibration import Calibration, accumulator
+from boxwood.model.rounds import overflow
 
 
 class TrackMovement:
     """Sum ``-∂E/∂w · w`` over the steps of an optimizer, taken before each step.
 
     Positive where training pushes a weight away from zero. A hook on the optimizer does it, so
-    accumulated and clipped gradients count once, as the step sees them. With a `MaskBinding` give
+    accumulated and clipped gradients count once, as the step sees them; one that a ``GradScaler``
+    has scaled is taken unscaled, and a step that it skips counts nothing. With a `MaskBinding` give
     it ``mask_gradients=False``, or pruned weights never move and never return.
 
     Args:
@@ -58,10 +60,17 @@ class TrackMovement:
         self._hook.remove()
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG002
+        # Fused optimizers unscale and skip inside their kernels, and are told so by attributes.
+        scale, skipped = getattr(optimizer, "grad_scale", None), overflow(optimizer)
         with torch.no_grad():
             for name, weight in self._weights.items():
                 if weight.grad is not None:
-                    self._sums[name] -= weight.grad * weight
+                    moved = weight.grad * weight
+                    if scale is not None:
+                        moved = moved / scale.to(weight.device)
+                    if skipped is not None:
+                        moved = moved.masked_fill(skipped.to(weight.device) != 0, 0)
+                    self._sums[name] -= moved
 
 
 def weight_movement(seen: Calibration) -> dict[str, Tensor]:

@@ -1,0 +1,97 @@
+"""What becomes of a network's hooks in a copy of it: a copy is free, and says when it was averaged."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Copied:
+    """One copy of a network under masks, shared by all hooks in it.
+
+    A deep copy belongs to whoever made it: it may be trained densely, or kept as it was. Averages
+    of weights are made from copies too (`torch.optim.swa_utils.AveragedModel`), and they hold what
+    was pruned on the way. Nothing is written into a copy; but when it was written to, without
+    having been trained, and is read, and is not as sparse as the network, a warning says so, once.
+
+    Args:
+        masks: returns the masks of the network by name, or None when they are gone.
+
+    Example:
+        >>> Copied(lambda: None).read(nn.Linear(1, 1), (("weight", "weight"),), training=False)
+    """
+
+    def __init__(self, masks: Callable[[], Mapping[str, Tensor] | None]) -> None:
+        self._masks = masks
+        self._over = False
+        self._seen: dict[str, int] = {}
+
+    def read(self, module: nn.Module, own: tuple[tuple[str, str], ...], *, training: bool) -> None:
+        """Look at the weights of one module of the copy before it reads them."""
+        if self._over:
+            return
+        if training:
+            self._over = True
+            return
+        for attribute, name in own:
+            weight = module._parameters.get(attribute)
+            if type(weight) is not nn.Parameter or weight.is_meta or weight.is_inference():
+                continue
+            if weight._version == self._seen.setdefault(name, 0):
+                continue
+            self._seen[name] = weight._version
+            mask = (self._masks() or {}).get(name)
+            if mask is None or mask.shape != weight.shape:
+                self._over = True
+                return
+            wrong = int((weight.detach()[~mask.to(weight.device)] != 0).sum())
+            if wrong:
+                self._over = True
+                warnings.warn(
+                    f"Expected a copy of a network under masks to be as sparse as that network, "
+                    f"got {wrong} weights of {name!r} that are pruned there and not zero here, as "
+                    f"an average of networks has them; call boxwood.project_(copy, masks) before "
+                    f"the copy is read, or ignore this if the copy is meant to be dense.",
+                    stacklevel=3,
+                )
+
+
+class CopiedHook:
+    """The hook of one module of a copy.
+
+    Args:
+        copied: the whole copy.
+        own: attribute of the module, and name of the masked parameter that it was copied from.
+
+    Example:
+        >>> hook = CopiedHook(Copied(lambda: None), (("weight", "weight"),))
+        >>> net = nn.Linear(1, 1)
+        >>> _ = net.register_forward_pre_hook(hook)
+        >>> net(torch.ones(1, 1)).shape
+        torch.Size([1, 1])
+    """
+
+    def __init__(self, copied: Copied, own: tuple[tuple[str, str], ...]) -> None:
+        self._copied, self._own = copied, own
+
+    def __call__(self, module: nn.Module, *inputs: object) -> None:
+        """Look at the weights; a module that saves its state gives a string instead of inputs."""
+        if not torch.compiler.is_compiling():
+            forward = len(inputs) == 1
+            training = forward and module.training and torch.is_grad_enabled()
+            self._copied.read(module, self._own, training=training)
+
+    def __deepcopy__(self, memo: dict[Any, Any]) -> "CopiedHook":
+        return self
+
+    def __reduce__(self) -> Any:
+        return NOTHING
+
+
+NOTHING: tuple[Any, ...] = (getattr, ({}, "get"))
+"""How pickle makes a hook that does nothing, also where Boxwood is not installed.
+
+``{}.get(module, inputs)`` returns the inputs, which a module then goes on with.
+"""
