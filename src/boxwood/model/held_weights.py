@@ -77,9 +77,10 @@ class HeldWeight:
 
     def changed(self) -> bool:
         """Say whether something wrote to the weight since `project`."""
-        weight, word = self._weight(), self._word
-        if weight._version != self._version or weight.data_ptr() != self._pointer:
+        # Operations on a sharded tensor are counted there, and its data are elsewhere.
+        if self.parameter._version != self._version or self._data_ptr() != self._pointer:
             return True
+        word = self._word
         if word is None:
             return False
         kept, pruned = self._addresses
@@ -87,15 +88,15 @@ class HeldWeight:
 
     def project(self) -> None:
         """Write the zeros."""
-        if self._weight().data_ptr() != self._pointer:
+        if self._data_ptr() != self._pointer:
             self._fit()
         and_(self.parameter, self.bits)
         self.note()
 
     def note(self) -> None:
         """Take the weight as it is now for unchanged."""
-        weight, word = self._weight(), self._word
-        self._version, self._pointer = weight._version, (pointer := weight.data_ptr())
+        pointer, word = self._data_ptr(), self._word
+        self._version, self._pointer = self.parameter._version, pointer
         if word is not None:
             kept, pruned = pointer + self._offsets[0], pointer + self._offsets[1]
             self._addresses = kept, pruned
@@ -135,8 +136,8 @@ class HeldWeight:
         now = self.parameter.grad
         return now is not None and gradient() is now and now._version == version + 1
 
-    def _weight(self) -> Tensor:
-        return local(self.parameter) if self.sharded else self.parameter
+    def _data_ptr(self) -> int:
+        return (local(self.parameter) if self.sharded else self.parameter).data_ptr()
 
     def _fit(self) -> None:
         """Bring the bits to where the parameter is now, and to its width and layout."""
