@@ -9,8 +9,9 @@ from boxwood.core.errors import BoxwoodError
 from boxwood.core.masks import Masks, validate
 from boxwood.core.placement import check_data, check_unflattened
 from boxwood.core.ranks import Group
-from boxwood.model.holding import Holding, named_parameters
+from boxwood.model.holding import Holding
 from boxwood.model.optimizer_memory import Optimizers
+from boxwood.model.reading import named_parameters
 from boxwood.model.synchronised import check_same_masks
 
 

@@ -11,12 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.masks import and_, bits_of
 from boxwood.core.placement import local
-from boxwood.model.copied import NOTHING, Copied, CopiedHook
 from boxwood.model.held_weights import HeldWeight
 from boxwood.model.optimizer_memory import (
     Optimizers,
@@ -26,7 +24,13 @@ from boxwood.model.optimizer_memory import (
     owned,
     tells_steps,
 )
-from boxwood.model.prunable import plain_name, unwrapped
+from boxwood.model.reading import (
+    ReadingHook,
+    check_names,
+    hook_modules,
+    named_parameters,
+    names_of,
+)
 
 _PATIENCE = 3  # changes of weights behind backward passes, without a step of a bound optimizer
 
@@ -69,7 +73,7 @@ class Holding:
         self._mine: dict[tuple[int, int], tuple[list[int], set[int]]] = {}
         named = named_parameters(model)
         self.weights = {
-            name: HeldWeight(_names_of(named, named[name]), named[name], mask)
+            name: HeldWeight(names_of(named, named[name]), named[name], mask)
             for name, mask in masks.items()
         }
         self._members = [members(each) for each in listed(optimizers)]
@@ -122,11 +126,11 @@ class Holding:
 
     # Reading the weights
 
-    def look(self, hook: "ReadingHook") -> None:
+    def look(self, hook: ReadingHook) -> None:
         """Project what was changed since the last time, before a module reads it."""
         weights = hook.below
         if not hook.saving and hook.moved():
-            self._rehook_modules()
+            self._hook_modules()
             weights = list(self.weights.values())
         moved = False
         for held in weights:
@@ -154,7 +158,7 @@ class Holding:
             # torch.func.functional_call puts it there for one call, and what is read is masked.
             parameters[attribute] = other.masked_fill(~held.mask.to(other.device), 0)
         else:
-            self._rehook_modules()
+            self._hook_modules()
 
     def _unfrozen(self, held: HeldWeight) -> None:
         if torch.is_grad_enabled():
@@ -174,61 +178,10 @@ class Holding:
     # Modules
 
     def _hook_modules(self) -> None:
-        named = named_parameters(self._model)
-        for held in self.weights.values():
-            for name in held.names:
-                if named.get(name) is not held.parameter:
-                    got = "another one in its place" if name in named else "none of this name"
-                    raise BoxwoodError(
-                        f"Expected {name!r} to be the parameter that its mask was bound to, got "
-                        f"{got}; detach this binding and make a new one, with an optimizer over "
-                        f"the parameters as they are now."
-                    )
-            held.places = []
-        by_id = {id(held.parameter): held for held in self.weights.values()}
-        below: dict[int, list[HeldWeight]] = {}
-        self._hook_module(self._model, by_id, below)
-
-    def _hook_module(
-        self, module: nn.Module, by_id: dict[int, HeldWeight], below: dict[int, list[HeldWeight]]
-    ) -> list[HeldWeight]:
-        if id(module) in below:
-            return below[id(module)]
-        below[id(module)] = []
-        own = _masked(module, by_id)
-        found = [held for _, _, held in own]
-        # What fully_shard has sharded gives way to the whole parameter during a forward pass.
-        own = [each for each in own if not each[2].sharded]
-        for _, attribute, held in own:
-            held.places.append((module._parameters, attribute))
-        edges = []
-        for key, child in module._modules.items():
-            if child is None:
-                continue
-            inside = self._hook_module(child, by_id, below)
-            if inside:
-                edges.append((module._modules, key, child))
-                found += [held for held in inside if held not in found]
-            if isinstance(child, NonDynamicallyQuantizableLinear):
-                # Attention reads it without calling it.
-                own += [each for each in _masked(child, by_id) if not each[2].sharded]
-        below[id(module)] = found
-        if found:
-            forward = ReadingHook(self, found, own, edges)
-            save = ReadingHook(self, found, own, edges, saving=True)
-            # Before fully_shard gathers the shards, and behind hooks that write to weights.
-            first = any(held.sharded for held in found)
-            self._hooks += [
-                module.register_forward_pre_hook(forward, prepend=first),
-                module.register_state_dict_pre_hook(save),
-            ]
-        return found
-
-    def _rehook_modules(self) -> None:
         for handle in self._hooks:
             handle.remove()
-        self._hooks = []
-        self._hook_modules()
+        check_names(self._model, self.weights.values())
+        self._hooks = hook_modules(self._model, self.weights.values(), self)
 
     # Optimizers
 
@@ -354,98 +307,7 @@ class _AfterStep:
         self._holding.stepped(optimizer, self._number)
 
 
-class ReadingHook:
-    """What a module calls before it reads its weights, or those of modules inside.
-
-    Args:
-        holding: what it belongs to.
-        below: the masked parameters of the module and of all modules inside.
-        own: those that its own forward pass reads: module, attribute, parameter.
-        edges: the modules inside through which it finds them.
-        saving: called before `state_dict` rather than before a forward pass.
-    """
-
-    def __init__(
-        self,
-        holding: Holding,
-        below: list[HeldWeight],
-        own: list[tuple[nn.Module, str, HeldWeight]],
-        edges: list[tuple[dict[str, Any], str, nn.Module]],
-        *,
-        saving: bool = False,
-    ) -> None:
-        self.holding, self.below, self.own, self.edges = holding, below, own, edges
-        self.saving = saving
-
-    def __call__(self, *_: object) -> None:
-        """Look at the weights; in compiled code, project them."""
-        if self.saving or not torch.compiler.is_compiling():
-            self.holding.look(self)
-            return
-        # A graph cannot ask whether weights were changed. Writing the zeros again is part of it.
-        for owner, attribute, held in self.own:
-            weight: Any = owner._parameters[attribute]
-            if isinstance(weight, nn.Parameter):
-                with torch.no_grad():
-                    and_(weight, held.bits)
-            else:
-                owner._parameters[attribute] = weight.masked_fill(~held.mask, 0)
-
-    def moved(self) -> bool:
-        """Say whether a module inside was replaced."""
-        for modules, key, child in self.edges:  # noqa: SIM110 - a generator costs as much again
-            if modules.get(key) is not child:
-                return True
-        return False
-
-    def __deepcopy__(self, memo: dict[Any, Any]) -> CopiedHook:
-        key = ("boxwood", id(self.holding))
-        if key not in memo:
-            memo[key] = Copied(_MasksOf(weakref.ref(self.holding)))
-        own = tuple((attribute, held.name) for _, attribute, held in self.own)
-        return CopiedHook(memo[key], own)
-
-    def __reduce__(self) -> Any:
-        return NOTHING
-
-
-class _MasksOf:
-    """The masks of a holding, as long as there is one."""
-
-    def __init__(self, holding: "weakref.ref[Holding]") -> None:
-        self._holding = holding
-
-    def __call__(self) -> dict[str, Tensor] | None:
-        holding = self._holding()
-        return None if holding is None else holding.masks()
-
-
-def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Name every parameter by all of its names, as an unwrapped model does.
-
-    Example:
-        >>> list(named_parameters(nn.DataParallel(nn.Linear(2, 1))))
-        ['weight', 'bias']
-    """
-    named = unwrapped(model).named_parameters(remove_duplicate=False)
-    return {plain_name(name): parameter for name, parameter in named}
-
-
 def _alive(group: list[Any]) -> list[Any]:
     """The optimizers of a list that are still there."""
     each = [one() if isinstance(one, weakref.ref) else one for one in group]
     return [one for one in each if one is not None]
-
-
-def _masked(
-    module: nn.Module, by_id: Mapping[int, HeldWeight]
-) -> list[tuple[nn.Module, str, HeldWeight]]:
-    return [
-        (module, attribute, by_id[id(parameter)])
-        for attribute, parameter in module._parameters.items()
-        if id(parameter) in by_id
-    ]
-
-
-def _names_of(named: Mapping[str, nn.Parameter], parameter: nn.Parameter) -> tuple[str, ...]:
-    return tuple(name for name, other in named.items() if other is parameter)
