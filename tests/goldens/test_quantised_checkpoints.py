@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from boxwood.cli.main import app
 from boxwood.core.errors import BoxwoodError
 from boxwood.files.packed import pack_file
 from boxwood.files.streaming import prune_checkpoint
+from boxwood.recipes.phase import load_weights_
 
 Tensors = dict[str, Tensor]
 LAYER = "model.layers.0.mlp.up_proj."
@@ -202,3 +203,15 @@ def test_a_damaged_configuration(tmp_path: Path) -> None:
     with pytest.raises(BoxwoodError, match=r"Expected JSON in .*config.json"):
         prune_checkpoint(folder, tmp_path / "out", 0.5)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e5m2])
+def test_where_an_experiment_starts(dtype: torch.dtype) -> None:
+    """Weights of a recipe's checkpoint are not cast from what is no float of a network."""
+    net = nn.Linear(4, 4)
+    before = net.weight.detach().clone()
+    with pytest.raises(BoxwoodError, match=rf"16 bits for 'weight', got {dtype}"):
+        load_weights_(net, {**net.state_dict(), "weight": torch.ones(4, 4).to(dtype)})
+    assert torch.equal(net.weight, before)
+    load_weights_(net, {**net.state_dict(), "weight": torch.ones(4, 4).half()})
+    assert torch.equal(net.weight, torch.ones(4, 4))

@@ -122,7 +122,8 @@ def _grouped(keep: str) -> NofM:
     found = re.fullmatch(r"(\d+):(\d+)", keep)
     if found is None or not 0 < int(found[1]) < int(found[2]):
         raise BoxwoodError(
-            f"Expected --keep n:m, n kept of every m consecutive inputs, got {keep!r}; try 2:4."
+            f"Expected --keep n:m, n kept of every m consecutive inputs with 0 < n < m, got {keep!r}; "
+            f"try 2:4."
         )
     return NofM(int(found[1]), int(found[2]))
 

@@ -194,7 +194,8 @@ def load_weights_(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Put weights into a network, or say in which way they are another network's.
 
     Raises:
-        BoxwoodError: names or shapes differ; nothing is changed then.
+        BoxwoodError: names or shapes differ, or floats are stored as integers or in eight bits;
+            nothing is changed then.
     """
     mine = model.state_dict()
     missing, extra = sorted(set(mine) - set(weights)), sorted(set(weights) - set(mine))
@@ -209,4 +210,11 @@ def load_weights_(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
             f"Expected weights of {type(model).__name__}, got a checkpoint of another model: "
             f"{'; '.join(said)}; give the checkpoint that belongs to this model."
         )
+    for name, tensor in mine.items():
+        stored = weights[name].dtype
+        if tensor.is_floating_point() and (not stored.is_floating_point or stored.itemsize < 2):
+            raise BoxwoodError(
+                f"Expected floats of at least 16 bits for {name!r}, got {stored}, which is a type of "
+                f"quantised weights; give the checkpoint from before it was quantised."
+            )
     model.load_state_dict(dict(weights))
