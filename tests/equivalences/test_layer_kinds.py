@@ -243,6 +243,8 @@ class Experts(nn.Module):
         self.layers = nn.ModuleList(
             [nn.ParameterDict({"up": torch.rand(2, 4, 4)}) for _ in range(3)]
         )
+        self.pos_embedding = nn.Parameter(torch.rand(1, 9, 4))
+        self.relative_position_bias_table = nn.Parameter(torch.rand(9, 2))
         self.gain, self.start = nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(1, 1, 4))
 
 

@@ -30,7 +30,8 @@ def linear_and_conv(model: nn.Module) -> dict[str, nn.Parameter]:
 
     Known are linear layers (also those of transformers, ``Conv1D``, and of PyTorch Geometric),
     bilinear ones, convolutions, also transposed, recurrent layers and their cells, and the
-    projections of attention. Queries, keys and values that torch keeps in one matrix are one tensor
+    projections of attention. Embeddings are also parameters named as tables, such as
+    ``pos_embedding``. Queries, keys and values that torch keeps in one matrix are one tensor
     here, and so are the gates of a recurrent layer: allocations that share a sparsity out over
     layers give it to such a tensor as a whole.
 

@@ -18,6 +18,8 @@ Parameters = Mapping[str, nn.Parameter]
 
 _MODULE = "boxwood.model.prunable"
 _SHOWN = 4
+_TABLE = re.compile(r"(^|_)(pos|positions?|embed|embeddings?|tokens?|table|bias)$")
+"""How the names of parameters end that are added, as embeddings are, and do not multiply."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,9 @@ def say_left_out(
 ) -> str:
     """Name what looks like a matrix and is no parameter of a known layer, a norm or an embedding.
 
+    Embeddings are also parameters whose own name ends as that of a table of positions or tokens, or
+    of a bias: ``pos_embedding``, ``cls_token``, ``relative_position_bias_table``.
+
     Args:
         kind: the network's class.
         modules: its modules by dotted name.
@@ -124,6 +129,7 @@ def say_left_out(
         for name, parameter in names.items()
         if name not in settled
         and id(parameter) not in explained
+        and not _TABLE.search(name.rpartition(".")[2])
         and not is_lazy(parameter)
         and sum(size > 1 for size in parameter.shape) >= 2
     }
