@@ -190,3 +190,31 @@ def test_good_values_pass() -> None:
     assert checks.device("cpu:0") == "cpu:0"
     with pytest.raises(BoxwoodError, match=r"at least 0, got inf"):
         checks.seconds(typed, math.inf)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("1x3x28x28", "got 1x3x28x28:float32, at which it says: RuntimeError: Given groups=1"),
+        ("1x1x28x28:int64", "got 1x1x28x28:int64, at which it says: RuntimeError: Input type"),
+        ("99999999x99999999x99999", "fits into memory, got '99999999x99999999x99999'"),
+    ],
+)
+@pytest.mark.parametrize("command", ["bench", "compile", "shrink"])
+def test_inputs_that_a_network_does_not_take(
+    command: str, given: str, said: str, tmp_path: Path
+) -> None:
+    """The network's own words, before anything is compiled or raced."""
+    more = {
+        "compile": ["--out", f"{tmp_path}/a.bxw"],
+        "shrink": [f"{tmp_path}/a.safetensors", "--keep=0.5"],
+    }
+    error = (
+        CliRunner()
+        .invoke(app, [command, LENET, *more.get(command, ()), "--input", given])
+        .exception
+    )
+    assert isinstance(error, BoxwoodError)
+    if command != "shrink" or "memory" in said:
+        assert said in str(error)
+    assert not list(tmp_path.iterdir())

@@ -19,6 +19,7 @@ from boxwood.cli.models import (
     Sparsity,
     Threads,
     Weights,
+    check_takes,
     example_of,
     model_of,
 )
@@ -65,6 +66,7 @@ def bench(
     """
     example = example_of(inputs or ())
     dense = model_of(model, settings or (), weights)
+    check_takes(dense, example)
     pruned = dense
     if sparsity:
         pruned = copy.deepcopy(dense)

@@ -14,6 +14,7 @@ from boxwood.cli.models import (
     Sparsity,
     Threads,
     Weights,
+    check_takes,
     example_of,
     model_of,
 )
@@ -42,6 +43,7 @@ def compile(  # noqa: A001
     """
     example = example_of(inputs or ())
     network = model_of(model, settings or (), weights, sparsity)
+    check_takes(network, example)
     torch.set_num_threads(threads)
     session = compiling.compile(network, example, threads=threads)
     session.save(out)

@@ -1,6 +1,8 @@
 """From what was typed to a network and an example of its input."""
 
+import copy
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -107,9 +109,43 @@ def _drawn(text: str, generator: torch.Generator) -> Tensor:
             f"positive sizes with an x between them, and a dtype of torch or a number above all "
             f"tokens."
         )
-    if dtype.is_floating_point:
-        return torch.randn(shape, generator=generator).to(dtype)
-    return torch.randint(below, shape, generator=generator).to(dtype)
+    try:
+        if dtype.is_floating_point:
+            return torch.randn(shape, generator=generator).to(dtype)
+        return torch.randint(below, shape, generator=generator).to(dtype)
+    except RuntimeError as error:  # more than there is memory, or numbers for
+        raise BoxwoodError(
+            f"Expected an input that fits into memory, got {text!r}, of which torch says: "
+            f"{_first_line(error)}; give a smaller shape."
+        ) from error
+
+
+def check_takes(model: nn.Module, example: Sequence[Tensor]) -> None:
+    """Run a copy of a network, so that inputs that it does not take are refused before any work.
+
+    Raises:
+        BoxwoodError: it raises something.
+
+    Example:
+        >>> check_takes(nn.Linear(3, 2), [torch.ones(1, 3)])
+    """
+    trial = model
+    with suppress(Exception):  # not every network can be copied
+        trial = copy.deepcopy(model)  # a network may count its calls, or keep what it has seen
+    try:
+        with torch.no_grad():
+            trial(*example)
+    except Exception as error:
+        shapes = " and ".join(f"{'x'.join(map(str, x.shape))}:{x.dtype}" for x in example)
+        raise BoxwoodError(
+            f"Expected inputs that {type(model).__name__} takes, got {shapes.replace('torch.', '')}, "
+            f"at which it says: {type(error).__name__}: {_first_line(error)}; give others with "
+            f"--input."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".")
 
 
 def _load_(model: nn.Module, path: Path) -> None:
