@@ -24,7 +24,8 @@ class Trial:
             infinite where shapes, whole numbers or entries that are no numbers differ.
         scale: largest absolute entry of that output.
         tolerance: what the ratio of the two may be.
-        state: what the network holds of one call in the next; two calls in a row were compared.
+        state: what the network keeps of one call for the next.
+        calls: how many calls in a row were compared: two where there is such, and they run.
         left: parameters that are not zero in the masked network, for the code divides by them.
     """
 
@@ -35,6 +36,7 @@ class Trial:
     scale: float
     tolerance: float
     state: tuple[str, ...] = ()
+    calls: int = 1
     left: tuple[str, ...] = ()
 
     @property
@@ -43,7 +45,7 @@ class Trial:
         return self.difference <= self.tolerance * max(self.scale, SMALLEST)
 
     def __str__(self) -> str:
-        calls = ", two calls in a row" if self.state else ""
+        calls = ", two calls in a row" if self.calls > 1 else ""
         return (
             f"{self.inputs} inputs, {self.weights} weights, {self.dtype}{calls}: "
             f"largest difference {self.difference:.2g} of {self.scale:.2g}"
@@ -141,7 +143,7 @@ class Certificate:
             told += [self.gradient_note] * bool(self.gradient_note)
             failed = _failed(self._gradients_equal, self.gradient_tolerance)
             lines.append(f"gradients of kept parameters: {', '.join(told)}{failed}")
-        for name, found in (("state kept between calls", self._of_trials("state")),
+        for name, found in (("kept between calls", self._of_trials("state")),
                             ("divided by, and so not zero in the masked network",
                              self._of_trials("left"))):  # fmt: skip
             if found:

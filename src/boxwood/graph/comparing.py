@@ -221,8 +221,8 @@ def _apart(expected: Tensor, got: Tensor) -> tuple[float, float]:
     finite = expected.isfinite()
     if not finite.any():
         raise BoxwoodError(
-            f"Expected finite outputs of the masked network, got one of shape "
-            f"{tuple(expected.shape)} without any; give an example on which all are finite."
+            f"Expected finite outputs to compare, got one of shape {tuple(expected.shape)} without "
+            "any finite entry; give an example on which all are finite."
         )
     scale = float(expected[finite].abs().max())
     same = (expected == got) | (expected.isnan() & got.isnan())

@@ -45,7 +45,15 @@ def compare_gradients(pair: Pair, example: Any) -> Gradients:
 
 def _compared(pair: Pair, example: Any, dtype: torch.dtype | None) -> Gradients:
     wide, narrow = pair.networks(perturbed=True, dtype=dtype)
-    masked, own = _gradients(pair, wide, example, dtype, masked=True)
+    try:
+        masked, own = _gradients(pair, wide, example, dtype, masked=True)
+    except Exception as failure:
+        if dtype is not None:
+            raise
+        named = f"{type(failure).__name__}: {str(failure).splitlines()[0]}"
+        return Gradients(
+            None, 0.0, f"not compared: the masked network cannot be differentiated ({named})"
+        )
     small, _ = _gradients(pair, narrow, example, dtype, masked=False)
     if masked is None or small is None:
         return Gradients(None, 0.0)
@@ -66,14 +74,14 @@ def _compared(pair: Pair, example: Any, dtype: torch.dtype | None) -> Gradients:
     steps = _STEPS.get(kind, _COARSE)
     derive = _Derivatives(pair, example, dtype, steps)
     apart = None if agree or not finite else {n: small[n] - expected[n] for n in small}
-    named = f" ({', '.join(own)})" if own else ""
+    named = f" (with a backward pass of its own: {', '.join(own)})" if own else ""
     error = derive.error(narrow, small, apart)
     if error.none(steps.tolerance):
         if agree:
             return Gradients(difference, tolerance)
         said = (
-            f"of finite differences; those of the masked network differ by {difference:.2g}, "
-            f"but it is its outputs' derivative that counts{named}"
+            f"from finite differences of the outputs; the masked network's own differ by "
+            f"{difference:.2g}{named}"
         )
         return Gradients(error.typical, steps.tolerance, said)
     whole = pair.whole(perturbed=True, dtype=dtype)

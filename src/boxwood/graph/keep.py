@@ -283,8 +283,8 @@ def keep_best(
         )
     if len(units) == 0:
         raise BoxwoodError(
-            "Expected a network with removable units, got one with none; its sizes are written "
-            "into its code, or tied to its inputs and outputs."
+            "Expected a network with removable units, got one with none; often sizes are "
+            "written into the code, or tied to inputs and outputs."
         )
     if scores.shape != (len(units),) or not np.isfinite(scores).all():
         raise BoxwoodError(

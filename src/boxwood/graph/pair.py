@@ -1,5 +1,6 @@
 """The original and the smaller network, run with the same weights."""
 
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from boxwood.core.errors import BoxwoodError
-from boxwood.graph.certificate import Trial
+from boxwood.graph.certificate import SMALLEST, Trial
 from boxwood.graph.comparing import (
     TOLERANCE,
     Precisions,
@@ -24,9 +25,11 @@ from boxwood.graph.comparing import (
 from boxwood.graph.copying import memory_of, named_tensors
 from boxwood.graph.divisors import divided_by
 from boxwood.graph.keep import Keep
+from boxwood.graph.recording import HERE, TORCH
 from boxwood.graph.reference import restated
 from boxwood.graph.reparametrised import baked
 from boxwood.graph.slicing import Cuts, mask_, sliced
+from boxwood.graph.state import changed, state_of
 from boxwood.graph.surgery import cuts_of
 
 
@@ -83,27 +86,39 @@ class Pair:
 
     def takes(self, example: Any, like: Any) -> str:
         """Say why the masked network does not take inputs as it takes others; empty if it does."""
-        broken = []
-        for each in (like, example):
-            wide, _ = self.networks(perturbed=False, dtype=None)
-            try:
-                with torch.no_grad():
-                    outputs = run(wide, each, None, self.seed, restated(self.keep))
-            except Exception as error:  # noqa: BLE001 - any error of the user's code
-                return f"it fails on them ({type(error).__name__}: {error})"
-            broken.append(_broken(outputs))
-        return "its outputs are not finite on them" if broken[1] > broken[0] else ""
+        usual = _broken(in_double(lambda dtype: self._masked_on(like, dtype)))
+        try:
+            outputs = in_double(lambda dtype: self._masked_on(example, dtype))
+        except Exception as error:  # noqa: BLE001 - any error of the user's code
+            return f"it fails on what was drawn ({type(error).__name__}: {error})"
+        return "its outputs are not finite on what was drawn" if _broken(outputs) > usual else ""
 
     def unsteady(self, example: Any) -> str:
-        """Say how the outputs of the masked network change though nothing else does."""
-        runs = []
-        for seed in (self.seed, self.seed, self.seed + 1):
-            wide, _ = self.networks(perturbed=False, dtype=None)
-            with torch.no_grad():
-                runs.append(run(wide, example, None, seed, restated(self.keep)))
-        if not _alike(runs[0], runs[1]):
+        """Say how outputs of the masked network change by themselves, by more than rounding."""
+        try:
+            again, otherwise = (self._steady(example, self.seed + more) for more in (0, 1))
+        except BoxwoodError:  # no finite numbers, which says nothing
+            return ""
+        if not again:
             return "change from run to run, with all generators of random numbers seeded alike"
-        return "" if _alike(runs[0], runs[2]) else "are drawn at random in evaluation"
+        return "" if otherwise else "are drawn at random in evaluation"
+
+    def _steady(self, example: Any, seed: int) -> bool:
+        def same(dtype: torch.dtype | None) -> bool:
+            one = self._masked_on(example, dtype)
+            other = replace(self, seed=seed)._masked_on(example, dtype)
+            difference, scale = distance(one, other)
+            tolerance = TOLERANCE.get(precision(one, dtype), 0.05)
+            return difference <= tolerance * max(scale, SMALLEST)
+
+        return in_double(same)
+
+    def _masked_on(self, example: Any, dtype: torch.dtype | None) -> list[Tensor]:
+        """Run the masked network with its own weights, what is divided by left as it is."""
+        freely = replace(self, left=self._divided_by())
+        wide, _ = freely.networks(perturbed=False, dtype=dtype)
+        with torch.no_grad():
+            return run(wide, example, dtype, self.seed, restated(self.keep))
 
     def networks(
         self, *, perturbed: bool, dtype: torch.dtype | None
@@ -143,23 +158,22 @@ class Pair:
         if self.keep.units.flow.trace.beyond:
             for network, into in zip(networks, seen, strict=True):
                 observe_(network, into)
-        before = _state(narrow)
+        before = state_of(narrow)
         with torch.no_grad():
             expected = run(wide, example, dtype, self.seed, restated(self.keep))
             got = self._run_small(narrow, example, dtype, "")
-        if not self.left and _broken(expected):
+        if broken := _broken(expected):
             whole = self.whole(perturbed=perturbed, dtype=dtype)
             with torch.no_grad():
-                unmasked = run(whole, example, dtype, self.seed)
-            left = divided_by(self.keep.units.flow) & {
-                (name, dim) for name, axes in cuts_of(self.keep).items() for dim, _ in axes
-            }
-            if left and _broken(unmasked) < _broken(expected):
+                usual = _broken(run(whole, example, dtype, self.seed))
+            if usual < broken and not self.left and (left := self._divided_by()):
                 return replace(self, left=left)._compare(
                     example, inputs, perturbed=perturbed, dtype=dtype
                 )
-        kept = _changed(before, _state(narrow))
+            self._check_finite(expected, usual < broken)
+        kept, calls = changed(before, state_of(narrow)), 1
         if kept and (again := self._called_again(wide, example, dtype)):
+            calls = 2
             expected = expected + again
             got = got + self._run_small(narrow, example, dtype, " a second time")
         for one, other in zip(*seen, strict=False):
@@ -175,7 +189,7 @@ class Pair:
         kind = precision(expected, dtype)
         return Trial(
             inputs, "perturbed" if perturbed else "own", str(kind).removeprefix("torch."),
-            difference, scale, TOLERANCE.get(kind, 0.05), kept,
+            difference, scale, TOLERANCE.get(kind, 0.05), kept, calls,
             tuple(sorted({name for name, _ in self.left})),
         )  # fmt: skip
 
@@ -199,53 +213,38 @@ class Pair:
             if dtype is not None:
                 raise
             raise BoxwoodError(
-                f"Expected the smaller {type(self.model).__name__} to run{when}, got "
-                f"{type(error).__name__} ({error}), where the masked one runs; nothing was "
-                "returned: protect the part that it names with protect=…"
+                f"Expected the smaller {type(self.model).__name__} to run{when} as the masked one "
+                f"does, got {type(error).__name__} ({error}){_place(error)}; protect=… keeps whole "
+                "what is handled there."
             ) from error
+
+    def _divided_by(self) -> frozenset[tuple[str, int]]:
+        cut = {(name, dim) for name, axes in cuts_of(self.keep).items() for dim, _ in axes}
+        return divided_by(self.keep.units.flow) & cut
+
+    def _check_finite(self, expected: list[Tensor], removal: bool) -> None:
+        """Refuse outputs with which nothing can be compared, and say what is known of the cause."""
+        for each in expected:
+            if each.is_floating_point() and each.numel() and not each.isfinite().any():
+                name, shape = type(self.model).__name__, tuple(each.shape)
+                raise BoxwoodError(
+                    f"Expected finite outputs of the masked {name}, got one of shape {shape} "
+                    "without any finite entry, where the whole network has some: its code may not "
+                    "allow zeros where something is removed; protect that with protect=…"
+                    if removal
+                    else f"Expected finite outputs of {name}, got one of shape {shape} without any "
+                    "finite entry, before anything is removed as well; give an example, and weights, "
+                    "with which all are finite."
+                )
+
+
+def _place(error: Exception) -> str:
+    """Name the user's line at which an error came up."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith((TORCH, HERE)):
+            return f" at {frame.filename}:{frame.lineno}"
+    return ""
 
 
 def _broken(outputs: list[Tensor]) -> int:
     return sum(int((~each.isfinite()).sum()) for each in outputs if each.is_floating_point())
-
-
-def _alike(one: list[Tensor], other: list[Tensor]) -> bool:
-    return len(one) == len(other) and all(
-        a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
-        for a, b in zip(one, other, strict=True)
-    )
-
-
-def _state(network: nn.Module) -> dict[str, Any]:
-    """Note what a network holds beside its parts, so that a change can be seen."""
-    noted: dict[str, Any] = {}
-    for prefix, module in network.named_modules():
-        held = {**vars(module), **module._buffers}
-        for name, value in held.items():
-            if name not in _OWN:
-                noted[f"{prefix}.{name}".lstrip(".")] = value, _version(value)
-    return noted
-
-
-_OWN = set(vars(nn.Module())) - {"training"}
-
-
-def _version(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value._version
-    if isinstance(value, list | tuple):
-        return [(id(each), _version(each)) for each in value]
-    if isinstance(value, dict):
-        return [(key, id(each), _version(each)) for key, each in value.items()]
-    return None
-
-
-def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:
-    """List what is another object after a run, or was written into."""
-    return tuple(
-        name
-        for name in after
-        if name not in before
-        or before[name][0] is not after[name][0]
-        or before[name][1] != after[name][1]
-    )

@@ -16,10 +16,10 @@ from boxwood.graph.calls import ASKS_SIZE, COUNTS, PLAIN, STATISTICS, WHOLE, WIT
 from boxwood.graph.known import Known
 from boxwood.graph.sizes import Expression, OfAttribute, OfShape, Shape, Size
 
-_TORCH = str(Path(torch.__file__).parent) + os.sep
+TORCH = str(Path(torch.__file__).parent) + os.sep
 
 
-_HERE = str(Path(__file__).parent) + os.sep
+HERE = str(Path(__file__).parent) + os.sep
 
 
 @dataclass(frozen=True)
@@ -208,9 +208,9 @@ class Recorder:
     def on_compared(self, comparison: Expression, outcome: bool) -> None:
         """Note that code compared sizes; PyTorch's own code does so to check, or to go faster."""
         frame = sys._getframe(1)
-        while frame.f_code.co_filename.startswith(_HERE):
+        while frame.f_code.co_filename.startswith(HERE):
             frame = frame.f_back  # type: ignore[assignment]
-        if not frame.f_code.co_filename.startswith(_TORCH):
+        if not frame.f_code.co_filename.startswith(TORCH):
             self.trace.compared.setdefault(comparison, (outcome, self._place()[1]))
 
     def on_value(self) -> None:
@@ -228,8 +228,8 @@ class Recorder:
         module = source = None
         while frame is not None and (module is None or source is None):
             file = frame.f_code.co_filename
-            if not file.startswith(_HERE):
-                if source is None and not file.startswith((_TORCH, "<")):
+            if not file.startswith(HERE):
+                if source is None and not file.startswith((TORCH, "<")):
                     source = f"{file}:{frame.f_lineno}"
                 if module is None and "self" in frame.f_code.co_varnames:
                     module = self.modules.get(id(frame.f_locals.get("self")))

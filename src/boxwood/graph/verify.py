@@ -87,7 +87,9 @@ def verify(
         beyond=beyond,
         assumed=tuple(keep.units.flow.trace.assumed),
     )
-    return made if made.proved else replace(made, unsteady=pair.unsteady(example))
+    if all(trial.equal for trial in trials):
+        return made
+    return replace(made, unsteady=pair.unsteady(example))
 
 
 def shrink(model: nn.Module, keep: Keep, *, check: bool = True) -> nn.Module:
@@ -159,11 +161,12 @@ def _differing(pair: Pair, trial: Trial) -> BoxwoodError:
             f"{unsteady}, so that nothing can be compared; let it be the same in evaluation, or "
             "give shrink(…, check=False)."
         )
-    when = f" in two calls in a row, with {trial.state[0]!r} kept between" if trial.state else ""
+    kept = f" in two calls in a row, with {', '.join(trial.state[:3])} kept between"
+    when = kept if trial.calls > 1 else ""
     return BoxwoodError(
         f"Expected the smaller {name} to compute what the masked one does, got outputs that differ "
-        f"by {trial.difference:.3g} where the largest is {trial.scale:.3g}{when}; nothing was "
-        "returned: protect part of it with protect=…"
+        f"by {trial.difference:.3g} where the largest is {trial.scale:.3g}{when}; the "
+        "rest may be right: protect=… keeps parts whole."
     )
 
 
