@@ -275,6 +275,30 @@ def sparse_gpt(part: Part) -> Found:
     return done.weights | {f"mask {name}": mask for name, mask in done.masks.items()}
 
 
+def compensated(part: Part) -> Found:
+    net, whole_data = convolutions(), [inputs for inputs, _ in batches(4)]
+    keep = units(net, whole_data[0]).keep_best(0.5)
+    small = shrink(net, keep)
+    found: Found = {}
+    for refit in (True, False):
+        better = compensate(net, small, keep, part.of(whole_data), refit=refit)
+        found |= {f"{refit} {name}": tensor for name, tensor in better.state_dict().items()}
+    return {name: tensor for name, tensor in found.items() if "num_batches" not in name}
+
+
+def wrapped_afterwards(part: Part) -> Found:
+    """Masks are bound, and then the network is wrapped."""
+    net = chain()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
+    held = MaskBinding(net, optimizer, prune(net, 0.5))
+    model = part.wrap(net)
+    for inputs, targets in batches(3, 8):
+        optimizer.zero_grad()
+        squared(model(part.rows(inputs)), part.rows(targets)).backward()
+        optimizer.step()
+    return {**dict(net.named_parameters()), **{f"mask {n}": m for n, m in held.masks.items()}}
+
+
 def unused_on_one_rank(part: Part) -> Found:
     """A layer that only one rank's batch uses has half that rank's gradient."""
 
@@ -366,6 +390,8 @@ def both(part: Part) -> dict[str, Callable[[], Found]]:
         "reconstruct": lambda: reconstructed(part),
         "SparseGPT": lambda: sparse_gpt(part),
         "unused on one rank": lambda: unused_on_one_rank(part),
+        "compensate": lambda: compensated(part),
+        "wrapped afterwards": lambda: wrapped_afterwards(part),
         "fully sharded": lambda: sharded(part, fully_shard, 7),
         "tensor parallel": lambda: sharded(part, tensor_parallel, 8),
         "loaded into shards": lambda: loaded(part),

@@ -40,6 +40,7 @@ EVIDENCE = (
     "wanda",
     "unequal batches",
     "unused on one rank",
+    "wrapped afterwards",
 )
 
 
@@ -125,9 +126,9 @@ def test_flat_parameters_are_refused(found, scenario, name):
             )
 
 
-@pytest.mark.parametrize("scenario", ["reconstruct", "SparseGPT"])
+@pytest.mark.parametrize("scenario", ["reconstruct", "SparseGPT", "compensate"])
 def test_adjusted_weights_are_those_of_one_process(found, scenario):
-    """Hessians add up over the ranks, and all get the same bits."""
+    """Hessians and statistics add up over the ranks, and all get the same bits."""
     mine, other, alone = (found[name][scenario] for name in ("0", "1", "alone"))
     for name, tensor in mine.items():
         assert torch.equal(tensor, other[name])

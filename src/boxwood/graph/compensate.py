@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.generators import devices_of, own_random_numbers
+from boxwood.core.placement import check_whole
+from boxwood.core.ranks import Group, add_up, all_or_none, as_first_rank, check_alike, size
 from boxwood.graph.copying import named_tensors, rebuilt
 from boxwood.graph.examples import called, inputs_like, moved_to, tensors_of
 from boxwood.graph.keep import Keep
@@ -48,6 +50,7 @@ def compensate(
     ridge: float = 1e-4,
     batch_norm: bool = True,
     watch: Watch | None = None,
+    group: Group = None,
 ) -> nn.Module:
     """Refit the layers that lost inputs to unlabelled data, and return the repaired network.
 
@@ -70,10 +73,13 @@ def compensate(
         ridge: λ over the mean square of the inputs.
         batch_norm: re-estimate running means and variances.
         watch: told how many layers are done, and of how many.
+        group: ranks of ``torch.distributed`` that hold this network, each with batches of its own,
+            as for `boxwood.prune`; all get the same repaired network.
 
     Raises:
         BoxwoodError: no batches, one that has not the inputs of the example or on which the
-            network fails, none with several values for a batch normalisation, or ridge is negative.
+            network fails, none with several values for a batch normalisation, or ridge is negative;
+            or ranks hold different weights.
 
     Example:
         >>> import numpy as np
@@ -93,11 +99,34 @@ def compensate(
     Differs from the paper: every layer that lost inputs is refitted in one pass in order, from
     what the repaired network produces, with a pull towards the old weights.
     """
+    how = _How(refit, ridge, batch_norm, watch, group)
+    weights = dict(model.named_parameters())
+    check_whole(weights)
+    weights |= {f"small.{name}": parameter for name, parameter in small.named_parameters()}
+    with all_or_none(group):
+        check_alike(weights, "weights", "load the same ones on every rank first", group)
+        return _repaired(model, small, keep, batches, how)
+
+
+@dataclass(frozen=True)
+class _How:
+    """Settings of `compensate`."""
+
+    refit: bool
+    ridge: float
+    batch_norm: bool
+    watch: Watch | None
+    ranks: Group
+
+
+def _repaired(
+    model: nn.Module, small: nn.Module, keep: Keep, batches: Iterable[Any], how: _How
+) -> nn.Module:
     data = [moved_to(small, inputs_like(keep.units.example, batch)) for batch in batches]
     if not data:
         raise BoxwoodError("Expected batches of inputs, got none; give a few hundred examples.")
-    if ridge < 0:
-        raise BoxwoodError(f"Expected ridge of at least 0, got {ridge}; it is a penalty.")
+    if how.ridge < 0:
+        raise BoxwoodError(f"Expected ridge of at least 0, got {how.ridge}; it is a penalty.")
     repaired = rebuilt(small, lambda _, tensor: tensor.clone())
     repaired.eval()
     original = rebuilt(model, lambda _, tensor: tensor, isolated=True)
@@ -108,16 +137,16 @@ def compensate(
         steps, whole = (Steps(net, data, list(found), _call) for net in (repaired, original))
         order = steps.order
         for group in _alike(repaired, steps.together(order)):
-            if watch is not None:
-                watch(order.index(group[0]), len(order))
+            if how.watch is not None:
+                how.watch(order.index(group[0]), len(order))
             several = [found[name] for name in group]
-            if refit and _width(repaired.get_submodule(group[0])) <= _LARGEST_GRAM:
-                _refit_(repaired, steps, whole, several, len(data), ridge)
+            if how.refit and _width(repaired.get_submodule(group[0])) <= _LARGEST_GRAM:
+                _refit_(repaired, steps, whole, several, len(data), how)
             else:
                 for reader in several:
-                    _fold_mean_(original, repaired, whole, reader, len(data))
-        if batch_norm:
-            reestimate_batch_norm_(repaired, data)
+                    _fold_mean_(original, repaired, whole, reader, len(data), how.ranks)
+        if how.batch_norm:
+            reestimate_batch_norm_(repaired, data, group=how.ranks)
     for mine, theirs in zip(repaired.modules(), small.modules(), strict=True):
         mine.training = theirs.training
     return repaired
@@ -165,8 +194,15 @@ def readers(model: nn.Module, keep: Keep) -> tuple[Reader, ...]:
     return tuple(found)
 
 
-def reestimate_batch_norm_(network: nn.Module, batches: Sequence[Any]) -> None:
+def reestimate_batch_norm_(
+    network: nn.Module, batches: Sequence[Any], *, group: Group = None
+) -> None:
     """Take the running statistics of all batch normalisations anew, as averages over all values.
+
+    Args:
+        network: any module.
+        batches: as it takes them, on its device.
+        group: as for `compensate`.
 
     Raises:
         BoxwoodError: a batch normalisation saw no batch with more than one value for each channel.
@@ -206,11 +242,24 @@ def reestimate_batch_norm_(network: nn.Module, batches: Sequence[Any]) -> None:
             hook.remove()
         for norm, training, momentum in before:
             norm.training, norm.momentum = training, momentum
+    _pool_statistics_(norms, seen, group)
     if 0 in seen.values():
         raise BoxwoodError(
             "Expected batches with more than one value for each channel of a batch normalisation, "
             "got only single ones, which have no variance; give larger batches."
         )
+
+
+def _pool_statistics_(norms: Sequence[Any], seen: dict[nn.Module, int], ranks: Group) -> None:
+    """Average statistics over the ranks; each counts by the values that it has seen."""
+    for norm in norms if size(ranks) > 1 else ():
+        count = seen.get(norm, 0)
+        mine = {"mean": norm.running_mean * count, "variance": norm.running_var * count}
+        sums, total = add_up(mine, count, ranks)
+        if total:
+            norm.running_mean.copy_(sums["mean"] / total)
+            norm.running_var.copy_(sums["variance"] / total)
+            seen[norm] = total
 
 
 def _refit_(
@@ -219,7 +268,7 @@ def _refit_(
     whole: Steps,
     group: Sequence[Reader],
     batches: int,
-    ridge: float,
+    how: _How,
 ) -> None:
     """Refit layers that read the same tensor: one sum over the data serves all of them."""
     names = [reader.name for reader in group]
@@ -238,10 +287,10 @@ def _refit_(
                 channel = -1 if isinstance(layer, nn.Linear) else 1 - layer.weight.dim() + y.dim()
                 wanted = y.movedim(channel, -1).reshape(-1, y.shape[channel]).double().cpu()
                 total += rows.T @ (wanted[:, reader.rows] - rows @ weights)
-    penalty = ridge * float(gram.diagonal().mean()) + 1e-12
-    change = torch.linalg.solve(
-        gram + penalty * torch.eye(width, dtype=torch.float64), torch.cat(cross, 1)
-    )
+    sums, _ = add_up({"gram": gram, "cross": torch.cat(cross, 1)}, 0, how.ranks)
+    penalty = how.ridge * float(sums["gram"].diagonal().mean()) + 1e-12
+    regular = sums["gram"] + penalty * torch.eye(width, dtype=torch.float64)
+    change = as_first_rank(torch.linalg.solve(regular, sums["cross"]), how.ranks)
     sizes = [total.shape[1] for total in cross]
     for layer, weights, part in zip(layers, old, change.split(sizes, 1), strict=True):
         made = (weights + part).T
@@ -254,7 +303,12 @@ def _refit_(
 
 
 def _fold_mean_(
-    original: nn.Module, repaired: nn.Module, whole: Steps, reader: Reader, batches: int
+    original: nn.Module,
+    repaired: nn.Module,
+    whole: Steps,
+    reader: Reader,
+    batches: int,
+    ranks: Group,
 ) -> None:
     """Add what removed inputs were on average to the bias."""
     layer: Any = repaired.get_submodule(reader.name)
@@ -268,7 +322,8 @@ def _fold_mean_(
             flat = x.movedim(channel, -1).reshape(-1, x.shape[channel])
             total += flat.double().sum(0).cpu()
             count += len(flat)
-    mean = total / max(count, 1)
+    sums, count = add_up({"total": total}, count, ranks)
+    mean = sums["total"] / max(count, 1)
     mean[reader.inputs] = 0
     weight = wide.weight.double().cpu()[reader.rows].flatten(2).sum(2) if (
         wide.weight.dim() > 2

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import (
     FakeTensor,
 )
+from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
 from boxwood.core.errors import BoxwoodError
@@ -43,6 +44,12 @@ def check_materialised(model: nn.Module) -> None:
         ...
         boxwood.core.errors.BoxwoodError: Expected parameters with data, got 'weight' on the meta device; load the weights first.
     """
+    for name, module in model.named_modules():
+        if isinstance(module, DistributedDataParallel):
+            raise BoxwoodError(
+                f"Expected a network, got {type(module).__name__} around one"
+                f"{f' in {name!r}' if name else ''}, which cannot be copied; give its .module."
+            )
     named = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     check_whole(named)
     for name, tensor in named.items():
