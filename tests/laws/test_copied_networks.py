@@ -1,5 +1,6 @@
 """Whatever a network holds beside weights, its copies compute with their own parts of it."""
 
+import functools
 import math
 import re
 import threading
@@ -101,6 +102,79 @@ def test_weak_references_lead_into_the_copy():
     found, small = half_of(RefersWeakly())
     assert len(found) == 8
     assert small.whole() is small
+
+
+class RefersByProxy(Net):
+    def prepare(self):
+        self.gain = nn.Parameter(torch.rand(8))
+        object.__setattr__(self, "whole", weakref.proxy(self))  # torch takes it for a part
+
+    def between(self, h):
+        return h * self.whole.gain
+
+
+def test_proxies_lead_into_the_copy():
+    """A proxy of the network gives the small network's parameter."""
+    found, small = half_of(RefersByProxy())
+    assert len(found) == 8
+    assert small.whole.gain is small.gain
+
+
+class FindsLayersInVariables(Net):
+    """Runs layers that a list, a method and a partial function lead to."""
+
+    def prepare(self):
+        layers, method = [self.a], self.after
+        self.run = lambda x: method(layers[0](x))
+        self.forward = functools.partial(lambda net, x: net.run(x), self)
+
+    def after(self, h):
+        return self.b(h.relu())
+
+
+def test_layers_in_variables_of_functions():
+    """A forward that was put on the instance runs the copy's own layers."""
+    found, small = half_of(FindsLayersInVariables())
+    assert len(found) == 8
+    assert small.a.out_features == 4
+
+
+class FindsLayersWeakly(Net):
+    def prepare(self):
+        self.layers = weakref.WeakValueDictionary({"a": self.a})
+
+    def forward(self, x):
+        return self.b(self.layers["a"](x).relu())
+
+
+class ReadsAnother(Net):
+    def between(self, h):
+        return h * REPLACED["net"].gain
+
+
+REPLACED: dict[str, Net] = {}
+
+
+def test_copies_that_compute_with_the_original_are_refused():
+    """What leads to the original from outside is said, with the parameter."""
+    with pytest.raises(BoxwoodError, match=r"copy of FindsLayersWeakly that reads 'a\.weight' of"):
+        units(FindsLayersWeakly(), X)
+    net = REPLACED["net"] = ReadsAnother()
+    net.gain = nn.Parameter(torch.rand(8))
+    with pytest.raises(BoxwoodError, match=r"reads 'gain' of the original, which a global"):
+        units(net, X)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+def test_compiled_python_is_refused():
+    """TorchScript cannot be followed, whole or in part."""
+    scripted = torch.jit.script(Net().b)
+    with pytest.raises(BoxwoodError, match="in Python, got one in TorchScript"):
+        units(scripted, torch.randn(2, 8))
+    net = Net()
+    net.b = scripted
+    with pytest.raises(BoxwoodError, match="in Python, got b in TorchScript"):
+        units(net, X)
 
 
 class HoldsLocks(Net):

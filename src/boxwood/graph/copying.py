@@ -1,13 +1,8 @@
 """Copy a network with other tensors in the place of its parameters and buffers."""
 
 import copy
-import functools
-import threading
-import weakref
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from types import CellType, FunctionType, MethodType, ModuleType
+from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.placement import check_whole
+from boxwood.graph.references import aim_weak_references_, leads_into, prepare
 
 _COARSE = (
     torch.float8_e4m3fn,
@@ -67,6 +63,11 @@ def check_materialised(model: nn.Module) -> None:
                 "to_dense(), or register it as a buffer, which is kept whole."
             )
     for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) and any(True for _ in module.parameters()):
+            raise BoxwoodError(
+                f"Expected a network in Python, got {name or 'one'} in TorchScript, whose code "
+                "cannot be followed; put the module that it was made from in its place."
+            )
         if hasattr(module, "_packed_params"):  # the weights of torch.ao's quantised layers
             raise BoxwoodError(
                 f"Expected a network with ordinary weights, got {name!r}, a "
@@ -174,20 +175,20 @@ def twin_of(
             # A dozen of every module's tables are empty; deepcopy takes a thousand times as long.
             if type(value) in (dict, OrderedDict) and not value:
                 memo[id(value)] = type(value)()
-    variables = _prepare(model, memo)
+    variables = prepare(model, memo)
     with _DetachingCopies():
         try:
             twin = copy.deepcopy(model, memo)
             for cell, content in variables:
-                copied = copy.deepcopy(content, memo) if isolated else memo.get(id(content))
-                cell.cell_contents = content if copied is None else copied
+                own = isolated or leads_into(content, memo)
+                cell.cell_contents = copy.deepcopy(content, memo) if own else content
         except Exception as error:
             raise BoxwoodError(
                 f"Expected a network that can be copied, got {_not_copied(model)} "
                 f"({type(error).__name__}: {error}); take it out of the network for the call, or "
                 "give its class a __deepcopy__."
             ) from error
-    _aim_weak_references_(model, memo)
+    aim_weak_references_(model, memo)
     return twin, listed
 
 
@@ -212,78 +213,6 @@ class _DetachingCopies(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-_SHARED = (type(threading.Lock()), type(threading.RLock()), ModuleType)
-"""Types of what ``deepcopy`` refuses, and what a copy can use as well as the original."""
-
-
-def _prepare(model: nn.Module, memo: dict[int, Any]) -> list[tuple[CellType, Any]]:
-    """Put into the memo what is shared, and functions whose variables are to be filled.
-
-    Functions are atoms to ``deepcopy``: without this, one that was written in ``__init__`` and
-    refers to ``self`` would compute with the original, in the copy too.
-    """
-    cells: list[tuple[CellType, Any]] = []
-    for each in _reached(model):
-        if isinstance(each, _SHARED):
-            memo[id(each)] = each
-        elif isinstance(each, FunctionType) and _refers(each, set()):
-            closure = tuple(CellType() for _ in each.__closure__ or ())
-            made = FunctionType(
-                each.__code__, each.__globals__, each.__name__, each.__defaults__, closure
-            )
-            made.__kwdefaults__ = each.__kwdefaults__
-            vars(made).update(vars(each))
-            memo[id(each)] = made
-            variables = _variables(each)
-            cells += [(closure[place], content) for place, content in variables.items()]
-    return cells
-
-
-def _variables(function: FunctionType) -> dict[int, Any]:
-    """List what the variables of a closure hold, by place; some may have no value yet."""
-    found = {}
-    for place, cell in enumerate(function.__closure__ or ()):
-        with suppress(ValueError):
-            found[place] = cell.cell_contents
-    return found
-
-
-def _refers(function: FunctionType, seen: set[int]) -> bool:
-    """Say whether a function refers to modules, tensors or containers of its own."""
-    if id(function) in seen:
-        return False
-    seen.add(id(function))
-    return any(
-        isinstance(each, nn.Module | Tensor | list | dict | set | deque | MethodType)
-        or (isinstance(each, FunctionType) and _refers(each, seen))
-        for each in _variables(function).values()
-    )
-
-
-def _reached(model: nn.Module) -> Iterator[Any]:
-    """Go through what modules hold, in containers, functions and objects."""
-    seen: set[int] = set()
-    waiting: list[Any] = [vars(module) for module in model.modules()]
-    while waiting:
-        each = waiting.pop()
-        if each is None or isinstance(each, int | float | str | Tensor | type) or id(each) in seen:
-            continue
-        seen.add(id(each))
-        yield each
-        if isinstance(each, dict):
-            waiting += each.values()
-        elif isinstance(each, list | tuple | set | deque):
-            waiting += each
-        elif isinstance(each, functools.partial):
-            waiting += [each.func, each.args, each.keywords]
-        elif isinstance(each, FunctionType):
-            waiting += _variables(each).values()
-        elif not isinstance(each, ModuleType) and isinstance(
-            held := getattr(each, "__dict__", None), dict
-        ):
-            waiting.append(held)
-
-
 def _not_copied(model: nn.Module) -> str:
     """Name what ``deepcopy`` fails on."""
     for path, module in reversed(list(model.named_modules())):
@@ -296,14 +225,3 @@ def _not_copied(model: nn.Module) -> str:
             except Exception:  # noqa: BLE001 - whatever it is, this is what fails
                 return f"{'.'.join(filter(None, (path, name)))!r} of {type(value).__name__}"
     return f"a {type(model).__name__} that cannot"
-
-
-def _aim_weak_references_(model: nn.Module, memo: dict[int, Any]) -> None:
-    """Let weak references of the copy's modules refer to the copy."""
-    for module in model.modules():
-        twin = memo.get(id(module))
-        if twin is None or twin is module:  # which has its own way of being copied
-            continue
-        for name, value in vars(module).items():
-            if isinstance(value, weakref.ref) and id(value()) in memo:
-                vars(twin)[name] = type(value)(memo[id(value())])

@@ -125,10 +125,24 @@ def _traced(model: nn.Module, example: Any, *, with_values: bool, until_data: bo
         left = [each for each in unread(recorder.trace) if recorder.trace.shapes[each]]
         if left and not recorder.trace.beyond:
             returned += _in_training(recorder, twin, given)
+    _check_own(model, recorder)
     recorder.trace.results = {
         recorder.value(each) for each in tensors_of(returned) if recorder.knows(each)
     }
     return recorder.trace
+
+
+def _check_own(model: nn.Module, recorder: Recorder) -> None:
+    """Refuse a copy that has computed with the original: its weights would be those of both."""
+    held = (model.named_parameters, model.named_buffers)
+    for name, tensor in (each for list_of in held for each in list_of(remove_duplicate=False)):
+        if recorder.knows(tensor):
+            raise BoxwoodError(
+                f"Expected a network whose copy computes with its own weights, got a copy of "
+                f"{type(model).__name__} that reads {name!r} of the original, which a global "
+                "variable or a weak reference in a container may lead to; let the code find its "
+                "parts through self."
+            )
 
 
 def unread(trace: Trace) -> list[int]:
