@@ -1,8 +1,8 @@
-"""A million damaged headers, indexes, packed files and checkpoints against the readers.
+"""A million damaged headers, indexes, packed and shrunken files and checkpoints against the readers.
 
 The law: whatever is given, a reader raises a BoxwoodError, or what it says is true. A header that is
 accepted must be read alike by the library of the format; a packed file that unpacks must give the
-bytes that were packed; a checkpoint is never written to, and nothing appears outside the output.
+bytes that were packed, and a file of masks or of a shrunken network what was written; a checkpoint is never written to, and nothing appears outside the output.
 Anything else, such as another exception, is a failure and is kept with the case that caused it.
 """
 
@@ -12,6 +12,7 @@ import random
 import shutil
 import tempfile
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -27,10 +28,13 @@ from boxwood.files.header import announced_length, parse_header
 from boxwood.files.mask_files import load_masks
 from boxwood.files.packed import pack_file, unpack_file
 from boxwood.files.streaming import prune_checkpoint
+from boxwood.graph.record import load_shrunken, record_of, save_shrunken
+from boxwood.graph.units import units
+from boxwood.graph.verify import shrink
 from boxwood.runs.provenance import provenance
 
 PATH = Path("fuzzed.safetensors")
-SHARES = {"headers": 0.94, "indexes": 0.03, "packed": 0.018, "masks": 0.01, "checkpoints": 0.002}
+SHARES = {"headers": 0.94, "indexes": 0.03, "packed": 0.018, "masks": 0.01, "checkpoints": 0.002, "shrunken": 0.01}  # fmt: skip
 NASTY = [
     -1, 0, 1, 2, 3, 4, 7, 8, 2**31, 2**32, 2**53 + 1, 2**62, 2**63 - 1, 2**63, 2**64 - 1, 2**64, 10**30,
     0.5, 1.0, -0.0, 1e308, True, False, None, "", "F32", "F4", "BOOL", "U8", "../x", "/x", [], [0], [1, 2],
@@ -45,16 +49,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=1_050_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", nargs="*", choices=KINDS, default=list(KINDS))
     parser.add_argument("--out", type=Path, default=Path("experiments/results/fuzz.json"))
     given = parser.parse_args()
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # that a file lacks checksums
     begin = time.perf_counter()
     counts: dict[str, Counter[str]] = {}
     failures: list[dict[str, str]] = []
     with tempfile.TemporaryDirectory() as folder:
-        for name, make in KINDS.items():
+        for name in given.kinds:
             chance = random.Random(f"{given.seed} {name}")
-            attempt = make(Path(folder) / name, chance)
+            attempt = KINDS[name](Path(folder) / name, chance)
             counts[name] = Counter()
             for case in range(round(SHARES[name] * given.cases)):
                 try:
@@ -169,16 +175,19 @@ def packed(folder: Path, chance: random.Random) -> Callable[[], str]:
 
 
 def masks(folder: Path, chance: random.Random) -> Callable[[], str]:
-    """Files of masks: what loads are bools of the shapes that the file says."""
+    """Files of masks: what loads are the masks that were written."""
     small_pack(folder)
     unpack_file(folder / "packed.safetensors", folder / "back.safetensors")
     data = (folder / "masks" / "back.safetensors").read_bytes()
+    right = load_masks(folder / "masks" / "back.safetensors")
     bad = folder / "bad.safetensors"
 
     def attempt() -> str:
         bad.write_bytes(mutated(data, chance))
-        must(all(mask.dtype == torch.bool for mask in load_masks(bad).values()))
-        return "read"
+        found = load_masks(bad)
+        must(found.keys() == right.keys())
+        must(all(torch.equal(found[name], right[name]) for name in right))
+        return "read rightly"
 
     return attempt
 
@@ -213,12 +222,43 @@ def checkpoints(folder: Path, chance: random.Random) -> Callable[[], str]:
     return attempt
 
 
+def shrunken(folder: Path, chance: random.Random) -> Callable[[], str]:
+    """Shrunken networks: what loads is the network that was written."""
+    folder.mkdir()
+
+    def build() -> torch.nn.Module:
+        return torch.nn.Sequential(
+            torch.nn.Linear(4, 6), torch.nn.LayerNorm(6), torch.nn.Linear(6, 2)
+        )
+
+    first = build()
+    keep = units(first, torch.ones(1, 4)).keep_best(0.5)
+    path, bad = folder / "small.safetensors", folder / "bad.safetensors"
+    save_shrunken(shrink(first, keep), record_of(first, keep), path)
+    data, right = path.read_bytes(), load_shrunken(path, build)
+
+    def attempt() -> str:
+        broken = bytearray(mutated(data, chance))
+        if chance.random() < 0.3:
+            broken = bytearray(repacked(data, chance, ["boxwood.structure"]))
+        bad.unlink(missing_ok=True)  # what was loaded may still lie in it
+        bad.write_bytes(broken)
+        found = load_shrunken(bad, build)
+        must(str(found) == str(right))
+        weights = found.state_dict()
+        must(all(torch.equal(weights[n], t) for n, t in right.state_dict().items()))
+        return "read rightly"
+
+    return attempt
+
+
 KINDS = {
     "headers": headers,
     "indexes": indexes,
     "packed": packed,
     "masks": masks,
     "checkpoints": checkpoints,
+    "shrunken": shrunken,
 }
 
 
@@ -297,11 +337,14 @@ def change(value: object, chance: random.Random) -> object:
     return chance.choice(NASTY)
 
 
-def repacked(data: bytes, chance: random.Random) -> bytes:
-    """Damage what a packed file says of itself, in a file that is otherwise right."""
+PACKED = ["boxwood.packed", "boxwood.packed", "boxwood.header"]
+
+
+def repacked(data: bytes, chance: random.Random, keys: list[str] = PACKED) -> bytes:
+    """Damage what a file says of itself, in a file that is otherwise right."""
     start = 8 + int.from_bytes(data[:8], "little")
     listed = json.loads(data[8:start])
-    key = chance.choice(["boxwood.packed", "boxwood.packed", "boxwood.header"])
+    key = chance.choice(keys)
     inner = change(json.loads(listed["__metadata__"][key]), chance)
     listed["__metadata__"][key] = json.dumps(inner)
     text = json.dumps(listed).encode()

@@ -1,11 +1,15 @@
 """Masks beside a checkpoint: ``masks/NAME`` belongs to the file ``NAME`` of the same folder.
 
 Each mask stands under the name of its tensor as bits, U8: eight weights to a byte, lowest bit
-first, in C order; the metadata carry the shapes. Masks that were saved as bools are read as well.
+first, in C order; the metadata carry the shapes and checksums. Masks that were saved as bools are read
+as well.
 """
 
 import json
 import math
+import re
+import warnings
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,7 +23,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from boxwood.core.errors import BoxwoodError
-from boxwood.core.reading import strict_json
+from boxwood.core.reading import shown, strict_json
 from boxwood.files.checkpoint import CHUNK, StoredTensor
 from boxwood.files.header import (
     Header,
@@ -31,6 +35,9 @@ from boxwood.files.header import (
 from boxwood.files.writing import disk_errors, whole_file
 
 FOLDER = "masks"
+VERSION = 2
+"""The newest version that is known; 1 had no checksums."""
+
 _KEY = "boxwood.masks"
 
 
@@ -42,26 +49,43 @@ class StoredMask:
         tensor: its bits or bools.
         shape: the shape of what it masks.
         count: weights.
+        crc32: the checksum that it must have; None where none was written.
     """
 
     tensor: StoredTensor
     shape: tuple[int, ...]
     count: int
+    crc32: int | None = None
 
     def chunks(self) -> Iterator[NDArray[np.bool_]]:
         """Read so many weights at a time as a chunk of the checkpoint has.
 
         Raises:
-            BoxwoodError: the file cannot be read, or holds what is no bool.
+            BoxwoodError: the file cannot be read, is damaged, or holds what is no bool; damage is
+                noticed before the last chunk is given.
         """
         if self.tensor.entry.dtype != "BOOL":
-            yield from bool_chunks(self.tensor.chunks(CHUNK // 8), self.count)
+            yield from bool_chunks(self._checked(self.tensor.chunks(CHUNK // 8)), self.count)
             return
         for piece in self.tensor.chunks():
             values = np.frombuffer(piece, np.uint8)
             if values.size and values.max() > 1:
                 raise _wrong(self.tensor.path, f"{values.max()} in {self.tensor.name!r}")
             yield values.astype(np.bool_)  # a copy: the buffer is used again
+
+    def _checked(self, pieces: Iterator[memoryview]) -> Iterator[memoryview]:
+        found, left = checksum(self.tensor.name, self.shape), self.tensor.entry.bytes
+        for piece in pieces:
+            found, left = zlib.crc32(piece, found), left - len(piece)
+            if not left:
+                self._compare(found)
+            yield piece
+        if not self.tensor.entry.bytes:
+            self._compare(found)
+
+    def _compare(self, found: int) -> None:
+        if self.crc32 not in (None, found):
+            raise _wrong(self.tensor.path, f"a mask of {self.tensor.name!r} that was damaged")
 
     def kept(self) -> int:
         """Count the weights that it keeps."""
@@ -93,14 +117,35 @@ def bits_of(mask: NDArray[np.bool_]) -> bytes:
     return np.packbits(mask, bitorder="little").tobytes()
 
 
-def masks_header(shapes: Mapping[str, tuple[int, ...]], path: Path) -> Header:
+def checksum(name: str, shape: tuple[int, ...], bits: bytes = b"") -> int:
+    """Return the CRC-32 of a mask: of its name, its shape and its bits.
+
+    Example:
+        >>> checksum("w", (3, 5)) == checksum("w", (5, 3))
+        False
+    """
+    return zlib.crc32(bits, zlib.crc32(json.dumps([name, list(shape)]).encode()))
+
+
+def masks_header(
+    shapes: Mapping[str, tuple[int, ...]], path: Path, checksums: Mapping[str, int] | None = None
+) -> Header:
     """Lay out a file of masks as bits.
+
+    Args:
+        shapes: by name, in the order of the bits.
+        path: how to call the file in errors.
+        checksums: by name; a header without them is as long as the one with them.
 
     Example:
         >>> masks_header({"w": (3, 5)}, Path("a")).entries["w"].bytes
         2
     """
-    about = {"version": 1, "shapes": {name: list(shape) for name, shape in shapes.items()}}
+    about = {
+        "version": VERSION,
+        "shapes": {name: list(shape) for name, shape in shapes.items()},
+        "crc32": {name: f"{(checksums or {}).get(name, 0):08x}" for name in shapes},
+    }
     sizes = {name: -(-math.prod(shape) // 8) for name, shape in shapes.items()}
     return make_header(
         [(name, "U8", (size,), size) for name, size in sizes.items()],
@@ -112,7 +157,7 @@ def masks_header(shapes: Mapping[str, tuple[int, ...]], path: Path) -> Header:
 @contextmanager
 def with_masks(
     path: Path, header: Header, shapes: Mapping[str, tuple[int, ...]]
-) -> Iterator[tuple[BinaryIO, BinaryIO | None]]:
+) -> Iterator[tuple[BinaryIO, "Bits | None"]]:
     """Write a file and, if it has any, the masks beside it; the masks take their name first.
 
     Args:
@@ -121,7 +166,7 @@ def with_masks(
         shapes: what is masked, in the order in which the bits will come.
 
     Yields:
-        The two files, open after their headers.
+        The file, open after its header, and what takes the bits of the masks.
     """
     beside = path.parent / FOLDER / path.name
     with ExitStack() as files:  # leaves in reverse order
@@ -131,9 +176,41 @@ def with_masks(
         if shapes:
             with disk_errors(beside):
                 beside.parent.mkdir(exist_ok=True)
-            bits = files.enter_context(whole_file(beside))
-            bits.write(preamble(masks_header(shapes, beside)))
+            bits = files.enter_context(_bits_file(beside, shapes))
         yield weights, bits
+
+
+class Bits:
+    """Takes the bits of some masks, one mask after the other, and remembers their checksums.
+
+    Args:
+        file: where they go, open after the header.
+        shapes: of the masks, in order.
+    """
+
+    def __init__(self, file: BinaryIO, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        self._file = file
+        self._left = {name: -(-math.prod(shape) // 8) for name, shape in shapes.items()}
+        self.checksums = {name: checksum(name, shape) for name, shape in shapes.items()}
+
+    def write(self, bits: bytes) -> None:
+        """Take the next bits, which are of one mask."""
+        if not bits:
+            return
+        name = next(name for name, left in self._left.items() if left)
+        self._left[name] -= len(bits)
+        self.checksums[name] = zlib.crc32(bits, self.checksums[name])
+        self._file.write(bits)
+
+
+@contextmanager
+def _bits_file(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Bits]:
+    with whole_file(path) as file:
+        file.write(preamble(masks_header(shapes, path)))
+        bits = Bits(file, shapes)
+        yield bits
+        file.seek(0)
+        file.write(preamble(masks_header(shapes, path, bits.checksums)))
 
 
 def write_with_masks(
@@ -175,6 +252,9 @@ def open_masks(path: Path) -> dict[str, StoredMask]:
     Raises:
         BoxwoodError: the file is damaged, or holds something that is no mask.
 
+    Warns:
+        UserWarning: the file is older than checksums.
+
     Example:
         >>> open_masks(Path("gone.safetensors"))
         Traceback (most recent call last):
@@ -186,16 +266,24 @@ def open_masks(path: Path) -> dict[str, StoredMask]:
         about = strict_json(header.metadata.get(_KEY, "{}").encode())
     except ValueError as error:
         raise _wrong(path, f"metadata that are no valid JSON ({error})") from error
-    shapes = about.get("shapes", {})
-    if about.get("version", 1) != 1:
-        raise _wrong(path, f"version {about['version']}, which is newer than this Boxwood")
+    shapes, version = about.get("shapes", {}), about.get("version", 1)
+    if type(version) is not int or not 1 <= version <= VERSION:
+        raise _wrong(path, f"version {shown(version)}, where this Boxwood knows {VERSION}")
+    checksums = _checksums(about, header, path)
     found = {}
     for name, entry in header.entries.items():
         shape = entry.shape if entry.dtype == "BOOL" else _shape(shapes, name)
         count = math.prod(shape)
         if entry.dtype != "BOOL" and (entry.dtype, entry.bytes) != ("U8", -(-count // 8)):
             raise _wrong(path, f"{entry.dtype} of shape {entry.shape} for {name!r}")
-        found[name] = StoredMask(StoredTensor(name, path, entry), shape, count)
+        found[name] = StoredMask(StoredTensor(name, path, entry), shape, count, checksums.get(name))
+    if about and version == 1:
+        warnings.warn(
+            f"The masks in {path} were written by an older Boxwood without checksums, so damage "
+            f"would not be noticed; `boxwood pack` and `boxwood unpack` write them anew.",
+            UserWarning,
+            stacklevel=2,
+        )
     return found
 
 
@@ -236,6 +324,20 @@ def masks_beside(path: Path) -> Path | None:
     """
     beside = path.parent / FOLDER / path.name
     return beside if beside.exists() else None
+
+
+def _checksums(about: Mapping[str, object], header: Header, path: Path) -> dict[str, int]:
+    """Return the checksums of a file; none of an old one."""
+    listed = about.get("crc32")
+    if not about or (about.get("version", 1) == 1 and listed is None):
+        return {}
+    known = isinstance(listed, dict) and listed.keys() == header.entries.keys()
+    texts = listed.values() if isinstance(listed, dict) and known else [None]
+    if not all(isinstance(text, str) and re.fullmatch("[0-9a-f]{8}", text) for text in texts):
+        raise _wrong(path, "no checksum for every mask")
+    if any(entry.dtype != "U8" for entry in header.entries.values()):
+        raise _wrong(path, "bools with the checksums of bits")
+    return {name: int(text, 16) for name, text in dict(listed or {}).items()}  # type: ignore[call-overload]
 
 
 def _shape(shapes: object, name: str) -> tuple[int, ...]:

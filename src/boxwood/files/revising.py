@@ -18,7 +18,7 @@ from boxwood.core.replacing import replacing_folder
 from boxwood.files.checkpoint import Checkpoint, StoredTensor, texts_beside
 from boxwood.files.header import Entry, Header, preamble
 from boxwood.files.limits import TYPES
-from boxwood.files.mask_files import FOLDER, bits_of, masks_header
+from boxwood.files.mask_files import FOLDER, bits_of, checksum, masks_header
 from boxwood.files.writing import check_new_folder, check_space, disk_errors
 
 _TYPES = TYPES | {
@@ -85,11 +85,13 @@ def revised_copy(
     with disk_errors(out), replacing_folder(out) as new:
         check_space(new, sum(shard.bytes for shard in checkpoint.shards))
         places: dict[str, Entry] = {}
+        shapes: dict[str, dict[str, tuple[int, ...]]] = {}
         for shard in checkpoint.shards:
             shutil.copyfile(shard.path, new / shard.name)
             inside = {t.name: t.entry.shape for t in shard.tensors() if t.name in masked}
             if inside:
                 places |= _blank_masks(new / FOLDER / shard.name, inside).entries
+                shapes[shard.name] = inside
         for path in texts_beside(source, checkpoint.index, follow_links=follow_links):
             shutil.copyfile(path, new / path.name)
         # Sentence encoders keep the settings of their pooling in folders of their own.
@@ -97,12 +99,15 @@ def revised_copy(
             if follow_links or not (path.is_symlink() or path.parent.is_symlink()):
                 (new / path.parent.name).mkdir(exist_ok=True)
                 shutil.copyfile(path, new / path.parent.name / path.name)
-        revision = Revision(new, dict(masked), places)
+        revision = Revision(new, dict(masked), places, {})
         yield revision
         if revision.left:
             raise BoxwoodError(
                 f"Expected every masked tensor to be written, got no {min(revision.left)!r}."
             )
+        for name, inside in shapes.items():
+            path = new / FOLDER / name
+            _put(path, 0, preamble(masks_header(inside, path, revision.checksums)))
 
 
 @dataclass(frozen=True)
@@ -113,11 +118,13 @@ class Revision:
         folder: its place for the time being.
         left: what is still to be written anew.
         masks: where the bits of each mask go.
+        checksums: of the masks that were written.
     """
 
     folder: Path
     left: dict[str, StoredTensor]
     masks: Mapping[str, Entry]
+    checksums: dict[str, int]
 
     def revise(self, name: str, weight: Tensor, mask: Tensor) -> None:
         """Write new values, of the stored shape, and their mask.
@@ -134,7 +141,9 @@ class Revision:
         file = stored.path.name
         values = weight.cpu().to(_TYPES[stored.entry.dtype]).flatten().view(torch.uint8)
         _put(self.folder / file, stored.entry.start, values.numpy().data)
-        _put(self.folder / FOLDER / file, self.masks[name].start, bits_of(mask.cpu().numpy()))
+        bits = bits_of(mask.cpu().numpy())
+        self.checksums[name] = checksum(name, stored.entry.shape, bits)
+        _put(self.folder / FOLDER / file, self.masks[name].start, bits)
 
 
 def _blank_masks(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Header:

@@ -2,10 +2,12 @@
 
 One safetensors file. The tensors are the parameters and buffers under their first names; the
 header carries, as JSON under ``boxwood.structure``, which indices of which axes stayed and which
-attributes changed. The class of the network is not in it: whoever loads it builds the original.
+attributes changed. ``boxwood.sha256`` is the checksum of that text and of the tensors. The class of
+the network is not in it: whoever loads it builds the original.
 """
 
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from boxwood.core.checksums import checksum_of
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.reading import check_regular, shown, strict_json
 from boxwood.core.replacing import replacing
 from boxwood.graph.copying import named_tensors, rebuilt
 from boxwood.graph.keep import Keep
@@ -30,7 +34,8 @@ from boxwood.graph.reparametrised import (
 from boxwood.graph.surgery import attributes_of, corrected_, cuts_of
 
 _KEY = "boxwood.structure"
-_FORMAT = 1
+_CHECKSUM = "boxwood.sha256"
+_FORMAT = 2  # 1 had no checksum
 Ranges = list[tuple[int, int]]
 
 
@@ -108,7 +113,8 @@ def save_shrunken(small: nn.Module, record: Record, path: Path | str) -> None:
     tensors = {names[0]: t.detach().cpu().contiguous().clone() for names, t in named_tensors(small)}
     try:
         with replacing(path) as new:
-            save_file(tensors, new, metadata={_KEY: json.dumps(record.to_json())})
+            text = json.dumps(record.to_json())
+            save_file(tensors, new, {_KEY: text, _CHECKSUM: checksum_of(tensors, text)})
     except (OSError, SafetensorError) as error:
         raise BoxwoodError(
             f"Expected to write {path}, got {error}; give a path in a folder "
@@ -126,6 +132,9 @@ def load_shrunken(path: Path | str, build: Callable[[], nn.Module]) -> nn.Module
     Raises:
         BoxwoodError: there is no such file, it is damaged or of another kind, or ``build`` makes
             another network.
+
+    Warns:
+        UserWarning: the file is older than checksums.
     """
     record, tensors = read_record(Path(path))
     original = build()
@@ -151,6 +160,8 @@ def load_shrunken(path: Path | str, build: Callable[[], nn.Module]) -> nn.Module
             f"Expected build to return the network that was shrunk, got one that also has "
             f"{extra[0]!r}; give its own factory."
         )
+    for where, value in record.attributes:
+        _check_attribute(original, where, value, Path(path))
     small = rebuilt(original, lambda name, tensor: tensors[name].to(tensor.device))
     finish_(small, Written({}))
     corrected_(small, record.kept, record.attributes)
@@ -166,6 +177,7 @@ def read_record(path: Path) -> tuple[Record, dict[str, Tensor]]:
     if not path.is_file():
         raise BoxwoodError(f"Expected a shrunken network at {path}, got no file; check the path.")
     try:
+        check_regular(path)
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -180,36 +192,84 @@ def read_record(path: Path) -> tuple[Record, dict[str, Tensor]]:
             "removed; load it as ordinary weights."
         )
     try:
-        told = json.loads(metadata[_KEY])
-        if told["format"] != _FORMAT:
-            raise BoxwoodError(
-                f"Expected a record of format {_FORMAT}, got {told['format']} in {path}; update "
-                "Boxwood."
-            )
+        told = strict_json(metadata[_KEY].encode())
+        _check_whole(told["format"], metadata, tensors, path)
         record = Record(
             {name: tuple(shape) for name, shape in told["shapes"].items()},
             {
                 n: [(d, [tuple(r) for r in rs]) for d, rs in axes]
                 for n, axes in told["kept"].items()
             },
-            [(tuple(where), int(value)) for where, value in told["attributes"]],
+            [(tuple(where), value) for where, value in told["attributes"]],
             [(str(module), str(name)) for module, name in told.get("baked", ())],
         )
         _check_shapes(record, tensors)
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, BoxwoodError):
-            raise
+    except BoxwoodError:
+        raise
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise BoxwoodError(
             f"Expected a whole record in {path}, got one that lacks a part ({error}); write it "
             "again with save_shrunken."
         ) from error
+    if _CHECKSUM not in metadata:
+        warnings.warn(
+            f"{path} was written by an older Boxwood without a checksum, so damage would not be "
+            f"noticed. Compare what it computes with the original, and write it anew.",
+            UserWarning,
+            stacklevel=3,
+        )
     return record, tensors
+
+
+def _check_whole(
+    version: object, metadata: Mapping[str, str], tensors: Mapping[str, Tensor], path: Path
+) -> None:
+    if version not in (1, _FORMAT) or type(version) is not int:
+        raise BoxwoodError(
+            f"Expected a record of format {_FORMAT} at most, got {version!r} in {path}; update Boxwood."
+        )
+    wanted = metadata.get(_CHECKSUM)
+    if (version, wanted) != (1, None) and wanted != checksum_of(tensors, metadata[_KEY]):
+        raise BoxwoodError(
+            f"Expected the tensors and the record that were written in {path}, got others; the "
+            f"file was damaged: copy it anew, or write it again with save_shrunken."
+        )
+
+
+def _check_attribute(
+    model: nn.Module, where: Sequence[str | int], value: object, path: Path
+) -> None:
+    """Refuse a file that would set anything but an int that the network has.
+
+    Only what stands in the tables of modules and settings is looked up: no method, no property and
+    nothing that Python itself keeps there.
+    """
+    holder: Any = model
+    for part in where:
+        if isinstance(holder, tuple | list):
+            known = type(part) is int and 0 <= part < len(holder)
+            holder = holder[part] if known else None  # type: ignore[index]
+        else:
+            name = str(part)
+            held = getattr(holder, "__dict__", {})
+            modules = held.get("_modules", {}) if isinstance(holder, nn.Module) else {}
+            holder = None if name.startswith("__") else held.get(name, modules.get(name))
+    if type(holder) is not int or type(value) is not int or abs(value) >= 2**63:
+        raise BoxwoodError(
+            f"Expected {path} to change ints of the network that build makes, got "
+            f"{'.'.join(map(str, where))!r} = {shown(value)}, which is none; give its own factory, or "
+            f"write it again with save_shrunken."
+        )
 
 
 def _check_shapes(record: Record, tensors: Mapping[str, Tensor]) -> None:
     for name, shape in record.shapes.items():
         wanted = list(shape)
         for dim, ranges in record.kept.get(name, ()):
+            ends = [end for part in ranges for end in part]
+            inside = type(dim) is int and 0 <= dim < len(shape)
+            if not (inside and ends == sorted(ends) and all(0 <= e <= shape[dim] for e in ends)):
+                raise ValueError(f"kept indices that {name!r} does not have")
             wanted[dim] = sum(stop - start for start, stop in ranges)
         got = list(tensors[name].shape) if name in tensors else None
         if got != wanted:
