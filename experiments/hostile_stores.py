@@ -317,17 +317,16 @@ def ends_of(store: Store) -> tuple[str, str]:
     return small, dense_
 
 
-def try_damages(store: Store, folder: Path, commands: dict[str, Command]) -> Counter[str]:
-    """Try every damage with every command."""
+def try_damages(store: Store, folder: Path, step: int = 1) -> Counter[str]:
+    """Try every damage with every command, or only one in ``step`` of these pairs."""
     key, other = ends_of(store)
     counts: Counter[str] = Counter()
-    for where, name, damage in damages():
-        for command, call in commands.items():
-            at = copied(store, folder / "damaged")
-            victims = [path for path in sorted(at.glob(where)) if key in str(path)]
-            victim = (victims or sorted(at.glob(where)))[0]
-            damage(victim)
-            counts[told(outcome_of(call, at, key, other), f"{where}, {name}: {command}")] += 1
+    pairs = itertools.product(damages(), COMMANDS.items())
+    for (where, name, damage), (command, call) in itertools.islice(pairs, 0, None, step):
+        at = copied(store, folder / "damaged")
+        victims = [path for path in sorted(at.glob(where)) if key in str(path)]
+        damage((victims or sorted(at.glob(where)))[0])
+        counts[told(outcome_of(call, at, key, other), f"{where}, {name}: {command}")] += 1
     return counts
 
 
@@ -417,17 +416,16 @@ def hidden(store: Path, payload: Any) -> None:
     (store / "recipe.json").write_text(json.dumps({**recipe, "model": payload, "data": payload, "judge": payload}))  # fmt: skip
 
 
-def try_code(store: Store, folder: Path) -> Counter[str]:
-    """Try every payload with every command, and with `run` on the recipe file."""
+def try_code(store: Store, folder: Path, step: int = 1) -> Counter[str]:
+    """Try every payload with every command, and with `run` on the recipe file, or one in ``step``."""
     key, other = ends_of(store)
     counts: Counter[str] = Counter()
     extra: dict[str, Command] = {
         "run recipe.json": ("run", "{store}/recipe.json", "--store", "{store}"),
         "cite recipe.json": ("cite", "{store}/recipe.json"),
     }
-    for (name, payload), (command, call) in itertools.product(
-        payloads(folder).items(), (COMMANDS | extra).items()
-    ):
+    pairs = itertools.product(payloads(folder).items(), (COMMANDS | extra).items())
+    for (name, payload), (command, call) in itertools.islice(pairs, 0, None, step):
         at = copied(store, folder / "hostile")
         hidden(at, payload)
         outcome = told(outcome_of(call, at, key, other), f"{name}: {command}")
@@ -458,7 +456,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         store = made_store(folder / "store")
-        damaged = try_damages(store, folder, COMMANDS)
+        damaged = try_damages(store, folder)
         facts = try_facts(store, folder, given.facts, given.seed)
         code = try_code(store, folder)
     found = {
