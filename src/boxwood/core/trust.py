@@ -27,6 +27,7 @@ _REFUSED = frozenset(
         "boxwood.data.downloads",  # writes to the disk, over a network
         "boxwood.data.espeak",  # opens the shared library that it is told to
         "boxwood.data.espeak_process",
+        "boxwood.model.held_weights",  # calls into the interpreter
     }
 )
 """Modules among them whose functions could be turned against the reader of a file."""
