@@ -235,6 +235,108 @@ def test_einops_gives_the_same_units_every_time():
         check_law(net, SEQUENCE)
 
 
+TABLE, ROW, LAST = {}, [], None
+
+
+class Kept:
+    last = None
+
+
+class Keeping(nn.Module):
+    """Keeps a tensor of its first call where no copy of the network reaches."""
+
+    made = None
+
+    def __init__(self, where):
+        super().__init__()
+        self.a, self.b, self.where = nn.Linear(6, 8), nn.Linear(8, 2), where
+
+    def forward(self, x):
+        return self.b(torch.relu(self.a(x)) * self.where(x.shape[0]))
+
+
+def in_a_dict(count):
+    if count not in TABLE:
+        TABLE[count] = (torch.arange(count).cos()[:, None], count)
+    return TABLE[count][0]
+
+
+def in_a_list(count):
+    if not ROW:
+        ROW.append(torch.ones(count, 1))
+    return ROW[0]
+
+
+def in_a_variable(count):
+    global LAST
+    LAST = torch.ones(count, 1) if LAST is None else LAST
+    return LAST
+
+
+def in_a_class(count):
+    if Keeping.made is None:
+        Keeping.made = {"ones": torch.ones(count, 1)}
+    return Keeping.made["ones"]
+
+
+def in_another_class(count):
+    if Kept.last is None:
+        Kept.last = torch.ones(count, 1)
+    return Kept.last
+
+
+@pytest.mark.parametrize(
+    "where", [in_a_dict, in_a_list, in_a_variable, in_a_class, in_another_class]
+)
+def test_nothing_of_a_trace_is_left_in_the_code(where):
+    """The network runs as ever after its trace, and a trace after a run finds the same units."""
+    torch.manual_seed(0)
+    net = Keeping(where).eval()
+    assert len(units(net, ROWS)) == 8
+    with torch.no_grad():
+        out = net(ROWS)
+    assert type(out) is torch.Tensor
+    assert out.isfinite().all()
+    assert len(check_law(net, ROWS)) == 8
+
+
+class ByOtherMeans(nn.Module):
+    """Puts one tensor in the place of another, or makes one that shares its memory."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+        self.change = change
+
+    def forward(self, x):
+        x = self.a(x)
+        return self.c(self.change(x, self.b(x)))
+
+
+def with_data(x, y):
+    x = x.clone()
+    x.data = y.relu().data
+    return x
+
+
+@pytest.mark.parametrize(
+    ("change", "count"),
+    [
+        (with_data, 16),
+        (lambda x, y: torch.Tensor._make_subclass(torch.Tensor, y), 16),
+        (lambda x, y: nn.Parameter(y) + 0 * x, 8),
+        (lambda x, y: y.real * 2, 16),
+    ],
+)
+def test_tensors_that_no_operation_returned(change, count):
+    """Labels follow the memory."""
+    torch.manual_seed(0)
+    net = ByOtherMeans(change).eval()
+    found = units(net, ROWS)
+    assert len(found) == count
+    shrink(net, some_keep(found, 0))
+
+
 class InPlace(nn.Module):
     """Changes the shape of what it has in place, and back again."""
 

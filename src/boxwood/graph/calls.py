@@ -174,6 +174,8 @@ ASKS_SIZE: set[Any] = {Tensor.shape.__get__, Tensor.size}  # type: ignore[attr-d
 PLAIN: set[Any] = {F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__, Tensor.__rmatmul__}
 """Those of `WHOLE` in which no sizes are written."""
 
+SETS_DATA: Any = Tensor.data.__set__  # type: ignore[attr-defined]
+
 COUNTS: set[Any] = {torch.numel, Tensor.numel, Tensor.nelement}
 """Functions whose result is the product of all sizes."""
 

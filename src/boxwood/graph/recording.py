@@ -1,4 +1,4 @@
-"""What a pass is written down as, and the two modes that write."""
+"""What a pass is written down as."""
 
 import os
 import sys
@@ -9,12 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch._subclasses.fake_tensor import FakeTensor
 
-from boxwood.graph.calls import ASKS_SIZE, COUNTS, PLAIN, STATISTICS, WHOLE, WITHOUT_DATA, bind
 from boxwood.graph.known import Known
-from boxwood.graph.sizes import Expression, OfAttribute, OfShape, Shape, Size
+from boxwood.graph.sizes import Expression, OfAttribute, OfShape, Size
 
 TORCH = str(Path(torch.__file__).parent) + os.sep
 
@@ -122,7 +120,7 @@ class Recorder:
         self.listening = True
         self._values: dict[int, int] = {}
         self._alive: list[Tensor | None] = []
-        self._last = ("", "")
+        self.last = ("", "")
 
     def knows(self, tensor: Tensor) -> bool:
         """Say whether a tensor has been seen."""
@@ -135,13 +133,14 @@ class Recorder:
 
     def renumber(self, tensor: Tensor) -> None:
         """Take a tensor whose shape was changed in place for another value from now on."""
-        self._alive[self._values.pop(id(tensor))] = None
+        if id(tensor) in self._values:
+            self._alive[self._values.pop(id(tensor))] = None
         self._numbered(tensor)
 
     def _numbered(self, tensor: Tensor) -> int:
         number = self._values[id(tensor)] = len(self._alive)
         self._alive.append(tensor)  # or its id might be given to another
-        self.trace.shapes.append(tuple(int(size) for size in _plain_shape(tensor)))
+        self.trace.shapes.append(tuple(int(size) for size in plain_shape(tensor)))
         inexact = tensor.is_floating_point() or tensor.is_complex()
         self.trace.floating.append(inexact and tensor.layout is torch.strided)
         self.trace.integral.append(tensor.dtype not in (torch.bool, torch.uint8))
@@ -169,7 +168,7 @@ class Recorder:
     def refs(self, nested: Any) -> Any:
         """Put a `Ref` in the place of every tensor."""
         if isinstance(nested, Tensor):
-            return Ref(self.value(_unwrapped(nested)[0]))
+            return Ref(self.value(unwrapped(nested)[0]))
         if type(nested) in (tuple, list) or isinstance(nested, tuple):
             return tuple(self.refs(each) for each in nested)
         if isinstance(nested, slice):
@@ -180,11 +179,26 @@ class Recorder:
 
     def given(self, args: Mapping[str, Any]) -> dict[str, Any]:
         """Note what a call is given, before it changes any of it."""
+        for tensor in flat(tuple(args.values())):
+            if isinstance(tensor, FakeTensor) and id(tensor) not in self._values:
+                self._find_origin(tensor)
         return {key: self.refs(value) for key, value in args.items()}
+
+    def _find_origin(self, tensor: Tensor) -> None:
+        """Record where a tensor comes from that no operation returned: it shares known memory."""
+        for place in self.trace.sharing.get(tensor.untyped_storage()._cdata, ()):
+            known = self._alive[place]
+            if known is not None:
+                same = (known.shape, known.stride(), known.storage_offset()) == (
+                    tensor.shape, tensor.stride(), tensor.storage_offset()
+                )  # fmt: skip
+                name = "alias" if same else "view_by_other_means"
+                self.record(name, {"self": Ref(place)}, tensor, writes=False)
+                return
 
     def record(self, name: str, given: Mapping[str, Any], out: Any, *, writes: bool) -> None:
         """Write a call down."""
-        module, source = self._last = self._place()
+        module, source = self.last = self.place()
         self.trace.calls.append(
             Call(name, given, self.refs(out), writes, self.number, module, source)
         )
@@ -195,7 +209,7 @@ class Recorder:
 
     def on_number(self, size: Size) -> None:
         """Note that a size was used as a number."""
-        self.trace.numbers.append((size.expression, self._place()[1]))
+        self.trace.numbers.append((size.expression, self.place()[1]))
 
     def on_equal(self, first: Size, second: Size) -> None:
         """Note that an attribute was checked against the size of an axis."""
@@ -203,7 +217,7 @@ class Recorder:
         if isinstance(pair[1], OfAttribute):
             pair = pair[1], pair[0]
         if isinstance(pair[0], OfAttribute) and isinstance(pair[1], OfShape):
-            self.trace.equal.append((pair[0], pair[1], self._place()[1]))
+            self.trace.equal.append((pair[0], pair[1], self.place()[1]))
 
     def on_compared(self, comparison: Expression, outcome: bool) -> None:
         """Note that code compared sizes; PyTorch's own code does so to check, or to go faster."""
@@ -211,19 +225,20 @@ class Recorder:
         while frame.f_code.co_filename.startswith(HERE):
             frame = frame.f_back  # type: ignore[assignment]
         if not frame.f_code.co_filename.startswith(TORCH):
-            self.trace.compared.setdefault(comparison, (outcome, self._place()[1]))
+            self.trace.compared.setdefault(comparison, (outcome, self.place()[1]))
 
     def on_value(self) -> None:
         """Note that a value that follows from whole-number inputs was looked at."""
-        place = self._place()[1]
+        place = self.place()[1]
         if place not in self.trace.assumed:
             self.trace.assumed.append(place)
 
     def where(self) -> str:
         """Say where the last operation was."""
-        return self._last[1] or "its first line"
+        return self.last[1] or "its first line"
 
-    def _place(self) -> tuple[str, str]:
+    def place(self) -> tuple[str, str]:
+        """Say in which module the code is that runs now, and in which file and line."""
         frame = sys._getframe(2)
         module = source = None
         while frame is not None and (module is None or source is None):
@@ -237,143 +252,30 @@ class Recorder:
         return module or "", source or ""
 
 
-class Functions(TorchFunctionMode):
-    """Records the functions of `calls.WHOLE`, and makes sizes remember."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        super().__init__()
-        self._recorder = recorder
-
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: Any = (),
-        kwargs: Any = None,
-    ) -> Any:
-        recorder, kwargs = self._recorder, kwargs or {}
-        if any(map(_is_wrapped, _flat((args, tuple(kwargs.values()))))):
-            return self._within_vmap(func, args, kwargs)
-        if func in ASKS_SIZE:
-            return _remembering(recorder, func(*args, **kwargs), args, kwargs)
-        if func in COUNTS and args:
-            return _remembering(recorder, _plain_shape(args[0]), args, kwargs).numel()
-        if func is Tensor.__len__:  # Python makes a plain int of it
-            return _remembering(recorder, _plain_shape(args[0]), args, kwargs)[0].as_number()
-        known = WHOLE.get(func)
-        if known is None:
-            for size in _sizes(args, kwargs):
-                size.as_number()
-            return func(*args, **kwargs)
-        name, signature = known
-        recorder.number += name in STATISTICS
-        given = {} if recorder.whole else recorder.given(bind(signature, args, kwargs))
-        recorder.whole += 1
-        try:
-            out = WITHOUT_DATA.get(func, func)(*args, **kwargs)
-        finally:
-            recorder.whole -= 1
-        if recorder.whole == 0:
-            recorder.record(name, given, out, writes=name == "setitem")
-        return out
-
-    def _within_vmap(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Leave the call to the operations below, which see whole tensors.
-
-        Their sizes are not those that code within ``vmap`` writes, so what is given sizes stays.
-        """
-        recorder, given = self._recorder, list(_flat((args, tuple(kwargs.values()))))
-        if func in ASKS_SIZE:
-            return _remembering(recorder, func(*args, **kwargs), args, kwargs)
-        recorder.number += func in WHOLE and WHOLE[func][0] in STATISTICS
-        if not recorder.whole and (func in WHOLE.keys() - PLAIN or any(_sizes(args, kwargs))):
-            wrapped = tuple(recorder.refs(each) for each in given if isinstance(each, Tensor))
-            recorder.record("within_vmap", {"tensors": wrapped}, (), writes=False)
-        for size in _sizes(args, kwargs):
-            size.as_number()
-        return func(*args, **kwargs)
-
-
-class Operations(TorchDispatchMode):
-    """Records every other operation."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._recorder = recorder
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: Any = (),
-        kwargs: Any = None,
-    ) -> Any:
-        kwargs, recorder = kwargs or {}, self._recorder
-        if recorder.whole or func.namespace == "prim":
-            return self._run(func, args, kwargs)
-        recorder._last = ("", recorder._place()[1])
-        schema = func._schema
-        given = {a.name: a.default_value for a in schema.arguments if a.has_default_value()}
-        given |= dict(zip((a.name for a in schema.arguments), args, strict=False)) | kwargs
-        given = recorder.given(given)
-        out = self._run(func, args, kwargs)
-        if not any(map(torch.is_tensor, _flat(out))):
-            return out
-        writes = any(a.alias_info is not None and a.alias_info.is_write for a in schema.arguments)
-        if torch.Tag.inplace_view in func.tags:
-            recorder.renumber(out)
-            writes = False
-        name = schema.name.partition("::")[2].rstrip("_") or schema.name
-        recorder.record(name.lstrip("_"), given, out, writes=writes)
-        return out
-
-    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
-        known = self._recorder.known
-        if known is None:
-            return func(*args, **kwargs)
-        return known.run(func, args, kwargs, self._recorder.on_value)
-
-
-def _remembering(recorder: Recorder, out: Any, args: Any, kwargs: Any) -> Any:
-    if not isinstance(args[0], Tensor):
-        return out
-    tensor, axes = _unwrapped(args[0])
-    value = recorder.value(tensor)
-    if isinstance(out, int):
-        axis = axes[args[1] if len(args) > 1 else kwargs["dim"]]
-        return Size(out, OfShape(value, axis), recorder)
-    return Shape(
-        Size(size, OfShape(value, axis), recorder) for axis, size in zip(axes, out, strict=True)
-    )
-
-
-def _is_wrapped(each: Any) -> bool:
+def is_wrapped(each: Any) -> bool:
+    """Say whether a tensor is one of ``vmap``, which shows part of another."""
     return isinstance(each, Tensor) and torch._C._functorch.is_functorch_wrapped_tensor(each)
 
 
-def _unwrapped(tensor: Tensor) -> tuple[Tensor, list[int]]:
+def unwrapped(tensor: Tensor) -> tuple[Tensor, list[int]]:
     """Find the whole tensor of one within ``vmap``, and which of its axes can be seen there."""
-    if not _is_wrapped(tensor):
+    if not is_wrapped(tensor):
         return tensor, list(range(tensor.dim()))
     hidden = torch._C._functorch.maybe_get_bdim(tensor)
-    found, axes = _unwrapped(torch._C._functorch.get_unwrapped(tensor))
+    found, axes = unwrapped(torch._C._functorch.get_unwrapped(tensor))
     return found, axes if hidden < 0 else axes[:hidden] + axes[hidden + 1 :]
 
 
-def _plain_shape(tensor: Tensor) -> Sequence[int]:
+def plain_shape(tensor: Tensor) -> Sequence[int]:
+    """Ask for a shape without anybody being told."""
     with torch._C.DisableTorchFunction():
         return tensor.shape
 
 
-def _sizes(args: Any, kwargs: Any) -> Iterator[Size]:
-    for each in _flat((args, tuple(kwargs.values()))):
-        if isinstance(each, Size):
-            yield each
-
-
-def _flat(nested: Any) -> Iterator[Any]:
+def flat(nested: Any) -> Iterator[Any]:
+    """Go through tuples and lists, and those in them."""
     if isinstance(nested, tuple | list):
         for each in nested:
-            yield from _flat(each)
+            yield from flat(each)
     else:
         yield nested

@@ -19,7 +19,9 @@ from boxwood.graph.caches import without_caches
 from boxwood.graph.copying import check_materialised, twin_of
 from boxwood.graph.examples import called, mapped, moved_to, tensors_of
 from boxwood.graph.known import Known
-from boxwood.graph.recording import Functions, Operations, Recorder, Trace, refs
+from boxwood.graph.leftovers import without_leftovers
+from boxwood.graph.modes import Functions, Operations
+from boxwood.graph.recording import Recorder, Trace, refs
 from boxwood.graph.sizes import Listener, OfAttribute, Size
 
 
@@ -92,6 +94,7 @@ def _traced(model: nn.Module, example: Any, *, with_values: bool, until_data: bo
         for context in (
             torch.no_grad(),
             without_caches(),
+            without_leftovers(model),
             fake,
             Operations(recorder),
             Functions(recorder),
