@@ -10,7 +10,7 @@ from torch import nn
 from boxwood.core.allocation import uniform
 from boxwood.core.allocation_by_layer import OutlierWeighed
 from boxwood.core.criteria import magnitude, wanda
-from boxwood.core.errors import BoxwoodError
+from boxwood.core.errors import BoxwoodError, SelectionWarning
 from boxwood.core.granularity import Elements, Granularity, NofM, PerRow
 from boxwood.core.spec import Call
 from boxwood.files.mask_files import load_masks
@@ -282,3 +282,28 @@ def test_blocks_with_more_outliers_stay_denser(tmp_path: Path) -> None:
         )
     with pytest.raises(BoxwoodError, match=r"sparsity for each of the blocks model.layers.0"):
         prune_pretrained(tmp_path / "dense", tmp_path / "other", {"model.layers.0": 0.5})
+
+
+def test_experts_in_one_tensor_are_named(tmp_path: Path) -> None:
+    """What is no linear layer stays dense, and the warning says so; nothing else is changed."""
+    config = transformers.GptOssConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=40, num_local_experts=4, head_dim=4, pad_token_id=0,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        model = transformers.GptOssForCausalLM(config)
+    model.save_pretrained(tmp_path / "in")
+    size = Call.of(by_criterion, criterion=magnitude, granularity=Elements())
+    with pytest.warns(
+        SelectionWarning, match=r"got 6 of other layers, which stay dense: '"
+    ) as said:
+        rows = prune_pretrained(tmp_path / "in", tmp_path / "out", 0.5, decide=size)
+    assert (
+        "also=('model.layers.*.mlp.router.weight', 'model.layers.*.mlp.experts.gate_up_proj'"
+        in str(said[0].message)
+    )
+    assert {row.name.split(".")[3] for row in rows} == {"self_attn"}
+    pruned = transformers.GptOssForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    dense = model.state_dict()
+    changed = {name for name, weight in pruned.items() if not torch.equal(weight, dense[name])}
+    assert changed == {row.name for row in rows}

@@ -1,6 +1,7 @@
 """Prune a pretrained Hugging Face model in its folder, one block in memory at a time."""
 
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import asdict
 from fnmatch import fnmatchcase
@@ -11,7 +12,7 @@ from torch import nn
 
 from boxwood.adapters.resident import Resident, open_resident
 from boxwood.core import spec
-from boxwood.core.errors import BoxwoodError
+from boxwood.core.errors import BoxwoodError, SelectionWarning
 from boxwood.core.schedules import check_sparsity
 from boxwood.core.spec import Call
 from boxwood.files.checkpoint import StoredTensor
@@ -21,6 +22,7 @@ from boxwood.files.streaming import REPORT, PrunedTensor
 from boxwood.model.blockwise import State, by_criterion, states_before, through_blocks
 from boxwood.model.evidence.calibration import Batches
 from boxwood.model.reconstruct import Reconstruction
+from boxwood.model.unpruned import matrices_left_out, patterns_for, with_shapes
 
 Watch = Callable[[int, int], None]
 """Told how many blocks are done, and of how many."""
@@ -66,6 +68,10 @@ def prune_pretrained(
         BoxwoodError: the folder holds no such model, the batches or the settings do not fit it, or
             ``out`` holds something; nothing is written then.
 
+    Warns:
+        SelectionWarning: matrices of the blocks belong to other layers, such as experts that are one
+            tensor, and stay dense.
+
     Example:
         >>> from boxwood.core.criteria import magnitude
         >>> how = Call.of(by_criterion, criterion=magnitude)
@@ -76,6 +82,7 @@ def prune_pretrained(
     opened = open_resident(source, blocks=blocks, follow_links=follow_links)
     chosen = {name: _left(name, opened.weights(name), skip) for name in opened.blocks}
     _check(opened, chosen, skip, sparsity)
+    _warn_of_others(opened)
     masked = {tensor.name: tensor for each in chosen.values() for tensor in each.values()}
     names = {opened.model.get_submodule(name): name for name in opened.blocks}
 
@@ -162,6 +169,28 @@ def _check(
             )
     if not any(chosen.values()):
         raise BoxwoodError("Expected linear layers to prune, got none that are left; skip fewer.")
+
+
+def _warn_of_others(opened: Resident) -> None:
+    """Name the matrices of the blocks that are no weights of linear layers, such as experts."""
+    left: dict[str, nn.Parameter] = {}
+    names: dict[str, nn.Parameter] = {}
+    for block in opened.blocks:
+        module = opened.model.get_submodule(block)
+        modules = {f"{block}.{name}": each for name, each in module.named_modules()}
+        mine = {f"{block}.{name}": each for name, each in module.named_parameters()}
+        linear = {f"{block}.{name}" for name in opened.weights(block)}
+        left |= matrices_left_out(modules, mine, linear, [])
+        names |= mine
+    if left:
+        warnings.warn(
+            f"Expected the matrices of all blocks to be weights of linear layers, got {len(left)} of "
+            f"other layers, which stay dense: {with_shapes(left)}; prune them in memory with "
+            f"boxwood.prune and where=Matrices(also={patterns_for(left, names)}) of "
+            f"boxwood.model.prunable, or by magnitude with the whole checkpoint, without --by.",
+            SelectionWarning,
+            stacklevel=3,
+        )
 
 
 def _report(sparsity: float | Mapping[str, float], decide: Call, rows: list[PrunedTensor]) -> str:

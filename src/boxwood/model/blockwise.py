@@ -23,7 +23,7 @@ from boxwood.core.masks import apply
 from boxwood.model.evaluation import evaluating
 from boxwood.model.evidence.calibration import Batches, Calibration
 from boxwood.model.oneshot import prune
-from boxwood.model.prunable import Where, linear
+from boxwood.model.prunable import Where, linear_and_conv
 from boxwood.model.reconstruct import Reconstruction, load_, prune_and_reconstruct
 from boxwood.model.scoring import Criterion
 
@@ -126,7 +126,7 @@ def by_criterion(
     criterion: Criterion = wanda,
     granularity: Granularity = PerRow(),  # noqa: B008 - frozen
     scope: Scope = uniform,
-    where: Where = linear,
+    where: Where = linear_and_conv,
 ) -> Reconstruction:
     """Decide a block's masks by a criterion that needs no loss, Wanda by default.
 
@@ -156,7 +156,7 @@ def by_sparse_gpt(
     *,
     sparsity: float,
     grouped: NofM | None = None,
-    where: Where = linear,
+    where: Where = linear_and_conv,
 ) -> Reconstruction:
     """Decide a block's masks and weights by SparseGPT, its layers one after the other.
 

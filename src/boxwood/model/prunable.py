@@ -14,6 +14,7 @@ from boxwood.core.placement import check_unflattened
 from boxwood.model.layer_kinds import CONVOLUTIONS, linear_kinds, matrices_in
 from boxwood.model.unpruned import (
     computed_in,
+    matrices_left_out,
     nothing_found,
     refuse_quantised,
     say_computed,
@@ -95,8 +96,9 @@ class Matrices:
             raise BoxwoodError(nothing_found(kind, computed))
         refuse_quantised({plain_name(name): buffer for name, buffer in model.named_buffers()})
         _check_floats(found)
+        left = matrices_left_out(modules, names, mentioned | found.keys(), computed)
         for text in (
-            say_left_out(kind, modules, names, mentioned | found.keys(), computed),
+            say_left_out(kind, left, names),
             say_computed(names, mentioned, computed),
             say_tied(modules, names, [n for n in found if n not in mentioned]),
         ):

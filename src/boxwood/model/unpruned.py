@@ -94,37 +94,29 @@ def nothing_found(kind: str, computed: list[Computed]) -> str:
     )
 
 
-def say_left_out(
-    kind: str,
-    modules: Modules,
-    names: Parameters,
-    settled: Collection[str],
-    computed: list[Computed],
-) -> str:
-    """Name what looks like a matrix and is no parameter of a known layer, a norm or an embedding.
+def matrices_left_out(
+    modules: Modules, names: Parameters, settled: Collection[str], computed: list[Computed]
+) -> dict[str, nn.Parameter]:
+    """Find what looks like a matrix, and is neither settled nor part of a norm or an embedding.
 
     Embeddings are also parameters whose own name ends as that of a table of positions or tokens, or
     of a bias: ``pos_embedding``, ``cls_token``, ``relative_position_bias_table``.
 
     Args:
-        kind: the network's class.
-        modules: its modules by dotted name.
+        modules: a network's modules by dotted name.
         names: its parameters by dotted name.
         settled: names that are pruned, or that the user has mentioned.
-        computed: from `computed_in`; what these are computed from is not named here.
-
-    Returns:
-        The message, empty where there is nothing to say.
+        computed: from `computed_in`; what these are computed from does not count.
 
     Example:
-        >>> say_left_out("Linear", {}, {}, (), [])
-        ''
+        >>> list(matrices_left_out({}, {"experts": nn.Bilinear(3, 3, 2).weight}, (), []))
+        ['experts']
     """
     explained = {id(parameter) for each in computed for parameter in each.sources}
     for module in modules.values():
         if isinstance(module, (*NORMS, *EMBEDDINGS, nn.PReLU)):
             explained |= {id(parameter) for parameter in module.parameters(recurse=False)}
-    rest = {
+    return {
         name: parameter
         for name, parameter in names.items()
         if name not in settled
@@ -133,13 +125,29 @@ def say_left_out(
         and not is_lazy(parameter)
         and sum(size > 1 for size in parameter.shape) >= 2
     }
-    if not rest:
+
+
+def say_left_out(kind: str, left: Parameters, names: Parameters) -> str:
+    """Name the matrices of layers that are not known.
+
+    Args:
+        kind: the network's class.
+        left: from `matrices_left_out`.
+        names: all parameters of the network by dotted name.
+
+    Returns:
+        The message, empty where there is nothing to say.
+
+    Example:
+        >>> say_left_out("Linear", {}, {})
+        ''
+    """
+    if not left:
         return ""
-    shapes = [f"{name!r} ({' × '.join(map(str, p.shape))})" for name, p in rest.items()]
-    patterns = patterns_for(rest, names)
+    patterns = patterns_for(left, names)
     return (
-        f"Expected to know the layers of all matrices of {kind}, got {len(rest)} that are left out: "
-        f"{_listed(shapes)}; prune them too with where=Matrices(also={patterns}) of {_MODULE}, or "
+        f"Expected to know the layers of all matrices of {kind}, got {len(left)} that are left out: "
+        f"{with_shapes(left)}; prune them too with where=Matrices(also={patterns}) of {_MODULE}, or "
         f"leave them alone with where=Matrices(without={patterns})."
     )
 
@@ -233,6 +241,16 @@ def patterns_for(names: Collection[str], among: Iterable[str]) -> tuple[str, ...
         pattern = re.sub(r"(?<![^.])\d+(?![^.])", "*", name)
         found[name if any(fnmatchcase(other, pattern) for other in others) else pattern] = None
     return tuple(found)
+
+
+def with_shapes(parameters: Parameters) -> str:
+    """List the first parameters with their shapes.
+
+    Example:
+        >>> with_shapes(dict(nn.Linear(2, 3).named_parameters()))
+        "'weight' (3 × 2), 'bias' (3)"
+    """
+    return _listed([f"{n!r} ({' × '.join(map(str, p.shape))})" for n, p in parameters.items()])
 
 
 def _listed(texts: list[str]) -> str:
