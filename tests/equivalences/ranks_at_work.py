@@ -377,6 +377,27 @@ def networks_of_their_own(part: Part) -> Found:
     return {}
 
 
+def one_rank_alone(part: Part) -> Found:
+    """What only one rank calls ends when the time of its group is over."""
+    group = dist.new_group(timeout=timedelta(seconds=1))
+    if part.rank == 1:
+        return {}
+    settings = {"criterion": criteria.snip, "loss": squared, "batches": batches(1)}
+    return prune(chain(), 0.5, group=group, **settings)
+
+
+def bound_before(shard: Callable[[nn.Module], nn.Module]) -> Found:
+    """Masks are bound, and then the network is sharded: parameters are other ones by then."""
+    net = chain()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    MaskBinding(net, optimizer, prune(net, 0.5))
+    held = shard(net)
+    fresh = torch.optim.SGD(held.parameters(), lr=0.1)
+    squared(held(batches(1)[0][0]), batches(1)[0][1]).backward()
+    fresh.step()
+    return {}
+
+
 def both(part: Part) -> dict[str, Callable[[], Found]]:
     """What one process does as well, with the same results."""
     found: dict[str, Callable[[], Found]] = {
@@ -405,6 +426,17 @@ def together(part: Part) -> dict[str, Callable[[], Found]]:
         "failure on one rank": lambda: failure_on_one_rank(part),
         "failure in training": lambda: failure_in_training(part),
         "other masks": lambda: other_masks(part),
+        "one rank alone": lambda: one_rank_alone(part),
+        "bound before sharding": lambda: bound_before(fully_sharded),
+        "bound before flattening": lambda: bound_before(flattened),
+        "bound before tensor parallelism": lambda: bound_before(
+            lambda net: parallelize_module(
+                net, init_device_mesh("cpu", (RANKS,)), {"4": ColwiseParallel()}
+            )
+        ),
+        "bound before becoming pieces": lambda: bound_before(
+            partial(flattened, use_orig_params=True)
+        ),
         "networks of their own": lambda: networks_of_their_own(part),
         "refused when sharded": lambda: refusals(fully_sharded),
         "refused when flattened": lambda: refusals(flattened),

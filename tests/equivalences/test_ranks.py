@@ -173,6 +173,31 @@ def test_one_rank_that_fails_ends_all(found):
     assert found["1"]["failure in training"] == "Expected a disk, got none; buy one."
 
 
+def test_what_one_rank_calls_alone_ends(found):
+    """The process group's time limit holds, and the error says what to do."""
+    said = found["0"]["one rank alone"]
+    assert said.startswith("Expected all 2 ranks of the process group to come here, got ")
+    assert said.endswith(
+        "; call it on every rank alike, or give group= a process group of this rank alone."
+    )
+    assert found["1"]["one rank alone"] == {}
+
+
+@pytest.mark.parametrize(
+    ("scenario", "says"),
+    [
+        ("bound before sharding", "got another one in its place; detach this binding and make"),
+        ("bound before flattening", "got none of this name; detach this binding and make"),
+        ("bound before tensor parallelism", "got another one in its place; detach this binding"),
+        ("bound before becoming pieces", "which FullyShardedDataParallel has flattened and shared"),
+    ],
+)
+def test_masks_bound_before_sharding_are_refused(found, scenario, says):
+    """Nothing would hold them any more; the first forward pass says so."""
+    assert says in found["0"][scenario]
+    assert says in found["1"][scenario]
+
+
 def test_networks_of_their_own_are_left_alone(found):
     """Ranks that give groups of their own need not agree."""
     assert found["0"]["networks of their own"] == found["1"]["networks of their own"] == {}

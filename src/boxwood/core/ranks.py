@@ -177,7 +177,14 @@ def _meet(digest: int, group: Group, *, also: int = 0) -> list[int]:
 def _tell(group: Group, *, well: bool, digest: int = 0, also: int = 0) -> list[list[int]]:
     mine = torch.tensor([int(well), digest, also], device=_device(group))
     everywhere = [torch.empty_like(mine) for _ in range(size(group))]
-    dist.all_gather(everywhere, mine, group=group)
+    try:
+        dist.all_gather(everywhere, mine, group=group)
+    except RuntimeError as error:  # a rank is gone, or did not come within the group's time limit
+        raise OtherRankError(
+            f"Expected all {size(group)} ranks of the process group to come here, got "
+            f"{str(error).splitlines()[0]}; call it on every rank alike, or give group= a process "
+            f"group of this rank alone."
+        ) from error
     return [each.tolist() for each in everywhere]
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.masks import and_, bits_of, mask_of, sparse_and, zero_
-from boxwood.core.placement import is_distributed, local
+from boxwood.core.placement import check_unflattened, is_distributed, local
 
 _WORDS: dict[int, Any] = {
     1: ctypes.c_int8,
@@ -141,6 +141,7 @@ class HeldWeight:
 
     def _fit(self) -> None:
         """Bring the bits to where the parameter is now, and to its width and layout."""
+        check_unflattened({self.name: self.parameter})  # wrapped since
         weight = self.parameter.detach()
         if weight.shape != self._shape:
             raise BoxwoodError(
