@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.graph.comparing import distance
@@ -590,3 +591,27 @@ def test_a_network_without_gradients_has_its_outputs_compared():
     found = verify(net, shrink(net, keep), keep)
     assert found.proved
     assert "cannot be differentiated (RuntimeError" in found.gradient_note
+
+
+class Astray(nn.Module):
+    """Does less where there are no data."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        x = self.a(x)
+        if not isinstance(x, FakeTensor):
+            x = x - x.mean(1, keepdim=True)
+        return self.b(x)
+
+
+def test_another_path_than_the_traced_one_is_said():
+    net = Astray().eval()
+    keep = half(net, ROWS)
+    with pytest.raises(BoxwoodError, match=r"differ by .*, and its code took 1 means.*took 0 in"):
+        shrink(net, keep)
+    found = verify(net, shrink(net, keep, check=False), keep, gradients=False)
+    assert not found.proved
+    assert "follows another path" in str(found)

@@ -88,6 +88,7 @@ class Certificate:
         gradient_note: what gradients were compared with, if not with the masked network's.
         untried: why there is no trial on other inputs than those given.
         unsteady: how outputs change though nothing else does, if that may be why trials differ.
+        strayed: how the masked network ran otherwise than in the trace, if trials differ.
         baked: weights that are ordinary parameters now, since what computed them gives other values
             after the cut.
     """
@@ -106,6 +107,7 @@ class Certificate:
     gradient_note: str = ""
     untried: str = ""
     unsteady: str = ""
+    strayed: str = ""
     baked: tuple[str, ...] = ()
 
     @property
@@ -138,6 +140,8 @@ class Certificate:
             lines.append(
                 f"the outputs of the masked network {self.unsteady}, so no trial can agree"
             )
+        if self.strayed:
+            lines.append(f"trials differ, and {self.strayed}")
         if self.gradient_difference is not None or self.gradient_note:
             told = [] if self.gradient_difference is None else [f"{self.gradient_difference:.2g}"]
             told += [self.gradient_note] * bool(self.gradient_note)

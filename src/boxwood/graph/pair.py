@@ -26,7 +26,7 @@ from boxwood.graph.copying import memory_of, named_tensors
 from boxwood.graph.divisors import divided_by
 from boxwood.graph.keep import Keep
 from boxwood.graph.recording import HERE, TORCH
-from boxwood.graph.reference import restated
+from boxwood.graph.reference import Restating, restated
 from boxwood.graph.reparametrised import baked
 from boxwood.graph.slicing import Cuts, mask_, sliced
 from boxwood.graph.state import changed, state_of
@@ -103,6 +103,18 @@ class Pair:
             return "change from run to run, with all generators of random numbers seeded alike"
         return "" if otherwise else "are drawn at random in evaluation"
 
+    def strayed(self, example: Any) -> str:
+        """Say how a run of the masked network differs from the trace; empty if it does not."""
+        if self.keep.units.flow.trace.beyond:
+            return ""
+
+        def path(dtype: torch.dtype | None) -> str:
+            mode = restated(self.keep)
+            self._masked_on(example, dtype, mode)
+            return mode.strayed
+
+        return in_double(path)
+
     def _steady(self, example: Any, seed: int) -> bool:
         def same(dtype: torch.dtype | None) -> bool:
             one = self._masked_on(example, dtype)
@@ -113,12 +125,14 @@ class Pair:
 
         return in_double(same)
 
-    def _masked_on(self, example: Any, dtype: torch.dtype | None) -> list[Tensor]:
+    def _masked_on(
+        self, example: Any, dtype: torch.dtype | None, mode: Restating | None = None
+    ) -> list[Tensor]:
         """Run the masked network with its own weights, what is divided by left as it is."""
         freely = replace(self, left=self._divided_by())
         wide, _ = freely.networks(perturbed=False, dtype=dtype)
         with torch.no_grad():
-            return run(wide, example, dtype, self.seed, restated(self.keep))
+            return run(wide, example, dtype, self.seed, mode or restated(self.keep))
 
     def networks(
         self, *, perturbed: bool, dtype: torch.dtype | None

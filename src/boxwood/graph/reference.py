@@ -5,8 +5,7 @@ would change it, and no smaller network could agree. There the reference takes t
 the kept channels, and says so: each such place is one `Restatement`.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,11 +53,22 @@ def restatements(keep: Keep) -> tuple[Restatement, ...]:
     return tuple(found)
 
 
-@contextmanager
-def restated(keep: Keep) -> Iterator[None]:
-    """Run the original network so that statistics are taken over what is kept."""
-    with _Restating(_spans(keep), {r.number: r.name for r in keep.units.flow.restated}):
-        yield
+def restated(keep: Keep) -> "Restating":
+    """Let the original network, run within it, take statistics over what is kept.
+
+    Example:
+        >>> from torch import nn
+        >>> from boxwood.graph.units import units
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2))
+        >>> with restated(units(net, torch.ones(1, 4)).keep_best(0.5)) as mode:
+        ...     _ = net(torch.ones(1, 4))
+        >>> mode.strayed
+        ''
+    """
+    trace = keep.units.flow.trace
+    names = {r.number: r.name for r in keep.units.flow.restated}
+    traced = max((call.number for call in trace.calls[: trace.evaluated]), default=0)
+    return Restating(_spans(keep), names, traced)
 
 
 def _spans(keep: Keep) -> dict[int, list[tuple[int, np.ndarray[Any, Any]]]]:
@@ -71,16 +81,30 @@ def _spans(keep: Keep) -> dict[int, list[tuple[int, np.ndarray[Any, Any]]]]:
     return spans
 
 
-class _Restating(TorchFunctionMode):
+class Restating(TorchFunctionMode):
     """Counts calls as the trace did, and takes those that it knows over kept channels."""
 
     def __init__(
-        self, spans: dict[int, list[tuple[int, np.ndarray[Any, Any]]]], names: dict[int, str]
+        self,
+        spans: dict[int, list[tuple[int, np.ndarray[Any, Any]]]],
+        names: dict[int, str],
+        traced: int,
     ) -> None:
         super().__init__()
         self._spans = spans
         self._names = names
+        self._traced = traced
         self._number = 0
+
+    @property
+    def strayed(self) -> str:
+        """Say how the run differed from the trace; empty if it did not, as far as is known."""
+        if self._number == self._traced:
+            return ""
+        return (
+            f"its code took {self._number} means, variances and norms where it took "
+            f"{self._traced} in the trace, so it follows another path"
+        )
 
     def __torch_function__(
         self,

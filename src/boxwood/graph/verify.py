@@ -89,7 +89,7 @@ def verify(
     )
     if all(trial.equal for trial in trials):
         return made
-    return replace(made, unsteady=pair.unsteady(example))
+    return replace(made, unsteady=pair.unsteady(example), strayed=pair.strayed(example))
 
 
 def shrink(model: nn.Module, keep: Keep, *, check: bool = True) -> nn.Module:
@@ -165,8 +165,9 @@ def _differing(pair: Pair, trial: Trial) -> BoxwoodError:
     when = kept if trial.calls > 1 else ""
     return BoxwoodError(
         f"Expected the smaller {name} to compute what the masked one does, got outputs that differ "
-        f"by {trial.difference:.3g} where the largest is {trial.scale:.3g}{when}; the "
-        "rest may be right: protect=… keeps parts whole."
+        f"by {trial.difference:.3g} where the largest is {trial.scale:.3g}{when}"
+        + (f", and {strayed}" if (strayed := pair.strayed(pair.keep.units.example)) else "")
+        + "; the rest may be right: protect=… keeps parts whole."
     )
 
 
