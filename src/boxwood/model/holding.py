@@ -269,7 +269,8 @@ class Holding:
                 f"Expected the {held.mask.numel() - int(held.mask.sum())} pruned weights of "
                 f"{held.name!r} to be zero in a backward pass, got {count} that are not: something "
                 f"changed them, and no hook saw them read. Perhaps the network was compiled and "
-                f"run before the masks were bound; bind masks before its first call."
+                f"called before the masks were bound; bind masks to the compiled network, or "
+                f"before its first call."
             )
         held.note()
 

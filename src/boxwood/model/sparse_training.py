@@ -22,6 +22,8 @@ from boxwood.model.rounds import Rounds
 from boxwood.model.scoring import score
 from boxwood.model.synchronised import check_same_masks, mean_gradients
 
+_AHEAD = 100_000  # steps in which a policy that changes masks at all changes them
+
 
 class SparseTraining:
     """Let a policy decide the masks of a network while any loop trains it.
@@ -148,9 +150,9 @@ class SparseTraining:
     def _after_step(self, trainer: int, optimizer: Any) -> None:
         if not self._rounds.stepped(trainer, optimizer):
             return
+        self._check_captured()
         step = self._rounds.most
         if self.policy.due(step) and self.steps == step:
-            self._check_recording()
             with all_or_none(self._seen.group):
                 self._update()
         self._dense = {}
@@ -177,8 +179,11 @@ class SparseTraining:
         check_same_masks(new, self._seen.group)
         self._held.replace_masks(new)
 
-    def _check_recording(self) -> None:
-        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+    def _check_captured(self) -> None:
+        if not _is_captured(next(iter(self._weights.values()))):
+            return
+        step = self._rounds.most
+        if any(self.policy.due(later) for later in range(step, step + _AHEAD)):
             raise BoxwoodError(
                 "Expected steps that Python takes, got one that is captured into a CUDA graph, "
                 "which would never change masks; leave the optimizer's step out of the graph, or "
@@ -193,6 +198,10 @@ class SparseTraining:
                 f"{', '.join(missing[:4])}; let the loss depend on them, or leave them out by "
                 f"`where`."
             )
+
+
+def _is_captured(weight: Tensor) -> bool:
+    return weight.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def _split(state: Mapping[str, Tensor]) -> tuple[int, dict[str, Tensor]]:
