@@ -5,6 +5,7 @@ in an attribute of its class. A tensor without data that stays there would meet 
 """
 
 import sys
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FunctionType, ModuleType
@@ -17,6 +18,11 @@ from boxwood.graph.caches import LEFT
 from boxwood.graph.sizes import Size
 
 _DEPTH = 3  # of containers in containers
+_TABLES = (
+    dict,
+    OrderedDict,
+    defaultdict,
+)  # classes made of these may do anything when they are read
 _NONE = object()
 
 
@@ -68,9 +74,9 @@ def _is_of_trace(value: Any, depth: int = _DEPTH) -> bool:
         return True
     if depth == 0 or isinstance(value, type | ModuleType | nn.Module):
         return False
-    if isinstance(value, dict):
+    if type(value) in _TABLES:
         parts = list(value.values())
-    elif isinstance(value, list | tuple | set):
+    elif type(value) in (list, tuple, set):
         parts = list(value)
     else:
         parts = list(getattr(value, "__dict__", {}).values())
@@ -91,13 +97,13 @@ def _holders(model: nn.Module) -> Iterator[Any]:
     for space in spaces:
         yield space
         for value in list((vars(space) if isinstance(space, type) else space).values()):
-            if isinstance(value, dict | list):
+            if type(value) in (*_TABLES, list):
                 inside: Any = value
             elif isinstance(value, type | ModuleType | FunctionType | nn.Module | Tensor):
                 continue
             else:
                 inside = getattr(value, "__dict__", None)
-            if isinstance(inside, dict | list) and id(inside) not in seen:
+            if type(inside) in (*_TABLES, list) and id(inside) not in seen:
                 seen.add(id(inside))
                 yield inside
 
