@@ -225,3 +225,31 @@ def test_a_last_row_that_is_squeezed():
     whole = compensate(net, small, keep, [x])
     parts = compensate(net, small, keep, list(x.split(32)))
     assert torch.allclose(weights_of(whole), weights_of(parts), atol=1e-6)
+
+
+class Tied(nn.Module):
+    """Reads with the matrix that its head writes with, as language models do."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.hidden = nn.Embedding(12, 6), nn.Linear(6, 6)
+        self.out, self.head = nn.Linear(6, 6), nn.Linear(6, 12, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, ids):
+        x = self.embedding(ids)
+        return self.head(x + self.out(self.hidden(x).relu()))
+
+
+def test_a_head_that_shares_its_matrix_with_the_embedding_is_left_alone():
+    """Refitted to what the head should say, the embedding would say something else to all layers."""
+    torch.manual_seed(0)
+    net, ids = Tied().eval(), torch.arange(60).view(6, 10) % 12
+    keep = units(net, ids).keep_best(0.5)
+    small = shrink(net, keep)
+    better = compensate(net, small, keep, [ids])
+    assert better.head.weight is better.embedding.weight
+    assert torch.equal(better.head.weight, small.head.weight)
+    assert not torch.equal(better.out.weight, small.out.weight)
+    lost, left = ((each(ids) - net(ids)).square().mean() for each in (small, better))
+    assert left < lost

@@ -133,8 +133,9 @@ def shrink_by(
         told["dense"] = perplexity(model, reading.test)
         told["cut"] = perplexity(done.built, reading.test)
     if reading is not None and repair:
+        ids = [batch["input_ids"] for batch in reading.calibration]
         with bar("repair", quiet=quiet) as watch:
-            better = compensate(model, done.small, done.keep, reading.calibration, watch=watch)
+            better = compensate(model, done.small, done.keep, ids, watch=watch)
         done.built.load_state_dict(better.state_dict())
         done = replace(done, small=better)
         if measured:

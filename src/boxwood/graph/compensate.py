@@ -166,7 +166,10 @@ def _way(layer: Any) -> tuple[Any, ...]:
 
 
 def readers(model: nn.Module, keep: Keep) -> tuple[Reader, ...]:
-    """List the linear and plain convolution layers that lose inputs.
+    """List the linear and plain convolution layers that lose inputs, and share no weight.
+
+    What is right for one of the layers that share a weight, such as the head of a language model, is
+    wrong for the other, its embedding.
 
     Example:
         >>> import numpy as np
@@ -178,16 +181,16 @@ def readers(model: nn.Module, keep: Keep) -> tuple[Reader, ...]:
         ['2']
     """
     cuts = cuts_of(keep)
-    first = {id(tensor): names[0] for names, tensor in named_tensors(model)}
+    own = {id(tensor): names[0] for names, tensor in named_tensors(model) if len(names) == 1}
     found = []
     for name, module in model.named_modules():
         plain = type(module) in (nn.Linear, nn.Conv1d, nn.Conv2d)
         if not plain or getattr(module, "groups", 1) != 1 or _pads_oddly(module):
             continue
         weight = module._parameters.get("weight")
-        if weight is None:
+        if weight is None or id(weight) not in own:
             continue
-        stays = dict(cuts.get(first[id(weight)], ()))
+        stays = dict(cuts.get(own[id(weight)], ()))
         if 1 in stays:
             rows = stays.get(0, torch.arange(weight.shape[0]))
             found.append(Reader(name, rows, stays[1]))

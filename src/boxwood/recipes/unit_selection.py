@@ -1,8 +1,10 @@
 """Which units stay, by a criterion whose evidence is gathered for the purpose."""
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 
 from boxwood.core.criteria import magnitude
+from boxwood.core.errors import SelectionWarning
 from boxwood.core.evidence import evidence_of
 from boxwood.graph.keep import Budget, Keep
 from boxwood.graph.units import Group, Units
@@ -88,5 +90,8 @@ def unit_evidence(
     if not set(needs) & set(COLLECTORS):
         return {}
     owned = {name for axis in units.axes for name in axis.names}
-    weights = {n: p for n, p in where(units.model).items() if n in owned}
+    with warnings.catch_warnings():
+        # They speak of single weights, where a unit goes with all that it owns.
+        warnings.simplefilter("ignore", SelectionWarning)
+        weights = {n: p for n, p in where(units.model).items() if n in owned}
     return gather(needs, Calibration(units.model, weights, batches, loss))
