@@ -20,6 +20,7 @@ _SHARED = (type(threading.Lock()), type(threading.RLock()), ModuleType)
 """Types of what ``deepcopy`` refuses, and what a copy can use as well as the original."""
 
 _HOLDERS = (list, tuple, set, deque)
+_ENDS = (int, float, str, type(None), Tensor, type)  # which hold nothing that is looked for
 
 
 def prepare(model: nn.Module, memo: dict[int, Any]) -> list[tuple[CellType, Any]]:
@@ -119,11 +120,11 @@ def _reached(model: nn.Module) -> Iterator[Any]:
     waiting: list[Any] = [vars(module) for module in model.modules()]
     while waiting:
         each = waiting.pop()
-        if each is None or isinstance(each, int | float | str | Tensor | type) or id(each) in seen:
-            continue
-        seen.add(id(each))
-        yield each
-        waiting += _held(each)
+        if id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            parts = [part for part in _held(each) if not isinstance(part, _ENDS)]
+            waiting += [part for part in parts if not (isinstance(part, dict) and not part)]
 
 
 def _held(each: Any) -> Iterable[Any]:
