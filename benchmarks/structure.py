@@ -36,8 +36,9 @@ from torch import nn
 from boxwood.core.errors import BoxwoodError
 from boxwood.engine.choosing import clock_for
 from boxwood.graph.examples import as_arguments
-from boxwood.graph.keep import keep_best, score_units
+from boxwood.graph.keep import keep_best
 from boxwood.graph.reference import restatements
+from boxwood.graph.scoring import score_units
 from boxwood.graph.units import units
 from boxwood.graph.verify import shrink, verify
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from boxwood.core.criteria import magnitude
 from boxwood.graph.compensate import compensate, reestimate_batch_norm_
-from boxwood.graph.keep import Keep, keep_best, score_units
+from boxwood.graph.keep import Keep, keep_best
+from boxwood.graph.scoring import score_units
 from boxwood.graph.surgery import cuts_of
 from boxwood.graph.units import Units, units
 from boxwood.graph.verify import shrink

@@ -8,7 +8,7 @@ from boxwood.cli.main import app
 from boxwood.core.criteria import geometric_median, network_slimming, taylor_gate
 from boxwood.core.spec import Call
 from boxwood.data.digits import digits
-from boxwood.graph.keep import score_units
+from boxwood.graph.scoring import score_units
 from boxwood.graph.units import units
 from boxwood.loading import load
 from boxwood.recipes.phase import Genesis

@@ -12,10 +12,11 @@ from torch import nn
 from boxwood.core.errors import BoxwoodError, NoEffect
 from boxwood.graph.carrying import carry_optimizer
 from boxwood.graph.compensate import compensate
-from boxwood.graph.keep import Budget, Keep, multiply_adds, score_units
+from boxwood.graph.keep import Budget, Keep, multiply_adds
 from boxwood.graph.layout import Layout
 from boxwood.graph.record import load_shrunken, record_of, save_shrunken
 from boxwood.graph.rules import RULES
+from boxwood.graph.scoring import score_units
 from boxwood.graph.units import units
 from boxwood.graph.verify import shrink, verify
 

@@ -11,9 +11,10 @@ from torch.nn.utils import parametrizations, parametrize
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.graph.carrying import carry_optimizer
-from boxwood.graph.keep import Keep, score_units
+from boxwood.graph.keep import Keep
 from boxwood.graph.record import load_shrunken, record_of, save_shrunken
 from boxwood.graph.reparametrised import baked, reparametrised
+from boxwood.graph.scoring import score_units
 from boxwood.graph.surgery import cuts_of
 from boxwood.graph.units import units
 from boxwood.graph.verify import shrink, verify
@@ -330,3 +331,83 @@ def test_a_tensor_that_another_layer_reads_is_not_cut():
         small = shrink(net, keep)
     with torch.no_grad():
         assert torch.allclose(small(X), by_hand(net, keep)(X), rtol=1e-5, atol=1e-6)
+
+
+class MaskedByItself(nn.Linear):
+    """Multiplies with a mask in its own forward, as many implementations of pruning do."""
+
+    def __init__(self, inputs, outputs, *, constant=False):
+        super().__init__(inputs, outputs)
+        mask = torch.ones(outputs, inputs)
+        mask[::2] = 0
+        if constant:
+            self.mask = mask
+        else:
+            self.register_buffer("mask", mask)
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.weight * self.mask, self.bias * self.mask[:, 0])
+
+
+class Standardised(nn.Conv2d):
+    """Weight standardisation: each filter loses its mean, and gets a size of its own."""
+
+    def forward(self, x):
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        weight = (
+            self.size[:, None, None, None]
+            * weight
+            / weight.flatten(1).norm(dim=1)[:, None, None, None]
+        )
+        return nn.functional.conv2d(x, weight, self.bias)
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_a_network_that_masks_itself_shrinks_to_itself(constant):
+    """Masks in the code go by what they leave, be they buffers or constants."""
+    torch.manual_seed(0)
+    net = nn.Sequential(MaskedByItself(6, 8, constant=constant), nn.ReLU(), nn.Linear(8, 2)).eval()
+    with torch.no_grad():
+        net[0].weight[::2] *= 9
+        net[2].weight[:, ::2] *= 9
+    if constant:  # whose rows cannot go: the code would multiply by all of it
+        found = units(net, X)
+        assert len(found) == 0
+        return
+    keep = units(net, X).keep_best(0.5)
+    small = shrink(net, keep)
+    assert keep.kept.tolist() == [False, True] * 4
+    with torch.no_grad():
+        assert torch.allclose(small(X), net(X), rtol=1e-5, atol=1e-6)
+
+
+def test_scores_are_of_what_the_code_computes():
+    """Standardised filters count by their sizes after standardisation, exactly."""
+    torch.manual_seed(0)
+    conv = Standardised(3, 4, 3)
+    conv.size = nn.Parameter(torch.tensor([1.0, 4.0, 0.5, 2.0]))
+    net = nn.Sequential(conv, nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    with torch.no_grad():
+        conv.weight.mul_(torch.tensor([9.0, 0.1, 30, 1])[:, None, None, None])
+    scores = score_units(units(net, torch.randn(1, 3, 6, 6)), normalise=False)
+    with torch.no_grad():
+        weight = conv.weight - conv.weight.mean((1, 2, 3), keepdim=True)
+        sums = (weight / weight.flatten(1).norm(dim=1)[:, None, None, None]).abs().sum((1, 2, 3))
+        wanted = sums * conv.size + conv.bias.abs() + net[2].weight.abs().sum((0, 2, 3))
+    assert np.allclose(scores, wanted.numpy(), rtol=1e-5)
+
+
+def test_hooks_of_other_libraries_count():
+    """A hook that is none of PyTorch's computes the weight, and the score is of its result."""
+    net = nn.Sequential(nn.Linear(6, 4, bias=False), nn.Linear(4, 2))
+    kept = net[0].weight
+    del net[0].weight
+    net[0].raw, net[0].gain = kept, nn.Parameter(torch.tensor([1.0, 0.0, 3.0, 0.1]))
+    net[0].register_forward_pre_hook(
+        lambda layer, _: setattr(layer, "weight", layer.raw * layer.gain[:, None])
+    )
+    scores = score_units(units(net, X), normalise=False)
+    with torch.no_grad():
+        wanted = (kept * net[0].gain[:, None]).abs().sum(1) + net[1].weight.abs().sum(0)
+    wanted[1] = 0  # nothing is written into it
+    assert np.allclose(scores, wanted.numpy(), rtol=1e-5)

@@ -1,25 +1,17 @@
 """Which units stay: scores, floors, multiples, budgets."""
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from boxwood.core.criteria import magnitude
 from boxwood.core.errors import BoxwoodError, NoEffect
-from boxwood.core.evidence import evidence_of
-from boxwood.graph.reparametrised import baked, reparametrised
+from boxwood.graph.scoring import UnitScores
 from boxwood.graph.settle import Kept
 from boxwood.graph.units import Group, Units, kept_indices
-
-UnitScores = NDArray[np.float64]
-"""One score per unit, higher is kept."""
 
 
 @dataclass(frozen=True)
@@ -52,123 +44,6 @@ class Keep:
     def removed(self) -> int:
         """How many units go."""
         return int((~self.kept).sum())
-
-
-def score_units(
-    units: Units,
-    criterion: Callable[..., Tensor] = magnitude,
-    *,
-    evidence: Mapping[str, Mapping[str, Tensor]] | None = None,
-    normalise: bool = True,
-) -> UnitScores:
-    """Score units: a criterion on every single weight, added up over all that a unit owns.
-
-    Weights are effective ones: masked, normed, or whatever their layers compute. A unit whose rows
-    in matrices and kernels are all zero, or whose columns are, has the lowest score.
-
-    Args:
-        units: of the network.
-        criterion: its positional parameters, out of ``weight``, ``name`` and the names of the
-            evidence, say what it is given; it returns a score per weight, or one per filter.
-        evidence: by its name, then by parameter name, where the criterion asks for more than
-            weights: ``{"gradient": {"fc1.weight": …}}``, or what
-            `boxwood.model.evidence.gathering.gather` returns. Parameters that it says nothing
-            about have no score.
-        normalise: divide by the mean of each group, so that groups can be compared.
-
-    Raises:
-        BoxwoodError: the criterion asks for what is not there, or a score is not finite.
-
-    Example:
-        >>> import torch
-        >>> from torch import nn
-        >>> from boxwood.graph.units import units
-        >>> net = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
-        >>> with torch.no_grad():
-        ...     _ = net[0].weight.copy_(torch.tensor([[1.0], [3.0]])), net[1].weight.fill_(1)
-        >>> score_units(units(net, torch.ones(1, 1)), normalise=False)
-        array([2., 4.])
-
-    Source: Li, Kadav, Durdanovic, Samet and Graf (2017) for the sum of magnitudes; Fang, Ma,
-    Song, Mi and Wang (2023) for taking all coupled weights together.
-    """
-    parameters = dict(baked(units.model).named_parameters())
-    total = np.zeros(len(units))
-    evidence, needs = evidence or {}, evidence_of(criterion)
-    given = ("weight", "name", *evidence)
-    missing = [need for need in needs if need not in given]
-    if missing:
-        raise BoxwoodError(
-            f"Expected a criterion whose positional parameters are among {', '.join(given)}, got "
-            f"{missing[0]!r}; give evidence={{{missing[0]!r}: …}}, or another criterion."
-        )
-    told = {need: evidence[need] for need in needs if need in evidence}
-    for computed in map(str, reparametrised(units.model)):
-        lacking = [need for need, each in told.items() if computed not in each]
-        if lacking:
-            raise BoxwoodError(
-                f"Expected {lacking[0]} of {computed!r}, got none, for the layer computes this weight "
-                "from others; gather evidence and find units in "
-                "boxwood.graph.reparametrised.baked(model)."
-            )
-    scored: dict[str, Tensor] = {}
-    for axis in units.axes:
-        name = axis.names[0]
-        weight = parameters.get(name)
-        if weight is None or not all(name in each for each in told.values()):
-            continue
-        if name not in scored:
-            at_hand: dict[str, Any] = {need: each[name] for need, each in told.items()}
-            at_hand |= {"weight": weight.detach(), "name": name}
-            scored[name] = criterion(*(at_hand[need] for need in needs))
-            if scored[name].is_complex():
-                raise BoxwoodError(
-                    f"Expected real scores, got complex ones for {name!r}; let the criterion "
-                    "return a magnitude, such as scores.abs()."
-                )
-        along = scored[name]
-        if along.shape[axis.dim] != weight.shape[axis.dim]:
-            continue  # a score per filter says nothing about the other axes
-        others = [dim for dim in range(along.dim()) if dim != axis.dim]
-        wide = torch.promote_types(along.dtype, torch.float32)
-        along = along.sum(others, dtype=wide) if others else along
-        owned = axis.units >= 0
-        total += np.bincount(
-            axis.units[owned], along.double().cpu().numpy()[owned], minlength=len(units)
-        )
-    if not np.isfinite(total).all():
-        raise BoxwoodError(
-            "Expected finite scores, got NaN or infinite ones; the network has probably diverged: "
-            "train it with a lower learning rate, or repair the checkpoint."
-        )
-    total[_idle(units, parameters)] = min(0.0, total.min(initial=0.0))
-    return _normalised(units, total) if normalise else total
-
-
-def _idle(units: Units, parameters: Mapping[str, Tensor]) -> NDArray[np.bool_]:
-    """Find units that nothing is written into, or that nothing reads.
-
-    Filters that were masked are the first to go, however large the weights are that read them.
-    """
-    owns, live = np.zeros((2, 2, len(units)), dtype=np.bool_)  # of rows, of columns
-    for axis in units.axes:
-        matrix = parameters.get(axis.names[0])
-        if matrix is None or matrix.dim() < 2:
-            continue
-        others = [dim for dim in range(matrix.dim()) if dim != axis.dim]
-        used = (matrix.detach() != 0).sum(others).cpu().numpy() > 0
-        owned = axis.units >= 0
-        owns[min(axis.dim, 1), axis.units[owned]] = True
-        live[min(axis.dim, 1), axis.units[owned & used]] = True
-    return np.asarray((owns & ~live).any(0))
-
-
-def _normalised(units: Units, scores: UnitScores) -> UnitScores:
-    made = scores.copy()
-    for group in units.groups:
-        mean = np.abs(scores[group.units]).mean()
-        made[group.units] = scores[group.units] / (mean if mean > 0 else 1.0)
-    return made
 
 
 Measure = Callable[[Keep], float]

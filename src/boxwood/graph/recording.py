@@ -70,6 +70,7 @@ class Trace:
         compared: comparisons of sizes, with what came out and where.
         evaluated: how many calls belong to the pass in evaluation; the others to one in training.
         results: values that the model returns.
+        inputs: values that the model is given.
         attributes: the ints that modules hold.
         beyond: file and line from which on nothing was followed, since what runs depends on data.
         assumed: files and lines where values that follow from whole-number inputs were looked at.
@@ -87,6 +88,7 @@ class Trace:
     compared: dict[Expression, tuple[bool, str]] = field(default_factory=dict)
     evaluated: int = 0
     results: set[int] = field(default_factory=set)
+    inputs: set[int] = field(default_factory=set)
     attributes: dict[OfAttribute, int] = field(default_factory=dict)
     beyond: str = ""
     assumed: list[str] = field(default_factory=list)

@@ -90,6 +90,7 @@ def _traced(model: nn.Module, example: Any, *, with_values: bool, until_data: bo
     twin.eval()
     _remember_ints_(twin, recorder.trace, recorder)
     given = mapped(faked, moved_to(model, example))
+    recorder.trace.inputs = {recorder.value(each) for each in tensors_of(given)}
     with ExitStack() as stack:
         for context in (
             torch.no_grad(),

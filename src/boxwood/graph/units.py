@@ -126,7 +126,7 @@ class Units:
         multiple: int | Callable[[Group], int] = 1,
         protect: Sequence[str] = (),
     ) -> "Keep":
-        """Score all units and keep the best: `score_units`, then `keep_best` of `graph.keep`.
+        """Score all units and keep the best: `score_units` of `graph.scoring`, then `keep_best` of `graph.keep`.
 
         Example:
             >>> import torch
@@ -134,7 +134,8 @@ class Units:
             >>> units(net, torch.ones(1, 4)).keep_best(0.5).removed
             4
         """
-        from boxwood.graph.keep import keep_best, score_units  # which is written in terms of Units
+        from boxwood.graph.keep import keep_best  # which are written in terms of Units
+        from boxwood.graph.scoring import score_units
 
         scores = score_units(self, criterion, evidence=evidence, normalise=normalise)
         return keep_best(
@@ -205,11 +206,11 @@ class Units:
 
     @cached_property
     def _costs(self) -> list[tuple[int, tuple[Ids, ...]]]:
-        number = self._number_of_root
-        return [
-            (cost.constant, tuple(number[self.flow.labels.roots(ids)] for ids in cost.factors))
-            for cost in self.flow.costs
-        ]
+        return [(cost.constant, tuple(map(self.numbers, cost.factors))) for cost in self.flow.costs]
+
+    def numbers(self, ids: Ids) -> Ids:
+        """Give the units of labels of the trace; -1 for what belongs to none."""
+        return self._number_of_root[self.flow.labels.roots(ids)]
 
     @cached_property
     def _number_of_root(self) -> Ids:

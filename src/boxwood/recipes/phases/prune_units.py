@@ -42,7 +42,7 @@ class PruneUnits:
         within: a budget instead.
         criterion: scores weights, or filters; what a unit owns is added up.
         floor, multiple, protect, ranked_together: as for `boxwood.graph.keep.keep_best`.
-        normalise: as for `boxwood.graph.keep.score_units`.
+        normalise: as for `boxwood.graph.scoring.score_units`.
         where: the parameters that are scored, where the criterion asks for more than weights.
         loss: outputs and targets to the mean over a batch, for criteria that ask for gradients.
         evidence: how many of the first training examples such criteria see.

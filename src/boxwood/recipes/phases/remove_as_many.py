@@ -13,7 +13,8 @@ from boxwood.core.criteria import magnitude
 from boxwood.core.evidence import evidence_of
 from boxwood.core.examples import InBatches
 from boxwood.core.seeds import generator_for
-from boxwood.graph.keep import Keep, UnitScores, score_units
+from boxwood.graph.keep import Keep
+from boxwood.graph.scoring import UnitScores, score_units
 from boxwood.graph.settle import Kept
 from boxwood.graph.surgery import cut
 from boxwood.graph.units import Group, Units
