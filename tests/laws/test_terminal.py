@@ -2,9 +2,11 @@
 
 import ast
 import json
+import sys
 import unicodedata
 import warnings
-from io import StringIO
+from contextlib import suppress
+from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,7 @@ from typer.testing import CliRunner
 
 import boxwood.cli
 from boxwood.cli import main
-from boxwood.cli.terminal import Console, visible
+from boxwood.cli.terminal import Console, say, visible
 from boxwood.core.errors import BoxwoodError
 from boxwood.runs.store import Store
 
@@ -147,3 +149,31 @@ def test_errors_and_warnings(
     assert harmless(shown)
     assert shown.startswith("boxwood: warning: a\\x1b]0;owned")
     assert "boxwood: Expected a name" in shown
+
+
+def test_a_terminal_that_knows_few_letters_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its encoding lacks is escaped; the command ends well."""
+    out = TextIOWrapper(BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setattr(main, "app", lambda: (say("…"), Console().print("→")))
+    main.main()
+    out.seek(0)
+    assert out.read() == "\\u2026\n\\u2192\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+def test_a_full_disk_behind_the_output_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No traceback, and an exit code that says so."""
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    with Path("/dev/full").open("w", buffering=1) as full:
+        monkeypatch.setattr(main, "app", lambda: Console(file=full).print("x" * 9999))
+        with pytest.raises(SystemExit) as ended:
+            main.main()
+        with suppress(OSError):  # what is still in its buffer
+            full.close()
+    assert ended.value.code == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("boxwood: Expected to read and write, got [Errno 28] No space left")

@@ -18,7 +18,7 @@ from boxwood.cli import (
     serve,
     shrink,
 )
-from boxwood.cli.terminal import say, show_warnings
+from boxwood.cli.terminal import say, settle
 from boxwood.core.errors import BoxwoodError
 
 app = typer.Typer(
@@ -46,11 +46,17 @@ app.add_typer(runs.app, name="runs")
 
 def main() -> None:
     """Run a command: exit code 0 when it is done, 2 for bad input, 130 when interrupted."""
-    show_warnings()
+    settle()
     try:
         app()
     except BoxwoodError as error:
         say(f"boxwood: {error}", error=True)
+        sys.exit(2)
+    except OSError as error:  # of the system, such as a full disk behind the output
+        say(
+            f"boxwood: Expected to read and write, got {error}; check it, and run again.",
+            error=True,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         say("boxwood: stopped; run the same command again to go on.", error=True)

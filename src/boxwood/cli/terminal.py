@@ -4,6 +4,7 @@ import sys
 import unicodedata
 import warnings
 from collections.abc import Iterable
+from io import TextIOWrapper
 from typing import Any
 
 import rich.console
@@ -58,9 +59,13 @@ class Console(rich.console.Console):
             yield segment if segment.control else segment._replace(text=visible(segment.text))
 
 
-def show_warnings() -> None:
-    """Let Python's warnings be printed like everything else, in one line each."""
+def settle() -> None:
+    """Let warnings be printed like everything else, and let no character stop the printing."""
     warnings.showwarning = _show
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # A terminal that knows no … is no reason to lose the result of a run.
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _show(message: Warning | str, *_: object, **__: object) -> None:
