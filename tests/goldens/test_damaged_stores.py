@@ -233,6 +233,29 @@ def test_a_damaged_snapshot_counts_as_none(tmp_path: Path, damage: Callable[[Pat
         assert kept.load() is None
 
 
+def test_a_start_that_means_something_else_builds_nothing(store: Store) -> None:
+    """A note that was changed names another start than the phases have."""
+    path = store.root / "runs" / f"{HALF}.json"
+    note = json.loads(path.read_text())
+    del note["seal"]
+    path.write_text(json.dumps({**note, "genesis": {**note["genesis"], "seed": 1}}))
+    words = ["runs", "latency", "--store", str(store.root), "--only", "half*"]
+    refused = CliRunner().invoke(app, words).exception
+    assert isinstance(refused, BoxwoodError)
+    assert "the file that defines it has changed since" in str(refused)
+
+
+def test_one_damaged_state_costs_one_measurement(store: Store) -> None:
+    """The other networks are measured."""
+    pytest.importorskip("llvmlite")
+    path = store.root / "phases" / HALF / "state.safetensors"
+    one_bit(path)
+    words = ["runs", "latency", "--store", str(store.root), "--turns", "1"]
+    with pytest.warns(Damaged, match=f"{path}.*its bytes are not those"):
+        assert CliRunner().invoke(app, words).exit_code == 0
+    assert set(json.loads((store.root / "latency.json").read_text())["networks"]) == {DENSE}
+
+
 def test_a_snapshot_of_a_newer_boxwood_is_refused(store: Store, monkeypatch) -> None:
     """It is not thrown away: the newer one can go on from it."""
     monkeypatch.setattr(store_module, "FORMAT", 2)

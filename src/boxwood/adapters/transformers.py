@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.masks import sparsity
 from boxwood.core.policies import Policy
+from boxwood.core.replacing import replacing
 from boxwood.model.prunable import Where, linear_and_conv
 from boxwood.model.sparse_training import SparseTraining
 
@@ -87,7 +88,8 @@ class SparseTrainingCallback(TrainerCallback):
     ) -> None:
         """Write the masks beside the checkpoint."""
         if self.training is not None and state.is_world_process_zero:
-            save_file(self.training.state_dict(), _checkpoint(args, state) / FILE)
+            with replacing(_checkpoint(args, state) / FILE) as new:
+                save_file(self.training.state_dict(), new)
 
     def on_train_end(
         self,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from boxwood.cli import checks
 from boxwood.cli.target import arguments
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.reading import check_regular
 from boxwood.core.spec import load
 from boxwood.files.header import read_header
 from boxwood.files.quantised import refuse_unprunable_tensors
@@ -152,6 +153,7 @@ def _load_(model: nn.Module, path: Path) -> None:
     if path.is_file():
         refuse_unprunable_tensors(read_header(path), path)
     try:
+        check_regular(path)
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
         raise BoxwoodError(

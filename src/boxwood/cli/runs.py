@@ -182,7 +182,7 @@ def latency(
     """
     opened, whose = _open(store), trusted(code, trust)
     wanted = {
-        each.key: Wanted(start_of(run.genesis, whose), run.start.key, each.key)
+        each.key: Wanted(start_of(run.genesis, run.start.key, whose), run.start.key, each.key)
         for study in read([opened], only=only or ())
         for run in study.runs
         for each in run.measurements

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.reading import check_regular
 from boxwood.core.replacing import replacing
 from boxwood.core.seeds import generator_for
 from boxwood.data.brown import brown_sentences
@@ -241,6 +242,7 @@ def _write(path: Path, contents: Contents, phones: tuple[str, ...]) -> None:
 def _read(path: Path) -> tuple[Contents, tuple[str, ...]]:
     contents: Contents = {part: {} for part in VOICES}
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as opened:
             for key in opened.keys():  # noqa: SIM118 - not a mapping
                 part, _, name = key.partition("/")

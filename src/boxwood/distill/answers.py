@@ -21,6 +21,7 @@ from torch import Tensor
 from boxwood.core.checksums import checksum_of
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.examples import Examples
+from boxwood.core.reading import check_regular
 from boxwood.core.replacing import replacing
 from boxwood.distill.encodings import Encoded, Encoding, Exact
 from boxwood.distill.ensembles import Ask
@@ -59,6 +60,7 @@ class Shards:
         if not path.exists():
             return None
         try:
+            check_regular(path)
             with safe_open(path, framework="pt") as opened:
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
                 noted = (opened.metadata() or {}).get("sha256")

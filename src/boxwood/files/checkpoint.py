@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boxwood.core.errors import BoxwoodError
-from boxwood.core.reading import strict_json
+from boxwood.core.reading import opened, strict_json
 from boxwood.files.header import LONGEST, Entry, Header, read_header
 
 CHUNK = 1 << 20
@@ -186,8 +186,8 @@ def read_index(path: Path) -> dict[str, str]:
         boxwood.core.errors.BoxwoodError: Expected an index at gone.safetensors.index.json, got none; check the path.
     """
     try:
-        with path.open("rb") as opened:
-            text = opened.read(LONGEST + 1)
+        with opened(path) as file:
+            text = file.read(LONGEST + 1)
         if len(text) > LONGEST:
             raise _wrong(path, f"more than {LONGEST} bytes")
         where = strict_json(text).get("weight_map")
@@ -242,14 +242,14 @@ def read_chunks(path: Path, start: int, end: int, size: int) -> Iterator[memoryv
         [b'oxw', b'oo']
     """
     try:
-        with path.open("rb", buffering=0) as opened:
-            opened.seek(start)
+        with path.open("rb", buffering=0) as file:
+            file.seek(start)
             buffer = memoryview(bytearray(min(size, end - start)))
             for at in range(start, end, size):
                 piece = buffer[: min(size, end - at)]
                 filled = 0
                 while filled < len(piece):
-                    if not (more := opened.readinto(piece[filled:])):
+                    if not (more := file.readinto(piece[filled:])):
                         raise BoxwoodError(
                             f"Expected {end} bytes in {path}, got {at + filled}; it was changed "
                             f"while it was read: let nothing write there, and run again."

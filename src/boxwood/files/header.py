@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from boxwood.core.errors import BoxwoodError
-from boxwood.core.reading import shown, strict_json
+from boxwood.core.reading import opened, shown, strict_json
 
 BITS = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
@@ -118,11 +118,11 @@ def read_header(path: Path) -> Header:
             raise BoxwoodError(
                 f"Expected a safetensors file at {path}, got something that is no file; give a file."
             )
-        with path.open("rb") as opened:
-            size = os.fstat(opened.fileno()).st_size
-            head = opened.read(_LENGTH.size)
+        with opened(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            head = file.read(_LENGTH.size)
             length = announced_length(head, size, path)
-            return parse_header(opened.read(length), size, path)
+            return parse_header(file.read(length), size, path)
     except FileNotFoundError as error:
         raise BoxwoodError(
             f"Expected a safetensors file at {path}, got none; check the path."

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.quantised import looks_quantised
+from boxwood.core.reading import read_whole
 from boxwood.files.header import FLOATS, Header, read_header
 from boxwood.files.layout import refuse_packed
 
@@ -91,7 +92,7 @@ def _setting(config: Any) -> str | None:
 
 def _read(config: Path) -> Any:
     try:
-        return json.loads(config.read_bytes())
+        return json.loads(read_whole(config))
     except (OSError, ValueError, RecursionError) as error:
         raise BoxwoodError(
             f"Expected JSON in {config}, got {error or type(error).__name__}; it says whether the "

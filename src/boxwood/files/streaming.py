@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from boxwood.core.allocation import keep_of
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.reading import read_whole, strict_json
 from boxwood.core.replacing import UNFINISHED
 from boxwood.core.schedules import check_sparsity
 from boxwood.core.selection import Threshold, keep_above_
@@ -300,7 +301,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(path.read_bytes())
+        found = strict_json(read_whole(path))
     except (OSError, ValueError) as error:
         raise BoxwoodError(
             f"Expected what Boxwood wrote in {path}, got {error}; delete {path.parent} and run again."

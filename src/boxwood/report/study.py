@@ -85,7 +85,7 @@ def collect(
         for phase, key in zip(job.recipe, job.chain[1:], strict=True):
             record = store.record(key)
             epochs += record["facts"].get("epochs", 0)
-            seconds += record["provenance"]["seconds"]
+            seconds += record["provenance"].get("seconds", 0.0)
             history = tuple(record["facts"].get("history", history))
             if isinstance(phase, phases) and key not in seen:
                 seen.add(key)

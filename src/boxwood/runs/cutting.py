@@ -60,7 +60,7 @@ def save_cut(
 def _genesis(store: Store, key: str, trust: Trust) -> Genesis:
     for run in store.runs():
         if key in run["chain"]:
-            return start_of(run["genesis"], trust)
+            return start_of(run["genesis"], run["chain"][0], trust)
     raise BoxwoodError(
         f"Expected a phase of a run in {store.root}, got {key[:8]}; see `boxwood runs list`."
     )

@@ -7,20 +7,23 @@ from boxwood.core.errors import BoxwoodError
 from boxwood.core.spec import decode
 from boxwood.core.trust import Trust
 from boxwood.recipes.phase import Genesis, Recipe
+from boxwood.runs.chain import keys
 
 
-def start_of(spec: Any, trust: Trust) -> Genesis:
+def start_of(spec: Any, key: str, trust: Trust) -> Genesis:
     """Make the start of a run from what a store says of it.
 
     Args:
         spec: the start, encoded.
+        key: of the start: what it must mean.
         trust: whose code it may name.
 
     Raises:
-        BoxwoodError: it is no start, or names code that is not trusted.
+        BoxwoodError: it is no start, names code that is not trusted, or means something else than
+            it did.
 
     Example:
-        >>> start_of({"is": "boxwood.core.schedules:OneShot", "final": 0.5}, Trust())
+        >>> start_of({"is": "boxwood.core.schedules:OneShot", "final": 0.5}, "3f2a", Trust())
         Traceback (most recent call last):
         ...
         boxwood.core.errors.BoxwoodError: Expected the start of a run, got OneShot; run the experiment again into a new store.
@@ -30,6 +33,12 @@ def start_of(spec: Any, trust: Trust) -> Genesis:
         raise BoxwoodError(
             f"Expected the start of a run, got {type(found).__name__}; run the experiment again "
             f"into a new store."
+        )
+    (mine,) = keys(found, ())
+    if mine != key:
+        raise BoxwoodError(
+            f"Expected the start with the key {key}, got one with the key {mine}: the file that "
+            f"defines it has changed since; run the experiment again."
         )
     return found
 

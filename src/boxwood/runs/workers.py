@@ -166,7 +166,8 @@ def _check(jobs: Sequence[Job], store: Store, codes: Sequence[int], said: str) -
 
 
 def _job(run: Mapping[str, Any], trust: Trust) -> Job:
-    job = Job(start_of(run["genesis"], trust), recipe_of(run["recipe"], trust), run["name"])
+    start = start_of(run["genesis"], run["chain"][0], trust)
+    job = Job(start, recipe_of(run["recipe"], trust), run["name"])
     if job.chain[-1] != run["chain"][-1]:
         raise BoxwoodError(
             f"Expected the run {run['name']!r} with the key {run['chain'][-1]}, got one with the "
