@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from typer.testing import CliRunner
 
+from boxwood.cli.execute import execute
 from boxwood.cli.main import app
 from boxwood.cli.serve import open_server
 from boxwood.core.errors import BoxwoodError
@@ -218,8 +219,8 @@ def typed(*words: str) -> str:
 
 
 def resumed(store: Path) -> None:
-    """Run the experiment again."""
-    run_all(jobs_of(experiment(), range(1)), Store(store))
+    """Run the experiment again, and show what came out."""
+    execute(experiment(), store=store, seeds=range(1), threads=1, as_json=True)
 
 
 def worked(store: Path) -> None:
@@ -342,7 +343,7 @@ def try_facts(store: Store, folder: Path, cases: int, seed: int) -> Counter[str]
             content = json.loads(path.read_text())
             unsealed = {k: v for k, v in content.items() if k != "seal"} if isinstance(content, dict) else content  # fmt: skip
             path.write_text(json.dumps(changed(unsealed, chance)))
-        for name in ("report --json", "runs list", "runs diff", "cite", "runs show"):
+        for name in ("report --json", "runs list", "runs diff", "cite", "runs show", "run again"):
             counts[told(outcome_of(COMMANDS[name], at, key, other), f"case {case}: {name}")] += 1
     return counts
 

@@ -1,15 +1,24 @@
 """From a store of runs to what a person wants to know: a row per network, and verdicts."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from boxwood.recipes.phases.measure import Measure
 from boxwood.report import statistics
+from boxwood.report.page.facts import counted, number
 from boxwood.report.tables import SummaryRow
+from boxwood.runs.records import damaged
 from boxwood.runs.runner import Job
 from boxwood.runs.store import Store
+
+_NUMBERS = (
+    "parameters", "nonzero", "weights", "kept", "multiply_adds", "dense_multiply_adds", "bytes",
+    "dense_bytes",
+)  # fmt: skip
+"""Facts of a measured network beside its accuracies."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +93,12 @@ def collect(
         branch = job.name.rpartition(" / seed ")[0]
         for phase, key in zip(job.recipe, job.chain[1:], strict=True):
             record = store.record(key)
-            epochs += record["facts"].get("epochs", 0)
+            if type(phase) is Measure:
+                _check_facts(record["facts"], store.root / "phases" / key / "phase.json")
+            epochs += number(record["facts"].get("epochs")) or 0.0
             seconds += record["provenance"].get("seconds", 0.0)
-            history = tuple(record["facts"].get("history", history))
+            rows = record["facts"].get("history", history)
+            history = tuple(rows) if isinstance(rows, list) else history
             if isinstance(phase, phases) and key not in seen:
                 seen.add(key)
                 found.append(
@@ -102,6 +114,14 @@ def collect(
                     )
                 )
     return tuple(found)
+
+
+def _check_facts(facts: Mapping[str, Any], path: Path) -> None:
+    """Refuse what no `Measure` wrote, as in a damaged record of an older Boxwood."""
+    counts = [name for name in ("test", "validation") if not counted(facts.get(name))]
+    numbers = [name for name in _NUMBERS if number(facts.get(name)) is None]
+    if wrong := counts + numbers:
+        raise damaged(path, f"no {wrong[0]} of a measured network")
 
 
 def summarise(measurements: Sequence[Measurement]) -> list[SummaryRow]:
