@@ -17,12 +17,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
-from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
 from boxwood.core import criteria
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.masks import kept
+from boxwood.core.placement import whole
 from boxwood.core.policies import SET, Gradual, LayerByLayer, Policy, RigL, Static
 from boxwood.core.schedules import Cubic
 from boxwood.engine.compiling import compile  # noqa: A004 - as torch names it
@@ -50,9 +51,9 @@ class Part:
     rank: int
     ranks: int
 
-    def of(self, whole: Sequence[Any]) -> list[Any]:
+    def of(self, everything: Sequence[Any]) -> list[Any]:
         """Every rank's batches in turn, so that batch i of all lies on rank i mod ranks."""
-        return list(whole[self.rank :: self.ranks])
+        return list(everything[self.rank :: self.ranks])
 
     def rows(self, tensor: Tensor) -> Tensor:
         """Equal shares of a batch."""
@@ -178,19 +179,16 @@ def sharded(part: Part, shard: Callable[[nn.Module], object], hidden: int) -> Fo
         given = inputs if shard is tensor_parallel else part.rows(inputs)
         net(given).square().mean().backward()
         optimizer.step()
-    found = {f"weight {name}": whole(p) for name, p in net.named_parameters()}
+    found = {f"weight {name}": whole(p).clone() for name, p in net.named_parameters()}
     project_(net, {name: ~mask for name, mask in masks.items()})
-    found |= {f"projected {name}": whole(p) for name, p in net.named_parameters()}
+    found |= {f"projected {name}": whole(p).clone() for name, p in net.named_parameters()}
+    found["kept"] = torch.tensor(kept(held.masks))
     return found | {f"mask {name}": whole(mask) for name, mask in held.masks.items()}
 
 
 def tensor_parallel(net: nn.Module) -> None:
     mesh = init_device_mesh("cpu", (RANKS,))
     parallelize_module(net, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
-
-
-def whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.clone()
 
 
 def loaded(part: Part) -> Found:
@@ -200,7 +198,7 @@ def loaded(part: Part) -> Found:
     if part.ranks > 1:
         fully_shard(net)
     load_(net, new)
-    return {name: whole(p) for name, p in net.named_parameters()}
+    return {name: whole(p).clone() for name, p in net.named_parameters()}
 
 
 def refused(shard: Callable[[nn.Module], nn.Module]) -> list[str]:
@@ -259,8 +257,8 @@ def refusals(shard: Callable[[nn.Module], nn.Module]) -> Found:
 def unequal(part: Part) -> Found:
     """One rank has 3 batches and the other 1, of other sizes: the mean is over all examples."""
     sizes = [6, 2, 3, 5]
-    whole = [batches(1, size, first=place)[0] for place, size in enumerate(sizes)]
-    mine = whole if part.ranks == 1 else (whole[:3], whole[3:])[part.rank]
+    given = [batches(1, size, first=place)[0] for place, size in enumerate(sizes)]
+    mine = given if part.ranks == 1 else (given[:3], given[3:])[part.rank]
     return prune(chain(), 0.6, criterion=criteria.taylor, loss=squared, batches=mine)
 
 

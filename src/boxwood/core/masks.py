@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from boxwood.core.errors import BoxwoodError
-from boxwood.core.placement import check_data, placed_like
+from boxwood.core.placement import check_data, check_whole, is_distributed, placed_like, whole
 
 Masks = Mapping[str, Tensor]
 """Dotted parameter name to a bool tensor of the parameter's shape; True keeps."""
@@ -159,13 +159,16 @@ def sparse_and(tensor: Tensor, bits: Tensor) -> Tensor:
 
 
 def kept(masks: Masks) -> int:
-    """Count the weights that the masks keep.
+    """Count the weights that the masks keep; of masks that are sharded, all ranks must ask.
 
     Example:
         >>> kept({"a": torch.tensor([True, False, True])})
         2
     """
-    return sum(int(mask.count_nonzero()) for mask in masks.values())
+    return sum(
+        int(whole(mask.sum())) if is_distributed(mask) else int(mask.count_nonzero())
+        for mask in masks.values()
+    )
 
 
 def sparsity(masks: Masks) -> float:
@@ -198,6 +201,7 @@ def pack(masks: Masks) -> dict[str, Tensor]:
         >>> pack({"a": torch.tensor([True, False, True])})
         {'a': tensor([5], dtype=torch.uint8)}
     """
+    check_whole(masks)
     place = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8)
     packed = {}
     for name, mask in masks.items():

@@ -25,8 +25,9 @@ def check_whole(tensors: Mapping[str, Tensor]) -> None:
         if is_distributed(tensor):
             raise BoxwoodError(
                 f"Expected tensors that this process holds whole, got {name!r}, a DTensor of which "
-                f"it holds a shard; do this before fully_shard or tensor parallelism: MaskBinding "
-                f"and project_ take masks of the whole network to the shards afterwards."
+                f"it holds a shard; do this before fully_shard or tensor parallelism (MaskBinding "
+                f"and project_ take masks of the whole network to the shards afterwards), or "
+                f"gather such tensors with full_tensor() on every rank."
             )
 
 
@@ -102,6 +103,19 @@ def local(tensor: Tensor) -> Tensor:
     """
     part: Tensor = tensor._local_tensor if is_distributed(tensor) else tensor  # type: ignore[attr-defined]
     return part
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return all of a tensor: of a ``DTensor``, gathered from all ranks, which must all ask.
+
+    Example:
+        >>> import torch
+        >>> whole(torch.ones(1))
+        tensor([1.])
+    """
+    sharded: Any = tensor
+    found: Tensor = sharded.full_tensor() if is_distributed(tensor) else tensor
+    return found
 
 
 def placed_like(tensor: Tensor, like: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.placement import check_whole
 from boxwood.core.reading import shown, strict_json
 from boxwood.files.checkpoint import CHUNK, StoredTensor
 from boxwood.files.header import (
@@ -235,6 +236,7 @@ def write_with_masks(
         {'w': tensor([[ True, False],
                 [False,  True]])}
     """
+    check_whole({**weights, **{f"mask of {name}": mask for name, mask in masks.items()}})
     whole = save({name: tensor.contiguous() for name, tensor in weights.items()})
     start = 8 + int.from_bytes(whole[:8], "little")
     header = parse_header(whole[8:start], len(whole), path)

@@ -204,7 +204,7 @@ def reestimate_batch_norm_(
 
     Args:
         network: any module.
-        batches: as it takes them, on its device.
+        batches: as it takes them, on any device.
         group: as for `compensate`.
 
     Raises:
@@ -239,7 +239,7 @@ def reestimate_batch_norm_(
     try:
         with torch.no_grad():
             for batch in batches if norms else ():
-                _call(network, batch)
+                _call(network, moved_to(network, batch))
     finally:
         for hook in hooks:
             hook.remove()
