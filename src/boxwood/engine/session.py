@@ -172,6 +172,14 @@ class Session:
             outputs = self.runner(batch)(inputs)
         return self.interface.output(outputs)
 
+    def __repr__(self) -> str:
+        """Say how much of it kernels do."""
+        count, threads = len(self.program.ops), self.threads
+        return (
+            f"<compiled network: kernels do {len(self.native)} of {count} operations, "
+            f"{threads} thread{'s' * (threads > 1)}; explain() lists them>"
+        )
+
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Refuse to be pickled or copied: kernels are machine code at addresses of this process."""
         raise BoxwoodError(

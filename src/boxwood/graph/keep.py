@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from boxwood.core.errors import BoxwoodError, NoEffect
 from boxwood.graph.scoring import UnitScores
 from boxwood.graph.settle import Kept
-from boxwood.graph.units import Group, Units, kept_indices
+from boxwood.graph.units import Group, Units, kept_indices, table_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Keep:
     """What stays of a network: what `shrink` is given.
 
@@ -39,6 +39,17 @@ class Keep:
                     f"{axis.names[0]!r} along axis {axis.dim}; keep at least one of its "
                     f"{len(np.unique(axis.units))} units."
                 )
+
+    def __repr__(self) -> str:
+        """Return a short table: what stays of each group."""
+        left, whole = len(self.units) - self.removed, len(self.units)
+        parts = (self.units.parameters(self.kept), self.units.parameters())
+        title = f"{left:,} of {whole:,} units kept, {parts[0]:,} of {parts[1]:,} parameters"
+        rows = [
+            (g.name, f"{int(self.kept[g.units].sum()):,} of {len(g.units):,}")
+            for g in self.units.groups
+        ]
+        return table_of(title, rows)
 
     @property
     def removed(self) -> int:

@@ -68,7 +68,7 @@ class Group:
     axes: tuple[tuple[str, int], ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Units:
     """The removable units of one network.
 
@@ -93,6 +93,11 @@ class Units:
 
     def __len__(self) -> int:
         return len(self.roots)
+
+    def __repr__(self) -> str:
+        """Return a short table of the groups."""
+        title = f"{len(self):,} units of {type(self.model).__name__} in {len(self.groups)} groups"
+        return table_of(title, [(g.name, f"{len(g.units):,}") for g in self.groups])
 
     def members(self, unit: int) -> tuple[Member, ...]:
         """List what goes when a unit goes.
@@ -222,6 +227,22 @@ class Units:
 def kept_units(numbers: Ids, kept: Kept) -> NDArray[np.bool_]:
     """Say which indices stay; -1 belongs to no unit and stays."""
     return np.append(kept, True)[numbers]
+
+
+def table_of(title: str, rows: Sequence[tuple[str, str]], most: int = 12) -> str:
+    """Write a title and a few rows of a name and a number each.
+
+    Example:
+        >>> print(table_of("3 units", [("fc1.weight", "2"), ("fc2.weight", "1")], most=1))
+        3 units
+          fc1.weight  2
+          … 1 more
+    """
+    shown = rows[:most]
+    name, number = (max((len(row[at]) for row in shown), default=0) for at in (0, 1))
+    lines = [f"  {row[0]:<{name}}  {row[1]:>{number}}" for row in shown]
+    more = [f"  … {len(rows) - most} more"] if len(rows) > most else []
+    return "\n".join([title, *lines, *more])
 
 
 def kept_indices(axis: Axis, kept: Kept) -> NDArray[np.bool_]:
