@@ -19,6 +19,8 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module: ...
 def load(path: str | Path, build: Callable[[], nn.Module] | None = None) -> Session | nn.Module:
     """Read a compiled network, a shrunken one, or a Hugging Face folder, packed or not.
 
+    A ``.bxw`` file holds machine code, which runs as you: load files that you trust.
+
     Args:
         path: a ``.bxw`` file of `Session.save`, which needs nothing else; a safetensors file of
             ``boxwood shrink``, which needs ``build``; or a folder of ``boxwood pack``, of which

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from boxwood.engine import costs
+from boxwood.engine import costs, formats
 from boxwood.engine.kernels import (
     attention,
     conv,
@@ -149,15 +149,41 @@ def build(
     problem: Problem, weight: Array | None, bias: Array | None, target: Target, threads: int
 ) -> Kernel:
     """Return a problem's kernel with the weight packed into it."""
+    plan = None
+    if isinstance(problem, conv.Conv):
+        weight = _given(weight).reshape(problem.weight_shape)
+        plan = costs.choose(problem, weight, target, threads=threads)
+    if isinstance(problem, matvec.MatVec):
+        weight = _given(weight)
+        weight = weight.reshape(len(weight), -1)
+    return made(problem, weight, bias, target, plan, threads)
+
+
+def made(
+    problem: Problem,
+    weight: Array | formats.Parts | None,
+    bias: Array | None,
+    target: Target,
+    packing: Any,
+    threads: int,
+) -> Kernel:
+    """Return a problem's kernel as it was decided.
+
+    Args:
+        problem: what it does.
+        weight: its weight, or what a file holds of it, packed.
+        bias: its bias.
+        target: the family that runs it.
+        packing: how the weight is packed: a convolution's plan, or what a file says.
+        threads: threads that shall have work.
+    """
     match problem:
         case conv.Conv():
-            weight = _given(weight).reshape(problem.weight_shape)
-            plan = costs.choose(problem, weight, target, threads=threads)
-            return conv.build(problem, weight, bias, target, plan=plan, threads=threads)
+            return conv.build(problem, _given(weight), bias, target, plan=packing, threads=threads)
         case matvec.MatVec():
-            weight = _given(weight)
-            weight = weight.reshape(len(weight), -1)
-            return matvec.build(problem, weight, bias, target, threads=threads)
+            return matvec.build(
+                problem, _given(weight), bias, target, threads=threads, packing=packing
+            )
         case pooling.Pool():
             return pooling.build(problem, target)
         case pooling.GlobalAverage():
@@ -176,7 +202,7 @@ def build(
             return copying.build(problem, target)
 
 
-def _given(weight: Array | None) -> Array:
+def _given(weight: Any) -> Any:
     if weight is None:
         raise TypeError("this problem has a weight")
     return weight

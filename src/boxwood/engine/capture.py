@@ -88,9 +88,7 @@ def capture(
         except UncapturableError:
             raise
         except Exception as error:
-            raise UncapturableError(
-                f"it cannot be recorded ({type(error).__name__}: {error})"
-            ) from error
+            raise UncapturableError(f"it cannot be recorded ({_first_line(error)})") from error
         if differ(program, again) or not _equal(said, beside()):
             raise UncapturableError(
                 "a second call does something else than the first: it carries something from "
@@ -124,8 +122,13 @@ def _run_plainly(
     except Exception:  # noqa: BLE001 - it runs in no way
         raise error from None  # type: ignore[misc]
     raise NeedsGradientsError(
-        f"it runs only where torch builds graphs for gradients ({error})"
+        f"it runs only where torch builds graphs for gradients ({_first_line(error)})"
     ) from error
+
+
+def _first_line(error: Exception | None) -> str:
+    lines = str(error).strip().splitlines()
+    return ": ".join([type(error).__name__, *lines[:1]])
 
 
 def _varied(inputs: Sequence[Tensor], *, integers: bool) -> list[Tensor]:
@@ -207,7 +210,7 @@ def _for_batches(
         try:
             found, _ = record(function, _of_batch(inputs, batch, size), follower)
         except Exception as error:
-            raise OtherProgramError(f"{type(error).__name__}: {error}") from error
+            raise OtherProgramError(_first_line(error)) from error
         if not _equal(said, beside()):
             raise OtherProgramError("it returns other values beside tensors")
         return found

@@ -5,7 +5,10 @@ Only the classes in the table can come out of a file.
 
 import dataclasses
 import enum
+import types
+import typing
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,6 +23,7 @@ from boxwood.engine.kernels import (
     elementwise,
     matvec,
     normalisation,
+    planning,
     pooling,
     recurrent,
 )
@@ -31,8 +35,8 @@ _CLASSES: Mapping[str, type] = {
         program.Batches,
         ops.Native, ops.Convolve, ops.Project, ops.PoolWindows, ops.Average, ops.Pointwise,
         ops.Join, ops.Flatten, ops.Normalise, ops.Attend, ops.Recurrent, ops.Layer,
-        layouts.Planes, contract.Pointer,
-        conv.Conv, matvec.MatVec, pooling.Pool, pooling.GlobalAverage, elementwise.Elementwise,
+        layouts.Planes,
+        conv.Conv, planning.Plan, matvec.MatVec, matvec.Blocks, pooling.Pool, pooling.GlobalAverage, elementwise.Elementwise,
         copying.Copy, normalisation.LayerNorm, attention.Attention, recurrent.LstmCell, recurrent.GruCell,
     )
 }  # fmt: skip
@@ -106,4 +110,28 @@ def _decoded(value: dict[str, Any]) -> Any:
     if "enum" in value:
         return _ENUMS[value["enum"]][value["name"]]
     fields = {name: decode(part) for name, part in value.items() if name != "is"}
-    return _CLASSES[value["is"]](**fields)
+    kind = _CLASSES[value["is"]]
+    for name, hint in _hints(kind).items():
+        if name in fields and not _fits(fields[name], hint):
+            raise TypeError(f"{name} is {fields[name]!r}")
+    return kind(**fields)
+
+
+@cache
+def _hints(kind: type) -> Mapping[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Say whether a decoded value is of a field's type, tuples entry by entry."""
+    parts = typing.get_args(hint)
+    if hint is Any:
+        return True
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return any(_fits(value, each) for each in parts)
+    if typing.get_origin(hint) is tuple:
+        if type(value) is not tuple:
+            return False
+        each = parts[:1] * len(value) if parts[1:] == (...,) else parts
+        return len(value) == len(each) and all(map(_fits, value, each))
+    return type(value) is hint or (hint is float and type(value) is int)

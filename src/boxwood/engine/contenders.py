@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.engine.copying import copied
 from boxwood.engine.recording import whole_operators
 from boxwood.engine.session import torch_threads
 
@@ -57,6 +58,7 @@ class Result:
 
 def torch_eager(name: str, model: nn.Module, example: Sequence[Tensor], threads: int) -> Contender:
     """The network as torch runs it."""
+    model = copied(model)  # what it keeps from a call in inference mode is not the user's
 
     def run() -> object:
         with torch.inference_mode(), torch_threads(threads):
@@ -67,7 +69,7 @@ def torch_eager(name: str, model: nn.Module, example: Sequence[Tensor], threads:
 
 def torch_compiled(model: nn.Module, example: Sequence[Tensor], threads: int) -> Contender:
     """The network through ``torch.compile``; it takes a C++ compiler and up to a minute."""
-    compiled = torch.compile(model)
+    compiled = torch.compile(copied(model))
 
     def run() -> object:
         with torch.no_grad(), torch_threads(threads):
@@ -108,7 +110,7 @@ def openvino(model: nn.Module, example: Sequence[Tensor], threads: int) -> Conte
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with whole_operators():
-                converted = runtime.convert_model(model, example_input=tuple(example))
+                converted = runtime.convert_model(copied(model), example_input=tuple(example))
             shapes = [list(tensor.shape) for tensor in example]
             converted.reshape(dict(zip(converted.inputs, shapes, strict=True)))
         settings = {
@@ -195,7 +197,7 @@ def _result(name: str, seconds: Sequence[float]) -> Result:
 
 
 def _onnx(model: nn.Module, example: Sequence[Tensor]) -> bytes:
-    buffer = io.BytesIO()
+    buffer, model = io.BytesIO(), copied(model)
     with torch.no_grad(), warnings.catch_warnings(), whole_operators():
         warnings.simplefilter("ignore")
         torch.onnx.export(model, tuple(example), buffer, dynamo=False)  # type: ignore[arg-type]

@@ -63,6 +63,23 @@ class Stream:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What of a stream depends on a weight's values: a file holds it, and the rest is made anew.
+
+    Args:
+        counts: headers of each record.
+        headers: `HEADER`, as in `Stream`.
+        indices: uint16 columns.
+        values: float32, flat.
+    """
+
+    counts: NDArray[np.int64]
+    headers: NDArray[np.void]
+    indices: NDArray[np.uint16]
+    values: NDArray[np.float32]
+
+
 def from_dense(
     weight: NDArray[np.float32],
     *,
@@ -92,15 +109,7 @@ def from_dense(
         (4, [0, 1, 0, 1])
     """
     rows, columns = weight.shape
-    tall = math.ceil(rows / height)
-    chunk = math.ceil(math.ceil(tall / min(chunks, tall)) / multiple) * multiple
-    chunks = math.ceil(tall / chunk)
-    blocks = max(1, math.ceil(columns / block))
-    if max(block, chunk) > NUMBERED:
-        raise BoxwoodError(
-            f"Expected at most {NUMBERED} columns per block and rows per chunk, got {block} and "
-            f"{chunk}; take smaller blocks or more chunks."
-        )
+    tall, chunk, chunks, blocks = _shares(weight.shape, height, block, chunks, multiple)
     # Row blocks of full height: rows behind the last repeat it, which writes the same value twice.
     full = weight[np.minimum(np.arange(tall * height), rows - 1)].reshape(tall, height, columns)
     present = (full != 0).any(1)
@@ -121,26 +130,143 @@ def from_dense(
     headers = np.zeros(int(keep.sum()) + AHEAD, HEADER)
     headers["count"][:-AHEAD] = listed[keep]
     headers["row"][:-AHEAD] = order[keep]
-    records = np.zeros((chunks, blocks), RECORD)
-    records["count"] = keep.sum(2)
-    records["headers"] = _starts(records["count"]) * HEADER.itemsize
-    first = _starts(np.maximum(listed, 0).sum(2))
-    records["indices"] = first * 2
-    records["values"] = first * 4 * height
-    records["first"] = np.arange(blocks) * block
-    records["width"] = np.minimum(block, columns - records["first"])
-    records["row"] = (np.arange(chunks) * chunk * height)[:, None]
     return Stream(
         (rows, columns),
         height,
         block,
         chunks,
         chunk,
-        records,
+        _records(
+            keep.sum(2),
+            np.maximum(listed, 0).sum(2),
+            columns=columns,
+            height=height,
+            block=block,
+            chunk=chunk,
+        ),
         headers,
         (column - part * block).astype(np.uint16),
         np.ascontiguousarray(full[row, :, column], np.float32),
     )
+
+
+def from_parts(
+    parts: Parts,
+    shape: tuple[int, int],
+    *,
+    height: int,
+    block: int,
+    chunks: int = 1,
+    multiple: int = 1,
+    groups: int = 1,
+) -> Stream:
+    """Make a packed matrix again from what a file holds of it.
+
+    Args:
+        parts: of the stream, or of the joined ones.
+        shape: rows and columns of one group's matrix.
+        height: as in `from_dense`.
+        block: as in `from_dense`.
+        chunks: as in `from_dense`.
+        multiple: as in `from_dense`.
+        groups: how many streams were joined.
+
+    Raises:
+        BoxwoodError: the parts are not a stream of this shape; a kernel would read outside.
+    """
+    tall, chunk, chunks, blocks = _shares(shape, height, block, chunks, multiple)
+    counts, headers = parts.counts, parts.headers
+    if counts.size != groups * chunks * blocks or (counts < 0).any() or counts.max() > chunk:
+        raise _broken("counts of headers")
+    counts = counts.reshape(groups, chunks * blocks)
+    listed = counts.sum(1)
+    if headers.size != listed.sum() + groups * AHEAD:
+        raise _broken("headers")
+    # Of each group, the headers that are of rows; AHEAD empty ones follow.
+    real = np.concatenate(
+        [
+            headers[start + AHEAD * group : start + AHEAD * group + length]
+            for group, (start, length) in enumerate(zip(_starts(listed), listed, strict=True))
+        ]
+    )
+    rows = np.minimum(chunk, tall - np.arange(chunks) * chunk)  # row blocks of each chunk
+    most = np.broadcast_to(rows[None, :, None], (groups, chunks, blocks)).reshape(-1)
+    flat = counts.reshape(-1)
+    if (real["row"] >= np.repeat(most, flat)).any():
+        raise _broken("rows")
+    ends = np.concatenate([[0], np.cumsum(real["count"].astype(np.int64))])
+    runs = ends[np.cumsum(flat)] - ends[_starts(flat)]
+    if parts.indices.size != runs.sum() or parts.values.size != height * runs.sum():
+        raise _broken("columns and values")
+    records = [
+        _records(
+            one.reshape(chunks, blocks), run.reshape(chunks, blocks),
+            columns=shape[1], height=height, block=block, chunk=chunk,
+        )
+        for one, run in zip(counts, runs.reshape(groups, -1), strict=True)
+    ]  # fmt: skip
+    widths = np.concatenate([each["width"].ravel() for each in records])
+    if (parts.indices >= np.repeat(widths, runs)).any():
+        raise _broken("columns")
+    heads, entries = _starts(listed), _starts(runs.reshape(groups, -1).sum(1))
+    for group, each in enumerate(records):
+        each["headers"] += HEADER.itemsize * (heads[group] + group * AHEAD)
+        each["indices"] += 2 * entries[group]
+        each["values"] += 4 * height * entries[group]
+    return Stream(
+        (groups * shape[0], shape[1]),
+        height,
+        block,
+        groups * chunks,
+        chunk,
+        np.concatenate(records),
+        headers,
+        parts.indices,
+        parts.values.reshape(-1, height),
+    )
+
+
+def _broken(what: str) -> BoxwoodError:
+    return BoxwoodError(
+        f"Expected the packed weight of a kernel in the file, got other {what} than its shape "
+        f"has; compile the model again."
+    )
+
+
+def _shares(
+    shape: tuple[int, int], height: int, block: int, chunks: int, multiple: int
+) -> tuple[int, int, int, int]:
+    """Return row blocks, row blocks per chunk, chunks and column blocks of a matrix."""
+    rows, columns = shape
+    tall = math.ceil(rows / height)
+    chunk = math.ceil(math.ceil(tall / min(chunks, tall)) / multiple) * multiple
+    if max(block, chunk) > NUMBERED:
+        raise BoxwoodError(
+            f"Expected at most {NUMBERED} columns per block and rows per chunk, got {block} and "
+            f"{chunk}; take smaller blocks or more chunks."
+        )
+    return tall, chunk, math.ceil(tall / chunk), max(1, math.ceil(columns / block))
+
+
+def _records(
+    counts: NDArray[np.int64],
+    runs: NDArray[np.int64],
+    *,
+    columns: int,
+    height: int,
+    block: int,
+    chunk: int,
+) -> NDArray[np.void]:
+    """Return the records of one stream: its counts of headers and of columns, and where they lie."""
+    records = np.zeros(counts.shape, RECORD)
+    records["count"] = counts
+    records["headers"] = _starts(counts) * HEADER.itemsize
+    records["indices"] = _starts(runs) * 2
+    records["values"] = _starts(runs) * 4 * height
+    records["first"] = np.arange(counts.shape[1]) * block
+    records["width"] = np.minimum(block, columns - records["first"])
+    records["row"] = (np.arange(counts.shape[0]) * chunk * height)[:, None]
+    return records
 
 
 def join(streams: Sequence[Stream]) -> Stream:

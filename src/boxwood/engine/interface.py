@@ -224,6 +224,36 @@ def _is_same(one: Any, two: Any) -> bool:
     return type(one) is type(two) and (one == two or (one != one and two != two))
 
 
+def check_leaves(interface: Interface, program: Program) -> None:
+    """Raise if calls do not give what a program takes, or results not what it makes.
+
+    Raises:
+        BoxwoodError: so it is; the file was not written by `to_json`.
+    """
+    for spec, others, tensors in (
+        (interface.given, interface.fixed, program.inputs),
+        (interface.returned, interface.plain, program.outputs),
+    ):
+        places = [position for position, _ in others]
+        if spec.num_leaves != len(others) + len(tensors) or places != sorted(set(places)):
+            raise _no_interface("leaves")
+        if any(type(each) is not int or not 0 <= each < spec.num_leaves for each in places):
+            raise _no_interface("places")
+    _signature(interface.parameters)
+    firsts = interface.firsts
+    if len(firsts) != len(program.inputs) or any(
+        type(first) is not int or not 0 <= first <= index for index, first in enumerate(firsts)
+    ):
+        raise _no_interface("equal tensors")
+
+
+def _no_interface(what: str) -> BoxwoodError:
+    return BoxwoodError(
+        f"Expected calls and results like the program's, got other {what} in the file; compile "
+        f"the model again."
+    )
+
+
 def _parameters(model: nn.Module) -> Parameters:
     found = inspect.signature(model.forward).parameters.values()
     return tuple((parameter.name, int(parameter.kind)) for parameter in found)

@@ -326,6 +326,23 @@ def check(program: Program) -> Program:
     return program
 
 
+def check_numbers(program: Program) -> None:
+    """Raise if a program that comes from a file has no numbers where it needs some.
+
+    Raises:
+        BoxwoodError: so it is.
+    """
+    numbers = [*program.values, *program.constants, *program.inputs, *program.outputs]
+    if not all(type(number) is int for number in numbers):
+        raise _broken("values that have numbers", numbers)
+    if not all(number in program.values for number in (*program.constants, *program.inputs)):
+        raise _broken("a type for each constant and input", program.inputs)
+    if program.batch is not None and (type(program.batch) is not int or program.batch < 1):
+        raise _broken("a batch of at least 1", program.batch)
+    if len(set(program.inputs)) < len(program.inputs):
+        raise _broken("different inputs", program.inputs)
+
+
 def _broken(expected: str, got: object) -> BoxwoodError:
     return BoxwoodError(
         f"Expected {expected}, got {got}; a pass of the engine left the program broken: report it."

@@ -55,6 +55,7 @@ class Workshop:
 
     def __post_init__(self) -> None:
         self.built: dict[Key, Bound] = {}
+        self.stored: dict[Key, Callable[[], Bound]] = {}  # kernels of a file, not yet looked at
         self.objects: dict[str, bytes] = {}
         self.settled: frozenset[Key] = frozenset()  # kernels that stay whatever else is forgotten
 
@@ -63,11 +64,12 @@ class Workshop:
         missing: dict[Key, Kernel] = {}
         for step in steps.values():
             key = (step.problem, step.weight, step.bias)
+            self.restore(key)
             if key not in self.built and key not in missing:
                 missing[key] = bind.build(
                     step.problem,
-                    self._weight(step.weight),
-                    self._weight(step.bias),
+                    self.weight(step.weight),
+                    self.weight(step.bias),
                     self.target,
                     self.threads,
                 )
@@ -76,9 +78,14 @@ class Workshop:
             index: self.built[step.problem, step.weight, step.bias] for index, step in steps.items()
         }
 
+    def restore(self, key: Key) -> None:
+        """Take a kernel from the file, if it is there."""
+        if key in self.stored:
+            self.built[key] = self.stored.pop(key)()
+
     def settle(self) -> None:
-        """Keep for good what is built now."""
-        self.settled = frozenset(self.built)
+        """Keep for good what is built or stored now."""
+        self.settled = frozenset((*self.built, *self.stored))
 
     def keep(self, kernels: Iterable[Bound]) -> None:
         """Forget all kernels but these and the settled ones."""
@@ -101,29 +108,44 @@ class Workshop:
         self.objects.update(jit.compile_all(rest, self.target, self.cache))
         return load({code.entry: self.objects[code.entry] for code in wanted})
 
-    def _weight(self, number: int | None) -> NDArray[np.float32] | None:
+    def weight(self, number: int | None) -> NDArray[np.float32] | None:
+        """Return a constant; None for none."""
         return None if number is None else self.program.constants[number].numpy()
 
 
-def hold(kernels: Sequence[Kernel]) -> list[Bound]:
-    """Copy the constants of kernels into memory of their own, each to a cache line."""
-    sizes = [[-(-part.nbytes // LINE) * LINE for part in kernel.constants] for kernel in kernels]
+def hold(kernels: Sequence[Kernel], mapped: NDArray[np.uint8] | None = None) -> list[Bound]:
+    """Copy the constants of kernels into memory of their own, each to a cache line.
+
+    Args:
+        kernels: the kernels.
+        mapped: memory of a file; constants that lie on lines there stay.
+    """
+    sizes = [
+        [0 if _stays(part, mapped) else -(-part.nbytes // LINE) * LINE for part in kernel.constants]
+        for kernel in kernels
+    ]
     memory = allocate(sum(map(sum, sizes)))
     start, found = 0, []
     for kernel, lengths in zip(kernels, sizes, strict=True):
         held = []
         for constant, length in zip(kernel.constants, lengths, strict=True):
+            if _stays(constant, mapped):
+                held.append(constant)
+                continue
             part = memory[start : start + constant.nbytes].view(constant.dtype)
             part[:] = constant.reshape(-1)
             held.append(part)
             start += length
-        found.append(bound(replace(kernel, constants=tuple(held)), memory))
+        addresses = tuple(constant.ctypes.data for constant in held)
+        found.append(Bound(replace(kernel, constants=tuple(held)), addresses, memory))
     return found
 
 
-def bound(kernel: Kernel, owner: object) -> Bound:
-    """Return a kernel whose constants lie on cache lines already."""
-    return Bound(kernel, tuple(constant.ctypes.data for constant in kernel.constants), owner)
+def _stays(part: NDArray[Any], mapped: NDArray[np.uint8] | None) -> bool:
+    if mapped is None:
+        return False
+    first, place = mapped.ctypes.data, part.ctypes.data
+    return first <= place < first + mapped.nbytes and place % LINE == 0
 
 
 class Session:
@@ -237,8 +259,7 @@ class Session:
     def runner(self, batch: int) -> Runner:
         """Return the bound plan for a batch, made when it is first asked for."""
         if batch not in self._runners:
-            if batch not in self.program.batches.seen:
-                check_shapes(self.program, batch)
+            check_shapes(self.program, batch)
             if len(self._runners) >= PLANS:
                 self._runners.pop(next(iter(self._runners)))
                 self.workshop.keep(

@@ -16,8 +16,10 @@ import hashlib
 import json
 import mmap
 import os
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +31,19 @@ from torch import Tensor
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.replacing import replacing
 from boxwood.engine import codec, interface
+from boxwood.engine.bind import made
 from boxwood.engine.constants import Compact, Constants, compact
 from boxwood.engine.explain import Times
-from boxwood.engine.kernels.contract import Code, Kernel
-from boxwood.engine.ops import Native
-from boxwood.engine.program import Program, check
+from boxwood.engine.formats import HEADER, Parts
+from boxwood.engine.kernels.contract import Kernel
+from boxwood.engine.kernels.conv import Conv
+from boxwood.engine.kernels.matvec import Blocks, MatVec
+from boxwood.engine.kernels.planning import HEIGHTS, Plan
+from boxwood.engine.ops import Native, Recurrent
+from boxwood.engine.program import Batches, Program, Torch, Value, check, check_numbers
 from boxwood.engine.runner import Bound
-from boxwood.engine.session import Session, Workshop, bound
+from boxwood.engine.session import Key, Session, Workshop, hold
+from boxwood.engine.shapes import check_shapes
 from boxwood.engine.targets import host
 from boxwood.engine.teams import Team
 
@@ -60,6 +68,8 @@ def save(session: Session, path: str | os.PathLike[str]) -> None:
     sections = _Sections()
     weights = {op.weight for op in session.program.ops if isinstance(op, Native)}
     program, workshop = session.program, session.workshop
+    for key in tuple(workshop.stored):
+        workshop.restore(key)
     header = {
         "versions": {"torch": torch.__version__},
         "interface": interface.to_json(session.interface),
@@ -97,6 +107,10 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Session
 
     On a machine of another family the kernels are compiled anew.
 
+    A file holds machine code, which runs as you: load files that you trust. The checksum finds
+    damage. What else the file says is checked before anything runs, so that a wrong header is an
+    error; wrong machine code is not found.
+
     Args:
         path: the file.
         threads: as in `compile`; those of the saved session when None.
@@ -104,21 +118,17 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Session
     Raises:
         BoxwoodError: no such file, or one that is cut short, changed, or of another format.
     """
-    data = _read(Path(path))
+    path = Path(path)
+    data = _read(path)
     (length,) = data[_START - 8 : _START].view("<u8")
-    try:
+    with _readable(path):
         header = json.loads(data[_START : _START + int(length)].tobytes())
-        return _session(header, data, threads)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        if isinstance(error, BoxwoodError):
-            raise
-        raise BoxwoodError(
-            f"Expected a compiled model of this version of Boxwood in {path}, got one that it "
-            f"cannot read ({type(error).__name__}: {error}); compile the model again."
-        ) from error
+        return _session(header, data, threads, path)
 
 
-def _session(header: dict[str, Any], data: NDArray[np.uint8], threads: int | None) -> Session:
+def _session(
+    header: dict[str, Any], data: NDArray[np.uint8], threads: int | None, path: Path
+) -> Session:
     parts = header["program"]
     program = Program(
         ops=codec.decode(parts["ops"]),
@@ -132,18 +142,52 @@ def _session(header: dict[str, Any], data: NDArray[np.uint8], threads: int | Non
     )
     team = Team(threads or header["threads"])
     target = host()
-    workshop = Workshop(check(program), target, team.threads)
+    _check(program)
+    called = interface.from_json(header["interface"])
+    interface.check_leaves(called, program)
+    workshop = Workshop(program, target, team.threads)
     if asdict(target) == header["target"]:
-        for key, spec in header["kernels"]:
-            workshop.built[codec.decode(key)] = _kernel(spec, data)
+
+        def restored(key: Key, spec: Mapping[str, Any]) -> Bound:
+            with _readable(path):
+                return _kernel(key, spec, data, workshop)
+
+        for encoded, spec in header["kernels"]:
+            key = codec.decode(encoded)
+            workshop.stored[key] = partial(restored, key, spec)
         workshop.objects.update(
             {entry: _part(place, data).tobytes() for entry, place in header["objects"].items()}
         )
         workshop.settle()
     return Session(
-        program, interface.from_json(header["interface"]), frozenset(header["native"]),
+        program, called, _positions(header["native"], program),
         workshop, team, {position: Times(**each) for position, each in header["times"]},
     )  # fmt: skip
+
+
+def _check(program: Program) -> None:
+    """Raise for a program that no `save` wrote: kernels read what it says."""
+    for parts, kind in (
+        (program.ops, Torch | Native | Recurrent),
+        (program.values.values(), Value),
+        ([program.batches], Batches),
+    ):
+        if not all(isinstance(part, kind) for part in parts):
+            raise ValueError(f"a part of the program is no {kind}")
+    check_numbers(program)
+    for op in program.ops:
+        if isinstance(op, Native | Recurrent):
+            weights = set(op.reads[len(op.sources) :])
+            if not weights <= program.constants.keys():
+                raise ValueError("a weight is no constant")
+    check_shapes(check(program), program.batch or 0)
+
+
+def _positions(native: list[int], program: Program) -> frozenset[int]:
+    found = frozenset(native)
+    if not found <= set(range(len(program.ops))):
+        raise ValueError("kernels do operations that there are not")
+    return found
 
 
 class _Sections:
@@ -171,44 +215,86 @@ class _Sections:
         return found | {"all": self.add(tensor.reshape(-1).view(torch.uint8).numpy())}
 
     def kernel(self, kernel: Kernel) -> dict[str, Any]:
-        return {
-            "entry": kernel.code.entry,
-            "slots": codec.encode(kernel.slots),
-            "scratch": kernel.scratch,
-            "units": kernel.units,
-            "note": kernel.note,
-            "constants": [[part.dtype.str, self.add(part)] for part in kernel.constants],
-        }
+        """Add the packed weight of a kernel; the rest is made again from its problem."""
+        if kernel.packing is None:
+            return {"packing": None}
+        records: Any = kernel.constants[0]
+        parts = (records["count"].copy(), *kernel.constants[1:4])
+        return {"packing": codec.encode(kernel.packing), "parts": [self.add(p) for p in parts]}
 
 
-def _kernel(spec: Mapping[str, Any], data: NDArray[np.uint8]) -> Bound:
-    constants = tuple(_part(place, data).view(dtype) for dtype, place in spec["constants"])
-    kernel = Kernel(
-        Code(spec["entry"], _lost), codec.decode(spec["slots"]), constants, spec["scratch"],
-        spec["units"], spec["note"],
-    )  # fmt: skip
-    return bound(kernel, data)
+def _kernel(
+    key: Key, spec: Mapping[str, Any], data: NDArray[np.uint8], workshop: Workshop
+) -> Bound:
+    """Make a kernel again from its problem, and its packed weight if the file has it.
+
+    Only the packed weight comes from the file, and is checked: whatever the header says, the
+    kernel reads nothing outside.
+    """
+    problem, weight, bias = key
+    packing = codec.decode(spec["packing"])
+    given: Any = workshop.weight(weight)
+    if packing is not None:
+        _check_packing(packing)
+        counts, headers, indices, values = (_part(place, data) for place in spec["parts"])
+        given = Parts(
+            counts.view(np.int64), headers.view(HEADER), indices.view(np.uint16),
+            values.view(np.float32),
+        )  # fmt: skip
+    elif (isinstance(problem, Conv) and not problem.depthwise) or isinstance(problem, MatVec):
+        raise ValueError("the packed weight of a kernel is missing")
+    kernel = made(problem, given, workshop.weight(bias), workshop.target, packing, workshop.threads)
+    (found,) = hold([kernel], data)
+    return replace(found, owner=(found.owner, data))
 
 
-def _lost() -> str:
-    raise BoxwoodError(
-        "Expected the machine code of a kernel in the file, got none; compile the model again."
-    )
+def _check_packing(packing: Any) -> None:
+    match packing:
+        case Plan(int(vectors), int(block), int(height), bool(), int(chunks)):
+            fine = 1 <= vectors <= 32 and 1 <= height <= 64 and block >= 1 and chunks >= 1
+        case Blocks(int(height), int(chunks)):
+            fine = height in (1, *HEIGHTS) and chunks >= 1
+        case _:
+            fine = False
+    if not fine:
+        raise ValueError(f"a kernel is packed as {packing}")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Say of whatever goes wrong with a file's parts that it does."""
+    try:
+        yield
+    except BoxwoodError:
+        raise
+    except Exception as error:
+        raise BoxwoodError(
+            f"Expected a compiled model of this version of Boxwood in {path}, got one that it "
+            f"cannot read ({type(error).__name__}: {error}); compile the model again."
+        ) from error
 
 
 def _tensor(spec: Mapping[str, Any], data: NDArray[np.uint8]) -> Tensor | Compact:
     dtype = getattr(torch, spec["dtype"])
     if "bits" in spec:
-        kept = _part(spec["kept"], data).view(np.float32)
-        return Compact(tuple(spec["shape"]), _part(spec["bits"], data), kept)
+        kept, bits = _part(spec["kept"], data).view(np.float32), _part(spec["bits"], data)
+        shape = tuple(spec["shape"])
+        floats = torch.Size(shape).numel()
+        if dtype != torch.float32 or -(-floats // 8) != len(bits) or min(shape, default=0) < 0:
+            raise ValueError("a weight has other bits than its shape")
+        if int(np.unpackbits(bits, count=floats).sum()) != len(kept):
+            raise ValueError("a weight has other entries than its bits")
+        return Compact(shape, bits, kept)
     raw = torch.from_numpy(_part(spec["all"], data).copy())
     return raw.view(dtype).reshape(spec["shape"])
 
 
 def _part(place: list[int], data: NDArray[np.uint8]) -> NDArray[np.uint8]:
     (length,) = data[_START - 8 : _START].view("<u8")
+    if len(place) != 2 or any(type(each) is not int for each in place):
+        raise ValueError("a section has no place")
     begin = -(-(_START + int(length)) // ALIGN) * ALIGN + place[0]
-    if place[0] < 0 or place[1] < 0 or begin + place[1] > len(data):
+    if place[0] < 0 or place[0] % ALIGN or place[1] < 0 or begin + place[1] > len(data):
         raise ValueError("a section lies outside the file")
     return data[begin : begin + place[1]]
 

@@ -21,6 +21,7 @@ from its output's old contents. The residual may be the output buffer itself.
 import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +73,8 @@ class Kernel:
         scratch: bytes of scratch per thread, a multiple of 64.
         units: shares of work per image; more threads than this have nothing to do.
         note: what was chosen and why, for people.
+        packing: how a weight was packed into the first four constants, for files; None where no
+            weight was.
     """
 
     code: Code
@@ -80,6 +83,7 @@ class Kernel:
     scratch: int = 0
     units: int = 1
     note: str = ""
+    packing: Any = None
 
     @property
     def nbytes(self) -> int:

@@ -134,7 +134,7 @@ def reference(
 
 def build(
     problem: Conv,
-    weight: Array,
+    weight: Array | formats.Parts,
     bias: Array | None,
     target: Target,
     *,
@@ -145,7 +145,8 @@ def build(
 
     Args:
         problem: the convolution.
-        weight: [out, in / groups, rows, columns]; zeros are skipped.
+        weight: [out, in / groups, rows, columns]; zeros are skipped. Or what a file holds of it,
+            packed by the same plan.
         bias: [out], or None for zeros.
         target: the family that runs it.
         plan: how; the usual way when None.
@@ -157,7 +158,7 @@ def build(
     Raises:
         BoxwoodError: the weight's shape is not the problem's, or the output is not aligned.
     """
-    if weight.shape != problem.weight_shape:
+    if isinstance(weight, np.ndarray) and weight.shape != problem.weight_shape:
         raise BoxwoodError(
             f"Expected a weight of shape {problem.weight_shape}, got {weight.shape}; "
             "give the weight as torch holds it."
@@ -167,8 +168,17 @@ def build(
             "Expected an output layout whose planes start on cache lines, got "
             f"{problem.target}; make it by `padded` or `columns`."
         )
+    channels = problem.target.channels
+    bias = np.asarray(np.zeros(channels) if bias is None else bias, np.float32)
+    if bias.shape != (channels,):
+        raise BoxwoodError(
+            f"Expected a bias of shape {(channels,)}, got {bias.shape}; give one per output."
+        )
+    if isinstance(weight, formats.Parts):
+        if plan is None:
+            raise TypeError("a packed weight has a plan")
+        return _by_rows(problem, weight, bias, target, plan)
     weight = np.asarray(weight, np.float32)
-    bias = np.asarray(np.zeros(len(weight)) if bias is None else bias, np.float32)
     if problem.depthwise and plan is None:
         return depthwise.build(
             problem.source,
@@ -185,7 +195,9 @@ def build(
     )
 
 
-def _by_rows(problem: Conv, weight: Array, bias: Array, target: Target, plan: Plan) -> Kernel:
+def _by_rows(
+    problem: Conv, weight: Array | formats.Parts, bias: Array, target: Target, plan: Plan
+) -> Kernel:
     """The kernel of `rows`, its weights as a stream per group."""
     source, out = problem.source, problem.target
     taps, inner = math.prod(problem.kernel), problem.weight_shape[1]
@@ -194,14 +206,17 @@ def _by_rows(problem: Conv, weight: Array, bias: Array, target: Target, plan: Pl
     block = plan.block
     if isinstance(mode, rows.Table):
         block = max(1, block // taps) * taps  # whole channels, so that blocks share the table
-    stream = formats.join(
-        [
-            formats.from_dense(
-                part.reshape(len(part), -1), height=plan.height, block=block, chunks=plan.chunks
-            )
-            for part in np.split(weight, problem.groups)
-        ]
-    )
+    settings = {"height": plan.height, "block": block, "chunks": plan.chunks}
+    if isinstance(weight, formats.Parts):
+        shape = (out.channels // problem.groups, inner * taps)
+        stream = formats.from_parts(weight, shape, groups=problem.groups, **settings)
+    else:
+        stream = formats.join(
+            [
+                formats.from_dense(part.reshape(len(part), -1), **settings)
+                for part in np.split(weight, problem.groups)
+            ]
+        )
     at = stream.records.reshape(problem.groups, -1, stream.records.shape[1])
     at["source"] += 4 * source.plane * inner * np.arange(problem.groups)[:, None, None]
     if not isinstance(mode, rows.Gathered):
@@ -240,7 +255,7 @@ def _by_rows(problem: Conv, weight: Array, bias: Array, target: Target, plan: Pl
         "runs": copies.ravel(),
         "run_starts": starts,
     }
-    shape = rows.Shape(
+    text = rows.Shape(
         tiling.vectors,
         plan.height,
         mode,
@@ -249,7 +264,7 @@ def _by_rows(problem: Conv, weight: Array, bias: Array, target: Target, plan: Pl
         masked=out.span % LINE > 0 or out.row_stride > out.width,
     )
     return Kernel(
-        Code(shape.entry(target), lambda: rows.emit(shape, target)),
+        Code(text.entry(target), lambda: rows.emit(text, target)),
         (
             *(numbers[name] for name in rows.NUMBERS),
             *(Pointer(index) for index in range(len(constants))),
@@ -258,6 +273,7 @@ def _by_rows(problem: Conv, weight: Array, bias: Array, target: Target, plan: Pl
         scratch=numbers["scratch_bytes"],
         units=tiling.tiles * stream.chunks,
         note=f"{plan}",
+        packing=plan,
     )
 
 

@@ -54,6 +54,19 @@ def reference(
     return activations.reference(problem.activation, y).astype(np.float32)
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """How a matrix is packed.
+
+    Args:
+        height: rows per row block.
+        chunks: shares of rows.
+    """
+
+    height: int
+    chunks: int
+
+
 NUMBERS = ("chunks", "rows", "chunk_rows", "source_image", "target_image")
 ADDRESSES = ("records", "headers", "indices", "values", "bias")
 """Own arguments of the kernel: numbers, then addresses."""
@@ -78,23 +91,25 @@ class Shape:
 
 def build(
     problem: MatVec,
-    weight: Array,
+    weight: Array | formats.Parts,
     bias: Array | None,
     target: Target,
     *,
     height: int | None = None,
     threads: int = 1,
+    packing: Blocks | None = None,
 ) -> Kernel:
     """Pack the weight for a kernel of the target.
 
     Args:
         problem: the product.
-        weight: [outputs, inputs]; zeros are skipped.
+        weight: [outputs, inputs]; zeros are skipped. Or what a file holds of it.
         bias: [outputs], or None for zeros.
         target: the family that runs it.
         height: rows per row block: 1 for single zeros, 8 or 16 for zeros common to so many rows;
             what costs least when None.
         threads: threads that shall have work.
+        packing: how the weight is packed, if a file holds it so.
 
     Returns:
         The kernel.
@@ -102,21 +117,32 @@ def build(
     Raises:
         BoxwoodError: the weight's shape is not the problem's, or has more than 65535 columns.
     """
-    if weight.shape != (problem.outputs, problem.inputs):
+    if isinstance(weight, np.ndarray) and weight.shape != (problem.outputs, problem.inputs):
         raise BoxwoodError(
             f"Expected a weight of shape {(problem.outputs, problem.inputs)}, got {weight.shape}; "
             "give [outputs, inputs]."
         )
-    weight = np.asarray(weight, np.float32)
-    height = height or usual_height(weight, target)
-    stream = formats.from_dense(
-        weight,
-        height=height,
-        block=problem.inputs,
-        chunks=4 * threads if threads > 1 else 1,
-        multiple=max(1, LINE // height),
-    )
+    if isinstance(weight, formats.Parts):
+        if packing is None:
+            raise TypeError("a packed weight says how")
+    else:
+        weight = np.asarray(weight, np.float32)
+        height = height or usual_height(weight, target)
+        packing = Blocks(height, 4 * threads if threads > 1 else 1)
+    height = packing.height
+    settings = {
+        "height": height, "block": problem.inputs, "chunks": packing.chunks,
+        "multiple": max(1, LINE // height),
+    }  # fmt: skip
+    if isinstance(weight, formats.Parts):
+        stream = formats.from_parts(weight, (problem.outputs, problem.inputs), **settings)
+    else:
+        stream = formats.from_dense(weight, **settings)
     padded = np.zeros(problem.target.image, np.float32)
+    if bias is not None and bias.shape != (problem.outputs,):
+        raise BoxwoodError(
+            f"Expected a bias of shape {(problem.outputs,)}, got {bias.shape}; give one per output."
+        )
     padded[: problem.outputs] = 0 if bias is None else bias
     constants = (
         stream.records.ravel(),
@@ -139,6 +165,7 @@ def build(
         constants,
         units=stream.chunks,
         note=f"{height}×1 blocks" if height > 1 else "single weights",
+        packing=packing,
     )
 
 
