@@ -10,6 +10,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.model.counting import LayerCount, count, nonzero, parameters
+from boxwood.model.evidence.activations import input_norm
+from boxwood.model.evidence.calibration import Calibration
+from boxwood.model.prunable import Named
 
 
 def lenet_300_100() -> nn.Sequential:
@@ -260,3 +263,32 @@ def test_linear_layers_of_transformers() -> None:
     plain, other = nn.Linear(4, 6), utils.Conv1D(6, 4)
     figures = [(c.weights, c.multiply_adds) for net in (plain, other) for c in count(net, example)]
     assert figures == [(24, 7 * 24)] * 2
+
+
+class Padded(nn.Module):
+    """An encoder that is told which positions are padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(6, 2, 8, dropout=0.0, batch_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.encoder(x, src_key_padding_mask=torch.arange(5).expand(len(x), 5) > 2)
+
+
+def test_an_encoder_with_padding_calls_its_layers() -> None:
+    """Torch's fused encoder would leave padding out by nested tensors; its setting comes back."""
+    net, example = Padded().eval(), torch.rand(2, 5, 6)
+    layers = count(net, example)
+    assert [each.multiply_adds for each in layers] == [5 * 4 * 36, 5 * 48, 5 * 48]
+    weights = Named(("encoder.layers.*.linear*.weight",))(net)
+    norms = input_norm(Calibration(net, weights, [example]))
+    read: list[torch.Tensor] = []
+    first = net.encoder.layers[0].linear1
+    first.register_forward_pre_hook(lambda _, args: read.append(args[0].detach()))
+    with torch.enable_grad():  # the path that torch takes in training
+        net(example)
+    expected = read[0].flatten(0, 1).square().sum(0, keepdim=True).sqrt()
+    torch.testing.assert_close(norms["encoder.layers.0.linear1.weight"], expected)
+    assert torch.backends.mha.get_fastpath_enabled()

@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.placement import beside
-from boxwood.model.evaluation import evaluating
+from boxwood.model.evaluation import evaluating, without_fused_encoders
 from boxwood.model.layer_kinds import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, matrices_in
 from boxwood.model.named_masks import by_parameter
 
@@ -112,7 +112,7 @@ def count(
 
     hooks = [module.register_forward_hook(record, with_kwargs=True) for module in layers]
     try:
-        with evaluating(model), torch.no_grad():
+        with evaluating(model), without_fused_encoders(), torch.no_grad():
             functional_call(model, masked, (beside(example, list(model.parameters())),))
     finally:
         for hook in hooks:

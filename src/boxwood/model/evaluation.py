@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 
@@ -25,3 +26,23 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+@contextmanager
+def without_fused_encoders() -> Iterator[None]:
+    """Let transformer layers call their modules, on ordinary tensors.
+
+    In evaluation torch may run a whole encoder layer in one kernel, and leave padding out by nested
+    tensors, of which little can be computed.
+
+    Example:
+        >>> with without_fused_encoders():
+        ...     torch.backends.mha.get_fastpath_enabled()
+        False
+    """
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

@@ -222,9 +222,9 @@ def _weights_of(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> dict[st
         if weight is not None:
             found[names[id(weight)]] = weight
     if not found:
+        own = [kind.__name__ for kind in kinds if kind.__module__.startswith("torch.nn.")]
         raise BoxwoodError(
-            f"Expected {type(model).__name__} to have weights of "
-            f"{' or '.join(kind.__name__ for kind in kinds[:2])} layers, got none; "
+            f"Expected {type(model).__name__} to have weights of {' or '.join(own[:2])} layers, got none; "
             f'say which parameters to prune with where=Named(("pattern",)).'
         )
     _check_floats(found)

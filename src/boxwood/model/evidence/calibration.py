@@ -13,7 +13,7 @@ from boxwood.core.generators import devices_of, own_random_numbers
 from boxwood.core.masks import Masks
 from boxwood.core.placement import check_whole
 from boxwood.core.ranks import Group, add_up
-from boxwood.model.evaluation import evaluating
+from boxwood.model.evaluation import evaluating, without_fused_encoders
 from boxwood.model.prunable import unwrapped
 from boxwood.model.unpruned import leaving_out
 
@@ -75,6 +75,7 @@ class Calibration:
             tensors = (*self.model.parameters(), *self.model.buffers())
             stack.enter_context(own_random_numbers(devices_of(tensors)))
             stack.enter_context(evaluating(self.model))
+            stack.enter_context(without_fused_encoders())
             if any(isinstance(module, nn.RNNBase) for module in self.model.modules()):
                 # cuDNN's recurrent layers have no backward pass in evaluation, nor a second one.
                 stack.callback(
@@ -183,8 +184,10 @@ class Calibration:
         }
         lacking = set(self.weights) - set(found.values())
         if lacking:
+            # Of torch's own: those of other packages depend on what has been imported.
+            own = (kind.__name__ for kind in kinds if kind.__module__.startswith("torch.nn."))
             raise BoxwoodError(
-                f"Expected weights of {', '.join(kind.__name__ for kind in kinds)} layers that are "
+                f"Expected weights of {', '.join(own)} layers that are "
                 f"called for this evidence, got {sorted(lacking)[0]!r}, which is none; {leaving_out(sorted(lacking), self.weights)}."
             )
         return found
