@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, linear
 from torch.optim.swa_utils import AveragedModel
 
 from boxwood.core.allocation import uniform
-from boxwood.core.criteria import geometric_median, taylor
+from boxwood.core.criteria import geometric_median, snip, taylor
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.granularity import Slices
 from boxwood.core.policies import Gradual, RigL, Static
@@ -157,6 +157,33 @@ def test_a_network_keeps_no_optimizer() -> None:
     loss_of(net).backward()
 
 
+def test_weights_of_an_inner_loop_are_masked_and_given_back() -> None:
+    """Their gradients at pruned places are zero, and the caller's tensors are as they were."""
+    net = network()
+    masks = prune(net, 0.5)
+    MaskBinding(net, optim.SGD(net.parameters(), lr=0.1), masks)
+    fast = {name: p.detach() + 1 for name, p in net.named_parameters()}
+    given = dict(fast)
+    outputs = torch.func.functional_call(net, fast, (INPUTS,))
+    assert all(fast[name] is tensor for name, tensor in given.items())
+
+    def by_hand(weights: dict[str, Tensor]) -> Tensor:
+        w, b, v, c = (t * masks[n] if n in masks else t for n, t in weights.items())
+        return linear(torch.tanh(linear(INPUTS, w, b)), v, c)
+
+    def held(weights: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(net, weights, (INPUTS,))
+
+    torch.testing.assert_close(outputs, by_hand(fast))
+    ours = torch.func.grad(lambda weights: cross_entropy(held(weights), TARGETS))(fast)
+    theirs = torch.func.grad(lambda weights: cross_entropy(by_hand(weights), TARGETS))(fast)
+    for name in fast:
+        torch.testing.assert_close(ours[name], theirs[name])
+    stacked = {name: torch.stack([tensor, 2 * tensor]) for name, tensor in fast.items()}
+    torch.testing.assert_close(torch.func.vmap(held)(stacked)[0], outputs)
+    assert not wrong(net, masks)
+
+
 # Copies and averages
 
 
@@ -208,11 +235,13 @@ def test_every_masked_parameter_needs_an_optimizer() -> None:
     net[0].requires_grad_(requires_grad=False)
     MaskBinding(net, some, masks)
     loss_of(net).backward()
+    # Evidence makes all weights differentiable for a while, and trains none of them.
+    prune(net, 0.8, criterion=snip, loss=cross_entropy, batches=[(INPUTS, TARGETS)])
     net[0].requires_grad_(requires_grad=True)
-    with torch.no_grad():
-        loss_of(net)
+    prune(net, 0.8, criterion=snip, loss=cross_entropy, batches=[(INPUTS, TARGETS)])
+    loss = loss_of(net)
     with pytest.raises(BoxwoodError, match=r"got only some of them, without 0\.weight; give all"):
-        loss_of(net)
+        loss.backward()
     some.add_param_group({"params": list(net[0].parameters())})
     loss_of(net).backward()
     assert not net[0].weight.grad[~masks["0.weight"]].any()

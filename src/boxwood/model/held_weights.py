@@ -50,6 +50,7 @@ class HeldWeight:
         self.parameter = parameter
         self.sharded = is_distributed(parameter)
         self.places: list[tuple[dict[str, Any], str]] = []
+        self.owned = False  # by an optimizer that the binding knows
         self.gradient_hook: Any = None
         self.gradient_masked = False  # since the last step of an optimizer
         self.gradient_came = False  # since the last change of the weight

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.masks import and_, bits_of
-from boxwood.core.placement import check_unflattened, local
+from boxwood.core.placement import local
 from boxwood.model.held_weights import HeldWeight
 from boxwood.model.optimizer_memory import (
     Optimizers,
@@ -30,6 +30,7 @@ from boxwood.model.reading import (
     hook_modules,
     named_parameters,
     names_of,
+    restore_after_call,
 )
 
 _PATIENCE = 3  # changes of weights behind backward passes, without a step of a bound optimizer
@@ -92,6 +93,7 @@ class Holding:
         self._members = [[weakref.ref(each) for each in group] for group in self._members]
         for held in self.weights.values():
             if held.parameter.requires_grad:
+                held.owned = True
                 self._hook_gradient(held)
         self._hook_modules()
 
@@ -126,7 +128,7 @@ class Holding:
 
     # Reading the weights
 
-    def look(self, hook: ReadingHook) -> None:
+    def look(self, hook: ReadingHook, module: nn.Module) -> None:
         """Project what was changed since the last time, before a module reads it."""
         weights = hook.below
         if not hook.saving and hook.moved():
@@ -138,9 +140,9 @@ class Holding:
             if not hook.saving:
                 for parameters, attribute in held.places:
                     if parameters.get(attribute) is not parameter:
-                        self._stand_in(held, parameters, attribute)
+                        self._stand_in(held, parameters, attribute, module)
                 if parameter.requires_grad and held.gradient_hook is None:
-                    self._unfrozen(held)
+                    self._hook_gradient(held)
             if held.changed():
                 moved |= held.gradient_came and not self._stepping
                 held.gradient_came = False
@@ -151,20 +153,17 @@ class Holding:
         if moved and not hook.saving:
             self._count_unexplained()
 
-    def _stand_in(self, held: HeldWeight, parameters: dict[str, Any], attribute: str) -> None:
+    def _stand_in(
+        self, held: HeldWeight, parameters: dict[str, Any], attribute: str, module: nn.Module
+    ) -> None:
         """Deal with another tensor in the place of a masked parameter."""
-        check_unflattened({held.name: held.parameter})
         other = parameters.get(attribute)
         if isinstance(other, Tensor) and not isinstance(other, nn.Parameter):
             # torch.func.functional_call puts it there for one call, and what is read is masked.
             parameters[attribute] = other.masked_fill(~held.mask.to(other.device), 0)
+            restore_after_call(module, parameters, attribute, other)
         else:
             self._hook_modules()
-
-    def _unfrozen(self, held: HeldWeight) -> None:
-        if torch.is_grad_enabled():
-            self._check_owned([held])
-            self._hook_gradient(held)
 
     def _count_unexplained(self) -> None:
         self._unexplained += 1
@@ -249,6 +248,9 @@ class Holding:
                 return
             if not torch.compiler.is_compiling() and held.changed():
                 self._check_read(held)
+            if not held.owned:  # it was frozen when the masks were bound
+                self._check_owned([held])
+                held.owned = True
             held.gradient_came = True
             self._masked(held)
 

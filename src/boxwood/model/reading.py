@@ -18,8 +18,8 @@ from boxwood.model.prunable import plain_name, unwrapped
 class Holder(Protocol):
     """What hooks on modules tell that weights are about to be read."""
 
-    def look(self, hook: "ReadingHook") -> None:
-        """Project what was changed."""
+    def look(self, hook: "ReadingHook", module: nn.Module) -> None:
+        """Project what was changed, before a module reads it."""
 
     def masks(self) -> dict[str, Tensor]:
         """The masks as they are now."""
@@ -48,10 +48,10 @@ class ReadingHook:
         self.holder, self.below, self.own, self.edges = holder, below, own, edges
         self.saving = saving
 
-    def __call__(self, *_: object) -> None:
+    def __call__(self, module: nn.Module, *_: object) -> None:
         """Look at the weights; in compiled code, project them."""
         if self.saving or not torch.compiler.is_compiling():
-            self.holder.look(self)
+            self.holder.look(self, module)
             return
         # A graph cannot ask whether weights were changed. Writing the zeros again is part of it.
         for owner, attribute, held in self.own:
@@ -125,7 +125,8 @@ def hook_modules(model: nn.Module, weights: Iterable[HeldWeight], holder: Holder
         >>> net = nn.Sequential(nn.Linear(1, 1))
         >>> held = HeldWeight(("0.weight",), net[0].weight, torch.ones(1, 1, dtype=torch.bool))
         >>> looks = []
-        >>> handles = hook_modules(net, [held], SimpleNamespace(look=looks.append))
+        >>> holder = SimpleNamespace(look=lambda hook, module: looks.append(module))
+        >>> handles = hook_modules(net, [held], holder)
         >>> _ = net(torch.ones(1, 1))
         >>> len(looks)  # before the network and before its layer
         2
@@ -137,6 +138,28 @@ def hook_modules(model: nn.Module, weights: Iterable[HeldWeight], holder: Holder
     handles: list[Any] = []
     _hook_module(model, by_id, {}, holder, handles)
     return handles
+
+
+def restore_after_call(
+    module: nn.Module, parameters: dict[str, Any], attribute: str, tensor: Tensor
+) -> None:
+    """Put a tensor back where a module has it, when its forward pass is over.
+
+    `torch.func.functional_call` would hand what it finds there back to its caller.
+
+    Example:
+        >>> net = nn.Linear(1, 1, bias=False)
+        >>> before, net._parameters["weight"] = net.weight, torch.zeros(1, 1)
+        >>> restore_after_call(net, net._parameters, "weight", before)
+        >>> net(torch.ones(1, 1)).item(), net.weight is before
+        (0.0, True)
+    """
+
+    def restore(*_: object) -> None:
+        handle.remove()
+        parameters[attribute] = tensor
+
+    handle = module.register_forward_hook(restore, always_call=True)
 
 
 def _hook_module(
