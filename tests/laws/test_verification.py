@@ -615,3 +615,51 @@ def test_another_path_than_the_traced_one_is_said():
     found = verify(net, shrink(net, keep, check=False), keep, gradients=False)
     assert not found.proved
     assert "follows another path" in str(found)
+
+
+class Deciding(nn.Module):
+    """Returns classes alone, and nearly always the same one."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return (self.b(torch.relu(self.a(x))) + torch.tensor([100.0, 0.0])).argmax(1)
+
+
+def test_classes_alone_are_no_proof():
+    """What modules return is compared where a network returns whole numbers only."""
+    net = Deciding().eval()
+    keep = half(net, ROWS)
+    assert verify(net, shrink(net, keep), keep).proved
+    assert refused(net, off_by_one(keep, "a.weight"))
+
+
+def test_an_example_of_zeros_does_not_hide_a_wrong_first_layer():
+    net = nn.Sequential(nn.Linear(3, 8, bias=False), nn.Tanh(), nn.Linear(8, 2)).eval()
+    keep = half(net, torch.zeros(2, 3))
+    assert verify(net, shrink(net, keep), keep).proved
+    assert refused(net, off_by_one(keep))
+
+
+class Graded(nn.Module):
+    """A row of a mask overflows in double precision alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        scores = x.new_zeros(4, 4) + torch.finfo(x.dtype).min * (1 + 1e-8)
+        return self.b(torch.relu(self.a(scores.softmax(1) @ x)))
+
+
+def test_what_double_precision_alone_cannot_do_is_run_as_it_is():
+    net = Graded().eval()
+    keep = half(net, ROWS)
+    found = verify(net, shrink(net, keep), keep)
+    assert found.proved
+    assert found.gradient_difference is not None
+    assert {trial.dtype for trial in found.trials} == {"float32"}
+    assert refused(net, off_by_one(keep, "a.weight"))

@@ -84,7 +84,7 @@ def prepared(tensor: Tensor, dtype: torch.dtype | None, noise: Tensor | None) ->
     made = tensor.detach()
     if dtype is not None:
         made = widened(made, dtype)
-    return made if noise is None or not _numbers(made) else _perturbed(made, noise)
+    return made if noise is None or not is_numbers(made) else _perturbed(made, noise)
 
 
 def widened(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -216,7 +216,7 @@ def distance(expected: Sequence[Tensor], got: Sequence[Tensor]) -> tuple[float, 
 
 
 def _apart(expected: Tensor, got: Tensor) -> tuple[float, float]:
-    if not _numbers(expected):
+    if not is_numbers(expected):
         return (0.0 if torch.equal(expected, got.to(expected.dtype)) else math.inf), 0.0
     finite = expected.isfinite()
     if not finite.any():
@@ -237,7 +237,7 @@ def precision(outputs: Sequence[Tensor], dtype: torch.dtype | None) -> torch.dty
         >>> precision([torch.ones(1), torch.ones(1, dtype=torch.float64)], None)
         torch.float32
     """
-    kinds = [_real(t.dtype) for t in outputs if _numbers(t)]
+    kinds = [_real(t.dtype) for t in outputs if is_numbers(t)]
     return min(kinds, key=lambda kind: -torch.finfo(kind).eps, default=dtype or torch.float32)
 
 
@@ -264,8 +264,8 @@ class Precisions(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        read = {_real(each.dtype) for each in tensors_of((args, kwargs)) if _numbers(each)}
-        made = {_real(each.dtype) for each in tensors_of(out) if _numbers(each)}
+        read = {_real(each.dtype) for each in tensors_of((args, kwargs)) if is_numbers(each)}
+        made = {_real(each.dtype) for each in tensors_of(out) if is_numbers(each)}
         for kind in made:
             eps = torch.finfo(kind).eps
             rounds = any(torch.finfo(each).eps < eps for each in read)
@@ -274,7 +274,13 @@ class Precisions(TorchDispatchMode):
         return out
 
 
-def _numbers(tensor: Tensor) -> bool:
+def is_numbers(tensor: Tensor) -> bool:
+    """Say whether a tensor holds floats or complex numbers.
+
+    Example:
+        >>> is_numbers(torch.ones(1)), is_numbers(torch.arange(1))
+        (True, False)
+    """
     return tensor.is_floating_point() or tensor.is_complex()
 
 

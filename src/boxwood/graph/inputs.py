@@ -63,6 +63,17 @@ def varied(example: Any, seed: int) -> Iterator[tuple[str, Any]]:
         yield "scaled", each(lambda x, g: x * (1 - 0.5 * torch.rand(x.shape, generator=g)).to(x))
 
 
+def is_flat(example: Any) -> bool:
+    """Say whether some floating-point input is the same number everywhere.
+
+    Example:
+        >>> is_flat(torch.zeros(1, 3)), is_flat(torch.arange(3.0))
+        (True, False)
+    """
+    floats = [x for x in tree_leaves(example) if _floats(x) and x.numel() > 1]
+    return any(bool((x == x.reshape(-1)[0]).all()) for x in floats)
+
+
 def _floats(each: Any) -> bool:
     return isinstance(each, Tensor) and (each.is_floating_point() or each.is_complex())
 
