@@ -162,7 +162,7 @@ def _quick_trial(pair: Pair) -> Trial:
                 return pair.quick_trial(other, name)
             except SmallerFailsError:
                 raise
-            except Exception:  # noqa: BLE001 - the network does not take it: the example it is
+            except Exception:  # noqa: BLE001, S112 - the network does not take it: the example it is
                 continue
     return pair.quick_trial(example, "given")
 
