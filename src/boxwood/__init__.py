@@ -1,5 +1,7 @@
 """Neural-network pruning for PyTorch: smaller, faster networks whose accuracy is known."""
 
+from importlib.metadata import version
+
 from boxwood.agent.search import TryAndLearn
 from boxwood.core.blocks import Blocks
 from boxwood.core.errors import BoxwoodError, NoEffect
@@ -30,6 +32,8 @@ from boxwood.runs.runner import run
 from boxwood.runs.store import Store
 from boxwood.train.loop import Fit
 from boxwood.train.optimizers import SGD, Adam
+
+__version__ = version("boxwood")
 
 __all__ = [
     "SET",

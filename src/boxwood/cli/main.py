@@ -1,9 +1,11 @@
 """The command line's entry: commands, errors and exit codes."""
 
 import sys
+from typing import Annotated
 
 import typer
 
+import boxwood
 from boxwood.cli import (
     bench,
     cite,
@@ -23,11 +25,28 @@ from boxwood.core.errors import BoxwoodError
 
 app = typer.Typer(
     name="boxwood",
-    help="Prune neural networks: smaller, faster, and of known accuracy.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        say(f"boxwood {boxwood.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def boxwood_(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """Prune neural networks: smaller, faster, and of known accuracy."""
+
+
 app.command()(bench.bench)
 app.command()(compile.compile)
 app.command()(demo.demo)
