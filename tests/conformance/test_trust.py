@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import boxwood
@@ -103,6 +104,7 @@ def test_a_store_imports_nothing_that_was_not_named(users_file):
     for call in (["runs", "list"], ["report", "runs", "--json"], ["cite", "runs"]):
         assert CliRunner().invoke(app, call).exit_code == 0
     order = order_for([Job(found.genesis(0), found.branches[0][1], "a / seed 0")], store, Settings(), 1)  # fmt: skip
+    assert order.code == ("mine.py",)
     with pytest.raises(BoxwoodError, match=r"'mine.py:net', of which nothing was run"):
         work(type(order)(**{**vars(order), "code": ()}))
     assert not Path("called").exists()
@@ -121,6 +123,35 @@ def test_a_start_needs_functions_and_a_number():
         deep = [deep]
     with pytest.raises(BoxwoodError, match="nested too deeply"):
         decode(deep)
+
+
+def test_code_that_comes_with_a_pretrained_model_is_not_run(tmp_path, monkeypatch):
+    """Not even if somebody would say yes to a question of transformers; nor is a pickle read."""
+    transformers = pytest.importorskip("transformers")
+    from boxwood.adapters.folders import load_folder
+    from boxwood.adapters.resident import open_config, open_tokenizer
+
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda *_: asked.append("?") or "y")
+    (tmp_path / "evil.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w')\n"
+        "from transformers import PretrainedConfig\nclass Config(PretrainedConfig):\n    pass\n"
+    )
+    said = {"model_type": "mine", "architectures": ["GPT2Model"], "auto_map": {"AutoConfig": "evil.Config", "AutoTokenizer": ["evil.Config", None]}}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+    for read in (open_config, open_tokenizer, load_folder):
+        with pytest.raises(BoxwoodError):
+            read(tmp_path)
+    assert not asked
+    assert not (tmp_path / "ran").exists()
+    config = transformers.GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=9, n_positions=8)
+    model = transformers.GPT2Model(config)
+    config.architectures = ["GPT2Model"]
+    config.save_pretrained(tmp_path / "pickled")
+    torch.save(model.state_dict(), tmp_path / "pickled" / "pytorch_model.bin")
+    with pytest.raises(BoxwoodError, match="Expected"):
+        load_folder(tmp_path / "pickled")
 
 
 DANGEROUS = {

@@ -48,7 +48,9 @@ def load_folder(folder: Path) -> transformers.PreTrainedModel:
                 state |= safetensors.torch.load(b"".join(map(bytes, dense_pieces(file))))
             model = kind.from_pretrained(None, config=config, state_dict=state, dtype="auto")
         else:
-            model = kind.from_pretrained(folder, local_files_only=True, dtype="auto")
+            model = kind.from_pretrained(
+                folder, local_files_only=True, dtype="auto", use_safetensors=True
+            )
     except BoxwoodError:
         raise
     except (OSError, ValueError, RuntimeError) as error:

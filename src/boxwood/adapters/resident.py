@@ -191,7 +191,9 @@ def open_config(folder: Path) -> Any:
             f"save_pretrained writes it."
         )
     try:
-        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        return transformers.AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError) as error:
         raise BoxwoodError(
             f"Expected a config.json of a model that transformers {transformers.__version__} knows "
@@ -215,7 +217,9 @@ def open_tokenizer(folder: Path) -> Any:
     try:
         if not folder.is_dir():
             raise OSError
-        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
         raise BoxwoodError(
             f"Expected a tokenizer in {folder}, got none that transformers can load; copy "

@@ -58,7 +58,7 @@ def replacing(path: Path) -> Iterator[Path]:
         mode = stat.S_IMODE(os.fstat(handle).st_mode)
         os.close(handle)
         yield new
-        new.chmod(mode)
+        _permit(new, mode)
         sync(new)
         new.replace(path)
         sync(path.parent)
@@ -90,12 +90,18 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         mode = stat.S_IMODE(new.stat().st_mode) & 0o666
         for each in (*new.rglob("*"), new):
             if each.is_file():
-                each.chmod(mode)
+                _permit(each, mode)
             sync(each)
         new.replace(path)
         sync(path.parent)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def _permit(path: Path, mode: int) -> None:
+    if stat.S_IMODE(path.stat().st_mode) != mode:
+        with suppress(OSError):  # some file systems have no permissions
+            path.chmod(mode)
 
 
 def sync(path: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from boxwood.core.errors import BoxwoodError
-from boxwood.core.spec import decode
+from boxwood.core.spec import decode, load
 from boxwood.core.trust import Trust
 from boxwood.recipes.phase import Genesis, Recipe
 from boxwood.runs.chain import keys
@@ -64,16 +64,19 @@ def recipe_of(spec: Any, trust: Trust) -> Recipe:
 
 
 def places_in(spec: Any) -> Iterator[str]:
-    """List the files and modules that an encoded spec names.
+    """List the files and modules of an encoded spec that are not trusted by themselves.
 
     Example:
-        >>> list(places_in({"is": "a.b:C", "x": [{"function": "d.py:e"}]}))
-        ['a.b', 'd.py']
+        >>> list(places_in({"is": "boxwood.core.spec:Call", "x": [{"function": "d.py:e"}]}))
+        ['d.py']
     """
     if isinstance(spec, Mapping):
         named = spec.get("is", spec.get("function"))
         if isinstance(named, str):
-            yield named.rpartition(":")[0]
+            try:
+                load(named, Trust())
+            except BoxwoodError:
+                yield named.rpartition(":")[0]
         for part in spec.values():
             yield from places_in(part)
     elif isinstance(spec, list | tuple):
