@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from boxwood.cli.main import app
 from boxwood.core.errors import BoxwoodError
 from boxwood.graph.examples import tensors_of
+from boxwood.graph.reparametrised import baked
 from boxwood.graph.units import units
 from boxwood.graph.verify import shrink
 
@@ -234,3 +235,17 @@ def test_command_line(tmp_path: Path) -> None:
     assert (tmp_path / "small" / "tokenizer_config.json").read_text() == '{"a": 1}'
     assert not list((tmp_path / "small").glob("*.index.json"))
     assert "new or an empty folder" in str(CliRunner().invoke(app, call).exception)
+
+
+def test_masked_models_are_written_with_plain_weights(tmp_path):
+    """Masks are in no configuration: the message says how to write what they leave."""
+    model = made("LlamaForCausalLM", GROUPED)
+    layer = model.model.layers[0].mlp.down_proj
+    torch.nn.utils.prune.random_unstructured(layer, "weight", 0.3)
+    small = shrink(model, units(model, IDS).keep_best(0.5))
+    with pytest.raises(BoxwoodError, match=r"or write boxwood\.graph\.reparametrised\.baked\(sm"):
+        save_pretrained(small, tmp_path, IDS)
+    save_pretrained(baked(small), tmp_path, IDS)
+    again = transformers.LlamaForCausalLM.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        assert torch.allclose(again(IDS).logits, small(IDS).logits, atol=1e-6)

@@ -3,10 +3,13 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.data.digits import digits
 from boxwood.graph.compensate import compensate, reestimate_batch_norm_
+from boxwood.graph.keep import Keep
+from boxwood.graph.reparametrised import baked, reparametrised
 from boxwood.graph.units import units
 from boxwood.graph.verify import shrink
 from boxwood.train.loop import Fit, fit_
@@ -253,3 +256,47 @@ def test_a_head_that_shares_its_matrix_with_the_embedding_is_left_alone():
     assert not torch.equal(better.out.weight, small.out.weight)
     lost, left = ((each(ids) - net(ids)).square().mean() for each in (small, better))
     assert left < lost
+
+
+@pytest.mark.filterwarnings("ignore:Expected weights that are the same function of fewer")
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+@pytest.mark.parametrize(
+    "special",
+    [
+        parametrizations.weight_norm,
+        nn.utils.weight_norm,
+        parametrizations.spectral_norm,
+        lambda layer: prune.identity(prune.identity(layer, "weight"), "bias"),
+    ],
+    ids=["weight norm", "old weight norm", "spectral norm", "masks of ones"],
+)
+def test_weights_that_are_computed_are_refitted(special):
+    """The repaired network computes what that with ordinary weights does, from its own tensors."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Linear(6, 8), nn.ReLU(), special(nn.Linear(8, 8)), nn.ReLU(), nn.Linear(8, 3)
+    ).eval()
+    x = torch.randn(200, 6)
+    keep = units(net, x).keep_best(0.5)
+    small = shrink(net, keep)
+    repaired = compensate(net, small, keep, [x])
+    plain = baked(net)
+    alike = Keep(units(plain, x), keep.kept)
+    wanted = compensate(plain, shrink(plain, alike), alike, [x])
+    with torch.no_grad():
+        assert torch.allclose(repaired(x), wanted(x), atol=1e-5)
+        assert not torch.allclose(repaired(x), small(x), atol=1e-3)
+    assert reparametrised(repaired) == reparametrised(small)
+
+
+def test_masked_weights_stay_masked():
+    """A layer with zeros in its mask is left as it is; the next one makes up for what it can."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    prune.random_unstructured(net[2], "weight", 0.3)
+    x = torch.randn(200, 6)
+    keep = units(net.eval(), x).keep_best(0.5)
+    small = shrink(net, keep)
+    repaired = compensate(net, small, keep, [x])
+    assert torch.equal(repaired[2].weight, small[2].weight)
+    assert not torch.equal(repaired[4].weight, small[4].weight)

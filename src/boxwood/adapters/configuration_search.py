@@ -14,6 +14,7 @@ import transformers
 from torch import nn
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.graph.reparametrised import reparametrised
 
 Field = tuple[str | int, ...]
 """Where a configuration holds an int: a name, or a name and a place in a list."""
@@ -109,10 +110,12 @@ def search_of(small: transformers.PreTrainedModel) -> Search:
     """
     kind, config, wanted = type(small), copy.deepcopy(small.config), numbers_of(small)
     base = _built(kind, config, {})
+    computed = reparametrised(small)  # masks of torch.nn.utils.prune, for one
     if base is None or base.sizes.keys() != wanted.sizes.keys():
         raise BoxwoodError(
             f"Expected a configuration that describes {kind.__name__} before it was shrunk, got one "
-            f"of which other parameters follow; shrink the model as from_pretrained returns it."
+            f"of which other parameters follow; shrink the model as from_pretrained returns it"
+            + (", or write boxwood.graph.reparametrised.baked(small)." if computed else ".")
         )
     _say_head_dim_(kind, config, base)
     follows, floats = {}, {}

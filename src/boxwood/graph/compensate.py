@@ -16,6 +16,7 @@ from boxwood.core.ranks import Group, add_up, all_or_none, as_first_rank, check_
 from boxwood.graph.copying import named_tensors, rebuilt
 from boxwood.graph.examples import called, inputs_like, moved_to, tensors_of
 from boxwood.graph.keep import Keep
+from boxwood.graph.reparametrised import assignable, baked, filled
 from boxwood.graph.stepping import Steps
 from boxwood.graph.surgery import cuts_of
 
@@ -127,13 +128,15 @@ def _repaired(
         raise BoxwoodError("Expected batches of inputs, got none; give a few hundred examples.")
     if how.ridge < 0:
         raise BoxwoodError(f"Expected ridge of at least 0, got {how.ridge}; it is a penalty.")
-    repaired = rebuilt(small, lambda _, tensor: tensor.clone())
-    repaired.eval()
-    original = rebuilt(model, lambda _, tensor: tensor, isolated=True)
-    original.eval()
+    whole_model, plain = baked(model), baked(small)  # what is refitted are effective weights
+    repaired = rebuilt(plain, lambda _, tensor: tensor.clone()).eval()
+    original = rebuilt(whole_model, lambda _, tensor: tensor, isolated=True).eval()
     devices = devices_of((*model.parameters(), *model.buffers()))
     with torch.no_grad(), own_random_numbers(devices):
-        found = {reader.name: reader for reader in readers(model, keep)}
+        found = {reader.name: reader for reader in readers(whole_model, keep)}
+        for name in list(found):
+            if not all(assignable(small, f"{name}.{each}") for each in ("weight", "bias")):
+                del found[name]
         steps, whole = (Steps(net, data, list(found), _call) for net in (repaired, original))
         order = steps.order
         for group in _alike(repaired, steps.together(order)):
@@ -147,9 +150,9 @@ def _repaired(
                     _fold_mean_(original, repaired, whole, reader, len(data), how.ranks)
         if how.batch_norm:
             reestimate_batch_norm_(repaired, data, group=how.ranks)
-    for mine, theirs in zip(repaired.modules(), small.modules(), strict=True):
+    for mine, theirs in zip(repaired.modules(), plain.modules(), strict=True):
         mine.training = theirs.training
-    return repaired
+    return repaired if plain is small else filled(small, repaired)
 
 
 def _alike(network: nn.Module, groups: Iterable[list[str]]) -> Iterator[list[str]]:

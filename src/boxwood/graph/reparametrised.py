@@ -157,6 +157,51 @@ def written(model: nn.Module, cuts: Cuts) -> Written:
     return Written(made, tuple(assigned), tuple(unable), smaller)
 
 
+def assignable(model: nn.Module, weight: str) -> bool:
+    """Say whether a weight can be given any values: not where zeros of a mask or norms bind it.
+
+    Example:
+        >>> net = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)))
+        >>> assignable(net, "0.weight"), assignable(net, "0.bias")
+        (True, True)
+        >>> layer = nn.utils.parametrizations.orthogonal(nn.Linear(2, 2))
+        >>> assignable(layer, "weight")
+        False
+    """
+    each = next((each for each in reparametrised(model) if str(each) == weight), None)
+    if each is None:
+        return True
+    module = rebuilt(model.get_submodule(each.module), lambda _, tensor: tensor.clone()).eval()
+    value = _effective(module, each.name)
+    other = value + 0.1 * value.abs().mean() * torch.linspace(1, 2, value.numel()).to(value).view(
+        value.shape
+    )
+    return _assigned(module, each.name, other)
+
+
+def filled(model: nn.Module, plain: nn.Module) -> nn.Module:
+    """Copy a network, with the weights of another, in which all of them are ordinary parameters.
+
+    Args:
+        model: any module.
+        plain: what ``baked(model)`` became; weights that were changed in it must be `assignable`.
+
+    Example:
+        >>> layer = nn.utils.parametrizations.weight_norm(nn.Linear(1, 1))
+        >>> plain = baked(layer)
+        >>> with torch.no_grad():
+        ...     _ = plain.weight.fill_(3)
+        >>> filled(layer, plain).weight.item()
+        3.0
+    """
+    tensors = {name: t.detach() for names, t in named_tensors(plain) for name in names}
+    before = {name: t.detach() for names, t in named_tensors(baked(model)) for name in names}
+    made = rebuilt(model, lambda name, tensor: tensors.get(name, tensor).clone())
+    changed = [e for e in reparametrised(made) if not torch.equal(tensors[str(e)], before[str(e)])]
+    finish_(made, Written({}, tuple(changed), (), tensors))
+    return made
+
+
 def finish_(small: nn.Module, how: Written) -> None:
     """Assign what a cut alone does not give, and compute anew what hooks have left in attributes.
 
@@ -263,6 +308,8 @@ def _assign_(module: nn.Module, name: str, target: Tensor) -> None:
             length, direction = getattr(module, f"{name}_g"), getattr(module, f"{name}_v")
             length.copy_(torch.norm_except_dim(target, 2, hook.dim))
             direction.copy_(target)
+        elif named == name and isinstance(hook, prune.BasePruningMethod):
+            getattr(module, f"{name}_orig").copy_(target)
 
 
 def _drop_parametrisation_(module: Any, name: str) -> None:
