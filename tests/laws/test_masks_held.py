@@ -17,6 +17,8 @@ from boxwood.core.errors import BoxwoodError
 from boxwood.core.granularity import Slices
 from boxwood.core.policies import Gradual, RigL, Static
 from boxwood.core.schedules import Cubic
+from boxwood.graph.units import units
+from boxwood.graph.verify import shrink
 from boxwood.model import sparse_training
 from boxwood.model.binding import MaskBinding
 from boxwood.model.evidence.movement import TrackMovement
@@ -220,6 +222,18 @@ def test_a_copy_that_is_trained_is_free() -> None:
         loss_of(twin)
         copy.deepcopy(twin)(INPUTS)
     assert wrong(twin, masks)
+
+
+def test_a_smaller_network_is_made_of_one_under_masks() -> None:
+    """Copies that are made for surgery and its check say nothing, and no hook stays in them."""
+    net = network(torch.float32)
+    masks = prune(net, 0.5)
+    MaskBinding(net, optim.SGD(net.parameters(), lr=0.1), masks)
+    inputs = INPUTS.float()
+    for each in (net, copy.deepcopy(net)):
+        small = shrink(each, units(each, inputs).keep_best(0.5))
+        assert not any(module._forward_pre_hooks for module in small.modules())
+        assert not any(module._state_dict_pre_hooks for module in small.modules())
 
 
 # Optimizers

@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import (
 from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
+from boxwood.core.copies import REBUILT, drop_hooks_
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.placement import check_whole
 from boxwood.graph.references import aim_weak_references_, leads_into, prepare
@@ -147,7 +148,7 @@ def twin_of(
         >>> [names for names, _ in listed]
         [('weight',), ('bias',)]
     """
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = {id(REBUILT): REBUILT}
     listed: list[tuple[tuple[str, ...], Tensor]] = []
     by_name = dict(
         [
@@ -179,6 +180,7 @@ def twin_of(
     with _DetachingCopies():
         try:
             twin = copy.deepcopy(model, memo)
+            drop_hooks_(twin)
             for cell, content in variables:
                 own = isolated or leads_into(content, memo)
                 cell.cell_contents = copy.deepcopy(content, memo) if own else content

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from boxwood.core.copies import REBUILT, no_hook
+
 
 class Copied:
     """One copy of a network under masks, shared by all hooks in it.
@@ -83,8 +85,8 @@ class CopiedHook:
             training = forward and module.training and torch.is_grad_enabled()
             self._copied.read(module, self._own, training=training)
 
-    def __deepcopy__(self, memo: dict[Any, Any]) -> "CopiedHook":
-        return self
+    def __deepcopy__(self, memo: dict[Any, Any]) -> Any:
+        return no_hook if id(REBUILT) in memo else self
 
     def __reduce__(self) -> Any:
         return NOTHING

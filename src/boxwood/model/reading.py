@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from boxwood.core.copies import REBUILT, no_hook
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.masks import and_
 from boxwood.model.copied import NOTHING, Copied, CopiedHook
@@ -69,7 +70,9 @@ class ReadingHook:
                 return True
         return False
 
-    def __deepcopy__(self, memo: dict[Any, Any]) -> CopiedHook:
+    def __deepcopy__(self, memo: dict[Any, Any]) -> Any:
+        if id(REBUILT) in memo:
+            return no_hook
         key = ("boxwood", id(self.holder))
         if key not in memo:
             memo[key] = Copied(_MasksOf(weakref.ref(self.holder)))
