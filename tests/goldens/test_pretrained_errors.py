@@ -10,6 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import boxwood
 from boxwood.cli.main import app
 from boxwood.core.criteria import magnitude
 from boxwood.core.errors import BoxwoodError
@@ -254,3 +255,13 @@ def test_pieces_of_a_text_that_is_shorter_than_papers_take() -> None:
     assert shape(3_000, length=100) == (30, 100)
     with pytest.raises(BoxwoodError, match="at least 1 x 64 = 64 tokens, got 10"):
         shape(10)
+
+
+def test_paths_may_be_strings(llama: Path, tmp_path: Path) -> None:
+    """As everywhere else in Python."""
+    prune_pretrained(str(llama), str(tmp_path / "out"), 0.5, decide=SIZE)
+    masks = load_masks(str(tmp_path / "out"))
+    assert masks.keys() == load_masks(tmp_path / "out").keys()
+    batches = batches_for(str(llama), (tmp_path / "text.txt").read_text())
+    model = boxwood.load(str(tmp_path / "out"))
+    assert model(**batches[0]).logits.isfinite().all()

@@ -123,7 +123,7 @@ def line_batches(
 
 
 def batches_for(
-    folder: Path,
+    folder: Path | str,
     text: str,
     *,
     lines: bool = False,

@@ -16,7 +16,7 @@ from boxwood.files.packed import dense_pieces
 from boxwood.files.quantised import refuse_unprunable
 
 
-def load_folder(folder: Path) -> transformers.PreTrainedModel:
+def load_folder(folder: Path | str) -> transformers.PreTrainedModel:
     """Load the model in a folder, as ``from_pretrained`` does, or out of packed weights.
 
     Args:
@@ -35,6 +35,7 @@ def load_folder(folder: Path) -> transformers.PreTrainedModel:
         ...
         boxwood.core.errors.BoxwoodError: Expected a folder with config.json at gone, got none; give a folder as save_pretrained writes it.
     """
+    folder = Path(folder)
     config = open_config(folder)
     files = find_files(folder)[1]
     packed = any(is_packed(read_header(file)) for file in files)

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 from boxwood.core.errors import BoxwoodError
-from boxwood.core.masks import apply
+from boxwood.core.fixed_masks import FixedMasks
+from boxwood.core.masks import Masks, apply
 from boxwood.core.policies import Policy
-from boxwood.model.prunable import Where, linear_and_conv, plain_name
+from boxwood.model.prunable import Named, Where, linear_and_conv, plain_name
 from boxwood.model.sparse_training import SparseTraining
 
 try:
@@ -114,6 +115,28 @@ class SparseTrainingCallback(Callback):
                 f"Expected SparseTrainingCallback behind {averaging[0]}, got it before; checkpoints "
                 f"would hold averages that are not pruned: put it last in Trainer(callbacks=[...])."
             )
+
+
+class MaskCallback(SparseTrainingCallback):
+    """Hold masks that were found before, while a Lightning ``Trainer`` trains.
+
+    Args:
+        masks: bool tensors by parameter name, as `boxwood.prune` and ``load_masks`` return them;
+            True keeps.
+
+    Raises:
+        BoxwoodError: there are no masks, or the model has no parameter of a name.
+
+    Example:
+        >>> import torch
+        >>> callback = MaskCallback({"fc1.weight": torch.tensor([[True, False]])})
+        >>> trainer = Trainer(max_steps=1, callbacks=[callback], logger=False)  # doctest: +SKIP
+
+    Source: Han, Pool, Tran and Dally (2015), section 3: retraining what is left.
+    """
+
+    def __init__(self, masks: Masks) -> None:
+        super().__init__(FixedMasks(dict(masks)), where=Named(tuple(masks)))
 
 
 def _averages(callback: Callback) -> bool:

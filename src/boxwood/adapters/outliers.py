@@ -18,7 +18,7 @@ from boxwood.model.scoring import score
 
 
 def outlier_sparsities(
-    source: Path,
+    source: Path | str,
     sparsity: float,
     batches: Batches,
     *,

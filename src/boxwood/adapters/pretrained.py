@@ -29,8 +29,8 @@ Watch = Callable[[int, int], None]
 
 
 def prune_pretrained(
-    source: Path,
-    out: Path,
+    source: Path | str,
+    out: Path | str,
     sparsity: float | Mapping[str, float],
     *,
     decide: Call = Call.of(by_criterion),  # noqa: B008 - frozen
@@ -79,6 +79,7 @@ def prune_pretrained(
 
     Source: Sun, Liu, Bair and Kolter (2024); Frantar and Alistarh (2023), section 4.
     """
+    source, out = Path(source), Path(out)
     opened = open_resident(source, blocks=blocks, follow_links=follow_links)
     chosen = {name: _left(name, opened.weights(name), skip) for name in opened.blocks}
     _check(opened, chosen, skip, sparsity)

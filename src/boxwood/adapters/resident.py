@@ -135,7 +135,7 @@ class Resident:
 
 
 def open_resident(
-    folder: Path, *, blocks: str | None = None, follow_links: bool = False
+    folder: Path | str, *, blocks: str | None = None, follow_links: bool = False
 ) -> Resident:
     """Build a model from a folder's config.json alone, and find its weights and its blocks.
 
@@ -154,6 +154,7 @@ def open_resident(
         ...
         boxwood.core.errors.BoxwoodError: Expected a folder with config.json at gone, got none; give a folder as save_pretrained writes it.
     """
+    folder = Path(folder)
     config = open_config(folder)
     config.use_cache = False  # only the copy in memory
     checkpoint = open_checkpoint(folder, follow_links=follow_links)
@@ -171,7 +172,7 @@ def open_resident(
     return Resident(model, checkpoint, stored, _blocks(model, blocks))
 
 
-def open_config(folder: Path) -> Any:
+def open_config(folder: Path | str) -> Any:
     """Read a folder's config.json; code that comes with a model is not run.
 
     Raises:
@@ -184,6 +185,7 @@ def open_config(folder: Path) -> Any:
         ...
         boxwood.core.errors.BoxwoodError: Expected a folder with config.json at gone, got none; give a folder as save_pretrained writes it.
     """
+    folder = Path(folder)
     refuse_unprunable(folder, ())
     if not (folder / "config.json").is_file():
         raise BoxwoodError(
@@ -202,7 +204,7 @@ def open_config(folder: Path) -> Any:
         ) from error
 
 
-def open_tokenizer(folder: Path) -> Any:
+def open_tokenizer(folder: Path | str) -> Any:
     """Load the tokenizer that lies beside a model.
 
     Raises:
@@ -214,6 +216,7 @@ def open_tokenizer(folder: Path) -> Any:
         ...
         boxwood.core.errors.BoxwoodError: Expected a tokenizer in gone, got none that transformers can load; copy tokenizer.json there.
     """
+    folder = Path(folder)
     try:
         if not folder.is_dir():
             raise OSError

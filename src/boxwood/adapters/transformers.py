@@ -11,10 +11,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from boxwood.core.errors import BoxwoodError
-from boxwood.core.masks import sparsity
+from boxwood.core.fixed_masks import FixedMasks
+from boxwood.core.masks import Masks, sparsity
 from boxwood.core.policies import Policy
 from boxwood.core.replacing import replacing
-from boxwood.model.prunable import Where, linear_and_conv
+from boxwood.model.prunable import Named, Where, linear_and_conv
 from boxwood.model.sparse_training import SparseTraining
 
 try:
@@ -119,6 +120,28 @@ class SparseTrainingCallback(TrainerCallback):
                 f"the checkpoints that were saved after it.",
                 stacklevel=2,
             )
+
+
+class MaskCallback(SparseTrainingCallback):
+    """Hold masks that were found before, while a Hugging Face ``Trainer`` trains.
+
+    Args:
+        masks: bool tensors by parameter name, as `boxwood.prune` and ``load_masks`` return them;
+            True keeps.
+
+    Raises:
+        BoxwoodError: there are no masks, or the model has no parameter of a name.
+
+    Example:
+        >>> import torch
+        >>> callback = MaskCallback({"fc1.weight": torch.tensor([[True, False]])})
+        >>> trainer = Trainer(model=model, args=arguments, callbacks=[callback])  # doctest: +SKIP
+
+    Source: Han, Pool, Tran and Dally (2015), section 3: retraining what is left.
+    """
+
+    def __init__(self, masks: Masks) -> None:
+        super().__init__(FixedMasks(dict(masks)), where=Named(tuple(masks)))
 
 
 def _no_model() -> None:

@@ -95,7 +95,7 @@ class Checkpoint:
         return sorted(found, key=lambda tensor: tensor.name)
 
 
-def open_checkpoint(source: Path, *, follow_links: bool = False) -> Checkpoint:
+def open_checkpoint(source: Path | str, *, follow_links: bool = False) -> Checkpoint:
     """Find and check the files of a checkpoint.
 
     Args:
@@ -121,7 +121,7 @@ def open_checkpoint(source: Path, *, follow_links: bool = False) -> Checkpoint:
 
 
 def find_files(
-    source: Path, *, follow_links: bool = False
+    source: Path | str, *, follow_links: bool = False
 ) -> tuple[Path | None, dict[Path, set[str]]]:
     """Find the files of a checkpoint, dense or packed, without opening them.
 
@@ -139,6 +139,7 @@ def find_files(
         >>> find_files(Path("a.safetensors"))
         (None, {PosixPath('a.safetensors'): set()})
     """
+    source = Path(source)
     path = _only_checkpoint(source) if source.is_dir() else source
     if path.suffix != ".json":
         return None, {path: set()}

@@ -215,7 +215,7 @@ def _bits_file(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Bi
 
 
 def write_with_masks(
-    path: Path, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]
+    path: Path | str, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]
 ) -> None:
     """Write tensors as a safetensors file and their masks beside it, each whole or not at all.
 
@@ -236,6 +236,7 @@ def write_with_masks(
         {'w': tensor([[ True, False],
                 [False,  True]])}
     """
+    path = Path(path)
     check_whole({**weights, **{f"mask of {name}": mask for name, mask in masks.items()}})
     whole = save({name: tensor.contiguous() for name, tensor in weights.items()})
     start = 8 + int.from_bytes(whole[:8], "little")
@@ -289,7 +290,7 @@ def open_masks(path: Path) -> dict[str, StoredMask]:
     return found
 
 
-def load_masks(source: Path) -> dict[str, Tensor]:
+def load_masks(source: Path | str) -> dict[str, Tensor]:
     """Read masks into memory.
 
     Args:
@@ -306,6 +307,7 @@ def load_masks(source: Path) -> dict[str, Tensor]:
         >>> pruned = prune_checkpoint(Path("gone"), Path("out"), 0.5)  # doctest: +SKIP
         >>> masks = load_masks(Path("out"))  # doctest: +SKIP
     """
+    source = Path(source)
     files = sorted((source / FOLDER).glob("*.safetensors")) if source.is_dir() else [source]
     if not files:
         raise BoxwoodError(f"Expected masks in {source / FOLDER}, got none; prune it first.")

@@ -74,8 +74,8 @@ class PrunedTensor:
 
 
 def prune_checkpoint(
-    source: Path,
-    out: Path,
+    source: Path | str,
+    out: Path | str,
     sparsity: float,
     *,
     scope: Scope = global_limits,
@@ -116,6 +116,7 @@ def prune_checkpoint(
     Source: Han, Pool, Tran and Dally (2015), with the default scope.
     """
     check_sparsity(sparsity)
+    source, out = Path(source), Path(out)
     checkpoint = open_checkpoint(source, follow_links=follow_links)
     refuse_unprunable(source, [shard.path for shard in checkpoint.shards])
     tensors = choose(checkpoint.tensors(), where)
