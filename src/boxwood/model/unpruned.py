@@ -239,7 +239,8 @@ def patterns_for(names: Collection[str], among: Iterable[str]) -> tuple[str, ...
     found: dict[str, None] = {}
     for name in names:
         pattern = re.sub(r"(?<![^.])\d+(?![^.])", "*", name)
-        found[name if any(fnmatchcase(other, pattern) for other in others) else pattern] = None
+        if pattern not in found:
+            found[name if any(fnmatchcase(other, pattern) for other in others) else pattern] = None
     return tuple(found)
 
 
