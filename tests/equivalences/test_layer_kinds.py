@@ -18,9 +18,10 @@ from boxwood.core.errors import BoxwoodError, SelectionWarning
 from boxwood.core.granularity import Elements, Granularity, NofM, PerRow, Slices, total
 from boxwood.core.policies import Gradual, RigL
 from boxwood.core.schedules import Cubic
+from boxwood.model.binding import MaskBinding
 from boxwood.model.blockwise import by_criterion, by_sparse_gpt
 from boxwood.model.layer_kinds import Layout
-from boxwood.model.oneshot import prune
+from boxwood.model.oneshot import project_, prune
 from boxwood.model.prunable import Matrices, Named, linear_and_conv
 from boxwood.model.reconstruct import prune_and_reconstruct, reconstruct
 from boxwood.model.sparse_training import SparseTraining
@@ -217,6 +218,40 @@ def test_all_matrices_are_found(kind: str) -> None:
     weights = sum(mask.numel() for mask in masks.values())
     assert sum(int(mask.sum()) for mask in masks.values()) == round(weights / 2)
     assert all(masks[name].shape == net.get_parameter(name).shape for name in names)
+
+
+class Everything(nn.Module):
+    """One layer of every kind that is not linear or a convolution, in a row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode = nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0, batch_first=True)
+        self.read, self.cell = nn.LSTM(4, 2, batch_first=True), nn.GRUCell(2, 3)
+        self.pair, self.up = nn.Bilinear(3, 3, 4), nn.ConvTranspose1d(4, 2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.cell(self.read(self.encode(x))[0][:, -1])
+        return self.up(self.pair(hidden, hidden).unsqueeze(2))
+
+
+def test_every_kind_is_held_while_it_is_trained() -> None:
+    """Masks of all these matrices hold under an optimizer, and the kept weights move."""
+    torch.manual_seed(0)
+    net = Everything()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    masks = prune(net, 0.5, scope=uniform)
+    assert set(masks) == {n for n, p in net.named_parameters() if p.dim() > 1}
+    project_(net, masks)
+    before = {name: net.get_parameter(name).detach().clone() for name in masks}
+    MaskBinding(net, optimizer, masks)
+    for _ in range(3):
+        optimizer.zero_grad()
+        net(torch.randn(5, 6, 4)).square().mean().backward()
+        optimizer.step()
+    for name, mask in masks.items():
+        weight = net.get_parameter(name).detach()
+        assert not weight[~mask].any(), name
+        assert bool((weight != before[name])[mask].any()), name
 
 
 def test_linear_layers_of_graph_packages() -> None:
