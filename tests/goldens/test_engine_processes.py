@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -116,9 +117,14 @@ def test_what_cannot_be_pickled_says_what_to_do(net, way) -> None:
 
 def held(session: Session) -> tuple[int, int]:
     """Return how many kernels a session has, and the bytes of memory that they keep alive."""
-    kernels = list(session.workshop.built.values())
-    owners = {id(each.owner): each.owner.nbytes for each in kernels}
-    return len(kernels), sum(owners.values())
+    kernels = [each.kernel for each in session.workshop.built.values()]
+    parts = [part for kernel in kernels for part in kernel.constants]
+    memories = {}
+    for part in parts:
+        while isinstance(part.base, np.ndarray):
+            part = part.base
+        memories[part.ctypes.data] = part.nbytes
+    return len(kernels), sum(memories.values())
 
 
 def test_many_batches_take_no_more_memory_than_a_few(net) -> None:
@@ -137,6 +143,21 @@ def test_many_batches_take_no_more_memory_than_a_few(net) -> None:
         assert count <= most[0]
         assert nbytes <= 2 * most[1]
     assert first <= set(fast.workshop.built)
+
+
+def test_batches_share_packed_weights(monkeypatch) -> None:
+    """As far as they are packed alike."""
+    from boxwood.engine import costs
+    from boxwood.engine.kernels.planning import Plan
+
+    monkeypatch.setattr(costs, "choose", lambda *args, **more: Plan(vectors=2, block=128))
+    fast = in_kernels(nn.Linear(256, 256).eval(), torch.zeros(8, 256))
+    _, one = held(fast)
+    for batch in range(20, 20 + PLANS):
+        fast(torch.zeros(batch, 256))
+    packed = [each for each in fast.workshop.built.values() if each.kernel.packing]
+    assert len(packed) == PLANS + 1
+    assert held(fast)[1] < 1.2 * one
 
 
 def test_a_loaded_session_keeps_the_kernels_of_its_file(net, tmp_path, monkeypatch) -> None:

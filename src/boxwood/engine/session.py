@@ -1,8 +1,10 @@
 """A compiled network: called as the network is, run by kernels and torch."""
 
+import hashlib
 import os
 import statistics
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -31,6 +33,8 @@ from boxwood.engine.shapes import check_shapes
 from boxwood.engine.targets import Target
 from boxwood.engine.teams import Team
 
+Held = weakref.WeakValueDictionary[bytes, NDArray[Any]]
+
 Key = tuple[Any, int | None, int | None]  # problem, number of the weight, of the bias
 
 PLANS = 4
@@ -57,6 +61,7 @@ class Workshop:
         self.built: dict[Key, Bound] = {}
         self.stored: dict[Key, Callable[[], Bound]] = {}  # kernels of a file, not yet looked at
         self.objects: dict[str, bytes] = {}
+        self.held: Held = weakref.WeakValueDictionary()
         self.settled: frozenset[Key] = frozenset()  # kernels that stay whatever else is forgotten
 
     def kernels(self, steps: Mapping[int, KernelStep]) -> dict[int, Bound]:
@@ -73,7 +78,7 @@ class Workshop:
                     self.target,
                     self.threads,
                 )
-        self.built.update(zip(missing, hold(tuple(missing.values())), strict=True))
+        self.built.update(zip(missing, hold(tuple(missing.values()), self.held), strict=True))
         return {
             index: self.built[step.problem, step.weight, step.bias] for index, step in steps.items()
         }
@@ -84,7 +89,10 @@ class Workshop:
             self.built[key] = self.stored.pop(key)()
 
     def settle(self) -> None:
-        """Keep for good what is built or stored now."""
+        """Keep for good what is built or stored now, in memory without what was built beside it."""
+        self.held.clear()
+        kernels = [each.kernel for each in self.built.values()]
+        self.built = dict(zip(self.built, hold(kernels, self.held), strict=True))
         self.settled = frozenset((*self.built, *self.stored))
 
     def keep(self, kernels: Iterable[Bound]) -> None:
@@ -113,32 +121,46 @@ class Workshop:
         return None if number is None else self.program.constants[number].numpy()
 
 
-def hold(kernels: Sequence[Kernel], mapped: NDArray[np.uint8] | None = None) -> list[Bound]:
+def hold(
+    kernels: Sequence[Kernel], held: Held | None = None, mapped: NDArray[np.uint8] | None = None
+) -> list[Bound]:
     """Copy the constants of kernels into memory of their own, each to a cache line.
 
     Args:
         kernels: the kernels.
+        held: constants that are there already, by digest: packed weights are often the same for
+            several batches, and are then shared.
         mapped: memory of a file; constants that lie on lines there stay.
     """
-    sizes = [
-        [0 if _stays(part, mapped) else -(-part.nbytes // LINE) * LINE for part in kernel.constants]
-        for kernel in kernels
-    ]
-    memory = allocate(sum(map(sum, sizes)))
-    start, found = 0, []
-    for kernel, lengths in zip(kernels, sizes, strict=True):
-        held = []
-        for constant, length in zip(kernel.constants, lengths, strict=True):
-            if _stays(constant, mapped):
-                held.append(constant)
-                continue
-            part = memory[start : start + constant.nbytes].view(constant.dtype)
-            part[:] = constant.reshape(-1)
-            held.append(part)
-            start += length
-        addresses = tuple(constant.ctypes.data for constant in held)
-        found.append(Bound(replace(kernel, constants=tuple(held)), addresses, memory))
+    held = weakref.WeakValueDictionary() if held is None else held
+    parts = {id(part): part for kernel in kernels for part in kernel.constants}
+    placed = {number: part for number, part in parts.items() if _stays(part, mapped)}
+    digests = {number: _digest(part) for number, part in parts.items() if number not in placed}
+    placed |= {number: held[digest] for number, digest in digests.items() if digest in held}
+    new = {number: part for number, part in parts.items() if number not in placed}
+    memory = allocate(sum(_whole_lines(part) for part in new.values()))
+    start = 0
+    for number, part in new.items():
+        there = memory[start : start + part.nbytes].view(part.dtype)
+        there[:] = part.reshape(-1)
+        placed[number] = held[digests[number]] = there
+        start += _whole_lines(part)
+    found = []
+    for kernel in kernels:
+        constants = tuple(placed[id(part)] for part in kernel.constants)
+        addresses = tuple(constant.ctypes.data for constant in constants)
+        found.append(Bound(replace(kernel, constants=constants), addresses, memory))
     return found
+
+
+def _whole_lines(part: NDArray[Any]) -> int:
+    return -(-part.nbytes // LINE) * LINE
+
+
+def _digest(part: NDArray[Any]) -> bytes:
+    digest = hashlib.blake2b(f"{part.dtype} {part.size}".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+    return digest.digest()
 
 
 def _stays(part: NDArray[Any], mapped: NDArray[np.uint8] | None) -> bool:

@@ -244,7 +244,7 @@ def _kernel(
     elif (isinstance(problem, Conv) and not problem.depthwise) or isinstance(problem, MatVec):
         raise ValueError("the packed weight of a kernel is missing")
     kernel = made(problem, given, workshop.weight(bias), workshop.target, packing, workshop.threads)
-    (found,) = hold([kernel], data)
+    (found,) = hold([kernel], workshop.held, data)
     return replace(found, owner=(found.owner, data))
 
 

@@ -4,14 +4,18 @@ import math
 
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 pytest.importorskip("llvmlite")
 
 from boxwood.core.errors import BoxwoodError
-from boxwood.engine import storage
+from boxwood.engine import calls, storage
+from boxwood.engine.capture import capture
 from boxwood.engine.compiling import compile as compile_
-from boxwood.engine.program import Condition, Operator, PerExample
+from boxwood.engine.program import Condition, Operator, PerExample, Program, Torch
+from boxwood.engine.recording import UncapturableError
 from boxwood.engine.session import Session
 
 SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 17, 20, 33, 64)
@@ -168,6 +172,15 @@ ALWAYS = (
 )  # fmt: skip
 
 
+def replay(program: Program, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    tensors = dict(program.constants) | dict(zip(program.inputs, inputs, strict=True))
+    for op in program.ops:
+        assert isinstance(op, Torch)
+        op = calls.at_batch(op, len(inputs[0]))
+        tensors.update(zip(op.writes, calls.run(op, tensors), strict=True))
+    return [tensors[value] for value in program.outputs]
+
+
 def close(got, wanted) -> None:
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
 
@@ -232,3 +245,48 @@ def test_conditions_hold_where_the_code_gets_the_same() -> None:
     small = Condition(Operator.MORE, PerExample(per=6, plus=1), 16, found=0)
     assert [size for size in range(1, 9) if small.holds(size)] == [1, 2]
     assert str(small) == "(6·batch +1) > 16 is false"
+
+
+SIZE = st.deferred(
+    lambda: st.one_of(
+        st.just("n"),
+        st.integers(-3, 12).map(str),
+        st.builds("({} {} {})".format, SIZE, st.sampled_from(("+", "-", "*", "//", "%")), SIZE),
+        st.builds("{}({}, {})".format, st.sampled_from(("min", "max")), SIZE, SIZE),
+        st.builds("divmod({}, {})[{}]".format, SIZE, SIZE, st.integers(0, 1)),
+        st.builds("(-{})".format, SIZE),
+        st.builds("abs({})".format, SIZE),
+        st.builds("int({} / 2)".format, SIZE),
+        st.builds("({} if {} {} {} else {})".format, SIZE, SIZE, COMPARED, SIZE, SIZE),
+        st.builds("({} if {} in ({}, {}) else {})".format, SIZE, SIZE, SIZE, SIZE, SIZE),
+        st.builds("({} if {} else {})".format, SIZE, SIZE, SIZE),
+    )
+)
+COMPARED = st.sampled_from(("==", "!=", "<", "<=", ">", ">="))
+
+
+@settings(max_examples=25, deadline=None)
+@given(SIZE, st.integers(1, 9), st.sampled_from(("x.shape[0]", "x.numel() // 3", "len(x)")))
+@example("((n // 2) * 2)", 2, "x.shape[0]")
+@example("(n % 4)", 4, "x.shape[0]")
+@example("min(n, 4)", 1, "x.shape[0]")
+@example("((n * n) - (n * n))", 3, "x.shape[0]")
+def test_any_arithmetic_with_sizes_is_followed_or_refused(text, batch, source) -> None:
+    """Where the conditions hold, the code computes what the program has."""
+    code = compile(f"({text}, n)", "sizes", "eval")
+
+    def function(x):
+        number, n = eval(code, {"n": eval(source, {"x": x, "len": len})})  # noqa: S307
+        return [x * number, x.new_zeros(n)]
+
+    try:
+        program = capture(function, (torch.zeros(batch, 3),)).program
+    except (ZeroDivisionError, UncapturableError):
+        return
+    for size in range(1, 25):
+        if program.batch is None or program.batches.against(size):
+            continue
+        x = torch.randn(size, 3)
+        wanted = function(x)
+        for ours, theirs in zip(replay(program, (x,)), wanted, strict=True):
+            assert torch.equal(ours, theirs)
