@@ -83,7 +83,7 @@ def open_server(stores: list[Path], build: Callable[[], str], port: int = 0) -> 
                 self._answer(404, "text/plain", "There is only one page, at /.")
 
         def _answer(self, status: int, kind: str, text: str) -> None:
-            body = text.encode()
+            body = text.encode(errors="replace")  # a file's name need not be valid text
             self.send_response(status)
             self.send_header("Content-Type", f"{kind}; charset=utf-8")
             self.send_header("Content-Length", str(len(body)))
@@ -165,8 +165,9 @@ class _Cache:
             # A store in which nothing has been asked for yet gets its page when something is.
             return 200, "text/html", _sentence(str(error))
         except Exception as error:  # noqa: BLE001 - the reader must be told, and serving goes on
-            what = f"Expected a store that can be read, got {type(error).__name__}: {error}."
-            return 500, "text/html", _sentence(f"{what} This is a fault of Boxwood: report it.")
+            what = f"Expected a report of the store, got {type(error).__name__}: {error}"
+            way_out = "check the store and the function of --judge, or report a fault of Boxwood"
+            return 500, "text/html", _sentence(f"{what}; {way_out}.")
 
 
 def _sentence(text: str) -> str:
