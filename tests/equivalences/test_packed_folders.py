@@ -52,3 +52,22 @@ def test_a_packed_folder_is_no_model_for_others_and_the_same_model_for_us(
         for folder in ("pruned", "back")
     )
     assert after == before
+
+
+def test_a_folder_is_compiled_and_raced(tmp_path: Path) -> None:
+    """As a file's function is; what is compiled says what the model says."""
+    pytest.importorskip("llvmlite")
+    config = transformers.BertConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=1,
+        num_attention_heads=2, max_position_embeddings=32,
+    )  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.BertModel(config).eval()
+    model.save_pretrained(tmp_path / "bert")
+    command("compile", tmp_path / "bert", "--input", "2x6:32", "--out", tmp_path / "bert.bxw")
+    with torch.no_grad():
+        expected = model(IDS).last_hidden_state
+    got = boxwood.load(tmp_path / "bert.bxw")(IDS)
+    torch.testing.assert_close(got["last_hidden_state"], expected, rtol=1e-4, atol=1e-5)
+    command("bench", tmp_path / "bert", "--sparsity", 0.5, "--turns", 1, "--json")

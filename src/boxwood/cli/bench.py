@@ -20,8 +20,7 @@ from boxwood.cli.models import (
     Threads,
     Weights,
     check_takes,
-    example_of,
-    model_of,
+    read_network,
 )
 from boxwood.cli.terminal import Console, say
 from boxwood.engine import compiling
@@ -64,8 +63,7 @@ def bench(
 
     Example: boxwood bench torchvision.models:resnet50 --input 1x3x224x224 --sparsity 0.9 --keep 0.5
     """
-    example = example_of(inputs or ())
-    dense = model_of(model, settings or (), weights)
+    dense, example = read_network(model, inputs or (), settings or (), weights)
     check_takes(dense, example)
     pruned = dense
     if sparsity:

@@ -15,8 +15,7 @@ from boxwood.cli.models import (
     Threads,
     Weights,
     check_takes,
-    example_of,
-    model_of,
+    read_network,
 )
 from boxwood.cli.terminal import Console
 from boxwood.engine import compiling
@@ -41,8 +40,7 @@ def compile(  # noqa: A001
 
     Example: boxwood compile torchvision.models:resnet18 --input 1x3x224x224 --sparsity 0.9 --out r.bxw
     """
-    example = example_of(inputs or ())
-    network = model_of(model, settings or (), weights, sparsity)
+    network, example = read_network(model, inputs or (), settings or (), weights, sparsity)
     check_takes(network, example)
     torch.set_num_threads(threads)
     session = compiling.compile(network, example, threads=threads)

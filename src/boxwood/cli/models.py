@@ -4,7 +4,7 @@ import copy
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -23,7 +23,11 @@ from boxwood.model.oneshot import project_, prune
 from boxwood.recipes.phase import load_weights_
 
 ModelName = Annotated[
-    str, typer.Argument(help="file.py:name or package.module:name of a model or its function.")
+    str,
+    typer.Argument(
+        help="file.py:name or package.module:name of a model or its function; or a Hugging Face "
+        "folder."
+    ),
 ]
 Inputs = Annotated[
     list[str] | None,
@@ -46,6 +50,42 @@ Settings = Annotated[
     list[str] | None, typer.Option("--set", help="name=value for the function; repeatable.")
 ]
 Threads = Annotated[int, typer.Option(help="Threads to run on.", callback=checks.whole(1, 1024))]
+
+
+def read_network(
+    target: str,
+    inputs: Sequence[str],
+    settings: Sequence[str] = (),
+    weights: Path | None = None,
+    sparsity: float = 0.0,
+) -> tuple[Any, tuple[Tensor, ...]]:
+    """Make a network and an example of its input, out of a file, a package, or a folder.
+
+    Args:
+        target: ``file.py:name``, ``package.module:name``, or a Hugging Face folder.
+        inputs: shapes; by default two pieces of 16 tokens for a folder of a language model.
+        settings: ``name=value`` texts for a function that makes the network.
+        weights: a file of its state.
+        sparsity: fraction of weights to prune first.
+
+    Raises:
+        BoxwoodError: the name, a setting, the file, a shape or the sparsity cannot be used.
+    """
+    if not Path(target).is_dir():
+        return model_of(target, settings, weights, sparsity), example_of(inputs)
+    from boxwood.adapters.folders import load_folder  # transformers takes seconds to import
+
+    if weights is not None or settings:
+        raise BoxwoodError(
+            f"Expected no --weights and no --set with a folder, got {weights or settings[0]}; the "
+            f"folder holds the weights and the configuration."
+        )
+    model = load_folder(Path(target))
+    model.config.use_cache = False  # of past tokens: an output of its own
+    if sparsity:
+        project_(model, prune(model, sparsity))
+    words = getattr(model.config, "vocab_size", None)
+    return model, example_of(inputs or ([f"2x16:{words}"] if words else ()))
 
 
 def model_of(

@@ -1,16 +1,15 @@
 """``boxwood shrink``: a smaller network of the same classes, and the proof."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
-from torch import Tensor
 
 from boxwood.cli import checks
-from boxwood.cli.models import Inputs, Settings, Weights, example_of, model_of
+from boxwood.cli.models import Inputs, Settings, Weights, read_network
 from boxwood.cli.terminal import Console, say
 from boxwood.core.errors import BoxwoodError
 from boxwood.files.writing import check_new_folder
@@ -145,11 +144,7 @@ def shrink(
         )
     if folder is not None and out is not None:
         check_new_folder(out)
-    model: Any
-    if folder is None:
-        model, given = model_of(target, settings or (), weights), example_of(inputs or ())
-    else:
-        model, given = _pretrained(folder, weights, inputs or ())
+    model, given = read_network(target, inputs or (), settings or (), weights)
     found = units(model, given, freeze_unknown=freeze_unknown)
     within = next((Budget(v, of) for v, of in budgets.values() if v is not None), None)
     if time is not None:
@@ -201,22 +196,6 @@ def shrink(
     if certificate is not None:
         console.print(str(certificate))
         console.print(f"Written: {out}", soft_wrap=True)
-
-
-def _pretrained(
-    folder: Path, weights: Path | None, inputs: Sequence[str]
-) -> tuple[Any, tuple[Tensor, ...]]:
-    # Only here: transformers takes seconds to import.
-    from boxwood.adapters.folders import load_folder
-
-    if weights is not None:
-        raise BoxwoodError(
-            f"Expected no --weights with a folder, got {weights}; the folder holds the weights."
-        )
-    model = load_folder(folder)
-    model.config.use_cache = False  # of past tokens: an output of its own
-    words = getattr(model.config, "vocab_size", None)
-    return model, example_of(inputs or ([f"2x16:{words}"] if words else ()))
 
 
 def _told(report: dict[str, Any]) -> Iterator[str]:
