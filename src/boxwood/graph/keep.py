@@ -169,8 +169,8 @@ def keep_best(
         )
     if len(units) == 0:
         raise BoxwoodError(
-            "Expected a network with removable units, got one with none; often sizes are "
-            "written into the code, or tied to inputs and outputs."
+            f"Expected a network with removable units, got one with none: {_why_none(units)}; "
+            "Units.reasons() tells it of every axis."
         )
     if scores.shape != (len(units),) or not np.isfinite(scores).all():
         raise BoxwoodError(
@@ -193,6 +193,18 @@ def keep_best(
             stacklevel=2,
         )
     return made
+
+
+def _why_none(units: Units) -> str:
+    """Tell of one axis what keeps it whole, rather of one that the model does not return."""
+    told = [
+        (name, dim, why) for (name, dim), why in units.reasons().items() if name in units.shapes
+    ]
+    told.sort(key=lambda each: (each[2] == "the model returns it", each[1]))
+    if not told:
+        return "it has no parameters with more than one index along an axis"
+    name, dim, why = told[0]
+    return f"axis {dim} of {name!r} stays, for {why}"
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ class Flow:
 
     ``directions`` are axes of parameters that a norm is divided out of: they are not set to zero
     in the masked network, where their magnitude is, or 0 / 0 would come of it. ``bounds`` are sizes
-    that code cuts an axis at, with the labels of the whole axis. ``read`` are labels, by id, that
+    that code cuts an axis at, with the labels of the tensor and the axis. ``read`` are labels, by id, that
     more was done with than to move and to join them. ``started`` are the layouts of parameters and
     buffers before the first call.
     """
@@ -102,7 +102,7 @@ class Flow:
     restated: list[Restated] = field(default_factory=list)
     on_use: dict[int, Ids] = field(default_factory=dict)
     directions: set[tuple[str, int]] = field(default_factory=set)
-    bounds: list[tuple[Expression, Ids]] = field(default_factory=list)
+    bounds: list[tuple[Expression, Layout, int]] = field(default_factory=list)
     compared: list[Compared] = field(default_factory=list)
     looked_at: set[int] = field(default_factory=set)
     read: dict[int, Ids] = field(default_factory=dict)
@@ -192,9 +192,9 @@ class Flow:
 
     def bound(self, layout: Layout, axis: int, size: Any) -> None:
         """Note that code cuts an axis at a size."""
-        block = layout.block(axis % len(layout.shape))
-        if block is not None and isinstance(size, int):
-            self.bounds.append((expression_of(size), block.ids))
+        axis %= len(layout.shape)
+        if layout.block(axis) is not None and isinstance(size, Size):
+            self.bounds.append((size.expression, layout, axis))
 
     def expect(self, call: Call, size: Any, ids: Ids | None, axis: int = 0, scale: int = 1) -> None:
         """Say what a size in the code stands for; None for ids: it must stay as it is."""

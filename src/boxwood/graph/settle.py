@@ -240,31 +240,33 @@ def _ids_of(flow: Flow, leaf: Leaf) -> list[Ids]:
 
 
 def _settle_order(flow: Flow) -> None:
-    """Keep whole what code asks whether it is larger than something, unless it always would be."""
+    """Keep whole what code compares with a plain number, unless any size would do as well.
+
+    Other comparisons are tried with random removals, and looked at before every surgery.
+    """
     for compared in flow.compared:
-        operation, _ = compared.expression  # type: ignore[misc]
-        axes = {leaf for leaf in leaves(compared.expression) if isinstance(leaf, OfShape)}
-        if operation in (eq, ne) or not axes:
-            continue  # these may change for single removals only, which trials and surgery try
-        least = {
-            leaf: 1 if leaf in axes and _lives(flow, leaf) else _before(flow, leaf)
-            for leaf in leaves(compared.expression)
-        }
-        if evaluate(compared.expression, least) != compared.outcome:
+        operation, sides = compared.expression  # type: ignore[misc]
+        shapes = [side for side in sides if isinstance(side, OfShape) and _lives(flow, side)]
+        plain = [side for side in sides if isinstance(side, int)]
+        if operation in (eq, ne) or not shapes or not plain:
+            continue
+        if evaluate(compared.expression, {shapes[0]: 1}) != compared.outcome:
             flow.labels.cause = f"what runs depends on its size ({compared.source})"
-            for leaf in axes:
-                unlabel(flow.labels, flow.of(Ref(leaf.value)), leaf.axis)
+            unlabel(flow.labels, flow.of(Ref(shapes[0].value)), shapes[0].axis)
 
 
 def _settle_bounds(flow: Flow) -> bool:
     """Keep whole what code cuts at the size of an input: a longer input reads further."""
-    changed = False
-    for expression, ids in flow.bounds:
-        follows = any(isinstance(e, OfShape) and not _lives(flow, e) for e in leaves(expression))
-        if follows and flow.labels.live(ids):
-            flow.labels.cause = "it is cut at the size of an input, and a longer one reads more"
-            flow.labels.freeze(ids)
-            changed = True
+    flow.labels.cause = "it is cut at the size of an input, and a longer one reads more"
+    left = []
+    for bound in flow.bounds:
+        expression, layout, axis = bound
+        if any(isinstance(leaf, OfShape) and not _lives(flow, leaf) for leaf in leaves(expression)):
+            unlabel(flow.labels, layout, axis)
+        else:
+            left.append(bound)
+    changed = len(left) < len(flow.bounds)
+    flow.bounds = left
     return changed
 
 

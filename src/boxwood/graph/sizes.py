@@ -84,13 +84,17 @@ class Size(int):
 
     def __eq__(self, other: object) -> bool:
         same: bool = _compared(eq, self, other)
-        if same is True and isinstance(other, Size) and self.listener is not None:
-            self.listener.on_equal(self, other)
+        self._note_equal(other, same is True)
         return same
 
     def __ne__(self, other: object) -> bool:
         differs: bool = _compared(ne, self, other)
+        self._note_equal(other, differs is False)
         return differs
+
+    def _note_equal(self, other: object, same: bool) -> None:
+        if same and isinstance(other, Size) and self.listener is not None and self.remembers:
+            self.listener.on_equal(self, other)
 
     def __lt__(self, other: Any) -> Any:
         return _compared(lt, self, other)
