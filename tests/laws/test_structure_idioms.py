@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from boxwood.graph.units import units
+from boxwood.graph.verify import shrink
 
 _SPEC = importlib.util.spec_from_file_location(
     "structure_checks", Path(__file__).parent / "structure_checks.py"
@@ -152,6 +153,26 @@ def written_into_counted(net, x, half):
     out = x.new_empty(x.shape[0], y.shape[1] + half, *x.shape[2:])
     out[:, : y.shape[1]], out[:, y.shape[1] :] = y, x[:, :half]
     return out
+
+
+class Padded(nn.Module):
+    """Pads by what kernel and stride leave over, as TensorFlow does; the halves have a remainder."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 6, 4, 2), nn.Conv2d(6, 8, 3, 2, groups=1)
+        self.c, self.d = nn.Conv2d(8, 8, 3, 2, groups=8), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x):
+        for conv in (self.a, self.b, self.c):
+            pads = []
+            for size, kernel, stride in zip(
+                x.shape[:-3:-1], conv.kernel_size[::-1], conv.stride[::-1], strict=True
+            ):
+                pad = max(kernel - (stride if size % stride == 0 else size % stride), 0)
+                pads += [pad // 2, pad - pad // 2]
+            x = torch.relu(conv(F.pad(x, pads)))
+        return self.d(x)
 
 
 class TemporalShift(nn.Module):
@@ -378,6 +399,7 @@ NETS = {
     "scaled in place": (lambda: Sliced(scaled_in_place), IMAGE, [4]),
     "written into new": (lambda: Sliced(written_into_new), IMAGE, [4]),
     "written into counted": (lambda: Sliced(written_into_counted), IMAGE, [4, 4]),
+    "padded": (Padded, IMAGE, [6, 8]),
     "temporal shift": (TemporalShift, FRAMES, [2, 6]),
     "segnet": (SegNet, IMAGE, [6, 8]),
     "netvlad": (lambda: Residuals(loop=False), IMAGE, [6]),
@@ -408,6 +430,15 @@ def test_small_equals_masked(name):
     torch.manual_seed(0)
     found = checks.check_law(make().eval(), x)
     assert [len(group.units) for group in found.groups] == counts
+
+
+def test_an_attribute_that_can_stay_stays():
+    """Strides enter the sizes of the padding, and are not what surgery changes."""
+    torch.manual_seed(0)
+    net = Padded().eval()
+    small = shrink(net, checks.some_keep(units(net, IMAGE), 0))
+    assert [m.stride for m in (small.a, small.b, small.c)] == [(2, 2)] * 3
+    assert small.c.groups == small.c.out_channels
 
 
 @pytest.mark.parametrize(

@@ -112,15 +112,15 @@ def _solved(
 ) -> int:
     """Find a value of an attribute with which every size that it enters is right.
 
-    Of several the largest, but rather one that is divided without remainder.
+    The old one if it can stay; of several others the largest, but rather one that is divided
+    without remainder.
     """
-    for exact in (True, False):
-        for value in range(old, 0, -1):
-            tried = {**values, leaf: value}
-            if all(
-                evaluate(target.expression, tried, exact=exact) == want for target, want in targets
-            ):
-                return value
+    smaller = range(old - 1, 0, -1)
+    tries = [(old, False), *((n, True) for n in smaller), *((n, False) for n in smaller)]
+    for value, exact in tries:
+        tried = {**values, leaf: value}
+        if all(evaluate(target.expression, tried, exact=exact) == want for target, want in targets):
+            return value
     return old
 
 
