@@ -114,8 +114,12 @@ def test_a_store_imports_nothing_that_was_not_named(users_file):
 
 def test_a_start_needs_functions_and_a_number():
     """What is no start is refused before anything is built."""
-    with pytest.raises(BoxwoodError, match=r"functions that return a network and data, .* got 'x'"):
+    with pytest.raises(BoxwoodError, match=r"functions that return a network and data, got 'x'"):
         Genesis(model="x", data=digits)
+    with pytest.raises(BoxwoodError, match="path of a checkpoint and its SHA-256 as texts, got 3"):
+        Genesis(model=digits, data=digits, checkpoint=3)
+    with pytest.raises(BoxwoodError, match="Expected phases in the recipe of 'a', got 'x'"):
+        Experiment(model=digits, data=digits, branches=(("a", ("x",)),))
     with pytest.raises(BoxwoodError, match="Expected values that OneShot takes, got TypeError"):
         decode({"is": "boxwood.core.schedules:OneShot", "final": "x"})
     deep: list = []

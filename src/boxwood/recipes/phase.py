@@ -109,11 +109,9 @@ class Genesis:
     checkpoint_sha256: str | None = spec.field(None, legacy=None)
 
     def __post_init__(self) -> None:
-        if not (callable(self.model) and callable(self.data) and type(self.seed) is int):
-            raise BoxwoodError(
-                f"Expected functions that return a network and data, and a whole number as seed, "
-                f"got {self.model!r}, {self.data!r} and {self.seed!r}; name the functions."
-            )
+        _check_start(self.model, self.data, self.checkpoint, self.checkpoint_sha256)
+        if type(self.seed) is not int:
+            raise BoxwoodError(f"Expected a whole number as seed, got {self.seed!r}; give one.")
 
     def build(self, index: int = 0) -> nn.Module:
         """Make the network with the initial weights of (seed, index)."""
@@ -161,6 +159,7 @@ class Experiment:
     checkpoint_sha256: str | None = None
 
     def __post_init__(self) -> None:
+        _check_start(self.model, self.data, self.checkpoint, self.checkpoint_sha256)
         names = [name for name, _ in self.branches]
         if not names or len(set(names)) != len(names):
             raise BoxwoodError(
@@ -172,6 +171,12 @@ class Experiment:
                     f"Expected a tuple of phases as the recipe of {name!r}, got {recipe!r}; "
                     f"give at least one phase."
                 )
+            for phase in recipe:
+                if not (hasattr(phase, "run") and hasattr(phase, "label")):
+                    raise BoxwoodError(
+                        f"Expected phases in the recipe of {name!r}, got {phase!r}; a phase has a "
+                        f"label and a method run(state, world)."
+                    )
 
     def genesis(self, seed: int) -> Genesis:
         """Where the run of one seed starts."""
@@ -181,6 +186,19 @@ class Experiment:
             seed=seed,
             checkpoint=self.checkpoint,
             checkpoint_sha256=self.checkpoint_sha256,
+        )
+
+
+def _check_start(model: object, data: object, *checkpoint: object) -> None:
+    if not (callable(model) and callable(data)):
+        raise BoxwoodError(
+            f"Expected functions that return a network and data, got {model!r} and {data!r}; name "
+            f"the functions."
+        )
+    if wrong := [each for each in checkpoint if not isinstance(each, str | None)]:
+        raise BoxwoodError(
+            f"Expected the path of a checkpoint and its SHA-256 as texts, got {wrong[0]!r}; give "
+            f"both as texts, or neither."
         )
 
 
