@@ -183,6 +183,9 @@ def sharded(part: Part, shard: Callable[[nn.Module], object], hidden: int) -> Fo
     project_(net, {name: ~mask for name, mask in masks.items()})
     found |= {f"projected {name}": whole(p).clone() for name, p in net.named_parameters()}
     found["kept"] = torch.tensor(kept(held.masks))
+    held.load_state_dict(held.state_dict())
+    held.detach()
+    MaskBinding(net, optimizer, held.masks)  # masks that are placed as the parameters are
     return found | {f"mask {name}": whole(mask) for name, mask in held.masks.items()}
 
 

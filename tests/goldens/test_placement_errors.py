@@ -61,6 +61,20 @@ def test_lazy_weights_are_refused(name: str) -> None:
     with pytest.raises(BoxwoodError) as caught:
         ACTIONS[name](nn.LazyLinear(3))
     assert str(caught.value) == (
-        "Expected initialised parameters, got 'weight', which is lazy; run the model once on a "
-        "batch first."
+        "Expected parameters that have a shape, got 'weight', which gets its own when the network "
+        "runs for the first time; run one batch through it first."
+    )
+
+
+@pytest.mark.parametrize("name", ["prune", "MaskBinding", "SparseTraining", "project_", "count"])
+def test_partitioned_weights_are_refused(name: str) -> None:
+    """DeepSpeed's third stage leaves an empty parameter, and its part of it in an attribute."""
+    net = nn.Linear(3, 3)
+    net.weight.data = torch.empty(0)
+    net.weight.ds_tensor = torch.ones(5)
+    with pytest.raises(BoxwoodError) as caught:
+        ACTIONS[name](net)
+    assert str(caught.value).startswith(
+        "Expected parameters of the network's own shapes, got 'weight', which DeepSpeed's ZeRO-3 "
+        "has flattened and shared out; decide masks before the network is wrapped"
     )

@@ -45,12 +45,8 @@ def check_data(tensors: Mapping[str, Tensor]) -> None:
         ...
         boxwood.core.errors.BoxwoodError: Expected parameters with data, got 'weight' on the meta device; load the weights first.
     """
+    check_shaped(tensors)
     for name, tensor in tensors.items():
-        if is_lazy(tensor):
-            raise BoxwoodError(
-                f"Expected initialised parameters, got {name!r}, which is lazy; "
-                f"run the model once on a batch first."
-            )
         if tensor.is_meta:
             raise BoxwoodError(
                 f"Expected parameters with data, got {name!r} on the meta device; "
@@ -59,8 +55,29 @@ def check_data(tensors: Mapping[str, Tensor]) -> None:
     check_unflattened(tensors)
 
 
+def check_shaped(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse lazy parameters.
+
+    Raises:
+        BoxwoodError: a tensor has no shape yet.
+
+    Example:
+        >>> from torch import nn
+        >>> check_shaped({"weight": nn.LazyLinear(3).weight})
+        Traceback (most recent call last):
+        ...
+        boxwood.core.errors.BoxwoodError: Expected parameters that have a shape, got 'weight', which gets its own when the network runs for the first time; run one batch through it first.
+    """
+    for name, tensor in tensors.items():
+        if is_lazy(tensor):
+            raise BoxwoodError(
+                f"Expected parameters that have a shape, got {name!r}, which gets its own when the "
+                f"network runs for the first time; run one batch through it first."
+            )
+
+
 def check_unflattened(tensors: Mapping[str, Tensor]) -> None:
-    """Refuse what ``FullyShardedDataParallel`` made: flat parameters, or pieces of them.
+    """Refuse flat parameters, or pieces of them: what ``FullyShardedDataParallel`` and ZeRO-3 make.
 
     ``fully_shard`` keeps parameters as they are named and shaped.
 
@@ -73,10 +90,13 @@ def check_unflattened(tensors: Mapping[str, Tensor]) -> None:
     """
     for name, tensor in tensors.items():
         # Torch marks flat parameters, and the views of them that stand for the original ones.
-        if getattr(tensor, "_fsdp_flattened", False) or getattr(tensor, "_is_flat_param", False):
+        flattened = getattr(tensor, "_fsdp_flattened", False)
+        by = "FullyShardedDataParallel" if flattened or hasattr(tensor, "_is_flat_param") else None
+        by = "DeepSpeed's ZeRO-3" if hasattr(tensor, "ds_tensor") else by
+        if by is not None:
             raise BoxwoodError(
                 f"Expected parameters of the network's own shapes, got {name!r}, which "
-                f"FullyShardedDataParallel has flattened and shared out; decide masks before the "
+                f"{by} has flattened and shared out; decide masks before the "
                 f"network is wrapped, and wrap it by fully_shard, under which MaskBinding holds them."
             )
 
@@ -143,11 +163,12 @@ def placed_like(tensor: Tensor, like: Tensor) -> Tensor:
         made: Tensor = distributed.distribute_tensor(
             tensor, sharded.device_mesh, sharded.placements
         )
-    except (RuntimeError, ValueError, NotImplementedError) as error:
+    except (RuntimeError, ValueError, NotImplementedError, AssertionError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
         raise BoxwoodError(
-            f"Expected a plain tensor that can be placed as {sharded.placements} on "
-            f"{sharded.device_mesh}, got {str(error).splitlines()[0]}; give a DTensor that is "
-            f"placed like the parameter."
+            f"Expected a plain tensor that torch can place as {sharded.placements} on "
+            f"{sharded.device_mesh}, got one of shape {tuple(tensor.shape)}, on which it fails "
+            f"({said}); give a DTensor that is placed like the parameter."
         ) from error
     return made
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.masks import and_, bits_of
-from boxwood.core.placement import local
+from boxwood.core.placement import check_unflattened, local
 from boxwood.model.held_weights import HeldWeight
 from boxwood.model.optimizer_memory import (
     Optimizers,
@@ -157,6 +157,7 @@ class Holding:
         self, held: HeldWeight, parameters: dict[str, Any], attribute: str, module: nn.Module
     ) -> None:
         """Deal with another tensor in the place of a masked parameter."""
+        check_unflattened({held.name: held.parameter})  # FullyShardedDataParallel puts views there
         other = parameters.get(attribute)
         if isinstance(other, Tensor) and not isinstance(other, nn.Parameter):
             # torch.func.functional_call puts it there for one call, and what is read is masked.

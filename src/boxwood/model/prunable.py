@@ -7,10 +7,9 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
-from torch.nn.parameter import is_lazy
 
 from boxwood.core.errors import BoxwoodError, SelectionWarning
-from boxwood.core.placement import check_unflattened
+from boxwood.core.placement import check_shaped, check_unflattened
 from boxwood.model.layer_kinds import CONVOLUTIONS, linear_kinds, matrices_in
 from boxwood.model.unpruned import (
     computed_in,
@@ -245,12 +244,8 @@ def _check_patterns(patterns: Iterable[str], names: Mapping[str, Tensor]) -> Non
 
 
 def _check_floats(parameters: Mapping[str, nn.Parameter]) -> None:
+    check_shaped(parameters)
     for name, parameter in parameters.items():
-        if is_lazy(parameter):
-            raise BoxwoodError(
-                f"Expected parameters that have a shape, got {name!r}, which gets its own when the "
-                f"network runs for the first time; run one batch through it first."
-            )
         numbers = parameter.dtype.is_floating_point or parameter.dtype.is_complex
         if not numbers or parameter.dtype.itemsize < 2:
             raise BoxwoodError(
