@@ -426,3 +426,32 @@ def test_a_branch_that_one_removal_would_change():
     found = check_law(net, ROWS)
     with pytest.raises(BoxwoodError, match=r"traces\.py:\d+"):
         shrink(net, Keep(found, np.arange(12) == 3))
+
+
+KEYWORDS = {
+    "mean": lambda x: x - torch.mean(input=x, dim=1, keepdim=True),
+    "another order": lambda x: x - torch.mean(dim=1, keepdim=True, input=x),
+    "names of numpy": lambda x: x - torch.mean(x, axis=1, keepdims=True),
+    "variance": lambda x: x / (torch.var(keepdim=True, input=x, dim=1) + 1).sqrt(),
+    "maximum": lambda x: x - torch.max(dim=1, input=x, keepdim=True).values,
+    "product": lambda x: torch.matmul(input=x, other=x.t()).mean() + x,
+    "shape": lambda x: torch.reshape(input=x, shape=(-1, x.shape[1])),
+    "part": lambda x: torch.narrow(input=x, dim=1, start=0, length=x.shape[1]),
+    "pieces": lambda x: torch.cat(torch.chunk(input=x, chunks=2, dim=1), 1),
+}
+
+
+@pytest.mark.parametrize("name", KEYWORDS)
+def test_tensors_may_be_given_by_keyword(name):
+    """Under all names that torch takes, in any order."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.b(KEYWORDS[name](self.a(x)))
+
+    torch.manual_seed(0)
+    check_law(Net().eval(), ROWS)

@@ -180,8 +180,22 @@ COUNTS: set[Any] = {torch.numel, Tensor.numel, Tensor.nelement}
 """Functions whose result is the product of all sizes."""
 
 
+_ALIASES = {"input": "self", "tensor": "self", "axis": "dim", "keepdims": "keepdim"}
+"""Other names that torch takes for the same arguments."""
+
+
 def bind(signature: inspect.Signature, args: Any, kwargs: Any) -> dict[str, Any]:
-    """Give arguments their names, defaults included."""
-    bound = signature.bind(*args, **kwargs)
+    """Give arguments their names, defaults included.
+
+    Example:
+        >>> bind(_REDUCE, (), {"axis": 1, "input": None})["dim"]
+        1
+    """
+    known = signature.parameters
+    named = {
+        _ALIASES[name] if name not in known and _ALIASES.get(name) in known else name: value
+        for name, value in kwargs.items()
+    }
+    bound = signature.bind(*args, **named)
     bound.apply_defaults()
     return dict(bound.arguments)

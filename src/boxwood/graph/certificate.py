@@ -7,7 +7,7 @@ from typing import Any
 from boxwood.graph.reference import Restatement
 from boxwood.graph.surgery import AttributeChange
 
-SMALLEST = 1e-3
+SMALLEST = 1e-6
 """Outputs whose largest entry is below this are compared as if it were this."""
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from boxwood.graph.certificate import SMALLEST, Gradients
+from boxwood.graph.certificate import Gradients
 from boxwood.graph.comparing import GRADIENT_TOLERANCE, in_double, run
 from boxwood.graph.pair import Pair
 from boxwood.graph.reference import restated
@@ -22,6 +22,9 @@ from boxwood.graph.slicing import sliced
 from boxwood.graph.surgery import cuts_of
 
 _DIRECTIONS = 3
+
+_BESIDE = 1e-3
+"""Gradients that are smaller than this part of the largest are measured by it."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,7 @@ def _difference(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> fl
     for name, gradient in got.items():
         if gradient.numel():
             apart = float((expected[name] - gradient).abs().max())
-            scale = max(float(gradient.abs().max()), SMALLEST * largest)
+            scale = max(float(gradient.abs().max()), _BESIDE * largest)
             ratio = apart / scale if scale > 0 else apart
             worst = max(worst, ratio) if ratio == ratio else math.inf
     return worst

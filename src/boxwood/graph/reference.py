@@ -154,7 +154,7 @@ def _over_kept(
         return _spread(F.group_norm(part, 1, weight, bias, given["eps"]), x, kept)
     if args:
         return func(part, *args[1:], **kwargs)
-    return func(**{**kwargs, next(iter(kwargs)): part})
+    return func(**{**kwargs, "input" if "input" in kwargs else "self": part})
 
 
 def _affine(given: Tensor | None, kept: Sequence[tuple[int, Tensor]]) -> Tensor | None:
