@@ -181,6 +181,19 @@ def test_the_original_stays(kind):
     net(X).sum().backward()
 
 
+@pytest.mark.parametrize("kind", ["weight norm", "low rank", "weight and bias"])
+def test_what_is_done_to_the_small_network_leaves_the_original(kind):
+    """Taking parametrisations off one network does not take them off the other."""
+    net = chain(kind)
+    found = units(net, X)
+    small = shrink(net, Keep(found, np.ones(len(found), dtype=bool)))
+    wanted = net(X)
+    for name in list(small[2].parametrizations):
+        parametrize.remove_parametrizations(small[2], name)
+    assert torch.equal(net(X), wanted)
+    assert torch.allclose(small(X), wanted)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_files_bring_it_back(kind, tmp_path):
     """A file and a new network of the original's kind give the same small network."""

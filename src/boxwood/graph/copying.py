@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensor,
 )
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from boxwood.core.copies import REBUILT, drop_hooks_
@@ -191,7 +192,21 @@ def twin_of(
                 "give its class a __deepcopy__."
             ) from error
     aim_weak_references_(model, memo)
+    for module in twin.modules():
+        if parametrize.is_parametrized(module):
+            _give_own_class_(module)
     return twin, listed
+
+
+def _give_own_class_(module: nn.Module) -> None:
+    """Part a parametrised module from its original, with which ``deepcopy`` lets it share a class.
+
+    The class has the weight as a property, and ``remove_parametrizations`` takes it off the class:
+    what is done to the copy would break the original.
+    """
+    kind = type(module)
+    own = {key: each for key, each in vars(kind).items() if key not in ("__dict__", "__weakref__")}
+    module.__class__ = type(kind.__name__, kind.__bases__, own)
 
 
 def _as_parameter(made: Tensor, old: nn.Parameter) -> nn.Parameter:

@@ -312,28 +312,12 @@ def _assign_(module: nn.Module, name: str, target: Tensor) -> None:
             getattr(module, f"{name}_orig").copy_(target)
 
 
-def _drop_parametrisation_(module: Any, name: str) -> None:
-    """Take a parametrisation off a copy of a module.
-
-    ``remove_parametrizations`` takes the property off the class, which copies have in common: it
-    would break the original.
-    """
-    kind, plain = type(module), type(module).__bases__[0]
-    del module.parametrizations[name]
-    if len(module.parametrizations):
-        left = {key: value for key, value in vars(kind).items() if key not in (name, "__dict__")}
-        module.__class__ = type(kind.__name__, (plain,), left)
-    else:
-        del module.parametrizations
-        module.__class__ = plain
-
-
 def _bake_(module: nn.Module, name: str) -> None:
     """Turn an effective weight into an ordinary parameter, or buffer where nothing is learned."""
     learned = [t for t in _parts(module, name).values() if isinstance(t, nn.Parameter)]
     value = _effective(module, name).clone()
     if parametrize.is_parametrized(module, name):
-        _drop_parametrisation_(module, name)
+        parametrize.remove_parametrizations(module, name)
     elif any(
         isinstance(hook, prune.BasePruningMethod) for hook, at in _hooks(module) if at == name
     ):
