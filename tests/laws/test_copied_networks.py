@@ -293,6 +293,24 @@ def test_sparse_buffers(compressed, operator):
     assert torch.equal(small.adjacency.to_dense(), net.adjacency.to_dense())
 
 
+class TakesGraphs(Net):
+    def forward(self, x, adjacency):
+        return self.b(torch.sparse.mm(adjacency, self.a(x)).relu())
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+@pytest.mark.parametrize("sparse", [Tensor.to_sparse, Tensor.to_sparse_csr])
+def test_sparse_inputs(sparse):
+    """A sparse input is what it is; dense ones beside it are varied."""
+    net, example = TakesGraphs(), (X, sparse(torch.eye(4).roll(1, 0)))
+    found = units(net, example)
+    keep = found.keep_best(0.5)
+    certificate = verify(net, shrink(net, keep), keep)
+    assert len(found) == 8
+    assert certificate.proved
+    assert [trial.inputs for trial in certificate.trials] == ["given", "given", "random"]
+
+
 class Complex(nn.Module):
     def __init__(self):
         super().__init__()

@@ -270,6 +270,55 @@ def test_a_masked_network_shrinks_to_itself(build, large_readers):
     assert small[0].weight.shape[0] == 4
 
 
+class Transposed(nn.Module):
+    """Holds its matrix as inputs times outputs."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(inputs, outputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x):
+        return torch.addmm(self.bias, x, self.weight)
+
+
+IMAGE = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+WRITERS = {
+    "depthwise": ((nn.Conv2d, 3, 8, 1), (nn.Conv2d, 8, 8, 3, 1, 1, 1, 8), (nn.Conv2d, 8, 2, 1), 0),
+    "transposed": ((nn.ConvTranspose2d, 3, 8, 2), None, (nn.ConvTranspose2d, 8, 2, 1), 1),
+    "to transposed": ((nn.Conv2d, 3, 8, 2), None, (nn.ConvTranspose2d, 8, 2, 1), 0),
+    "from transposed": ((nn.ConvTranspose2d, 3, 8, 2), None, (nn.Conv2d, 8, 2, 1), 1),
+    "embedding": ((nn.Embedding, 9, 8), None, (nn.Linear, 8, 2), 1),
+    "inputs first": ((Transposed, 6, 8), None, (Transposed, 8, 2), 1),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_masked_units_go_first_whatever_the_layers_are(kind):
+    """What a layer writes, and what it reads, is told apart for layers of every form."""
+    torch.manual_seed(0)
+    first, between, last, dim = WRITERS[kind]
+    layers = [each[0](*each[1:]) for each in (first, between, last) if each]
+    net = nn.Sequential(*[part for layer in layers for part in (layer, nn.ReLU())][:-1]).eval()
+    example = {6: X, 9: torch.arange(6).view(2, 3)}.get(first[1], IMAGE)
+    mask = torch.tensor([0.0, 1, 0, 1, 0, 1, 1, 0])
+    shape = [-1 if axis == dim else 1 for axis in range(layers[0].weight.dim())]
+    torch_prune.custom_from_mask(
+        layers[0], "weight", mask.view(shape).expand_as(layers[0].weight).clone()
+    )
+    with torch.no_grad():
+        for each in layers[:-1]:
+            if isinstance(getattr(each, "bias", None), nn.Parameter):
+                each.bias.zero_()
+        for each in layers[1:]:
+            each.weight.mul_(50)
+    keep = units(net, example).keep_best(0.5)
+    small = shrink(net, keep)
+    assert keep.kept.tolist() == mask.bool().tolist()
+    with torch.no_grad():
+        assert torch.allclose(small(example), net(example), rtol=1e-4, atol=1e-5)
+
+
 def test_scores_are_of_effective_weights():
     """A weight norm's lengths say how large filters are, whatever its directions are."""
     net = nn.Sequential(parametrizations.weight_norm(nn.Linear(6, 4, bias=False)), nn.Linear(4, 2))

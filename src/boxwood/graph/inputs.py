@@ -75,7 +75,8 @@ def is_flat(example: Any) -> bool:
 
 
 def _floats(each: Any) -> bool:
-    return isinstance(each, Tensor) and (each.is_floating_point() or each.is_complex())
+    dense = isinstance(each, Tensor) and each.layout is torch.strided
+    return dense and (each.is_floating_point() or each.is_complex())
 
 
 def _drawn(x: Tensor) -> torch.dtype:

@@ -1,5 +1,6 @@
 """How much each unit matters: a criterion on the weights that layers compute with."""
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from boxwood.core.errors import BoxwoodError
 from boxwood.core.evidence import evidence_of
 from boxwood.graph.computed import computed, numbers_of
 from boxwood.graph.labels import Ids
+from boxwood.graph.recording import Ref, Trace
 from boxwood.graph.reparametrised import baked, reparametrised
 from boxwood.graph.units import Units
 
@@ -31,9 +33,10 @@ def score_units(
     """Score units: a criterion on every single weight, added up over all that a unit owns.
 
     Weights are those that layers compute with: masked, normed, or whatever PyTorch's
-    parametrisations or the network's own code make of its parameters. A unit whose rows in
-    matrices and kernels are all zero, or whose columns are, has the lowest score. Where evidence is
-    asked for, weights that the network's own code computes are taken as their parameters are.
+    parametrisations or the network's own code make of its parameters. A unit that all layers write
+    with matrices and kernels of zeros, or that all read with zeros, has the lowest score. Where
+    evidence is asked for, weights that the network's own code computes are taken as their
+    parameters are.
 
     Args:
         units: of the network.
@@ -114,18 +117,24 @@ def score_units(
 
 @dataclass(frozen=True)
 class _Owned:
-    """One axis of a weight, with the unit that owns each index, -1 for none."""
+    """One axis of a weight, with the unit that owns each index, -1 for none.
+
+    ``writes`` says whether the layer writes the units of this axis or reads them; None for both.
+    """
 
     name: str
     weight: Tensor
     dim: int
     units: Ids
+    writes: bool | None
 
 
 def _owned(units: Units, *, as_computed: bool) -> list[_Owned]:
     """List what units own of the weights that layers compute with."""
     model, flow = baked(units.model), units.flow
     parameters = {name: tensor.detach() for name, tensor in model.named_parameters()}
+    values = {names[0]: value for value, names in flow.trace.named.items()}
+    roles = _roles(flow.trace)
     found: list[_Owned] = []
     instead: set[str] = set()
     weights = computed(flow.trace) if as_computed else ()
@@ -139,14 +148,40 @@ def _owned(units: Units, *, as_computed: bool) -> list[_Owned]:
         name = next((name for name in names if name in parameters), names[0])
         instead |= set(names)
         found += [
-            _Owned(name, weight, block.axes[0], units.numbers(block.ids))
+            _Owned(name, weight, dim, units.numbers(block.ids), roles.get((value, dim), dim == 0))
             for block in flow.layouts[value].blocks
+            for dim in block.axes
         ]
     return found + [
-        _Owned(axis.names[0], parameters[axis.names[0]], axis.dim, axis.units)
+        _Owned(
+            name := axis.names[0], parameters[name], axis.dim, axis.units,
+            roles.get((values[name], axis.dim), axis.dim == 0),
+        )
         for axis in units.axes
         if axis.names[0] in parameters and axis.names[0] not in instead
-    ]
+    ]  # fmt: skip
+
+
+def _roles(trace: Trace) -> dict[tuple[int, int], bool | None]:
+    """Say of weights and their axes whether they write units or read them; None where both."""
+    found: dict[tuple[int, int], set[bool]] = defaultdict(set)
+    for call in trace.calls[: trace.evaluated]:
+        weight = call.args.get("weight")
+        if call.name in ("addmm", "mm") and isinstance(weight := call.args.get("mat2"), Ref):
+            roles = {0: {False}, 1: {True}}
+        elif not isinstance(weight, Ref):
+            continue
+        elif call.name in ("conv", "conv_transpose"):
+            out = int(call.name == "conv_transpose")
+            alone = trace.shapes[weight.value][1] == 1 < int(call.args["groups"])  # depthwise
+            roles = {0: {True, False}} if alone else {out: {True}, 1 - out: {False}}
+        elif call.name in ("linear", "embedding"):
+            roles = {1: {call.name == "embedding"}, 0: {call.name == "linear"}}
+        else:
+            continue
+        for dim, role in roles.items():
+            found[weight.value, dim] |= role
+    return {key: role.pop() if len(role) == 1 else None for key, role in found.items()}
 
 
 def _idle(owned: Sequence[_Owned], count: int) -> NDArray[np.bool_]:
@@ -154,15 +189,15 @@ def _idle(owned: Sequence[_Owned], count: int) -> NDArray[np.bool_]:
 
     Filters that were masked are the first to go, however large the weights are that read them.
     """
-    owns, live = np.zeros((2, 2, count), dtype=np.bool_)  # of rows, of columns
+    owns, live = np.zeros((2, 2, count), dtype=np.bool_)  # what is written, and what is read
     for each in owned:
-        if each.weight.dim() < 2:
+        if each.weight.dim() < 2 or each.writes is None:
             continue
         others = [dim for dim in range(each.weight.dim()) if dim != each.dim]
         used = (each.weight != 0).sum(others).cpu().numpy() > 0
         mine = each.units >= 0
-        owns[min(each.dim, 1), each.units[mine]] = True
-        live[min(each.dim, 1), each.units[mine & used]] = True
+        owns[int(each.writes), each.units[mine]] = True
+        live[int(each.writes), each.units[mine & used]] = True
     return np.asarray((owns & ~live).any(0))
 
 
