@@ -231,7 +231,19 @@ class InItsOwnMode(Base):
         return self.norm(self.drop(self.f(x)))
 
 
+class HookThatHoldsIt(Base):
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = []
+        self.f.register_forward_hook(lambda module, given, result: self.features.append(result))
+        self.double = lambda x: 2 * self.f(x)
+
+    def forward(self, x):
+        return self.double(x) + self.features[-1]
+
+
 COMPILED = (
+    HookThatHoldsIt,
     TableAtFirstCall, TableByLength, TableOfAFunction, StoredActivation, TorchNoise, OwnGenerator,
     DataOfAnInput, InItsOwnMode,
 )  # fmt: skip
@@ -287,6 +299,9 @@ def test_the_network_is_left_as_it_was_and_runs_as_in_torch(kind) -> None:
         if kind is ReturnsAnObject:
             wanted, got = (wanted[0], wanted[1].tensor), (got[0], got[1].tensor)
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+    if kind in COMPILED:  # another batch, which is planned at its first call
+        y = torch.randn(5, 6)
+        torch.testing.assert_close(seeded(fast, y), seeded(start, y), rtol=1e-5, atol=1e-6)
     assert digest(net) == before
 
 
@@ -311,6 +326,18 @@ def test_generators_of_the_user_are_left_as_they_were() -> None:
     before = generator.get_state()
     compile_(Drawing(), torch.randn(2, 6))
     assert torch.equal(generator.get_state(), before)
+
+
+def test_what_functions_hold_is_left_as_it_was() -> None:
+    """A list that a hook writes into is not written into by compiling, nor by the session."""
+    net, seen = Base(), []
+    net.f.register_forward_hook(lambda module, given, result: seen.append(result))
+    x = torch.randn(2, 6)
+    fast = compile_(net, x)
+    fast(x)
+    assert seen == []
+    net(x)
+    assert len(seen) == 1
 
 
 def test_what_cannot_be_copied_is_said() -> None:

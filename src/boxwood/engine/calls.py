@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from boxwood.core.errors import BoxwoodError
-from boxwood.engine.program import Program, Ref, Torch, at, is_fixed
+from boxwood.engine.program import Program, Ref, Torch, at, is_fixed, leaves
 
 _NAMESPACES = ("aten", "torchvision")
 
@@ -70,6 +70,12 @@ def depends_on_batch_alone(op: Torch, known: Any) -> bool:
     """Say whether an operator gives the same tensors in every call with one batch."""
     random = torch.Tag.nondeterministic_seeded in operator(op.target).tags
     return not random and all(value in known for value in op.reads)
+
+
+def generators(program: Program) -> set[torch.Generator]:
+    """Return the generators that a program's operators draw from, torch's own left out."""
+    calls = [(op.args, op.kwargs) for op in program.ops if isinstance(op, Torch)]
+    return {leaf for call in calls for leaf in leaves(call) if isinstance(leaf, torch.Generator)}
 
 
 _VIEWS = frozenset(

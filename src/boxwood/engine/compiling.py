@@ -3,11 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from boxwood.core.placement import check_whole
-from boxwood.engine import remembering
+from boxwood.engine import calls, remembering
 from boxwood.engine.capture import NeedsGradientsError, capture
 from boxwood.engine.chance import kept
 from boxwood.engine.choosing import choose
@@ -19,7 +18,7 @@ from boxwood.engine.passes.fold_constants import fold_constants
 from boxwood.engine.passes.fuse_attention import fuse_attention
 from boxwood.engine.passes.fuse_epilogues import fuse_epilogues
 from boxwood.engine.passes.simplify import simplify
-from boxwood.engine.program import Program, Torch, check, leaves
+from boxwood.engine.program import Program, check
 from boxwood.engine.recording import UncapturableError
 from boxwood.engine.session import Session, Uncompiled, Workshop, undisturbed
 from boxwood.engine.targets import Target, host
@@ -92,7 +91,7 @@ def _compiled(model: nn.Module, example: Any, target: Target, team: Team) -> Ses
     name = remembering.key(program, target, team.threads)
     choice = remembering.recall(name, program) if name else None
     if choice is None:
-        with kept(_generators(program)):
+        with kept(calls.generators(program)):
             choice = choose(session, tensors)
         if name:
             remembering.remember(name, choice)
@@ -106,11 +105,6 @@ def optimised(program: Program) -> Program:
     for rewrite in PASSES:
         program = check(rewrite(program))
     return program
-
-
-def _generators(program: Program) -> set[torch.Generator]:
-    calls = [(op.args, op.kwargs) for op in program.ops if isinstance(op, Torch)]
-    return {leaf for call in calls for leaf in leaves(call) if isinstance(leaf, torch.Generator)}
 
 
 def _own(program: Program, twin: nn.Module) -> Program:

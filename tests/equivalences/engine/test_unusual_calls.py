@@ -196,3 +196,19 @@ def test_a_file_remembers_which_tensors_were_one(tmp_path) -> None:
     compile_(net, (x, x)).save(tmp_path / "net.bxw")
     with pytest.raises(BoxwoodError, match="one and the same"):
         storage.load(tmp_path / "net.bxw")(x, x.clone())
+
+
+def test_shapes_that_torch_tells_wrongly_without_values_are_no_reason_to_refuse() -> None:
+    """Of one of its results that nobody reads, an embedding bag gives none, and says otherwise."""
+
+    class Bags(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.out = nn.EmbeddingBag(10, 6), nn.Linear(6, 3)
+
+        def forward(self, words, starts):
+            return self.out(self.words(words, starts))
+
+    words, starts = torch.tensor([1, 2, 3, 4]), torch.tensor([0, 2])
+    net = Bags().eval()
+    same(net, both_ways(net, words, starts), words.flip(0), starts)
