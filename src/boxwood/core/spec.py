@@ -19,7 +19,7 @@ import importlib
 import importlib.util
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -28,6 +28,7 @@ from boxwood.core.errors import BoxwoodError
 from boxwood.core.trust import EVERYTHING, Trust
 
 _USER_MODULE = "boxwood_user_file."
+_USER_FOLDERS: set[Path] = set()  # of such files; what they import there is the user's too
 
 
 def field(
@@ -272,12 +273,18 @@ def _module(name: str) -> ModuleType:
 
 
 def _file_module(path: Path) -> ModuleType:
-    """Import a file that is not on the path; the same file is imported once."""
+    """Import a file that is not on the path; the same file is imported once.
+
+    Files beside it can be imported by it, as where Python runs it; an installed module of the same
+    name comes first.
+    """
     path = path.resolve()
     name = f"{_USER_MODULE}{path.stem}_{digest(str(path))}"  # two files may have one name
-    known = sys.modules.get(name)
-    if known is not None and known.__file__ == str(path):
-        return known
+    for known in (name, path.stem):
+        module = sys.modules.get(known)
+        # By its own name where a file beside it has imported it.
+        if module is not None and module.__file__ == str(path):
+            return module
     if not path.is_file():
         raise BoxwoodError(f"Expected a Python file at {path}, got none; check the name.")
     made = importlib.util.spec_from_file_location(name, path)
@@ -285,12 +292,28 @@ def _file_module(path: Path) -> ModuleType:
         raise BoxwoodError(f"Expected a Python file, got {path}; give a .py file.")
     module = importlib.util.module_from_spec(made)
     sys.modules[name] = module  # dataclasses look their module up while it is being run
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+        _USER_FOLDERS.add(path.parent)
     try:
         made.loader.exec_module(module)
-    except BaseException:
+    except BaseException as error:
         del sys.modules[name]
+        if isinstance(error, SyntaxError | ImportError):
+            raise BoxwoodError(
+                f"Expected {path} to be a Python file that can be imported, got "
+                f"{type(error).__name__}: {error}; correct it."
+            ) from error
         raise
     return module
+
+
+def _is_users(module: str) -> bool:
+    """Tell files that the user named, and those beside them, from installed modules."""
+    if module.startswith(_USER_MODULE) or module == "__main__":
+        return True
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return file is not None and Path(file).parent in _USER_FOLDERS
 
 
 def _name_of(thing: Any, *, identity: bool) -> str:
@@ -301,7 +324,7 @@ def _name_of(thing: Any, *, identity: bool) -> str:
             f"Expected functions and classes at the top level of a file, got {name}; "
             f"move it out of the function, so that it can be found again by its name."
         )
-    if module.startswith(_USER_MODULE) or module == "__main__":
+    if _is_users(module):
         path = Path(sys.modules[module].__file__ or "")
         if identity:
             return f"{path.stem}.py:{name}#{_source_digest(path, name.split('.')[0])}"
@@ -310,26 +333,42 @@ def _name_of(thing: Any, *, identity: bool) -> str:
     return f"{module}:{name}"
 
 
-def _source_digest(path: Path, name: str) -> str:
-    """Name the definition ``name`` of a file and all that it reaches in that file.
+def _source_digest(path: Path, name: str, seen: frozenset[tuple[Path, str]] = frozenset()) -> str:
+    """Name the definition ``name`` of a file and all that it reaches there and in files beside it.
 
-    Comments and layout do not count. What it reaches in *other* files of the user does not count
-    either: that would need an import of them all; clear the store after editing those.
+    Comments and layout do not count, and neither does what is installed.
     """
     definitions: dict[str, list[ast.stmt]] = {}
     for node in ast.parse(path.read_text()).body:
         for bound in _bound_by(node):
             definitions.setdefault(bound, []).append(node)
     reached: dict[str, list[str]] = {}
-    waiting = [name]
+    waiting = [name] if name else list(definitions)
     while waiting:
         each = waiting.pop()
         if each in reached or each not in definitions:
             continue
-        reached[each] = [ast.dump(node) for node in definitions[each]]
         nodes = [inner for node in definitions[each] for inner in ast.walk(node)]
+        reached[each] = [ast.dump(node) for node in definitions[each]]
+        for file, taken in _beside(path, nodes):
+            if (file, taken) not in seen:
+                reached[each].append(_source_digest(file, taken, seen | {(file, taken)}))
         waiting += [node.id for node in nodes if isinstance(node, ast.Name)]
     return digest(reached)[:12]
+
+
+def _beside(path: Path, nodes: Iterable[ast.AST]) -> Iterator[tuple[Path, str]]:
+    """List what is imported from files in the same folder; no name for all that a file defines."""
+    for node in nodes:
+        taken: list[tuple[str, str]] = []
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            taken = [(node.module, "" if a.name == "*" else a.name) for a in node.names]
+        elif isinstance(node, ast.Import):
+            taken = [(alias.name, "") for alias in node.names]
+        for module, name in taken:
+            file = path.parent.joinpath(*module.split(".")).with_suffix(".py")
+            if file.is_file():
+                yield file, name
 
 
 def _bound_by(node: ast.stmt) -> set[str]:
