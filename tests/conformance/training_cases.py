@@ -509,7 +509,10 @@ def copy_and_save(loop: Loop) -> None:
     file = io.BytesIO()
     torch.save(twin, file)
     file.seek(0)
-    torch.load(file, weights_only=False)(torch.ones(2, 5))
+    loaded = torch.load(file, weights_only=False)
+    assert torch.equal(loaded(torch.ones(2, 5)), twin(torch.ones(2, 5)))
+    assert list(loaded.state_dict()) == list(saved)
+    assert b"boxwood" not in file.getvalue()
 
 
 def replace_masks(loop: Loop) -> None:

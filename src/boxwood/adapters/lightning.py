@@ -75,11 +75,11 @@ class SparseTrainingCallback(Callback):
     def on_save_checkpoint(
         self,
         trainer: Trainer,  # noqa: ARG002 - the trainer's signature
-        pl_module: LightningModule,  # noqa: ARG002
+        pl_module: LightningModule,
         checkpoint: dict[str, Any],
     ) -> None:
         """Mask averages that another callback has put in the place of the module's weights."""
-        if self.training is not None:
+        if self.training is not None and self._module() is pl_module:
             masks, state = self.training.masks, checkpoint["state_dict"]
             names = {name: plain_name(name) for name in state}
             wanted = {name: masks[plain] for name, plain in names.items() if plain in masks}

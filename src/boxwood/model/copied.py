@@ -66,6 +66,7 @@ class CopiedHook:
     Args:
         copied: the whole copy.
         own: attribute of the module, and name of the masked parameter that it was copied from.
+        saving: called before `state_dict` rather than before a forward pass.
 
     Example:
         >>> hook = CopiedHook(Copied(lambda: None), (("weight", "weight"),))
@@ -75,25 +76,33 @@ class CopiedHook:
         torch.Size([1, 1])
     """
 
-    def __init__(self, copied: Copied, own: tuple[tuple[str, str], ...]) -> None:
-        self._copied, self._own = copied, own
+    def __init__(
+        self, copied: Copied, own: tuple[tuple[str, str], ...], *, saving: bool = False
+    ) -> None:
+        self._copied, self._own, self._saving = copied, own, saving
 
-    def __call__(self, module: nn.Module, *inputs: object) -> None:
-        """Look at the weights; a module that saves its state gives a string instead of inputs."""
+    def __call__(self, module: nn.Module, *_: object) -> None:
+        """Look at the weights."""
         if not torch.compiler.is_compiling():
-            forward = len(inputs) == 1
-            training = forward and module.training and torch.is_grad_enabled()
+            training = not self._saving and module.training and torch.is_grad_enabled()
             self._copied.read(module, self._own, training=training)
 
     def __deepcopy__(self, memo: dict[Any, Any]) -> Any:
         return no_hook if id(REBUILT) in memo else self
 
     def __reduce__(self) -> Any:
-        return NOTHING
+        return nothing(saving=self._saving)
 
 
-NOTHING: tuple[Any, ...] = (getattr, ({}, "get"))
-"""How pickle makes a hook that does nothing, also where Boxwood is not installed.
+def nothing(*, saving: bool) -> tuple[Any, ...]:
+    """How pickle makes a hook that does nothing, also where Boxwood is not installed.
 
-``{}.get(module, inputs)`` returns the inputs, which a module then goes on with.
-"""
+    ``{}.get(module, inputs)`` returns the inputs, which a module then goes on with; and
+    ``"".format(module, prefix, keep_vars)`` returns what `state_dict` does not look at.
+
+    Example:
+        >>> make, arguments = nothing(saving=False)
+        >>> make(*arguments)("module", "inputs")
+        'inputs'
+    """
+    return (getattr, ("", "format")) if saving else (getattr, ({}, "get"))

@@ -33,7 +33,7 @@ from boxwood.model.reading import (
     restore_after_call,
 )
 
-_PATIENCE = 3  # changes of weights behind backward passes, without a step of a bound optimizer
+_PATIENCE = 20  # changes of weights behind backward passes, without a step of a bound optimizer
 
 
 class Holding:

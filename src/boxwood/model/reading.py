@@ -11,7 +11,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from boxwood.core.copies import REBUILT, no_hook
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.masks import and_
-from boxwood.model.copied import NOTHING, Copied, CopiedHook
+from boxwood.model.copied import Copied, CopiedHook, nothing
 from boxwood.model.held_weights import HeldWeight
 from boxwood.model.prunable import plain_name, unwrapped
 
@@ -77,10 +77,10 @@ class ReadingHook:
         if key not in memo:
             memo[key] = Copied(_MasksOf(weakref.ref(self.holder)))
         own = tuple((attribute, held.name) for _, attribute, held in self.own)
-        return CopiedHook(memo[key], own)
+        return CopiedHook(memo[key], own, saving=self.saving)
 
     def __reduce__(self) -> Any:
-        return NOTHING
+        return nothing(saving=self.saving)
 
 
 class _MasksOf:
