@@ -159,7 +159,8 @@ class Holding:
         """Deal with another tensor in the place of a masked parameter."""
         check_unflattened({held.name: held.parameter})  # FullyShardedDataParallel puts views there
         other = parameters.get(attribute)
-        if isinstance(other, Tensor) and not isinstance(other, nn.Parameter):
+        plain = isinstance(other, Tensor) and not isinstance(other, nn.Parameter)
+        if other is not None and plain and other.shape == held.parameter.shape:
             # torch.func.functional_call puts it there for one call, and what is read is masked.
             parameters[attribute] = other.masked_fill(~held.mask.to(other.device), 0)
             restore_after_call(module, parameters, attribute, other)
