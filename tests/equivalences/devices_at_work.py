@@ -338,6 +338,9 @@ def recipe(device: Device, which: str) -> Numbers:
         state = boxwood.run(
             Genesis(model=net, data=digits), phases, Store(folder), settings=settings
         )
+        made = [json.loads(each.read_text()) for each in Path(folder).glob("phases/*/phase.json")]
+    devices = {phase["provenance"].get("device", "cpu") for phase in made}
+    assert devices == {str(device)}, devices
     return {**state.weights, **state.masks}
 
 

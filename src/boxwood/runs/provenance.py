@@ -10,14 +10,17 @@ from typing import Any
 import torch
 
 
-def provenance() -> dict[str, Any]:
+def provenance(device: torch.device | None = None) -> dict[str, Any]:
     """Machine and versions, as plain JSON values.
+
+    Args:
+        device: where it was computed; written down unless it is the CPU.
 
     Example:
         >>> sorted(provenance())[:3]
         ['boxwood', 'commit', 'cores']
     """
-    return {
+    found = {
         "boxwood": metadata.version("boxwood"),
         "commit": _commit(),
         "torch": torch.__version__,
@@ -27,6 +30,12 @@ def provenance() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
+    return found if device is None or device.type == "cpu" else {**found, "device": _named(device)}
+
+
+def _named(device: torch.device) -> str:
+    name = getattr(getattr(torch, device.type, None), "get_device_name", None)
+    return str(device) if name is None else f"{device} ({name(device)})"
 
 
 def _processor() -> str:

@@ -181,7 +181,8 @@ def _advance(job: Job, store: Store, settings: Settings, data: "_Data") -> bool:
                 "spec": spec,
                 "parent": parent,
                 "data": data.of(job.genesis).identity,
-                "provenance": provenance() | {"seconds": round(time.monotonic() - started, 3)},
+                "provenance": provenance(settings.device)
+                | {"seconds": round(time.monotonic() - started, 3)},
             }
             store.commit(key, state, about)
     return True

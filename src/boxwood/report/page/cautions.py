@@ -161,12 +161,13 @@ def _machines(study: Study) -> Iterator[Note]:
             step.record["provenance"].get("processor"),
             step.record["provenance"].get("torch"),
             step.record["provenance"].get("threads"),
+            step.record["provenance"].get("device", "cpu"),
         )
         for run in study.runs
         for step in run.steps
         if step.record is not None
     }
     if len(kinds) > 1:
-        text = f"Made on {len(kinds)} different machines, versions of PyTorch or numbers of threads: times do not compare."
+        text = f"Made on {len(kinds)} different machines, devices, versions of PyTorch or numbers of threads: times do not compare."
         said = [", ".join(map(str, kind)) for kind in sorted(kinds, key=str)]
         yield Note("mild", text, said)
