@@ -155,6 +155,20 @@ class ReadsAnother(Net):
 REPLACED: dict[str, Net] = {}
 
 
+class Shared(nn.Linear):
+    def __deepcopy__(self, memo):
+        return self
+
+
+def test_parts_that_are_copied_to_themselves():
+    """A part that is its own copy would be changed with the copy, and is named."""
+    net = nn.Sequential(Net(), Shared(3, 4), nn.Linear(4, 2)).train()
+    with pytest.raises(BoxwoodError, match=r"got '1', a Shared whose __deepcopy__ returns itself"):
+        units(net, X)
+    assert net[1].training
+    assert type(net[1].in_features) is int
+
+
 def test_copies_that_compute_with_the_original_are_refused():
     """What leads to the original from outside is said, with the parameter."""
     with pytest.raises(BoxwoodError, match=r"copy of FindsLayersWeakly that reads 'a\.weight' of"):

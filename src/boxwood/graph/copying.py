@@ -191,11 +191,25 @@ def twin_of(
                 f"({type(error).__name__}: {error}); take it out of the network for the call, or "
                 "give its class a __deepcopy__."
             ) from error
+    if isolated:
+        _check_apart(model, twin)
     aim_weak_references_(model, memo)
     for module in twin.modules():
         if parametrize.is_parametrized(module):
             _give_own_class_(module)
     return twin, listed
+
+
+def _check_apart(model: nn.Module, twin: nn.Module) -> None:
+    """Refuse parts that are copied to themselves: what is done to the copy would change them."""
+    originals = {id(module): name for name, module in model.named_modules()}
+    for module in twin.modules():
+        if id(module) in originals:
+            raise BoxwoodError(
+                f"Expected a network whose copy has parts of its own, got "
+                f"{originals[id(module)] or 'one'!r}, a {type(module).__name__} whose __deepcopy__ "
+                "returns itself; let it return a copy."
+            )
 
 
 def _give_own_class_(module: nn.Module) -> None:
