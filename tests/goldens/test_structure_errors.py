@@ -82,6 +82,27 @@ def test_a_path_that_leaves_parameters_unread_is_refused():
         units(Masking(other=True), whole)
 
 
+class Numpy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.a(torch.from_numpy(x.numpy() + 1))
+
+
+def test_an_example_is_not_blamed_for_what_a_trace_cannot_run():
+    """The model takes it; with another shape it does not, and the example is named."""
+    with pytest.raises(
+        BoxwoodError, match=r"got Numpy, which takes the example but fails in a trace at .*py:\d+"
+    ):
+        units(Numpy(), X)
+    with pytest.raises(
+        BoxwoodError, match=r"an example that Numpy takes, got one of shape \(2, 5\)"
+    ):
+        units(Numpy(), torch.ones(2, 5))
+
+
 class Special(nn.Module):
     def __init__(self):
         super().__init__()

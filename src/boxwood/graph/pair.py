@@ -1,6 +1,5 @@
 """The original and the smaller network, run with the same weights."""
 
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,7 +25,7 @@ from boxwood.graph.comparing import (
 from boxwood.graph.copying import memory_of, named_tensors
 from boxwood.graph.divisors import divided_by
 from boxwood.graph.keep import Keep
-from boxwood.graph.recording import HERE, TORCH
+from boxwood.graph.recording import place_of
 from boxwood.graph.reference import Restating, restated
 from boxwood.graph.reparametrised import baked
 from boxwood.graph.slicing import Cuts, mask_, sliced
@@ -247,7 +246,7 @@ class Pair:
                 raise
             raise SmallerFailsError(
                 f"Expected the smaller {type(self.model).__name__} to run{when} as the masked one "
-                f"does, got {type(error).__name__} ({error}){_place(error)}; protect=… keeps whole "
+                f"does, got {type(error).__name__} ({error}) at {place_of(error)}; protect=… keeps whole "
                 "what is handled there."
             ) from error
 
@@ -269,14 +268,6 @@ class Pair:
                     "finite entry, before anything is removed as well; give an example, and weights, "
                     "with which all are finite."
                 )
-
-
-def _place(error: Exception) -> str:
-    """Name the user's line at which an error came up."""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith((TORCH, HERE)):
-            return f" at {frame.filename}:{frame.lineno}"
-    return ""
 
 
 def _broken(outputs: list[Tensor]) -> int:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,6 +93,19 @@ class Trace:
     attributes: dict[OfAttribute, int] = field(default_factory=dict)
     beyond: str = ""
     assumed: list[str] = field(default_factory=list)
+
+
+def place_of(error: BaseException) -> str:
+    """Name the last line of user's code that an error came through.
+
+    Example:
+        >>> place_of(ValueError())
+        'an unknown line'
+    """
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith((TORCH, HERE)):
+            return f"{frame.filename}:{frame.lineno}"
+    return "an unknown line"
 
 
 def refs(nested: Any) -> list[Ref]:

@@ -16,12 +16,12 @@ from torch._subclasses.fake_tensor import (
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.generators import devices_of, own_random_numbers
 from boxwood.graph.caches import without_caches
-from boxwood.graph.copying import check_materialised, twin_of
+from boxwood.graph.copying import check_materialised, rebuilt, twin_of
 from boxwood.graph.examples import called, mapped, moved_to, tensors_of
 from boxwood.graph.known import Known
 from boxwood.graph.leftovers import without_leftovers
 from boxwood.graph.modes import Functions, Operations
-from boxwood.graph.recording import Recorder, Trace, refs
+from boxwood.graph.recording import Recorder, Trace, place_of, refs
 from boxwood.graph.sizes import Listener, OfAttribute, Size
 
 
@@ -42,6 +42,13 @@ def trace(model: nn.Module, example: Any, *, until_data: bool = False) -> Trace:
             the model does not take the example.
     """
     check_materialised(model)
+    try:
+        return _attempted(model, example, until_data=until_data)
+    except _FailsError as failed:
+        raise _failure(model, example, failed) from failed.__cause__
+
+
+def _attempted(model: nn.Module, example: Any, *, until_data: bool) -> Trace:
     with own_random_numbers(devices_of((*model.parameters(), *model.buffers()))):
         return _trace(model, example, until_data=until_data)
 
@@ -70,6 +77,38 @@ def _trace(model: nn.Module, example: Any, *, until_data: bool) -> Trace:
 
 class _DependsOnDataError(BoxwoodError):
     pass
+
+
+class _FailsError(Exception):
+    """The code of the model fails in the trace, at this line."""
+
+
+def _failure(model: nn.Module, example: Any, failed: _FailsError) -> BoxwoodError:
+    """Say whose the failure is: the example's, if the model does not take it either."""
+    name, error = type(model).__name__, failed.__cause__
+    what = f"at {failed} ({type(error).__name__}: {_first_line(error)})"
+    if _takes(model, example):
+        return BoxwoodError(
+            f"Expected code that runs on tensors without data, got {name}, which takes the example "
+            f"but fails in a trace {what}; give units() the part of it without that line, or "
+            "report it as a mistake in Boxwood if the line does not look at data."
+        )
+    return BoxwoodError(
+        f"Expected an example that {name} takes, got one of shape {_shapes(example)}, on which it "
+        f"fails {what}; give the inputs of its forward: a tensor, a tuple, or a dict by name."
+    )
+
+
+def _takes(model: nn.Module, example: Any) -> bool:
+    copied = rebuilt(model, lambda _, tensor: tensor.clone(), isolated=True).eval()
+    given = mapped(lambda tensor: tensor.detach().clone(), moved_to(model, example))
+    devices = devices_of((*model.parameters(), *model.buffers()))
+    try:
+        with torch.no_grad(), own_random_numbers(devices, seed=0):
+            called(copied, given)
+    except Exception:  # noqa: BLE001 - any error of the user's code
+        return False
+    return True
 
 
 def _traced(model: nn.Module, example: Any, *, with_values: bool, until_data: bool) -> Trace:
@@ -118,12 +157,7 @@ def _traced(model: nn.Module, example: Any, *, with_values: bool, until_data: bo
             returned = recorder.held()
             recorder.trace.beyond = recorder.where()
         except Exception as error:
-            raise BoxwoodError(
-                f"Expected an example that {type(model).__name__} takes, got one of shape "
-                f"{_shapes(example)}, on which it fails at {recorder.where()} "
-                f"({type(error).__name__}: {_first_line(error)}); give the inputs of its forward: a "
-                "tensor, a tuple, or a dict by name."
-            ) from error
+            raise _FailsError(place_of(error)) from error
         recorder.trace.evaluated = len(recorder.trace.calls)
         # Counters of batches have no axis that could lose anything.
         left = [each for each in unread(recorder.trace) if recorder.trace.shapes[each]]
@@ -223,5 +257,5 @@ def _shapes(example: Any) -> str:
     return ", ".join(said) or "none"
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException | None) -> str:
     return (str(error).strip().splitlines() or [""])[0][:200]
