@@ -455,3 +455,31 @@ def test_tensors_may_be_given_by_keyword(name):
 
     torch.manual_seed(0)
     check_law(Net().eval(), ROWS)
+
+
+class Widening(nn.Module):
+    """Projects where two widths differ, one of which says nothing else."""
+
+    def __init__(self):
+        super().__init__()
+        self.width, self.wide = 6, 12
+        self.a, self.b, self.c = nn.Linear(6, 6), nn.Linear(6, 12), nn.Linear(12, 2)
+
+    def forward(self, x):
+        x = torch.relu(self.a(x))
+        if self.width != self.wide:
+            x = self.b(x).view(x.shape[0], 1, self.wide).amax(1)
+        return self.c(torch.relu(x))
+
+
+def test_widths_that_differ_go_on_to_differ():
+    """Where as much goes as makes the two alike, the one that is compared only gives way."""
+    torch.manual_seed(0)
+    net = Widening().eval()
+    found = check_law(net, ROWS)
+    rows = next(axis for axis in found.axes if axis.names == ("b.weight",) and axis.dim == 0)
+    kept = np.ones(len(found), dtype=bool)
+    kept[rows.units[:6]] = False
+    small = shrink(net, Keep(found, kept))
+    assert (small.b.out_features, small.wide) == (6, 6)
+    assert small.width != small.wide

@@ -58,11 +58,13 @@ def _same_target(target: Target) -> tuple[Expression, bytes, int, int]:
 def broken_targets(flow: Flow, kept: Kept) -> list[Target | Compared]:
     """List the sizes and the comparisons of sizes that would come out wrong after a removal."""
     values, wrong = _solve(flow, kept)
-    for compared in flow.compared:
-        known = {leaf: _value(flow, leaf, values, kept) for leaf in leaves(compared.expression)}
-        if evaluate(compared.expression, known) != compared.outcome:
-            wrong.append(compared)
+    wrong += [compared for compared in flow.compared if not _holds(flow, compared, values, kept)]
     return wrong
+
+
+def _holds(flow: Flow, compared: Compared, values: dict[Leaf, int], kept: Kept) -> bool:
+    known = {leaf: _value(flow, leaf, values, kept) for leaf in leaves(compared.expression)}
+    return evaluate(compared.expression, known) == compared.outcome
 
 
 def _value(flow: Flow, leaf: Leaf, values: dict[Leaf, int], kept: Kept) -> int:
@@ -99,12 +101,27 @@ def _solve(flow: Flow, kept: Kept) -> tuple[dict[Leaf, int], list[Target | Compa
     values |= {leaf: flow.trace.attributes[leaf] for leaf in free}
     for leaf in free:
         values[leaf] = _solved(flow.trace.attributes[leaf], leaf, compound[leaf], values)
+    _keep_comparisons_(flow, values, kept)
     wrong: list[Target | Compared] = [
         target
         for target, want in zip(flow.targets, wanted, strict=True)
         if target.expression in clashing or evaluate(target.expression, values) != want
     ]
     return values, wrong
+
+
+def _keep_comparisons_(flow: Flow, values: dict[Leaf, int], kept: Kept) -> None:
+    """Let attributes that are compared and nothing else follow what they are compared with."""
+    for compared in flow.compared:
+        if _holds(flow, compared, values, kept):
+            continue
+        for leaf in leaves(compared.expression):
+            if isinstance(leaf, OfAttribute) and leaf not in values:
+                mine = [c for c in flow.compared if leaf in set(leaves(c.expression))]
+                for value in range(flow.trace.attributes[leaf] - 1, 0, -1):
+                    if all(_holds(flow, c, {**values, leaf: value}, kept) for c in mine):
+                        values[leaf] = value
+                        break
 
 
 def _solved(
