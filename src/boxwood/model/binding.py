@@ -30,7 +30,8 @@ class MaskBinding:
         optimizer: any ``torch.optim`` optimizer over its parameters, a wrapper of one, or a list
             of all that train it.
         masks: bool tensors by parameter name; True keeps. A parameter with two names (tied
-            weights) takes one mask, under either name.
+            weights) takes one mask, under either name. Where parameters are ``DTensor`` shards,
+            masks of the whole network are cut as they are, those of the first rank.
         mask_gradients: False leaves gradients at pruned places as they are, for methods that
             regrow weights by them; the weights themselves still stay zero.
         group: ranks of ``torch.distributed`` that train copies of this network; all ranks by
