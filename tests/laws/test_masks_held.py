@@ -148,6 +148,28 @@ def test_a_look_changes_nothing_that_is_right() -> None:
     assert net[0].weight._version == version
 
 
+@pytest.mark.parametrize("swap", [False, True])
+def test_gradients_are_masked_after_a_move(swap: bool) -> None:
+    """Clipping sees no pruned gradients of a network that was converted, in either way of torch."""
+    before = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(swap)
+    try:
+        net = network(torch.float32)
+        masks, optimizer = prune(net, 0.5), optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+        MaskBinding(net, optimizer, masks)
+        net.double()
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(before)
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss_of(net).backward()
+        for name, mask in masks.items():
+            assert not net.get_parameter(name).grad[~mask].any()
+            assert net.get_parameter(name).grad[mask].any()
+        optimizer.step()
+        assert not wrong(net, masks)
+
+
 def test_a_network_keeps_no_optimizer() -> None:
     """The memory of an optimizer is free when its user is done with it."""
     net = network()

@@ -87,9 +87,13 @@ class HeldWeight:
         kept, pruned = self._addresses
         return (word.from_address(kept).value, word.from_address(pruned).value) != self._values
 
+    def moved(self) -> bool:
+        """Say whether the data lie elsewhere than at the last `project`."""
+        return self._data_ptr() != self._pointer
+
     def project(self) -> None:
         """Write the zeros."""
-        if self._data_ptr() != self._pointer:
+        if self.moved():
             self._fit()
         and_(self.parameter, self.bits)
         self.note()

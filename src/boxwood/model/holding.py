@@ -146,6 +146,9 @@ class Holding:
             if held.changed():
                 moved |= held.gradient_came and not self._stepping
                 held.gradient_came = False
+                if held.gradient_hook is not None and held.moved():
+                    # torch.utils.swap_tensors leaves hooks in Python without their other half.
+                    parameter._post_accumulate_grad_hooks = parameter._post_accumulate_grad_hooks
                 held.project()
         for _, _, held in hook.own:
             if not held.readable:  # writes through .data would go unnoticed
