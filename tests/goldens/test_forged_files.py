@@ -118,7 +118,7 @@ def refused_or_run(path: Path, shape: tuple[int, ...]) -> bool:
 
 @pytest.mark.parametrize(
     "cases",
-    [80, pytest.param(2000, marks=pytest.mark.slow)],  # two minutes
+    [40, pytest.param(2000, marks=pytest.mark.slow)],  # two minutes
 )
 def test_any_change_of_the_header_is_an_error_or_harmless(file, tmp_path, cases) -> None:
     """Numbers too large, too small, of another type, swapped, missing."""
@@ -139,7 +139,7 @@ def test_packed_weights_are_read_within_their_bounds(file, tmp_path) -> None:
     header, sections = parts_of(path)
     packed = [spec["parts"] for _, spec in header["kernels"] if spec["packing"]]
     assert packed
-    for index, each in enumerate(packed):
+    for index, each in enumerate(packed[:5]):
         for part in range(3):  # values are only values
             start, length = each[part]
             for value in (0xFF, 0x01)[: 1 + (index == 0)]:
