@@ -1,15 +1,18 @@
-"""``boxwood bench``: the honest verdict on what runs a network fastest on this machine."""
+"""``boxwood bench``: what runs a network fastest on this machine, and the networks made of it."""
 
 import copy
 import json
 import platform
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Annotated
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Annotated, Any
 
 import torch
 import typer
+from rich import box
 from rich.table import Table
+from torch import Tensor, nn
 
 from boxwood.cli import checks
 from boxwood.cli.models import (
@@ -22,11 +25,14 @@ from boxwood.cli.models import (
     check_takes,
     read_network,
 )
+from boxwood.cli.progress import bar
 from boxwood.cli.terminal import Console, say
-from boxwood.engine import compiling
+from boxwood.core.errors import BoxwoodError
 from boxwood.engine.contenders import (
     Contender,
     Result,
+    Run,
+    boxwood_engine,
     median_interval,
     onnx_runtime,
     openvino,
@@ -38,7 +44,35 @@ from boxwood.graph.units import units
 from boxwood.graph.verify import shrink
 from boxwood.model.oneshot import project_, prune
 
+DENSE = "dense"
 OURS = "Boxwood's engine"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A network in an engine.
+
+    Args:
+        engine: that runs it.
+        network: name of the network.
+        int8: whether it runs in whole numbers of eight bits.
+        make: prepares it.
+    """
+
+    engine: str
+    network: str
+    int8: bool
+    make: Callable[[], Contender]
+
+    @property
+    def runner(self) -> str:
+        """Engine and precision."""
+        return self.engine + " int8" * self.int8
+
+    @property
+    def name(self) -> str:
+        """Engine, network and what nobody checked."""
+        return f"{self.engine}, {self.network}{', int8; accuracy not checked' * self.int8}"
 
 
 def bench(
@@ -57,34 +91,44 @@ def bench(
     threads: Threads = 1,
     turns: Annotated[int, typer.Option(help="How often each runs.", callback=checks.whole(1))] = 21,
     torch_compile: Annotated[bool, typer.Option(help="Race torch.compile as well.")] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Race only engines and networks whose name has this in it, and dense torch. "
+            "Repeat."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Run a network in every way that this machine has, by turns, and say which is fastest.
+    """Run a network in every engine that this machine has, by turns, and say what is fastest.
+
+    Raced are the network, the pruned one (--sparsity), the one with fewer units (--keep), and the
+    latter pruned; in torch, ONNX Runtime and OpenVINO, in float32 and int8, and in Boxwood's engine.
 
     Example: boxwood bench torchvision.models:resnet50 --input 1x3x224x224 --sparsity 0.9 --keep 0.5
     """
     dense, example = read_network(model, inputs or (), settings or (), weights)
     check_takes(dense, example)
-    pruned = dense
-    if sparsity:
-        pruned = copy.deepcopy(dense)
-        project_(pruned, prune(pruned, sparsity))
     torch.set_num_threads(threads)
-    session = compiling.compile(pruned, example, threads=threads)
-    contenders = [torch_eager("torch", dense, example, threads)]
-    if sparsity:
-        contenders.append(torch_eager("torch, pruned weights", pruned, example, threads))
-    if keep is not None:
-        small = shrink(dense, units(dense, tuple(example)).keep_best(keep))
-        contenders.append(torch_eager(f"torch, {keep:.0%} of the units", small, example, threads))
-    if torch_compile:
-        contenders.append(torch_compiled(dense, example, threads))
-    contenders += [onnx_runtime(dense, example, threads), openvino(dense, example, threads)]
-    contenders.append(Contender(OURS, lambda: session(*example)))
-    runs = {each.name: each.run for each in contenders if each.run is not None}
-    results = race(runs, turns=turns)
-    absent = {each.name: each.why_not for each in contenders if each.run is None}
-    verdict = _verdict(results)
+    networks = _networks(dense, example, sparsity, keep)
+    entries = _chosen(_entries(networks, example, threads, compiled=torch_compile), only or ())
+    runs: dict[str, Run] = {}
+    absent: dict[Entry, str] = {}
+    with bar("preparing", quiet=False) as told:
+        for done, entry in enumerate(entries):
+            if told is not None:
+                told(done, len(entries))
+            contender = entry.make()
+            if contender.run is None:
+                absent[entry] = contender.why_not
+            else:
+                runs[entry.name] = contender.run
+    with bar("racing, turn", quiet=False) as told:
+        results = race(runs, turns=turns, told=told or (lambda done, whole: None))  # noqa: ARG005
+    by_entry = {
+        entry: result for entry in entries for result in results if result.name == entry.name
+    }
+    winner, said, sizes = _fastest(by_entry), verdict(by_entry), _sizes(networks)
     if as_json:
         found = {
             "machine": {
@@ -92,44 +136,179 @@ def bench(
                 "threads": threads,
                 "torch": torch.__version__,
             },
-            "results": [asdict(result) for result in results],
-            "absent": absent,
-            "verdict": verdict,
+            "networks": sizes,
+            "results": [_facts(entry) | asdict(result) for entry, result in by_entry.items()],
+            "absent": {entry.name: why for entry, why in absent.items()},
+            "winner": {"name": winner.name} | _facts(winner),
+            "verdict": said,
         }
         say(json.dumps(found, indent=1))
         return
-    console = Console(soft_wrap=True)
-    console.print(_table(results))
-    for name, why in absent.items():
-        console.print(f"{name} did not take part: {why}.")
-    console.print(verdict)
+    Console().print(_table(by_entry))
+    for line in _size_lines(sizes, by_entry):
+        say(line)
+    for line in _absent_lines(absent, len(networks)):
+        say(line)
+    say(said)
 
 
-def _verdict(results: Sequence[Result]) -> str:
-    """Compare turn by turn, so that what slows a whole turn drops out."""
-    ours = next(result for result in results if result.name == OURS)
-    best = min((r for r in results if r is not ours), key=lambda result: result.median)
-    ratios = [theirs / mine for theirs, mine in zip(best.seconds, ours.seconds, strict=True)]
-    median, low, high = median_interval(ratios)
-    interval = f"95 % interval of the ratio {low:.2f} to {high:.2f}"
-    if low > 1:
-        return f"{OURS} wins: {median:.2f} times as fast as {best.name}, the best of the others ({interval})."
-    if high < 1:
-        return (
-            f"{OURS} does not win here: {best.name} is {1 / median:.2f} times as fast ({interval})."
+def _networks(
+    dense: nn.Module, example: Sequence[Tensor], sparsity: float, keep: float | None
+) -> dict[str, nn.Module]:
+    """Return the network and what is made of it, by name."""
+    zeros = f"{100 * sparsity:.4g}% zeros"
+    found = {DENSE: dense}
+    if sparsity:
+        found[zeros] = _pruned(dense, sparsity)
+    if keep is not None:
+        name = f"{100 * keep:.4g}% of units"
+        found[name] = shrink(dense, units(dense, tuple(example)).keep_best(keep))
+        if sparsity:
+            found[f"{name}, {zeros}"] = _pruned(found[name], sparsity)
+    return found
+
+
+def _pruned(model: nn.Module, sparsity: float) -> nn.Module:
+    model = copy.deepcopy(model)
+    project_(model, prune(model, sparsity))
+    return model
+
+
+def _entries(
+    networks: Mapping[str, nn.Module], example: Sequence[Tensor], threads: int, *, compiled: bool
+) -> list[Entry]:
+    makers: list[tuple[str, bool, Callable[..., Contender]]] = [
+        ("torch", False, partial(torch_eager, "torch")),
+        *([("torch.compile", False, torch_compiled)] if compiled else []),
+        ("ONNX Runtime", False, onnx_runtime),
+        ("OpenVINO", False, openvino),
+        (OURS, False, boxwood_engine),
+        ("ONNX Runtime", True, partial(onnx_runtime, int8=True)),
+        ("OpenVINO", True, partial(openvino, int8=True)),
+    ]
+    return [
+        Entry(engine, name, int8, partial(make, network, example, threads))
+        for name, network in networks.items()
+        for engine, int8, make in makers
+    ]
+
+
+def _chosen(entries: Sequence[Entry], only: Sequence[str]) -> list[Entry]:
+    """Return the first entry, dense torch, and those whose name has one of the texts in it."""
+    for text in only:
+        if not any(text.lower() in entry.name.lower() for entry in entries):
+            engines = ", ".join(dict.fromkeys(entry.engine for entry in entries))
+            networks = "; ".join(dict.fromkeys(entry.network for entry in entries))
+            raise BoxwoodError(
+                f"Expected --only to be part of the name of an engine ({engines}), of a network "
+                f"({networks}) or int8, got {text!r}; give such a part."
+            )
+    wanted = [text.lower() for text in only] or [""]
+    return [
+        entry
+        for place, entry in enumerate(entries)
+        if place == 0 or any(text in entry.name.lower() for text in wanted)
+    ]
+
+
+def verdict(results: Mapping[Entry, Result]) -> str:
+    """Name the fastest; compare turn by turn, so that what slows a whole turn drops out.
+
+    The first result is that of dense torch.
+    """
+    torch_dense, winner = next(iter(results)), _fastest(results)
+    if winner is torch_dense:
+        said = f"Nothing is measurably faster than {winner.name}."
+    else:
+        said = (
+            f"Fastest: {winner.name}.\nIt is {_times(results, winner, torch_dense)} "
+            f"{torch_dense.name}."
         )
-    return f"Nothing wins: {OURS} and {best.name} are as fast as each other ({interval})."
+    others = {entry: each for entry, each in results.items() if entry.engine != winner.engine}
+    if others and (rival := _fastest(others)) is not torch_dense:
+        said += (
+            f"\nIt is {_times(results, winner, rival)} {rival.name}, the best of the other engines."
+        )
+    exact = {entry: each for entry, each in results.items() if not entry.int8}
+    if winner.int8 and (best := _fastest(exact)) is not torch_dense:
+        said += (
+            f"\nFastest in float32: {best.name}, {_times(results, best, torch_dense)} "
+            f"{torch_dense.name}."
+        )
+    return said
 
 
-def _table(results: Sequence[Result]) -> Table:
-    table = Table("", "ms, median", "95 % interval", "least", "of torch")
-    torch_median = results[0].median
-    for result in sorted(results, key=lambda each: each.median):
+def _fastest(results: Mapping[Entry, Result]) -> Entry:
+    return min(results, key=lambda entry: results[entry].median)
+
+
+def _times(results: Mapping[Entry, Result], one: Entry, other: Entry) -> str:
+    """Say how many times as fast one is as another, up to "as"."""
+    pairs = zip(results[other].seconds, results[one].seconds, strict=True)
+    median, low, high = median_interval([theirs / mine for theirs, mine in pairs])
+    interval = f"95 % interval of the ratio {low:.2f} to {high:.2f}"
+    if low <= 1 <= high:
+        return f"not measurably faster or slower ({interval}) than"
+    return f"{median:.2f} times as fast ({interval}) as"
+
+
+def _sizes(networks: Mapping[str, nn.Module]) -> dict[str, dict[str, int]]:
+    return {
+        name: {
+            "parameters": sum(each.numel() for each in network.parameters()),
+            "nonzero": sum(int(each.count_nonzero()) for each in network.parameters()),
+        }
+        for name, network in networks.items()
+    }
+
+
+def _size_lines(
+    sizes: Mapping[str, Mapping[str, int]], results: Mapping[Entry, Result]
+) -> Iterator[str]:
+    """A line for each network: how large it is, where it is fastest, and what nobody measured."""
+    for name, size in sizes.items():
+        raced = {entry: result for entry, result in results.items() if entry.network == name}
+        if raced:
+            best = _fastest(raced)
+            yield (
+                f"{name}: {size['parameters']:,} parameters, {size['nonzero']:,} not zero; fastest "
+                f"in {best.runner}; accuracy not measured here."
+            )
+
+
+def _absent_lines(absent: Mapping[Entry, str], networks: int) -> Iterator[str]:
+    """Say what did not take part and why, once for all networks where they have that in common."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for entry, why in absent.items():
+        found.setdefault((entry.runner, why), []).append(entry.network)
+    for (runner, why), without in found.items():
+        which = "" if len(without) == networks else f" with {'; '.join(without)}"
+        yield f"{runner} did not take part{which}: {why}."
+
+
+def _facts(entry: Entry) -> dict[str, Any]:
+    return {"engine": entry.engine, "network": entry.network, "int8": entry.int8}
+
+
+def _table(results: Mapping[Entry, Result]) -> Table:
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column("engine")
+    table.add_column("network")
+    for title in ("ms", "95 % interval", "of torch"):
+        table.add_column(title, justify="right")
+    torch_median = next(iter(results.values())).median
+    for entry in sorted(results, key=lambda each: results[each].median):
+        result = results[entry]
         table.add_row(
-            result.name,
-            f"{1e3 * result.median:.2f}",
-            f"{1e3 * result.low:.2f} – {1e3 * result.high:.2f}",
-            f"{1e3 * result.best:.2f}",
+            entry.runner,
+            entry.network,
+            _ms(result.median),
+            f"{_ms(result.low)} – {_ms(result.high)}",
             f"{result.median / torch_median:.2f}",
         )
     return table
+
+
+def _ms(seconds: float) -> str:
+    """Three digits or more."""
+    return f"{1e3 * seconds:.3f}" if seconds < 0.01 else f"{1e3 * seconds:.1f}"

@@ -1,21 +1,27 @@
 """Other ways to run a network on this machine, and a race among them."""
 
+import importlib.util
 import io
 import math
 import statistics
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.engine import compiling
 from boxwood.engine.copying import copied
 from boxwood.engine.recording import whole_operators
-from boxwood.engine.session import torch_threads
+from boxwood.engine.session import Uncompiled, torch_threads
 
 Run = Callable[[], object]
 
@@ -75,44 +81,81 @@ def torch_compiled(model: nn.Module, example: Sequence[Tensor], threads: int) ->
         with torch.no_grad(), torch_threads(threads):
             return compiled(*example)
 
-    return _tried("torch.compile", run)
+    return _tried("torch.compile", lambda: run)
 
 
-def onnx_runtime(model: nn.Module, example: Sequence[Tensor], threads: int) -> Contender:
-    """The network exported to ONNX, in ONNX Runtime."""
-    name = "ONNX Runtime"
+def boxwood_engine(model: nn.Module, example: Sequence[Tensor], threads: int) -> Contender:
+    """The network in our engine; absent where the engine leaves the whole network to torch."""
+    name = "Boxwood's engine"
     try:
+        session = compiling.compile(model, tuple(example), threads=threads)
+    except BoxwoodError as error:
+        return Contender(name, None, f"it refuses this network: {_first_line(error)}")
+    if isinstance(session, Uncompiled):
+        return Contender(name, None, f"it leaves this network to torch, because {session.why}")
+    return Contender(name, lambda: session(*example))
+
+
+def onnx_runtime(
+    model: nn.Module, example: Sequence[Tensor], threads: int, *, int8: bool = False
+) -> Contender:
+    """The network exported to ONNX, in ONNX Runtime.
+
+    Args:
+        model: the network.
+        example: its input; it calibrates int8 as well, which is enough to measure times.
+        threads: to run on.
+        int8: quantise weights by channel and activations, statically, in QDQ format.
+    """
+    name = "ONNX Runtime int8" if int8 else "ONNX Runtime"
+    missing = _missing("onnxruntime", *(["onnx"] if int8 else []))
+    if missing:
+        return Contender(name, None, missing)
+
+    def prepare() -> Run:
         import onnxruntime
-    except ImportError:
-        return Contender(name, None, "onnxruntime is not installed")
-    try:
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(
-            _onnx(model, example), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # noqa: BLE001 - whatever goes wrong there is a result
-        return Contender(name, None, f"it cannot run this model: {_first_line(error)}")
-    names = [each.name for each in session.get_inputs()]
-    feed = {key: tensor.numpy() for key, tensor in zip(names, example, strict=False)}
-    return _tried(name, lambda: session.run(None, feed))
+        content = _onnx(model, example)
+        if int8:
+            content = _onnx_int8(content, example)
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        feed = _feed(session, example)
+        return lambda: session.run(None, feed)
+
+    return _tried(name, prepare)
 
 
-def openvino(model: nn.Module, example: Sequence[Tensor], threads: int) -> Contender:
-    """The network in OpenVINO, in float32 as the others (its own choice may be bfloat16)."""
-    name = "OpenVINO"
-    try:
+def openvino(
+    model: nn.Module, example: Sequence[Tensor], threads: int, *, int8: bool = False
+) -> Contender:
+    """The network in OpenVINO, in float32 as the others (its own choice may be bfloat16).
+
+    Args:
+        model: the network.
+        example: its input; it calibrates int8 as well, which is enough to measure times.
+        threads: to run on.
+        int8: quantise it by nncf, after training.
+    """
+    name = "OpenVINO int8" if int8 else "OpenVINO"
+    missing = _missing("openvino", *(["nncf"] if int8 else []))
+    if missing:
+        return Contender(name, None, missing)
+
+    def prepare() -> Run:
         import openvino as runtime
-    except ImportError:
-        return Contender(name, None, "openvino is not installed")
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with whole_operators():
-                converted = runtime.convert_model(copied(model), example_input=tuple(example))
-            shapes = [list(tensor.shape) for tensor in example]
-            converted.reshape(dict(zip(converted.inputs, shapes, strict=True)))
+
+        arrays = [tensor.numpy() for tensor in example]
+        with torch.no_grad(), whole_operators():
+            converted = runtime.convert_model(copied(model), example_input=tuple(example))
+        shapes = [list(tensor.shape) for tensor in example]
+        converted.reshape(dict(zip(converted.inputs, shapes, strict=True)))
+        if int8:
+            import nncf
+
+            converted = nncf.quantize(converted, nncf.Dataset([arrays]), subset_size=1)
         settings = {
             "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": "f32",
@@ -120,10 +163,9 @@ def openvino(model: nn.Module, example: Sequence[Tensor], threads: int) -> Conte
             "NUM_STREAMS": 1,
         }
         request = runtime.Core().compile_model(converted, "CPU", settings).create_infer_request()
-    except Exception as error:  # noqa: BLE001 - whatever goes wrong there is a result
-        return Contender(name, None, f"it cannot run this model: {_first_line(error)}")
-    arrays = [tensor.numpy() for tensor in example]
-    return _tried(name, lambda: request.infer(arrays))
+        return lambda: request.infer(arrays)
+
+    return _tried(name, prepare)
 
 
 def race(
@@ -132,6 +174,7 @@ def race(
     turns: int,
     clock: Callable[[], float] = time.perf_counter,
     warm_up: int = 2,
+    told: Callable[[int, int], None] = lambda done, turns: None,  # noqa: ARG005
 ) -> list[Result]:
     """Run all by turns, every other turn backwards, so that a busy machine slows all alike.
 
@@ -143,6 +186,7 @@ def race(
         turns: how often each runs, at least 1.
         clock: wall time, or ``time.process_time`` for one thread on a busy machine.
         warm_up: runs of each that do not count.
+        told: called after each turn with the turns done and all of them.
 
     Raises:
         BoxwoodError: no contender, or no turn.
@@ -166,6 +210,7 @@ def race(
             begin = clock()
             contenders[name]()
             seconds[name].append(clock() - begin)
+        told(turn + 1, turns)
     return [_result(name, taken) for name, taken in seconds.items()]
 
 
@@ -197,18 +242,76 @@ def _result(name: str, seconds: Sequence[float]) -> Result:
 
 
 def _onnx(model: nn.Module, example: Sequence[Tensor]) -> bytes:
-    buffer, model = io.BytesIO(), copied(model)
-    with torch.no_grad(), warnings.catch_warnings(), whole_operators():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(model, tuple(example), buffer, dynamo=False)  # type: ignore[arg-type]
+    buffer, model = io.BytesIO(), _Plain(copied(model))
+    names = [f"input_{index}" for index in range(len(example))]
+    with torch.no_grad(), whole_operators():
+        torch.onnx.export(model, tuple(example), buffer, input_names=names, dynamo=False)  # type: ignore[arg-type]
     return buffer.getvalue()
 
 
-def _tried(name: str, run: Run) -> Contender:
+class _Plain(nn.Module):
+    """A network as a function of tensors alone: the exporter would fill in all other arguments."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        leaves, _ = tree_flatten(self.network(*inputs))
+        return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
+
+
+def _onnx_int8(content: bytes, example: Sequence[Tensor]) -> bytes:
+    import onnx
+    import onnxruntime
+    from onnxruntime import quantization
+
+    class Example(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+            self._left = [_feed(session, example)]
+
+        def get_next(self) -> dict[str, Any] | None:
+            return self._left.pop() if self._left else None
+
+    with tempfile.TemporaryDirectory() as folder:
+        ready, small = Path(folder) / "ready.onnx", Path(folder) / "int8.onnx"
+        quantization.shape_inference.quant_pre_process(
+            onnx.load_from_string(content), ready, skip_symbolic_shape=True
+        )
+        # Unsigned activations and signed weights are what ONNX Runtime is fastest with on x86.
+        quantization.quantize_static(
+            ready, small, Example(), per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+        )  # fmt: skip
+        return small.read_bytes()
+
+
+def _feed(session: Any, example: Sequence[Tensor]) -> dict[str, Any]:
+    taken = {each.name for each in session.get_inputs()}
+    given = {f"input_{index}": tensor.numpy() for index, tensor in enumerate(example)}
+    return {name: array for name, array in given.items() if name in taken}
+
+
+def _missing(*packages: str) -> str:
+    absent = [name for name in packages if importlib.util.find_spec(name) is None]
+    return f"{' and '.join(absent)} is not installed" if absent else ""
+
+
+def _tried(name: str, prepare: Callable[[], Run]) -> Contender:
+    """Prepare a way to run a network, and run it once: whatever goes wrong there is a result.
+
+    What others print meanwhile is dropped, because standard output belongs to the caller.
+    """
+    dropped = io.StringIO()
     try:
-        run()
+        with warnings.catch_warnings(), redirect_stdout(dropped), redirect_stderr(dropped):
+            warnings.simplefilter("ignore")
+            run = prepare()
+            run()
     except Exception as error:  # noqa: BLE001 - whatever goes wrong there is a result
-        return Contender(name, None, f"it cannot run this model: {_first_line(error)}")
+        return Contender(name, None, f"it cannot run this network: {_first_line(error)}")
     return Contender(name, run)
 
 
