@@ -112,6 +112,18 @@ def test_a_store_imports_nothing_that_was_not_named(users_file):
     assert Path("called").exists()
 
 
+def test_names_do_not_depend_on_how_python_was_started(tmp_path, monkeypatch):
+    """Workers have the folder on their path already, and must find the keys that were noted."""
+    (tmp_path / "beside_1.py").write_text("def net():\n    return 1\n")
+    (tmp_path / "study_1.py").write_text("from beside_1 import net\ndef data():\n    return net\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    load("study_1.py:data")
+    net = load("beside_1.py:net", Trust.of("beside_1.py"))
+    assert encode(net)["function"] == "beside_1.py:net"
+    assert encode(net, identity=True)["function"].startswith("beside_1.py:net#")
+
+
 def test_a_start_needs_functions_and_a_number():
     """What is no start is refused before anything is built."""
     with pytest.raises(BoxwoodError, match=r"functions that return a network and data, got 'x'"):

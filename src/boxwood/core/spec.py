@@ -292,9 +292,9 @@ def _file_module(path: Path) -> ModuleType:
         raise BoxwoodError(f"Expected a Python file, got {path}; give a .py file.")
     module = importlib.util.module_from_spec(made)
     sys.modules[name] = module  # dataclasses look their module up while it is being run
+    _USER_FOLDERS.add(path.parent)
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
-        _USER_FOLDERS.add(path.parent)
     try:
         made.loader.exec_module(module)
     except BaseException as error:
