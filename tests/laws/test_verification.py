@@ -663,3 +663,19 @@ def test_what_double_precision_alone_cannot_do_is_run_as_it_is():
     assert found.gradient_difference is not None
     assert {trial.dtype for trial in found.trials} == {"float32"}
     assert refused(net, off_by_one(keep, "a.weight"))
+
+
+class Infinite(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.b(self.a(x)) / 0 * 0
+
+
+def test_what_is_known_of_outputs_without_numbers_is_said():
+    net = Infinite().eval()
+    said = r"of Infinite, got one, with noise on its weights, of shape.*before anything is removed"
+    with pytest.raises(BoxwoodError, match=said):
+        shrink(net, half(net, ROWS))

@@ -194,12 +194,12 @@ class Pair:
         if broken := _broken(expected):
             whole = self.whole(perturbed=perturbed, dtype=dtype)
             with torch.no_grad():
-                usual = _broken(run(whole, example, dtype, self.seed))
-            if usual < broken and not self.left and (left := self._divided_by()):
+                unmasked = run(whole, example, dtype, self.seed)
+            if _broken(unmasked) < broken and not self.left and (left := self._divided_by()):
                 return replace(self, left=left)._compare(
                     example, inputs, perturbed=perturbed, dtype=dtype
                 )
-            self._check_finite(expected, usual < broken)
+            self._check_finite(expected, unmasked, perturbed=perturbed)
         if not within and expected and not any(map(is_numbers, expected)):
             # Classes alone are mostly the same, whatever the channels.
             return self._compare(example, inputs, perturbed=perturbed, dtype=dtype, within=True)
@@ -254,19 +254,22 @@ class Pair:
         cut = {(name, dim) for name, axes in cuts_of(self.keep).items() for dim, _ in axes}
         return divided_by(self.keep.units.flow) & cut
 
-    def _check_finite(self, expected: list[Tensor], removal: bool) -> None:
+    def _check_finite(
+        self, expected: list[Tensor], unmasked: list[Tensor], *, perturbed: bool
+    ) -> None:
         """Refuse outputs with which nothing can be compared, and say what is known of the cause."""
-        for each in expected:
+        name, noise = type(self.model).__name__, ", with noise on its weights," * perturbed
+        for each, whole in zip(expected, unmasked, strict=False):
             if each.is_floating_point() and each.numel() and not each.isfinite().any():
-                name, shape = type(self.model).__name__, tuple(each.shape)
+                shape = tuple(each.shape)
                 raise BoxwoodError(
                     f"Expected finite outputs of the masked {name}, got one of shape {shape} "
-                    "without any finite entry, where the whole network has some: its code may not "
-                    "allow zeros where something is removed; protect that with protect=…"
-                    if removal
-                    else f"Expected finite outputs of {name}, got one of shape {shape} without any "
-                    "finite entry, before anything is removed as well; give an example, and weights, "
-                    "with which all are finite."
+                    f"without any finite entry, where the whole network{noise} has some: its code "
+                    "may not allow zeros where something is removed; protect that with protect=…"
+                    if whole.isfinite().any()
+                    else f"Expected finite outputs of {name}, got one{noise} of shape {shape} "
+                    "without any finite entry, before anything is removed as well; give an "
+                    "example, and weights, with which all are finite."
                 )
 
 
