@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor
 
+from boxwood.core.arguments import check_function
 from boxwood.core.criteria import magnitude_over_std
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.masks import Masks
@@ -56,6 +57,7 @@ def allocate(
     if sparsity is not None:
         check_sparsity(sparsity)
     scope = scope or global_
+    check_function(scope, "an allocation", "boxwood.core.allocation")
     keep = scope(scores, sparsity, within)
     available = candidates(scores, within)
     for name, count in keep.items():

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from boxwood.core.arguments import check_function
 from boxwood.core.spec import Call
 
 
@@ -16,6 +17,7 @@ def evidence_of(criterion: Callable[..., Tensor]) -> tuple[str, ...]:
         >>> evidence_of(Call.of(random, seed=3))
         ('weight', 'name')
     """
+    check_function(criterion, "a criterion", "boxwood.core.criteria")
     function = criterion.function if isinstance(criterion, Call) else criterion
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = inspect.signature(function).parameters.values()

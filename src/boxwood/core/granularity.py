@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from boxwood.core.arguments import described
 from boxwood.core.errors import BoxwoodError
 
 
@@ -55,6 +56,25 @@ class Elements:
     def spread(self, decisions: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Return the decisions as they are, in ``shape``."""
         return decisions.view(shape)
+
+
+def check_granularity(granularity: object) -> None:
+    """Refuse what is no granularity, such as the name of one.
+
+    Raises:
+        BoxwoodError: it is none.
+
+    Example:
+        >>> check_granularity("2:4")
+        Traceback (most recent call last):
+        ...
+        boxwood.core.errors.BoxwoodError: Expected a granularity, got '2:4'; give one such as Elements(), PerRow() or NofM(2, 4) of boxwood.core.granularity.
+    """
+    if isinstance(granularity, type) or not hasattr(granularity, "pool"):
+        raise BoxwoodError(
+            f"Expected a granularity, got {described(granularity)}; give one such as Elements(), "
+            f"PerRow() or NofM(2, 4) of boxwood.core.granularity."
+        )
 
 
 def pool_within(granularity: Granularity, scores: Tensor, mask: Tensor | None) -> Tensor:

@@ -7,13 +7,14 @@ and the number of steps taken.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from boxwood.core.allocation import ByName, Scope, allocate, uniform
+from boxwood.core.arguments import described
 from boxwood.core.criteria import magnitude, random
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.granularity import Elements, Granularity, pool_within
@@ -52,7 +53,7 @@ class Policy(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Gradual:
     """Prune during training, along a schedule: at every update the lowest scores go, for good.
 
@@ -78,12 +79,18 @@ class Gradual:
     wants_gradients: ClassVar[bool] = False
 
     schedule: Schedule
+    _: KW_ONLY
     every: int = 100
     criterion: Callable[..., Tensor] = magnitude
     granularity: Granularity = Elements()
     scope: Scope = uniform
 
     def __post_init__(self) -> None:
+        if isinstance(self.schedule, type) or not callable(self.schedule):
+            raise BoxwoodError(
+                f"Expected a schedule, from step to sparsity, got {described(self.schedule)}; give "
+                f"one such as Cubic(final=0.9, end=10_000)."
+            )
         _check_every(self.every)
 
     def init(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -169,7 +176,7 @@ class LayerByLayer:
         return _pruned(scores, None, ByName(tuple(rows)), Elements(), masks)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Static:
     """Train a sparse network from the start, its random masks fixed: the control of the next two.
 
@@ -189,6 +196,7 @@ class Static:
     wants_gradients: ClassVar[bool] = False
 
     sparsity: float
+    _: KW_ONLY
     scope: Scope = uniform
     seed: int = 0
     criterion: Callable[..., Tensor] = magnitude
@@ -212,7 +220,7 @@ class Static:
         return dict(masks)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class SET:
     """Sparse evolutionary training: drop the weights of least magnitude, grow as many at random.
 
@@ -239,6 +247,7 @@ class SET:
     wants_gradients: ClassVar[bool] = False
 
     sparsity: float
+    _: KW_ONLY
     until: int
     every: int = 100
     fraction: float = 0.3
@@ -271,7 +280,7 @@ class SET:
         return _replaced(masks, scores, growth, self.fraction)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class RigL:
     """Drop the weights of least magnitude, grow those whose gradient is largest.
 
@@ -302,6 +311,7 @@ class RigL:
     wants_gradients: ClassVar[bool] = True
 
     sparsity: float
+    _: KW_ONLY
     until: int
     every: int = 100
     fraction: float = 0.3

@@ -3,7 +3,7 @@
 A step is whatever the caller counts: training steps, epochs, or rounds of pruning.
 """
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Protocol
 
 from boxwood.core.errors import BoxwoodError
@@ -41,7 +41,7 @@ def _check_window(begin: int, end: int) -> None:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class OneShot:
     """Nothing before step ``at``, all of it from then on.
 
@@ -51,6 +51,7 @@ class OneShot:
     """
 
     final: float
+    _: KW_ONLY
     at: int = 0
 
     def __post_init__(self) -> None:
@@ -61,7 +62,7 @@ class OneShot:
         return self.final if step >= self.at else 0.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Geometric:
     """The same fraction of the survivors at every step: ``s = 1 - (1 - final)^((t-begin)/(end-begin))``.
 
@@ -73,6 +74,7 @@ class Geometric:
     """
 
     final: float
+    _: KW_ONLY
     end: int
     begin: int = 0
 
@@ -88,7 +90,7 @@ class Geometric:
         return 1.0 - float((1 - self.final) ** progress)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Linear:
     """A straight line from ``initial`` at ``begin`` to ``final`` at ``end``.
 
@@ -98,6 +100,7 @@ class Linear:
     """
 
     final: float
+    _: KW_ONLY
     end: int
     begin: int = 0
     initial: float = 0.0
@@ -115,7 +118,7 @@ class Linear:
         return self.initial + (self.final - self.initial) * progress
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Cubic:
     """Fast while much is redundant, slow near the end: ``s_t = s_f + (s_i - s_f)(1 - (t - t0)/(nΔt))³``.
 
@@ -128,6 +131,7 @@ class Cubic:
     """
 
     final: float
+    _: KW_ONLY
     end: int
     begin: int = 0
     initial: float = 0.0

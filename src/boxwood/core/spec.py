@@ -17,6 +17,7 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -75,8 +76,24 @@ class Call:
     settings: tuple[tuple[str, Any], ...] = ()
 
     @classmethod
-    def of(cls, function: Callable[..., Any], **settings: Any) -> "Call":
-        """Bind ``settings`` to ``function``; their order does not matter."""
+    def of(cls, function: Callable[..., Any], *args: Any, **settings: Any) -> "Call":
+        """Bind ``settings`` to a function or class; positional ones get their names.
+
+        Raises:
+            BoxwoodError: the function takes no such arguments.
+
+        Example:
+            >>> Call.of(round, 2.5, ndigits=0).settings
+            (('ndigits', 0), ('number', 2.5))
+        """
+        if args:
+            try:
+                settings = inspect.signature(function).bind_partial(*args, **settings).arguments
+            except (TypeError, ValueError) as error:
+                raise BoxwoodError(
+                    f"Expected arguments that {function.__name__} takes, got others ({error}); "
+                    f"give them by name."
+                ) from error
         return cls(function, tuple(sorted(settings.items())))
 
     def __call__(self, *args: Any, **more: Any) -> Any:
@@ -117,7 +134,8 @@ def encode(value: Any, *, identity: bool = False) -> Any:
         return out
     if isinstance(value, tuple | list):
         return [encode(part, identity=identity) for part in value]
-    if isinstance(value, FunctionType):
+    made = isinstance(value, type) and not dataclasses.is_dataclass(value)  # such as nn.Linear
+    if made or isinstance(value, FunctionType):
         return {"function": _name_of(value, identity=identity)}
     if value is None or isinstance(value, bool | int | float | str):
         return value

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from boxwood.core.arguments import check_network
 from boxwood.core.placement import check_whole
 from boxwood.engine import calls, remembering
 from boxwood.engine.capture import NeedsGradientsError, capture
@@ -64,6 +65,7 @@ def compile(  # noqa: A001
         >>> torch.allclose(fast(x), net(x), atol=1e-6)
         True
     """
+    check_network(model)
     check_whole(dict(model.named_parameters()))
     team = Team(threads)
     with undisturbed(threads):

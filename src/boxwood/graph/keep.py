@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 from numpy.typing import NDArray
 
+from boxwood.core.arguments import check_function, check_kind
 from boxwood.core.errors import BoxwoodError, NoEffect
 from boxwood.graph.scoring import UnitScores
 from boxwood.graph.settle import Kept
@@ -57,6 +58,22 @@ class Keep:
         return int((~self.kept).sum())
 
 
+def check_keep(keep: object) -> None:
+    """Refuse what does not say which units stay, such as a fraction of them or masks.
+
+    Raises:
+        BoxwoodError: it does not.
+
+    Example:
+        >>> check_keep(0.5)
+        Traceback (most recent call last):
+        ...
+        boxwood.core.errors.BoxwoodError: Expected the units that stay, got 0.5; give what units(model, example).keep_best(0.5) returns.
+    """
+    do = "give what units(model, example).keep_best(0.5) returns"
+    check_kind(keep, Keep, "the units that stay", do)
+
+
 Measure = Callable[[Keep], float]
 """What a budget limits, of the network that a `Keep` leaves."""
 
@@ -80,10 +97,11 @@ class Budget:
     steps: int = 30
 
     def __post_init__(self) -> None:
+        do = "give Budget(0.5, multiply_adds), the fraction to keep and of what"
+        check_kind(self.fraction, (int, float), "a budget in (0, 1]", do)
         if not 0 < self.fraction <= 1:
-            raise BoxwoodError(
-                f"Expected a budget in (0, 1], got {self.fraction}; give the fraction to keep."
-            )
+            raise BoxwoodError(f"Expected a budget in (0, 1], got {self.fraction}; {do}.")
+        check_function(self.of, "a measure", __name__)
 
 
 def multiply_adds(keep: Keep) -> float:
@@ -159,6 +177,8 @@ def keep_best(
             "Expected either the fraction of units to keep or a budget, got "
             f"{'neither' if keep is None else 'both'}; give one of them."
         )
+    if within is not None:
+        check_kind(within, Budget, "a budget", "give Budget(0.5, multiply_adds)")
     if keep is not None and not 0 < keep <= 1:
         raise BoxwoodError(f"Expected keep in (0, 1], got {keep}; give the fraction to keep.")
     multiples = [multiple if isinstance(multiple, int) else multiple(g) for g in units.groups]

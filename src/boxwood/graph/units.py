@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from boxwood.core.arguments import check_network
 from boxwood.core.criteria import magnitude
 from boxwood.graph.examples import Calls, plainly
 from boxwood.graph.labels import Ids
@@ -297,6 +298,7 @@ def units(
         >>> len(units(Coder(), torch.zeros(1, 4), call=lambda net, x: net.decode(net.encode(x))))
         8
     """
+    check_network(model)
     if more or call is not None:
         example = Calls((example, *more), call or plainly)
     whole = baked(model)  # layers compute with effective weights, so these are what can be removed

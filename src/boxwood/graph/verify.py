@@ -6,13 +6,14 @@ from typing import Any
 
 from torch import nn
 
+from boxwood.core.arguments import check_network
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.placement import check_whole
 from boxwood.graph.certificate import Certificate, Gradients, Trial
 from boxwood.graph.examples import formed_like
 from boxwood.graph.gradients import compare_gradients
 from boxwood.graph.inputs import Inputs, drawn, is_flat, varied
-from boxwood.graph.keep import Keep
+from boxwood.graph.keep import Keep, check_keep
 from boxwood.graph.pair import Pair, SmallerFailsError
 from boxwood.graph.reference import restatements
 from boxwood.graph.reparametrised import written
@@ -127,6 +128,8 @@ def shrink(model: nn.Module, keep: Keep, *, check: bool = True) -> nn.Module:
           (2): Linear(in_features=2, out_features=2, bias=True)
         )
     """
+    check_network(model)
+    check_keep(keep)
     small, _ = cut(model, keep)
     if check:
         pair = Pair(model, small, keep, 0)

@@ -5,12 +5,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from boxwood.core.arguments import check_network, checked_masks
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.masks import Masks, validate
 from boxwood.core.placement import check_data, check_unflattened
 from boxwood.core.ranks import Group
 from boxwood.model.holding import Holding
-from boxwood.model.optimizer_memory import Optimizers
+from boxwood.model.optimizer_memory import Optimizers, check_optimizers
 from boxwood.model.reading import named_parameters
 from boxwood.model.synchronised import check_same_masks
 
@@ -61,11 +62,14 @@ class MaskBinding:
         self,
         model: nn.Module,
         optimizer: Optimizers,
-        masks: Masks,
+        masks: Masks | None = None,
         *,
         mask_gradients: bool = True,
         group: Group = None,
     ) -> None:
+        check_network(model)
+        check_optimizers(optimizer)
+        masks = checked_masks(masks)
         self._group = group
         self._named = named_parameters(model)
         check_unflattened(self._named)

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from boxwood.core.allocation import Scope, allocate
+from boxwood.core.arguments import check_function, check_network, checked_masks
 from boxwood.core.criteria import magnitude
 from boxwood.core.errors import BoxwoodError, NoEffect
 from boxwood.core.evidence import evidence_of
-from boxwood.core.granularity import Elements, Granularity, pool_within
+from boxwood.core.granularity import Elements, Granularity, check_granularity, pool_within
 from boxwood.core.masks import Masks, apply_, kept, validate
 from boxwood.core.placement import check_whole
 from boxwood.core.ranks import Group
@@ -19,7 +20,7 @@ from boxwood.core.selection import candidates, select
 from boxwood.model.evidence.calibration import Batches, Calibration, Loss
 from boxwood.model.evidence.gathering import Evidence, gather
 from boxwood.model.layer_kinds import as_stored, layouts_of, outputs_first
-from boxwood.model.prunable import Where, linear_and_conv, parameter_names
+from boxwood.model.prunable import Where, check_where, linear_and_conv, parameter_names
 from boxwood.model.scoring import Criterion, score
 
 
@@ -84,11 +85,15 @@ def prune(
 
     Source: Han, Pool, Tran and Dally (2015), with the defaults.
     """
+    check_network(model)
+    check_where(where)
+    check_function(criterion, "a criterion", "boxwood.core.criteria")
+    granularity = granularity or Elements()
+    check_granularity(granularity)
     parameters = where(model)
     if within is not None:
         validate(parameter_names(model), within)
         within = {n: m.to(parameters[n].device) for n, m in within.items() if n in parameters}
-    granularity = granularity or Elements()
     seen = Calibration(model, parameters, batches, loss, within, group)
     found = gather(evidence_of(criterion), seen, evidence)
     weights: dict[str, Tensor] = {name: p.detach() for name, p in parameters.items()}
@@ -164,7 +169,8 @@ def project_(model: nn.Module, masks: Masks) -> None:
         >>> bool(net.weight[0, 1] == 0)
         True
     """
-    apply_(parameter_names(model), masks)
+    check_network(model)
+    apply_(parameter_names(model), checked_masks(masks))
 
 
 def masks_from_zeros(model: nn.Module, where: Where = linear_and_conv) -> dict[str, Tensor]:

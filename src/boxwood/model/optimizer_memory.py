@@ -6,11 +6,32 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from boxwood.core.arguments import described
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.masks import zero_
 
 Optimizers = Optimizer | Sequence[Optimizer]
 """One optimizer, or all that train one network. Wrappers that hold optimizers count as these."""
+
+
+def check_optimizers(optimizers: Any) -> None:
+    """Refuse what is certainly no optimizer, such as masks in its place.
+
+    Raises:
+        BoxwoodError: it is none.
+
+    Example:
+        >>> check_optimizers({"weight": None})
+        Traceback (most recent call last):
+        ...
+        boxwood.core.errors.BoxwoodError: Expected an optimizer as the second argument, got a value of type dict; call it as (model, optimizer, masks or policy), so that nothing that the optimizer does brings weights back.
+    """
+    if isinstance(optimizers, Mapping | Tensor | nn.Module | float | str | type):
+        raise BoxwoodError(
+            f"Expected an optimizer as the second argument, got {described(optimizers)}; call it as "
+            f"(model, optimizer, masks or policy), so that nothing that the optimizer does brings "
+            f"weights back."
+        )
 
 
 def listed(optimizers: Optimizers) -> list[Any]:

@@ -4,10 +4,12 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from boxwood.core.arguments import described
 from boxwood.core.errors import BoxwoodError, SelectionWarning
 from boxwood.core.placement import check_shaped, check_unflattened
 from boxwood.model.layer_kinds import CONVOLUTIONS, linear_kinds, matrices_in
@@ -252,3 +254,26 @@ def _check_floats(parameters: Mapping[str, nn.Parameter]) -> None:
                 f"Expected weights of at least 16 bits, got {name!r} of {parameter.dtype}, which is "
                 f"a type of quantised weights; prune the network before it is quantised."
             )
+
+
+def check_where(where: Any) -> None:
+    """Refuse what finds no parameters, such as their names.
+
+    Raises:
+        BoxwoodError: it is no function.
+
+    Example:
+        >>> check_where(["fc1.weight"])
+        Traceback (most recent call last):
+        ...
+        boxwood.core.errors.BoxwoodError: Expected a function that finds parameters as where=, got a value of type list; give where=Named(('fc1.weight',)) of boxwood.model.prunable.
+    """
+    if callable(where):
+        return
+    names = (where,) if isinstance(where, str) else where
+    named = isinstance(names, list | tuple) and all(isinstance(each, str) for each in names)
+    do = f"Named({tuple(names)!r})" if named else "Named((pattern, …))"
+    raise BoxwoodError(
+        f"Expected a function that finds parameters as where=, got {described(where)}; give "
+        f"where={do} of boxwood.model.prunable."
+    )

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from boxwood.core.arguments import check_network, described
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.evidence import evidence_of
 from boxwood.core.policies import Policy
@@ -16,8 +17,8 @@ from boxwood.model.binding import MaskBinding
 from boxwood.model.evidence.calibration import Batches, Calibration, Loss
 from boxwood.model.evidence.gathering import Evidence, check_same_network, gather
 from boxwood.model.layer_kinds import as_stored, layouts_of, outputs_first
-from boxwood.model.optimizer_memory import Optimizers
-from boxwood.model.prunable import Where, linear_and_conv
+from boxwood.model.optimizer_memory import Optimizers, check_optimizers
+from boxwood.model.prunable import Where, check_where, linear_and_conv
 from boxwood.model.rounds import Rounds
 from boxwood.model.scoring import score
 from boxwood.model.synchronised import check_same_masks, mean_gradients
@@ -80,6 +81,14 @@ class SparseTraining:
         state: Mapping[str, Tensor] | None = None,
         group: Group = None,
     ) -> None:
+        check_network(model)
+        check_optimizers(optimizer)
+        check_where(where)
+        if isinstance(policy, type) or not hasattr(policy, "update"):
+            raise BoxwoodError(
+                f"Expected a policy, got {described(policy)}; give one such as "
+                f"Gradual(schedule=Cubic(final=0.9, end=10_000))."
+            )
         self.policy = policy
         steps, masks = _split(state or {})
         self._weights = where(model)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from boxwood.core import spec
+from boxwood.core.arguments import described
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.generators import in_use, own_random_numbers
 from boxwood.core.seeds import seed_for
@@ -135,7 +136,7 @@ class Experiment:
     Args:
         model: returns a new network.
         data: returns the `Splits`.
-        branches: (name, recipe) pairs.
+        branches: (name, recipe) pairs, or a dict of them.
         judge: given all results, returns verdicts; see `boxwood.report.study`.
         checkpoint: safetensors file with trained weights to start from.
 
@@ -159,7 +160,10 @@ class Experiment:
     checkpoint_sha256: str | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.branches, Mapping):
+            object.__setattr__(self, "branches", tuple(self.branches.items()))
         _check_start(self.model, self.data, self.checkpoint, self.checkpoint_sha256)
+        _check_pairs(self.branches)
         names = [name for name, _ in self.branches]
         if not names or len(set(names)) != len(names):
             raise BoxwoodError(
@@ -186,6 +190,15 @@ class Experiment:
             seed=seed,
             checkpoint=self.checkpoint,
             checkpoint_sha256=self.checkpoint_sha256,
+        )
+
+
+def _check_pairs(branches: object) -> None:
+    pairs = branches if isinstance(branches, tuple | list) else ()
+    if not pairs or not all(isinstance(each, tuple | list) and len(each) == 2 for each in pairs):
+        raise BoxwoodError(
+            f"Expected branches as (name, recipe) pairs or a dict of them, got "
+            f"{described(branches)}; give branches={{'dense': dense(…), 'pruned': one_shot(…)}}."
         )
 
 

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 
+from boxwood.core.arguments import check_kind
 from boxwood.core.criteria import magnitude
 from boxwood.core.errors import SelectionWarning
 from boxwood.core.evidence import evidence_of
@@ -60,6 +61,7 @@ def select_units(
         >>> select_units(units(net, x), 0.5, criterion=wanda, batches=[x]).removed
         4
     """
+    check_kind(units, Units, "the units of a network", "give what units(model, example) returns")
     return units.keep_best(
         keep,
         within=within,
