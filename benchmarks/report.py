@@ -18,7 +18,7 @@ from typing import Any
 import measuring
 import torch
 
-from boxwood.core.spec import digest
+from boxwood.core.digests import digest
 from boxwood.recipes.phase import State
 from boxwood.report.page.build import Report, page
 from boxwood.runs.store import Store

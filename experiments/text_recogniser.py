@@ -32,8 +32,9 @@ from torch.nn import functional
 
 from boxwood import Adam, Cubic, Fit, Gradual, Store, prune
 from boxwood.core.allocation_by_layer import lamp
+from boxwood.core.digests import digest
 from boxwood.core.examples import Examples
-from boxwood.core.spec import digest, encode
+from boxwood.core.spec import encode
 from boxwood.distill.losses import Lesson, soft_cross_entropy
 from boxwood.model.evaluation import evaluating
 from boxwood.model.oneshot import project_

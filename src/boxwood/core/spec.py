@@ -11,20 +11,18 @@ A recipe is data. This module writes it down (`encode`), reads it again (`decode
   every definition in that file that it reaches, so editing a network makes new runs of it.
 """
 
-import ast
 import dataclasses
 import difflib
-import hashlib
 import importlib
 import importlib.util
 import inspect
-import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
+from boxwood.core.digests import digest, source_digest
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.trust import EVERYTHING, Trust
 
@@ -231,21 +229,6 @@ def _text(name: Any, key: str) -> str:
     return name
 
 
-def digest(*parts: Any) -> str:
-    """Name plain JSON values by the first 20 hex digits of the SHA-256 of their canonical text.
-
-    Example:
-        >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
-        True
-        >>> len(digest("x"))
-        20
-    """
-    text = "\n".join(
-        json.dumps(part, sort_keys=True, separators=(",", ":"), allow_nan=False) for part in parts
-    )
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
-
-
 def load(target: str, trust: Trust = EVERYTHING) -> Any:
     """Find what ``package.module:name`` or ``file.py:name`` names.
 
@@ -259,7 +242,7 @@ def load(target: str, trust: Trust = EVERYTHING) -> Any:
             exist.
 
     Example:
-        >>> load("boxwood.core.spec:digest") is digest
+        >>> load("boxwood.core.spec:load") is load
         True
     """
     where, _, name = target.rpartition(":")
@@ -345,59 +328,10 @@ def _name_of(thing: Any, *, identity: bool) -> str:
     if _is_users(module):
         path = Path(sys.modules[module].__file__ or "")
         if identity:
-            return f"{path.stem}.py:{name}#{_source_digest(path, name.split('.')[0])}"
+            return f"{path.stem}.py:{name}#{source_digest(path, name.split('.')[0])}"
         here = Path.cwd()
         return f"{path.relative_to(here) if path.is_relative_to(here) else path}:{name}"
     return f"{module}:{name}"
-
-
-def _source_digest(path: Path, name: str, seen: frozenset[tuple[Path, str]] = frozenset()) -> str:
-    """Name the definition ``name`` of a file and all that it reaches there and in files beside it.
-
-    Comments and layout do not count, and neither does what is installed.
-    """
-    definitions: dict[str, list[ast.stmt]] = {}
-    for node in ast.parse(path.read_text()).body:
-        for bound in _bound_by(node):
-            definitions.setdefault(bound, []).append(node)
-    reached: dict[str, list[str]] = {}
-    waiting = [name] if name else list(definitions)
-    while waiting:
-        each = waiting.pop()
-        if each in reached or each not in definitions:
-            continue
-        nodes = [inner for node in definitions[each] for inner in ast.walk(node)]
-        reached[each] = [ast.dump(node) for node in definitions[each]]
-        for file, taken in _beside(path, nodes):
-            if (file, taken) not in seen:
-                reached[each].append(_source_digest(file, taken, seen | {(file, taken)}))
-        waiting += [node.id for node in nodes if isinstance(node, ast.Name)]
-    return digest(reached)[:12]
-
-
-def _beside(path: Path, nodes: Iterable[ast.AST]) -> Iterator[tuple[Path, str]]:
-    """List what is imported from files in the same folder; no name for all that a file defines."""
-    for node in nodes:
-        taken: list[tuple[str, str]] = []
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            taken = [(node.module, "" if a.name == "*" else a.name) for a in node.names]
-        elif isinstance(node, ast.Import):
-            taken = [(alias.name, "") for alias in node.names]
-        for module, name in taken:
-            file = path.parent.joinpath(*module.split(".")).with_suffix(".py")
-            if file.is_file():
-                yield file, name
-
-
-def _bound_by(node: ast.stmt) -> set[str]:
-    """Names that a top-level statement gives a meaning, or changes the meaning of."""
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        return {node.name}
-    inner = list(ast.walk(node))
-    imported = [n.asname or n.name.partition(".")[0] for n in inner if isinstance(n, ast.alias)]
-    written = [n.id for n in inner if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)]
-    defined = [n.name for n in inner if isinstance(n, ast.FunctionDef | ast.ClassDef)]
-    return {*imported, *written, *defined}
 
 
 def _suggest(name: str, known: list[str]) -> str:

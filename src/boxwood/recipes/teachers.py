@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from boxwood.core import spec
+from boxwood.core.digests import digest
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.seeds import seed_for
 from boxwood.data.splits import Splits, fingerprint
@@ -111,7 +112,7 @@ class Trained:
             network = genesis.network(state.weights).to(world.device)
             asks.append(answering_with(network, layers))
             names.append(_identity(genesis, state))
-        return ensemble(asks, self.mean), spec.digest(names, spec.encode(self.mean))
+        return ensemble(asks, self.mean), digest(names, spec.encode(self.mean))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,10 +234,10 @@ def _identity(genesis: Genesis, state: State) -> str:
     """Name a network by its code and its weights."""
     weights = sorted(state.weights.items())
     parts = [part for name, tensor in weights for part in (name, tensor)]
-    return spec.digest(spec.encode(genesis.model, identity=True), fingerprint(*parts))
+    return digest(spec.encode(genesis.model, identity=True), fingerprint(*parts))
 
 
 def _shards(world: World, teacher: Teacher, *parts: Any) -> Shards | None:
     if not teacher.cached or world.cache is None:
         return None
-    return Shards(world.cache / spec.digest(*parts))
+    return Shards(world.cache / digest(*parts))

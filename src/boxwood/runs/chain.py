@@ -1,6 +1,7 @@
 """The chain of keys: each phase is named by what it is and by everything before it."""
 
-from boxwood.core.spec import digest, encode
+from boxwood.core.digests import digest
+from boxwood.core.spec import encode
 from boxwood.recipes.phase import Genesis, Recipe
 
 

@@ -21,7 +21,7 @@ _OLD = 3600.0
 """Seconds after which something unfinished that carries no key counts as left behind."""
 
 _KEY = re.compile("[0-9a-f]{20}")
-"""Keys as `boxwood.core.spec.digest` makes them; nothing of another name is touched."""
+"""Keys as `boxwood.core.digests.digest` makes them; nothing of another name is touched."""
 
 
 def collect_garbage(store: Store) -> int:

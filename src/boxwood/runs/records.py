@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from boxwood.core.digests import digest
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.reading import read_whole, shown, strict_json
-from boxwood.core.spec import digest
 
 FORMAT = 1
 """The newest form of notes, records and snapshots that is known here."""

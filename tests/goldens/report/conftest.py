@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from boxwood.core.spec import digest
+from boxwood.core.digests import digest
 from boxwood.recipes.phase import State
 from boxwood.runs.store import Store
 
