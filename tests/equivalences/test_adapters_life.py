@@ -14,6 +14,7 @@ from boxwood.core.schedules import Cubic
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # theirs, about loggers, workers and devices
 
+UNFINISHED = r"after 4 steps, at a sparsity of 0\.70. on the way to 0\.800, .* due at step 6"
 POLICY = Gradual(schedule=Cubic(final=0.8, end=8), every=2)
 ROWS = 16
 BATCH = 4  # so four steps to an epoch
@@ -88,7 +89,8 @@ class TestLightning:
     def test_a_second_fit_goes_on(self, lightning) -> None:
         """What was pruned stays, and the steps of all fits count; another module starts afresh."""
         module, callback = self.module(lightning), self.callback()
-        self.trainer(lightning, 1, [callback]).fit(module, DataLoader(data(), BATCH))
+        with pytest.warns(UserWarning, match=UNFINISHED):
+            self.trainer(lightning, 1, [callback]).fit(module, DataLoader(data(), BATCH))
         first = callback.training.masks
         self.trainer(lightning, 2, [callback]).fit(module, DataLoader(data(), BATCH))
         second = callback.training.masks
@@ -97,7 +99,8 @@ class TestLightning:
         assert round(sparsity(second), 2) == 0.8
         assert not outside(module, second)
         other = self.module(lightning)
-        self.trainer(lightning, 1, [callback]).fit(other, DataLoader(data(), BATCH))
+        with pytest.warns(UserWarning, match=UNFINISHED):
+            self.trainer(lightning, 1, [callback]).fit(other, DataLoader(data(), BATCH))
         assert callback.training.steps == 4
         assert sparsity(callback.training.masks) < 0.8
 
@@ -136,7 +139,8 @@ class TestLightning:
         module, callback = self.module(lightning), self.callback()
         loader = DataLoader(data(), BATCH)
         trainer = self.trainer(lightning, 1, [callback])
-        trainer.fit(module, loader)
+        with pytest.warns(UserWarning, match=UNFINISHED):
+            trainer.fit(module, loader)
         early = callback.training.masks
         trainer.save_checkpoint(tmp_path / "early.ckpt")
         trainer = self.trainer(lightning, 2, [callback])
@@ -194,7 +198,8 @@ class TestTransformers:
     def test_a_second_training_goes_on(self, transformers, tmp_path) -> None:
         """What was pruned stays, and the steps of both trainings count."""
         model, callback = self.model(), self.callback()
-        self.trained(transformers, model, callback, tmp_path, 1, save_strategy="no")
+        with pytest.warns(UserWarning, match=UNFINISHED):
+            self.trained(transformers, model, callback, tmp_path, 1, save_strategy="no")
         first = callback.training.masks
         self.trained(transformers, model, callback, tmp_path, 2, save_strategy="no")
         second = callback.training.masks
@@ -203,7 +208,8 @@ class TestTransformers:
         assert round(sparsity(second), 2) == 0.8
         assert not outside(model, second)
         other = self.model()
-        self.trained(transformers, other, callback, tmp_path, 1, save_strategy="no")
+        with pytest.warns(UserWarning, match=UNFINISHED):
+            self.trained(transformers, other, callback, tmp_path, 1, save_strategy="no")
         assert callback.training.steps == 4
 
     def test_the_best_model_comes_with_its_masks(self, transformers, tmp_path) -> None:

@@ -1,6 +1,9 @@
 """Policies reach what they promise, step by step, and touch nothing else."""
 
+import re
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,8 +14,11 @@ from torch import Tensor, nn
 from boxwood.core.allocation import global_, uniform
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.policies import SET, Gradual, LayerByLayer, Policy, RigL, Static
-from boxwood.core.schedules import Cubic, Linear, OneShot
+from boxwood.core.schedules import Cubic, Linear, OneShot, Steps
+from boxwood.data.splits import InMemory
 from boxwood.model.sparse_training import SparseTraining
+from boxwood.train.loop import Fit, fit_
+from boxwood.train.optimizers import SGD
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -232,10 +238,60 @@ def test_detached_training_changes_nothing_more() -> None:
     training = SparseTraining(net, optimizer, policy)
     train(net, optimizer, range(10))
     before = training.masks
-    training.detach()
+    training.detach(early=True)
     train(net, optimizer, range(10, 20))
     assert all(torch.equal(before[n], mask) for n, mask in training.masks.items())
     assert net[0].weight[~before["0.weight"]].any()
+
+
+def _table(step: int) -> float:
+    return (0.0, 0.3, 0.6)[step // 10]  # and no row behind it
+
+
+@pytest.mark.parametrize(
+    ("policy", "steps", "said"),
+    [
+        (Gradual(schedule=Cubic(final=0.9, end=20), every=5), 20, None),
+        (Gradual(schedule=Cubic(final=0.9, end=20), every=5), 19, r"0.88\d on the way to 0.900, .* 20"),
+        (Gradual(schedule=Linear(final=0.9, end=17), every=5), 17, r"0.79\d on .* 0.900, .* step 20"),
+        (Gradual(schedule=OneShot(final=0.5, at=300_000), every=5), 7, "0.000 on .* step 300,000"),
+        (Gradual(schedule=lambda t: min(0.5, t / 40), every=5), 10, r"0.2[45]\d on the way to 0.500"),
+        (Gradual(schedule=Steps(((5, 0.2), (30, 0.5))), every=5), 10, r"0.(199|20\d) on the way to 0.500"),
+        (Gradual(schedule=_table, every=5), 12, None),  # nothing is known, and nothing fails
+        (LayerByLayer(final=0.5, end=20, every=5), 10, "on the way to 0.500, .* step 15"),
+        (LayerByLayer(final=0.5, end=20, every=5), 20, None),
+        (RigL(sparsity=0.5, until=100, every=5), 10, None),
+        (Static(sparsity=0.5), 10, None),
+        (Gradual(schedule=Cubic(final=0.9, end=20), every=5), 0, None),
+    ],
+)  # fmt: skip
+def test_a_schedule_that_had_not_ended_is_said(policy, steps: int, said: str | None) -> None:
+    """Once, where the training lets go; sparsity and its being finished can be asked at any time."""
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    training = SparseTraining(net, optimizer, policy)
+    train(net, optimizer, range(steps))
+    places = torch.cat([mask.flatten() for mask in training.masks.values()])
+    assert training.sparsity == pytest.approx(1 - places.float().mean().item(), abs=1e-6)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        training.detach()
+        training.detach()
+    assert len(seen) == (said is not None)
+    if said:
+        assert not training.finished
+        assert re.search(rf"after {steps} steps, at a sparsity of .*{said}", str(seen[0].message))
+
+
+def test_a_recipes_schedule_that_had_not_ended_is_said() -> None:
+    """Behind the last step of a whole course; a part of one may end anywhere."""
+    policy = Gradual(schedule=Linear(final=0.8, end=8), every=2)
+    fit = Fit(steps=6, batch=6, optimizer=SGD(lr=0.1), policy=policy)
+    examples = InMemory(torch.randn(12, 12), torch.arange(12) % 3)
+    with pytest.warns(UserWarning, match=r"after 6 steps, at a sparsity of 0\.60.* to 0\.800"):
+        fit_(network(), examples, fit, seed=0)
+    fit_(network(), examples, replace(fit, steps=8), seed=0)
+    fit_(network(), examples, replace(fit, steps=10, until=6), seed=0)
 
 
 def test_bad_settings_are_refused() -> None:

@@ -9,7 +9,7 @@ from boxwood.core.fixed_masks import FixedMasks
 from boxwood.core.masks import Masks, apply
 from boxwood.core.policies import Policy
 from boxwood.model.prunable import Named, Where, linear_and_conv, plain_name
-from boxwood.model.sparse_training import SparseTraining
+from boxwood.model.sparse_training import SparseTraining, warn_if_unfinished
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
@@ -56,7 +56,7 @@ class SparseTrainingCallback(Callback):
         self._check_order(trainer)
         saved, self._saved = self._saved, {}
         if self.training is not None:
-            self.training.detach()
+            self.training.detach(early=True)
             if not saved and self._module() is pl_module:
                 saved = dict(self.training.state_dict())
         self._module = weakref.ref(pl_module)
@@ -64,13 +64,18 @@ class SparseTrainingCallback(Callback):
             pl_module, trainer.optimizers, self._policy, where=self._where, state=saved
         )
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
+        """Say where training ends before the policy has reached its final sparsity."""
+        if self.training is not None:
+            warn_if_unfinished(self.training)
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
         """Let go, behind callbacks that write averages into the module at the end of training.
 
         ``training.masks`` stay readable.
         """
         if self.training is not None:
-            self.training.detach()
+            self.training.detach(early=True)
 
     def on_save_checkpoint(
         self,

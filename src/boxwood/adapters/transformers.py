@@ -16,7 +16,7 @@ from boxwood.core.masks import Masks, sparsity
 from boxwood.core.policies import Policy
 from boxwood.core.replacing import replacing
 from boxwood.model.prunable import Named, Where, linear_and_conv
-from boxwood.model.sparse_training import SparseTraining
+from boxwood.model.sparse_training import SparseTraining, warn_if_unfinished
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -72,7 +72,7 @@ class SparseTrainingCallback(TrainerCallback):
         assert optimizer is not None  # noqa: S101
         saved = _load(args, state)
         if self.training is not None:
-            self.training.detach()
+            self.training.detach(early=True)
             if not saved and self._model() is model:
                 saved = self.training.state_dict()
         self._model = weakref.ref(model)
@@ -102,9 +102,10 @@ class SparseTrainingCallback(TrainerCallback):
         """Let go of the optimizer; ``training.masks`` stay readable."""
         if self.training is None:
             return
+        warn_if_unfinished(self.training)
         if args.load_best_model_at_end and state.best_model_checkpoint is not None:
             self._take_best(Path(str(state.best_model_checkpoint)))
-        self.training.detach()
+        self.training.detach(early=True)
 
     def _take_best(self, folder: Path) -> None:
         """Take the masks of the checkpoint that the trainer has just loaded."""

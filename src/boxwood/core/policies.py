@@ -7,6 +7,7 @@ and the number of steps taken.
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, Protocol
 
@@ -23,12 +24,15 @@ from boxwood.core.schedules import Schedule, check_sparsity
 from boxwood.core.seeds import seed_for
 from boxwood.core.selection import Scores, candidates, select
 
+_FAR = 10**12  # a step at which every schedule is at its end
+
 
 class Policy(Protocol):
     """What all policies are.
 
     ``step`` counts the optimizer steps that have been taken: the first update can come at step 1,
-    behind the first step.
+    behind the first step. A policy on the way to a sparsity has it as ``final``, so that a training
+    that ends before that can be told.
     """
 
     wants_gradients: ClassVar[bool]
@@ -92,6 +96,13 @@ class Gradual:
                 f"one such as Cubic(final=0.9, end=10_000)."
             )
         _check_every(self.every)
+
+    @property
+    def final(self) -> float | None:
+        """The sparsity at the end of the schedule; None where it cannot say."""
+        with suppress(Exception):  # somebody's table may have no row for it
+            return self.schedule(_FAR)
+        return None
 
     def init(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Keep everything."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from boxwood.core.arguments import check_network, described
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.evidence import evidence_of
+from boxwood.core.masks import sparsity
 from boxwood.core.policies import Policy
 from boxwood.core.ranks import Group, all_or_none
 from boxwood.model.binding import MaskBinding
@@ -24,6 +25,8 @@ from boxwood.model.scoring import score
 from boxwood.model.synchronised import check_same_masks, mean_gradients
 
 _AHEAD = 100_000  # steps in which a policy that changes masks at all changes them
+_END = 1_000_000  # steps in which a policy that is not at its end changes masks again
+_NEAR = 5e-4  # a difference of sparsities that is not worth a warning
 
 
 class SparseTraining:
@@ -64,6 +67,8 @@ class SparseTraining:
         ...     optimizer.step()
         >>> int((net.weight != 0).sum())
         10
+        >>> training.sparsity, training.finished
+        (0.9, True)
 
     Source: Zhu and Gupta (2017), section 3: "seamlessly incorporated within the training process".
     """
@@ -96,6 +101,7 @@ class SparseTraining:
         self._seen = Calibration(model, self._weights, batches, loss, group=group)
         self._evidence = evidence
         self._dense: dict[str, Tensor] = {}
+        self._over = False
         if not masks:
             masks = policy.init({name: p.detach() for name, p in self._weights.items()})
         elif set(masks) != set(self._weights):
@@ -119,6 +125,21 @@ class SparseTraining:
         """The masks as they are now; True keeps."""
         return self._held.masks
 
+    @property
+    def sparsity(self) -> float:
+        """The fraction of zeros among the pruned parameters, in [0, 1]."""
+        return sparsity(self.masks)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the policy changes masks no more, in the next million steps at least."""
+        return self.next_update() is None
+
+    def next_update(self) -> int | None:
+        """The step behind which masks change next; None where they stay for a million steps."""
+        now = self._rounds.most
+        return next(filter(self.policy.due, range(now + 1, now + _END)), None)
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return all there is to save beside model and optimizer: the steps taken and the masks."""
         return {"steps": torch.tensor(self.steps), **self._held.state_dict()}
@@ -139,8 +160,17 @@ class SparseTraining:
         self._rounds = Rounds(self._held.holding.trainers, steps)
         self._dense = {}
 
-    def detach(self) -> None:
-        """Write the zeros once more, and let go: nothing changes masks or weights from now on."""
+    def detach(self, *, early: bool = False) -> None:
+        """Write the zeros once more, and let go: nothing changes masks or weights from now on.
+
+        A warning says so where the policy has not reached its final sparsity.
+
+        Args:
+            early: whether that is meant, as where training goes on elsewhere; nothing is said then.
+        """
+        if not early and not self._over:
+            warn_if_unfinished(self)
+        self._over = True
         self._held.detach()
 
     def _keep_dense_gradient(self, name: str, parameter: nn.Parameter) -> None:
@@ -207,6 +237,30 @@ class SparseTraining:
                 f"{', '.join(missing[:4])}; let the loss depend on them, or leave them out by "
                 f"`where`."
             )
+
+
+def warn_if_unfinished(training: SparseTraining) -> None:
+    """Warn where training ends before the policy has reached its final sparsity.
+
+    Policies without a sparsity ``final``, as `RigL`, are as sparse at any step as at their end.
+
+    Example:
+        >>> from boxwood.core.policies import Static
+        >>> net = nn.Linear(10, 10)
+        >>> sgd = torch.optim.SGD(net.parameters())
+        >>> warn_if_unfinished(SparseTraining(net, sgd, Static(sparsity=0.5)))
+    """
+    final, reached = getattr(training.policy, "final", None), training.sparsity
+    if not training.steps or final is None or final - reached < _NEAR:
+        return
+    due = training.next_update()
+    if due is not None:
+        warnings.warn(
+            f"Expected training to go on until the schedule has ended, got its end after "
+            f"{training.steps:,} steps, at a sparsity of {reached:.3f} on the way to {final:.3f}, "
+            f"with the next update due at step {due:,}; train longer, or end the schedule earlier.",
+            stacklevel=3,
+        )
 
 
 def _is_captured(weight: Tensor) -> bool:

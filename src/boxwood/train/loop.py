@@ -19,7 +19,7 @@ from boxwood.core.policies import Policy
 from boxwood.core.seeds import generator_for, seed_for
 from boxwood.model.binding import MaskBinding
 from boxwood.model.prunable import Where, linear_and_conv, parameter_names
-from boxwood.model.sparse_training import SparseTraining
+from boxwood.model.sparse_training import SparseTraining, warn_if_unfinished
 from boxwood.train.losses import Loss, add_l1_gradient_, cross_entropy, limit_norms_
 from boxwood.train.metrics import device_of
 from boxwood.train.optimizers import Constant, Course, OptimizerSpec
@@ -254,11 +254,9 @@ def fit_(
                 f"matches all; freeze fewer."
             )
         optimizer = fit.optimizer.build(learning)
-        history: list[Row] = []
-        window = fit.window(len(examples))
+        history, window = list[Row](), fit.window(len(examples))
         memory = {} if memory is None else memory
-        state: dict[str, Tensor] = {}
-        carried: dict[str, Tensor] = {}
+        state, carried = dict[str, Tensor](), dict[str, Tensor]()
         start = resume_(model, optimizer, history, memory, state, carried, checkpoints)
         held: MaskBinding | SparseTraining | None = None
         if fit.policy is not None:
@@ -272,13 +270,15 @@ def fit_(
                 batches=InBatches(examples, fit.batch, fit.evidence),
                 state=state,
             )
+            stack.callback(held.detach, early=True)
         elif masks:
             held = MaskBinding(model, optimizer, masks)
-        if held is not None:
             stack.callback(held.detach)
         model.train()
         loop = _Loop(model, examples, fit, window, seed, optimizer, history, memory, held, teach)
         loop.run_(start or (window.first, 0.0), carried, watch, checkpoints, progress)
+        if isinstance(held, SparseTraining) and window.last == window.steps:
+            warn_if_unfinished(held)
         return Fitted(history, {} if held is None else held.masks)
 
 
@@ -304,8 +304,7 @@ class _Loop:
         progress: Progress | None,
     ) -> None:
         fit, model, optimizer, window = self.fit, self.model, self.optimizer, self.window
-        every = fit.watch_every or window.per_epoch
-        device = device_of(model)
+        every, device = fit.watch_every or window.per_epoch, device_of(model)
         learning = [p for p in model.parameters() if p.requires_grad]
         matrices = [p for p in learning if p.dim() > 1]
         penalised = matrices if fit.l1_on is None else list(fit.l1_on(model).values())
