@@ -100,6 +100,7 @@ class Runner:
             self._static[number] = torch.as_strided(
                 self._arena, plan.shapes[number], view.steps, start
             )
+        self._slot_count = program.next_value()
         self._kept: list[Any] = []  # argument blocks and jobs, which are known by address alone
         self._last_reads = _last_reads(program, plan)
         self.single = self._steps()
@@ -141,7 +142,7 @@ class Runner:
         return {position: sum(parts.values()) for position, parts in found.items()}
 
     def _slots(self, inputs: Sequence[Tensor]) -> Slots:
-        slots: Slots = [None] * self.program.next_value()
+        slots: Slots = [None] * self._slot_count
         for number, tensor in zip(self.program.inputs, inputs, strict=True):
             slots[number] = tensor
         return slots
@@ -149,11 +150,12 @@ class Runner:
     def _outputs(self, slots: Slots, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Return results that share no memory with anything."""
         found = []
-        taken = {_memory(tensor) for tensor in inputs} | {self._memory.ctypes.data}
+        taken: set[int] = set()
         for number in self.program.outputs:
             if number in self._static:
                 found.append(self._static[number].clone(memory_format=torch.contiguous_format))
                 continue
+            taken = taken or {self._memory.ctypes.data, *map(_memory, inputs)}
             tensor = slots[number]
             tensor = tensor.clone() if _memory(tensor) in taken else tensor
             taken.add(_memory(tensor))

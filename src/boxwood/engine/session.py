@@ -5,8 +5,7 @@ import os
 import statistics
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -375,12 +374,17 @@ class torch_threads:  # noqa: N801
             torch.set_num_threads(self._before)
 
 
-@contextmanager
-def undisturbed(threads: int) -> Iterator[None]:
+class undisturbed(torch_threads):  # noqa: N801
     """Run on so many threads, in the types that the operations say whatever autocast is set to."""
-    with torch_threads(threads):
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        self._plain = None
         if torch.is_autocast_enabled("cpu"):
-            with torch.autocast("cpu", enabled=False):
-                yield
-        else:
-            yield
+            self._plain = torch.autocast("cpu", enabled=False)
+            self._plain.__enter__()
+
+    def __exit__(self, *exc: object) -> None:
+        if self._plain is not None:
+            self._plain.__exit__(*exc)
+        super().__exit__(*exc)

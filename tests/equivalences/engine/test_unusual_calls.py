@@ -84,6 +84,38 @@ def test_one_tensor_twice_stays_one_tensor() -> None:
         torch.testing.assert_close(apart(y, y, y)[0], net(y, y, y)[0])
 
 
+def test_calls_by_position_and_by_name_are_one() -> None:
+    """What is read the short way, and what is not: names, parameters, arguments left out."""
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 6)
+
+        def forward(self, x: Tensor, y: Tensor | None = None, *, z: Tensor | None = None) -> Tensor:
+            found = self.layer(x)
+            found = found if y is None else found - 2 * y
+            return found if z is None else found + 3 * z
+
+    net = Two().eval()
+    x, y, z = torch.randn(3, 2, 6).unbind()
+    fast = compile_(net, (x, y))
+    with torch.no_grad():
+        wanted = net(x, y)
+        for got in (fast(x, y), fast(x, y=y), fast(y=y, x=x), fast(nn.Parameter(x), y)):
+            torch.testing.assert_close(got, wanted)
+        torch.testing.assert_close(compile_(net, (x,))(y), net(y))
+        named = compile_(net, {"x": x, "z": z})
+        torch.testing.assert_close(named(y, z=x), net(y, z=x))
+    for args, kwargs in (((x,), {}), ((x, y), {"z": z})):
+        with pytest.raises(BoxwoodError, match="arguments like the example's"):
+            fast(*args, **kwargs)
+    with pytest.raises(BoxwoodError, match="arguments like the example's"):
+        named(x, z)
+    with pytest.raises(BoxwoodError, match="Expected a tensor, got NoneType"):
+        fast(x, None)
+
+
 def test_results_share_memory_with_nothing() -> None:
     """Whoever writes into one changes neither another one nor what he gave."""
     net = Of(lambda layer, x: (x, x.clone(), x.clone()[:, :2], layer(x), layer(x).clone(), x.t()))
