@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import boxwood
+from boxwood.recipes import phases
 
 ROOT = Path(boxwood.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -66,3 +67,17 @@ def test_public_names_are_true():
     assert len(boxwood.__all__) == len(set(boxwood.__all__))
     assert all(hasattr(boxwood, name) for name in boxwood.__all__)
     assert all(getattr(boxwood, name).__doc__ for name in boxwood.__all__)
+
+
+def test_every_phase_is_in_one_public_place():
+    """Whatever class of `recipes/phases` is a phase can be imported from there, and nothing else."""
+    found = {
+        name
+        for path in (ROOT / "recipes" / "phases").glob("*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef)
+        and {"run"} & {each.name for each in node.body if isinstance(each, ast.FunctionDef)}
+        for name in [node.name]
+    }
+    assert set(phases.__all__) == found
+    assert all(hasattr(phases, name) for name in phases.__all__)
