@@ -29,6 +29,36 @@ class Examples(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """Some of the examples, in an order of their own.
+
+    Args:
+        examples: what to take from.
+        indices: int64 [n], which of them, and in which order.
+
+    Example:
+        >>> from boxwood.data.splits import InMemory
+        >>> part = Chosen(InMemory(torch.eye(5), torch.arange(5)), torch.tensor([4, 0, 2]))
+        >>> len(part), part.take(torch.tensor([0, 2]))[1].tolist()
+        (3, [4, 2])
+    """
+
+    examples: Examples
+    indices: Tensor
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Take a batch.
+
+        Args:
+            indices: int64 [batch], each in [0, n).
+        """
+        return self.examples.take(self.indices[indices.to(self.indices.device)])
+
+
 @dataclass(frozen=True)
 class InBatches:
     """The first examples in batches, in their order, as often as one asks.

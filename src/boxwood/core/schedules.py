@@ -6,6 +6,7 @@ A step is whatever the caller counts: training steps, epochs, or rounds of pruni
 from dataclasses import KW_ONLY, dataclass
 from typing import Protocol
 
+from boxwood.core import spec
 from boxwood.core.errors import BoxwoodError
 
 
@@ -66,6 +67,8 @@ class OneShot:
 class Geometric:
     """The same fraction of the survivors at every step: ``s = 1 - (1 - final)^((t-begin)/(end-begin))``.
 
+    From ``initial``, the density at first: ``s = 1 - d (((1 - final) / d)^…)`` with ``d = 1 - initial``.
+
     Source: Frankle and Carbin (2019), section 1: n rounds that each prune p^(1/n) of what is left.
 
     Example:
@@ -77,9 +80,11 @@ class Geometric:
     _: KW_ONLY
     end: int
     begin: int = 0
+    initial: float = spec.field(0.0, legacy=0.0)
 
     def __post_init__(self) -> None:
         check_sparsity(self.final, "final sparsity")
+        check_sparsity(self.initial, "initial sparsity")
         _check_window(self.begin, self.end)
 
     def __call__(self, step: int) -> float:
@@ -87,7 +92,8 @@ class Geometric:
         if step >= self.end:
             return self.final  # exactly, not up to rounding
         progress = max(0.0, (step - self.begin) / (self.end - self.begin))
-        return 1.0 - float((1 - self.final) ** progress)
+        density = 1 - self.initial
+        return 1.0 - float(density * ((1 - self.final) / density) ** progress)
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ def encode(value: Any, *, identity: bool = False) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         kind = type(value)
         out: dict[str, Any] = {"is": _name_of(kind, identity=identity)}
-        revision: int | None = getattr(kind, "revision", None)
+        revision: int | None = getattr(value, "revision", None)
         if identity and revision:
             out["revision"] = revision
         for each in dataclasses.fields(value):

@@ -74,6 +74,7 @@ PAPERS = (
     Paper("lee2019snip", "Lee, Namhoon and Ajanthan, Thalaiyasingam and Torr, Philip H. S.", 2019, "SNIP: Single-shot Network Pruning based on Connection Sensitivity", "ICLR", "1810.02340"),
     Paper("wang2020picking", "Wang, Chaoqi and Zhang, Guodong and Grosse, Roger", 2020, "Picking Winning Tickets Before Training by Preserving Gradient Flow", "ICLR", "2002.07376"),
     Paper("tanaka2020pruning", "Tanaka, Hidenori and Kunin, Daniel and Yamins, Daniel L. K. and Ganguli, Surya", 2020, "Pruning neural networks without any data by iteratively conserving synaptic flow", "NeurIPS", "2006.05467"),
+    Paper("frankle2021pruning", "Frankle, Jonathan and Dziugaite, Gintare Karolina and Roy, Daniel M. and Carbin, Michael", 2021, "Pruning Neural Networks at Initialization: Why Are We Missing the Mark?", "ICLR", "2009.08576"),
     Paper("sanh2020movement", "Sanh, Victor and Wolf, Thomas and Rush, Alexander M.", 2020, "Movement Pruning: Adaptive Sparsity by Fine-Tuning", "NeurIPS", "2005.07683"),
     Paper("lee2021layer", "Lee, Jaeho and Park, Sejun and Mo, Sangwoo and Ahn, Sungsoo and Shin, Jinwoo", 2021, "Layer-adaptive sparsity for the Magnitude-based Pruning", "ICLR", "2010.07611"),
     Paper("evci2020rigging", "Evci, Utku and Gale, Trevor and Menick, Jacob and Castro, Pablo Samuel and Elsen, Erich", 2020, "Rigging the Lottery: Making All Tickets Winners", "ICML", "1911.11134"),

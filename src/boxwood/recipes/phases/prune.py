@@ -1,16 +1,23 @@
 """Decide new masks from the weights as they are."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any
+
+import torch
 
 from boxwood.core import spec
 from boxwood.core.allocation import Scope, global_
 from boxwood.core.criteria import magnitude
-from boxwood.core.examples import InBatches
+from boxwood.core.errors import BoxwoodError
+from boxwood.core.evidence import draws, seeded
+from boxwood.core.examples import Chosen, Examples, InBatches
 from boxwood.core.granularity import Elements, Granularity
 from boxwood.core.masks import sparsity
+from boxwood.core.schedules import Geometric
+from boxwood.core.seeds import generator_for, seed_for
+from boxwood.core.selection import candidates
 from boxwood.model.evidence.calibration import Loss
-from boxwood.model.oneshot import project_, prune
+from boxwood.model.oneshot import project_, prune, prune_in_rounds
 from boxwood.model.prunable import Where, linear_and_conv
 from boxwood.model.scoring import Criterion
 from boxwood.recipes.phase import State, World, state_of
@@ -23,14 +30,26 @@ class Prune:
     Args:
         sparsity: total fraction of zeros over the tensors of ``where``; None where the scope
             carries its own numbers.
-        criterion, scope, granularity, where, floor: as for `boxwood.prune`.
+        criterion, scope, granularity, where, floor: as for `boxwood.prune`. A criterion that scores
+            by chance, such as `random`, takes its numbers from the run's seed, unless its own
+            ``seed`` is given.
         loss: outputs and targets to the mean over a batch, for criteria that ask for gradients.
-        evidence: how many of the first training examples such criteria see; None for all.
+        evidence: how many training examples such criteria see; None for all.
         batch: examples at a time.
+        rounds: how often to score what is left and prune further, without training in between;
+            each round removes the same fraction of the survivors.
+        sample: which of the seed's random samples of training examples is the evidence; None takes
+            the first examples, which are the same for every seed.
         label: a name for later phases.
-    """
 
-    revision: ClassVar[int] = 0
+    Raises:
+        BoxwoodError: there is less than one round, or there are several and no sparsity.
+
+    Example:
+        >>> from boxwood.core.criteria import synflow
+        >>> Prune(sparsity=0.99, criterion=synflow, rounds=100).rounds
+        100
+    """
 
     sparsity: float | None
     criterion: Criterion = magnitude
@@ -41,24 +60,53 @@ class Prune:
     loss: Loss | None = spec.field(None, legacy=None)  # noqa: RUF009 - a declaration
     evidence: int | None = spec.field(None, legacy=None)
     batch: int = spec.field(256, legacy=256)
+    rounds: int = spec.field(1, legacy=1)
+    sample: int | None = spec.field(None, legacy=None)
     label: str = spec.field("", identity=False)
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or (self.rounds > 1 and self.sparsity is None):
+            raise BoxwoodError(
+                f"Expected rounds >= 1, and a total sparsity where there are several, got "
+                f"rounds={self.rounds}, sparsity={self.sparsity}; give the sparsity after the last "
+                f"round and a scope without numbers of its own, or rounds=1."
+            )
+
+    @property
+    def revision(self) -> int:
+        """1 for criteria that score by chance: their numbers were once the same for every seed."""
+        return int(draws(self.criterion))
 
     def run(self, state: State, world: World) -> State:
         """Prune; the facts hold what each tensor kept."""
         model = world.network(state)
-        masks = prune(
-            model,
-            self.sparsity,
-            criterion=self.criterion,
-            scope=self.scope,
-            granularity=self.granularity,
-            where=self.where,
-            floor=self.floor,
-            within=state.masks,
-            loss=self.loss,
-            batches=InBatches(world.data.train, self.batch, self.evidence),
-        )
+        settings: dict[str, Any] = {
+            "criterion": seeded(self.criterion, seed_for(world.seed, "criterion")),
+            "scope": self.scope,
+            "granularity": self.granularity,
+            "where": self.where,
+            "floor": self.floor,
+            "within": state.masks,
+            "loss": self.loss,
+            "batches": InBatches(self._seen(world), self.batch, self.evidence),
+        }
+        if self.sparsity is None or self.rounds == 1:
+            masks = prune(model, self.sparsity, **settings)
+        else:
+            weights = self.where(model)
+            left = sum(candidates(weights, state.masks).values())
+            pruned = 1 - left / sum(weight.numel() for weight in weights.values())
+            schedule = Geometric(final=self.sparsity, end=self.rounds, initial=pruned)
+            masks = prune_in_rounds(model, schedule, self.rounds, **settings)
         masks = {**state.masks, **masks}
         project_(model, masks)
         kept = {name: int(mask.sum()) for name, mask in masks.items()}
         return state_of(model, masks, {"kept": kept, "sparsity": sparsity(masks)})
+
+    def _seen(self, world: World) -> Examples:
+        """The training examples, those that serve as evidence first."""
+        train = world.data.train
+        if self.sample is None:
+            return train
+        chance = generator_for(world.seed, "evidence", self.sample)
+        return Chosen(train, torch.randperm(len(train), generator=chance))

@@ -1,7 +1,6 @@
 """Remove whole units: filters, channels, heads and hidden units, as masks over all that they own."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -10,8 +9,10 @@ from torch import nn
 from boxwood.core import spec
 from boxwood.core.criteria import magnitude
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.evidence import draws, seeded
 from boxwood.core.examples import InBatches
 from boxwood.core.masks import Masks, combine, sparsity
+from boxwood.core.seeds import seed_for
 from boxwood.data.splits import Splits
 from boxwood.graph.keep import Budget, Keep
 from boxwood.graph.reference import restatements
@@ -40,7 +41,8 @@ class PruneUnits:
     Args:
         keep: fraction of units of every group that stay; None with a budget.
         within: a budget instead.
-        criterion: scores weights, or filters; what a unit owns is added up.
+        criterion: scores weights, or filters; what a unit owns is added up. As for `Prune`, one that
+            scores by chance takes its numbers from the run's seed.
         floor, multiple, protect, ranked_together: as for `boxwood.graph.keep.keep_best`.
         normalise: as for `boxwood.graph.scoring.score_units`.
         where: the parameters that are scored, where the criterion asks for more than weights.
@@ -48,8 +50,6 @@ class PruneUnits:
         evidence: how many of the first training examples such criteria see.
         label: a name for later phases.
     """
-
-    revision: ClassVar[int] = 0
 
     keep: float | None = None
     within: Budget | None = None
@@ -64,6 +64,11 @@ class PruneUnits:
     evidence: int = spec.field(1000, legacy=1000)
     label: str = spec.field("", identity=False)
 
+    @property
+    def revision(self) -> int:
+        """1 for criteria that score by chance: their numbers were once the same for every seed."""
+        return int(draws(self.criterion))
+
     def run(self, state: State, world: World) -> State:
         """Prune; the facts hold what each group keeps, and the certificate."""
         model = world.network(state)
@@ -72,7 +77,7 @@ class PruneUnits:
             found,
             self.keep,
             within=self.within,
-            criterion=self.criterion,
+            criterion=seeded(self.criterion, seed_for(world.seed, "criterion")),
             batches=InBatches(world.data.train, _BATCH, self.evidence),
             loss=self.loss,
             where=self.where,
