@@ -4,13 +4,16 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import typer
 
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.replacing import check_suffix
 
 _MOST = 1_000_000
+_FILES = (".safetensors", ".pt", ".pth", ".bin", ".bxw", ".html", ".json")
 
 Param = typer.CallbackParam
 
@@ -87,11 +90,14 @@ def device(value: str) -> str:
     return value
 
 
-def new_file(*, makes_folders: bool = True) -> Callable[[Param, Path | None], Path | None]:
+def new_file(
+    *, makes_folders: bool = True, suffix: str | None = None
+) -> Callable[[Param, Path | None], Path | None]:
     """Make a check that a file can be written at a path.
 
     Args:
         makes_folders: whether the command makes the folders above it.
+        suffix: of the kind of file that is written; names of other kinds are refused.
 
     Example:
         >>> _ = new_file()
@@ -102,6 +108,8 @@ def new_file(*, makes_folders: bool = True) -> Callable[[Param, Path | None], Pa
             _check_writable(param, value, makes_folders=makes_folders)
             if value.is_dir():
                 raise _unwritable(param, value, "a folder", "name a file in it")
+            if suffix is not None:
+                check_suffix(value, suffix)
         return value
 
     return check
@@ -113,6 +121,11 @@ def new_folder(param: Param, value: Path | None) -> Path | None:
         _check_writable(param, value, makes_folders=True)
         if value.exists() and not value.is_dir():
             raise _unwritable(param, value, "a file", "give another place")
+        if value.suffix in _FILES and not value.exists():
+            raise BoxwoodError(
+                f"Expected {_name(param)} to be a folder, got {value}, the name of a file; name a "
+                f"folder, such as {value.with_suffix('')}."
+            )
     return value
 
 
@@ -130,7 +143,39 @@ def new_place(param: Param, value: Path | None) -> Path | None:
     """Check that something can be written at a path, in a folder that is there."""
     if value is not None:
         _check_writable(param, value, makes_folders=False)
+        check_suffix(value, ".safetensors")
     return value
+
+
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Write in the place of what is there already.")
+]
+
+
+def free(path: Path, *, overwrite: bool) -> None:
+    """Check that nothing is lost where a file is written, or that this was asked for.
+
+    Example:
+        >>> free(Path("nothing"), overwrite=False)
+    """
+    if not overwrite and (path.exists() or path.is_symlink()):
+        raise BoxwoodError(
+            f"Expected a new name to write, got {path}, which is there already; give another, or "
+            f"--overwrite."
+        )
+
+
+def empty(folder: Path, *, overwrite: bool) -> None:
+    """Check that files are written into a folder that holds none, or that this was asked for.
+
+    Example:
+        >>> empty(Path("nothing"), overwrite=False)
+    """
+    if not overwrite and folder.is_dir() and any(folder.iterdir()):
+        raise BoxwoodError(
+            f"Expected a new or an empty folder, got {folder}, which holds something; give "
+            f"another, or --overwrite to write over files of the same names."
+        )
 
 
 def _check_writable(param: Param, path: Path, *, makes_folders: bool) -> None:

@@ -26,7 +26,8 @@ def compile(  # noqa: A001
     out: Annotated[
         Path,
         typer.Option(
-            help="The file to write, as model.bxw.", callback=checks.new_file(makes_folders=False)
+            help="The file to write, as model.bxw.",
+            callback=checks.new_file(makes_folders=False, suffix=".bxw"),
         ),
     ],
     inputs: Inputs = None,
@@ -35,11 +36,13 @@ def compile(  # noqa: A001
     settings: Settings = None,
     threads: Threads = 1,
     explain: Annotated[bool, typer.Option(help="Say what runs where, and why.")] = False,
+    overwrite: checks.Overwrite = False,
 ) -> None:
     """Compile a network for this machine and write it to a file.
 
     Example: boxwood compile torchvision.models:resnet18 --input 1x3x224x224 --sparsity 0.9 --out r.bxw
     """
+    checks.free(out, overwrite=overwrite)
     network, example = read_network(model, inputs or (), settings or (), weights, sparsity)
     check_takes(network, example)
     torch.set_num_threads(threads)

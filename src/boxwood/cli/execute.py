@@ -10,6 +10,7 @@ import torch
 from boxwood.cli.progress import bar, bars
 from boxwood.cli.terminal import Console, say
 from boxwood.recipes.phase import Experiment
+from boxwood.report.figures import write
 from boxwood.report.study import Finding, Measurement, collect, summarise
 from boxwood.report.tables import render, summary_table, to_json_rows
 from boxwood.runs.provenance import provenance
@@ -61,13 +62,13 @@ def execute(
     }
     text = json.dumps(report, indent=1, default=str)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
         runs = [
             {"name": m.name, "seed": m.seed, "key": m.key, "test": m.test,
              "validation": m.validation, "kept": m.kept_fraction, "epochs": m.epochs}
             for m in measurements
         ]  # fmt: skip
-        out.write_text(json.dumps({**report, "runs": runs}, indent=1, default=str) + "\n")
+        whole = json.dumps({**report, "runs": runs}, indent=1, default=str) + "\n"
+        write(out, whole.encode())
     if as_json:
         say(text)
         return measurements

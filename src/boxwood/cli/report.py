@@ -57,12 +57,19 @@ def report(
             help="Folder for figures as PNG and SVG, for papers.", callback=checks.new_folder
         ),
     ] = None,
+    overwrite: checks.Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print every table as JSON.")] = False,
 ) -> None:
     """Write one self-contained HTML page: what was gained, what it cost, how sure that is.
 
     Example: boxwood report runs --out report.html
     """
+    paged = out is not None or not (csv or as_json or compare_ or figures)
+    path = out or Path("report.html")
+    if paged:
+        checks.free(path, overwrite=overwrite)
+    for folder in filter(None, (csv, figures)):
+        checks.empty(folder, overwrite=overwrite)
     about = replace(asked(stores, title, only, without, judge, latency), compare=compare_)
     if compare_ is not None and not as_json:
         found = compare(about.studies(), *compare_)
@@ -76,8 +83,7 @@ def report(
             say(json_text(to_json(made)))
     for index, study in enumerate(about.studies() if figures else (), 1):
         write_figures(study, (figures or Path()) / f"study-{index}")
-    if out is not None or not (csv or as_json or compare_ or figures):
-        path = out or Path("report.html")
+    if paged:
         text = page(about)
         write(path, text.encode())
         if not as_json:

@@ -75,6 +75,7 @@ def run(
         Path | None,
         typer.Option(help="Also write all figures to this JSON file.", callback=checks.new_file()),
     ] = None,
+    overwrite: checks.Overwrite = False,
     code: Code = None,
     trust: TrustAll = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
@@ -87,6 +88,8 @@ def run(
 
     Example: boxwood run experiments/han2015.py:lenet_300_100 --data fashion-mnist --seeds 5
     """
+    if out is not None:
+        checks.free(out, overwrite=overwrite)
     execute(
         resolve(target, data, settings or (), trusted(code, trust)),
         store=store,

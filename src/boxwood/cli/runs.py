@@ -16,6 +16,7 @@ from boxwood.cli.target import trusted
 from boxwood.cli.terminal import Console, say
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.masks import apply
+from boxwood.files.mask_files import FOLDER as MASKS
 from boxwood.files.mask_files import write_with_masks
 from boxwood.report.exports import to_mlflow, to_tensorboard, to_wandb
 from boxwood.report.page.reading import Run, read
@@ -73,13 +74,15 @@ def export(
     out: Annotated[
         Path,
         typer.Option(
-            help="safetensors file to write.", callback=checks.new_file(makes_folders=False)
+            help="safetensors file to write.",
+            callback=checks.new_file(makes_folders=False, suffix=".safetensors"),
         ),
     ],
     store: StorePath = Path("runs"),
     cut: Annotated[
         bool, typer.Option("--cut", help="Cut masked units out: write the smaller network.")
     ] = False,
+    overwrite: checks.Overwrite = False,
     code: Code = None,
     trust: TrustAll = False,
 ) -> None:
@@ -94,6 +97,8 @@ def export(
     Example: boxwood runs export 3f2a --out pruned.safetensors
     """
     opened = _open(store)
+    for each in (out, *([] if cut else [out.parent / MASKS / out.name])):
+        checks.free(each, overwrite=overwrite)
     if cut:
         before, after = save_cut(opened, _whole(opened, key), out, trusted(code, trust))
         Console(soft_wrap=True).print(f"{out}: {after:,} of {before:,} parameters.")

@@ -1,6 +1,7 @@
 """``boxwood shrink``: a smaller network of the same classes, and the proof."""
 
 import json
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,12 +15,13 @@ from boxwood.cli.terminal import Console, say
 from boxwood.core.errors import BoxwoodError
 from boxwood.files.writing import check_new_folder
 from boxwood.graph.keep import Budget, Keep, multiply_adds, parameters
-from boxwood.graph.latency import latency
+from boxwood.graph.latency import latency, turns
 from boxwood.graph.record import record_of, save_shrunken
 from boxwood.graph.units import units
 from boxwood.graph.verify import shrink as shrink_network
 from boxwood.graph.verify import verify
 
+_TURNS = 21
 _share = checks.fraction(of_what="what there is", one=True)
 
 
@@ -114,6 +116,7 @@ def shrink(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show units and forecast; change and write nothing.")
     ] = False,
+    overwrite: checks.Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Remove filters, channels, heads and hidden units, and prove what is left.
@@ -142,8 +145,11 @@ def shrink(
             f"Expected --by, --text, --samples and --length with a Hugging Face folder, got "
             f"{target}; use boxwood.select_units and boxwood.compensate in Python."
         )
-    if folder is not None and out is not None:
-        check_new_folder(out)
+    if out is not None and not dry_run:
+        if folder is not None:
+            check_new_folder(out)
+        else:
+            checks.free(out, overwrite=overwrite)
     model, given = read_network(target, inputs or (), settings or (), weights)
     found = units(model, given, freeze_unknown=freeze_unknown)
     within = next((Budget(v, of) for v, of in budgets.values() if v is not None), None)
@@ -171,6 +177,11 @@ def shrink(
         chosen, small = done.shrunken.keep, done.shrunken.small
         report = {"whole": list(done.shrunken.whole), "perplexity": dict(done.perplexity)}
     report = {**_forecast(chosen), **report}
+    if time is not None:
+        seen = turns(model, chosen, _TURNS)
+        report["milliseconds"] = [
+            1000 * statistics.median(each) for each in zip(*seen, strict=True)
+        ]
     certificate = None
     if not dry_run and out is not None:
         certificate = verify(model, small, chosen)
@@ -200,6 +211,12 @@ def shrink(
 
 def _told(report: dict[str, Any]) -> Iterator[str]:
     whole, measured = report.get("whole"), report.get("perplexity")
+    if "milliseconds" in report:
+        before, after = report["milliseconds"]
+        yield (
+            f"Time on the example, median of {_TURNS} turns here: {before:.3g} ms before, "
+            f"{after:.3g} ms after ({after / before:.2f} times)"
+        )
     if whole:
         listed = ", ".join(whole[:4]) + (" …" if len(whole) > 4 else "")
         yield f"Whole, since the configuration cannot say less: {listed}"

@@ -8,6 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from boxwood.core.errors import BoxwoodError
+
+_OTHERS = {
+    ".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".npz", ".h5", ".onnx", ".gguf",
+    ".safetensors", ".bxw",
+}  # fmt: skip
+"""Names by which other programs, and people, tell how a network is stored."""
+
 UNFINISHED = ".new-"
 """How the name of a file begins while it is being written."""
 
@@ -33,6 +41,25 @@ def finished_name(path: Path) -> str | None:
     if not path.name.startswith(UNFINISHED):
         return None
     return path.name.removeprefix(UNFINISHED).partition("-")[2]
+
+
+def check_suffix(path: Path, wanted: str) -> None:
+    """Refuse a name that promises another format than that which is about to be written.
+
+    Names that promise nothing are as good as any.
+
+    Example:
+        >>> check_suffix(Path("small.safetensors"), ".safetensors")
+        >>> check_suffix(Path("small.pt"), ".safetensors")
+        Traceback (most recent call last):
+        ...
+        boxwood.core.errors.BoxwoodError: Expected a name for a .safetensors file, got small.pt; what is written here is no .pt file: name it small.safetensors.
+    """
+    if path.suffix.lower() in _OTHERS - {wanted}:
+        raise BoxwoodError(
+            f"Expected a name for a {wanted} file, got {path}; what is written here is no "
+            f"{path.suffix} file: name it {path.with_suffix(wanted)}."
+        )
 
 
 @contextmanager

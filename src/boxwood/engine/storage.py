@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from boxwood.core.errors import BoxwoodError
-from boxwood.core.replacing import replacing
+from boxwood.core.replacing import check_suffix, replacing
 from boxwood.engine import codec, interface
 from boxwood.engine.bind import made
 from boxwood.engine.constants import Compact, Constants, compact
@@ -62,9 +62,10 @@ def save(session: Session, path: str | os.PathLike[str]) -> None:
         path: the file, by custom ``*.bxw``.
 
     Raises:
-        BoxwoodError: its interface or an operator has no form in a file, or the disk is full or
-            not writable.
+        BoxwoodError: its interface or an operator has no form in a file, the name is that of
+            another format, or the disk is full or not writable.
     """
+    check_suffix(Path(path), ".bxw")
     sections = _Sections()
     weights = {op.weight for op in session.program.ops if isinstance(op, Native)}
     program, workshop = session.program, session.workshop

@@ -25,6 +25,7 @@ from torch import Tensor
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.placement import check_whole
 from boxwood.core.reading import shown, strict_json
+from boxwood.core.replacing import check_suffix
 from boxwood.files.checkpoint import CHUNK, StoredTensor
 from boxwood.files.header import (
     Header,
@@ -225,7 +226,8 @@ def write_with_masks(
         masks: bool, by the names of what they mask.
 
     Raises:
-        BoxwoodError: a name cannot stand in a header, or the disk is full or not writable.
+        BoxwoodError: a name cannot stand in a header, the file's name is that of another format, or
+            the disk is full or not writable.
 
     Example:
         >>> import tempfile
@@ -237,6 +239,7 @@ def write_with_masks(
                 [False,  True]])}
     """
     path = Path(path)
+    check_suffix(path, ".safetensors")
     check_whole({**weights, **{f"mask of {name}": mask for name, mask in masks.items()}})
     whole = save({name: tensor.contiguous() for name, tensor in weights.items()})
     start = 8 + int.from_bytes(whole[:8], "little")

@@ -37,20 +37,40 @@ def latency(model: nn.Module, *, repeats: int = 7) -> Measure:
     def measure(keep: Keep) -> float:
         if not keep.removed:
             return 1.0
-        everything = Keep(keep.units, keep.kept | True)
-        pair = [cut(model, each)[0].eval() for each in (everything, keep)]
-        example = moved_to(model, keep.units.example)
-        ratios = []
-        with torch.no_grad():
-            for network in pair:
-                called(network, example)
-            for _ in range(repeats):
-                took = []
-                for network in pair:
-                    begin = time.perf_counter()
-                    called(network, example)
-                    took.append(time.perf_counter() - begin)
-                ratios.append(took[1] / took[0])
-        return statistics.median(ratios)
+        return statistics.median(after / before for before, after in turns(model, keep, repeats))
 
     return measure
+
+
+def turns(model: nn.Module, keep: Keep, repeats: int) -> list[tuple[float, float]]:
+    """Run the whole network and the cut one by turns, on the example of its units.
+
+    Args:
+        model: the network.
+        keep: what the cut one keeps.
+        repeats: how many turns.
+
+    Returns:
+        Seconds of both, turn by turn.
+
+    Example:
+        >>> from boxwood.graph.units import units
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> len(turns(net, units(net, torch.ones(1, 4)).keep_best(0.5), 3))
+        3
+    """
+    everything = Keep(keep.units, keep.kept | True)
+    pair = [cut(model, each)[0].eval() for each in (everything, keep)]
+    example = moved_to(model, keep.units.example)
+    seen = []
+    with torch.no_grad():
+        for network in pair:
+            called(network, example)
+        for _ in range(repeats):
+            took = []
+            for network in pair:
+                begin = time.perf_counter()
+                called(network, example)
+                took.append(time.perf_counter() - begin)
+            seen.append((took[0], took[1]))
+    return seen

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from boxwood.core.checksums import checksum_of
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.reading import check_regular, shown, strict_json
-from boxwood.core.replacing import replacing
+from boxwood.core.replacing import check_suffix, replacing
 from boxwood.graph.copying import named_tensors, rebuilt
 from boxwood.graph.keep import Keep
 from boxwood.graph.reparametrised import (
@@ -93,6 +93,9 @@ def record_of(model: nn.Module, keep: Keep) -> Record:
 def save_shrunken(small: nn.Module, record: Record, path: Path | str) -> None:
     """Write a shrunken network to one safetensors file, whole or not at all.
 
+    Raises:
+        BoxwoodError: the name is that of another format, or the file cannot be written.
+
     Example:
         >>> import tempfile, torch
         >>> from boxwood.graph.units import units
@@ -108,8 +111,10 @@ def save_shrunken(small: nn.Module, record: Record, path: Path | str) -> None:
         ...     )
         >>> again[0]
         Linear(in_features=4, out_features=4, bias=True)
+
     """
     path = Path(path)
+    check_suffix(path, ".safetensors")
     tensors = {names[0]: t.detach().cpu().contiguous().clone() for names, t in named_tensors(small)}
     try:
         with replacing(path) as new:

@@ -119,7 +119,16 @@ def test_a_full_disk_leaves_what_was_exported_before(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
-    words = ["runs", "export", run.key, "--out", str(out), "--store", str(store.root)]
+    words = [
+        "runs",
+        "export",
+        run.key,
+        "--out",
+        str(out),
+        "--store",
+        str(store.root),
+        "--overwrite",
+    ]
     with pytest.raises(
         BoxwoodError, match=r"Expected to write .*No space left .*; free some space"
     ):

@@ -3,9 +3,10 @@
 import contextlib
 import hashlib
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from boxwood.core.replacing import unfinished
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,13 @@ class ObjectCache:
             return
         with contextlib.suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self.folder)
+            new = unfinished(self.folder / key)
             try:
-                with os.fdopen(handle, "wb") as file:
+                with new.open("xb") as file:  # not synchronised: what is lost is made again
                     file.write(hashlib.sha256(content).digest() + content)
-                Path(name).replace(self.folder / key)
+                new.replace(self.folder / key)
             except OSError:
-                Path(name).unlink(missing_ok=True)
+                new.unlink(missing_ok=True)
                 raise
 
 
