@@ -40,9 +40,12 @@ def test_a_recipe_file_round_trips_and_refuses_unknown_fields(tmp_path):
     planned = CliRunner().invoke(app, ["plan", f"{ROOT}/examples/mymodel.py:recipe", "--json"])
     recipe = tmp_path / "recipe.json"
     recipe.write_text(planned.stdout)
-    shown = CliRunner().invoke(app, ["plan", str(recipe), "--store", str(tmp_path)])
-    assert shown.exit_code == 0
+    named = ["plan", str(recipe), "--store", str(tmp_path), "--code", "examples/mymodel.py"]
+    untrusted = CliRunner().invoke(app, named[:4])
+    assert "got the name 'examples/mymodel.py:" in str(untrusted.exception)
+    shown = CliRunner().invoke(app, named)
+    assert shown.exit_code == 0, shown.exception
     recipe.write_text(planned.stdout.replace('"epochs"', '"epoch"'))
-    refused = CliRunner().invoke(app, ["plan", str(recipe)])
+    refused = CliRunner().invoke(app, named)
     assert "Expected a field of Fit" in str(refused.exception)
     assert "did you mean 'epochs'" in str(refused.exception)

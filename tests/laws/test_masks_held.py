@@ -300,10 +300,12 @@ def test_every_masked_parameter_needs_an_optimizer() -> None:
 def test_what_never_steps_is_no_optimizer() -> None:
     """The refusal names the class."""
     net = network()
-    with pytest.raises(
-        BoxwoodError, match="or a wrapper that holds one in an attribute, got a dict"
-    ):
+    with pytest.raises(BoxwoodError, match="as the second argument, got a value of type dict"):
         MaskBinding(net, {}, prune(net, 0.5))
+    with pytest.raises(
+        BoxwoodError, match="a wrapper that holds one in an attribute, got a value of type object"
+    ):
+        MaskBinding(net, object(), prune(net, 0.5))
 
 
 def test_steps_that_no_hook_sees_end_a_schedule() -> None:

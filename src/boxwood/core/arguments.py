@@ -1,8 +1,8 @@
 """Words for arguments of another kind than is wanted: what was expected, what came, what to do."""
 
 import difflib
+import sys
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any
 
 from torch import Tensor, nn
@@ -92,12 +92,13 @@ def check_function(value: Any, wanted: str, module: str) -> None:
     Args:
         value: what was given.
         wanted: in words, with an article.
-        module: where such functions are.
+        module: where such functions are; it has been imported.
 
     Raises:
         BoxwoodError: it is none.
 
     Example:
+        >>> import boxwood.core.criteria
         >>> check_function("magnitud", "a criterion", "boxwood.core.criteria")
         Traceback (most recent call last):
         ...
@@ -107,7 +108,7 @@ def check_function(value: Any, wanted: str, module: str) -> None:
         return
     do = f"give a function such as those of {module}"
     if isinstance(value, str):
-        there = [n for n, each in vars(import_module(module)).items() if callable(each)]
+        there = [n for n, each in vars(sys.modules[module]).items() if callable(each)]
         public = [name for name in there if not name.startswith("_")]
         close = difflib.get_close_matches(value.lower(), public, n=1)
         do = f"give the function: {module}.{close[0]}" if close else do

@@ -65,7 +65,7 @@ def members(optimizer: Any) -> list[Any]:
     if not any(tells_steps(each) for each in found):
         raise BoxwoodError(
             f"Expected an optimizer of torch.optim, one derived from it, or a wrapper that holds "
-            f"one in an attribute, got a {type(optimizer).__name__}; give the optimizer that takes "
+            f"one in an attribute, got {described(optimizer)}; give the optimizer that takes "
             f"the steps."
         )
     return found
