@@ -18,6 +18,7 @@ from boxwood.engine.passes.fold_batch_norm import fold_batch_norm
 from boxwood.engine.passes.fold_constants import fold_constants
 from boxwood.engine.passes.fuse_attention import fuse_attention
 from boxwood.engine.passes.fuse_epilogues import fuse_epilogues
+from boxwood.engine.passes.lines_as_planes import lines_as_planes
 from boxwood.engine.passes.simplify import simplify
 from boxwood.engine.program import Program, check
 from boxwood.engine.recording import UncapturableError
@@ -25,7 +26,10 @@ from boxwood.engine.session import Session, Uncompiled, Workshop, undisturbed
 from boxwood.engine.targets import Target, host
 from boxwood.engine.teams import Team
 
-PASSES = (simplify, fold_constants, fold_batch_norm, lower, fuse_attention, fuse_epilogues)
+PASSES = (
+    simplify, fold_constants, fold_batch_norm, lines_as_planes, lower, fuse_attention,
+    fuse_epilogues,
+)  # fmt: skip
 
 
 def compile(  # noqa: A001

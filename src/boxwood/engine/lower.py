@@ -113,9 +113,15 @@ def _conv2d(call: _Call) -> Native | None:
     weight = call.constant("weight")
     if weight is None or not _bias_known(call) or len(call.shape("input")) != 4:
         return None
-    does = Convolve(
-        _pair(call["stride"]), _pair(call["padding"]), _pair(call["dilation"]), call["groups"]
-    )
+    padding, dilation = call["padding"], _pair(call["dilation"])
+    if padding == "valid":
+        padding = 0
+    elif padding == "same":
+        over = [d * (size - 1) for d, size in zip(dilation, weight.shape[2:], strict=True)]
+        if any(each % 2 for each in over):  # one side gets more than the other
+            return None
+        padding = [each // 2 for each in over]
+    does = Convolve(_pair(call["stride"]), _pair(padding), dilation, call["groups"])
     return call.native(
         does, call.value("input"), weight=call.value("weight"), bias=call.value("bias")
     )
@@ -314,6 +320,7 @@ def _pair(sizes: Any) -> tuple[int, int]:
 
 _RULES: Mapping[str, Callable[[_Call], Native | Recurrent | None]] = {
     "aten.conv2d.default": _conv2d,
+    "aten.conv2d.padding": _conv2d,
     "aten.linear.default": _linear,
     "aten.addmm.default": _addmm,
     "aten.matmul.default": _matmul,

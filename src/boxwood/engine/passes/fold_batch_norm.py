@@ -8,6 +8,7 @@ from torch import Tensor
 from boxwood.engine.program import Op, Program, Ref, Torch, Value, readers, without_unused
 
 _WEIGHTED = ("aten.conv1d.default", "aten.conv2d.default", "aten.conv3d.default",
+             "aten.conv1d.padding", "aten.conv2d.padding", "aten.conv3d.padding",
              "aten.linear.default")  # fmt: skip
 
 
