@@ -20,14 +20,12 @@ def data() -> Splits:
 
 
 def recipe() -> Experiment:
-    """Train, then prune and retrain in three rounds, beside the dense network."""
+    """Train, then prune and retrain in three rounds; the dense network trains as long in all."""
     train = Fit(epochs=10, batch=50, optimizer=SGD(lr=0.1, momentum=0.9))
     retrain = Fit(epochs=5, batch=50, optimizer=SGD(lr=0.01, momentum=0.9))
+    pruned = iterative(train, retrain, (0.5, 0.75, 0.9))
     return Experiment(
         model=model,
         data=data,
-        branches=(
-            ("dense", dense(train)),
-            ("pruned", iterative(train, retrain, (0.5, 0.75, 0.9))),
-        ),
+        branches={"dense": dense(train, as_long_as=pruned), "pruned": pruned},
     )

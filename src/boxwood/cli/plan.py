@@ -10,6 +10,7 @@ from boxwood.cli.run import Code, Data, Seeds, Settings, StorePath, Target, Trus
 from boxwood.cli.target import resolve, trusted
 from boxwood.cli.terminal import Console, say
 from boxwood.core.spec import encode
+from boxwood.recipes.training_budget import unequal
 from boxwood.runs.runner import jobs_of, phase_title, with_needs
 from boxwood.runs.store import Store
 
@@ -50,3 +51,9 @@ def plan(
     console = Console()
     console.print(table)
     console.print(f"{len(missing)} phases to run; phases with the same key run once.")
+    if told := unequal(dict(experiment.branches)):
+        console.print(
+            f"Warning: training differs between the branches. {told}. Some of what they differ by "
+            f"may come from that; dense(train, as_long_as=recipe) trains as long as a recipe.",
+            style="yellow",
+        )

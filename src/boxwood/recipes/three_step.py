@@ -12,20 +12,41 @@ from boxwood.recipes.phases.prune import Prune
 from boxwood.recipes.phases.remove_dead import RemoveDead
 from boxwood.recipes.phases.rewind import Reinitialise
 from boxwood.recipes.phases.train import Train
+from boxwood.recipes.training_budget import checked_length
 from boxwood.train.loop import Fit
 
 Retraining = Callable[[int], Recipe]
 """The round (0, 1, …) to the phases that retrain after it."""
 
 
-def dense(train: Fit) -> Recipe:
+def dense(train: Fit, *, as_long_as: Recipe | None = None) -> Recipe:
     """Train without pruning: what everything is compared with.
+
+    Args:
+        train: how, and how long.
+        as_long_as: a recipe whose last network has more training behind it, such as one that
+            retrains; the dense training then takes as many epochs or steps, with its learning-rate
+            course stretched over them.
+
+    Raises:
+        BoxwoodError: that recipe's training is counted in other units than ``train``.
 
     Example:
         >>> from boxwood.train.optimizers import SGD
-        >>> [type(p).__name__ for p in dense(Fit(epochs=1, batch=60, optimizer=SGD(lr=0.1)))]
+        >>> fit = Fit(epochs=10, batch=60, optimizer=SGD(lr=0.1))
+        >>> [type(p).__name__ for p in dense(fit)]
         ['Train', 'Measure']
+        >>> dense(fit, as_long_as=iterative(fit, fit, (0.5, 0.8)))[0].fit.epochs
+        30
     """
+    if as_long_as is not None:
+        unit = "steps" if train.epochs is None else f"epochs of batches of {train.batch}"
+        length = train.first + checked_length(as_long_as, unit)
+        train = (
+            replace(train, steps=length, until=None)
+            if train.epochs is None
+            else replace(train, epochs=length, until=None)
+        )
     return (Train(fit=train, label="dense"), Measure())
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from boxwood.report.page.facts import layers_of
+from boxwood.report.page.fairness import fairness
 from boxwood.report.page.metrics import KEPT, percent
 from boxwood.report.page.networks import Network, against, better, merit, yardstick
 from boxwood.report.page.parts import Note
@@ -22,6 +23,7 @@ def cautions(study: Study, found: Sequence[Network], dense: Network | None) -> l
         *_collapsed(found),
         *_few_seeds(found),
         *_baseline(found, dense),
+        *fairness(study, found, dense),
         *_unfinished(study),
         *_overlapping(found),
         *_machines(study),
