@@ -1,6 +1,7 @@
 """The command ``boxwood shrink``: tables, files, refusals."""
 
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
@@ -49,6 +50,23 @@ def test_latency_is_a_budget(tmp_path):
     """A generous limit on time keeps something and writes it."""
     done = run(tmp_path / "small.safetensors", *EXAMPLE, "--latency", 0.95)
     assert done.exit_code == 0 or isinstance(done.exception, BoxwoodError)
+
+
+def test_the_times_before_and_after_are_said():
+    """Measured, in milliseconds, beside the share that was asked for."""
+    asked = (*EXAMPLE, "--latency", 0.99, "--dry-run")
+    report = json.loads(run(*asked, "--json").stdout)
+    before, after = report["milliseconds"]
+    assert before > 0
+    assert after > 0
+    said = re.search(
+        r"Time on the example, .*: (\S+) ms before, (\S+) ms after \((\S+) times\)",
+        " ".join(run(*asked).stdout.split()),
+    )
+    assert abs(float(said[2]) / float(said[1]) - float(said[3])) < 0.02
+    assert "milliseconds" not in json.loads(
+        run(*EXAMPLE, "--keep", 0.5, "--dry-run", "--json").stdout
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import typer
 from boxwood.cli import checks
 from boxwood.cli.execute import execute
 from boxwood.cli.run import NewStore
+from boxwood.cli.tables import show
 from boxwood.cli.terminal import Console
 from boxwood.core.criteria import magnitude_over_std
 from boxwood.core.spec import Call
@@ -15,7 +16,7 @@ from boxwood.data.digits import digits
 from boxwood.model.counting import LayerCount
 from boxwood.recipes.phase import Experiment
 from boxwood.recipes.three_step import dense, iterative
-from boxwood.report.tables import layer_table, render
+from boxwood.report.tables import layer_table
 from boxwood.train.loop import Fit
 from boxwood.train.optimizers import SGD
 from boxwood.zoo.lenet import lenet_300_100
@@ -55,7 +56,7 @@ def demo(
     console = Console()
     layers = [LayerCount(**layer) for layer in last.facts["layers"]]
     console.print(f"Layers of the last network (seed {last.seed}):")
-    console.print(render(layer_table(layers)))
+    show(layer_table(layers))
     ends = [m for m in found if m.name == last.name]
     starts = [m for m in found if m.name == first.name]
     before, after = (100 * sum(m.test for m in g) / len(g) for g in (starts, ends))

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from boxwood.cli.progress import bar, bars
+from boxwood.cli.tables import show
 from boxwood.cli.terminal import Console, say
 from boxwood.recipes.phase import Experiment
 from boxwood.report.figures import write
 from boxwood.report.study import Finding, Measurement, collect, summarise
-from boxwood.report.tables import render, summary_table, to_json_rows
+from boxwood.report.tables import summary_table, to_json_rows
 from boxwood.runs.provenance import provenance
 from boxwood.runs.ray_cluster import run_on_ray
 from boxwood.runs.runner import Settings, jobs_of, run_all
@@ -73,7 +74,7 @@ def execute(
         say(text)
         return measurements
     console = Console()
-    console.print(render(summary_table(rows), width=max(console.width, 100)))
+    show(summary_table(rows))
     for finding in findings:
         word = {True: "holds", False: "FAILS", None: "undecided"}[finding.held]
         console.print(f"{word}: {finding.claim} ({finding.evidence})")

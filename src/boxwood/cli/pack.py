@@ -12,6 +12,7 @@ from rich.text import Text
 from boxwood.cli import checks
 from boxwood.cli.progress import byte_bar
 from boxwood.cli.prune import Links
+from boxwood.cli.tables import show
 from boxwood.cli.terminal import Console, say
 from boxwood.core.errors import BoxwoodError
 from boxwood.files.checkpoint import dense_name, find_files, packed_name, texts_beside
@@ -21,7 +22,6 @@ from boxwood.files.mask_files import masks_beside, open_masks
 from boxwood.files.packed import dense_pieces, pack_file, unpack_file
 from boxwood.files.quantised import refuse_unprunable
 from boxwood.files.writing import copy_file, disk_errors
-from boxwood.report.tables import render
 
 Source = Annotated[
     Path, typer.Argument(help="safetensors file, index of shards, or a folder of either.")
@@ -126,11 +126,10 @@ def info(
         rows = [_row(layout) for layout in layouts]
         say(json.dumps({"total": total, "tensors": rows}, indent=1))
         return
-    console = Console()
-    console.print(render(_table(layouts), width=max(console.width, 110)), soft_wrap=True)
+    show(_table(layouts))
     for name, size in total.items():
         share = f"{size / max(total['dense'], 1):.1%} of dense"
-        console.print(f"{name:>6}  {size:>16,} bytes  {share}", highlight=False)
+        say(f"{name:>6}  {size:>16,} bytes  {share}")
 
 
 def _convert(
@@ -211,7 +210,7 @@ def _row(layout: Layout) -> dict[str, Any]:
 
 def _table(layouts: list[Layout]) -> Table:
     table = Table("tensor", "type", "shape")
-    for heading in ("sparsity", "bytes dense", "bytes packed"):
+    for heading in ("sparsity", "bytes\ndense", "bytes\npacked"):
         table.add_column(heading, justify="right")
     table.add_column("mask")
     for row in map(_row, layouts):

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from boxwood.cli.run import Code, Data, Seeds, Settings, StorePath, Target, TrustAll
+from boxwood.cli.tables import show
 from boxwood.cli.target import resolve, trusted
 from boxwood.cli.terminal import Console, say
 from boxwood.core.spec import encode
@@ -37,7 +39,7 @@ def plan(
         say(json.dumps(encode(experiment), indent=1))
         return
     opened = Store(store)
-    table = Table("branch", "#", "phase", "label", "key", "done")
+    table = Table("branch", "#", "phase", "label", Column("key", no_wrap=True), "done")
     missing = set()
     for job in with_needs(jobs_of(experiment, range(seeds))):
         for index, (phase, key) in enumerate(zip(job.recipe, job.chain[1:], strict=True), 1):
@@ -46,13 +48,17 @@ def plan(
                 missing.add(key)
             branch = job.name if index == 1 else ""
             table.add_row(
-                branch, str(index), phase_title(phase), phase.label, key, "yes" if done else ""
+                Text(branch),
+                str(index),
+                Text(phase_title(phase)),
+                Text(phase.label),
+                key,
+                "yes" if done else "",
             )
-    console = Console()
-    console.print(table)
-    console.print(f"{len(missing)} phases to run; phases with the same key run once.")
+    show(table)
+    say(f"{len(missing)} phases to run; phases with the same key run once.")
     if told := unequal(dict(experiment.branches)):
-        console.print(
+        Console().print(
             f"Warning: training differs between the branches. {told}. Some of what they differ by "
             f"may come from that; dense(train, as_long_as=recipe) trains as long as a recipe.",
             style="yellow",

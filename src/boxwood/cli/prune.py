@@ -13,12 +13,12 @@ from rich.text import Text
 from boxwood.cli import checks
 from boxwood.cli.progress import byte_bar
 from boxwood.cli.prune_blocks import decision, prune_blocks
+from boxwood.cli.tables import show
 from boxwood.cli.terminal import Console, say
 from boxwood.core.errors import BoxwoodError
 from boxwood.files.checkpoint import open_checkpoint
 from boxwood.files.limits import Matching, global_limits, uniform_limits
 from boxwood.files.streaming import PrunedTensor, prune_checkpoint
-from boxwood.report.tables import render
 
 Links = Annotated[
     bool,
@@ -167,9 +167,8 @@ def prune(
         found = {"out": str(out), "total": total, "tensors": [asdict(row) for row in rows]}
         say(json.dumps(found, indent=1))
         return
-    console = Console()
-    console.print(render(_table(rows), width=max(console.width, 110)), soft_wrap=True)
-    console.print(
+    show(_table(rows))
+    Console().print(
         f"Kept {kept:,} of {weights:,} weights (sparsity {total['sparsity']:.4f}) in {out}; "
         f"masks in {out / 'masks'}.",
         soft_wrap=True,

@@ -9,6 +9,7 @@ import typer
 from rich.text import Text
 
 from boxwood.cli import checks
+from boxwood.cli.tables import show
 from boxwood.cli.terminal import Console, say
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.spec import load
@@ -17,7 +18,6 @@ from boxwood.report.page.build import Report, articles, json_text, page, to_json
 from boxwood.report.page.comparison import compare, comparison_table
 from boxwood.report.page.parts import Table
 from boxwood.report.paper_figures import write_figures
-from boxwood.report.tables import render
 
 Stores = Annotated[list[Path], typer.Argument(help="Folders of finished phases.")]
 Only = Annotated[
@@ -74,7 +74,7 @@ def report(
     if compare_ is not None and not as_json:
         found = compare(about.studies(), *compare_)
         Console().print(found.summary)
-        say(render(_for_terminal(comparison_table(found)), width=200))
+        show(_for_terminal(comparison_table(found)))
     if csv is not None or as_json:
         made = articles(about)
         if csv is not None:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from boxwood.cli import checks
+from boxwood.cli import checks, tables
 from boxwood.cli.progress import bar
 from boxwood.cli.run import Code, StorePath, TrustAll
 from boxwood.cli.target import trusted
@@ -52,10 +52,10 @@ def list_(store: StorePath = Path("runs"), as_json: Json = False) -> None:
     if as_json:
         say(json.dumps(rows, indent=1))
         return
-    table = Table("run", "key", "phases done")
+    table = Table("run", Column("key", no_wrap=True), "phases done")
     for row in rows:
         table.add_row(Text(str(row["name"])), str(row["key"]), f"{row['done']} of {row['phases']}")
-    Console().print(table)
+    tables.show(table)
 
 
 @app.command()
@@ -127,7 +127,7 @@ def diff(a: Key, b: Key, store: StorePath = Path("runs"), as_json: Json = False)
         table = Table("phase", title, a, b)
         for change in changes:
             table.add_row(*(Text(str(v)) for v in (change.where, change.what, change.a, change.b)))
-        console.print(table)
+        tables.show(table)
 
 
 @app.command()

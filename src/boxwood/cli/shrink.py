@@ -8,9 +8,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from boxwood.cli import checks
 from boxwood.cli.models import Inputs, Settings, Weights, read_network
+from boxwood.cli.tables import show
 from boxwood.cli.terminal import Console, say
 from boxwood.core.errors import BoxwoodError
 from boxwood.files.writing import check_new_folder
@@ -201,7 +203,7 @@ def shrink(
         say(json.dumps(report, indent=1))
         return
     console = Console()
-    console.print(_table(report))
+    show(_table(report))
     for line in _told(report):
         console.print(line)
     if certificate is not None:
@@ -246,11 +248,15 @@ def _forecast(keep: Keep) -> dict[str, Any]:
 def _table(report: dict[str, Any]) -> Table:
     table = Table()
     table.add_column("group")
-    for name in ("units", "kept", "tensors"):
+    for name in ("units", "kept", "share", "tensors"):
         table.add_column(name, justify="right")
     for group in report["groups"]:
         table.add_row(
-            group["name"], f"{group['units']:,}", f"{group['kept']:,}", f"{group['axes']}"
+            Text(group["name"]),
+            f"{group['units']:,}",
+            f"{group['kept']:,}",
+            f"{group['kept'] / group['units']:.1%}",
+            f"{group['axes']}",
         )
     table.add_section()
     for name in ("units", "parameters", "multiply_adds"):

@@ -1,5 +1,6 @@
 """What the command line prints: names from files, stores and networks cannot steer the terminal."""
 
+import os
 import sys
 import unicodedata
 import warnings
@@ -10,6 +11,9 @@ from typing import Any
 import rich.console
 from rich.console import ConsoleOptions, RenderableType
 from rich.segment import Segment
+
+NO_LIMIT = 100_000
+"""The width, in characters, of what is no terminal."""
 
 _KEPT = "\n\t"
 
@@ -40,6 +44,8 @@ def say(text: str, *, error: bool = False) -> None:
 class Console(rich.console.Console):
     r"""Rich's console, which reads no markup out of texts and escapes what would steer a terminal.
 
+    Where it writes to no terminal it breaks no lines, unless ``COLUMNS`` says how long they are.
+
     Example:
         >>> import io
         >>> out = io.StringIO()
@@ -50,6 +56,9 @@ class Console(rich.console.Console):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(markup=False, emoji=False, **settings)
+        told = "width" in settings or os.environ.get("COLUMNS", "").isdecimal()
+        if not (self.is_terminal or told):
+            self.width = NO_LIMIT
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None

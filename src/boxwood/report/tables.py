@@ -196,14 +196,14 @@ def summary_table(rows: Sequence[SummaryRow]) -> Table:
         ...     accuracy=Interval(estimate=0.982, low=0.98, high=0.984, n=5, method="Student t"),
         ...     parameters=266_610, nonzero=22_218, multiply_adds=22_180, dense_multiply_adds=266_200,
         ...     bytes=122_200, dense_bytes=1_066_440, epochs=240, seconds=961)
-        >>> "12.0x fewer weights" in render(summary_table([ticket]))
+        >>> "12.0x fewer" in render(summary_table([ticket]))
         True
 
     Source: Blalock et al. (2020), "What is the state of neural network pruning?"
     """
     table = _table(
         ("network",),
-        ("seeds", "accuracy", "sparsity", "parameters", "multiply-\nadds", "on disk", "training"),
+        ("n", "accuracy", "sparsity", "parameters", "multiply-\nadds", "on disk", "training"),
     )
     table.leading = 1
     for row in rows:
@@ -212,7 +212,7 @@ def summary_table(rows: Sequence[SummaryRow]) -> Table:
             str(row.seeds),
             f"{row.accuracy:.1%}".replace(" [", "\n[").replace(" (", "\n("),
             f"{_percent(row.sparsity)} %",
-            human(row.nonzero) + _than(row.parameters, row.nonzero, "weights"),
+            human(row.nonzero) + _than(row.parameters, row.nonzero),
             human(row.multiply_adds) + _than(row.dense_multiply_adds, row.multiply_adds),
             human_bytes(row.bytes) + _than(row.dense_bytes, row.bytes),
             f"{row.epochs:g} epoch{'' if row.epochs == 1 else 's'}\n{human_seconds(row.seconds)}",
@@ -312,13 +312,13 @@ def _percent(fraction: float) -> str:
     return f"{100 * fraction:.1f}"
 
 
-def _than(dense: int, now: int, noun: str = "") -> str:
+def _than(dense: int, now: int) -> str:
     if now == dense:
         return ""
     if now == 0:
-        return f"\nno {noun} left" if noun else "\nnone left"
+        return "\nnone left"
     ratio, word = (dense / now, "fewer") if now < dense else (now / dense, "more")
-    return f"\n{ratio:.{1 if ratio >= 2 else 2}f}x {word} {noun}".rstrip()
+    return f"\n{ratio:.{1 if ratio >= 2 else 2}f}x {word}"
 
 
 def _scaled(value: int, units: Sequence[str]) -> str:
