@@ -43,7 +43,7 @@ def configured(small: transformers.PreTrainedModel, example: Any) -> transformer
             the model built from it computes something else.
 
     Example:
-        >>> import boxwood
+        >>> import boxwood, torch
         >>> config = transformers.LlamaConfig(
         ...     vocab_size=30, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
         ...     num_attention_heads=4, num_key_value_heads=4, use_cache=False,
