@@ -8,6 +8,7 @@ from boxwood.core.errors import BoxwoodError, NoEffect
 from boxwood.core.policies import SET, Gradual, LayerByLayer, RigL, Static
 from boxwood.core.schedules import Cubic
 from boxwood.core.spec import Call
+from boxwood.data.datasets import from_datasets
 from boxwood.data.splits import Splits, from_tensors
 from boxwood.distill.losses import Distillation
 from boxwood.engine.compiling import compile  # noqa: A004 - as torch names it
@@ -67,6 +68,7 @@ __all__ = [
     "dense",
     "dense_training",
     "filter_agent",
+    "from_datasets",
     "from_tensors",
     "gradual_pruning",
     "iterative",

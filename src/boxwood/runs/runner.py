@@ -174,6 +174,7 @@ def _advance(job: Job, store: Store, settings: Settings, data: "_Data") -> bool:
                 spec, parent = encode(job.genesis), None
             else:
                 phase, parent = job.recipe[index - 1], job.chain[index - 1]
+                _check_data(store, parent, data.of(job.genesis))
                 before = state if state is not None else store.load(parent)
                 world = _world(job, index, store, settings, data.of(job.genesis))
                 state, spec = phase.run(before, world), encode(phase)
@@ -186,6 +187,17 @@ def _advance(job: Job, store: Store, settings: Settings, data: "_Data") -> bool:
             }
             store.commit(key, state, about)
     return True
+
+
+def _check_data(store: Store, parent: str, data: Splits) -> None:
+    """Refuse to go on with other examples than a run began with, under the same function."""
+    began = store.record(parent).get("data")
+    if began is not None and began != data.identity:
+        raise BoxwoodError(
+            f"Expected {data.name} as it was when this run began (its identity was "
+            f"{str(began)[:12]}), got other contents ({data.identity[:12]}); put the old data back, "
+            f"or begin anew with another --store, or with a function of another name."
+        )
 
 
 def with_needs(jobs: Sequence[Job]) -> list[Job]:
