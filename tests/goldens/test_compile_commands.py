@@ -2,6 +2,7 @@
 
 import json
 import re
+from functools import partial
 from typing import Any
 
 import pytest
@@ -309,3 +310,17 @@ def test_a_race_tells_its_turns() -> None:
     told: list[tuple[int, int]] = []
     race({"nothing": lambda: None}, turns=2, told=lambda done, turns: told.append((done, turns)))
     assert told == [(1, 2), (2, 2)]
+
+
+def test_no_contender_of_a_race_always_follows_the_same_one() -> None:
+    """What ran before leaves caches and threads behind; each has its turns all the same."""
+    ran: list[str] = []
+    names = "abcde"
+    results = race({name: partial(ran.append, name) for name in names}, turns=40, warm_up=0)
+    assert [(result.name, len(result.seconds)) for result in results] == [(n, 40) for n in names]
+    turns = [ran[first : first + 10] for first in range(0, len(ran), 10)]
+    assert len(turns) == 40
+    assert all(turn[::2] == turn[1::2] and sorted(turn[::2]) == list(names) for turn in turns)
+    for name in names:
+        before = [turn[place - 2] for turn in turns if (place := turn.index(name))]
+        assert all(1 <= before.count(other) <= 20 for other in names if other != name)
