@@ -1,6 +1,7 @@
 """Laws of pruning at initialisation, on a net small enough to train in a second."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,13 @@ from torch.nn.functional import cross_entropy as entropy
 
 from boxwood.core.criteria import grasp, magnitude, random, snip, synflow
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.policies import SET, RigL, Static
 from boxwood.core.seeds import generator_for
 from boxwood.core.spec import Call, decode, encode
 from boxwood.data.digits import digits
 from boxwood.recipes.at_initialisation import prune_at_initialisation, reinitialised, shuffled
 from boxwood.recipes.phase import Genesis, Recipe, State, World
-from boxwood.recipes.phases import Prune, PruneUnits
+from boxwood.recipes.phases import Prune, PruneUnits, Train
 from boxwood.recipes.three_step import dense
 from boxwood.runs.chain import keys
 from boxwood.runs.runner import Job, run, run_all
@@ -78,6 +80,22 @@ def test_chance_follows_the_seed_of_the_run(store: Store, phase: Prune | PruneUn
         assert not torch.equal(first, second)
     else:
         assert float((first == second).float().mean()) == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("kind", [Static, SET, RigL])
+def test_random_masks_of_policies_follow_the_seed_of_the_run(store: Store, kind: type) -> None:
+    """Two seeds train two random sets of weights; a policy with a seed of its own trains one."""
+    more = {} if kind is Static else {"until": 10}
+
+    def first_masks(root: int, **chance: int) -> Tensor:
+        fit = replace(FIT, steps=1, policy=kind(0.5, **more, **chance))
+        return run(genesis(root), (Train(fit=fit),), store).masks["fc1.weight"]
+
+    agree = float((first_masks(0) == first_masks(1)).float().mean())
+    assert agree == pytest.approx(0.5, abs=0.02)
+    assert torch.equal(first_masks(0, seed=3), first_masks(1, seed=3))
+    # A seed that is named has the key that it had before there was another.
+    assert encode(kind(0.5, **more, seed=0), identity=True)["seed"] == 0
 
 
 def test_a_seed_that_was_given_stays(store: Store) -> None:

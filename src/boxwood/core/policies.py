@@ -194,7 +194,7 @@ class Static:
     Args:
         sparsity: total fraction of zeros, in [0, 1).
         scope: how it is shared out over the tensors, such as ``erdos_renyi_kernel``.
-        seed: of the random masks.
+        seed: of the random masks; None is that of the run in a recipe, and 0 in a loop of your own.
 
     Example:
         >>> masks = Static(sparsity=0.75).init({"w": torch.zeros(4, 4)})
@@ -209,12 +209,12 @@ class Static:
     sparsity: float
     _: KW_ONLY
     scope: Scope = uniform
-    seed: int = 0
+    seed: int | None = None
     criterion: Callable[..., Tensor] = magnitude
 
     def init(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Draw the masks."""
-        return _random_masks(weights, self.sparsity, self.scope, self.seed)
+        return _random_masks(weights, self.sparsity, self.scope, self.seed or 0)
 
     def due(self, step: int) -> bool:  # noqa: ARG002 - every policy has the same signature
         """Never."""
@@ -241,7 +241,7 @@ class SET:
         every: steps between updates.
         fraction: of each tensor's weights that is replaced, in (0, 1).
         scope: how the sparsity is shared out over the tensors at the start.
-        seed: of the first masks and of what grows.
+        seed: of the first masks and of what grows; None is that of the run in a recipe, and 0 in a loop of your own.
 
     Example:
         >>> policy = SET(sparsity=0.5, until=1000)
@@ -263,7 +263,7 @@ class SET:
     every: int = 100
     fraction: float = 0.3
     scope: Scope = uniform
-    seed: int = 0
+    seed: int | None = None
     criterion: Callable[..., Tensor] = magnitude
 
     def __post_init__(self) -> None:
@@ -272,7 +272,7 @@ class SET:
 
     def init(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Draw the masks."""
-        return _random_masks(weights, self.sparsity, self.scope, self.seed)
+        return _random_masks(weights, self.sparsity, self.scope, self.seed or 0)
 
     def due(self, step: int) -> bool:
         """Every ``every`` steps before ``until``."""
@@ -286,7 +286,7 @@ class SET:
         gradients: Mapping[str, Tensor],  # noqa: ARG002 - every policy has the same signature
     ) -> dict[str, Tensor]:
         """Replace weights, tensor by tensor."""
-        seed = seed_for(self.seed, "SET", step)
+        seed = seed_for(self.seed or 0, "SET", step)
         growth = {name: random(score, name, seed=seed) for name, score in scores.items()}
         return _replaced(masks, scores, growth, self.fraction)
 
@@ -305,7 +305,7 @@ class RigL:
         every: steps between updates.
         fraction: replaced at the first update, in (0, 1).
         scope: how the sparsity is shared out; ``erdos_renyi_kernel`` is best in the paper.
-        seed: of the first masks.
+        seed: of the first masks; None is that of the run in a recipe, and 0 in a loop of your own.
 
     Example:
         >>> policy = RigL(sparsity=0.5, until=1000)
@@ -327,7 +327,7 @@ class RigL:
     every: int = 100
     fraction: float = 0.3
     scope: Scope = uniform
-    seed: int = 0
+    seed: int | None = None
     criterion: Callable[..., Tensor] = magnitude
 
     def __post_init__(self) -> None:
@@ -336,7 +336,7 @@ class RigL:
 
     def init(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Draw the masks."""
-        return _random_masks(weights, self.sparsity, self.scope, self.seed)
+        return _random_masks(weights, self.sparsity, self.scope, self.seed or 0)
 
     def due(self, step: int) -> bool:
         """Every ``every`` steps before ``until``."""

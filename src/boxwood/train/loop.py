@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from boxwood.core import spec
+from boxwood.core.chance import seeded_policy
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.examples import Examples, InBatches
 from boxwood.core.generators import devices_of, own_random_numbers
@@ -264,7 +265,7 @@ def fit_(
             held = SparseTraining(
                 model,
                 optimizer,
-                fit.policy,
+                seeded_policy(fit.policy, seed),
                 where=fit.where,
                 loss=fit.loss if teach is None else None,
                 batches=InBatches(examples, fit.batch, fit.evidence),

@@ -7,9 +7,9 @@ import torch
 
 from boxwood.core import spec
 from boxwood.core.allocation import Scope, global_
+from boxwood.core.chance import draws, seeded
 from boxwood.core.criteria import magnitude
 from boxwood.core.errors import BoxwoodError
-from boxwood.core.evidence import draws, seeded
 from boxwood.core.examples import Chosen, Examples, InBatches
 from boxwood.core.granularity import Elements, Granularity
 from boxwood.core.masks import sparsity

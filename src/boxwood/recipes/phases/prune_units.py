@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from boxwood.core import spec
+from boxwood.core.chance import draws, seeded
 from boxwood.core.criteria import magnitude
 from boxwood.core.errors import BoxwoodError
-from boxwood.core.evidence import draws, seeded
 from boxwood.core.examples import InBatches
 from boxwood.core.masks import Masks, combine, sparsity
 from boxwood.core.seeds import seed_for
