@@ -94,16 +94,16 @@ def bench(
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="Race only engines and networks whose name has this in it, and dense torch. "
-            "Repeat."
+            help="Race only what has this in its name, as onnx, zeros or 'torch, dense', and "
+            "dense torch. Repeat."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Run a network in every engine that this machine has, by turns, and say what is fastest.
 
-    Raced are the network, the pruned one (--sparsity), the one with fewer units (--keep), and the
-    latter pruned; in torch, ONNX Runtime and OpenVINO, in float32 and int8, and in Boxwood's engine.
+    It races the network, the pruned one (--sparsity), the one with fewer units (--keep), and that one
+    pruned, each in torch, in ONNX Runtime and OpenVINO (float32 and int8), and in Boxwood's engine.
 
     Example: boxwood bench torchvision.models:resnet50 --input 1x3x224x224 --sparsity 0.9 --keep 0.5
     """
