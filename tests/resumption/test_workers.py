@@ -159,6 +159,6 @@ def test_the_command_hands_the_work_to_workers_or_to_ray(tmp_path, monkeypatch, 
         assert [each.name for each in found] == ["dense"]
     capsys.readouterr()
     assert asked == [
-        {"workers": 2, "threads": 1, "progress": None},
+        {"workers": 2, "threads": 1},
         {"workers": 2, "threads": 1, "address": None},
     ]

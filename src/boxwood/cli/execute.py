@@ -1,15 +1,17 @@
 """Run an experiment and print what came out: shared by the commands that run one."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from boxwood.cli.progress import bar, bars
+from boxwood.cli.narration import narrated
+from boxwood.cli.progress import bars, seen
 from boxwood.cli.tables import show
-from boxwood.cli.terminal import Console, say
+from boxwood.cli.terminal import Console, say, stoppable
 from boxwood.recipes.phase import Experiment
 from boxwood.report.figures import write
 from boxwood.report.study import Finding, Measurement, collect, summarise
@@ -39,17 +41,20 @@ def execute(
     jobs = jobs_of(experiment, seeds)
     opened = Store(store)
     settings = Settings(snapshot_every=snapshot_every, device=torch.device(device))
-    if ray is not None:
-        address = None if ray == "local" else ray
-        run_on_ray(jobs, opened, settings, workers=workers, threads=threads, address=address)
-    elif workers == 1:
-        with bars(quiet=as_json) as watcher:
+    again = (
+        f"Nothing is lost: finished phases are in {store}, and a training under way goes on from its "
+        f"last snapshot, one every {snapshot_every:g} s. Run the same command again to go on."
+    )
+    alone = workers == 1 and ray is None
+    shown = bars() if alone and seen() else narrated(jobs, opened, workers=workers)
+    with stoppable(again), nullcontext() if as_json else shown as watcher:
+        if ray is not None:
+            address = None if ray == "local" else ray
+            run_on_ray(jobs, opened, settings, workers=workers, threads=threads, address=address)
+        elif alone:
             run_all(jobs, opened, replace(settings, watcher=watcher))
-    else:
-        with bar("phases", quiet=as_json) as progress:
-            run_in_processes(
-                jobs, opened, settings, workers=workers, threads=threads, progress=progress
-            )
+        else:
+            run_in_processes(jobs, opened, settings, workers=workers, threads=threads)
     measurements = collect(jobs, opened)
     findings: tuple[Finding, ...] = (
         tuple(experiment.judge(measurements)) if experiment.judge is not None else ()

@@ -20,8 +20,10 @@ from boxwood.cli import (
     serve,
     shrink,
 )
-from boxwood.cli.terminal import say, settle
+from boxwood.cli.terminal import Stopped, say, settle
 from boxwood.core.errors import BoxwoodError
+
+_STOPPED = 130  # as shells have it: 128 and the number of the signal
 
 app = typer.Typer(
     name="boxwood",
@@ -77,6 +79,11 @@ def main() -> None:
             error=True,
         )
         sys.exit(2)
-    except KeyboardInterrupt:
-        say("boxwood: stopped; run the same command again to go on.", error=True)
-        sys.exit(130)
+    except Stopped as stop:
+        say(f"boxwood: stopped. {stop}", error=True)
+        sys.exit(_STOPPED)
+    except (KeyboardInterrupt, SystemExit) as ended:  # typer makes the one into the other
+        if isinstance(ended, SystemExit) and ended.code != _STOPPED:
+            raise
+        say("boxwood: stopped.", error=True)
+        sys.exit(_STOPPED)

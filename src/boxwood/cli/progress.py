@@ -1,6 +1,7 @@
 """Progress bars: a line per run under way, with rate and remaining time."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -17,18 +18,53 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from boxwood.cli.terminal import Console
+from boxwood.cli.terminal import Console, say
+from boxwood.report.tables import human_bytes, human_seconds
 from boxwood.runs.runner import Job, Watcher, phase_title
+
+_EVERY = 10.0  # seconds between lines where there is no bar
+
+
+def seen() -> bool:
+    """Say whether standard error is a terminal, on which bars can be drawn."""
+    return Console(file=sys.stderr).is_terminal
+
+
+class _Lines:
+    """Lines in the place of a bar: none in the first seconds, and then one now and again."""
+
+    def __init__(self) -> None:
+        self._begun = self._last = time.monotonic()
+
+    def tell(self, what: str, done: int, total: int, unit: Callable[[int], str]) -> None:
+        now = time.monotonic()
+        if now - self._last < _EVERY:
+            return
+        self._last = now
+        of = left = ""
+        if total:
+            of = f" of {unit(total)}"
+        if total and done:
+            left = f"; about {human_seconds((now - self._begun) * (total - done) / done)} left"
+        say(f"boxwood: {what}: {unit(done)}{of}{left}", error=True)
 
 
 @contextmanager
 def bar(title: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """Show one bar on standard error, told (done, all); none where nobody looks."""
-    console = Console(file=sys.stderr)
-    if quiet or not console.is_terminal:
+    """Show one bar on standard error, told (done, all); lines where that is no terminal."""
+    console, lines = Console(file=sys.stderr), _Lines()
+    if quiet:
         yield None
         return
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    if not console.is_terminal:
+        yield lambda done, whole: lines.tell(title, done, whole, str)
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(title, total=None)
         yield lambda done, whole: progress.update(task, completed=done, total=whole)
@@ -41,12 +77,9 @@ class _Rate(ProgressColumn):
 
 
 @contextmanager
-def bars(*, quiet: bool) -> Iterator[Watcher | None]:
-    """Show a bar for the phase under way, on standard error; none where nobody looks."""
+def bars() -> Iterator[Watcher]:
+    """Show a bar for the phase under way, on standard error, which is a terminal."""
     console = Console(file=sys.stderr)
-    if quiet or not console.is_terminal:
-        yield None
-        return
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -75,9 +108,12 @@ def bars(*, quiet: bool) -> Iterator[Watcher | None]:
 @contextmanager
 def byte_bar(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
     """Show how many bytes are done of how many, 0 for unknown, on standard error."""
-    console = Console(file=sys.stderr)
-    if quiet or not console.is_terminal:
+    console, lines = Console(file=sys.stderr), _Lines()
+    if quiet:
         yield lambda what, done, total: None  # noqa: ARG005
+        return
+    if not console.is_terminal:
+        yield lambda what, done, total: lines.tell(what, done, total, human_bytes)
         return
     columns = (
         TextColumn("{task.description}", markup=False),

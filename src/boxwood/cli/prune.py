@@ -14,7 +14,7 @@ from boxwood.cli import checks
 from boxwood.cli.progress import byte_bar
 from boxwood.cli.prune_blocks import decision, prune_blocks
 from boxwood.cli.tables import show
-from boxwood.cli.terminal import Console, say
+from boxwood.cli.terminal import Console, say, stoppable
 from boxwood.core.errors import BoxwoodError
 from boxwood.files.checkpoint import open_checkpoint
 from boxwood.files.limits import Matching, global_limits, uniform_limits
@@ -151,7 +151,8 @@ def prune(
     chosen = Matching(tuple(where or ()), tuple(skip or ()))
     opened = open_checkpoint(checkpoint, follow_links=follow_links)
     chosen.check([tensor.name for tensor in opened.tensors()])
-    with byte_bar(quiet=as_json) as watch:
+    again = f"What is finished is kept in {out}; run the same command again to go on."
+    with stoppable(again), byte_bar(quiet=as_json) as watch:
         rows = prune_checkpoint(
             checkpoint,
             out,

@@ -17,6 +17,7 @@ from boxwood.report.figures import write
 from boxwood.report.page.build import Report, articles, json_text, page, to_json, write_csv
 from boxwood.report.page.comparison import compare, comparison_table
 from boxwood.report.page.parts import Table
+from boxwood.report.page.render import library
 from boxwood.report.paper_figures import write_figures
 
 Stores = Annotated[list[Path], typer.Argument(help="Folders of finished phases.")]
@@ -68,6 +69,7 @@ def report(
     path = out or Path("report.html")
     if paged:
         checks.free(path, overwrite=overwrite)
+        library()  # what a page needs, before anything is read
     for folder in filter(None, (csv, figures)):
         checks.empty(folder, overwrite=overwrite)
     about = replace(asked(stores, title, only, without, judge, latency), compare=compare_)

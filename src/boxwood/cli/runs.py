@@ -13,7 +13,7 @@ from boxwood.cli import checks, tables
 from boxwood.cli.progress import bar
 from boxwood.cli.run import Code, StorePath, TrustAll
 from boxwood.cli.target import trusted
-from boxwood.cli.terminal import Console, say
+from boxwood.cli.terminal import Console, say, stoppable
 from boxwood.core.errors import BoxwoodError
 from boxwood.core.masks import apply
 from boxwood.files.mask_files import FOLDER as MASKS
@@ -193,7 +193,8 @@ def latency(
         for each in run.measurements
     }
     settings = Settings(batch=batch, threads=threads, turns=turns)
-    with bar("measured", quiet=False) as told:
+    kept = "What was measured is kept; run the same command again to go on."
+    with stoppable(kept), bar("measured", quiet=False) as told:
         found = measure_all(opened, list(wanted.values()), settings, again=again, told=told)
     console = Console(soft_wrap=True)
     for key, why in found.refused.items():

@@ -17,6 +17,7 @@ from boxwood.cli.report import Judge, Latency, Only, Stores, Title, Without, ask
 from boxwood.cli.terminal import Console, say
 from boxwood.core.errors import BoxwoodError
 from boxwood.report.page.build import page
+from boxwood.report.page.render import library
 from boxwood.runs.latency import FILE as LATENCY
 
 _HOST = "127.0.0.1"
@@ -42,6 +43,7 @@ def serve(
 
     Example: boxwood serve runs
     """
+    library()  # what every page needs, before any is asked for
     about = asked(stores, title, only, without, judge, latency)
     server = open_server(stores, lambda: page(about, live=True), port)
     address = f"http://{_HOST}:{server.server_port}/"

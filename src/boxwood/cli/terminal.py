@@ -4,7 +4,8 @@ import os
 import sys
 import unicodedata
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from io import TextIOWrapper
 from typing import Any
 
@@ -66,6 +67,30 @@ class Console(rich.console.Console):
         """Escape what comes out; the console's own codes for colours are added later."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=visible(segment.text))
+
+
+class Stopped(Exception):  # noqa: N818 - no error: somebody wanted it
+    """Somebody pressed Ctrl-C; the text says what becomes of what was done so far."""
+
+
+@contextmanager
+def stoppable(what: str) -> Iterator[None]:
+    """Say what becomes of the work when somebody presses Ctrl-C.
+
+    Args:
+        what: sentences.
+
+    Example:
+        >>> with stoppable("Nothing is lost."):
+        ...     raise KeyboardInterrupt
+        Traceback (most recent call last):
+        ...
+        boxwood.cli.terminal.Stopped: Nothing is lost.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise Stopped(what) from stop
 
 
 def settle() -> None:

@@ -11,7 +11,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from boxwood.cli.main import app
 from boxwood.core.errors import BoxwoodError
 from boxwood.report.page.build import Report, articles, page, to_json, write, write_csv
 from boxwood.report.page.parts import tables_of
@@ -302,8 +304,29 @@ def test_without_the_charts_library_the_error_says_what_to_install(
     """The extra is named where the library is missing."""
     from boxwood.report.page import render
 
-    render._library.cache_clear()
+    render.library.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, "vl_convert", None)
     with pytest.raises(BoxwoodError, match=r"pip install 'boxwood\[report\]'"):
         page(Report(stores=(store.root,)))
-    render._library.cache_clear()
+    render.library.cache_clear()
+
+
+@pytest.mark.parametrize("command", ["serve", "report"])
+def test_commands_that_need_the_charts_library_stop_before_they_begin(
+    command: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No server opens, and no store is read; tables need no charts."""
+    from boxwood.report.page import render
+
+    def begun(*_: object, **__: object) -> None:
+        pytest.fail("it went on without the charts' library")
+
+    monkeypatch.setattr("boxwood.cli.serve.open_server", begun)
+    monkeypatch.setattr("boxwood.cli.report.page", begun)
+    monkeypatch.setitem(__import__("sys").modules, "vl_convert", None)
+    render.library.cache_clear()
+    error = CliRunner().invoke(app, [command, str(store.root)]).exception
+    assert isinstance(error, BoxwoodError)
+    assert "pip install 'boxwood[report]'" in str(error)
+    assert not CliRunner().invoke(app, ["report", str(store.root), "--json"]).exception
+    render.library.cache_clear()

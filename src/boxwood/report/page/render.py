@@ -63,7 +63,7 @@ def render(
         most_rows=_MOST_ROWS,
         css=Markup(_file("page.css")),  # noqa: S704 - our own file
         notice=Markup(_file("notice.txt")),  # noqa: S704 - our own file
-        library=Markup(_library()),  # noqa: S704 - the charts' library
+        library=Markup(library()),  # noqa: S704 - the charts' library
         script=Markup(script),  # noqa: S704 - our own file
         theme=script_json(THEME),
         colour=colour,
@@ -130,7 +130,16 @@ def _file(name: str) -> str:
 
 
 @cache
-def _library() -> str:
+def library() -> str:
+    """Return the charts' library as JavaScript.
+
+    Raises:
+        BoxwoodError: it is not installed; the extra that has it is named.
+
+    Example:
+        >>> "vegaEmbed" in library()  # doctest: +SKIP
+        True
+    """
     try:
         import vl_convert
     except ImportError as error:
