@@ -171,6 +171,8 @@ HALF = list(range(20))
         (DataLoader(Endless()), "map-style dataset of training examples .* got Endless"),
         (iter([1]), "got list_iterator"),
         (None, "got NoneType"),
+        ({"train": PAIRS, "test": PAIRS}, "got dict"),
+        ("a/folder", "got str"),
         ([], "got an empty dataset"),
         (DataLoader(PAIRS, sampler=SubsetRandomSampler(HALF)), "SubsetRandomSampler, .*Subset"),
         (DataLoader(PAIRS, sampler=WeightedRandomSampler([1.0] * 40, 40)), "WeightedRandomSampler"),

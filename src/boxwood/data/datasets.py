@@ -1,7 +1,7 @@
 """One's own torch Datasets as `Splits`: read when they are taken, named by what is in them."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -188,7 +188,7 @@ def from_datasets(
 
 def _examples(source: Any, what: str, collate: Collate | None) -> FromDataset:
     dataset: Any = source.dataset if isinstance(source, DataLoader) else source
-    if isinstance(dataset, IterableDataset) or not all(
+    if isinstance(dataset, IterableDataset | Mapping | str) or not all(
         hasattr(dataset, name) for name in ("__len__", "__getitem__")
     ):
         raise BoxwoodError(
@@ -273,7 +273,7 @@ def _shuffled(count: int, seed: int, purpose: str) -> Tensor:
 
 
 def _told(batch: Any) -> str:
-    if isinstance(batch, dict):
+    if isinstance(batch, Mapping):
         return f"a dict with the keys {', '.join(map(str, batch))}"
     if isinstance(batch, Sequence) and not isinstance(batch, str):
         return f"{len(batch)} values ({', '.join(type(each).__name__ for each in batch)})"
