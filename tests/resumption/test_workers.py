@@ -13,6 +13,8 @@ import torch
 
 from boxwood.cli.execute import execute
 from boxwood.core.errors import BoxwoodError
+from boxwood.core.policies import Gradual
+from boxwood.core.schedules import Linear
 from boxwood.core.spec import Call
 from boxwood.data.digits import digits
 from boxwood.recipes.lottery_ticket import layer_wise, lottery_ticket, reinitialised
@@ -103,6 +105,16 @@ def test_bad_input_in_a_worker_is_told_by_the_parent(tmp_path):
     job = jobs_of(Experiment(model=NET, data=digits, branches=(("bad", (Train(fit=fit),)),)), [0])
     with pytest.raises(BoxwoodError, match=r"Expected a finite loss, .* use a learning rate below"):
         run_in_processes(job, Store(tmp_path), workers=1)
+
+
+def test_what_workers_warn_of_is_said_here(tmp_path):
+    """Once, however many of them say it: here, that a schedule had not ended."""
+    policy = Gradual(schedule=Linear(final=0.5, end=20), every=5)
+    fit = Fit(steps=10, batch=60, optimizer=SGD(lr=0.1), policy=policy)
+    experiment = Experiment(model=NET, data=digits, branches=(("short", (Train(fit=fit),)),))
+    with pytest.warns(UserWarning, match="after 10 steps, at a sparsity of 0.250") as seen:
+        run_in_processes(jobs_of(experiment, [0, 1]), Store(tmp_path), workers=1)
+    assert len(seen) == 1
 
 
 def test_what_workers_refuse(tmp_path, monkeypatch):

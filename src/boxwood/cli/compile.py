@@ -5,6 +5,8 @@ from typing import Annotated
 
 import torch
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from boxwood.cli import checks
 from boxwood.cli.models import (
@@ -17,7 +19,8 @@ from boxwood.cli.models import (
     check_takes,
     read_network,
 )
-from boxwood.cli.terminal import Console
+from boxwood.cli.tables import show
+from boxwood.cli.terminal import Console, say
 from boxwood.engine import compiling
 
 
@@ -50,7 +53,16 @@ def compile(  # noqa: A001
     session.save(out)
     console = Console(soft_wrap=True)
     if explain:
-        console.print(str(session.explain(*example)), highlight=False)
+        explained = session.explain(*example)
+        head, *rows = explained.rows
+        table = Table()
+        for title in head:
+            number = title == "KB" or title.endswith("ms")
+            table.add_column(title, justify="right" if number else "left")
+        for row in rows:
+            table.add_row(*map(Text, row))
+        show(table)
+        say(explained.total)
     console.print(
         f"{out}: {out.stat().st_size / 1e6:.1f} MB; {len(session.native)} operations run in "
         f"kernels. Load it with boxwood.load({str(out)!r}).",

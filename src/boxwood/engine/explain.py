@@ -73,9 +73,8 @@ class Explanation:
 
     def __str__(self) -> str:
         """The table as text."""
-        head = ("operation", "result", "runs as", "ms", "kernel ms", "torch ms", "KB", "why")
-        rows = [head, *map(_cells, self.lines)]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+        rows = self.rows
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         text = [
             "  ".join(
                 cell.rjust(width) if 3 <= column <= 6 else cell.ljust(width)
@@ -83,8 +82,19 @@ class Explanation:
             ).rstrip()
             for row in rows
         ]
+        return "\n".join([*text, self.total])
+
+    @property
+    def rows(self) -> list[tuple[str, ...]]:
+        """The cells of the table; the first row are the headings."""
+        head = ("operation", "result", "runs as", "ms", "kernel ms", "torch ms", "KB", "why")
+        return [head, *map(_cells, self.lines)]
+
+    @property
+    def total(self) -> str:
+        """The sentences below the table."""
         total = sum(line.seconds for line in self.lines)
-        text.append(
+        return (
             f"{1e3 * total:.2f} ms in all, step by step. Weights in kernels: "
             f"{self.kernel_bytes / 1e6:.2f} MB for {self.nonzero} that are not zero "
             f"({self.kernel_bytes / max(self.nonzero, 1):.1f} bytes each), "
@@ -92,7 +102,6 @@ class Explanation:
             f"{self.kept_bytes / 1e6:.2f} MB; intermediate values: "
             f"{self.arena_bytes / 1e6:.2f} MB."
         )
-        return "\n".join(text)
 
 
 def explain(

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -32,6 +33,7 @@ Progress = Callable[[int, int], None]
 
 _POLL = 0.2  # seconds
 _BAD_INPUT = 2
+_WARNED = "boxwood worker warns: "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +112,8 @@ def run_in_processes(
         threads: of torch in each; more than the cores have is slower.
         progress: told of finished phases.
 
+    What workers warn of is warned of here, once.
+
     Raises:
         BoxwoodError: a phase refuses its input, or the last worker died before all was done.
     """
@@ -132,7 +136,11 @@ def run_in_processes(
                 worker.terminate()
                 worker.communicate()
         said.seek(0)
-        _check(jobs, store, [worker.returncode for worker in crew], said.read())
+        words = said.read()
+        for line in dict.fromkeys(words.splitlines()):
+            if line.startswith(_WARNED):
+                warnings.warn(json.loads(line.removeprefix(_WARNED)), UserWarning, stacklevel=2)
+        _check(jobs, store, [worker.returncode for worker in crew], words)
 
 
 def _start(order: Order, said: IO[str]) -> "subprocess.Popen[str]":
@@ -156,7 +164,7 @@ def _start(order: Order, said: IO[str]) -> "subprocess.Popen[str]":
 def _check(jobs: Sequence[Job], store: Store, codes: Sequence[int], said: str) -> None:
     if all(store.has(job.chain[-1]) for job in jobs):
         return
-    lines = [line for line in said.splitlines() if line.strip()]
+    lines = [each for each in said.splitlines() if each.strip() and not each.startswith(_WARNED)]
     if _BAD_INPUT in codes:
         raise BoxwoodError(lines[-1] if lines else "Expected workers to say why they ended.")
     raise BoxwoodError(
@@ -176,6 +184,11 @@ def _job(run: Mapping[str, Any], trust: Trust) -> Job:
     return job
 
 
+def _tell(message: Warning | str, *_: object, **__: object) -> None:
+    """Write a warning in a line, for the parent to repeat."""
+    print(f"{_WARNED}{json.dumps(str(message))}", file=sys.stderr)  # noqa: T201
+
+
 def _end_with_parent() -> None:
     """End when the pipe from the parent closes: nobody is left to hear of the results."""
     # Not by sys.stdin, whose lock would stop the interpreter from ending by itself.
@@ -187,6 +200,7 @@ def _end_with_parent() -> None:
 def main() -> None:
     """Read an order from standard input and work on it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # interrupted together with the parent, silently
+    warnings.showwarning = _tell
     given = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
