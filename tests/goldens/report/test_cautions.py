@@ -97,6 +97,7 @@ def test_each_rule_fails_by_itself() -> None:
         (3, {"pairs": [("m", "mnist")] * 3}, "m on mnist"),
         (4, {"seeds": {"a": 2}}, "a (2)"),
         (5, {"criteria": frozenset({"magnitude"})}, "random"),
+        (5, {"one_budget": False}, "all three are there; recipes train for different numbers"),
         (6, {"classes": 100}, "top-1 only"),
         (7, {"validation": False}, "no validation"),
         (8, {"latency": False}, "no measured latency"),

@@ -14,6 +14,7 @@ from boxwood.recipes.phases import Measure, Prune, Rewind, Train
 from boxwood.recipes.three_step import dense, iterative
 from boxwood.recipes.training_budget import in_words, length_of, unequal
 from boxwood.report.page.cautions import cautions
+from boxwood.report.page.fairness import one_budget
 from boxwood.report.page.networks import baseline, networks
 from boxwood.report.page.reading import read
 from boxwood.runs.store import Store
@@ -99,6 +100,17 @@ def test_recipes_that_train_unequally(empty: Store, hand: SimpleNamespace) -> No
     severity, details = one(notes, "Unequal training: from 600 to 800 optimizer steps")
     assert (severity, details) == ("mild", ["600 steps: short", "800 steps: long"])
     assert not any("fewer than" in text for text in notes)
+    (study,) = read([empty])
+    assert not one_budget(study, networks(study))
+
+
+def test_a_dense_network_that_trained_longer(empty: Store, hand: SimpleNamespace) -> None:
+    """It makes pruning look worse than it is, which is said as well."""
+    notes = note_all(empty, hand, dense=[training(0, 900)], pruned=[training(0, 500)])
+    severity, details = one(notes, "Unequal training: from 500 to 900 optimizer steps")
+    assert (severity, details) == ("mild", ["500 steps: pruned", "900 steps: dense"])
+    (study,) = read([empty])
+    assert one_budget(study, networks(study))
 
 
 def test_epochs_are_counted_in_steps(empty: Store, hand: SimpleNamespace) -> None:

@@ -6,6 +6,7 @@ from boxwood.report.checklist import Item, Reported, checklist, classes_of, name
 from boxwood.report.citation import bibtex, papers, sources
 from boxwood.report.page.comparison import Comparison, comparison_figure
 from boxwood.report.page.episodes import episode_figure
+from boxwood.report.page.fairness import one_budget
 from boxwood.report.page.layers import (
     NETWORK,
     layer_figure,
@@ -216,6 +217,7 @@ def _rules(
             points=curves,
             seeds={each.name: each.seeds for each in found},
             criteria=named(recipes, "criterion"),
+            one_budget=one_budget(study, found),
             scopes=named(recipes, "scope"),
             validation=all(each.values(by.validation) for each in found),
             judged_by=by.name,

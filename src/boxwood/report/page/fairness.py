@@ -55,6 +55,32 @@ def _training(
                 f"that. Train it as long: dense(train, as_long_as=recipe).",
                 [f"{name}: {steps:,} steps" for name, steps in longer.items()],
             )
+    lengths = _lengths(study, found, made)
+    if dense is not None and base is not None and base > max(lengths, default=base):
+        lengths[base] = [dense.name]
+    if len(lengths) > 1:
+        yield Note(
+            "mild",
+            f"Unequal training: from {min(lengths):,} to {max(lengths):,} optimizer steps are "
+            f"behind the last networks of the recipes.",
+            [f"{steps:,} steps: {', '.join(lengths[steps])}" for steps in sorted(lengths)],
+        )
+
+
+def one_budget(study: Study, found: Sequence[Network]) -> bool:
+    """Say whether the last networks of all recipes that prune have as many steps behind them.
+
+    Example:
+        >>> one_budget(Study("", "", ()), [])
+        True
+    """
+    return len(_lengths(study, found, _made(study))) < 2
+
+
+def _lengths(
+    study: Study, found: Sequence[Network], made: Mapping[str, _Made]
+) -> dict[int, list[str]]:
+    """Group the recipes that prune by the optimizer steps behind their last networks."""
     lengths: dict[int, list[str]] = {}
     keys = {member.key for each in found if not each.dense for member in each.members}
     for branch, runs in study.branches.items():
@@ -62,13 +88,7 @@ def _training(
         steps = made[last[0].key].steps if last and last[0].key in keys else None
         if steps is not None:
             lengths.setdefault(steps, []).append(branch)
-    if len(lengths) > 1:
-        yield Note(
-            "mild",
-            f"Unequal training: from {min(lengths):,} to {max(lengths):,} optimizer steps are "
-            f"behind the last networks of the recipes that prune.",
-            [f"{steps:,} steps: {', '.join(lengths[steps])}" for steps in sorted(lengths)],
-        )
+    return lengths
 
 
 def _weak_baseline(found: Sequence[Network], dense: Network | None) -> Iterator[Note]:
