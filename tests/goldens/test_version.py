@@ -1,11 +1,20 @@
 """One version, wherever it is asked for."""
 
+import subprocess
+import sys
 from importlib.metadata import version
 
 from typer.testing import CliRunner
 
 import boxwood
 from boxwood.cli.main import app
+
+
+def test_importing_warns_of_nothing() -> None:
+    """Neither the library nor the command line, whatever else is installed."""
+    command = [sys.executable, "-W", "error", "-c", "import boxwood.cli.main"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_the_version() -> None:

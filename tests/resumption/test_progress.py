@@ -18,6 +18,7 @@ from boxwood.recipes.phase import Experiment
 from boxwood.recipes.phases.measure import Measure
 from boxwood.recipes.phases.prune import Prune
 from boxwood.recipes.phases.train import Train
+from boxwood.report.tables import human_seconds
 from boxwood.runs.runner import Settings, jobs_of, run_all
 from boxwood.runs.store import Store
 from boxwood.train.loop import Fit
@@ -87,6 +88,19 @@ def test_the_time_that_is_left_is_that_of_phases_alike(tmp_path: Path) -> None:
     for workers in (1, 2):
         said = Narration(all_, store, workers=workers)._rest()
         assert said == f"; about {whole / workers:.1f} s left"
+
+
+def test_longer_trainings_take_longer(tmp_path: Path) -> None:
+    """A title that was never done takes what its epochs took elsewhere."""
+    store = Store(tmp_path)
+    (short, _), (long, _) = (jobs_of(experiment(epochs), [0]) for epochs in (1, 40))
+    run_all([short], store)
+    start, training, measuring = (
+        float(store.record(key)["provenance"]["seconds"]) for key in short.chain
+    )
+    narration = Narration([short, long], store, workers=1)
+    assert start > 0
+    assert narration._rest() == f"; about {human_seconds(40 * training + measuring)} left"
 
 
 def test_long_phases_are_told_of_in_between(tmp_path: Path) -> None:

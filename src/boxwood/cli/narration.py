@@ -12,6 +12,7 @@ from boxwood.recipes.phase import Phase
 from boxwood.report.tables import human_seconds
 from boxwood.runs.runner import Job, Watcher, phase_title, with_needs
 from boxwood.runs.store import Store
+from boxwood.train.loop import Fit
 
 _POLL = 0.5  # seconds
 _SILENCE = 30.0  # seconds
@@ -37,7 +38,8 @@ class Position:
 class Narration:
     """Tells of the phases of some jobs that have come into a store since it was asked last.
 
-    How long the rest takes is guessed from phases of the same name that are done.
+    How long the rest takes is guessed from phases alike that are done: of the same title, else of
+    the same kind, by their epochs or steps, else of any.
 
     Args:
         jobs: what was asked for.
@@ -59,12 +61,12 @@ class Narration:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store, self._workers, self._clock = store, workers, clock
-        self._open: dict[str, tuple[str, str]] = {}
+        self._open: dict[str, tuple[str, _Kind]] = {}
         for job in with_needs(jobs):
             for key, phase in zip(job.chain, (None, *job.recipe), strict=True):
-                self._open.setdefault(key, (job.name, _title(phase)))
+                self._open.setdefault(key, (job.name, _kind(phase)))
         self._all = len(self._open)
-        self._took: dict[str, list[float]] = {}
+        self._took: list[tuple[_Kind, float]] = []
         self._position: Position | None = None
         self.news()
         self._before, self._last = self._done, clock()
@@ -81,13 +83,13 @@ class Narration:
     def news(self) -> list[str]:
         """Say in a line each which phases are done that were not when this was asked last."""
         lines = []
-        for key, (name, title) in list(self._open.items()):
+        for key, (name, kind) in list(self._open.items()):
             if self._store.has(key):
                 del self._open[key]
                 seconds = self._seconds(key)
-                self._took.setdefault(title, []).append(seconds)
+                self._took.append((kind, seconds))
                 lines.append(
-                    f"{self._done} of {self._all} phases done: {name}, {title}, in "
+                    f"{self._done} of {self._all} phases done: {name}, {kind.title}, in "
                     f"{human_seconds(seconds)}{self._rest()}"
                 )
         if lines:
@@ -117,13 +119,21 @@ class Narration:
         return [f"{self._done} of {self._all} phases done: {at.where}, {steps}{left}"]
 
     def _rest(self) -> str:
-        """Guess how long the open phases take; phases of an unknown kind take what others do."""
-        means = {title: sum(took) / len(took) for title, took in self._took.items()}
-        if not means or not self._open:
+        """Guess how long the open phases take."""
+        if not self._took or not self._open:
             return ""
-        usual = sum(means.values()) / len(means)
-        whole = sum(means.get(title, usual) for _, title in self._open.values())
+        whole = sum(self._guess(kind) for _, kind in self._open.values())
         return f"; about {human_seconds(whole / min(self._workers, len(self._open)))} left"
+
+    def _guess(self, kind: "_Kind") -> float:
+        for like in (
+            [each for each in self._took if each[0].title == kind.title],
+            [each for each in self._took if each[0].family == kind.family],
+        ):
+            if like:
+                size = sum(each.size for each, _ in like)
+                return sum(seconds for _, seconds in like) / size * kind.size
+        return sum(seconds for _, seconds in self._took) / len(self._took)
 
     def _seconds(self, key: str) -> float:
         with suppress(BoxwoodError, KeyError, TypeError, ValueError):  # damage is told elsewhere
@@ -160,5 +170,22 @@ def _say(lines: list[str]) -> None:
         say(f"boxwood: {line}", error=True)
 
 
-def _title(phase: Phase | None) -> str:
-    return "start" if phase is None else phase_title(phase)
+@dataclass(frozen=True)
+class _Kind:
+    """What a phase is: its title, what it has in common with phases of other lengths, its length."""
+
+    title: str
+    family: str
+    size: float = 1.0
+
+
+def _kind(phase: Phase | None) -> _Kind:
+    if phase is None:
+        return _Kind("start", "start")
+    title, family = phase_title(phase), type(phase).__name__
+    fit = getattr(phase, "fit", None)
+    if not isinstance(fit, Fit):
+        return _Kind(title, family)
+    whole = fit.epochs or 0 if fit.steps is None else fit.steps
+    length = (whole if fit.until is None else fit.until) - fit.first
+    return _Kind(title, f"{family} {'epochs' if fit.steps is None else 'steps'}", max(length, 1))
