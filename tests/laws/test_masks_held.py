@@ -231,6 +231,40 @@ def test_an_average_says_that_it_is_not_as_sparse() -> None:
     assert not wrong(other.module, held.masks)
 
 
+def _in_place(mine: Tensor, theirs: Tensor) -> None:
+    with torch.no_grad():
+        mine.lerp_(theirs, 0.5)
+
+
+def _through_data(mine: Tensor, theirs: Tensor) -> None:
+    mine.data.mul_(0.5).add_(theirs.data, alpha=0.5)
+
+
+def _other_data(mine: Tensor, theirs: Tensor) -> None:
+    mine.data = 0.5 * mine.data + 0.5 * theirs.data
+
+
+@pytest.mark.parametrize("read", ["call", "save"])
+@pytest.mark.parametrize("update", [_in_place, _through_data, _other_data])
+def test_averages_of_any_kind_say_that_they_are_not_as_sparse(update, read: str) -> None:
+    """However the average is written; a copy that was not written says nothing, wherever it goes."""
+    net = network()
+    held = MaskBinding(net, optim.SGD(net.parameters(), lr=0.1), prune(net, 0.1))
+    average, kept, moved = (copy.deepcopy(net).eval() for _ in range(3))
+    moved.double()
+    for sparsity in (0.5, 0.8):
+        held.replace_masks(prune(net, sparsity))
+        for mine, theirs in zip(average.parameters(), net.parameters(), strict=True):
+            update(mine, theirs)
+    with torch.no_grad():
+        for _ in range(5):
+            kept(INPUTS)
+            kept.state_dict()
+            moved(INPUTS.double())
+        with pytest.warns(UserWarning, match=r"copy of a network under masks .* call boxwood\.pro"):
+            average(INPUTS) if read == "call" else average.state_dict()
+
+
 def test_a_copy_that_is_trained_is_free() -> None:
     """Also when it is evaluated later."""
     net = network()

@@ -9,14 +9,17 @@ from torch import Tensor, nn
 
 from boxwood.core.copies import REBUILT, no_hook
 
+_WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
 
 class Copied:
     """One copy of a network under masks, shared by all hooks in it.
 
     A deep copy belongs to whoever made it: it may be trained densely, or kept as it was. Averages
     of weights are made from copies too (`torch.optim.swa_utils.AveragedModel`), and they hold what
-    was pruned on the way. Nothing is written into a copy; but when it was written to, without
-    having been trained, and is read, and is not as sparse as the network, a warning says so, once.
+    was pruned on the way. Nothing is written into a copy; but when it was written to (its bits are
+    compared now and again, as writes through ``.data`` leave no other trace), without having been
+    trained, and is read, and is not as sparse as the network, a warning says so, once.
 
     Args:
         masks: returns the masks of the network by name, or None when they are gone.
@@ -29,6 +32,13 @@ class Copied:
         self._masks = masks
         self._over = False
         self._seen: dict[str, int] = {}
+        self._reads: dict[str, int] = {}
+        self._sums: dict[str, tuple[torch.dtype, int]] = {}
+
+    def note(self, name: str, weight: Tensor) -> None:
+        """Remember what is copied: writes through ``.data`` are seen by nothing but their result."""
+        if (found := bit_sum(weight)) is not None:
+            self._sums[name] = weight.dtype, found
 
     def read(self, module: nn.Module, own: tuple[tuple[str, str], ...], *, training: bool) -> None:
         """Look at the weights of one module of the copy before it reads them."""
@@ -41,7 +51,9 @@ class Copied:
             weight = module._parameters.get(attribute)
             if type(weight) is not nn.Parameter or weight.is_meta or weight.is_inference():
                 continue
-            if weight._version == self._seen.setdefault(name, 0):
+            if weight._version == self._seen.setdefault(name, 0) and not self._rewritten(
+                name, weight
+            ):
                 continue
             self._seen[name] = weight._version
             mask = (self._masks() or {}).get(name)
@@ -58,6 +70,39 @@ class Copied:
                     f"the copy is read, or ignore this if the copy is meant to be dense.",
                     stacklevel=3,
                 )
+
+    def _rewritten(self, name: str, weight: Tensor) -> bool:
+        """Look at the bits, the more seldom the more often they were read."""
+        reads = self._reads[name] = self._reads.get(name, 0) + 1
+        dtype, before = self._sums.get(name, (None, 0))
+        if reads & (reads - 1) or dtype is not weight.dtype:
+            return False
+        now = bit_sum(weight)
+        if now is None or now == before:
+            return False
+        self._sums[name] = weight.dtype, now
+        return True
+
+
+def bit_sum(weight: Tensor) -> int | None:
+    """Add up the bits of the entries as whole numbers: the same on every device, in any order.
+
+    Returns:
+        The sum; None where it cannot be known, as on the device ``meta``.
+
+    Example:
+        >>> bit_sum(torch.ones(2)) == 2 * 0x3F800000
+        True
+        >>> bit_sum(torch.ones(2, device="meta"))
+    """
+    if weight.is_meta or weight.layout is not torch.strided:
+        return None
+    if weight.is_cuda and torch.cuda.is_current_stream_capturing():
+        return None  # a sum that is waited for would break the graph
+    try:
+        return int(weight.detach().view(_WHOLE[weight.element_size()]).sum())
+    except Exception:  # noqa: BLE001 - fake, distributed or other tensors: they are not compared
+        return None
 
 
 class CopiedHook:

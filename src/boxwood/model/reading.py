@@ -77,6 +77,8 @@ class ReadingHook:
         if key not in memo:
             memo[key] = Copied(_MasksOf(weakref.ref(self.holder)))
         own = tuple((attribute, held.name) for _, attribute, held in self.own)
+        for _, _, held in self.own:
+            memo[key].note(held.name, held.parameter)
         return CopiedHook(memo[key], own, saving=self.saving)
 
     def __reduce__(self) -> Any:
