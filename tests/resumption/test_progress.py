@@ -12,6 +12,7 @@ import pytest
 
 from boxwood.cli import main
 from boxwood.cli.narration import Narration, narrated
+from boxwood.cli.progress import bar, byte_bar
 from boxwood.core.spec import Call
 from boxwood.data.digits import digits
 from boxwood.recipes.phase import Experiment
@@ -120,6 +121,33 @@ def test_long_phases_are_told_of_in_between(tmp_path: Path) -> None:
     assert said.endswith("; about 1 min 00 s of it left")
     now[0] = 59.0
     assert not narration.reminder()
+
+
+def test_bars_are_lines_in_a_pipe(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every ten seconds, with the time that is left; short work says nothing, and neither does JSON."""
+    now = [0.0]
+    monkeypatch.setattr("boxwood.cli.progress.time.monotonic", lambda: now[0])
+    for quiet in (False, True):
+        with bar("blocks", quiet=quiet) as tell:
+            for block in range(24):
+                now[0] += 4
+                if tell is not None:
+                    tell(block + 1, 24)
+        with byte_bar(quiet=quiet) as watch:
+            for done, seconds in ((1_000_000, 1), (2_500_000, 30), (3_000_000, 1)):
+                now[0] += seconds
+                watch("packing", done, 5_000_000)
+            now[0] += 30
+            watch("reading", 4_000_000, 0)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "boxwood: blocks: 3 of 24; about 1 min 24 s left"
+    assert lines[7:] == [
+        "boxwood: blocks: 24 of 24; about 0.0 s left",
+        "boxwood: packing: 2.50 MB of 5.00 MB; about 31.0 s left",
+        "boxwood: reading: 4.00 MB",
+    ]
 
 
 def test_workers_are_told_of_and_stopped(tmp_path: Path) -> None:
