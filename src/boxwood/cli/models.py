@@ -49,6 +49,20 @@ Sparsity = Annotated[
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="name=value for the function; repeatable.")
 ]
+Samples = Annotated[
+    int | None,
+    typer.Option(
+        help="Pieces of the text. Default: 128, or what a short text has.",
+        callback=checks.whole(1),
+    ),
+]
+Length = Annotated[
+    int | None,
+    typer.Option(
+        help="Tokens of each. Default: what the model takes, at most 2048; less of a short text.",
+        callback=checks.whole(1),
+    ),
+]
 Threads = Annotated[int, typer.Option(help="Threads to run on.", callback=checks.whole(1, 1024))]
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from boxwood.cli import checks
+from boxwood.cli.models import Length, Samples
 from boxwood.cli.progress import byte_bar
 from boxwood.cli.prune_blocks import decision, prune_blocks
 from boxwood.cli.tables import show
@@ -61,20 +62,8 @@ def prune(
     lines: Annotated[
         bool, typer.Option("--lines", help="Every line of the text is an example (encoders).")
     ] = False,
-    samples: Annotated[
-        int | None,
-        typer.Option(
-            help="Pieces of the text. Default: 128, or what a short text has.",
-            callback=checks.whole(1),
-        ),
-    ] = None,
-    length: Annotated[
-        int | None,
-        typer.Option(
-            help="Tokens of each. Default: what the model takes, at most 2048; less of a short text.",
-            callback=checks.whole(1),
-        ),
-    ] = None,
+    samples: Samples = None,
+    length: Length = None,
     blocks: Annotated[
         str | None, typer.Option(help="With --by, the list of blocks, where there are several.")
     ] = None,

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from boxwood.cli import checks
-from boxwood.cli.models import Inputs, Settings, Weights, read_network
+from boxwood.cli.models import Inputs, Length, Samples, Settings, Weights, read_network
 from boxwood.cli.tables import show
 from boxwood.cli.terminal import Console, say
 from boxwood.core.errors import BoxwoodError
@@ -72,20 +72,8 @@ def shrink(
             help="For a folder: text that decides and repairs; the last tenth is only measured on."
         ),
     ] = None,
-    samples: Annotated[
-        int | None,
-        typer.Option(
-            help="Pieces of the text. Default: 128, or what a short text has.",
-            callback=checks.whole(1),
-        ),
-    ] = None,
-    length: Annotated[
-        int | None,
-        typer.Option(
-            help="Tokens of each. Default: what the model takes, at most 2048.",
-            callback=checks.whole(1),
-        ),
-    ] = None,
+    samples: Samples = None,
+    length: Length = None,
     repair: Annotated[
         bool, typer.Option(help="With --text: refit what read the removed, by least squares.")
     ] = True,
