@@ -82,12 +82,13 @@ def criterion_of(
     """
     if by is not None and by not in CRITERIA:
         raise BoxwoodError(f"Expected --by {', '.join(CRITERIA)}, got {by!r}; choose one.")
-    if text is None and (by or "wanda") != "magnitude" and (by or is_causal(model)):
+    name = by or ("wanda" if text is not None or is_causal(model) else "magnitude")
+    if text is None and name != "magnitude":
         raise BoxwoodError(
             f"Expected --text for {by or type(model).__name__}, got none: magnitudes alone destroy a "
             f"language model; give --text FILE, or --by magnitude to do it all the same."
         )
-    return CRITERIA[by or ("magnitude" if text is None else "wanda")]
+    return CRITERIA[name]
 
 
 def is_causal(model: transformers.PreTrainedModel) -> bool:
