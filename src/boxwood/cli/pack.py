@@ -21,7 +21,7 @@ from boxwood.files.layout import Layout, is_packed, open_packed, packed_header, 
 from boxwood.files.mask_files import masks_beside, open_masks
 from boxwood.files.packed import dense_pieces, pack_file, unpack_file
 from boxwood.files.quantised import refuse_unprunable
-from boxwood.files.writing import copy_file, disk_errors
+from boxwood.files.writing import copy_file, disk_errors, whole_file
 
 Source = Annotated[
     Path, typer.Argument(help="safetensors file, index of shards, or a folder of either.")
@@ -77,8 +77,8 @@ def pack(
             follow_links=follow_links,
         )
     if out.is_dir():
-        with disk_errors(out):
-            (out / _NOTE).write_text(_NOTE_TEXT, encoding="utf-8")
+        with whole_file(out / _NOTE) as file:
+            file.write(_NOTE_TEXT.encode())
     _say(sizes, out, as_json=as_json)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from boxwood.core.allocation import Scope, allocate
-from boxwood.core.arguments import check_function, check_network, checked_masks
+from boxwood.core.arguments import check_network, checked_masks
 from boxwood.core.criteria import magnitude
 from boxwood.core.errors import BoxwoodError, NoEffect
 from boxwood.core.evidence import evidence_of
@@ -87,7 +87,6 @@ def prune(
     """
     check_network(model)
     check_where(where)
-    check_function(criterion, "a criterion", "boxwood.core.criteria")
     granularity = granularity or Elements()
     check_granularity(granularity)
     parameters = where(model)

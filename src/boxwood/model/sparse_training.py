@@ -18,7 +18,7 @@ from boxwood.model.binding import MaskBinding
 from boxwood.model.evidence.calibration import Batches, Calibration, Loss
 from boxwood.model.evidence.gathering import Evidence, check_same_network, gather
 from boxwood.model.layer_kinds import as_stored, layouts_of, outputs_first
-from boxwood.model.optimizer_memory import Optimizers, check_optimizers
+from boxwood.model.optimizer_memory import Optimizers
 from boxwood.model.prunable import Where, check_where, linear_and_conv
 from boxwood.model.rounds import Rounds
 from boxwood.model.scoring import score
@@ -87,7 +87,6 @@ class SparseTraining:
         group: Group = None,
     ) -> None:
         check_network(model)
-        check_optimizers(optimizer)
         check_where(where)
         if isinstance(policy, type) or not hasattr(policy, "update"):
             raise BoxwoodError(
