@@ -24,10 +24,10 @@ NEEDED = {
 }
 
 collect_ignore = [
-    f"src/boxwood/adapters/{module}.py"
+    f"src/boxwood/_internal/adapters/{module}.py"
     for module, package in NEEDED.items()
     if find_spec(package) is None
 ]
 
 # Programs that tests start, and a device that importing it registers with torch for good.
-collect_ignore_glob = ["tests/equivalences/*_at_work.py", "tests/equivalences/pretend_device.py"]
+collect_ignore_glob = ["tests/*/*_at_work.py", "tests/model/pretend_device.py"]

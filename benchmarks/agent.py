@@ -4,14 +4,14 @@ import numpy as np
 import torch
 from measuring import Row, by_turns, compare, main
 
-from boxwood.agent.environment import InProcesses, Tries
-from boxwood.agent.reinforce import draw
-from boxwood.data.splits import InMemory
-from boxwood.graph.units import units
-from boxwood.model.oneshot import project_
-from boxwood.recipes.phases.prune_units import masks_of
-from boxwood.recipes.phases.search_filters import FirstExamples, Recovery
-from boxwood.zoo.small_nets import small_vgg
+from boxwood._internal.agent.environment import InProcesses, Tries
+from boxwood._internal.agent.reinforce import draw
+from boxwood._internal.data.splits import InMemory
+from boxwood._internal.graph.units import units
+from boxwood._internal.model.oneshot import project_
+from boxwood._internal.recipes.phases.prune_units import masks_of
+from boxwood._internal.recipes.phases.search_filters import FirstExamples, Recovery
+from boxwood._internal.zoo.small_nets import small_vgg
 
 TRIES = 5  # of one update
 

@@ -11,10 +11,10 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import parametrize
 from torch.nn.utils.prune import custom_from_mask
 
-from boxwood.core.masks import Masks
-from boxwood.model.binding import MaskBinding
-from boxwood.model.oneshot import project_, prune
-from boxwood.zoo.lenet import lenet_300_100
+from boxwood._internal.core.masks import Masks
+from boxwood._internal.model.binding import MaskBinding
+from boxwood._internal.model.oneshot import project_, prune
+from boxwood._internal.zoo.lenet import lenet_300_100
 
 SPARSITY = 0.9
 

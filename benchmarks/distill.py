@@ -12,19 +12,19 @@ from pathlib import Path
 import torch
 from measuring import Row, by_turns, compare, main
 
-from boxwood.core.spec import Call, decode, encode
-from boxwood.data.splits import InMemory, Splits, from_tensors
-from boxwood.distill.answers import Shards, ask_all
-from boxwood.distill.ensembles import answering
-from boxwood.distill.losses import Distillation
-from boxwood.recipes.phase import Genesis
-from boxwood.recipes.specialists import generalist, specialists
-from boxwood.runs.runner import Job, run, run_all
-from boxwood.runs.store import Store
-from boxwood.train.loop import Fit, fit_
-from boxwood.train.optimizers import SGD
-from boxwood.zoo.lenet import lenet_300_100
-from boxwood.zoo.wide_nets import wide_net
+from boxwood._internal.core.spec import Call, decode, encode
+from boxwood._internal.data.splits import InMemory, Splits, from_tensors
+from boxwood._internal.distill.cached_logits import Shards, ask_all
+from boxwood._internal.distill.ensembles import answering
+from boxwood._internal.distill.losses import Distillation
+from boxwood._internal.recipes.phase import Genesis
+from boxwood._internal.recipes.specialists import generalist, specialists
+from boxwood._internal.runs.runner import Job, run, run_all
+from boxwood._internal.runs.store import Store
+from boxwood._internal.train.loop import Fit, fit_
+from boxwood._internal.train.optimizers import SGD
+from boxwood._internal.zoo.lenet import lenet_300_100
+from boxwood._internal.zoo.wide_nets import wide_net
 
 GROUPS = ((0, 1, 2), (3, 4, 5), (6, 7), (8, 9))
 FIT = Fit(epochs=1, batch=100, optimizer=SGD(lr=0.01, momentum=0.9))

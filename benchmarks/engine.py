@@ -22,14 +22,20 @@ import torch
 from measuring import Row, compare, main
 from torch import Tensor, nn
 
-from boxwood.core.allocation import uniform
-from boxwood.core.blocks import Blocks
-from boxwood.core.granularity import Elements, Granularity
-from boxwood.engine.compiling import compile as compile_
-from boxwood.engine.contenders import onnx_runtime, openvino, race, torch_compiled, torch_eager
-from boxwood.model.oneshot import project_, prune
-from boxwood.zoo.cifar_nets import resnet_20
-from boxwood.zoo.lenet import lenet_5, lenet_300_100
+from boxwood._internal.core.allocation import uniform
+from boxwood._internal.core.blocks import Blocks
+from boxwood._internal.core.granularity import Elements, Granularity
+from boxwood._internal.engine.compiling import compile as compile_
+from boxwood._internal.engine.contenders import (
+    onnx_runtime,
+    openvino,
+    race,
+    torch_compiled,
+    torch_eager,
+)
+from boxwood._internal.model.oneshot import project_, prune
+from boxwood._internal.zoo.cifar_nets import resnet_20
+from boxwood._internal.zoo.lenet import lenet_5, lenet_300_100
 
 SPARSITIES = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95)
 

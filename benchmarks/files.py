@@ -9,11 +9,11 @@ from measuring import Row, by_turns, compare, main
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from boxwood.core.allocation import allocate
-from boxwood.core.masks import apply, pack
-from boxwood.core.selection import select
-from boxwood.files.packed import pack_file, unpack_file
-from boxwood.files.streaming import prune_checkpoint
+from boxwood._internal.core.allocation import allocate
+from boxwood._internal.core.masks import apply, pack
+from boxwood._internal.core.selection import select
+from boxwood._internal.files.packed import pack_file, unpack_file
+from boxwood._internal.files.streaming import prune_checkpoint
 
 SPARSITIES = (0.5, 0.8, 0.9, 0.95)
 TYPES = (torch.float32, torch.bfloat16)

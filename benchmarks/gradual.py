@@ -9,11 +9,11 @@ from measuring import Row, by_turns, compare, main
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from boxwood.core.policies import Gradual, Policy, RigL
-from boxwood.core.schedules import Cubic
-from boxwood.engine.choosing import clock_for
-from boxwood.model.prunable import Named, Where, linear_and_conv
-from boxwood.model.sparse_training import SparseTraining
+from boxwood._internal.core.policies import Gradual, Policy, RigL
+from boxwood._internal.core.schedules import Cubic
+from boxwood._internal.engine.choosing import clock_for
+from boxwood._internal.model.prunable import Named, Where, linear_and_conv
+from boxwood._internal.model.sparse_training import SparseTraining
 
 EVERY = 100
 TRAININGS: dict[str, Policy | None] = {

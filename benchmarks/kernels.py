@@ -11,13 +11,13 @@ import torch
 from measuring import Row, by_turns, compare, main
 from torch.nn import functional
 
-from boxwood.engine import costs
-from boxwood.engine.kernels import conv, matvec, peak
-from boxwood.engine.kernels.conv import Conv
-from boxwood.engine.kernels.matvec import MatVec
-from boxwood.engine.layouts import padded
-from boxwood.engine.llvm.jit import default_cache, load_codes
-from boxwood.engine.targets import host
+from boxwood._internal.engine import costs
+from boxwood._internal.engine.kernels import conv, matvec, peak
+from boxwood._internal.engine.kernels.conv import Conv
+from boxwood._internal.engine.kernels.matvec import MatVec
+from boxwood._internal.engine.layouts import padded
+from boxwood._internal.engine.llvm.jit import default_cache, load_codes
+from boxwood._internal.engine.targets import host
 
 SPARSITIES = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95)
 ROUNDS = 20_000

@@ -9,17 +9,17 @@ import torch
 from measuring import Row, by_turns, compare, main
 from torch.nn.functional import cross_entropy
 
-from boxwood.core.spec import Call
-from boxwood.data.digits import digits
-from boxwood.data.splits import InMemory, Splits
-from boxwood.recipes import lottery_networks as networks
-from boxwood.recipes.lottery_ticket import lottery_ticket
-from boxwood.recipes.phase import Genesis, State
-from boxwood.runs.runner import Job, run_all
-from boxwood.runs.store import Store
-from boxwood.runs.workers import run_in_processes
-from boxwood.train.loop import Fit
-from boxwood.zoo.lenet import lenet_300_100
+from boxwood._internal.core.spec import Call
+from boxwood._internal.data.digits import digits
+from boxwood._internal.data.splits import InMemory, Splits
+from boxwood._internal.recipes import lottery_networks as networks
+from boxwood._internal.recipes.lottery_ticket import lottery_ticket
+from boxwood._internal.recipes.phase import Genesis, State
+from boxwood._internal.runs.runner import Job, run_all
+from boxwood._internal.runs.store import Store
+from boxwood._internal.runs.workers import run_in_processes
+from boxwood._internal.train.loop import Fit
+from boxwood._internal.zoo.lenet import lenet_300_100
 
 BATCH = 60
 

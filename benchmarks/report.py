@@ -18,27 +18,27 @@ from typing import Any
 import measuring
 import torch
 
-from boxwood.core.digests import digest
-from boxwood.recipes.phase import State
-from boxwood.report.page.build import Report, page
-from boxwood.runs.store import Store
-from boxwood.zoo.lenet import lenet_300_100
+from boxwood._internal.core.digests import digest
+from boxwood._internal.recipes.phase import State
+from boxwood._internal.report.page.build import Report, page
+from boxwood._internal.runs.store import Store
+from boxwood._internal.zoo.lenet import lenet_300_100
 
 BRANCHES, SEEDS, KEPT = 20, 10, (0.5, 0.3, 0.2, 0.12, 0.08, 0.05)
 EPOCHS = 5
 ABOUT = {"provenance": {"processor": "synthetic", "torch": "-", "threads": 1, "seconds": 1.0}}
-PHASES = "boxwood.recipes.phases"
+PHASES = "boxwood._internal.recipes.phases"
 
 
 def fill(store: Store) -> None:
     """Write 200 runs of 18 phases; states that are alike are one file on the disk."""
     weights = {n: t.detach() for n, t in lenet_300_100().state_dict().items()}
-    fit = {"is": "boxwood.train.loop:Fit", "epochs": EPOCHS, "batch": 60}
+    fit = {"is": "boxwood._internal.train.loop:Fit", "epochs": EPOCHS, "batch": 60}
     for seed in range(SEEDS):
         genesis = {
-            "is": "boxwood.recipes.phase:Genesis", "seed": seed,
-            "model": {"function": "boxwood.zoo.lenet:lenet_300_100"},
-            "data": {"function": "boxwood.data.idx:fashion_mnist"},
+            "is": "boxwood._internal.recipes.phase:Genesis", "seed": seed,
+            "model": {"function": "boxwood._internal.zoo.lenet:lenet_300_100"},
+            "data": {"function": "boxwood._internal.data.idx:fashion_mnist"},
         }  # fmt: skip
         start = digest(genesis)
         _commit(store, start, genesis, None, {}, weights, 1.0)

@@ -9,8 +9,8 @@ import torch
 from measuring import Row, by_turns, compare, main
 from torch import Tensor
 
-from boxwood.core.allocation import allocate
-from boxwood.core.selection import select
+from boxwood._internal.core.allocation import allocate
+from boxwood._internal.core.selection import select
 
 SPARSITY = 0.9
 TENSORS = 10

@@ -33,14 +33,14 @@ from every_transformer import every_transformer, first_line
 from measuring import Row, by_turns, compare, machine, main
 from torch import nn
 
-from boxwood.core.errors import BoxwoodError
-from boxwood.engine.choosing import clock_for
-from boxwood.graph.examples import as_arguments
-from boxwood.graph.keep import keep_best
-from boxwood.graph.reference import restatements
-from boxwood.graph.scoring import score_units
-from boxwood.graph.units import units
-from boxwood.graph.verify import shrink, verify
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.engine.choosing import clock_for
+from boxwood._internal.graph.equivalence import shrink, verify
+from boxwood._internal.graph.examples import as_arguments
+from boxwood._internal.graph.reference import restatements
+from boxwood._internal.graph.scoring import score_units
+from boxwood._internal.graph.selection import keep_best
+from boxwood._internal.graph.units import units
 
 TABLE = Path(__file__).parent.parent / "experiments" / "results" / "structure.json"
 EVERY = TABLE.with_name("structure_transformers.json")

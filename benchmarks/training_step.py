@@ -4,10 +4,10 @@ import torch
 from measuring import Row, by_turns, compare, main
 from torch.nn.functional import cross_entropy
 
-from boxwood.data.splits import InMemory
-from boxwood.train.loop import Fit, fit_
-from boxwood.train.optimizers import SGD
-from boxwood.zoo.lenet import lenet_300_100
+from boxwood._internal.data.splits import InMemory
+from boxwood._internal.train.loop import Fit, fit_
+from boxwood._internal.train.optimizers import SGD
+from boxwood._internal.zoo.lenet import lenet_300_100
 
 BATCH = 60
 RATE = 0.01

@@ -5,8 +5,8 @@ from torch import nn
 from torch.nn import functional
 
 import boxwood
-from boxwood.data.digits import digits
-from boxwood.train.metrics import accuracy
+from boxwood._internal.data.digits import digits
+from boxwood._internal.train.metrics import accuracy
 
 
 def train(net: nn.Module, data: boxwood.Splits, epochs: int, lr: float, masks=None) -> None:

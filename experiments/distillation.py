@@ -15,26 +15,26 @@ from math import prod
 import numpy as np
 
 from boxwood import SGD, Adam, Call, Experiment, Fit, Splits
-from boxwood.data.augmentation import FlipAndCrop
-from boxwood.data.digits import digits
-from boxwood.data.glyphs import accents
-from boxwood.data.idx import fashion_mnist, mnist
-from boxwood.data.parts import fewer, without
-from boxwood.data.speech import speech
-from boxwood.distill.ensembles import arithmetic
-from boxwood.distill.losses import Distillation
-from boxwood.recipes.phases.measure_teacher import MeasureTeacher
-from boxwood.recipes.phases.shift_bias import ShiftBias
-from boxwood.recipes.specialists import generalist
-from boxwood.recipes.specialists import specialists as with_specialists
-from boxwood.recipes.teacher_student import shifted, student, teacher, trained
-from boxwood.recipes.teachers import Past, Teacher, taught
-from boxwood.recipes.three_step import iterative
-from boxwood.report.statistics import mean, paired_difference
-from boxwood.report.study import Finding, Measurement, by_seed
-from boxwood.train.optimizers import Drops
-from boxwood.zoo.lenet import lenet_300_100
-from boxwood.zoo.wide_nets import wide_net
+from boxwood._internal.data.augmentation import FlipAndCrop
+from boxwood._internal.data.digits import digits
+from boxwood._internal.data.glyphs import accents
+from boxwood._internal.data.idx import fashion_mnist, mnist
+from boxwood._internal.data.speech import speech
+from boxwood._internal.data.subsets import fewer, without
+from boxwood._internal.distill.ensembles import arithmetic
+from boxwood._internal.distill.losses import Distillation
+from boxwood._internal.recipes.phases.measure_teacher import MeasureTeacher
+from boxwood._internal.recipes.phases.shift_bias import ShiftBias
+from boxwood._internal.recipes.specialists import generalist
+from boxwood._internal.recipes.specialists import specialists as with_specialists
+from boxwood._internal.recipes.teacher_student import shifted, student, teacher, trained
+from boxwood._internal.recipes.teachers import Past, Teacher, taught
+from boxwood._internal.recipes.three_step import iterative
+from boxwood._internal.report.statistics import mean, paired_difference
+from boxwood._internal.report.study import Finding, Measurement, by_seed
+from boxwood._internal.train.optimizers import Drops
+from boxwood._internal.zoo.lenet import lenet_300_100
+from boxwood._internal.zoo.wide_nets import wide_net
 
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 20.0)
 TEACHER_NET = Call.of(wide_net, hidden=(500, 500), input_dropout=0.1, dropout=0.3)

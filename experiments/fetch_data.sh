@@ -106,7 +106,7 @@ count() {
     "$python" - "$1" <<'PYTHON'
 import sys
 
-from boxwood.data.catalogue import named
+from boxwood._internal.data.catalogue import named
 
 data = named(sys.argv[1])()
 print(f"{data.name}: {len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test")

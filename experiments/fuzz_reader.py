@@ -22,16 +22,16 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save, save_file
 
-from boxwood.core.errors import BoxwoodError
-from boxwood.files.checkpoint import read_index
-from boxwood.files.header import announced_length, parse_header
-from boxwood.files.mask_files import load_masks
-from boxwood.files.packed import pack_file, unpack_file
-from boxwood.files.streaming import prune_checkpoint
-from boxwood.graph.record import load_shrunken, record_of, save_shrunken
-from boxwood.graph.units import units
-from boxwood.graph.verify import shrink
-from boxwood.runs.provenance import provenance
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.files.checkpoint import read_index
+from boxwood._internal.files.header import announced_length, parse_header
+from boxwood._internal.files.mask_files import load_masks
+from boxwood._internal.files.packed import pack_file, unpack_file
+from boxwood._internal.files.streaming import prune_checkpoint
+from boxwood._internal.graph.equivalence import shrink
+from boxwood._internal.graph.record import load_shrunken, record_of, save_shrunken
+from boxwood._internal.graph.units import units
+from boxwood._internal.runs.provenance import provenance
 
 PATH = Path("fuzzed.safetensors")
 SHARES = {"headers": 0.94, "indexes": 0.03, "packed": 0.018, "masks": 0.01, "checkpoints": 0.002, "shrunken": 0.01}  # fmt: skip

@@ -10,20 +10,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from boxwood import SGD, Call, Experiment, Fit, Splits
-from boxwood.core.schedules import Linear
-from boxwood.data.brown import brown
-from boxwood.data.idx import fashion_mnist
-from boxwood.model.prunable import Where
-from boxwood.recipes.gradual import Size, at_the_end, dense_training, gradual_pruning
-from boxwood.recipes.gradual_networks import LANGUAGE_MODEL, MOBILENET, language_training
-from boxwood.recipes.phase import Phase, Recipe
-from boxwood.recipes.phases.measure import Measure
-from boxwood.report.statistics import paired_difference
-from boxwood.report.study import Finding, Measurement, by_seed
-from boxwood.train.losses import cross_entropy
-from boxwood.train.optimizers import Drops
-from boxwood.zoo.language_models import lstm_language_model
-from boxwood.zoo.mobilenet import mobilenet_v1
+from boxwood._internal.core.schedules import Linear
+from boxwood._internal.data.brown import brown
+from boxwood._internal.data.idx import fashion_mnist
+from boxwood._internal.model.prunable import Where
+from boxwood._internal.recipes.gradual import Size, at_the_end, dense_training, gradual_pruning
+from boxwood._internal.recipes.gradual_networks import LANGUAGE_MODEL, MOBILENET, language_training
+from boxwood._internal.recipes.phase import Phase, Recipe
+from boxwood._internal.recipes.phases.measure import Measure
+from boxwood._internal.report.statistics import paired_difference
+from boxwood._internal.report.study import Finding, Measurement, by_seed
+from boxwood._internal.train.losses import cross_entropy
+from boxwood._internal.train.optimizers import Drops
+from boxwood._internal.zoo.language_models import lstm_language_model
+from boxwood._internal.zoo.mobilenet import mobilenet_v1
 
 Quality = Callable[[Measurement], float]
 """What is better when it is larger."""

@@ -14,19 +14,19 @@ import torch
 from torch import nn
 
 from boxwood import SGD, Experiment, Fit, Splits
-from boxwood.core.criteria import magnitude_over_std
-from boxwood.data.idx import fashion_mnist
-from boxwood.recipes.phase import Recipe
-from boxwood.recipes.phases.measure import Measure
-from boxwood.recipes.phases.prune import Prune
-from boxwood.recipes.phases.scan import Scan
-from boxwood.recipes.phases.train import Train
-from boxwood.recipes.three_step import dense, iterative, one_shot, reinitialised
-from boxwood.report.statistics import paired_difference
-from boxwood.report.study import Finding, Measurement, by_seed
-from boxwood.train.optimizers import Drops
-from boxwood.zoo.lenet import lenet_5
-from boxwood.zoo.lenet import lenet_300_100 as lenet_300_100_net
+from boxwood._internal.core.criteria import magnitude_over_std
+from boxwood._internal.data.idx import fashion_mnist
+from boxwood._internal.recipes.phase import Recipe
+from boxwood._internal.recipes.phases.measure import Measure
+from boxwood._internal.recipes.phases.prune import Prune
+from boxwood._internal.recipes.phases.scan import Scan
+from boxwood._internal.recipes.phases.train import Train
+from boxwood._internal.recipes.three_step import dense, iterative, one_shot, reinitialised
+from boxwood._internal.report.statistics import paired_difference
+from boxwood._internal.report.study import Finding, Measurement, by_seed
+from boxwood._internal.train.optimizers import Drops
+from boxwood._internal.zoo.lenet import lenet_5
+from boxwood._internal.zoo.lenet import lenet_300_100 as lenet_300_100_net
 
 KEPT = (0.5, 0.3, 0.2, 0.12, 0.08, 0.05)
 

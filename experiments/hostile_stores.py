@@ -31,24 +31,24 @@ from typing import Any
 import torch
 from typer.testing import CliRunner
 
-from boxwood.cli.execute import execute
-from boxwood.cli.main import app
-from boxwood.cli.serve import open_server
-from boxwood.core.errors import BoxwoodError
-from boxwood.core.spec import Call, encode
-from boxwood.data.digits import digits
-from boxwood.recipes.phase import Experiment
-from boxwood.recipes.structural import structural
-from boxwood.recipes.three_step import dense
-from boxwood.report.page.build import Report, articles
-from boxwood.runs.provenance import provenance
-from boxwood.runs.runner import Settings, jobs_of, run_all
-from boxwood.runs.store import Store
-from boxwood.runs.workers import order_for, work
-from boxwood.train.loop import Fit
-from boxwood.train.optimizers import SGD
-from boxwood.train.snapshots import Snapshot
-from boxwood.zoo.lenet import lenet_300_100
+from boxwood._internal.cli.execute import execute
+from boxwood._internal.cli.main import app
+from boxwood._internal.cli.serve import open_server
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.core.spec import Call, encode
+from boxwood._internal.data.digits import digits
+from boxwood._internal.recipes.phase import Experiment
+from boxwood._internal.recipes.structural import structural
+from boxwood._internal.recipes.three_step import dense
+from boxwood._internal.report.page.build import Report, articles
+from boxwood._internal.runs.provenance import provenance
+from boxwood._internal.runs.runner import Settings, jobs_of, run_all
+from boxwood._internal.runs.store import Store
+from boxwood._internal.runs.workers import order_for, work
+from boxwood._internal.train.loop import Fit
+from boxwood._internal.train.optimizers import SGD
+from boxwood._internal.train.snapshots import Snapshot
+from boxwood._internal.zoo.lenet import lenet_300_100
 
 PATIENCE = 20
 """Seconds after which a command counts as hanging."""
@@ -56,7 +56,7 @@ PATIENCE = 20
 MARKER = "boxwood-ran-code"
 NASTY = [
     None, True, 0, -1, 1, 0.5, -2.5, 10**30, 1e308, "", "x", "../../x", "\x1b]0;title\x07", "<script>",
-    "boxwood.core.spec:load", [], [[]], [1, 2], {}, {"a": 1}, {"is": "x"}, "x" * 3000,
+    "boxwood._internal.core.spec:load", [], [[]], [1, 2], {}, {"a": 1}, {"is": "x"}, "x" * 3000,
 ]  # fmt: skip
 
 
@@ -169,7 +169,7 @@ NOTE: dict[str, Damage] = {
     "no phases": edited(recipe=[]),
     "texts as phases": edited(recipe=["a", "b", "c"]),
     "a list as start": edited(genesis=[]),
-    "a start that is no start": edited(genesis={"is": "boxwood.core.schedules:OneShot", "final": 0.5}),
+    "a start that is no start": edited(genesis={"is": "boxwood._internal.core.schedules:OneShot", "final": 0.5}),
     "a text as seed": edited(genesis={"seed": "x"}),
 }  # fmt: skip
 RECORD: dict[str, Damage] = {
@@ -375,7 +375,7 @@ def payloads(folder: Path) -> dict[str, Any]:
 
     def call(function: str, **settings: Any) -> dict[str, Any]:
         settings_ = [[name, value] for name, value in sorted(settings.items())]
-        return {"is": "boxwood.core.spec:Call", "function": {"function": function}, "settings": settings_}  # fmt: skip
+        return {"is": "boxwood._internal.core.spec:Call", "function": {"function": function}, "settings": settings_}  # fmt: skip
 
     touch = f"touch {marker}"
     return {
@@ -383,19 +383,21 @@ def payloads(folder: Path) -> dict[str, Any]:
         "subprocess": call("subprocess:getoutput", cmd=touch),
         "a file": {"function": f"{file}:net"},
         "a class of a file": {"is": f"{file}:net"},
-        "through a module of ours": call("boxwood.data.places:os.system", command=touch),
+        "through a module of ours": call(
+            "boxwood._internal.data.data_paths:os.system", command=touch
+        ),
         "through a function of a file": call(f"{file}:os.system", command=touch),
-        "by loading": call("boxwood.core.spec:load", target=f"{file}:net"),
-        "by importing": call("boxwood.core.spec:importlib.import_module", name="evil"),
-        "by decoding": call("boxwood.core.spec:decode", value=[["is", f"{file}:net"]]),
-        "by typing": call("boxwood.cli.models:model_of", name=f"{file}:net"),
-        "by a command": call("boxwood.cli.target:resolve", target=f"{file}:net"),
-        "by a library": call("boxwood.data.espeak:speak", lines=[], library=str(file)),
-        "by writing": call("boxwood.report.figures:write", path=str(marker), content=""),
+        "by loading": call("boxwood._internal.core.spec:load", target=f"{file}:net"),
+        "by importing": call("boxwood._internal.core.spec:importlib.import_module", name="evil"),
+        "by decoding": call("boxwood._internal.core.spec:decode", value=[["is", f"{file}:net"]]),
+        "by typing": call("boxwood._internal.cli.models:model_of", name=f"{file}:net"),
+        "by a command": call("boxwood._internal.cli.target:resolve", target=f"{file}:net"),
+        "by a library": call("boxwood._internal.data.espeak:speak", lines=[], library=str(file)),
+        "by writing": call("boxwood._internal.report.figures:write", path=str(marker), content=""),
         "by a pickle": call("torch:load", f=str(file), weights_only=False),
         "by torch.hub": call("torch.hub:load", repo_or_dir=str(folder), model="x", source="local"),
         "eval": call("builtins:eval", expression=f"__import__('os').system({touch!r})"),
-        "a method": call("boxwood.runs.store:Store.commit", key="x"),
+        "a method": call("boxwood._internal.runs.store:Store.commit", key="x"),
         "runpy": call("runpy:run_path", path_name=str(file)),
     }
 

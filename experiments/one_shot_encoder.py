@@ -23,8 +23,8 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from boxwood.report.figures import house_style, write_figure
-from boxwood.report.study import Finding
+from boxwood._internal.report.figures import house_style, write_figure
+from boxwood._internal.report.study import Finding
 
 OUT = Path(__file__).parent / "results" / "one_shot_encoder.json"
 LEVELS = ("0.5", "2:4", "0.7")

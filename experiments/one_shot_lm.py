@@ -23,9 +23,9 @@ from plain_text import bible, brown
 from pruning_runs import METHODS, imports, place, pruned, report, rows_of, sweep, write_once
 from torch.nn.functional import cross_entropy
 
-from boxwood.core.replacing import replacing_folder
-from boxwood.report.figures import house_style, write_figure
-from boxwood.report.study import Finding
+from boxwood._internal.core.replacing import replacing_folder
+from boxwood._internal.report.figures import house_style, write_figure
+from boxwood._internal.report.study import Finding
 
 OUT = Path(__file__).parent / "results" / "one_shot_lm.json"
 # The levels that the pass rule is about come first.

@@ -13,22 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from boxwood import Experiment, Splits
-from boxwood.core.criteria import (
+from boxwood._internal.core.criteria import (
     fisher,
     hutchinson,
     magnitude,
     optimal_brain_damage_full,
     random,
 )
-from boxwood.core.criteria import optimal_brain_damage as obd
-from boxwood.data.digits import digits
-from boxwood.data.splits import InMemory, fingerprint
-from boxwood.model.scoring import Criterion
-from boxwood.recipes.optimal_brain_damage import optimal_brain_damage
-from boxwood.recipes.phase import Recipe
-from boxwood.recipes.phases.descend import Descend
-from boxwood.recipes.phases.predict import Predict
-from boxwood.train.losses import squared_error
+from boxwood._internal.core.criteria import optimal_brain_damage as obd
+from boxwood._internal.data.digits import digits
+from boxwood._internal.data.splits import InMemory, fingerprint
+from boxwood._internal.model.scoring import Criterion
+from boxwood._internal.recipes.optimal_brain_damage import optimal_brain_damage
+from boxwood._internal.recipes.phase import Recipe
+from boxwood._internal.recipes.phases.descend import Descend
+from boxwood._internal.recipes.phases.predict import Predict
+from boxwood._internal.train.losses import squared_error
 
 DECAYS = (0.0, 1e-4, 1e-3)
 DELETED = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8)

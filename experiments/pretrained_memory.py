@@ -15,7 +15,7 @@ import torch
 import transformers
 from pruning_runs import imports, pruned
 
-from boxwood.runs.provenance import provenance
+from boxwood._internal.runs.provenance import provenance
 
 OUT = Path(__file__).parent / "results" / "pretrained_memory.json"
 WIDTH, INNER, VOCABULARY = 1024, 2816, 8000

@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from boxwood.core.replacing import replacing
-from boxwood.report.study import Finding
-from boxwood.runs.provenance import provenance
+from boxwood._internal.core.replacing import replacing
+from boxwood._internal.report.study import Finding
+from boxwood._internal.runs.provenance import provenance
 
 METHODS = ("magnitude", "wanda", "sparsegpt")
 Measure = Callable[[Path], dict[str, Any]]
@@ -23,7 +23,13 @@ def pruned(command: list[str], out: Path, measure: Measure) -> dict[str, Any]:
     """Prune a model into a folder, measure what came out, and delete it."""
     shutil.rmtree(out, ignore_errors=True)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    call = [sys.executable, "-c", "from boxwood.cli.main import main; main()", "prune", *command]
+    call = [
+        sys.executable,
+        "-c",
+        "from boxwood._internal.cli.main import main; main()",
+        "prune",
+        *command,
+    ]
     done = subprocess.run([*call, "--out", str(out), "--json"], stdout=subprocess.PIPE, check=True)  # noqa: S603
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     said = json.loads(done.stdout)
@@ -71,8 +77,8 @@ def place(store: Path, by: str, level: str) -> Path:
 def imports() -> dict[str, int]:
     """Return the memory that a process takes before it does anything."""
     code = (
-        "import boxwood.cli.main, boxwood.adapters.pretrained;"
-        "from boxwood.cli.prune_blocks import peak_memory; print(peak_memory())"
+        "import boxwood._internal.cli.main, boxwood._internal.adapters.pretrained;"
+        "from boxwood._internal.cli.prune_blocks import peak_memory; print(peak_memory())"
     )
     said = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)  # noqa: S603
     return {"imports_memory_bytes": int(said.stdout)}

@@ -15,16 +15,16 @@ from statistics import fmean, stdev
 
 import torch
 
-from boxwood.cli.target import resolve
-from boxwood.recipes.phases.consult import Consult
-from boxwood.recipes.phases.measure import Measure
-from boxwood.recipes.phases.measure_teacher import MeasureTeacher
-from boxwood.recipes.phases.shift_bias import ShiftBias
-from boxwood.report.figures import house_style, write_figure
-from boxwood.report.study import Measurement, collect
-from boxwood.runs.provenance import provenance
-from boxwood.runs.runner import Job, jobs_of, run_all
-from boxwood.runs.store import Store
+from boxwood._internal.cli.target import resolve
+from boxwood._internal.recipes.phases.consult import Consult
+from boxwood._internal.recipes.phases.measure import Measure
+from boxwood._internal.recipes.phases.measure_teacher import MeasureTeacher
+from boxwood._internal.recipes.phases.shift_bias import ShiftBias
+from boxwood._internal.report.figures import house_style, write_figure
+from boxwood._internal.report.study import Measurement, collect
+from boxwood._internal.runs.provenance import provenance
+from boxwood._internal.runs.runner import Job, jobs_of, run_all
+from boxwood._internal.runs.store import Store
 
 HERE = Path(__file__).parent
 EXTRA = ("test_by_class", "generalist", "covered", "groups")

@@ -16,14 +16,14 @@ from typing import Any
 
 from filter_agent import trend
 
-from boxwood.cli.execute import execute
-from boxwood.cli.target import resolve
-from boxwood.recipes.phases.search_filters import SearchFilters
-from boxwood.report.curves import trade_off
-from boxwood.report.figures import house_style, write_figure
-from boxwood.report.study import Finding, Measurement
-from boxwood.runs.runner import jobs_of
-from boxwood.runs.store import Store
+from boxwood._internal.cli.execute import execute
+from boxwood._internal.cli.target import resolve
+from boxwood._internal.recipes.phases.search_filters import SearchFilters
+from boxwood._internal.report.curves import trade_off
+from boxwood._internal.report.figures import house_style, write_figure
+from boxwood._internal.report.study import Finding, Measurement
+from boxwood._internal.runs.runner import jobs_of
+from boxwood._internal.runs.store import Store
 
 HERE = Path(__file__).parent
 TICKS = (-100, -10, -1, -0.1, 0, 0.1, 1)  # of rewards

@@ -31,15 +31,15 @@ from gradual import (
 )
 
 from boxwood import Experiment
-from boxwood.model.prunable import Where
-from boxwood.recipes.gradual import Size
-from boxwood.recipes.gradual_networks import LANGUAGE_MODEL, MOBILENET
-from boxwood.report import statistics
-from boxwood.report.figures import house_style, write_figure
-from boxwood.report.study import Finding, Measurement, by_seed, collect
-from boxwood.runs.provenance import provenance
-from boxwood.runs.runner import jobs_of, run_all
-from boxwood.runs.store import Store
+from boxwood._internal.model.prunable import Where
+from boxwood._internal.recipes.gradual import Size
+from boxwood._internal.recipes.gradual_networks import LANGUAGE_MODEL, MOBILENET
+from boxwood._internal.report import statistics
+from boxwood._internal.report.figures import house_style, write_figure
+from boxwood._internal.report.study import Finding, Measurement, by_seed, collect
+from boxwood._internal.runs.provenance import provenance
+from boxwood._internal.runs.runner import jobs_of, run_all
+from boxwood._internal.runs.store import Store
 
 HERE = Path(__file__).parent
 CONTROLS = (LINEAR, ONE_SHOT, LATE)

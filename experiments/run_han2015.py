@@ -15,14 +15,14 @@ from typing import Any
 
 from torch import nn
 
-from boxwood.cli.execute import execute
-from boxwood.cli.target import resolve
-from boxwood.recipes.phase import Experiment
-from boxwood.recipes.phases.scan import Scan
-from boxwood.report.curves import sensitivity, trade_off
-from boxwood.report.study import Finding, Measurement
-from boxwood.runs.runner import jobs_of
-from boxwood.runs.store import Store
+from boxwood._internal.cli.execute import execute
+from boxwood._internal.cli.target import resolve
+from boxwood._internal.recipes.phase import Experiment
+from boxwood._internal.recipes.phases.scan import Scan
+from boxwood._internal.report.curves import sensitivity, trade_off
+from boxwood._internal.report.study import Finding, Measurement
+from boxwood._internal.runs.runner import jobs_of
+from boxwood._internal.runs.store import Store
 
 HERE = Path(__file__).parent
 STUDIES = (

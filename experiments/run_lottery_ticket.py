@@ -14,10 +14,10 @@ from pathlib import Path
 
 from lottery_ticket import LARGE, LATE, stops, verdicts
 
-from boxwood.cli.execute import execute
-from boxwood.cli.target import resolve
-from boxwood.report.curves import stopping, trade_off
-from boxwood.report.study import Measurement
+from boxwood._internal.cli.execute import execute
+from boxwood._internal.cli.target import resolve
+from boxwood._internal.report.curves import stopping, trade_off
+from boxwood._internal.report.study import Measurement
 
 HERE = Path(__file__).parent
 CURVES = tuple(

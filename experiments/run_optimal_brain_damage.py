@@ -16,21 +16,21 @@ from typing import Any
 import torch
 
 from boxwood import BoxwoodError, Experiment, Store
-from boxwood.core import spec
-from boxwood.core.examples import InBatches
-from boxwood.core.surgeon import remove
-from boxwood.model.evidence.backpropagation import second_derivative
-from boxwood.model.evidence.calibration import Calibration
-from boxwood.model.prunable import linear_and_conv
-from boxwood.recipes.phase import load_weights_
-from boxwood.recipes.phases.descend import Descend
-from boxwood.recipes.phases.measure import Measure
-from boxwood.recipes.phases.predict import Predict
-from boxwood.report.figures import house_style, write_figure
-from boxwood.report.study import Finding
-from boxwood.runs.provenance import provenance
-from boxwood.runs.runner import Job, jobs_of, run_all
-from boxwood.train.losses import squared_error
+from boxwood._internal.core import spec
+from boxwood._internal.core.examples import InBatches
+from boxwood._internal.core.surgeon import remove
+from boxwood._internal.model.evidence.backpropagation import second_derivative
+from boxwood._internal.model.evidence.calibration import Calibration
+from boxwood._internal.model.prunable import linear_and_conv
+from boxwood._internal.recipes.phase import load_weights_
+from boxwood._internal.recipes.phases.descend import Descend
+from boxwood._internal.recipes.phases.measure import Measure
+from boxwood._internal.recipes.phases.predict import Predict
+from boxwood._internal.report.figures import house_style, write_figure
+from boxwood._internal.report.study import Finding
+from boxwood._internal.runs.provenance import provenance
+from boxwood._internal.runs.runner import Job, jobs_of, run_all
+from boxwood._internal.train.losses import squared_error
 
 HERE = Path(__file__).parent
 STUDY = HERE / "optimal_brain_damage.py"

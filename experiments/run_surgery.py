@@ -26,16 +26,16 @@ from text_recogniser import data as words
 from torch import nn
 
 from boxwood import Adam, Fit, Splits
-from boxwood.data.idx import fashion_mnist
-from boxwood.data.parts import fewer, halved
-from boxwood.report.figures import GREY, house_style, label, look, write_figure
-from boxwood.report.statistics import paired_difference
-from boxwood.report.study import Finding
-from boxwood.train.loop import fit_
-from boxwood.train.metrics import accuracy
-from boxwood.train.optimizers import Drops
-from boxwood.zoo.cifar_nets import small_resnet
-from boxwood.zoo.lenet import lenet_5
+from boxwood._internal.data.idx import fashion_mnist
+from boxwood._internal.data.subsets import fewer, halved
+from boxwood._internal.report.figures import GREY, house_style, label, look, write_figure
+from boxwood._internal.report.statistics import paired_difference
+from boxwood._internal.report.study import Finding
+from boxwood._internal.train.loop import fit_
+from boxwood._internal.train.metrics import accuracy
+from boxwood._internal.train.optimizers import Drops
+from boxwood._internal.zoo.cifar_nets import small_resnet
+from boxwood._internal.zoo.lenet import lenet_5
 
 OUT = Path(__file__).parent / "results" / "surgery.json"
 FRACTIONS = (0.3, 0.5)

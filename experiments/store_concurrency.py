@@ -26,14 +26,14 @@ from typing import Any
 import torch
 from hostile_stores import experiment
 
-from boxwood.core.errors import BoxwoodError
-from boxwood.core.replacing import UNFINISHED
-from boxwood.recipes.phase import State
-from boxwood.report.page.reading import read
-from boxwood.runs.garbage import collect_garbage
-from boxwood.runs.provenance import provenance
-from boxwood.runs.runner import Job, Settings, jobs_of, run_all
-from boxwood.runs.store import Store
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.core.replacing import UNFINISHED
+from boxwood._internal.recipes.phase import State
+from boxwood._internal.report.page.store_reader import read
+from boxwood._internal.runs.garbage import collect_garbage
+from boxwood._internal.runs.provenance import provenance
+from boxwood._internal.runs.runner import Job, Settings, jobs_of, run_all
+from boxwood._internal.runs.store import Store
 
 FORK = multiprocessing.get_context("fork")
 ORPHAN = "f" * 20

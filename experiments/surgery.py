@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from boxwood.core.criteria import magnitude
-from boxwood.graph.compensate import compensate, reestimate_batch_norm_
-from boxwood.graph.keep import Keep, keep_best
-from boxwood.graph.scoring import score_units
-from boxwood.graph.surgery import cuts_of
-from boxwood.graph.units import Units, units
-from boxwood.graph.verify import shrink
+from boxwood._internal.core.criteria import magnitude
+from boxwood._internal.graph.compensate import compensate, reestimate_batch_norm_
+from boxwood._internal.graph.equivalence import shrink
+from boxwood._internal.graph.scoring import score_units
+from boxwood._internal.graph.selection import Keep, keep_best
+from boxwood._internal.graph.surgery import cuts_of
+from boxwood._internal.graph.units import Units, units
 
 PLAIN, STATISTICS, MEANS, FITTED = "ours", "batch statistics", "means folded", "least squares"
 SAME, PEER = "Torch-Pruning, same scores", "Torch-Pruning, its own scores"

@@ -31,20 +31,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from boxwood import Adam, Cubic, Fit, Gradual, Store, prune
-from boxwood.core.allocation_by_layer import lamp
-from boxwood.core.digests import digest
-from boxwood.core.examples import Examples
-from boxwood.core.spec import encode
-from boxwood.distill.losses import Lesson, soft_cross_entropy
-from boxwood.model.evaluation import evaluating
-from boxwood.model.oneshot import project_
-from boxwood.model.prunable import parameter_names
-from boxwood.report.statistics import paired_difference
-from boxwood.report.study import Finding
-from boxwood.runs.provenance import provenance
-from boxwood.runs.store import StoredCheckpoints
-from boxwood.train.loop import Row, fit_
-from boxwood.train.optimizers import Drops
+from boxwood._internal.core.allocation_by_layer import lamp
+from boxwood._internal.core.digests import digest
+from boxwood._internal.core.examples import Examples
+from boxwood._internal.core.spec import encode
+from boxwood._internal.distill.losses import Lesson, soft_cross_entropy
+from boxwood._internal.model.evaluation import evaluating
+from boxwood._internal.model.oneshot import project_
+from boxwood._internal.model.prunable import parameter_names
+from boxwood._internal.report.statistics import paired_difference
+from boxwood._internal.report.study import Finding
+from boxwood._internal.runs.provenance import provenance
+from boxwood._internal.runs.store import StoredCheckpoints
+from boxwood._internal.train.loop import Row, fit_
+from boxwood._internal.train.optimizers import Drops
 
 OUT = Path(__file__).parent / "results" / "text_recogniser.json"
 FONTS = Path("/usr/share/fonts")

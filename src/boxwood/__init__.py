@@ -2,37 +2,37 @@
 
 from importlib.metadata import version
 
-from boxwood.agent.search import TryAndLearn
-from boxwood.core.blocks import Blocks
-from boxwood.core.errors import BoxwoodError, NoEffect
-from boxwood.core.policies import SET, Gradual, LayerByLayer, RigL, Static
-from boxwood.core.schedules import Cubic
-from boxwood.core.spec import Call
-from boxwood.data.datasets import from_datasets
-from boxwood.data.splits import Splits, from_tensors
-from boxwood.distill.losses import Distillation
-from boxwood.engine.compiling import compile  # noqa: A004 - as torch names it
-from boxwood.graph.compensate import compensate
-from boxwood.graph.keep import Budget, multiply_adds, parameters
-from boxwood.graph.units import units
-from boxwood.graph.verify import shrink, verify
-from boxwood.loading import load
-from boxwood.model.binding import MaskBinding
-from boxwood.model.oneshot import project_, prune, prune_in_rounds
-from boxwood.model.sparse_training import SparseTraining
-from boxwood.recipes.filter_agent import filter_agent
-from boxwood.recipes.gradual import dense_training, gradual_pruning, sparse_training
-from boxwood.recipes.lottery_ticket import layer_wise, lottery_ticket, together
-from boxwood.recipes.phase import Experiment, Genesis
-from boxwood.recipes.phases.search_filters import SearchFilters
-from boxwood.recipes.structural import structural
-from boxwood.recipes.teachers import Past, Teacher, Trained, taught
-from boxwood.recipes.three_step import dense, iterative, one_shot
-from boxwood.recipes.unit_selection import select_units
-from boxwood.runs.runner import run
-from boxwood.runs.store import Store
-from boxwood.train.loop import Fit
-from boxwood.train.optimizers import SGD, Adam
+from boxwood._internal.agent.search import TryAndLearn
+from boxwood._internal.core.blocks import Blocks
+from boxwood._internal.core.errors import BoxwoodError, NoEffect
+from boxwood._internal.core.policies import SET, Gradual, LayerByLayer, RigL, Static
+from boxwood._internal.core.schedules import Cubic
+from boxwood._internal.core.spec import Call
+from boxwood._internal.data.datasets import from_datasets
+from boxwood._internal.data.splits import Splits, from_tensors
+from boxwood._internal.distill.losses import Distillation
+from boxwood._internal.engine.compiling import compile  # noqa: A004 - as torch names it
+from boxwood._internal.graph.compensate import compensate
+from boxwood._internal.graph.equivalence import shrink, verify
+from boxwood._internal.graph.selection import Budget, multiply_adds, parameters
+from boxwood._internal.graph.units import units
+from boxwood._internal.loading import load
+from boxwood._internal.model.binding import MaskBinding
+from boxwood._internal.model.oneshot import project_, prune, prune_in_rounds
+from boxwood._internal.model.sparse_training import SparseTraining
+from boxwood._internal.recipes.filter_agent import filter_agent
+from boxwood._internal.recipes.gradual import dense_training, gradual_pruning, sparse_training
+from boxwood._internal.recipes.lottery_ticket import layer_wise, lottery_ticket, together
+from boxwood._internal.recipes.phase import Experiment, Genesis
+from boxwood._internal.recipes.phases.search_filters import SearchFilters
+from boxwood._internal.recipes.structural import structural
+from boxwood._internal.recipes.teachers import Past, Teacher, Trained, taught
+from boxwood._internal.recipes.three_step import dense, iterative, one_shot
+from boxwood._internal.recipes.unit_selection import select_units
+from boxwood._internal.runs.runner import run
+from boxwood._internal.runs.store import Store
+from boxwood._internal.train.loop import Fit
+from boxwood._internal.train.optimizers import SGD, Adam
 
 __version__ = version("boxwood")
 

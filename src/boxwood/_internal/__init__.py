@@ -1,0 +1,1 @@
+"""Everything that may move at any time; what is public is in the modules beside this folder."""

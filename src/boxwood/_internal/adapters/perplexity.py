@@ -1,0 +1,50 @@
+"""How well a language model of transformers foretells a text."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+from boxwood._internal.core.errors import BoxwoodError
+
+
+def perplexity(
+    model: transformers.PreTrainedModel, batches: Iterable[Mapping[str, Tensor]]
+) -> float:
+    """Measure exp of the mean cross-entropy of the next token.
+
+    Args:
+        model: a causal language model, in evaluation.
+        batches: ``input_ids`` [pieces, tokens], as `boxwood._internal.adapters.calibration_text` makes them;
+            the first token of each piece is not foretold.
+
+    Raises:
+        BoxwoodError: no token is foretold, or the model returns no loss.
+
+    Example:
+        >>> config = transformers.GPT2Config(vocab_size=8, n_embd=8, n_layer=1, n_head=2)
+        >>> model = transformers.GPT2LMHeadModel(config).eval()
+        >>> _ = model.lm_head.weight.data.zero_()
+        >>> round(perplexity(model, [{"input_ids": torch.arange(6)[None]}]), 4)
+        8.0
+    """
+    total = foretold = 0.0
+    for batch in batches:
+        ids = batch["input_ids"].to(model.device)
+        with torch.no_grad():
+            loss: Any = model(input_ids=ids, labels=ids, use_cache=False).loss
+        if loss is None:
+            raise BoxwoodError(
+                f"Expected a language model that returns a loss for labels, got "
+                f"{type(model).__name__}; give a causal language model."
+            )
+        count = ids.shape[0] * (ids.shape[1] - 1)
+        total, foretold = total + float(loss) * count, foretold + count
+    if not foretold:
+        raise BoxwoodError(
+            "Expected pieces of at least two tokens to measure on, got none; give more text."
+        )
+    return math.exp(total / foretold)

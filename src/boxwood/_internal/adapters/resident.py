@@ -1,0 +1,308 @@
+"""A Hugging Face model whose weights are in memory only while they are used.
+
+The modules are those of transformers; their weights stay in the folder's safetensors files until a
+part of the model is asked for.
+"""
+
+import ctypes
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.files.checkpoint import Checkpoint, StoredTensor, open_checkpoint
+from boxwood._internal.files.quantised import refuse_unprunable
+from boxwood._internal.files.rewriting import read_tensor
+from boxwood._internal.model.evidence.calibration import wide
+
+try:
+    import transformers
+    from accelerate import init_empty_weights
+    from transformers.pytorch_utils import Conv1D
+except ImportError as error:
+    raise BoxwoodError(
+        f"Expected transformers and accelerate for pretrained models, got {error}; install them "
+        f"with `pip install 'boxwood[transformers]'`."
+    ) from error
+
+
+@dataclass(frozen=True)
+class Resident:
+    """A model without its weights, and where they are.
+
+    Args:
+        model: parameters are on the ``meta`` device unless they are asked for.
+        checkpoint: the folder's files.
+        stored: tensors in them, by the names that the model has for them.
+        blocks: dotted names of the blocks, in order.
+    """
+
+    model: nn.Module
+    checkpoint: Checkpoint
+    stored: Mapping[str, StoredTensor]
+    blocks: tuple[str, ...]
+
+    @contextmanager
+    def loaded(self, name: str) -> Iterator[nn.Module]:
+        """Hold a part of the model in memory, in float32 at least.
+
+        Raises:
+            BoxwoodError: the checkpoint lacks one of its parameters.
+        """
+        part = self.model.get_submodule(name)
+        self._load_(part, f"{name}.", list(part.state_dict()))
+        try:
+            yield part
+        finally:
+            _unload_(part)
+
+    def resident(self) -> Iterator[nn.Module]:
+        """Yield the blocks in order, each in memory until the next one is asked for."""
+        for name in self.blocks:
+            with self.loaded(name) as block:
+                yield block
+
+    @contextmanager
+    def loading_when_called(self) -> Iterator[nn.Module]:
+        """Hold the first block, and of the rest of the model what is called."""
+        modules = dict(self.model.named_modules())
+        inside = tuple(f"{name}." for name in self.blocks)
+        outside = {n: m for n, m in modules.items() if not f"{n}.".startswith(inside)}
+        with ExitStack() as stack:
+            for name, module in outside.items():
+                own = [each for each, _ in module.named_parameters(recurse=False)]
+                if own:
+                    load = self._loader(name, own)
+                    stack.callback(module.register_forward_pre_hook(load).remove)
+                    stack.callback(_unload_, module)
+            stack.enter_context(self.loaded(self.blocks[0]))
+            yield self.model
+
+    def weights(self, block: str) -> dict[str, StoredTensor]:
+        """Find the weights of a block's linear layers, by their names in the block.
+
+        Raises:
+            BoxwoodError: the checkpoint lacks one of them.
+        """
+        layers = self.model.get_submodule(block).named_modules()
+        names = [f"{name}.weight" for name, layer in layers if isinstance(layer, nn.Linear)]
+        return {name: self._find(f"{block}.{name}") for name in names}
+
+    def as_stored(self, name: str, tensor: Tensor) -> Tensor:
+        """Give a weight, or its mask, the way in which it lies in the file; or back again."""
+        owner, _, last = name.rpartition(".")
+        turned = last == "weight" and isinstance(self.model.get_submodule(owner), _Transposed)
+        return tensor.T.contiguous() if turned else tensor
+
+    def _loader(self, name: str, own: list[str]) -> Any:
+        def load(module: nn.Module, args: Any) -> None:  # noqa: ARG001
+            if any(parameter.is_meta for parameter in module.parameters(recurse=False)):
+                self._load_(module, f"{name}." if name else "", own)
+
+        return load
+
+    def _load_(self, module: nn.Module, prefix: str, names: list[str]) -> None:
+        parameters = dict(module.named_parameters(remove_duplicate=False))
+        # Buffers that are not stored have been computed by the model already.
+        wanted = [n for n in names if n in parameters or prefix + n in self.stored]
+        state = {n: self._read(prefix + n) for n in wanted}
+        for name, tensor in state.items():
+            place = parameters.get(name)
+            if place is not None and place.shape != tensor.shape:
+                raise BoxwoodError(
+                    f"Expected {prefix + name!r} of shape {tuple(place.shape)}, as config.json "
+                    f"says, got {tuple(tensor.shape)}; give the config.json of these weights."
+                )
+        module.load_state_dict(state, strict=False, assign=True)
+
+    def _read(self, name: str) -> Tensor:
+        tensor = read_tensor(self._find(name))
+        wanted = wide(tensor) if tensor.is_floating_point() else tensor
+        return self.as_stored(name, wanted)
+
+    def _find(self, name: str) -> StoredTensor:
+        if name not in self.stored:
+            raise BoxwoodError(
+                f"Expected a tensor for {name!r} of {type(self.model).__name__}, got none in "
+                f"{self.checkpoint.shards[0].path.parent}; give a folder as save_pretrained of "
+                f"this version of transformers writes it."
+            )
+        return self.stored[name]
+
+
+def open_resident(
+    folder: Path | str, *, blocks: str | None = None, follow_links: bool = False
+) -> Resident:
+    """Build a model from a folder's config.json alone, and find its weights and its blocks.
+
+    Args:
+        folder: config.json and safetensors, sharded or not.
+        blocks: dotted name of the list of blocks; found by structure by default.
+        follow_links: let shards be links out of the folder, as in a download cache.
+
+    Raises:
+        BoxwoodError: there is no such folder, transformers does not know the architecture, the
+            weights are quantised or an adapter, or several lists of blocks could be meant.
+
+    Example:
+        >>> open_resident(Path("gone"))
+        Traceback (most recent call last):
+        ...
+        boxwood._internal.core.errors.BoxwoodError: Expected a folder with config.json at gone, got none; give a folder as save_pretrained writes it.
+    """
+    folder = Path(folder)
+    config = open_config(folder)
+    config.use_cache = False  # only the copy in memory
+    checkpoint = open_checkpoint(folder, follow_links=follow_links)
+    refuse_unprunable(folder, [shard.path for shard in checkpoint.shards])
+    with init_empty_weights(include_buffers=False):
+        model = architecture_of(config, folder)(config).eval()
+        _turn_(model)
+    stored = _by_name(model, checkpoint)
+    for tensor in stored.values():
+        if tensor.entry.dtype.startswith("F8"):
+            raise BoxwoodError(
+                f"Expected floats of 16 bits or more, got {tensor.entry.dtype} for "
+                f"{tensor.name!r}; convert the checkpoint to bfloat16 first."
+            )
+    return Resident(model, checkpoint, stored, _blocks(model, blocks))
+
+
+def open_config(folder: Path | str) -> Any:
+    """Read a folder's config.json; code that comes with a model is not run.
+
+    Raises:
+        BoxwoodError: there is none, transformers does not know this kind of model, or the folder says
+            that the model is quantised or an adapter.
+
+    Example:
+        >>> open_config(Path("gone"))
+        Traceback (most recent call last):
+        ...
+        boxwood._internal.core.errors.BoxwoodError: Expected a folder with config.json at gone, got none; give a folder as save_pretrained writes it.
+    """
+    folder = Path(folder)
+    refuse_unprunable(folder, ())
+    if not (folder / "config.json").is_file():
+        raise BoxwoodError(
+            f"Expected a folder with config.json at {folder}, got none; give a folder as "
+            f"save_pretrained writes it."
+        )
+    try:
+        return transformers.AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise BoxwoodError(
+            f"Expected a config.json of a model that transformers {transformers.__version__} knows "
+            f"in {folder}, got {str(error).splitlines()[0]}; code that comes with a model is not "
+            f"run."
+        ) from error
+
+
+def open_tokenizer(folder: Path | str) -> Any:
+    """Load the tokenizer that lies beside a model.
+
+    Raises:
+        BoxwoodError: there is none.
+
+    Example:
+        >>> open_tokenizer(Path("gone"))
+        Traceback (most recent call last):
+        ...
+        boxwood._internal.core.errors.BoxwoodError: Expected a tokenizer in gone, got none that transformers can load; copy tokenizer.json there.
+    """
+    folder = Path(folder)
+    try:
+        if not folder.is_dir():
+            raise OSError
+        return transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+        raise BoxwoodError(
+            f"Expected a tokenizer in {folder}, got none that transformers can load; copy "
+            f"tokenizer.json there."
+        ) from error
+
+
+def architecture_of(config: Any, folder: Path) -> Any:
+    """Return the class that a configuration names.
+
+    Raises:
+        BoxwoodError: it is none of transformers.
+
+    Example:
+        >>> architecture_of(transformers.GPT2Config(architectures=["GPT2Model"]), Path()).__name__
+        'GPT2Model'
+    """
+    name = next(iter(config.architectures or ()), None)
+    found = getattr(transformers, name, None) if isinstance(name, str) else None
+    if found is None or not issubclass(found, transformers.PreTrainedModel):
+        raise BoxwoodError(
+            f"Expected one of transformers' models under architectures in {folder / 'config.json'}, "
+            f"got {name!r}; code that comes with a model is not run."
+        )
+    return found
+
+
+def _by_name(model: Any, checkpoint: Checkpoint) -> dict[str, StoredTensor]:
+    """Find tensors by the model's names: those of the bare model lack the prefix of one with a head."""
+    there = {tensor.name: tensor for tensor in checkpoint.tensors()}
+    prefix = f"{model.base_model_prefix}."
+    found = {}
+    for name in model.state_dict():
+        for stored in (name, name.removeprefix(prefix), prefix + name):
+            if stored in there:
+                found[name] = there[stored]
+                break
+    return found
+
+
+def _blocks(model: nn.Module, name: str | None) -> tuple[str, ...]:
+    """Find the outermost list of modules with linear layers in them; there must be one."""
+    found: dict[str, nn.ModuleList] = {}
+    for each, module in model.named_modules():
+        inside = any(each.startswith(f"{outer}.") for outer in found)
+        if isinstance(module, nn.ModuleList) and not inside and _has_linear(module):
+            found[each] = module
+    if name is not None:
+        found = {each: module for each, module in found.items() if each == name}
+    if len(found) != 1:
+        listed = ", ".join(found) or "none"
+        raise BoxwoodError(
+            f"Expected one list of blocks in {type(model).__name__}, got {listed}; "
+            f"name the one that is meant with blocks=."
+        )
+    ((outer, blocks),) = found.items()
+    return tuple(f"{outer}.{place}" for place in range(len(blocks)))
+
+
+def _has_linear(module: nn.Module) -> bool:
+    return any(isinstance(each, nn.Linear) for each in module.modules())
+
+
+class _Transposed(nn.Linear):
+    """A linear layer whose weight is stored as [in, out], as GPT-2's are."""
+
+
+def _turn_(model: nn.Module) -> None:
+    """Put linear layers in place of those of transformers' own kind, so that rows are outputs."""
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, Conv1D):
+                setattr(parent, name, _Transposed(child.nx, child.nf))
+
+
+def _unload_(part: nn.Module) -> None:
+    """Drop the parameters; buffers stay, since some are computed and nowhere stored."""
+    empty = {n: p.to("meta") for n, p in part.named_parameters(remove_duplicate=False)}
+    part.load_state_dict(empty, strict=False, assign=True)
+    # glibc would keep what was freed, and does not find it again for aligned memory such as torch's:
+    # a deep model would pile up block by block.
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

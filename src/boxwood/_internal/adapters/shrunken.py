@@ -1,0 +1,159 @@
+"""A shrunken Hugging Face model as a folder that ``from_pretrained`` loads."""
+
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import lcm
+from pathlib import Path
+from typing import Any, cast
+
+import transformers
+from torch import nn
+
+from boxwood._internal.adapters.configuration_search import ConfigurationError
+from boxwood._internal.adapters.configurations import configured
+from boxwood._internal.adapters.resident import open_config
+from boxwood._internal.core.errors import NoEffect
+from boxwood._internal.core.replacing import replacing_folder
+from boxwood._internal.files.checkpoint import find_files, texts_beside
+from boxwood._internal.files.writing import check_new_folder
+from boxwood._internal.graph.equivalence import shrink
+from boxwood._internal.graph.selection import Keep
+from boxwood._internal.graph.units import Group, Units
+
+_STEPS = 8  # that a group has at least, however coarse the multiples are
+_MULTIPLES = (128, 64, 32, 16, 8, 4, 2, 1)
+
+
+@dataclass(frozen=True)
+class Shrunken:
+    """A smaller model, and the choice that a configuration can say.
+
+    Args:
+        keep: what stays.
+        small: what `boxwood.shrink` made of it.
+        built: the same as its configuration describes it.
+        whole: groups of which everything stays, since no configuration can say less.
+    """
+
+    keep: Keep
+    small: nn.Module
+    built: transformers.PreTrainedModel
+    whole: tuple[str, ...]
+
+
+def shrink_pretrained(
+    model: transformers.PreTrainedModel,
+    found: Units,
+    choose: Callable[[Callable[[Group], int]], Keep],
+    *,
+    multiple: int | None = None,
+) -> Shrunken:
+    """Shrink a model of transformers to the nearest sizes that its configuration can say.
+
+    Where a configuration cannot say what was chosen, more is kept there: everything, where the code
+    computes with the size itself (Gemma scales its embedding by the root of the hidden size), or a
+    multiple (Llama wants a hidden size that its number of heads divides).
+
+    Args:
+        model: as `boxwood.load` returns it for a folder, with `config.use_cache` off.
+        found: its units.
+        choose: what stays, given of how many units each group keeps a multiple.
+        multiple: for all groups; by default the largest power of two, up to 128, that leaves a
+            group at least 8 sizes to choose from.
+
+    Raises:
+        ConfigurationError: no configuration describes anything smaller.
+        BoxwoodError: the check of `shrink` fails.
+
+    Example:
+        >>> config = transformers.GemmaConfig(
+        ...     vocab_size=30, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+        ...     num_attention_heads=4, num_key_value_heads=4, head_dim=4, use_cache=False,
+        ... )
+        >>> import torch
+        >>> from boxwood._internal.graph.units import units
+        >>> net = transformers.GemmaForCausalLM(config).eval()
+        >>> found = units(net, torch.arange(8)[None])
+        >>> done = shrink_pretrained(net, found, lambda m: found.keep_best(0.5, multiple=m))
+        >>> done.built.config.hidden_size, done.built.config.intermediate_size
+        (16, 12)
+    """
+    needed: dict[str, int] = {}  # by group: what the configuration asks for; 0 is everything
+
+    def multiple_of(group: Group) -> int:
+        size, needs = len(group.units), needed.get(group.name, 1)
+        if not needs:
+            return size
+        steps = _MULTIPLES if multiple is None else (multiple,)
+        fine = (lcm(step, needs) for step in steps if lcm(step, needs) * _STEPS <= size)
+        return next(fine, needs if multiple is None else lcm(multiple, needs))
+
+    keep = choose(multiple_of)
+    while True:
+        small = shrink(model, keep)
+        try:
+            built = configured(cast("transformers.PreTrainedModel", small), found.example)
+        except ConfigurationError as refusal:
+            more = _more(found, refusal, needed)
+            if more == needed:
+                raise
+            needed = more
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NoEffect)  # which is an error here
+                keep = choose(multiple_of)
+            if not keep.removed:
+                raise
+        else:
+            whole = tuple(name for name, needs in needed.items() if not needs)
+            return Shrunken(keep, small, built, whole)
+
+
+def _more(found: Units, refusal: ConfigurationError, needed: dict[str, int]) -> dict[str, int]:
+    """Ask for more of the groups that stand in the way."""
+    more = dict(needed)
+    for group in found.groups:
+        if refusal.axes & set(group.axes):
+            more[group.name] = lcm(needed.get(group.name, 1), refusal.multiple)
+    return more
+
+
+def save_pretrained(
+    small: transformers.PreTrainedModel,
+    folder: Path | str,
+    example: Any,
+    *,
+    source: Path | None = None,
+) -> None:
+    """Write a shrunken model to a new folder that ``from_pretrained`` loads, whole or not at all.
+
+    Args:
+        small: what `boxwood.shrink` made of one of transformers' models.
+        folder: new or empty.
+        example: inputs to compare outputs on, as for `boxwood.units`.
+        source: the folder that the model was loaded from, for the tokenizer and other texts.
+
+    Raises:
+        BoxwoodError: as `configured`, or the folder holds something.
+
+    Example:
+        >>> save_pretrained(small, "small", example)  # doctest: +SKIP
+    """
+    folder = Path(folder)
+    check_new_folder(folder)
+    write_folder(configured(small, example), folder, source=source)
+
+
+def write_folder(
+    built: transformers.PreTrainedModel, folder: Path, *, source: Path | None = None
+) -> None:
+    """Write a model that a configuration describes, as `save_pretrained` does."""
+    with replacing_folder(folder) as new:
+        if source is not None:
+            built.config.use_cache = open_config(source).use_cache
+            index, _ = find_files(source)
+            for path in texts_beside(source, index):
+                if path != index:  # of other shards
+                    shutil.copyfile(path, new / path.name)
+        built.save_pretrained(new)

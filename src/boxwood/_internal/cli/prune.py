@@ -1,0 +1,176 @@
+"""``boxwood prune``: a checkpoint of any size by magnitude, or a pretrained model block by block."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from boxwood._internal.cli import checks
+from boxwood._internal.cli.models import Length, Samples
+from boxwood._internal.cli.progress import byte_bar
+from boxwood._internal.cli.prune_blocks import decision, prune_blocks
+from boxwood._internal.cli.tables import show
+from boxwood._internal.cli.terminal import Console, say, stoppable
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.files.checkpoint import open_checkpoint
+from boxwood._internal.files.streaming import PrunedTensor, prune_checkpoint
+from boxwood._internal.files.thresholds import Matching, global_limits, uniform_limits
+
+Links = Annotated[
+    bool,
+    typer.Option("--follow-links", help="Let shards be links out of their folder (caches)."),
+]
+
+
+def prune(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="safetensors file, index of shards, or a folder of either.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(help="New folder for the pruned checkpoint.", callback=checks.new_folder),
+    ],
+    sparsity: Annotated[
+        float | None,
+        typer.Option(
+            help="Fraction of zeros, in [0, 1).",
+            callback=checks.fraction(of_what="zeros", one=False),
+        ),
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="magnitude, wanda or sparsegpt: prune the linear layers of a Hugging Face model, "
+            "all alike, one block in memory at a time. Default: magnitudes of the whole checkpoint."
+        ),
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(help="With --by: as 2:4, keep 2 of every 4 consecutive inputs."),
+    ] = None,
+    owl: Annotated[
+        bool, typer.Option("--owl", help="With --by: keep more in blocks with more outliers.")
+    ] = False,
+    text: Annotated[
+        Path | None, typer.Option(help="Calibration text, for --by wanda and sparsegpt.")
+    ] = None,
+    lines: Annotated[
+        bool, typer.Option("--lines", help="Every line of the text is an example (encoders).")
+    ] = False,
+    samples: Samples = None,
+    length: Length = None,
+    blocks: Annotated[
+        str | None, typer.Option(help="With --by, the list of blocks, where there are several.")
+    ] = None,
+    per_tensor: Annotated[
+        bool, typer.Option("--per-tensor", help="The same sparsity in every tensor.")
+    ] = False,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="Names to prune, as '*.weight'; may be repeated. Default: all matrices."),
+    ] = None,
+    skip: Annotated[
+        list[str] | None, typer.Option(help="Names to leave alone, as '*embed*'; may be repeated.")
+    ] = None,
+    follow_links: Links = False,
+    threads: Annotated[
+        int, typer.Option(help="Threads of torch.", callback=checks.whole(1, 1024))
+    ] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Prune a checkpoint to an exact count.
+
+    Without --by: by magnitude, in memory that does not grow with the checkpoint, whatever its
+    model; run the same command again after an interruption to go on. With --by: a pretrained
+    transformer, on what calibration text makes it do; OUT appears once it is complete.
+
+    The input is only read. OUT holds the same files, and the masks as bits in masks/.
+
+    Example: boxwood prune model/ --sparsity 0.5 --out pruned/ --skip '*embed*' --skip 'lm_head*'
+
+    Example: boxwood prune llama/ --by wanda --sparsity 0.5 --text wiki.txt --out pruned/
+
+    Example: boxwood prune llama/ --by sparsegpt --keep 2:4 --text wiki.txt --out pruned/
+    """
+    torch.set_num_threads(threads)
+    if by is not None:
+        if where or per_tensor:
+            raise BoxwoodError(
+                "Expected no --where and no --per-tensor with --by, which gives every linear layer "
+                "of the blocks the same sparsity, got one; leave layers out with --skip."
+            )
+        wanted, decide = decision(by, sparsity, keep)
+        if owl and keep is not None:
+            raise BoxwoodError(
+                f"Expected no --owl with --keep {keep}, which gives every block the same sparsity, "
+                f"got both; leave one out."
+            )
+        needed = by != "magnitude" or owl
+        if needed and text is None:
+            raise BoxwoodError(
+                f"Expected calibration text for {'--owl' if owl else by}, got none; give --text "
+                f"FILE."
+            )
+        prune_blocks(
+            checkpoint,
+            out,
+            wanted,
+            decide,
+            outliers=owl,
+            text=text if needed else None,
+            lines=lines,
+            samples=samples,
+            length=length,
+            skip=tuple(skip or ()),
+            blocks=blocks,
+            follow_links=follow_links,
+            as_json=as_json,
+        )
+        return
+    if sparsity is None or keep or owl or text or lines or blocks:
+        raise BoxwoodError(
+            "Expected --sparsity, and --keep, --owl, --text, --lines and --blocks only with --by, "
+            "got otherwise; add --by magnitude, wanda or sparsegpt for a pretrained transformer."
+        )
+    chosen = Matching(tuple(where or ()), tuple(skip or ()))
+    opened = open_checkpoint(checkpoint, follow_links=follow_links)
+    chosen.check([tensor.name for tensor in opened.tensors()])
+    again = f"What is finished is kept in {out}; run the same command again to go on."
+    with stoppable(again), byte_bar(quiet=as_json) as watch:
+        rows = prune_checkpoint(
+            checkpoint,
+            out,
+            sparsity,
+            scope=uniform_limits if per_tensor else global_limits,
+            where=chosen,
+            follow_links=follow_links,
+            watch=watch,
+        )
+    weights, kept = sum(row.weights for row in rows), sum(row.kept for row in rows)
+    total = {"weights": weights, "kept": kept, "sparsity": 1 - kept / max(weights, 1)}
+    if as_json:
+        found = {"out": str(out), "total": total, "tensors": [asdict(row) for row in rows]}
+        say(json.dumps(found, indent=1))
+        return
+    show(_table(rows))
+    Console().print(
+        f"Kept {kept:,} of {weights:,} weights (sparsity {total['sparsity']:.4f}) in {out}; "
+        f"masks in {out / 'masks'}.",
+        soft_wrap=True,
+    )
+
+
+def _table(rows: tuple[PrunedTensor, ...]) -> Table:
+    table = Table("tensor")
+    for heading in ("weights", "kept", "sparsity", "threshold"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        limit = "" if row.threshold is None else f"{row.threshold:.4g}"
+        sparsity = f"{1 - row.kept / max(row.weights, 1):.4f}"
+        table.add_row(Text(row.name), f"{row.weights:,}", f"{row.kept:,}", sparsity, limit)
+    return table

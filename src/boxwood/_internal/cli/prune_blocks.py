@@ -1,0 +1,147 @@
+"""``boxwood prune --by``: a pretrained Hugging Face model, block by block."""
+
+import json
+import re
+import resource
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from boxwood._internal.cli.progress import bar
+from boxwood._internal.cli.terminal import Console, say
+from boxwood._internal.core.criteria import magnitude, wanda
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.core.granularity import Elements, NofM, PerRow
+from boxwood._internal.core.spec import Call, encode
+from boxwood._internal.model.blockwise import by_criterion, by_sparse_gpt
+
+METHODS = ("magnitude", "wanda", "sparsegpt")
+
+
+def decision(by: str, sparsity: float | None, keep: str | None) -> tuple[float, Call]:
+    """Say how a block is pruned, in the words of the command line.
+
+    Args:
+        by: one of `METHODS`.
+        sparsity: fraction of zeros in every linear layer.
+        keep: ``n:m`` in its place.
+
+    Raises:
+        BoxwoodError: another method, both of them or neither, or no ``n:m``.
+
+    Example:
+        >>> sparsity, how = decision("sparsegpt", None, "2:4")
+        >>> sparsity, how.settings
+        (0.5, (('grouped', NofM(n=2, m=4)),))
+    """
+    if by not in METHODS:
+        raise BoxwoodError(f"Expected --by {', '.join(METHODS)}, got {by!r}; choose one.")
+    grouped = None if keep is None else _grouped(keep)
+    wanted = sparsity if grouped is None else 1 - grouped.n / grouped.m
+    if wanted is None or (sparsity is None) == (grouped is None):
+        raise BoxwoodError(
+            "Expected either --sparsity or --keep, got both or neither; --keep n:m is a sparsity of "
+            "1 - n/m."
+        )
+    if by == "sparsegpt":
+        return wanted, Call.of(by_sparse_gpt, grouped=grouped)
+    criterion, alone = (magnitude, Elements()) if by == "magnitude" else (wanda, PerRow())
+    return wanted, Call.of(by_criterion, criterion=criterion, granularity=grouped or alone)
+
+
+def prune_blocks(
+    folder: Path,
+    out: Path,
+    sparsity: float,
+    decide: Call,
+    *,
+    outliers: bool,
+    text: Path | None,
+    lines: bool,
+    samples: int | None,
+    length: int | None,
+    skip: tuple[str, ...],
+    blocks: str | None,
+    follow_links: bool,
+    as_json: bool,
+) -> None:
+    """Prune, and print what was kept, how long it took and how much memory."""
+    # Only here: transformers takes seconds to import.
+    from boxwood._internal.adapters.calibration_text import Tokens, batches_for
+    from boxwood._internal.adapters.outliers import outlier_sparsities
+    from boxwood._internal.adapters.pretrained import prune_pretrained
+
+    begin = time.perf_counter()
+    batches: list[Tokens] = []
+    if text is not None:
+        batches = batches_for(folder, read_text(text), lines=lines, samples=samples, length=length)
+    wanted: float | dict[str, float] = sparsity
+    where: dict[str, Any] = {"blocks": blocks, "follow_links": follow_links}
+    if outliers:
+        with bar("outliers", quiet=as_json) as watch:
+            told = where if watch is None else {**where, "watch": watch}
+            wanted = outlier_sparsities(folder, sparsity, batches, **told)
+    with bar("blocks", quiet=as_json) as watch:
+        told = where if watch is None else {**where, "watch": watch}
+        rows = prune_pretrained(
+            folder, out, wanted, decide=decide, batches=batches, skip=skip, **told
+        )
+    weights, kept = sum(row.weights for row in rows), sum(row.kept for row in rows)
+    total = {"weights": weights, "kept": kept, "sparsity": 1 - kept / weights}
+    cost = {
+        "seconds": time.perf_counter() - begin,
+        "peak_memory_bytes": peak_memory(),
+        "calibration_tokens": sum(batch["input_ids"].numel() for batch in batches),
+    }
+    if as_json:
+        tensors = [asdict(row) for row in rows]
+        found = {"out": str(out), "by": encode(decide), "total": total, **cost, "tensors": tensors}
+        say(json.dumps(found, indent=1))
+        return
+    Console().print(
+        f"Kept {kept:,} of {weights:,} weights of {len(rows)} linear layers (sparsity "
+        f"{total['sparsity']:.4f}) in {out}; masks in {out / 'masks'}. {cost['seconds']:.0f} s, at "
+        f"most {cost['peak_memory_bytes'] / 1e9:.2f} GB of memory, {_said(batches)}.",
+        soft_wrap=True,
+    )
+
+
+def _said(batches: list[dict[str, Any]]) -> str:
+    if not batches:
+        return "no calibration text"
+    lengths = {batch["input_ids"].shape[1] for batch in batches}
+    pieces = sum(len(batch["input_ids"]) for batch in batches)
+    each = f"{min(lengths)} to {max(lengths)}" if len(lengths) > 1 else str(max(lengths))
+    tokens = sum(batch["input_ids"].numel() for batch in batches)
+    return f"{tokens:,} calibration tokens ({pieces} pieces of {each})"
+
+
+def _grouped(keep: str) -> NofM:
+    found = re.fullmatch(r"(\d+):(\d+)", keep)
+    if found is None or not 0 < int(found[1]) < int(found[2]):
+        raise BoxwoodError(
+            f"Expected --keep n:m, n kept of every m consecutive inputs with 0 < n < m, got {keep!r}; "
+            f"try 2:4."
+        )
+    return NofM(int(found[1]), int(found[2]))
+
+
+def read_text(text: Path) -> str:
+    """Read a text file, or say what is wrong with it."""
+    try:
+        return text.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BoxwoodError(f"Expected UTF-8 text in {text}, got {error}; check it.") from error
+
+
+def peak_memory() -> int:
+    """Return the most memory that this process has held, in bytes."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage counts what the parent held when it forked
+        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+        if found is not None:
+            return 1024 * int(found[1])
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most

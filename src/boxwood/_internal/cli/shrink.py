@@ -1,0 +1,254 @@
+"""``boxwood shrink``: a smaller network of the same classes, and the proof."""
+
+import json
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from boxwood._internal.cli import checks
+from boxwood._internal.cli.models import Inputs, Length, Samples, Settings, Weights, read_network
+from boxwood._internal.cli.tables import show
+from boxwood._internal.cli.terminal import Console, say
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.files.writing import check_new_folder
+from boxwood._internal.graph.equivalence import shrink as shrink_network
+from boxwood._internal.graph.equivalence import verify
+from boxwood._internal.graph.latency import latency, turns
+from boxwood._internal.graph.record import record_of, save_shrunken
+from boxwood._internal.graph.selection import Budget, Keep, multiply_adds, parameters
+from boxwood._internal.graph.units import units
+
+_TURNS = 21
+_share = checks.fraction(of_what="what there is", one=True)
+
+
+def shrink(
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="module:factory or file.py:factory of a network, or a Hugging Face folder."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Argument(
+            help="File to write: .safetensors; for a folder, a folder.", callback=checks.new_place
+        ),
+    ] = None,
+    inputs: Inputs = None,
+    settings: Settings = None,
+    weights: Weights = None,
+    keep: Annotated[
+        float | None,
+        typer.Option(help="Fraction of units of each group.", callback=_share),
+    ] = None,
+    macs: Annotated[
+        float | None,
+        typer.Option(help="Fraction of multiply-adds at most.", callback=_share),
+    ] = None,
+    size: Annotated[
+        float | None,
+        typer.Option(help="Fraction of parameters at most.", callback=_share),
+    ] = None,
+    time: Annotated[
+        float | None,
+        typer.Option("--latency", help="Fraction of the measured time at most.", callback=_share),
+    ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="For a folder: wanda, taylor or magnitude ranks the units. Default: wanda with a "
+            "text."
+        ),
+    ] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            help="For a folder: text that decides and repairs; the last tenth is only measured on."
+        ),
+    ] = None,
+    samples: Samples = None,
+    length: Length = None,
+    repair: Annotated[
+        bool, typer.Option(help="With --text: refit what read the removed, by least squares.")
+    ] = True,
+    protect: Annotated[
+        list[str] | None, typer.Option(help="Pattern of parameters whose units stay. Repeat.")
+    ] = None,
+    floor: Annotated[
+        int,
+        typer.Option(help="Units that every group keeps at least.", callback=checks.whole(1)),
+    ] = 1,
+    multiple: Annotated[
+        int | None,
+        typer.Option(
+            help="Groups keep a multiple of this. Default: 1; for a folder, up to 128, and what its "
+            "configuration can say.",
+            callback=checks.whole(1),
+        ),
+    ] = None,
+    freeze_unknown: Annotated[
+        bool,
+        typer.Option(
+            "--freeze-unknown",
+            help="Keep whole what operations without a rule read, and what is read from where "
+            "control flow depends on data.",
+        ),
+    ] = False,
+    together: Annotated[
+        bool, typer.Option("--together", help="Rank the units of all groups together.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show units and forecast; change and write nothing.")
+    ] = False,
+    overwrite: checks.Overwrite = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Remove filters, channels, heads and hidden units, and prove what is left.
+
+    Example: boxwood shrink boxwood._internal.zoo.lenet:lenet_5 small.safetensors --input 1x1x28x28 --keep 0.5
+
+    From a Hugging Face folder comes a folder that from_pretrained loads: its configuration says the
+    new sizes, and groups whose size it cannot say keep more. A text says which units matter, and
+    makes up for the others; perplexity is told before and after.
+
+    Example: boxwood shrink llama/ small/ --keep 0.7 --text wiki.txt
+    """
+    budgets = {"--macs": (macs, multiply_adds), "--size": (size, parameters)}
+    asked = [name for name, (value, _) in budgets.items() if value is not None]
+    asked += ["--latency"] * (time is not None) + ["--keep"] * (keep is not None)
+    if len(asked) != 1:
+        raise BoxwoodError(
+            f"Expected one of --keep, --macs, --size and --latency, got "
+            f"{' and '.join(asked) or 'none'}; give one."
+        )
+    if out is None and not dry_run:
+        raise BoxwoodError("Expected a file to write, got none; name one, or give --dry-run.")
+    folder = Path(target) if Path(target).is_dir() else None
+    if folder is None and (by or text or samples or length):
+        raise BoxwoodError(
+            f"Expected --by, --text, --samples and --length with a Hugging Face folder, got "
+            f"{target}; use boxwood.select_units and boxwood.compensate in Python."
+        )
+    if out is not None and not dry_run:
+        if folder is not None:
+            check_new_folder(out)
+        else:
+            checks.free(out, overwrite=overwrite)
+    model, given = read_network(target, inputs or (), settings or (), weights)
+    found = units(model, given, freeze_unknown=freeze_unknown)
+    within = next((Budget(v, of) for v, of in budgets.values() if v is not None), None)
+    if time is not None:
+        within = Budget(time, latency(model), steps=6)
+
+    def choose(**how: Any) -> Keep:
+        return found.keep_best(
+            keep, within=within, ranked_together=together, floor=floor, protect=protect or (), **how
+        )
+
+    report: dict[str, Any] = {}
+    if folder is None:
+        chosen = choose(multiple=multiple or 1)
+        small: Any = None if dry_run else shrink_network(model, chosen)
+    else:
+        from boxwood._internal.cli.shrink_pretrained import criterion_of, reading_of, shrink_by
+
+        criterion = criterion_of(model, by, text)
+        reading = None if text is None else reading_of(folder, text, samples, length)
+        done = shrink_by(
+            found, criterion, choose, reading, multiple=multiple, repair=repair and not dry_run,
+            quiet=as_json,
+        )  # fmt: skip
+        chosen, small = done.shrunken.keep, done.shrunken.small
+        report = {"whole": list(done.shrunken.whole), "perplexity": dict(done.perplexity)}
+    report = {**_forecast(chosen), **report}
+    if time is not None:
+        seen = turns(model, chosen, _TURNS)
+        report["milliseconds"] = [
+            1000 * statistics.median(each) for each in zip(*seen, strict=True)
+        ]
+    certificate = None
+    if not dry_run and out is not None:
+        certificate = verify(model, small, chosen)
+        report["certificate"] = certificate.to_json()
+        if not certificate.proved:
+            raise BoxwoodError(
+                f"Expected the smaller network to compute what the masked one does, got\n"
+                f"{certificate}\nNothing was written: protect part of it with --protect."
+            )
+        if folder is None:
+            save_shrunken(small, record_of(model, chosen), out)
+        else:
+            from boxwood._internal.adapters.shrunken import write_folder
+
+            write_folder(done.shrunken.built, out, source=folder)
+    if as_json:
+        say(json.dumps(report, indent=1))
+        return
+    console = Console()
+    show(_table(report))
+    for line in _told(report):
+        console.print(line)
+    if certificate is not None:
+        console.print(str(certificate))
+        console.print(f"Written: {out}", soft_wrap=True)
+
+
+def _told(report: dict[str, Any]) -> Iterator[str]:
+    whole, measured = report.get("whole"), report.get("perplexity")
+    if "milliseconds" in report:
+        before, after = report["milliseconds"]
+        yield (
+            f"Time on the example, median of {_TURNS} turns here: {before:.3g} ms before, "
+            f"{after:.3g} ms after ({after / before:.2f} times)"
+        )
+    if whole:
+        listed = ", ".join(whole[:4]) + (" …" if len(whole) > 4 else "")
+        yield f"Whole, since the configuration cannot say less: {listed}"
+    if measured:
+        listed = ", ".join(f"{value:.4g} {when}" for when, value in measured.items())
+        yield f"Perplexity on the last tenth of the text: {listed}"
+
+
+def _forecast(keep: Keep) -> dict[str, Any]:
+    found, everything = keep.units, keep.kept | True
+    return {
+        "groups": [
+            {
+                "name": group.name,
+                "units": len(group.units),
+                "kept": int(keep.kept[group.units].sum()),
+                "axes": len(group.axes),
+            }
+            for group in found.groups
+        ],
+        "units": [len(found), len(found) - keep.removed],
+        "parameters": [found.parameters(), found.parameters(keep.kept)],
+        "multiply_adds": [found.multiply_adds(everything), found.multiply_adds(keep.kept)],
+    }
+
+
+def _table(report: dict[str, Any]) -> Table:
+    table = Table()
+    table.add_column("group")
+    for name in ("units", "kept", "share", "tensors"):
+        table.add_column(name, justify="right")
+    for group in report["groups"]:
+        table.add_row(
+            Text(group["name"]),
+            f"{group['units']:,}",
+            f"{group['kept']:,}",
+            f"{group['kept'] / group['units']:.1%}",
+            f"{group['axes']}",
+        )
+    table.add_section()
+    for name in ("units", "parameters", "multiply_adds"):
+        before, after = report[name]
+        share = f"{after / max(before, 1):.1%}"
+        table.add_row(name.replace("_", "-"), f"{before:,}", f"{after:,}", share)
+    return table

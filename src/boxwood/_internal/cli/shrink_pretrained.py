@@ -1,0 +1,150 @@
+"""``boxwood shrink`` on a Hugging Face folder: text decides what stays, repairs it, and measures."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F  # noqa: N812
+import transformers
+from torch import Tensor
+
+from boxwood._internal.adapters.calibration_text import Tokens, batches_for, held_out
+from boxwood._internal.adapters.perplexity import perplexity
+from boxwood._internal.adapters.shrunken import Shrunken, shrink_pretrained
+from boxwood._internal.cli.progress import bar
+from boxwood._internal.cli.prune_blocks import read_text
+from boxwood._internal.core.criteria import magnitude, taylor, wanda
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.graph.compensate import compensate
+from boxwood._internal.graph.selection import Keep
+from boxwood._internal.graph.units import Units
+from boxwood._internal.model.evidence.calibration import Batches
+from boxwood._internal.model.prunable import linear_and_conv
+from boxwood._internal.recipes.unit_selection import unit_evidence
+
+CRITERIA: Mapping[str, Callable[..., Tensor]] = {
+    "magnitude": magnitude,
+    "taylor": taylor,
+    "wanda": wanda,
+}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Text as a model reads it.
+
+    Args:
+        calibration: what decides and repairs.
+        test: the last tenth, which is only measured on.
+    """
+
+    calibration: list[Tokens]
+    test: list[Tokens]
+
+    def pairs(self) -> Batches:
+        """Inputs, and the tokens that are to be foretold from them."""
+        return [(batch, batch["input_ids"]) for batch in self.calibration]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A smaller model, and the perplexity before, right after the cut, and after the repair.
+
+    Args:
+        shrunken: the model.
+        perplexity: by the three words; empty where nothing is foretold.
+    """
+
+    shrunken: Shrunken
+    perplexity: Mapping[str, float]
+
+
+def reading_of(folder: Path, text: Path, samples: int | None, length: int | None) -> Reading:
+    """Cut a text into what decides and what is measured on.
+
+    Raises:
+        BoxwoodError: the text cannot be read or is too short, or the folder has no tokenizer.
+    """
+    calibration, test = held_out(read_text(text))
+    pieces = batches_for(folder, calibration, samples=samples, length=length)
+    longest = pieces[0]["input_ids"].shape[1]
+    return Reading(pieces, batches_for(folder, test, length=length or min(longest, 512)))
+
+
+def criterion_of(
+    model: transformers.PreTrainedModel, by: str | None, text: Path | None
+) -> Callable[..., Tensor]:
+    """Say what ranks the units.
+
+    Raises:
+        BoxwoodError: an unknown name, or text is missing.
+    """
+    if by is not None and by not in CRITERIA:
+        raise BoxwoodError(f"Expected --by {', '.join(CRITERIA)}, got {by!r}; choose one.")
+    name = by or ("wanda" if text is not None or is_causal(model) else "magnitude")
+    if text is None and name != "magnitude":
+        raise BoxwoodError(
+            f"Expected --text for {by or type(model).__name__}, got none: magnitudes alone destroy a "
+            f"language model; give --text FILE, or --by magnitude to do it all the same."
+        )
+    return CRITERIA[name]
+
+
+def is_causal(model: transformers.PreTrainedModel) -> bool:
+    """Tell whether a model foretells the next token."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+
+
+def shrink_by(
+    found: Units,
+    criterion: Callable[..., Tensor],
+    choose: Callable[..., Keep],
+    reading: Reading | None,
+    *,
+    multiple: int | None,
+    repair: bool,
+    quiet: bool,
+) -> Outcome:
+    """Shrink a model, repair it, and measure what it has lost.
+
+    Args:
+        found: units of the model.
+        criterion: what ranks them.
+        choose: what stays, by ``criterion``, ``evidence`` and ``multiple``.
+        reading: text; without it nothing is repaired or measured.
+        multiple: of how many units each group keeps a multiple; None for what fits.
+        repair: refit what read the removed.
+        quiet: show no progress.
+    """
+    model: Any = found.model
+    shown = () if reading is None else reading.pairs()
+    evidence = unit_evidence(found, criterion, shown, next_token_loss, linear_and_conv)
+    done = shrink_pretrained(
+        model,
+        found,
+        lambda multiple_of: choose(criterion=criterion, evidence=evidence, multiple=multiple_of),
+        multiple=multiple,
+    )
+    told: dict[str, float] = {}
+    measured = reading is not None and is_causal(model)
+    if reading is not None and measured:
+        told["dense"] = perplexity(model, reading.test)
+        told["cut"] = perplexity(done.built, reading.test)
+    if reading is not None and repair:
+        ids = [batch["input_ids"] for batch in reading.calibration]
+        with bar("repair", quiet=quiet) as watch:
+            better = compensate(model, done.small, done.keep, ids, watch=watch)
+        done.built.load_state_dict(better.state_dict())
+        done = replace(done, small=better)
+        if measured:
+            told["repaired"] = perplexity(done.built, reading.test)
+    return Outcome(done, told)
+
+
+def next_token_loss(outputs: Any, ids: Tensor) -> Tensor:
+    """Cross-entropy of the next token: what gradients are taken of."""
+    logits = outputs.logits[:, :-1].float()
+    return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())

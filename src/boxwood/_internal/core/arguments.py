@@ -1,0 +1,115 @@
+"""Words for arguments of another kind than is wanted: what was expected, what came, what to do."""
+
+import difflib
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from boxwood._internal.core.errors import BoxwoodError
+
+
+def described(value: Any) -> str:
+    """Say in a few words what a value is.
+
+    Example:
+        >>> described(0.9), described(nn.Linear), described({"w": 1}), described("magnitude")
+        ('0.9', 'the class Linear', 'a value of type dict', "'magnitude'")
+    """
+    if isinstance(value, bool | int | float | str | None):
+        return repr(value)
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return f"a value of type {type(value).__name__}"
+
+
+def check_kind(value: Any, kind: type | tuple[type, ...], wanted: str, do: str) -> None:
+    """Refuse what is of another kind.
+
+    Args:
+        value: what was given.
+        kind: classes of which it may be.
+        wanted: in words, with an article.
+        do: the way out.
+
+    Raises:
+        BoxwoodError: it is none of them.
+
+    Example:
+        >>> check_kind(0.9, str, "a name", "quote it")
+        Traceback (most recent call last):
+        ...
+        boxwood._internal.core.errors.BoxwoodError: Expected a name, got 0.9; quote it.
+    """
+    if not isinstance(value, kind):
+        raise BoxwoodError(f"Expected {wanted}, got {described(value)}; {do}.")
+
+
+def check_network(model: Any) -> None:
+    """Refuse what is no network, such as its class.
+
+    Raises:
+        BoxwoodError: it is none.
+
+    Example:
+        >>> check_network(nn.Linear)
+        Traceback (most recent call last):
+        ...
+        boxwood._internal.core.errors.BoxwoodError: Expected a network, got the class Linear; make one of it first: Linear(…).
+    """
+    do = f"make one of it first: {model.__name__}(…)" if isinstance(model, type) else (
+        "give an nn.Module as the first argument"
+    )  # fmt: skip
+    check_kind(model, nn.Module, "a network", do)
+
+
+def checked_masks(masks: Any) -> Mapping[str, Tensor]:
+    """Give masks by name back, and refuse what are none.
+
+    Raises:
+        BoxwoodError: they are none.
+
+    Example:
+        >>> checked_masks({"weight": [True]})
+        Traceback (most recent call last):
+        ...
+        boxwood._internal.core.errors.BoxwoodError: Expected a bool tensor for each name, got a value of type list for 'weight'; give what boxwood.prune returns.
+    """
+    do = "give what boxwood.prune returns"
+    check_kind(masks, Mapping, "masks by parameter name", do)
+    for name, mask in masks.items():
+        if not isinstance(mask, Tensor):
+            raise BoxwoodError(
+                f"Expected a bool tensor for each name, got {described(mask)} for {name!r}; {do}."
+            )
+    return dict(masks)
+
+
+def check_function(value: Any, wanted: str, module: str) -> None:
+    """Refuse what cannot be called; a name is answered with the function that it may mean.
+
+    Args:
+        value: what was given.
+        wanted: in words, with an article.
+        module: where such functions are; it has been imported.
+
+    Raises:
+        BoxwoodError: it is none.
+
+    Example:
+        >>> import boxwood._internal.core.criteria
+        >>> check_function("magnitud", "a criterion", "boxwood._internal.core.criteria")
+        Traceback (most recent call last):
+        ...
+        boxwood._internal.core.errors.BoxwoodError: Expected a criterion, got 'magnitud'; give the function: boxwood._internal.core.criteria.magnitude.
+    """
+    if callable(value) and not isinstance(value, type):
+        return
+    do = f"give a function such as those of {module}"
+    if isinstance(value, str):
+        there = [n for n, each in vars(sys.modules[module]).items() if callable(each)]
+        public = [name for name in there if not name.startswith("_")]
+        close = difflib.get_close_matches(value.lower(), public, n=1)
+        do = f"give the function: {module}.{close[0]}" if close else do
+    raise BoxwoodError(f"Expected {wanted}, got {described(value)}; {do}.")

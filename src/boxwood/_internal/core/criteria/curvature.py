@@ -1,0 +1,113 @@
+"""Criteria of second order: the rise of the loss, in quadratic approximation, if a weight goes.
+
+All are ``½ h w²`` and differ in where the second derivative h comes from. With a mean loss the
+score is itself a prediction: the sum of the scores of what is deleted is the expected rise.
+"""
+
+from torch import Tensor
+
+
+def optimal_brain_damage(weight: Tensor, levenberg_marquardt: Tensor) -> Tensor:
+    """Score by ``½ h w²`` with h back-propagated and f'' dropped, the variant the paper prefers.
+
+    Args:
+        weight: any shape.
+        levenberg_marquardt: h, of the same shape, never negative for a convex loss.
+
+    Returns:
+        Predicted rise of the loss for each weight alone, never negative for a convex loss.
+
+    Example:
+        >>> import torch
+        >>> optimal_brain_damage(torch.tensor([2.0, -1.0]), torch.tensor([1.0, 4.0]))
+        tensor([2., 2.])
+
+    Source: LeCun, Denker and Solla (1990), equations 3 to 6 and section 2.2.
+    """
+    return _quadratic(weight, levenberg_marquardt)
+
+
+def optimal_brain_damage_full(weight: Tensor, second_derivative: Tensor) -> Tensor:
+    """Score by ``½ h w²`` with h back-propagated, f'' included; it may be negative.
+
+    Args:
+        weight: any shape.
+        second_derivative: h, of the same shape.
+
+    Example:
+        >>> import torch
+        >>> optimal_brain_damage_full(torch.tensor([2.0, -1.0]), torch.tensor([-1.0, 4.0]))
+        tensor([-2.,  2.])
+
+    Source: LeCun, Denker and Solla (1990), equations 3 to 6.
+    """
+    return _quadratic(weight, second_derivative)
+
+
+def fisher(weight: Tensor, gradient_square: Tensor) -> Tensor:
+    """Score by ``½ F w²`` with F the diagonal of the empirical Fisher matrix.
+
+    F is near the Hessian where the loss is a negative log-likelihood and the network fits.
+
+    Args:
+        weight: any shape.
+        gradient_square: F, mean over examples of the squared gradient, of the same shape.
+
+    Returns:
+        Scores of the shape of ``weight``, never negative.
+
+    Example:
+        >>> import torch
+        >>> fisher(torch.tensor([2.0, -1.0]), torch.tensor([1.0, 4.0]))
+        tensor([2., 2.])
+
+    Source: Theis, Korshunova, Tejani and Huszár (2018), equation 6.
+    """
+    return _quadratic(weight, gradient_square)
+
+
+def hutchinson(weight: Tensor, hessian_diagonal: Tensor) -> Tensor:
+    """Score by ``½ h w²`` with h Hutchinson's estimate ``E[z ⊙ H z]``; it may be negative.
+
+    Unlike the back-propagated ones it works for every network and loss, and is noisy.
+
+    Args:
+        weight: any shape.
+        hessian_diagonal: h, of the same shape.
+
+    Example:
+        >>> import torch
+        >>> hutchinson(torch.tensor([2.0, -1.0]), torch.tensor([1.0, -4.0]))
+        tensor([ 2., -2.])
+
+    Source: Bekas, Kokiopoulou and Saad (2007), equation 1, for the estimate; LeCun et al. (1990)
+    for the score.
+    """
+    return _quadratic(weight, hessian_diagonal)
+
+
+def optimal_brain_surgeon(weight: Tensor, inverse_hessian_diagonal: Tensor) -> Tensor:
+    """Score by ``w² / (2 [H⁻¹]_qq)``: the rise if the weight goes and the others make up for it.
+
+    H is that of the layer's own outputs, ``2 X Xᵀ / n``, the same for every row of weights. Adjust
+    what remains with `boxwood._internal.model.reconstruct`.
+
+    Args:
+        weight: [out, ...].
+        inverse_hessian_diagonal: [H⁻¹]_qq > 0, broadcast to the weight.
+
+    Returns:
+        Scores of the shape of ``weight``, never negative.
+
+    Example:
+        >>> import torch
+        >>> optimal_brain_surgeon(torch.tensor([[2.0, -1.0]]), torch.tensor([[0.5, 1.0]]))
+        tensor([[4.0000, 0.5000]])
+
+    Source: Hassibi and Stork (1993), equation 5; per layer as Dong, Chen and Pan (2017).
+    """
+    return weight.square() / (2 * inverse_hessian_diagonal)
+
+
+def _quadratic(weight: Tensor, curvature: Tensor) -> Tensor:
+    return 0.5 * curvature * weight.square()

@@ -1,0 +1,89 @@
+"""Criteria from the weights alone, and the control that looks at nothing."""
+
+import torch
+from torch import Tensor
+
+from boxwood._internal.core.seeds import generator_for
+
+
+def magnitude(weight: Tensor, *, p: int = 1) -> Tensor:
+    """Score by size: ``|w|^p``.
+
+    Every p orders the weights of one tensor alike; p matters once scores are pooled over groups.
+
+    Args:
+        weight: any shape.
+        p: the power, 1 or 2.
+
+    Returns:
+        Scores of the shape of ``weight``, never negative.
+
+    Example:
+        >>> import torch
+        >>> magnitude(torch.tensor([-3.0, 2.0]))
+        tensor([3., 2.])
+
+    Source: Han, Pool, Tran and Dally (2015), section 3.
+    """
+    size = weight.detach().abs()
+    return size if p == 1 else size**p
+
+
+def random(weight: Tensor, name: str, *, seed: int = 0) -> Tensor:
+    """Score by chance, uniform in [0, 1): the control that every criterion must beat.
+
+    Args:
+        weight: any shape; only its shape counts.
+        name: the tensor's name; each tensor has its own numbers.
+        seed: another seed, other numbers.
+
+    Example:
+        >>> import torch
+        >>> w = torch.zeros(3)
+        >>> torch.equal(random(w, "fc1"), random(w, "fc1"))
+        True
+
+    Source: Blalock et al. (2020), section 6: a baseline under the same budget.
+    """
+    generator = generator_for(seed, f"random criterion/{name}")
+    return torch.rand(weight.shape, generator=generator).to(weight.device)
+
+
+def magnitude_over_std(weight: Tensor) -> Tensor:
+    """Score by size in units of the tensor's own spread: ``|w| / std(w)``.
+
+    The standard deviation is the population's, over all weights, pruned ones included.
+    With the allocation `AtLeast` of a quality this is the threshold "quality × std"; with `global_`
+    it finds the one quality that gives a sparsity.
+
+    Example:
+        >>> import torch
+        >>> magnitude_over_std(torch.tensor([-2.0, 2.0, 4.0, -4.0]))
+        tensor([0.6325, 0.6325, 1.2649, 1.2649])
+
+    Source: Han, Pool, Tran and Dally (2015), section 4.
+    Differs from the paper: it does not say over which weights the standard deviation is taken;
+    `magnitude_over_survivor_std` is the other reading.
+    """
+    return weight.detach().abs() / _spread(weight.detach())
+
+
+def magnitude_over_survivor_std(weight: Tensor, mask: Tensor) -> Tensor:
+    """Score by size in units of the spread of the weights still there: ``|w| / std(w[mask])``.
+
+    Example:
+        >>> import torch
+        >>> w, m = torch.tensor([0.0, 0.0, -2.0, 2.0]), torch.tensor([False, False, True, True])
+        >>> magnitude_over_survivor_std(w, m)
+        tensor([0., 0., 1., 1.])
+
+    Source: Han, Pool, Tran and Dally (2015), section 4, the reading in which every round computes
+    the standard deviation anew.
+    """
+    return weight.detach().abs() / _spread(weight.detach()[mask])
+
+
+def _spread(values: Tensor) -> Tensor:
+    """Standard deviation, or 1 for a constant tensor, which no threshold can divide."""
+    spread = values.std(correction=0) if values.numel() else torch.zeros(())
+    return torch.where(spread > 0, spread, torch.ones_like(spread))

@@ -1,0 +1,98 @@
+"""What training and evaluation ask of a set of examples."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from boxwood._internal.core.errors import BoxwoodError
+
+
+class Examples(Protocol):
+    """Examples that can be counted and taken by index."""
+
+    def __len__(self) -> int:
+        """Count the examples."""
+        ...
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Take a batch.
+
+        Args:
+            indices: int64 [batch], each in [0, len).
+
+        Returns:
+            Inputs, float32 [batch, ...], and targets, int64 [batch, ...].
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """Some of the examples, in an order of their own.
+
+    Args:
+        examples: what to take from.
+        indices: int64 [n], which of them, and in which order.
+
+    Example:
+        >>> from boxwood._internal.data.splits import InMemory
+        >>> part = Chosen(InMemory(torch.eye(5), torch.arange(5)), torch.tensor([4, 0, 2]))
+        >>> len(part), part.take(torch.tensor([0, 2]))[1].tolist()
+        (3, [4, 2])
+    """
+
+    examples: Examples
+    indices: Tensor
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Take a batch.
+
+        Args:
+            indices: int64 [batch], each in [0, n).
+        """
+        return self.examples.take(self.indices[indices.to(self.indices.device)])
+
+
+@dataclass(frozen=True)
+class InBatches:
+    """The first examples in batches, in their order, as often as one asks.
+
+    Args:
+        examples: what to take from.
+        size: examples per batch, at least 1; the last batch may be smaller.
+        first: how many examples; None for all.
+
+    Raises:
+        BoxwoodError: the size is below 1, or there are no examples.
+
+    Example:
+        >>> from boxwood._internal.data.splits import InMemory
+        >>> data = InMemory(torch.eye(5), torch.arange(5))
+        >>> [targets.tolist() for _, targets in InBatches(data, 2, first=3)]
+        [[0, 1], [2]]
+    """
+
+    examples: Examples
+    size: int
+    first: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self._count() < 1:
+            raise BoxwoodError(
+                f"Expected batches of at least one of the {len(self.examples)} examples, got "
+                f"size={self.size}, first={self.first}; give positive numbers."
+            )
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for indices in torch.arange(self._count()).split(self.size):
+            yield self.examples.take(indices)
+
+    def _count(self) -> int:
+        count = len(self.examples)
+        return count if self.first is None else min(self.first, count)

@@ -1,0 +1,190 @@
+"""Where tensors lie: on which device, whole or in shards, with data or without."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from boxwood._internal.core.errors import BoxwoodError
+
+
+def check_whole(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors of which this process holds a shard, or no data.
+
+    Raises:
+        BoxwoodError: a tensor is a ``DTensor``, or as for `check_data`.
+
+    Example:
+        >>> import torch
+        >>> check_whole({"weight": torch.ones(1)})
+    """
+    check_data(tensors)
+    for name, tensor in tensors.items():
+        if is_distributed(tensor):
+            raise BoxwoodError(
+                f"Expected tensors that this process holds whole, got {name!r}, a DTensor of which "
+                f"it holds a shard; do this before fully_shard or tensor parallelism (MaskBinding "
+                f"and project_ take masks of the whole network to the shards afterwards), or "
+                f"gather such tensors with full_tensor() on every rank."
+            )
+
+
+def check_data(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors whose data cannot be read or written by name.
+
+    Raises:
+        BoxwoodError: a tensor is lazy, is on the meta device, or was flattened by
+            ``FullyShardedDataParallel``.
+
+    Example:
+        >>> import torch
+        >>> check_data({"weight": torch.ones(1, device="meta")})
+        Traceback (most recent call last):
+        ...
+        boxwood._internal.core.errors.BoxwoodError: Expected parameters with data, got 'weight' on the meta device; load the weights first.
+    """
+    check_shaped(tensors)
+    for name, tensor in tensors.items():
+        if tensor.is_meta:
+            raise BoxwoodError(
+                f"Expected parameters with data, got {name!r} on the meta device; "
+                f"load the weights first."
+            )
+    check_unflattened(tensors)
+
+
+def check_shaped(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse lazy parameters.
+
+    Raises:
+        BoxwoodError: a tensor has no shape yet.
+
+    Example:
+        >>> from torch import nn
+        >>> check_shaped({"weight": nn.LazyLinear(3).weight})
+        Traceback (most recent call last):
+        ...
+        boxwood._internal.core.errors.BoxwoodError: Expected parameters that have a shape, got 'weight', which gets its own when the network runs for the first time; run one batch through it first.
+    """
+    for name, tensor in tensors.items():
+        if is_lazy(tensor):
+            raise BoxwoodError(
+                f"Expected parameters that have a shape, got {name!r}, which gets its own when the "
+                f"network runs for the first time; run one batch through it first."
+            )
+
+
+def check_unflattened(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse flat parameters, or pieces of them: what ``FullyShardedDataParallel`` and ZeRO-3 make.
+
+    ``fully_shard`` keeps parameters as they are named and shaped.
+
+    Raises:
+        BoxwoodError: a tensor was flattened.
+
+    Example:
+        >>> import torch
+        >>> check_unflattened({"weight": torch.ones(1)})
+    """
+    for name, tensor in tensors.items():
+        # Torch marks flat parameters, and the views of them that stand for the original ones.
+        flattened = getattr(tensor, "_fsdp_flattened", False)
+        by = "FullyShardedDataParallel" if flattened or hasattr(tensor, "_is_flat_param") else None
+        by = "DeepSpeed's ZeRO-3" if hasattr(tensor, "ds_tensor") else by
+        if by is not None:
+            raise BoxwoodError(
+                f"Expected parameters of the network's own shapes, got {name!r}, which "
+                f"{by} has flattened and shared out; decide masks before the "
+                f"network is wrapped, and wrap it by fully_shard, under which MaskBinding holds them."
+            )
+
+
+def is_distributed(tensor: Tensor) -> bool:
+    """Say whether a tensor is a ``DTensor``, of which this process holds one part.
+
+    Example:
+        >>> import torch
+        >>> is_distributed(torch.ones(1))
+        False
+    """
+    distributed = _tensor_package()
+    return distributed is not None and isinstance(tensor, distributed.DTensor)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return what this process holds of a tensor: all of it, or its part of a ``DTensor``.
+
+    Example:
+        >>> import torch
+        >>> local(torch.ones(1))
+        tensor([1.])
+    """
+    part: Tensor = tensor._local_tensor if is_distributed(tensor) else tensor  # type: ignore[attr-defined]
+    return part
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return all of a tensor: of a ``DTensor``, gathered from all ranks, which must all ask.
+
+    Example:
+        >>> import torch
+        >>> whole(torch.ones(1))
+        tensor([1.])
+    """
+    sharded: Any = tensor
+    found: Tensor = sharded.full_tensor() if is_distributed(tensor) else tensor
+    return found
+
+
+def placed_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """Bring a tensor to where another of its shape lies: to its device, and into its shards.
+
+    Where it has to be cut into shards, that of the first rank counts; all ranks must call this.
+
+    Args:
+        tensor: whole, or sharded as ``like`` is.
+        like: of the same shape.
+
+    Raises:
+        BoxwoodError: torch cannot shard a plain tensor as ``like`` is sharded.
+
+    Example:
+        >>> import torch
+        >>> placed_like(torch.tensor([True]), torch.ones(1))
+        tensor([True])
+    """
+    if not is_distributed(like) or is_distributed(tensor):
+        return tensor.to(like.device)
+    sharded: Any = like
+    distributed = _tensor_package()
+    try:
+        made: Tensor = distributed.distribute_tensor(
+            tensor, sharded.device_mesh, sharded.placements
+        )
+    except (RuntimeError, ValueError, NotImplementedError, AssertionError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BoxwoodError(
+            f"Expected a plain tensor that torch can place as {sharded.placements} on "
+            f"{sharded.device_mesh}, got one of shape {tuple(tensor.shape)}, on which it fails "
+            f"({said}); give a DTensor that is placed like the parameter."
+        ) from error
+    return made
+
+
+def beside(tensor: Tensor, others: Sequence[Tensor]) -> Tensor:
+    """Bring a tensor to the device of the first of others, unless it is on the device of one.
+
+    Example:
+        >>> import torch
+        >>> beside(torch.ones(1), [torch.ones(2)])
+        tensor([1.])
+    """
+    devices = {other.device for other in others}
+    return tensor if not devices or tensor.device in devices else tensor.to(others[0].device)
+
+
+def _tensor_package() -> Any:
+    # Slow to import; where nobody has, no tensor is one of its.
+    return sys.modules.get("torch.distributed.tensor")

@@ -1,0 +1,395 @@
+"""Policies: how masks change while a network trains, step by step.
+
+A policy is frozen data with pure methods. Its only state is the masks, and whatever is random in it
+follows from its seed and the step, so to save and resume a training it is enough to keep the masks
+and the number of steps taken.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from boxwood._internal.core.allocation import ByName, Scope, allocate, uniform
+from boxwood._internal.core.arguments import described
+from boxwood._internal.core.criteria import magnitude, random
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.core.granularity import Elements, Granularity, pool_within
+from boxwood._internal.core.masks import Masks
+from boxwood._internal.core.schedules import Schedule, check_sparsity
+from boxwood._internal.core.seeds import seed_for
+from boxwood._internal.core.selection import Scores, candidates, select
+
+_FAR = 10**12  # a step at which every schedule is at its end
+
+
+class Policy(Protocol):
+    """What all policies are.
+
+    ``step`` counts the optimizer steps that have been taken: the first update can come at step 1,
+    behind the first step. A policy on the way to a sparsity has it as ``final``, so that a training
+    that ends before that can be told.
+    """
+
+    wants_gradients: ClassVar[bool]
+
+    @property
+    def criterion(self) -> Callable[..., Tensor]:
+        """What the weights are scored by before an update."""
+        ...
+
+    def init(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Masks before the first step."""
+        ...
+
+    def due(self, step: int) -> bool:
+        """Say whether masks change behind this step."""
+        ...
+
+    def update(
+        self, step: int, masks: Masks, scores: Scores, gradients: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Make the new masks; ``gradients`` are dense, and empty unless wanted."""
+        ...
+
+
+@dataclass(frozen=True)
+class Gradual:
+    """Prune during training, along a schedule: at every update the lowest scores go, for good.
+
+    Args:
+        schedule: step to total sparsity: `Cubic` as in the paper; `Linear` and `OneShot` are its
+            controls.
+        every: steps between updates; 100 to 1000 make no difference in the paper.
+        criterion, granularity, scope: as for `boxwood.prune`; ``uniform`` prunes every layer to
+            the same sparsity by itself.
+
+    Example:
+        >>> from boxwood._internal.core.schedules import Cubic
+        >>> policy = Gradual(schedule=Cubic(final=0.8, begin=100, end=500))
+        >>> [t for t in range(700) if policy.due(t)]
+        [200, 300, 400, 500]
+        >>> masks = {"w": torch.ones(10, dtype=torch.bool)}
+        >>> policy.update(300, masks, {"w": torch.arange(10.0)}, {})["w"].sum()  # 0.875 · 0.8
+        tensor(3)
+
+    Source: Zhu and Gupta (2017), section 3.
+    """
+
+    wants_gradients: ClassVar[bool] = False
+
+    schedule: Schedule
+    _: KW_ONLY
+    every: int = 100
+    criterion: Callable[..., Tensor] = magnitude
+    granularity: Granularity = Elements()
+    scope: Scope = uniform
+
+    def __post_init__(self) -> None:
+        if isinstance(self.schedule, type) or not callable(self.schedule):
+            raise BoxwoodError(
+                f"Expected a schedule, from step to sparsity, got {described(self.schedule)}; give "
+                f"one such as Cubic(final=0.9, end=10_000)."
+            )
+        _check_every(self.every)
+
+    @property
+    def final(self) -> float | None:
+        """The sparsity at the end of the schedule; None where it cannot say."""
+        with suppress(Exception):  # somebody's table may have no row for it
+            return self.schedule(_FAR)
+        return None
+
+    def init(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Keep everything."""
+        return _ones(weights)
+
+    def due(self, step: int) -> bool:
+        """Every ``every`` steps, as long as the schedule rises."""
+        if step < 1 or step % self.every:
+            return False
+        before = self.schedule(step - self.every) if step > self.every else 0.0
+        return self.schedule(step) > before
+
+    def update(
+        self,
+        step: int,
+        masks: Masks,
+        scores: Scores,
+        gradients: Mapping[str, Tensor],  # noqa: ARG002 - every policy has the same signature
+    ) -> dict[str, Tensor]:
+        """Prune to the sparsity of the step."""
+        return _pruned(scores, self.schedule(step), self.scope, self.granularity, masks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerByLayer:
+    """Prune one tensor after the other, each along a cubic schedule in a window of its own.
+
+    The window from ``begin`` to ``end`` is cut into as many equal parts as there are tensors, in
+    their order; a tensor is at its final sparsity when its part is over.
+
+    Args:
+        final: sparsity of every tensor at the end, in [0, 1).
+        begin, end: steps.
+        every: steps between updates.
+        criterion: scores the weights.
+
+    Example:
+        >>> policy = LayerByLayer(final=0.5, end=400, every=100)
+        >>> masks = {n: torch.ones(8, dtype=torch.bool) for n in "ab"}
+        >>> scores = {n: torch.arange(8.0) for n in "ab"}
+        >>> [int(m.sum()) for m in policy.update(200, masks, scores, {}).values()]
+        [4, 8]
+
+    Source: Zhu and Gupta (2017), section 4.3, "layerwise constant": best on average for GNMT.
+    Differs from the paper: it says no more than that sub-windows prune one layer at a time; the
+    shape inside a window is the cubic one here.
+    """
+
+    wants_gradients: ClassVar[bool] = False
+
+    final: float
+    end: int
+    begin: int = 0
+    every: int = 100
+    criterion: Callable[..., Tensor] = magnitude
+
+    def __post_init__(self) -> None:
+        check_sparsity(self.final, "final sparsity")
+        _check_every(self.every)
+
+    def init(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Keep everything."""
+        return _ones(weights)
+
+    def due(self, step: int) -> bool:
+        """Every ``every`` steps from ``begin`` on, until ``end`` has been reached."""
+        return self.begin < step < self.end + self.every and step % self.every == 0
+
+    def update(
+        self,
+        step: int,
+        masks: Masks,
+        scores: Scores,
+        gradients: Mapping[str, Tensor],  # noqa: ARG002 - every policy has the same signature
+    ) -> dict[str, Tensor]:
+        """Prune each tensor to what its own window says."""
+        wide = (self.end - self.begin) / len(scores)
+        rows = []
+        for index, name in enumerate(scores):
+            left = 1 - min(max((step - self.begin) / wide - index, 0.0), 1.0)
+            rows.append((name, self.final - self.final * left**3))
+        return _pruned(scores, None, ByName(tuple(rows)), Elements(), masks)
+
+
+@dataclass(frozen=True)
+class Static:
+    """Train a sparse network from the start, its random masks fixed: the control of the next two.
+
+    Args:
+        sparsity: total fraction of zeros, in [0, 1).
+        scope: how it is shared out over the tensors, such as ``erdos_renyi_kernel``.
+        seed: of the random masks; None is that of the run in a recipe, and 0 in a loop of your own.
+
+    Example:
+        >>> masks = Static(sparsity=0.75).init({"w": torch.zeros(4, 4)})
+        >>> int(masks["w"].sum())
+        4
+
+    Source: Evci et al. (2020), section 3, "static".
+    """
+
+    wants_gradients: ClassVar[bool] = False
+
+    sparsity: float
+    _: KW_ONLY
+    scope: Scope = uniform
+    seed: int | None = None
+    criterion: Callable[..., Tensor] = magnitude
+
+    def init(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Draw the masks."""
+        return _random_masks(weights, self.sparsity, self.scope, self.seed or 0)
+
+    def due(self, step: int) -> bool:  # noqa: ARG002 - every policy has the same signature
+        """Never."""
+        return False
+
+    def update(
+        self,
+        step: int,  # noqa: ARG002
+        masks: Masks,
+        scores: Scores,  # noqa: ARG002
+        gradients: Mapping[str, Tensor],  # noqa: ARG002
+    ) -> dict[str, Tensor]:
+        """Leave the masks as they are."""
+        return dict(masks)
+
+
+@dataclass(frozen=True)
+class SET:
+    """Sparse evolutionary training: drop the weights of least magnitude, grow as many at random.
+
+    Args:
+        sparsity: total fraction of zeros, in [0, 1), the same all the time.
+        until: no update from this step on.
+        every: steps between updates.
+        fraction: of each tensor's weights that is replaced, in (0, 1).
+        scope: how the sparsity is shared out over the tensors at the start.
+        seed: of the first masks and of what grows; None is that of the run in a recipe, and 0 in a loop of your own.
+
+    Example:
+        >>> policy = SET(sparsity=0.5, until=1000)
+        >>> masks = policy.init({"w": torch.zeros(4, 5)})
+        >>> after = policy.update(100, masks, {"w": torch.rand(4, 5)}, {})
+        >>> int(after["w"].sum()), torch.equal(after["w"], masks["w"])
+        (10, False)
+
+    Source: Mocanu et al. (2018), algorithm 1.
+    Differs from the paper: new weights start at zero rather than at random, and updates come every
+    some steps rather than every epoch.
+    """
+
+    wants_gradients: ClassVar[bool] = False
+
+    sparsity: float
+    _: KW_ONLY
+    until: int
+    every: int = 100
+    fraction: float = 0.3
+    scope: Scope = uniform
+    seed: int | None = None
+    criterion: Callable[..., Tensor] = magnitude
+
+    def __post_init__(self) -> None:
+        _check_every(self.every)
+        _check_fraction(self.fraction)
+
+    def init(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Draw the masks."""
+        return _random_masks(weights, self.sparsity, self.scope, self.seed or 0)
+
+    def due(self, step: int) -> bool:
+        """Every ``every`` steps before ``until``."""
+        return 0 < step < self.until and step % self.every == 0
+
+    def update(
+        self,
+        step: int,
+        masks: Masks,
+        scores: Scores,
+        gradients: Mapping[str, Tensor],  # noqa: ARG002 - every policy has the same signature
+    ) -> dict[str, Tensor]:
+        """Replace weights, tensor by tensor."""
+        seed = seed_for(self.seed or 0, "SET", step)
+        growth = {name: random(score, name, seed=seed) for name, score in scores.items()}
+        return _replaced(masks, scores, growth, self.fraction)
+
+
+@dataclass(frozen=True)
+class RigL:
+    """Drop the weights of least magnitude, grow those whose gradient is largest.
+
+    The fraction that is replaced falls along a cosine:
+    ``fraction / 2 · (1 + cos(π t / until))``. What grows starts at zero with an empty memory in
+    the optimizer; what is dropped and grown at once keeps its value.
+
+    Args:
+        sparsity: total fraction of zeros, in [0, 1), the same all the time.
+        until: no update from this step on; three quarters of the training in the paper.
+        every: steps between updates.
+        fraction: replaced at the first update, in (0, 1).
+        scope: how the sparsity is shared out; ``erdos_renyi_kernel`` is best in the paper.
+        seed: of the first masks; None is that of the run in a recipe, and 0 in a loop of your own.
+
+    Example:
+        >>> policy = RigL(sparsity=0.5, until=1000)
+        >>> masks = {"w": torch.tensor([True, True, True, True, False, False, False, False])}
+        >>> scores = {"w": torch.tensor([4.0, 3.0, 2.0, 1.0, 0.0, 0.0, 0.0, 0.0])}
+        >>> gradients = {"w": torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0, -9.0, 2.0, 3.0])}
+        >>> policy.update(100, masks, scores, gradients)["w"].int()
+        tensor([1, 1, 1, 0, 0, 1, 0, 0], dtype=torch.int32)
+
+    Source: Evci et al. (2020), algorithm 1.
+    Differs from the paper: the step of an update is taken as well, before it.
+    """
+
+    wants_gradients: ClassVar[bool] = True
+
+    sparsity: float
+    _: KW_ONLY
+    until: int
+    every: int = 100
+    fraction: float = 0.3
+    scope: Scope = uniform
+    seed: int | None = None
+    criterion: Callable[..., Tensor] = magnitude
+
+    def __post_init__(self) -> None:
+        _check_every(self.every)
+        _check_fraction(self.fraction)
+
+    def init(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Draw the masks."""
+        return _random_masks(weights, self.sparsity, self.scope, self.seed or 0)
+
+    def due(self, step: int) -> bool:
+        """Every ``every`` steps before ``until``."""
+        return 0 < step < self.until and step % self.every == 0
+
+    def update(
+        self, step: int, masks: Masks, scores: Scores, gradients: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Replace weights, tensor by tensor."""
+        fraction = self.fraction / 2 * (1 + math.cos(math.pi * step / self.until))
+        growth = {name: gradient.detach().abs() for name, gradient in gradients.items()}
+        return _replaced(masks, scores, growth, fraction)
+
+
+def _pruned(
+    scores: Scores, sparsity: float | None, scope: Scope, granularity: Granularity, masks: Masks
+) -> dict[str, Tensor]:
+    pooled = {n: pool_within(granularity, score, masks[n]) for n, score in scores.items()}
+    alive = {name: granularity.alive(mask) for name, mask in masks.items()}
+    keep = allocate(pooled, sparsity, scope=scope, within=alive)
+    return select(scores, keep, granularity, within=masks)
+
+
+def _replaced(masks: Masks, scores: Scores, growth: Scores, fraction: float) -> dict[str, Tensor]:
+    """Let the lowest of the kept go, and the highest growth of all others come; counts stay."""
+    new = {}
+    for name, mask in masks.items():
+        kept = candidates(scores, {name: mask})[name]
+        moved = min(int(fraction * kept), mask.numel() - kept)
+        stayed = select({name: scores[name]}, {name: kept - moved}, within={name: mask})[name]
+        grown = select({name: growth[name]}, {name: moved}, within={name: ~stayed})[name]
+        new[name] = stayed | grown
+    return new
+
+
+def _random_masks(
+    weights: Mapping[str, Tensor], sparsity: float, scope: Scope, seed: int
+) -> dict[str, Tensor]:
+    scores = {name: random(weight, name, seed=seed) for name, weight in weights.items()}
+    return select(scores, allocate(scores, sparsity, scope=scope))
+
+
+def _ones(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {n: torch.ones_like(weight, dtype=torch.bool) for n, weight in weights.items()}
+
+
+def _check_every(every: int) -> None:
+    if every < 1:
+        raise BoxwoodError(f"Expected every >= 1 steps, got {every}; 100 is usual.")
+
+
+def _check_fraction(fraction: float) -> None:
+    if not 0 < fraction < 1:
+        raise BoxwoodError(
+            f"Expected a fraction in (0, 1) of weights to replace, got {fraction}; try 0.3."
+        )

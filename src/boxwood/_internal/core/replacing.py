@@ -1,0 +1,144 @@
+"""Files and folders that take their name whole, or not at all: the one way in which Boxwood writes."""
+
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from boxwood._internal.core.errors import BoxwoodError
+
+_OTHERS = {
+    ".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".npz", ".h5", ".onnx", ".gguf",
+    ".safetensors", ".bxw",
+}  # fmt: skip
+"""Names by which other programs, and people, tell how a network is stored."""
+
+UNFINISHED = ".new-"
+"""How the name of a file begins while it is being written."""
+
+
+def unfinished(path: Path) -> Path:
+    """Name a file or folder while it is being written: beside it, and as no other is named.
+
+    The random part tells processes apart whose numbers are the same, as in two containers.
+
+    Example:
+        >>> unfinished(Path("a/b.json")).name[:5], finished_name(unfinished(Path("a/b.json")))
+        ('.new-', 'b.json')
+    """
+    return path.with_name(f"{UNFINISHED}{secrets.token_hex(8)}-{path.name}")
+
+
+def finished_name(path: Path) -> str | None:
+    """Return the name that an unfinished file was to take; None for any other file.
+
+    Example:
+        >>> finished_name(Path("b.json"))
+    """
+    if not path.name.startswith(UNFINISHED):
+        return None
+    return path.name.removeprefix(UNFINISHED).partition("-")[2]
+
+
+def check_suffix(path: Path, wanted: str) -> None:
+    """Refuse a name that promises another format than that which is about to be written.
+
+    Names that promise nothing are as good as any.
+
+    Example:
+        >>> check_suffix(Path("small.safetensors"), ".safetensors")
+        >>> check_suffix(Path("small.pt"), ".safetensors")
+        Traceback (most recent call last):
+        ...
+        boxwood._internal.core.errors.BoxwoodError: Expected a name for a .safetensors file, got small.pt; what is written here is no .pt file: name it small.safetensors.
+    """
+    if path.suffix.lower() in _OTHERS - {wanted}:
+        raise BoxwoodError(
+            f"Expected a name for a {wanted} file, got {path}; what is written here is no "
+            f"{path.suffix} file: name it {path.with_suffix(wanted)}."
+        )
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give the place of a new file, which takes the name ``path`` once all of it is on the disk.
+
+    The file has the permissions of any new file, whatever the library asks for that writes it.
+    Whoever calls this says in its own words what an ``OSError`` means; in any case nothing is left
+    behind, and what was there before is untouched.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with replacing(Path(folder) / "a") as new:
+        ...         _ = new.write_text("all of it")
+        ...     (Path(folder) / "a").read_text()
+        'all of it'
+    """
+    new = unfinished(path)
+    # Never through a link that somebody has put there.
+    handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        mode = stat.S_IMODE(os.fstat(handle).st_mode)
+        os.close(handle)
+        yield new
+        _permit(new, mode)
+        sync(new)
+        new.replace(path)
+        sync(path.parent)
+    finally:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            new.unlink()
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Give a new folder, which takes the name ``path`` once all that is put into it is on the disk.
+
+    Nothing, or an empty folder, may have that name before. A process that is killed leaves a folder
+    whose name begins with `UNFINISHED` beside it.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with replacing_folder(Path(folder) / "a") as new:
+        ...         _ = (new / "b").write_text("all of it")
+        ...     (Path(folder) / "a" / "b").read_text()
+        'all of it'
+    """
+    new = unfinished(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new.mkdir()
+    try:
+        yield new
+        mode = stat.S_IMODE(new.stat().st_mode) & 0o666
+        for each in (*new.rglob("*"), new):
+            if each.is_file():
+                _permit(each, mode)
+            sync(each)
+        new.replace(path)
+        sync(path.parent)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _permit(path: Path, mode: int) -> None:
+    if stat.S_IMODE(path.stat().st_mode) != mode:
+        with suppress(OSError):  # some file systems have no permissions
+            path.chmod(mode)
+
+
+def sync(path: Path) -> None:
+    """Make a file's contents, or the names in a folder, survive a loss of power.
+
+    Example:
+        >>> sync(Path())
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,202 @@
+"""Optimal Brain Surgeon: delete weights and move the others to make up for it.
+
+For a quadratic ``L(w) - L(w*) = ½ (w - w*)ᵀ H (w - w*)``. All functions are pure; rows of a weight
+matrix share one Hessian, as the rows of a linear layer do under squared error of its outputs.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.core.granularity import NofM
+from boxwood._internal.core.selection import select
+
+
+class Surgery(NamedTuple):
+    """What is left, and what it cost.
+
+    Args:
+        weight: adjusted weights, zero where the mask is False.
+        mask: bool, True keeps.
+        rise: predicted rise of the loss by each deletion, in their order.
+    """
+
+    weight: Tensor
+    mask: Tensor
+    rise: Tensor
+
+
+def inverse_by_recursion(gradients: Tensor, *, alpha: float = 1e-4) -> Tensor:
+    """Invert ``H = 1/P Σ_n X_n X_nᵀ + α I``, one example at a time, without ever making H.
+
+    ``H⁻¹ ← H⁻¹ - H⁻¹ X Xᵀ H⁻¹ / (P + Xᵀ H⁻¹ X)``, from ``H⁻¹ = I/α``.
+
+    Args:
+        gradients: X, [P, weights]: derivatives of an output, or of the loss, by the weights.
+        alpha: α > 0; small beside the eigenvalues that matter.
+
+    Returns:
+        [weights, weights].
+
+    Example:
+        >>> inverse_by_recursion(torch.tensor([[2.0], [0.0]]), alpha=2.0)
+        tensor([[0.2500]])
+
+    Source: Hassibi and Stork (1993), equation 12.
+    """
+    if not alpha > 0:
+        raise BoxwoodError(f"Expected alpha > 0, got {alpha}; try 1e-4.")
+    count, size = gradients.shape
+    inverse = torch.eye(size, dtype=gradients.dtype, device=gradients.device) / alpha
+    for example in gradients:
+        product = inverse @ example
+        inverse = inverse - torch.outer(product, product) / (count + example @ product)
+    return inverse
+
+
+def remove(weight: Tensor, inverse: Tensor, keep: int) -> Surgery:
+    """Delete the weight with the least ``w_q² / (2 [H⁻¹]_qq)`` and adjust the rest, again and again.
+
+    ``δw = -w_q / [H⁻¹]_qq · H⁻¹ e_q``; then q leaves the inverse. Each step is optimal; which set
+    is the best of all sets is another question, that nobody can afford to answer.
+
+    Args:
+        weight: [n], at a minimum.
+        inverse: H⁻¹, [n, n], symmetric and positive definite.
+        keep: how many stay, in [0, n].
+
+    Example:
+        >>> h = torch.tensor([[2.0, 1.0], [1.0, 2.0]])
+        >>> done = remove(torch.tensor([0.5, 3.0]), torch.linalg.inv(h), 1)
+        >>> done.weight, done.mask, done.rise
+        (tensor([0.0000, 3.2500]), tensor([False,  True]), tensor([0.1875]))
+
+    Source: Hassibi and Stork (1993), equation 5; the elimination as Frantar and Alistarh (2022).
+    """
+    if not 0 <= keep <= weight.numel():
+        raise BoxwoodError(f"Expected to keep between 0 and {weight.numel()}, got {keep}.")
+    left, inverse = weight.clone(), inverse.clone()
+    mask = torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
+    rise = []
+    for _ in range(weight.numel() - keep):
+        diagonal = inverse.diagonal().clone()
+        saliency = torch.where(mask, left.square() / (2 * diagonal), torch.inf)
+        q = int(saliency.argmin())
+        rise.append(saliency[q])
+        left -= left[q] / diagonal[q] * inverse[:, q]
+        mask[q] = False
+        left[~mask] = 0
+        inverse -= torch.outer(inverse[:, q], inverse[q]) / diagonal[q]
+        # What is gone must not come back by rounding.
+        inverse[q], inverse[:, q], inverse[q, q] = 0, 0, 1
+    return Surgery(left, mask, torch.stack(rise) if rise else left.new_zeros(0))
+
+
+def adjust(weight: Tensor, hessian: Tensor, mask: Tensor) -> Tensor:
+    """Move the kept weights of each row to where the loss is least, given what is deleted.
+
+    ``H_KK w'_K = (H w)_K`` for the kept set K of a row. It is what Optimal Brain Surgeon arrives at
+    when it deletes the same set, in any order.
+
+    Args:
+        weight: [rows, n].
+        hessian: H, [n, n], symmetric and positive definite.
+        mask: bool [rows, n], True keeps.
+
+    Returns:
+        [rows, n], zero where the mask is False.
+
+    Example:
+        >>> h = torch.tensor([[2.0, 1.0], [1.0, 2.0]])
+        >>> adjust(torch.tensor([[0.5, 3.0]]), h, torch.tensor([[False, True]]))
+        tensor([[0.0000, 3.2500]])
+
+    Source: Hassibi and Stork (1993), equations 2 to 5, for a set; Kwon et al. (2022), section 3.3.
+    """
+    wanted = weight @ hessian
+    rows = []
+    for target, kept in zip(wanted, mask, strict=True):
+        row = torch.zeros_like(target)
+        if bool(kept.any()):
+            row[kept] = torch.linalg.solve(hessian[kept][:, kept], target[kept])
+        rows.append(row)
+    return torch.stack(rows)
+
+
+def sparse_gpt(
+    weight: Tensor,
+    hessian: Tensor,
+    keep: int,
+    *,
+    grouped: NofM | None = None,
+    block: int = 128,
+) -> tuple[Tensor, Tensor]:
+    """Prune a matrix column by column, passing each error on to the columns not yet visited.
+
+    Within a block of columns the lowest ``w² / [H⁻¹]_jj`` go, with H that of the columns from j
+    on; or, with ``grouped``, all but n of every m columns. The error of column j is made up for by
+    later columns alone, so one Cholesky factor serves all rows, and the result is not as good as
+    `adjust`, but far cheaper.
+
+    Args:
+        weight: [rows, n].
+        hessian: H, [n, n], symmetric and positive definite (`damped` makes it so).
+        keep: weights that stay in all; blocks share them in proportion to their widths.
+        grouped: n of m; then keep must be n/m of all.
+        block: columns for which one mask is chosen at once.
+
+    Returns:
+        Weights [rows, n] and mask bool [rows, n], True keeps; weights are zero where it is False.
+
+    Example:
+        >>> h = torch.tensor([[2.0, 1.0], [1.0, 2.0]])
+        >>> sparse_gpt(torch.tensor([[0.5, 3.0]]), h, 1)
+        (tensor([[0.0000, 3.2500]]), tensor([[False,  True]]))
+
+    Source: Frantar and Alistarh (2023), algorithm 1.
+    """
+    rows, columns = weight.shape
+    if not 0 <= keep <= weight.numel() or block < 1:
+        raise BoxwoodError(
+            f"Expected keep in [0, {weight.numel()}] and block >= 1, got keep={keep}, "
+            f"block={block}; correct them."
+        )
+    if grouped is not None:
+        _check_grouped(grouped, weight, keep)
+        block = max(block - block % grouped.m, grouped.m)
+    lower = torch.linalg.cholesky(hessian)
+    factor = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+    left = weight.clone()
+    mask = torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
+    kept = 0
+    for start in range(0, columns, block):
+        end = min(start + block, columns)
+        part, inner = left[:, start:end].clone(), factor[start:end, start:end]
+        scales, inside = inner.diagonal().square(), mask[:, start:end]
+        if grouped is None:
+            wanted = round(keep * end / columns) - kept
+            kept += wanted
+            inside[:] = select({"": part.square() / scales}, {"": wanted})[""]
+        errors = torch.empty_like(part)
+        for j in range(end - start):
+            if grouped is not None and j % grouped.m == 0:
+                group = slice(j, j + grouped.m)
+                scores = part[:, group].square() / scales[group]
+                inside[:, group] = select({"": scores}, {"": rows * grouped.n}, grouped)[""]
+            gone = part[:, j].masked_fill(inside[:, j], 0)
+            errors[:, j] = gone / inner[j, j]
+            part[:, j:] -= torch.outer(errors[:, j], inner[j, j:])
+        left[:, start:end] = part.masked_fill(~inside, 0)
+        left[:, end:] -= errors @ factor[start:end, end:]
+    return left, mask
+
+
+def _check_grouped(grouped: NofM, weight: Tensor, keep: int) -> None:
+    if weight.shape[1] % grouped.m or keep * grouped.m != weight.numel() * grouped.n:
+        raise BoxwoodError(
+            f"Expected columns in multiples of {grouped.m} and {grouped.n}/{grouped.m} of them "
+            f"kept, got shape {tuple(weight.shape)} and keep={keep}; ask for a sparsity of "
+            f"{1 - grouped.n / grouped.m:g}, and leave other layers out with where=."
+        )

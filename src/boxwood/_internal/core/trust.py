@@ -1,0 +1,122 @@
+"""Whose code a name in a recipe file or a store may bring in.
+
+A recipe names functions and classes. Looking one up imports its module, which runs the module, and
+a function that was named is called later. So a name that was read from a file is looked up only if
+its code is trusted: what recipes are made of in Boxwood itself, and the files and modules that the
+user named.
+"""
+
+import dataclasses
+import re
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+from boxwood._internal.core.errors import BoxwoodError
+
+_OURS = re.compile(
+    r"boxwood\._internal\.(core|model|train|distill|agent|data|zoo|recipes)(\.[A-Za-z_][A-Za-z_0-9]*)*"
+)
+"""Modules of Boxwood from which recipes are made."""
+
+_REFUSED = frozenset(
+    {
+        "boxwood._internal.core.replacing",  # deletes and renames
+        "boxwood._internal.core.spec",  # imports what it is told to
+        "boxwood._internal.core.trust",
+        "boxwood._internal.data.downloads",  # writes to the disk, over a network
+        "boxwood._internal.data.espeak",  # opens the shared library that it is told to
+        "boxwood._internal.data.espeak_process",
+        "boxwood._internal.model.held_weights",  # calls into the interpreter
+    }
+)
+"""Modules among them whose functions could be turned against the reader of a file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trust:
+    """Whose code may be run because a file names it; by default what Boxwood's own recipes use.
+
+    Args:
+        places: files, as absolute paths, and modules of the user whose definitions are trusted too.
+        everything: trust whatever is named, as a Python file is trusted that one runs.
+
+    Example:
+        >>> Trust().check("boxwood._internal.zoo.lenet:lenet_5")
+        >>> Trust().check("os:system")
+        Traceback (most recent call last):
+        ...
+        boxwood._internal.core.errors.BoxwoodError: Expected a file that names code of Boxwood alone, got the name 'os:system', of which nothing was run; if you trust this code, give --code os, or --trust for all that is named.
+    """
+
+    places: frozenset[str] = frozenset()
+    everything: bool = False
+
+    @classmethod
+    def of(cls, *places: str, everything: bool = False) -> "Trust":
+        """Trust the definitions of some files and modules.
+
+        Args:
+            places: paths that end in ``.py``, or names of modules.
+            everything: trust whatever is named.
+
+        Example:
+            >>> Trust.of("mylib.nets").check("mylib.nets:small")
+        """
+        return cls(frozenset(map(_place, places)), everything)
+
+    def check(self, target: str) -> None:
+        """Refuse a name whose module may not be imported.
+
+        Raises:
+            BoxwoodError: neither Boxwood's recipes nor the user's places have it.
+        """
+        where, _, name = target.rpartition(":")
+        if self.everything or _place(where) in self.places:
+            return
+        if not (_OURS.fullmatch(where) and name.isidentifier()):
+            raise _untrusted(target)
+
+    def check_found(self, target: str, found: Any, module: str) -> None:
+        """Refuse what a module only imports, and functions that recipes have no use for.
+
+        Args:
+            target: the name that was looked up.
+            found: what it names.
+            module: the name under which its module was imported.
+
+        Raises:
+            BoxwoodError: it is defined elsewhere, or could run code or delete files.
+
+        Example:
+            >>> from boxwood._internal.core.spec import load
+            >>> Trust().check_found("boxwood._internal.core.spec:load", load, "boxwood._internal.core.spec")
+            Traceback (most recent call last):
+            ...
+            boxwood._internal.core.errors.BoxwoodError: Expected a file that names code of Boxwood alone, got the name 'boxwood._internal.core.spec:load', of which nothing was run; if you trust this code, give --code boxwood._internal.core.spec, or --trust for all that is named.
+        """
+        if self.everything:
+            return
+        home = str(getattr(found, "__module__", ""))
+        if _place(target.rpartition(":")[0]) in self.places and home == module:
+            return
+        is_spec = isinstance(found, type) and dataclasses.is_dataclass(found)
+        harmless = isinstance(found, FunctionType) and home not in _REFUSED
+        if not (_OURS.fullmatch(home) and (is_spec or harmless)):
+            raise _untrusted(target)
+
+
+EVERYTHING = Trust(everything=True)
+"""For what the user typed, or is running already."""
+
+
+def _place(where: str) -> str:
+    return str(Path(where).resolve()) if where.endswith(".py") else where
+
+
+def _untrusted(target: str) -> BoxwoodError:
+    return BoxwoodError(
+        f"Expected a file that names code of Boxwood alone, got the name {target!r}, of which "
+        f"nothing was run; if you trust this code, give --code {target.rpartition(':')[0]}, or "
+        f"--trust for all that is named."
+    )

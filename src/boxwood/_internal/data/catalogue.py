@@ -1,0 +1,45 @@
+"""The data sets that have a name."""
+
+from collections.abc import Callable
+
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.data.brown import brown
+from boxwood._internal.data.digits import digits
+from boxwood._internal.data.idx import fashion_mnist, mnist
+from boxwood._internal.data.pronunciations import cmudict
+from boxwood._internal.data.speech import speech
+from boxwood._internal.data.splits import Splits
+from boxwood._internal.data.text import ptb
+from boxwood._internal.data.vision import cifar10
+
+CATALOGUE: dict[str, Callable[[], Splits]] = {
+    "brown": brown,
+    "cifar10": cifar10,
+    "cmudict": cmudict,
+    "digits": digits,
+    "fashion-mnist": fashion_mnist,
+    "mnist": mnist,
+    "ptb": ptb,
+    "speech": speech,
+}
+"""Loaders by name; loading starts when one is called."""
+
+
+def named(name: str) -> Callable[[], Splits]:
+    """Find the loader of a data set by its name.
+
+    Args:
+        name: a key of `CATALOGUE`.
+
+    Raises:
+        BoxwoodError: there is none of that name; the message lists those there are.
+
+    Example:
+        >>> named("digits")().shape
+        (1, 8, 8)
+    """
+    if name not in CATALOGUE:
+        raise BoxwoodError(
+            f"Expected the name of a data set, got {name!r}; use one of {', '.join(CATALOGUE)}."
+        )
+    return CATALOGUE[name]

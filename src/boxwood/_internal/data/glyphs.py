@@ -1,0 +1,117 @@
+"""Letters with diacritics, drawn in the fonts of this machine: many classes, easily confused."""
+
+import hashlib
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.data.splits import Splits, from_tensors, hold_out
+
+SYSTEM_FONTS = Path("/usr/share/fonts")
+_FEWEST = 150
+_SIZE = 28
+
+
+def candidates() -> tuple[str, ...]:
+    """List the Latin letters that are one of A-Z or a-z with one diacritic: 222 of them.
+
+    Example:
+        >>> letters = candidates()
+        >>> len(letters), "".join(letters[:8])
+        (222, 'ÀÁÂÃÄÅÇÈ')
+
+    Source: The Unicode Standard, blocks Latin-1 Supplement to Latin Extended-B.
+    """
+    found = []
+    for code in range(0xC0, 0x250):
+        parts = unicodedata.normalize("NFD", chr(code))
+        if len(parts) == 2 and parts[0].isascii() and parts[0].isalpha():
+            found.append(chr(code))
+    return tuple(found)
+
+
+def accents(
+    folders: Sequence[str] | None = None, *, points: int = 16, test_families: float = 0.2
+) -> Splits:
+    """Draw every accented letter in every font: images of shape (1, 28, 28), a class per letter.
+
+    The classes are the letters that all fonts have, so they depend on the fonts of the machine,
+    as the identity does. Whole families are held out for the test; the validation part, a tenth,
+    has the families of the training part. Fonts with fewer than 150 of the letters, or that draw
+    many of them alike, are left out, and of equal files one stays.
+
+    Args:
+        folders: where fonts are looked for; by default `SYSTEM_FONTS` and matplotlib's own.
+        points: size of the letters.
+        test_families: fraction of the families that are held out.
+
+    Raises:
+        BoxwoodError: Pillow or fontTools are missing, or there are fewer than two families.
+
+    Example:
+        >>> data = accents()  # doctest: +SKIP
+        >>> data.shape  # doctest: +SKIP
+        (1, 28, 28)
+    """
+    try:
+        import matplotlib as mpl
+        from fontTools.ttLib import TTFont
+        from PIL import ImageFont
+    except ImportError as error:
+        raise BoxwoodError(
+            f"Expected Pillow, fontTools and matplotlib to draw letters with, got {error}; do "
+            f"pip install 'boxwood[plots]'."
+        ) from error
+    looked = folders or (str(SYSTEM_FONTS), str(Path(mpl.get_data_path()) / "fonts" / "ttf"))
+    files: dict[str, Path] = {}
+    for folder in looked:
+        for path in sorted(Path(folder).rglob("*.[to]tf")):
+            files.setdefault(hashlib.sha256(path.read_bytes()).hexdigest(), path)
+    fonts: list[tuple[str, Path, set[str]]] = []
+    for path in files.values():
+        with TTFont(path, lazy=True) as font:
+            known = font.getBestCmap() or {}
+            family = font["name"].getBestFamilyName() or path.stem
+        letters = {letter for letter in candidates() if ord(letter) in known}
+        if len(letters) >= _FEWEST and _tells_apart(ImageFont.truetype(path, points), letters):
+            fonts.append((family, path, letters))
+    families = sorted({family for family, _, _ in fonts})
+    if len(families) < 2:
+        raise BoxwoodError(
+            f"Expected fonts of two families or more with accented letters in "
+            f"{', '.join(looked)}, got {families}; install some, such as Debian's fonts-dejavu "
+            f"and fonts-liberation."
+        )
+    classes = sorted(set.intersection(*(letters for _, _, letters in fonts)))
+    held = max(1, round(test_families * len(families)))
+    _, chosen = hold_out(len(families), held, seed=0, purpose="test_families")
+    tested = {families[index] for index in chosen.tolist()}
+    parts: dict[bool, list[Tensor]] = {False: [], True: []}
+    for family, path, _ in sorted(fonts, key=lambda each: each[:2]):
+        font = ImageFont.truetype(path, points)
+        parts[family in tested].append(torch.stack([_draw(font, letter) for letter in classes]))
+    train, test = (
+        (torch.cat(parts[which]), torch.arange(len(classes)).repeat(len(parts[which])))
+        for which in (False, True)
+    )
+    return from_tensors("accents", train, test, validation=max(1, len(train[0]) // 10))
+
+
+def _draw(font: object, letter: str) -> Tensor:
+    """Draw a letter in the middle: uint8 [1, 28, 28], ink 255."""
+    from PIL import Image, ImageDraw
+
+    image = Image.new("L", (_SIZE, _SIZE))
+    middle = (_SIZE / 2, _SIZE / 2)
+    ImageDraw.Draw(image).text(middle, letter, fill=255, font=font, anchor="mm")  # type: ignore[arg-type]
+    return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).reshape(1, _SIZE, _SIZE)
+
+
+def _tells_apart(font: object, letters: set[str]) -> bool:
+    """Say whether a font draws most letters differently; a font of last resort does not."""
+    drawn = {_draw(font, letter).numpy().tobytes() for letter in sorted(letters)}
+    return len(drawn) > 0.9 * len(letters)

@@ -1,0 +1,109 @@
+"""Less of a data set: fewer examples, fewer classes, or smaller images."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.core.examples import Examples
+from boxwood._internal.data.splits import InMemory, Splits, fingerprint
+
+
+def fewer(data: Callable[[], Splits], count: int) -> Splits:
+    """Keep the first ``count`` training examples; validation and test stay whole.
+
+    The training part of Boxwood's data sets is in random order, so these are a fair sample.
+
+    Args:
+        data: returns the `Splits`.
+        count: examples to keep, at least 1.
+
+    Raises:
+        BoxwoodError: there are fewer.
+
+    Example:
+        >>> from boxwood._internal.data.digits import digits
+        >>> len(fewer(digits, 100).train)
+        100
+    """
+    whole = data()
+    if not 1 <= count <= len(whole.train):
+        raise BoxwoodError(
+            f"Expected between 1 and {len(whole.train)} training examples of {whole.name} to "
+            f"keep, got {count}; correct count=."
+        )
+    return _part(whole, torch.arange(count), f"first {count}")
+
+
+def without(data: Callable[[], Splits], classes: Sequence[int]) -> Splits:
+    """Take the training examples of some classes away; validation and test stay whole.
+
+    Args:
+        data: returns the `Splits`.
+        classes: numbers in [0, classes of the data).
+
+    Raises:
+        BoxwoodError: a class does not exist, or no training example is left.
+
+    Example:
+        >>> from boxwood._internal.data.digits import digits
+        >>> part = without(digits, (3,))
+        >>> part.classes, 3 in part.train.targets
+        (10, False)
+
+    Source: Hinton, Vinyals and Dean (2015), section 3: a transfer set without the digit 3.
+    """
+    whole = data()
+    unknown = sorted(set(classes) - set(range(whole.classes)))
+    if unknown:
+        raise BoxwoodError(
+            f"Expected classes of {whole.name} in 0..{whole.classes - 1}, got {unknown}; correct "
+            f"classes=."
+        )
+    _, labels = whole.train.take(torch.arange(len(whole.train)))
+    kept = (~torch.isin(labels, torch.tensor(list(classes)))).nonzero().flatten()
+    if not len(kept):
+        raise BoxwoodError(
+            f"Expected training examples of {whole.name} that are left, got none without the "
+            f"classes {sorted(classes)}; leave out fewer."
+        )
+    return _part(whole, kept, f"without {sorted(classes)}")
+
+
+def halved(data: Callable[[], Splits]) -> Splits:
+    """Average every 2 × 2 pixels of all images.
+
+    Args:
+        data: returns the `Splits`, of images [channels, height, width].
+
+    Example:
+        >>> from boxwood._internal.data.digits import digits
+        >>> halved(digits).shape
+        (1, 4, 4)
+    """
+    whole = data()
+
+    def smaller(part: Examples) -> InMemory:
+        inputs, targets = part.take(torch.arange(len(part)))
+        return InMemory(avg_pool2d(inputs, 2), targets)
+
+    return replace(
+        whole,
+        name=f"{whole.name} halved",
+        train=smaller(whole.train),
+        validation=smaller(whole.validation),
+        test=smaller(whole.test),
+        identity=fingerprint("halved", whole.identity),
+    )
+
+
+def _part(whole: Splits, kept: Tensor, title: str) -> Splits:
+    return replace(
+        whole,
+        name=f"{whole.name}, {title}",
+        train=InMemory(*whole.train.take(kept)),
+        identity=fingerprint(whole.identity, title),
+    )

@@ -1,0 +1,258 @@
+"""What a teacher answers, asked once and kept: in memory, and on disk if there is a folder.
+
+A training that shows the examples as they are needs one answer per example, whatever its seed,
+order, batch and temperature: `ask_all`. One that changes its inputs at random needs an answer per
+step; as those inputs follow from the seed, it shows the same ones when it is run again, and so
+does every other student of that seed: `StepAnswers`.
+
+Kept and fresh answers are the same bytes, because a kept one was computed in the very batch in
+which a fresh one would be, and both go through the same `Encoding`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from boxwood._internal.core.checksums import checksum_of
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.core.examples import Examples
+from boxwood._internal.core.reading import check_regular
+from boxwood._internal.core.replacing import replacing
+from boxwood._internal.distill.encodings import Encoded, Encoding, Exact
+from boxwood._internal.distill.ensembles import Ask
+from boxwood._internal.distill.losses import Lesson
+
+STEPS_PER_SHARD = 256
+_DEFAULT_ENCODING = Exact()
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Numbered files of tensors in a folder, each there whole or not at all.
+
+    Several processes may write the same shard: they write the same bytes, and the last one stays.
+
+    Args:
+        folder: made when something is first written; what it holds can be computed again.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Shards(Path(folder)).write(3, {"a": torch.ones(2)})
+        ...     Shards(Path(folder)).read(3)
+        {'a': tensor([1., 1.])}
+    """
+
+    folder: Path
+
+    def read(self, number: int) -> Encoded | None:
+        """Read a shard; None if it is not there.
+
+        Raises:
+            BoxwoodError: the file is not what was written.
+        """
+        path = self._path(number)
+        if not path.exists():
+            return None
+        try:
+            check_regular(path)
+            with safe_open(path, framework="pt") as opened:
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+                noted = (opened.metadata() or {}).get("sha256")
+        except (OSError, SafetensorError) as error:
+            raise _damaged(path, error) from error
+        if noted != checksum_of(tensors):
+            raise _damaged(path, "its bytes are not those that were written")
+        return tensors
+
+    def write(self, number: int, tensors: Mapping[str, Tensor]) -> None:
+        """Write a shard in place of what was there.
+
+        Raises:
+            BoxwoodError: the disk is full or not writable; nothing is left behind.
+        """
+        path = self._path(number)
+        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as new:
+                save_file(whole, new, {"sha256": checksum_of(whole)})
+        except (OSError, SafetensorError) as error:
+            raise BoxwoodError(
+                f"Expected to write a teacher's answers into {self.folder}, got {error}; free "
+                f"some space, or train without keeping them."
+            ) from error
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """The answers to all of some examples; called with a batch, it makes the `Lesson`.
+
+    Args:
+        kept: tensors whose first dimension is the examples.
+        encoding: what makes logits of them.
+    """
+
+    kept: Encoded
+    encoding: Encoding
+
+    def __call__(self, step: int, indices: Tensor, inputs: Tensor, labels: Tensor) -> Lesson:  # noqa: ARG002 - every teacher is asked alike
+        """Look up the answers to a batch.
+
+        Args:
+            step: not used.
+            indices: int64 [N].
+            inputs: not used.
+            labels: int64 [N].
+        """
+        chosen = {
+            name: tensor.index_select(0, indices.to(tensor.device))
+            for name, tensor in self.kept.items()
+        }
+        return Lesson(labels, self.encoding.decode(chosen))
+
+
+def ask_all(
+    ask: Ask,
+    examples: Examples,
+    *,
+    encoding: Encoding = _DEFAULT_ENCODING,
+    batch: int = 1000,
+    shards: Shards | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Answers:
+    """Ask a teacher about every example, in their order; shards that are there are not asked again.
+
+    Args:
+        ask: the teacher.
+        examples: what it is asked about.
+        encoding: the form in which answers are kept, and learnt from.
+        batch: examples per question, and per shard.
+        shards: where answers are kept; None for memory only.
+        progress: told (done, all) after each batch.
+
+    Raises:
+        BoxwoodError: a teacher gives no finite logits [N, C]; a shard is damaged or of another
+            length; or the disk is full.
+
+    Example:
+        >>> from boxwood._internal.data.splits import InMemory
+        >>> known = ask_all(lambda x: 2 * x, InMemory(torch.eye(2), torch.tensor([0, 1])))
+        >>> known(0, torch.tensor([1]), torch.empty(0), torch.tensor([1])).logits
+        tensor([[0., 2.]])
+    """
+    total = len(examples)
+    parts: list[Encoded] = []
+    for number, indices in enumerate(torch.arange(total).split(batch)):
+        part = None if shards is None else shards.read(number)
+        if part is None:
+            inputs, _ = examples.take(indices)
+            part = encoding.encode(_checked(ask(inputs), len(indices)))
+            if shards is not None:
+                shards.write(number, part)
+        elif any(len(tensor) != len(indices) for tensor in part.values()):
+            assert shards is not None  # noqa: S101 - it was read from them
+            raise BoxwoodError(
+                f"Expected answers to {len(indices)} examples in shard {number} of "
+                f"{shards.folder}, got other ones; give these examples a folder of their own."
+            )
+        parts.append(part)
+        if progress is not None:
+            progress(min(total, (number + 1) * batch), total)
+    return Answers({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, encoding)
+
+
+class StepAnswers:
+    """The answers to the batches of one training, as it shows them; a step is asked about once.
+
+    Args:
+        ask: the teacher.
+        encoding: the form in which answers are kept, and learnt from.
+        shards: where answers are kept; None to ask every time. The folder belongs to one teacher
+            and one course of inputs: examples, seed, order, batch and augmentation.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for source in (lambda x: 2 * x, None):  # the second time nobody is asked
+        ...         known = StepAnswers(source, Exact(), Shards(Path(folder)))
+        ...         known(7, torch.tensor([0]), torch.ones(1, 2), torch.tensor([1])).logits
+        ...         known.close()
+        tensor([[2., 2.]])
+        tensor([[2., 2.]])
+    """
+
+    def __init__(self, ask: Ask, encoding: Encoding, shards: Shards | None) -> None:
+        self._ask, self._encoding, self._shards = ask, encoding, shards
+        self._open: int | None = None
+        self._steps: dict[int, Encoded] = {}
+        self._fresh = False
+
+    def __call__(self, step: int, indices: Tensor, inputs: Tensor, labels: Tensor) -> Lesson:  # noqa: ARG002 - every teacher is asked alike
+        """Answer the batch of a step.
+
+        Args:
+            step: of the training's course.
+            indices: not used.
+            inputs: as the student sees them, [N, ...].
+            labels: int64 [N].
+
+        Raises:
+            BoxwoodError: as for `ask_all`.
+        """
+        number = step // STEPS_PER_SHARD
+        if self._shards is not None and number != self._open:
+            self.close()
+            self._open, self._steps = number, _by_step(self._shards.read(number) or {})
+        kept = self._steps.get(step)
+        if kept is None:
+            kept = self._encoding.encode(_checked(self._ask(inputs), len(labels)))
+            if self._shards is not None:
+                self._steps[step], self._fresh = kept, True
+        logits = self._encoding.decode(kept)
+        if len(logits) != len(labels):
+            raise BoxwoodError(
+                f"Expected kept answers to {len(labels)} examples at step {step}, got "
+                f"{len(logits)}; they belong to another training: give each a folder of its own."
+            )
+        return Lesson(labels, logits)
+
+    def close(self) -> None:
+        """Write what is not yet on disk."""
+        if self._shards is not None and self._open is not None and self._fresh:
+            flat = {f"{s}/{n}": t for s, kept in self._steps.items() for n, t in kept.items()}
+            self._shards.write(self._open, flat)
+        self._fresh = False
+
+
+def _by_step(flat: Encoded) -> dict[int, Encoded]:
+    steps: dict[int, Encoded] = {}
+    for name, tensor in flat.items():
+        step, _, part = name.partition("/")
+        steps.setdefault(int(step), {})[part] = tensor
+    return steps
+
+
+def _checked(logits: Tensor, count: int) -> Tensor:
+    if logits.dim() != 2 or len(logits) != count or not logits.isfinite().all():
+        raise BoxwoodError(
+            f"Expected a teacher that answers {count} inputs with finite logits [{count}, "
+            f"classes], got {'NaN or infinite values' if len(logits) == count else 'a tensor'} of "
+            f"shape {tuple(logits.shape)}; check the teacher on one batch."
+        )
+    return logits.cpu()  # where they are kept, and hashed
+
+
+def _damaged(path: Path, why: object) -> BoxwoodError:
+    return BoxwoodError(
+        f"Expected undamaged answers of a teacher at {path}, got a file that cannot be used "
+        f"({why}); delete it: the teacher is asked again."
+    )

@@ -1,0 +1,124 @@
+"""In which form a teacher's logits are kept.
+
+Shape suffixes: N examples, C classes, k kept.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from boxwood._internal.core.errors import BoxwoodError
+
+Encoded = dict[str, Tensor]
+"""Tensors whose first dimension is the examples."""
+
+
+class Encoding(Protocol):
+    """A form of logits; what is kept is what is learnt from, on disk or not."""
+
+    def encode(self, logits: Tensor) -> Encoded:
+        """Logits [N, C] to what is kept of them."""
+        ...
+
+    def decode(self, kept: Encoded) -> Tensor:
+        """What was kept, to float32 logits [N, C]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Exact:
+    """All logits in float32: 4 bytes each.
+
+    Example:
+        >>> form, logits = Exact(), torch.tensor([[1.0, 2.0]])
+        >>> torch.equal(form.decode(form.encode(logits)), logits)
+        True
+    """
+
+    def encode(self, logits: Tensor) -> Encoded:
+        """Keep all."""
+        return {"logits": logits.float()}
+
+    def decode(self, kept: Encoded) -> Tensor:
+        """Return all."""
+        return kept["logits"]
+
+
+@dataclass(frozen=True)
+class Half:
+    """All logits in float16, centred to mean zero: 2 bytes each, 11 bits of precision.
+
+    Centring changes no probability, and keeps logits of a large common offset in range.
+
+    Example:
+        >>> form = Half()
+        >>> form.decode(form.encode(torch.tensor([[1e6, 1e6 + 2]])))
+        tensor([[-1.,  1.]])
+    """
+
+    def encode(self, logits: Tensor) -> Encoded:
+        """Centre and round."""
+        centred = logits.float() - logits.float().mean(1, keepdim=True)
+        limit = torch.finfo(torch.float16).max
+        return {"logits": centred.clamp(-limit, limit).half()}
+
+    def decode(self, kept: Encoded) -> Tensor:
+        """Widen."""
+        return kept["logits"].float()
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The k largest logits in float16 and the mass of the others: about 4 k bytes an example.
+
+    At temperature 1 the kept classes have their exact probabilities, up to rounding; the rest is
+    shared evenly by the other classes, each with the logit ``logsumexp(rest) - log(C - k)``. At
+    other temperatures that is an approximation, the better the less mass the rest has.
+
+    Args:
+        k: classes kept, at least 1.
+        classes: C > k.
+
+    Example:
+        >>> form = TopK(1, classes=3)
+        >>> p = torch.tensor([[0.5, 0.4, 0.1]])
+        >>> form.decode(form.encode(p.log())).softmax(1).round(decimals=2)
+        tensor([[0.5000, 0.2500, 0.2500]])
+    """
+
+    k: int
+    classes: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.k < self.classes <= torch.iinfo(torch.int32).max:
+            raise BoxwoodError(
+                f"Expected 1 <= k < classes, got k={self.k}, classes={self.classes}; use Half() "
+                f"to keep all logits."
+            )
+
+    def encode(self, logits: Tensor) -> Encoded:
+        """Keep log-probabilities: the largest, where they are, and of one class of the rest."""
+        if logits.shape[1] != self.classes:
+            raise BoxwoodError(
+                f"Expected logits of {self.classes} classes, got {logits.shape[1]}; correct "
+                f"TopK(classes=...)."
+            )
+        logs = logits.float().log_softmax(1)
+        values, places = logs.topk(self.k, dim=1)
+        rest = logs.scatter(1, places, -math.inf).logsumexp(1, keepdim=True)
+        limit = torch.finfo(torch.float16).max
+        share = (rest - math.log(self.classes - self.k)).clamp(min=-limit)
+        kind = torch.int16 if self.classes <= torch.iinfo(torch.int16).max else torch.int32
+        return {
+            "values": values.clamp(min=-limit).half(),
+            "places": places.to(kind),
+            "rest": share.half(),
+        }
+
+    def decode(self, kept: Encoded) -> Tensor:
+        """Put the largest where they were, and the share everywhere else."""
+        logits = kept["rest"].float().repeat(1, self.classes)
+        return logits.scatter_(1, kept["places"].long(), kept["values"].float())

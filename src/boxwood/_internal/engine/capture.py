@@ -1,0 +1,258 @@
+"""From a function to a program: what it does for every call, and for which batches.
+
+The function is run six times, on inputs that nobody else needs:
+
+1. plainly, with other values than the example's; what it makes at a first call is then made;
+2. recorded, on the example;
+3. recorded, with the other values again. The recordings have to be equal, constants included, and
+   the results those of the first run. If not, the function carries something from call to call, or
+   takes values out of torch;
+4. the recorded operations, with the other values and the same random numbers: they have to give
+   what the function gave;
+5. recorded, with one example more: a size that differs is a linear function of the batch;
+6. recorded, with three more, where sizes have to lie on these lines. In this pass the sizes that
+   Python code reads are followed (`following`), which gives the conditions for other batches.
+
+Where 5 or 6 fail, the program is for the example's batch alone.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from boxwood._internal.engine import aten_ops
+from boxwood._internal.engine.chance import chance_as_it_was
+from boxwood._internal.engine.following import Follower
+from boxwood._internal.engine.merging import Merge, OtherProgramError, check_merged, differ
+from boxwood._internal.engine.program import Batches, Program, Torch
+from boxwood._internal.engine.recording import (
+    UncapturableError,
+    check_kind,
+    record,
+    whole_operators,
+)
+
+PROBED = tuple(range(1, 9))
+"""Batches that are tried where code does with sizes what cannot be followed."""
+
+Function = Callable[..., Sequence[Tensor]]
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A program and what its example gave.
+
+    Args:
+        program: the operations.
+        outputs: the tensors that the example gave, in the order of the program's outputs.
+        beside: what it gave beside tensors.
+    """
+
+    program: Program
+    outputs: tuple[Tensor, ...]
+    beside: Any
+
+
+class NeedsGradientsError(UncapturableError):
+    """A forward pass that runs only where torch builds graphs for gradients."""
+
+
+def capture(
+    function: Function, inputs: Sequence[Tensor], beside: Callable[[], Any] = lambda: None
+) -> Captured:
+    """Write down what a function of tensors does.
+
+    Args:
+        function: takes the inputs, returns tensors.
+        inputs: example tensors, left as they are; those whose first axis has the length of the
+            first one's form the batch.
+        beside: what the last call gave beside tensors.
+
+    Raises:
+        UncapturableError: the pass depends on the inputs' values, carries something from call to
+            call, or changes tensors that outlive it.
+
+    Example:
+        >>> captured = capture(lambda x: (torch.relu(x),), (torch.zeros(2, 3),))
+        >>> captured.program.ops[0].target, captured.program.values[0].shape
+        ('aten.relu.default', (PerExample(per=1, plus=0), 3))
+    """
+    for tensor in inputs:
+        check_kind(tensor)
+    with chance_as_it_was() as start:
+        other, wanted = _run_plainly(function, inputs, start)
+        try:
+            start()
+            program, outputs = record(function, _own(inputs))
+            said = beside()
+            start()
+            again, results = record(function, _own(other))
+        except UncapturableError:
+            raise
+        except Exception as error:
+            raise UncapturableError(f"it cannot be recorded ({_first_line(error)})") from error
+        if differ(program, again) or not _equal(said, beside()):
+            raise UncapturableError(
+                "a second call does something else than the first: it carries something from "
+                "call to call, or reads values where torch does not see it"
+            )
+        start()
+        replayed = _replayed(program, other)
+        if not (_close(results, wanted) and _close(replayed, wanted)):
+            raise UncapturableError(
+                "its operations, done again, give something else than it gave: it carries "
+                "something from call to call, or draws random numbers of its own"
+            )
+        return Captured(_for_batches(function, inputs, program, beside), outputs, said)
+
+
+def _run_plainly(
+    function: Function, inputs: Sequence[Tensor], start: Callable[[], None]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return inputs of other values, as far as the function takes them, and what it gives."""
+    error: Exception | None = None
+    with torch.no_grad(), whole_operators():
+        for varied in (_varied(inputs, integers=True), _varied(inputs, integers=False), inputs):
+            start()
+            try:
+                return list(varied), [each.clone() for each in function(*_own(varied))]
+            except Exception as raised:  # noqa: BLE001 - outside of its domain, if the example is not
+                error = raised
+    try:
+        with torch.enable_grad(), whole_operators():
+            function(*_own(inputs))
+    except Exception:  # noqa: BLE001 - it runs in no way
+        raise error from None  # type: ignore[misc]
+    raise NeedsGradientsError(
+        f"it runs only where torch builds graphs for gradients ({_first_line(error)})"
+    ) from error
+
+
+def _first_line(error: Exception | None) -> str:
+    lines = str(error).strip().splitlines()
+    return ": ".join([type(error).__name__, *lines[:1]])
+
+
+def _varied(inputs: Sequence[Tensor], *, integers: bool) -> list[Tensor]:
+    """Return tensors of the same kinds with other values, in the range of theirs where possible."""
+    found: dict[int, Tensor] = {}
+    for tensor in inputs:
+        if id(tensor) not in found:
+            varied = tensor.detach().flip(tuple(range(tensor.ndim)))
+            if tensor.is_floating_point():
+                # Constant inputs stay so when they are turned around.
+                ramp = torch.linspace(0.25, 1.0, tensor.numel(), dtype=tensor.dtype)
+                same = torch.equal(varied, tensor)
+                varied = varied + ramp.reshape(tensor.shape) if same else varied
+            elif not integers:
+                varied = tensor
+            elif tensor.dtype != torch.bool and torch.equal(varied, tensor):
+                varied = varied + 1
+            found[id(tensor)] = varied
+    return [found[id(tensor)] for tensor in inputs]
+
+
+def _own(inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Copy tensors; the same tensor twice stays the same."""
+    copies = {id(each): each.detach().clone().requires_grad_(each.requires_grad) for each in inputs}
+    return [copies[id(tensor)] for tensor in inputs]
+
+
+def _replayed(program: Program, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Run a program for the example's batch in torch, operation by operation."""
+    last = {value: position for position, op in enumerate(program.ops) for value in op.reads}
+    tensors = dict(program.constants) | dict(zip(program.inputs, _own(inputs), strict=True))
+    with torch.no_grad():
+        for position, op in enumerate(program.ops):
+            if isinstance(op, Torch):
+                tensors.update(zip(op.writes, aten_ops.run(op, tensors), strict=True))
+            for value in op.reads:
+                if last[value] == position and value not in program.outputs:
+                    tensors.pop(value, None)
+    return [tensors[value] for value in program.outputs]
+
+
+def _close(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
+    return len(ours) == len(theirs) and all(map(_alike, ours, theirs))
+
+
+def _alike(one: Tensor, two: Tensor) -> bool:
+    """Say whether two results are the same up to the order of a few sums."""
+    if one.shape != two.shape or one.dtype != two.dtype:
+        return False
+    if not one.numel() or torch.equal(one, two):
+        return True
+    if not (one.is_floating_point() or one.is_complex()):
+        return False
+    known = torch.isfinite(two)
+    largest = float(two[known].abs().max()) if known.any() else 0.0
+    return torch.allclose(one, two, rtol=1e-5, atol=1e-5 * largest, equal_nan=True)
+
+
+def _equal(one: object, two: object) -> bool:
+    try:
+        return bool(one == two)
+    except Exception:  # noqa: BLE001 - arrays, which have no one answer
+        return False
+
+
+def _for_batches(
+    function: Function,
+    inputs: Sequence[Tensor],
+    program: Program,
+    beside: Callable[[], object],
+) -> Program:
+    """Return the program for every batch that it holds for."""
+    batch = inputs[0].shape[0] if inputs and inputs[0].ndim else 0
+    said = beside()
+    if not batch:
+        return program
+
+    def recorded(size: int, follower: Follower | None = None) -> Program:
+        try:
+            found, _ = record(function, _of_batch(inputs, batch, size), follower)
+        except Exception as error:
+            raise OtherProgramError(_first_line(error)) from error
+        if not _equal(said, beside()):
+            raise OtherProgramError("it returns other values beside tensors")
+        return found
+
+    try:
+        merged = Merge(batch).programs(program, recorded(batch + 1))
+        follower = Follower(merged.values, batch, batch + 3)
+        try:
+            check_merged(merged, recorded(batch + 3, follower), batch + 3)
+        finally:
+            follower.following = False
+    except OtherProgramError as error:
+        limit = f"its operations depend on the batch in another way than in sizes ({error})"
+        return replace(program, batches=Batches((batch,), limit=limit))
+    seen = [batch, batch + 1, batch + 3]
+    if follower.lost:
+        for size in sorted({*PROBED} - {*seen}):
+            try:
+                check_merged(merged, recorded(size), size)
+            except OtherProgramError:
+                continue
+            seen.append(size)
+    limit = (
+        f"its code uses sizes of the batch in a way that cannot be followed "
+        f"({', '.join(follower.lost)})"
+    )
+    found = Batches(tuple(sorted(seen)), follower.conditions, limit if follower.lost else "")
+    return replace(merged, batches=found)
+
+
+def _of_batch(inputs: Sequence[Tensor], batch: int, size: int) -> list[Tensor]:
+    """Repeat or drop examples until there are so many."""
+
+    def sized(tensor: Tensor) -> Tensor:
+        if tensor.ndim and tensor.shape[0] == batch:
+            return tensor.detach()[torch.arange(size) % batch]
+        return tensor.detach().clone()
+
+    found = {id(tensor): sized(tensor) for tensor in inputs}
+    return [found[id(tensor)] for tensor in inputs]

@@ -1,0 +1,145 @@
+"""Kernel or torch, for each operation: measured, and settled for the whole program at once.
+
+Both ways are timed step by step. An operation costs its time where it runs, and a value that one
+side makes and the other reads costs a copy; the cheapest assignment is a minimum cut of the graph
+of operations. It is then run against both pure assignments, and the fastest is taken.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from boxwood._internal.engine import aten_ops
+from boxwood._internal.engine.explain import Times
+from boxwood._internal.engine.program import Op, Program, Torch, at
+from boxwood._internal.engine.session import Session, torch_threads
+from boxwood._internal.engine.supported import problems
+
+COPY_SECONDS = 3e-6
+COPY_BYTES_PER_SECOND = 4e9
+REPEATS = 4
+LONG = 2.0
+"""Seconds after which two turns are enough: what takes long is disturbed less."""
+_NEVER = 2**30  # nanoseconds, a second: no operation is that slow, and sums stay in 31 bits
+
+
+def choose(session: Session, inputs: Sequence[Tensor]) -> tuple[frozenset[int], dict[int, Times]]:
+    """Return the positions of the operations that kernels shall do, and what was measured.
+
+    Args:
+        session: of the program, with any assignment.
+        inputs: an example.
+    """
+    program, batch = session.program, session.program.batch or 0
+    able = frozenset(problems(program, batch))
+    if not able:
+        return able, {}
+    whole, none = session.assigned(able), session.assigned(frozenset())
+    with torch.no_grad(), torch_threads(session.threads):
+        by_kernel, by_torch = (_measured(each, inputs) for each in (whole, none))
+        times = {
+            position: Times(
+                by_kernel.get(position, 0.0) if position in able or _is_view(op) else None,
+                by_torch.get(position, 0.0),
+            )
+            for position, op in enumerate(program.ops)
+        }
+        cut = session.assigned(_cheapest(program, batch, times))
+        best = min((cut, whole, none), key=_race((cut, whole, none), inputs).__getitem__)
+    return best.native & able, times
+
+
+def _is_view(op: Op) -> bool:
+    """Views cost nothing on either side, and belong to the side of what they look at."""
+    return isinstance(op, Torch) and aten_ops.is_view(op.target)
+
+
+def _measured(session: Session, inputs: Sequence[Tensor]) -> dict[int, float]:
+    """Return the least seconds of each operation, by position."""
+    runner, clock = session.runner(session.program.batch or 0), clock_for(session.threads)
+    begin = clock()
+    runner(inputs)
+    repeats = REPEATS if (clock() - begin) * REPEATS < LONG else 2
+    found: dict[int, float] = {}
+    for step, seconds in zip(runner.single, runner.timed(inputs, repeats, clock), strict=True):
+        for position in step.positions:
+            found[position] = found.get(position, 0.0) + min(seconds)
+    return found
+
+
+def clock_for(threads: int) -> Callable[[], float]:
+    """Return the clock that a busy machine disturbs least: of one thread, its own time."""
+    return time.thread_time if threads == 1 else time.perf_counter
+
+
+def _race(sessions: Sequence[Session], inputs: Sequence[Tensor]) -> dict[Session, float]:
+    """Return the least seconds of each session, run by turns."""
+    best, start = dict.fromkeys(sessions, math.inf), time.monotonic()
+    for turn in range(2 * REPEATS):
+        if turn >= 2 and time.monotonic() - start > LONG:
+            break
+        for session in sessions[:: -1 if turn % 2 else 1]:
+            runner = session.runner(session.program.batch or 0)
+            clock = clock_for(session.threads)
+            begin = clock()
+            runner(inputs)
+            best[session] = min(best[session], clock() - begin)
+    return best
+
+
+def _cheapest(program: Program, batch: int, times: Mapping[int, Times]) -> frozenset[int]:
+    """Return the assignment of least summed time, copies included.
+
+    Example:
+        >>> from boxwood._internal.engine.program import Ref, Torch, Value
+        >>> value = Value((1000,), torch.float32)
+        >>> ops = tuple(Torch("aten.relu.default", (Ref(n),), (), (n + 1,)) for n in range(3))
+        >>> program = Program(ops, dict.fromkeys(range(4), value), {}, (0,), (3,), None)
+        >>> slow, fast = Times(1e-3, 9e-3), Times(2e-3, 1e-3)
+        >>> sorted(_cheapest(program, 0, {0: slow, 1: Times(None, 1e-3), 2: fast}))
+        [0]
+    """
+    count = len(program.ops)
+    # Here, because it takes a third of the time of importing Boxwood.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import breadth_first_order, maximum_flow
+
+    kernel, outside = count, count + 1  # the two sides; inputs and outputs are torch's
+    edges: dict[tuple[int, int], int] = {}
+
+    def add(one: int, two: int, nanoseconds: float) -> None:
+        edges[one, two] = min(_NEVER, edges.get((one, two), 0) + math.ceil(nanoseconds))
+
+    makers = {value: position for position, op in enumerate(program.ops) for value in op.writes}
+    for position, op in enumerate(program.ops):
+        cost = times[position]
+        add(kernel, position, 1e9 * cost.torch)
+        add(position, outside, _NEVER if cost.kernel is None else 1e9 * cost.kernel)
+        for value in dict.fromkeys(op.reads):
+            if value not in program.constants:
+                copy = 1e9 * _copy_seconds(program, value, batch)
+                maker = makers.get(value, outside)
+                add(maker, position, copy)
+                add(position, maker, copy)
+    for value in dict.fromkeys(program.outputs):
+        if value in makers:
+            add(makers[value], outside, 1e9 * _copy_seconds(program, value, batch))
+    ends = np.array(list(edges), np.int32).reshape(-1, 2)
+    capacity = coo_array(
+        (np.array(list(edges.values()), np.int32), (ends[:, 0], ends[:, 1])), (count + 2,) * 2
+    ).tocsr()
+    flow = maximum_flow(capacity, kernel, outside).flow
+    left = capacity - flow
+    left.data = np.maximum(left.data, 0)
+    left.eliminate_zeros()
+    reached = breadth_first_order(left, kernel, return_predecessors=False)
+    return frozenset(int(node) for node in reached if node < count)
+
+
+def _copy_seconds(program: Program, value: int, batch: int) -> float:
+    floats = math.prod(at(program.values[value].shape, batch))
+    return float(COPY_SECONDS + 4 * floats / COPY_BYTES_PER_SECOND)

@@ -1,0 +1,123 @@
+"""From a module to a session."""
+
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from boxwood._internal.core.arguments import check_network
+from boxwood._internal.core.placement import check_whole
+from boxwood._internal.engine import aten_ops, choice_cache
+from boxwood._internal.engine.capture import NeedsGradientsError, capture
+from boxwood._internal.engine.chance import kept
+from boxwood._internal.engine.choosing import choose
+from boxwood._internal.engine.copying import copied
+from boxwood._internal.engine.interface import learn
+from boxwood._internal.engine.lower import lower
+from boxwood._internal.engine.passes.fold_batch_norm import fold_batch_norm
+from boxwood._internal.engine.passes.fold_constants import fold_constants
+from boxwood._internal.engine.passes.fuse_attention import fuse_attention
+from boxwood._internal.engine.passes.fuse_epilogues import fuse_epilogues
+from boxwood._internal.engine.passes.lines_as_planes import lines_as_planes
+from boxwood._internal.engine.passes.simplify import simplify
+from boxwood._internal.engine.program import Program, check
+from boxwood._internal.engine.recording import UncapturableError
+from boxwood._internal.engine.session import Session, Uncompiled, Workshop, undisturbed
+from boxwood._internal.engine.targets import Target, host
+from boxwood._internal.engine.thread_team import Team
+
+PASSES = (
+    simplify, fold_constants, fold_batch_norm, lines_as_planes, lower, fuse_attention,
+    fuse_epilogues,
+)  # fmt: skip
+
+
+def compile(  # noqa: A001
+    model: nn.Module, example: Any, *, target: Target | None = None, threads: int = 1
+) -> Session | Uncompiled:
+    """Compile a network for this machine: operations run by sparse kernels where that is faster.
+
+    A copy of the network is recorded in evaluation mode on the example; each operation is then timed in a
+    kernel and in torch, and the fastest program is kept. What was chosen is remembered on disk for
+    the same weights, shapes and machine. The session computes what the network
+    computes up to rounding: sums are formed in another order. Zeros of a weight are skipped, so
+    an infinity or NaN that only meets zeros does not spread as in torch.
+
+    Args:
+        model: any module; it is left as it was. Later changes to it do not reach the session.
+        example: what the model is called with: a tensor, a tuple of arguments, or a mapping of
+            named ones. Where the first axis of the first tensor is the batch, other batches may
+            be called, as far as the network does the same at them.
+        target: the processor family; this machine's when None.
+        threads: threads to run on, at least 1. The result is the same to the last bit for any
+            number, as far as kernels make it.
+
+    Returns:
+        A callable with the model's interface. A network whose operations depend on the values of
+        its input, or on earlier calls, stays torch's as a whole; its ``explain()`` says why.
+
+    Raises:
+        BoxwoodError: the arguments do not fit the model, its weights are sharded or not there, it
+            cannot be copied, or llvmlite is missing. Calls raise it for a batch at which the
+            network may do something else.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Sequential(nn.Linear(8, 4), nn.ReLU())
+        >>> fast = compile(net, torch.zeros(1, 8))
+        >>> x = torch.randn(5, 8)
+        >>> torch.allclose(fast(x), net(x), atol=1e-6)
+        True
+    """
+    check_network(model)
+    check_whole(dict(model.named_parameters()))
+    team = Team(threads)
+    with undisturbed(threads):
+        return _compiled(model, example, target or host(), team)
+
+
+def _compiled(model: nn.Module, example: Any, target: Target, team: Team) -> Session | Uncompiled:
+    twin = copied(model).eval()  # whatever it keeps from call to call is not the user's
+    try:
+        tensors, function, interface = learn(twin, example)
+        captured = capture(function, tensors, interface)
+    except UncapturableError as reason:
+        gradients = isinstance(reason, NeedsGradientsError)
+        return Uncompiled(copied(model).eval(), str(reason), team.threads, gradients=gradients)
+    program = captured.program
+    named = [*twin.named_parameters(), *twin.named_buffers()]
+    by_address = {tensor.data_ptr(): name for name, tensor in named}
+    constants = program.constants
+    names = {
+        n: by_address[t.data_ptr()] for n, t in constants.items() if t.data_ptr() in by_address
+    }
+    program = _own(optimised(replace(check(program), names=names)), twin)
+    workshop = Workshop(program, target, team.threads)
+    session = Session(program, captured.beside, frozenset(), workshop, team)
+    name = choice_cache.key(program, target, team.threads)
+    choice = choice_cache.recall(name, program) if name else None
+    if choice is None:
+        with kept(aten_ops.generators(program)):
+            choice = choose(session, tensors)
+        if name:
+            choice_cache.remember(name, choice)
+    session = session.assigned(*choice)
+    session.settle(program.batch or 0)
+    return session
+
+
+def optimised(program: Program) -> Program:
+    """Return a captured program with everything folded, lowered and fused."""
+    for rewrite in PASSES:
+        program = check(rewrite(program))
+    return program
+
+
+def _own(program: Program, twin: nn.Module) -> Program:
+    """Copy the constants that are neither the twin's nor computed: code holds them elsewhere."""
+    ours = {tensor.untyped_storage().data_ptr() for tensor in (*twin.parameters(), *twin.buffers())}
+    constants = {
+        number: tensor if tensor.untyped_storage().data_ptr() in ours else tensor.clone()
+        for number, tensor in program.constants.items()
+    }
+    return replace(program, constants=constants)

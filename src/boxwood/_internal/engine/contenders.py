@@ -1,0 +1,322 @@
+"""Other ways to run a network on this machine, and a race among them."""
+
+import importlib.util
+import io
+import math
+import random
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.engine import compiling
+from boxwood._internal.engine.copying import copied
+from boxwood._internal.engine.recording import whole_operators
+from boxwood._internal.engine.session import Uncompiled, torch_threads
+
+Run = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to run a network once on its example.
+
+    Args:
+        name: for people.
+        run: runs it; None where that is not possible here.
+        why_not: the reason, if it is not.
+    """
+
+    name: str
+    run: Run | None
+    why_not: str = ""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Seconds per run.
+
+    Args:
+        name: of the contender.
+        median: of all turns.
+        low: lower end of the median's interval, by order statistics.
+        high: its upper end.
+        best: the least.
+        seconds: of each turn, in order.
+    """
+
+    name: str
+    median: float
+    low: float
+    high: float
+    best: float
+    seconds: tuple[float, ...]
+
+
+def torch_eager(name: str, model: nn.Module, example: Sequence[Tensor], threads: int) -> Contender:
+    """The network as torch runs it."""
+    model = copied(model)  # what it keeps from a call in inference mode is not the user's
+
+    def run() -> object:
+        with torch.inference_mode(), torch_threads(threads):
+            return model(*example)
+
+    return Contender(name, run)
+
+
+def torch_compiled(model: nn.Module, example: Sequence[Tensor], threads: int) -> Contender:
+    """The network through ``torch.compile``; it takes a C++ compiler and up to a minute."""
+    compiled = torch.compile(copied(model))
+
+    def run() -> object:
+        with torch.no_grad(), torch_threads(threads):
+            return compiled(*example)
+
+    return _tried("torch.compile", lambda: run)
+
+
+def boxwood_engine(model: nn.Module, example: Sequence[Tensor], threads: int) -> Contender:
+    """The network in our engine; absent where the engine leaves the whole network to torch."""
+    name = "Boxwood's engine"
+    try:
+        session = compiling.compile(model, tuple(example), threads=threads)
+    except BoxwoodError as error:
+        return Contender(name, None, f"it refuses this network: {_first_line(error)}")
+    if isinstance(session, Uncompiled):
+        return Contender(name, None, f"it leaves this network to torch, because {session.why}")
+    return Contender(name, lambda: session(*example))
+
+
+def onnx_runtime(
+    model: nn.Module, example: Sequence[Tensor], threads: int, *, int8: bool = False
+) -> Contender:
+    """The network exported to ONNX, in ONNX Runtime.
+
+    Args:
+        model: the network.
+        example: its input; it calibrates int8 as well, which is enough to measure times.
+        threads: to run on.
+        int8: quantise weights by channel and activations, statically, in QDQ format.
+    """
+    name = "ONNX Runtime int8" if int8 else "ONNX Runtime"
+    missing = _missing("onnxruntime", *(["onnx"] if int8 else []))
+    if missing:
+        return Contender(name, None, missing)
+
+    def prepare() -> Run:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 3
+        content = _onnx(model, example)
+        if int8:
+            content = _onnx_int8(content, example)
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        feed = _feed(session, example)
+        return lambda: session.run(None, feed)
+
+    return _tried(name, prepare)
+
+
+def openvino(
+    model: nn.Module, example: Sequence[Tensor], threads: int, *, int8: bool = False
+) -> Contender:
+    """The network in OpenVINO, in float32 as the others (its own choice may be bfloat16).
+
+    Args:
+        model: the network.
+        example: its input; it calibrates int8 as well, which is enough to measure times.
+        threads: to run on.
+        int8: quantise it by nncf, after training.
+    """
+    name = "OpenVINO int8" if int8 else "OpenVINO"
+    missing = _missing("openvino", *(["nncf"] if int8 else []))
+    if missing:
+        return Contender(name, None, missing)
+
+    def prepare() -> Run:
+        import openvino as runtime
+
+        arrays = [tensor.numpy() for tensor in example]
+        with torch.no_grad(), whole_operators():
+            converted = runtime.convert_model(copied(model), example_input=tuple(example))
+        shapes = [list(tensor.shape) for tensor in example]
+        converted.reshape(dict(zip(converted.inputs, shapes, strict=True)))
+        if int8:
+            import nncf
+
+            converted = nncf.quantize(converted, nncf.Dataset([arrays]), subset_size=1)
+        settings = {
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+        }
+        request = runtime.Core().compile_model(converted, "CPU", settings).create_infer_request()
+        return lambda: request.infer(arrays)
+
+    return _tried(name, prepare)
+
+
+def race(
+    contenders: Mapping[str, Run],
+    *,
+    turns: int,
+    clock: Callable[[], float] = time.perf_counter,
+    warm_up: int = 2,
+    told: Callable[[int, int], None] = lambda done, turns: None,  # noqa: ARG005
+) -> list[Result]:
+    """Run all by turns, so that a busy machine slows all alike, and in another order in each.
+
+    What ran before costs a contender some per cent, so none may follow the same one every time.
+
+    In its turn each runs twice, and the second run counts: at the first one threads of the one
+    before are still awake, and the caches hold what it left.
+
+    Args:
+        contenders: by name.
+        turns: how often each runs, at least 1.
+        clock: wall time, or ``time.process_time`` for one thread on a busy machine.
+        warm_up: runs of each that do not count.
+        told: called after each turn with the turns done and all of them.
+
+    Raises:
+        BoxwoodError: no contender, or no turn.
+
+    Example:
+        >>> [result.name for result in race({"nothing": lambda: None}, turns=3)]
+        ['nothing']
+    """
+    if not contenders or turns < 1:
+        raise BoxwoodError(
+            f"Expected contenders and at least one turn, got {len(contenders)} and {turns}; give "
+            "both."
+        )
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for run in contenders.values():
+        for _ in range(warm_up):
+            run()
+    for turn in range(turns):
+        for name in random.Random(turn).sample(list(contenders), len(contenders)):
+            contenders[name]()
+            begin = clock()
+            contenders[name]()
+            seconds[name].append(clock() - begin)
+        told(turn + 1, turns)
+    return [_result(name, taken) for name, taken in seconds.items()]
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the median, and the order statistics that enclose it in 95 % of samples.
+
+    With fewer than six values there are none; the ends are then the least and the greatest.
+
+    Args:
+        values: at least one.
+
+    Example:
+        >>> median_interval([3.0, 1.0, 2.0, 4.0, 5.0, 6.0, 7.0])
+        (4.0, 1.0, 7.0)
+
+    Reference: H. A. David and H. N. Nagaraja, Order Statistics, 2003, section 7.1.
+    """
+    ordered, count = sorted(values), len(values)
+    rank, below = 0, 0.5**count  # chance that fewer than rank + 1 values lie below the median
+    while rank + 1 < count / 2 and below + math.comb(count, rank + 1) * 0.5**count <= 0.025:
+        rank += 1
+        below += math.comb(count, rank) * 0.5**count
+    return statistics.median(ordered), ordered[rank], ordered[count - 1 - rank]
+
+
+def _result(name: str, seconds: Sequence[float]) -> Result:
+    median, low, high = median_interval(seconds)
+    return Result(name, median, low, high, min(seconds), tuple(seconds))
+
+
+def _onnx(model: nn.Module, example: Sequence[Tensor]) -> bytes:
+    buffer, model = io.BytesIO(), _Plain(copied(model))
+    names = [f"input_{index}" for index in range(len(example))]
+    with torch.no_grad(), whole_operators():
+        torch.onnx.export(model, tuple(example), buffer, input_names=names, dynamo=False)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+class _Plain(nn.Module):
+    """A network as a function of tensors alone: the exporter would fill in all other arguments."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        leaves, _ = tree_flatten(self.network(*inputs))
+        return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
+
+
+def _onnx_int8(content: bytes, example: Sequence[Tensor]) -> bytes:
+    import onnx
+    import onnxruntime
+    from onnxruntime import quantization
+
+    class Example(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+            self._left = [_feed(session, example)]
+
+        def get_next(self) -> dict[str, Any] | None:
+            return self._left.pop() if self._left else None
+
+    with tempfile.TemporaryDirectory() as folder:
+        ready, small = Path(folder) / "ready.onnx", Path(folder) / "int8.onnx"
+        quantization.shape_inference.quant_pre_process(
+            onnx.load_from_string(content), ready, skip_symbolic_shape=True
+        )
+        # Unsigned activations and signed weights are what ONNX Runtime is fastest with on x86.
+        quantization.quantize_static(
+            ready, small, Example(), per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+        )  # fmt: skip
+        return small.read_bytes()
+
+
+def _feed(session: Any, example: Sequence[Tensor]) -> dict[str, Any]:
+    taken = {each.name for each in session.get_inputs()}
+    given = {f"input_{index}": tensor.numpy() for index, tensor in enumerate(example)}
+    return {name: array for name, array in given.items() if name in taken}
+
+
+def _missing(*packages: str) -> str:
+    absent = [name for name in packages if importlib.util.find_spec(name) is None]
+    return f"{' and '.join(absent)} is not installed" if absent else ""
+
+
+def _tried(name: str, prepare: Callable[[], Run]) -> Contender:
+    """Prepare a way to run a network, and run it once: whatever goes wrong there is a result.
+
+    What others print meanwhile is dropped, because standard output belongs to the caller.
+    """
+    dropped = io.StringIO()
+    try:
+        with warnings.catch_warnings(), redirect_stdout(dropped), redirect_stderr(dropped):
+            warnings.simplefilter("ignore")
+            run = prepare()
+            run()
+    except Exception as error:  # noqa: BLE001 - whatever goes wrong there is a result
+        return Contender(name, None, f"it cannot run this network: {_first_line(error)}")
+    return Contender(name, run)
+
+
+def _first_line(error: Any) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]

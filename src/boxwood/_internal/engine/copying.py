@@ -1,0 +1,73 @@
+"""A copy of a network that shares nothing with it."""
+
+import copy
+import types
+from collections.abc import MutableMapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from boxwood._internal.core.errors import BoxwoodError
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """Return a deep copy of a network, of the activations that it has stored too.
+
+    ``copy.deepcopy`` leaves functions as they are. One that a network holds, as a hook or an
+    attribute, often holds the network in turn; in the copy it holds the copy.
+
+    Raises:
+        BoxwoodError: it holds something that cannot be copied.
+
+    Example:
+        >>> net = nn.Linear(2, 2)
+        >>> copied(net).weight is net.weight
+        False
+    """
+    try:
+        memo: dict[int, Any] = {}
+        with _ComputedTensors():
+            twin = copy.deepcopy(model, memo)
+            for module in twin.modules():
+                for held in (vars(module), *vars(module).values()):
+                    if isinstance(held, MutableMapping):
+                        held.update(
+                            (name, _rebound(each, memo))
+                            for name, each in list(held.items())
+                            if isinstance(each, types.FunctionType) and each.__closure__
+                        )
+            return twin
+    except Exception as error:
+        raise BoxwoodError(
+            f"Expected a model that copy.deepcopy can copy, so that compiling leaves it as it is, "
+            f"got {type(error).__name__}: {error}; take what cannot be copied (locks, files, "
+            f"generators) out of its attributes while it is compiled."
+        ) from error
+
+
+def _rebound(function: types.FunctionType, memo: dict[int, Any]) -> types.FunctionType:
+    """Return a function that holds copies of what it holds."""
+    cells = tuple(
+        types.CellType(copy.deepcopy(cell.cell_contents, memo))
+        for cell in function.__closure__ or ()
+    )
+    made = types.FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, cells
+    )
+    made.__kwdefaults__ = function.__kwdefaults__
+    made.__dict__.update(vars(function))
+    return made
+
+
+class _ComputedTensors(TorchFunctionMode):
+    """Have ``copy.deepcopy`` copy tensors with a history, which it refuses."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            tensor, memo = args
+            if id(tensor) not in memo:
+                memo[id(tensor)] = tensor.detach().clone()
+            return memo[id(tensor)]
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,231 @@
+"""What kernels cost on this machine: a few rates measured once, and plans settled by timing.
+
+The rates say what one weight costs when it is skipped over alone, in blocks of rows, or for a
+single vector. They decide between plans that lie far apart; plans that lie close are run.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from boxwood._internal.engine.kernels import conv, matvec, peak
+from boxwood._internal.engine.kernels.contract import Kernel, arguments
+from boxwood._internal.engine.kernels.conv import Conv
+from boxwood._internal.engine.kernels.planning import (
+    HEIGHTS,
+    Plan,
+    Rates,
+    block_columns,
+    neighbours,
+)
+from boxwood._internal.engine.layouts import Array, Planes, zeros
+from boxwood._internal.engine.llvm import jit
+from boxwood._internal.engine.llvm.cache import ObjectCache, default_cache
+from boxwood._internal.engine.llvm.objects import Library
+from boxwood._internal.engine.targets import Target
+
+REVISION = 4
+CLOSE = 1.25
+"""Predicted times within this factor are settled by a measurement."""
+
+
+class Bound:
+    """A kernel with buffers of its own, to be timed.
+
+    Args:
+        kernel: the kernel.
+        source: layout of its input.
+        target: layout of its output.
+        library: where its function is.
+        images: images in the buffers.
+    """
+
+    def __init__(
+        self, kernel: Kernel, source: Planes, target: Planes, library: Library, images: int = 1
+    ) -> None:
+        rng = np.random.default_rng(0)
+        values = rng.standard_normal((images, *source.shape), np.float32)
+        self.source, self.target = zeros(source.size(images)), zeros(target.size(images))
+        self.second, self.scratch = zeros(target.size(images)), zeros(kernel.scratch // 4)
+        source.write_(self.source, values)
+        self.constants = [zeros(-(-constant.nbytes // 4)) for constant in kernel.constants]
+        for place, constant in zip(self.constants, kernel.constants, strict=True):
+            flat = np.ascontiguousarray(constant).view(np.uint8).ravel()
+            place.view(np.uint8)[: constant.nbytes] = flat
+        self._arguments = arguments(
+            kernel,
+            [place.ctypes.data for place in self.constants],
+            source=self.source.ctypes.data,
+            target=self.target.ctypes.data,
+            second=self.second.ctypes.data,
+            scratch=self.scratch.ctypes.data,
+            images=images,
+        )
+        self._address = self._arguments.ctypes.data
+        self._function = library.function(kernel.code.entry)
+        self._library = library
+
+    def __call__(self) -> None:
+        """Run on one thread."""
+        self._function(self._address, 0, 1)
+
+
+def race(runs: Sequence[Bound], *, repeats: int = 5, least: float = 2e-4) -> list[float]:
+    """Seconds of each, the least of several turns, so that a busy machine slows all alike.
+
+    Args:
+        runs: what to time.
+        repeats: turns.
+        least: seconds that one measurement lasts at least, by calling more than once.
+    """
+    calls = []
+    for run in runs:
+        run()
+        start = time.perf_counter()
+        run()
+        calls.append(max(1, math.ceil(least / max(time.perf_counter() - start, 1e-7))))
+    best = [math.inf] * len(runs)
+    for _ in range(repeats):
+        for place, (run, count) in enumerate(zip(runs, calls, strict=True)):
+            start = time.perf_counter()
+            for _ in range(count):
+                run()
+            best[place] = min(best[place], (time.perf_counter() - start) / count)
+    return best
+
+
+def measure_rates(target: Target, cache: ObjectCache | None = None) -> Rates:
+    """Measure this machine's rates: about a second, and llvmlite is needed once.
+
+    Args:
+        target: the family of this machine.
+        cache: where compiled kernels are kept.
+    """
+    rng = np.random.default_rng(0)
+
+    def weight(rows: int, columns: int, height: int, keep: float) -> Array:
+        kept = rng.random((rows // height, columns)) < keep
+        values = rng.standard_normal((rows, columns), np.float32)
+        return np.where(np.repeat(kept, height, 0), values, np.float32(0))
+
+    tokens, vectors = 128, 128 // target.lanes
+    problem = conv.linear(512, 240, tokens)
+    single, full = weight(240, 512, 1, 0.2), weight(240, 512, 1, 1.0)
+    vector = matvec.MatVec(1024, 1024)
+    matrices = [(height, weight(1024, 1024, height, 0.1)) for height in (1, *HEIGHTS)]
+    rounds = 20_000
+    kernels: list[tuple[Kernel, Conv | matvec.MatVec]] = [
+        (peak.build(rounds, target), problem),
+        (conv.build(problem, single[..., None, None], None, target), problem),
+        (conv.build(problem, full[..., None, None], None, target), problem),
+        *(
+            (matvec.build(vector, matrix, None, target, height=height), vector)
+            for height, matrix in matrices
+        ),
+    ]
+    library = jit.load_codes([kernel.code for kernel, _ in kernels], target, cache)
+    times = race([Bound(kernel, each.source, each.target, library) for kernel, each in kernels])
+    cycle = times[0] / (rounds * peak.CHAINS) * 2
+    scalar, *column = (
+        seconds / cycle / block_columns(matrix[None], height)
+        for seconds, (height, matrix) in zip(times[3:], matrices, strict=True)
+    )
+    return Rates(
+        single=times[1] / cycle / np.count_nonzero(single) / vectors,
+        blocked=times[2] / cycle / np.count_nonzero(full) / vectors,
+        scalar=scalar,
+        column=(column[0], column[1]),
+    )
+
+
+@functools.cache
+def rates(target: Target, cache: ObjectCache | None = None) -> Rates:
+    """This machine's rates, measured once and kept in the user's cache.
+
+    Args:
+        target: the family of this machine.
+        cache: where they are kept; the user's when None.
+    """
+    cache = cache or default_cache("costs")
+    key = _key("rates", target)
+    found = cache.get(key)
+    if found is not None:
+        fields = json.loads(found)
+        return Rates(**{**fields, "column": tuple(fields["column"])})
+    measured = measure_rates(target, default_cache())
+    cache.put(key, json.dumps(dataclasses.asdict(measured)).encode())
+    return measured
+
+
+def choose(
+    problem: Conv,
+    weight: Array,
+    target: Target,
+    *,
+    threads: int = 1,
+    cache: ObjectCache | None = None,
+) -> Plan | None:
+    """The fastest plan for a weight on this machine.
+
+    Decisions are kept by the shape of the problem and by the share of weights that are not zero,
+    to a twentieth, so that the next compile measures nothing.
+
+    Args:
+        problem: the convolution.
+        weight: its weight.
+        target: the family of this machine.
+        threads: threads that shall have work.
+        cache: where decisions are kept; the user's when None.
+
+    Returns:
+        The plan; None for a depthwise convolution, which has one way only.
+    """
+    if problem.depthwise:
+        return None
+    cache = cache or default_cache("costs")
+    density = round(20 * np.count_nonzero(weight) / weight.size)
+    first = conv.usual_plan(problem, weight, target, threads, rates(target))
+    key = _key(f"{problem}|{threads}|{density}|{first}", target)
+    found = cache.get(key)
+    if found is not None:
+        return Plan(**json.loads(found))
+    plans = list(neighbours(first, target))
+    other = conv.usual_plan(problem, weight, target, threads, _other(first, rates(target)))
+    if other.height != first.height:
+        plans.append(other)
+    kernels = [conv.build(problem, weight, None, target, plan=plan) for plan in plans]
+    library = jit.load_codes([kernel.code for kernel in kernels], target, default_cache())
+    runs = [Bound(kernel, problem.source, problem.target, library) for kernel in kernels]
+    times = race(runs, repeats=3)
+    best = plans[int(np.argmin(times))]
+    cache.put(key, json.dumps(dataclasses.asdict(best)).encode())
+    return best
+
+
+def _other(plan: Plan, known: Rates) -> Rates:
+    """Rates that favour the other kind of rows as far as it may be close."""
+    factor = CLOSE if plan.height == 1 else 1 / CLOSE
+    return dataclasses.replace(known, single=known.single * factor)
+
+
+def _key(what: str, target: Target) -> str:
+    """Digest of what was decided, for which family, on which processor."""
+    text = f"{REVISION}|{what}|{target}|{_processor()}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@functools.cache
+def _processor() -> str:
+    """The processor's name, or nothing where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return ""
+    return next((line for line in lines if line.startswith("model name")), "")

@@ -1,0 +1,237 @@
+"""The engine's operations in torch: what a kernel is measured against, and runs where none wins.
+
+Weights are packed once for oneDNN where torch offers it, which is worth up to a factor of two over
+a call that packs them every time, and images keep their channels last from one convolution to the
+next. oneDNN's own ReLU loses NaN, so clipping activations are applied by torch, in place.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from boxwood._internal.engine.kernels.contract import Activation
+from boxwood._internal.engine.kernels.elementwise import Operation
+from boxwood._internal.engine.ops import (
+    Attend,
+    Average,
+    Cell,
+    Convolve,
+    Does,
+    Flatten,
+    Join,
+    Layer,
+    Normalise,
+    Pointwise,
+    PoolWindows,
+    Project,
+    Recurrent,
+)
+from boxwood._internal.engine.placement import Shape
+
+Unary = Callable[[Tensor], Tensor]
+
+_WHOLE: Mapping[Activation, Unary] = {
+    Activation.NONE: lambda x: x,
+    Activation.RELU: torch.relu,
+    Activation.RELU6: F.relu6,
+    Activation.LEAKY_RELU: F.leaky_relu,
+    Activation.SILU: F.silu,
+    Activation.GELU: F.gelu,
+    Activation.GELU_TANH: lambda x: F.gelu(x, approximate="tanh"),
+    Activation.HARDSWISH: F.hardswish,
+    Activation.HARDSIGMOID: F.hardsigmoid,
+    Activation.SIGMOID: torch.sigmoid,
+    Activation.TANH: torch.tanh,
+}
+
+_IN_PLACE: Mapping[Activation, Unary] = {
+    **_WHOLE,
+    Activation.RELU: torch.relu_,
+    Activation.RELU6: lambda x: F.relu6(x, inplace=True),
+    Activation.LEAKY_RELU: lambda x: F.leaky_relu(x, inplace=True),
+    Activation.SILU: lambda x: F.silu(x, inplace=True),
+    Activation.HARDSWISH: lambda x: F.hardswish(x, inplace=True),
+    Activation.HARDSIGMOID: lambda x: F.hardsigmoid(x, inplace=True),
+    Activation.SIGMOID: torch.sigmoid_,
+    Activation.TANH: torch.tanh_,
+}
+
+# What oneDNN applies itself and carries NaN through: its name, settings and algorithm.
+_FUSED: Mapping[Activation, tuple[str, list[float], str]] = {
+    Activation.LEAKY_RELU: ("leaky_relu", [0.01], ""),
+    Activation.SILU: ("swish", [], ""),
+    Activation.GELU: ("gelu", [], "none"),
+    Activation.GELU_TANH: ("gelu", [], "tanh"),
+    Activation.HARDSWISH: ("hardswish", [], ""),
+    Activation.SIGMOID: ("sigmoid", [], ""),
+    Activation.TANH: ("tanh", [], ""),
+}
+_PLAIN: tuple[str, list[float], str] = ("none", [], "")
+
+
+def in_torch(
+    does: Does, weight: Tensor | None, bias: Tensor | None, source: Shape, out: Shape
+) -> Callable[..., Tensor]:
+    """Return an operation as a function of its sources that calls torch.
+
+    Args:
+        does: the operation.
+        weight: its constant weight, if it has one.
+        bias: its constant bias, if it has one.
+        source: shape of its first source; other batches work too.
+        out: shape of its result.
+
+    Example:
+        >>> add = Pointwise(Operation.ADD, activation=Activation.RELU)
+        >>> in_torch(add, None, None, (2,), (2,))(torch.tensor([1.0, -3.0]), torch.tensor([1.0, 1.0]))
+        tensor([2., 0.])
+    """
+    match does:
+        case Attend():
+            return _attend(does, out)
+        case Convolve():
+            return _convolve(does, _present(weight), bias, source)
+        case Project():
+            return _project(does, _present(weight), bias, source)
+        case PoolWindows(average=True):
+            window = (does.kernel, does.stride, does.padding, does.ceil, does.count_padding)
+            return lambda x: F.avg_pool2d(x, *window)
+        case PoolWindows():
+            moves = (does.kernel, does.stride, does.padding, does.dilation, does.ceil)
+            return lambda x: torch.max_pool2d(x, *moves)
+        case Average():
+            keep = does.keep
+            return lambda x: x.mean((2, 3), keepdim=keep)
+        case Pointwise():
+            return _pointwise(does)
+        case Join():
+            return lambda *parts: torch.cat(parts, 1)
+        case Flatten():
+            return lambda x: x.flatten(1)
+        case Normalise():
+            scale, epsilon = _present(weight), does.epsilon
+            return lambda x: F.layer_norm(x, scale.shape, scale, bias, epsilon)
+
+
+def _attend(does: Attend, out: Shape) -> Callable[[Tensor], Tensor]:
+    heads, size, scale = does.heads, does.size, does.scale or None
+    # From [outer, inner, part, head, feature] to [part, batch, head, token, feature], and back.
+    there, back = (
+        ((2, 0, 3, 1, 4), (0, 2, 1, 3)) if does.batch_first else ((2, 1, 3, 0, 4), (2, 0, 1, 3))
+    )
+    rank = len(out)
+
+    def run(x: Tensor) -> Tensor:
+        parts = x.unflatten(-1, (3, heads, size))
+        if parts.ndim == 4:
+            raise TypeError("attention needs tokens and batch as axes of their own")
+        q, k, v = parts.permute(*there)
+        y = F.scaled_dot_product_attention(q, k, v, scale=scale).permute(*back).flatten(2)
+        return y if rank == 3 else y.flatten(0, 1)
+
+    return run
+
+
+def recurrent(op: Recurrent, constants: Mapping[int, Tensor]) -> Callable[..., Any]:
+    """Return a stack of recurrent layers as a function of its sources that calls torch."""
+    biased = op.layers[0].inward_bias is not None
+    weights = [constants[number] for layer in op.layers for number in _torch_numbers(layer)]
+    depth, both = len(op.layers) // op.directions, op.directions == 2
+    settings = (biased, depth, 0.0, False, both, op.batch_first)
+    if op.cell is Cell.LSTM:
+        return lambda x, h, c: torch.lstm(x, (h, c), weights, *settings)
+    return lambda x, h: torch.gru(x, h, weights, *settings)
+
+
+def _torch_numbers(layer: Layer) -> list[int]:
+    found = (layer.inward, layer.across, layer.inward_bias, layer.across_bias)
+    return [number for number in found if number is not None]
+
+
+def _convolve(
+    does: Convolve, weight: Tensor, bias: Tensor | None, source: Shape
+) -> Callable[..., Tensor]:
+    settings = (does.padding, does.stride, does.dilation, does.groups)
+    if not _packs():
+        call = (does.stride, does.padding, does.dilation, does.groups)
+        return _with_epilogue(lambda x: torch.conv2d(x, weight, bias, *call), does.activation)
+    one_dnn: Any = torch.ops.mkldnn
+    last = torch.channels_last
+    packed = one_dnn._reorder_convolution_weight(
+        weight.contiguous(memory_format=last), *settings, list(source)
+    )
+    fused = _FUSED.get(does.activation, _PLAIN)
+    finish = _WHOLE[Activation.NONE] if fused is not _PLAIN else _IN_PLACE[does.activation]
+
+    def run(x: Tensor, residual: Tensor | None = None) -> Tensor:
+        x = x.contiguous(memory_format=last)
+        if residual is None:
+            return finish(one_dnn._convolution_pointwise(x, packed, bias, *settings, *fused))
+        other = residual.contiguous(memory_format=last)
+        y = one_dnn._convolution_pointwise.binary(
+            x, other, packed, bias, *settings, "add", 1.0, None, [], None
+        )
+        return _IN_PLACE[does.activation](y)
+
+    return run
+
+
+def _project(
+    does: Project, weight: Tensor, bias: Tensor | None, source: Shape
+) -> Callable[..., Tensor]:
+    if not _packs():
+        return _with_epilogue(lambda x: F.linear(x, weight, bias), does.activation)
+    one_dnn: Any = torch.ops.mkldnn
+    packed = one_dnn._reorder_linear_weight(weight.contiguous(), _product(source[:-1]))
+    fused = _FUSED.get(does.activation, _PLAIN)
+    finish = _WHOLE[Activation.NONE] if fused is not _PLAIN else _IN_PLACE[does.activation]
+
+    def run(x: Tensor, residual: Tensor | None = None) -> Tensor:
+        x = x.contiguous()
+        if residual is None:
+            return finish(one_dnn._linear_pointwise(x, packed, bias, *fused))
+        y = one_dnn._linear_pointwise(x, packed, bias, *_PLAIN)
+        y += residual
+        return _IN_PLACE[does.activation](y)
+
+    return run
+
+
+def _packs() -> bool:
+    available = torch.backends.mkldnn.is_available() and bool(torch.backends.mkldnn.enabled)
+    return available and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def _with_epilogue(product: Unary, activation: Activation) -> Callable[..., Tensor]:
+    finish = _IN_PLACE[activation]
+
+    def run(x: Tensor, residual: Tensor | None = None) -> Tensor:
+        y = product(x)
+        if residual is not None:
+            y += residual
+        return finish(y)
+
+    return run
+
+
+def _pointwise(does: Pointwise) -> Callable[..., Tensor]:
+    if does.operation is Operation.COPY:
+        return _WHOLE[does.activation]
+    combine: Callable[[Tensor, Tensor], Tensor] = (
+        torch.add if does.operation is Operation.ADD else torch.mul
+    )
+    finish = _IN_PLACE[does.activation]
+    return lambda x, second: finish(combine(x, second))
+
+
+def _present(weight: Tensor | None) -> Tensor:
+    if weight is None:
+        raise TypeError("this operation has a weight")
+    return weight
+
+
+def _product(sizes: Shape) -> int:
+    return torch.Size(sizes).numel()

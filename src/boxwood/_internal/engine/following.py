@@ -1,0 +1,266 @@
+"""Sizes that follow the batch through a network's Python code.
+
+A pass at one batch shows one size of each axis. Code that reads sizes may do something else at
+another batch: ``if len(x) > 16``, ``min(n, 4)``, ``x.view(n // 2, -1)``. In a pass that is followed,
+each size that depends on the batch is an int that knows on which line, ``per · batch + plus``, it
+lies. Sums and multiples of sizes are again such ints; comparisons, quotients and products of two
+sizes become conditions of the program. What leaves the integers cannot be followed, and is noted.
+"""
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from boxwood._internal.engine.program import (
+    COMPARISONS,
+    COMPUTED,
+    Condition,
+    Operator,
+    PerExample,
+    Size,
+    Value,
+    at,
+)
+
+
+class Follower:
+    """Collects what a network's code asks of sizes during one pass.
+
+    Args:
+        values: the program's, by the numbers that the pass gives its tensors.
+        batch: that of the program; lines go through it and the next one.
+        now: that of the pass.
+    """
+
+    def __init__(self, values: Mapping[int, Value], batch: int, now: int) -> None:
+        self._values, self._batch, self._now = values, batch, now
+        self._conditions: dict[Condition, None] = {}
+        self._lost: dict[str, None] = {}
+        self.following = True
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """What has to hold for the code to do the same."""
+        return tuple(self._conditions)
+
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """What was done with sizes that cannot be followed."""
+        return tuple(self._lost)
+
+    def read(self, function: Any, number: int, result: Any, args: Any, kwargs: Any) -> Any:
+        """Return what a function gave of a tensor, with its sizes followed.
+
+        Args:
+            function: any of torch's.
+            number: of the tensor that is its first argument.
+            result: what it gave.
+            args: its positional arguments.
+            kwargs: its named arguments.
+        """
+        if number not in self._values:
+            return result
+        shape = self._values[number].shape
+        if isinstance(result, torch.Size):
+            known = len(shape) == len(result)  # under vmap, code sees other axes
+            return torch.Size(map(self._followed, shape, result)) if known else result
+        if function is Tensor.size and isinstance(result, int):
+            axis = args[1] if len(args) > 1 else (kwargs or {})["dim"]
+            return self._followed(shape[axis], result)
+        if function in (Tensor.numel, Tensor.nelement):
+            product: int = 1
+            for size, now in zip(shape, args[0].shape, strict=True):
+                product = product * self._followed(size, now)
+            return product
+        if function is Tensor.__len__ and type(shape[0]) is PerExample:
+            self.lose("len()")
+        return result
+
+    def lose(self, what: str) -> None:
+        """Note that a size cannot be followed any further."""
+        self._lost[what] = None
+
+    def compute(self, what: Operator, left: Any, right: Any, now: int) -> int:
+        """Note that code relies on a computation with sizes, and return the result followed.
+
+        Args:
+            what: the computation.
+            left: first operand.
+            right: second operand.
+            now: what it gives in this pass.
+        """
+        lines = _line(left), _line(right)
+        if what in COMPARISONS:
+            self._require(Condition(what, *lines, found=int(now)))
+            return now
+        here, next_ = (
+            COMPUTED[what](*at(lines, batch)) for batch in (self._batch, self._batch + 1)
+        )
+        line = _line_of(next_ - here, here - (next_ - here) * self._batch)
+        self._require(Condition(what, *lines, found=line))
+        return self._followed(line, now)
+
+    def _require(self, condition: Condition) -> None:
+        # What holds for all sizes at which the program is recorded tells nothing by itself, but
+        # a comparison of a line with itself holds always.
+        if condition.left != condition.right or condition.operator not in COMPARISONS:
+            self._conditions[condition] = None
+
+    def _followed(self, size: Size, now: int) -> int:
+        if type(size) is PerExample and size.per and at(size, self._now) == now:
+            return Followed(now, size, self)
+        return now
+
+
+class Followed(int):
+    """A size in a pass that is followed."""
+
+    line: PerExample
+    follower: Follower
+
+    def __new__(cls, value: int, line: PerExample, follower: Follower) -> Self:
+        """Make one that lies on a line."""
+        made = int.__new__(cls, value)
+        made.line, made.follower = line, follower
+        return made
+
+    def __hash__(self) -> int:
+        if self.follower.following:
+            raise TypeError("unhashable size: a table by the batch cannot be followed")
+        return int.__hash__(self)
+
+    def __reduce__(self) -> Any:
+        return int, (int.__int__(self),)
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
+
+    def __add__(self, other: Any) -> Any:
+        return _sum(self, other, 1, operator.add)
+
+    def __radd__(self, other: Any) -> Any:
+        return _sum(self, other, 1, operator.add)
+
+    def __sub__(self, other: Any) -> Any:
+        return _sum(self, other, -1, operator.sub)
+
+    def __rsub__(self, other: Any) -> Any:
+        return -_sum(self, other, -1, operator.sub)
+
+    def __neg__(self) -> Any:
+        return self * -1
+
+    def __pos__(self) -> Any:
+        return self
+
+    def __mul__(self, other: Any) -> Any:
+        if type(other) is int and self.follower.following:
+            line = PerExample(self.line.per * other, self.line.plus * other)
+            return self.follower._followed(line, _plain(self) * other)
+        return _computed(Operator.TIMES, self, other)
+
+    __rmul__ = __mul__
+
+    def __floordiv__(self, other: Any) -> Any:
+        return _computed(Operator.FLOOR, self, other)
+
+    def __rfloordiv__(self, other: Any) -> Any:
+        return _computed(Operator.FLOOR, other, self)
+
+    def __mod__(self, other: Any) -> Any:
+        return _computed(Operator.REST, self, other)
+
+    def __rmod__(self, other: Any) -> Any:
+        return _computed(Operator.REST, other, self)
+
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> Any:
+        return other // self, other % self
+
+    def __eq__(self, other: object) -> Any:
+        return _computed(Operator.EQUAL, self, other)
+
+    def __ne__(self, other: object) -> Any:
+        return _computed(Operator.UNEQUAL, self, other)
+
+    def __lt__(self, other: Any) -> Any:
+        return _computed(Operator.LESS, self, other)
+
+    def __le__(self, other: Any) -> Any:
+        return _computed(Operator.AT_MOST, self, other)
+
+    def __gt__(self, other: Any) -> Any:
+        return _computed(Operator.MORE, self, other)
+
+    def __ge__(self, other: Any) -> Any:
+        return _computed(Operator.AT_LEAST, self, other)
+
+    def __bool__(self) -> bool:
+        return bool(self != 0)
+
+    def __abs__(self) -> Any:
+        return self if self >= 0 else -self
+
+
+def _leaving(name: str) -> Callable[..., Any]:
+    """Return a method of int's whose result is not followed."""
+    method = getattr(int, name)
+
+    def called(self: Followed, *others: Any) -> Any:
+        if self.follower.following:
+            self.follower.lose(name.strip("_") + "()")
+        return method(_plain(self), *(_plain(each) for each in others))
+
+    return called
+
+
+for _each in (
+    "truediv", "rtruediv", "pow", "rpow", "int", "float", "round", "trunc", "ceil", "floor",
+    "lshift", "rlshift", "rshift", "rrshift", "and", "rand", "or", "ror", "xor", "rxor", "invert",
+):  # fmt: skip
+    setattr(Followed, f"__{_each}__", _leaving(f"__{_each}__"))
+
+
+def _sum(first: Followed, other: Any, sign: int, plainly: Callable[[Any, Any], Any]) -> Any:
+    if not isinstance(other, int) or not first.follower.following:
+        return _outside(plainly, first, other)
+    one, two = first.line, _line(other)
+    per, plus = (two.per, two.plus) if isinstance(two, PerExample) else (0, two)
+    line = PerExample(one.per + sign * per, one.plus + sign * plus)
+    return first.follower._followed(line, plainly(_plain(first), _plain(other)))
+
+
+def _computed(what: Operator, left: Any, right: Any) -> Any:
+    plainly = COMPUTED[what]
+    size = left if isinstance(left, Followed) else right
+    if not (isinstance(left, int) and isinstance(right, int)) or not size.follower.following:
+        return _outside(plainly, left, right)
+    now = plainly(_plain(left), _plain(right))
+    return size.follower.compute(what, left, right, now)
+
+
+def _outside(plainly: Callable[[Any, Any], Any], left: Any, right: Any) -> Any:
+    """Compute with something else than sizes: a tensor, a float, a list."""
+    size, other = (left, right) if isinstance(left, Followed) else (right, left)
+    if isinstance(other, float) and size.follower.following:
+        size.follower.lose("arithmetic with a float")
+    if isinstance(other, list | tuple | str) and size.follower.following:
+        size.follower.lose("repetition of a list")
+    return plainly(_plain(left), _plain(right))
+
+
+def _plain(number: Any) -> Any:
+    return int.__add__(number, 0) if isinstance(number, Followed) else number
+
+
+def _line(size: int) -> Size:
+    return size.line if isinstance(size, Followed) else int(size)
+
+
+def _line_of(per: int, plus: int) -> Size:
+    return PerExample(per, plus) if per else plus

@@ -1,0 +1,309 @@
+"""How a network is called: from arguments to a flat list of tensors, and back to its output."""
+
+import enum
+import inspect
+import json
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.engine.program import Program, Value, at
+from boxwood._internal.engine.recording import UncapturableError
+
+Parameters = tuple[tuple[str, int], ...]  # name and inspect's kind
+
+
+@dataclass(frozen=True)
+class Interface:
+    """The shape of a network's calls, learnt from one of them.
+
+    Args:
+        parameters: names and kinds of what ``forward`` takes.
+        given: the arguments' nesting, as torch writes it down.
+        fixed: the leaves that are not tensors, by position; every call has to repeat them.
+        returned: the output's nesting.
+        plain: the output's leaves that are not tensors, by position.
+        firsts: for each tensor of a call, the first one that is the same object.
+    """
+
+    parameters: Parameters
+    given: pytree.TreeSpec
+    fixed: tuple[tuple[int, Any], ...]
+    returned: pytree.TreeSpec
+    plain: tuple[tuple[int, Any], ...]
+    firsts: tuple[int, ...]
+
+    def tensors(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+        """Return the tensors of a call.
+
+        Raises:
+            BoxwoodError: the call has other arguments than the example had.
+        """
+        if not kwargs and len(args) == self._plainly and all(type(each) is Tensor for each in args):
+            return list(args)  # the same as below, which a small network would take longer for
+        leaves, given = pytree.tree_flatten(_bound(self.parameters, args, kwargs))
+        if given != self.given:
+            raise BoxwoodError(
+                f"Expected arguments like the example's ({_sketch(self.given)}), got "
+                f"{_sketch(given)}; call it as the example was, or compile it with such an example."
+            )
+        for position, value in self.fixed:
+            if not _is_same(leaves[position], value):
+                raise BoxwoodError(
+                    f"Expected the argument {value!r} of the example, got {leaves[position]!r}; "
+                    f"only tensors may change: compile the model again with that argument."
+                )
+        skip = {position for position, _ in self.fixed}
+        found = [leaf for position, leaf in enumerate(leaves) if position not in skip]
+        for leaf in found:
+            if not isinstance(leaf, Tensor):
+                raise BoxwoodError(
+                    f"Expected a tensor, got {type(leaf).__name__}; give what the example gave."
+                )
+        for index, first in enumerate(self.firsts):
+            if found[index] is not found[first]:
+                raise BoxwoodError(
+                    f"Expected tensors {first} and {index} of the call to be one and the same, as "
+                    f"they were in the example, got two; compile the model with two."
+                )
+        return found
+
+    def output(self, tensors: Sequence[Tensor]) -> Any:
+        """Return tensors in the nesting of the network's output."""
+        if not self.plain and self.returned.is_leaf():
+            return tensors[0]
+        leaves: list[Any] = list(tensors)
+        for position, value in self.plain:
+            leaves.insert(position, value)
+        return pytree.tree_unflatten(leaves, self.returned)
+
+    @cached_property
+    def _plainly(self) -> int:
+        """How many tensors by position, none twice, make up a whole call; -1 where that is not so."""
+        count = len(self.firsts)
+        first = self.parameters[:count]
+        nothing_else = (
+            not self.fixed
+            and self.firsts == tuple(range(count))
+            and all(kind in _BY_POSITION for _, kind in first)
+            and pytree.tree_structure({name: 0 for name, _ in first}) == self.given
+        )
+        return count if nothing_else else -1
+
+
+def learn(
+    model: nn.Module, example: Any
+) -> tuple[list[Tensor], Callable[..., list[Tensor]], Callable[[], Interface]]:
+    """Return an example's tensors, the model as a function of them, and how to get its interface.
+
+    Args:
+        model: any module.
+        example: a tensor, a tuple of positional arguments, or a mapping of named ones.
+
+    The interface is known once the function has run.
+    """
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
+    if isinstance(example, Tensor):
+        args = (example,)
+    elif isinstance(example, Mapping):
+        kwargs = dict(example)
+    elif isinstance(example, tuple | list):
+        args = tuple(example)
+    else:
+        raise BoxwoodError(
+            f"Expected a tensor, a tuple of arguments or a mapping of named ones as the example, "
+            f"got {type(example).__name__}; give what the model is called with."
+        )
+    parameters = _parameters(model)
+    leaves, given = pytree.tree_flatten(_bound(parameters, args, kwargs))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    fixed = tuple((i, leaf) for i, leaf in enumerate(leaves) if not isinstance(leaf, Tensor))
+    for _, leaf in fixed:
+        _check_plain(leaf, "takes")
+    firsts = tuple(next(i for i, each in enumerate(tensors) if each is one) for one in tensors)
+    outcome: list[Any] = []
+
+    def function(*inputs: Tensor) -> list[Tensor]:
+        filled: list[Any] = list(inputs)
+        for position, value in fixed:
+            filled.insert(position, value)
+        bound = inspect.BoundArguments(_signature(parameters), pytree.tree_unflatten(filled, given))
+        found, returned = pytree.tree_flatten(model(*bound.args, **bound.kwargs))
+        plain = tuple((i, leaf) for i, leaf in enumerate(found) if not isinstance(leaf, Tensor))
+        for _, leaf in plain:
+            _check_plain(leaf, "returns")
+        outcome[:] = [returned, plain]
+        return [leaf for leaf in found if isinstance(leaf, Tensor)]
+
+    def interface() -> Interface:
+        return Interface(parameters, given, fixed, outcome[0], outcome[1], firsts)
+
+    return tensors, function, interface
+
+
+def check_inputs(program: Program, inputs: Sequence[Tensor]) -> int:
+    """Return the batch of a call.
+
+    Raises:
+        BoxwoodError: a tensor has another dtype, shape or device than the program takes.
+    """
+    batch = program.batch or 0
+    for index, (tensor, number) in enumerate(zip(inputs, program.inputs, strict=True)):
+        name = f"tensor {index} of the call"
+        value = program.values[number]
+        if tensor.layout is not torch.strided or tensor.is_nested:
+            raise BoxwoodError(
+                f"Expected {name} to be dense, got one of layout {tensor.layout}; convert it with "
+                f"to_dense(), or compile the model with such an example."
+            )
+        if tensor.dtype != value.dtype or tensor.device.type != "cpu":
+            raise BoxwoodError(
+                f"Expected {name} to be {value.dtype} on cpu, got {tensor.dtype} on "
+                f"{tensor.device}; convert it, or compile the model with such an example."
+            )
+        if program.batch is not None and number == program.inputs[0] and tensor.ndim:
+            batch = tensor.shape[0]
+        if tuple(tensor.shape) != at(value.shape, batch) or (program.batch and batch < 1):
+            limit = program.batches.limit if program.batch is None else ""
+            raise BoxwoodError(
+                f"Expected {name} of shape {_shape(value)}, got {tuple(tensor.shape)}; "
+                f"give that shape, or compile the model with such an example"
+                f"{f' ({limit})' if limit else ''}."
+            )
+    against = program.batches.against(batch) if program.batch is not None else ""
+    if against:
+        raise BoxwoodError(
+            f"Expected a batch that the network was compiled for, got {batch}: {against}; compile "
+            f"it with an example of that batch."
+        )
+    return batch
+
+
+def to_json(interface: Interface) -> dict[str, Any]:
+    """Write an interface down.
+
+    Raises:
+        BoxwoodError: its nesting or its fixed arguments have no form in a file.
+    """
+    try:
+        found = {
+            "parameters": interface.parameters,
+            "given": pytree.treespec_dumps(interface.given),
+            "fixed": interface.fixed,
+            "returned": pytree.treespec_dumps(interface.returned),
+            "plain": interface.plain,
+            "firsts": interface.firsts,
+        }
+        json.dumps(found)
+    except (NotImplementedError, TypeError) as error:
+        raise BoxwoodError(
+            f"Expected arguments and outputs made of tensors, numbers, strings, tuples, lists and "
+            f"dicts, got something else ({error}); wrap the model in one that is called so."
+        ) from error
+    return found
+
+
+def from_json(found: Mapping[str, Any]) -> Interface:
+    """Read what `to_json` wrote."""
+    return Interface(
+        tuple((str(name), int(kind)) for name, kind in found["parameters"]),
+        pytree.treespec_loads(found["given"]),
+        tuple((position, value) for position, value in found["fixed"]),
+        pytree.treespec_loads(found["returned"]),
+        tuple((position, value) for position, value in found["plain"]),
+        tuple(found["firsts"]),
+    )
+
+
+_PLAIN = (
+    type(None), bool, int, float, complex, str, bytes, slice, range, type(...), type, enum.Enum,
+    types.FunctionType, types.BuiltinFunctionType,
+    torch.dtype, torch.device, torch.layout, torch.memory_format,
+)  # fmt: skip
+
+
+_BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def _check_plain(leaf: Any, what: str) -> None:
+    """Raise for what may hold tensors, or change, behind the program's back."""
+    if not isinstance(leaf, _PLAIN):
+        raise UncapturableError(
+            f"it {what} a {type(leaf).__name__}, which may hold tensors that cannot be seen"
+        )
+
+
+def _is_same(one: Any, two: Any) -> bool:
+    return type(one) is type(two) and (one == two or (one != one and two != two))
+
+
+def check_leaves(interface: Interface, program: Program) -> None:
+    """Raise if calls do not give what a program takes, or results not what it makes.
+
+    Raises:
+        BoxwoodError: so it is; the file was not written by `to_json`.
+    """
+    for spec, others, tensors in (
+        (interface.given, interface.fixed, program.inputs),
+        (interface.returned, interface.plain, program.outputs),
+    ):
+        places = [position for position, _ in others]
+        if spec.num_leaves != len(others) + len(tensors) or places != sorted(set(places)):
+            raise _no_interface("leaves")
+        if any(type(each) is not int or not 0 <= each < spec.num_leaves for each in places):
+            raise _no_interface("places")
+    _signature(interface.parameters)
+    firsts = interface.firsts
+    if len(firsts) != len(program.inputs) or any(
+        type(first) is not int or not 0 <= first <= index for index, first in enumerate(firsts)
+    ):
+        raise _no_interface("equal tensors")
+
+
+def _no_interface(what: str) -> BoxwoodError:
+    return BoxwoodError(
+        f"Expected calls and results like the program's, got other {what} in the file; compile "
+        f"the model again."
+    )
+
+
+def _parameters(model: nn.Module) -> Parameters:
+    found = inspect.signature(model.forward).parameters.values()
+    return tuple((parameter.name, int(parameter.kind)) for parameter in found)
+
+
+def _signature(parameters: Parameters) -> inspect.Signature:
+    return inspect.Signature(
+        [inspect.Parameter(name, inspect._ParameterKind(kind)) for name, kind in parameters]
+    )
+
+
+def _bound(
+    parameters: Parameters, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Name every argument, so that a call by name and a call by position are one."""
+    try:
+        return dict(_signature(parameters).bind_partial(*args, **kwargs).arguments)
+    except TypeError as error:
+        names = ", ".join(name for name, _ in parameters)
+        raise BoxwoodError(
+            f"Expected arguments for the parameters ({names}), got others ({error}); "
+            f"call it as the model is called."
+        ) from error
+
+
+def _sketch(spec: pytree.TreeSpec) -> str:
+    return str(pytree.tree_unflatten(["·"] * spec.num_leaves, spec))
+
+
+def _shape(value: Value) -> str:
+    sizes = [str(size) if isinstance(size, int) else "batch" for size in value.shape]
+    return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"

@@ -1,0 +1,306 @@
+"""Convolution and linear layers on channel planes: the problem, its reference, its kernel."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.engine import formats
+from boxwood._internal.engine.kernels import activations, depthwise, rows
+from boxwood._internal.engine.kernels.contract import Activation, Code, Kernel, Pointer
+from boxwood._internal.engine.kernels.planning import Plan, Rates, usual
+from boxwood._internal.engine.kernels.tiling import column_offsets, runs, tile
+from boxwood._internal.engine.layouts import LINE, Array, Planes, columns, lines, position_mask
+from boxwood._internal.engine.targets import Target
+
+
+@dataclass(frozen=True)
+class Conv:
+    """``y = activation(weight ∗ x + bias + residual)``, a cross-correlation as in torch.
+
+    Args:
+        source: layout of x. Padding of k×k kernels needs a halo of at least as much.
+        target: layout of y and of the residual; its height and width say how far to go.
+        kernel: rows and columns of a filter.
+        stride: steps between outputs, down and right.
+        padding: zeros above the first row and left of the first column.
+        dilation: steps between the taps of a filter.
+        groups: groups of channels that do not mix.
+        activation: what is applied last.
+        residual: whether a second input is added before the activation.
+    """
+
+    source: Planes
+    target: Planes
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    activation: Activation = Activation.NONE
+    residual: bool = False
+
+    def __post_init__(self) -> None:
+        if self.source.channels % self.groups or self.target.channels % self.groups:
+            raise BoxwoodError(
+                f"Expected channels that {self.groups} groups divide, got {self.source.channels} "
+                f"in and {self.target.channels} out; give groups that divide both."
+            )
+        for axis in (0, 1):
+            size, out = self.source.shape[1 + axis], self.target.shape[1 + axis]
+            before = self.padding[axis]
+            last = (out - 1) * self.stride[axis] + (self.kernel[axis] - 1) * self.dilation[axis]
+            after = last - before - (size - 1)
+            if max(before, after) > self.source.halo and self.kernel != (1, 1):
+                raise BoxwoodError(
+                    f"Expected a halo of at least {max(before, after)} around the input, got "
+                    f"{self.source.halo}; lay the input out with a wider halo."
+                )
+            if after > self.source.halo:
+                raise BoxwoodError(
+                    f"Expected outputs that stay within the input, got {out} outputs of stride "
+                    f"{self.stride[axis]} from {size} inputs; give the target's true size."
+                )
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int, int]:
+        """Shape of the weight as torch holds it."""
+        return (self.target.channels, self.source.channels // self.groups, *self.kernel)
+
+    @property
+    def depthwise(self) -> bool:
+        """Every channel has its own filter, nothing is added, and vectors can stride over rows."""
+        return (
+            self.groups == self.source.channels == self.target.channels
+            and not self.residual
+            and self.stride[1] <= 2
+        )
+
+
+def linear(
+    inputs: int,
+    outputs: int,
+    tokens: int,
+    *,
+    activation: Activation = Activation.NONE,
+    residual: bool = False,
+) -> Conv:
+    """A linear layer over many tokens, as a 1×1 convolution over columns.
+
+    Example:
+        >>> linear(768, 3072, 128).weight_shape
+        (3072, 768, 1, 1)
+    """
+    return Conv(
+        columns(inputs, tokens),
+        columns(outputs, tokens),
+        activation=activation,
+        residual=residual,
+    )
+
+
+def reference(
+    problem: Conv, x: Array, weight: Array, bias: Array | None, residual: Array | None = None
+) -> Array:
+    """What the kernel computes, in float64, of values [images, channels, height, width]."""
+    images = len(x)
+    out, inner, rows, cols = problem.weight_shape
+    _, height, width = problem.target.shape
+    halo = problem.source.halo
+    wide = np.pad(x.astype(np.float64), ((0, 0), (0, 0), (halo, halo), (halo, halo)))
+    groups = wide.reshape(images, problem.groups, inner, *wide.shape[2:])
+    filters = weight.astype(np.float64).reshape(
+        problem.groups, out // problem.groups, inner, rows, cols
+    )
+    y = np.zeros((images, problem.groups, out // problem.groups, height, width))
+    for row in range(rows):
+        for col in range(cols):
+            top = halo - problem.padding[0] + row * problem.dilation[0]
+            left = halo - problem.padding[1] + col * problem.dilation[1]
+            taps = groups[
+                ...,
+                top : top + (height - 1) * problem.stride[0] + 1 : problem.stride[0],
+                left : left + (width - 1) * problem.stride[1] + 1 : problem.stride[1],
+            ]
+            y += np.einsum("goi,ngihw->ngohw", filters[..., row, col], taps)
+    sums = y.reshape(images, out, height, width)
+    if bias is not None:
+        sums += bias.astype(np.float64)[:, None, None]
+    if residual is not None:
+        sums += residual
+    return activations.reference(problem.activation, sums).astype(np.float32)
+
+
+def build(
+    problem: Conv,
+    weight: Array | formats.Parts,
+    bias: Array | None,
+    target: Target,
+    *,
+    plan: Plan | None = None,
+    threads: int = 1,
+) -> Kernel:
+    """Pack the weight for a kernel of the target.
+
+    Args:
+        problem: the convolution.
+        weight: [out, in / groups, rows, columns]; zeros are skipped. Or what a file holds of it,
+            packed by the same plan.
+        bias: [out], or None for zeros.
+        target: the family that runs it.
+        plan: how; the usual way when None.
+        threads: threads that shall have work.
+
+    Returns:
+        The kernel.
+
+    Raises:
+        BoxwoodError: the weight's shape is not the problem's, or the output is not aligned.
+    """
+    if isinstance(weight, np.ndarray) and weight.shape != problem.weight_shape:
+        raise BoxwoodError(
+            f"Expected a weight of shape {problem.weight_shape}, got {weight.shape}; "
+            "give the weight as torch holds it."
+        )
+    if not problem.target.aligned:
+        raise BoxwoodError(
+            "Expected an output layout whose planes start on cache lines, got "
+            f"{problem.target}; make it by `padded` or `columns`."
+        )
+    channels = problem.target.channels
+    bias = np.asarray(np.zeros(channels) if bias is None else bias, np.float32)
+    if bias.shape != (channels,):
+        raise BoxwoodError(
+            f"Expected a bias of shape {(channels,)}, got {bias.shape}; give one per output."
+        )
+    if isinstance(weight, formats.Parts):
+        if plan is None:
+            raise TypeError("a packed weight has a plan")
+        return _by_rows(problem, weight, bias, target, plan)
+    weight = np.asarray(weight, np.float32)
+    if problem.depthwise and plan is None:
+        return depthwise.build(
+            problem.source,
+            problem.target,
+            weight.reshape(len(weight), -1),
+            bias,
+            column_offsets(problem.source, 1, problem.kernel, problem.padding, problem.dilation),
+            stride=problem.stride,
+            activation=problem.activation,
+            target=target,
+        )
+    return _by_rows(
+        problem, weight, bias, target, plan or usual_plan(problem, weight, target, threads)
+    )
+
+
+def _by_rows(
+    problem: Conv, weight: Array | formats.Parts, bias: Array, target: Target, plan: Plan
+) -> Kernel:
+    """The kernel of `rows`, its weights as a stream per group."""
+    source, out = problem.source, problem.target
+    taps, inner = math.prod(problem.kernel), problem.weight_shape[1]
+    tiling = tile(out.span, plan.vectors, target.lanes)
+    mode = _source(problem, plan)
+    block = plan.block
+    if isinstance(mode, rows.Table):
+        block = max(1, block // taps) * taps  # whole channels, so that blocks share the table
+    settings = {"height": plan.height, "block": block, "chunks": plan.chunks}
+    if isinstance(weight, formats.Parts):
+        shape = (out.channels // problem.groups, inner * taps)
+        stream = formats.from_parts(weight, shape, groups=problem.groups, **settings)
+    else:
+        stream = formats.join(
+            [
+                formats.from_dense(part.reshape(len(part), -1), **settings)
+                for part in np.split(weight, problem.groups)
+            ]
+        )
+    at = stream.records.reshape(problem.groups, -1, stream.records.shape[1])
+    at["source"] += 4 * source.plane * inner * np.arange(problem.groups)[:, None, None]
+    if not isinstance(mode, rows.Gathered):
+        at["source"] += 4 * source.plane * (at["first"] // taps)
+    offsets = column_offsets(source, inner, problem.kernel, problem.padding, problem.dilation)
+    copies, starts = np.zeros((1, 3), np.int32), np.zeros(tiling.tiles + 1, np.int32)
+    if isinstance(mode, rows.Gathered) and mode.step:
+        copies, starts = runs(source, out, problem.stride, tiling)
+    gathered = isinstance(mode, rows.Gathered)
+    scratch = (block + 2) * tiling.nbytes if gathered else 0  # runs overrun the last column
+    numbers = {
+        "tiles": tiling.tiles,
+        "wide": tiling.wide,
+        "chunks": stream.chunks,
+        "blocks": stream.records.shape[1],
+        "source_image": 4 * source.image,
+        "source_origin": 4 * source.origin,
+        "target_image": 4 * out.image,
+        "target_plane": 4 * out.plane,
+        "target_origin": 4 * out.origin,
+        "target_end": 4 * (out.origin + lines(out.span)),
+        "last_row": out.channels // problem.groups - 1,
+        "group_chunks": stream.chunks // problem.groups,
+        "chunk_rows": stream.chunk * plan.height,
+        "scratch_bytes": math.ceil(scratch / 64) * 64,
+        "pitch": tiling.nbytes if gathered else 4 * source.plane,
+    }
+    constants = {
+        "records": stream.records.ravel(),
+        "headers": stream.headers,
+        "indices": stream.indices,
+        "values": stream.values.ravel(),
+        "bias": bias,
+        "mask": position_mask(out, target.lanes),
+        "offsets": offsets[:block] if isinstance(mode, rows.Table) else offsets,
+        "runs": copies.ravel(),
+        "run_starts": starts,
+    }
+    text = rows.Shape(
+        tiling.vectors,
+        plan.height,
+        mode,
+        problem.activation,
+        problem.residual,
+        masked=out.span % LINE > 0 or out.row_stride > out.width,
+    )
+    return Kernel(
+        Code(text.entry(target), lambda: rows.emit(text, target)),
+        (
+            *(numbers[name] for name in rows.NUMBERS),
+            *(Pointer(index) for index in range(len(constants))),
+        ),
+        tuple(constants[name] for name in rows.ADDRESSES),
+        scratch=numbers["scratch_bytes"],
+        units=tiling.tiles * stream.chunks,
+        note=f"{plan}",
+        packing=plan,
+    )
+
+
+def _source(problem: Conv, plan: Plan) -> rows.Source:
+    """How the kernel finds its input: what the layouts allow, else what the plan says."""
+    source, out = problem.source, problem.target
+    straight = problem.stride == (1, 1) and source.row_stride == out.row_stride
+    if not straight:
+        return rows.Gathered(problem.stride[1])
+    if plan.gathered:
+        return rows.Gathered(0)
+    pointwise = problem.kernel == (1, 1) and problem.padding == (0, 0)
+    return rows.Pitch() if pointwise and source.aligned else rows.Table()
+
+
+def usual_plan(
+    problem: Conv, weight: Array, target: Target, threads: int = 1, rates: Rates | None = None
+) -> Plan:
+    """The plan for a weight when nothing is measured.
+
+    Args:
+        problem: the convolution.
+        weight: its weight.
+        target: the family that runs it.
+        threads: threads that shall have work.
+        rates: what work costs on this machine; the family's typical rates when None.
+    """
+    matrix = weight.reshape(problem.groups, len(weight) // problem.groups, -1)
+    taps = math.prod(problem.kernel)
+    return usual(matrix, problem.target.span, taps, target, threads=threads, rates=rates)

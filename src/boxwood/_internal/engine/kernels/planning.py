@@ -1,0 +1,199 @@
+"""Plans: how a product is tiled and blocked. Every plan gives the same result."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boxwood._internal.engine.layouts import lines
+from boxwood._internal.engine.targets import Target
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a convolution is run.
+
+    Args:
+        vectors: registers of positions per tile.
+        block: columns (channel, row, column of the weight) per block.
+        height: rows per row block: 1 skips single zeros, more skip zeros common to so many rows,
+            and read each input once for all of them, so that dense weights are fastest so.
+        gathered: whether the input of a block is copied to scratch before use.
+        chunks: shares of rows per group.
+    """
+
+    vectors: int
+    block: int
+    height: int = 1
+    gathered: bool = False
+    chunks: int = 1
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What work costs on a machine, in cycles of its multiply-add units or any other unit.
+
+    Args:
+        single: per non-zero and register of positions, when rows are taken one by one.
+        blocked: per row of a row block's non-zero and register of positions.
+        scalar: per non-zero of a matrix that multiplies one vector.
+        column: per row block's non-zero column there, for the heights of `HEIGHTS`.
+    """
+
+    single: float = 0.90
+    blocked: float = 0.62
+    scalar: float = 1.15
+    column: tuple[float, float] = (1.5, 2.4)
+
+
+HEIGHTS = (8, 16)
+"""Rows per row block that matrix–vector kernels offer besides single rows."""
+
+USUAL = Rates()
+
+NEAR_BYTES, FAR_BYTES = 32.0, (16.0, 9.0)
+"""Bytes a cycle from the second cache; from the third and from memory."""
+
+CACHE_SHARES = ((0.3, 0.67), (0.15, 0.8), (0.07, 1.0), (0.0, 1.4))
+"""From which density on, and what share of the first cache a column block's input may take."""
+
+
+def dense_tile(target: Target) -> tuple[int, int]:
+    """Registers of positions and rows of a dense tile, so that sums and operands fit.
+
+    Example:
+        >>> from boxwood._internal.engine.targets import AVX512
+        >>> dense_tile(AVX512)
+        (4, 6)
+    """
+    return (4, 6) if target.registers >= 32 else (3, 4)
+
+
+def usual(
+    matrix: NDArray[np.float32],
+    span: int,
+    taps: int,
+    target: Target,
+    *,
+    threads: int = 1,
+    rates: Rates | None = None,
+) -> Plan:
+    """The plan that is best on most layers; `costs` tries its neighbours where it matters.
+
+    Args:
+        matrix: [groups, rows, columns] with zeros.
+        span: positions of a plane.
+        taps: columns per channel.
+        target: the family that runs it.
+        threads: threads that shall have work.
+        rates: what work costs.
+    """
+    rates = rates or USUAL
+    groups, rows, columns = matrix.shape
+    registers = lines(span) // target.lanes
+    costs = []
+    for height in sorted({1, min(dense_tile(target)[1], rows), min(8, rows)}):
+        most = _registers_per_tile(height, columns, target)
+        tiles = math.ceil(registers / most)
+        work = rates.single if height == 1 else rates.blocked * height
+        each = work * registers + tiles * (4 * height + 2) / FAR_BYTES[0]
+        costs.append((each * block_columns(matrix, height), height, most))
+    _, height, most = min(costs)
+    return blocked(
+        Plan(most, 0, height, gathered=taps > 1),
+        density=block_columns(matrix, height) * height / matrix.size,
+        shape=(groups, rows, columns),
+        span=span,
+        target=target,
+        threads=threads,
+    )
+
+
+def _registers_per_tile(height: int, columns: int, target: Target) -> int:
+    """At most so many registers of positions, so that sums and operands fit."""
+    if height == 1:
+        # Long rows are cut into column blocks, for which fewer registers leave more columns.
+        return 8 if columns <= 96 else 6
+    return max(1, min(dense_tile(target)[0], (target.registers - 2) // (height + 1)))
+
+
+def blocked(
+    plan: Plan,
+    *,
+    density: float,
+    shape: tuple[int, int, int],
+    span: int,
+    target: Target,
+    threads: int,
+) -> Plan:
+    """Fill in a plan's tiles, column blocks and chunks for its height and number of registers.
+
+    Args:
+        plan: at most so many vectors, and the height.
+        density: fraction of the columns of row blocks that are not zero.
+        shape: groups, rows and columns.
+        span: positions of a plane.
+        target: the family that runs it.
+        threads: threads that shall have work.
+    """
+    groups, rows, columns = shape
+    registers = lines(span) // target.lanes
+    tiles = math.ceil(registers / plan.vectors)
+    vectors = math.ceil(registers / tiles)
+    # The block's input shares the first cache with weights and sums. Sparser weights reuse it
+    # less, so that longer blocks save more on sums than they cost.
+    share = next(share for least, share in CACHE_SHARES if density >= least)
+    room = int(share * target.l1 / (vectors * target.lanes * 4))
+    block = math.ceil(columns / math.ceil(columns / max(room, 16)))
+    chunks = math.ceil(3 * threads / (tiles * groups)) if threads > 1 else 1
+    return replace(plan, vectors=vectors, block=block, chunks=min(chunks, max(1, rows // 16)))
+
+
+def block_columns(matrix: NDArray[np.float32], height: int) -> int:
+    """How many columns of blocks of ``height`` rows hold a non-zero.
+
+    Example:
+        >>> block_columns(np.eye(4, dtype=np.float32)[None], 2)
+        4
+    """
+    groups, rows, columns = matrix.shape
+    if height == 1:
+        return int(np.count_nonzero(matrix))
+    padded = np.zeros((groups, math.ceil(rows / height) * height, columns), bool)
+    padded[:, :rows] = matrix != 0
+    return int(padded.reshape(groups, -1, height, columns).any(2).sum())
+
+
+def neighbours(plan: Plan, target: Target) -> Iterator[Plan]:
+    """Plans near one that are worth a measurement, the plan itself first."""
+    yield plan
+    for factor in (0.7, 1.5):
+        yield replace(plan, block=max(8, int(plan.block * factor)))
+    if plan.vectors > 1 and plan.height == 1:
+        yield replace(plan, vectors=plan.vectors - 1)
+    if plan.height == 1 and plan.vectors < target.registers - 3:
+        yield replace(plan, vectors=plan.vectors + 1)
+
+
+def usual_height(weight: NDArray[np.float32], target: Target, rates: Rates | None = None) -> int:
+    """Rows per row block of a matrix that multiplies one vector.
+
+    Each weight is used once, so that bytes count as much as work.
+
+    Args:
+        weight: [rows, columns] with zeros.
+        target: the family that runs it.
+        rates: what work costs.
+    """
+    rates = rates or USUAL
+    best = (math.inf, 1)
+    for height, cost in ((1, rates.scalar), *zip(HEIGHTS, rates.column, strict=True)):
+        entries = block_columns(weight[None], height)
+        nbytes = entries * (4 * height + 2)
+        speed = NEAR_BYTES
+        if nbytes > target.l2 * 3 // 4:
+            speed = FAR_BYTES[nbytes > 16 * target.l2]
+        best = min(best, (max(cost * entries, nbytes / speed), height))
+    return best[1]

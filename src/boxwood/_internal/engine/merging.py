@@ -1,0 +1,121 @@
+"""Recordings of one function at several batches: whether they are one program, and which."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from boxwood._internal.engine.program import PerExample, Program, Size, Torch, Value, at
+
+
+class OtherProgramError(Exception):
+    """Two passes give programs that differ in more than sizes."""
+
+
+def differ(one: Program, two: Program) -> bool:
+    """Say whether two recordings of the same batch differ."""
+    try:
+        check_merged(one, two, 0)
+    except OtherProgramError:
+        return True
+    return False
+
+
+class Merge:
+    """Two recordings of one function as a program for every batch."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+
+    def programs(self, one: Program, two: Program) -> Program:
+        """Put the second recording's sizes and the first one's on lines."""
+        _check_same_constants(one, two)
+        ops = tuple(self.argument(a, b) for a, b in zip(one.ops, two.ops, strict=True))
+        values = {
+            number: Value(self.argument(value.shape, two.values[number].shape), value.dtype)
+            for number, value in one.values.items()
+        }
+        return Program(ops, values, one.constants, one.inputs, one.outputs, self.batch)
+
+    def argument(self, one: Any, two: Any) -> Any:
+        """Put an argument's sizes on lines."""
+        if type(one) is not type(two):
+            raise OtherProgramError("operations take other arguments")
+        if isinstance(one, Torch):
+            if (one.target, one.writes) != (two.target, two.writes):
+                raise OtherProgramError(f"{one.name} is {two.name} at another batch")
+            return Torch(
+                one.target,
+                self.argument(one.args, two.args),
+                self.argument(one.kwargs, two.kwargs),
+                one.writes,
+            )
+        if isinstance(one, tuple):
+            if len(one) != len(two):
+                raise OtherProgramError("operations take more or fewer arguments")
+            return tuple(self.argument(a, b) for a, b in zip(one, two, strict=True))
+        if one == two or one is two or (one != one and two != two):
+            return one
+        if type(one) is int:
+            return self.size(one, two)
+        raise OtherProgramError(f"an argument is {one!r} and then {two!r}")
+
+    def size(self, one: int, two: int) -> Size:
+        """Put a size on a line."""
+        per = two - one
+        return PerExample(per, one - per * self.batch)
+
+
+def _check_same_constants(one: Program, two: Program) -> None:
+    if (
+        len(one.ops) != len(two.ops)
+        or (one.inputs, one.outputs) != (two.inputs, two.outputs)
+        or one.constants.keys() != two.constants.keys()
+        or one.values.keys() != two.values.keys()
+    ):
+        raise OtherProgramError("there are more or fewer operations")
+    for number, constant in one.constants.items():
+        other = two.constants[number]
+        if not _same_memory(constant, other) and not _same_bits(constant, other):
+            raise OtherProgramError("a tensor that no input reaches is another one")
+
+
+def _same_memory(one: Tensor, two: Tensor) -> bool:
+    """Say so of weights without reading them; a pass that writes into them is refused."""
+    layouts = [(each.data_ptr(), each.shape, each.stride(), each.dtype) for each in (one, two)]
+    return layouts[0] == layouts[1]
+
+
+def _same_bits(one: Tensor, two: Tensor) -> bool:
+    if one.shape != two.shape or one.dtype != two.dtype:
+        return False
+    return torch.equal(one, two) or bool(
+        torch.isclose(one, two, rtol=0, atol=0, equal_nan=True).all()
+    )
+
+
+def check_merged(merged: Program, recorded: Program, batch: int) -> None:
+    """Raise if a program for every batch is not what was recorded for one.
+
+    Raises:
+        OtherProgramError: it is not.
+    """
+    _check_same_constants(merged, recorded)
+    for op, seen in zip(merged.ops, recorded.ops, strict=True):
+        if not isinstance(op, Torch) or not isinstance(seen, Torch):
+            raise OtherProgramError("operations that are not torch's")
+        same = op.target == seen.target and op.writes == seen.writes
+        if not same or not _same_arguments(
+            at((op.args, op.kwargs), batch), (seen.args, seen.kwargs)
+        ):
+            raise OtherProgramError(f"{op.name} is {seen.name}, or takes sizes off the line")
+    for number, value in merged.values.items():
+        other = recorded.values[number]
+        if at(value.shape, batch) != other.shape or value.dtype != other.dtype:
+            raise OtherProgramError("a tensor has sizes off the line")
+
+
+def _same_arguments(one: Any, two: Any) -> bool:
+    if isinstance(one, tuple) and isinstance(two, tuple):
+        return len(one) == len(two) and all(map(_same_arguments, one, two))
+    return type(one) is type(two) and (one is two or one == two or (one != one and two != two))

@@ -1,0 +1,349 @@
+"""A captured network: a frozen list of operations on numbered values.
+
+Legend for the sizes in shapes and arguments: an `int`, or a `PerExample`, which is worked out when
+the batch is known. Every value is written once, before it is read; `check` holds each pass to that.
+"""
+
+import enum
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from boxwood._internal.core.errors import BoxwoodError
+
+
+@dataclass(frozen=True)
+class PerExample:
+    """The integer ``per · batch + plus``.
+
+    Example:
+        >>> at(PerExample(per=4, plus=1), batch=3)
+        13
+    """
+
+    per: int
+    plus: int
+
+
+Size = int | PerExample
+
+
+class Operator(enum.Enum):
+    """What Python code does with two sizes, other than what is linear in the batch."""
+
+    TIMES = "*"
+    FLOOR = "//"
+    REST = "%"
+    EQUAL = "=="
+    UNEQUAL = "!="
+    LESS = "<"
+    AT_MOST = "<="
+    MORE = ">"
+    AT_LEAST = ">="
+
+
+COMPUTED: Mapping[Operator, Callable[[int, int], int]] = {
+    Operator.TIMES: operator.mul,
+    Operator.FLOOR: operator.floordiv,
+    Operator.REST: operator.mod,
+    Operator.EQUAL: operator.eq,
+    Operator.UNEQUAL: operator.ne,
+    Operator.LESS: operator.lt,
+    Operator.AT_MOST: operator.le,
+    Operator.MORE: operator.gt,
+    Operator.AT_LEAST: operator.ge,
+}
+COMPARISONS = frozenset(Operator) - {Operator.TIMES, Operator.FLOOR, Operator.REST}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a network's code computed from sizes, and what the program takes it to be.
+
+    Args:
+        operator: what was computed.
+        left: its first operand.
+        right: its second operand.
+        found: the result in the program; 0 or 1 of a comparison.
+
+    Example:
+        >>> small = Condition(Operator.AT_MOST, PerExample(per=1, plus=0), 16, found=1)
+        >>> small.holds(8), small.holds(20), str(small)
+        (True, False, 'batch <= 16 is true')
+    """
+
+    operator: Operator
+    left: Size
+    right: Size
+    found: Size
+
+    def holds(self, batch: int) -> bool:
+        """Say whether the code gets what the program has at this batch."""
+        left, right, found = at((self.left, self.right, self.found), batch)
+        if right == 0 and self.operator in (Operator.FLOOR, Operator.REST):
+            return False
+        return bool(COMPUTED[self.operator](left, right) == found)
+
+    def __str__(self) -> str:
+        compared = self.operator in COMPARISONS
+        found = ("false", "true")[bool(self.found)] if compared else _written(self.found)
+        return f"{_written(self.left)} {self.operator.value} {_written(self.right)} is {found}"
+
+
+def _written(size: Size) -> str:
+    if isinstance(size, int):
+        return str(size)
+    batch = "batch" if size.per == 1 else f"{size.per}·batch"
+    return batch if size.plus == 0 else f"({batch} {size.plus:+d})"
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Sizes of the batch that a program holds for.
+
+    Args:
+        seen: those at which the network was recorded as this program.
+        conditions: of any other size, if its code chooses by sizes.
+        limit: why only those seen can be trusted; empty where the conditions tell.
+    """
+
+    seen: tuple[int, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+    limit: str = ""
+
+    def against(self, batch: int) -> str:
+        """Return why the program does not hold for a batch, or nothing."""
+        if batch in self.seen:
+            return ""
+        if self.limit:
+            return f"{self.limit}, so that only {', '.join(map(str, self.seen))} are known"
+        broken = next((each for each in self.conditions if not each.holds(batch)), None)
+        return "" if broken is None else f"it was compiled where {broken}"
+
+
+@dataclass(frozen=True)
+class Ref:
+    """An argument that is the value of this number."""
+
+    value: int
+
+
+@dataclass(frozen=True)
+class Value:
+    """What is known of a value before the program runs.
+
+    Args:
+        shape: as torch shows it.
+        dtype: the element type.
+    """
+
+    shape: tuple[Size, ...]
+    dtype: torch.dtype
+
+
+class Op(Protocol):
+    """One operation: a frozen dataclass that says what it reads and writes."""
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """Numbers of the values that it needs."""
+        ...
+
+    @property
+    def writes(self) -> tuple[int, ...]:
+        """Numbers of the values that it makes."""
+        ...
+
+    def with_reads(self, same: Mapping[int, int]) -> "Op":
+        """Return this op reading other values, where ``same`` names others."""
+        ...
+
+
+@dataclass(frozen=True)
+class Torch:
+    """A call of one of torch's operators.
+
+    Args:
+        target: its qualified name, as in ``aten.conv2d.default``.
+        args: positional arguments: constants, `Ref`, `PerExample`, and tuples of these.
+        kwargs: named arguments, likewise.
+        writes: the tensors that it returns, in order.
+        why: why it is left to torch, for `explain`.
+    """
+
+    target: str
+    args: tuple[Any, ...]
+    kwargs: tuple[tuple[str, Any], ...]
+    writes: tuple[int, ...]
+    why: str = field(default="", compare=False)
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """Numbers of the values among the arguments."""
+        return tuple(leaf.value for leaf in leaves((self.args, self.kwargs)) if type(leaf) is Ref)
+
+    def with_reads(self, same: Mapping[int, int]) -> "Torch":
+        """Return this op reading other values."""
+        args, kwargs = substituted((self.args, self.kwargs), same)
+        return replace(self, args=args, kwargs=kwargs)
+
+    @property
+    def name(self) -> str:
+        """The operator without namespace and overload, as in ``conv2d``."""
+        return self.target.split(".")[1]
+
+
+@dataclass(frozen=True)
+class Program:
+    """Operations in order, with the types of all values and the tensors of the constant ones.
+
+    Args:
+        ops: in an order in which they can run.
+        values: by number; constants among them.
+        constants: tensors by number.
+        inputs: numbers of the values that the caller hands over.
+        outputs: numbers of the values that go back, in the order of the output's leaves.
+        batch: the leading size of the example if other sizes may be called, else None.
+        names: of constants that are a network's parameters or buffers, or come from one.
+        batches: what leading sizes may be called.
+    """
+
+    ops: tuple[Op, ...]
+    values: Mapping[int, Value]
+    constants: Mapping[int, Tensor]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    batch: int | None
+    names: Mapping[int, str] = field(default_factory=dict)
+    batches: Batches = Batches()
+
+    def next_value(self) -> int:
+        """Return a number that no value has."""
+        return max(self.values, default=-1) + 1
+
+
+def leaves(argument: Any) -> Iterator[Any]:
+    """Walk an argument's constants and references.
+
+    Example:
+        >>> list(leaves((1, (Ref(2), "same"))))
+        [1, Ref(value=2), 'same']
+    """
+    if isinstance(argument, tuple):
+        for part in argument:
+            yield from leaves(part)
+    else:
+        yield argument
+
+
+def at(argument: Any, batch: int) -> Any:
+    """Work out every size in an argument for one batch."""
+    if isinstance(argument, PerExample):
+        return argument.per * batch + argument.plus
+    if isinstance(argument, tuple):
+        return tuple(at(part, batch) for part in argument)
+    return argument
+
+
+def is_fixed(argument: Any) -> bool:
+    """Say whether an argument is the same for every batch."""
+    return not any(isinstance(leaf, PerExample) for leaf in leaves(argument))
+
+
+def renamed(op: Any, same: Mapping[int, int]) -> Any:
+    """Return an op with the values that it reads replaced."""
+    if not any(value in same for value in op.reads):
+        return op
+    return op.with_reads(same)
+
+
+def substituted(argument: Any, same: Mapping[int, int]) -> Any:
+    """Return an argument with its references replaced."""
+    if type(argument) is Ref:
+        return Ref(same.get(argument.value, argument.value))
+    if isinstance(argument, tuple):
+        return tuple(substituted(part, same) for part in argument)
+    return argument
+
+
+def readers(program: Program) -> dict[int, list[int]]:
+    """Return the positions of the ops that read each value, the output counting as ``len(ops)``."""
+    found: dict[int, list[int]] = {number: [] for number in program.values}
+    for position, op in enumerate(program.ops):
+        for value in dict.fromkeys(op.reads):
+            found[value].append(position)
+    for value in dict.fromkeys(program.outputs):
+        found[value].append(len(program.ops))
+    return found
+
+
+def without_unused(program: Program) -> Program:
+    """Drop the ops whose results nobody reads, and the values and constants left over."""
+    needed = set(program.outputs)
+    kept: list[Op] = []
+    for op in reversed(program.ops):
+        if needed.intersection(op.writes):
+            kept.append(op)
+            needed.update(op.reads)
+    needed.update(program.inputs)
+    needed.update(value for op in kept for value in op.writes)
+    return replace(
+        program,
+        ops=tuple(reversed(kept)),
+        values={number: value for number, value in program.values.items() if number in needed},
+        constants={number: t for number, t in program.constants.items() if number in needed},
+    )
+
+
+def check(program: Program) -> Program:
+    """Return the program if it is one; every pass's result goes through here.
+
+    Raises:
+        BoxwoodError: a value is read before it is written, written twice, or of unknown type.
+    """
+    written = {*program.inputs, *program.constants}
+    for position, op in enumerate(program.ops):
+        for value in op.reads:
+            if value not in written:
+                raise _broken(f"value {value} written before op {position} reads it", op)
+        for value in op.writes:
+            if value in written:
+                raise _broken(f"value {value} written once, by one op", op)
+            if value not in program.values:
+                raise _broken(f"a type for value {value}", op)
+            written.add(value)
+    for value in program.outputs:
+        if value not in written:
+            raise _broken(f"output {value} written", program.outputs)
+    for number, constant in program.constants.items():
+        declared = program.values[number]
+        if declared.shape != tuple(constant.shape) or declared.dtype != constant.dtype:
+            raise _broken(f"constant {number} to be {declared}", tuple(constant.shape))
+    return program
+
+
+def check_numbers(program: Program) -> None:
+    """Raise if a program that comes from a file has no numbers where it needs some.
+
+    Raises:
+        BoxwoodError: so it is.
+    """
+    numbers = [*program.values, *program.constants, *program.inputs, *program.outputs]
+    if not all(type(number) is int for number in numbers):
+        raise _broken("values that have numbers", numbers)
+    if not all(number in program.values for number in (*program.constants, *program.inputs)):
+        raise _broken("a type for each constant and input", program.inputs)
+    if program.batch is not None and (type(program.batch) is not int or program.batch < 1):
+        raise _broken("a batch of at least 1", program.batch)
+    if len(set(program.inputs)) < len(program.inputs):
+        raise _broken("different inputs", program.inputs)
+
+
+def _broken(expected: str, got: object) -> BoxwoodError:
+    return BoxwoodError(
+        f"Expected {expected}, got {got}; a pass of the engine left the program broken: report it."
+    )

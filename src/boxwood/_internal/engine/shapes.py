@@ -1,0 +1,163 @@
+"""Whether operations give the shapes that a program says they do, at one batch.
+
+``x[:8]`` gives eight rows of nine examples and of ten, but not of five: an operator may follow the
+batch otherwise than on a line, though its arguments do not change. A file may say anything.
+"""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.engine import aten_ops, dense
+from boxwood._internal.engine.chance import kept
+from boxwood._internal.engine.kernels.elementwise import Operation
+from boxwood._internal.engine.ops import (
+    Attend,
+    Average,
+    Convolve,
+    Does,
+    Flatten,
+    Join,
+    Native,
+    Normalise,
+    Pointwise,
+    PoolWindows,
+    Project,
+    Recurrent,
+)
+from boxwood._internal.engine.program import Op, Program, Torch, at
+
+
+def check_shapes(program: Program, batch: int) -> None:
+    """Raise if an operation gives other shapes than the program says.
+
+    Operations run without values, or on zeros and the program's constants where that is not enough.
+
+    Raises:
+        BoxwoodError: the program does not hold for this batch.
+    """
+    with kept(aten_ops.generators(program)):
+        _check_shapes(program, batch)
+
+
+def _check_shapes(program: Program, batch: int) -> None:
+    values = {
+        number: torch.empty(at(value.shape, batch), dtype=value.dtype, device="meta")
+        for number, value in program.values.items()
+    }
+    for op in program.ops:
+        wanted = [tuple(values[number].shape) for number in op.writes]
+        try:
+            if _shapes(op, values, batch) == wanted:
+                continue
+        except Exception:  # noqa: BLE001, S110 - an index by a constant mask needs its values
+            pass
+        # Without values torch gives other shapes here and there: what it does with some counts.
+        real = dict(values)
+        for number in op.reads:
+            known = program.constants.get(number)
+            real[number] = (
+                torch.zeros_like(values[number], device="cpu") if known is None else known
+            )
+        try:
+            got = _shapes(op, real, batch)
+        except Exception as error:
+            raise _unlike(op, "run", f"{type(error).__name__}: {error}", batch) from error
+        if got != wanted:
+            raise _unlike(op, f"give {_listed(wanted)}", _listed(got), batch)
+
+
+def _shapes(op: Op, values: Mapping[int, Tensor], batch: int) -> list[tuple[int, ...]]:
+    return [tuple(tensor.shape) for tensor in _made(op, values, batch)]
+
+
+def _made(op: Op, values: Mapping[int, Tensor], batch: int) -> list[Tensor]:
+    if isinstance(op, Torch):
+        return list(aten_ops.run(aten_ops.at_batch(op, batch), values))
+    if any(values[number].dtype != torch.float32 for number in (*op.reads, *op.writes)):
+        raise TypeError("kernels compute with float32")
+    if isinstance(op, Recurrent):
+        sources = [values[number] for number in op.sources]
+        return aten_ops.flat(dense.recurrent(op, values)(*sources))
+    if not isinstance(op, Native):
+        raise TypeError("neither torch's nor the engine's")
+    return [_native(op, values)]
+
+
+def _native(op: Native, values: Mapping[int, Tensor]) -> Tensor:
+    x, *others = (values[number] for number in op.sources)
+    if len(others) not in _seconds(op.does):
+        raise TypeError("it reads more or fewer values than it takes")
+    weight, bias = (None if n is None else values[n] for n in (op.weight, op.bias))
+    match op.does:
+        case Convolve(stride, padding, dilation, groups) if weight is not None:
+            y = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+            return _added(y, others)
+        case Project() if weight is not None:
+            return _added(F.linear(x, weight, bias), others)
+        case PoolWindows() as does if does.average:
+            return F.avg_pool2d(x, does.kernel, does.stride, does.padding, does.ceil)
+        case PoolWindows() as does:
+            moves = (does.kernel, does.stride, does.padding, does.dilation, does.ceil)
+            pooled: Tensor = torch.max_pool2d(x, *moves)
+            return pooled
+        case Average(keep):
+            return x.mean((2, 3), keepdim=keep)
+        case Pointwise(per_channel=True):
+            return _added(x, [_spread(other, x) for other in others])
+        case Pointwise():
+            return _added(x, others)
+        case Join():
+            return torch.cat([x, *others], 1)
+        case Flatten():
+            return x.flatten(1)
+        case Normalise() if weight is not None:
+            return F.layer_norm(x, weight.shape[:1], weight, bias)
+        case Attend(heads, size):
+            whole: Tensor = x.unflatten(-1, (3, heads, size))[..., 0, :, :].flatten(-2)
+            return whole if len(values[op.out].shape) == 3 else whole.flatten(0, 1)
+        case _:
+            raise TypeError("an operation without its weight")
+
+
+def _seconds(does: Does) -> range:
+    """Return how many values an operation may read beside its first."""
+    match does:
+        case Convolve() | Project():
+            return range(2)
+        case Pointwise(Operation.COPY):
+            return range(1)
+        case Pointwise():
+            return range(1, 2)
+        case Join():
+            return range(2**16)
+        case _:
+            return range(1)
+
+
+def _spread(other: Tensor, x: Tensor) -> Tensor:
+    if other.shape != (*x.shape[:2], 1, 1):
+        raise TypeError("what is added is not one value per channel")
+    return other.expand(x.shape)
+
+
+def _added(y: Tensor, others: list[Tensor]) -> Tensor:
+    if any(other.shape != y.shape for other in others):
+        raise TypeError("what is added is of another shape")
+    return y
+
+
+def _unlike(op: Op, wanted: str, got: str, batch: int) -> BoxwoodError:
+    name = op.name if isinstance(op, Torch) else type(getattr(op, "does", op)).__name__.lower()
+    return BoxwoodError(
+        f"Expected the operation {name} to {wanted} at a batch of {batch}, got {got}: it follows "
+        f"the batch otherwise than at the example's; compile the model with an example of this "
+        f"batch."
+    )
+
+
+def _listed(shapes: list[tuple[int, ...]]) -> str:
+    return " and ".join(map(str, shapes)) if len(shapes) <= 4 else f"{len(shapes)} tensors"

@@ -1,0 +1,353 @@
+"""Compiled networks as files: one header of JSON, then sections of raw numbers and machine code.
+
+    8 bytes    "BXW" and the format's version
+    32 bytes   SHA-256 of all that follows
+    8 bytes    length of the header, little-endian
+    header     JSON: the program, its interface, and where each section lies
+    sections   each starts at a multiple of 64 bytes from the file's start
+
+A weight with many zeros is a bit for each entry, then the entries that are not zero; packed
+kernels and their machine code lie beside it, so that a machine of the same family runs them from
+where they are. Nothing in a file is code of Python's, and the machine code is only as good as the
+file's source: load files that you trust.
+"""
+
+import hashlib
+import json
+import mmap
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.core.replacing import check_suffix, replacing
+from boxwood._internal.engine import codec, interface
+from boxwood._internal.engine.bind import made
+from boxwood._internal.engine.constants import Compact, Constants, compact
+from boxwood._internal.engine.explain import Times
+from boxwood._internal.engine.formats import HEADER, Parts
+from boxwood._internal.engine.kernels.contract import Kernel
+from boxwood._internal.engine.kernels.conv import Conv
+from boxwood._internal.engine.kernels.matvec import Blocks, MatVec
+from boxwood._internal.engine.kernels.planning import HEIGHTS, Plan
+from boxwood._internal.engine.ops import Native, Recurrent
+from boxwood._internal.engine.program import Batches, Program, Torch, Value, check, check_numbers
+from boxwood._internal.engine.runner import Bound
+from boxwood._internal.engine.session import Key, Session, Workshop, hold
+from boxwood._internal.engine.shapes import check_shapes
+from boxwood._internal.engine.targets import host
+from boxwood._internal.engine.thread_team import Team
+
+MAGIC = b"BXW\x00\x00\x00\x00\x02"
+ALIGN = 64
+_START = len(MAGIC) + 32 + 8
+
+
+def save(session: Session, path: str | os.PathLike[str]) -> None:
+    """Write a session, whole or not at all.
+
+    The kernels that it has built so far go with it.
+
+    Args:
+        session: what `compile` made.
+        path: the file, by custom ``*.bxw``.
+
+    Raises:
+        BoxwoodError: its interface or an operator has no form in a file, the name is that of
+            another format, or the disk is full or not writable.
+    """
+    check_suffix(Path(path), ".bxw")
+    sections = _Sections()
+    weights = {op.weight for op in session.program.ops if isinstance(op, Native)}
+    program, workshop = session.program, session.workshop
+    for key in tuple(workshop.stored):
+        workshop.restore(key)
+    header = {
+        "versions": {"torch": torch.__version__},
+        "interface": interface.to_json(session.interface),
+        "program": {
+            "ops": codec.encode(program.ops),
+            "values": [[number, codec.encode(v)] for number, v in program.values.items()],
+            "constants": [
+                [number, sections.tensor(constant, signed=number not in weights)]
+                for number, constant in program.constants.items()
+            ],
+            "inputs": program.inputs,
+            "outputs": program.outputs,
+            "batch": program.batch,
+            "batches": codec.encode(program.batches),
+            "names": list(program.names.items()),
+        },
+        "native": sorted(session.native),
+        "times": [[position, asdict(each)] for position, each in session.times.items()],
+        "threads": session.threads,
+        "target": asdict(workshop.target),
+        "kernels": [
+            [codec.encode(key), sections.kernel(bound.kernel)]
+            for key, bound in workshop.built.items()
+        ],
+        "objects": {
+            entry: sections.add(np.frombuffer(code, np.uint8))
+            for entry, code in workshop.objects.items()
+        },
+    }
+    _write(Path(path), json.dumps(header).encode(), sections)
+
+
+def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Session:
+    """Read what `Session.save` wrote; the network's own Python code is not needed.
+
+    On a machine of another family the kernels are compiled anew.
+
+    A file holds machine code, which runs as you: load files that you trust. The checksum finds
+    damage. What else the file says is checked before anything runs, so that a wrong header is an
+    error; wrong machine code is not found.
+
+    Args:
+        path: the file.
+        threads: as in `compile`; those of the saved session when None.
+
+    Raises:
+        BoxwoodError: no such file, or one that is cut short, changed, or of another format.
+    """
+    path = Path(path)
+    data = _read(path)
+    (length,) = data[_START - 8 : _START].view("<u8")
+    with _readable(path):
+        header = json.loads(data[_START : _START + int(length)].tobytes())
+        return _session(header, data, threads, path)
+
+
+def _session(
+    header: dict[str, Any], data: NDArray[np.uint8], threads: int | None, path: Path
+) -> Session:
+    parts = header["program"]
+    program = Program(
+        ops=codec.decode(parts["ops"]),
+        values={number: codec.decode(value) for number, value in parts["values"]},
+        constants=Constants({number: _tensor(spec, data) for number, spec in parts["constants"]}),
+        inputs=tuple(parts["inputs"]),
+        outputs=tuple(parts["outputs"]),
+        batch=parts["batch"],
+        names=dict(parts["names"]),
+        batches=codec.decode(parts["batches"]),
+    )
+    team = Team(threads or header["threads"])
+    target = host()
+    _check(program)
+    called = interface.from_json(header["interface"])
+    interface.check_leaves(called, program)
+    workshop = Workshop(program, target, team.threads)
+    if asdict(target) == header["target"]:
+
+        def restored(key: Key, spec: Mapping[str, Any]) -> Bound:
+            with _readable(path):
+                return _kernel(key, spec, data, workshop)
+
+        for encoded, spec in header["kernels"]:
+            key = codec.decode(encoded)
+            workshop.stored[key] = partial(restored, key, spec)
+        workshop.objects.update(
+            {entry: _part(place, data).tobytes() for entry, place in header["objects"].items()}
+        )
+        workshop.settle()
+    return Session(
+        program, called, _positions(header["native"], program),
+        workshop, team, {position: Times(**each) for position, each in header["times"]},
+    )  # fmt: skip
+
+
+def _check(program: Program) -> None:
+    """Raise for a program that no `save` wrote: kernels read what it says."""
+    for parts, kind in (
+        (program.ops, Torch | Native | Recurrent),
+        (program.values.values(), Value),
+        ([program.batches], Batches),
+    ):
+        if not all(isinstance(part, kind) for part in parts):
+            raise ValueError(f"a part of the program is no {kind}")
+    check_numbers(program)
+    for op in program.ops:
+        if isinstance(op, Native | Recurrent):
+            weights = set(op.reads[len(op.sources) :])
+            if not weights <= program.constants.keys():
+                raise ValueError("a weight is no constant")
+    check_shapes(check(program), program.batch or 0)
+
+
+def _positions(native: list[int], program: Program) -> frozenset[int]:
+    found = frozenset(native)
+    if not found <= set(range(len(program.ops))):
+        raise ValueError("kernels do operations that there are not")
+    return found
+
+
+class _Sections:
+    """Arrays for a file, and where each will lie behind the header."""
+
+    def __init__(self) -> None:
+        self.arrays: list[NDArray[Any]] = []
+        self._end = 0
+
+    def add(self, array: NDArray[Any]) -> list[int]:
+        array = np.ascontiguousarray(array)
+        start = self._end
+        self.arrays.append(array)
+        self._end += -(-array.nbytes // ALIGN) * ALIGN
+        return [start, array.nbytes]
+
+    def tensor(self, tensor: Tensor, *, signed: bool) -> dict[str, Any]:
+        """Add a tensor; ``signed`` keeps the sign of zeros, which pruning leaves in weights."""
+        tensor = tensor.detach().contiguous()
+        found: dict[str, Any] = {"dtype": str(tensor.dtype).removeprefix("torch.")}
+        found["shape"] = list(tensor.shape)
+        small = None if signed else compact(tensor)
+        if small is not None:
+            return found | {"bits": self.add(small.bits), "kept": self.add(small.kept)}
+        return found | {"all": self.add(tensor.reshape(-1).view(torch.uint8).numpy())}
+
+    def kernel(self, kernel: Kernel) -> dict[str, Any]:
+        """Add the packed weight of a kernel; the rest is made again from its problem."""
+        if kernel.packing is None:
+            return {"packing": None}
+        records: Any = kernel.constants[0]
+        parts = (records["count"].copy(), *kernel.constants[1:4])
+        return {"packing": codec.encode(kernel.packing), "parts": [self.add(p) for p in parts]}
+
+
+def _kernel(
+    key: Key, spec: Mapping[str, Any], data: NDArray[np.uint8], workshop: Workshop
+) -> Bound:
+    """Make a kernel again from its problem, and its packed weight if the file has it.
+
+    Only the packed weight comes from the file, and is checked: whatever the header says, the
+    kernel reads nothing outside.
+    """
+    problem, weight, bias = key
+    packing = codec.decode(spec["packing"])
+    given: Any = workshop.weight(weight)
+    if packing is not None:
+        _check_packing(packing)
+        counts, headers, indices, values = (_part(place, data) for place in spec["parts"])
+        given = Parts(
+            counts.view(np.int64), headers.view(HEADER), indices.view(np.uint16),
+            values.view(np.float32),
+        )  # fmt: skip
+    elif (isinstance(problem, Conv) and not problem.depthwise) or isinstance(problem, MatVec):
+        raise ValueError("the packed weight of a kernel is missing")
+    kernel = made(problem, given, workshop.weight(bias), workshop.target, packing, workshop.threads)
+    (found,) = hold([kernel], workshop.held, data)
+    return replace(found, owner=(found.owner, data))
+
+
+def _check_packing(packing: Any) -> None:
+    match packing:
+        case Plan(int(vectors), int(block), int(height), bool(), int(chunks)):
+            fine = 1 <= vectors <= 32 and 1 <= height <= 64 and block >= 1 and chunks >= 1
+        case Blocks(int(height), int(chunks)):
+            fine = height in (1, *HEIGHTS) and chunks >= 1
+        case _:
+            fine = False
+    if not fine:
+        raise ValueError(f"a kernel is packed as {packing}")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Say of whatever goes wrong with a file's parts that it does."""
+    try:
+        yield
+    except BoxwoodError:
+        raise
+    except Exception as error:
+        raise BoxwoodError(
+            f"Expected a compiled model of this version of Boxwood in {path}, got one that it "
+            f"cannot read ({type(error).__name__}: {error}); compile the model again."
+        ) from error
+
+
+def _tensor(spec: Mapping[str, Any], data: NDArray[np.uint8]) -> Tensor | Compact:
+    dtype = getattr(torch, spec["dtype"])
+    if "bits" in spec:
+        kept, bits = _part(spec["kept"], data).view(np.float32), _part(spec["bits"], data)
+        shape = tuple(spec["shape"])
+        floats = torch.Size(shape).numel()
+        if dtype != torch.float32 or -(-floats // 8) != len(bits) or min(shape, default=0) < 0:
+            raise ValueError("a weight has other bits than its shape")
+        if int(np.unpackbits(bits, count=floats).sum()) != len(kept):
+            raise ValueError("a weight has other entries than its bits")
+        return Compact(shape, bits, kept)
+    raw = torch.from_numpy(_part(spec["all"], data).copy())
+    return raw.view(dtype).reshape(spec["shape"])
+
+
+def _part(place: list[int], data: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    (length,) = data[_START - 8 : _START].view("<u8")
+    if len(place) != 2 or any(type(each) is not int for each in place):
+        raise ValueError("a section has no place")
+    begin = -(-(_START + int(length)) // ALIGN) * ALIGN + place[0]
+    if place[0] < 0 or place[0] % ALIGN or place[1] < 0 or begin + place[1] > len(data):
+        raise ValueError("a section lies outside the file")
+    return data[begin : begin + place[1]]
+
+
+def _write(path: Path, header: bytes, sections: _Sections) -> None:
+    try:
+        _write_whole(path, header, sections)
+    except OSError as error:
+        raise BoxwoodError(
+            f"Expected to write {path}, got {error}; free some space, or give a path in a folder "
+            f"that exists and can be written. What was there before is untouched."
+        ) from error
+
+
+def _write_whole(path: Path, header: bytes, sections: _Sections) -> None:
+    digest = hashlib.sha256()
+    with replacing(path) as new, new.open("wb") as file:
+
+        def put(part: bytes) -> None:
+            digest.update(part)
+            file.write(part)
+
+        file.write(MAGIC + bytes(32))
+        put(len(header).to_bytes(8, "little"))
+        put(header)
+        put(bytes(-(_START + len(header)) % ALIGN))
+        for array in sections.arrays:
+            put(array.tobytes())
+            put(bytes(-array.nbytes % ALIGN))
+        file.seek(len(MAGIC))
+        file.write(digest.digest())
+
+
+def _read(path: Path) -> NDArray[np.uint8]:
+    try:
+        with path.open("rb") as file:
+            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise BoxwoodError(
+            f"Expected a compiled model at {path}, got {error}; give a file that "
+            f"`boxwood compile` wrote."
+        ) from error
+    data = np.frombuffer(memory, np.uint8)
+    if len(data) < _START or data[: len(MAGIC)].tobytes() != MAGIC:
+        raise BoxwoodError(
+            f"Expected a compiled model in {path}, got another kind of file or another version of "
+            f"the format; give a file that `boxwood compile` wrote."
+        )
+    wanted = data[len(MAGIC) : len(MAGIC) + 32].tobytes()
+    if hashlib.sha256(data[len(MAGIC) + 32 :].data).digest() != wanted:
+        raise BoxwoodError(
+            f"Expected {path} as it was written, got one that is cut short or changed (its "
+            f"checksum differs); copy it again, or compile the model again."
+        )
+    return data

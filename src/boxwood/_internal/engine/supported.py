@@ -1,0 +1,109 @@
+"""What kernels can do with a program's operations, and where they want their tensors."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from boxwood._internal.engine import bind, unrolling
+from boxwood._internal.engine.layouts import vector
+from boxwood._internal.engine.ops import Attend, Average, Flatten, Join, Native, Recurrent
+from boxwood._internal.engine.placement import Form, Halos, Place, Shape, place
+from boxwood._internal.engine.program import Program, at
+
+
+def problems(program: Program, batch: int) -> dict[int, Any]:
+    """Return, by position, the problem of every operation that a kernel could do."""
+    shapes = {number: at(value.shape, batch) for number, value in program.values.items()}
+    halos = halos_of(program, shapes, range(len(program.ops)))
+    found: dict[int, Any] = {}
+    for position, op in enumerate(program.ops):
+        if isinstance(op, Recurrent):
+            if unrolling.able(op, shapes):
+                found[position] = op
+        elif isinstance(op, Native) and isinstance(op.does, Join):
+            if shapes[op.out][2:] != (1, 1):
+                found[position] = op.does
+        elif isinstance(op, Native):
+            form = bind.form_of(op, len(shapes[op.sources[0]]))
+            sources = [place(shapes[value], form, halos) for value in op.sources]
+            out = out_place(op, form, shapes, halos)
+            problem = problem_of(op, sources, out, shapes)
+            if problem is not None:
+                found[position] = problem
+    return found
+
+
+def slices(
+    program: Program, shapes: Mapping[int, Shape], native: Collection[int]
+) -> dict[int, tuple[int, int]]:
+    """Return, for values that are made as part of a concatenation, its result and their first channel.
+
+    A concatenation that another one begins with is part of that one, so that the growing
+    concatenations of a dense block are one buffer.
+    """
+    joins = [
+        op
+        for position, op in enumerate(program.ops)
+        if position in native and isinstance(op, Native) and isinstance(op.does, Join)
+    ]
+    made = {
+        op.out
+        for position, op in enumerate(program.ops)
+        if position in native and isinstance(op, Native)
+        and not isinstance(op.does, Join | Flatten | Average)
+    }  # fmt: skip
+    found: dict[int, tuple[int, int]] = {}
+    for index, join in enumerate(joins):
+        inside = next(
+            (
+                later.out
+                for later in reversed(joins[index + 1 :])
+                if later.sources[: len(join.sources)] == join.sources
+            ),
+            None,
+        )
+        if inside is not None:
+            found[join.out] = (inside, 0)
+            continue
+        first = 0
+        for value in join.sources:
+            if value in made and value not in found and join.sources.count(value) == 1:
+                found[value] = (join.out, first)
+            first += shapes[value][1]
+    return found
+
+
+def out_place(op: Native, form: Form, shapes: Mapping[int, Shape], halos: Halos) -> Place:
+    """Return where an operation writes its result, unless it is part of a concatenation."""
+    shape = shapes[op.out]
+    match op.does:
+        case Flatten() | Average(keep=False):
+            return Place(vector(shape[1]), shape[0], Form.TOKENS)
+        case Average():
+            return Place(vector(shape[1]), shape[0], Form.IMAGES)
+        case _:
+            return place(shape, form, halos)
+
+
+def halos_of(
+    program: Program, shapes: Mapping[int, Shape], native: Collection[int]
+) -> dict[tuple[int, int], int]:
+    """Return the zeros that the readers of planes of each size need, the most for all."""
+    found: dict[tuple[int, int], int] = {}
+    for position, op in enumerate(program.ops):
+        if position in native and isinstance(op, Native) and op.weight is not None:
+            source, kernel = shapes[op.sources[0]], shapes[op.weight]
+            if len(source) == len(kernel) == 4:
+                size = (source[2], source[3])
+                need = bind.halo_of(op, (kernel[2], kernel[3]), source, shapes[op.out])
+                found[size] = max(found.get(size, 0), need)
+    return found
+
+
+def problem_of(
+    op: Native, sources: Sequence[Place], out: Place, shapes: Mapping[int, Shape]
+) -> Any:
+    """Return the problem of an operation whose tensors lie so; None where no kernel does it."""
+    weight = () if op.weight is None else shapes[op.weight]
+    batch_axis = 1 if isinstance(op.does, Attend) and not op.does.batch_first else 0
+    alone = shapes[op.sources[0]][batch_axis] == 1
+    return bind.problem_of(op, sources, out, weight, alone=alone)

@@ -1,0 +1,201 @@
+"""Which weights of stored tensors stay: by magnitude, to exact counts, read in chunks."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor
+
+from boxwood._internal.core.allocation import keep_of
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.core.selection import Threshold, kth_of_chunks
+from boxwood._internal.files.checkpoint import StoredTensor
+from boxwood._internal.files.header import FLOATS, Entry
+
+Limits = dict[str, Threshold]
+"""What each tensor keeps: all above a value, and the first so many equal to it."""
+
+Read = Callable[[int], None]
+"""Told how many bytes have been read since it was last told."""
+
+Where = Callable[[str, Entry], bool]
+"""Says of a tensor, by name and entry, whether it may be pruned; asked about floats only."""
+
+Scope = Callable[[Sequence[StoredTensor], float, Read], Limits]
+"""Tensors and a sparsity to what each of them keeps."""
+
+TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+}
+"""Torch's types of the floats in files."""
+
+
+def matrices(name: str, entry: Entry) -> bool:
+    """Choose every tensor of two or more dimensions: matrices, kernels and embeddings.
+
+    The lengths that weight norm keeps apart from the directions have as many dimensions as these,
+    and are left alone: a zero there would delete a whole row.
+
+    Example:
+        >>> matrices("fc.weight", Entry("F32", (2, 3), 0, 24)), matrices("b", Entry("F32", (2,), 0, 8))
+        (True, False)
+        >>> matrices("fc.weight_g", Entry("F32", (2, 1), 0, 8))
+        False
+    """
+    return len(entry.shape) >= 2 and not name.endswith(("weight_g", ".original0"))
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Choose tensors by patterns of their names, as in a shell.
+
+    Args:
+        patterns: at least one must match; with none, `matrices` decides.
+        skip: none of these may match.
+
+    Example:
+        >>> chosen = Matching(("*.weight",), skip=("embed*",))
+        >>> entry = Entry("F32", (2,), 0, 8)
+        >>> chosen("norm.weight", entry), chosen("embed.weight", entry)
+        (True, False)
+    """
+
+    patterns: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+
+    def __call__(self, name: str, entry: Entry) -> bool:
+        """Say whether a tensor may be pruned."""
+        wanted = any(fnmatchcase(name, pattern) for pattern in self.patterns)
+        if not self.patterns:
+            wanted = matrices(name, entry)
+        return wanted and not any(fnmatchcase(name, pattern) for pattern in self.skip)
+
+    def check(self, names: Sequence[str]) -> None:
+        """Refuse a pattern that matches nothing.
+
+        Raises:
+            BoxwoodError: there is one.
+        """
+        for pattern in (*self.patterns, *self.skip):
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise BoxwoodError(
+                    f"Expected patterns that match a tensor, got {pattern!r}, which matches none "
+                    f"of {', '.join(names[:8])}; correct the pattern."
+                )
+
+
+def choose(tensors: Sequence[StoredTensor], where: Where) -> list[StoredTensor]:
+    """Find the float tensors that may be pruned, in the order given.
+
+    Raises:
+        BoxwoodError: there is none.
+
+    Example:
+        >>> from pathlib import Path
+        >>> weight = StoredTensor("w", Path("a"), Entry("F32", (2, 3), 0, 24))
+        >>> counter = StoredTensor("n", Path("a"), Entry("I64", (1, 1), 24, 32))
+        >>> [tensor.name for tensor in choose([weight, counter], matrices)]
+        ['w']
+    """
+    chosen = [t for t in tensors if t.entry.dtype in FLOATS and where(t.name, t.entry)]
+    if not chosen:
+        names = ", ".join(tensor.name for tensor in tensors[:8])
+        raise BoxwoodError(
+            f"Expected float tensors to prune, got none that were chosen among {len(tensors)} "
+            f"({names}); choose others with --where."
+        )
+    return chosen
+
+
+def global_limits(tensors: Sequence[StoredTensor], sparsity: float, read: Read) -> Limits:
+    """Rank all tensors together: the largest ``round((1 - s) · Σ n_l)`` magnitudes stay.
+
+    Ties go to the earlier tensor and the earlier place in it. Needs one reading for every 16 bits
+    of a float32 that are not always zero, and one more to share out the ties.
+
+    Example:
+        >>> global_limits([], 0.5, print)
+        {}
+    """
+    keep = keep_of(sum(tensor.entry.count for tensor in tensors), sparsity)
+    limit = _kth(tensors, keep, read)
+    limits, ties = {}, limit.ties
+    for tensor in tensors:
+        equal = 0
+        if limit.value is not None and ties:
+            for chunk in magnitudes([tensor], read, common_type(tensors)):
+                equal += int((chunk == limit.value).count_nonzero())
+        limits[tensor.name] = Threshold(limit.value, min(ties, equal))
+        ties -= min(ties, equal)
+    return limits
+
+
+def uniform_limits(tensors: Sequence[StoredTensor], sparsity: float, read: Read) -> Limits:
+    """Give every tensor the same sparsity: its largest ``round((1 - s) · n_l)`` magnitudes stay.
+
+    Example:
+        >>> uniform_limits([], 0.5, print)
+        {}
+    """
+    return {t.name: _kth([t], keep_of(t.entry.count, sparsity), read) for t in tensors}
+
+
+def magnitudes(tensors: Sequence[StoredTensor], read: Read, dtype: torch.dtype) -> Iterator[Tensor]:
+    """Read the magnitudes of all tensors in turn, chunk by chunk."""
+    for tensor in tensors:
+        for piece in tensor.chunks():
+            yield magnitudes_in(piece, tensor.entry.dtype, dtype)
+            read(len(piece))
+
+
+def magnitudes_in(piece: memoryview, stored: str, dtype: torch.dtype) -> Tensor:
+    """Return the magnitudes in a piece of a file, in a type that holds them exactly.
+
+    Example:
+        >>> magnitudes_in(memoryview(bytearray.fromhex("80bf")), "BF16", torch.float32)
+        tensor([1.])
+    """
+    return torch.frombuffer(piece, dtype=TYPES[stored]).to(dtype).abs()
+
+
+def common_type(tensors: Sequence[StoredTensor]) -> torch.dtype:
+    """Choose the type in which the magnitudes of all these tensors are exact.
+
+    Example:
+        >>> from pathlib import Path
+        >>> common_type([StoredTensor("w", Path("a"), Entry("F16", (1,), 0, 2))])
+        torch.float32
+    """
+    return torch.float64 if any(t.entry.dtype == "F64" for t in tensors) else torch.float32
+
+
+def _kth(tensors: Sequence[StoredTensor], keep: int, read: Read) -> Threshold:
+    dtype = common_type(tensors)
+    return kth_of_chunks(
+        lambda: magnitudes(tensors, read, dtype),
+        keep,
+        dtypes={TYPES[tensor.entry.dtype] for tensor in tensors},
+        not_finite=lambda: _refuse_not_finite(tensors, dtype),
+    )
+
+
+def _refuse_not_finite(tensors: Sequence[StoredTensor], dtype: torch.dtype) -> None:
+    for tensor in tensors:
+        bad = sum(
+            int((~chunk.isfinite()).count_nonzero())
+            for chunk in magnitudes([tensor], lambda _: None, dtype)
+        )
+        if bad:
+            raise BoxwoodError(
+                f"Expected finite weights, got {bad} NaN or infinite value{'s' * (bad > 1)} in "
+                f"{tensor.name!r} of shape {tensor.entry.shape} in {tensor.path}; repair the "
+                f"checkpoint, or leave this tensor out."
+            )

@@ -1,0 +1,183 @@
+"""What was shown about a smaller network."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from boxwood._internal.graph.reference import Restatement
+from boxwood._internal.graph.surgery import AttributeChange
+
+SMALLEST = 1e-6
+"""Outputs whose largest entry is below this are compared as if it were this."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One comparison of the small and the masked network.
+
+    Args:
+        inputs: ``given``; ``random``, or ``scaled`` from the given ones; ``fresh``, of the user.
+        weights: ``own``, or ``perturbed`` by noise, so that no weight that happens to be zero can
+            hide a mistake.
+        dtype: in which both were run.
+        difference: largest absolute difference in the output that differs most for its size;
+            infinite where shapes, whole numbers or entries that are no numbers differ.
+        scale: largest absolute entry of that output.
+        tolerance: what the ratio of the two may be.
+        state: what the network keeps of one call for the next.
+        calls: how many calls in a row were compared: two where there is such, and they run.
+        left: parameters that are not zero in the masked network, for the code divides by them.
+    """
+
+    inputs: str
+    weights: str
+    dtype: str
+    difference: float
+    scale: float
+    tolerance: float
+    state: tuple[str, ...] = ()
+    calls: int = 1
+    left: tuple[str, ...] = ()
+
+    @property
+    def equal(self) -> bool:
+        """Whether the outputs agree."""
+        return self.difference <= self.tolerance * max(self.scale, SMALLEST)
+
+    def __str__(self) -> str:
+        calls = ", two calls in a row" if self.calls > 1 else ""
+        return (
+            f"{self.inputs} inputs, {self.weights} weights, {self.dtype}{calls}: "
+            f"largest difference {self.difference:.2g} of {self.scale:.2g}"
+            + _failed(self.equal, self.tolerance)
+        )
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """One comparison of the gradients of what is kept.
+
+    Args:
+        difference: relative; None if there are none to compare.
+        tolerance: what it may be.
+        said: what it is the difference from, if not from the masked network's; or why there is none.
+    """
+
+    difference: float | None
+    tolerance: float
+    said: str = ""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What was shown about a smaller network.
+
+    Args:
+        trials: comparisons of outputs.
+        gradient_difference: of the kept parameters, relative to each one's largest; None if
+            gradients were not asked for, or there are none to compare.
+        restated: statistics that the masked network takes over kept channels alone.
+        attributes: ints of modules that were changed.
+        unread: parameters that the pass in evaluation does not read, and that nothing is shown for.
+        units, parameters, multiply_adds: before and after.
+        beyond: where control flow begins to depend on data, if it does: outputs of all modules that
+            kept their shape were compared as well, for the model's own may be empty.
+        assumed: where the model looks at values that follow from whole-number inputs, such as the
+            length of the longest; what is shown is shown for the path that the example takes.
+        gradient_tolerance: what the difference of gradients may be.
+        gradient_note: what gradients were compared with, if not with the masked network's.
+        untried: why there is no trial on other inputs than those given.
+        unsteady: how outputs change though nothing else does, if that may be why trials differ.
+        strayed: how the masked network ran otherwise than in the trace, if trials differ.
+        baked: weights that are ordinary parameters now, since what computed them gives other values
+            after the cut.
+    """
+
+    trials: tuple[Trial, ...]
+    gradient_difference: float | None
+    restated: tuple[Restatement, ...]
+    attributes: tuple[AttributeChange, ...]
+    unread: tuple[str, ...]
+    units: tuple[int, int]
+    parameters: tuple[int, int]
+    multiply_adds: tuple[int, int]
+    beyond: str = ""
+    assumed: tuple[str, ...] = ()
+    gradient_tolerance: float = 1e-7
+    gradient_note: str = ""
+    untried: str = ""
+    unsteady: str = ""
+    strayed: str = ""
+    baked: tuple[str, ...] = ()
+
+    @property
+    def proved(self) -> bool:
+        """Whether every trial agrees."""
+        return all(trial.equal for trial in self.trials) and self._gradients_equal
+
+    @property
+    def _gradients_equal(self) -> bool:
+        difference = self.gradient_difference
+        return difference is None or difference <= self.gradient_tolerance
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {"proved": self.proved, **asdict(self)}
+
+    def __str__(self) -> str:
+        lines = ["proved" if self.proved else "NOT PROVED"]
+        for name in ("units", "parameters", "multiply_adds"):
+            before, after = getattr(self, name)
+            lines.append(
+                f"{name.replace('_', '-')}: {before:,} -> {after:,} ({after / max(before, 1):.1%})"
+            )
+        lines += [str(trial) for trial in self.trials]
+        if self.untried:
+            lines.append(
+                f"no other inputs were tried: {self.untried}; verify(inputs=…) takes yours"
+            )
+        if self.unsteady:
+            lines.append(
+                f"the outputs of the masked network {self.unsteady}, so no trial can agree"
+            )
+        if self.strayed:
+            lines.append(f"trials differ, and {self.strayed}")
+        if self.gradient_difference is not None or self.gradient_note:
+            told = [] if self.gradient_difference is None else [f"{self.gradient_difference:.2g}"]
+            told += [self.gradient_note] * bool(self.gradient_note)
+            failed = _failed(self._gradients_equal, self.gradient_tolerance)
+            lines.append(f"gradients of kept parameters: {', '.join(told)}{failed}")
+        for name, found in (("kept between calls", self._of_trials("state")),
+                            ("divided by, and so not zero in the masked network",
+                             self._of_trials("left"))):  # fmt: skip
+            if found:
+                lines.append(f"{name}: {_some(found)}")
+        if self.restated:
+            lines.append(
+                f"statistics taken over kept channels alone in {len(self.restated)} places:"
+            )
+            lines += [f"  {each}" for each in self.restated[:4]]
+            lines += ["  …"] * (len(self.restated) > 4)
+        if self.attributes:
+            lines.append(f"attributes changed: {len(self.attributes)}")
+        if self.baked:
+            lines.append(f"no longer computed from other tensors: {', '.join(self.baked)}")
+        if self.beyond:
+            lines.append(f"depends on data from {self.beyond} on; what is read there stays whole")
+        if self.assumed:
+            lines.append(f"values of the inputs are looked at, and the path is the example's: "
+                         f"{self.assumed[0]}" + (" …" if len(self.assumed) > 1 else ""))  # fmt: skip
+        if self.unread:
+            lines.append(f"not read in evaluation, and not covered: {_some(self.unread)}")
+        return "\n".join(lines)
+
+    def _of_trials(self, name: str) -> list[str]:
+        return sorted({each for trial in self.trials for each in getattr(trial, name)})
+
+
+def _failed(equal: bool, tolerance: float) -> str:
+    return "" if equal else f", DIFFERS: at most {tolerance:.0e} of the largest is allowed"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (" …" if len(names) > 4 else "")

@@ -1,0 +1,76 @@
+"""How long the smaller network takes, on this machine: a measure for a budget."""
+
+import statistics
+import time
+
+import torch
+from torch import nn
+
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.graph.examples import called, moved_to
+from boxwood._internal.graph.selection import Keep, Measure
+from boxwood._internal.graph.surgery import cut
+
+
+def latency(model: nn.Module, *, repeats: int = 7) -> Measure:
+    """Make a measure of time: each network is cut and run on the example of its units.
+
+    Every measurement alternates with one of the whole network, and what counts is the median of
+    the ratios; so a busy machine slows both alike. The whole network measures 1.
+
+    Args:
+        model: the network.
+        repeats: pairs of runs.
+
+    Raises:
+        BoxwoodError: repeats is below 1.
+
+    Example:
+        >>> from boxwood._internal.graph.units import units
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> latency(net)(units(net, torch.ones(1, 4)).keep_best(0.5)) > 0
+        True
+    """
+    if repeats < 1:
+        raise BoxwoodError(f"Expected repeats of at least 1, got {repeats}; give a few.")
+
+    def measure(keep: Keep) -> float:
+        if not keep.removed:
+            return 1.0
+        return statistics.median(after / before for before, after in turns(model, keep, repeats))
+
+    return measure
+
+
+def turns(model: nn.Module, keep: Keep, repeats: int) -> list[tuple[float, float]]:
+    """Run the whole network and the cut one by turns, on the example of its units.
+
+    Args:
+        model: the network.
+        keep: what the cut one keeps.
+        repeats: how many turns.
+
+    Returns:
+        Seconds of both, turn by turn.
+
+    Example:
+        >>> from boxwood._internal.graph.units import units
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> len(turns(net, units(net, torch.ones(1, 4)).keep_best(0.5), 3))
+        3
+    """
+    everything = Keep(keep.units, keep.kept | True)
+    pair = [cut(model, each)[0].eval() for each in (everything, keep)]
+    example = moved_to(model, keep.units.example)
+    seen = []
+    with torch.no_grad():
+        for network in pair:
+            called(network, example)
+        for _ in range(repeats):
+            took = []
+            for network in pair:
+                begin = time.perf_counter()
+                called(network, example)
+                took.append(time.perf_counter() - begin)
+            seen.append((took[0], took[1]))
+    return seen

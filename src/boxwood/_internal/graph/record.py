@@ -1,0 +1,299 @@
+"""A shrunken network as a file: its weights, and what was kept of the original.
+
+One safetensors file. The tensors are the parameters and buffers under their first names; the
+header carries, as JSON under ``boxwood.structure``, which indices of which axes stayed and which
+attributes changed. ``boxwood.sha256`` is the checksum of that text and of the tensors. The class of
+the network is not in it: whoever loads it builds the original.
+"""
+
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from boxwood._internal.core.checksums import checksum_of
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.core.reading import check_regular, shown, strict_json
+from boxwood._internal.core.replacing import check_suffix, replacing
+from boxwood._internal.graph.rebuild import named_tensors, rebuilt
+from boxwood._internal.graph.reparametrised import (
+    Reparametrised,
+    Written,
+    baked,
+    finish_,
+    reparametrised,
+    written,
+)
+from boxwood._internal.graph.selection import Keep
+from boxwood._internal.graph.surgery import attributes_of, corrected_, cuts_of
+
+_KEY = "boxwood.structure"
+_CHECKSUM = "boxwood.sha256"
+_FORMAT = 2  # 1 had no checksum
+Ranges = list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a removal did, enough to repeat it.
+
+    Args:
+        shapes: of all parameters and buffers of the original, by first name.
+        kept: first name to (axis, kept indices as half-open ranges) pairs.
+        attributes: (path, value) of the ints of modules that changed, or that must not be taken
+            for the size of a layer.
+        baked: effective weights that have become ordinary parameters, as (module, name).
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    kept: Mapping[str, Sequence[tuple[int, Ranges]]]
+    attributes: Sequence[tuple[tuple[str | int, ...], int]]
+    baked: Sequence[tuple[str, str]] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "format": _FORMAT,
+            "shapes": self.shapes,
+            "kept": self.kept,
+            "attributes": self.attributes,
+            **({"baked": self.baked} if self.baked else {}),
+        }
+
+
+def record_of(model: nn.Module, keep: Keep) -> Record:
+    """Write down what a removal keeps of a network.
+
+    Example:
+        >>> from boxwood._internal.graph.units import units
+        >>> import torch
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> keep = units(net, torch.ones(1, 4)).keep_best(0.9)
+        >>> list(record_of(net, keep).kept)
+        ['0.weight', '0.bias', '2.weight']
+    """
+    how = written(model, cuts_of(keep))
+    return Record(
+        shapes={names[0]: tuple(t.shape) for names, t in named_tensors(baked(model, how.baked))},
+        kept={
+            name: [(dim, _ranges(indices.tolist())) for dim, indices in cuts]
+            for name, cuts in how.cuts.items()
+        },
+        attributes=attributes_of(keep),
+        baked=[(each.module, each.name) for each in how.baked],
+    )
+
+
+def save_shrunken(small: nn.Module, record: Record, path: Path | str) -> None:
+    """Write a shrunken network to one safetensors file, whole or not at all.
+
+    Raises:
+        BoxwoodError: the name is that of another format, or the file cannot be written.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from boxwood._internal.graph.units import units
+        >>> from boxwood._internal.graph.equivalence import shrink
+        >>> import torch
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> keep = units(net, torch.ones(1, 4)).keep_best(0.5)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_shrunken(shrink(net, keep), record_of(net, keep), f"{folder}/small.safetensors")
+        ...     again = load_shrunken(
+        ...         f"{folder}/small.safetensors",
+        ...         build=lambda: nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)),
+        ...     )
+        >>> again[0]
+        Linear(in_features=4, out_features=4, bias=True)
+
+    """
+    path = Path(path)
+    check_suffix(path, ".safetensors")
+    tensors = {names[0]: t.detach().cpu().contiguous().clone() for names, t in named_tensors(small)}
+    try:
+        with replacing(path) as new:
+            text = json.dumps(record.to_json())
+            save_file(tensors, new, {_KEY: text, _CHECKSUM: checksum_of(tensors, text)})
+    except (OSError, SafetensorError) as error:
+        raise BoxwoodError(
+            f"Expected to write {path}, got {error}; give a path in a folder "
+            "that exists and can be written."
+        ) from error
+
+
+def load_shrunken(path: Path | str, build: Callable[[], nn.Module]) -> nn.Module:
+    """Read a shrunken network from its file.
+
+    Args:
+        path: what `save_shrunken` wrote.
+        build: returns a new network as the original was; its weights do not matter.
+
+    Raises:
+        BoxwoodError: there is no such file, it is damaged or of another kind, or ``build`` makes
+            another network.
+
+    Warns:
+        UserWarning: the file is older than checksums.
+    """
+    record, tensors = read_record(Path(path))
+    original = build()
+    computed = reparametrised(original)
+    to_bake = [Reparametrised(*each) for each in record.baked]
+    if not set(to_bake) <= set(computed):
+        missing = next(each for each in to_bake if each not in computed)
+        raise BoxwoodError(
+            f"Expected build to return the network that was shrunk, got one in which {missing} is "
+            "not computed from other tensors as it was; give its own factory."
+        )
+    original = baked(original, to_bake)
+    shapes = {names[0]: tuple(t.shape) for names, t in named_tensors(original)}
+    for name, shape in record.shapes.items():
+        if shapes.get(name) != tuple(shape):
+            raise BoxwoodError(
+                f"Expected build to return the network that was shrunk, got one in which {name!r} "
+                f"has shape {shapes.get(name)} and not {tuple(shape)}; give its own factory."
+            )
+    extra = sorted(set(shapes) - set(record.shapes)) + sorted(set(shapes) - set(tensors))
+    if extra:
+        raise BoxwoodError(
+            f"Expected build to return the network that was shrunk, got one that also has "
+            f"{extra[0]!r}; give its own factory."
+        )
+    for where, value in record.attributes:
+        _check_attribute(original, where, value, Path(path))
+    small = rebuilt(original, lambda name, tensor: tensors[name].to(tensor.device))
+    finish_(small, Written({}))
+    corrected_(small, record.kept, record.attributes)
+    return small
+
+
+def read_record(path: Path) -> tuple[Record, dict[str, Tensor]]:
+    """Read the record and the tensors of a shrunken network.
+
+    Raises:
+        BoxwoodError: there is no such file, or it is damaged or of another kind.
+    """
+    if not path.is_file():
+        raise BoxwoodError(f"Expected a shrunken network at {path}, got no file; check the path.")
+    try:
+        check_regular(path)
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise BoxwoodError(
+            f"Expected an undamaged safetensors file at {path}, got one that cannot be read "
+            f"({error}); write it again with save_shrunken."
+        ) from error
+    if _KEY not in metadata:
+        raise BoxwoodError(
+            f"Expected a file that save_shrunken wrote, got {path} without a record of what was "
+            "removed; load it as ordinary weights."
+        )
+    try:
+        told = strict_json(metadata[_KEY].encode())
+        _check_whole(told["format"], metadata, tensors, path)
+        record = Record(
+            {name: tuple(shape) for name, shape in told["shapes"].items()},
+            {
+                n: [(d, [tuple(r) for r in rs]) for d, rs in axes]
+                for n, axes in told["kept"].items()
+            },
+            [(tuple(where), value) for where, value in told["attributes"]],
+            [(str(module), str(name)) for module, name in told.get("baked", ())],
+        )
+        _check_shapes(record, tensors)
+    except BoxwoodError:
+        raise
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise BoxwoodError(
+            f"Expected a whole record in {path}, got one that lacks a part ({error}); write it "
+            "again with save_shrunken."
+        ) from error
+    if _CHECKSUM not in metadata:
+        warnings.warn(
+            f"{path} was written by an older Boxwood without a checksum, so damage would not be "
+            f"noticed. Compare what it computes with the original, and write it anew.",
+            UserWarning,
+            stacklevel=3,
+        )
+    return record, tensors
+
+
+def _check_whole(
+    version: object, metadata: Mapping[str, str], tensors: Mapping[str, Tensor], path: Path
+) -> None:
+    if version not in (1, _FORMAT) or type(version) is not int:
+        raise BoxwoodError(
+            f"Expected a record of format {_FORMAT} at most, got {version!r} in {path}; update Boxwood."
+        )
+    wanted = metadata.get(_CHECKSUM)
+    if (version, wanted) != (1, None) and wanted != checksum_of(tensors, metadata[_KEY]):
+        raise BoxwoodError(
+            f"Expected the tensors and the record that were written in {path}, got others; the "
+            f"file was damaged: copy it anew, or write it again with save_shrunken."
+        )
+
+
+def _check_attribute(
+    model: nn.Module, where: Sequence[str | int], value: object, path: Path
+) -> None:
+    """Refuse a file that would set anything but an int that the network has.
+
+    Only what stands in the tables of modules and settings is looked up: no method, no property and
+    nothing that Python itself keeps there.
+    """
+    holder: Any = model
+    for part in where:
+        if isinstance(holder, tuple | list):
+            known = type(part) is int and 0 <= part < len(holder)
+            holder = holder[part] if known else None  # type: ignore[index]
+        else:
+            name = str(part)
+            held = getattr(holder, "__dict__", {})
+            modules = held.get("_modules", {}) if isinstance(holder, nn.Module) else {}
+            holder = None if name.startswith("__") else held.get(name, modules.get(name))
+    if type(holder) is not int or type(value) is not int or abs(value) >= 2**63:
+        raise BoxwoodError(
+            f"Expected {path} to change ints of the network that build makes, got "
+            f"{'.'.join(map(str, where))!r} = {shown(value)}, which is none; give its own factory, or "
+            f"write it again with save_shrunken."
+        )
+
+
+def _check_shapes(record: Record, tensors: Mapping[str, Tensor]) -> None:
+    for name, shape in record.shapes.items():
+        wanted = list(shape)
+        for dim, ranges in record.kept.get(name, ()):
+            ends = [end for part in ranges for end in part]
+            inside = type(dim) is int and 0 <= dim < len(shape)
+            if not (inside and ends == sorted(ends) and all(0 <= e <= shape[dim] for e in ends)):
+                raise ValueError(f"kept indices that {name!r} does not have")
+            wanted[dim] = sum(stop - start for start, stop in ranges)
+        got = list(tensors[name].shape) if name in tensors else None
+        if got != wanted:
+            raise BoxwoodError(
+                f"Expected {name!r} of shape {wanted} by the record, got {got}; the file was "
+                "changed: write it again with save_shrunken."
+            )
+
+
+def _ranges(indices: Sequence[int]) -> Ranges:
+    """Write ascending indices as half-open ranges.
+
+    >>> _ranges([0, 1, 2, 5])
+    [(0, 3), (5, 6)]
+    """
+    found: Ranges = []
+    for index in indices:
+        if found and found[-1][1] == index:
+            found[-1] = (found[-1][0], index + 1)
+        else:
+            found.append((index, index + 1))
+    return found

@@ -1,0 +1,322 @@
+"""How masks are held on a network, whatever moves its weights.
+
+Three things are watched: the steps of the optimizers, which are followed by writing zeros; the
+gradients, which are zeroed as they come; and the reading of the weights, by a forward pass or by
+`state_dict`, before which every masked weight is looked at and projected if it was changed.
+"""
+
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.core.masks import and_, bits_of
+from boxwood._internal.core.placement import check_unflattened, local
+from boxwood._internal.model.held_weights import HeldWeight
+from boxwood._internal.model.optimizer_memory import (
+    Optimizers,
+    forget_,
+    listed,
+    members,
+    owned,
+    tells_steps,
+)
+from boxwood._internal.model.reading import (
+    ReadingHook,
+    check_names,
+    hook_modules,
+    named_parameters,
+    names_of,
+    restore_after_call,
+)
+
+_PATIENCE = 20  # changes of weights behind backward passes, without a step of a bound optimizer
+
+
+class Holding:
+    """The hooks that hold masks on a network; `MaskBinding` is its public face.
+
+    Args:
+        model: the network.
+        optimizers: all that train masked parameters.
+        masks: as checked by the binding, one for each parameter.
+        mask_gradients: whether gradients at pruned places are zeroed.
+
+    Raises:
+        BoxwoodError: a masked parameter learns, and no optimizer has it.
+
+    Example:
+        >>> net = nn.Linear(2, 1, bias=False)
+        >>> sgd = torch.optim.SGD(net.parameters())
+        >>> holding = Holding(net, sgd, {"weight": torch.tensor([[True, False]])})
+        >>> net.weight[0, 1].item()
+        0.0
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Optimizers,
+        masks: Mapping[str, Tensor],
+        *,
+        mask_gradients: bool = True,
+    ) -> None:
+        self._model = model
+        self._mask_gradients = mask_gradients
+        self.before_masking: Callable[[str, nn.Parameter], None] | None = None
+        self.after_step: Callable[[int, Any], None] | None = None
+        self.at_first_step: Callable[[], None] | None = None
+        self._stepping = False
+        self._unexplained = 0
+        self._mine: dict[tuple[int, int], tuple[list[int], set[int]]] = {}
+        named = named_parameters(model)
+        self.weights = {
+            name: HeldWeight(names_of(named, named[name]), named[name], mask)
+            for name, mask in masks.items()
+        }
+        self._members = [members(each) for each in listed(optimizers)]
+        self._check_owned([h for h in self.weights.values() if h.parameter.requires_grad])
+        self._members = [each for each in self._members if self._owned(each)] or self._members
+        self.trainers = len(self._members)
+        self._forget(None)
+        self._project_all()
+        self._handles: list[Any] = []
+        self._hooks: list[Any] = []
+        for number, group in enumerate(self._members):
+            for each in filter(tells_steps, group):
+                self._handles.append(each.register_step_pre_hook(self._before_step))
+                self._handles.append(each.register_step_post_hook(_AfterStep(self, number)))
+        # Weak, so that a network does not keep the memory of an optimizer that is gone.
+        self._members = [[weakref.ref(each) for each in group] for group in self._members]
+        for held in self.weights.values():
+            if held.parameter.requires_grad:
+                held.owned = True
+                self._hook_gradient(held)
+        self._hook_modules()
+
+    def masks(self) -> dict[str, Tensor]:
+        """The masks as they are now; True keeps."""
+        return {name: held.mask for name, held in self.weights.items()}
+
+    def set_masks(self, masks: Mapping[str, Tensor], *, forget: bool) -> None:
+        """Take new masks.
+
+        Args:
+            masks: for the same parameters.
+            forget: whether the optimizers also forget weights that come back.
+        """
+        before = self.masks()
+        for name, held in self.weights.items():
+            held.set_mask(masks[name])
+        self._forget(before if forget else None)
+        self._project_all()
+
+    def release(self) -> None:
+        """Write the zeros once more, and remove every hook."""
+        if self._hooks:
+            self._project_all()
+        for handle in (*self._handles, *self._hooks):
+            handle.remove()
+        for held in self.weights.values():
+            if held.gradient_hook is not None:
+                held.gradient_hook.remove()
+                held.gradient_hook = None
+        self._handles, self._hooks = [], []
+
+    # Reading the weights
+
+    def look(self, hook: ReadingHook, module: nn.Module) -> None:
+        """Project what was changed since the last time, before a module reads it."""
+        weights = hook.below
+        if not hook.saving and hook.moved():
+            self._hook_modules()
+            weights = list(self.weights.values())
+        moved = False
+        for held in weights:
+            parameter = held.parameter
+            if not hook.saving:
+                for parameters, attribute in held.places:
+                    if parameters.get(attribute) is not parameter:
+                        self._stand_in(held, parameters, attribute, module)
+                if parameter.requires_grad and held.gradient_hook is None:
+                    self._hook_gradient(held)
+            if held.changed():
+                moved |= held.gradient_came and not self._stepping
+                held.gradient_came = False
+                if held.gradient_hook is not None and held.moved():
+                    # torch.utils.swap_tensors leaves hooks in Python without their other half.
+                    parameter._post_accumulate_grad_hooks = parameter._post_accumulate_grad_hooks
+                held.project()
+        for _, _, held in hook.own:
+            if not held.readable:  # writes through .data would go unnoticed
+                and_(held.parameter.data, held.bits)
+        if moved and not hook.saving:
+            self._count_unexplained()
+
+    def _stand_in(
+        self, held: HeldWeight, parameters: dict[str, Any], attribute: str, module: nn.Module
+    ) -> None:
+        """Deal with another tensor in the place of a masked parameter."""
+        check_unflattened({held.name: held.parameter})  # FullyShardedDataParallel puts views there
+        other = parameters.get(attribute)
+        plain = isinstance(other, Tensor) and not isinstance(other, nn.Parameter)
+        if other is not None and plain and other.shape == held.parameter.shape:
+            # torch.func.functional_call puts it there for one call, and what is read is masked.
+            parameters[attribute] = other.masked_fill(~held.mask.to(other.device), 0)
+            restore_after_call(module, parameters, attribute, other)
+        else:
+            self._hook_modules()
+
+    def _count_unexplained(self) -> None:
+        self._unexplained += 1
+        if self.after_step is not None and self._unexplained >= _PATIENCE:
+            raise BoxwoodError(
+                f"Expected steps of the optimizer that was given, got {self._unexplained} changes "
+                f"of the weights behind backward passes and no step: the masks would never "
+                f"change; give the optimizer whose step() is called, or detach what holds this "
+                f"network no longer."
+            )
+
+    # Modules
+
+    def _hook_modules(self) -> None:
+        for handle in self._hooks:
+            handle.remove()
+        check_names(self._model, self.weights.values())
+        self._hooks = hook_modules(self._model, self.weights.values(), self)
+
+    # Optimizers
+
+    def _before_step(self, *_: object) -> None:
+        if torch.compiler.is_compiling():
+            return
+        self._stepping = True
+        if self._mask_gradients:
+            for held in self.weights.values():
+                if not held.gradient_masked and held.parameter.grad is not None:
+                    self._masked(held)  # set by hand, not by a backward pass
+
+    def stepped(self, optimizer: Any, number: int) -> None:
+        """Write the zeros behind a step."""
+        if torch.compiler.is_compiling():
+            for held in self.weights.values():
+                and_(held.parameter, held.bits)
+            return
+        if self.at_first_step is not None:
+            check, self.at_first_step = self.at_first_step, None
+            check()
+        mine = self._owned_by(number, optimizer)
+        for held in self.weights.values():
+            if id(held.parameter) in mine:
+                held.project()
+                held.gradient_masked = held.gradient_came = False
+            elif held.changed():
+                held.project()
+        # A step may call another one: that of a wrapper, or super().step(). One of them counts.
+        if self._stepping:
+            self._stepping, self._unexplained = False, 0
+            if self.after_step is not None:
+                self.after_step(number, optimizer)
+
+    def _owned_by(self, number: int, optimizer: Any) -> set[int]:
+        """What an optimizer trains; asked again only when it has more or fewer parameters."""
+        sizes = [len(each["params"]) for each in optimizer.param_groups]
+        known = self._mine.get((number, id(optimizer)))
+        if known is None or known[0] != sizes:
+            known = self._mine[number, id(optimizer)] = sizes, owned(optimizer)
+        return known[1]
+
+    def _owned(self, group: list[Any]) -> set[int]:
+        masked = {id(held.parameter) for held in self.weights.values()}
+        return {i for each in _alive(group) for i in owned(each)} & masked
+
+    def _check_owned(self, weights: list[HeldWeight]) -> None:
+        mine = {i for group in self._members for i in self._owned(group)}
+        missing = [held.name for held in weights if id(held.parameter) not in mine]
+        if missing:
+            have = f"only some of them, without {', '.join(missing)}" if mine else "none of them"
+            raise BoxwoodError(
+                f"Expected an optimizer over the masked parameters "
+                f"({', '.join(self.weights)}), got {have}; give all optimizers that train this "
+                f"network in a list, built from its parameters after it was moved to its device, "
+                f"and freeze what does not learn (requires_grad=False)."
+            )
+
+    # Gradients
+
+    def _hook_gradient(self, held: HeldWeight) -> None:
+        def gradient_came(parameter: Tensor) -> None:
+            if parameter.grad is None:
+                return
+            if not torch.compiler.is_compiling() and held.changed():
+                self._check_read(held)
+            if not held.owned:  # it was frozen when the masks were bound
+                self._check_owned([held])
+                held.owned = True
+            held.gradient_came = True
+            self._masked(held)
+
+        held.gradient_hook = held.parameter.register_post_accumulate_grad_hook(gradient_came)
+
+    def _masked(self, held: HeldWeight) -> None:
+        if self.before_masking is not None:
+            self.before_masking(held.name, held.parameter)
+        if self._mask_gradients:
+            held.mask_gradient()
+            held.gradient_masked = True
+        if self.before_masking is not None:
+            held.note_gradient()
+
+    def _check_read(self, held: HeldWeight) -> None:
+        if count := held.wrong():
+            raise BoxwoodError(
+                f"Expected the {held.mask.numel() - int(held.mask.sum())} pruned weights of "
+                f"{held.name!r} to be zero in a backward pass, got {count} that are not: something "
+                f"changed them, and no hook saw them read. Perhaps the network was compiled and "
+                f"called before the masks were bound; bind masks to the compiled network, or "
+                f"before its first call."
+            )
+        held.note()
+
+    # Masks
+
+    def _project_all(self) -> None:
+        for held in self.weights.values():
+            held.project()
+            if self._mask_gradients:
+                held.mask_gradient()
+
+    def _forget(self, before: Mapping[str, Tensor] | None) -> None:
+        """Let the optimizers forget what is pruned now, and what was pruned before.
+
+        Memory that cannot be told apart by weight goes where a weight loses its value, or comes
+        back.
+        """
+        stayed, flat = {}, any(held.wrong() for held in self.weights.values())
+        for name, held in self.weights.items():
+            stayed[held.parameter] = held.bits
+            if before is not None:
+                stayed[held.parameter] = held.bits & bits_of(before[name], held.parameter)
+                flat = flat or bool((local(held.mask) & ~local(before[name])).any())
+        for group in self._members:
+            for optimizer in _alive(group):
+                forget_(optimizer, stayed, flat=flat)
+
+
+class _AfterStep:
+    """Behind a step of one of several optimizers."""
+
+    def __init__(self, holding: Holding, number: int) -> None:
+        self._holding, self._number = holding, number
+
+    def __call__(self, optimizer: Any, *_: object) -> None:
+        self._holding.stepped(optimizer, self._number)
+
+
+def _alive(group: list[Any]) -> list[Any]:
+    """The optimizers of a list that are still there."""
+    each = [one() if isinstance(one, weakref.ref) else one for one in group]
+    return [one for one in each if one is not None]

@@ -1,0 +1,198 @@
+"""Decide masks for a whole network in one call."""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from boxwood._internal.core.allocation import Scope, allocate
+from boxwood._internal.core.arguments import check_network, checked_masks
+from boxwood._internal.core.criteria import magnitude
+from boxwood._internal.core.errors import BoxwoodError, NoEffect
+from boxwood._internal.core.evidence import evidence_of
+from boxwood._internal.core.granularity import Elements, Granularity, check_granularity, pool_within
+from boxwood._internal.core.masks import Masks, apply_, kept, validate
+from boxwood._internal.core.placement import check_whole
+from boxwood._internal.core.ranks import Group
+from boxwood._internal.core.schedules import Schedule
+from boxwood._internal.core.selection import candidates, select
+from boxwood._internal.model.evidence.calibration import Batches, Calibration, Loss
+from boxwood._internal.model.evidence.gathering import Evidence, gather
+from boxwood._internal.model.layer_kinds import as_stored, layouts_of, outputs_first
+from boxwood._internal.model.prunable import Where, check_where, linear_and_conv, parameter_names
+from boxwood._internal.model.scoring import Criterion, score
+
+
+def prune(
+    model: nn.Module,
+    sparsity: float | None,
+    *,
+    criterion: Criterion = magnitude,
+    granularity: Granularity | None = None,
+    scope: Scope | None = None,
+    where: Where = linear_and_conv,
+    floor: int = 0,
+    within: Masks | None = None,
+    loss: Loss | None = None,
+    batches: Batches = (),
+    evidence: Evidence | None = None,
+    group: Group = None,
+) -> dict[str, Tensor]:
+    """Decide which weights of a network stay; the network itself is not changed.
+
+    Scores by ``criterion``, counts by ``scope``, then exactly that many per tensor.
+
+    Args:
+        model: any module.
+        sparsity: total fraction of zeros over the tensors of ``where``, in [0, 1); None where the
+            scope carries its own numbers.
+        criterion: scores weights, higher is kept; a function of `boxwood._internal.core.criteria` or yours.
+        granularity: what lives or dies together; single weights by default.
+        scope: how the sparsity is shared out; one ranking over all tensors by default.
+        where: which parameters may be pruned; by default all matrices and kernels, and no biases,
+            norms and embeddings.
+        floor: keep at least this many weights of every tensor.
+        within: masks so far; what they prune stays pruned, and counts as zero for the evidence.
+        loss: outputs and targets to the mean over a batch, for criteria that ask for gradients.
+        batches: (inputs, targets), or inputs alone, for criteria that ask what the network does;
+            something that can be read several times.
+        evidence: what was gathered before, by the name of the evidence and of the weight; it is
+            used as it is.
+        group: ranks of ``torch.distributed`` that hold this network; all ranks by default. Where
+            there are several, each gives batches of its own, and all must call this alike: what
+            their batches show is added up, and all get the same masks.
+
+    Returns:
+        A bool mask per prunable tensor, True where the weight stays, on the weight's device.
+
+    Raises:
+        BoxwoodError: the sparsity is out of range or not reachable, a weight is NaN or infinite,
+            ``within`` does not fit the model, or the criterion asks for evidence that the batches,
+            the loss or the network cannot give; or ranks hold different weights.
+
+    Warns:
+        NoEffect: every weight stays.
+        SelectionWarning: the default ``where`` leaves a matrix out, or finds one that an embedding
+            shares; the warning says how to decide it.
+
+    Example:
+        >>> net = nn.Linear(10, 10)
+        >>> masks = prune(net, 0.9)
+        >>> project_(net, masks)
+        >>> int((net.weight != 0).sum())
+        10
+
+    Source: Han, Pool, Tran and Dally (2015), with the defaults.
+    """
+    check_network(model)
+    check_where(where)
+    granularity = granularity or Elements()
+    check_granularity(granularity)
+    parameters = where(model)
+    if within is not None:
+        validate(parameter_names(model), within)
+        within = {n: m.to(parameters[n].device) for n, m in within.items() if n in parameters}
+    seen = Calibration(model, parameters, batches, loss, within, group)
+    found = gather(evidence_of(criterion), seen, evidence)
+    weights: dict[str, Tensor] = {name: p.detach() for name, p in parameters.items()}
+    layouts = layouts_of(model, parameters)
+    scores = score(weights, criterion, masks=within, evidence=found, layouts=layouts)
+    # From here on rows are outputs, whatever the layer.
+    scores = outputs_first(layouts, scores)
+    before = outputs_first(layouts, within or {})
+    groups = {n: pool_within(granularity, each, before.get(n)) for n, each in scores.items()}
+    alive = {name: granularity.alive(mask) for name, mask in before.items()}
+    keep = allocate(groups, sparsity, scope=scope, floor=floor, within=alive)
+    masks = as_stored(layouts, select(scores, keep, granularity, within=before))
+    if kept(masks) == sum(candidates(weights, within).values()):
+        warnings.warn(
+            "Expected pruning to remove weights, got masks that keep all that was there; "
+            "ask for a higher sparsity.",
+            NoEffect,
+            stacklevel=2,
+        )
+    return masks
+
+
+def prune_in_rounds(
+    model: nn.Module, schedule: Schedule, rounds: int, **settings: Any
+) -> dict[str, Tensor]:
+    """Prune, score what is left anew, prune further, without training in between.
+
+    Round k = 1 … rounds prunes to ``schedule(k)``. With ``Geometric(final=s, end=n)`` and `synflow`
+    this is Iterative Synaptic Flow Pruning, whose density is ``(1 - s)^(k/n)``.
+
+    Args:
+        model: any module; it is not changed.
+        schedule: round to total sparsity.
+        rounds: how many, at least 1; the paper of SynFlow takes 100.
+        settings: as for `prune`; ``within`` is where the first round starts.
+
+    Example:
+        >>> from boxwood._internal.core.criteria import synflow
+        >>> from boxwood._internal.core.schedules import Geometric
+        >>> net = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False))
+        >>> rounds = Geometric(final=0.75, end=10)
+        >>> masks = prune_in_rounds(net, rounds, 10, criterion=synflow, batches=[torch.ones(1, 8)])
+        >>> kept(masks)
+        32
+
+    Source: Tanaka, Kunin, Yamins and Ganguli (2020), algorithm 1.
+    """
+    if rounds < 1:
+        raise BoxwoodError(f"Expected at least 1 round of pruning, got {rounds}; give more.")
+    masks = settings.pop("within", None)
+    with warnings.catch_warnings():
+        # Early rounds of a slow schedule may prune nothing; only the last one's effect counts.
+        warnings.simplefilter("ignore", NoEffect)
+        for done in range(1, rounds):
+            masks = prune(model, schedule(done), within=masks, **settings)
+    return prune(model, schedule(rounds), within=masks, **settings)
+
+
+@torch.no_grad()
+def project_(model: nn.Module, masks: Masks) -> None:
+    """Write zeros where the masks are False: onto a trained network, or an average of networks.
+
+    Args:
+        model: any module, compiled or not.
+        masks: bool tensors by parameter name.
+
+    Raises:
+        BoxwoodError: a name matches no parameter, or a shape differs; nothing is changed then.
+
+    Example:
+        >>> net = nn.Linear(2, 1, bias=False)
+        >>> project_(net, {"weight": torch.tensor([[True, False]])})
+        >>> bool(net.weight[0, 1] == 0)
+        True
+    """
+    check_network(model)
+    apply_(parameter_names(model), checked_masks(masks))
+
+
+def masks_from_zeros(model: nn.Module, where: Where = linear_and_conv) -> dict[str, Tensor]:
+    """Read masks off a network that somebody else pruned: zeros count as pruned.
+
+    Masks are data of their own in Boxwood and are never inferred behind your back; this is for
+    weights that come without them.
+
+    Raises:
+        BoxwoodError: there are no zeros to read.
+
+    Example:
+        >>> net = nn.Linear(2, 1, bias=False)
+        >>> with torch.no_grad():
+        ...     _ = net.weight.copy_(torch.tensor([[0.0, 3.0]]))
+        >>> masks_from_zeros(net)
+        {'weight': tensor([[False,  True]])}
+    """
+    parameters = where(model)
+    check_whole(parameters)
+    masks = {name: p.detach() != 0 for name, p in parameters.items()}
+    if kept(masks) == sum(mask.numel() for mask in masks.values()):
+        raise BoxwoodError(
+            "Expected a network with zero weights, got none; use prune() to decide masks."
+        )
+    return masks

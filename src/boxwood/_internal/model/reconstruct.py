@@ -1,0 +1,209 @@
+"""Prune a network layer by layer and adjust what remains, so that each layer's outputs stay."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from boxwood._internal.core.allocation import keep_of
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.core.granularity import NofM
+from boxwood._internal.core.masks import Masks, validate
+from boxwood._internal.core.placement import check_data, placed_like
+from boxwood._internal.core.ranks import Group, all_or_none, as_first_rank
+from boxwood._internal.core.schedules import check_sparsity
+from boxwood._internal.core.surgeon import adjust, sparse_gpt
+from boxwood._internal.model.evidence.activations import sharing_input
+from boxwood._internal.model.evidence.calibration import Batches, Calibration
+from boxwood._internal.model.evidence.curvature import damped, input_gram
+from boxwood._internal.model.evidence.gathering import check_same_network
+from boxwood._internal.model.layer_kinds import layouts_of, outputs_first
+from boxwood._internal.model.prunable import Where, linear_and_conv, parameter_names
+
+
+class Reconstruction(NamedTuple):
+    """New weights by name, zero where the masks of the same names are False."""
+
+    weights: dict[str, Tensor]
+    masks: dict[str, Tensor]
+
+
+Solve = Callable[[str, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""A name, weights [groups, rows, n] and Hessians [groups, n, n], to new weights and their mask."""
+
+
+def reconstruct(
+    model: nn.Module,
+    masks: Masks,
+    batches: Batches,
+    *,
+    damping: float = 0.01,
+    group: Group = None,
+) -> dict[str, Tensor]:
+    """Adjust the weights that masks keep, so that every layer's outputs change least.
+
+    Each layer's squared error ``‖W x - W' x‖²`` over the batches is minimal for its mask (up to the
+    damping), with x what the layers before it make once they are adjusted themselves.
+
+    Args:
+        model: with linear, 1-D or 2-D convolution layers; it is not changed.
+        masks: from any criterion.
+        batches: inputs, or (inputs, targets); read once for every input that layers share.
+        damping: added to the diagonal of each layer's Hessian, in units of its mean; above 0.
+        group: ranks of ``torch.distributed`` that hold this network, each with batches of its own,
+            as for `boxwood.prune`; all get the same weights.
+
+    Returns:
+        New weights by name; `load_` puts them into the model.
+
+    Example:
+        >>> net = nn.Linear(2, 1, bias=False)
+        >>> _ = net.weight.data.copy_(torch.tensor([[1.0, 1.0]]))
+        >>> masks = {"weight": torch.tensor([[False, True]])}
+        >>> same = [torch.tensor([[1.0, 1.0], [2.0, 2.0]])]  # the two inputs always agree
+        >>> new = reconstruct(net, masks, same, damping=1e-6)
+        >>> [round(each, 3) for each in new["weight"][0].tolist()]
+        [0.0, 2.0]
+
+    Source: Hassibi and Stork (1993), per layer as Dong, Chen and Pan (2017).
+    """
+    parameters = parameter_names(model)
+    validate(parameters, masks)
+    chosen = {name: parameters[name] for name in masks}
+    shown = outputs_first(layouts_of(model, chosen), masks)
+
+    def solve(name: str, weight: Tensor, hessians: Tensor) -> tuple[Tensor, Tensor]:
+        mask = shown[name].to(weight.device).view(weight.shape)
+        parts = [adjust(*each) for each in zip(weight, hessians, mask, strict=True)]
+        return torch.stack(parts), mask
+
+    return _layer_by_layer(model, chosen, batches, solve, damping, group).weights
+
+
+def prune_and_reconstruct(
+    model: nn.Module,
+    sparsity: float,
+    batches: Batches,
+    *,
+    where: Where = linear_and_conv,
+    grouped: NofM | None = None,
+    keep: Mapping[str, int] | None = None,
+    block: int = 128,
+    damping: float = 0.01,
+    group: Group = None,
+) -> Reconstruction:
+    """Prune every layer by SparseGPT: choose and adjust in one go.
+
+    Args:
+        model: with linear, 1-D or 2-D convolution layers; it is not changed.
+        sparsity: fraction of zeros of every tensor, in [0, 1).
+        batches: inputs, or (inputs, targets); read once for every input that layers share.
+        where: which parameters are pruned, in the order in which the layers run.
+        grouped: n of m, for linear layers.
+        keep: counts by name in place of the sparsity, such as `allocate` gives.
+        block: columns for which one mask is chosen at once.
+        damping: added to the diagonal of each layer's Hessian, in units of its mean; above 0.
+        group: as for `reconstruct`.
+
+    Example:
+        >>> net = nn.Linear(8, 4)
+        >>> done = prune_and_reconstruct(net, 0.5, [torch.randn(32, 8)], grouped=NofM(2, 4))
+        >>> load_(net, done.weights)
+        >>> int((net.weight != 0).sum())
+        16
+
+    Source: Frantar and Alistarh (2023), algorithm 1.
+    """
+    check_sparsity(sparsity)
+    parameters = where(model)
+    counts = keep or {name: keep_of(w.numel(), sparsity) for name, w in parameters.items()}
+    for name, weight in parameters.items():
+        if name not in counts:
+            raise BoxwoodError(
+                f"Expected counts for every tensor of where=, got none for {name!r}; give both the "
+                f"same tensors."
+            )
+        if grouped is not None and weight.dim() > 2:
+            raise BoxwoodError(
+                f"Expected linear layers for {grouped.n}:{grouped.m} by SparseGPT, got {name!r} of "
+                f"shape {tuple(weight.shape)}; use where=linear."
+            )
+
+    def solve(name: str, weight: Tensor, hessians: Tensor) -> tuple[Tensor, Tensor]:
+        groups = len(weight)
+        ends = [round(counts[name] * g / groups) for g in range(groups + 1)]
+        parts = [
+            sparse_gpt(rows, hessian, end - start, grouped=grouped, block=block)
+            for rows, hessian, (start, end) in zip(weight, hessians, pairwise(ends), strict=True)
+        ]
+        return torch.stack([rows for rows, _ in parts]), torch.stack([mask for _, mask in parts])
+
+    return _layer_by_layer(model, parameters, batches, solve, damping, group)
+
+
+@torch.no_grad()
+def load_(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copy weights into the parameters of their names.
+
+    Raises:
+        BoxwoodError: a name matches no parameter, or a shape differs; nothing is changed then.
+
+    Example:
+        >>> net = nn.Linear(1, 1)
+        >>> load_(net, {"weight": torch.tensor([[2.0]])})
+        >>> net.weight.item()
+        2.0
+    """
+    parameters = parameter_names(model)
+    for name, weight in weights.items():
+        if name not in parameters or parameters[name].shape != weight.shape:
+            raise BoxwoodError(
+                f"Expected weights of the model's names and shapes, got {name!r} of shape "
+                f"{tuple(weight.shape)}; give weights that were made from this model."
+            )
+    check_data({name: parameters[name] for name in weights})
+    for name, weight in weights.items():
+        parameters[name].copy_(placed_like(weight, parameters[name]))
+
+
+def _layer_by_layer(
+    model: nn.Module,
+    weights: Mapping[str, nn.Parameter],
+    batches: Batches,
+    solve: Solve,
+    damping: float,
+    group: Group,
+) -> Reconstruction:
+    found, masks = {}, {}
+    layouts = layouts_of(model, weights)
+    seen = Calibration(model, weights, batches, group=group)
+    with all_or_none(group), _restoring(weights), torch.no_grad():
+        check_same_network(seen)
+        for alike in sharing_input(seen):
+            first = replace(seen, weights={alike[0]: weights[alike[0]]})
+            hessians = damped(input_gram(first)[alike[0]], damping)
+            for name in alike:
+                weight, layout = weights[name], layouts.get(name)
+                shown = weight if layout is None else layout.outputs_first(weight)
+                rows = shown.to(hessians.dtype).reshape(len(hessians), -1, hessians.shape[-1])
+                solved = (as_first_rank(each, group) for each in solve(name, rows, hessians))
+                new, mask = (each.view(shown.shape) for each in solved)
+                if layout is not None:
+                    new, mask = layout.as_stored(new), layout.as_stored(mask)
+                masks[name] = mask
+                weight.data = found[name] = new.to(weight.dtype)
+    return Reconstruction(found, masks)
+
+
+@contextmanager
+def _restoring(weights: Mapping[str, nn.Parameter]) -> Iterator[None]:
+    before = {name: weight.data for name, weight in weights.items()}
+    try:
+        yield
+    finally:
+        for name, weight in weights.items():
+            weight.data = before[name]

@@ -1,0 +1,272 @@
+"""A policy held on a network in anybody's training loop: masks that change as the steps go."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from boxwood._internal.core.arguments import check_network, described
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.core.evidence import evidence_of
+from boxwood._internal.core.masks import sparsity
+from boxwood._internal.core.policies import Policy
+from boxwood._internal.core.ranks import Group, all_or_none
+from boxwood._internal.model.binding import MaskBinding
+from boxwood._internal.model.evidence.calibration import Batches, Calibration, Loss
+from boxwood._internal.model.evidence.gathering import Evidence, check_same_network, gather
+from boxwood._internal.model.layer_kinds import as_stored, layouts_of, outputs_first
+from boxwood._internal.model.optimizer_memory import Optimizers
+from boxwood._internal.model.prunable import Where, check_where, linear_and_conv
+from boxwood._internal.model.rounds import Rounds
+from boxwood._internal.model.scoring import score
+from boxwood._internal.model.synchronised import check_same_masks, mean_gradients
+
+_AHEAD = 100_000  # steps in which a policy that changes masks at all changes them
+_END = 1_000_000  # steps in which a policy that is not at its end changes masks again
+_NEAR = 5e-4  # a difference of sparsities that is not worth a warning
+
+
+class SparseTraining:
+    """Let a policy decide the masks of a network while any loop trains it.
+
+    Behind every ``optimizer.step()`` pruned weights are set to zero, as `MaskBinding` does; and
+    when the policy is due, the weights are scored and it decides new masks.
+
+    Args:
+        model: the network, on its device.
+        optimizer: any ``torch.optim`` optimizer over its parameters, a wrapper of one, or a list
+            of all that train it; a step is over when all have stepped.
+        policy: `Gradual`, `LayerByLayer`, `RigL`, `SET` or `Static`, or your own.
+        where: which parameters are pruned.
+        loss: with ``batches``, what a criterion's evidence is gathered from at an update, as for
+            `boxwood.prune`; magnitudes need neither.
+        batches: likewise.
+        evidence: returns evidence at hand, such as ``TrackMovement(...).evidence``.
+        state: where to go on: what `state_dict` returned, or the masks of a network that is
+            sparse already; by default the policy makes the first masks.
+        group: ranks of ``torch.distributed`` that train copies of this network; all ranks by
+            default. At an update gradients and evidence are averaged over them, so that all
+            decide the same masks.
+
+    Raises:
+        BoxwoodError: nothing matches ``where``, or the optimizer has none of the parameters; at an
+            update, ranks hold different weights.
+
+    Example:
+        >>> from boxwood._internal.core.policies import Gradual
+        >>> from boxwood._internal.core.schedules import Cubic
+        >>> net = nn.Linear(10, 10)
+        >>> optimizer = torch.optim.Adam(net.parameters())
+        >>> policy = Gradual(schedule=Cubic(final=0.9, end=4), every=1)
+        >>> training = SparseTraining(net, optimizer, policy)
+        >>> for _ in range(4):
+        ...     net(torch.ones(1, 10)).sum().backward()
+        ...     optimizer.step()
+        >>> int((net.weight != 0).sum())
+        10
+        >>> training.sparsity, training.finished
+        (0.9, True)
+
+    Source: Zhu and Gupta (2017), section 3: "seamlessly incorporated within the training process".
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizers,
+        policy: Policy,
+        *,
+        where: Where = linear_and_conv,
+        loss: Loss | None = None,
+        batches: Batches = (),
+        evidence: Callable[[], Evidence] | None = None,
+        state: Mapping[str, Tensor] | None = None,
+        group: Group = None,
+    ) -> None:
+        check_network(model)
+        check_where(where)
+        if isinstance(policy, type) or not hasattr(policy, "update"):
+            raise BoxwoodError(
+                f"Expected a policy, got {described(policy)}; give one such as "
+                f"Gradual(schedule=Cubic(final=0.9, end=10_000))."
+            )
+        self.policy = policy
+        steps, masks = _split(state or {})
+        self._weights = where(model)
+        self._layouts = layouts_of(model, self._weights)
+        self._seen = Calibration(model, self._weights, batches, loss, group=group)
+        self._evidence = evidence
+        self._dense: dict[str, Tensor] = {}
+        self._over = False
+        if not masks:
+            masks = policy.init({name: p.detach() for name, p in self._weights.items()})
+        elif set(masks) != set(self._weights):
+            raise BoxwoodError(
+                f"Expected masks for {', '.join(self._weights)}, got masks for "
+                f"{', '.join(masks)}; say with `where` which parameters are pruned."
+            )
+        self._held = MaskBinding(model, optimizer, masks, group=group)
+        self._rounds = Rounds(self._held.holding.trainers, steps)
+        self._held.holding.after_step = self._after_step
+        if policy.wants_gradients:
+            self._held.holding.before_masking = self._keep_dense_gradient
+
+    @property
+    def steps(self) -> int:
+        """The steps taken: with several optimizers, those that all of them have taken."""
+        return self._rounds.steps()
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """The masks as they are now; True keeps."""
+        return self._held.masks
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction of zeros among the pruned parameters, in [0, 1]."""
+        return sparsity(self.masks)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the policy changes masks no more, in the next million steps at least."""
+        return self.next_update() is None
+
+    def next_update(self) -> int | None:
+        """The step behind which masks change next; None where they stay for a million steps."""
+        now = self._rounds.most
+        return next(filter(self.policy.due, range(now + 1, now + _END)), None)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return all there is to save beside model and optimizer: the steps taken and the masks."""
+        return {"steps": torch.tensor(self.steps), **self._held.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Go on where `state_dict` was taken; load model and optimizer first.
+
+        Raises:
+            BoxwoodError: the state is of another model, or has no number of steps.
+        """
+        if "steps" not in state:
+            raise BoxwoodError(
+                f"Expected a state with the number of steps, got {', '.join(state) or 'nothing'}; "
+                f"give what SparseTraining.state_dict returned."
+            )
+        steps, masks = _split(state)
+        self._held.load_state_dict(masks)
+        self._rounds = Rounds(self._held.holding.trainers, steps)
+        self._dense = {}
+
+    def detach(self, *, early: bool = False) -> None:
+        """Write the zeros once more, and let go: nothing changes masks or weights from now on.
+
+        A warning says so where the policy has not reached its final sparsity.
+
+        Args:
+            early: whether that is meant, as where training goes on elsewhere; nothing is said then.
+        """
+        if not early and not self._over:
+            warn_if_unfinished(self)
+        self._over = True
+        self._held.detach()
+
+    def _keep_dense_gradient(self, name: str, parameter: nn.Parameter) -> None:
+        """Keep what the mask is about to take out of a gradient, summed up as the rest of it is."""
+        if not self.policy.due(self._rounds.most + 1):
+            return
+        assert parameter.grad is not None  # noqa: S101 - the gradient just came
+        gradient = parameter.grad.detach()
+        dense = gradient.to_dense() if gradient.is_sparse else gradient.clone()
+        held = self._held.holding.weights[name]
+        if name in self._dense and held.accumulates():
+            # The sum so far is in the gradient where the mask keeps, and nowhere but here else.
+            dense += self._dense[name].masked_fill_(held.mask, 0)
+        self._dense[name] = dense
+
+    def _after_step(self, trainer: int, optimizer: Any) -> None:
+        if not self._rounds.stepped(trainer, optimizer):
+            return
+        self._check_captured()
+        step = self._rounds.most
+        if self.policy.due(step) and self.steps == step:
+            with all_or_none(self._seen.group):
+                self._update()
+        self._dense = {}
+
+    def _update(self) -> None:
+        masks = self.masks
+        check_same_network(self._seen)
+        criterion = self.policy.criterion
+        given = None if self._evidence is None else self._evidence()
+        found = gather(evidence_of(criterion), replace(self._seen, masks=masks), given)
+        scores = score(self._weights, criterion, masks=masks, evidence=found, layouts=self._layouts)
+        if self.policy.wants_gradients:
+            self._dense = mean_gradients(self._weights, self._dense, self._seen.group)
+            self._check_gradients()
+            if not all(bool(torch.isfinite(each).all()) for each in self._dense.values()):
+                warnings.warn(
+                    f"Expected finite gradients of the pruned weights, got others at step "
+                    f"{self.steps}; the masks stay as they are until the next update.",
+                    stacklevel=2,
+                )
+                return
+        shown = (outputs_first(self._layouts, each) for each in (masks, scores, self._dense))
+        new = as_stored(self._layouts, self.policy.update(self.steps, *shown))
+        check_same_masks(new, self._seen.group)
+        self._held.replace_masks(new)
+
+    def _check_captured(self) -> None:
+        if not _is_captured(next(iter(self._weights.values()))):
+            return
+        step = self._rounds.most
+        if any(self.policy.due(later) for later in range(step, step + _AHEAD)):
+            raise BoxwoodError(
+                "Expected steps that Python takes, got one that is captured into a CUDA graph, "
+                "which would never change masks; leave the optimizer's step out of the graph, or "
+                "use a MaskBinding, whose masks a graph can hold."
+            )
+
+    def _check_gradients(self) -> None:
+        missing = [name for name in self._weights if name not in self._dense]
+        if missing:
+            raise BoxwoodError(
+                f"Expected a gradient of every pruned parameter at step {self.steps}, got none of "
+                f"{', '.join(missing[:4])}; let the loss depend on them, or leave them out by "
+                f"`where`."
+            )
+
+
+def warn_if_unfinished(training: SparseTraining) -> None:
+    """Warn where training ends before the policy has reached its final sparsity.
+
+    Policies without a sparsity ``final``, as `RigL`, are as sparse at any step as at their end.
+
+    Example:
+        >>> from boxwood._internal.core.policies import Static
+        >>> net = nn.Linear(10, 10)
+        >>> sgd = torch.optim.SGD(net.parameters())
+        >>> warn_if_unfinished(SparseTraining(net, sgd, Static(sparsity=0.5)))
+    """
+    final, reached = getattr(training.policy, "final", None), training.sparsity
+    if not training.steps or final is None or final - reached < _NEAR:
+        return
+    due = training.next_update()
+    if due is not None:
+        warnings.warn(
+            f"Expected training to go on until the schedule has ended, got its end after "
+            f"{training.steps:,} steps, at a sparsity of {reached:.3f} on the way to {final:.3f}, "
+            f"with the next update due at step {due:,}; train longer, or end the schedule earlier.",
+            stacklevel=3,
+        )
+
+
+def _is_captured(weight: Tensor) -> bool:
+    return weight.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+def _split(state: Mapping[str, Tensor]) -> tuple[int, dict[str, Tensor]]:
+    """Tell the number of steps from the masks, which no parameter named ``steps`` disturbs."""
+    masks = {name: mask for name, mask in state.items() if name != "steps"}
+    return int(state.get("steps", 0)), masks

@@ -1,0 +1,66 @@
+"""What copies of one network must have in common while they are trained on several ranks."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from boxwood._internal.core.masks import Masks
+from boxwood._internal.core.placement import is_distributed
+from boxwood._internal.core.ranks import Group, add_up, check_alike, size
+
+
+def check_same_masks(masks: Masks, group: Group = None) -> None:
+    """Refuse masks that differ between ranks.
+
+    Of a sharded mask every rank holds another part, and there is nothing to compare.
+
+    Raises:
+        BoxwoodError: the ranks of the group hold different ones.
+
+    Example:
+        >>> check_same_masks({"weight": torch.tensor([True, False])})
+    """
+    check_alike(
+        {name: mask for name, mask in masks.items() if not is_distributed(mask)},
+        "masks",
+        "decide them from what is the same on every rank (weights, averaged evidence, one seed), "
+        "or send those of one rank to all",
+        group,
+    )
+
+
+def mean_gradients(
+    weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor], group: Group = None
+) -> dict[str, Tensor]:
+    """Average gradients over the ranks, as DistributedDataParallel does.
+
+    Under it a gradient is still that of the rank's own batch when hooks on the parameter see it.
+
+    Args:
+        weights: what the gradients are of.
+        gradients: by name; a weight that this rank's batch did not use has none.
+        group: see `Group`.
+
+    Returns:
+        Gradients of the weights that some rank's batch used, with at least the precision of
+        float32.
+
+    Example:
+        >>> mean_gradients({"w": torch.ones(2)}, {"w": torch.tensor([1.0, 2.0])})
+        {'w': tensor([1., 2.])}
+    """
+    ranks = size(group)
+    if ranks == 1:
+        return dict(gradients)
+    used = {name: torch.tensor(int(name in gradients)) for name in weights}
+    wide = {name: torch.promote_types(each.dtype, torch.float32) for name, each in weights.items()}
+    mine = {
+        name: gradients[name].to(wide[name])
+        if name in gradients
+        else torch.zeros_like(weight, dtype=wide[name])
+        for name, weight in weights.items()
+    }
+    used, _ = add_up(used, 0, group)
+    summed, _ = add_up(mine, 0, group)
+    return {name: summed[name] / ranks for name, count in used.items() if int(count)}

@@ -1,0 +1,223 @@
+"""Gradual pruning inside a training, and the sparsity at which a large network weighs as a small one.
+
+Dense and sparse networks are trained for the same number of steps: pruning takes none of its own.
+
+Source: Zhu and Gupta (2017), sections 3 and 4.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from boxwood._internal.core.allocation import Scope, uniform
+from boxwood._internal.core.criteria import magnitude
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.core.granularity import Elements, Granularity
+from boxwood._internal.core.policies import Gradual, Policy
+from boxwood._internal.core.schedules import Cubic, OneShot, Schedule
+from boxwood._internal.model.counting import parameters
+from boxwood._internal.model.prunable import Where, linear_and_conv
+from boxwood._internal.recipes.phase import Phase, Recipe
+from boxwood._internal.recipes.phases.measure import Measure
+from boxwood._internal.recipes.phases.train import Train
+from boxwood._internal.train.loop import Fit
+
+Shape = Callable[..., Schedule]
+"""Keywords ``final``, ``begin`` and ``end`` to a schedule: `Cubic`, `Linear` or `at_the_end`."""
+
+_MEASURE = Measure()
+
+
+def dense_training(*, train: Fit, measure: Phase = _MEASURE) -> Recipe:
+    """Train and measure, without pruning: what the sparse networks are held against.
+
+    Args:
+        train: how, and how long.
+        measure: the phase behind the training.
+
+    Example:
+        >>> from boxwood._internal.train.optimizers import SGD
+        >>> len(dense_training(train=Fit(steps=100, batch=20, optimizer=SGD(lr=1.0))))
+        2
+    """
+    return (Train(fit=train), measure)
+
+
+def sparse_training(
+    *, train: Fit, policy: Policy, where: Where = linear_and_conv, measure: Phase = _MEASURE
+) -> Recipe:
+    """Train as `dense_training` does, while a policy changes the masks, and measure.
+
+    Args:
+        train: the dense training.
+        policy: such as `LayerByLayer` or `RigL`; for `Gradual` see `gradual_pruning`.
+        where: the parameters that are pruned.
+        measure: the phase behind the training.
+
+    Example:
+        >>> from boxwood._internal.core.policies import LayerByLayer
+        >>> from boxwood._internal.train.optimizers import SGD
+        >>> fit = Fit(steps=1000, batch=20, optimizer=SGD(lr=1.0))
+        >>> recipe = sparse_training(train=fit, policy=LayerByLayer(final=0.8, end=600))
+        >>> recipe[0].fit.steps
+        1000
+    """
+    return (Train(fit=replace(train, policy=policy, where=where)), measure)
+
+
+def gradual_pruning(
+    *,
+    train: Fit,
+    sparsity: float,
+    begin: int,
+    end: int,
+    every: int = 100,
+    shape: Shape = Cubic,
+    criterion: Callable[..., Tensor] = magnitude,
+    granularity: Granularity = Elements(),
+    scope: Scope = uniform,
+    where: Where = linear_and_conv,
+    measure: Phase = _MEASURE,
+) -> Recipe:
+    """Prune to ``sparsity`` between two steps of a training that is as long as the dense one.
+
+    Args:
+        train: the dense training.
+        sparsity: at the end, in [0, 1); `Size` says at which one a large network has as many
+            non-zeros, or bytes, as a small one.
+        begin: step at which the sparsity starts to rise, after some dense training.
+        end: step of the last update; training goes on behind it.
+        every: steps between updates.
+        shape: `Cubic` as in the paper; its controls are `Linear` and `at_the_end`.
+        criterion: scores the weights.
+        granularity: what goes together.
+        scope: how the sparsity is shared out; ``uniform`` prunes every layer to it by itself.
+        where: the parameters that are pruned.
+        measure: the phase behind the training.
+
+    Raises:
+        BoxwoodError: the window reaches beyond the training, or is no multiple of ``every``.
+
+    Example:
+        >>> from boxwood._internal.train.optimizers import SGD
+        >>> fit = Fit(steps=1000, batch=20, optimizer=SGD(lr=1.0))
+        >>> train, _ = gradual_pruning(train=fit, sparsity=0.8, begin=100, end=500)
+        >>> train.fit.steps, round(train.fit.policy.schedule(300), 3)  # 0.875 · 0.8
+        (1000, 0.7)
+
+    Source: Zhu and Gupta (2017), section 3.
+    """
+    if begin % every or end % every:
+        raise BoxwoodError(
+            f"Expected a window whose ends are multiples of every={every} steps, at which updates "
+            f"come, got {begin} to {end}; round them."
+        )
+    if train.steps is not None and end > train.steps:
+        raise BoxwoodError(
+            f"Expected pruning to end within the {train.steps} steps of the training, got "
+            f"end={end}; end earlier."
+        )
+    policy = Gradual(
+        schedule=shape(final=sparsity, begin=begin, end=end),
+        every=every,
+        criterion=criterion,
+        granularity=granularity,
+        scope=scope,
+    )
+    return sparse_training(train=train, policy=policy, where=where, measure=measure)
+
+
+def at_the_end(*, final: float, begin: int, end: int) -> OneShot:  # noqa: ARG001 - a Shape
+    """Prune all at once at the last step of a window: the control of a gradual rise.
+
+    Example:
+        >>> schedule = at_the_end(final=0.8, begin=100, end=500)
+        >>> schedule(499), schedule(500)
+        (0.0, 0.8)
+    """
+    return OneShot(final=final, at=end)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many parameters of a network may be pruned, and how many may not.
+
+    Args:
+        prunable: those that ``where`` finds.
+        rest: all others, such as biases and norms.
+
+    Example:
+        >>> large = Size(prunable=8000, rest=100)
+        >>> large.sparsity_at(nonzero=2100)
+        0.75
+    """
+
+    prunable: int
+    rest: int
+
+    @classmethod
+    def of(cls, model: Callable[[], nn.Module], where: Where = linear_and_conv) -> "Size":
+        """Count a network without making its weights.
+
+        Args:
+            model: returns a new network.
+            where: the parameters that are pruned.
+
+        Example:
+            >>> Size.of(lambda: nn.Linear(100, 10))
+            Size(prunable=1000, rest=10)
+        """
+        with torch.device("meta"):
+            network = model()
+        prunable = sum(parameter.numel() for parameter in where(network).values())
+        return cls(prunable, parameters(network) - prunable)
+
+    @property
+    def total(self) -> int:
+        """All parameters."""
+        return self.prunable + self.rest
+
+    def sparsity_at(self, nonzero: float) -> float:
+        """Return the sparsity of the prunable parameters that leaves so many: ``1 - (n - rest) / prunable``.
+
+        Pruned layer by layer to it, a network has ``nonzero`` parameters left up to the rounding
+        of each layer's count.
+
+        Args:
+            nonzero: parameters that are left, the rest among them; above ``rest``, at most
+                ``total``.
+
+        Raises:
+            BoxwoodError: no sparsity leaves so many.
+
+        Example:
+            >>> Size(prunable=1000, rest=10).sparsity_at(260)
+            0.75
+        """
+        if not self.rest < nonzero <= self.total:
+            raise BoxwoodError(
+                f"Expected more than {self.rest} non-zeros, which are never pruned, and at most "
+                f"{self.total}, got {nonzero}; compare with another network."
+            )
+        return 1 - (nonzero - self.rest) / self.prunable
+
+    def sparsity_at_bytes(self, count: float) -> float:
+        """Return the sparsity at which values, and one bit for every prunable place, take so much.
+
+        ``4 n + prunable / 8 = count`` with n the parameters that are left, at 4 bytes each.
+
+        Args:
+            count: bytes of the whole network.
+
+        Raises:
+            BoxwoodError: no sparsity takes so many.
+
+        Example:
+            >>> Size(prunable=8000, rest=0).sparsity_at_bytes(9000)  # 2,000 values and 8,000 bits
+            0.75
+
+        Source: Zhu and Gupta (2017), on the memory of sparse networks: the bit-mask form.
+        """
+        return self.sparsity_at(count / 4 - self.prunable / 32)

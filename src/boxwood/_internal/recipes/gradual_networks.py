@@ -1,0 +1,113 @@
+"""The networks of the gradual pruning paper, with their training: a function per network."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from boxwood._internal.core.spec import Call
+from boxwood._internal.model.prunable import Named, Where
+from boxwood._internal.train.loop import Fit
+from boxwood._internal.train.optimizers import SGD, Drops
+from boxwood._internal.zoo.language_models import ptb_large, ptb_medium, ptb_small
+
+LANGUAGE_MODEL = Named(("embedding.weight", "lstm.weight_*", "output.weight"))
+"""Embedding, LSTM and softmax: the paper's counts of non-zeros say that all three are pruned."""
+
+MOBILENET = Named(("*.pointwise.weight", "fc.weight"))
+"""Without the first convolution and the depthwise ones, which are 1.1 % of the weights."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network, how it is trained, and what of it is pruned.
+
+    Args:
+        model: returns a new network.
+        train: the dense training, and that of the sparse networks.
+        where: the parameters that are pruned.
+    """
+
+    model: Callable[[], nn.Module]
+    train: Fit
+    where: Where
+
+
+def small(*, words: int = 10_000) -> Row:
+    """Small: 20 steps back, 13 epochs; from the fifth on each at half the rate of the one before.
+
+    Example:
+        >>> row = small()
+        >>> row.train.optimizer.lr, row.train.clip
+        (20.0, 0.25)
+
+    Source: W. Zaremba et al., arXiv:1409.2329, 2014, section 4.1, as all rows of this module.
+    Differs from the paper: its loss is summed over the steps back, and the rate is 1 and the limit
+    of the gradient 5; ours is their mean, so the rate is that many times as large, and the limit
+    that many times as small. Steps are the same.
+    """
+    return _row(ptb_small, words, length=20, epochs=13, full=4, factor=0.5, clip=5)
+
+
+def medium(*, words: int = 10_000) -> Row:
+    """Medium: 35 steps back, 39 epochs, the rate divided by 1.2 from the seventh on.
+
+    Example:
+        >>> course = medium().train.course
+        >>> course(5, 39), round(course(6, 39), 3), round(course(7, 39), 3)
+        (1.0, 0.833, 0.694)
+    """
+    return _row(ptb_medium, words, length=35, epochs=39, full=6, factor=1 / 1.2, clip=5)
+
+
+def large(*, words: int = 10_000) -> Row:
+    """Large: 35 steps back, 55 epochs, the rate divided by 1.15 from the fifteenth on.
+
+    Example:
+        >>> large().train.epochs
+        55
+    """
+    return _row(ptb_large, words, length=35, epochs=55, full=14, factor=1 / 1.15, clip=10)
+
+
+def language_training(
+    *, length: int, clip: float, course: Drops, epochs: int | None = None, steps: int | None = None
+) -> Fit:
+    """Train a language model by the recipe of Zaremba et al.: a rate of 1 on summed losses.
+
+    Args:
+        length: words in a row, which are the steps that gradients reach back.
+        clip: largest norm of the gradient of the summed loss.
+        course: of the learning rate.
+        epochs: how long.
+        steps: how long, in steps.
+
+    Example:
+        >>> fit = language_training(length=20, clip=5, course=Drops(at=(0.5,)), steps=100)
+        >>> fit.optimizer.lr, fit.clip
+        (20.0, 0.25)
+    """
+    return Fit(
+        epochs=epochs,
+        steps=steps,
+        batch=20,
+        optimizer=SGD(lr=float(length)),
+        clip=clip / length,
+        course=course,
+        in_order=True,
+    )
+
+
+def _row(
+    model: Callable[..., nn.Module],
+    words: int,
+    *,
+    length: int,
+    epochs: int,
+    full: int,
+    factor: float,
+    clip: float,
+) -> Row:
+    course = Drops(at=tuple(epoch / epochs for epoch in range(full, epochs)), factor=factor)
+    fit = language_training(length=length, clip=clip, course=course, epochs=epochs)
+    return Row(Call.of(model, words=words), fit, LANGUAGE_MODEL)

@@ -1,0 +1,321 @@
+"""Lottery tickets: prune, put the survivors back to their initial values, train again.
+
+A ticket is ``train, (prune, rewind, train) × levels``. Its controls take the ticket's recipe and a
+level, keep everything up to the pruning of that level, and go on differently, so they share what
+the ticket computed.
+
+Source: Frankle and Carbin (2019); Frankle, Dziugaite, Roy and Carbin (2019, 2020) for rewinding.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from boxwood._internal.core.allocation import ByName
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.core.shuffles import Shuffle, within_layers
+from boxwood._internal.model.prunable import Where, linear_and_conv
+from boxwood._internal.recipes.phase import Phase, Recipe
+from boxwood._internal.recipes.phases.controls import AddNoise, MasksFrom, Resample, ShuffleMasks
+from boxwood._internal.recipes.phases.interpolate import Interpolate
+from boxwood._internal.recipes.phases.measure import Measure
+from boxwood._internal.recipes.phases.prune import Prune
+from boxwood._internal.recipes.phases.rewind import Reinitialise, Rewind
+from boxwood._internal.recipes.phases.train import Train
+from boxwood._internal.train.loop import Fit
+
+Pruning = Callable[[int], Prune]
+"""A level (1, 2, …) to the phase that prunes as far as that level goes."""
+
+
+def layer_wise(*rates: tuple[str, float]) -> Pruning:
+    """Prune each layer by itself, at each level a fraction of what is left of it.
+
+    A layer of n weights keeps ``round((1 - rate)^level · n)`` at ``level``; counted from the whole
+    layer, so that rounding does not add up.
+
+    Args:
+        rates: (pattern, rate) pairs; the first match counts, no match leaves a layer dense.
+
+    Example:
+        >>> layer_wise(("fc3*", 0.1), ("fc*", 0.2))(2).scope.sparsities[1][0]
+        'fc*'
+
+    Source: Frankle and Carbin (2019), section 2: the output layer at half the rate.
+    """
+    return lambda level: Prune(
+        sparsity=None, scope=ByName(tuple((name, _sparsity(rate, level)) for name, rate in rates))
+    )
+
+
+def together(rate: float, where: Where = linear_and_conv) -> Pruning:
+    """Prune all layers by one ranking, at each level a fraction of what is left of them.
+
+    Args:
+        rate: fraction of the survivors that each level prunes.
+        where: which weights are ranked, such as `conv`; the others stay.
+
+    Example:
+        >>> round(together(0.2)(3).sparsity, 3)
+        0.488
+
+    Source: Frankle and Carbin (2019), section 4: global pruning of the deeper networks.
+    """
+    return lambda level: Prune(sparsity=_sparsity(rate, level), where=where)
+
+
+def lottery_ticket(
+    *, train: Fit, prune: Pruning, levels: int, rewind: int = 0, test_at: tuple[int, ...] = ()
+) -> Recipe:
+    """Find a ticket by iterative pruning: ``train, (prune, rewind, train) × levels``.
+
+    Survivors go back to θ_k, and training replays from step k on with a new optimizer, at the
+    learning rate and the place in the data of that step. θ_k is computed by itself, after the
+    dense training, whose first k steps it repeats bit for bit; so all k share that training.
+
+    Args:
+        train: the dense training, and that of every level.
+        prune: `layer_wise` or `together`.
+        levels: how often to prune.
+        rewind: k, in epochs or steps as the length of ``train`` is; 0 is the initialisation.
+        test_at: as for `Train`, of all trainings and those of the controls.
+
+    Raises:
+        BoxwoodError: k is outside the training, or there is less than one level.
+
+    Example:
+        >>> from boxwood._internal.train.optimizers import Adam
+        >>> fit = Fit(steps=50_000, batch=60, optimizer=Adam(lr=1.2e-3))
+        >>> ticket = lottery_ticket(train=fit, prune=layer_wise(("*", 0.2)), levels=1)
+        >>> [type(phase).__name__ for phase in ticket]
+        ['Train', 'Measure', 'Prune', 'Rewind', 'Train', 'Measure']
+
+    Source: Frankle and Carbin (2019), section 1; rewinding to k > 0: Frankle, Dziugaite, Roy and
+    Carbin (2019), section 3.
+    """
+    start, beginning = _start(train, rewind, test_at)
+    again = Train(fit=replace(train, first=rewind), test_at=test_at)
+    return beginning + _levels(prune, levels, (Rewind(to=start),), again)
+
+
+def one_shot(
+    *, train: Fit, prune: Pruning, level: int, rewind: int = 0, test_at: tuple[int, ...] = ()
+) -> Recipe:
+    """Find a ticket by pruning once, as far as ``level`` of the iterative one goes.
+
+    Args:
+        train: the dense training, and that of the ticket.
+        prune: `layer_wise` or `together`.
+        level: whose sparsity is reached at once.
+        rewind: as for `lottery_ticket`.
+        test_at: as for `lottery_ticket`.
+
+    Example:
+        >>> from boxwood._internal.train.optimizers import SGD
+        >>> fit = Fit(steps=100, batch=60, optimizer=SGD(lr=0.1))
+        >>> len(one_shot(train=fit, prune=together(0.2), level=7))
+        6
+
+    Source: Frankle and Carbin (2019), section 2, one-shot pruning.
+    """
+    start, beginning = _start(train, rewind, test_at)
+    again = Train(fit=replace(train, first=rewind), test_at=test_at)
+    return (*beginning, prune(level), Rewind(to=start), *_trained(again, level))
+
+
+def continued(*, train: Fit, prune: Pruning, levels: int, again: Fit | None = None) -> Recipe:
+    """Prune without going back: survivors keep their trained values.
+
+    Args:
+        train: the dense training.
+        prune: `layer_wise` or `together`.
+        levels: how often to prune.
+        again: the training of every level; by default that of the dense network. With
+            ``replace(train, first=k)`` the learning rate is rewound to step k, and nothing else.
+
+    Example:
+        >>> from boxwood._internal.train.optimizers import SGD
+        >>> fit = Fit(steps=100, batch=60, optimizer=SGD(lr=0.1))
+        >>> phases = continued(train=fit, prune=together(0.2), levels=1)
+        >>> [type(phase).__name__ for phase in phases]
+        ['Train', 'Measure', 'Prune', 'Train', 'Measure']
+
+    Source: Frankle and Carbin (2019), the appendix on continued training; learning-rate rewinding:
+    Renda, Frankle and Carbin (2020), section 3.
+    """
+    return _start(train, 0)[1] + _levels(prune, levels, (), Train(fit=again or train))
+
+
+def reinitialised(ticket: Recipe, level: int, *, index: int = 1) -> Recipe:
+    """Train the ticket's masks from fresh initial values.
+
+    Args:
+        ticket: a recipe of `lottery_ticket` or `one_shot`.
+        level: whose masks are taken.
+        index: which of the seed's initialisations; 0 is the ticket's own.
+
+    Raises:
+        BoxwoodError: the ticket does not reach that level.
+
+    Example:
+        >>> from boxwood._internal.train.optimizers import SGD
+        >>> fit = Fit(steps=100, batch=60, optimizer=SGD(lr=0.1))
+        >>> ticket = lottery_ticket(train=fit, prune=together(0.2), levels=2)
+        >>> [type(phase).__name__ for phase in reinitialised(ticket, 1)[2:]]
+        ['Prune', 'Reinitialise', 'Train', 'Measure']
+
+    Source: Frankle and Carbin (2019), section 2.
+    """
+    return _instead(ticket, level, Reinitialise(index=index), first=0)
+
+
+def randomly_sparse(
+    ticket: Recipe, level: int, *, how: Shuffle = within_layers, index: int = 1
+) -> Recipe:
+    """Train as many weights at random places, from their initial values.
+
+    Args:
+        ticket: a recipe of `lottery_ticket` or `one_shot`.
+        level: how many weights.
+        how: `within_layers` keeps each layer's count, `evenly` gives layers one sparsity, and
+            `over_all_layers` keeps the total alone.
+        index: which of the seed's random masks.
+
+    Source: Frankle and Carbin (2019), the appendix on randomly sampled sparse networks.
+    """
+    return _instead(ticket, level, ShuffleMasks(how=how, index=index), first=0)
+
+
+def resampled(ticket: Recipe, level: int, *, index: int = 1) -> Recipe:
+    """Train the ticket's masks from values drawn from the ticket's own initial ones.
+
+    Args:
+        ticket: a recipe of `lottery_ticket` or `one_shot`.
+        level: whose masks are taken.
+        index: which of the seed's draws.
+
+    Source: Frankle and Carbin (2019), the appendix on the distribution of a ticket's initialisation.
+    """
+    return _instead(ticket, level, Resample(index=index), first=0)
+
+
+def masked_at_start(ticket: Recipe, level: int) -> Recipe:
+    """Train the weights that are largest at the start, as many per layer as the ticket has.
+
+    Args:
+        ticket: a recipe of `lottery_ticket` or `one_shot`.
+        level: how many weights.
+
+    Source: Frankle and Carbin (2019), the appendix that prunes networks before training.
+    """
+    return _instead(ticket, level, MasksFrom(), first=0)
+
+
+def noisy(ticket: Recipe, level: int, scale: float, *, index: int = 1) -> Recipe:
+    """Train the ticket from its initial values plus noise.
+
+    Args:
+        ticket: a recipe of `lottery_ticket` or `one_shot`.
+        level: whose masks are taken.
+        scale: of the noise, in standard deviations of a layer's initial weights.
+        index: which of the seed's draws.
+
+    Source: Frankle and Carbin (2019), the appendix on noise added to a ticket's initialisation.
+    """
+    return _instead(ticket, level, AddNoise(scale=scale, index=index), first=0)
+
+
+def instability(train: Fit, *, rewind: int = 0, points: int = 30) -> Recipe:
+    """Train two copies from θ_k in different orders, and measure the line between them.
+
+    Args:
+        train: the dense training.
+        rewind: k, in epochs or steps as the length of ``train`` is.
+        points: on the line.
+
+    Example:
+        >>> from boxwood._internal.train.optimizers import SGD
+        >>> fit = Fit(steps=100, batch=60, optimizer=SGD(lr=0.1))
+        >>> [type(phase).__name__ for phase in instability(fit)[2:]]
+        ['Rewind', 'Train', 'Measure', 'Rewind', 'Train', 'Measure', 'Interpolate']
+
+    Source: Frankle, Dziugaite, Roy and Carbin (2020), section 2.
+    """
+    start, beginning = _start(train, rewind)
+    return beginning + _copies(train, rewind, start, points)
+
+
+def ticket_instability(ticket: Recipe, level: int, *, points: int = 30) -> Recipe:
+    """Train two copies of a ticket in different orders, and measure the line between them.
+
+    Args:
+        ticket: a recipe of `lottery_ticket` or `one_shot`.
+        level: whose masks are taken.
+        points: on the line.
+
+    Raises:
+        BoxwoodError: the ticket does not reach that level, or does not rewind.
+
+    Source: Frankle, Dziugaite, Roy and Carbin (2020), section 4.
+    """
+    found, training = _up_to(ticket, level)
+    start = next((phase.to for phase in ticket[len(found) :] if isinstance(phase, Rewind)), None)
+    if start is None:
+        raise BoxwoodError(
+            f"Expected a ticket that rewinds after level {level}, got one that keeps its trained "
+            f"values; give a recipe of lottery_ticket or one_shot."
+        )
+    return found + _copies(training.fit, training.fit.first, start, points)
+
+
+def _sparsity(rate: float, level: int) -> float:
+    return float(1 - (1 - rate) ** level)
+
+
+def _start(train: Fit, rewind: int, test_at: tuple[int, ...] = ()) -> tuple[str, Recipe]:
+    """Label of θ_k, and the phases up to the trained dense network."""
+    whole = Train(fit=train, test_at=test_at, label="dense")
+    dense: Recipe = (whole, Measure(label="level-0"))
+    if not rewind:
+        return "genesis", dense
+    early = Train(fit=replace(train, until=rewind), label="early")
+    return "early", (*dense, Rewind(to="genesis"), early, Rewind(to="dense"))
+
+
+def _levels(prune: Pruning, levels: int, values: Recipe, training: Train) -> Recipe:
+    if levels < 1:
+        raise BoxwoodError(f"Expected at least one level of pruning, got levels={levels}.")
+    phases: Recipe = ()
+    for level in range(1, levels + 1):
+        phases += (prune(level), *values, *_trained(training, level))
+    return phases
+
+
+def _trained(training: Train, level: int) -> Recipe:
+    return (training, Measure(label=f"level-{level}"))
+
+
+def _up_to(ticket: Recipe, level: int) -> tuple[Recipe, Train]:
+    """Phases up to the pruning of a level, and the training that follows it."""
+    for index, phase in enumerate(ticket):
+        after = (each for each in ticket[index:] if isinstance(each, Train))
+        levels = (each.label for each in ticket[index:] if isinstance(each, Measure))
+        if isinstance(phase, Prune) and next(levels, None) == f"level-{level}":
+            return ticket[: index + 1], next(after)
+    raise BoxwoodError(
+        f"Expected a level that the ticket reaches, got {level}; give the recipe more levels."
+    )
+
+
+def _instead(ticket: Recipe, level: int, values: Phase, *, first: int) -> Recipe:
+    """Go on from the pruning of a level with other values or masks, and train from the start."""
+    found, training = _up_to(ticket, level)
+    training = replace(training, fit=replace(training.fit, first=first))
+    return (*found, values, *_trained(training, level))
+
+
+def _copies(train: Fit, rewind: int, start: str, points: int) -> Recipe:
+    phases: Recipe = ()
+    for order, label in ((1, "copy-1"), (2, "copy-2")):
+        copy = Train(fit=replace(train, first=rewind, order=order), label=label)
+        phases += (Rewind(to=start), copy, Measure(label=label))
+    return (*phases, Interpolate(other="copy-1", points=points, label="line"))

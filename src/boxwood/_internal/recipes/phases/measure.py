@@ -1,0 +1,90 @@
+"""Say what the network is worth and what it weighs."""
+
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from boxwood._internal.core import spec
+from boxwood._internal.core.examples import Examples
+from boxwood._internal.files.sizes import network_bytes
+from boxwood._internal.model.counting import count
+from boxwood._internal.recipes.phase import State, World
+from boxwood._internal.train.losses import Loss
+from boxwood._internal.train.metrics import (
+    Accuracy,
+    accuracy,
+    accuracy_by_class,
+    evaluate,
+    mean_iou,
+    top_accuracy,
+)
+
+_FEW_CLASSES = 10
+"""Of so many the five likeliest say little."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """Measure accuracy on validation and test examples, and count what is left.
+
+    The test examples decide nothing: they are looked at here and nowhere else. Where there are
+    more than ten classes, top-5 accuracy stands beside top-1.
+
+    Args:
+        by_class: write down the accuracy within each class too.
+        overlap: write down the mean intersection over union too, for segmentation.
+        loss: write down its mean over each part too, such as `cross_entropy`, whose exponential is
+            the perplexity of a language model.
+        label: a name for later phases and in reports.
+    """
+
+    revision: ClassVar[int] = 0
+
+    by_class: bool = spec.field(False, legacy=False)
+    overlap: bool = spec.field(False, legacy=False)
+    loss: Loss | None = spec.field(None, legacy=None)  # noqa: RUF009 - a field
+    label: str = spec.field("", identity=False)
+
+    def run(self, state: State, world: World) -> State:
+        """Measure; the state passes through unchanged but for its facts."""
+        model = world.network(state)
+        test = self._found(model, world.data.test)
+        validation = self._found(model, world.data.validation)
+        example, _ = world.data.validation.take(torch.arange(min(200, len(world.data.validation))))
+        layers = count(model, example.to(world.device), state.masks)
+        dense_bytes, encoded_bytes = network_bytes(state.weights, state.masks)
+        parameters = sum(p.numel() for p in model.parameters())
+        pruned = sum(int((~mask).sum()) for mask in state.masks.values())
+        facts = {
+            "test": asdict(test),
+            "validation": asdict(validation),
+            "parameters": parameters,
+            "nonzero": parameters - pruned,
+            "weights": sum(layer.weights for layer in layers),
+            "kept": sum(layer.kept for layer in layers),
+            "multiply_adds": sum(layer.effective_multiply_adds for layer in layers),
+            "dense_multiply_adds": sum(layer.multiply_adds for layer in layers),
+            "bytes": encoded_bytes,
+            "dense_bytes": dense_bytes,
+            "layers": [asdict(layer) for layer in layers],
+        }
+        if world.data.classes > _FEW_CLASSES:
+            for part in ("test", "validation"):
+                facts[f"{part}_top5"] = asdict(top_accuracy(model, getattr(world.data, part), 5))
+        if self.by_class:
+            classes = world.data.classes
+            for part in ("test", "validation"):
+                found = accuracy_by_class(model, getattr(world.data, part), classes)
+                facts[f"{part}_by_class"] = [asdict(each) for each in found]
+        if self.overlap:
+            for part, end in (("test", ""), ("validation", "_validation")):
+                examples = getattr(world.data, part)
+                facts[f"mean_iou{end}"] = mean_iou(model, examples, world.data.classes)
+        return State(state.weights, state.masks, facts)
+
+    def _found(self, model: nn.Module, examples: Examples) -> Accuracy:
+        if self.loss is None:
+            return accuracy(model, examples)
+        return evaluate(model, examples, self.loss)

@@ -1,0 +1,51 @@
+"""Say what a teacher is worth: its accuracy, as an ensemble or alone."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from boxwood._internal.core import spec
+from boxwood._internal.core.examples import Examples
+from boxwood._internal.distill.ensembles import Ask
+from boxwood._internal.recipes.phase import Genesis, Run, State, World
+from boxwood._internal.recipes.teachers import Teacher
+from boxwood._internal.train.metrics import Accuracy
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureTeacher:
+    """Measure a teacher's accuracy on validation and test examples.
+
+    Args:
+        teacher: who is asked.
+        label: a name for reports.
+    """
+
+    revision: ClassVar[int] = 0
+
+    teacher: Teacher
+    label: str = spec.field("", identity=False)
+
+    def needs(self, genesis: Genesis) -> tuple[Run, ...]:
+        """Runs that the teacher comes from."""
+        return self.teacher.needs(genesis)
+
+    def run(self, state: State, world: World) -> State:
+        """Measure; the state passes through unchanged but for its facts."""
+        ask, _ = self.teacher.who.ask(world)
+        facts: dict[str, Any] = {}
+        for part in ("test", "validation"):
+            examples: Examples = getattr(world.data, part)
+            facts[part] = asdict(_accuracy(ask, examples))
+        return State(state.weights, state.masks, facts)
+
+
+def _accuracy(ask: Ask, examples: Examples) -> Accuracy:
+    right = 0
+    for indices in torch.arange(len(examples)).split(1000):
+        inputs, labels = examples.take(indices)
+        answers: Tensor = ask(inputs).argmax(1)
+        right += int((answers == labels).sum())
+    return Accuracy(right, len(examples))

@@ -1,0 +1,112 @@
+"""Decide new masks from the weights as they are."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from boxwood._internal.core import spec
+from boxwood._internal.core.allocation import Scope, global_
+from boxwood._internal.core.chance import draws, seeded
+from boxwood._internal.core.criteria import magnitude
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.core.examples import Chosen, Examples, InBatches
+from boxwood._internal.core.granularity import Elements, Granularity
+from boxwood._internal.core.masks import sparsity
+from boxwood._internal.core.schedules import Geometric
+from boxwood._internal.core.seeds import generator_for, seed_for
+from boxwood._internal.core.selection import candidates
+from boxwood._internal.model.evidence.calibration import Loss
+from boxwood._internal.model.oneshot import project_, prune, prune_in_rounds
+from boxwood._internal.model.prunable import Where, linear_and_conv
+from boxwood._internal.model.scoring import Criterion
+from boxwood._internal.recipes.phase import State, World, state_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prune:
+    """Prune to a total sparsity; what was pruned before stays pruned.
+
+    Args:
+        sparsity: total fraction of zeros over the tensors of ``where``; None where the scope
+            carries its own numbers.
+        criterion, scope, granularity, where, floor: as for `boxwood.prune`. A criterion that scores
+            by chance, such as `random`, takes its numbers from the run's seed, unless its own
+            ``seed`` is given.
+        loss: outputs and targets to the mean over a batch, for criteria that ask for gradients.
+        evidence: how many training examples such criteria see; None for all.
+        batch: examples at a time.
+        rounds: how often to score what is left and prune further, without training in between;
+            each round removes the same fraction of the survivors.
+        sample: which of the seed's random samples of training examples is the evidence; None takes
+            the first examples, which are the same for every seed.
+        label: a name for later phases.
+
+    Raises:
+        BoxwoodError: there is less than one round, or there are several and no sparsity.
+
+    Example:
+        >>> from boxwood._internal.core.criteria import synflow
+        >>> Prune(sparsity=0.99, criterion=synflow, rounds=100).rounds
+        100
+    """
+
+    sparsity: float | None
+    criterion: Criterion = magnitude
+    scope: Scope = global_
+    granularity: Granularity = Elements()
+    where: Where = linear_and_conv
+    floor: int = 0
+    loss: Loss | None = spec.field(None, legacy=None)  # noqa: RUF009 - a declaration
+    evidence: int | None = spec.field(None, legacy=None)
+    batch: int = spec.field(256, legacy=256)
+    rounds: int = spec.field(1, legacy=1)
+    sample: int | None = spec.field(None, legacy=None)
+    label: str = spec.field("", identity=False)
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or (self.rounds > 1 and self.sparsity is None):
+            raise BoxwoodError(
+                f"Expected rounds >= 1, and a total sparsity where there are several, got "
+                f"rounds={self.rounds}, sparsity={self.sparsity}; give the sparsity after the last "
+                f"round and a scope without numbers of its own, or rounds=1."
+            )
+
+    @property
+    def revision(self) -> int:
+        """1 for criteria that score by chance: their numbers were once the same for every seed."""
+        return int(draws(self.criterion))
+
+    def run(self, state: State, world: World) -> State:
+        """Prune; the facts hold what each tensor kept."""
+        model = world.network(state)
+        settings: dict[str, Any] = {
+            "criterion": seeded(self.criterion, seed_for(world.seed, "criterion")),
+            "scope": self.scope,
+            "granularity": self.granularity,
+            "where": self.where,
+            "floor": self.floor,
+            "within": state.masks,
+            "loss": self.loss,
+            "batches": InBatches(self._seen(world), self.batch, self.evidence),
+        }
+        if self.sparsity is None or self.rounds == 1:
+            masks = prune(model, self.sparsity, **settings)
+        else:
+            weights = self.where(model)
+            left = sum(candidates(weights, state.masks).values())
+            pruned = 1 - left / sum(weight.numel() for weight in weights.values())
+            schedule = Geometric(final=self.sparsity, end=self.rounds, initial=pruned)
+            masks = prune_in_rounds(model, schedule, self.rounds, **settings)
+        masks = {**state.masks, **masks}
+        project_(model, masks)
+        kept = {name: int(mask.sum()) for name, mask in masks.items()}
+        return state_of(model, masks, {"kept": kept, "sparsity": sparsity(masks)})
+
+    def _seen(self, world: World) -> Examples:
+        """The training examples, those that serve as evidence first."""
+        train = world.data.train
+        if self.sample is None:
+            return train
+        chance = generator_for(world.seed, "evidence", self.sample)
+        return Chosen(train, torch.randperm(len(train), generator=chance))

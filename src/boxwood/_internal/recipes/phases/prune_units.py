@@ -1,0 +1,182 @@
+"""Remove whole units: filters, channels, heads and hidden units, as masks over all that they own."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from boxwood._internal.core import spec
+from boxwood._internal.core.chance import draws, seeded
+from boxwood._internal.core.criteria import magnitude
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.core.examples import InBatches
+from boxwood._internal.core.masks import Masks, combine, sparsity
+from boxwood._internal.core.seeds import seed_for
+from boxwood._internal.data.splits import Splits
+from boxwood._internal.graph.constraints import Kept
+from boxwood._internal.graph.equivalence import shrink, verify
+from boxwood._internal.graph.reference import restatements
+from boxwood._internal.graph.selection import Budget, Keep
+from boxwood._internal.graph.surgery import cuts_of
+from boxwood._internal.graph.units import Units, units
+from boxwood._internal.model.evidence.calibration import Loss
+from boxwood._internal.model.oneshot import project_
+from boxwood._internal.model.prunable import Where, linear_and_conv
+from boxwood._internal.model.scoring import Criterion
+from boxwood._internal.recipes.phase import State, World, state_of
+from boxwood._internal.recipes.unit_selection import select_units
+from boxwood._internal.train.metrics import device_of
+
+_BATCH = 250
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneUnits:
+    """Prune units; the state holds them as masks, and the facts the proof that they can be cut.
+
+    Training goes on under the masks, on the network as it is written; by the law that the facts
+    state, that is training the smaller network. `boxwood._internal.graph.equivalence.shrink` cuts it out.
+
+    Args:
+        keep: fraction of units of every group that stay; None with a budget.
+        within: a budget instead.
+        criterion: scores weights, or filters; what a unit owns is added up. As for `Prune`, one that
+            scores by chance takes its numbers from the run's seed.
+        floor, multiple, protect, ranked_together: as for `boxwood._internal.graph.selection.keep_best`.
+        normalise: as for `boxwood._internal.graph.scoring.score_units`.
+        where: the parameters that are scored, where the criterion asks for more than weights.
+        loss: outputs and targets to the mean over a batch, for criteria that ask for gradients.
+        evidence: how many of the first training examples such criteria see.
+        label: a name for later phases.
+    """
+
+    keep: float | None = None
+    within: Budget | None = None
+    criterion: Criterion = magnitude
+    floor: int = 1
+    multiple: int = 1
+    protect: tuple[str, ...] = ()
+    ranked_together: bool = False
+    normalise: bool = spec.field(True, legacy=True)
+    where: Where = spec.field(linear_and_conv, legacy=linear_and_conv)  # noqa: RUF009
+    loss: Loss | None = spec.field(None, legacy=None)  # noqa: RUF009 - a declaration
+    evidence: int = spec.field(1000, legacy=1000)
+    label: str = spec.field("", identity=False)
+
+    @property
+    def revision(self) -> int:
+        """1 for criteria that score by chance: their numbers were once the same for every seed."""
+        return int(draws(self.criterion))
+
+    def run(self, state: State, world: World) -> State:
+        """Prune; the facts hold what each group keeps, and the certificate."""
+        model = world.network(state)
+        found = units_of(model, world.data)
+        kept = select_units(
+            found,
+            self.keep,
+            within=self.within,
+            criterion=seeded(self.criterion, seed_for(world.seed, "criterion")),
+            batches=InBatches(world.data.train, _BATCH, self.evidence),
+            loss=self.loss,
+            where=self.where,
+            normalise=self.normalise,
+            floor=self.floor,
+            multiple=self.multiple,
+            protect=self.protect,
+            ranked_together=self.ranked_together,
+        )
+        return remove(model, kept, state)
+
+
+def remove(model: nn.Module, keep: Keep, state: State) -> State:
+    """Write a removal as masks, after proof that it can be cut out.
+
+    Args:
+        model: with the weights of the state; what is removed becomes zero in it.
+        keep: what stays of it.
+        state: whose masks stay too.
+
+    Returns:
+        Weights, masks, and facts: what each group keeps, and the certificate.
+
+    Raises:
+        BoxwoodError: statistics of a normalisation span what is removed.
+    """
+    if restatements(keep):
+        raise BoxwoodError(
+            f"Expected a network whose statistics span no removed channels, got "
+            f"{restatements(keep)[0]}; shrink it with boxwood._internal.graph.equivalence.shrink, and train "
+            "the smaller network."
+        )
+    certificate = verify(model, shrink(model, keep), keep)
+    masks = combine(state.masks, masks_of(keep))
+    project_(model, masks)
+    facts = {
+        "kept": {g.name: int(keep.kept[g.units].sum()) for g in keep.units.groups},
+        "sparsity": sparsity(masks),
+        "proved": certificate.proved,
+        "units": list(certificate.units),
+        "parameters": list(certificate.parameters),
+        "multiply_adds": list(certificate.multiply_adds),
+    }
+    return state_of(model, masks, facts)
+
+
+def units_of(model: nn.Module, data: Splits) -> Units:
+    """Find the units of a network, on the first validation examples."""
+    example, _ = data.validation.take(torch.arange(min(2, len(data.validation))))
+    return units(model, example.to(device_of(model)))
+
+
+def kept_under(found: Units, masks: Masks) -> Kept:
+    """Say which units masks leave: all but those of which every weight is masked.
+
+    Raises:
+        BoxwoodError: the masks take more away than whole units.
+
+    Example:
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
+        >>> keep = units(net, torch.ones(1, 1)).keep_best(0.5)
+        >>> (kept_under(keep.units, masks_of(keep)) == keep.kept).all()
+        np.True_
+    """
+    kept = np.ones(len(found), dtype=np.bool_)
+    for axis in found.axes:
+        mask = masks.get(axis.names[0])
+        if mask is not None:
+            gone = ~mask.movedim(axis.dim, 0).reshape(mask.shape[axis.dim], -1).any(1)
+            lost = axis.units[gone.cpu().numpy()]
+            kept[lost[lost >= 0]] = False
+    whole = masks_of(Keep(found, kept))
+    for name, mask in masks.items():
+        if int(mask.sum()) != int(whole.get(name, torch.ones_like(mask)).sum()):
+            raise BoxwoodError(
+                f"Expected masks that take whole units away, got one of {name!r} with "
+                f"{int((~mask).sum())} single weights masked; remove units first, weights last."
+            )
+    return kept
+
+
+def masks_of(keep: Keep) -> dict[str, torch.Tensor]:
+    """Write what is kept of units as masks over the parameters that lose something.
+
+    Example:
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
+        >>> keep = units(net, torch.ones(1, 1)).keep_best(0.5)
+        >>> {name: int(mask.sum()) for name, mask in masks_of(keep).items()}
+        {'0.weight': 1, '1.weight': 1}
+    """
+    masks = {}
+    for name, cuts in cuts_of(keep).items():
+        if name in keep.units.shapes:
+            mask = torch.ones(keep.units.shapes[name], dtype=torch.bool)
+            for dim, indices in cuts:
+                stays = torch.zeros(mask.shape[dim], dtype=torch.bool)
+                stays[indices] = True
+                mask &= stays.view([-1 if axis == dim else 1 for axis in range(mask.dim())])
+            masks[name] = mask
+    return masks

@@ -1,0 +1,162 @@
+"""Remove as many filters as an agent did, but others: what the agent is compared with."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from boxwood._internal.agent.environment import filters_of, group_named
+from boxwood._internal.core import spec
+from boxwood._internal.core.criteria import magnitude
+from boxwood._internal.core.evidence import evidence_of
+from boxwood._internal.core.examples import InBatches
+from boxwood._internal.core.seeds import generator_for
+from boxwood._internal.graph.constraints import Kept
+from boxwood._internal.graph.scoring import UnitScores, score_units
+from boxwood._internal.graph.selection import Keep
+from boxwood._internal.graph.surgery import cut
+from boxwood._internal.graph.units import Group, Units
+from boxwood._internal.model.evidence.calibration import Calibration, Loss
+from boxwood._internal.model.evidence.gathering import gather
+from boxwood._internal.model.scoring import Criterion, score
+from boxwood._internal.recipes.phase import Genesis, Recipe, Run, State, World
+from boxwood._internal.recipes.phases.prune_units import kept_under, remove, units_of
+from boxwood._internal.recipes.phases.search_filters import FirstExamples, Recovery
+
+_BATCH = 250
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoveAsMany:
+    """Keep as many filters of a layer as another run does, those with the highest scores.
+
+    Args:
+        layer: name of the group of units.
+        like: recipe of the other run, from the same start; the facts of its last phase hold ``kept``.
+        criterion: scores single weights; a filter's score is the sum over its own weights:
+            with `magnitude` its L1 norm. None for a choice by chance, from the seed of the run.
+        loss: outputs and targets to the mean over a batch, for criteria that ask for gradients.
+        evidence: how many of the first training examples such criteria see.
+        label: a name for later phases.
+
+    Source of the L1 norm: Li, Kadav, Durdanovic, Samet and Graf (2017).
+    """
+
+    revision: ClassVar[int] = 0
+
+    layer: str
+    like: Recipe
+    criterion: Criterion | None = magnitude
+    loss: Loss | None = None
+    evidence: int = 1000
+    label: str = spec.field("", identity=False)
+
+    def needs(self, genesis: Genesis) -> tuple[Run, ...]:
+        """The other run."""
+        return ((genesis, self.like),)
+
+    def run(self, state: State, world: World) -> State:
+        """Remove; the facts are those of `PruneUnits`."""
+        count = world.finished(*self.needs(world.genesis)[0]).facts["kept"][self.layer]
+        model = world.network(state)
+        found = units_of(model, world.data)
+        group = group_named(found, self.layer)
+        kept = kept_under(found, state.masks)
+        scores = self._scores(model, found, group, world)
+        left = group.units[kept[group.units]]
+        order = np.argsort(-scores[kept[group.units]], kind="stable")
+        kept[left[order[count:]]] = False
+        return remove(model, Keep(found, kept), state)
+
+    def _scores(self, model: nn.Module, found: Units, group: Group, world: World) -> UnitScores:
+        if self.criterion is None:
+            chance = generator_for(world.seed, f"filters by chance/{self.layer}")
+            return torch.rand(len(group.units), generator=chance).double().numpy()
+        names = {name for name, dim in group.axes if dim == 0}
+        weights = {n: p for n, p in model.named_parameters() if n in names and p.dim() > 1}
+        batches = InBatches(world.data.train, _BATCH, self.evidence)
+        seen = Calibration(model, weights, batches, self.loss)
+        evidence = gather(evidence_of(self.criterion), seen)
+        rows = filters_of(found, group, score(weights, self.criterion, evidence=evidence))
+        return torch.cat(rows, 1).double().sum(1).cpu().numpy()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoveBySensitivity:
+    """Remove filters from wherever they cost least, until another run's multiply-adds are met.
+
+    Again and again every layer is tried without the filters of least magnitude, a share of those
+    that it had; the layer that loses least accuracy for each multiply-add saved loses them.
+
+    Args:
+        like: recipe of the other run, from the same start; its last phase counts
+            ``multiply_adds`` as `PruneUnits` does.
+        layers: names of the groups that may lose filters.
+        share: of a layer's first count of filters that goes at once, in (0, 1).
+        statistics, examples: as for `SearchFilters`.
+        label: a name for later phases.
+
+    Source of the idea: Li, Kadav, Durdanovic, Samet and Graf (2017), section 3.2, who look at the
+    sensitivity of each layer and choose by hand.
+    """
+
+    revision: ClassVar[int] = 0
+
+    like: Recipe
+    layers: tuple[str, ...]
+    share: float = 0.125
+    statistics: int = 0
+    examples: int | None = None
+    label: str = spec.field("", identity=False)
+
+    def needs(self, genesis: Genesis) -> tuple[Run, ...]:
+        """The other run."""
+        return ((genesis, self.like),)
+
+    def run(self, state: State, world: World) -> State:
+        """Remove; the facts are those of `PruneUnits`, and the steps taken."""
+        budget = world.finished(*self.needs(world.genesis)[0]).facts["multiply_adds"][1]
+        model = world.network(state)
+        found = units_of(model, world.data)
+        kept = kept_under(found, state.masks)
+        groups = [group_named(found, layer) for layer in self.layers]
+        scores = score_units(found)
+        worth = FirstExamples(world.data.validation, self.examples)
+        recover = Recovery(world.data.train, None, self.statistics, world.seed)
+        dense, whole = worth(model), found.multiply_adds(kept)
+        steps: list[str] = []
+
+        def price(tried: Kept) -> float:
+            small, _ = cut(model, Keep(found, tried))
+            recover(small)
+            return (dense - worth(small)) / (found.multiply_adds(kept) - found.multiply_adds(tried))
+
+        while found.multiply_adds(kept) > budget:
+            left = {
+                group.name: tried
+                for group in groups
+                if (tried := _without_least(kept, group, scores, self.share)) is not None
+            }
+            if not left:
+                break
+            prices = {name: price(tried) for name, tried in left.items()}
+            steps.append(min(prices, key=lambda name: prices[name]))
+            kept = left[steps[-1]]
+            if world.progress is not None:
+                now = found.multiply_adds(kept)
+                world.progress(whole - now, whole - budget)
+        after = remove(model, Keep(found, kept), state)
+        return State(after.weights, after.masks, {**after.facts, "steps": steps})
+
+
+def _without_least(kept: Kept, group: Group, scores: UnitScores, share: float) -> Kept | None:
+    """Take a share of a group away, of what is left the least; None where too little is left."""
+    left = group.units[kept[group.units]]
+    gone = max(1, round(share * len(group.units)))
+    if gone >= len(left):
+        return None
+    after = kept.copy()
+    after[left[np.argsort(scores[left], kind="stable")[:gone]]] = False
+    return after

@@ -1,0 +1,59 @@
+"""Sensitivity: how much accuracy each layer costs when it alone is pruned."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from boxwood._internal.core import spec
+from boxwood._internal.core.allocation import uniform
+from boxwood._internal.core.criteria import magnitude
+from boxwood._internal.model.oneshot import project_, prune
+from boxwood._internal.model.prunable import Named, Where, linear_and_conv
+from boxwood._internal.model.scoring import Criterion
+from boxwood._internal.recipes.phase import State, World
+from boxwood._internal.train.metrics import accuracy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """Prune one tensor at a time over a grid, without retraining, and measure validation accuracy.
+
+    Args:
+        sparsities: the grid, each in [0, 1).
+        criterion: scores the weights.
+        where: which tensors to scan.
+        label: a name for later phases.
+
+    Source: Han, Pool, Tran and Dally (2015), section 5, figure 6.
+    """
+
+    revision: ClassVar[int] = 0
+
+    sparsities: tuple[float, ...] = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
+    criterion: Criterion = magnitude
+    where: Where = linear_and_conv
+    label: str = spec.field("", identity=False)
+
+    def run(self, state: State, world: World) -> State:
+        """Scan; the facts hold a curve per tensor; the network passes through unchanged."""
+        model = world.network(state)
+        names = list(self.where(model))
+        dense = accuracy(model, world.data.validation).fraction
+        curves: dict[str, list[list[float]]] = {}
+        for position, name in enumerate(names):
+            curves[name] = []
+            for sparsity in self.sparsities:
+                pruned = world.network(state)
+                one = prune(
+                    pruned,
+                    sparsity,
+                    criterion=self.criterion,
+                    scope=uniform,
+                    where=Named((name,)),
+                    within=state.masks,
+                )
+                project_(pruned, one)
+                found = accuracy(pruned, world.data.validation).fraction
+                curves[name].append([sparsity, found])
+            if world.progress is not None:
+                world.progress(position + 1, len(names))
+        return State(state.weights, state.masks, {"dense": dense, "curves": curves})

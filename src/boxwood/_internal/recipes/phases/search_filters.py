@@ -1,0 +1,169 @@
+"""Let an agent find out by trying which filters of a layer can go."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from boxwood._internal.agent.environment import InProcesses, Tries, group_named
+from boxwood._internal.agent.search import Agent, Assess, TryAndLearn
+from boxwood._internal.core import spec
+from boxwood._internal.core.examples import Examples, InBatches
+from boxwood._internal.core.seeds import seed_for
+from boxwood._internal.graph.compensate import reestimate_batch_norm_
+from boxwood._internal.recipes.phase import State, World
+from boxwood._internal.recipes.phases.prune_units import kept_under, remove, units_of
+from boxwood._internal.train.loop import Fit, fit_
+from boxwood._internal.train.metrics import accuracy
+from boxwood._internal.train.snapshots import Snapshot
+
+_BATCH = 250
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What is done to a network between a removal and the measurement of its accuracy.
+
+    Args:
+        examples: training examples.
+        fit: a brief training; None for none. Every try sees the same batches.
+        batches: of 250 examples, over which batch-norm statistics are taken anew, after ``fit``.
+        seed: root seed.
+    """
+
+    examples: Examples
+    fit: Fit | None
+    batches: int
+    seed: int
+
+    def __call__(self, model: nn.Module) -> None:
+        """Tune the network in place."""
+        if self.fit is not None:
+            fit_(model, self.examples, self.fit, seed=seed_for(self.seed, "tries"))
+        if self.batches:
+            seen = InBatches(self.examples, _BATCH, self.batches * _BATCH)
+            reestimate_batch_norm_(model, [inputs for inputs, _ in seen])
+
+
+@dataclass(frozen=True)
+class FirstExamples:
+    """Accuracy on the first of some examples: what a reward is made of.
+
+    Args:
+        examples: validation examples.
+        first: how many; None for all.
+    """
+
+    examples: Examples
+    first: int | None
+
+    def __len__(self) -> int:
+        count = len(self.examples)
+        return count if self.first is None else min(self.first, count)
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Take a batch of them."""
+        return self.examples.take(indices)
+
+    def __call__(self, model: nn.Module) -> float:
+        """Measure, in [0, 1]."""
+        return accuracy(model, self).fraction
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchFilters:
+    """Search one layer with an agent, and remove the filters that it decides on.
+
+    Each try cuts the filters out of a copy of the network, with everything that belongs to them,
+    lets it recover, and measures its validation accuracy. The state holds the removal as masks,
+    as `PruneUnits` leaves it.
+
+    Args:
+        layer: name of the group of units, such as ``conv1.weight``; `boxwood.units` lists them.
+        search: how the agent searches.
+        reference: label of the phase that left the original network; its accuracy is p*.
+        recover: a brief training after each removal; None for none.
+        statistics: batches of 250 training examples over which batch-norm statistics are taken
+            anew after each removal.
+        examples: validation examples, the first ones, that a try is measured on; None for all.
+        processes: how many try at the same time; the results are the same.
+        label: a name for later phases.
+
+    Raises:
+        BoxwoodError: there is no such layer, or the masks so far are not of whole units.
+
+    Source: Huang, Zhou, You and Neumann (2018).
+    Differs from the paper: how long a try is fine-tuned before it is rewarded is not known, so it
+    is a parameter. p* is the accuracy of the original network for every layer.
+    """
+
+    revision: ClassVar[int] = 0
+
+    layer: str
+    search: TryAndLearn
+    reference: str = "dense"
+    recover: Fit | None = None
+    statistics: int = 0
+    examples: int | None = None
+    processes: int = spec.field(1, identity=False)
+    label: str = spec.field("", identity=False)
+
+    def run(self, state: State, world: World) -> State:
+        """Search; the facts hold every episode, and what the chosen action costs and proves."""
+        model = world.network(state)
+        found = units_of(model, world.data)
+        worth = FirstExamples(world.data.validation, self.examples)
+        tries = Tries(
+            model=model,
+            units=found,
+            kept=kept_under(found, state.masks),
+            group=group_named(found, self.layer),
+            tune_=Recovery(world.data.train, self.recover, self.statistics, world.seed),
+            worth=worth,
+            best=worth(world.network(world.earlier(self.reference))),
+        )
+        agent = Agent(tries.picture, self.search, seed=world.seed, purpose=self.layer)
+        action, drop = self._learn_(agent, tries, world)
+        facts = {
+            "episodes": [
+                {"layer": self.layer, "update": number, "kept": list(update.kept), **asdict(update)}
+                for number, update in enumerate(agent.updates)
+            ],
+            "reference": tries.best,
+            "drop": drop,
+        }
+        after = remove(model, tries.keep(action), state)
+        return State(after.weights, after.masks, {**after.facts, **facts})
+
+    def _learn_(self, agent: Agent, tries: Tries, world: World) -> tuple[Tensor, float]:
+        snapshot = None if world.checkpoints is None else world.checkpoints.load()
+        if snapshot is not None:
+            agent.restore_(snapshot.tensors, snapshot.facts["updates"])
+        with _assessing(tries, self.processes) as assess:
+            while not agent.finished:
+                agent.step_(assess)
+                if world.progress is not None:
+                    world.progress(len(agent.updates), self.search.updates)
+                if world.checkpoints is not None and world.checkpoints.due():
+                    updates = [asdict(update) for update in agent.updates]
+                    world.checkpoints.save(Snapshot(agent.tensors(), {"updates": updates}))
+            action = agent.action
+            return action, assess([action])[0]
+
+
+@contextmanager
+def _assessing(tries: Tries, processes: int) -> Iterator[Assess]:
+    """Yield the function that tries actions, on one thread wherever it runs."""
+    if processes != 1:
+        with InProcesses(tries, processes) as many:
+            yield many.drops
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # the last bits of a sum depend on the number of threads
+    try:
+        yield tries.drops
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,80 @@
+"""Train under the masks as they are, or as a policy changes them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from boxwood._internal.core import spec
+from boxwood._internal.model.dropout import corrected_dropout, set_dropout_
+from boxwood._internal.recipes.phase import Genesis, Run, State, World, state_of
+from boxwood._internal.recipes.teachers import lessons
+from boxwood._internal.train.loop import Fit, Row, fit_
+from boxwood._internal.train.metrics import accuracy, evaluate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train the network; what is pruned stays zero.
+
+    Args:
+        fit: how.
+        test_at: steps at which to write down test accuracy too.
+        correct_dropout: scale dropout rates by the connections that are left, as Han et al. do.
+        label: a name for later phases.
+
+    With ``fit.watch_every`` the history also holds the test accuracy where the validation loss was
+    lowest: of the moment at which one would have stopped, as Frankle and Carbin (2019) report it.
+
+    Source of ``correct_dropout``: Han, Pool, Tran and Dally (2015), section 3.2, equation 2.
+    """
+
+    revision: ClassVar[int] = 0
+
+    fit: Fit
+    correct_dropout: bool = False
+    test_at: tuple[int, ...] = spec.field((), legacy=())
+    label: str = spec.field("", identity=False)
+
+    def needs(self, genesis: Genesis) -> tuple[Run, ...]:
+        """Runs that the teacher comes from."""
+        return () if self.fit.teacher is None else self.fit.teacher.needs(genesis)
+
+    def run(self, state: State, world: World) -> State:
+        """Train; the facts hold the loss and the validation accuracy of every epoch."""
+        model = world.network(state)
+        if self.correct_dropout:
+            set_dropout_(model, corrected_dropout(model, state.masks))
+
+        best: dict[str, Tensor] = {}
+
+        def watch(network: nn.Module, rows: Sequence[Row]) -> Row:
+            found = evaluate(network, world.data.validation, self.fit.loss)
+            row = {"validation": found.fraction, "validation_loss": found.loss}
+            if self.fit.watch_every is not None and all(
+                found.loss < each["validation_loss"] for each in rows[:-1]
+            ):
+                best.update({n: t.clone() for n, t in network.state_dict().items()})
+            if rows[-1]["step"] in self.test_at:
+                row["test"] = accuracy(network, world.data.test).fraction
+            return row
+
+        with lessons(world, self.fit, model) as teach:
+            done = fit_(
+                model,
+                world.data.train,
+                self.fit,
+                seed=world.seed,
+                masks=state.masks,
+                teach=teach,
+                watch=watch,
+                memory=best,
+                checkpoints=world.checkpoints,
+                progress=world.progress,
+            )
+        if best:
+            stopped = accuracy(world.network(State(best, state.masks)), world.data.test)
+            min(done.history, key=lambda row: row["validation_loss"])["test"] = stopped.fraction
+        epochs = self.fit.window(len(world.data.train)).epochs
+        return state_of(model, done.masks, {"history": done.history, "epochs": epochs})

@@ -1,0 +1,56 @@
+"""A generalist, and specialists for the classes that it confuses: Hinton, Vinyals and Dean (2015).
+
+Each specialist is a run of its own that begins with the generalist's, so processes that share a
+store train different specialists at the same time, and the generalist once.
+"""
+
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.distill.specialists import Groups
+from boxwood._internal.recipes.phase import Recipe
+from boxwood._internal.recipes.phases.consult import Consult
+from boxwood._internal.recipes.phases.measure import Measure
+from boxwood._internal.recipes.phases.specialise import Group, Specialise
+from boxwood._internal.recipes.phases.train import Train
+from boxwood._internal.train.loop import Fit
+
+
+def generalist(train: Fit) -> Recipe:
+    """Train the network that knows all classes.
+
+    Example:
+        >>> from boxwood._internal.train.optimizers import SGD
+        >>> [type(p).__name__ for p in generalist(Fit(epochs=1, batch=60, optimizer=SGD(lr=0.1)))]
+        ['Train', 'Measure']
+    """
+    return (Train(fit=train, label="generalist"), Measure(by_class=True, label="generalist"))
+
+
+def specialists(before: Recipe, special: Fit, *, groups: Groups | int) -> Recipe:
+    """Add specialists to a generalist, and ask them together.
+
+    Args:
+        before: the generalist: `generalist`, or any other recipe, a pruned network's too.
+        special: how each specialist is trained, from the generalist's weights.
+        groups: classes of each specialist; or how many clusters of confused classes to look for.
+
+    Raises:
+        BoxwoodError: there are no groups.
+
+    Example:
+        >>> from boxwood._internal.train.optimizers import SGD
+        >>> fit = Fit(epochs=1, batch=60, optimizer=SGD(lr=0.1))
+        >>> recipe = specialists(generalist(fit), fit, groups=((0, 2, 4, 6), (5, 7, 9)))
+        >>> [type(phase).__name__ for phase in recipe]
+        ['Train', 'Measure', 'Group', 'Consult']
+        >>> [type(phase).__name__ for phase in recipe[-1].members[1]]
+        ['Train', 'Measure', 'Group', 'Specialise']
+
+    Source: Hinton, Vinyals and Dean (2015), section 5.
+    """
+    count = groups if isinstance(groups, int) else len(groups)
+    if count < 1:
+        raise BoxwoodError(f"Expected at least one group of classes, got {groups}; give some.")
+    grouping = Group(clusters=groups) if isinstance(groups, int) else Group(given=groups)
+    start = (*before, grouping)
+    members = tuple((*start, Specialise(index=index, fit=special)) for index in range(count))
+    return (*start, Consult(members=members, label="together"))

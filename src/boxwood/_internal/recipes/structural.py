@@ -1,0 +1,98 @@
+"""Train, prune units, retrain: the three-step recipe on whole filters and neurons, and network slimming."""
+
+from dataclasses import replace
+
+from boxwood._internal.core.criteria import magnitude, network_slimming
+from boxwood._internal.model.prunable import conv, norm_scales
+from boxwood._internal.model.scoring import Criterion
+from boxwood._internal.recipes.phase import Recipe
+from boxwood._internal.recipes.phases.measure import Measure
+from boxwood._internal.recipes.phases.prune_units import PruneUnits
+from boxwood._internal.recipes.phases.train import Train
+from boxwood._internal.train.loop import Fit
+
+
+def structural(
+    train: Fit,
+    retrain: Fit,
+    keep: float,
+    *,
+    criterion: Criterion = magnitude,
+    floor: int = 1,
+    multiple: int = 1,
+    protect: tuple[str, ...] = (),
+) -> Recipe:
+    """Train, remove units, prove that they can be cut out, and retrain what is left.
+
+    Args:
+        train: the dense training.
+        retrain: after the removal.
+        keep: fraction of units of every group that stay.
+        criterion: as for `PruneUnits`, and so are the others.
+        floor: units that each group keeps at least.
+        multiple: groups keep a multiple of this.
+        protect: patterns of parameters whose units stay.
+
+    Example:
+        >>> from boxwood._internal.train.optimizers import SGD
+        >>> fit = Fit(epochs=1, batch=60, optimizer=SGD(lr=0.1))
+        >>> [type(p).__name__ for p in structural(fit, fit, 0.5)]
+        ['Train', 'PruneUnits', 'Train', 'Measure']
+
+    Source: Li, Kadav, Durdanovic, Samet and Graf (2017), with the defaults.
+    """
+    prune = PruneUnits(
+        keep=keep, criterion=criterion, floor=floor, multiple=multiple, protect=protect
+    )
+    return _around(prune, train, retrain)
+
+
+def slimming(
+    train: Fit,
+    retrain: Fit,
+    keep: float,
+    *,
+    l1: float = 1e-4,
+    floor: int = 1,
+    multiple: int = 1,
+    protect: tuple[str, ...] = (),
+) -> Recipe:
+    """Train with a penalty on the scales of batch norms, remove the filters of the smallest, retrain.
+
+    The penalty is ``λ · Σ |γ|`` over all batch norms; filters are ranked over the whole network.
+
+    Args:
+        train: the dense training; the penalty is added to it.
+        retrain: after the removal, without a penalty.
+        keep: fraction of all filters that stay.
+        l1: λ, in units of the loss.
+        floor: filters that each layer keeps at least.
+        multiple: layers keep a multiple of this.
+        protect: patterns of parameters whose filters stay.
+
+    Example:
+        >>> from boxwood._internal.train.optimizers import SGD
+        >>> fit = Fit(epochs=1, batch=60, optimizer=SGD(lr=0.1))
+        >>> [type(p).__name__ for p in slimming(fit, fit, 0.5)]
+        ['Train', 'PruneUnits', 'Train', 'Measure']
+
+    Source: Liu, Li, Shen, Huang, Yan and Zhang (2017), section 3; λ is 1e-4 to 1e-5 there.
+    Differs from the paper: layers that a residual sum ties together lose the same filters, ranked
+    by the sum of their γ, where the paper selects channels in front of each block.
+    """
+    prune = PruneUnits(
+        keep=keep,
+        criterion=network_slimming,
+        where=conv,
+        ranked_together=True,
+        normalise=False,
+        floor=floor,
+        multiple=multiple,
+        protect=protect,
+    )
+    return _around(prune, replace(train, l1=l1, l1_on=norm_scales), retrain)
+
+
+def _around(prune: PruneUnits, train: Fit, retrain: Fit) -> Recipe:
+    dense, again = Train(fit=train, label="dense"), Train(fit=replace(retrain, order=1))
+    return (dense, prune, again, Measure())

@@ -1,0 +1,243 @@
+"""Who teaches in a recipe: the network's own past, or networks that runs of their own train.
+
+A `Fit` names its teacher, so every phase that trains can be taught: after pruning, between rounds
+of it, while sparsity rises, after surgery.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from torch import nn
+
+from boxwood._internal.core import spec
+from boxwood._internal.core.digests import digest
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.core.seeds import seed_for
+from boxwood._internal.data.splits import Splits, fingerprint
+from boxwood._internal.distill.cached_logits import Shards, StepAnswers, ask_all
+from boxwood._internal.distill.encodings import Encoding, Exact
+from boxwood._internal.distill.ensembles import Ask, Mean, ensemble, geometric
+from boxwood._internal.distill.hints import Hinted, answering_with, showing
+from boxwood._internal.distill.losses import Distillation
+from boxwood._internal.recipes.phase import Genesis, Recipe, Run, State, World
+from boxwood._internal.train.loop import Fit, Teach
+from boxwood._internal.train.losses import Loss, cross_entropy
+
+
+class Who(Protocol):
+    """Where a teacher's networks come from."""
+
+    def needs(self, genesis: Genesis) -> tuple[Run, ...]:
+        """Runs that must have ended before."""
+        ...
+
+    def ask(self, world: World, layers: Sequence[str] = ()) -> tuple[Ask, str]:
+        """How to ask it, for features of ``layers`` too, and a name for its weights and code."""
+        ...
+
+
+@dataclass(frozen=True)
+class Past:
+    """The network as an earlier phase of the same run left it, masks and all.
+
+    Args:
+        label: label of that phase.
+    """
+
+    label: str = "dense"
+
+    def needs(self, genesis: Genesis) -> tuple[Run, ...]:  # noqa: ARG002 - see `Who`
+        """Nothing but the run itself."""
+        return ()
+
+    def ask(self, world: World, layers: Sequence[str] = ()) -> tuple[Ask, str]:
+        """Ask the network of that phase."""
+        state = world.earlier(self.label)
+        return answering_with(world.network(state), layers), _identity(world.genesis, state)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """Networks that runs of their own train; several are an ensemble.
+
+    The runs are on the same store as the student's, made first if they are not there, shared with
+    every other student of them and, as any runs, by several processes.
+
+    Args:
+        model: returns a new network.
+        recipe: how it is trained.
+        data: returns the `Splits` it learns from; by default the student's.
+        members: how many networks. The first has the student's seed, the others ones derived
+            from it.
+        mean: `arithmetic` or `geometric`, of several.
+    """
+
+    model: Callable[[], nn.Module]
+    recipe: Recipe
+    data: Callable[[], Splits] | None = None
+    members: int = 1
+    mean: Mean = geometric
+
+    def __post_init__(self) -> None:
+        if self.members < 1:
+            raise BoxwoodError(f"Expected at least one member, got members={self.members}.")
+
+    def needs(self, genesis: Genesis) -> tuple[Run, ...]:
+        """One run per member."""
+        seeds = [
+            seed_for(genesis.seed, "member", index) if index else genesis.seed
+            for index in range(self.members)
+        ]
+        data = genesis.data if self.data is None else self.data
+        return tuple(
+            (Genesis(model=self.model, data=data, seed=seed), self.recipe) for seed in seeds
+        )
+
+    def ask(self, world: World, layers: Sequence[str] = ()) -> tuple[Ask, str]:
+        """Ask all members and take the mean.
+
+        Raises:
+            BoxwoodError: hidden layers of an ensemble are asked for.
+        """
+        if layers and self.members > 1:
+            raise BoxwoodError(
+                f"Expected one teacher whose hidden layers are learnt, got members={self.members}, "
+                f"whose features have no mean; use Distillation for an ensemble."
+            )
+        asks, names = [], []
+        for genesis, recipe in self.needs(world.genesis):
+            state = world.finished(genesis, recipe)
+            network = genesis.network(state.weights).to(world.device)
+            asks.append(answering_with(network, layers))
+            names.append(_identity(genesis, state))
+        return ensemble(asks, self.mean), digest(names, spec.encode(self.mean))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """Who is asked, and in which form the answers are kept.
+
+    Args:
+        who: `Past` or `Trained`.
+        encoding: `Exact`, `Half` or `TopK`; the student learns from what is kept.
+        batch: inputs per question, where answers do not depend on the step.
+        cached: keep answers on disk, in the store, so that later students do not ask again. It
+            changes no byte of a result. With augmentation, answers are kept for every step.
+
+    Example:
+        >>> Teacher(who=Past("dense")).needs(Genesis(model=nn.Identity, data=tuple))
+        ()
+    """
+
+    who: Who
+    encoding: Encoding = Exact()  # noqa: RUF009 - frozen
+    batch: int = 1000
+    cached: bool = spec.field(False, identity=False)
+
+    def needs(self, genesis: Genesis) -> tuple[Run, ...]:
+        """Runs that must have ended before a student can learn."""
+        return self.who.needs(genesis)
+
+
+@contextmanager
+def lessons(world: World, fit: Fit, student: nn.Module) -> Iterator[Teach | None]:
+    """Give what `fit_` asks of a teacher, if the training has one, and keep its answers.
+
+    Raises:
+        BoxwoodError: the training has a loss for taught students and no teacher, or the reverse;
+            or hidden features are to be kept in a form that is made for logits.
+    """
+    teacher: Teacher | None = fit.teacher
+    if (teacher is None) == isinstance(fit.loss, Distillation) or (
+        teacher is not None and fit.loss is cross_entropy
+    ):
+        raise BoxwoodError(
+            f"Expected a teacher together with a loss that learns from one, got teacher="
+            f"{'None' if teacher is None else type(teacher.who).__name__} with the loss "
+            f"{getattr(fit.loss, '__name__', type(fit.loss).__name__)}; give both, such as "
+            f"Fit(teacher=Teacher(who=Past('dense')), loss=Distillation(temperature=4.0))."
+        )
+    if teacher is None:
+        yield None
+        return
+    layers = fit.loss.layers if isinstance(fit.loss, Hinted) else ()
+    if layers and not isinstance(teacher.encoding, Exact):
+        raise BoxwoodError(
+            f"Expected hidden features to be kept as they are, got the encoding "
+            f"{type(teacher.encoding).__name__}, which is for logits; use Teacher(encoding=Exact())."
+        )
+    ask, name = teacher.who.ask(world, layers)
+    parts: list[Any] = [name, spec.encode(teacher.encoding), world.data.identity, *layers]
+    with showing(student, layers):
+        if fit.augment is None:
+            shards = _shards(world, teacher, *parts, teacher.batch)
+            yield ask_all(
+                ask, world.data.train, encoding=teacher.encoding, batch=teacher.batch, shards=shards
+            )
+            return
+        course = [world.seed, fit.order, fit.batch, spec.encode(fit.augment, identity=True)]
+        answers = StepAnswers(ask, teacher.encoding, _shards(world, teacher, *parts, course))
+        try:
+            yield answers
+        finally:
+            answers.close()
+
+
+def taught(recipe: Recipe, teacher: Teacher, loss: Loss, *, after: str | None = "dense") -> Recipe:
+    """Let a teacher take part in the trainings of a recipe: prune and distil in one.
+
+    Args:
+        recipe: any; every phase with a ``fit`` is a training.
+        teacher: who teaches.
+        loss: such as `Distillation`.
+        after: label of the phase after which trainings are taught, usually the dense training
+            whose network is the teacher; None to teach all.
+
+    Raises:
+        BoxwoodError: no phase has that label, or no training follows it.
+
+    Example:
+        >>> from boxwood._internal.recipes.three_step import one_shot
+        >>> from boxwood._internal.train.optimizers import SGD
+        >>> fit = Fit(epochs=1, batch=60, optimizer=SGD(lr=0.1))
+        >>> recipe = taught(
+        ...     one_shot(fit, fit, 0.9, dead=False), Teacher(who=Past("dense")), Distillation()
+        ... )
+        >>> [phase.fit.teacher is not None for phase in recipe if hasattr(phase, "fit")]
+        [False, True]
+    """
+    labels = [phase.label for phase in recipe]
+    if after is not None and after not in labels:
+        raise BoxwoodError(
+            f"Expected a phase labelled {after!r}, got the labels {[n for n in labels if n]}; "
+            f"give one of these as after=, or None to teach every training."
+        )
+    first = 0 if after is None else labels.index(after) + 1
+
+    def taught_(phase: Any) -> Any:
+        if not hasattr(phase, "fit"):
+            return phase
+        return replace(phase, fit=replace(phase.fit, teacher=teacher, loss=loss))
+
+    rest = tuple(map(taught_, recipe[first:]))
+    if rest == recipe[first:]:
+        raise BoxwoodError(
+            f"Expected a training after the phase labelled {after!r}, got none that was not taught "
+            f"already; retrain after pruning, or teach another part of the recipe."
+        )
+    return recipe[:first] + rest
+
+
+def _identity(genesis: Genesis, state: State) -> str:
+    """Name a network by its code and its weights."""
+    weights = sorted(state.weights.items())
+    parts = [part for name, tensor in weights for part in (name, tensor)]
+    return digest(spec.encode(genesis.model, identity=True), fingerprint(*parts))
+
+
+def _shards(world: World, teacher: Teacher, *parts: Any) -> Shards | None:
+    if not teacher.cached or world.cache is None:
+        return None
+    return Shards(world.cache / digest(*parts))

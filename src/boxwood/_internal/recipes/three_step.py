@@ -1,0 +1,154 @@
+"""Train, prune, retrain: the recipes of Han, Pool, Tran and Dally (2015)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from boxwood._internal.core.allocation import Scope, global_
+from boxwood._internal.core.criteria import magnitude
+from boxwood._internal.model.scoring import Criterion
+from boxwood._internal.recipes.phase import Recipe
+from boxwood._internal.recipes.phases.measure import Measure
+from boxwood._internal.recipes.phases.prune import Prune
+from boxwood._internal.recipes.phases.remove_dead import RemoveDead
+from boxwood._internal.recipes.phases.rewind import Reinitialise
+from boxwood._internal.recipes.phases.train import Train
+from boxwood._internal.recipes.training_budget import checked_length
+from boxwood._internal.train.loop import Fit
+
+Retraining = Callable[[int], Recipe]
+"""The round (0, 1, …) to the phases that retrain after it."""
+
+
+def dense(train: Fit, *, as_long_as: Recipe | None = None) -> Recipe:
+    """Train without pruning: what everything is compared with.
+
+    Args:
+        train: how, and how long.
+        as_long_as: a recipe whose last network has more training behind it, such as one that
+            retrains; the dense training then takes as many epochs or steps, with its learning-rate
+            course stretched over them.
+
+    Raises:
+        BoxwoodError: that recipe's training is counted in other units than ``train``.
+
+    Example:
+        >>> from boxwood._internal.train.optimizers import SGD
+        >>> fit = Fit(epochs=10, batch=60, optimizer=SGD(lr=0.1))
+        >>> [type(p).__name__ for p in dense(fit)]
+        ['Train', 'Measure']
+        >>> dense(fit, as_long_as=iterative(fit, fit, (0.5, 0.8)))[0].fit.epochs
+        30
+    """
+    if as_long_as is not None:
+        unit = "steps" if train.epochs is None else f"epochs of batches of {train.batch}"
+        length = train.first + checked_length(as_long_as, unit)
+        train = (
+            replace(train, steps=length, until=None)
+            if train.epochs is None
+            else replace(train, epochs=length, until=None)
+        )
+    return (Train(fit=train, label="dense"), Measure())
+
+
+def iterative(
+    train: Fit,
+    retraining: Fit | Retraining,
+    sparsities: Sequence[float],
+    *,
+    criterion: Criterion = magnitude,
+    scope: Scope = global_,
+    dead: bool = True,
+) -> Recipe:
+    """Train, then prune and retrain for each of rising sparsities; measure after every round.
+
+    One sparsity is the three-step recipe; several are the iterative one.
+
+    Args:
+        train: the dense training.
+        retraining: how to retrain; or a function of the round, such as `alternating` returns.
+        sparsities: total fraction of zeros after each round.
+        criterion: as for `boxwood.prune`; ``magnitude_over_std`` ranks by quality × std.
+        scope: as for `boxwood.prune`.
+        dead: remove dead neurons after every retraining, before measuring.
+
+    Example:
+        >>> from boxwood._internal.train.optimizers import SGD
+        >>> fit = Fit(epochs=1, batch=60, optimizer=SGD(lr=0.1))
+        >>> [type(p).__name__ for p in iterative(fit, fit, (0.5,), dead=False)]
+        ['Train', 'Prune', 'Train', 'Measure']
+
+    Source: Han, Pool, Tran and Dally (2015), sections 3 and 3.4.
+    """
+    phases: Recipe = (Train(fit=train, label="dense"),)
+    for round_, sparsity in enumerate(sparsities):
+        phases += (Prune(sparsity=sparsity, criterion=criterion, scope=scope),)
+        phases += _retrain(retraining, round_)
+        phases += (RemoveDead(),) * dead + (Measure(label=f"round-{round_ + 1}"),)
+    return phases
+
+
+def one_shot(
+    train: Fit,
+    retraining: Fit | Retraining | None,
+    sparsity: float,
+    *,
+    criterion: Criterion = magnitude,
+    scope: Scope = global_,
+    dead: bool = True,
+) -> Recipe:
+    """Train, prune once to the end, and retrain; or with ``retraining=None`` do not retrain.
+
+    Example:
+        >>> from boxwood._internal.train.optimizers import SGD
+        >>> fit = Fit(epochs=1, batch=60, optimizer=SGD(lr=0.1))
+        >>> [type(p).__name__ for p in one_shot(fit, None, 0.5, dead=False)]
+        ['Train', 'Prune', 'Measure']
+    """
+    pruned = (
+        Train(fit=train, label="dense"),
+        Prune(sparsity=sparsity, criterion=criterion, scope=scope),
+    )
+    after = () if retraining is None else _retrain(retraining, 0)
+    return pruned + after + (RemoveDead(),) * dead + (Measure(),)
+
+
+def reinitialised(recipe: Recipe, train: Fit) -> Recipe:
+    """Train the network that a recipe found from fresh initial weights: the control.
+
+    Args:
+        recipe: ends with the masks in question.
+        train: the training from scratch.
+
+    Source: Han, Pool, Tran and Dally (2015), section 3.3: keeping the survivors is better.
+    """
+    return (*recipe, Reinitialise(), Train(fit=train), Measure())
+
+
+def alternating(retrain: Fit, *, correct_dropout: bool = False) -> Retraining:
+    """Retrain locally: the linear layers with convolutions frozen, then the reverse.
+
+    Args:
+        retrain: used for both halves, with its epochs each.
+        correct_dropout: as for `Train`.
+
+    Source: Han, Pool, Tran and Dally (2015), section 3.3: local pruning and co-adaptation.
+    """
+
+    def phases(round_: int) -> Recipe:
+        halves = (("conv*", "features*"), ("fc*", "classifier*"))
+        return tuple(
+            Train(
+                fit=replace(retrain, frozen=frozen, order=2 * round_ + half + 1),
+                correct_dropout=correct_dropout,
+            )
+            for half, frozen in enumerate(halves)
+        )
+
+    return phases
+
+
+def _retrain(retraining: Fit | Retraining, round_: int) -> Recipe:
+    if isinstance(retraining, Fit):
+        # Each round sees the examples in an order of its own; 0 is the dense training's.
+        return (Train(fit=replace(retraining, order=round_ + 1), correct_dropout=True),)
+    return retraining(round_)

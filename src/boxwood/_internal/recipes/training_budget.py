@@ -1,0 +1,143 @@
+"""How much training is behind a network: what a fair comparison keeps equal.
+
+Amounts are counters by unit: ``steps``, or ``epochs of batches of 60`` where the number of examples
+is not known yet. They are read off encoded phases, so that a stored run can be judged as well.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.core.spec import encode
+from boxwood._internal.recipes.phase import Recipe
+
+Spec = Mapping[str, Any]
+Amount = Counter[str]
+
+_VALUES_FROM = {
+    "Rewind": "to",
+    "ShuffleMasks": "values",
+    "MasksFrom": "of",
+    "Resample": "of",
+    "AddNoise": "to",
+}
+"""Phases that take the weights of an earlier phase, and the field that names it."""
+
+
+def behind(phases: Sequence[Spec], trained: Sequence[Amount]) -> list[Amount]:
+    """Add up the training behind the weights that each phase leaves.
+
+    Weights that go back to an earlier phase have that phase's training behind them, and fresh ones
+    have none.
+
+    Args:
+        phases: encoded phases of one recipe.
+        trained: how much each of them trains.
+
+    Example:
+        >>> train, back = {"is": "a:Train"}, {"is": "a:Rewind", "to": "genesis"}
+        >>> steps = [Counter(steps=9), Counter(), Counter(steps=9)]
+        >>> [each["steps"] for each in behind([train, back, train], steps)]
+        [9, 0, 9]
+    """
+    now: Amount = Counter()
+    labels: dict[str, Amount] = {}
+    found = []
+    for phase, more in zip(phases, trained, strict=True):
+        kind = str(phase.get("is", "")).rpartition(":")[2]
+        if kind == "Reinitialise":
+            now = Counter()
+        elif kind in _VALUES_FROM:
+            now = labels.get(str(phase.get(_VALUES_FROM[kind])), Counter())
+        now = now + more
+        labels[str(phase.get("label", ""))] = now
+        found.append(now)
+    return found
+
+
+def planned(phases: Sequence[Spec]) -> list[Amount]:
+    """Read off the settings how much each phase trains.
+
+    Example:
+        >>> planned([{"fit": {"epochs": 15, "batch": 60}}, {"fit": {"steps": 900, "first": 100}}, {}])
+        [Counter({'epochs of batches of 60': 15}), Counter({'steps': 800}), Counter()]
+    """
+    return [_length(phase.get("fit")) for phase in phases]
+
+
+def _length(fit: Any) -> Amount:
+    if not isinstance(fit, Mapping):
+        return Counter()
+    whole, unit = fit.get("steps"), "steps"
+    if whole is None:
+        whole, unit = fit.get("epochs"), f"epochs of batches of {fit.get('batch')}"
+    last = whole if fit.get("until") is None else fit["until"]
+    return Counter({unit: (last or 0) - fit.get("first", 0)})
+
+
+def in_words(amount: Amount) -> str:
+    """Write an amount.
+
+    Example:
+        >>> in_words(Counter({"epochs of batches of 60": 15, "steps": 1200})), in_words(Counter())
+        ('15 epochs of batches of 60 and 1,200 steps', 'no training')
+    """
+    return " and ".join(f"{n:,} {unit}" for unit, n in amount.items() if n) or "no training"
+
+
+def length_of(recipe: Recipe) -> Amount:
+    """Say how much training is behind the last weights of a recipe.
+
+    Example:
+        >>> from boxwood._internal.recipes.phases import Measure, Prune, Train
+        >>> from boxwood._internal.train.loop import Fit
+        >>> from boxwood._internal.train.optimizers import SGD
+        >>> train = Train(fit=Fit(steps=100, batch=60, optimizer=SGD(lr=0.1)))
+        >>> in_words(length_of((train, Prune(sparsity=0.5), train, Measure())))
+        '200 steps'
+    """
+    phases = encode(recipe)
+    return behind(phases, planned(phases))[-1]
+
+
+def unequal(branches: Mapping[str, Recipe]) -> str:
+    """Say how the training of some recipes differs; empty where it is equal.
+
+    Args:
+        branches: recipes by name; each counts up to its last `Measure`, or to its end.
+
+    Example:
+        >>> from boxwood._internal.recipes.three_step import dense, one_shot
+        >>> from boxwood._internal.train.loop import Fit
+        >>> from boxwood._internal.train.optimizers import SGD
+        >>> fit = Fit(epochs=10, batch=60, optimizer=SGD(lr=0.1))
+        >>> unequal({"dense": dense(fit), "pruned": one_shot(fit, fit, 0.5)})
+        'dense: 10 epochs of batches of 60; pruned: 20 epochs of batches of 60'
+        >>> unequal({"dense": dense(fit, as_long_as=one_shot(fit, fit, 0.5)),
+        ...     "pruned": one_shot(fit, fit, 0.5)})
+        ''
+    """
+    names: dict[str, list[str]] = {}
+    for name, recipe in branches.items():
+        measured = [i for i, phase in enumerate(recipe, 1) if type(phase).__name__ == "Measure"]
+        amount = length_of(recipe[: measured[-1] if measured else len(recipe)])
+        names.setdefault(in_words(amount), []).append(name)
+    if len(names) < 2:
+        return ""
+    return "; ".join(f"{', '.join(listed)}: {amount}" for amount, listed in names.items())
+
+
+def checked_length(recipe: Recipe, unit: str) -> int:
+    """Give the training behind a recipe in one unit.
+
+    Raises:
+        BoxwoodError: it is counted in another one too.
+    """
+    amount = length_of(recipe)
+    if set(amount) - {unit}:
+        raise BoxwoodError(
+            f"Expected a recipe whose training is counted in {unit}, got {in_words(amount)}; count "
+            f"all trainings alike, or give the dense one its length."
+        )
+    return amount[unit]

@@ -1,0 +1,99 @@
+"""Which units stay, by a criterion whose evidence is gathered for the purpose."""
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+
+from boxwood._internal.core.arguments import check_kind
+from boxwood._internal.core.criteria import magnitude
+from boxwood._internal.core.errors import SelectionWarning
+from boxwood._internal.core.evidence import evidence_of
+from boxwood._internal.graph.selection import Budget, Keep
+from boxwood._internal.graph.units import Group, Units
+from boxwood._internal.model.evidence.calibration import Batches, Calibration, Loss
+from boxwood._internal.model.evidence.gathering import COLLECTORS, Evidence, gather
+from boxwood._internal.model.prunable import Where, linear_and_conv
+from boxwood._internal.model.scoring import Criterion
+
+
+def select_units(
+    units: Units,
+    keep: float | None = None,
+    *,
+    within: Budget | None = None,
+    criterion: Criterion = magnitude,
+    batches: Batches = (),
+    loss: Loss | None = None,
+    where: Where = linear_and_conv,
+    normalise: bool = True,
+    ranked_together: bool = False,
+    floor: int = 1,
+    multiple: int | Callable[[Group], int] = 1,
+    protect: Sequence[str] = (),
+) -> Keep:
+    """Choose the units that stay, by any criterion: what it asks for is gathered from batches.
+
+    Args:
+        units: of the network.
+        keep: fraction of units that stay, in (0, 1]; of every group, or over all together.
+        within: instead of ``keep``: as many units as a budget allows.
+        criterion: scores weights, or filters; what a unit owns is added up.
+        batches: what is shown to the network, as for `boxwood.prune`: pairs (inputs, targets), or
+            inputs alone where the criterion needs no loss.
+        loss: outputs and targets to the mean over a batch, for criteria that ask for gradients.
+        where: the parameters that are scored, where the criterion asks for more than weights.
+        normalise: divide scores by the mean of each group, so that groups can be compared.
+        ranked_together: one ranking over all groups, where otherwise each group keeps its share.
+        floor: units that each group keeps at least.
+        multiple: every group keeps a multiple of this many units, where it has as many.
+        protect: patterns of parameter names, as in a shell; units that own part of one stay.
+
+    Raises:
+        BoxwoodError: a number is out of range, a pattern matches nothing, the budget cannot be met,
+            or batches or a loss are missing.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from boxwood._internal.core.criteria import wanda
+        >>> from boxwood._internal.graph.units import units
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> x = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
+        >>> select_units(units(net, x), 0.5, criterion=wanda, batches=[x]).removed
+        4
+    """
+    check_kind(units, Units, "the units of a network", "give what units(model, example) returns")
+    return units.keep_best(
+        keep,
+        within=within,
+        criterion=criterion,
+        evidence=unit_evidence(units, criterion, batches, loss, where),
+        normalise=normalise,
+        ranked_together=ranked_together,
+        floor=floor,
+        multiple=multiple,
+        protect=protect,
+    )
+
+
+def unit_evidence(
+    units: Units, criterion: Criterion, batches: Batches, loss: Loss | None, where: Where
+) -> Evidence:
+    """Gather what a criterion asks for, of the weights that units own.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from boxwood._internal.graph.units import units
+        >>> net = nn.Sequential(nn.Linear(1, 2), nn.Linear(2, 1))
+        >>> unit_evidence(units(net, torch.ones(1, 1)), magnitude, (), None, linear_and_conv)
+        {}
+    """
+    needs: Iterable[str] = evidence_of(criterion)
+    if not set(needs) & set(COLLECTORS):
+        return {}
+    owned = {name for axis in units.axes for name in axis.names}
+    with warnings.catch_warnings():
+        # They speak of single weights, where a unit goes with all that it owns.
+        warnings.simplefilter("ignore", SelectionWarning)
+        weights = {n: p for n, p in where(units.model).items() if n in owned}
+    return gather(needs, Calibration(units.model, weights, batches, loss))

@@ -1,0 +1,274 @@
+"""What was gained and what it cost: every network as a point, with the uncertainty of its seeds."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from boxwood._internal.report.page.charts import base, scales, tooltip
+from boxwood._internal.report.page.document import Control, Figure, Option, Series
+from boxwood._internal.report.page.metrics import KEPT, Metric, Yardstick, percent
+from boxwood._internal.report.page.network_tables import accuracy_table
+from boxwood._internal.report.page.networks import Network, front, yardstick
+from boxwood._internal.report.tables import human, human_bytes
+
+_MARGIN = 0.05
+"""How far below the dense network the closer view of a fraction reaches."""
+_PART = 0.25
+"""How much more of the dense network's loss or perplexity the closer view shows."""
+_LEVELS = 16
+
+
+def looks(found: Sequence[Network]) -> dict[str, int]:
+    """Give every curve its number, by name."""
+    return {curve: i for i, curve in enumerate(dict.fromkeys(each.curve for each in found))}
+
+
+def trade_off(
+    found: Sequence[Network],
+    dense: Network | None,
+    costs: Sequence[Metric],
+    worths: Sequence[Metric],
+) -> Figure:
+    """Draw worth against cost; every pair of the two can be chosen.
+
+    Args:
+        found: the networks.
+        dense: what they are compared with.
+        costs: metrics for the horizontal axis that some network has.
+        worths: metrics for the vertical one.
+    """
+    by = yardstick(found)
+    fronts = {cost.name: front(found, cost) for cost in costs}
+    rows = [row for each in found for row in _rows(each, costs, worths, fronts)]
+    ends = {worth.name: _end(found, dense, worth) for worth in worths}
+    lower = {worth.name: worth.lower for worth in worths}
+    floors = {name: None if lower[name] else end for name, end in ends.items()}
+    ceilings = {name: end if lower[name] else None for name, end in ends.items()}
+    of_mean, of_seed = ({"filter": f"datum.what === '{what}'"} for what in ("mean", "seed"))
+    said = tooltip(
+        ("name", "network"), ("text", "mean [95 % interval]"), ("at", "cost"), ("n", "seeds"), ("keys", "keys")
+    )  # fmt: skip
+    one = tooltip(
+        ("name", "network"), ("seed", "seed"), ("text", "value"), ("at", "cost"), ("keys", "key")
+    )
+    look = scales(looks(found))
+    line = {name: look[name] for name in ("color", "strokeDash")}
+    mark = {name: look[name] for name in ("color", "shape")}
+    spec = {
+        **base(
+            rows,
+            [
+                {"calculate": "datum[cost]", "as": "x"},
+                {"calculate": "datum[worth]", "as": "y"},
+                {"calculate": "datum[worth + '_' + band + '_low']", "as": "low"},
+                {"calculate": "datum[worth + '_' + band + '_high']", "as": "high"},
+                {"calculate": "datum[worth + '_text']", "as": "text"},
+                {"calculate": "datum[cost + '_text']", "as": "at"},
+                {"filter": "isValid(datum.x) && isValid(datum.y)"},
+            ],
+        ),
+        "height": 420,
+        "params": [
+            {"name": "cost", "value": costs[0].name},
+            {"name": "worth", "value": worths[0].name},
+            {"name": "band", "value": "interval"},
+            {"name": "floors", "value": floors},
+            {"name": "ceilings", "value": ceilings},
+        ],
+        "encoding": {
+            "x": {"field": "x", "type": "quantitative", **_x_axis(found, costs[0])},
+            "y": {
+                "field": "y",
+                "type": "quantitative",
+                "axis": _y_axis(worths[0]),
+                "scale": {"zero": False, "domainMin": {"expr": "floors[worth]"},
+                          "domainMax": {"expr": "ceilings[worth]"}},
+            },
+        },
+        "layer": [
+            {
+                "transform": [of_mean, {"filter": "datum['front_' + cost]"}],
+                "mark": {
+                    "type": "line", "interpolate": "step-before", "strokeWidth": 7, "clip": True,
+                    "color": "var(--front)", "strokeCap": "round", "strokeJoin": "round",
+                },
+                "encoding": {"order": {"field": "x"}},
+            },
+            *_dense_rule(dense, worths),
+            {
+                "transform": [of_mean, {"filter": "isValid(datum.low)"}],
+                "mark": {"type": "area", "opacity": 0.08, "clip": True},
+                "encoding": {"y": {"field": "low"}, "y2": {"field": "high"}, "color": look["color"]},
+            },
+            {
+                "transform": [of_mean, {"filter": "isValid(datum.low)"}],
+                "mark": {"type": "rule", "strokeWidth": 1.4, "opacity": 0.75, "clip": True},
+                "encoding": {"y": {"field": "low"}, "y2": {"field": "high"}, "color": look["color"]},
+            },
+            {
+                "transform": [of_mean],
+                "mark": {"type": "line", "strokeWidth": 2, "clip": True},
+                "encoding": {**line, "order": {"field": "x"}},
+            },
+            {
+                "transform": [of_seed, {"filter": "band === 'seeds'"}],
+                "mark": {"type": "circle", "size": 22, "opacity": 0.9, "clip": True},
+                "encoding": {"color": look["color"], "tooltip": one},
+            },
+            {
+                "transform": [of_mean],
+                "mark": {"type": "point", "filled": True, "size": 75, "opacity": 1, "clip": True},
+                "encoding": {**mark, "tooltip": said},
+            },
+        ],
+    }  # fmt: skip
+    return Figure(
+        name="trade-off",
+        title=f"{by.name[:1].upper()}{by.name[1:]} against cost",
+        text=(
+            "Each point is one network, the mean over its seeds; bars and bands are as chosen. "
+            "The wide grey line is the Pareto front: networks that no other beats in "
+            f"{by.validation.title} at no higher cost. Cheaper networks are to the right."
+        ),
+        alternative=_alternative(found, dense, by),
+        spec=spec,
+        table=accuracy_table(found, dense),
+        series=[Series(name, number) for name, number in looks(found).items()],
+        controls=[
+            Control("Horizontal", [
+                Option(cost.title, {
+                    "/params/0/value": cost.name,
+                    **{f"/encoding/x/{k}": v for k, v in _x_axis(found, cost).items()},
+                }) for cost in costs
+            ]),
+            Control("Vertical", [
+                Option(worth.title, {
+                    "/params/1/value": worth.name, "/encoding/y/axis": _y_axis(worth),
+                }) for worth in worths
+            ]),
+            Control("Range", [
+                Option("near the dense network", {}),
+                Option("everything", {"/encoding/y/scale": {"zero": False}}),
+            ]),
+            Control("Uncertainty", [
+                Option("95 % interval of the mean", {}),
+                Option("range over seeds", {"/params/2/value": "range"}),
+                Option("each seed", {"/params/2/value": "seeds"}),
+            ]),
+            Control("Pareto front", [
+                Option("shown", {}), Option("hidden", {"/layer/0/mark/opacity": 0}),
+            ]),
+        ],
+    )  # fmt: skip
+
+
+def _rows(
+    network: Network,
+    costs: Sequence[Metric],
+    worths: Sequence[Metric],
+    fronts: Mapping[str, set[str]],
+) -> list[dict[str, Any]]:
+    about = {"series": network.curve, "name": network.name, "n": network.seeds}
+    mean: dict[str, Any] = {**about, "what": "mean", "keys": network.keys}
+    for cost in costs:
+        mean[cost.name] = at = _placed(cost, network.mean(cost))
+        mean[f"{cost.name}_text"] = _said(cost, at)
+        mean[f"front_{cost.name}"] = network.name in fronts[cost.name]
+    for worth in worths:
+        interval, values = network.interval(worth), network.values(worth)
+        if interval is None:
+            continue
+        mean[worth.name] = interval.estimate
+        mean[f"{worth.name}_interval_low"] = interval.low
+        mean[f"{worth.name}_interval_high"] = interval.high
+        mean[f"{worth.name}_range_low"] = min(values)
+        mean[f"{worth.name}_range_high"] = max(values)
+        ends = (interval.low, interval.high)
+        mean[f"{worth.name}_text"] = worth.show(interval.estimate) + (
+            " (1 seed)" if None in ends else f" [{', '.join(worth.show(e) for e in ends)}]"
+        )
+    seeds = []
+    for each in network.members:
+        row: dict[str, Any] = {**about, "what": "seed", "seed": each.seed, "keys": each.key[:8]}
+        for cost in costs:
+            row[cost.name] = at = _placed(cost, cost.of(each))
+            row[f"{cost.name}_text"] = _said(cost, at)
+        for worth in worths:
+            row[worth.name] = value = worth.of(each)
+            row[f"{worth.name}_text"] = None if value is None else worth.show(value)
+        seeds.append(row)
+    return [mean, *seeds]
+
+
+def _placed(cost: Metric, at: float | None) -> float | None:
+    """A logarithmic axis has no place for nothing at all."""
+    return None if cost.log and not at else at
+
+
+def _said(cost: Metric, at: float | None) -> str | None:
+    if at is None:
+        return None
+    return f"{cost.title}: {cost.show(round(at) if cost.show in (human, human_bytes) else at)}"
+
+
+def _x_axis(found: Sequence[Network], cost: Metric) -> dict[str, Any]:
+    values = [value for each in found if (value := each.mean(cost)) is not None and value > 0]
+    title, highest, lowest = cost.title, max(values, default=1.0), min(values, default=1.0)
+    if not cost.log:
+        return {"axis": {"title": title, "format": "~g"}, "scale": {"zero": False, "padding": 14}}
+    step = 2 if highest / lowest > 6 else math.sqrt(2)
+    ticks = [highest / step**k for k in range(_LEVELS) if highest / step**k > lowest / 1.3]
+    measured = cost.name.startswith("latency_") or cost.name in ("energy", "relative_time")
+    style = ".3~p" if cost is KEPT else ".2~g" if measured else ".3~s"
+    return {
+        "axis": {"title": title, "format": style, "values": ticks},
+        "scale": {"type": "log", "base": 2, "reverse": True, "nice": False, "padding": 14},
+    }
+
+
+def _y_axis(worth: Metric) -> dict[str, Any]:
+    return {"title": worth.title, "format": ".1~%" if worth.show is percent else "~s"}
+
+
+def _end(found: Sequence[Network], dense: Network | None, worth: Metric) -> float:
+    """Where the closer view ends on the bad side: far below, or high above, the dense network."""
+    values = [value for each in found for value in each.values(worth)] or [0.0]
+    anchor = None if dense is None else dense.mean(worth)
+    if worth.lower:
+        return max(values) if anchor is None else min(max(values), anchor + _PART * abs(anchor))
+    if anchor is None or worth.show is not percent:
+        return min(values)
+    return max(min(values), anchor - _MARGIN)
+
+
+def _dense_rule(dense: Network | None, worths: Sequence[Metric]) -> list[dict[str, Any]]:
+    if dense is None:
+        return []
+    row = {worth.name: dense.mean(worth) for worth in worths}
+    return [
+        {
+            "data": {"values": [row]},
+            "transform": [{"calculate": "datum[worth]", "as": "y"}, {"filter": "isValid(datum.y)"}],
+            "mark": {"type": "rule", "strokeDash": [6, 4], "strokeWidth": 1.2},
+            "encoding": {"x": None, "y": {"field": "y", "type": "quantitative"}},
+        }
+    ]
+
+
+def _alternative(found: Sequence[Network], dense: Network | None, by: Yardstick) -> str:
+    curves = looks(found)
+    said = [f"Lines of {by.name} against cost for {len(curves)} ways of making a network."]
+    if dense is not None and (tested := dense.mean(by.test)) is not None:
+        said.append(f"The dense network reaches {by.test.show(tested)} on test.")
+    for curve in curves:
+        placed = [
+            (kept, tested)
+            for each in found
+            if each.curve == curve
+            and (kept := each.mean(KEPT)) is not None
+            and (tested := each.mean(by.test)) is not None
+        ]
+        if placed:
+            kept, tested = min(placed)
+            said.append(f"{curve}: {by.test.show(tested)} with {percent(kept)} of the weights.")
+    return " ".join(said)

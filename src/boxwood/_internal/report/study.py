@@ -1,0 +1,172 @@
+"""From a store of runs to what a person wants to know: a row per network, and verdicts."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from boxwood._internal.recipes.phases.measure import Measure
+from boxwood._internal.report import statistics
+from boxwood._internal.report.page.facts import counted, number
+from boxwood._internal.report.tables import SummaryRow
+from boxwood._internal.runs.records import damaged
+from boxwood._internal.runs.runner import Job
+from boxwood._internal.runs.store import Store
+
+_NUMBERS = (
+    "parameters", "nonzero", "weights", "kept", "multiply_adds", "dense_multiply_adds", "bytes",
+    "dense_bytes",
+)  # fmt: skip
+"""Facts of a measured network beside its accuracies."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One `Measure` phase of one run.
+
+    Args:
+        branch: name of the recipe.
+        label: label of the phase; empty for the only one.
+        seed: root seed of the run.
+        key: key of the phase in the store.
+        facts: what it measured.
+        epochs: passes over the training examples up to there.
+        seconds: time that the phases up to there took when they were made.
+        history: rows of the training before it, if there was one.
+    """
+
+    branch: str
+    label: str
+    seed: int
+    key: str
+    facts: dict[str, Any]
+    epochs: float
+    seconds: float
+    history: tuple[dict[str, float], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Branch and label together."""
+        return f"{self.branch} {self.label}".strip()
+
+    @property
+    def kept_fraction(self) -> float:
+        """Kept weights as a fraction of the prunable ones."""
+        return float(self.facts["kept"]) / float(self.facts["weights"])
+
+    @property
+    def test(self) -> float:
+        """Test accuracy, a fraction."""
+        return float(self.facts["test"]["correct"]) / float(self.facts["test"]["total"])
+
+    @property
+    def validation(self) -> float:
+        """Validation accuracy, a fraction."""
+        return float(self.facts["validation"]["correct"]) / float(self.facts["validation"]["total"])
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim, whether it held, and the figures that say so; ``held`` None means undecided."""
+
+    claim: str
+    held: bool | None
+    evidence: str
+
+
+def collect(
+    jobs: Iterable[Job], store: Store, *, phases: tuple[type, ...] = (Measure,)
+) -> tuple[Measurement, ...]:
+    """Read the measurements of finished jobs; one that several branches share is the first's.
+
+    Args:
+        jobs: what was run.
+        store: where it is.
+        phases: those that measure test and validation accuracy; `summarise` takes `Measure` alone.
+    """
+    found: list[Measurement] = []
+    seen: set[str] = set()
+    for job in jobs:
+        epochs, seconds = 0.0, 0.0
+        history: tuple[dict[str, float], ...] = ()
+        branch = job.name.rpartition(" / seed ")[0]
+        for phase, key in zip(job.recipe, job.chain[1:], strict=True):
+            record = store.record(key)
+            if type(phase) is Measure:
+                _check_facts(record["facts"], store.root / "phases" / key / "phase.json")
+            epochs += number(record["facts"].get("epochs")) or 0.0
+            seconds += record["provenance"].get("seconds", 0.0)
+            rows = record["facts"].get("history", history)
+            history = tuple(rows) if isinstance(rows, list) else history
+            if isinstance(phase, phases) and key not in seen:
+                seen.add(key)
+                found.append(
+                    Measurement(
+                        branch=branch,
+                        label=phase.label,
+                        seed=job.genesis.seed,
+                        key=key,
+                        facts=record["facts"],
+                        epochs=epochs,
+                        seconds=seconds,
+                        history=history,
+                    )
+                )
+    return tuple(found)
+
+
+def _check_facts(facts: Mapping[str, Any], path: Path) -> None:
+    """Refuse what no `Measure` wrote, as in a damaged record of an older Boxwood."""
+    counts = [name for name in ("test", "validation") if not counted(facts.get(name))]
+    numbers = [name for name in _NUMBERS if number(facts.get(name)) is None]
+    if wrong := counts + numbers:
+        raise damaged(path, f"no {wrong[0]} of a measured network")
+
+
+def summarise(measurements: Sequence[Measurement]) -> list[SummaryRow]:
+    """Put the seeds of each network together.
+
+    One seed gets the Wilson interval of its test examples; several get Student's t over seeds.
+    """
+    groups: dict[str, list[Measurement]] = {}
+    for each in measurements:
+        groups.setdefault(each.name, []).append(each)
+    rows = []
+    for name, group in groups.items():
+        first = group[0].facts
+        if len(group) == 1:
+            accuracy = statistics.proportion(first["test"]["correct"], first["test"]["total"])
+        else:
+            accuracy = statistics.mean([each.test for each in group])
+
+        def average(key: str, group: list[Measurement] = group) -> int:
+            return round(fmean(each.facts[key] for each in group))
+
+        rows.append(
+            SummaryRow(
+                name=name,
+                seeds=len(group),
+                accuracy=accuracy,
+                sparsity=1 - fmean(each.kept_fraction for each in group),
+                parameters=first["parameters"],
+                nonzero=average("nonzero"),
+                multiply_adds=average("multiply_adds"),
+                dense_multiply_adds=first["dense_multiply_adds"],
+                bytes=average("bytes"),
+                dense_bytes=first["dense_bytes"],
+                epochs=group[0].epochs,
+                seconds=fmean(each.seconds for each in group),
+            )
+        )
+    return rows
+
+
+def by_seed(measurements: Sequence[Measurement], name: str) -> dict[int, Measurement]:
+    """Pick the network of one name, by seed.
+
+    Example:
+        >>> by_seed([], "dense")
+        {}
+    """
+    return {each.seed: each for each in measurements if each.name == name}

@@ -1,0 +1,118 @@
+"""Train to a minimum: all examples at once, until the gradient is small."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.core.masks import Masks
+from boxwood._internal.model.binding import MaskBinding
+from boxwood._internal.train.losses import Loss
+from boxwood._internal.train.metrics import device_of
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """Where a descent ended.
+
+    Args:
+        loss: mean over all examples, with the penalty.
+        gradient: Euclidean norm of its gradient, over parameters that are not masked.
+        iterations: of L-BFGS.
+    """
+
+    loss: float
+    gradient: float
+    iterations: int
+
+
+def descend_(
+    model: nn.Module,
+    batches: Iterable[Any],
+    loss: Loss,
+    *,
+    masks: Masks | None = None,
+    decay: float = 0.0,
+    gradient: float = 1e-3,
+    iterations: int = 2000,
+) -> Arrival:
+    """Take a network to a minimum of the mean loss, by L-BFGS, in evaluation mode.
+
+    Minimises ``E + decay · Σ w²``. Without decay a network that can fit its examples has its
+    minimum at infinity, and descends for ever.
+
+    Args:
+        model: trained in place; parameters outside ``masks`` stay zero.
+        batches: (inputs, targets), read again for every evaluation.
+        loss: the mean over a batch.
+        masks: bool tensors by parameter name; True keeps.
+        decay: strength of the penalty on all parameters, in units of the loss per unit squared.
+        gradient: stop once the gradient's norm is at most this.
+        iterations: stop after so many in any case.
+
+    Raises:
+        BoxwoodError: the loss is no longer finite, or there are no batches.
+
+    Example:
+        >>> net = nn.Linear(1, 1, bias=False)
+        >>> batches = [(torch.ones(1, 1), torch.ones(1, 1))]
+        >>> arrival = descend_(net, batches, lambda x, d: (x - d).square().mean())
+        >>> round(net.weight.item(), 3), arrival.loss < 1e-6
+        (1.0, True)
+    """
+    was = model.training
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    chunk = min(100, iterations)
+    optimizer = torch.optim.LBFGS(
+        parameters, max_iter=chunk, history_size=50, line_search_fn="strong_wolfe",
+        tolerance_grad=0, tolerance_change=0,
+    )  # fmt: skip
+    held = MaskBinding(model, optimizer, masks) if masks else None
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        return _backward(model, batches, loss, decay)
+
+    try:
+        model.eval()
+        done = 0
+        while True:
+            value, norm = float(closure()), _norm(parameters)
+            if not value < float("inf"):
+                raise BoxwoodError(
+                    f"Expected a finite loss, got {value}; start from another network."
+                )
+            if norm <= gradient or done >= iterations:
+                return Arrival(value, norm, done)
+            optimizer.step(closure)
+            done += chunk
+    finally:
+        optimizer.zero_grad()
+        model.train(was)
+        if held is not None:
+            held.detach()
+
+
+def _backward(model: nn.Module, batches: Iterable[Any], loss: Loss, decay: float) -> Tensor:
+    """Leave the mean gradient in the parameters, one batch at a time."""
+    device = device_of(model)
+    total, examples = torch.zeros((), device=device), 0
+    for inputs, targets in batches:
+        part = loss(model(inputs.to(device)), targets.to(device)) * len(inputs)
+        part.backward()
+        total += part.detach()
+        examples += len(inputs)
+    if not examples:
+        raise BoxwoodError("Expected batches to train on, got none; give some.")
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            parameter.grad.div_(examples).add_(parameter.detach(), alpha=2 * decay)
+    penalty = sum(p.detach().square().sum() for p in model.parameters() if p.requires_grad)
+    return total / examples + decay * penalty
+
+
+def _norm(parameters: list[nn.Parameter]) -> float:
+    return float(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))

@@ -1,0 +1,326 @@
+"""``boxwood compile`` and ``boxwood bench``: what they print, and what bad input says."""
+
+import json
+import re
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("llvmlite")
+
+from boxwood._internal.cli import main
+from boxwood._internal.cli.bench import OURS, Entry, verdict
+from boxwood._internal.cli.models import example_of, model_of
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.engine.contenders import (
+    Contender,
+    Result,
+    boxwood_engine,
+    onnx_runtime,
+    openvino,
+    race,
+)
+from boxwood._internal.engine.storage import load
+
+NET = """
+import torch
+from torch import nn
+
+def net(width=8):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 2))
+
+ready = net(16)
+number = 3
+
+def nothing():
+    return None
+"""
+
+
+@pytest.fixture
+def nets(tmp_path):
+    path = tmp_path / "nets.py"
+    path.write_text(NET)
+    return path
+
+
+def run(monkeypatch, *arguments: str) -> None:
+    monkeypatch.setattr("sys.argv", ["boxwood", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert ended.value.code in (0, None)
+
+
+def test_compile_writes_a_file_that_runs(nets, tmp_path, monkeypatch, capsys) -> None:
+    """The model's file is not needed afterwards."""
+    out = tmp_path / "net.bxw"
+    run(
+        monkeypatch, "compile", f"{nets}:net", "--set", "width=32", "--input", "1x4",
+        "--sparsity", "0.5", "--out", str(out), "--explain",
+    )  # fmt: skip
+    printed = capsys.readouterr().out
+    assert "project" in printed
+    assert "boxwood.load" in printed
+    nets.unlink()
+    assert load(out)(torch.zeros(3, 4)).shape == (3, 2)
+
+
+PEERS = ("ONNX Runtime", "OpenVINO")
+NETWORKS = ("dense", "50% zeros", "25% of units", "25% of units, 50% zeros")
+
+
+def raced(monkeypatch, capsys, *arguments: str) -> dict[str, Any]:
+    run(monkeypatch, "bench", *arguments, "--json")
+    return json.loads(capsys.readouterr().out)
+
+
+def test_bench_races_every_network_in_every_engine(nets, monkeypatch, capsys) -> None:
+    """Each of them has its turns, or a reason; the winner is the fastest of all."""
+    found = raced(
+        monkeypatch, capsys, f"{nets}:ready", "--input", "2x4", "--turns", "6", "--sparsity", "0.5",
+        "--keep", "0.25",
+    )  # fmt: skip
+    times = {result["name"]: result["median"] for result in found["results"]}
+    assert {f"{each}, {name}" for each in ("torch", OURS) for name in NETWORKS} <= times.keys()
+    note = ", int8; accuracy not checked"
+    for peer in (
+        f"{peer}, {name}{end}" for peer in PEERS for name in NETWORKS for end in ("", note)
+    ):
+        assert (peer in times) != bool(found["absent"].get(peer)), peer
+    assert all(len(result["seconds"]) == 6 for result in found["results"])
+    assert found["winner"]["name"] == min(times, key=times.__getitem__)
+    assert found["winner"]["name"] in found["verdict"]
+    # 4 to 16 to 2, or to 4 to 2; half of the matrices' weights are zero, the biases are not.
+    assert found["networks"] == {
+        "dense": {"parameters": 114, "nonzero": 114},
+        "50% zeros": {"parameters": 114, "nonzero": 66},
+        "25% of units": {"parameters": 30, "nonzero": 30},
+        "25% of units, 50% zeros": {"parameters": 30, "nonzero": 18},
+    }
+
+
+def test_bench_of_a_few(nets, monkeypatch, capsys) -> None:
+    """Dense torch always runs, as all others are compared with it."""
+    given = (f"{nets}:ready", "--input", "2x4", "--turns", "1", "--sparsity", "0.5")
+    found = raced(monkeypatch, capsys, *given, "--only", "boxwood", "--only", "torch, 50%")
+    names = ["torch, dense", f"{OURS}, dense", "torch, 50% zeros", f"{OURS}, 50% zeros"]
+    assert [result["name"] for result in found["results"]] == names
+    monkeypatch.setattr("sys.argv", ["boxwood", "bench", *given, "--only", "tvm"])
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert ended.value.code not in (0, None)
+    assert "part of the name of an engine (torch, ONNX Runtime" in capsys.readouterr().err
+
+
+def test_what_bench_prints_fits_a_pipe(nets, monkeypatch, capsys) -> None:
+    """The table is 80 columns wide; every other line is one sentence that grep finds."""
+    given = ("--input", "2x4", "--turns", "1", "--sparsity", "0.5", "--keep", "0.25")
+    few = ("--only", "torch,", "--only", "boxwood")
+    run(monkeypatch, "bench", f"{nets}:ready", *given, *few)
+    table, _, rest = capsys.readouterr().out.partition("dense: 114 parameters")
+    assert {OURS, "25% of units, 50% zeros"} <= set(re.split(r"\s{2,}", table.replace("\n", "  ")))
+    assert max(map(len, table.splitlines())) <= 80
+    assert rest.startswith(", 114 not zero; fastest in ")
+    assert "\nFastest: " in rest or "\nNothing is measurably faster than torch, dense." in rest
+
+
+def results_of(**seconds: tuple[str, bool, float]) -> dict[Entry, Result]:
+    """Each ran nine times, and always took as long."""
+    return {
+        Entry(engine, name, int8, lambda: Contender("", None)): Result(
+            name, took, took, took, took, (took,) * 9
+        )
+        for name, (engine, int8, took) in seconds.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("ours", "small", "int8", "said"),
+    [
+        (1.0, 2.0, 4.0, [
+            f"Fastest: {OURS}, pruned.",
+            "It is 9.00 times as fast (95 % interval of the ratio 9.00 to 9.00) as torch, dense.",
+            ("It is 2.00 times as fast (95 % interval of the ratio 2.00 to 2.00) as other, small, the "
+            "best of the other engines."),
+        ]),
+        (4.0, 2.0, 8.0, [
+            "Fastest: other, small.",
+            "It is 4.50 times as fast (95 % interval of the ratio 4.50 to 4.50) as torch, dense.",
+            (f"It is 2.00 times as fast (95 % interval of the ratio 2.00 to 2.00) as {OURS}, pruned, "
+            "the best of the other engines."),
+        ]),
+        (3.0, 3.5, 1.0, [
+            "Fastest: other, quantised, int8; accuracy not checked.",
+            "It is 9.00 times as fast (95 % interval of the ratio 9.00 to 9.00) as torch, dense.",
+            (f"It is 3.00 times as fast (95 % interval of the ratio 3.00 to 3.00) as {OURS}, pruned, "
+            "the best of the other engines."),
+            (f"Fastest in float32: {OURS}, pruned, 3.00 times as fast (95 % interval of the ratio "
+            "3.00 to 3.00) as torch, dense."),
+        ]),
+        (2.0, 2.0, 8.0, [
+            f"Fastest: {OURS}, pruned.",
+            "It is 4.50 times as fast (95 % interval of the ratio 4.50 to 4.50) as torch, dense.",
+            ("It is not measurably faster or slower (95 % interval of the ratio 1.00 to 1.00) than "
+            "other, small, the best of the other engines."),
+        ]),
+        (10.0, 18.0, 18.0, [
+            "Nothing is measurably faster than torch, dense.",
+            ("It is 1.11 times as fast (95 % interval of the ratio 1.11 to 1.11) as "
+            f"{OURS}, pruned, the best of the other engines."),
+        ]),
+    ],
+)  # fmt: skip
+def test_the_verdict_follows_the_ratios(ours, small, int8, said) -> None:
+    """Turn by turn, against dense torch and against the best of the other engines."""
+    results = results_of(
+        dense=("torch", False, 9.0),
+        pruned=(OURS, False, ours),
+        small=("other", False, small),
+        quantised=("other", True, int8),
+    )
+    assert verdict(results).splitlines() == said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("{file}:number",), "to be a model or a function"),
+        (("{file}:nothing",), "to return a model, got NoneType"),
+        (("{file}:absent",), "no such name"),
+        (("{file}:net", ["width"]), "--set name=value"),
+    ],
+)
+def test_a_wrong_model_is_said(nets, arguments, message) -> None:
+    """With the way out."""
+    name, *rest = arguments
+    with pytest.raises(BoxwoodError, match=message):
+        model_of(name.format(file=nets), *rest)
+
+
+def test_wrong_weights_are_said(nets, tmp_path) -> None:
+    """A file that is not there, and one of another model."""
+    from safetensors.torch import save_file
+
+    with pytest.raises(BoxwoodError, match="Expected the model's weights in"):
+        model_of(f"{nets}:net", (), tmp_path / "none.safetensors")
+    save_file({"other": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(BoxwoodError, match="got a checkpoint of another model: lacks"):
+        model_of(f"{nets}:net", (), tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize("text", ["", "3x", "axb", "0x3", "1x3:float99", "1x3:0"])
+def test_a_wrong_shape_is_said(text) -> None:
+    """With an example of a right one."""
+    with pytest.raises(BoxwoodError, match="Expected a shape such as 1x3x224x224"):
+        example_of([text])
+
+
+def test_an_input_is_needed() -> None:
+    """There is none to guess."""
+    with pytest.raises(BoxwoodError, match="at least one input"):
+        example_of([])
+
+
+def test_a_race_needs_runners() -> None:
+    """And turns."""
+    with pytest.raises(BoxwoodError, match="contenders and at least one turn"):
+        race({}, turns=3)
+    with pytest.raises(BoxwoodError, match="contenders and at least one turn"):
+        race({"nothing": lambda: None}, turns=0)
+
+
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("make", [onnx_runtime, openvino])
+def test_a_contender_that_cannot_run_says_why(make, int8) -> None:
+    """An exporter's error is a result, not a crash."""
+
+    class Odd(torch.nn.Module):
+        def forward(self, x):
+            raise ValueError("odd")
+
+    found = make(Odd(), (torch.zeros(1, 2),), 1, int8=int8)
+    assert isinstance(found, Contender)
+    assert found.run is None
+    assert found.why_not
+
+
+@pytest.mark.parametrize(("make", "package"), [(onnx_runtime, "onnx"), (openvino, "nncf")])
+def test_int8_without_what_quantises(make, package, monkeypatch) -> None:
+    """The package that is missing is named."""
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == package else object()
+    )
+    found = make(torch.nn.Linear(2, 2), (torch.zeros(1, 2),), 1, int8=True)
+    assert found == Contender(found.name, None, f"{package} is not installed")
+
+
+@pytest.mark.parametrize(
+    ("make", "packages"),
+    [(onnx_runtime, ("onnxruntime", "onnx")), (openvino, ("openvino", "nncf"))],
+)
+def test_int8_peers_compute_nearly_the_same(make, packages, capsys) -> None:
+    """What runs is the network, in eight bits, which cannot be equal; nothing is printed."""
+    for package in packages:
+        pytest.importorskip(package)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Flatten())
+        x = torch.randn(1, 3, 8, 8)
+    found = make(net.eval(), (x,), 1, int8=True)
+    assert found.run is not None, found.why_not
+    result: Any = found.run()
+    off = torch.as_tensor(result[0]) - net(x).detach()
+    assert 0 < off.norm() / net(x).norm() < 0.03
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_network_with_more_arguments_and_named_results_runs_in_onnx_runtime() -> None:
+    """As those of transformers: the exporter would call it with every argument by position."""
+    pytest.importorskip("onnxruntime")
+
+    class Named(torch.nn.Module):
+        def forward(self, x, cache=None, *, twice=False, **more):
+            assert cache is None
+            assert not more
+            return {"one": x + 1, "none": None, "two": x * (3 if twice else 2)}
+
+    found = onnx_runtime(Named(), (torch.ones(2),), 1)
+    assert found.run is not None, found.why_not
+    result: Any = found.run()
+    assert [each.tolist() for each in result] == [[2, 2], [2, 2]]
+
+
+def test_the_engine_is_absent_where_it_leaves_a_network_to_torch() -> None:
+    """Torch is in the race already."""
+
+    class Looks(torch.nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    found = boxwood_engine(Looks(), (torch.ones(2),), 1)
+    assert found.run is None
+    assert "leaves this network to torch, because" in found.why_not
+
+
+def test_a_race_tells_its_turns() -> None:
+    """For a bar of progress."""
+    told: list[tuple[int, int]] = []
+    race({"nothing": lambda: None}, turns=2, told=lambda done, turns: told.append((done, turns)))
+    assert told == [(1, 2), (2, 2)]
+
+
+def test_no_contender_of_a_race_always_follows_the_same_one() -> None:
+    """What ran before leaves caches and threads behind; each has its turns all the same."""
+    ran: list[str] = []
+    names = "abcde"
+    results = race({name: partial(ran.append, name) for name in names}, turns=40, warm_up=0)
+    assert [(result.name, len(result.seconds)) for result in results] == [(n, 40) for n in names]
+    turns = [ran[first : first + 10] for first in range(0, len(ran), 10)]
+    assert len(turns) == 40
+    assert all(turn[::2] == turn[1::2] and sorted(turn[::2]) == list(names) for turn in turns)
+    for name in names:
+        before = [turn[place - 2] for turn in turns if (place := turn.index(name))]
+        assert all(1 <= before.count(other) <= 20 for other in names if other != name)

@@ -1,0 +1,81 @@
+"""Blocks pool and spread by rectangles, and the engine finds them again."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from boxwood._internal.core.blocks import Blocks
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.core.selection import select
+
+shapes = st.tuples(st.integers(1, 12), st.integers(1, 12)) | st.tuples(
+    st.integers(1, 9), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3)
+)
+sizes = st.builds(Blocks, st.integers(1, 5), st.integers(1, 5))
+
+
+@settings(deadline=None)
+@given(shapes, sizes)
+def test_mean_of_each_block(shape, blocks):
+    """A pooled score is the mean of the scores in its rectangle, edges included."""
+    scores = torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    matrix = scores.reshape(shape[0], -1)
+    pooled = blocks.pool(scores)
+    for i in range(pooled.shape[0]):
+        for j in range(pooled.shape[1]):
+            part = matrix[
+                i * blocks.rows : (i + 1) * blocks.rows,
+                j * blocks.columns : (j + 1) * blocks.columns,
+            ]
+            torch.testing.assert_close(pooled[i, j], part.mean())
+
+
+@settings(deadline=None)
+@given(shapes, sizes)
+def test_spread_then_alive(shape, blocks):
+    """Decisions spread over weights are found again block by block."""
+    size = blocks.pool(torch.ones(shape)).shape
+    decisions = torch.rand(size, generator=torch.Generator().manual_seed(1)) < 0.5
+    mask = blocks.spread(decisions, shape)
+    assert mask.shape == shape
+    assert mask.dtype == torch.bool
+    assert torch.equal(blocks.alive(mask), decisions)
+
+
+@settings(deadline=None)
+@given(shapes)
+def test_single_weights(shape):
+    """Blocks of 1 × 1 are single weights."""
+    scores = torch.rand(shape)
+    assert torch.equal(Blocks(1, 1).pool(scores), scores.reshape(shape[0], -1))
+
+
+def test_select_keeps_whole_blocks():
+    """Selection by 8 × 1 blocks leaves whole columns of blocks, exactly as many as asked for."""
+    torch.manual_seed(0)
+    scores = {"w": torch.rand(32, 20)}
+    mask = select(scores, {"w": 16}, Blocks(8, 1))["w"]
+    columns = mask.unflatten(0, (4, 8))
+    assert torch.equal(columns.any(1), columns.all(1))
+    assert int(columns.all(1).sum()) == 16
+
+
+def test_engine_finds_the_blocks():
+    """The engine's cost model runs a matrix pruned in 8 × 1 blocks as such blocks."""
+    from boxwood._internal.engine.kernels.planning import block_columns, usual_height
+    from boxwood._internal.engine.targets import AVX2
+
+    torch.manual_seed(0)
+    weight = torch.randn(64, 50)
+    mask = select({"w": weight.abs()}, {"w": 40}, Blocks(8, 1))["w"]
+    pruned = (weight * mask).numpy()
+    assert block_columns(pruned[None], 8) * 8 == np.count_nonzero(pruned)
+    assert usual_height(pruned, AVX2) == 8
+
+
+def test_empty_blocks():
+    """Blocks without rows are refused."""
+    with pytest.raises(BoxwoodError, match="Expected blocks of at least 1 × 1, got 0 × 1"):
+        Blocks(0, 1)

@@ -1,0 +1,69 @@
+"""First guesses that are wrong are answered in words, with what would have been right."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import boxwood
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.core.spec import decode, encode
+from boxwood._internal.core.trust import EVERYTHING
+
+X = torch.ones(2, 8)
+GUESSES: dict[str, tuple[Callable[[Any], object], str]] = {
+    "a criterion's name": (lambda n: boxwood.prune(n, 0.5, criterion="magnitude"), "criterion, got 'magnitude'; give the function: boxwood._internal.core.criteria.magnitude"),
+    "an allocation's name": (lambda n: boxwood.prune(n, 0.5, scope="uniform"), "give the function: boxwood._internal.core.allocation.uniform"),
+    "a pattern's name": (lambda n: boxwood.prune(n, 0.5, granularity="2:4"), "granularity, got '2:4'; give one such as"),
+    "a parameter's name": (lambda n: boxwood.prune(n, 0.5, where="0.weight"), r"give where=Named\(\('0.weight',\)\)"),
+    "names of parameters": (lambda n: boxwood.prune(n, 0.5, where=["0.weight"]), r"give where=Named\(\('0.weight',\)\)"),
+    "the wrong way round": (lambda n: boxwood.prune(0.5, n), "Expected a network, got 0.5"),
+    "a class": (lambda _: boxwood.prune(nn.Linear, 0.5), r"got the class Linear; make one of it first: Linear\(…\)"),
+    "a number as schedule": (lambda _: boxwood.Gradual(0.9), r"schedule, from step to sparsity, got 0.9; give one such as Cubic"),
+    "a number as policy": (lambda n: boxwood.SparseTraining(n, sgd(n), 0.9), "Expected a policy, got 0.9"),
+    "a class as policy": (lambda n: boxwood.SparseTraining(n, sgd(n), boxwood.RigL), "Expected a policy, got the class RigL"),
+    "no optimizer": (lambda n: boxwood.MaskBinding(n, boxwood.prune(n, 0.5)), "optimizer as the second argument, got a value of type dict"),
+    "no masks": (lambda n: boxwood.MaskBinding(n, sgd(n)), "masks by parameter name, got None; give what boxwood.prune returns"),
+    "masks and optimizer": (lambda n: boxwood.MaskBinding(n, boxwood.prune(n, 0.5), sgd(n)), "optimizer as the second argument"),
+    "a fraction to project": (lambda n: boxwood.project_(n, 0.5), "masks by parameter name, got 0.5"),
+    "lists as masks": (lambda n: boxwood.project_(n, {"0.weight": [True]}), "a bool tensor for each name, got a value of type list for '0.weight'"),
+    "a fraction to shrink by": (lambda n: boxwood.shrink(n, 0.5), r"the units that stay, got 0.5; give what units\(model, example\).keep_best\(0.5\)"),
+    "masks to shrink by": (lambda n: boxwood.shrink(n, boxwood.prune(n, 0.5)), "the units that stay, got a value of type dict"),
+    "units of a class": (lambda _: boxwood.units(nn.Linear, X), "got the class Linear"),
+    "a budget's fraction": (lambda n: boxwood.units(n, X).keep_best(within=0.5), r"Expected a budget, got 0.5; give Budget\(0.5, multiply_adds\)"),
+    "a budget the other way": (lambda _: boxwood.Budget(boxwood.parameters, 0.5), r"a budget in \(0, 1\], got a value of type function"),
+    "a budget's name": (lambda _: boxwood.Budget(0.5, "parameter"), "give the function: boxwood._internal.graph.selection.parameters"),
+    "a network for its units": (lambda n: boxwood.select_units(n, 0.5), "the units of a network, got a value of type Sequential"),
+    "a class to compile": (lambda _: boxwood.compile(nn.Linear, X), "got the class Linear"),
+    "branches without names": (lambda n: boxwood.Experiment(model=lambda: n, data=lambda: 0, branches=("a",)), r"branches as \(name, recipe\) pairs or a dict"),
+    "arguments of another function": (lambda _: boxwood.Call.of(nn.Linear, 1, 2, True, None, None, 7), "arguments that Linear takes, got others"),
+}  # fmt: skip
+
+
+def sgd(net: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(net.parameters(), lr=0.1)
+
+
+@pytest.mark.parametrize("guess", GUESSES)
+def test_a_guess_is_answered(guess: str) -> None:
+    call, words = GUESSES[guess]
+    net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+    with pytest.raises(BoxwoodError, match=words):
+        call(net)
+
+
+def test_guesses_that_work() -> None:
+    """The first setting of a schedule or policy by its place, branches as a dict, classes as calls."""
+    assert boxwood.Cubic(0.9, end=4) == boxwood.Cubic(final=0.9, end=4)
+    assert boxwood.RigL(0.9, until=4) == boxwood.RigL(sparsity=0.9, until=4)
+    cubic = boxwood.Cubic(0.9, end=4)
+    assert boxwood.Gradual(cubic) == boxwood.Gradual(schedule=cubic)
+    made = boxwood.Call.of(nn.Linear, 8, out_features=4)
+    assert made().weight.shape == (4, 8)
+    assert decode(encode(made), trust=EVERYTHING) == made
+    fit = boxwood.Fit(steps=1, batch=1, optimizer=boxwood.SGD(lr=0.1))
+    pair = ("dense", boxwood.dense(train=fit))
+    study = boxwood.Experiment(model=made, data=int, branches={"dense": pair[1]})
+    assert study == boxwood.Experiment(model=made, data=int, branches=(pair,))

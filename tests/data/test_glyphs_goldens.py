@@ -1,0 +1,38 @@
+"""The accented letters, in the fonts that matplotlib brings."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.data.glyphs import accents, candidates
+
+mpl = pytest.importorskip("matplotlib")
+
+
+def test_letters_of_matplotlibs_fonts() -> None:
+    """Every font draws every class once, whole families are held out, and a second call is the same."""
+    folder = str(Path(mpl.get_data_path()) / "fonts" / "ttf")
+    data = accents((folder,))
+    assert data.shape == (1, 28, 28)
+    assert 150 <= data.classes <= len(candidates())
+    _, labels = data.test.take(torch.arange(len(data.test)))
+    assert len(torch.bincount(labels).unique()) == 1
+    drawn = len(data.train) + len(data.validation)
+    assert drawn % data.classes == 0
+    again = accents((folder, folder))
+    assert again.identity == data.identity
+
+
+def test_a_letter_is_its_own() -> None:
+    """In one font, no two classes have the same image, so that they can be told apart."""
+    data = accents()
+    inputs, _ = data.test.take(torch.arange(data.classes))
+    assert len(inputs.flatten(1).unique(dim=0)) > 0.9 * data.classes
+
+
+def test_no_fonts(tmp_path: Path) -> None:
+    """Where there are no fonts, the error says what to install."""
+    with pytest.raises(BoxwoodError, match="fonts-dejavu"):
+        accents((str(tmp_path),))

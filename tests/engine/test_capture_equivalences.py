@@ -1,0 +1,151 @@
+"""A recorded program gives what the function gives, for the recorded batch and for others."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from boxwood._internal.engine import aten_ops
+from boxwood._internal.engine.capture import capture
+from boxwood._internal.engine.passes.fold_constants import fold_constants
+from boxwood._internal.engine.passes.simplify import simplify
+from boxwood._internal.engine.program import Program, Torch, check
+from boxwood._internal.engine.recording import UncapturableError
+
+
+def replay(program: Program, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    batch = len(inputs[0])
+    tensors = dict(program.constants) | dict(zip(program.inputs, inputs, strict=True))
+    for op in program.ops:
+        assert isinstance(op, Torch)
+        tensors.update(
+            zip(op.writes, aten_ops.run(aten_ops.at_batch(op, batch), tensors), strict=True)
+        )
+    return [tensors[value] for value in program.outputs]
+
+
+def assert_same(function, example: Tensor, batches=(1, 2, 5), dynamic=True) -> None:
+    program = check(capture(function, (example,)).program)
+    assert (program.batch is not None) is dynamic
+    short = check(fold_constants(check(simplify(program))))
+    assert len(short.ops) <= len(program.ops)
+    for batch in batches if dynamic else (len(example),):
+        x = torch.randn(batch, *example.shape[1:])
+        kept = x.clone()
+        wanted = function(x.clone())
+        for form in (program, short):
+            for ours, theirs in zip(replay(form, (x,)), wanted, strict=True):
+                torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(x, kept)
+
+
+def writes_into_views(x):
+    y = x.clone()
+    y[:, 1] = x[:, 0]
+    y[:, 2:].mul_(3)
+    halves = y.chunk(2, 1)
+    halves[1].add_(halves[0])
+    y.t().relu_()
+    return [y, halves[0]]
+
+
+def writes_into_a_turned_tensor(x):
+    y = x.unsqueeze(0).expand(3, -1, -1).contiguous().permute(1, 2, 0)
+    first = y[:, 0]
+    y[:, 1:] *= 2
+    y[0].add_(5)
+    return [y, first]
+
+
+def reads_an_older_view(x):
+    y = x * 2
+    view = y[:, 1:]
+    y += 1
+    view -= 3
+    return [view, y]
+
+
+def makes_a_mask(x):
+    mask = torch.zeros(x.shape[1], x.shape[1])
+    mask[0] = 1
+    mask[:, 1] += 2
+    literal = torch.tensor([1.0, 2.0])
+    literal[0] = 5
+    return [x @ mask + literal.sum(), x.new_ones(x.shape[0], 2) * literal]
+
+
+def uses_the_batch(x):
+    places = torch.arange(len(x)).unsqueeze(1)
+    return [x.reshape(-1, 2).sum(1).view(len(x), -1) + places, x.expand(len(x), -1) / len(x[0])]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        writes_into_views,
+        writes_into_a_turned_tensor,
+        reads_an_older_view,
+        makes_a_mask,
+        uses_the_batch,
+    ],
+)
+def test_writes_and_sizes_are_recorded_as_values(function) -> None:
+    """Writes in place, views of written memory, literals and sizes of the batch replay exactly."""
+    assert_same(function, torch.randn(2, 4))
+
+
+def test_a_size_that_is_no_linear_function_of_the_batch_fixes_the_batch() -> None:
+    """A third pass shows it."""
+    assert_same(lambda x: [x.view(-1)[::3] * 2], torch.randn(2, 4), dynamic=False)
+    assert_same(lambda x: [x * (len(x) ** 2)], torch.randn(2, 4), dynamic=False)
+
+
+def test_chance_is_not_folded() -> None:
+    """What draws random numbers stays an operation, though no input reaches it."""
+    program = capture(lambda x: [x + torch.rand(3)], (torch.zeros(2, 3),)).program
+    assert any(op.target.startswith("aten.rand") for op in fold_constants(program).ops)
+
+
+class Counting(nn.Module):
+    """Changes a buffer in every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x):
+        self.calls += 1
+        return [x + self.calls]
+
+
+COUNTING = Counting()
+
+
+def writes_its_input(x):
+    x += 1
+    return [x]
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (lambda x: [x + 1 if x.sum() > 0 else x], "reads the result of"),
+        (lambda x: [x * x.max().item()], "values of the input decide"),
+        (lambda x: [torch.tensor(x.tolist())], "reads values that tolist gives"),
+        (lambda x: [torch.from_numpy(x.numpy())], "reads values that numpy gives"),
+        (lambda x: [x[x > 0]], "values of the input decide"),
+        (lambda x: [x.nonzero()], "values of the input decide"),
+        (COUNTING, "outlives the forward pass"),
+        (writes_its_input, "outlives the forward pass"),
+    ],
+)
+def test_what_is_not_one_list_of_operations_is_refused(function, reason) -> None:
+    """A pass that depends on values, or changes what outlives it, is no program."""
+    with pytest.raises(UncapturableError, match=reason):
+        capture(function, (torch.ones(2, 3),))
+
+
+def test_a_masked_index_of_constants_is_a_constant() -> None:
+    """Shapes that depend on the values of constants alone are known."""
+    table = torch.randn(6)
+    program = capture(lambda x: [x + table[table > 0].sum()], (torch.zeros(2, 3),)).program
+    assert len(fold_constants(program).ops) == 1

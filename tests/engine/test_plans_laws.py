@@ -1,0 +1,116 @@
+"""Laws of buffers, of the cheapest assignment, and of what is written down."""
+
+import itertools
+
+import numpy as np
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from boxwood._internal.engine import codec
+from boxwood._internal.engine.choosing import _cheapest, _copy_seconds
+from boxwood._internal.engine.contenders import median_interval
+from boxwood._internal.engine.explain import Times
+from boxwood._internal.engine.kernels.contract import Activation
+from boxwood._internal.engine.layouts import padded
+from boxwood._internal.engine.memory import Buffer, arrange
+from boxwood._internal.engine.ops import Convolve, Native
+from boxwood._internal.engine.program import PerExample, Program, Ref, Torch, Value
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 500), st.integers(0, 3), st.integers(0, 6), st.integers(0, 3)),
+        max_size=25,
+    )
+)
+@example([(1, 0, 0, 0), (1, 0, 0, 1), (1, 0, 0, 1)])  # all made in one step
+@example([(1, 0, 1, 0), (1, 1, 2, 1), (1, 0, 1, 2)])  # two over the same
+def test_buffers_that_live_at_once_do_not_overlap(drawn) -> None:
+    """Unless one is written over another of its size in that one's last step."""
+    buffers, step = [], 0
+    for nbytes, later, length, over in drawn:
+        step += later
+        before = len(buffers) - over
+        buffers.append(
+            Buffer(nbytes, step, step + length, before if over and before >= 0 else None)
+        )
+    starts, total = arrange(buffers)
+    taken = {}
+    for index, buffer in enumerate(buffers):
+        assert starts[index] % 64 == 0
+        assert starts[index] + buffer.nbytes <= total
+        old = buffer.over
+        if old is not None and buffers[old].last == buffer.first and starts[old] == starts[index]:
+            taken.setdefault(old, index)
+    for one, two in itertools.combinations(range(len(buffers)), 2):
+        a, b = buffers[one], buffers[two]
+        apart = starts[one] + a.nbytes <= starts[two] or starts[two] + b.nbytes <= starts[one]
+        at_once = a.first <= b.last and b.first <= a.last
+        assert apart or not at_once or taken.get(one) == two
+
+
+@settings(max_examples=60, deadline=None)  # the first example imports scipy
+@given(st.data())
+def test_the_minimum_cut_is_the_cheapest_assignment(data) -> None:
+    """No other assignment of kernels and torch sums to less, copies included."""
+    count = data.draw(st.integers(1, 6))
+    shape = data.draw(st.sampled_from(((10,), (100_000,))))
+    ops = []
+    for index in range(count):
+        reads = data.draw(st.lists(st.integers(0, index), min_size=1, max_size=2, unique=True))
+        ops.append(Torch("aten.cat.default", (tuple(map(Ref, reads)),), (), (index + 1,)))
+    value = Value(shape, torch.float32)
+    program = Program(tuple(ops), dict.fromkeys(range(count + 1), value), {}, (0,), (count,), None)
+    seconds = st.integers(1, 300).map(lambda micro: micro * 1e-6)
+    times = {
+        position: Times(data.draw(st.one_of(st.none(), seconds)), data.draw(seconds))
+        for position in range(count)
+    }
+
+    def cost(native: frozenset[int]) -> float:
+        total = 0.0
+        for position, op in enumerate(ops):
+            side = position in native
+            spent = times[position].kernel if side else times[position].torch
+            total += float("inf") if spent is None else spent
+            for read in op.reads:
+                total += ((read - 1 in native) != side) * _copy_seconds(program, read, 0)
+        return total + (count - 1 in native) * _copy_seconds(program, count, 0)
+
+    best = min(
+        cost(frozenset(chosen))
+        for size in range(count + 1)
+        for chosen in itertools.combinations(range(count), size)
+    )
+    assert cost(_cheapest(program, 0, times)) <= best + 1e-8 * count
+
+
+def test_what_is_written_down_is_read_as_it_was() -> None:
+    """Operations, problems and torch's constants survive JSON."""
+    import json
+
+    from boxwood._internal.engine.kernels.conv import Conv
+
+    layout = padded(4, 5, 6, halo=1)
+    parts = (
+        Torch("aten.full.default", ((PerExample(2, 1), 3), float("inf")), (("dtype", torch.int64),), (4,)),
+        Native(Convolve((1, 1), (0, 1), (1, 1), 2, Activation.GELU), (1, 2), 3, weight=7),
+        Conv(layout, layout, (3, 3), padding=(1, 1)),
+        torch.channels_last, torch.device("cpu"), None, True,
+    )  # fmt: skip
+    assert codec.decode(json.loads(json.dumps(codec.encode(parts)))) == parts
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=40))
+def test_a_median_lies_in_its_interval(values) -> None:
+    """The interval's ends are two of the values, and enclose the median."""
+    median, low, high = median_interval(values)
+    assert {low, high} <= set(values)
+    assert low <= median <= high
+    assert median == np.median(values)
+
+
+def test_the_median_interval_has_the_tables_ranks() -> None:
+    """For 21 values the 95 % interval is from the 6th to the 16th."""
+    assert median_interval(list(range(1, 22))) == (11, 6, 16)

@@ -1,0 +1,447 @@
+"""What `test_devices.py` runs on the pretend device, in a process of its own.
+
+Every scenario runs twice, with its network on the CPU and on the device, and gives the same numbers.
+What others hand over (masks, batches, evidence) stays where it usually is: on the CPU.
+Run as ``python devices_at_work.py FILE``; the file gets a JSON object, name to "" or what went wrong.
+"""
+
+import copy
+import json
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from pretend_device import GPU, MODULE, Pretending
+from torch import Tensor, nn
+
+import boxwood
+from boxwood import SGD, Adam, Cubic, Fit, Genesis, Gradual, LayerByLayer, RigL, Static, Store
+from boxwood._internal.agent.environment import tries_of
+from boxwood._internal.agent.search import Agent, TryAndLearn
+from boxwood._internal.core import criteria
+from boxwood._internal.core.allocation import global_, uniform
+from boxwood._internal.core.granularity import NofM, PerRow, Slices
+from boxwood._internal.core.policies import SET
+from boxwood._internal.core.spec import Call
+from boxwood._internal.data.digits import digits
+from boxwood._internal.data.splits import InMemory, from_tensors
+from boxwood._internal.distill.cached_logits import Exact, Shards, StepAnswers, ask_all
+from boxwood._internal.distill.ensembles import answering
+from boxwood._internal.distill.losses import Distillation
+from boxwood._internal.files.mask_files import load_masks, masks_beside, write_with_masks
+from boxwood._internal.graph.compensate import compensate
+from boxwood._internal.graph.equivalence import shrink, verify
+from boxwood._internal.graph.units import units
+from boxwood._internal.model.counting import count
+from boxwood._internal.model.dead import remove_dead_
+from boxwood._internal.model.evidence.movement import TrackMovement
+from boxwood._internal.model.oneshot import masks_from_zeros, project_, prune, prune_in_rounds
+from boxwood._internal.model.prunable import linear_and_conv
+from boxwood._internal.model.reconstruct import load_, prune_and_reconstruct, reconstruct
+from boxwood._internal.model.sparse_training import SparseTraining
+from boxwood._internal.recipes.filter_agent import filter_agent
+from boxwood._internal.recipes.lottery_ticket import layer_wise, lottery_ticket
+from boxwood._internal.recipes.optimal_brain_damage import optimal_brain_damage
+from boxwood._internal.recipes.phases.search_filters import SearchFilters
+from boxwood._internal.recipes.three_step import iterative
+from boxwood._internal.runs.runner import Settings
+from boxwood._internal.train.loop import fit_
+from boxwood._internal.train.losses import cross_entropy
+from boxwood._internal.train.metrics import evaluate
+from boxwood._internal.train.snapshots import Snapshot
+from boxwood._internal.zoo.lenet import lenet_300_100
+from boxwood._internal.zoo.small_nets import small_vgg
+
+Device = torch.device
+CPU = torch.device("cpu")
+Numbers = Mapping[str, Any]
+
+
+def convolutions() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(),
+        nn.Dropout(0.3), nn.Linear(24, 8), nn.ReLU(), nn.Linear(8, 3),
+    ).eval()  # fmt: skip
+
+
+def chain() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def images(count: int = 8) -> list[tuple[Tensor, Tensor]]:
+    chance = torch.Generator().manual_seed(1)
+    return [
+        (torch.randn(4, 2, 4, 4, generator=chance), torch.randint(3, (4,), generator=chance))
+        for _ in range(count // 4)
+    ]
+
+
+def rows(count: int = 20) -> InMemory:
+    chance = torch.Generator().manual_seed(2)
+    inputs = torch.randn(count, 12, generator=chance)
+    return InMemory(inputs, torch.randint(3, (count,), generator=chance))
+
+
+def pruned_further(device: Device) -> Numbers:
+    found = {}
+    for name, granularity in (("elements", None), ("filters", Slices()), ("rows", PerRow())):
+        for scope in (global_, uniform):
+            net = convolutions().to(device)
+            ask = partial(prune, net, granularity=granularity, scope=scope)
+            first = {key: mask.cpu() for key, mask in ask(0.3).items()}
+            found |= {f"{name} {key}": mask for key, mask in ask(0.7, within=first).items()}
+    net = nn.Linear(8, 8).to(device)
+    whole = {"weight": torch.ones(8, 8, dtype=torch.bool)}
+    return found | prune(net, 0.5, granularity=NofM(2, 4), within=whole)
+
+
+def pruned_by(device: Device, name: str) -> Numbers:
+    net = (chain() if name.startswith("optimal_brain_damage") else convolutions()).to(device)
+    where = linear_and_conv
+    if name in ("network_slimming", "rank_of_features"):
+        where = boxwood._internal.model.prunable.Named(("0.weight",))
+    batches: Any = images()
+    if name.startswith("optimal_brain_damage"):
+        batches = [rows().take(torch.arange(20))]
+    settings = {"loss": cross_entropy, "batches": batches, "where": where}
+    masks = prune(net, 0.3, criterion=getattr(criteria, name), **settings)
+    within = {key: mask.cpu() for key, mask in masks.items()}
+    return prune(net, 0.6, criterion=getattr(criteria, name), within=within, **settings)
+
+
+def pruned_by_movement(device: Device) -> Numbers:
+    net = chain().to(device)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    track = TrackMovement(optimizer, linear_and_conv(net))
+    inputs, targets = rows().take(torch.arange(20))
+    cross_entropy(net(inputs.to(device)), targets.to(device)).backward()
+    optimizer.step()
+    found = {kind: {n: t.cpu() for n, t in each.items()} for kind, each in track.evidence().items()}
+    return prune(net, 0.5, criterion=criteria.movement, evidence=found)
+
+
+def pruned_in_rounds(device: Device) -> Numbers:
+    net = convolutions().to(device)
+    return prune_in_rounds(net, Cubic(final=0.8, end=3), 3, within=prune(convolutions(), 0.1))
+
+
+def trained(device: Device, policy: Any) -> Numbers:
+    net = chain().to(device)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
+    start = {name: mask.cpu() for name, mask in policy.init(linear_and_conv(chain())).items()}
+    inputs, targets = rows().take(torch.arange(20))
+    training = SparseTraining(
+        net, optimizer, policy, state=start, loss=cross_entropy, batches=[(inputs, targets)]
+    )
+    for _ in range(5):
+        optimizer.zero_grad()
+        cross_entropy(net(inputs.to(device)), targets.to(device)).backward()
+        optimizer.step()
+    saved = {name: each.cpu() for name, each in training.state_dict().items()}
+    training.load_state_dict(saved)
+    return {**training.masks, **dict(net.named_parameters())}
+
+
+def masked(device: Device) -> Numbers:
+    net = chain().to(device)
+    masks = prune(chain(), 0.5)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
+    held = boxwood.MaskBinding(net, optimizer, masks)
+    inputs, targets = rows().take(torch.arange(20))
+    cross_entropy(net(inputs.to(device)), targets.to(device)).backward()
+    optimizer.step()
+    held.replace_masks(prune(chain(), 0.7, within=masks))
+    held.detach()
+    project_(net, prune(chain(), 0.8))
+    zeros = masks_from_zeros(net)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.safetensors"
+        write_with_masks(path, {n: p.detach().cpu() for n, p in net.named_parameters()}, zeros)
+        read = load_masks(masks_beside(path))
+    counts = count(net, rows().inputs, masks)
+    dead = remove_dead_(net, masks, (12,))
+    return {**zeros, "counts": repr(counts), "dead": repr(dead.removed), **{f"r {n}": m for n, m in read.items()}}  # fmt: skip
+
+
+def reconstructed(device: Device) -> Numbers:
+    net = convolutions().to(device)
+    inputs = [x for x, _ in images()]
+    first = reconstruct(net, prune(convolutions(), 0.5), inputs)
+    second = prune_and_reconstruct(net, 0.5, inputs)
+    load_(net, {name: weight.cpu() for name, weight in first.items()})
+    return first | {f"second {name}": weight for name, weight in second.weights.items()}
+
+
+def shrunken(device: Device) -> Numbers:
+    net = convolutions().to(device)
+    found = units(net, images()[0][0].to(device))
+    keep = found.keep_best(0.5)
+    small = shrink(net, keep)
+    assert verify(net, small, keep).proved
+    assert verify(net, small, keep, example=images()[1][0]).proved
+    assert verify(net, small, keep, inputs=[images()[1][0]]).proved
+    assert shrink(net, units(net, images()[0][0]).keep_best(0.5))[0].weight.shape[0] == 3
+    return dict(small.state_dict())
+
+
+def compensated(device: Device) -> Numbers:
+    net = convolutions().to(device)
+    keep = units(net, images()[0][0].to(device)).keep_best(0.5)
+    batches = [inputs for inputs, _ in images()]
+    small = shrink(net, keep)
+    folded = compensate(net, small, keep, batches, refit=False)
+    refitted = compensate(net, small, keep, batches)
+    return {**folded.state_dict(), **{f"2 {n}": t for n, t in refitted.state_dict().items()}}
+
+
+def fitted(device: Device, *, data_on_device: bool, **settings: Any) -> Numbers:
+    net = nn.Sequential(*chain(), nn.Dropout(0.0)).to(device)
+    data = rows()
+    if data_on_device:
+        data = InMemory(data.inputs.to(device), data.targets.to(device))
+    fit = Fit(epochs=2, batch=6, optimizer=Adam(lr=0.01), **settings)
+    done = fit_(net, data, fit, seed=0, masks=prune(chain(), 0.3))
+    return {
+        **dict(net.named_parameters()), **done.masks, "history": repr(done.history),
+        "evaluated": repr(evaluate(net, data, cross_entropy)),
+    }  # fmt: skip
+
+
+class Stopping:
+    """Checkpoints that keep a snapshot at one moment, as files do: on the CPU."""
+
+    def __init__(self, stop: int) -> None:
+        self.stop, self.step = stop, 0
+        self.kept: Snapshot | None = None
+
+    def load(self) -> Snapshot | None:
+        return self.kept
+
+    def due(self) -> bool:
+        self.step += 1
+        return self.step == self.stop
+
+    def save(self, snapshot: Snapshot) -> None:
+        copied = {name: tensor.cpu().clone() for name, tensor in snapshot.tensors.items()}
+        self.kept = Snapshot(copied, snapshot.facts)
+        raise KeyboardInterrupt
+
+
+def resumed(device: Device, make: Callable[[], nn.Module], data: InMemory, fit: Fit) -> Numbers:
+    """A training that is stopped and taken up is the undisturbed one."""
+    found: list[nn.Module] = []
+    for stop in (-1, 5):
+        net, checkpoints = make().to(device), Stopping(stop)
+        try:
+            fit_(net, data, fit, seed=0, checkpoints=checkpoints)
+        except KeyboardInterrupt:
+            net, checkpoints.stop = make().to(device), -1
+            fit_(net, data, fit, seed=0, checkpoints=checkpoints)
+        found.append(net)
+    whole, again = (dict(net.named_parameters()) for net in found)
+    assert all(torch.equal(whole[name].cpu(), again[name].cpu()) for name in whole)
+    return {} if fit.order else whole
+
+
+class Reading(nn.Module):
+    """A network that reads on, without torch's recurrent kernels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.words, self.again, self.out = nn.Embedding(13, 6), nn.Linear(6, 6), nn.Linear(6, 13)
+
+    def carry(self, inputs: Tensor, carried: Mapping[str, Tensor]) -> tuple[Tensor, Any]:
+        state = carried.get("state", self.words.weight.new_zeros(len(inputs), 6))
+        seen = []
+        for word in self.words(inputs).unbind(1):
+            state = torch.tanh(word + self.again(state))
+            seen.append(self.out(state))
+        return torch.stack(seen, 2), {"state": state.detach()}
+
+
+def reading(device: Device) -> Numbers:
+    stream = torch.randint(13, (93,), generator=torch.Generator().manual_seed(5))
+    data = InMemory(stream[:-1].view(23, 4), stream[1:].view(23, 4))
+    fit = Fit(epochs=2, batch=3, optimizer=SGD(lr=1.0), clip=0.25, in_order=True)
+    return resumed(device, Reading, data, fit)
+
+
+def dropping(device: Device) -> Numbers:
+    def make() -> nn.Module:
+        return nn.Sequential(*chain()[:2], nn.Dropout(0.5), chain()[2])
+
+    # The device draws other numbers than the CPU does: compared is stopped with undisturbed.
+    return resumed(device, make, rows(), Fit(epochs=4, batch=6, optimizer=Adam(lr=0.1), order=1))
+
+
+def splits(device: Device) -> Numbers:
+    data = rows()
+    pair = data.inputs.to(device), data.targets.to(device)
+    made = from_tensors("toy", pair, pair, validation=5)
+    inputs, targets = made.validation.take(torch.tensor([1, 3]))
+    return {"inputs": inputs, "targets": targets, "identity": made.identity}
+
+
+def taught(device: Device) -> Numbers:
+    teacher, data, order = chain().to(device), rows(), torch.tensor([3, 1])
+    on_device = InMemory(data.inputs.to(device), data.targets)
+    answers = ask_all(answering(teacher), data, batch=7)
+    with torch.no_grad():
+        raw = ask_all(lambda inputs: teacher(inputs), on_device)
+    with tempfile.TemporaryDirectory() as folder:
+        kept = StepAnswers(lambda x: teacher(x.to(device)).detach(), Exact(), Shards(Path(folder)))
+        step = kept(0, order, data.inputs[:2], data.targets[:2]).logits
+        kept.close()
+    student = nn.Linear(12, 3).to(device)
+    nn.init.ones_(student.weight)
+    nn.init.zeros_(student.bias)
+    fit = Fit(epochs=1, batch=6, optimizer=SGD(lr=0.1), loss=Distillation(temperature=2.0))
+    fit_(student, on_device, fit, seed=0, teach=raw)
+    found = answers(0, order, data.inputs, data.targets[order]).logits
+    return {"found": found, "step": step, "student": student.weight}
+
+
+def searched(device: Device) -> Numbers:
+    net = convolutions().to(device)
+    tries = tries_of(net, images()[0][0].to(device), "0.weight", lambda small: 0.9)
+    agent = Agent(tries.picture, TryAndLearn(bound=1.0, updates=4), seed=0)
+    while not agent.finished:
+        agent.step_(tries.drops)
+    return {"action": agent.action, "tried": repr(agent.updates)}
+
+
+def recipe(device: Device, which: str) -> Numbers:
+    fit = Fit(steps=4, batch=60, optimizer=Adam(lr=5e-3))
+    net: Any = Call.of(lenet_300_100, inputs=64)
+    if which == "iterative":
+        phases = iterative(fit, fit, (0.5, 0.7))
+    elif which == "lottery ticket":
+        phases = lottery_ticket(train=fit, prune=layer_wise(("*", 0.3)), levels=2)
+    elif which == "optimal brain damage":
+        phases = optimal_brain_damage(fit, fit, (0.3, 0.6), loss=cross_entropy, examples=50)
+    else:
+        net = Call.of(small_vgg, widths=(6, 8))
+        how = TryAndLearn(bound=60.0, updates=2, patience=2)
+        search = SearchFilters(layer="", search=how, statistics=1, examples=50)
+        layers = ("conv1.weight", "conv2.weight")
+        phases = filter_agent(fit, search, fit, layers=layers)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(device=device)
+        state = boxwood.run(
+            Genesis(model=net, data=digits), phases, Store(folder), settings=settings
+        )
+        made = [json.loads(each.read_text()) for each in Path(folder).glob("phases/*/phase.json")]
+    devices = {phase["provenance"].get("device", "cpu") for phase in made}
+    assert devices == {str(device)}, devices
+    return {**state.weights, **state.masks}
+
+
+def undisturbed(device: Device) -> Numbers:
+    """Torch's random numbers go on as if nothing had been called in between."""
+    net = convolutions().to(device)
+    example, batches = images()[0][0].to(device), images()
+    genesis = Genesis(model=partial(nn.Linear, 3, 2), data=digits)
+    trained = nn.Sequential(chain(), nn.Dropout()).to(device)
+    fit = Fit(epochs=1, batch=6, optimizer=SGD(lr=0.1))
+    found = units(net, example)
+    keep = found.keep_best(0.5)
+    small = shrink(net, keep)
+
+    class Noisy(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x + torch.rand_like(x))
+
+    noisy = Noisy(*copy.deepcopy(net))
+    calls: dict[str, Callable[[], object]] = {
+        "units": lambda: units(noisy, example),
+        "shrink": lambda: shrink(net, keep),
+        "verify": lambda: verify(net, small, keep),
+        "compensate": lambda: compensate(noisy, small, keep, [example]),
+        "prune": lambda: prune(
+            noisy, 0.5, criterion=criteria.snip, loss=cross_entropy, batches=batches
+        ),
+        "fit_": lambda: fit_(trained, rows(), fit, seed=0),
+        "build": genesis.build,
+        "agent": lambda: Agent(torch.eye(3), TryAndLearn(bound=1.0), seed=0),
+    }
+    for name, call in calls.items():
+        torch.manual_seed(7)
+        MODULE.manual_seed(8)
+        before, other = torch.get_rng_state(), MODULE.get_rng_state()
+        call()
+        assert torch.equal(before, torch.get_rng_state()), f"{name} on the CPU"
+        assert torch.equal(other, MODULE.get_rng_state()), f"{name} on the device"
+    return {}
+
+
+SCENARIOS: dict[str, Callable[[Device], Numbers]] = {
+    "pruned further": pruned_further,
+    "pruned by movement": pruned_by_movement,
+    "pruned in rounds": pruned_in_rounds,
+    "masked": masked,
+    "reconstructed": reconstructed,
+    "shrunken": shrunken,
+    "compensated": compensated,
+    "fitted": partial(fitted, data_on_device=False),
+    "fitted to data on the device": partial(fitted, data_on_device=True),
+    "read in order": reading,
+    "stopped with dropout": dropping,
+    "splits": splits,
+    "taught": taught,
+    "searched": searched,
+    "undisturbed": undisturbed,
+}
+SCENARIOS |= {
+    f"by {name}": partial(pruned_by, name=name)
+    for name in criteria.__all__
+    if name not in ("movement",)
+}
+SCENARIOS |= {
+    f"trained by {type(policy).__name__}": partial(trained, policy=policy)
+    for policy in (
+        Static(sparsity=0.5),
+        SET(sparsity=0.5, until=9, every=2),
+        RigL(sparsity=0.5, until=9, every=2),
+        Gradual(schedule=Cubic(final=0.8, end=4), every=2, criterion=criteria.taylor),
+        LayerByLayer(final=0.8, end=4, every=2),
+    )
+}
+SCENARIOS |= {
+    f"recipe: {which}": partial(recipe, which=which)
+    for which in ("iterative", "lottery ticket", "optimal brain damage", "filter agent")
+}
+
+
+def plain(value: Any) -> Any:
+    return value.detach().cpu() if isinstance(value, Tensor) else value
+
+
+def said(scenario: Callable[[Device], Numbers]) -> str:
+    """Compare both runs; "" where they agree."""
+    try:
+        with Pretending():
+            mine = {name: plain(each) for name, each in scenario(GPU).items()}
+            other = {name: plain(each) for name, each in scenario(CPU).items()}
+    except Exception:  # noqa: BLE001 - the test shows it
+        return traceback.format_exc()
+    if mine.keys() != other.keys():
+        return f"{sorted(mine)} and {sorted(other)}"
+    differ = [
+        name
+        for name, each in mine.items()
+        if not (torch.equal(each, other[name]) if isinstance(each, Tensor) else each == other[name])
+    ]
+    return f"other numbers on the device: {', '.join(differ)}" if differ else ""
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    Path(sys.argv[1]).write_text(json.dumps({name: said(run) for name, run in SCENARIOS.items()}))

@@ -1,0 +1,396 @@
+"""Laws of teachers in recipes: whom they need, what they change, and what they leave alone."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from boxwood._internal.core import spec
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.core.spec import Call
+from boxwood._internal.data.augmentation import FlipAndCrop
+from boxwood._internal.data.digits import digits
+from boxwood._internal.data.subsets import fewer, without
+from boxwood._internal.distill.encodings import Half
+from boxwood._internal.distill.hints import Hinted, answering_with
+from boxwood._internal.distill.losses import Distillation, Lesson
+from boxwood._internal.recipes.gradual import gradual_pruning
+from boxwood._internal.recipes.lottery_ticket import layer_wise, lottery_ticket
+from boxwood._internal.recipes.phase import Genesis, Recipe, State
+from boxwood._internal.recipes.phases.measure import Measure
+from boxwood._internal.recipes.phases.measure_teacher import MeasureTeacher
+from boxwood._internal.recipes.phases.prune import Prune
+from boxwood._internal.recipes.phases.shift_bias import ShiftBias
+from boxwood._internal.recipes.phases.train import Train
+from boxwood._internal.recipes.specialists import generalist, specialists
+from boxwood._internal.recipes.structural import structural
+from boxwood._internal.recipes.teacher_student import student, teacher, trained
+from boxwood._internal.recipes.teachers import Past, Teacher, Trained, taught
+from boxwood._internal.recipes.three_step import iterative, one_shot
+from boxwood._internal.report.study import collect
+from boxwood._internal.runs.runner import Job, Settings, jobs_of, run, run_all, with_needs
+from boxwood._internal.runs.store import Store
+from boxwood._internal.train.loop import Augmentation, Fit, fit_
+from boxwood._internal.train.losses import limit_norms_
+from boxwood._internal.train.optimizers import SGD, Adam
+from boxwood._internal.zoo.wide_nets import wide_net
+
+FIT = Fit(epochs=1, batch=60, optimizer=Adam(lr=2e-3))
+STEPS = Fit(steps=20, batch=60, optimizer=Adam(lr=2e-3), order=1)
+NET = Call.of(wide_net, hidden=(12,), inputs=64)
+BIG = Call.of(wide_net, hidden=(40,), inputs=64)
+GENESIS = Genesis(model=NET, data=digits)
+LOSS = Distillation(temperature=4.0)
+PAST = Teacher(who=Past("dense"))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(tmp_path_factory.mktemp("store"))
+
+
+def equal(a: State, b: State) -> bool:
+    return all(torch.equal(a.weights[name], b.weights[name]) for name in a.weights)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        one_shot(FIT, FIT, 0.9, dead=False),
+        iterative(FIT, FIT, (0.5, 0.8), dead=False),
+        lottery_ticket(train=FIT, prune=layer_wise(("*", 0.5)), levels=1),
+        structural(FIT, FIT, 0.5),
+        (
+            Train(fit=FIT, label="dense"),
+            *gradual_pruning(train=STEPS, sparsity=0.8, begin=5, end=15, every=5),
+        ),
+    ],
+)
+def test_every_recipe_can_be_taught(recipe: Recipe, store: Store) -> None:
+    """A recipe with its dense past as teacher keeps its phases and masks, and ends elsewhere."""
+    with_teacher = taught(recipe, PAST, LOSS)
+    assert [type(phase) for phase in with_teacher] == [type(phase) for phase in recipe]
+    plain, distilled = (run(GENESIS, each, store) for each in (recipe, with_teacher))
+    assert distilled.masks.keys() == plain.masks.keys() != set()
+    assert not equal(plain, distilled)
+    for name, mask in distilled.masks.items():
+        assert not distilled.weights[name][~mask].any()
+
+
+def test_past_is_the_network_of_its_label(store: Store) -> None:
+    """Learning from one's dense past is learning from that network's logits, in one's own loop."""
+    recipe = taught(one_shot(FIT, FIT, 0.5, dead=False), PAST, LOSS)[:3]
+    found = run(GENESIS, recipe, store)
+    dense, pruned = (run(GENESIS, recipe[:end], store) for end in (1, 2))
+    past, model = GENESIS.build(), GENESIS.build()
+    past.load_state_dict(dict(dense.weights))
+    model.load_state_dict(dict(pruned.weights))
+    data = digits().train
+    inputs, _ = data.take(torch.arange(len(data)))
+    with torch.no_grad():
+        logits = torch.cat([past(part) for part in inputs.split(1000)])
+
+    def teach(
+        step: int, indices: torch.Tensor, inputs: torch.Tensor, labels: torch.Tensor
+    ) -> object:
+        return Lesson(labels, logits[indices])
+
+    fit_(model, data, recipe[2].fit, seed=0, masks=pruned.masks, teach=teach)
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, found.weights[name])
+
+
+@pytest.mark.parametrize("augment", [None, FlipAndCrop(pad=1, flip=False)])
+def test_hidden_layers_are_learnt_in_a_recipe(store: Store, augment: Augmentation | None) -> None:
+    """With hints alone, kept or fresh, a hidden layer comes closer to that of the dense past."""
+    fit = replace(FIT, augment=augment)
+    recipe = one_shot(FIT, fit, 0.5, dead=False)
+    hinted = Hinted(layers=("relu1",), weight=10.0, soft=0.0, hard=1e-6)
+    dense, pruned = (run(GENESIS, recipe[:end], store) for end in (1, 2))
+    taught_ = run(GENESIS, taught(recipe, replace(PAST, cached=augment is None), hinted)[:3], store)
+    inputs, _ = digits().test.take(torch.arange(200))
+
+    def hidden(state: State) -> torch.Tensor:
+        network = GENESIS.network(state.weights)
+        return answering_with(network, ("relu1",))(inputs)[:, 10:]
+
+    before, after = ((hidden(state) - hidden(dense)).square().mean() for state in (pruned, taught_))
+    assert after < 0.5 * before
+
+
+def test_refused_hints(store: Store) -> None:
+    """Layers that are not there, have no mean, are of another width or are kept as logits are."""
+    recipe = one_shot(FIT, FIT, 0.5, dead=False)
+    hinted = Hinted(layers=("relu1",))
+    several = teacher(BIG, FIT, members=2)
+    for who, loss, said in [
+        (PAST, Hinted(layers=("nowhere",)), "names of layers of .*, got 'nowhere'"),
+        (replace(PAST, encoding=Half()), hinted, "kept as they are, got the encoding Half"),
+        (several, hinted, "one teacher .* got members=2"),
+        (teacher(BIG, FIT), hinted, "as wide as the teacher's, 40 features together, got 12"),
+    ]:
+        with pytest.raises(BoxwoodError, match=said):
+            run_all([Job(GENESIS, taught(recipe, who, loss))], store)
+    with pytest.raises(BoxwoodError, match="names of layers and a weight"):
+        Hinted(layers=())
+
+
+def test_teachers_are_made_first_and_once() -> None:
+    """Runs that a recipe needs come before it, each once, however many need them."""
+    source = teacher(BIG, FIT, members=3)
+    recipe = student(FIT, source, LOSS)
+    grandchild = student(FIT, Teacher(who=Trained(model=NET, recipe=recipe)), LOSS)
+    jobs = with_needs([Job(GENESIS, grandchild, "c"), Job(GENESIS, recipe, "b")])
+    assert len(jobs) == 5
+    assert [job.name for job in jobs[3:]] == ["b", "c"]
+    assert len({job.chain[-1] for job in jobs}) == 5
+
+
+def test_a_named_run_keeps_its_name() -> None:
+    """A run that is asked for by itself and needed by another is one run, under its own name."""
+    own = Job(replace(GENESIS, model=BIG), trained(FIT), "teacher")
+    recipe = student(FIT, teacher(BIG, FIT), LOSS)
+    assert [job.name for job in with_needs([Job(GENESIS, recipe, "student"), own])] == ["teacher", "student"]  # fmt: skip
+
+
+def test_the_ensemble_is_its_members(store: Store) -> None:
+    """Several members have seeds of their own, the first the student's, and are measured together."""
+    who = teacher(BIG, FIT, members=3).who
+    needs = who.needs(GENESIS)
+    assert needs[0][0].seed == GENESIS.seed
+    assert len({genesis.seed for genesis, _ in needs}) == 3
+    found = run(GENESIS, (MeasureTeacher(teacher=Teacher(who=who)),), store)
+    states = [run(*need, store) for need in needs]
+    inputs, labels = digits().test.take(torch.arange(360))
+    logits = 0
+    for state in states:
+        model = BIG()
+        model.load_state_dict(dict(state.weights))
+        logits = logits + model(inputs).detach()
+    assert found.facts["test"] == {"correct": int((logits.argmax(1) == labels).sum()), "total": 360}
+
+
+def test_old_keys_stay() -> None:
+    """A training without a teacher or a limit of norms has the identity that it had before both."""
+    names = spec.encode(Fit(epochs=1, batch=60, optimizer=SGD(lr=0.1)), identity=True)
+    assert not {"teacher", "max_norm", "augment"} & set(names)
+    assert "by_class" not in spec.encode(Measure(), identity=True)
+
+
+def test_keeping_answers_is_no_part_of_the_identity() -> None:
+    """Whether answers are kept on disk changes no key; in which form they are kept does."""
+    source = teacher(BIG, FIT)
+    kept = replace(source, cached=True)
+    assert spec.encode(source, identity=True) == spec.encode(kept, identity=True)
+    assert spec.decode(spec.encode(student(FIT, kept, LOSS))) == student(FIT, kept, LOSS)
+
+
+@pytest.mark.parametrize("augment", [None, FlipAndCrop(pad=1, flip=False)])
+def test_a_stopped_student_goes_on(augment: FlipAndCrop | None, tmp_path: Path) -> None:
+    """A taught training that is stopped at a snapshot ends with the bytes of an undisturbed one."""
+    source = replace(teacher(BIG, FIT), cached=True)
+    recipe = student(replace(FIT, epochs=2, augment=augment, max_norm=1.0), source, LOSS)
+    whole = run(GENESIS, recipe, Store(tmp_path / "whole"))
+
+    def stop(job: Job, index: int, done: int, steps: int) -> None:
+        if job.name == "x" and done == 27:
+            raise KeyboardInterrupt
+
+    cut = Store(tmp_path / "cut")
+    with pytest.raises(KeyboardInterrupt):
+        run_all([Job(GENESIS, recipe, "x")], cut, Settings(snapshot_every=0.0, watcher=stop))
+    assert equal(run(GENESIS, recipe, cut), whole)
+
+
+GO = """
+import sys
+import torch
+from boxwood._internal.core.spec import decode
+from boxwood._internal.report.study import collect
+from boxwood._internal.runs.runner import run
+from boxwood._internal.runs.store import Store
+import json
+torch.set_num_threads(1)
+genesis, recipe = decode(json.loads(sys.argv[2]))
+run(genesis, recipe, Store(sys.argv[1]))
+"""
+
+
+def test_one_process_or_two(tmp_path: Path) -> None:
+    """Specialists that two processes train have the bytes of those that one process trains."""
+    recipe = specialists(generalist(FIT), FIT, groups=((1, 7), (3, 8), (4, 9), (5, 6)))
+    text = json.dumps(spec.encode((GENESIS, recipe)))
+    command = [sys.executable, "-c", GO, str(tmp_path / "two"), text]
+    both = [subprocess.Popen(command) for _ in range(2)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        run(GENESIS, recipe, Store(tmp_path / "one"))
+    finally:
+        torch.set_num_threads(threads)
+    assert [process.wait() for process in both] == [0, 0]
+    one, two = (
+        {
+            path.parent.name: path.read_bytes()
+            for path in (tmp_path / name / "phases").glob("*/state.safetensors")
+        }
+        for name in ("one", "two")
+    )
+    # The start, the generalist and its groups; four specialists; and their consensus.
+    assert len(one) == 4 + 4 + 1
+    assert one == two
+
+
+def test_specialists_of_a_pruned_generalist(store: Store) -> None:
+    """A pruned generalist's specialists keep its masks, with a dense dustbin."""
+    before = (*generalist(FIT)[:1], Prune(sparsity=0.8))
+    special = specialists(before, FIT, groups=((1, 7),))
+    pruned = run(GENESIS, before, store)
+    found = run(GENESIS, special[-1].members[0], store)
+    assert torch.equal(found.masks["fc1.weight"], pruned.masks["fc1.weight"])
+    assert torch.equal(found.masks["fc2.weight"][:2], pruned.masks["fc2.weight"][[1, 7]])
+    assert found.masks["fc2.weight"][2].all()
+    assert not found.weights["fc2.weight"][~found.masks["fc2.weight"]].any()
+    facts = run(GENESIS, special, store).facts
+    assert facts["groups"] == [[1, 7]]
+    assert facts["covered"][0]["total"] < 360
+    assert facts["covered"][0]["joint"] == facts["covered"][0]["generalist"]
+
+
+def test_groups_that_were_not_found_are_left_out(store: Store) -> None:
+    """Asking for more clusters than have two classes leaves fewer specialists, and no error."""
+    recipe = specialists(generalist(FIT), FIT, groups=9)
+    facts = run(GENESIS, recipe, store).facts
+    assert 1 <= len(facts["groups"]) < 9
+
+
+def test_shift_is_the_best_on_validation(store: Store) -> None:
+    """The shift with most right validation answers is taken, the smallest of equals, and no other bias moves."""
+    start = (Train(fit=FIT),)
+    shift = ShiftBias(classes=(3,), shifts=(-100.0, -1.0, 0.0, 1.0, 100.0))
+    before, after = run(GENESIS, start, store), run(GENESIS, (*start, shift), store)
+    moved = after.weights["fc2.bias"] - before.weights["fc2.bias"]
+    expected = torch.zeros(10)
+    expected[3] = after.facts["shift"]
+    torch.testing.assert_close(moved, expected)
+    tried = {row["shift"]: row["validation"] for row in after.facts["tried"]}
+    for chosen, right in tried.items():
+        ranked = (right, -abs(chosen))
+        assert ranked <= (tried[after.facts["shift"]], -abs(after.facts["shift"]))
+    measured = run(GENESIS, (*start, shift, Measure()), store).facts["validation"]
+    assert measured["correct"] == round(tried[after.facts["shift"]] * measured["total"])
+
+
+def test_by_class_adds_up(store: Store) -> None:
+    """Right answers by class are those of all classes together."""
+    facts = run(GENESIS, (Train(fit=FIT), Measure(by_class=True)), store).facts
+    for part in ("test", "validation"):
+        rows = facts[f"{part}_by_class"]
+        assert sum(row["correct"] for row in rows) == facts[part]["correct"]
+        assert sum(row["total"] for row in rows) == facts[part]["total"]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_norms_are_kept_to(seed: int) -> None:
+    """No unit's incoming weights exceed the limit, those below it are not touched, zeros stay."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(20, 5), nn.ReLU(), nn.Linear(5, 3))
+    before = net[0].weight.detach().clone()
+    limit_norms_([net[0].weight], float(before.norm(dim=1).median()))
+    norms = before.norm(dim=1)
+    kept = norms <= norms.median()
+    assert torch.equal(net[0].weight[kept], before[kept])
+    torch.testing.assert_close(
+        net[0].weight[~kept].norm(dim=1), norms.median().expand(int((~kept).sum()))
+    )
+    kernel = nn.Parameter(torch.ones(2, 3, 3, 3))
+    limit_norms_([kernel], 1.0)
+    torch.testing.assert_close(kernel.flatten(1).norm(dim=1), torch.ones(2))
+
+
+def test_less_of_a_data_set() -> None:
+    """Fewer examples or classes change the training part and its identity alone."""
+    whole, some, rest = digits(), fewer(digits, 50), without(digits, (1, 3))
+    assert torch.equal(some.train.inputs, whole.train.inputs[:50])
+    assert not torch.isin(rest.train.targets, torch.tensor([1, 3])).any()
+    assert len(rest.train) == int((~torch.isin(whole.train.targets, torch.tensor([1, 3]))).sum())
+    for part in (some, rest):
+        assert torch.equal(part.validation.inputs, whole.validation.inputs)
+        assert torch.equal(part.test.inputs, whole.test.inputs)
+    assert len({whole.identity, some.identity, rest.identity}) == 3
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: taught(one_shot(FIT, FIT, 0.5), PAST, LOSS, after="fine"), "a phase labelled 'fine'"),
+        (lambda: taught(one_shot(FIT, None, 0.5), PAST, LOSS), "Expected a training after"),
+        (lambda: Trained(model=NET, recipe=trained(FIT), members=0), "at least one member"),
+        (lambda: ShiftBias(classes=(), shifts=(1.0,)), "classes and shifts to try"),
+        (lambda: Fit(epochs=1, batch=1, optimizer=SGD(lr=1.0), max_norm=0.0), "max_norm > 0, got None, None and 0.0"),
+        (lambda: fewer(digits, 0), "between 1 and 1197"),
+        (lambda: without(digits, (10,)), r"0..9, got \[10\]"),
+        (lambda: without(digits, tuple(range(10))), "leave out fewer"),
+    ],
+)  # fmt: skip
+def test_refusals(call: object, message: str) -> None:
+    """Settings that cannot work are refused with the way out."""
+    with pytest.raises(BoxwoodError, match=message):
+        call()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("phase", "message"),
+    [
+        (Train(fit=replace(FIT, loss=LOSS)), "got teacher=None with the loss Distillation"),
+        (Train(fit=replace(FIT, teacher=PAST)), "got teacher=Past with the loss cross_entropy"),
+        (Train(fit=replace(FIT, teacher=PAST, loss=LOSS)), "label of an earlier phase"),
+        (ShiftBias(classes=(1,), shifts=(1.0,)), "output layer with biases"),
+    ],
+)
+def test_phases_refuse(phase: object, message: str, store: Store) -> None:
+    """A teacher without a loss for it, a loss without a teacher, a past that is not there."""
+    genesis = Genesis(model=unbiased, data=digits)
+    with pytest.raises(BoxwoodError, match=message):
+        run(genesis, (phase,), store)  # type: ignore[arg-type]
+
+
+def unbiased() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10, bias=False))
+
+
+def test_a_teacher_is_never_left_out(store: Store) -> None:
+    """A phase or loop that does not ask the teacher of its training refuses it."""
+    model, data = NET(), digits().train
+    with pytest.raises(BoxwoodError, match="got teach=None"):
+        fit_(model, data, replace(FIT, teacher=PAST, loss=LOSS), seed=0)
+    special = specialists(generalist(FIT), replace(FIT, teacher=PAST, loss=LOSS), groups=((1, 7),))
+    with pytest.raises(BoxwoodError, match="got teach=None"):
+        run(GENESIS, special, store)
+
+
+def test_the_acoustic_study_on_digits(tmp_path: Path) -> None:
+    """One network is the first member, all students learn from kept answers, and one seed decides nothing."""
+    acoustic = spec.load(
+        f"{Path(__file__).parents[2] / 'experiments' / 'distillation.py'}:acoustic"
+    )
+    store = Store(tmp_path)
+    study = acoustic(data=digits, members=2)
+    jobs = jobs_of(study, (0,))
+    assert len(with_needs(jobs)) == len(jobs) + 1
+    run_all(jobs, store)
+    assert len(list((store.root / "answers").iterdir())) == 1
+    measured = collect(jobs, store, phases=(Measure, MeasureTeacher))
+    assert [each.name for each in measured] == [
+        "single",
+        "ensemble",
+        *(f"soft {t}" for t in (1, 2, 5, 10)),
+    ]
+    (finding,) = study.judge(measured)
+    assert finding.held is None
+    assert "points, that is" in finding.evidence

@@ -1,0 +1,176 @@
+"""Several workers on one store: killed ones are replaced by the others, and nothing is done twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from boxwood._internal.cli.execute import execute
+from boxwood._internal.core.errors import BoxwoodError
+from boxwood._internal.core.policies import Gradual
+from boxwood._internal.core.schedules import Linear
+from boxwood._internal.core.spec import Call
+from boxwood._internal.data.digits import digits
+from boxwood._internal.recipes.lottery_ticket import layer_wise, lottery_ticket, reinitialised
+from boxwood._internal.recipes.phase import Experiment
+from boxwood._internal.recipes.phases.measure import Measure
+from boxwood._internal.recipes.phases.train import Train
+from boxwood._internal.runs.runner import Job, Settings, jobs_of, run_all
+from boxwood._internal.runs.store import Store
+from boxwood._internal.runs.workers import order_for, run_in_processes, work
+from boxwood._internal.train.loop import Fit
+from boxwood._internal.train.optimizers import SGD, Adam
+from boxwood._internal.zoo.lenet import lenet_300_100
+
+NET = Call.of(lenet_300_100, inputs=64)
+
+
+def jobs(steps: int = 20, levels: int = 2, seeds: int = 1) -> list[Job]:
+    fit = Fit(steps=steps, batch=60, optimizer=Adam(lr=1e-3), watch_every=10)
+    ticket = lottery_ticket(train=fit, prune=layer_wise(("*", 0.3)), levels=levels)
+    branches = (("ticket", ticket), ("reinit", reinitialised(ticket, levels)))
+    return jobs_of(Experiment(model=NET, data=digits, branches=branches), range(seeds))
+
+
+def start(jobs: list[Job], store: Store, snapshot_every: float = 30.0) -> subprocess.Popen:
+    order = order_for(jobs, store, Settings(snapshot_every=snapshot_every), threads=1)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "boxwood._internal.runs.workers"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        text=True,
+    )
+    worker.stdin.write(json.dumps(asdict(order)) + "\n")
+    worker.stdin.flush()
+    return worker
+
+
+def test_two_workers_leave_what_one_process_leaves(tmp_path, contents):
+    """The store of two workers holds the phases of one process, byte for byte."""
+    seen = []
+    run_in_processes(
+        jobs(), Store(tmp_path / "two"), workers=2, progress=lambda done, n: seen.append((done, n))
+    )
+    run_all(jobs(), Store(tmp_path / "one"))
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+    assert len(contents(tmp_path / "two")) == seen[-1][1]
+
+
+def test_a_killed_workers_phase_is_made_by_another(tmp_path, contents):
+    """SIGKILL in the middle of a training: a worker that waited takes its lock and its snapshot."""
+    wanted = jobs(steps=600, levels=1, seeds=1)[:1]
+    store = Store(tmp_path / "store")
+    first = start(wanted, store, snapshot_every=0.1)
+    deadline = time.monotonic() + 60
+    while not list((store.root / "partial").glob("[!.]*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    second = start(wanted, store, snapshot_every=0.1)
+    time.sleep(0.1)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    interrupted = len(contents(store.root))
+    with second:  # closing its standard input earlier would end it
+        assert second.wait(timeout=120) == 0, second.stderr.read()
+    assert interrupted < len(contents(store.root)) == len(wanted[0].chain)
+    run_all(wanted, Store(tmp_path / "calm"))
+    assert contents(store.root) == contents(tmp_path / "calm")
+
+
+def test_a_worker_ends_when_its_parent_does(tmp_path):
+    """When the pipe from the parent closes, a worker ends although work is left."""
+    with start(jobs(steps=100_000, seeds=1), Store(tmp_path)) as worker:
+        worker.stdin.close()
+        assert worker.wait(timeout=60) == 1
+
+
+def test_longest_chains_come_first(tmp_path):
+    """What is started last is short, so that workers end together."""
+    order = order_for(list(reversed(jobs())), Store(tmp_path), Settings(), threads=1)
+    chains = {job.chain[-1]: job.chain for job in jobs()}
+    lengths = [len(chains[key]) for key in order.runs]
+    assert lengths == sorted(lengths, reverse=True)
+
+
+def test_bad_input_in_a_worker_is_told_by_the_parent(tmp_path):
+    """A training that diverges in a worker raises the worker's message here."""
+    fit = Fit(steps=20, batch=60, optimizer=SGD(lr=1e30), watch_every=5)
+    job = jobs_of(Experiment(model=NET, data=digits, branches=(("bad", (Train(fit=fit),)),)), [0])
+    with pytest.raises(BoxwoodError, match=r"Expected a finite loss, .* use a learning rate below"):
+        run_in_processes(job, Store(tmp_path), workers=1)
+
+
+def test_what_workers_warn_of_is_said_here(tmp_path):
+    """Once, however many of them say it: here, that a schedule had not ended."""
+    policy = Gradual(schedule=Linear(final=0.5, end=20), every=5)
+    fit = Fit(steps=10, batch=60, optimizer=SGD(lr=0.1), policy=policy)
+    experiment = Experiment(model=NET, data=digits, branches=(("short", (Train(fit=fit),)),))
+    with pytest.warns(UserWarning, match="after 10 steps, at a sparsity of 0.250") as seen:
+        run_in_processes(jobs_of(experiment, [0, 1]), Store(tmp_path), workers=1)
+    assert len(seen) == 1
+
+
+def test_what_workers_refuse(tmp_path, monkeypatch):
+    """No worker, an order that the code no longer means, a worker that dies of something else."""
+    with pytest.raises(BoxwoodError, match=r"at least one worker of one thread, got workers=0"):
+        run_in_processes(jobs(), Store(tmp_path), workers=0)
+    store = Store(tmp_path / "changed")
+    order = order_for(jobs(), store, Settings(), threads=torch.get_num_threads())
+    for file in (store.root / "runs").iterdir():
+        said = json.loads(file.read_text().replace("0.001", "0.002"))
+        file.write_text(json.dumps({name: said[name] for name in said if name != "seal"}))
+    with pytest.raises(BoxwoodError, match=r"the file that defines it has changed since"):
+        work(order)
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(BoxwoodError, match=r"workers that work to the end, got exit codes \[1\]"):
+        run_in_processes(jobs(), Store(tmp_path / "dead"), workers=1)
+
+
+def test_two_tasks_of_a_ray_cluster_leave_what_one_process_leaves(tmp_path, contents):
+    """A local Ray cluster of two workers holds the phases of one process, byte for byte."""
+    pytest.importorskip("ray")
+    from boxwood._internal.runs.ray_cluster import run_on_ray
+
+    run_on_ray(jobs(), Store(tmp_path / "ray"), workers=2)
+    run_all(jobs(), Store(tmp_path / "one"))
+    assert contents(tmp_path / "ray") == contents(tmp_path / "one")
+
+
+def test_without_ray_the_error_says_what_to_install(tmp_path, monkeypatch):
+    """A missing Ray is told with the extra that brings it."""
+    from boxwood._internal.runs.ray_cluster import run_on_ray
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(BoxwoodError, match=r"Expected Ray .*pip install 'boxwood\[ray\]'"):
+        run_on_ray(jobs(), Store(tmp_path), workers=2)
+
+
+def test_the_command_hands_the_work_to_workers_or_to_ray(tmp_path, monkeypatch, capsys):
+    """``--workers`` and ``--ray`` choose who runs the jobs; the report is the same."""
+    asked = []
+
+    def here(jobs, store, settings, **given):
+        asked.append(given)
+        run_all(jobs, store, settings)
+
+    monkeypatch.setattr("boxwood._internal.cli.execute.run_in_processes", here)
+    monkeypatch.setattr("boxwood._internal.cli.execute.run_on_ray", here)
+    fit = Fit(steps=5, batch=60, optimizer=Adam(lr=1e-3))
+    branches = (("dense", (Train(fit=fit), Measure())),)
+    experiment = Experiment(model=NET, data=digits, branches=branches)
+    for number, given in enumerate(({}, {"workers": 2}, {"workers": 2, "ray": "local"})):
+        folder = tmp_path / str(number)
+        found = execute(experiment, store=folder, seeds=range(1), threads=1, as_json=True, **given)
+        assert [each.name for each in found] == ["dense"]
+    capsys.readouterr()
+    assert asked == [
+        {"workers": 2, "threads": 1},
+        {"workers": 2, "threads": 1, "address": None},
+    ]
