@@ -51,7 +51,7 @@ def sweep(
 ) -> None:
     """Run every method at every level, such as 0.5 or 2:4, that has not been run."""
     for level in levels:
-        wanted = ["--keep" if ":" in level else "--sparsity", level]
+        wanted = ["--pattern" if ":" in level else "--sparsity", level]
         for by in METHODS:
             command = [str(model), "--by", by, *wanted, *settings]
             write_once(place(store, by, level), partial(pruned, command, store / "pruned", measure))

@@ -163,7 +163,9 @@ def test_the_command(llama: Path, tmp_path: Path) -> None:
     assert "32 calibration tokens" in done.stdout
     for by in ("magnitude", "wanda", "sparsegpt"):
         out = tmp_path / by
-        done = command("prune", llama, "--by", by, "--keep", "1:4", *text, "--out", out, "--json")
+        done = command(
+            "prune", llama, "--by", by, "--pattern", "1:4", *text, "--out", out, "--json"
+        )
         said = json.loads(done.stdout)
         assert said["total"]["sparsity"] == 0.75
         assert said["calibration_tokens"] == (0 if by == "magnitude" else 32)
@@ -193,14 +195,14 @@ def test_the_command(llama: Path, tmp_path: Path) -> None:
     [
         (["--by", "wanda", "--sparsity", "0.5"], "calibration text for wanda, got none; give --text"),
         (["--by", "chance", "--sparsity", "0.5"], "Expected --by magnitude, wanda, sparsegpt, got 'chance'"),
-        (["--by", "magnitude"], "either --sparsity or --keep, got both or neither"),
-        (["--by", "magnitude", "--sparsity", "0.5", "--keep", "2:4"], "either --sparsity or --keep"),
-        (["--by", "magnitude", "--keep", "half"], "Expected --keep n:m, n kept of every m"),
-        (["--by", "magnitude", "--keep", "4:2"], "0 < n < m"),
+        (["--by", "magnitude"], "either --sparsity or --pattern, got both or neither"),
+        (["--by", "magnitude", "--sparsity", "0.5", "--pattern", "2:4"], "either --sparsity or --pattern"),
+        (["--by", "magnitude", "--pattern", "half"], "Expected --pattern n:m, n kept of every m"),
+        (["--by", "magnitude", "--pattern", "4:2"], "0 < n < m"),
         (["--by", "magnitude", "--sparsity", "0.5", "--per-tensor"], "no --where and no --per-tensor with --by"),
         (["--by", "wanda", "--sparsity", "0.5", "--text", "gone"], "Expected UTF-8 text in gone"),
-        (["--keep", "2:4"], "only with --by"),
-        (["--by", "wanda", "--keep", "2:4", "--owl"], "Expected no --owl with --keep 2:4"),
+        (["--pattern", "2:4"], "only with --by"),
+        (["--by", "wanda", "--pattern", "2:4", "--owl"], "Expected no --owl with --pattern 2:4"),
         (["--by", "magnitude", "--sparsity", "0.5", "--owl"], "calibration text for --owl, got none"),
         ([], "Expected --sparsity, and"),
         (["--sparsity", "0.5", "--text", "text.txt"], "only with --by"),

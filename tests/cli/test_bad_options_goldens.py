@@ -59,9 +59,10 @@ OUT = {
 }  # fmt: skip
 STORE = dict.fromkeys(COMMANDS, ("FILE",)) | {"run": OF_FOLDERS, "demo": OF_FOLDERS}
 OF_OTHERS: dict[tuple[str, str], tuple[str, ...]] = {
-    ("prune", "--keep"): ("0", "4:2", "x"),  # n:m
+    ("prune", "--pattern"): ("0", "4:2", "x"),  # n:m
     ("shrink", "OUT"): (*WRITTEN, "MISSING/file"),
-    ("report", "--latency"): (), ("serve", "--latency"): (),  # a file that is read
+    ("prune", "--keep"): ("2:4", "0.5"),  # as it was before there was --pattern
+    ("report", "--latency-file"): (), ("serve", "--latency-file"): (),  # a file that is read
 }  # fmt: skip
 READ = {  # looked up, read or matched when they are used, or shown: tests of their own
     "--data", "--set", "--ray", "--weights", "--input", "--protect", "--by", "--text", "--blocks",
@@ -162,9 +163,9 @@ def test_a_bad_value(command: str, title: str, value: str, places: dict[str, str
         given += [f"{title}={placed(value)}"]
     else:
         given[len(command.split()) + 1] = placed(value)
-    if command in ("prune", "shrink") and title != "--sparsity" and title not in ("--keep", "--macs", "--size", "--latency"):  # fmt: skip
+    if command in ("prune", "shrink") and title != "--sparsity" and title not in ("--keep", "--macs", "--size", "--latency", "--pattern"):  # fmt: skip
         given += ["--sparsity=0.5"] if command == "prune" else ["--keep=0.5"]
-    if command == "prune" and title == "--keep":
+    if command == "prune" and title == "--pattern":
         given += ["--by=magnitude"]
     error = CliRunner().invoke(app, given).exception
     assert isinstance(error, BoxwoodError), (given, error)
@@ -218,3 +219,13 @@ def test_inputs_that_a_network_does_not_take(
     if command != "shrink" or "memory" in said:
         assert said in str(error)
     assert not list(tmp_path.iterdir())
+
+
+def test_patterns_are_not_kept_fractions() -> None:
+    """What `--keep` meant for `prune` has a word of its own, and the error says which."""
+    given = ["prune", "in", "--out", "out", "--by", "magnitude", "--keep", "2:4"]
+    error = CliRunner().invoke(app, given).exception
+    assert isinstance(error, BoxwoodError)
+    assert "fraction of the units" in str(error)
+    assert str(error).endswith("did you mean --pattern 2:4?")
+    assert "--keep" not in CliRunner().invoke(app, ["prune", "--help"]).stdout

@@ -67,7 +67,7 @@ def test_latencies_and_verdicts_join_the_report(store: Store, tmp_path: Path) ->
         "from boxwood._internal.report.study import Finding\n"
         "def judge(measured):\n    return (Finding('all', True, str(len(measured))),)\n"
     )
-    words = ("report", store.root, "--json", "--latency", times, "--judge", f"{judge}:judge")
+    words = ("report", store.root, "--json", "--latency-file", times, "--judge", f"{judge}:judge")
     tables = json.loads(typed(*words))["studies"][0]["tables"]
     assert [(r["network"], r["way_0"]) for r in tables["latency"]] == [("dense", 2.0)]
     assert [(v["status"], v["evidence"]) for v in tables["verdicts"]] == [("holds", "35")]
@@ -142,7 +142,7 @@ def test_a_full_disk_leaves_what_was_exported_before(
     [
         (("report", "missing"), "got no such folder"),
         (("report", "{store}", "--only", "x"), "none has a wanted name"),
-        (("report", "{store}", "--latency", "missing.json"), "Expected JSON such as"),
+        (("report", "{store}", "--latency-file", "missing.json"), "Expected JSON such as"),
         (
             ("report", "{store}", "--judge", "boxwood._internal.core.errors:__doc__"),
             "to name a function",

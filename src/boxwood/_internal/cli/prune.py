@@ -27,6 +27,15 @@ Links = Annotated[
 ]
 
 
+def _no_keep(given: str | None) -> None:
+    """Refuse what `--pattern` was called before; `--keep` is a fraction of units everywhere."""
+    if given is not None:
+        raise BoxwoodError(
+            f"Expected --sparsity or --pattern, got --keep {given}, which is a fraction of the units "
+            f"that `boxwood shrink` keeps; did you mean --pattern {given if ':' in given else '2:4'}?"
+        )
+
+
 def prune(
     checkpoint: Annotated[
         Path, typer.Argument(help="safetensors file, index of shards, or a folder of either.")
@@ -49,12 +58,13 @@ def prune(
             "all alike, one block in memory at a time. Default: magnitudes of the whole checkpoint."
         ),
     ] = None,
-    keep: Annotated[
+    pattern: Annotated[
         str | None,
-        typer.Option(help="With --by: as 2:4, keep 2 of every 4 consecutive inputs."),
+        typer.Option(help="With --by: as 2:4, 2 of every 4 consecutive inputs stay."),
     ] = None,
+    _keep: Annotated[str | None, typer.Option("--keep", hidden=True, callback=_no_keep)] = None,
     owl: Annotated[
-        bool, typer.Option("--owl", help="With --by: keep more in blocks with more outliers.")
+        bool, typer.Option("--owl", help="With --by: lower sparsity in blocks with more outliers.")
     ] = False,
     text: Annotated[
         Path | None, typer.Option(help="Calibration text, for --by wanda and sparsegpt.")
@@ -95,7 +105,7 @@ def prune(
 
     Example: boxwood prune llama/ --by wanda --sparsity 0.5 --text wiki.txt --out pruned/
 
-    Example: boxwood prune llama/ --by sparsegpt --keep 2:4 --text wiki.txt --out pruned/
+    Example: boxwood prune llama/ --by sparsegpt --pattern 2:4 --text wiki.txt --out pruned/
     """
     torch.set_num_threads(threads)
     if by is not None:
@@ -104,10 +114,10 @@ def prune(
                 "Expected no --where and no --per-tensor with --by, which gives every linear layer "
                 "of the blocks the same sparsity, got one; leave layers out with --skip."
             )
-        wanted, decide = decision(by, sparsity, keep)
-        if owl and keep is not None:
+        wanted, decide = decision(by, sparsity, pattern)
+        if owl and pattern is not None:
             raise BoxwoodError(
-                f"Expected no --owl with --keep {keep}, which gives every block the same sparsity, "
+                f"Expected no --owl with --pattern {pattern}, which gives every block the same sparsity, "
                 f"got both; leave one out."
             )
         needed = by != "magnitude" or owl
@@ -132,9 +142,9 @@ def prune(
             as_json=as_json,
         )
         return
-    if sparsity is None or keep or owl or text or lines or blocks:
+    if sparsity is None or pattern or owl or text or lines or blocks:
         raise BoxwoodError(
-            "Expected --sparsity, and --keep, --owl, --text, --lines and --blocks only with --by, "
+            "Expected --sparsity, and --pattern, --owl, --text, --lines and --blocks only with --by, "
             "got otherwise; add --by magnitude, wanda or sparsegpt for a pretrained transformer."
         )
     chosen = Matching(tuple(where or ()), tuple(skip or ()))

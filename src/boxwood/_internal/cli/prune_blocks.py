@@ -20,13 +20,13 @@ from boxwood._internal.model.blockwise import by_criterion, by_sparse_gpt
 METHODS = ("magnitude", "wanda", "sparsegpt")
 
 
-def decision(by: str, sparsity: float | None, keep: str | None) -> tuple[float, Call]:
+def decision(by: str, sparsity: float | None, pattern: str | None) -> tuple[float, Call]:
     """Say how a block is pruned, in the words of the command line.
 
     Args:
         by: one of `METHODS`.
         sparsity: fraction of zeros in every linear layer.
-        keep: ``n:m`` in its place.
+        pattern: ``n:m`` in its place.
 
     Raises:
         BoxwoodError: another method, both of them or neither, or no ``n:m``.
@@ -38,12 +38,12 @@ def decision(by: str, sparsity: float | None, keep: str | None) -> tuple[float, 
     """
     if by not in METHODS:
         raise BoxwoodError(f"Expected --by {', '.join(METHODS)}, got {by!r}; choose one.")
-    grouped = None if keep is None else _grouped(keep)
+    grouped = None if pattern is None else _grouped(pattern)
     wanted = sparsity if grouped is None else 1 - grouped.n / grouped.m
     if wanted is None or (sparsity is None) == (grouped is None):
         raise BoxwoodError(
-            "Expected either --sparsity or --keep, got both or neither; --keep n:m is a sparsity of "
-            "1 - n/m."
+            "Expected either --sparsity or --pattern, got both or neither; --pattern n:m is a "
+            "sparsity of 1 - n/m."
         )
     if by == "sparsegpt":
         return wanted, Call.of(by_sparse_gpt, grouped=grouped)
@@ -118,12 +118,12 @@ def _said(batches: list[dict[str, Any]]) -> str:
     return f"{tokens:,} calibration tokens ({pieces} pieces of {each})"
 
 
-def _grouped(keep: str) -> NofM:
-    found = re.fullmatch(r"(\d+):(\d+)", keep)
+def _grouped(pattern: str) -> NofM:
+    found = re.fullmatch(r"(\d+):(\d+)", pattern)
     if found is None or not 0 < int(found[1]) < int(found[2]):
         raise BoxwoodError(
-            f"Expected --keep n:m, n kept of every m consecutive inputs with 0 < n < m, got {keep!r}; "
-            f"try 2:4."
+            f"Expected --pattern n:m, n kept of every m consecutive inputs with 0 < n < m, got "
+            f"{pattern!r}; try 2:4."
         )
     return NofM(int(found[1]), int(found[2]))
 

@@ -35,7 +35,7 @@ Without = Annotated[list[str] | None, typer.Option(help="Runs or studies to leav
 Judge = Annotated[
     str | None, typer.Option(help="file.py:function that turns measurements into verdicts.")
 ]
-Latency = Annotated[
+LatencyFile = Annotated[
     Path | None, typer.Option(help="More measured times, as `boxwood runs latency` writes them.")
 ]
 Title = Annotated[str, typer.Option(help="Title of the page.")]
@@ -50,7 +50,7 @@ def report(
     only: Only = None,
     without: Without = None,
     judge: Judge = None,
-    latency: Latency = None,
+    latency_file: LatencyFile = None,
     compare_: Annotated[
         tuple[str, str] | None,
         typer.Option("--compare", help="Two recipes to compare seed by seed."),
@@ -79,7 +79,7 @@ def report(
         library()  # what a page needs, before anything is read
     for folder in filter(None, (csv, figures)):
         checks.empty(folder, overwrite=overwrite)
-    about = replace(asked(stores, title, only, without, judge, latency), compare=compare_)
+    about = replace(asked(stores, title, only, without, judge, latency_file), compare=compare_)
     if compare_ is not None and not as_json:
         found = compare(about.studies(), *compare_)
         Console().print(found.summary)
@@ -116,7 +116,7 @@ def asked(
     only: list[str] | None = None,
     without: list[str] | None = None,
     judge: str | None = None,
-    latency: Path | None = None,
+    latency_file: Path | None = None,
 ) -> Report:
     """Turn what was typed into a report."""
     found: Any = None if judge is None else load(judge)
@@ -131,5 +131,5 @@ def asked(
         only=tuple(only or ()),
         without=tuple(without or ()),
         judge=found,
-        latencies=() if latency is None else (latency,),
+        latencies=() if latency_file is None else (latency_file,),
     )

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from boxwood._internal.cli import checks
-from boxwood._internal.cli.report import Judge, Latency, Only, Stores, Title, Without, asked
+from boxwood._internal.cli.report import Judge, LatencyFile, Only, Stores, Title, Without, asked
 from boxwood._internal.cli.terminal import Console, say
 from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.report.page.build import page
@@ -37,14 +37,14 @@ def serve(
     only: Only = None,
     without: Without = None,
     judge: Judge = None,
-    latency: Latency = None,
+    latency_file: LatencyFile = None,
 ) -> None:
     """Serve the report of a store on this machine alone, and renew it while runs go on.
 
     Example: boxwood serve runs
     """
     library()  # what every page needs, before any is asked for
-    about = asked(stores, title, only, without, judge, latency)
+    about = asked(stores, title, only, without, judge, latency_file)
     server = open_server(stores, lambda: page(about, live=True), port)
     address = f"http://{_HOST}:{server.server_port}/"
     Console(soft_wrap=True).print(
