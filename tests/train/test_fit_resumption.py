@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from boxwood._internal.core.errors import BoxwoodError
@@ -156,12 +158,13 @@ def test_clipping_bounds_the_step():
     assert 0.0099 < float(moved.norm()) <= 0.010001
 
 
-def test_augmentation_moves_and_mirrors_and_nothing_else():
+@pytest.mark.parametrize("fill", [None, 0.0])
+def test_augmentation_moves_and_mirrors_and_nothing_else(fill: float | None):
     """Every augmented image is one of the shifts of the image or of its mirror image."""
     images = torch.arange(1.0, 1 + 40 * 2 * 5 * 5).reshape(40, 2, 5, 5)
     pad = 1
-    changed = FlipAndCrop(pad=pad)(images, torch.Generator().manual_seed(0))
-    padded = nn.functional.pad(images, [pad] * 4)
+    changed = FlipAndCrop(pad=pad, fill=fill)(images, torch.Generator().manual_seed(0))
+    padded = nn.functional.pad(images, [pad] * 4, "replicate" if fill is None else "constant")
     shifts = [padded[:, :, top : top + 5, left : left + 5] for top in range(3) for left in range(3)]
     every = torch.stack(shifts + [shift.flip(3) for shift in shifts])
     found = (every == changed).flatten(2).all(2)
@@ -169,6 +172,21 @@ def test_augmentation_moves_and_mirrors_and_nothing_else():
     assert found.any(1).sum() > 9  # and in many ways
     same = FlipAndCrop(pad=0, flip=False)(images, torch.Generator())
     assert torch.equal(same, images)
+
+
+@given(
+    st.integers(0, 4), st.booleans(), st.integers(1, 3), st.integers(1, 6), st.integers(1, 6),
+    st.integers(0, 99),
+)  # fmt: skip
+def test_a_shifted_image_holds_no_value_that_it_did_not_have(
+    pad: int, flip: bool, channels: int, height: int, width: int, seed: int
+):
+    """A frame of another value would tell a network by how much the image was moved."""
+    chance = torch.Generator().manual_seed(seed)
+    images = torch.randn(3, channels, height, width, generator=chance)
+    changed = FlipAndCrop(pad=pad, flip=flip)(images, chance)
+    for before, after in zip(images.flatten(0, 1), changed.flatten(0, 1), strict=True):
+        assert set(after.unique().tolist()) <= set(before.unique().tolist())
 
 
 def test_what_a_training_refuses():

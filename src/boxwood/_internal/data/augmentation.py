@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from boxwood._internal.core import spec
 from boxwood._internal.core.errors import BoxwoodError
 
 
@@ -19,6 +20,9 @@ class FlipAndCrop:
     Args:
         pad: pixels on each side, at least 0.
         flip: whether images are mirrored.
+        fill: what comes in at the border, in units of the inputs; None repeats the pixels of the
+            border, so that a shifted image holds no value that it did not hold before. With 0, which
+            is the mean of standardised inputs, an image on a dark ground gets a grey frame.
 
     Example:
         >>> row = torch.arange(3.0).reshape(1, 1, 1, 3)
@@ -27,11 +31,12 @@ class FlipAndCrop:
         torch.Size([1, 1, 1, 3])
 
     Source: He et al., arXiv:1512.03385, 2015, section 4.2.
-    Differs from the paper: the border is the mean colour, for inputs come standardised.
+    Differs from the paper: it pads with zeros, ``fill=0.0``.
     """
 
     pad: int = 4
     flip: bool = True
+    fill: float | None = spec.field(None, legacy=0.0)
 
     def __post_init__(self) -> None:
         if self.pad < 0:
@@ -59,6 +64,7 @@ class FlipAndCrop:
         columns = left[:, None] + torch.arange(width)
         if self.flip:
             columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-        padded = functional.pad(inputs, [self.pad] * 4).permute(0, 2, 3, 1)
+        mode, fill = ("replicate", None) if self.fill is None else ("constant", self.fill)
+        padded = functional.pad(inputs, [self.pad] * 4, mode, fill).permute(0, 2, 3, 1)
         chosen = padded[torch.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
         return chosen.permute(0, 3, 1, 2).contiguous()

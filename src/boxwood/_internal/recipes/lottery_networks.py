@@ -129,7 +129,7 @@ def _sgd(steps: int, batch: int, lr: float, course: Course) -> Fit:
         batch=batch,
         optimizer=SGD(lr=lr, momentum=0.9, weight_decay=1e-4),
         course=course,
-        augment=FlipAndCrop(),
+        augment=FlipAndCrop(fill=0.0),
         watch_every=WATCH_EVERY,
     )
 
