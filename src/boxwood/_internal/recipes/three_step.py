@@ -3,8 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from torch import nn
+
 from boxwood._internal.core.allocation import Scope, global_
 from boxwood._internal.core.criteria import magnitude
+from boxwood._internal.core.generators import own_random_numbers
+from boxwood._internal.model.layer_kinds import linear_kinds
+from boxwood._internal.model.prunable import parameter_names
 from boxwood._internal.model.scoring import Criterion
 from boxwood._internal.recipes.phase import Recipe
 from boxwood._internal.recipes.phases.measure import Measure
@@ -124,22 +129,42 @@ def reinitialised(recipe: Recipe, train: Fit) -> Recipe:
     return (*recipe, Reinitialise(), Train(fit=train), Measure())
 
 
-def alternating(retrain: Fit, *, correct_dropout: bool = False) -> Retraining:
-    """Retrain locally: the linear layers with convolutions frozen, then the reverse.
+def alternating(retrain: Fit, model: Callable[[], nn.Module]) -> Retraining:
+    """Retrain locally: the linear layers with all others frozen, then the reverse.
+
+    A network of linear layers alone, or without any, has no such halves: it is retrained as a whole,
+    twice.
 
     Args:
-        retrain: used for both halves, with its epochs each.
-        correct_dropout: as for `Train`.
+        retrain: used for both halves, with its epochs or steps each; dropout is corrected, as after
+            every pruning of these recipes.
+        model: returns the network that is pruned.
+
+    Example:
+        >>> from boxwood._internal.train.optimizers import SGD
+        >>> from boxwood._internal.zoo.lenet import lenet_5, lenet_300_100
+        >>> fit = Fit(epochs=1, batch=60, optimizer=SGD(lr=0.01))
+        >>> [half.fit.frozen[0] for half in alternating(fit, lenet_5)(0)]
+        ['conv1.weight', 'fc1.weight']
+        >>> [half.fit.frozen for half in alternating(fit, lenet_300_100)(0)]
+        [(), ()]
 
     Source: Han, Pool, Tran and Dally (2015), section 3.3: local pruning and co-adaptation.
     """
+    with own_random_numbers():
+        network = model()
+    layers = [module for module in network.modules() if isinstance(module, linear_kinds())]
+    linear = {id(parameter) for layer in layers for parameter in layer.parameters(recurse=False)}
+    names = parameter_names(network)
+    within = tuple(name for name, parameter in names.items() if id(parameter) in linear)
+    without = tuple(name for name in names if name not in within)
+    halves = (without, within) if without and within else ((), ())
 
     def phases(round_: int) -> Recipe:
-        halves = (("conv*", "features*"), ("fc*", "classifier*"))
         return tuple(
             Train(
                 fit=replace(retrain, frozen=frozen, order=2 * round_ + half + 1),
-                correct_dropout=correct_dropout,
+                correct_dropout=True,
             )
             for half, frozen in enumerate(halves)
         )
