@@ -1,58 +1,83 @@
-"""What tensors take in relative indices, tensor by tensor."""
+"""What a masked network takes on disk: kept values, each with the run of zeros before it.
+
+Only counted here. `boxwood pack` writes the form of `boxwood._internal.files.layout`, which is
+smaller, as it stores no value for an escape.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError
-from boxwood._internal.files.relative import encode
+from boxwood._internal.files.bits import check_width, packed_bytes
+from boxwood._internal.files.run_lengths import runs_between
 
 
 @dataclass(frozen=True)
-class CodeSize:
-    """The size of one tensor in relative indices.
+class SparseSize:
+    """What one tensor takes with relative indices.
 
     Args:
-        weights: entries of the dense tensor.
-        kept: entries that are stored because they are kept.
-        fillers: entries that are stored because a run of zeros was too long for the field.
+        kept: values that the mask keeps.
+        fillers: zeros that are stored because a run of zeros is too long for an index field.
         index_bits: bits of an index field.
-        value_bytes: bytes of the stored values, fillers included.
-        index_bytes: bytes of the packed index fields.
+        itemsize: bytes of a value.
 
     Example:
-        >>> size = CodeSize(1000, 90, 6, 5, 384, 60)
-        >>> size.bytes, size.dense_bytes, size.index_overhead, round(size.overhead, 3)
-        (444, 4000, 0.15625, 0.233)
+        >>> size = SparseSize(kept=90, fillers=6, index_bits=5)
+        >>> size.value_bytes, size.index_bytes, size.bytes
+        (384, 60, 444)
     """
 
-    weights: int
     kept: int
     fillers: int
     index_bits: int
-    value_bytes: int
-    index_bytes: int
+    itemsize: int = 4
+
+    @property
+    def value_bytes(self) -> int:
+        """Bytes of the stored values, fillers included."""
+        return self.itemsize * (self.kept + self.fillers)
+
+    @property
+    def index_bytes(self) -> int:
+        """Bytes of the packed index fields."""
+        return packed_bytes(self.kept + self.fillers, self.index_bits)
 
     @property
     def bytes(self) -> int:
         """Bytes of values and index fields together."""
         return self.value_bytes + self.index_bytes
 
-    @property
-    def dense_bytes(self) -> int:
-        """Bytes of the dense tensor, at 4 per weight."""
-        return 4 * self.weights
 
-    @property
-    def index_overhead(self) -> float:
-        """Index bytes per value byte: the paper's 15.6 % is 5 bits on 32, fillers apart."""
-        return self.index_bytes / self.value_bytes if self.value_bytes else 0.0
+def sparse_size(mask: Tensor, index_bits: int, itemsize: int = 4) -> SparseSize:
+    """Count what a masked tensor takes with relative indices of ``b`` bits.
 
-    @property
-    def overhead(self) -> float:
-        """Bytes of fillers and index fields per byte of kept values."""
-        return self.bytes / (4 * self.kept) - 1 if self.kept else 0.0
+    A field counts up to ``2^b - 2`` zeros before a kept value; ``2^b - 1`` zeros take an entry of
+    their own, the filler. Zeros after the last kept value take nothing.
+
+    Args:
+        mask: bool of any shape, read in row-major order; True keeps.
+        index_bits: bits of an index field, 1 to 16.
+        itemsize: bytes of a value.
+
+    Raises:
+        BoxwoodError: a width out of range.
+
+    Example:
+        >>> import torch
+        >>> sparse_size(torch.tensor([0, 0, 0, 0, 1, 0]).bool(), index_bits=2)
+        SparseSize(kept=1, fillers=1, index_bits=2, itemsize=4)
+
+    Source: Han, Pool, Tran, Dally 2015, "Learning both Weights and Connections for Efficient Neural
+    Networks", section 5. Differs from the paper: a filler has a field of its own instead of a
+    stored zero after a full run, so the mask could be read back; a field reaches one place less.
+    """
+    check_width(index_bits)
+    positions = np.flatnonzero(mask.detach().cpu().numpy())
+    fillers = int((runs_between(positions, -1) // (2**index_bits - 1)).sum())
+    return SparseSize(len(positions), fillers, index_bits, itemsize)
 
 
 def han_index_bits(tensor: Tensor) -> int:
@@ -63,61 +88,24 @@ def han_index_bits(tensor: Tensor) -> int:
         >>> han_index_bits(torch.zeros(8, 3, 5, 5)), han_index_bits(torch.zeros(10, 100))
         (8, 5)
 
-    Reference: Han et al. 2015, arXiv:1506.02626, section 5.
+    Source: Han et al. 2015, section 5.
     """
     return 8 if tensor.ndim == 4 else 5
 
 
-def sizes(
+def network_bytes(
     weights: Mapping[str, Tensor],
     masks: Mapping[str, Tensor],
     index_bits: Callable[[Tensor], int] = han_index_bits,
-) -> dict[str, CodeSize]:
-    """Encode every tensor in relative indices and return what each takes.
-
-    Args:
-        weights: float32 tensors by name.
-        masks: bool masks for some of them, True keeps; a tensor without one keeps all but ``+0.0``.
-        index_bits: the width of a tensor's index fields, 1 to 16.
-
-    Raises:
-        BoxwoodError: a mask that names no tensor, or a tensor that cannot be encoded.
-
-    Example:
-        >>> import torch
-        >>> sizes({"fc": torch.eye(4)}, {})["fc"].bytes
-        19
-    """
-    if strangers := masks.keys() - weights.keys():
-        raise BoxwoodError(
-            f"Expected masks named after the weights, got one for {min(strangers)!r}; "
-            "give that weight too, or drop its mask."
-        )
-    return {
-        name: _size(weight, masks.get(name), index_bits(weight)) for name, weight in weights.items()
-    }
-
-
-def _size(weight: Tensor, mask: Tensor | None, index_bits: int) -> CodeSize:
-    code = encode(weight, index_bits=index_bits, mask=mask)
-    return CodeSize(
-        weights=weight.numel(),
-        kept=code.nonzeros,
-        fillers=code.fillers,
-        index_bits=index_bits,
-        value_bytes=code.value_bytes,
-        index_bytes=code.index_bytes,
-    )
-
-
-def network_bytes(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> tuple[int, int]:
-    """Count the bytes of a whole network: dense, and with its masked tensors encoded.
+) -> tuple[int, int]:
+    """Count the bytes of a whole network: dense, and with its masked tensors as sparse ones.
 
     What has no mask (biases, norms) stays dense and is counted in both.
 
     Args:
         weights: everything that a checkpoint holds.
         masks: bool masks for some of it, True keeps.
+        index_bits: the width of a tensor's index fields, 1 to 16.
 
     Example:
         >>> import torch
@@ -125,7 +113,9 @@ def network_bytes(weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) ->
         >>> network_bytes(weights, {"fc": torch.eye(10) > 0})
         (440, 87)
     """
-    dense = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
-    coded = sizes({name: weights[name] for name in masks}, masks)
-    left = sum(t.numel() * t.element_size() for n, t in weights.items() if n not in masks)
-    return dense, left + sum(size.bytes for size in coded.values())
+    dense = {name: tensor.numel() * tensor.element_size() for name, tensor in weights.items()}
+    sparse = {
+        name: sparse_size(mask, index_bits(mask), weights[name].element_size()).bytes
+        for name, mask in masks.items()
+    }
+    return sum(dense.values()), sum((dense | sparse).values())
