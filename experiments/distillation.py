@@ -17,9 +17,7 @@ import numpy as np
 from boxwood import SGD, Adam, Call, Experiment, Fit, Splits
 from boxwood._internal.data.augmentation import FlipAndCrop
 from boxwood._internal.data.digits import digits
-from boxwood._internal.data.glyphs import accents
 from boxwood._internal.data.idx import fashion_mnist, mnist
-from boxwood._internal.data.speech import speech
 from boxwood._internal.data.subsets import fewer, without
 from boxwood._internal.distill.ensembles import arithmetic
 from boxwood._internal.distill.losses import Distillation
@@ -35,6 +33,8 @@ from boxwood._internal.report.study import Finding, Measurement, by_seed
 from boxwood._internal.train.optimizers import Drops
 from boxwood._internal.zoo.lenet import lenet_300_100
 from boxwood._internal.zoo.wide_nets import wide_net
+from boxwood_studies.glyphs import accents
+from boxwood_studies.speech import speech
 
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 20.0)
 TEACHER_NET = Call.of(wide_net, hidden=(500, 500), input_dropout=0.1, dropout=0.3)

@@ -106,9 +106,13 @@ count() {
     "$python" - "$1" <<'PYTHON'
 import sys
 
-from boxwood._internal.data.catalogue import named
+from boxwood._internal.data.catalogue import CATALOGUE
+from boxwood_studies.brown import brown
+from boxwood_studies.pronunciations import cmudict
+from boxwood_studies.speech import speech
 
-data = named(sys.argv[1])()
+loaders = {**CATALOGUE, "brown": brown, "cmudict": cmudict, "speech": speech}
+data = loaders[sys.argv[1]]()
 print(f"{data.name}: {len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test")
 PYTHON
 }

@@ -18,8 +18,7 @@ from boxwood import Adam, Call, Experiment, Fit, Splits
 from boxwood._internal.agent.search import TryAndLearn
 from boxwood._internal.core.criteria import magnitude, taylor
 from boxwood._internal.data.idx import fashion_mnist
-from boxwood._internal.data.scenes import scenes
-from boxwood._internal.data.subsets import fewer, halved
+from boxwood._internal.data.subsets import fewer
 from boxwood._internal.model.scoring import Criterion
 from boxwood._internal.recipes.filter_agent import by_sensitivity, filter_agent, layers_of, ranked
 from boxwood._internal.recipes.phase import Recipe
@@ -29,8 +28,10 @@ from boxwood._internal.report.statistics import paired_difference
 from boxwood._internal.report.study import Finding, Measurement, by_seed
 from boxwood._internal.train.optimizers import Drops
 from boxwood._internal.zoo.cifar_nets import small_resnet
-from boxwood._internal.zoo.segmentation_nets import encoder_decoder
 from boxwood._internal.zoo.small_nets import small_vgg
+from boxwood_studies.halved_images import halved
+from boxwood_studies.scenes import scenes
+from boxwood_studies.segmentation_nets import encoder_decoder
 
 BOUNDS = (0.5, 1.0, 2.0, 4.0)  # percentage points, as in the paper
 BASELINES: dict[str, Criterion | None] = {"L1": magnitude, "Taylor": taylor, "random": None}

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from boxwood import SGD, Call, Experiment, Fit, Splits
 from boxwood._internal.core.schedules import Linear
-from boxwood._internal.data.brown import brown
 from boxwood._internal.data.idx import fashion_mnist
 from boxwood._internal.model.prunable import Where
 from boxwood._internal.recipes.gradual import Size, at_the_end, dense_training, gradual_pruning
@@ -24,6 +23,7 @@ from boxwood._internal.train.losses import cross_entropy
 from boxwood._internal.train.optimizers import Drops
 from boxwood._internal.zoo.language_models import lstm_language_model
 from boxwood._internal.zoo.mobilenet import mobilenet_v1
+from boxwood_studies.brown import brown
 
 Quality = Callable[[Measurement], float]
 """What is better when it is larger."""

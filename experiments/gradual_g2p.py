@@ -14,16 +14,16 @@ from collections.abc import Callable, Iterable
 from math import log
 
 from boxwood import Adam, Call, Experiment, Fit, Splits
-from boxwood._internal.data.pronunciations import LETTERS, PHONEMES, cmudict
 from boxwood._internal.recipes.gradual import Size, dense_training, gradual_pruning
 from boxwood._internal.recipes.phase import Recipe
-from boxwood._internal.recipes.phases.decode import Decode
 from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.report.statistics import paired_difference
 from boxwood._internal.report.study import Finding, Measurement, by_seed
 from boxwood._internal.train.losses import cross_entropy
 from boxwood._internal.train.optimizers import Drops
-from boxwood._internal.zoo.seq2seq import gnmt, outside_attention
+from boxwood_studies.decode import Decode
+from boxwood_studies.pronunciations import LETTERS, PHONEMES, cmudict
+from boxwood_studies.seq2seq import gnmt, outside_attention
 
 LARGE, MEDIUM, SMALL = 128, 64, 40
 STEPS = 1600

@@ -13,7 +13,7 @@ from dataclasses import replace
 from boxwood import Call, Experiment, Fit, Splits
 from boxwood._internal.core.shuffles import within_layers
 from boxwood._internal.data.idx import fashion_mnist
-from boxwood._internal.data.subsets import fewer, halved
+from boxwood._internal.data.subsets import fewer
 from boxwood._internal.recipes import lottery_networks as networks
 from boxwood._internal.recipes.lottery_ticket import (
     Pruning,
@@ -26,6 +26,7 @@ from boxwood._internal.report.study import Finding, Measurement, by_seed
 from boxwood._internal.report.tickets import EarlyStop, Verdict, early_stop, verdict
 from boxwood._internal.zoo.conv_nets import conv_2
 from boxwood._internal.zoo.glorot import glorot
+from boxwood_studies.halved_images import halved
 
 JUDGED = (7, 9)  # levels with 21.1 % and 13.5 % of LeNet's weights left
 TOO_LARGE = 8.0  # times the paper's learning rate

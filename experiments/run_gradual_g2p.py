@@ -28,13 +28,13 @@ from gradual_g2p import (
     small,
 )
 
-from boxwood._internal.recipes.phases.decode import Decode
 from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.report.figures import house_style, write_figure
 from boxwood._internal.report.study import Measurement, by_seed, collect
 from boxwood._internal.runs.provenance import provenance
 from boxwood._internal.runs.runner import jobs_of, run_all
 from boxwood._internal.runs.store import Store
+from boxwood_studies.decode import Decode
 
 RESULTS = Path(__file__).parent / "results"
 SHOWN = (("test loss", 1, "nats a phoneme"), ("phoneme error rate", 100, "%"))

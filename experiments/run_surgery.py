@@ -27,7 +27,7 @@ from torch import nn
 
 from boxwood import Adam, Fit, Splits
 from boxwood._internal.data.idx import fashion_mnist
-from boxwood._internal.data.subsets import fewer, halved
+from boxwood._internal.data.subsets import fewer
 from boxwood._internal.report.figures import GREY, house_style, label, look, write_figure
 from boxwood._internal.report.statistics import paired_difference
 from boxwood._internal.report.study import Finding
@@ -36,6 +36,7 @@ from boxwood._internal.train.metrics import accuracy
 from boxwood._internal.train.optimizers import Drops
 from boxwood._internal.zoo.cifar_nets import small_resnet
 from boxwood._internal.zoo.lenet import lenet_5
+from boxwood_studies.halved_images import halved
 
 OUT = Path(__file__).parent / "results" / "surgery.json"
 FRACTIONS = (0.3, 0.5)

@@ -46,6 +46,12 @@ def test_imports_point_down(path):
     assert not above
 
 
+def test_the_library_knows_nothing_of_the_studies():
+    """What only studies need is in a package that the wheel does not have."""
+    named = [path for path in ROOT.parent.rglob("*.py") if "boxwood_studies" in path.read_text()]
+    assert not named
+
+
 def test_every_folder_has_a_layer():
     """A new folder says where it stands."""
     assert {folder_of(path) for path in FILES if path.parent != ROOT} <= set(LEVEL)

@@ -50,7 +50,7 @@ def of_users_file() -> dict:
         "boxwood._internal.core.spec:load", "boxwood._internal.core.spec:decode", "boxwood._internal.core.spec:importlib",
         "boxwood._internal.core.spec:importlib.import_module", "boxwood._internal.core.spec:Call.of",
         "boxwood._internal.zoo.lenet:nn", "boxwood._internal.data.data_paths:os.system", "boxwood._internal.data.vision:Path",
-        "boxwood._internal.recipes.phase:spec.load", "boxwood._internal.data.espeak:speak", "boxwood._internal.cli.main:main",
+        "boxwood._internal.recipes.phase:spec.load", "boxwood._internal.cli.main:main",
         "boxwood._internal.core.replacing:replacing", "boxwood._internal.data.downloads:download_mnist",
         "boxwood._internal.report.figures:write", "boxwood._internal.runs.store:Store", "boxwood:prune", "boxwood..x:y",
         "mine.py:net", "../mine.py:net", "boxwood._internal.core.trust:Path",
@@ -180,9 +180,6 @@ HARMLESS = {
     },  # runs a function that was decoded already
     "boxwood._internal.core.reading": {"os"},  # opens files to read
     "boxwood._internal.data.data_paths": {"os"},  # reads the environment
-    "boxwood._internal.data.pronunciations": {
-        "importlib"
-    },  # looks for an installed package, by its own name
     "boxwood._internal.zoo.torchvision_nets": {"importlib"},  # imports torchvision, by its own name
 }
 

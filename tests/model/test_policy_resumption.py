@@ -8,7 +8,6 @@ from boxwood._internal.core.policies import Gradual, RigL
 from boxwood._internal.core.schedules import Cubic
 from boxwood._internal.core.spec import Call
 from boxwood._internal.data.digits import digits
-from boxwood._internal.data.pairs import paired
 from boxwood._internal.data.splits import Splits
 from boxwood._internal.data.text import corpus
 from boxwood._internal.recipes.gradual_networks import LANGUAGE_MODEL
@@ -16,7 +15,6 @@ from boxwood._internal.recipes.phase import State, World
 from boxwood._internal.recipes.phases.train import Train
 from boxwood._internal.zoo.language_models import lstm_language_model
 from boxwood._internal.zoo.lenet import lenet_300_100
-from boxwood._internal.zoo.seq2seq import gnmt, outside_attention
 
 GENESIS = Genesis(model=Call.of(lenet_300_100, inputs=64), data=digits, seed=3)
 STEPS = 60
@@ -73,36 +71,6 @@ def test_a_text_stopped_in_a_ramp_is_read_on(stop, stopped_is_undisturbed):
 
     def world(checkpoints=None):
         return World(genesis=genesis, data=text(), earlier=lambda _: start, checkpoints=checkpoints)
-
-    check_kept(stopped_is_undisturbed(Train(fit=fit), start, world, stop))
-
-
-def turned_round() -> Splits:
-    """Sequences of 1 to 5 tokens, and the same backwards."""
-    sources = [[1 + i * j % 7 for j in range(1, 2 + i % 5)] for i in range(1, 81)]
-    data = paired(sources, [source[::-1] for source in sources], "toy")
-    return Splits("toy", data, data, data, classes=8, identity="toy")
-
-
-@pytest.mark.parametrize("stop", [29, 30])
-def test_a_writer_of_sequences_stopped_in_a_ramp(stop, stopped_is_undisturbed):
-    """The attention, dense beside pruned LSTMs, and dropout go on as if nothing had happened."""
-    genesis = Genesis(
-        model=Call.of(gnmt, sources=8, classes=8, hidden=8, layers=3), data=turned_round
-    )
-    fit = Fit(
-        steps=STEPS,
-        batch=60,
-        optimizer=SGD(lr=0.1, momentum=0.9),
-        policy=Gradual(schedule=Cubic(final=0.9, begin=10, end=50), every=10),
-        where=outside_attention,
-    )
-    start = State(genesis.build().state_dict(), {})
-
-    def world(checkpoints=None):
-        return World(
-            genesis=genesis, data=turned_round(), earlier=lambda _: start, checkpoints=checkpoints
-        )
 
     check_kept(stopped_is_undisturbed(Train(fit=fit), start, world, stop))
 

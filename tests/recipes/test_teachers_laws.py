@@ -32,8 +32,7 @@ from boxwood._internal.recipes.structural import structural
 from boxwood._internal.recipes.teacher_student import student, teacher, trained
 from boxwood._internal.recipes.teachers import Past, Teacher, Trained, taught
 from boxwood._internal.recipes.three_step import iterative, one_shot
-from boxwood._internal.report.study import collect
-from boxwood._internal.runs.runner import Job, Settings, jobs_of, run, run_all, with_needs
+from boxwood._internal.runs.runner import Job, Settings, run, run_all, with_needs
 from boxwood._internal.runs.store import Store
 from boxwood._internal.train.loop import Augmentation, Fit, fit_
 from boxwood._internal.train.losses import limit_norms_
@@ -372,25 +371,3 @@ def test_a_teacher_is_never_left_out(store: Store) -> None:
     special = specialists(generalist(FIT), replace(FIT, teacher=PAST, loss=LOSS), groups=((1, 7),))
     with pytest.raises(BoxwoodError, match="got teach=None"):
         run(GENESIS, special, store)
-
-
-def test_the_acoustic_study_on_digits(tmp_path: Path) -> None:
-    """One network is the first member, all students learn from kept answers, and one seed decides nothing."""
-    acoustic = spec.load(
-        f"{Path(__file__).parents[2] / 'experiments' / 'distillation.py'}:acoustic"
-    )
-    store = Store(tmp_path)
-    study = acoustic(data=digits, members=2)
-    jobs = jobs_of(study, (0,))
-    assert len(with_needs(jobs)) == len(jobs) + 1
-    run_all(jobs, store)
-    assert len(list((store.root / "answers").iterdir())) == 1
-    measured = collect(jobs, store, phases=(Measure, MeasureTeacher))
-    assert [each.name for each in measured] == [
-        "single",
-        "ensemble",
-        *(f"soft {t}" for t in (1, 2, 5, 10)),
-    ]
-    (finding,) = study.judge(measured)
-    assert finding.held is None
-    assert "points, that is" in finding.evidence

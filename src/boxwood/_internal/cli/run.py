@@ -13,7 +13,7 @@ Target = Annotated[str, typer.Argument(help="file.py:function, or a recipe.json.
 Data = Annotated[
     str | None,
     typer.Option(
-        help="digits, mnist, fashion-mnist, cifar10, brown, ptb, cmudict, or file.py:function."
+        help="digits, mnist, fashion-mnist, cifar10, ptb, file.py:function or package.module:function."
     ),
 ]
 Settings = Annotated[

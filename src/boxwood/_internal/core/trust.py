@@ -25,8 +25,6 @@ _REFUSED = frozenset(
         "boxwood._internal.core.spec",  # imports what it is told to
         "boxwood._internal.core.trust",
         "boxwood._internal.data.downloads",  # writes to the disk, over a network
-        "boxwood._internal.data.espeak",  # opens the shared library that it is told to
-        "boxwood._internal.data.espeak_process",
         "boxwood._internal.model.held_weights",  # calls into the interpreter
     }
 )

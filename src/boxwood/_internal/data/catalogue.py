@@ -3,24 +3,18 @@
 from collections.abc import Callable
 
 from boxwood._internal.core.errors import BoxwoodError
-from boxwood._internal.data.brown import brown
 from boxwood._internal.data.digits import digits
 from boxwood._internal.data.idx import fashion_mnist, mnist
-from boxwood._internal.data.pronunciations import cmudict
-from boxwood._internal.data.speech import speech
 from boxwood._internal.data.splits import Splits
 from boxwood._internal.data.text import ptb
 from boxwood._internal.data.vision import cifar10
 
 CATALOGUE: dict[str, Callable[[], Splits]] = {
-    "brown": brown,
     "cifar10": cifar10,
-    "cmudict": cmudict,
     "digits": digits,
     "fashion-mnist": fashion_mnist,
     "mnist": mnist,
     "ptb": ptb,
-    "speech": speech,
 }
 """Loaders by name; loading starts when one is called."""
 

@@ -1,14 +1,12 @@
-"""Less of a data set: fewer examples, fewer classes, or smaller images."""
+"""Less of a data set: fewer training examples, or fewer classes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
 from boxwood._internal.core.errors import BoxwoodError
-from boxwood._internal.core.examples import Examples
 from boxwood._internal.data.splits import InMemory, Splits, fingerprint
 
 
@@ -71,33 +69,6 @@ def without(data: Callable[[], Splits], classes: Sequence[int]) -> Splits:
             f"classes {sorted(classes)}; leave out fewer."
         )
     return _part(whole, kept, f"without {sorted(classes)}")
-
-
-def halved(data: Callable[[], Splits]) -> Splits:
-    """Average every 2 × 2 pixels of all images.
-
-    Args:
-        data: returns the `Splits`, of images [channels, height, width].
-
-    Example:
-        >>> from boxwood._internal.data.digits import digits
-        >>> halved(digits).shape
-        (1, 4, 4)
-    """
-    whole = data()
-
-    def smaller(part: Examples) -> InMemory:
-        inputs, targets = part.take(torch.arange(len(part)))
-        return InMemory(avg_pool2d(inputs, 2), targets)
-
-    return replace(
-        whole,
-        name=f"{whole.name} halved",
-        train=smaller(whole.train),
-        validation=smaller(whole.validation),
-        test=smaller(whole.test),
-        identity=fingerprint("halved", whole.identity),
-    )
 
 
 def _part(whole: Splits, kept: Tensor, title: str) -> Splits:

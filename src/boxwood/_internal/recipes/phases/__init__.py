@@ -11,7 +11,6 @@ Example:
 
 from boxwood._internal.recipes.phases.consult import Consult
 from boxwood._internal.recipes.phases.controls import AddNoise, MasksFrom, Resample, ShuffleMasks
-from boxwood._internal.recipes.phases.decode import Decode
 from boxwood._internal.recipes.phases.descend import Descend
 from boxwood._internal.recipes.phases.interpolate import Interpolate
 from boxwood._internal.recipes.phases.measure import Measure
@@ -31,7 +30,6 @@ from boxwood._internal.recipes.phases.train import Train
 __all__ = [
     "AddNoise",
     "Consult",
-    "Decode",
     "Descend",
     "Group",
     "Interpolate",

@@ -9,10 +9,10 @@ from torch import nn
 from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.policies import Gradual
 from boxwood._internal.core.schedules import Cubic
-from boxwood._internal.data.pairs import paired
 from boxwood._internal.model.sparse_training import SparseTraining
 from boxwood._internal.train.losses import cross_entropy
-from boxwood._internal.zoo.seq2seq import AdditiveAttention, Seq2Seq, outside_attention
+from boxwood_studies.pairs import paired
+from boxwood_studies.seq2seq import AdditiveAttention, Seq2Seq, outside_attention
 
 SOURCES, CLASSES = 6, 5
 

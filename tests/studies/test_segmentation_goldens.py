@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from boxwood._internal.data import scenes as made_of
 from boxwood._internal.data.splits import InMemory, Splits
 from boxwood._internal.graph.equivalence import shrink, verify
 from boxwood._internal.graph.units import units
-from boxwood._internal.zoo.segmentation_nets import FCN32s, SegNet, encoder_decoder
 from boxwood._internal.zoo.small_nets import small_vgg
+from boxwood_studies import scenes as made_of
+from boxwood_studies.segmentation_nets import FCN32s, SegNet, encoder_decoder
 
 VGG_16 = [64] * 2 + [128] * 2 + [256] * 3 + [512] * 6
 

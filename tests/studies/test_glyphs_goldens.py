@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from boxwood._internal.core.errors import BoxwoodError
-from boxwood._internal.data.glyphs import accents, candidates
+from boxwood_studies.glyphs import accents, candidates
 
 mpl = pytest.importorskip("matplotlib")
 

@@ -16,11 +16,11 @@ from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.reading import check_regular
 from boxwood._internal.core.replacing import replacing
 from boxwood._internal.core.seeds import generator_for
-from boxwood._internal.data.brown import brown_sentences
 from boxwood._internal.data.data_paths import data_home
-from boxwood._internal.data.espeak import Line, Utterance, speak
-from boxwood._internal.data.filterbanks import frame_middles, log_filterbanks
 from boxwood._internal.data.splits import Splits, fingerprint
+from boxwood_studies.brown import brown_sentences
+from boxwood_studies.espeak import Line, Utterance, speak
+from boxwood_studies.filterbanks import frame_middles, log_filterbanks
 
 BEFORE, AFTER, BANDS = 20, 5, 40
 PAUSE, OTHER = "_", "other"

@@ -1,6 +1,6 @@
 """The process in which eSpeak NG speaks: lines as JSON on stdin, what was spoken on stdout.
 
-`boxwood._internal.data.espeak` starts this file with ``python -I``. eSpeak NG keeps random numbers and voices
+`boxwood_studies.espeak` starts this file with ``python -I``. eSpeak NG keeps random numbers and voices
 in global variables, so the same line sounds different after another one: in a process of its own,
 the same lines always sound the same. Nothing but Python's own modules is imported here.
 

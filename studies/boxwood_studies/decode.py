@@ -12,8 +12,8 @@ from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.examples import Examples
 from boxwood._internal.model.evaluation import evaluating
 from boxwood._internal.recipes.phase import State, World
-from boxwood._internal.train.error_rates import error_rates
-from boxwood._internal.zoo.beam_search import Carry, beam_search
+from boxwood_studies.beam_search import Carry, beam_search
+from boxwood_studies.error_rates import error_rates
 
 Tokens = tuple[int, ...]
 
@@ -22,7 +22,7 @@ Score = Callable[[Sequence[Tokens], Sequence[Sequence[Tokens]]], Any]
 
 
 class Writer(Protocol):
-    """A network that writes sequences token by token, such as `boxwood._internal.zoo.seq2seq.Seq2Seq`."""
+    """A network that writes sequences token by token, such as `boxwood_studies.seq2seq.Seq2Seq`."""
 
     def begin(self, sources: Tensor) -> Carry:
         """Read sources."""

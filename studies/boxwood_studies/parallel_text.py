@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boxwood._internal.core.errors import BoxwoodError
-from boxwood._internal.data.pairs import paired
 from boxwood._internal.data.splits import Splits, fingerprint
 from boxwood._internal.data.text import UNKNOWN
+from boxwood_studies.pairs import paired
 
 _PARTS = ("train", "valid", "test")
 
@@ -18,7 +18,7 @@ class ParallelText:
     """A parallel text in numbers, and the words behind them.
 
     Args:
-        splits: the examples; see `boxwood._internal.data.pairs.paired`.
+        splits: the examples; see `boxwood_studies.pairs.paired`.
         sources: words of the source language; word i has the number i + 1.
         targets: words of the target language, likewise.
     """

@@ -199,7 +199,7 @@ class Seq2Seq(nn.Module):
         return (*memory, nothing, nothing)
 
     def next(self, last: Tensor, carry: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Score the token behind each last one: what `boxwood._internal.zoo.beam_search` asks, step by step.
+        """Score the token behind each last one: what `boxwood_studies.beam_search` asks, step by step.
 
         Args:
             last: int64 [batch]; 0 at the beginning.
@@ -209,7 +209,7 @@ class Seq2Seq(nn.Module):
             Scores [batch, classes], and what is carried on.
 
         Example:
-            >>> from boxwood._internal.zoo.beam_search import beam_search
+            >>> from boxwood_studies.beam_search import beam_search
             >>> net = Seq2Seq(sources=5, classes=4, hidden=8)
             >>> words = torch.tensor([[4, 3, 1], [2, 0, 0]])
             >>> len(beam_search(net.next, net.begin(words), width=2, longest=6))

