@@ -22,7 +22,7 @@ from boxwood._internal.engine.contenders import (
     openvino,
     race,
 )
-from boxwood._internal.engine.storage import load
+from boxwood._internal.engine.session import load_session
 
 NET = """
 import torch
@@ -65,7 +65,7 @@ def test_compile_writes_a_file_that_runs(nets, tmp_path, monkeypatch, capsys) ->
     assert "project" in printed
     assert "boxwood.load" in printed
     nets.unlink()
-    assert load(out)(torch.zeros(3, 4)).shape == (3, 2)
+    assert load_session(out)(torch.zeros(3, 4)).shape == (3, 2)
 
 
 PEERS = ("ONNX Runtime", "OpenVINO")

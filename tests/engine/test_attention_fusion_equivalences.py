@@ -10,8 +10,9 @@ pytest.importorskip("llvmlite")
 from boxwood._internal.engine.capture import capture
 from boxwood._internal.engine.compiling import optimised
 from boxwood._internal.engine.interface import learn
+from boxwood._internal.engine.kernel_cache import KernelCache
 from boxwood._internal.engine.ops import Attend, Native
-from boxwood._internal.engine.session import Session, Workshop
+from boxwood._internal.engine.session import Session
 from boxwood._internal.engine.supported import problems
 from boxwood._internal.engine.targets import host
 from boxwood._internal.engine.thread_team import Team
@@ -50,7 +51,7 @@ def compiled(net: nn.Module, example: Tensor) -> Session:
     tensors, function, interface = learn(net, example)
     program = optimised(capture(function, tensors).program)
     able = frozenset(problems(program, program.batch or 0))
-    return Session(program, interface(), able, Workshop(program, host(), 1), Team(1))
+    return Session(program, interface(), able, KernelCache(program, host(), 1), Team(1))
 
 
 def attends(session: Session) -> int:

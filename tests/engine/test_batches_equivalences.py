@@ -11,12 +11,12 @@ from torch import Tensor, nn
 pytest.importorskip("llvmlite")
 
 from boxwood._internal.core.errors import BoxwoodError
-from boxwood._internal.engine import aten_ops, storage
+from boxwood._internal.engine import aten_ops
 from boxwood._internal.engine.capture import capture
 from boxwood._internal.engine.compiling import compile as compile_
 from boxwood._internal.engine.program import Condition, Operator, PerExample, Program, Torch
 from boxwood._internal.engine.recording import UncapturableError
-from boxwood._internal.engine.session import Session
+from boxwood._internal.engine.session import Session, load_session
 
 SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 17, 20, 33, 64)
 
@@ -194,7 +194,7 @@ def test_another_batch_is_right_or_refused(function, example, tmp_path) -> None:
     fast = compile_(net, torch.randn(example, 6))
     assert isinstance(fast, Session)
     fast.save(tmp_path / "net.bxw")
-    loaded = storage.load(tmp_path / "net.bxw")
+    loaded = load_session(tmp_path / "net.bxw")
     right = []
     for size in SIZES:
         x = torch.randn(size, 6)

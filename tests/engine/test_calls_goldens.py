@@ -160,7 +160,8 @@ def test_an_explanation_names_every_operation(net) -> None:
 def test_threads_give_the_same_bits(monkeypatch, whose) -> None:
     """As far as kernels make them."""
     from boxwood._internal.engine import thread_team
-    from boxwood._internal.engine.session import Session, Workshop
+    from boxwood._internal.engine.kernel_cache import KernelCache
+    from boxwood._internal.engine.session import Session
     from boxwood._internal.engine.supported import problems
 
     if whose == "ours":
@@ -172,15 +173,16 @@ def test_threads_give_the_same_bits(monkeypatch, whose) -> None:
     x = torch.randn(2, 8, 20, 20)
     wanted = one.assigned(able)(x)
     for threads in (2, 3):
-        workshop = Workshop(one.program, one.workshop.target, threads)
-        many = Session(one.program, one.interface, able, workshop, thread_team.Team(threads))
+        kernels = KernelCache(one.program, one.kernels.target, threads)
+        many = Session(one.program, one.interface, able, kernels, thread_team.Team(threads))
         for _ in range(20):
             assert torch.equal(many(x), wanted)
 
 
 def test_kernels_run_on_the_threads_that_torch_has() -> None:
     """Other ones would fight with them for the processors."""
-    from boxwood._internal.engine.session import Session, Workshop
+    from boxwood._internal.engine.kernel_cache import KernelCache
+    from boxwood._internal.engine.session import Session
     from boxwood._internal.engine.supported import problems
     from boxwood._internal.engine.thread_team import Team, torch_openmp
 
@@ -190,7 +192,7 @@ def test_kernels_run_on_the_threads_that_torch_has() -> None:
     one = compile_(net, torch.zeros(8, 64))
     able = frozenset(problems(one.program, one.program.batch or 0))
     many = Session(
-        one.program, one.interface, able, Workshop(one.program, one.workshop.target, 2), Team(2)
+        one.program, one.interface, able, KernelCache(one.program, one.kernels.target, 2), Team(2)
     )
     before = torch.get_num_threads()
     try:
@@ -235,7 +237,7 @@ def test_kept_weights_take_less_than_dense_ones() -> None:
     x = torch.randn(1, 256)
     fast = compile_(net, x)
     fast = fast.assigned(frozenset(problems(fast.program, 1)))
-    fast.settle(1)
+    fast.compact(1)
     found = fast.explain(x)
     assert found.kept_bytes <= 4 * found.nonzero + 256 * 256 // 8
     with torch.no_grad():

@@ -13,6 +13,7 @@ from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine import choice_cache, compiling, storage
 from boxwood._internal.engine.compiling import compile as compile_
 from boxwood._internal.engine.llvm.cache import ObjectCache
+from boxwood._internal.engine.session import load_session
 from boxwood._internal.engine.targets import AVX2, AVX512, host
 
 
@@ -38,7 +39,7 @@ def saved(net, tmp_path_factory):
     from boxwood._internal.engine.supported import problems
 
     session = session.assigned(frozenset(problems(session.program, 1)))
-    session.settle(1)
+    session.compact(1)
     session.save(path)
     return session, path
 
@@ -46,7 +47,7 @@ def saved(net, tmp_path_factory):
 def test_a_loaded_model_gives_the_same_bits(saved) -> None:
     """For the example's batch and for others."""
     session, path = saved
-    loaded = storage.load(path)
+    loaded = load_session(path)
     assert loaded.native == session.native
     for batch in (1, 4):
         x = torch.randn(batch, 3, 16, 16)
@@ -67,7 +68,7 @@ def test_a_loaded_model_needs_no_llvm(saved, monkeypatch) -> None:
 
     monkeypatch.setattr(jit, "compile_text", refuse)
     monkeypatch.setattr(bind, "build", refuse)
-    assert torch.equal(storage.load(path)(x), wanted)
+    assert torch.equal(load_session(path)(x), wanted)
 
 
 def test_weights_take_little_more_than_their_nonzeros(net, tmp_path) -> None:
@@ -76,7 +77,7 @@ def test_weights_take_little_more_than_their_nonzeros(net, tmp_path) -> None:
     with torch.no_grad():
         wide.weight.mul_(torch.rand_like(wide.weight) >= 0.9)
     session = compile_(wide, torch.zeros(1, 512)).assigned(frozenset())
-    session.settle(1)
+    session.compact(1)
     session.save(tmp_path / "wide.bxw")
     nonzero = int(wide.weight.count_nonzero())
     size = (tmp_path / "wide.bxw").stat().st_size
@@ -111,13 +112,13 @@ def test_a_damaged_file_is_refused(saved, tmp_path, change, message) -> None:
     """One bit is enough."""
     damaged(saved[1], tmp_path / "bad.bxw", change)
     with pytest.raises(BoxwoodError, match=message):
-        storage.load(tmp_path / "bad.bxw")
+        load_session(tmp_path / "bad.bxw")
 
 
 def test_a_missing_file_is_an_error(tmp_path) -> None:
     """With its path."""
     with pytest.raises(BoxwoodError, match="nowhere"):
-        storage.load(tmp_path / "nowhere.bxw")
+        load_session(tmp_path / "nowhere.bxw")
 
 
 def rewritten(path, target, change) -> None:
@@ -146,10 +147,10 @@ def test_a_forged_header_is_refused(saved, tmp_path, old, new, message) -> None:
     """A fitting checksum makes no class, operator or section that there is not."""
     rewritten(saved[1], tmp_path / "forged.bxw", lambda text: re.sub(old, new, text))
     if message is None:
-        storage.load(tmp_path / "forged.bxw")  # nothing in this program to replace
+        load_session(tmp_path / "forged.bxw")  # nothing in this program to replace
         return
     with pytest.raises(BoxwoodError, match=message):
-        storage.load(tmp_path / "forged.bxw")
+        load_session(tmp_path / "forged.bxw")
 
 
 @pytest.mark.parametrize("target", ["aten.relu_.default", "aten.from_file.default", "os.system.x"])
@@ -173,8 +174,8 @@ def test_a_file_of_another_family_is_compiled_anew(saved, tmp_path) -> None:
 
     rewritten(path, tmp_path / "other.bxw", change)
     x = torch.randn(1, 3, 16, 16)
-    loaded = storage.load(tmp_path / "other.bxw")
-    assert not loaded.workshop.built
+    loaded = load_session(tmp_path / "other.bxw")
+    assert not loaded.kernels.built
     torch.testing.assert_close(loaded(x), session(x), rtol=0, atol=0)
 
 

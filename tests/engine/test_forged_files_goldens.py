@@ -17,6 +17,7 @@ from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine import storage
 from boxwood._internal.engine.compiling import compile as compile_
 from boxwood._internal.engine.formats import Parts, from_dense, from_parts, join, to_dense
+from boxwood._internal.engine.session import load_session
 from boxwood._internal.engine.supported import problems
 
 
@@ -52,10 +53,10 @@ def file(request, tmp_path_factory) -> tuple[Path, tuple[int, ...]]:
             parameter.mul_(torch.rand_like(parameter) >= 0.5)
     session = compile_(net, torch.zeros(1, *shape))
     session = session.assigned(frozenset(problems(session.program, 1)))
-    session.settle(1)
+    session.compact(1)
     path = tmp_path_factory.mktemp("forged") / "net.bxw"
     session.save(path)
-    assert session.workshop.built
+    assert session.kernels.built
     return path, shape
 
 
@@ -108,7 +109,7 @@ def changed(header: Any, place: tuple[Any, ...], chance: random.Random) -> Any:
 def refused_or_run(path: Path, shape: tuple[int, ...]) -> bool:
     """Say whether a file is refused, on reading or at a call; nothing else may happen."""
     try:
-        session = storage.load(path)
+        session = load_session(path)
         for batch in (1, 3):
             session(torch.randn(batch, *shape))
     except BoxwoodError:

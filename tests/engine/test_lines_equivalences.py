@@ -8,10 +8,9 @@ from torch import Tensor, nn
 
 pytest.importorskip("llvmlite")
 
-from boxwood._internal.engine import storage
 from boxwood._internal.engine.compiling import compile as compile_
 from boxwood._internal.engine.ops import Convolve, Native
-from boxwood._internal.engine.session import Session
+from boxwood._internal.engine.session import Session, load_session
 from boxwood._internal.engine.supported import problems
 
 
@@ -158,7 +157,7 @@ def test_a_file_of_one(tmp_path) -> None:
     x = torch.randn(3, 4, 20)
     compile_(net, x).save(tmp_path / "net.bxw")
     with torch.no_grad():
-        torch.testing.assert_close(storage.load(tmp_path / "net.bxw")(x), net(x))
+        torch.testing.assert_close(load_session(tmp_path / "net.bxw")(x), net(x))
 
 
 class Random(nn.Module):

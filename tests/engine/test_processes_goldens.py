@@ -16,9 +16,10 @@ from torch import nn
 pytest.importorskip("llvmlite")
 
 from boxwood._internal.core.errors import BoxwoodError
-from boxwood._internal.engine import storage, thread_team
+from boxwood._internal.engine import thread_team
 from boxwood._internal.engine.compiling import compile as compile_
-from boxwood._internal.engine.session import PLANS, Session, Workshop
+from boxwood._internal.engine.kernel_cache import KernelCache
+from boxwood._internal.engine.session import PLANS, Session, load_session
 from boxwood._internal.engine.supported import problems
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -28,9 +29,9 @@ def in_kernels(net: nn.Module, example: torch.Tensor, threads: int = 1) -> Sessi
     """Compile with every operation that a kernel can do in one, whatever is fastest."""
     one = compile_(net, example)
     able = frozenset(problems(one.program, len(example)))
-    workshop = Workshop(one.program, one.workshop.target, threads)
-    session = Session(one.program, one.interface, able, workshop, thread_team.Team(threads))
-    session.settle(len(example))
+    kernels = KernelCache(one.program, one.kernels.target, threads)
+    session = Session(one.program, one.interface, able, kernels, thread_team.Team(threads))
+    session.compact(len(example))
     return session
 
 
@@ -117,7 +118,7 @@ def test_what_cannot_be_pickled_says_what_to_do(net, way) -> None:
 
 def held(session: Session) -> tuple[int, int]:
     """Return how many kernels a session has, and the bytes of memory that they keep alive."""
-    kernels = [each.kernel for each in session.workshop.built.values()]
+    kernels = [each.kernel for each in session.kernels.built.values()]
     parts = [part for kernel in kernels for part in kernel.constants]
     memories = {}
     for part in parts:
@@ -130,7 +131,7 @@ def held(session: Session) -> tuple[int, int]:
 def test_many_batches_take_no_more_memory_than_a_few(net) -> None:
     """Kernels of batches whose plans are dropped go with them; those of the example stay."""
     fast = in_kernels(net, torch.zeros(8, 64))
-    first = set(fast.workshop.built)
+    first = set(fast.kernels.built)
     most = (0, 0)
     for batch in range(9, 9 + PLANS + 1):
         fast(torch.zeros(batch, 64))
@@ -142,7 +143,7 @@ def test_many_batches_take_no_more_memory_than_a_few(net) -> None:
         count, nbytes = held(fast)
         assert count <= most[0]
         assert nbytes <= 2 * most[1]
-    assert first <= set(fast.workshop.built)
+    assert first <= set(fast.kernels.built)
 
 
 def test_batches_share_packed_weights(monkeypatch) -> None:
@@ -155,7 +156,7 @@ def test_batches_share_packed_weights(monkeypatch) -> None:
     _, one = held(fast)
     for batch in range(20, 20 + PLANS):
         fast(torch.zeros(batch, 256))
-    packed = [each for each in fast.workshop.built.values() if each.kernel.packing]
+    packed = [each for each in fast.kernels.built.values() if each.kernel.packing]
     assert len(packed) == PLANS + 1
     assert held(fast)[1] < 1.2 * one
 
@@ -166,7 +167,7 @@ def test_a_loaded_session_keeps_the_kernels_of_its_file(net, tmp_path, monkeypat
 
     saved = in_kernels(net, torch.zeros(8, 64))
     saved.save(tmp_path / "net.bxw")
-    loaded = storage.load(tmp_path / "net.bxw")
+    loaded = load_session(tmp_path / "net.bxw")
     for batch in range(9, 9 + 2 * PLANS):
         loaded(torch.zeros(batch, 64))
 

@@ -11,7 +11,8 @@ pytest.importorskip("llvmlite")
 from boxwood._internal.engine.capture import capture
 from boxwood._internal.engine.compiling import optimised
 from boxwood._internal.engine.interface import learn
-from boxwood._internal.engine.session import Session, Workshop
+from boxwood._internal.engine.kernel_cache import KernelCache
+from boxwood._internal.engine.session import Session
 from boxwood._internal.engine.supported import problems
 from boxwood._internal.engine.targets import host
 from boxwood._internal.engine.thread_team import Team
@@ -177,8 +178,8 @@ def session_of(net: nn.Module, example: Tensor, portion: float, seed: int, threa
     generator = torch.Generator().manual_seed(seed)
     able = sorted(problems(program, program.batch or len(example)))
     chosen = [p for p in able if torch.rand((), generator=generator).item() < portion]
-    workshop = Workshop(program, host(), threads)
-    return Session(program, interface(), frozenset(chosen), workshop, Team(threads))
+    kernels = KernelCache(program, host(), threads)
+    return Session(program, interface(), frozenset(chosen), kernels, Team(threads))
 
 
 def relative(ours: Tensor, theirs: Tensor) -> float:

@@ -11,8 +11,9 @@ pytest.importorskip("llvmlite")
 from boxwood._internal.engine.capture import capture
 from boxwood._internal.engine.compiling import optimised
 from boxwood._internal.engine.interface import learn
+from boxwood._internal.engine.kernel_cache import KernelCache
 from boxwood._internal.engine.ops import Recurrent
-from boxwood._internal.engine.session import Session, Workshop
+from boxwood._internal.engine.session import Session
 from boxwood._internal.engine.supported import problems
 from boxwood._internal.engine.targets import host
 from boxwood._internal.engine.thread_team import Team
@@ -56,8 +57,8 @@ def test_a_recurrent_stack_computes_what_torch_computes(
         else not (kind is nn.GRU and hidden % 16) and (not both or steps > 3)
     )  # fmt: skip
     for threads in (1, 2):
-        workshop = Workshop(program, host(), threads)
-        session = Session(program, interface(), able, workshop, Team(threads))
+        kernels = KernelCache(program, host(), threads)
+        session = Session(program, interface(), able, kernels, Team(threads))
         with torch.no_grad():
             wanted = net(*example)
         got = session(*example)

@@ -7,9 +7,8 @@ from torch import Tensor, nn
 pytest.importorskip("llvmlite")
 
 from boxwood._internal.core.errors import BoxwoodError
-from boxwood._internal.engine import storage
 from boxwood._internal.engine.compiling import compile as compile_
-from boxwood._internal.engine.session import Session, Uncompiled
+from boxwood._internal.engine.session import Session, Uncompiled, load_session
 from boxwood._internal.engine.supported import problems
 
 
@@ -227,7 +226,7 @@ def test_a_file_remembers_which_tensors_were_one(tmp_path) -> None:
     x = torch.randn(2, 6)
     compile_(net, (x, x)).save(tmp_path / "net.bxw")
     with pytest.raises(BoxwoodError, match="one and the same"):
-        storage.load(tmp_path / "net.bxw")(x, x.clone())
+        load_session(tmp_path / "net.bxw")(x, x.clone())
 
 
 def test_shapes_that_torch_tells_wrongly_without_values_are_no_reason_to_refuse() -> None:

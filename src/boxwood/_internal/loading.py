@@ -8,7 +8,7 @@ from torch import nn
 
 from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine import storage
-from boxwood._internal.engine.session import Session
+from boxwood._internal.engine.session import Session, load_session
 from boxwood._internal.graph.record import load_shrunken
 
 
@@ -53,4 +53,4 @@ def load(path: str | Path, build: Callable[[], nn.Module] | None = None) -> Sess
                 f"Expected a compiled network in {path}, got another file; for a shrunken network "
                 f"give build=, the function that makes the original one."
             )
-    return storage.load(path)
+    return load_session(path)

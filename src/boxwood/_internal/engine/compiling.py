@@ -13,6 +13,7 @@ from boxwood._internal.engine.chance import kept
 from boxwood._internal.engine.choosing import choose
 from boxwood._internal.engine.copying import copied
 from boxwood._internal.engine.interface import learn
+from boxwood._internal.engine.kernel_cache import KernelCache
 from boxwood._internal.engine.lower import lower
 from boxwood._internal.engine.passes.fold_batch_norm import fold_batch_norm
 from boxwood._internal.engine.passes.fold_constants import fold_constants
@@ -22,7 +23,7 @@ from boxwood._internal.engine.passes.lines_as_planes import lines_as_planes
 from boxwood._internal.engine.passes.simplify import simplify
 from boxwood._internal.engine.program import Program, check
 from boxwood._internal.engine.recording import UncapturableError
-from boxwood._internal.engine.session import Session, Uncompiled, Workshop, undisturbed
+from boxwood._internal.engine.session import Session, Uncompiled, undisturbed
 from boxwood._internal.engine.targets import Target, host
 from boxwood._internal.engine.thread_team import Team
 
@@ -92,8 +93,8 @@ def _compiled(model: nn.Module, example: Any, target: Target, team: Team) -> Ses
         n: by_address[t.data_ptr()] for n, t in constants.items() if t.data_ptr() in by_address
     }
     program = _own(optimised(replace(check(program), names=names)), twin)
-    workshop = Workshop(program, target, team.threads)
-    session = Session(program, captured.beside, frozenset(), workshop, team)
+    kernels = KernelCache(program, target, team.threads)
+    session = Session(program, captured.beside, frozenset(), kernels, team)
     name = choice_cache.key(program, target, team.threads)
     choice = choice_cache.recall(name, program) if name else None
     if choice is None:
@@ -102,7 +103,7 @@ def _compiled(model: nn.Module, example: Any, target: Target, team: Team) -> Ses
         if name:
             choice_cache.remember(name, choice)
     session = session.assigned(*choice)
-    session.settle(program.batch or 0)
+    session.compact(program.batch or 0)
     return session
 
 

@@ -17,21 +17,12 @@ from boxwood._internal.engine.llvm.objects import Library
 from boxwood._internal.engine.memory import allocate, arrange
 from boxwood._internal.engine.ops import Native, Recurrent
 from boxwood._internal.engine.placement import strided
-from boxwood._internal.engine.plan import CopyStep, Home, KernelStep, Plan, TorchStep
+from boxwood._internal.engine.plan import CopyStep, KernelStep, Location, Plan, TorchStep
 from boxwood._internal.engine.program import Program, Ref, Torch
 from boxwood._internal.engine.thread_team import Team
 
 Slots = list[Any]
 Action = Callable[[Slots], None]
-
-
-@dataclass(frozen=True)
-class Bound:
-    """A kernel whose constants lie at their addresses."""
-
-    kernel: contract.Kernel
-    addresses: tuple[int, ...]
-    owner: object
 
 
 @dataclass(frozen=True)
@@ -74,7 +65,7 @@ class Runner:
         self,
         program: Program,
         plan: Plan,
-        kernels: Mapping[int, Bound],
+        kernels: Mapping[int, contract.BoundKernel],
         library: Library | None,
         dense: Mapping[int, Callable[..., Tensor]],
         team: Team,
@@ -93,12 +84,12 @@ class Runner:
             for number in _outside(program, plan)
             if number in program.constants
         }
-        for number, home in plan.homes.items():
+        for number, home in plan.locations.items():
             self._static[number] = self._view(home, plan.shapes[number])
         for number, view in plan.views.items():
             start = self._starts[view.buffer] + view.start
             self._static[number] = torch.as_strided(
-                self._arena, plan.shapes[number], view.steps, start
+                self._arena, plan.shapes[number], view.strides, start
             )
         self._slot_count = program.next_value()
         self._kept: list[Any] = []  # argument blocks and jobs, which are known by address alone
@@ -165,10 +156,10 @@ class Runner:
     def _inside(self, tensor: Tensor) -> bool:
         return _memory(tensor) == self._memory.ctypes.data
 
-    def _view(self, home: Home, shape: tuple[int, ...]) -> Tensor:
+    def _view(self, home: Location, shape: tuple[int, ...]) -> Tensor:
         return strided(self._arena, self._starts[home.buffer] + home.start, home.where, shape)
 
-    def _address(self, home: Home) -> int:
+    def _address(self, home: Location) -> int:
         return int(self._memory.ctypes.data) + 4 * (self._starts[home.buffer] + home.start)
 
     def _steps(self) -> list[Step]:
@@ -210,11 +201,11 @@ class Runner:
 
     def _call(self, index: int, step: KernelStep) -> Call:
         bound = self.kernels[index]
-        outside = None if isinstance(step.source, Home) else step.source
+        outside = None if isinstance(step.source, Location) else step.source
         block = contract.arguments(
             bound.kernel,
             bound.addresses,
-            source=self._address(step.source) if isinstance(step.source, Home) else 0,
+            source=self._address(step.source) if isinstance(step.source, Location) else 0,
             target=self._address(step.out),
             second=self._address(step.second) if step.second else 0,
             scratch=self._scratch,
@@ -388,7 +379,7 @@ def _last_reads(program: Program, plan: Plan) -> dict[int, tuple[int, ...]]:
     for position, op in enumerate(program.ops):
         for value in op.reads:
             last[value] = position
-    keep = {*program.outputs, *program.constants, *plan.homes, *plan.views, *copied}
+    keep = {*program.outputs, *program.constants, *plan.locations, *plan.views, *copied}
     found: dict[int, list[int]] = {}
     for value, position in last.items():
         if value not in keep:

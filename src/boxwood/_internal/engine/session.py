@@ -1,172 +1,31 @@
 """A compiled network: called as the network is, run by kernels and torch."""
 
-import hashlib
 import os
 import statistics
 import time
-import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from boxwood._internal.core.errors import BoxwoodError
-from boxwood._internal.engine import bind, dense, driver
+from boxwood._internal.engine import dense, storage
 from boxwood._internal.engine.constants import Constants
 from boxwood._internal.engine.explain import Explanation, Line, Times, explain
 from boxwood._internal.engine.interface import Interface, check_inputs
-from boxwood._internal.engine.kernels.contract import Kernel
-from boxwood._internal.engine.llvm import jit
-from boxwood._internal.engine.llvm.cache import ObjectCache, default_cache
-from boxwood._internal.engine.llvm.objects import Library, load
-from boxwood._internal.engine.memory import LINE, allocate
+from boxwood._internal.engine.kernel_cache import KernelCache
 from boxwood._internal.engine.ops import Native, Recurrent
-from boxwood._internal.engine.plan import KernelStep, Plan, TorchStep, plan
+from boxwood._internal.engine.plan import KernelStep, Plan, TorchStep
+from boxwood._internal.engine.planner import plan_batch
 from boxwood._internal.engine.program import Op, Program
-from boxwood._internal.engine.runner import Bound, Runner
+from boxwood._internal.engine.runner import Runner
 from boxwood._internal.engine.shapes import check_shapes
-from boxwood._internal.engine.targets import Target
 from boxwood._internal.engine.thread_team import Team
-
-Held = weakref.WeakValueDictionary[bytes, NDArray[Any]]
-
-Key = tuple[Any, int | None, int | None]  # problem, number of the weight, of the bias
 
 PLANS = 4
 """Batch sizes whose plans are kept ready."""
-
-
-@dataclass(eq=False)
-class Workshop:
-    """Builds kernels and keeps them, so that plans share packed weights and compiled code.
-
-    Args:
-        program: whose constants the weights are.
-        target: the processor family.
-        threads: that will run them.
-        cache: compiled objects on disk, or None.
-    """
-
-    program: Program
-    target: Target
-    threads: int
-    cache: ObjectCache | None = field(default_factory=default_cache)
-
-    def __post_init__(self) -> None:
-        self.built: dict[Key, Bound] = {}
-        self.stored: dict[Key, Callable[[], Bound]] = {}  # kernels of a file, not yet looked at
-        self.objects: dict[str, bytes] = {}
-        self.held: Held = weakref.WeakValueDictionary()
-        self.settled: frozenset[Key] = frozenset()  # kernels that stay whatever else is forgotten
-
-    def kernels(self, steps: Mapping[int, KernelStep]) -> dict[int, Bound]:
-        """Return the kernel of each step."""
-        missing: dict[Key, Kernel] = {}
-        for step in steps.values():
-            key = (step.problem, step.weight, step.bias)
-            self.restore(key)
-            if key not in self.built and key not in missing:
-                missing[key] = bind.build(
-                    step.problem,
-                    self.weight(step.weight),
-                    self.weight(step.bias),
-                    self.target,
-                    self.threads,
-                )
-        self.built.update(zip(missing, hold(tuple(missing.values()), self.held), strict=True))
-        return {
-            index: self.built[step.problem, step.weight, step.bias] for index, step in steps.items()
-        }
-
-    def restore(self, key: Key) -> None:
-        """Take a kernel from the file, if it is there."""
-        if key in self.stored:
-            self.built[key] = self.stored.pop(key)()
-
-    def settle(self) -> None:
-        """Keep for good what is built or stored now, in memory without what was built beside it."""
-        self.held.clear()
-        kernels = [each.kernel for each in self.built.values()]
-        self.built = dict(zip(self.built, hold(kernels, self.held), strict=True))
-        self.settled = frozenset((*self.built, *self.stored))
-
-    def keep(self, kernels: Iterable[Bound]) -> None:
-        """Forget all kernels but these and the settled ones."""
-        kept = {id(each) for each in kernels}
-        self.built = {
-            key: each for key, each in self.built.items() if id(each) in kept or key in self.settled
-        }
-        own = {driver.CODE.entry, driver.SHARE.entry}
-        entries = own | {b.kernel.code.entry for b in self.built.values()}
-        self.objects = {e: code for e, code in self.objects.items() if e in entries}
-
-    def library(self, kernels: Iterable[Bound]) -> Library:
-        """Return the code of kernels and the driver's."""
-        codes = {bound.kernel.code.entry: bound.kernel.code for bound in kernels}
-        wanted = [driver.CODE, driver.SHARE, *codes.values()]
-        objects = {
-            code.entry: self.objects[code.entry] for code in wanted if code.entry in self.objects
-        }
-        rest = [code for code in wanted if code.entry not in objects]
-        self.objects.update(jit.compile_all(rest, self.target, self.cache))
-        return load({code.entry: self.objects[code.entry] for code in wanted})
-
-    def weight(self, number: int | None) -> NDArray[np.float32] | None:
-        """Return a constant; None for none."""
-        return None if number is None else self.program.constants[number].numpy()
-
-
-def hold(
-    kernels: Sequence[Kernel], held: Held | None = None, mapped: NDArray[np.uint8] | None = None
-) -> list[Bound]:
-    """Copy the constants of kernels into memory of their own, each to a cache line.
-
-    Args:
-        kernels: the kernels.
-        held: constants that are there already, by digest: packed weights are often the same for
-            several batches, and are then shared.
-        mapped: memory of a file; constants that lie on lines there stay.
-    """
-    held = weakref.WeakValueDictionary() if held is None else held
-    parts = {id(part): part for kernel in kernels for part in kernel.constants}
-    placed = {number: part for number, part in parts.items() if _stays(part, mapped)}
-    digests = {number: _digest(part) for number, part in parts.items() if number not in placed}
-    placed |= {number: held[digest] for number, digest in digests.items() if digest in held}
-    new = {number: part for number, part in parts.items() if number not in placed}
-    memory = allocate(sum(_whole_lines(part) for part in new.values()))
-    start = 0
-    for number, part in new.items():
-        there = memory[start : start + part.nbytes].view(part.dtype)
-        there[:] = part.reshape(-1)
-        placed[number] = held[digests[number]] = there
-        start += _whole_lines(part)
-    found = []
-    for kernel in kernels:
-        constants = tuple(placed[id(part)] for part in kernel.constants)
-        addresses = tuple(constant.ctypes.data for constant in constants)
-        found.append(Bound(replace(kernel, constants=constants), addresses, memory))
-    return found
-
-
-def _whole_lines(part: NDArray[Any]) -> int:
-    return -(-part.nbytes // LINE) * LINE
-
-
-def _digest(part: NDArray[Any]) -> bytes:
-    digest = hashlib.blake2b(f"{part.dtype} {part.size}".encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
-    return digest.digest()
-
-
-def _stays(part: NDArray[Any], mapped: NDArray[np.uint8] | None) -> bool:
-    if mapped is None:
-        return False
-    first, place = mapped.ctypes.data, part.ctypes.data
-    return first <= place < first + mapped.nbytes and place % LINE == 0
 
 
 class Session:
@@ -176,7 +35,7 @@ class Session:
         program: lowered.
         interface: how it is called.
         native: positions of the operations that kernels do.
-        workshop: where its kernels come from.
+        kernels: where its kernels come from.
         team: its threads.
         times: what `choosing` measured, for `explain`.
     """
@@ -186,13 +45,13 @@ class Session:
         program: Program,
         interface: Interface,
         native: frozenset[int],
-        workshop: Workshop,
+        kernels: KernelCache,
         team: Team,
         times: Mapping[int, Times] | None = None,
     ) -> None:
         self.times = dict(times or {})
         self.program, self.interface, self.native = program, interface, native
-        self.workshop, self.team = workshop, team
+        self.kernels, self.team = kernels, team
         self._runners: dict[int, Runner] = {}
         self._dense: dict[int, Callable[..., Tensor]] = {}
 
@@ -231,7 +90,7 @@ class Session:
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write this session to a file that `boxwood._internal.engine.storage.load` reads.
+        """Write this session, with the kernels that it has built so far, to a file for `boxwood.load`.
 
         Args:
             path: the file, by custom ``*.bxw``.
@@ -240,9 +99,12 @@ class Session:
             BoxwoodError: its interface or an operator has no form in a file, or the disk is full
                 or not writable.
         """
-        from boxwood._internal.engine.storage import save
-
-        save(self, path)
+        storage.write(
+            storage.CompiledProgram(
+                self.program, self.interface, self.native, self.times, self.kernels
+            ),
+            path,
+        )
 
     def explain(self, *args: Any, repeats: int = 5, **kwargs: Any) -> Explanation:
         """Measure each operation of a call, and say where it runs and why.
@@ -262,19 +124,19 @@ class Session:
     ) -> "Session":
         """Return a session of the same program whose kernels do these operations."""
         return Session(
-            self.program, self.interface, native, self.workshop, self.team, times or self.times
+            self.program, self.interface, native, self.kernels, self.team, times or self.times
         )
 
-    def settle(self, batch: int) -> None:
+    def compact(self, batch: int) -> None:
         """Keep the kernels of one batch's plan, and no others; keep their weights without zeros."""
-        self.workshop.settled = frozenset()
-        self.workshop.keep(self.runner(batch).kernels.values())
-        self.workshop.settle()
+        self.kernels.permanent = frozenset()
+        self.kernels.forget_all_but(self.runner(batch).kernels.values())
+        self.kernels.compact()
         ops = self.program.ops
         packed = {n for position in self.native for n in _weights(ops[position])}
         packed -= {n for p, op in enumerate(ops) if p not in self.native for n in op.reads}
         constants = Constants(self.program.constants).without_zeros(packed)
-        self.program = self.workshop.program = replace(self.program, constants=constants)
+        self.program = self.kernels.program = replace(self.program, constants=constants)
         self._runners = {}
 
     def runner(self, batch: int) -> Runner:
@@ -283,17 +145,17 @@ class Session:
             check_shapes(self.program, batch)
             if len(self._runners) >= PLANS:
                 self._runners.pop(next(iter(self._runners)))
-                self.workshop.keep(
+                self.kernels.forget_all_but(
                     kernel
                     for runner in self._runners.values()
                     for kernel in runner.kernels.values()
                 )
-            self._runners[batch] = self._bind(plan(self.program, batch, self.native))
+            self._runners[batch] = self._bind(plan_batch(self.program, batch, self.native))
         return self._runners[batch]
 
     def _bind(self, planned: Plan) -> Runner:
         steps = {i: step for i, step in enumerate(planned.steps) if isinstance(step, KernelStep)}
-        kernels = self.workshop.kernels(steps)
+        kernels = self.kernels.of_steps(steps)
         # Kernels do for one batch what torch may have to do for another.
         in_torch = {step.op for step in planned.steps if isinstance(step, TorchStep)}
         for position, op in enumerate(self.program.ops):
@@ -305,11 +167,31 @@ class Session:
                     )  # fmt: skip
                 elif isinstance(op, Recurrent):
                     self._dense[position] = dense.recurrent(op, self.program.constants)
-        library = self.workshop.library(kernels.values()) if kernels else None
+        library = self.kernels.library(kernels.values()) if kernels else None
         return Runner(self.program, planned, kernels, library, self._dense, self.team)
 
     def _constant(self, number: int | None) -> Tensor | None:
         return None if number is None else self.program.constants[number]
+
+
+def load_session(path: str | os.PathLike[str], *, threads: int | None = None) -> Session:
+    """Read what `Session.save` wrote; the network's own Python code is not needed.
+
+    On a machine of another processor family the kernels are compiled again. A file holds machine
+    code, which runs as you: load files that you trust.
+
+    Args:
+        path: the file.
+        threads: as in `compile`; those of the saved session when None.
+
+    Raises:
+        BoxwoodError: no such file, or one that is cut short, changed, or of another format.
+    """
+    found = storage.read(path, threads=threads)
+    return Session(
+        found.program, found.interface, found.native, found.kernels,
+        Team(found.kernels.threads), found.times,
+    )  # fmt: skip
 
 
 def _weights(op: Op) -> tuple[int, ...]:

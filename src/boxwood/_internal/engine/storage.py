@@ -18,7 +18,7 @@ import mmap
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,35 +30,51 @@ from torch import Tensor
 
 from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.replacing import check_suffix, replacing
-from boxwood._internal.engine import codec, interface
+from boxwood._internal.engine import codec
 from boxwood._internal.engine.bind import made
 from boxwood._internal.engine.constants import Compact, Constants, compact
 from boxwood._internal.engine.explain import Times
 from boxwood._internal.engine.formats import HEADER, Parts
-from boxwood._internal.engine.kernels.contract import Kernel
+from boxwood._internal.engine.interface import Interface, check_leaves, from_json, to_json
+from boxwood._internal.engine.kernel_cache import KernelCache, KernelKey, place_constants
+from boxwood._internal.engine.kernels.contract import BoundKernel, Kernel
 from boxwood._internal.engine.kernels.conv import Conv
 from boxwood._internal.engine.kernels.matvec import Blocks, MatVec
 from boxwood._internal.engine.kernels.planning import HEIGHTS, Plan
 from boxwood._internal.engine.ops import Native, Recurrent
 from boxwood._internal.engine.program import Batches, Program, Torch, Value, check, check_numbers
-from boxwood._internal.engine.runner import Bound
-from boxwood._internal.engine.session import Key, Session, Workshop, hold
 from boxwood._internal.engine.shapes import check_shapes
 from boxwood._internal.engine.targets import host
-from boxwood._internal.engine.thread_team import Team
 
 MAGIC = b"BXW\x00\x00\x00\x00\x02"
 ALIGN = 64
 _START = len(MAGIC) + 32 + 8
 
 
-def save(session: Session, path: str | os.PathLike[str]) -> None:
-    """Write a session, whole or not at all.
-
-    The kernels that it has built so far go with it.
+@dataclass(frozen=True)
+class CompiledProgram:
+    """What a file holds of a compiled network.
 
     Args:
-        session: what `compile` made.
+        program: the lowered operations.
+        interface: how the network is called.
+        native: positions of the operations that kernels do.
+        times: what was measured when it was compiled, by position.
+        kernels: the kernels that were built so far, and the processor family that they are for.
+    """
+
+    program: Program
+    interface: Interface
+    native: frozenset[int]
+    times: Mapping[int, Times]
+    kernels: KernelCache
+
+
+def write(compiled: CompiledProgram, path: str | os.PathLike[str]) -> None:
+    """Write a compiled network, whole or not at all.
+
+    Args:
+        compiled: the network.
         path: the file, by custom ``*.bxw``.
 
     Raises:
@@ -67,13 +83,13 @@ def save(session: Session, path: str | os.PathLike[str]) -> None:
     """
     check_suffix(Path(path), ".bxw")
     sections = _Sections()
-    weights = {op.weight for op in session.program.ops if isinstance(op, Native)}
-    program, workshop = session.program, session.workshop
-    for key in tuple(workshop.stored):
-        workshop.restore(key)
+    weights = {op.weight for op in compiled.program.ops if isinstance(op, Native)}
+    program, kernels = compiled.program, compiled.kernels
+    for key in tuple(kernels.stored):
+        kernels.restore(key)
     header = {
         "versions": {"torch": torch.__version__},
-        "interface": interface.to_json(session.interface),
+        "interface": to_json(compiled.interface),
         "program": {
             "ops": codec.encode(program.ops),
             "values": [[number, codec.encode(v)] for number, v in program.values.items()],
@@ -87,49 +103,46 @@ def save(session: Session, path: str | os.PathLike[str]) -> None:
             "batches": codec.encode(program.batches),
             "names": list(program.names.items()),
         },
-        "native": sorted(session.native),
-        "times": [[position, asdict(each)] for position, each in session.times.items()],
-        "threads": session.threads,
-        "target": asdict(workshop.target),
+        "native": sorted(compiled.native),
+        "times": [[position, asdict(each)] for position, each in compiled.times.items()],
+        "threads": kernels.threads,
+        "target": asdict(kernels.target),
         "kernels": [
             [codec.encode(key), sections.kernel(bound.kernel)]
-            for key, bound in workshop.built.items()
+            for key, bound in kernels.built.items()
         ],
         "objects": {
             entry: sections.add(np.frombuffer(code, np.uint8))
-            for entry, code in workshop.objects.items()
+            for entry, code in kernels.objects.items()
         },
     }
     _write(Path(path), json.dumps(header).encode(), sections)
 
 
-def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Session:
-    """Read what `Session.save` wrote; the network's own Python code is not needed.
+def read(path: str | os.PathLike[str], *, threads: int | None = None) -> CompiledProgram:
+    """Read what `write` wrote; kernels for another processor family are left out.
 
-    On a machine of another family the kernels are compiled anew.
-
-    A file holds machine code, which runs as you: load files that you trust. The checksum finds
-    damage. What else the file says is checked before anything runs, so that a wrong header is an
-    error; wrong machine code is not found.
+    The checksum finds damage. What else the file says is checked before anything runs, so that a
+    wrong header is an error; wrong machine code is not found.
 
     Args:
         path: the file.
-        threads: as in `compile`; those of the saved session when None.
+        threads: that will run it; the number in the file when None.
 
     Raises:
         BoxwoodError: no such file, or one that is cut short, changed, or of another format.
     """
     path = Path(path)
-    data = _read(path)
+    data = _mapped(path)
     (length,) = data[_START - 8 : _START].view("<u8")
     with _readable(path):
         header = json.loads(data[_START : _START + int(length)].tobytes())
-        return _session(header, data, threads, path)
+        return _compiled(header, data, threads, path)
 
 
-def _session(
+def _compiled(
     header: dict[str, Any], data: NDArray[np.uint8], threads: int | None, path: Path
-) -> Session:
+) -> CompiledProgram:
     parts = header["program"]
     program = Program(
         ops=codec.decode(parts["ops"]),
@@ -141,29 +154,31 @@ def _session(
         names=dict(parts["names"]),
         batches=codec.decode(parts["batches"]),
     )
-    team = Team(threads or header["threads"])
     target = host()
     _check(program)
-    called = interface.from_json(header["interface"])
-    interface.check_leaves(called, program)
-    workshop = Workshop(program, target, team.threads)
+    interface = from_json(header["interface"])
+    check_leaves(interface, program)
+    kernels = KernelCache(program, target, threads or header["threads"])
     if asdict(target) == header["target"]:
 
-        def restored(key: Key, spec: Mapping[str, Any]) -> Bound:
+        def restored(key: KernelKey, spec: Mapping[str, Any]) -> BoundKernel:
             with _readable(path):
-                return _kernel(key, spec, data, workshop)
+                return _kernel(key, spec, data, kernels)
 
         for encoded, spec in header["kernels"]:
             key = codec.decode(encoded)
-            workshop.stored[key] = partial(restored, key, spec)
-        workshop.objects.update(
+            kernels.stored[key] = partial(restored, key, spec)
+        kernels.objects.update(
             {entry: _part(place, data).tobytes() for entry, place in header["objects"].items()}
         )
-        workshop.settle()
-    return Session(
-        program, called, _positions(header["native"], program),
-        workshop, team, {position: Times(**each) for position, each in header["times"]},
-    )  # fmt: skip
+        kernels.compact()
+    return CompiledProgram(
+        program,
+        interface,
+        _positions(header["native"], program),
+        {position: Times(**each) for position, each in header["times"]},
+        kernels,
+    )
 
 
 def _check(program: Program) -> None:
@@ -225,8 +240,8 @@ class _Sections:
 
 
 def _kernel(
-    key: Key, spec: Mapping[str, Any], data: NDArray[np.uint8], workshop: Workshop
-) -> Bound:
+    key: KernelKey, spec: Mapping[str, Any], data: NDArray[np.uint8], kernels: KernelCache
+) -> BoundKernel:
     """Make a kernel again from its problem, and its packed weight if the file has it.
 
     Only the packed weight comes from the file, and is checked: whatever the header says, the
@@ -234,7 +249,7 @@ def _kernel(
     """
     problem, weight, bias = key
     packing = codec.decode(spec["packing"])
-    given: Any = workshop.weight(weight)
+    given: Any = kernels.weight(weight)
     if packing is not None:
         _check_packing(packing)
         counts, headers, indices, values = (_part(place, data) for place in spec["parts"])
@@ -244,8 +259,8 @@ def _kernel(
         )  # fmt: skip
     elif (isinstance(problem, Conv) and not problem.depthwise) or isinstance(problem, MatVec):
         raise ValueError("the packed weight of a kernel is missing")
-    kernel = made(problem, given, workshop.weight(bias), workshop.target, packing, workshop.threads)
-    (found,) = hold([kernel], workshop.held, data)
+    kernel = made(problem, given, kernels.weight(bias), kernels.target, packing, kernels.threads)
+    (found,) = place_constants([kernel], kernels.held, data)
     return replace(found, owner=(found.owner, data))
 
 
@@ -329,7 +344,7 @@ def _write_whole(path: Path, header: bytes, sections: _Sections) -> None:
         file.write(digest.digest())
 
 
-def _read(path: Path) -> NDArray[np.uint8]:
+def _mapped(path: Path) -> NDArray[np.uint8]:
     try:
         with path.open("rb") as file:
             memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -3,10 +3,10 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from boxwood._internal.engine import bind, unrolling
-from boxwood._internal.engine.layouts import vector
-from boxwood._internal.engine.ops import Attend, Average, Flatten, Join, Native, Recurrent
-from boxwood._internal.engine.placement import Form, Halos, Place, Shape, place
+from boxwood._internal.engine import bind
+from boxwood._internal.engine.layouts import LINE, vector
+from boxwood._internal.engine.ops import Attend, Average, Cell, Flatten, Join, Native, Recurrent
+from boxwood._internal.engine.placement import FEW, Form, Halos, Place, Shape, place
 from boxwood._internal.engine.program import Program, at
 
 
@@ -17,7 +17,7 @@ def problems(program: Program, batch: int) -> dict[int, Any]:
     found: dict[int, Any] = {}
     for position, op in enumerate(program.ops):
         if isinstance(op, Recurrent):
-            if unrolling.able(op, shapes):
+            if stack_is_supported(op, shapes):
                 found[position] = op
         elif isinstance(op, Native) and isinstance(op.does, Join):
             if shapes[op.out][2:] != (1, 1):
@@ -30,6 +30,20 @@ def problems(program: Program, batch: int) -> dict[int, Any]:
             if problem is not None:
                 found[position] = problem
     return found
+
+
+def stack_is_supported(op: Recurrent, shapes: Mapping[int, Shape]) -> bool:
+    """Say whether kernels can run a stack.
+
+    One sequence: gates must fill whole lines, and two directions take more than a few steps.
+    Several: one direction, and the sequences' values of a step beside each other.
+    """
+    batch, hidden = shapes[op.sources[1]][1:]
+    steps = shapes[op.sources[0]][1 if op.batch_first else 0]
+    if batch > 1:
+        return op.directions == 1 and (steps == 1 or not op.batch_first)
+    aligned = op.cell is Cell.LSTM or 3 * hidden % LINE == 0
+    return aligned and (op.directions == 1 or steps > FEW)
 
 
 def slices(

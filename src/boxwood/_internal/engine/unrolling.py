@@ -8,42 +8,25 @@ a view of the states; two directions are copied into the channels of one. Rows o
 start on cache lines.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from boxwood._internal.engine.kernels import conv, copying, matvec, recurrent
-from boxwood._internal.engine.layouts import LINE, Planes, columns, vector
+from boxwood._internal.engine.layouts import Planes, columns, vector
 from boxwood._internal.engine.ops import Cell, Layer, Recurrent
-from boxwood._internal.engine.placement import FEW, Form, Place, Shape, place
-
-if TYPE_CHECKING:
-    from boxwood._internal.engine.plan import Home, Planner
+from boxwood._internal.engine.placement import FEW, Form, Place, place
+from boxwood._internal.engine.plan import Location, PlanBuilder
 
 
-def able(op: Recurrent, shapes: Mapping[int, Shape]) -> bool:
-    """Say whether kernels can run a stack.
-
-    One sequence: gates must fill whole lines, and two directions take more than a few steps.
-    Several: one direction, and the sequences' values of a step beside each other.
-    """
-    batch, hidden = shapes[op.sources[1]][1:]
-    steps = shapes[op.sources[0]][1 if op.batch_first else 0]
-    if batch > 1:
-        return op.directions == 1 and (steps == 1 or not op.batch_first)
-    aligned = op.cell is Cell.LSTM or 3 * hidden % LINE == 0
-    return aligned and (op.directions == 1 or steps > FEW)
-
-
-def unroll(op: Recurrent, position: int, planner: "Planner") -> None:
+def unroll(op: Recurrent, position: int, builder: PlanBuilder) -> None:
     """Add the steps of a stack to a plan."""
-    _Unrolled(op, position, planner).add()
+    _Unrolled(op, position, builder).add()
 
 
 class _Unrolled:
-    def __init__(self, op: Recurrent, position: int, planner: "Planner") -> None:
-        self.op, self.position, self.planner = op, position, planner
-        shapes = planner.plan.shapes
+    def __init__(self, op: Recurrent, position: int, builder: PlanBuilder) -> None:
+        self.op, self.position, self.builder = op, position, builder
+        shapes = builder.plan.shapes
         self.steps = shapes[op.sources[0]][1 if op.batch_first else 0]
         self.batch, self.hidden = shapes[op.sources[1]][1:]
         # Floats from a unit's value to the next one's.
@@ -57,16 +40,16 @@ class _Unrolled:
         # So many states from a layer's last one to the next one's, whatever their directions.
         self.stride = self.steps + 1 if op.directions == 1 else 2 * self.steps + 1
         states = Place(self.cell.target, len(op.layers) * self.stride, Form.TOKENS)
-        self.states = planner.buffer(states)
-        self.sequence: Home | None = None  # of both directions of the layer before
+        self.states = builder.new_buffer(states)
+        self.sequence: Location | None = None  # of both directions of the layer before
 
     def add(self) -> None:
         for index, layer in enumerate(self.op.layers):
             for part, value in enumerate(self.op.sources[1:]):
                 start = self.at(index, 0) + part * self.hidden * self.span
-                where = Place(self.beside(self.hidden), 1, Form.TOKENS)
-                first = self.planner.part(self.states, where, start)
-                self.planner.append_copy(value, first, index)
+                where = Place(self.planes(self.hidden), 1, Form.TOKENS)
+                first = self.builder.part(self.states, where, start)
+                self.builder.append_copy(value, first, index)
             rows = self.projected(index, layer)
             for taken in range(self.steps):
                 time = self.steps - 1 - taken if self.backward(index) else taken
@@ -83,28 +66,28 @@ class _Unrolled:
         place = 2 * self.steps - taken if self.backward(layer) else taken
         return (layer * self.stride + place) * self.state
 
-    def over_time(self, layer: int) -> "Home":
+    def over_time(self, layer: int) -> Location:
         """Return a layer's output sequence, [steps, hidden]."""
         start = self.at(layer, self.steps if self.backward(layer) else 1)
         where = self.rows(self.hidden, self.state)
-        return self.planner.part(self.states, Place(where, 1, Form.TOKENS), start)
+        return self.builder.part(self.states, Place(where, 1, Form.TOKENS), start)
 
-    def joined(self, layer: int) -> "Home":
+    def joined(self, layer: int) -> Location:
         """Return the outputs of this layer and the one before as one sequence."""
         wide = columns(2 * self.hidden, self.steps)
-        both = self.planner.buffer(Place(wide, 1, Form.TOKENS))
+        both = self.builder.new_buffer(Place(wide, 1, Form.TOKENS))
         for half, source in enumerate((self.over_time(layer - 1), self.over_time(layer))):
             start = half * self.hidden
             part = Place(wide.slice(start, start + self.hidden), 1, Form.TOKENS)
-            out = self.planner.part(both, part, start * wide.plane)
+            out = self.builder.part(both, part, start * wide.plane)
             problem = copying.Copy(source.where.layout, part.layout, transposed=True)
             self.kernel(problem, source, None, out)
         return both
 
-    def part(self, home: "Home", start: int, length: int) -> "Home":
-        return self.planner.part(home, Place(vector(length), 1, Form.TOKENS), start)
+    def part(self, whole: Location, start: int, length: int) -> Location:
+        return self.builder.part(whole, Place(vector(length), 1, Form.TOKENS), start)
 
-    def beside(self, features: int) -> Planes:
+    def planes(self, features: int) -> Planes:
         """Return how the values of one step lie."""
         return vector(features) if self.batch == 1 else columns(features, self.batch)
 
@@ -112,18 +95,18 @@ class _Unrolled:
         """Return what makes the gates of one step."""
         if self.batch == 1:
             return matvec.MatVec(inputs, self.gates, residual=residual)
-        return conv.Conv(self.beside(inputs), self.beside(self.gates), residual=residual)
+        return conv.Conv(self.planes(inputs), self.planes(self.gates), residual=residual)
 
     def inputs(self, layer: int) -> int:
-        shapes = self.planner.plan.shapes
+        shapes = self.builder.plan.shapes
         first = layer < self.op.directions
         return shapes[self.op.sources[0]][2] if first else self.op.directions * self.hidden
 
-    def projected(self, index: int, layer: Layer) -> "Home":
+    def projected(self, index: int, layer: Layer) -> Location:
         """Return rows of gates that hold the inputs' part."""
         bias = layer.bias if self.op.cell is Cell.LSTM else layer.inward_bias
-        rows = self.planner.buffer(Place(self.cell.source, self.steps, Form.TOKENS))
-        inputs, planner = self.inputs(index), self.planner
+        rows = self.builder.new_buffer(Place(self.cell.source, self.steps, Form.TOKENS))
+        inputs, builder = self.inputs(index), self.builder
         if self.steps <= FEW or self.batch > 1:
             for step in range(self.steps):
                 self.kernel(
@@ -135,34 +118,34 @@ class _Unrolled:
         wide, tall = columns(inputs, self.steps), columns(self.gates, self.steps)
         if index < self.op.directions:
             value = self.op.sources[0]
-            source = planner.at(value, place(planner.plan.shapes[value], Form.TOKENS, {}))
+            source = builder.locate(value, place(builder.plan.shapes[value], Form.TOKENS, {}))
         elif self.sequence is not None:
             source = self.sequence
         else:
-            source = planner.buffer(Place(wide, 1, Form.TOKENS))
+            source = builder.new_buffer(Place(wide, 1, Form.TOKENS))
             before = self.over_time(index - 1)
             problem = copying.Copy(before.where.layout, wide, transposed=True)
             self.kernel(problem, before, None, source)
-        product = planner.buffer(Place(tall, 1, Form.TOKENS))
+        product = builder.new_buffer(Place(tall, 1, Form.TOKENS))
         self.kernel(conv.Conv(wide, tall), source, None, product, layer.inward, bias)
         turned = self.rows(self.gates, self.row)
         self.kernel(copying.Copy(tall, turned, transposed=True), product, None, rows)
         return rows
 
-    def given(self, layer: int, step: int) -> "Home":
+    def given(self, layer: int, step: int) -> Location:
         """Return where the input of a step lies."""
         if layer > 0:
             return self.part(self.states, self.at(layer - 1, step + 1), self.hidden)
         value, features = self.op.sources[0], self.inputs(0)
         if self.batch == 1:
-            where = place(self.planner.plan.shapes[value], Form.TOKENS, {})
-            whole = self.planner.at(value, where)
+            where = place(self.builder.plan.shapes[value], Form.TOKENS, {})
+            whole = self.builder.locate(value, where)
             return self.part(whole, step * where.layout.image, features)
         layout = columns(features, self.steps * self.batch)
-        whole = self.planner.at(value, Place(layout, 1, Form.TOKENS))
+        whole = self.builder.locate(value, Place(layout, 1, Form.TOKENS))
         if self.steps == 1:
             return whole
-        mine = self.planner.buffer(Place(self.beside(features), 1, Form.TOKENS))
+        mine = self.builder.new_buffer(Place(self.planes(features), 1, Form.TOKENS))
         source = replace(layout, width=self.batch, origin=step * self.batch)
         self.kernel(copying.Copy(source, mine.where.layout), whole, None, mine)
         return mine
@@ -170,7 +153,7 @@ class _Unrolled:
     def rows(self, width: int, step: int) -> Planes:
         return Planes(self.steps, 1, width, 0, width, 0, step, self.steps * step)
 
-    def step(self, layer: Layer, index: int, taken: int, row: "Home") -> None:
+    def step(self, layer: Layer, index: int, taken: int, row: Location) -> None:
         old = self.part(self.states, self.at(index, taken), self.state)
         new = self.part(self.states, self.at(index, taken + 1), self.state)
         if self.op.cell is Cell.LSTM:
@@ -183,20 +166,20 @@ class _Unrolled:
         self.kernel(self.cell, row, old, new)
 
     def kernel(
-        self, problem: Any, source: "Home", second: "Home | None", out: "Home",
+        self, problem: Any, source: Location, second: Location | None, out: Location,
         weight: int | None = None, bias: int | None = None,
     ) -> None:  # fmt: skip
-        self.planner.append_kernel(self.position, problem, source, second, out, weight, bias)
+        self.builder.append_kernel(self.position, problem, source, second, out, weight, bias)
 
     def outputs(self) -> None:
         sequence, *last = self.op.writes
         if self.sequence is not None:
-            self.planner.settle(sequence, self.sequence)
+            self.builder.set_location(sequence, self.sequence)
         else:
             top = self.at(len(self.op.layers) - 1, 1)
             steps = (1, self.state) if self.op.batch_first else (self.state, 1)
-            self.planner.look(sequence, self.states, top, (*steps, self.span))
+            self.builder.set_view(sequence, self.states, top, (*steps, self.span))
         for part, value in enumerate(last):
             start = self.at(0, self.steps) + part * self.hidden * self.span
             steps = (self.stride * self.state, 1)
-            self.planner.look(value, self.states, start, (*steps, self.span))
+            self.builder.set_view(value, self.states, start, (*steps, self.span))

@@ -91,6 +91,15 @@ class Kernel:
         return sum(constant.nbytes for constant in self.constants)
 
 
+@dataclass(frozen=True)
+class BoundKernel:
+    """A kernel whose constants lie at their addresses."""
+
+    kernel: Kernel
+    addresses: tuple[int, ...]
+    owner: object
+
+
 def arguments(
     kernel: Kernel,
     addresses: Sequence[int],

@@ -1,0 +1,164 @@
+"""Built kernels and their packed weights, shared by all plans of one program."""
+
+import hashlib
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from boxwood._internal.engine import bind, driver
+from boxwood._internal.engine.kernels.contract import BoundKernel, Kernel
+from boxwood._internal.engine.llvm import jit
+from boxwood._internal.engine.llvm.cache import ObjectCache, default_cache
+from boxwood._internal.engine.llvm.objects import Library, load
+from boxwood._internal.engine.memory import LINE, allocate
+from boxwood._internal.engine.plan import KernelStep
+from boxwood._internal.engine.program import Program
+from boxwood._internal.engine.targets import Target
+
+ConstantsByDigest = weakref.WeakValueDictionary[bytes, NDArray[Any]]
+
+KernelKey = tuple[Any, int | None, int | None]
+"""A kernel's problem, the number of its weight and that of its bias."""
+
+
+@dataclass(eq=False)
+class KernelCache:
+    """Builds kernels and keeps them, so that plans share packed weights and compiled code.
+
+    Args:
+        program: whose constants the weights are.
+        target: the processor family.
+        threads: that will run them.
+        cache: compiled objects on disk, or None.
+    """
+
+    program: Program
+    target: Target
+    threads: int
+    cache: ObjectCache | None = field(default_factory=default_cache)
+
+    def __post_init__(self) -> None:
+        self.built: dict[KernelKey, BoundKernel] = {}
+        self.stored: dict[
+            KernelKey, Callable[[], BoundKernel]
+        ] = {}  # kernels of a file, not yet looked at
+        self.objects: dict[str, bytes] = {}
+        self.held: ConstantsByDigest = weakref.WeakValueDictionary()
+        self.permanent: frozenset[KernelKey] = (
+            frozenset()
+        )  # kernels that stay whatever else is forgotten
+
+    def of_steps(self, steps: Mapping[int, KernelStep]) -> dict[int, BoundKernel]:
+        """Return the kernel of each step."""
+        missing: dict[KernelKey, Kernel] = {}
+        for step in steps.values():
+            key = (step.problem, step.weight, step.bias)
+            self.restore(key)
+            if key not in self.built and key not in missing:
+                missing[key] = bind.build(
+                    step.problem,
+                    self.weight(step.weight),
+                    self.weight(step.bias),
+                    self.target,
+                    self.threads,
+                )
+        self.built.update(
+            zip(missing, place_constants(tuple(missing.values()), self.held), strict=True)
+        )
+        return {
+            index: self.built[step.problem, step.weight, step.bias] for index, step in steps.items()
+        }
+
+    def restore(self, key: KernelKey) -> None:
+        """Take a kernel from the file, if it is there."""
+        if key in self.stored:
+            self.built[key] = self.stored.pop(key)()
+
+    def compact(self) -> None:
+        """Keep for good what is built or stored now, in memory that holds nothing else."""
+        self.held.clear()
+        kernels = [each.kernel for each in self.built.values()]
+        self.built = dict(zip(self.built, place_constants(kernels, self.held), strict=True))
+        self.permanent = frozenset((*self.built, *self.stored))
+
+    def forget_all_but(self, kernels: Iterable[BoundKernel]) -> None:
+        """Forget all kernels but these and the permanent ones."""
+        kept = {id(each) for each in kernels}
+        self.built = {
+            key: each
+            for key, each in self.built.items()
+            if id(each) in kept or key in self.permanent
+        }
+        own = {driver.CODE.entry, driver.SHARE.entry}
+        entries = own | {b.kernel.code.entry for b in self.built.values()}
+        self.objects = {e: code for e, code in self.objects.items() if e in entries}
+
+    def library(self, kernels: Iterable[BoundKernel]) -> Library:
+        """Return the code of kernels and the driver's."""
+        codes = {bound.kernel.code.entry: bound.kernel.code for bound in kernels}
+        wanted = [driver.CODE, driver.SHARE, *codes.values()]
+        objects = {
+            code.entry: self.objects[code.entry] for code in wanted if code.entry in self.objects
+        }
+        rest = [code for code in wanted if code.entry not in objects]
+        self.objects.update(jit.compile_all(rest, self.target, self.cache))
+        return load({code.entry: self.objects[code.entry] for code in wanted})
+
+    def weight(self, number: int | None) -> NDArray[np.float32] | None:
+        """Return a constant; None for none."""
+        return None if number is None else self.program.constants[number].numpy()
+
+
+def place_constants(
+    kernels: Sequence[Kernel],
+    held: ConstantsByDigest | None = None,
+    mapped: NDArray[np.uint8] | None = None,
+) -> list[BoundKernel]:
+    """Copy the constants of kernels into memory of their own, each to a cache line.
+
+    Args:
+        kernels: the kernels.
+        held: constants that are there already, by digest: packed weights are often the same for
+            several batches, and are then shared.
+        mapped: memory of a file; constants that lie on lines there stay.
+    """
+    held = weakref.WeakValueDictionary() if held is None else held
+    parts = {id(part): part for kernel in kernels for part in kernel.constants}
+    placed = {number: part for number, part in parts.items() if _stays(part, mapped)}
+    digests = {number: _digest(part) for number, part in parts.items() if number not in placed}
+    placed |= {number: held[digest] for number, digest in digests.items() if digest in held}
+    new = {number: part for number, part in parts.items() if number not in placed}
+    memory = allocate(sum(_whole_lines(part) for part in new.values()))
+    start = 0
+    for number, part in new.items():
+        there = memory[start : start + part.nbytes].view(part.dtype)
+        there[:] = part.reshape(-1)
+        placed[number] = held[digests[number]] = there
+        start += _whole_lines(part)
+    found = []
+    for kernel in kernels:
+        constants = tuple(placed[id(part)] for part in kernel.constants)
+        addresses = tuple(constant.ctypes.data for constant in constants)
+        found.append(BoundKernel(replace(kernel, constants=constants), addresses, memory))
+    return found
+
+
+def _whole_lines(part: NDArray[Any]) -> int:
+    return -(-part.nbytes // LINE) * LINE
+
+
+def _digest(part: NDArray[Any]) -> bytes:
+    digest = hashlib.blake2b(f"{part.dtype} {part.size}".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+    return digest.digest()
+
+
+def _stays(part: NDArray[Any], mapped: NDArray[np.uint8] | None) -> bool:
+    if mapped is None:
+        return False
+    first, place = mapped.ctypes.data, part.ctypes.data
+    return first <= place < first + mapped.nbytes and place % LINE == 0
