@@ -16,7 +16,7 @@ from scipy.stats import page_trend_test
 
 from boxwood import Adam, Call, Experiment, Fit, Splits
 from boxwood._internal.agent.search import TryAndLearn
-from boxwood._internal.core.criteria import magnitude, taylor
+from boxwood._internal.core.criteria import magnitude, random, taylor
 from boxwood._internal.data.idx import fashion_mnist
 from boxwood._internal.data.subsets import fewer
 from boxwood._internal.model.scoring import Criterion
@@ -34,7 +34,7 @@ from boxwood_studies.scenes import scenes
 from boxwood_studies.segmentation_nets import encoder_decoder
 
 BOUNDS = (0.5, 1.0, 2.0, 4.0)  # percentage points, as in the paper
-BASELINES: dict[str, Criterion | None] = {"L1": magnitude, "Taylor": taylor, "random": None}
+BASELINES: dict[str, Criterion] = {"L1": magnitude, "Taylor": taylor, "random": random}
 SLACK = 0.5  # points of validation accuracy by which a bound may be missed
 
 

@@ -11,7 +11,8 @@ from torch.nn.functional import cross_entropy as entropy
 
 from boxwood._internal.core.criteria import grasp, magnitude, random, snip, synflow
 from boxwood._internal.core.errors import BoxwoodError
-from boxwood._internal.core.policies import SET, RigL, Static
+from boxwood._internal.core.policies import SET, Gradual, LayerByLayer, RigL, Static
+from boxwood._internal.core.schedules import OneShot
 from boxwood._internal.core.seeds import generator_for
 from boxwood._internal.core.spec import Call, decode, encode
 from boxwood._internal.data.digits import digits
@@ -20,8 +21,8 @@ from boxwood._internal.recipes.at_initialisation import (
     reinitialised,
     shuffled,
 )
-from boxwood._internal.recipes.phase import Genesis, Recipe, State, World
-from boxwood._internal.recipes.phases import Prune, PruneUnits, Train
+from boxwood._internal.recipes.phase import Genesis, Recipe, State, World, state_of
+from boxwood._internal.recipes.phases import Predict, Prune, PruneUnits, Scan, Train
 from boxwood._internal.recipes.three_step import dense
 from boxwood._internal.runs.chain import keys
 from boxwood._internal.runs.runner import Job, run, run_all
@@ -100,6 +101,25 @@ def test_random_masks_of_policies_follow_the_seed_of_the_run(store: Store, kind:
     assert torch.equal(first_masks(0, seed=3), first_masks(1, seed=3))
     # A seed that is named has the key that it had before there was another.
     assert encode(kind(0.5, **more, seed=0), identity=True)["seed"] == 0
+
+
+@pytest.mark.parametrize("phase", [
+    Scan(sparsities=(0.9,), criterion=random),
+    Predict(criterion=random, loss=squared_error, sparsities=(0.5,)),
+    Train(fit=replace(FIT, steps=1, policy=Gradual(OneShot(final=0.5, at=1), every=1, criterion=random))),
+    Train(fit=replace(FIT, steps=1, policy=LayerByLayer(final=0.5, end=1, every=1, criterion=random))),
+])  # fmt: skip
+def test_chance_in_every_phase_follows_the_seed_of_the_run(
+    phase: Scan | Predict | Train,
+) -> None:
+    """From the very same network, two seeds of runs delete other weights."""
+    started, ended = state_of(genesis(0).build(), {}, {}), []
+    for seed in (0, 1):
+        there = World(genesis(seed), digits(), lambda label: started)
+        after = phase.run(State(started.weights, {}), there)
+        ended.append(str(after.facts) + str(after.masks.get("fc1.weight")))
+    assert ended[0] != ended[1]
+    assert encode(phase, identity=True)["revision"] == 1
 
 
 def test_a_seed_that_was_given_stays(store: Store) -> None:

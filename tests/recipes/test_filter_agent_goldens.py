@@ -8,7 +8,7 @@ from torch import nn
 
 from boxwood import SGD, Adam, Fit, Genesis, Store, run
 from boxwood._internal.agent.search import TryAndLearn
-from boxwood._internal.core.criteria import magnitude, taylor
+from boxwood._internal.core.criteria import magnitude, random, taylor
 from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.spec import Call
 from boxwood._internal.data.digits import digits
@@ -71,7 +71,7 @@ def test_the_reference_is_the_original_network(store):
     assert searched.facts["reference"] == int((net(inputs).argmax(1) == targets).sum()) / 100
 
 
-@pytest.mark.parametrize("criterion", [magnitude, taylor, None])
+@pytest.mark.parametrize("criterion", [magnitude, taylor, random])
 def test_others_remove_as_many(store, criterion):
     """Layer by layer the same counts, and with the L1 norm the filters of least norm go."""
     other = ranked(AGENT, criterion)
@@ -87,12 +87,14 @@ def test_others_remove_as_many(store, criterion):
 
 
 def test_chance_follows_the_seed_of_the_run(store):
-    """Two seeds do not remove the same filters by the same numbers."""
-    chosen = {
-        str(_after(store, ranked(AGENT, None), 4, seed).masks["conv2.weight"].flatten(1).any(1))
-        for seed in range(3)
-    }
-    assert len(chosen) > 1
+    """Two seeds do not remove the same filters by the same numbers, nor do two draws of one seed."""
+
+    def chosen(seed: int, draw: int) -> str:
+        recipe = ranked(AGENT, Call.of(random, draw=draw))
+        return str(_after(store, recipe, 4, seed).masks["conv2.weight"].flatten(1).any(1))
+
+    assert len({chosen(seed, 0) for seed in range(3)}) > 1
+    assert len({chosen(0, draw) for draw in range(3)}) > 1
 
 
 def test_sensitivity_meets_the_multiply_adds(store):

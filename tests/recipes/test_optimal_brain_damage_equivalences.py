@@ -9,7 +9,7 @@ from torch import nn
 
 from boxwood._internal.core import criteria, spec
 from boxwood._internal.core.errors import BoxwoodError
-from boxwood._internal.core.examples import InBatches
+from boxwood._internal.core.examples import InBatches, InFloat64
 from boxwood._internal.core.masks import sparsity
 from boxwood._internal.data.splits import Splits, from_tensors
 from boxwood._internal.model.evidence.backpropagation import second_derivative
@@ -122,6 +122,43 @@ def test_a_prediction_is_half_h_w_squared() -> None:
     flat = torch.cat([score.flatten() for score in scores.values()]).sort().values
     assert after.facts["deletions"][0][2] == pytest.approx(float(flat[:14].sum()), rel=1e-4)
     assert after.weights.keys() == start.weights.keys()
+
+
+def toy_in_float64() -> Splits:
+    part = InFloat64(toy().train)
+    return Splits("toy64", train=part, validation=part, test=part, classes=2, identity="toy64")
+
+
+def linear_net_in_float64() -> nn.Module:
+    return linear_net().double()
+
+
+def test_at_a_penalised_minimum_the_penalised_loss_is_what_is_predicted() -> None:
+    """With decay a quadratic's rise is exact in float64; that of the loss alone is another one."""
+    genesis = Genesis(model=linear_net_in_float64, data=toy_in_float64)
+    there, decay = World(genesis, toy_in_float64(), lambda label: None), 0.1
+    start = state_of(genesis.build(), {}, {})
+    arrived = Descend(loss=squared_error, decay=decay, gradient=1e-10).run(start, there)
+    assert arrived.facts["gradient"] <= 1e-10
+    settings = {"loss": squared_error, "sparsities": (0.1,)}
+    saliency = spec.Call.of(criteria.optimal_brain_damage, decay=decay)
+    facts = Predict(criterion=saliency, decay=decay, **settings).run(arrived, there).facts
+    _, deleted, predicted, after = facts["deletions"][0]
+    assert deleted == 1
+    assert after - facts["loss"] == pytest.approx(predicted, rel=1e-6)
+    assert facts["loss"] == pytest.approx(arrived.facts["loss"], rel=1e-12)
+    alone = Predict(criterion=criteria.optimal_brain_damage, **settings).run(arrived, there).facts
+    _, _, predicted, after = alone["deletions"][0]
+    assert after - alone["loss"] != pytest.approx(predicted, rel=0.1)
+
+
+def test_the_recipe_ranks_by_the_loss_that_the_descent_minimises() -> None:
+    """Its criterion has the descent's decay."""
+    go = Descend(loss=squared_error, decay=0.01)
+    (prune_,) = [
+        p for p in optimal_brain_damage(go, go, (0.5,), loss=squared_error) if isinstance(p, Prune)
+    ]
+    assert prune_.criterion == spec.Call.of(criteria.optimal_brain_damage, decay=0.01)
 
 
 def test_the_recipe_runs_and_resumes(tmp_path: Path) -> None:

@@ -45,12 +45,33 @@ def _opened(criterion: Callable[..., Any]) -> tuple[Callable[..., Any], dict[str
 def seeded_policy(policy: Frozen, root: int) -> Frozen:
     """Give a policy whose ``seed`` is None one that follows from the seed of the run.
 
+    A criterion that scores by chance gets one too, as in `Prune`.
+
     Example:
         >>> from boxwood._internal.core.policies import Static
         >>> seeded_policy(Static(0.5), 0).seed is None, seeded_policy(Static(0.5, seed=3), 0).seed
         (False, 3)
     """
     own: Any = policy
-    if is_dataclass(own) and getattr(own, "seed", 0) is None:
-        return cast("Frozen", replace(own, seed=seed_for(root, "policy")))  # type: ignore[type-var]
-    return policy
+    given: dict[str, Any] = {}
+    if getattr(own, "seed", 0) is None:
+        given["seed"] = seed_for(root, "policy")
+    if draws_at_updates(policy):
+        given["criterion"] = seeded(own.criterion, seed_for(root, "criterion"))
+    if not (given and is_dataclass(own)):
+        return policy
+    return cast("Frozen", replace(own, **given))  # type: ignore[type-var]
+
+
+def draws_at_updates(policy: object) -> bool:
+    """Say whether a policy's criterion scores by chance, from a seed that nobody has given yet.
+
+    Example:
+        >>> from boxwood._internal.core.criteria import random
+        >>> from boxwood._internal.core.policies import Gradual
+        >>> from boxwood._internal.core.schedules import Cubic
+        >>> draws_at_updates(Gradual(Cubic(final=0.5, end=100), criterion=random))
+        True
+    """
+    criterion = getattr(policy, "criterion", None)
+    return callable(criterion) and draws(criterion)

@@ -59,6 +59,31 @@ class Chosen:
         return self.examples.take(self.indices[indices.to(self.indices.device)])
 
 
+@dataclass(frozen=True, eq=False)
+class InFloat64:
+    """The same examples with inputs in double precision, for a network that is ``.double()``.
+
+    Args:
+        examples: what to take from.
+
+    Example:
+        >>> from boxwood._internal.data.splits import InMemory
+        >>> twice_as_long = InFloat64(InMemory(torch.eye(2), torch.arange(2)))
+        >>> twice_as_long.take(torch.tensor([0]))[0].dtype
+        torch.float64
+    """
+
+    examples: Examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Take a batch."""
+        inputs, targets = self.examples.take(indices)
+        return inputs.double(), targets
+
+
 @dataclass(frozen=True)
 class InBatches:
     """The first examples in batches, in their order, as often as one asks.

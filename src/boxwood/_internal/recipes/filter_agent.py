@@ -64,14 +64,12 @@ def filter_agent(
     return (*recipe, measure or Measure())
 
 
-def ranked(
-    recipe: Recipe, criterion: Criterion | None = magnitude, *, loss: Loss | None = None
-) -> Recipe:
+def ranked(recipe: Recipe, criterion: Criterion = magnitude, *, loss: Loss | None = None) -> Recipe:
     """Remove as many filters of each layer as an agent did, but those with the least scores.
 
     Args:
         recipe: made by `filter_agent`; the fine-tunings stay as they are.
-        criterion: `magnitude` for the L1 norm of filters, `taylor`, …; None for a choice by chance.
+        criterion: `magnitude` for the L1 norm of filters, `taylor`, …; `random` for a choice by chance.
         loss: for criteria that ask for gradients; cross-entropy where none is given.
 
     Example:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from boxwood._internal.core.allocation import Scope, global_
 from boxwood._internal.core.criteria import optimal_brain_damage as saliency
+from boxwood._internal.core.spec import Call
 from boxwood._internal.model.prunable import Where, linear_and_conv
 from boxwood._internal.model.scoring import Criterion
 from boxwood._internal.recipes.phase import Phase, Recipe
@@ -22,7 +23,7 @@ def optimal_brain_damage(
     sparsities: Sequence[float],
     *,
     loss: Loss,
-    criterion: Criterion = saliency,
+    criterion: Criterion | None = None,
     scope: Scope = global_,
     where: Where = linear_and_conv,
     examples: int | None = None,
@@ -38,7 +39,8 @@ def optimal_brain_damage(
         retrain: the training after each deletion.
         sparsities: total fraction of zeros after each.
         loss: the mean over a batch, whose second derivatives count.
-        criterion: `boxwood._internal.core.criteria.optimal_brain_damage`, or another to compare it with.
+        criterion: `boxwood._internal.core.criteria.optimal_brain_damage` of the loss that `Descend`
+            minimises, its penalty included, if None; or another to compare it with.
         scope: as for `boxwood.prune`.
         where: as for `boxwood.prune`.
         examples: how many of the training examples the criterion sees; None for all.
@@ -54,6 +56,8 @@ def optimal_brain_damage(
     Differs from the paper: biases are not deleted unless ``where`` says so. A deleted weight stays
     deleted; the paper also tries to let it adapt again, or to shrink it instead.
     """
+    decay = train.decay if isinstance(train, Descend) else 0.0
+    criterion = criterion or (Call.of(saliency, decay=decay) if decay else saliency)
     phases: Recipe = (_training(train, 0), Measure(label="dense"))
     for round_, sparsity in enumerate(sparsities, 1):
         phases += (

@@ -50,7 +50,8 @@ def descend_(
         loss: the mean over a batch.
         masks: bool tensors by parameter name; True keeps.
         decay: strength of the penalty on all parameters, in units of the loss per unit squared.
-        gradient: stop once the gradient's norm is at most this.
+        gradient: stop once the gradient's norm is at most this; below some 1e-4 the network and
+            its inputs must be float64: ``.double()`` and `InFloat64`.
         iterations: stop after so many in any case.
 
     Raises:
@@ -99,7 +100,7 @@ def descend_(
 def _backward(model: nn.Module, batches: Iterable[Any], loss: Loss, decay: float) -> Tensor:
     """Leave the mean gradient in the parameters, one batch at a time."""
     device = device_of(model)
-    total, examples = torch.zeros((), device=device), 0
+    total, examples = torch.zeros((), dtype=torch.float64, device=device), 0
     for inputs, targets in batches:
         part = loss(model(inputs.to(device)), targets.to(device)) * len(inputs)
         part.backward()
@@ -110,7 +111,7 @@ def _backward(model: nn.Module, batches: Iterable[Any], loss: Loss, decay: float
     for parameter in model.parameters():
         if parameter.grad is not None:
             parameter.grad.div_(examples).add_(parameter.detach(), alpha=2 * decay)
-    penalty = sum(p.detach().square().sum() for p in model.parameters() if p.requires_grad)
+    penalty = sum(p.detach().double().square().sum() for p in model.parameters() if p.requires_grad)
     return total / examples + decay * penalty
 
 

@@ -2,17 +2,24 @@
 
 All are ``½ h w²`` and differ in where the second derivative h comes from. With a mean loss the
 score is itself a prediction: the sum of the scores of what is deleted is the expected rise.
+
+Where training minimised a penalised loss ``E + λ Σ w²``, that is what is at a minimum, and what is
+predicted: its second derivative is ``h + 2 λ``, and ``decay=λ`` makes the score ``½ (h + 2 λ) w²``.
+At such a minimum E alone has the gradient ``-2 λ w``, so its rise is another one.
 """
 
 from torch import Tensor
 
 
-def optimal_brain_damage(weight: Tensor, levenberg_marquardt: Tensor) -> Tensor:
+def optimal_brain_damage(
+    weight: Tensor, levenberg_marquardt: Tensor, *, decay: float = 0.0
+) -> Tensor:
     """Score by ``½ h w²`` with h back-propagated and f'' dropped, the variant the paper prefers.
 
     Args:
         weight: any shape.
         levenberg_marquardt: h, of the same shape, never negative for a convex loss.
+        decay: strength λ of a penalty ``λ · Σ w²`` on the weights, see the top of the module.
 
     Returns:
         Predicted rise of the loss for each weight alone, never negative for a convex loss.
@@ -24,15 +31,18 @@ def optimal_brain_damage(weight: Tensor, levenberg_marquardt: Tensor) -> Tensor:
 
     Source: LeCun, Denker and Solla (1990), equations 3 to 6 and section 2.2.
     """
-    return _quadratic(weight, levenberg_marquardt)
+    return _quadratic(weight, levenberg_marquardt, decay)
 
 
-def optimal_brain_damage_full(weight: Tensor, second_derivative: Tensor) -> Tensor:
+def optimal_brain_damage_full(
+    weight: Tensor, second_derivative: Tensor, *, decay: float = 0.0
+) -> Tensor:
     """Score by ``½ h w²`` with h back-propagated, f'' included; it may be negative.
 
     Args:
         weight: any shape.
         second_derivative: h, of the same shape.
+        decay: strength λ of a penalty ``λ · Σ w²`` on the weights, see the top of the module.
 
     Example:
         >>> import torch
@@ -41,10 +51,10 @@ def optimal_brain_damage_full(weight: Tensor, second_derivative: Tensor) -> Tens
 
     Source: LeCun, Denker and Solla (1990), equations 3 to 6.
     """
-    return _quadratic(weight, second_derivative)
+    return _quadratic(weight, second_derivative, decay)
 
 
-def fisher(weight: Tensor, gradient_square: Tensor) -> Tensor:
+def fisher(weight: Tensor, gradient_square: Tensor, *, decay: float = 0.0) -> Tensor:
     """Score by ``½ F w²`` with F the diagonal of the empirical Fisher matrix.
 
     F is near the Hessian where the loss is a negative log-likelihood and the network fits.
@@ -52,6 +62,7 @@ def fisher(weight: Tensor, gradient_square: Tensor) -> Tensor:
     Args:
         weight: any shape.
         gradient_square: F, mean over examples of the squared gradient, of the same shape.
+        decay: strength λ of a penalty ``λ · Σ w²`` on the weights, see the top of the module.
 
     Returns:
         Scores of the shape of ``weight``, never negative.
@@ -63,10 +74,10 @@ def fisher(weight: Tensor, gradient_square: Tensor) -> Tensor:
 
     Source: Theis, Korshunova, Tejani and Huszár (2018), equation 6.
     """
-    return _quadratic(weight, gradient_square)
+    return _quadratic(weight, gradient_square, decay)
 
 
-def hutchinson(weight: Tensor, hessian_diagonal: Tensor) -> Tensor:
+def hutchinson(weight: Tensor, hessian_diagonal: Tensor, *, decay: float = 0.0) -> Tensor:
     """Score by ``½ h w²`` with h Hutchinson's estimate ``E[z ⊙ H z]``; it may be negative.
 
     Unlike the back-propagated ones it works for every network and loss, and is noisy.
@@ -74,6 +85,7 @@ def hutchinson(weight: Tensor, hessian_diagonal: Tensor) -> Tensor:
     Args:
         weight: any shape.
         hessian_diagonal: h, of the same shape.
+        decay: strength λ of a penalty ``λ · Σ w²`` on the weights, see the top of the module.
 
     Example:
         >>> import torch
@@ -83,7 +95,7 @@ def hutchinson(weight: Tensor, hessian_diagonal: Tensor) -> Tensor:
     Source: Bekas, Kokiopoulou and Saad (2007), equation 1, for the estimate; LeCun et al. (1990)
     for the score.
     """
-    return _quadratic(weight, hessian_diagonal)
+    return _quadratic(weight, hessian_diagonal, decay)
 
 
 def optimal_brain_surgeon(weight: Tensor, inverse_hessian_diagonal: Tensor) -> Tensor:
@@ -109,5 +121,5 @@ def optimal_brain_surgeon(weight: Tensor, inverse_hessian_diagonal: Tensor) -> T
     return weight.square() / (2 * inverse_hessian_diagonal)
 
 
-def _quadratic(weight: Tensor, curvature: Tensor) -> Tensor:
-    return 0.5 * curvature * weight.square()
+def _quadratic(weight: Tensor, curvature: Tensor, decay: float) -> Tensor:
+    return (0.5 * curvature + decay) * weight.square()

@@ -29,13 +29,14 @@ def magnitude(weight: Tensor, *, p: int = 1) -> Tensor:
     return size if p == 1 else size**p
 
 
-def random(weight: Tensor, name: str, *, seed: int = 0) -> Tensor:
+def random(weight: Tensor, name: str, *, seed: int = 0, draw: int = 0) -> Tensor:
     """Score by chance, uniform in [0, 1): the control that every criterion must beat.
 
     Args:
         weight: any shape; only its shape counts.
         name: the tensor's name; each tensor has its own numbers.
-        seed: another seed, other numbers.
+        seed: another seed, other numbers; phases of recipes give that of the run.
+        draw: which of the draws of a seed; one draw says little of chance.
 
     Example:
         >>> import torch
@@ -45,7 +46,7 @@ def random(weight: Tensor, name: str, *, seed: int = 0) -> Tensor:
 
     Source: Blalock et al. (2020), section 6: a baseline under the same budget.
     """
-    generator = generator_for(seed, f"random criterion/{name}")
+    generator = generator_for(seed, f"random criterion/{name}", draw)
     return torch.rand(weight.shape, generator=generator).to(weight.device)
 
 

@@ -18,7 +18,9 @@ class Descend:
         loss: outputs and targets to the mean over a batch.
         decay: strength of a penalty ``decay · Σ w²`` on all parameters; a little gives the loss a
             minimum to go to.
-        gradient: stop once the gradient's norm is at most this.
+        gradient: stop once the gradient's norm is at most this; below some 1e-4 the network and
+            its inputs must be float64: ``.double()`` and
+            `InFloat64`.
         iterations: of L-BFGS at most.
         batch: examples at a time; changes memory, and nothing else.
         label: a name for later phases.

@@ -1,15 +1,16 @@
 """What a criterion says a deletion costs, beside what it costs."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import nn
 
 from boxwood._internal.core import spec
+from boxwood._internal.core.chance import draws, seeded
 from boxwood._internal.core.evidence import evidence_of
 from boxwood._internal.core.examples import Examples, InBatches
 from boxwood._internal.core.masks import apply, kept
+from boxwood._internal.core.seeds import seed_for
 from boxwood._internal.model.evaluation import evaluating
 from boxwood._internal.model.evidence.calibration import Calibration
 from boxwood._internal.model.evidence.gathering import gather
@@ -29,24 +30,32 @@ class Predict:
     For criteria of second order the sum of the scores that go is the predicted rise of the loss.
 
     Args:
-        criterion: scores the weights.
+        criterion: scores the weights; one that scores by chance takes its numbers from the run's
+            seed, as in `Prune`.
         loss: outputs and targets to the mean over a batch.
         sparsities: the grid, each in [0, 1).
         where: which parameters may be deleted, ranked together.
         batch: examples at a time.
+        decay: strength λ of the penalty ``λ · Σ w²`` on all parameters that training minimised with
+            the loss, as in `Descend`; it is part of the losses that are measured. A criterion of
+            second order is given it too: ``Call.of(optimal_brain_damage, decay=λ)``.
         label: a name for later phases.
 
     Source: LeCun, Denker and Solla (1990), section 3, figures 1 and 2.
     """
-
-    revision: ClassVar[int] = 0
 
     criterion: Criterion
     loss: Loss
     sparsities: tuple[float, ...] = tuple(round(0.05 * k, 2) for k in range(1, 20))
     where: Where = linear_and_conv
     batch: int = 2048
+    decay: float = spec.field(0.0, legacy=0.0)
     label: str = spec.field("", identity=False)
+
+    @property
+    def revision(self) -> int:
+        """1 for criteria that score by chance: their numbers were once the same for every seed."""
+        return int(draws(self.criterion))
 
     def run(self, state: State, world: World) -> State:
         """Delete; the network passes through unchanged.
@@ -58,31 +67,30 @@ class Predict:
         parameters = self.where(model)
         batches = InBatches(world.data.train, self.batch)
         seen = Calibration(model, parameters, batches, self.loss)
-        found = gather(evidence_of(self.criterion), seen)
+        criterion = seeded(self.criterion, seed_for(world.seed, "criterion"))
+        found = gather(evidence_of(criterion), seen)
         weights = {name: p.detach() for name, p in parameters.items()}
         layouts = layouts_of(model, parameters)
-        scores = score(weights, self.criterion, evidence=found, layouts=layouts)
-        before = _mean_loss(model, world.data.train, self.loss, self.batch)
+        scores = score(weights, criterion, evidence=found, layouts=layouts)
+        before = self._objective(model, world.data.train)
         total = sum(each.numel() for each in scores.values())
         rows = []
         for sparsity in self.sparsities:
-            masks = prune(
-                model, sparsity, criterion=self.criterion, where=self.where, evidence=found
-            )
+            masks = prune(model, sparsity, criterion=criterion, where=self.where, evidence=found)
             left = sum(float(each.double().sum()) for each in apply(scores, masks).values())
             predicted = sum(float(each.double().sum()) for each in scores.values()) - left
             pruned = world.network(state)
             project_(pruned, masks)
-            after = _mean_loss(pruned, world.data.train, self.loss, self.batch)
+            after = self._objective(pruned, world.data.train)
             rows.append([sparsity, total - kept(masks), predicted, after])
         return State(state.weights, state.masks, {"loss": before, "deletions": rows})
 
-
-@torch.no_grad()
-def _mean_loss(model: nn.Module, examples: Examples, loss: Loss, batch: int) -> float:
-    device = device_of(model)
-    total = 0.0
-    with evaluating(model):
-        for inputs, targets in InBatches(examples, batch):
-            total += float(loss(model(inputs.to(device)), targets.to(device))) * len(inputs)
-    return total / len(examples)
+    @torch.no_grad()
+    def _objective(self, model: nn.Module, examples: Examples) -> float:
+        device, total = device_of(model), 0.0
+        with evaluating(model):
+            for inputs, targets in InBatches(examples, self.batch):
+                loss = self.loss(model(inputs.to(device)), targets.to(device))
+                total += float(loss) * len(inputs)
+        squares = sum(float(p.double().square().sum()) for p in model.parameters())
+        return total / len(examples) + self.decay * squares

@@ -9,10 +9,11 @@ from torch import nn
 
 from boxwood._internal.agent.environment import filters_of, group_named
 from boxwood._internal.core import spec
+from boxwood._internal.core.chance import draws, seeded
 from boxwood._internal.core.criteria import magnitude
 from boxwood._internal.core.evidence import evidence_of
 from boxwood._internal.core.examples import InBatches
-from boxwood._internal.core.seeds import generator_for
+from boxwood._internal.core.seeds import seed_for
 from boxwood._internal.graph.constraints import Kept
 from boxwood._internal.graph.scoring import UnitScores, score_units
 from boxwood._internal.graph.selection import Keep
@@ -36,7 +37,8 @@ class RemoveAsMany:
         layer: name of the group of units.
         like: recipe of the other run, from the same start; the facts of its last phase hold ``kept``.
         criterion: scores single weights; a filter's score is the sum over its own weights:
-            with `magnitude` its L1 norm. None for a choice by chance, from the seed of the run.
+            with `magnitude` its L1 norm. `random` chooses by chance, from the seed of the run;
+            ``Call.of(random, draw=1)`` is another draw.
         loss: outputs and targets to the mean over a batch, for criteria that ask for gradients.
         evidence: how many of the first training examples such criteria see.
         label: a name for later phases.
@@ -44,14 +46,17 @@ class RemoveAsMany:
     Source of the L1 norm: Li, Kadav, Durdanovic, Samet and Graf (2017).
     """
 
-    revision: ClassVar[int] = 0
-
     layer: str
     like: Recipe
-    criterion: Criterion | None = magnitude
+    criterion: Criterion = magnitude
     loss: Loss | None = None
     evidence: int = 1000
     label: str = spec.field("", identity=False)
+
+    @property
+    def revision(self) -> int:
+        """1 for criteria that score by chance: their numbers were once the same for every seed."""
+        return int(draws(self.criterion))
 
     def needs(self, genesis: Genesis) -> tuple[Run, ...]:
         """The other run."""
@@ -71,15 +76,13 @@ class RemoveAsMany:
         return remove(model, Keep(found, kept), state)
 
     def _scores(self, model: nn.Module, found: Units, group: Group, world: World) -> UnitScores:
-        if self.criterion is None:
-            chance = generator_for(world.seed, f"filters by chance/{self.layer}")
-            return torch.rand(len(group.units), generator=chance).double().numpy()
         names = {name for name, dim in group.axes if dim == 0}
         weights = {n: p for n, p in model.named_parameters() if n in names and p.dim() > 1}
         batches = InBatches(world.data.train, _BATCH, self.evidence)
         seen = Calibration(model, weights, batches, self.loss)
-        evidence = gather(evidence_of(self.criterion), seen)
-        rows = filters_of(found, group, score(weights, self.criterion, evidence=evidence))
+        criterion = seeded(self.criterion, seed_for(world.seed, "criterion"))
+        evidence = gather(evidence_of(criterion), seen)
+        rows = filters_of(found, group, score(weights, criterion, evidence=evidence))
         return torch.cat(rows, 1).double().sum(1).cpu().numpy()
 
 

@@ -1,11 +1,12 @@
 """Sensitivity: how much accuracy each layer costs when it alone is pruned."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from boxwood._internal.core import spec
 from boxwood._internal.core.allocation import uniform
+from boxwood._internal.core.chance import draws, seeded
 from boxwood._internal.core.criteria import magnitude
+from boxwood._internal.core.seeds import seed_for
 from boxwood._internal.model.oneshot import project_, prune
 from boxwood._internal.model.prunable import Named, Where, linear_and_conv
 from boxwood._internal.model.scoring import Criterion
@@ -19,24 +20,29 @@ class Scan:
 
     Args:
         sparsities: the grid, each in [0, 1).
-        criterion: scores the weights.
+        criterion: scores the weights; one that scores by chance takes its numbers from the run's
+            seed, as in `Prune`.
         where: which tensors to scan.
         label: a name for later phases.
 
     Source: Han, Pool, Tran and Dally (2015), section 5, figure 6.
     """
 
-    revision: ClassVar[int] = 0
-
     sparsities: tuple[float, ...] = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
     criterion: Criterion = magnitude
     where: Where = linear_and_conv
     label: str = spec.field("", identity=False)
 
+    @property
+    def revision(self) -> int:
+        """1 for criteria that score by chance: their numbers were once the same for every seed."""
+        return int(draws(self.criterion))
+
     def run(self, state: State, world: World) -> State:
         """Scan; the facts hold a curve per tensor; the network passes through unchanged."""
         model = world.network(state)
         names = list(self.where(model))
+        criterion = seeded(self.criterion, seed_for(world.seed, "criterion"))
         dense = accuracy(model, world.data.validation).fraction
         curves: dict[str, list[list[float]]] = {}
         for position, name in enumerate(names):
@@ -46,7 +52,7 @@ class Scan:
                 one = prune(
                     pruned,
                     sparsity,
-                    criterion=self.criterion,
+                    criterion=criterion,
                     scope=uniform,
                     where=Named((name,)),
                     within=state.masks,

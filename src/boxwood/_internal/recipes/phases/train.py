@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor, nn
 
 from boxwood._internal.core import spec
+from boxwood._internal.core.chance import draws_at_updates
 from boxwood._internal.model.dropout import corrected_dropout, set_dropout_
 from boxwood._internal.recipes.phase import Genesis, Run, State, World, state_of
 from boxwood._internal.recipes.teachers import lessons
@@ -30,12 +30,15 @@ class Train:
     Source of ``correct_dropout``: Han, Pool, Tran and Dally (2015), section 3.2, equation 2.
     """
 
-    revision: ClassVar[int] = 0
-
     fit: Fit
     correct_dropout: bool = False
     test_at: tuple[int, ...] = spec.field((), legacy=())
     label: str = spec.field("", identity=False)
+
+    @property
+    def revision(self) -> int:
+        """1 where a policy scores by chance: its numbers were once the same for every seed."""
+        return int(draws_at_updates(self.fit.policy))
 
     def needs(self, genesis: Genesis) -> tuple[Run, ...]:
         """Runs that the teacher comes from."""
