@@ -7,7 +7,7 @@ from measuring import Row, by_turns, compare, main
 from boxwood._internal.agent.environment import InProcesses, Tries
 from boxwood._internal.agent.reinforce import draw
 from boxwood._internal.data.splits import InMemory
-from boxwood._internal.graph.units import units
+from boxwood._internal.graph.units import find_units
 from boxwood._internal.model.oneshot import project_
 from boxwood._internal.recipes.phases.prune_units import masks_of
 from boxwood._internal.recipes.phases.search_filters import FirstExamples, Recovery
@@ -23,7 +23,7 @@ def measure(quick: bool) -> list[Row]:
     data = InMemory(pixels, torch.randint(10, (len(pixels),), generator=chance))
     torch.manual_seed(0)
     net = small_vgg(widths=(32, 32, 64, 64)).eval()
-    found = units(net, pixels[:1])
+    found = find_units(net, pixels[:1])
     tries = Tries(
         model=net,
         units=found,
@@ -39,7 +39,7 @@ def measure(quick: bool) -> list[Row]:
     def masked(action: torch.Tensor) -> float:
         copy = small_vgg(widths=(32, 32, 64, 64)).eval()
         copy.load_state_dict(net.state_dict())
-        project_(copy, masks_of(tries.keep(action)))
+        project_(copy, masks_of(tries.selection(action)))
         tries.tune_(copy)
         return 100 * (tries.best - tries.worth(copy))
 

@@ -1,6 +1,6 @@
-"""Structural pruning of many architectures: proved, refused or wrong; beside two other libraries.
+"""Structural pruning of many architectures: equivalent, refused or wrong; beside two other libraries.
 
-Half of the units of every group go. A network counts as proved if the smaller one computes what
+Half of the units of every group go. A network counts as equivalent if the smaller one computes what
 the masked one computes, in double precision, on given and random inputs, with its own weights and
 with noise on them; of networks above 12 million parameters, with noise only and in single precision.
 Torch-Pruning and torch-kirigami count as working if the pruned network is smaller and runs.
@@ -35,18 +35,19 @@ from torch import nn
 
 from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine.choosing import clock_for
-from boxwood._internal.graph.equivalence import shrink, verify
+from boxwood._internal.graph.equivalence import check_equivalence, shrink
 from boxwood._internal.graph.examples import as_arguments
 from boxwood._internal.graph.reference import restatements
 from boxwood._internal.graph.scoring import score_units
-from boxwood._internal.graph.selection import keep_best
-from boxwood._internal.graph.units import units
+from boxwood._internal.graph.selection import best_units
+from boxwood._internal.graph.units import find_units
+from boxwood._internal.recipes.unit_selection import select_units
 
 TABLE = Path(__file__).parent.parent / "experiments" / "results" / "structure.json"
 EVERY = TABLE.with_name("structure_transformers.json")
 LIMITS = {"ours": 240, "peer": 60, "kirigami": 10}  # seconds of the processor; some never end
 LARGEST = 700_000_000
-CERTIFIED = 12_000_000
+FULLY_CHECKED = 12_000_000
 QUICK = (
     "torchvision/resnet18", "torchvision/mobilenet_v3_small", "torchvision/shufflenet_v2_x0_5",
     "recurrent/lstm-tied", "recurrent/translator", "recurrent/tagger",
@@ -59,31 +60,31 @@ TIMED = (
 
 
 def ours(net: nn.Module, example: Any) -> dict[str, Any]:
-    """Remove half, and prove it; where something cannot be followed, keep whole what it reads."""
+    """Remove half, and check the rest; where something cannot be followed, keep whole what it reads."""
     followed: dict[str, Any] = {}
     try:
-        found = units(net, example)
+        found = find_units(net, example)
     except BoxwoodError as error:
         followed["not_followed"] = _told(error)
-        found = units(net, example, freeze_unknown=True)
+        found = find_units(net, example, freeze_unknown=True)
     if not len(found):
         return {"result": "refused", "reason": followed.get("not_followed", "no removable units")}
-    keep = keep_best(found, score_units(found), 0.5)
-    after = found.parameters(keep.kept) / found.parameters()
+    selection = best_units(found, score_units(found), 0.5)
+    after = found.parameters(selection.kept) / found.parameters()
     row = {
         **followed,
-        "restated": len(restatements(keep)),
+        "restated": len(restatements(selection)),
         "units": len(found),
         "groups": len(found.groups),
         "parameters": after,
-        "multiply_adds": found.multiply_adds(keep.kept) / max(found.multiply_adds(), 1),
+        "multiply_adds": found.multiply_adds(selection.kept) / max(found.multiply_adds(), 1),
     }
-    if found.parameters() > CERTIFIED:  # one comparison, which shrink makes by itself
-        shrink(net, keep)
-        return {"result": "proved", "by": "shrink", **row}
-    certificate = verify(net, shrink(net, keep, check=False), keep, gradients=False)
-    row["difference"] = max(t.difference / max(t.scale, 1e-3) for t in certificate.trials)
-    return {"result": "proved" if certificate.proved else "wrong", "by": "certificate", **row}
+    if found.parameters() > FULLY_CHECKED:  # one comparison, which shrink makes by itself
+        shrink(net, selection)
+        return {"result": "equivalent", "by": "shrink", **row}
+    report = check_equivalence(net, shrink(net, selection, check=False), selection, gradients=False)
+    row["difference"] = max(t.difference / max(t.scale, 1e-3) for t in report.trials)
+    return {"result": "equivalent" if report.equivalent else "wrong", "by": "report", **row}
 
 
 def peer(prune: Callable[[nn.Module, Any], None]) -> Callable[[nn.Module, Any], dict[str, Any]]:
@@ -141,8 +142,8 @@ def to_smaller_ours(net: nn.Module, example: Any, *, check: bool) -> Callable[[]
     """From a network to the smaller one; ``check`` runs it beside the masked one."""
 
     def run() -> nn.Module:
-        keep = units(net, example).keep_best(0.5)
-        return shrink(net, keep, check=check)
+        selection = select_units(find_units(net, example), 0.5)
+        return shrink(net, selection, check=check)
 
     return run
 
@@ -258,10 +259,10 @@ def measure(quick: bool) -> list[Row]:
     names = [name for name in QUICK if name in known]
     good = {"ours": 0, "peer": 0}
     for name in names:
-        good["ours"] += attempt(name, "ours")["result"] == "proved"
+        good["ours"] += attempt(name, "ours")["result"] == "equivalent"
         good["peer"] += attempt(name, "peer")["result"] == "runs"
     rows.append(
-        compare("networks that work (ours: proved; the peer's: run)", [good["ours"]],
+        compare("networks that work (ours: checked; the peer's: run)", [good["ours"]],
                 [max(good["peer"], 1)], "Torch-Pruning", unit=f"of {len(names)}")
     )  # fmt: skip
     if "transformers/bert" in known:

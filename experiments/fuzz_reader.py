@@ -30,7 +30,8 @@ from boxwood._internal.files.packed import pack_file, unpack_file
 from boxwood._internal.files.streaming import prune_checkpoint
 from boxwood._internal.graph.equivalence import shrink
 from boxwood._internal.graph.record import load_shrunken, record_of, save_shrunken
-from boxwood._internal.graph.units import units
+from boxwood._internal.graph.units import find_units
+from boxwood._internal.recipes.unit_selection import select_units
 from boxwood._internal.runs.provenance import provenance
 
 PATH = Path("fuzzed.safetensors")
@@ -232,9 +233,9 @@ def shrunken(folder: Path, chance: random.Random) -> Callable[[], str]:
         )
 
     first = build()
-    keep = units(first, torch.ones(1, 4)).keep_best(0.5)
+    selection = select_units(find_units(first, torch.ones(1, 4)), 0.5)
     path, bad = folder / "small.safetensors", folder / "bad.safetensors"
-    save_shrunken(shrink(first, keep), record_of(first, keep), path)
+    save_shrunken(shrink(first, selection), record_of(first, selection), path)
     data, right = path.read_bytes(), load_shrunken(path, build)
 
     def attempt() -> str:

@@ -68,7 +68,7 @@ def searched(experiment: Any, seeds: Sequence[int], store: Store) -> list[dict[s
             "filters": len(facts["episodes"][0]["now"]),
             "kept": facts["kept"][phase.layer],
             "drop": facts["drop"],
-            "proved": facts["proved"],
+            "equivalent": facts["equivalent"],
             "multiply_adds": facts["multiply_adds"],
             "episodes": facts["episodes"],
         }

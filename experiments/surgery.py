@@ -17,9 +17,9 @@ from boxwood._internal.core.criteria import magnitude
 from boxwood._internal.graph.compensate import compensate, reestimate_batch_norm_
 from boxwood._internal.graph.equivalence import shrink
 from boxwood._internal.graph.scoring import score_units
-from boxwood._internal.graph.selection import Keep, keep_best
+from boxwood._internal.graph.selection import UnitSelection, best_units
 from boxwood._internal.graph.surgery import cuts_of
-from boxwood._internal.graph.units import Units, units
+from boxwood._internal.graph.units import Units, find_units
 
 PLAIN, STATISTICS, MEANS, FITTED = "ours", "batch statistics", "means folded", "least squares"
 SAME, PEER = "Torch-Pruning, same scores", "Torch-Pruning, its own scores"
@@ -64,32 +64,32 @@ def summed(weight: Tensor, name: str) -> Tensor:
     return magnitude(weight) if ".rnn." not in name else torch.zeros_like(weight)
 
 
-def chosen(found: Units, fraction: float, protect: Sequence[str]) -> Keep:
+def chosen(found: Units, fraction: float, protect: Sequence[str]) -> UnitSelection:
     """Keep the best of every group, so that about ``fraction`` of its units go."""
     scores = score_units(found, summed, normalise=False)
-    return keep_best(found, scores, 1 - fraction, protect=protect)
+    return best_units(found, scores, 1 - fraction, protect=protect)
 
 
-def rows_removed(keep: Keep) -> Removed:
+def rows_removed(selection: UnitSelection) -> Removed:
     """List the filters that go, of every linear layer and convolution."""
-    filters = {axis.names[0] for axis in keep.units.axes if axis.dim == 0}
+    filters = {axis.names[0] for axis in selection.units.axes if axis.dim == 0}
     gone = {}
-    for name, cuts in cuts_of(keep).items():
-        shape = keep.units.shapes.get(name, ())
+    for name, cuts in cuts_of(selection).items():
+        shape = selection.units.shapes.get(name, ())
         for dim, stays in cuts:
             if dim == 0 and name in filters and len(shape) in (2, 4) and ".rnn." not in name:
                 gone[name] = frozenset(range(shape[0])) - frozenset(stays.tolist())
     return gone
 
 
-def by_peer(net: nn.Module, example: Tensor, keep: Keep, importance: Any) -> Operated:
+def by_peer(net: nn.Module, example: Tensor, selection: UnitSelection, importance: Any) -> Operated:
     """Let Torch-Pruning remove as many filters of each layer as we did, and no others.
 
     Its ratio of a layer is set in the middle between two counts, because it rounds down.
     """
     import torch_pruning
 
-    small, ours, cuts = copy.deepcopy(net), rows_removed(keep), cuts_of(keep)
+    small, ours, cuts = copy.deepcopy(net), rows_removed(selection), cuts_of(selection)
     prunable = {
         f"{name}.weight": module
         for name, module in small.named_modules()
@@ -132,14 +132,14 @@ def by_peer(net: nn.Module, example: Tensor, keep: Keep, importance: Any) -> Ope
     return Operated(small, removed)
 
 
-def ways(net: nn.Module, case: Case, keep: Keep, seed: int) -> dict[str, Operated]:
+def ways(net: nn.Module, case: Case, selection: UnitSelection, seed: int) -> dict[str, Operated]:
     """Make the smaller network in every way there is on this machine."""
-    gone, data = rows_removed(keep), case.calibration(seed)
-    plain = shrink(net, keep)
+    gone, data = rows_removed(selection), case.calibration(seed)
+    plain = shrink(net, selection)
     made = {
         PLAIN: plain,
-        MEANS: compensate(net, plain, keep, data, refit=False),
-        FITTED: compensate(net, plain, keep, data),
+        MEANS: compensate(net, plain, selection, data, refit=False),
+        FITTED: compensate(net, plain, selection, data),
     }
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules()):
         made[STATISTICS] = copy.deepcopy(plain)
@@ -150,8 +150,8 @@ def ways(net: nn.Module, case: Case, keep: Keep, seed: int) -> dict[str, Operate
     except ImportError:
         return found
     same = Magnitude(p=1, group_reduction="sum", normalizer=None, bias=True)
-    found[SAME] = by_peer(net, case.example, keep, same)
-    found[PEER] = by_peer(net, case.example, keep, Magnitude(p=2))
+    found[SAME] = by_peer(net, case.example, selection, same)
+    found[PEER] = by_peer(net, case.example, selection, Magnitude(p=2))
     return found
 
 
@@ -172,7 +172,7 @@ def equal(one: nn.Module | None, other: nn.Module) -> bool:
 
 def sizes(net: nn.Module, example: Tensor) -> dict[str, int]:
     """Count parameters and the multiply-adds of one example, both libraries' alike."""
-    found = units(net, example)
+    found = find_units(net, example)
     return {
         "parameters": sum(p.numel() for p in net.parameters()),
         "multiply_adds": found.multiply_adds() // len(example),
@@ -182,12 +182,12 @@ def sizes(net: nn.Module, example: Tensor) -> dict[str, int]:
 def studied(case: Case, seed: int, fractions: Sequence[float]) -> dict[str, Any]:
     """Operate on one trained network at every fraction, and measure before and after retraining."""
     net = case.network(seed).eval()
-    found = units(net, case.example)
+    found = find_units(net, case.example)
     rows: list[dict[str, Any]] = []
     for fraction in fractions:
-        keep = chosen(found, fraction, case.protect)
-        gone = rows_removed(keep)
-        made = ways(net, case, keep, seed)
+        selection = chosen(found, fraction, case.protect)
+        gone = rows_removed(selection)
+        made = ways(net, case, selection, seed)
         plain, theirs = made[PLAIN].network, made.get(SAME)
         # The very same network: measuring and retraining it again would say nothing.
         same = theirs is not None and theirs.network is not None and equal(plain, theirs.network)

@@ -13,9 +13,9 @@ from boxwood._internal.data.splits import Splits, from_tensors
 from boxwood._internal.distill.losses import Distillation
 from boxwood._internal.engine.compiling import compile  # noqa: A004 - as torch names it
 from boxwood._internal.graph.compensate import compensate
-from boxwood._internal.graph.equivalence import shrink, verify
+from boxwood._internal.graph.equivalence import check_equivalence, shrink
 from boxwood._internal.graph.selection import Budget, multiply_adds, parameters
-from boxwood._internal.graph.units import units
+from boxwood._internal.graph.units import find_units
 from boxwood._internal.loading import load
 from boxwood._internal.model.binding import MaskBinding
 from boxwood._internal.model.oneshot import project_, prune, prune_in_rounds
@@ -63,11 +63,13 @@ __all__ = [
     "Teacher",
     "Trained",
     "TryAndLearn",
+    "check_equivalence",
     "compensate",
     "compile",
     "dense",
     "dense_training",
     "filter_agent",
+    "find_units",
     "from_datasets",
     "from_tensors",
     "gradual_pruning",
@@ -88,6 +90,4 @@ __all__ = [
     "structural",
     "taught",
     "together",
-    "units",
-    "verify",
 ]

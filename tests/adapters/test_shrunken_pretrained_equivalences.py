@@ -13,13 +13,14 @@ from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.graph.equivalence import shrink
 from boxwood._internal.graph.examples import tensors_of
 from boxwood._internal.graph.reparametrised import baked
-from boxwood._internal.graph.units import units
+from boxwood._internal.graph.units import find_units
 
 transformers = pytest.importorskip("transformers")
 
 from boxwood._internal.adapters.configuration_search import ConfigurationError  # noqa: E402
 from boxwood._internal.adapters.configurations import configured  # noqa: E402
 from boxwood._internal.adapters.shrunken import save_pretrained  # noqa: E402
+from boxwood._internal.recipes.unit_selection import select_units  # noqa: E402
 
 TEXT = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
         "num_attention_heads": 4, "vocab_size": 40, "max_position_embeddings": 32}  # fmt: skip
@@ -71,7 +72,7 @@ def outputs(model: Any, example: Any) -> list[torch.Tensor]:
 def test_from_pretrained_gives_the_shrunken_model(name: str, tmp_path: Path) -> None:
     settings, example, fields = MODELS[name]
     model = made(name, settings)
-    small = shrink(model, units(model, example).keep_best(0.5))
+    small = shrink(model, select_units(find_units(model, example), 0.5))
     save_pretrained(small, tmp_path / "small", example)
     again = getattr(transformers, name).from_pretrained(tmp_path / "small").eval()
     assert {field: getattr(again.config, field) for field in fields} == fields
@@ -106,8 +107,8 @@ def test_deep_models_in_their_own_precision(name: str, dtype: torch.dtype, tmp_p
     ]
     done = CliRunner().invoke(app, call)
     assert done.exit_code == 0, done.exception
-    told = json.loads(done.stdout)["certificate"]
-    assert told["proved"]
+    told = json.loads(done.stdout)["equivalence"]
+    assert told["equivalent"]
     # Norms compute in float32 whatever the weights are: gradients can agree no better.
     assert told["gradient_difference"] < 1e-5 <= told["gradient_tolerance"] or (
         told["gradient_difference"] <= 1e-7
@@ -120,7 +121,7 @@ def test_deep_models_in_their_own_precision(name: str, dtype: torch.dtype, tmp_p
 def test_sizes_that_a_class_does_not_allow_are_refused_with_the_nearest() -> None:
     """Eleven is no multiple of two heads; from_pretrained would refuse it."""
     model = made("LlamaForCausalLM", GROUPED)
-    small = shrink(model, units(model, IDS).keep_best(0.7))
+    small = shrink(model, select_units(find_units(model, IDS), 0.7))
     with pytest.raises(ConfigurationError, match=r"got: .*not a multiple.*are 10 and 12") as said:
         configured(small, IDS)
     assert ("model.norm.weight", 0) in said.value.axes
@@ -187,26 +188,28 @@ def test_layers_of_different_sizes_are_refused(tmp_path: Path) -> None:
     model = made("LlamaForCausalLM", GROUPED)
     with torch.no_grad():
         model.model.layers[0].mlp.gate_proj.weight.mul_(0.1)
-    keep = units(model, IDS).keep_best(0.7, ranked_together=True, protect=("*self_attn*",))
+    selection = select_units(
+        find_units(model, IDS), 0.7, ranked_together=True, protect=("*self_attn*",)
+    )
     with pytest.raises(BoxwoodError, match=r"LlamaForCausalLM can say, got no value of interm"):
-        save_pretrained(shrink(model, keep), tmp_path / "small", IDS)
+        save_pretrained(shrink(model, selection), tmp_path / "small", IDS)
     assert not (tmp_path / "small").exists()
 
 
 def test_heads_without_a_field_are_refused_and_protected() -> None:
     """BERT derives the width of a head from the width of the stream."""
     model = made("BertModel", TEXT)
-    found = units(model, IDS)
+    found = find_units(model, IDS)
     with pytest.raises(BoxwoodError, match=r"no value of hidden_size for .*query.*from 16 to 8"):
-        configured(shrink(model, found.keep_best(0.5)), IDS)
-    small = shrink(model, found.keep_best(0.5, protect=("*attention*",)))
+        configured(shrink(model, select_units(found, 0.5)), IDS)
+    small = shrink(model, select_units(found, 0.5, protect=("*attention*",)))
     assert configured(small, IDS).config.intermediate_size == 12
 
 
 def test_a_number_that_the_code_computes_with() -> None:
     """Sizes can be right where the outputs are not."""
     model = made("LlamaForCausalLM", GROUPED)
-    small = shrink(model, units(model, IDS).keep_best(0.5))
+    small = shrink(model, select_units(find_units(model, IDS), 0.5))
     small.config.rms_norm_eps = 1.0  # its modules hold the old one
     with pytest.raises(BoxwoodError, match="to compute the same, got outputs that differ by"):
         configured(small, IDS)
@@ -242,7 +245,7 @@ def test_masked_models_are_written_with_plain_weights(tmp_path):
     model = made("LlamaForCausalLM", GROUPED)
     layer = model.model.layers[0].mlp.down_proj
     torch.nn.utils.prune.random_unstructured(layer, "weight", 0.3)
-    small = shrink(model, units(model, IDS).keep_best(0.5))
+    small = shrink(model, select_units(find_units(model, IDS), 0.5))
     with pytest.raises(
         BoxwoodError, match=r"or write boxwood\._internal\.graph\.reparametrised\.baked\(sm"
     ):

@@ -15,7 +15,7 @@ from boxwood._internal.agent.reinforce import draw, surrogate, whitened
 from boxwood._internal.agent.reward import accuracy_term, efficiency_term, reward
 from boxwood._internal.agent.search import Agent, TryAndLearn, Update, best_rewarded, thresholded
 from boxwood._internal.core.errors import BoxwoodError
-from boxwood._internal.graph.units import units
+from boxwood._internal.graph.units import find_units
 from boxwood._internal.model.oneshot import project_
 from boxwood._internal.recipes.phases.prune_units import kept_under, masks_of
 from boxwood._internal.zoo.cifar_nets import small_resnet
@@ -178,7 +178,7 @@ def test_the_two_final_actions():
 
 
 def _tries(net: nn.Module, group: int) -> Tries:
-    layer = units(net.eval(), IMAGE).groups[group].name
+    layer = find_units(net.eval(), IMAGE).groups[group].name
     return tries_of(net, IMAGE, layer, _score, tune_=_nothing)
 
 
@@ -199,18 +199,18 @@ def test_a_try_computes_what_the_masked_network_computes(make):
     net = make(widths=(4, 4, 6, 6) if make is small_vgg else (4, 6, 8))
     chance = torch.Generator().manual_seed(0)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    for group in range(len(units(net.eval(), IMAGE).groups)):
+    for group in range(len(find_units(net.eval(), IMAGE).groups)):
         tries = _tries(net, group)
         actions = draw(torch.full((len(tries.filters),), 0.5), 3, chance)
         for action in actions:
             masked = make(widths=(4, 4, 6, 6) if make is small_vgg else (4, 6, 8)).eval()
             masked.load_state_dict(before)
-            masks = masks_of(tries.keep(action))
+            masks = masks_of(tries.selection(action))
             project_(masked, masks)
             assert tries.drop(action) == pytest.approx(
                 100 * (tries.best - _score(masked)), abs=1e-9
             )
-            assert (kept_under(tries.units, masks) == tries.keep(action).kept).all()
+            assert (kept_under(tries.units, masks) == tries.selection(action).kept).all()
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
 
 
@@ -227,7 +227,7 @@ def test_tries_in_processes_are_the_same_tries():
 
 def test_masks_of_single_weights_are_not_taken_for_units():
     """A mask that takes one weight away is refused, not forgotten."""
-    found = units(small_vgg(widths=(4, 4)), IMAGE)
+    found = find_units(small_vgg(widths=(4, 4)), IMAGE)
     mask = torch.ones(4, 1, 3, 3, dtype=torch.bool)
     mask[0, 0, 0, 0] = False
     with pytest.raises(BoxwoodError, match="Expected masks that take whole units away"):

@@ -8,13 +8,13 @@ import boxwood
 
 def test_units_and_choices_are_short_tables() -> None:
     net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
-    found = boxwood.units(net, torch.ones(1, 4))
+    found = boxwood.find_units(net, torch.ones(1, 4))
     assert repr(found).splitlines() == [
         "14 units of Sequential in 2 groups",
         "  0.weight  8",
         "  2.weight  6",
     ]
-    assert repr(found.keep_best(0.5)).splitlines() == [
+    assert repr(boxwood.select_units(found, 0.5)).splitlines() == [
         "7 of 14 units kept, 43 of 108 parameters",
         "  0.weight  4 of 8",
         "  2.weight  3 of 6",
@@ -24,8 +24,8 @@ def test_units_and_choices_are_short_tables() -> None:
 def test_a_deep_network_is_no_longer_than_a_screen() -> None:
     layers = [nn.Linear(4, 4) for _ in range(60)]
     net = nn.Sequential(*(each for layer in layers for each in (layer, nn.ReLU())))
-    found = boxwood.units(net, torch.ones(1, 4))
-    for thing in (found, found.keep_best(0.5)):
+    found = boxwood.find_units(net, torch.ones(1, 4))
+    for thing in (found, boxwood.select_units(found, 0.5)):
         assert len(repr(thing).splitlines()) == 14
         assert repr(thing).endswith("  … 47 more")
         assert len(repr(thing)) < 1000

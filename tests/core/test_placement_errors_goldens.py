@@ -10,7 +10,7 @@ from boxwood._internal.core import criteria
 from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.policies import RigL
 from boxwood._internal.engine.compiling import compile  # noqa: A004 - as torch names it
-from boxwood._internal.graph.units import units
+from boxwood._internal.graph.units import find_units
 from boxwood._internal.model.binding import MaskBinding
 from boxwood._internal.model.counting import count
 from boxwood._internal.model.dead import remove_dead
@@ -40,7 +40,7 @@ ACTIONS: dict[str, Callable[[nn.Module], object]] = {
     "load_": lambda net: load_(net, {"weight": torch.ones(3, 3)}),
     "count": lambda net: count(net, X),
     "remove_dead": lambda net: remove_dead(net, MASKS, (3,)),
-    "units": lambda net: units(net, X),
+    "find_units": lambda net: find_units(net, X),
     "compile": lambda net: compile(net, X),
 }
 
@@ -55,7 +55,7 @@ def test_weights_without_data_are_refused(action: Callable[[nn.Module], object])
     )
 
 
-@pytest.mark.parametrize("name", ["prune", "MaskBinding", "SparseTraining", "units"])
+@pytest.mark.parametrize("name", ["prune", "MaskBinding", "SparseTraining", "find_units"])
 def test_lazy_weights_are_refused(name: str) -> None:
     """A lazy network has not even shapes."""
     with pytest.raises(BoxwoodError) as caught:

@@ -19,8 +19,9 @@ from boxwood._internal.files.packed import pack_file
 from boxwood._internal.files.streaming import prune_checkpoint
 from boxwood._internal.graph.equivalence import shrink
 from boxwood._internal.graph.record import record_of, save_shrunken
-from boxwood._internal.graph.units import units
+from boxwood._internal.graph.units import find_units
 from boxwood._internal.recipes.phase import State
+from boxwood._internal.recipes.unit_selection import select_units
 from boxwood._internal.report.figures import write
 from boxwood._internal.runs import latency
 from boxwood._internal.runs.store import Store
@@ -41,8 +42,8 @@ def write_all(folder: Path) -> None:
     pack_file(folder / "masked.safetensors", folder / "packed.safetensors")
     prune_checkpoint(folder / "masked.safetensors", folder / "pruned", 0.5)
     net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-    keep = units(net, torch.ones(1, 4)).keep_best(0.5)
-    save_shrunken(shrink(net, keep), record_of(net, keep), folder / "small.safetensors")
+    selection = select_units(find_units(net, torch.ones(1, 4)), 0.5)
+    save_shrunken(shrink(net, selection), record_of(net, selection), folder / "small.safetensors")
     with replacing_folder(folder / "new") as new:
         save_file(weights, new / "w.safetensors")
 

@@ -16,7 +16,8 @@ from boxwood._internal.files.mask_files import load_masks, masks_beside, write_w
 from boxwood._internal.files.packed import pack_file, unpack_file
 from boxwood._internal.graph.equivalence import shrink
 from boxwood._internal.graph.record import load_shrunken, record_of, save_shrunken
-from boxwood._internal.graph.units import units
+from boxwood._internal.graph.units import find_units
+from boxwood._internal.recipes.unit_selection import select_units
 
 GENERATOR = torch.Generator().manual_seed(0)
 MASKS = {name: torch.rand(*shape, generator=GENERATOR) < 0.4 for name, shape in (("a", (5, 7)), ("b.weight", (2, 3, 4)), ("empty", (0, 3)))}  # fmt: skip
@@ -42,8 +43,10 @@ def packed_file(folder: Path) -> Path:
 def shrunken_file(folder: Path) -> Path:
     torch.manual_seed(0)
     first = net()
-    keep = units(first, EXAMPLE).keep_best(0.5)
-    save_shrunken(shrink(first, keep), record_of(first, keep), folder / "small.safetensors")
+    selection = select_units(find_units(first, EXAMPLE), 0.5)
+    save_shrunken(
+        shrink(first, selection), record_of(first, selection), folder / "small.safetensors"
+    )
     return folder / "small.safetensors"
 
 

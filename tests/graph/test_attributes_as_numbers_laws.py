@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from boxwood._internal.graph.equivalence import shrink, verify
+from boxwood._internal.graph.equivalence import check_equivalence, shrink
 from boxwood._internal.graph.record import load_shrunken, record_of, save_shrunken
 from boxwood._internal.graph.surgery import attribute_changes
-from boxwood._internal.graph.units import units
+from boxwood._internal.graph.units import find_units
+from boxwood._internal.recipes.unit_selection import select_units
 
 X = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
 TOKENS = torch.randint(0, 9, (2, 5), generator=torch.Generator().manual_seed(0))
@@ -79,25 +80,25 @@ def test_numbers_stay(name, tmp_path):
     """The small network computes with the same numbers, checked or not, and so does its file."""
     build, x, numbers = NETS[name]
     net = build().eval()
-    found = units(net, x)
+    found = find_units(net, x)
     assert len(found) == 8
-    keep = found.keep_best(0.5)
-    unchecked, small = shrink(net, keep, check=False), shrink(net, keep)
-    assert verify(net, small, keep).proved
-    save_shrunken(small, record_of(net, keep), tmp_path / "small.safetensors")
+    selection = select_units(found, 0.5)
+    unchecked, small = shrink(net, selection, check=False), shrink(net, selection)
+    assert check_equivalence(net, small, selection).equivalent
+    save_shrunken(small, record_of(net, selection), tmp_path / "small.safetensors")
     again = load_shrunken(tmp_path / "small.safetensors", build).eval()
     assert torch.equal(small(x), again(x))
     assert torch.equal(small(x), unchecked(x))
     for network in (small, unchecked, again):
         for module, attribute, value in numbers:
             assert getattr(network.get_submodule(module), attribute) == value
-    others = {change.path for change in attribute_changes(keep)}
+    others = {change.path for change in attribute_changes(selection)}
     assert not any((module, attribute) in others for module, attribute, _ in numbers)
 
 
 def test_what_is_no_number_says_the_size():
     """Of one layer, what the code uses stays and what it does not use is the new size."""
     net = Equalised().eval()
-    small = shrink(net, units(net, X).keep_best(0.5))
+    small = shrink(net, select_units(find_units(net, X), 0.5))
     assert (small.a.out_features, small.a.in_features) == (4, 6)
     assert (small.b.out_features, small.b.in_features) == (3, 8)

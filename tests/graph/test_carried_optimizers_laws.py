@@ -8,8 +8,8 @@ from torch import nn
 from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.graph.carrying import carry_optimizer
 from boxwood._internal.graph.equivalence import shrink
-from boxwood._internal.graph.selection import Keep
-from boxwood._internal.graph.units import units
+from boxwood._internal.graph.selection import UnitSelection
+from boxwood._internal.graph.units import find_units
 
 X = torch.randn(5, 12, generator=torch.Generator().manual_seed(0))
 
@@ -29,9 +29,9 @@ def trained(make):
 
     for _ in range(2):
         optimizer.step(closure)
-    found = units(net, X)
-    keep = Keep(found, np.arange(12) % 2 == 1)
-    return net, optimizer, keep
+    found = find_units(net, X)
+    selection = UnitSelection(found, np.arange(12) % 2 == 1)
+    return net, optimizer, selection
 
 
 def step_of(net, optimizer, gradients):
@@ -62,9 +62,9 @@ CUTS = [lambda t: t[ROWS], lambda t: t[ROWS], lambda t: t[:, ROWS], lambda t: t]
 @pytest.mark.parametrize("kind", ELEMENTWISE)
 def test_the_next_step_is_the_original_s(kind):
     """With the same gradients, the small network's step is what is kept of the original's."""
-    net, optimizer, keep = trained(ELEMENTWISE[kind])
-    small = shrink(net, keep)
-    carried = carry_optimizer(optimizer, net, small, keep)
+    net, optimizer, selection = trained(ELEMENTWISE[kind])
+    small = shrink(net, selection)
+    carried = carry_optimizer(optimizer, net, small, selection)
     gradients = [torch.randn(p.shape) for p in net.parameters()]
     got = step_of(small, carried, [cut(g) for cut, g in zip(CUTS, gradients, strict=True)])
     wanted = step_of(net, optimizer, gradients)
@@ -74,9 +74,9 @@ def test_the_next_step_is_the_original_s(kind):
 
 def test_state_is_of_its_own():
     """Steps of one optimizer leave the state of the other."""
-    net, optimizer, keep = trained(ELEMENTWISE["adam"])
-    small = shrink(net, keep)
-    carried = carry_optimizer(optimizer, net, small, keep)
+    net, optimizer, selection = trained(ELEMENTWISE["adam"])
+    small = shrink(net, selection)
+    carried = carry_optimizer(optimizer, net, small, selection)
     before = [s["exp_avg"].clone() for s in optimizer.state.values()]
     step_of(small, carried, [torch.ones_like(p) for p in small.parameters()])
     assert all(
@@ -87,9 +87,9 @@ def test_state_is_of_its_own():
 
 def test_factored_moments():
     """Rows and columns are cut each along their own axis, and a step is possible."""
-    net, optimizer, keep = trained(lambda p: torch.optim.Adafactor(p, lr=0.01))
-    small = shrink(net, keep)
-    carried = carry_optimizer(optimizer, net, small, keep)
+    net, optimizer, selection = trained(lambda p: torch.optim.Adafactor(p, lr=0.01))
+    small = shrink(net, selection)
+    carried = carry_optimizer(optimizer, net, small, selection)
     old, new = ([*o.state.values()] for o in (optimizer, carried))
     assert torch.equal(new[0]["row_var"], old[0]["row_var"][ROWS])
     assert torch.equal(new[0]["col_var"], old[0]["col_var"])
@@ -102,11 +102,11 @@ def test_factored_moments():
 def test_factored_moments_of_transformers():
     """Moments whose axes are dropped are told apart by name, also where a layer is square."""
     optimization = pytest.importorskip("transformers.optimization")
-    net, optimizer, keep = trained(
+    net, optimizer, selection = trained(
         lambda p: optimization.Adafactor(p, lr=0.01, relative_step=False, scale_parameter=False)
     )
-    small = shrink(net, keep)
-    carried = carry_optimizer(optimizer, net, small, keep)
+    small = shrink(net, selection)
+    carried = carry_optimizer(optimizer, net, small, selection)
     old, new = ([*o.state.values()] for o in (optimizer, carried))
     assert torch.equal(new[0]["exp_avg_sq_row"], old[0]["exp_avg_sq_row"][ROWS])
     assert torch.equal(new[0]["exp_avg_sq_col"], old[0]["exp_avg_sq_col"])
@@ -117,14 +117,14 @@ def test_factored_moments_of_transformers():
 
 def test_flat_history_is_refused():
     """L-BFGS keeps one vector over all parameters; before its first step there is nothing to cut."""
-    net, optimizer, keep = trained(lambda p: torch.optim.LBFGS(p, max_iter=3))
-    small = shrink(net, keep)
+    net, optimizer, selection = trained(lambda p: torch.optim.LBFGS(p, max_iter=3))
+    small = shrink(net, selection)
     with pytest.raises(
         BoxwoodError, match=r"got 'd' of shape \(195,\) and float32 for '0\.weight'"
     ):
-        carry_optimizer(optimizer, net, small, keep)
+        carry_optimizer(optimizer, net, small, selection)
     fresh = torch.optim.LBFGS(net.parameters(), lr=0.3)
-    assert carry_optimizer(fresh, net, small, keep).param_groups[0]["lr"] == 0.3
+    assert carry_optimizer(fresh, net, small, selection).param_groups[0]["lr"] == 0.3
 
 
 class Blockwise(torch.optim.SGD):
@@ -166,14 +166,14 @@ class Wrapping(torch.optim.Optimizer):
 )
 def test_what_cannot_be_carried(make, message):
     """Quantised state, wrappers and parameters of others are refused, and by name."""
-    net, optimizer, keep = trained(make)
+    net, optimizer, selection = trained(make)
     with pytest.raises(BoxwoodError, match=message):
-        carry_optimizer(optimizer, net, shrink(net, keep), keep)
+        carry_optimizer(optimizer, net, shrink(net, selection), selection)
 
 
 def test_groups_and_settings_stay():
     """Groups keep their settings and names, and the defaults are those for groups to come."""
-    net, _, keep = trained(ELEMENTWISE["sgd"])
+    net, _, selection = trained(ELEMENTWISE["sgd"])
     named = list(net.named_parameters())
     optimizer = torch.optim.AdamW(
         [{"params": named[:2], "weight_decay": 0.5}, {"params": named[2:], "lr": 0.3}], lr=0.2
@@ -182,7 +182,7 @@ def test_groups_and_settings_stay():
     net(X).sum().backward()
     optimizer.step()
     scheduler.step()
-    carried = carry_optimizer(optimizer, net, shrink(net, keep), keep)
+    carried = carry_optimizer(optimizer, net, shrink(net, selection), selection)
     assert [group["lr"] for group in carried.param_groups] == [0.1, 0.15]
     assert [group["initial_lr"] for group in carried.param_groups] == [0.2, 0.3]
     assert [group["weight_decay"] for group in carried.param_groups] == [0.5, 0.01]

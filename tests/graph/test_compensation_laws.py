@@ -10,8 +10,9 @@ from boxwood._internal.data.digits import digits
 from boxwood._internal.graph.compensate import compensate, reestimate_batch_norm_
 from boxwood._internal.graph.equivalence import shrink
 from boxwood._internal.graph.reparametrised import baked, reparametrised
-from boxwood._internal.graph.selection import Keep
-from boxwood._internal.graph.units import units
+from boxwood._internal.graph.selection import UnitSelection
+from boxwood._internal.graph.units import find_units
+from boxwood._internal.recipes.unit_selection import select_units
 from boxwood._internal.train.loop import Fit, fit_
 from boxwood._internal.train.metrics import accuracy
 from boxwood._internal.train.optimizers import Adam
@@ -43,12 +44,12 @@ def test_least_squares_beats_dropping(trained, fraction):
     """Refit and new batch statistics recover most of what dropping filters loses."""
     net, data = trained
     inputs, _ = data.train.take(torch.arange(400))
-    keep = units(net, inputs[:2]).keep_best(fraction)
-    small = shrink(net, keep)
+    selection = select_units(find_units(net, inputs[:2]), fraction)
+    small = shrink(net, selection)
     dense = accuracy(net, data.test).fraction
     dropped = accuracy(small, data.test).fraction
-    mean = accuracy(compensate(net, small, keep, [inputs], refit=False), data.test).fraction
-    fitted = accuracy(compensate(net, small, keep, [inputs]), data.test).fraction
+    mean = accuracy(compensate(net, small, selection, [inputs], refit=False), data.test).fraction
+    fitted = accuracy(compensate(net, small, selection, [inputs]), data.test).fraction
     assert dense > 0.93
     assert fitted > dropped + 0.5 * (dense - dropped)
     assert fitted >= mean - 0.02
@@ -58,11 +59,11 @@ def test_what_is_whole_stays(trained):
     """The original and the small network are not touched, and refitting changes only readers."""
     net, data = trained
     inputs, _ = data.train.take(torch.arange(64))
-    keep = units(net, inputs[:2]).keep_best(0.5)
-    small = shrink(net, keep)
+    selection = select_units(find_units(net, inputs[:2]), 0.5)
+    small = shrink(net, selection)
     before = {k: v.clone() for k, v in small.state_dict().items()}
     original = {k: v.clone() for k, v in net.state_dict().items()}
-    compensate(net, small, keep, [inputs])
+    compensate(net, small, selection, [inputs])
     assert all(torch.equal(v, before[k]) for k, v in small.state_dict().items())
     assert all(torch.equal(v, original[k]) for k, v in net.state_dict().items())
 
@@ -77,16 +78,16 @@ def test_a_redundant_channel_costs_nothing(layer):
         first.bias[:2] = 0
     net = nn.Sequential(first, layer, nn.Flatten()).double().eval()
     x = torch.randn(40, 3, 9, 9, dtype=torch.float64)
-    found = units(net, x)
+    found = find_units(net, x)
     import numpy as np
 
-    from boxwood._internal.graph.selection import Keep
+    from boxwood._internal.graph.selection import UnitSelection
 
     kept = np.ones(len(found), dtype=bool)
     group = next(g for g in found.groups if g.name == "0.weight")
     kept[group.units[2]] = False
-    keep = Keep(found, kept)
-    repaired = compensate(net, shrink(net, keep), keep, [x], ridge=1e-12)
+    selection = UnitSelection(found, kept)
+    repaired = compensate(net, shrink(net, selection), selection, [x], ridge=1e-12)
     inner = (slice(None), slice(None), slice(1, -1), slice(1, -1))
     got, wanted = (nn.Sequential(*list(n)[:-1])(x)[inner] for n in (repaired, net))
     # Only the padding, where a constant is not constant, keeps the two apart.
@@ -137,10 +138,10 @@ def weights_of(net):
 def test_batches_of_loaders(form):
     """Inputs with targets give what inputs alone give, for a network that takes one tensor."""
     net, x = small_of()
-    keep = units(net, x).keep_best(0.5)
-    small, y = shrink(net, keep), torch.zeros(32)
-    wanted = compensate(net, small, keep, [x[:32], x[32:64]])
-    got = compensate(net, small, keep, iter([form(x[:32], y), form(x[32:64], y)]))
+    selection = select_units(find_units(net, x), 0.5)
+    small, y = shrink(net, selection), torch.zeros(32)
+    wanted = compensate(net, small, selection, [x[:32], x[32:64]])
+    got = compensate(net, small, selection, iter([form(x[:32], y), form(x[32:64], y)]))
     assert torch.equal(weights_of(got), weights_of(wanted))
 
 
@@ -163,12 +164,12 @@ def test_batches_are_read_as_the_example(example, form):
         if isinstance(example, dict)
         else tuple(put.get(v, v) for v in example)
     )
-    keep = units(net, traced).keep_best(0.5)
-    small = shrink(net, keep)
+    selection = select_units(find_units(net, traced), 0.5)
+    small = shrink(net, selection)
     scale = 2.0 if 2.0 in (example.values() if isinstance(example, dict) else example) else 1.0
-    wanted = compensate(net, small, keep, [{"x": x, "scale": scale}] * isinstance(example, dict)
+    wanted = compensate(net, small, selection, [{"x": x, "scale": scale}] * isinstance(example, dict)
                         or [(x, scale)])  # fmt: skip
-    got = compensate(net, small, keep, [form(x, torch.zeros(65))])
+    got = compensate(net, small, selection, [form(x, torch.zeros(65))])
     assert torch.equal(weights_of(got), weights_of(wanted))
 
 
@@ -183,21 +184,21 @@ def test_batches_are_read_as_the_example(example, form):
 def test_batches_that_do_not_fit(batch, message):
     """The form, or what the network says, and the way out."""
     net, x = small_of()
-    keep = units(net, x).keep_best(0.5)
+    selection = select_units(find_units(net, x), 0.5)
     with pytest.raises(BoxwoodError, match=message):
-        compensate(net, shrink(net, keep), keep, [batch])
+        compensate(net, shrink(net, selection), selection, [batch])
 
 
 def test_a_last_batch_of_one():
     """Statistics are of all values in batches that have a variance, each with the same weight."""
     net, x = small_of()
-    keep = units(net, x).keep_best(0.5)
-    small = shrink(net, keep)
-    repaired = compensate(net, small, keep, list(x.split(32)), refit=False)
+    selection = select_units(find_units(net, x), 0.5)
+    small = shrink(net, selection)
+    repaired = compensate(net, small, selection, list(x.split(32)), refit=False)
     by_hand = repaired[0](x[:64])
     assert torch.allclose(repaired[1].running_mean, by_hand.mean(0), atol=1e-6)
     with pytest.raises(BoxwoodError, match="got only single ones, which have no variance"):
-        compensate(net, small, keep, [x[:1]])
+        compensate(net, small, selection, [x[:1]])
 
 
 def test_batches_of_any_size_weigh_by_their_values():
@@ -223,10 +224,10 @@ class Squeezes(nn.Module):
 def test_a_last_row_that_is_squeezed():
     """A batch of one loses its axis on the way, and its row still counts."""
     net, (_, x) = Squeezes().eval(), small_of()
-    keep = units(net, x).keep_best(0.5)
-    small = shrink(net, keep)
-    whole = compensate(net, small, keep, [x])
-    parts = compensate(net, small, keep, list(x.split(32)))
+    selection = select_units(find_units(net, x), 0.5)
+    small = shrink(net, selection)
+    whole = compensate(net, small, selection, [x])
+    parts = compensate(net, small, selection, list(x.split(32)))
     assert torch.allclose(weights_of(whole), weights_of(parts), atol=1e-6)
 
 
@@ -248,9 +249,9 @@ def test_a_head_that_shares_its_matrix_with_the_embedding_is_left_alone():
     """Refitted to what the head should say, the embedding would say something else to all layers."""
     torch.manual_seed(0)
     net, ids = Tied().eval(), torch.arange(60).view(6, 10) % 12
-    keep = units(net, ids).keep_best(0.5)
-    small = shrink(net, keep)
-    better = compensate(net, small, keep, [ids])
+    selection = select_units(find_units(net, ids), 0.5)
+    small = shrink(net, selection)
+    better = compensate(net, small, selection, [ids])
     assert better.head.weight is better.embedding.weight
     assert torch.equal(better.head.weight, small.head.weight)
     assert not torch.equal(better.out.weight, small.out.weight)
@@ -277,11 +278,11 @@ def test_weights_that_are_computed_are_refitted(special):
         nn.Linear(6, 8), nn.ReLU(), special(nn.Linear(8, 8)), nn.ReLU(), nn.Linear(8, 3)
     ).eval()
     x = torch.randn(200, 6)
-    keep = units(net, x).keep_best(0.5)
-    small = shrink(net, keep)
-    repaired = compensate(net, small, keep, [x])
+    selection = select_units(find_units(net, x), 0.5)
+    small = shrink(net, selection)
+    repaired = compensate(net, small, selection, [x])
     plain = baked(net)
-    alike = Keep(units(plain, x), keep.kept)
+    alike = UnitSelection(find_units(plain, x), selection.kept)
     wanted = compensate(plain, shrink(plain, alike), alike, [x])
     with torch.no_grad():
         assert torch.allclose(repaired(x), wanted(x), atol=1e-5)
@@ -295,8 +296,8 @@ def test_masked_weights_stay_masked():
     net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
     prune.random_unstructured(net[2], "weight", 0.3)
     x = torch.randn(200, 6)
-    keep = units(net.eval(), x).keep_best(0.5)
-    small = shrink(net, keep)
-    repaired = compensate(net, small, keep, [x])
+    selection = select_units(find_units(net.eval(), x), 0.5)
+    small = shrink(net, selection)
+    repaired = compensate(net, small, selection, [x])
     assert torch.equal(repaired[2].weight, small[2].weight)
     assert not torch.equal(repaired[4].weight, small[4].weight)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from boxwood._internal.core.errors import BoxwoodError
-from boxwood._internal.graph.equivalence import shrink, verify
-from boxwood._internal.graph.units import units
+from boxwood._internal.graph.equivalence import check_equivalence, shrink
+from boxwood._internal.graph.units import find_units
+from boxwood._internal.recipes.unit_selection import select_units
 
 X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
 
@@ -35,13 +36,13 @@ class Net(nn.Module):
 
 
 def half_of(net: nn.Module, x=X):
-    """Train one step, remove half of the units, and prove it."""
+    """Train one step, remove half of the units, and check the rest."""
     net(x).abs().sum().backward()
-    found = units(net, x)
-    keep = found.keep_best(0.5)
-    small = shrink(net, keep)
-    certificate = verify(net, small, keep)
-    assert certificate.proved, str(certificate)
+    found = find_units(net, x)
+    selection = select_units(found, 0.5)
+    small = shrink(net, selection)
+    report = check_equivalence(net, small, selection)
+    assert report.equivalent, str(report)
     return found, small
 
 
@@ -164,7 +165,7 @@ def test_parts_that_are_copied_to_themselves():
     """A part that is its own copy would be changed with the copy, and is named."""
     net = nn.Sequential(Net(), Shared(3, 4), nn.Linear(4, 2)).train()
     with pytest.raises(BoxwoodError, match=r"got '1', a Shared whose __deepcopy__ returns itself"):
-        units(net, X)
+        find_units(net, X)
     assert net[1].training
     assert type(net[1].in_features) is int
 
@@ -172,11 +173,11 @@ def test_parts_that_are_copied_to_themselves():
 def test_copies_that_compute_with_the_original_are_refused():
     """What leads to the original from outside is said, with the parameter."""
     with pytest.raises(BoxwoodError, match=r"copy of FindsLayersWeakly that reads 'a\.weight' of"):
-        units(FindsLayersWeakly(), X)
+        find_units(FindsLayersWeakly(), X)
     net = REPLACED["net"] = ReadsAnother()
     net.gain = nn.Parameter(torch.rand(8))
     with pytest.raises(BoxwoodError, match=r"reads 'gain' of the original, which a global"):
-        units(net, X)
+        find_units(net, X)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
@@ -184,11 +185,11 @@ def test_compiled_python_is_refused():
     """TorchScript cannot be followed, whole or in part."""
     scripted = torch.jit.script(Net().b)
     with pytest.raises(BoxwoodError, match="in Python, got one in TorchScript"):
-        units(scripted, torch.randn(2, 8))
+        find_units(scripted, torch.randn(2, 8))
     net = Net()
     net.b = scripted
     with pytest.raises(BoxwoodError, match="in Python, got b in TorchScript"):
-        units(net, X)
+        find_units(net, X)
 
 
 class HoldsLocks(Net):
@@ -221,7 +222,7 @@ class HoldsAnIterator(Net):
 def test_what_cannot_be_copied_is_named():
     """A generator of Python is named with its place."""
     with pytest.raises(BoxwoodError, match=r"can be copied, got 'inner\.0\.steps' of generator"):
-        units(HoldsAnIterator(), X)
+        find_units(HoldsAnIterator(), X)
 
 
 def test_hooks_write_nothing_for_the_user():
@@ -271,10 +272,10 @@ class TakesOne(Net):
 def test_forms_of_examples(example):
     """One argument that is a list, a dict or a dataclass of tensors."""
     net = TakesOne()
-    found = units(net, example)
-    keep = found.keep_best(0.5)
+    found = find_units(net, example)
+    selection = select_units(found, 0.5)
     assert len(found) == 8
-    assert verify(net, shrink(net, keep), keep).proved
+    assert check_equivalence(net, shrink(net, selection), selection).equivalent
 
 
 class Graph(Net):
@@ -317,12 +318,12 @@ class TakesGraphs(Net):
 def test_sparse_inputs(sparse):
     """A sparse input is what it is; dense ones beside it are varied."""
     net, example = TakesGraphs(), (X, sparse(torch.eye(4).roll(1, 0)))
-    found = units(net, example)
-    keep = found.keep_best(0.5)
-    certificate = verify(net, shrink(net, keep), keep)
+    found = find_units(net, example)
+    selection = select_units(found, 0.5)
+    report = check_equivalence(net, shrink(net, selection), selection)
     assert len(found) == 8
-    assert certificate.proved
-    assert [trial.inputs for trial in certificate.trials] == ["given", "given", "random"]
+    assert report.equivalent
+    assert [trial.inputs for trial in report.trials] == ["given", "given", "random"]
 
 
 class Complex(nn.Module):
@@ -342,10 +343,10 @@ def test_complex_weights():
     net, x = Complex(), torch.complex(X, X.flip(0))
     found, _ = half_of(net, x)
     sizes = net.a.weight.abs().sum(1) + net.a.bias.abs() + net.b.weight.abs().sum(0)
-    kept = found.keep_best(0.5).kept
+    kept = select_units(found, 0.5).kept
     assert sorted(sizes.topk(4).indices.tolist()) == kept.nonzero()[0].tolist()
     with pytest.raises(BoxwoodError, match=r"real scores, got complex ones for 'a\.weight'"):
-        found.keep_best(0.5, criterion=lambda weight: weight)
+        select_units(found, 0.5, criterion=lambda weight: weight)
 
 
 @pytest.mark.parametrize(
@@ -370,7 +371,7 @@ def test_weights_that_nothing_is_cut_from(change, message):
     net = Net()
     change(net)
     with pytest.raises(BoxwoodError, match=message):
-        units(net, X)
+        find_units(net, X)
 
 
 def test_the_message_is_whole():
@@ -382,4 +383,4 @@ def test_the_message_is_whole():
         "packed for quantised arithmetic; shrink the network before it is quantised."
     )
     with pytest.raises(BoxwoodError, match=f"^{re.escape(whole)}$"):
-        units(net, X)
+        find_units(net, X)

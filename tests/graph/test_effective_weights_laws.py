@@ -11,13 +11,14 @@ from torch.nn.utils import parametrizations, parametrize
 
 from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.graph.carrying import carry_optimizer
-from boxwood._internal.graph.equivalence import shrink, verify
+from boxwood._internal.graph.equivalence import check_equivalence, shrink
 from boxwood._internal.graph.record import load_shrunken, record_of, save_shrunken
 from boxwood._internal.graph.reparametrised import baked, reparametrised
 from boxwood._internal.graph.scoring import score_units
-from boxwood._internal.graph.selection import Keep
+from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.surgery import cuts_of
-from boxwood._internal.graph.units import units
+from boxwood._internal.graph.units import find_units
+from boxwood._internal.recipes.unit_selection import select_units
 
 X = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
 BAKED = "Expected weights that are the same function of fewer numbers"
@@ -117,21 +118,21 @@ def chain(kind: str) -> nn.Sequential:
     return net.eval()
 
 
-def some(net: nn.Module, example=X, seed: int = 0) -> Keep:
-    found = units(net, example)
+def some(net: nn.Module, example=X, seed: int = 0) -> UnitSelection:
+    found = find_units(net, example)
     kept = np.random.default_rng(seed).random(len(found)) < 0.6
     for group in found.groups:
         kept[group.units[0]] = True
         kept[group.units[1]] = False
-    return Keep(found, kept)
+    return UnitSelection(found, kept)
 
 
-def by_hand(net: nn.Module, keep: Keep) -> nn.Module:
+def by_hand(net: nn.Module, selection: UnitSelection) -> nn.Module:
     """Zero removed rows and columns of effective weights in a copy that holds them plainly."""
     plain = copy.deepcopy(baked(net))
     tensors = dict(plain.named_parameters())
     with torch.no_grad():
-        for name, cuts in cuts_of(keep).items():
+        for name, cuts in cuts_of(selection).items():
             for dim, stays in cuts:
                 gone = [i for i in range(tensors[name].shape[dim]) if i not in stays.tolist()]
                 tensors[name].index_fill_(dim, torch.tensor(gone), 0)
@@ -142,12 +143,12 @@ def by_hand(net: nn.Module, keep: Keep) -> nn.Module:
 def test_the_small_network_computes_with_slices_of_effective_weights(kind):
     """Outputs equal the original's with removed effective weights at zero, in sizes that say so."""
     net = chain(kind)
-    keep = some(net)
-    small = shrink(net, keep)
+    selection = some(net)
+    small = shrink(net, selection)
     with torch.no_grad():
-        assert torch.allclose(small(X), by_hand(net, keep)(X), rtol=1e-5, atol=1e-6)
-    certificate = verify(net, small, keep)
-    assert certificate.proved, str(certificate)
+        assert torch.allclose(small(X), by_hand(net, selection)(X), rtol=1e-5, atol=1e-6)
+    report = check_equivalence(net, small, selection)
+    assert report.equivalent, str(report)
     for layer in (small[0], small[2], small[4]):
         assert (layer.out_features, layer.in_features) == tuple(layer.weight.shape)
 
@@ -156,14 +157,16 @@ def test_the_small_network_computes_with_slices_of_effective_weights(kind):
 def test_what_computes_a_weight_stays_where_it_can(kind):
     """Masks, weight norms and elementwise maps go on; what gives other values is baked in, and said."""
     net = chain(kind)
-    keep = some(net)
-    assert (verify(net, shrink(net, keep), keep).baked == ()) == (kind in STAYS)
+    selection = some(net)
+    assert (check_equivalence(net, shrink(net, selection), selection).baked == ()) == (
+        kind in STAYS
+    )
     if kind in STAYS:
-        small = shrink(net, keep)
+        small = shrink(net, selection)
         assert reparametrised(small) == reparametrised(net)
     else:
         with pytest.warns(UserWarning, match=f"{BAKED}, got '2.weight'"):
-            small = shrink(net, keep)
+            small = shrink(net, selection)
         assert "2.weight" not in map(str, reparametrised(small))
     small.train()(X).square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in small.parameters())
@@ -185,8 +188,8 @@ def test_the_original_stays(kind):
 def test_what_is_done_to_the_small_network_leaves_the_original(kind):
     """Taking parametrisations off one network does not take them off the other."""
     net = chain(kind)
-    found = units(net, X)
-    small = shrink(net, Keep(found, np.ones(len(found), dtype=bool)))
+    found = find_units(net, X)
+    small = shrink(net, UnitSelection(found, np.ones(len(found), dtype=bool)))
     wanted = net(X)
     for name in list(small[2].parametrizations):
         parametrize.remove_parametrizations(small[2], name)
@@ -198,9 +201,9 @@ def test_what_is_done_to_the_small_network_leaves_the_original(kind):
 def test_files_bring_it_back(kind, tmp_path):
     """A file and a new network of the original's kind give the same small network."""
     net = chain(kind)
-    keep = some(net)
-    small = shrink(net, keep)
-    save_shrunken(small, record_of(net, keep), tmp_path / "small.safetensors")
+    selection = some(net)
+    small = shrink(net, selection)
+    save_shrunken(small, record_of(net, selection), tmp_path / "small.safetensors")
     again = load_shrunken(tmp_path / "small.safetensors", lambda: chain(kind)).eval()
     assert reparametrised(again) == reparametrised(small)
     assert str(again) == str(small)
@@ -211,9 +214,9 @@ def test_files_bring_it_back(kind, tmp_path):
 def test_files_of_another_network_are_refused(tmp_path):
     """What was baked in must be there to bake."""
     net = chain("orthogonal")
-    keep = some(net)
+    selection = some(net)
     path = tmp_path / "small.safetensors"
-    save_shrunken(shrink(net, keep), record_of(net, keep), path)
+    save_shrunken(shrink(net, selection), record_of(net, selection), path)
     with pytest.raises(BoxwoodError, match=r"one in which 2\.weight is not computed from other"):
         load_shrunken(path, lambda: baked(chain("mask")))
 
@@ -225,13 +228,13 @@ def test_the_optimizer_follows(kind):
     optimizer = torch.optim.Adam(net.parameters())
     net(X).square().sum().backward()
     optimizer.step()
-    keep = some(net)
-    small = shrink(net, keep)
+    selection = some(net)
+    small = shrink(net, selection)
     if kind in GOES:
         with pytest.raises(BoxwoodError, match=r"smaller network has as well, got '2\..*weight"):
-            carry_optimizer(optimizer, net, small, keep)
+            carry_optimizer(optimizer, net, small, selection)
         return
-    carried = carry_optimizer(optimizer, net, small, keep)
+    carried = carry_optimizer(optimizer, net, small, selection)
     for parameter, state in carried.state.items():
         assert state["exp_avg"].shape == parameter.shape
     small(X).square().sum().backward()
@@ -260,9 +263,9 @@ def test_a_masked_network_shrinks_to_itself(build, large_readers):
     wide = mask.view(8, *[1] * (net[0].weight.dim() - 1)).expand_as(net[0].weight)
     torch_prune.custom_from_mask(net[0], "weight", wide)
     torch_prune.custom_from_mask(net[0], "bias", mask)
-    keep = units(net, x).keep_best(0.5)
-    small = shrink(net, keep)
-    assert keep.kept.tolist() == mask.bool().tolist()
+    selection = select_units(find_units(net, x), 0.5)
+    small = shrink(net, selection)
+    assert selection.kept.tolist() == mask.bool().tolist()
     with torch.no_grad():
         assert torch.allclose(small(x), net(x), rtol=1e-5, atol=1e-6)
     assert small[0].weight.shape[0] == 4
@@ -312,9 +315,9 @@ def test_masked_units_go_first_whatever_the_layers_are(kind):
                 each.bias.zero_()
         for each in layers[1:]:
             each.weight.mul_(50)
-    keep = units(net, example).keep_best(0.5)
-    small = shrink(net, keep)
-    assert keep.kept.tolist() == mask.bool().tolist()
+    selection = select_units(find_units(net, example), 0.5)
+    small = shrink(net, selection)
+    assert selection.kept.tolist() == mask.bool().tolist()
     with torch.no_grad():
         assert torch.allclose(small(example), net(example), rtol=1e-4, atol=1e-5)
 
@@ -326,7 +329,7 @@ def test_scores_are_of_effective_weights():
         net[0].parametrizations.weight.original1.mul_(torch.tensor([[1.0], [50], [0.01], [7]]))
         net[0].parametrizations.weight.original0.copy_(torch.tensor([[2.0], [0.1], [5], [0.3]]))
         net[1].weight.fill_(0.01)
-    scores = score_units(units(net, X), normalise=False)
+    scores = score_units(find_units(net, X), normalise=False)
     wanted = net[0].weight.abs().sum(1) + 0.02
     assert np.allclose(scores, wanted.detach().numpy(), rtol=1e-5)
 
@@ -340,11 +343,11 @@ def test_evidence_about_computed_weights_is_asked_for():
         return (weight * gradient).abs()
 
     with pytest.raises(BoxwoodError, match=r"gradient of '2\.weight', got none, for the layer"):
-        score_units(units(net, X), criterion, evidence={"gradient": plain})
+        score_units(find_units(net, X), criterion, evidence={"gradient": plain})
     whole = baked(net)
     ones = {n: torch.ones_like(p) for n, p in whole.named_parameters()}
-    got = score_units(units(whole, X), criterion, evidence={"gradient": ones})
-    assert np.allclose(got, score_units(units(net, X)))
+    got = score_units(find_units(whole, X), criterion, evidence={"gradient": ones})
+    assert np.allclose(got, score_units(find_units(net, X)))
 
 
 class Attentive(nn.Module):
@@ -375,11 +378,11 @@ def test_modules_that_hold_several_weights(build):
     """Attention and recurrent layers hold their weights under other names, and in lists."""
     torch.manual_seed(0)
     net, x = build().eval(), torch.randn(2, 5, 6)
-    keep = some(net, x)
-    small = shrink(net, keep)
+    selection = some(net, x)
+    small = shrink(net, selection)
     with torch.no_grad():
-        assert torch.allclose(small(x), by_hand(net, keep)(x), rtol=1e-4, atol=1e-5)
-    assert verify(net, small, keep).proved
+        assert torch.allclose(small(x), by_hand(net, selection)(x), rtol=1e-4, atol=1e-5)
+    assert check_equivalence(net, small, selection).equivalent
     assert reparametrised(small) == reparametrised(net)
 
 
@@ -388,11 +391,11 @@ def test_a_tensor_that_another_layer_reads_is_not_cut():
     net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 8))
     net[4].weight = net[0].weight
     torch_prune.identity(net[0], "weight")
-    keep = some(net.eval())
+    selection = some(net.eval())
     with pytest.warns(UserWarning, match=BAKED):
-        small = shrink(net, keep)
+        small = shrink(net, selection)
     with torch.no_grad():
-        assert torch.allclose(small(X), by_hand(net, keep)(X), rtol=1e-5, atol=1e-6)
+        assert torch.allclose(small(X), by_hand(net, selection)(X), rtol=1e-5, atol=1e-6)
 
 
 class MaskedByItself(nn.Linear):
@@ -433,12 +436,12 @@ def test_a_network_that_masks_itself_shrinks_to_itself(constant):
         net[0].weight[::2] *= 9
         net[2].weight[:, ::2] *= 9
     if constant:  # whose rows cannot go: the code would multiply by all of it
-        found = units(net, X)
+        found = find_units(net, X)
         assert len(found) == 0
         return
-    keep = units(net, X).keep_best(0.5)
-    small = shrink(net, keep)
-    assert keep.kept.tolist() == [False, True] * 4
+    selection = select_units(find_units(net, X), 0.5)
+    small = shrink(net, selection)
+    assert selection.kept.tolist() == [False, True] * 4
     with torch.no_grad():
         assert torch.allclose(small(X), net(X), rtol=1e-5, atol=1e-6)
 
@@ -451,7 +454,7 @@ def test_scores_are_of_what_the_code_computes():
     net = nn.Sequential(conv, nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
     with torch.no_grad():
         conv.weight.mul_(torch.tensor([9.0, 0.1, 30, 1])[:, None, None, None])
-    scores = score_units(units(net, torch.randn(1, 3, 6, 6)), normalise=False)
+    scores = score_units(find_units(net, torch.randn(1, 3, 6, 6)), normalise=False)
     with torch.no_grad():
         weight = conv.weight - conv.weight.mean((1, 2, 3), keepdim=True)
         sums = (weight / weight.flatten(1).norm(dim=1)[:, None, None, None]).abs().sum((1, 2, 3))
@@ -468,7 +471,7 @@ def test_hooks_of_other_libraries_count():
     net[0].register_forward_pre_hook(
         lambda layer, _: setattr(layer, "weight", layer.raw * layer.gain[:, None])
     )
-    scores = score_units(units(net, X), normalise=False)
+    scores = score_units(find_units(net, X), normalise=False)
     with torch.no_grad():
         wanted = (kept * net[0].gain[:, None]).abs().sum(1) + net[1].weight.abs().sum(0)
     wanted[1] = 0  # nothing is written into it

@@ -6,10 +6,11 @@ from torch import nn
 
 from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.graph.compensate import compensate
-from boxwood._internal.graph.equivalence import shrink, verify
+from boxwood._internal.graph.equivalence import check_equivalence, shrink
 from boxwood._internal.graph.examples import Calls
 from boxwood._internal.graph.latency import latency
-from boxwood._internal.graph.units import units
+from boxwood._internal.graph.units import find_units
+from boxwood._internal.recipes.unit_selection import select_units
 
 X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
 
@@ -32,9 +33,9 @@ class Tasks(nn.Module):
 def test_what_no_call_reads_is_said():
     """A head that the example does not choose is named with the way out, once something goes."""
     net = Tasks()
-    keep = units(net, X).keep_best(0.5)
+    selection = select_units(find_units(net, X), 0.5)
     with pytest.warns(UserWarning, match=r"got 2 that no call reads, such as 'heads\.b\.weight'"):
-        small = shrink(net, keep)
+        small = shrink(net, selection)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         small(X, "b")
 
@@ -42,22 +43,22 @@ def test_what_no_call_reads_is_said():
 @pytest.mark.parametrize(
     "found",
     [
-        lambda net: units(net, {"x": X}, {"x": X, "task": "b"}),
-        lambda net: units(net, X, call=lambda net, x: [net(x, task) for task in net.heads]),
+        lambda net: find_units(net, {"x": X}, {"x": X, "task": "b"}),
+        lambda net: find_units(net, X, call=lambda net, x: [net(x, task) for task in net.heads]),
     ],
     ids=["two examples", "a function"],
 )
 def test_both_heads_work(found):
-    """Both heads lose the same columns, and the certificate is of both."""
+    """Both heads lose the same columns, and the report is of both."""
     net = Tasks()
-    keep = found(net).keep_best(0.5)
-    small = shrink(net, keep)
-    certificate = verify(net, small, keep)
-    assert certificate.proved
-    assert certificate.unread == ()
+    selection = select_units(found(net), 0.5)
+    small = shrink(net, selection)
+    report = check_equivalence(net, small, selection)
+    assert report.equivalent
+    assert report.unread == ()
     assert [small.heads[name].in_features for name in "ab"] == [8, 8]
     assert small(X, "b").shape == (4, 5)
-    assert latency(net, repeats=1)(keep) > 0
+    assert latency(net, repeats=1)(selection) > 0
 
 
 class Coder(nn.Module):
@@ -81,33 +82,35 @@ def code(net, x):
 def test_other_methods():
     """A function runs methods; other inputs of the same form are run in the same way."""
     net = Coder().eval()
-    keep = units(net, X, call=code).keep_best(0.5)
-    small = shrink(net, keep)
+    selection = select_units(find_units(net, X, call=code), 0.5)
+    small = shrink(net, selection)
     assert small.encode(X).shape == (4, 4)
-    assert verify(net, small, keep, torch.randn(3, 6)).proved
-    assert verify(net, small, keep, inputs=lambda: torch.randn(7, 6)).proved
-    better = compensate(net, small, keep, [torch.randn(64, 6)])
+    assert check_equivalence(net, small, selection, torch.randn(3, 6)).equivalent
+    assert check_equivalence(net, small, selection, inputs=lambda: torch.randn(7, 6)).equivalent
+    better = compensate(net, small, selection, [torch.randn(64, 6)])
     assert (code(better, X) - code(net, X)).norm() < (code(small, X) - code(net, X)).norm()
 
 
 def test_a_wrong_second_way_is_found():
-    """The certificate compares what each way returns."""
+    """The report compares what each way returns."""
     net = Tasks()
-    keep = units(net, {"x": X}, {"x": X, "task": "b"}).keep_best(0.5)
-    small = shrink(net, keep)
+    selection = select_units(find_units(net, {"x": X}, {"x": X, "task": "b"}), 0.5)
+    small = shrink(net, selection)
     small.heads["b"].register_forward_hook(lambda module, args, out: 1.01 * out)
-    certificate = verify(net, small, keep)
-    assert not certificate.proved
+    report = check_equivalence(net, small, selection)
+    assert not report.equivalent
 
 
 def test_one_example_for_several_calls_is_refused():
     """Other inputs are asked for each call; `Calls` gives them."""
     net = Tasks()
-    keep = units(net, {"x": X}, {"x": X, "task": "b"}).keep_best(0.5)
-    small = shrink(net, keep)
+    selection = select_units(find_units(net, {"x": X}, {"x": X, "task": "b"}), 0.5)
+    small = shrink(net, selection)
     with pytest.raises(BoxwoodError, match=r"each of the 2 calls that were traced, got those"):
-        verify(net, small, keep, X)
-    assert verify(net, small, keep, Calls(({"x": X + 1}, {"x": X, "task": "b"}))).proved
+        check_equivalence(net, small, selection, X)
+    assert check_equivalence(
+        net, small, selection, Calls(({"x": X + 1}, {"x": X, "task": "b"}))
+    ).equivalent
 
 
 class Lengths(nn.Module):
@@ -127,5 +130,5 @@ class Lengths(nn.Module):
 def test_ties_of_all_calls_hold():
     """What one call ties and another does not is tied: a flip of halves leaves no single channel."""
     net = Lengths()
-    assert len(units(net, X)) == 8
-    assert len(units(net, X, {"x": X, "split": True})) < 8
+    assert len(find_units(net, X)) == 8
+    assert len(find_units(net, X, {"x": X, "split": True})) < 8

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from boxwood._internal.graph.equivalence import shrink
-from boxwood._internal.graph.units import units
+from boxwood._internal.graph.units import find_units
+from boxwood._internal.recipes.unit_selection import select_units
 from boxwood._internal.zoo.cifar_nets import small_resnet
 
 
@@ -42,7 +43,7 @@ def shrunken(request: pytest.FixtureRequest) -> tuple[nn.Module, Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = build().eval()
-    return shrink(net, units(net, example).keep_best(0.5)).eval(), example
+    return shrink(net, select_units(find_units(net, example), 0.5)).eval(), example
 
 
 @pytest.mark.filterwarnings("ignore:The tensor attributes")  # of any LSTM

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from boxwood._internal.graph.compensate import compensate
 from boxwood._internal.graph.equivalence import shrink
 from boxwood._internal.graph.stepping import Steps
-from boxwood._internal.graph.units import units
+from boxwood._internal.graph.units import find_units
+from boxwood._internal.recipes.unit_selection import select_units
 
 
 class Residual(nn.Module):
@@ -127,12 +128,12 @@ def test_compensation_with_and_without_skipping_is_the_same(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net, batches, _ = setting(name)
-    keep = units(net, batches[0]).keep_best(0.5)
-    small = shrink(net, keep)
-    quick = compensate(net, small, keep, batches)
+    selection = select_units(find_units(net, batches[0]), 0.5)
+    small = shrink(net, selection)
+    quick = compensate(net, small, selection, batches)
     monkeypatch.setattr(Steps, "_may_skip", lambda *_: False)
     monkeypatch.setattr(Steps, "together", lambda _, names: [[name] for name in names])
-    slow = compensate(net, small, keep, batches)
+    slow = compensate(net, small, selection, batches)
     for one, other in zip(quick.parameters(), slow.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
 
@@ -144,8 +145,8 @@ def test_work_grows_with_the_depth_and_not_with_its_square() -> None:
             torch.manual_seed(0)
             net = Deep(depth).eval()
         x = torch.ones(3, 4)
-        keep = units(net, x).keep_best(0.5)
-        small = shrink(net, keep)
+        selection = select_units(find_units(net, x), 0.5)
+        small = shrink(net, selection)
         count = 0
 
         def add(*_: object) -> None:
@@ -155,6 +156,6 @@ def test_work_grows_with_the_depth_and_not_with_its_square() -> None:
         # Copies of the network call the same hooks.
         for block in (*net.blocks, *small.blocks):
             block.out.register_forward_hook(add)
-        compensate(net, small, keep, [x])
+        compensate(net, small, selection, [x])
         calls.append(count)
     assert 0 < calls[1] <= 2.2 * calls[0]

@@ -12,13 +12,14 @@ from torch import nn
 from boxwood._internal.core.errors import BoxwoodError, NoEffect
 from boxwood._internal.graph.carrying import carry_optimizer
 from boxwood._internal.graph.compensate import compensate
-from boxwood._internal.graph.equivalence import shrink, verify
+from boxwood._internal.graph.equivalence import check_equivalence, shrink
 from boxwood._internal.graph.layout import Layout
 from boxwood._internal.graph.record import load_shrunken, record_of, save_shrunken
 from boxwood._internal.graph.rules import RULES
 from boxwood._internal.graph.scoring import score_units
-from boxwood._internal.graph.selection import Budget, Keep, multiply_adds
-from boxwood._internal.graph.units import units
+from boxwood._internal.graph.selection import Budget, UnitSelection, multiply_adds
+from boxwood._internal.graph.units import find_units
+from boxwood._internal.recipes.unit_selection import select_units
 
 X = torch.ones(2, 4)
 
@@ -64,22 +65,22 @@ MASKED = torch.tensor([[3, 1, 4, 1], [5, 2, 6, 2]]), torch.tensor([[1, 1, 1, 0],
 def test_values_of_whole_number_inputs_may_be_looked_at():
     """The path is the example's, which is said; the example itself is not written into."""
     model, given = Masking(), tuple(each.clone() for each in MASKED)
-    found = units(model, given)
+    found = find_units(model, given)
     assert all(torch.equal(a, b) for a, b in zip(given, MASKED, strict=True))
-    keep = found.keep_best(0.5)
+    selection = select_units(found, 0.5)
     assert {axis.names[0] for axis in found.axes} == {
         "embedding.weight", "a.weight", "a.bias", "b.weight"
     }  # fmt: skip
-    certificate = verify(model, shrink(model, keep), keep)
-    assert certificate.proved
-    assert re.search(r"the path is the example's: .*goldens\.py:\d+", str(certificate))
+    report = check_equivalence(model, shrink(model, selection), selection)
+    assert report.equivalent
+    assert re.search(r"the path is the example's: .*goldens\.py:\d+", str(report))
 
 
 def test_a_path_that_leaves_parameters_unread_is_refused():
     """Another input may read them, and nobody would know what they must be cut to."""
     whole = MASKED[0], torch.ones_like(MASKED[1])
     with pytest.raises(BoxwoodError, match=r"does not depend on data, got Masking"):
-        units(Masking(other=True), whole)
+        find_units(Masking(other=True), whole)
 
 
 class Numpy(nn.Module):
@@ -96,11 +97,11 @@ def test_an_example_is_not_blamed_for_what_a_trace_cannot_run():
     with pytest.raises(
         BoxwoodError, match=r"got Numpy, which takes the example but fails in a trace at .*py:\d+"
     ):
-        units(Numpy(), X)
+        find_units(Numpy(), X)
     with pytest.raises(
         BoxwoodError, match=r"an example that Numpy takes, got one of shape \(2, 5\)"
     ):
-        units(Numpy(), torch.ones(2, 5))
+        find_units(Numpy(), torch.ones(2, 5))
 
 
 class Special(nn.Module):
@@ -128,7 +129,7 @@ def test_control_flow_that_depends_on_data_is_named_by_its_line():
     with pytest.raises(
         BoxwoodError, match=r"does not depend on data, got Branching.*goldens\.py:\d+"
     ):
-        units(Branching(), X)
+        find_units(Branching(), X)
 
 
 class Detector(nn.Module):
@@ -147,21 +148,21 @@ class Detector(nn.Module):
 
 @pytest.mark.parametrize("bias", [0.0, -100.0])  # nothing is detected at all
 def test_what_depends_on_data_can_be_kept_whole(bias):
-    """What comes before it is removed and proved, even where the model returns nothing."""
+    """What comes before it is removed and checked, even where the model returns nothing."""
     torch.manual_seed(0)
     model, images = Detector().eval(), torch.randn(2, 3, 5, 5)
     with torch.no_grad():
         model.scores.bias.fill_(bias)
     with pytest.raises(BoxwoodError, match=r"got Detector.*goldens\.py:\d+.*freeze_unknown=True"):
-        units(model, images)
-    found = units(model, images, freeze_unknown=True)
+        find_units(model, images)
+    found = find_units(model, images, freeze_unknown=True)
     assert {axis.names[0] for axis in found.axes} == {"a.weight", "a.bias", "b.weight"}
-    keep = found.keep_best(0.5)
-    small = shrink(model, keep)
-    certificate = verify(model, small, keep)
-    assert certificate.proved
-    assert re.search(r"depends on data from .*goldens\.py:\d+ on; what is read", str(certificate))
-    assert certificate.unread == ("classes.weight", "classes.bias")
+    selection = select_units(found, 0.5)
+    small = shrink(model, selection)
+    report = check_equivalence(model, small, selection)
+    assert report.equivalent
+    assert re.search(r"depends on data from .*goldens\.py:\d+ on; what is read", str(report))
+    assert report.unread == ("classes.weight", "classes.bias")
 
 
 class Late(Detector):
@@ -178,15 +179,15 @@ class Late(Detector):
 def test_a_layer_used_again_behind_the_data_is_found_out():
     """The small network is run to its end, so nothing wrong is returned."""
     model, images = Late().eval(), torch.randn(2, 3, 5, 5)
-    keep = units(model, images, freeze_unknown=True).keep_best(0.5)
+    selection = select_units(find_units(model, images, freeze_unknown=True), 0.5)
     with pytest.raises(BoxwoodError, match="Expected the smaller Late to run"):
-        shrink(model, keep)
+        shrink(model, selection)
 
 
 def test_an_example_of_wrong_shape_is_refused():
     """The error says the shape and where it failed."""
     with pytest.raises(BoxwoodError, match=r"an example that Sequential takes.*\(2, 5\)"):
-        units(net(), torch.ones(2, 5))
+        find_units(net(), torch.ones(2, 5))
 
 
 def test_an_unknown_operation_is_named():
@@ -194,8 +195,8 @@ def test_an_unknown_operation_is_named():
     with pytest.raises(
         BoxwoodError, match=r"special_bessel_j0.*goldens\.py:\d+.*shape \(2, 6\).*freeze_unknown"
     ):
-        units(Special(), X)
-    assert len(units(Special(), X, freeze_unknown=True)) == 0
+        find_units(Special(), X)
+    assert len(find_units(Special(), X, freeze_unknown=True)) == 0
 
 
 def test_a_rule_that_fails_is_refused(monkeypatch):
@@ -204,8 +205,8 @@ def test_a_rule_that_fails_is_refused(monkeypatch):
     with pytest.raises(
         BoxwoodError, match=r"a rule that follows 'relu' in '1'.*mistake in Boxwood"
     ):
-        units(net(), X)
-    assert len(units(net(), X, freeze_unknown=True)) == 0
+        find_units(net(), X)
+    assert len(find_units(net(), X, freeze_unknown=True)) == 0
 
 
 class Cache:
@@ -229,90 +230,90 @@ class Caching(nn.Module):
 def test_what_is_returned_may_refer_to_itself():
     """Only tensors that are in it count as results, not what a size remembers."""
     model = Caching()
-    keep = units(model, X).keep_best(0.5)
-    assert keep.removed == 4
-    assert verify(model, shrink(model, keep), keep).proved
+    selection = select_units(find_units(model, X), 0.5)
+    assert selection.removed == 4
+    assert check_equivalence(model, shrink(model, selection), selection).equivalent
 
 
 def test_a_size_in_the_code_is_kept():
     """What a number in the code fixes is not offered."""
-    assert len(units(Written(), X)) == 0
+    assert len(find_units(Written(), X)) == 0
     with pytest.raises(
         BoxwoodError,
         match=r"got one with none: axis 0 of 'a.weight' stays, for a size that 'view' .*goldens\.py:\d+",
     ):
-        units(Written(), X).keep_best(0.5)
+        select_units(find_units(Written(), X), 0.5)
 
 
 def test_lazy_and_meta_parameters_are_refused():
     """Parameters without shape or data say so."""
     with pytest.raises(BoxwoodError, match=r"parameters that have a shape, got '0\.weight'"):
-        units(nn.Sequential(nn.LazyLinear(4)), X)
+        find_units(nn.Sequential(nn.LazyLinear(4)), X)
     with pytest.raises(BoxwoodError, match=r"'0\.weight' on the meta device"):
-        units(nn.Sequential(nn.Linear(4, 4, device="meta")), X)
+        find_units(nn.Sequential(nn.Linear(4, 4, device="meta")), X)
 
 
 def test_removing_everything_is_refused():
     """An axis keeps at least one index."""
-    found = units(net(), X)
+    found = find_units(net(), X)
     with pytest.raises(BoxwoodError, match=r"nothing of '0\.weight' along axis 0"):
-        Keep(found, np.zeros(8, dtype=bool))
+        UnitSelection(found, np.zeros(8, dtype=bool))
 
 
-def test_a_keep_of_the_wrong_size_is_refused():
+def test_a_selection_of_the_wrong_size_is_refused():
     """One bool for each unit."""
     with pytest.raises(BoxwoodError, match="a bool for each of 8 units"):
-        Keep(units(net(), X), np.ones(7, dtype=bool))
+        UnitSelection(find_units(net(), X), np.ones(7, dtype=bool))
 
 
 @pytest.mark.parametrize("keep", [0.0, 1.5, -1.0])
 def test_fractions_out_of_range_are_refused(keep):
-    """Keep lies in (0, 1], and so do budgets."""
+    """A fraction lies in (0, 1], and so do budgets."""
     with pytest.raises(BoxwoodError, match=r"keep in \(0, 1\]"):
-        units(net(), X).keep_best(keep)
+        select_units(find_units(net(), X), keep)
     with pytest.raises(BoxwoodError, match=r"a budget in \(0, 1\]"):
         Budget(keep, multiply_adds)
 
 
 def test_one_of_fraction_and_budget():
     """Neither and both are refused."""
-    found = units(net(), X)
+    found = find_units(net(), X)
     with pytest.raises(BoxwoodError, match="got neither"):
-        found.keep_best()
+        select_units(found)
     with pytest.raises(BoxwoodError, match="got both"):
-        found.keep_best(0.5, within=Budget(0.5, multiply_adds))
+        select_units(found, 0.5, budget=Budget(0.5, multiply_adds))
 
 
 def test_a_budget_that_cannot_be_met_says_what_is_left():
     """The floor decides how far one can go."""
     with pytest.raises(BoxwoodError, match=r"can be met, got 0\.1.*leaves 0\.500"):
-        units(net(), X).keep_best(within=Budget(0.1, multiply_adds), floor=4)
+        select_units(find_units(net(), X), budget=Budget(0.1, multiply_adds), floor=4)
 
 
 def test_a_floor_above_every_group_is_refused():
     """A floor that no group reaches is a mistake; floors and multiples start at 1."""
     with pytest.raises(BoxwoodError, match="floor=9, where the largest has 8"):
-        units(net(), X).keep_best(0.5, floor=9)
+        select_units(find_units(net(), X), 0.5, floor=9)
     with pytest.raises(BoxwoodError, match="floor and multiple of at least 1"):
-        units(net(), X).keep_best(0.5, multiple=0)
+        select_units(find_units(net(), X), 0.5, multiple=0)
 
 
 def test_a_pattern_that_protects_nothing_is_refused():
     """Protected names must exist."""
     with pytest.raises(BoxwoodError, match=r"got 'conv\*', which matches none of 0\.bias"):
-        units(net(), X).keep_best(0.5, protect=("conv*",))
+        select_units(find_units(net(), X), 0.5, protect=("conv*",))
 
 
 def test_a_choice_that_removes_nothing_warns():
     """Valid, and without effect."""
     with pytest.warns(NoEffect, match="keeps all of them"):
-        units(net(), X).keep_best(1.0)
+        select_units(find_units(net(), X), 1.0)
 
 
 def test_a_criterion_that_needs_more_is_refused():
     """Gradients must be given to a criterion that names them."""
     with pytest.raises(BoxwoodError, match=r"got 'gradient'; give evidence={'gradient': …}"):
-        score_units(units(net(), X), lambda weight, gradient: weight * gradient)
+        score_units(find_units(net(), X), lambda weight, gradient: weight * gradient)
 
 
 def test_weights_that_are_not_finite_are_refused():
@@ -321,43 +322,43 @@ def test_weights_that_are_not_finite_are_refused():
     with torch.no_grad():
         broken[0].weight[0, 0] = float("nan")
     with pytest.raises(BoxwoodError, match="finite scores"):
-        units(broken, X).keep_best(0.5)
+        select_units(find_units(broken, X), 0.5)
 
 
 def test_another_model_is_refused():
     """Units belong to one network."""
-    keep = units(net(), X).keep_best(0.5)
+    selection = select_units(find_units(net(), X), 0.5)
     with pytest.raises(BoxwoodError, match=r"'0\.weight' is of shape \(6, 4\) rather than"):
-        shrink(net(6), keep)
+        shrink(net(6), selection)
 
 
 def test_another_models_optimizer_is_refused():
     """Carried state belongs to the network."""
     first = net()
-    keep = units(first, X).keep_best(0.5)
+    selection = select_units(find_units(first, X), 0.5)
     stranger = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
     with pytest.raises(BoxwoodError, match="an optimizer of this model's parameters"):
-        carry_optimizer(stranger, first, shrink(first, keep), keep)
+        carry_optimizer(stranger, first, shrink(first, selection), selection)
 
 
 def test_compensation_needs_data():
     """No batches, no refit; a negative penalty is none."""
     first = net()
-    keep = units(first, X).keep_best(0.5)
-    small = shrink(first, keep)
+    selection = select_units(find_units(first, X), 0.5)
+    small = shrink(first, selection)
     with pytest.raises(BoxwoodError, match="batches of inputs, got none"):
-        compensate(first, small, keep, [])
+        compensate(first, small, selection, [])
     with pytest.raises(BoxwoodError, match="ridge of at least 0, got -1"):
-        compensate(first, small, keep, [X], ridge=-1)
+        compensate(first, small, selection, [X], ridge=-1)
 
 
 @pytest.fixture
 def saved(tmp_path):
     first = net()
-    keep = units(first, X).keep_best(0.5)
-    small = shrink(first, keep)
+    selection = select_units(find_units(first, X), 0.5)
+    small = shrink(first, selection)
     path = tmp_path / "small.safetensors"
-    save_shrunken(small, record_of(first, keep), path)
+    save_shrunken(small, record_of(first, selection), path)
     return path, small
 
 
@@ -402,6 +403,6 @@ def test_a_folder_that_does_not_exist_is_named(saved, tmp_path):
     """Writing nowhere says where."""
     _, small = saved
     first = net()
-    keep = units(first, X).keep_best(0.5)
+    selection = select_units(find_units(first, X), 0.5)
     with pytest.raises(BoxwoodError, match=r"to write .*gone"):
-        save_shrunken(small, record_of(first, keep), tmp_path / "gone" / "small.safetensors")
+        save_shrunken(small, record_of(first, selection), tmp_path / "gone" / "small.safetensors")

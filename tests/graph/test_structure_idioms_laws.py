@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from boxwood._internal.graph.equivalence import shrink
-from boxwood._internal.graph.units import units
+from boxwood._internal.graph.units import find_units
 
 _SPEC = importlib.util.spec_from_file_location(
     "structure_checks", Path(__file__).parent / "structure_checks.py"
@@ -436,7 +436,7 @@ def test_an_attribute_that_can_stay_stays():
     """Strides enter the sizes of the padding, and are not what surgery changes."""
     torch.manual_seed(0)
     net = Padded().eval()
-    small = shrink(net, checks.some_keep(units(net, IMAGE), 0))
+    small = shrink(net, checks.some_selection(find_units(net, IMAGE), 0))
     assert [m.stride for m in (small.a, small.b, small.c)] == [(2, 2)] * 3
     assert small.c.groups == small.c.out_channels
 
@@ -455,7 +455,7 @@ def test_sizes_within_vmap_keep_what_they_are_of(treat, count):
     """Nothing is offered that could not be carried out."""
     torch.manual_seed(0)
     net = Mapped(treat).eval()
-    assert len(units(net, ROWS)) == count
+    assert len(find_units(net, ROWS)) == count
     if count:
         checks.check_law(net, ROWS)
 
@@ -471,10 +471,10 @@ class Literal(nn.Module):
 
 def test_reasons_name_what_keeps_an_axis():
     """The line that decides is told, of an axis or of what it is tied to."""
-    found = units(Bilinear(lambda a, b: a @ b.transpose(1, 2)).eval(), IMAGE)
+    found = find_units(Bilinear(lambda a, b: a @ b.transpose(1, 2)).eval(), IMAGE)
     reasons = found.reasons()
     assert reasons["out.weight", 0] == "the model returns it"
     assert re.search(r"'view' in 'the model' \(.*laws\.py:\d+\)", reasons["b.weight", 0])
-    reasons = units(Literal(), ROWS).reasons()
+    reasons = find_units(Literal(), ROWS).reasons()
     assert re.search(r"a size that 'view' .*laws\.py:\d+", reasons["a.weight", 0])
     assert reasons["a.weight", 0] == reasons["b.weight", 1]

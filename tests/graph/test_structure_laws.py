@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch.nn.utils.parametrize import is_parametrized
 
 from boxwood._internal.graph.carrying import carry_optimizer
-from boxwood._internal.graph.equivalence import shrink, verify
+from boxwood._internal.graph.equivalence import check_equivalence, shrink
 from boxwood._internal.graph.pair import Pair
-from boxwood._internal.graph.selection import Keep
-from boxwood._internal.graph.units import kept_indices, units
+from boxwood._internal.graph.selection import UnitSelection
+from boxwood._internal.graph.units import find_units, kept_indices
 
 _SPEC = importlib.util.spec_from_file_location(
     "structure_nets", Path(__file__).parent / "structure_nets.py"
@@ -29,36 +29,36 @@ pytestmark = [
 ]
 
 
-def random_keep(found, seed: int, fraction: float = 0.6) -> Keep:
+def random_selection(found, seed: int, fraction: float = 0.6) -> UnitSelection:
     """Remove units at random, and nothing entirely."""
     random = np.random.default_rng(seed)
     kept = random.random(len(found)) < fraction
     for axis in found.axes:
         if not kept_indices(axis, kept).any():
             kept[axis.units[random.integers(len(axis.units))]] = True
-    return Keep(found, kept)
+    return UnitSelection(found, kept)
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_every_family_has_units(name):
     """Each network of the list has something to remove, so that no law holds by emptiness."""
     net, x = nets.build(name)
-    assert len(units(net, x)) >= 2
+    assert len(find_units(net, x)) >= 2
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_small_equals_masked(name):
     """Small equals masked within 1e-5 in single and 1e-10 in double, also in gradients."""
     net, x = nets.build(name)
-    found = units(net, x)
+    found = find_units(net, x)
     for seed in range(3):
-        keep = random_keep(found, seed)
-        small = shrink(net, keep)
-        certificate = verify(net, small, keep, gradients=seed == 0)
-        assert certificate.proved, str(certificate)
-        assert all(t.difference <= 1e-10 * max(t.scale, 1) for t in certificate.trials)
-        assert certificate.gradient_difference is None or certificate.gradient_difference < 1e-9
-        single = Pair(net, small, keep, 0)._compare(x, "given", perturbed=False, dtype=None)
+        selection = random_selection(found, seed)
+        small = shrink(net, selection)
+        report = check_equivalence(net, small, selection, gradients=seed == 0)
+        assert report.equivalent, str(report)
+        assert all(t.difference <= 1e-10 * max(t.scale, 1) for t in report.trials)
+        assert report.gradient_difference is None or report.gradient_difference < 1e-9
+        single = Pair(net, small, selection, 0)._compare(x, "given", perturbed=False, dtype=None)
         assert single.difference <= 1e-5 * max(single.scale, 1)
 
 
@@ -66,11 +66,11 @@ def test_small_equals_masked(name):
 def test_two_removals_are_one(name):
     """Removing some and then more gives the weights of removing all at once."""
     net, x = nets.build(name)
-    found = units(net, x)
-    last = random_keep(found, 1, 0.4)
-    first = Keep(found, last.kept | random_keep(found, 2).kept)
+    found = find_units(net, x)
+    last = random_selection(found, 1, 0.4)
+    first = UnitSelection(found, last.kept | random_selection(found, 2).kept)
     middle = shrink(net, first)
-    again = units(middle, x)
+    again = find_units(middle, x)
     # A unit of the middle network is the unit of the original that its first member came from.
     numbers = {}
     by_name = {(a.names[0], a.dim): a for a in found.axes}
@@ -81,7 +81,7 @@ def test_two_removals_are_one(name):
             if mine >= 0:
                 numbers[int(mine)] = int(old.units[place])
     kept = np.array([last.kept[numbers[unit]] for unit in range(len(again))])
-    twice = shrink(middle, Keep(again, kept)).state_dict()
+    twice = shrink(middle, UnitSelection(again, kept)).state_dict()
     once = shrink(net, last).state_dict()
     assert list(once) == list(twice)
     for key, tensor in once.items():
@@ -94,9 +94,9 @@ def test_nothing_else_changes(name):
     net, x = nets.build(name)
     before = copy.deepcopy(net.state_dict())
     attributes = {n: dict(vars(m)) for n, m in net.named_modules()}
-    found = units(net, x)
-    shrink(net, random_keep(found, 0))
-    same = shrink(net, Keep(found, np.ones(len(found), dtype=bool)))
+    found = find_units(net, x)
+    shrink(net, random_selection(found, 0))
+    same = shrink(net, UnitSelection(found, np.ones(len(found), dtype=bool)))
     for key, tensor in net.state_dict().items():
         assert torch.equal(tensor, before[key])
         assert torch.equal(tensor, same.state_dict()[key])
@@ -116,12 +116,12 @@ def test_random_graphs(data):
     """Random convolutional graphs of additions, joins, splits and groups obey the law."""
     net = RandomGraph(data.draw(st.integers(0, 10**6), label="seed"))
     x = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
-    found = units(net, x)
-    keep = random_keep(found, data.draw(st.integers(0, 100), label="removal"))
-    small = shrink(net, keep)
+    found = find_units(net, x)
+    selection = random_selection(found, data.draw(st.integers(0, 100), label="removal"))
+    small = shrink(net, selection)
     with torch.no_grad():
         assert small(x).shape == net(x).shape
-    assert verify(net, small, keep, gradients=False).proved
+    assert check_equivalence(net, small, selection, gradients=False).equivalent
 
 
 class RandomGraph(torch.nn.Module):
@@ -197,9 +197,9 @@ def test_the_optimizer_goes_on(kind):
         optimizer.zero_grad()
         net(x).square().sum().backward()
         optimizer.step()
-    keep = random_keep(units(net, x), 0)
-    small = shrink(net, keep)
-    carried = carry_optimizer(optimizer, net, small, keep)
+    selection = random_selection(find_units(net, x), 0)
+    small = shrink(net, selection)
+    carried = carry_optimizer(optimizer, net, small, selection)
     for old, new in zip(optimizer.state.values(), carried.state.values(), strict=True):
         assert set(old) == set(new)
     small(x).square().sum().backward()

@@ -17,17 +17,17 @@ from torch import nn
 
 from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.graph.equivalence import shrink
-from boxwood._internal.graph.selection import Keep
+from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.slicing import mask_
 from boxwood._internal.graph.surgery import cuts_of
-from boxwood._internal.graph.units import units
+from boxwood._internal.graph.units import find_units
 
 _SPEC = importlib.util.spec_from_file_location(
     "structure_checks", Path(__file__).parent / "structure_checks.py"
 )
 checks = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(checks)
-check_law, some_keep = checks.check_law, checks.some_keep
+check_law, some_selection = checks.check_law, checks.some_selection
 
 TOKENS = torch.randint(9, (2, 4), generator=torch.Generator().manual_seed(0))
 ROWS = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
@@ -72,11 +72,11 @@ def test_positions_beyond_the_example_stay(name, reached):
     net = Positions(POSITIONS[name]).eval()
     found = check_law(net, torch.randint(9, (2, reached)))
     assert len(found) == 6
-    keep = some_keep(found, 0)
-    small, masked = shrink(net, keep), copy.deepcopy(net)
+    selection = some_selection(found, 0)
+    small, masked = shrink(net, selection), copy.deepcopy(net)
     with torch.no_grad():
         for parameter_name, parameter in masked.named_parameters():
-            mask_(parameter, cuts_of(keep).get(parameter_name, ()))
+            mask_(parameter, cuts_of(selection).get(parameter_name, ()))
         for length in (1, 4, 7, 9):
             x = torch.randint(9, (2, length))
             torch.testing.assert_close(small(x), masked(x))
@@ -135,7 +135,7 @@ def test_a_scale_by_the_size_of_heads_keeps_their_features_only(scale):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 6), Attention(scale), nn.Linear(6, 2)).eval()
     literal = nn.Sequential(nn.Linear(6, 6), Attention(lambda q: 0.5), nn.Linear(6, 2)).eval()
-    found, expected = check_law(net, SEQUENCE), units(literal, SEQUENCE)
+    found, expected = check_law(net, SEQUENCE), find_units(literal, SEQUENCE)
     assert [(g.axes, len(g.units)) for g in found.groups] == [
         (g.axes, len(g.units))
         for g in expected.groups
@@ -202,7 +202,7 @@ def test_caches_hand_no_sizes_and_no_tensors_from_one_run_to_another():
     for _ in range(2):
         with torch.no_grad():
             assert net(ROWS).isfinite().all()
-        again = units(net, ROWS)
+        again = find_units(net, ROWS)
         assert [g.axes for g in again.groups] == [g.axes for g in found.groups]
     for function in (ramp, Anchors.behind_a_wrapper, Anchors.static):
         assert type(function(6)) is type(function(8)) is torch.Tensor
@@ -231,7 +231,7 @@ def test_einops_gives_the_same_units_every_time():
         nets[0](SEQUENCE)
     for net in nets:
         for _ in range(2):
-            assert len(units(net, SEQUENCE)) == 3 + 6
+            assert len(find_units(net, SEQUENCE)) == 3 + 6
         check_law(net, SEQUENCE)
 
 
@@ -301,7 +301,7 @@ def test_nothing_of_a_trace_is_left_in_the_code(where):
     """The network runs as ever after its trace, and a trace after a run finds the same units."""
     torch.manual_seed(0)
     net = Keeping(where).eval()
-    assert len(units(net, ROWS)) == 8
+    assert len(find_units(net, ROWS)) == 8
     with torch.no_grad():
         out = net(ROWS)
     assert type(out) is torch.Tensor
@@ -341,9 +341,9 @@ def test_tensors_that_no_operation_returned(change, count):
     """Labels follow the memory."""
     torch.manual_seed(0)
     net = ByOtherMeans(change).eval()
-    found = units(net, ROWS)
+    found = find_units(net, ROWS)
     assert len(found) == count
-    shrink(net, some_keep(found, 0))
+    shrink(net, some_selection(found, 0))
 
 
 class InPlace(nn.Module):
@@ -415,7 +415,7 @@ def test_a_branch_on_a_size_keeps_it(choose, count):
     """Where fewer channels would run other code, they stay."""
     torch.manual_seed(0)
     net = Choosing(choose).eval()
-    assert len(units(net, ROWS)) == count
+    assert len(find_units(net, ROWS)) == count
     if count:
         check_law(net, ROWS)
 
@@ -425,7 +425,7 @@ def test_a_branch_that_one_removal_would_change():
     net = Choosing(lambda x: x.shape[1] != 1).eval()
     found = check_law(net, ROWS)
     with pytest.raises(BoxwoodError, match=r"laws\.py:\d+"):
-        shrink(net, Keep(found, np.arange(12) == 3))
+        shrink(net, UnitSelection(found, np.arange(12) == 3))
 
 
 KEYWORDS = {
@@ -480,6 +480,6 @@ def test_widths_that_differ_go_on_to_differ():
     rows = next(axis for axis in found.axes if axis.names == ("b.weight",) and axis.dim == 0)
     kept = np.ones(len(found), dtype=bool)
     kept[rows.units[:6]] = False
-    small = shrink(net, Keep(found, kept))
+    small = shrink(net, UnitSelection(found, kept))
     assert (small.b.out_features, small.wide) == (6, 6)
     assert small.width != small.wide

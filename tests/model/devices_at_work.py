@@ -35,8 +35,8 @@ from boxwood._internal.distill.ensembles import answering
 from boxwood._internal.distill.losses import Distillation
 from boxwood._internal.files.mask_files import load_masks, masks_beside, write_with_masks
 from boxwood._internal.graph.compensate import compensate
-from boxwood._internal.graph.equivalence import shrink, verify
-from boxwood._internal.graph.units import units
+from boxwood._internal.graph.equivalence import check_equivalence, shrink
+from boxwood._internal.graph.units import find_units
 from boxwood._internal.model.counting import count
 from boxwood._internal.model.dead import remove_dead_
 from boxwood._internal.model.evidence.movement import TrackMovement
@@ -49,6 +49,7 @@ from boxwood._internal.recipes.lottery_ticket import layer_wise, lottery_ticket
 from boxwood._internal.recipes.optimal_brain_damage import optimal_brain_damage
 from boxwood._internal.recipes.phases.search_filters import SearchFilters
 from boxwood._internal.recipes.three_step import iterative
+from boxwood._internal.recipes.unit_selection import select_units
 from boxwood._internal.runs.runner import Settings
 from boxwood._internal.train.loop import fit_
 from boxwood._internal.train.losses import cross_entropy
@@ -181,23 +182,23 @@ def reconstructed(device: Device) -> Numbers:
 
 def shrunken(device: Device) -> Numbers:
     net = convolutions().to(device)
-    found = units(net, images()[0][0].to(device))
-    keep = found.keep_best(0.5)
-    small = shrink(net, keep)
-    assert verify(net, small, keep).proved
-    assert verify(net, small, keep, example=images()[1][0]).proved
-    assert verify(net, small, keep, inputs=[images()[1][0]]).proved
-    assert shrink(net, units(net, images()[0][0]).keep_best(0.5))[0].weight.shape[0] == 3
+    found = find_units(net, images()[0][0].to(device))
+    selection = select_units(found, 0.5)
+    small = shrink(net, selection)
+    assert check_equivalence(net, small, selection).equivalent
+    assert check_equivalence(net, small, selection, example=images()[1][0]).equivalent
+    assert check_equivalence(net, small, selection, inputs=[images()[1][0]]).equivalent
+    assert shrink(net, select_units(find_units(net, images()[0][0]), 0.5))[0].weight.shape[0] == 3
     return dict(small.state_dict())
 
 
 def compensated(device: Device) -> Numbers:
     net = convolutions().to(device)
-    keep = units(net, images()[0][0].to(device)).keep_best(0.5)
+    selection = select_units(find_units(net, images()[0][0].to(device)), 0.5)
     batches = [inputs for inputs, _ in images()]
-    small = shrink(net, keep)
-    folded = compensate(net, small, keep, batches, refit=False)
-    refitted = compensate(net, small, keep, batches)
+    small = shrink(net, selection)
+    folded = compensate(net, small, selection, batches, refit=False)
+    refitted = compensate(net, small, selection, batches)
     return {**folded.state_dict(), **{f"2 {n}": t for n, t in refitted.state_dict().items()}}
 
 
@@ -351,9 +352,9 @@ def undisturbed(device: Device) -> Numbers:
     genesis = Genesis(model=partial(nn.Linear, 3, 2), data=digits)
     trained = nn.Sequential(chain(), nn.Dropout()).to(device)
     fit = Fit(epochs=1, batch=6, optimizer=SGD(lr=0.1))
-    found = units(net, example)
-    keep = found.keep_best(0.5)
-    small = shrink(net, keep)
+    found = find_units(net, example)
+    selection = select_units(found, 0.5)
+    small = shrink(net, selection)
 
     class Noisy(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:
@@ -361,10 +362,10 @@ def undisturbed(device: Device) -> Numbers:
 
     noisy = Noisy(*copy.deepcopy(net))
     calls: dict[str, Callable[[], object]] = {
-        "units": lambda: units(noisy, example),
-        "shrink": lambda: shrink(net, keep),
-        "verify": lambda: verify(net, small, keep),
-        "compensate": lambda: compensate(noisy, small, keep, [example]),
+        "find_units": lambda: find_units(noisy, example),
+        "shrink": lambda: shrink(net, selection),
+        "check_equivalence": lambda: check_equivalence(net, small, selection),
+        "compensate": lambda: compensate(noisy, small, selection, [example]),
         "prune": lambda: prune(
             noisy, 0.5, criterion=criteria.snip, loss=cross_entropy, batches=batches
         ),

@@ -28,8 +28,8 @@ from boxwood._internal.core.policies import SET, Gradual, LayerByLayer, Policy, 
 from boxwood._internal.core.schedules import Cubic
 from boxwood._internal.engine.compiling import compile  # noqa: A004 - as torch names it
 from boxwood._internal.graph.compensate import compensate
-from boxwood._internal.graph.equivalence import shrink, verify
-from boxwood._internal.graph.units import units
+from boxwood._internal.graph.equivalence import check_equivalence, shrink
+from boxwood._internal.graph.units import find_units
 from boxwood._internal.model.binding import MaskBinding
 from boxwood._internal.model.counting import count
 from boxwood._internal.model.dead import remove_dead
@@ -39,6 +39,7 @@ from boxwood._internal.model.prunable import Named, Where, linear_and_conv
 from boxwood._internal.model.reconstruct import load_, prune_and_reconstruct, reconstruct
 from boxwood._internal.model.scoring import score
 from boxwood._internal.model.sparse_training import SparseTraining
+from boxwood._internal.recipes.unit_selection import select_units
 
 RANKS = 2
 Found = dict[str, Tensor]
@@ -207,9 +208,9 @@ def loaded(part: Part) -> Found:
 def refused(shard: Callable[[nn.Module], nn.Module]) -> list[str]:
     """What every function says of a sharded network; "" where it refuses nothing."""
     net, example = chain(), batches(1)[0][0]
-    found = units(net, example)
-    keep = found.keep_best(0.5)
-    small, masks = shrink(net, keep), prune(net, 0.5)
+    found = find_units(net, example)
+    selection = select_units(found, 0.5)
+    small, masks = shrink(net, selection), prune(net, 0.5)
     held = shard(net)
 
     def sgd() -> torch.optim.Optimizer:
@@ -234,10 +235,10 @@ def refused(shard: Callable[[nn.Module], nn.Module]) -> list[str]:
         said(lambda: prune_and_reconstruct(held, 0.5, batches(1))),
         said(lambda: count(held, example, masks)),
         said(lambda: remove_dead(held, masks, (2, 4, 4))),
-        said(lambda: units(held, example)),
-        said(lambda: shrink(held, keep)),
-        said(lambda: verify(held, small, keep)),
-        said(lambda: compensate(held, small, keep, [example])),
+        said(lambda: find_units(held, example)),
+        said(lambda: shrink(held, selection)),
+        said(lambda: check_equivalence(held, small, selection)),
+        said(lambda: compensate(held, small, selection, [example])),
         said(lambda: compile(held, example)),
         said(lambda: MaskBinding(held, sgd(), masks)),
         said(lambda: project_(held, masks)),
@@ -278,11 +279,11 @@ def sparse_gpt(part: Part) -> Found:
 
 def compensated(part: Part) -> Found:
     net, whole_data = convolutions(), [inputs for inputs, _ in batches(4)]
-    keep = units(net, whole_data[0]).keep_best(0.5)
-    small = shrink(net, keep)
+    selection = select_units(find_units(net, whole_data[0]), 0.5)
+    small = shrink(net, selection)
     found: Found = {}
     for refit in (True, False):
-        better = compensate(net, small, keep, part.of(whole_data), refit=refit)
+        better = compensate(net, small, selection, part.of(whole_data), refit=refit)
         found |= {f"{refit} {name}": tensor for name, tensor in better.state_dict().items()}
     return {name: tensor for name, tensor in found.items() if "num_batches" not in name}
 

@@ -19,7 +19,7 @@ from boxwood._internal.core.granularity import Slices
 from boxwood._internal.core.policies import Gradual, RigL, Static
 from boxwood._internal.core.schedules import Cubic
 from boxwood._internal.graph.equivalence import shrink
-from boxwood._internal.graph.units import units
+from boxwood._internal.graph.units import find_units
 from boxwood._internal.model import sparse_training
 from boxwood._internal.model.binding import MaskBinding
 from boxwood._internal.model.evidence.movement import TrackMovement
@@ -27,6 +27,7 @@ from boxwood._internal.model.held_weights import HeldWeight
 from boxwood._internal.model.oneshot import project_, prune
 from boxwood._internal.model.prunable import Named
 from boxwood._internal.model.sparse_training import SparseTraining
+from boxwood._internal.recipes.unit_selection import select_units
 
 GENERATOR = torch.Generator().manual_seed(5)
 INPUTS = torch.randn(16, 6, generator=GENERATOR, dtype=torch.float64)
@@ -301,7 +302,7 @@ def test_a_smaller_network_is_made_of_one_under_masks() -> None:
     MaskBinding(net, optim.SGD(net.parameters(), lr=0.1), masks)
     inputs = INPUTS.float()
     for each in (net, copy.deepcopy(net)):
-        small = shrink(each, units(each, inputs).keep_best(0.5))
+        small = shrink(each, select_units(find_units(each, inputs), 0.5))
         assert not any(module._forward_pre_hooks for module in small.modules())
         assert not any(module._state_dict_pre_hooks for module in small.modules())
 

@@ -44,10 +44,10 @@ def test_layers_are_named_input_side_first():
 
 
 def test_what_is_removed_is_proved_logged_and_stays_removed(store):
-    """Every search proves its removal; later phases keep it; the log says what was tried."""
+    """Every search checks its removal; later phases keep it; the log says what was tried."""
     first, second = _after(store, AGENT, 2), _after(store, AGENT, 4)
     for state, layer, filters in ((first, "conv1.weight", 6), (second, "conv2.weight", 8)):
-        assert state.facts["proved"]
+        assert state.facts["equivalent"]
         assert len(state.facts["episodes"]) == 6
         for number, episode in enumerate(state.facts["episodes"]):
             assert (episode["layer"], episode["update"]) == (layer, number)
@@ -77,7 +77,7 @@ def test_others_remove_as_many(store, criterion):
     other = ranked(AGENT, criterion)
     agent, ranking = _after(store, AGENT, 2), _after(store, other, 2)
     assert ranking.facts["kept"] == agent.facts["kept"]
-    assert ranking.facts["proved"]
+    assert ranking.facts["equivalent"]
     kept = ranking.masks["conv1.weight"].flatten(1).any(1)
     if criterion is magnitude:
         norms = _after(store, AGENT, 1).weights["conv1.weight"].abs().sum((1, 2, 3))
@@ -103,7 +103,7 @@ def test_sensitivity_meets_the_multiply_adds(store):
     agent, other = _after(store, AGENT, 4), _after(store, recipe, 2)
     assert other.facts["multiply_adds"][1] <= agent.facts["multiply_adds"][1]
     assert other.facts["steps"]
-    assert other.facts["proved"]
+    assert other.facts["equivalent"]
 
 
 def test_an_unknown_layer_is_named(store):

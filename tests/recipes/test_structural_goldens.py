@@ -9,7 +9,7 @@ from boxwood._internal.core.criteria import geometric_median, network_slimming, 
 from boxwood._internal.core.spec import Call
 from boxwood._internal.data.digits import digits
 from boxwood._internal.graph.scoring import score_units
-from boxwood._internal.graph.units import units
+from boxwood._internal.graph.units import find_units
 from boxwood._internal.loading import load
 from boxwood._internal.recipes.phase import Genesis
 from boxwood._internal.recipes.phases.prune_units import PruneUnits
@@ -48,7 +48,7 @@ def test_units_stay_gone_and_the_cut_network_computes_the_same(tmp_path):
         rows = kept
     x = digits().test.take(torch.arange(8))[0]
     assert torch.allclose(small(x), net(x), atol=1e-5)
-    assert len(units(net, x)) == 400
+    assert len(find_units(net, x)) == 400
 
 
 def test_the_smaller_network_of_a_run_is_a_file(tmp_path):
@@ -102,7 +102,7 @@ def test_criteria_of_filters_and_of_gradients_score_units(tmp_path):
     """One score per filter counts for the filters; what reads them has none."""
     net = normed().eval()
     x = torch.rand(2, 1, 8, 8)
-    found = units(net, x)
+    found = find_units(net, x)
     scale = {"norm_scale": {"0.weight": torch.arange(6.0), "3.weight": torch.arange(4.0)}}
     scores = score_units(found, network_slimming, evidence=scale, normalise=False)
     assert sorted(scores) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 5]

@@ -18,7 +18,8 @@ from boxwood._internal.engine.llvm.cache import ObjectCache
 from boxwood._internal.files.mask_files import write_with_masks
 from boxwood._internal.graph.equivalence import shrink
 from boxwood._internal.graph.record import record_of, save_shrunken
-from boxwood._internal.graph.units import units
+from boxwood._internal.graph.units import find_units
+from boxwood._internal.recipes.unit_selection import select_units
 from boxwood._internal.report.page.store_reader import read
 from boxwood._internal.runs.store import Store
 
@@ -124,10 +125,10 @@ def test_a_checkpoint_is_not_called_a_pickle(words: tuple[str, ...], here: Path)
 def test_the_library_refuses_such_names_too(here: Path) -> None:
     """All that write a file of a given format."""
     net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
-    keep = units(net, torch.ones(1, 4)).keep_best(0.5)
+    selection = select_units(find_units(net, torch.ones(1, 4)), 0.5)
     session = compiling.compile(net, torch.ones(1, 4))
     for write in (
-        lambda: save_shrunken(shrink(net, keep), record_of(net, keep), "a.pt"),
+        lambda: save_shrunken(shrink(net, selection), record_of(net, selection), "a.pt"),
         lambda: write_with_masks("a.bin", {"w": torch.eye(2)}, {}),
         lambda: session.save("a.pth"),
         lambda: session.save("a.safetensors"),

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from boxwood._internal.data.splits import InMemory, Splits
-from boxwood._internal.graph.equivalence import shrink, verify
-from boxwood._internal.graph.units import units
+from boxwood._internal.graph.equivalence import check_equivalence, shrink
+from boxwood._internal.graph.units import find_units
+from boxwood._internal.recipes.unit_selection import select_units
 from boxwood._internal.zoo.small_nets import small_vgg
 from boxwood_studies import scenes as made_of
 from boxwood_studies.segmentation_nets import FCN32s, SegNet, encoder_decoder
@@ -53,15 +54,15 @@ def test_networks_that_segment_can_be_cut(make, shape) -> None:
     torch.manual_seed(0)
     net, x = make().eval(), torch.randn(shape)
     assert net(x).shape[2:] == x.shape[2:]
-    found = units(net, x)
-    keep = found.keep_best(0.5)
-    assert verify(net, shrink(net, keep), keep).proved
+    found = find_units(net, x)
+    selection = select_units(found, 0.5)
+    assert check_equivalence(net, shrink(net, selection), selection).equivalent
     assert len(found.groups) == {"Sequential": 5, "SegNet": 21, "FCN32s": 16}[type(net).__name__]
 
 
 def test_unpooling_ties_a_decoder_to_its_encoder() -> None:
     """What is unpooled to the places of an encoder's maxima has that encoder's channels."""
-    found = units(SegNet(width=2).eval(), torch.randn(2, 3, 32, 32))
+    found = find_units(SegNet(width=2).eval(), torch.randn(2, 3, 32, 32))
     group = next(each for each in found.groups if each.name == "down.0.conv2.weight")
     assert ("up.3.conv2.weight", 0) in group.axes
 

@@ -32,7 +32,7 @@ def configured(small: transformers.PreTrainedModel, example: Any) -> transformer
 
     Args:
         small: what `boxwood.shrink` made of one of transformers' models.
-        example: inputs to compare outputs on, as for `boxwood.units`.
+        example: inputs to compare outputs on, as for `boxwood.find_units`.
 
     Returns:
         A model of the same class with a configuration of its own; ``save_pretrained`` writes it.
@@ -50,7 +50,7 @@ def configured(small: transformers.PreTrainedModel, example: Any) -> transformer
         ... )
         >>> net = transformers.LlamaForCausalLM(config).eval()
         >>> example = torch.arange(8)[None]
-        >>> small = boxwood.shrink(net, boxwood.units(net, example).keep_best(0.5))
+        >>> small = boxwood.shrink(net, boxwood.select_units(boxwood.find_units(net, example), 0.5))
         >>> found = configured(small, example).config
         >>> found.hidden_size, found.intermediate_size, found.num_attention_heads, found.head_dim
         (8, 12, 2, 4)

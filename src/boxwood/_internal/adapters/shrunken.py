@@ -19,7 +19,7 @@ from boxwood._internal.core.replacing import replacing_folder
 from boxwood._internal.files.checkpoint import find_files, texts_beside
 from boxwood._internal.files.writing import check_new_folder
 from boxwood._internal.graph.equivalence import shrink
-from boxwood._internal.graph.selection import Keep
+from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.units import Group, Units
 
 _STEPS = 8  # that a group has at least, however coarse the multiples are
@@ -31,13 +31,13 @@ class Shrunken:
     """A smaller model, and the choice that a configuration can say.
 
     Args:
-        keep: what stays.
+        selection: what stays.
         small: what `boxwood.shrink` made of it.
         built: the same as its configuration describes it.
         whole: groups of which everything stays, since no configuration can say less.
     """
 
-    keep: Keep
+    selection: UnitSelection
     small: nn.Module
     built: transformers.PreTrainedModel
     whole: tuple[str, ...]
@@ -46,7 +46,7 @@ class Shrunken:
 def shrink_pretrained(
     model: transformers.PreTrainedModel,
     found: Units,
-    choose: Callable[[Callable[[Group], int]], Keep],
+    choose: Callable[[Callable[[Group], int]], UnitSelection],
     *,
     multiple: int | None = None,
 ) -> Shrunken:
@@ -73,10 +73,10 @@ def shrink_pretrained(
         ...     num_attention_heads=4, num_key_value_heads=4, head_dim=4, use_cache=False,
         ... )
         >>> import torch
-        >>> from boxwood._internal.graph.units import units
+        >>> from boxwood import find_units, select_units
         >>> net = transformers.GemmaForCausalLM(config).eval()
-        >>> found = units(net, torch.arange(8)[None])
-        >>> done = shrink_pretrained(net, found, lambda m: found.keep_best(0.5, multiple=m))
+        >>> found = find_units(net, torch.arange(8)[None])
+        >>> done = shrink_pretrained(net, found, lambda m: select_units(found, 0.5, multiple=m))
         >>> done.built.config.hidden_size, done.built.config.intermediate_size
         (16, 12)
     """
@@ -90,9 +90,9 @@ def shrink_pretrained(
         fine = (lcm(step, needs) for step in steps if lcm(step, needs) * _STEPS <= size)
         return next(fine, needs if multiple is None else lcm(multiple, needs))
 
-    keep = choose(multiple_of)
+    selection = choose(multiple_of)
     while True:
-        small = shrink(model, keep)
+        small = shrink(model, selection)
         try:
             built = configured(cast("transformers.PreTrainedModel", small), found.example)
         except ConfigurationError as refusal:
@@ -102,12 +102,12 @@ def shrink_pretrained(
             needed = more
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", NoEffect)  # which is an error here
-                keep = choose(multiple_of)
-            if not keep.removed:
+                selection = choose(multiple_of)
+            if not selection.removed:
                 raise
         else:
             whole = tuple(name for name, needs in needed.items() if not needs)
-            return Shrunken(keep, small, built, whole)
+            return Shrunken(selection, small, built, whole)
 
 
 def _more(found: Units, refusal: ConfigurationError, needed: dict[str, int]) -> dict[str, int]:
@@ -131,7 +131,7 @@ def save_pretrained(
     Args:
         small: what `boxwood.shrink` made of one of transformers' models.
         folder: new or empty.
-        example: inputs to compare outputs on, as for `boxwood.units`.
+        example: inputs to compare outputs on, as for `boxwood.find_units`.
         source: the folder that the model was loaded from, for the tokenizer and other texts.
 
     Raises:

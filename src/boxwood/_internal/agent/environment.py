@@ -15,9 +15,9 @@ from boxwood._internal.agent.policy import picture_of
 from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.graph.constraints import Kept
 from boxwood._internal.graph.labels import Ids
-from boxwood._internal.graph.selection import Keep
+from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.surgery import cut
-from boxwood._internal.graph.units import Group, Units, units
+from boxwood._internal.graph.units import Group, Units, find_units
 
 Tune = Callable[[nn.Module], None]
 """Brings a network back a little after a removal, in place: a few steps, or new statistics."""
@@ -41,7 +41,7 @@ class Tries:
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
-        >>> found = units(net, torch.ones(1, 2))
+        >>> found = find_units(net, torch.ones(1, 2))
         >>> tries = Tries(model=net, units=found, kept=np.ones(4, bool), group=found.groups[0],
         ...               tune_=lambda _: None, worth=lambda net: 0.1 * len(net[0].weight), best=0.4)
         >>> round(tries.drop(torch.tensor([True, False, True, True])), 4)
@@ -67,18 +67,18 @@ class Tries:
         left = torch.from_numpy(self.kept[self.group.units])
         return picture_of([weight[left] for weight in filters_of(self.units, self.group)])
 
-    def keep(self, action: Tensor) -> Keep:
+    def selection(self, action: Tensor) -> UnitSelection:
         """Write an action, bool [filters], as what stays of the whole network."""
         kept = self.kept.copy()
         kept[self.filters] = action.cpu().numpy()
-        return Keep(self.units, kept)
+        return UnitSelection(self.units, kept)
 
     def drop(self, action: Tensor) -> float:
         """Remove the filters for real, tune, measure: the drop in percentage points.
 
         The network itself is not touched.
         """
-        small, _ = cut(self.model, self.keep(action))
+        small, _ = cut(self.model, self.selection(action))
         self.tune_(small)
         return 100 * (self.best - self.worth(small))
 
@@ -113,9 +113,9 @@ def filters_of(
         weights: something else to take rows of, such as scores, by the names of the weights.
 
     Example:
-        >>> from boxwood._internal.graph.units import units
+        >>> from boxwood._internal.graph.units import find_units
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 5), nn.ReLU(), nn.Conv2d(8, 2, 1))
-        >>> found = units(net, torch.zeros(1, 3, 8, 8))
+        >>> found = find_units(net, torch.zeros(1, 3, 8, 8))
         >>> [tuple(weight.shape) for weight in filters_of(found, found.groups[0])]
         [(8, 75)]
     """
@@ -154,10 +154,10 @@ def tries_of(
         >>> agent = Agent(tries.picture, TryAndLearn(bound=1.0), seed=0)
         >>> while not agent.finished:
         ...     _ = agent.step_(tries.drops)
-        >>> len(shrink(net, tries.keep(agent.action))[0].weight) < 4
+        >>> len(shrink(net, tries.selection(agent.action))[0].weight) < 4
         True
     """
-    found = units(model, example)
+    found = find_units(model, example)
     return Tries(
         model=model,
         units=found,
@@ -222,7 +222,7 @@ def _begin(
 ) -> None:
     global _TRIES  # what the process is there for
     torch.set_num_threads(1)
-    found = units(model, example)
+    found = find_units(model, example)
     _TRIES = Tries(
         model=model,
         units=found,

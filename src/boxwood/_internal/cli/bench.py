@@ -41,8 +41,9 @@ from boxwood._internal.engine.contenders import (
     torch_eager,
 )
 from boxwood._internal.graph.equivalence import shrink
-from boxwood._internal.graph.units import units
+from boxwood._internal.graph.units import find_units
 from boxwood._internal.model.oneshot import project_, prune
+from boxwood._internal.recipes.unit_selection import select_units
 
 DENSE = "dense"
 OURS = "Boxwood's engine"
@@ -162,7 +163,7 @@ def _networks(
         found[zeros] = _pruned(dense, sparsity)
     if keep is not None:
         name = f"{100 * keep:.4g}% of units"
-        found[name] = shrink(dense, units(dense, tuple(example)).keep_best(keep))
+        found[name] = shrink(dense, select_units(find_units(dense, tuple(example)), keep))
         if sparsity:
             found[f"{name}, {zeros}"] = _pruned(found[name], sparsity)
     return found

@@ -1,8 +1,8 @@
-"""``boxwood shrink``: a smaller network of the same classes, and the proof."""
+"""``boxwood shrink``: a smaller network of the same classes, and the check of it."""
 
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,12 +16,19 @@ from boxwood._internal.cli.tables import show
 from boxwood._internal.cli.terminal import Console, say
 from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.files.writing import check_new_folder
+from boxwood._internal.graph.equivalence import check_equivalence
 from boxwood._internal.graph.equivalence import shrink as shrink_network
-from boxwood._internal.graph.equivalence import verify
 from boxwood._internal.graph.latency import latency, turns
 from boxwood._internal.graph.record import record_of, save_shrunken
-from boxwood._internal.graph.selection import Budget, Keep, multiply_adds, parameters
-from boxwood._internal.graph.units import units
+from boxwood._internal.graph.scoring import UnitScores, score_units
+from boxwood._internal.graph.selection import (
+    Budget,
+    UnitSelection,
+    best_units,
+    multiply_adds,
+    parameters,
+)
+from boxwood._internal.graph.units import Group, find_units
 
 _TURNS = 21
 _share = checks.fraction(of_what="what there is", one=True)
@@ -109,13 +116,13 @@ def shrink(
     overwrite: checks.Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Remove filters, channels, heads and hidden units, and prove what is left.
+    """Remove filters, channels, heads and hidden units, and check what is left against the masked network.
 
     Example: boxwood shrink boxwood._internal.zoo.lenet:lenet_5 small.safetensors --input 1x1x28x28 --keep 0.5
 
     From a Hugging Face folder comes a folder that from_pretrained loads: its configuration says the
     new sizes, and groups whose size it cannot say keep more. A text says which units matter, and
-    makes up for the others; perplexity is told before and after.
+    makes up for the others; perplexity is given before and after.
 
     Example: boxwood shrink llama/ small/ --keep 0.7 --text wiki.txt
     """
@@ -141,19 +148,20 @@ def shrink(
         else:
             checks.free(out, overwrite=overwrite)
     model, given = read_network(target, inputs or (), settings or (), weights)
-    found = units(model, given, freeze_unknown=freeze_unknown)
-    within = next((Budget(v, of) for v, of in budgets.values() if v is not None), None)
+    found = find_units(model, given, freeze_unknown=freeze_unknown)
+    budget = next((Budget(v, of) for v, of in budgets.values() if v is not None), None)
     if time is not None:
-        within = Budget(time, latency(model), steps=6)
+        budget = Budget(time, latency(model), steps=6)
 
-    def choose(**how: Any) -> Keep:
-        return found.keep_best(
-            keep, within=within, ranked_together=together, floor=floor, protect=protect or (), **how
-        )
+    def choose(scores: UnitScores, multiple: int | Callable[[Group], int]) -> UnitSelection:
+        return best_units(
+            found, scores, keep, budget=budget, ranked_together=together, floor=floor,
+            multiple=multiple, protect=protect or (),
+        )  # fmt: skip
 
     report: dict[str, Any] = {}
     if folder is None:
-        chosen = choose(multiple=multiple or 1)
+        chosen = choose(score_units(found), multiple or 1)
         small: Any = None if dry_run else shrink_network(model, chosen)
     else:
         from boxwood._internal.cli.shrink_pretrained import criterion_of, reading_of, shrink_by
@@ -164,7 +172,7 @@ def shrink(
             found, criterion, choose, reading, multiple=multiple, repair=repair and not dry_run,
             quiet=as_json,
         )  # fmt: skip
-        chosen, small = done.shrunken.keep, done.shrunken.small
+        chosen, small = done.shrunken.selection, done.shrunken.small
         report = {"whole": list(done.shrunken.whole), "perplexity": dict(done.perplexity)}
     report = {**_forecast(chosen), **report}
     if time is not None:
@@ -172,14 +180,14 @@ def shrink(
         report["milliseconds"] = [
             1000 * statistics.median(each) for each in zip(*seen, strict=True)
         ]
-    certificate = None
+    checked = None
     if not dry_run and out is not None:
-        certificate = verify(model, small, chosen)
-        report["certificate"] = certificate.to_json()
-        if not certificate.proved:
+        checked = check_equivalence(model, small, chosen)
+        report["equivalence"] = checked.to_json()
+        if not checked.equivalent:
             raise BoxwoodError(
                 f"Expected the smaller network to compute what the masked one does, got\n"
-                f"{certificate}\nNothing was written: protect part of it with --protect."
+                f"{checked}\nNothing was written: protect part of it with --protect."
             )
         if folder is None:
             save_shrunken(small, record_of(model, chosen), out)
@@ -194,8 +202,8 @@ def shrink(
     show(_table(report))
     for line in _told(report):
         console.print(line)
-    if certificate is not None:
-        console.print(str(certificate))
+    if checked is not None:
+        console.print(str(checked))
         console.print(f"Written: {out}", soft_wrap=True)
 
 
@@ -215,21 +223,21 @@ def _told(report: dict[str, Any]) -> Iterator[str]:
         yield f"Perplexity on the last tenth of the text: {listed}"
 
 
-def _forecast(keep: Keep) -> dict[str, Any]:
-    found, everything = keep.units, keep.kept | True
+def _forecast(selection: UnitSelection) -> dict[str, Any]:
+    found, everything = selection.units, selection.kept | True
     return {
         "groups": [
             {
                 "name": group.name,
                 "units": len(group.units),
-                "kept": int(keep.kept[group.units].sum()),
+                "kept": int(selection.kept[group.units].sum()),
                 "axes": len(group.axes),
             }
             for group in found.groups
         ],
-        "units": [len(found), len(found) - keep.removed],
-        "parameters": [found.parameters(), found.parameters(keep.kept)],
-        "multiply_adds": [found.multiply_adds(everything), found.multiply_adds(keep.kept)],
+        "units": [len(found), len(found) - selection.removed],
+        "parameters": [found.parameters(), found.parameters(selection.kept)],
+        "multiply_adds": [found.multiply_adds(everything), found.multiply_adds(selection.kept)],
     }
 
 

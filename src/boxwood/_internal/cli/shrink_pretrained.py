@@ -17,8 +17,9 @@ from boxwood._internal.cli.prune_blocks import read_text
 from boxwood._internal.core.criteria import magnitude, taylor, wanda
 from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.graph.compensate import compensate
-from boxwood._internal.graph.selection import Keep
-from boxwood._internal.graph.units import Units
+from boxwood._internal.graph.scoring import UnitScores, score_units
+from boxwood._internal.graph.selection import UnitSelection
+from boxwood._internal.graph.units import Group, Units
 from boxwood._internal.model.evidence.calibration import Batches
 from boxwood._internal.model.prunable import linear_and_conv
 from boxwood._internal.recipes.unit_selection import unit_evidence
@@ -101,7 +102,7 @@ def is_causal(model: transformers.PreTrainedModel) -> bool:
 def shrink_by(
     found: Units,
     criterion: Callable[..., Tensor],
-    choose: Callable[..., Keep],
+    choose: Callable[[UnitScores, Callable[[Group], int]], UnitSelection],
     reading: Reading | None,
     *,
     multiple: int | None,
@@ -113,7 +114,7 @@ def shrink_by(
     Args:
         found: units of the model.
         criterion: what ranks them.
-        choose: what stays, by ``criterion``, ``evidence`` and ``multiple``.
+        choose: what stays, by scores, and of how many units each group keeps a multiple.
         reading: text; without it nothing is repaired or measured.
         multiple: of how many units each group keeps a multiple; None for what fits.
         repair: refit what read the removed.
@@ -122,10 +123,11 @@ def shrink_by(
     model: Any = found.model
     shown = () if reading is None else reading.pairs()
     evidence = unit_evidence(found, criterion, shown, next_token_loss, linear_and_conv)
+    scores = score_units(found, criterion, evidence=evidence)
     done = shrink_pretrained(
         model,
         found,
-        lambda multiple_of: choose(criterion=criterion, evidence=evidence, multiple=multiple_of),
+        lambda multiple_of: choose(scores, multiple_of),
         multiple=multiple,
     )
     told: dict[str, float] = {}
@@ -136,7 +138,7 @@ def shrink_by(
     if reading is not None and repair:
         ids = [batch["input_ids"] for batch in reading.calibration]
         with bar("repair", quiet=quiet) as watch:
-            better = compensate(model, done.small, done.keep, ids, watch=watch)
+            better = compensate(model, done.small, done.selection, ids, watch=watch)
         done.built.load_state_dict(better.state_dict())
         done = replace(done, small=better)
         if measured:

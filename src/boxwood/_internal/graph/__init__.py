@@ -1,1 +1,1 @@
-"""Structure: what may be removed from a network, how, and the proof that it was right."""
+"""Structure: what may be removed from a network, how, and the check that it was right."""

@@ -14,7 +14,7 @@ from types import FunctionType
 from typing import Any
 
 _CACHED = type(functools.lru_cache(int))
-LEFT = sys.stdlib_module_names | {
+SKIPPED = sys.stdlib_module_names | {
     "boxwood", "cuda", "mpmath", "networkx", "numpy", "scipy", "sympy", "torch", "torchgen", "triton"
 }  # fmt: skip
 """Packages that no network's code hands a size to, or that would be slow without their caches."""
@@ -41,7 +41,7 @@ def without_caches() -> Iterator[None]:
 def _cached() -> Iterator[tuple[Any, str, Any, Any]]:
     """Yield where each is held, its name there, itself, and what to put in its place."""
     for title, module in list(sys.modules.items()):
-        if title.partition(".")[0] in LEFT:
+        if title.partition(".")[0] in SKIPPED:
             continue
         for name, value in list(getattr(module, "__dict__", {}).items()):
             yield from _held(module, name, value)

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.graph.rebuild import named_tensors
 from boxwood._internal.graph.reparametrised import written
-from boxwood._internal.graph.selection import Keep
+from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.slicing import sliced
 from boxwood._internal.graph.surgery import cuts_of
 
@@ -19,7 +19,7 @@ Cut = Sequence[tuple[int, Tensor]]
 
 
 def carry_optimizer(
-    optimizer: Optimizer, model: nn.Module, small: nn.Module, keep: Keep
+    optimizer: Optimizer, model: nn.Module, small: nn.Module, selection: UnitSelection
 ) -> Optimizer:
     """Make the optimizer of the smaller network: the same settings, state cut as weights are.
 
@@ -31,7 +31,7 @@ def carry_optimizer(
         optimizer: of the original network.
         model: the original.
         small: what `shrink` made of it.
-        keep: what `shrink` was given.
+        selection: what `shrink` was given.
 
     Raises:
         BoxwoodError: the optimizer holds other parameters, is not made by its class from parameter
@@ -40,15 +40,15 @@ def carry_optimizer(
 
     Example:
         >>> import numpy as np
-        >>> from boxwood._internal.graph.units import units
+        >>> from boxwood._internal.graph.units import find_units
         >>> from boxwood._internal.graph.equivalence import shrink
         >>> net = nn.Sequential(nn.Linear(1, 2), nn.Linear(2, 1))
-        >>> keep = Keep(units(net, torch.ones(1, 1)), np.array([False, True]))
+        >>> selection = UnitSelection(find_units(net, torch.ones(1, 1)), np.array([False, True]))
         >>> sgd = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
-        >>> carry_optimizer(sgd, net, shrink(net, keep), keep).param_groups[0]["lr"]
+        >>> carry_optimizer(sgd, net, shrink(net, selection), selection).param_groups[0]["lr"]
         0.1
     """
-    how = written(model, cuts_of(keep))
+    how = written(model, cuts_of(selection))
     first = {id(t): names[0] for names, t in named_tensors(model)}
     new = dict(small.named_parameters(remove_duplicate=False))
     names = {

@@ -32,7 +32,7 @@ def compare(one: nn.Module, other: nn.Module, example: Any, *, seed: int = 0) ->
     Args:
         one: its weights are taken, for both.
         other: anything else is its own.
-        example: inputs, as for `boxwood.units`.
+        example: inputs, as for `boxwood.find_units`.
         seed: of the noise, and of what the networks draw.
 
     Example:

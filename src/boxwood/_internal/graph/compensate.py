@@ -23,7 +23,7 @@ from boxwood._internal.core.ranks import (
 from boxwood._internal.graph.examples import called, inputs_like, moved_to, tensors_of
 from boxwood._internal.graph.rebuild import named_tensors, rebuilt
 from boxwood._internal.graph.reparametrised import assignable, baked, filled
-from boxwood._internal.graph.selection import Keep
+from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.stepping import Steps
 from boxwood._internal.graph.surgery import cuts_of
 
@@ -51,7 +51,7 @@ class Reader:
 def compensate(
     model: nn.Module,
     small: nn.Module,
-    keep: Keep,
+    selection: UnitSelection,
     batches: Iterable[Any],
     *,
     refit: bool = True,
@@ -73,8 +73,8 @@ def compensate(
     Args:
         model: the original.
         small: what `shrink` made of it; it is not changed.
-        keep: what `shrink` was given.
-        batches: a few hundred examples, in batches as `units` takes them, or as a DataLoader gives
+        selection: what `shrink` was given.
+        batches: a few hundred examples, in batches as `find_units` takes them, or as a DataLoader gives
             them: what follows the inputs, such as targets, is not looked at. They are moved to the
             network's device.
         refit: False adds only the mean of what was removed to the next bias.
@@ -91,14 +91,14 @@ def compensate(
 
     Example:
         >>> import numpy as np
-        >>> from boxwood._internal.graph.selection import keep_best
-        >>> from boxwood._internal.graph.units import units
+        >>> from boxwood._internal.graph.selection import best_units
+        >>> from boxwood._internal.graph.units import find_units
         >>> from boxwood._internal.graph.equivalence import shrink
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
-        >>> keep = keep_best(units(net, x), np.arange(8.0), 0.5)
-        >>> small = shrink(net, keep)
-        >>> better = compensate(net, small, keep, [x])
+        >>> selection = best_units(find_units(net, x), np.arange(8.0), 0.5)
+        >>> small = shrink(net, selection)
+        >>> better = compensate(net, small, selection, [x])
         >>> bool((better(x) - net(x)).square().mean() < (small(x) - net(x)).square().mean())
         True
 
@@ -113,7 +113,7 @@ def compensate(
     weights |= {f"small.{name}": parameter for name, parameter in small.named_parameters()}
     with all_or_none(group):
         check_alike(weights, "weights", "load the same ones on every rank first", group)
-        return _repaired(model, small, keep, batches, how)
+        return _repaired(model, small, selection, batches, how)
 
 
 @dataclass(frozen=True)
@@ -128,9 +128,9 @@ class _How:
 
 
 def _repaired(
-    model: nn.Module, small: nn.Module, keep: Keep, batches: Iterable[Any], how: _How
+    model: nn.Module, small: nn.Module, selection: UnitSelection, batches: Iterable[Any], how: _How
 ) -> nn.Module:
-    data = [moved_to(small, inputs_like(keep.units.example, batch)) for batch in batches]
+    data = [moved_to(small, inputs_like(selection.units.example, batch)) for batch in batches]
     if not data:
         raise BoxwoodError("Expected batches of inputs, got none; give a few hundred examples.")
     if how.ridge < 0:
@@ -140,7 +140,7 @@ def _repaired(
     original = rebuilt(whole_model, lambda _, tensor: tensor, isolated=True).eval()
     devices = devices_of((*model.parameters(), *model.buffers()))
     with torch.no_grad(), own_random_numbers(devices):
-        found = {reader.name: reader for reader in readers(whole_model, keep)}
+        found = {reader.name: reader for reader in readers(whole_model, selection)}
         for name in list(found):
             if not all(assignable(small, f"{name}.{each}") for each in ("weight", "bias")):
                 del found[name]
@@ -175,7 +175,7 @@ def _way(layer: Any) -> tuple[Any, ...]:
     return (type(layer), layer.bias is None, *(getattr(layer, each, None) for each in settings))
 
 
-def readers(model: nn.Module, keep: Keep) -> tuple[Reader, ...]:
+def readers(model: nn.Module, selection: UnitSelection) -> tuple[Reader, ...]:
     """List the linear and plain convolution layers that lose inputs, and share no weight.
 
     What is right for one of the layers that share a weight, such as the head of a language model, is
@@ -183,14 +183,14 @@ def readers(model: nn.Module, keep: Keep) -> tuple[Reader, ...]:
 
     Example:
         >>> import numpy as np
-        >>> from boxwood._internal.graph.selection import keep_best
-        >>> from boxwood._internal.graph.units import units
+        >>> from boxwood._internal.graph.selection import best_units
+        >>> from boxwood._internal.graph.units import find_units
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-        >>> keep = keep_best(units(net, torch.ones(1, 4)), np.arange(8.0), 0.5)
-        >>> [reader.name for reader in readers(net, keep)]
+        >>> selection = best_units(find_units(net, torch.ones(1, 4)), np.arange(8.0), 0.5)
+        >>> [reader.name for reader in readers(net, selection)]
         ['2']
     """
-    cuts = cuts_of(keep)
+    cuts = cuts_of(selection)
     own = {id(tensor): names[0] for names, tensor in named_tensors(model) if len(names) == 1}
     found = []
     for name, module in model.named_modules():
@@ -396,5 +396,5 @@ def _call(network: nn.Module, batch: Any) -> Any:
         shapes = ", ".join(str(tuple(each.shape)) for each in tensors_of(batch)) or "no tensor"
         raise BoxwoodError(
             f"Expected batches that the network takes, got one of {shapes}, on which it fails "
-            f"({type(error).__name__}: {error}); leave it out, or give inputs as units() took them."
+            f"({type(error).__name__}: {error}); leave it out, or give inputs as find_units() took them."
         ) from error

@@ -18,10 +18,10 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils._pytree import tree_flatten, tree_map, tree_map_only
 
-MOST = 1 << 20  # elements of a value that is carried along
+LARGEST = 1 << 20  # elements of a value that is carried along
 
 
-class Known:
+class ConcreteValues:
     """Real values of tensors without data.
 
     Args:
@@ -35,7 +35,7 @@ class Known:
     def note(self, fake: Tensor, real: Tensor) -> None:
         """Remember the value of a tensor, if it is of whole numbers or truth values, and small."""
         whole = not real.is_floating_point() and not real.is_complex()
-        if whole and real.numel() <= MOST:
+        if whole and real.numel() <= LARGEST:
             self._keep(fake, real.detach().clone())  # code may write into it
 
     def run(self, func: Any, args: Any, kwargs: Any, on_value: Callable[[], None]) -> Any:
@@ -69,7 +69,7 @@ class Known:
         return out
 
     def _keep(self, fake: Tensor, real: Tensor) -> None:
-        if real.numel() <= MOST:
+        if real.numel() <= LARGEST:
             self._real[id(fake)] = fake, real
 
     def _value(self, tensor: Tensor) -> Tensor | None:

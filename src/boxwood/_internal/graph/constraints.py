@@ -22,7 +22,7 @@ Kept = NDArray[np.bool_]
 """By label: whether it is kept; label 0 always is."""
 
 
-def settle_all(flow: Flow, *, trials: int = 6) -> None:
+def solve_constraints(flow: Flow, *, trials: int = 6) -> None:
     """Tie and freeze until every removal that is left can be carried out.
 
     Args:
@@ -30,10 +30,10 @@ def settle_all(flow: Flow, *, trials: int = 6) -> None:
         trials: random removals on which every size is tried.
     """
     flow.labels.cause = "it is viewed together with another axis, and only one of both can go"
-    _settle_products(flow)
+    _solve_products(flow)
     _tie_equal_sizes(flow)
-    _settle_order(flow)
-    _settle_products(flow)
+    _freeze_compared(flow)
+    _solve_products(flow)
     random = np.random.default_rng(0)
     flow.targets = list({_same_target(target): target for target in flow.targets}.values())
     for _ in range(1000):
@@ -42,13 +42,13 @@ def settle_all(flow: Flow, *, trials: int = 6) -> None:
             for _ in range(trials)
             for target in broken_targets(flow, _some_removal(flow, random))
         ]
-        if not wrong and not _settle_bounds(flow):
+        if not wrong and not _freeze_bounds(flow):
             return
         tied = [target for target in wrong if _tie_parts(flow, target)]
         for target in [] if tied else wrong:
             _freeze_target(flow, target)
-        _settle_products(flow)
-    raise AssertionError("sizes did not settle")
+        _solve_products(flow)
+    raise AssertionError("constraints that no removal meets")
 
 
 def _same_target(target: Target) -> tuple[Expression, bytes, int, int]:
@@ -148,9 +148,9 @@ def _wanted(labels: Labels, target: Target, kept: Kept) -> int:
 
 def count_along(labels: Labels, ids: Ids, axis: int, kept: Kept) -> int:
     """Count the indices of one axis of a block that a removal keeps."""
-    keep = kept[labels.roots(ids)]
-    others = tuple(each for each in range(keep.ndim) if each != axis)
-    return int(np.sum(keep.any(others) if others else keep))
+    stays = kept[labels.roots(ids)]
+    others = tuple(each for each in range(stays.ndim) if each != axis)
+    return int(np.sum(stays.any(others) if others else stays))
 
 
 def _count_of_shape(flow: Flow, leaf: OfShape, kept: Kept) -> int:
@@ -161,7 +161,7 @@ def _count_of_shape(flow: Flow, leaf: OfShape, kept: Kept) -> int:
     return count_along(flow.labels, block.ids, block.axes.index(leaf.axis), kept)
 
 
-def _settle_products(flow: Flow) -> None:
+def _solve_products(flow: Flow) -> None:
     """See to it that in each joint block one axis decides."""
     waiting = [ids for ids in flow.joint if flow.labels.live(ids)]
     changed = True
@@ -256,7 +256,7 @@ def _ids_of(flow: Flow, leaf: Leaf) -> list[Ids]:
     return [block.ids] if block is not None and len(block.axes) == 1 else []
 
 
-def _settle_order(flow: Flow) -> None:
+def _freeze_compared(flow: Flow) -> None:
     """Keep whole what code compares with a plain number, unless any size would do as well.
 
     Other comparisons are tried with random removals, and looked at before every surgery.
@@ -272,7 +272,7 @@ def _settle_order(flow: Flow) -> None:
             unlabel(flow.labels, flow.of(Ref(shapes[0].value)), shapes[0].axis)
 
 
-def _settle_bounds(flow: Flow) -> bool:
+def _freeze_bounds(flow: Flow) -> bool:
     """Keep whole what code cuts at the size of an input: a longer input reads further."""
     flow.labels.cause = "it is cut at the size of an input, and a longer one reads more"
     left = []

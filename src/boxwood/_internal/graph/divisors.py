@@ -33,7 +33,7 @@ def divided_by(flow: Flow) -> frozenset[tuple[str, int]]:
 
     Example:
         >>> import torch
-        >>> from boxwood._internal.graph.units import units
+        >>> from boxwood._internal.graph.units import find_units
         >>> class Scaled(torch.nn.Module):
         ...     def __init__(self):
         ...         super().__init__()
@@ -41,7 +41,7 @@ def divided_by(flow: Flow) -> frozenset[tuple[str, int]]:
         ...         self.steps = torch.nn.Parameter(torch.ones(3))
         ...     def forward(self, x):
         ...         return self.b(self.a(x) / self.steps.abs())
-        >>> divided_by(units(Scaled(), torch.ones(1, 2)).flow)
+        >>> divided_by(find_units(Scaled(), torch.ones(1, 2)).flow)
         frozenset({('steps', 0)})
     """
     trace = flow.trace

@@ -1,4 +1,4 @@
-"""The certificate: the smaller network computes what the masked network computes."""
+"""The check: the smaller network computes what the masked network computes."""
 
 import warnings
 from dataclasses import replace
@@ -9,38 +9,38 @@ from torch import nn
 from boxwood._internal.core.arguments import check_network
 from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.placement import check_whole
-from boxwood._internal.graph.equivalence_report import Certificate, Gradients, Trial
+from boxwood._internal.graph.equivalence_report import EquivalenceReport, Gradients, Trial
 from boxwood._internal.graph.examples import formed_like
 from boxwood._internal.graph.gradients import compare_gradients
 from boxwood._internal.graph.inputs import Inputs, drawn, is_flat, varied
 from boxwood._internal.graph.pair import Pair, SmallerFailsError
 from boxwood._internal.graph.reference import restatements
 from boxwood._internal.graph.reparametrised import written
-from boxwood._internal.graph.selection import Keep, check_keep
+from boxwood._internal.graph.selection import UnitSelection, check_selection
 from boxwood._internal.graph.surgery import cut, cuts_of
 
 
-def verify(
+def check_equivalence(
     model: nn.Module,
     small: nn.Module,
-    keep: Keep,
+    selection: UnitSelection,
     example: Any = None,
     *,
     inputs: Inputs | None = None,
     gradients: bool = True,
     seed: int = 0,
-) -> Certificate:
+) -> EquivalenceReport:
     """Compare a smaller network with the masked original, on given and other inputs.
 
     The masked network is the original with every weight of the removed units at zero. Both are
     given the same weights (the original's, then the original's with noise), so that the
-    certificate is about the surgery; weights that were refitted afterwards change nothing in it.
+    report is about the surgery; weights that were refitted afterwards change nothing in it.
 
     Args:
         model: the original.
         small: what `shrink` made of it.
-        keep: what `shrink` was given.
-        example: inputs; those of `units` by default.
+        selection: what `shrink` was given.
+        example: inputs; those of `find_units` by default.
         inputs: other examples: a function that draws one, or a list of which the first four are
             taken. By default floating-point inputs are drawn at random, or scaled where the
             network does not take those; whole numbers and masks are left as they are.
@@ -52,48 +52,51 @@ def verify(
             finite entry.
 
     Example:
-        >>> from boxwood._internal.graph.selection import keep_best
-        >>> from boxwood._internal.graph.units import units
+        >>> from boxwood._internal.graph.selection import best_units
+        >>> from boxwood._internal.graph.units import find_units
         >>> import numpy as np, torch
         >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-        >>> keep = keep_best(units(net, torch.ones(1, 4)), np.arange(3.0), 0.5)
-        >>> verify(net, shrink(net, keep), keep).proved
+        >>> selection = best_units(find_units(net, torch.ones(1, 4)), np.arange(3.0), 0.5)
+        >>> check_equivalence(net, shrink(net, selection), selection).equivalent
         True
     """
     check_whole(dict(model.named_parameters()))
-    traced = keep.units.example
+    traced = selection.units.example
     example = traced if example is None else formed_like(traced, example)
-    pair = Pair(model, small, keep, seed)
+    pair = Pair(model, small, selection, seed)
     trials, untried = _trials(pair, example, inputs)
     # Behind what depends on data there may be nothing to differentiate.
-    beyond = keep.units.flow.trace.beyond
+    beyond = selection.units.flow.trace.beyond
     compared = Gradients(None, 0.0)
     if gradients and not beyond:
         compared = compare_gradients(pair, example)
-    _, changes = cut(model, keep)
-    everything = keep.kept | True
-    made = Certificate(
+    _, changes = cut(model, selection)
+    everything = selection.kept | True
+    made = EquivalenceReport(
         trials=trials,
         gradient_difference=compared.difference,
         gradient_tolerance=compared.tolerance,
         gradient_note=compared.said,
         untried=untried,
-        restated=restatements(keep),
+        restated=restatements(selection),
         attributes=changes,
-        unread=keep.units.unused,
-        units=(len(keep.units), len(keep.units) - keep.removed),
-        parameters=(keep.units.parameters(), sum(p.numel() for p in pair.small.parameters())),
-        baked=tuple(str(each) for each in written(model, cuts_of(keep)).baked),
-        multiply_adds=(keep.units.multiply_adds(everything), keep.units.multiply_adds(keep.kept)),
+        unread=selection.units.unused,
+        units=(len(selection.units), len(selection.units) - selection.removed),
+        parameters=(selection.units.parameters(), sum(p.numel() for p in pair.small.parameters())),
+        baked=tuple(str(each) for each in written(model, cuts_of(selection)).baked),
+        multiply_adds=(
+            selection.units.multiply_adds(everything),
+            selection.units.multiply_adds(selection.kept),
+        ),
         beyond=beyond,
-        assumed=tuple(keep.units.flow.trace.assumed),
+        assumed=tuple(selection.units.flow.trace.assumed),
     )
     if all(trial.equal for trial in trials):
         return made
     return replace(made, unsteady=pair.unsteady(example), strayed=pair.strayed(example))
 
 
-def shrink(model: nn.Module, keep: Keep, *, check: bool = True) -> nn.Module:
+def shrink(model: nn.Module, selection: UnitSelection, *, check: bool = True) -> nn.Module:
     """Remove everything but what is kept: a new module of the same classes.
 
     Weights that a layer computes from others (masks, weight norm, any parametrisation) are cut as
@@ -104,7 +107,7 @@ def shrink(model: nn.Module, keep: Keep, *, check: bool = True) -> nn.Module:
 
     Args:
         model: the network in which the units were found.
-        keep: what stays.
+        selection: what stays.
         check: run the result beside the masked original, both with noise on their weights, and
             refuse if their outputs differ.
 
@@ -117,11 +120,11 @@ def shrink(model: nn.Module, keep: Keep, *, check: bool = True) -> nn.Module:
             spectral norm of fewer channels would be another one.
 
     Example:
-        >>> from boxwood._internal.graph.selection import keep_best
-        >>> from boxwood._internal.graph.units import units
+        >>> from boxwood._internal.graph.selection import best_units
+        >>> from boxwood._internal.graph.units import find_units
         >>> import numpy as np, torch
         >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-        >>> shrink(net, keep_best(units(net, torch.ones(1, 4)), np.arange(3.0), 0.7))
+        >>> shrink(net, best_units(find_units(net, torch.ones(1, 4)), np.arange(3.0), 0.7))
         Sequential(
           (0): Linear(in_features=4, out_features=2, bias=True)
           (1): ReLU()
@@ -129,24 +132,24 @@ def shrink(model: nn.Module, keep: Keep, *, check: bool = True) -> nn.Module:
         )
     """
     check_network(model)
-    check_keep(keep)
-    small, _ = cut(model, keep)
+    check_selection(selection)
+    small, _ = cut(model, selection)
     if check:
-        pair = Pair(model, small, keep, 0)
+        pair = Pair(model, small, selection, 0)
         trial = _quick_trial(pair)
         if not trial.equal:
             raise _differing(pair, trial)
-    unread = keep.units.unused
+    unread = selection.units.unused
     # Behind what depends on data nothing is followed, and both networks are run to their end.
-    if unread and keep.removed and not keep.units.flow.trace.beyond:
+    if unread and selection.removed and not selection.units.flow.trace.beyond:
         warnings.warn(
             f"Expected every parameter to be read by the calls that were traced, got "
             f"{len(unread)} that no call reads, such as {unread[0]!r}: another argument or method "
-            "that reads them may need what is removed. Give units() an example of that use too, "
-            "units(model, example, another), or call=, or protect what these read.",
+            "that reads them may need what is removed. Give find_units() an example of that use too, "
+            "find_units(model, example, another), or call=, or protect what these read.",
             stacklevel=2,
         )
-    for weight in written(model, cuts_of(keep)).baked:
+    for weight in written(model, cuts_of(selection)).baked:
         warnings.warn(
             f"Expected weights that are the same function of fewer numbers, got {str(weight)!r}, "
             "whose parametrisation gives other values after the cut; the smaller network holds its "
@@ -157,7 +160,7 @@ def shrink(model: nn.Module, keep: Keep, *, check: bool = True) -> nn.Module:
 
 
 def _quick_trial(pair: Pair) -> Trial:
-    example = pair.keep.units.example
+    example = pair.selection.units.example
     if is_flat(example):
         # Zeros or ones would hide what is wrong in the first layer.
         for name, other in varied(example, pair.seed):
@@ -172,7 +175,7 @@ def _quick_trial(pair: Pair) -> Trial:
 
 def _differing(pair: Pair, trial: Trial) -> BoxwoodError:
     name = type(pair.model).__name__
-    if unsteady := pair.unsteady(pair.keep.units.example):
+    if unsteady := pair.unsteady(pair.selection.units.example):
         return BoxwoodError(
             f"Expected a {name} that computes the same in every run, got one whose outputs "
             f"{unsteady}, so that nothing can be compared; let it be the same in evaluation, or "
@@ -183,7 +186,7 @@ def _differing(pair: Pair, trial: Trial) -> BoxwoodError:
     return BoxwoodError(
         f"Expected the smaller {name} to compute what the masked one does, got outputs that differ "
         f"by {trial.difference:.3g} where the largest is {trial.scale:.3g}{when}"
-        + (f", and {strayed}" if (strayed := pair.strayed(pair.keep.units.example)) else "")
+        + (f", and {strayed}" if (strayed := pair.strayed(pair.selection.units.example)) else "")
         + "; the rest may be right: protect=… keeps parts whole."
     )
 
@@ -195,7 +198,7 @@ def _trials(pair: Pair, example: Any, inputs: Inputs | None) -> tuple[tuple[Tria
         pair.trial(example, "given", perturbed=True),
     ]
     if inputs is not None:
-        traced = pair.keep.units.example
+        traced = pair.selection.units.example
         fresh = [_on_fresh(pair, formed_like(traced, e)) for e in drawn(inputs, pair.seed)]
         return (*trials, *fresh), "" if fresh else "inputs= has none"
     untried = "there are only whole numbers and masks, which have a meaning"
@@ -214,5 +217,5 @@ def _on_fresh(pair: Pair, example: Any) -> Trial:
     except Exception as error:
         raise BoxwoodError(
             f"Expected inputs= to give what {type(pair.model).__name__} takes, got inputs on which "
-            f"it fails ({type(error).__name__}: {error}); give examples as for units()."
+            f"it fails ({type(error).__name__}: {error}); give examples as for find_units()."
         ) from error

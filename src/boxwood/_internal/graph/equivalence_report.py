@@ -1,4 +1,4 @@
-"""What was shown about a smaller network."""
+"""What a check of a smaller network against the masked one has shown."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -69,7 +69,7 @@ class Gradients:
 
 
 @dataclass(frozen=True)
-class Certificate:
+class EquivalenceReport:
     """What was shown about a smaller network.
 
     Args:
@@ -111,7 +111,7 @@ class Certificate:
     baked: tuple[str, ...] = ()
 
     @property
-    def proved(self) -> bool:
+    def equivalent(self) -> bool:
         """Whether every trial agrees."""
         return all(trial.equal for trial in self.trials) and self._gradients_equal
 
@@ -122,10 +122,10 @@ class Certificate:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
-        return {"proved": self.proved, **asdict(self)}
+        return {"equivalent": self.equivalent, **asdict(self)}
 
     def __str__(self) -> str:
-        lines = ["proved" if self.proved else "NOT PROVED"]
+        lines = ["equivalent" if self.equivalent else "NOT EQUIVALENT"]
         for name in ("units", "parameters", "multiply_adds"):
             before, after = getattr(self, name)
             lines.append(
@@ -134,7 +134,7 @@ class Certificate:
         lines += [str(trial) for trial in self.trials]
         if self.untried:
             lines.append(
-                f"no other inputs were tried: {self.untried}; verify(inputs=…) takes yours"
+                f"no other inputs were tried: {self.untried}; check_equivalence(inputs=…) takes yours"
             )
         if self.unsteady:
             lines.append(

@@ -123,7 +123,7 @@ def _gradients(
 def _value(
     pair: Pair, network: nn.Module, example: Any, dtype: torch.dtype | None, *, masked: bool
 ) -> Tensor | None:
-    contexts = [restated(pair.keep)] if masked else []
+    contexts = [restated(pair.selection)] if masked else []
     with torch.enable_grad():
         return _weighted_sum(run(network, example, dtype, pair.seed, *contexts))
 
@@ -155,7 +155,7 @@ def _functions(total: Tensor) -> tuple[str, ...]:
 
 
 def _kept(pair: Pair, masked: Mapping[str, Tensor], small: Mapping[str, Tensor]) -> _By:
-    cuts = cuts_of(pair.keep)
+    cuts = cuts_of(pair.selection)
     return {
         name: sliced(masked[name], cuts.get(name, ())) if name in masked else torch.zeros_like(each)
         for name, each in small.items()
@@ -164,7 +164,7 @@ def _kept(pair: Pair, masked: Mapping[str, Tensor], small: Mapping[str, Tensor])
 
 def _spread(pair: Pair, small: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> _By:
     """Put what belongs to kept weights where it is in the original, zeros elsewhere."""
-    cuts, made = cuts_of(pair.keep), {}
+    cuts, made = cuts_of(pair.selection), {}
     for name in small.keys() & like.keys():
         each = small[name]
         for dim, indices in reversed(list(cuts.get(name, ()))):

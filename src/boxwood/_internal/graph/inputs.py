@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.generators import in_use, own_random_numbers
 
-MOST = 4
+MOST_EXAMPLES = 4
 """How many of the examples that a user gives are taken."""
 
 Inputs = Callable[[], Any] | Iterable[Any]
@@ -38,7 +38,7 @@ def drawn(inputs: Inputs, seed: int) -> Iterator[Any]:
             f"got {type(inputs).__name__}; write inputs=lambda: … or inputs=[…]."
         )
     else:
-        yield from islice(inputs, MOST)
+        yield from islice(inputs, MOST_EXAMPLES)
 
 
 def varied(example: Any, seed: int) -> Iterator[tuple[str, Any]]:

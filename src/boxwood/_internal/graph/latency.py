@@ -8,7 +8,7 @@ from torch import nn
 
 from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.graph.examples import called, moved_to
-from boxwood._internal.graph.selection import Keep, Measure
+from boxwood._internal.graph.selection import Measure, UnitSelection
 from boxwood._internal.graph.surgery import cut
 
 
@@ -26,42 +26,44 @@ def latency(model: nn.Module, *, repeats: int = 7) -> Measure:
         BoxwoodError: repeats is below 1.
 
     Example:
-        >>> from boxwood._internal.graph.units import units
+        >>> from boxwood import find_units, select_units
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-        >>> latency(net)(units(net, torch.ones(1, 4)).keep_best(0.5)) > 0
+        >>> latency(net)(select_units(find_units(net, torch.ones(1, 4)), 0.5)) > 0
         True
     """
     if repeats < 1:
         raise BoxwoodError(f"Expected repeats of at least 1, got {repeats}; give a few.")
 
-    def measure(keep: Keep) -> float:
-        if not keep.removed:
+    def measure(selection: UnitSelection) -> float:
+        if not selection.removed:
             return 1.0
-        return statistics.median(after / before for before, after in turns(model, keep, repeats))
+        return statistics.median(
+            after / before for before, after in turns(model, selection, repeats)
+        )
 
     return measure
 
 
-def turns(model: nn.Module, keep: Keep, repeats: int) -> list[tuple[float, float]]:
+def turns(model: nn.Module, selection: UnitSelection, repeats: int) -> list[tuple[float, float]]:
     """Run the whole network and the cut one by turns, on the example of its units.
 
     Args:
         model: the network.
-        keep: what the cut one keeps.
+        selection: what the cut one keeps.
         repeats: how many turns.
 
     Returns:
         Seconds of both, turn by turn.
 
     Example:
-        >>> from boxwood._internal.graph.units import units
+        >>> from boxwood import find_units, select_units
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-        >>> len(turns(net, units(net, torch.ones(1, 4)).keep_best(0.5), 3))
+        >>> len(turns(net, select_units(find_units(net, torch.ones(1, 4)), 0.5), 3))
         3
     """
-    everything = Keep(keep.units, keep.kept | True)
-    pair = [cut(model, each)[0].eval() for each in (everything, keep)]
-    example = moved_to(model, keep.units.example)
+    everything = UnitSelection(selection.units, selection.kept | True)
+    pair = [cut(model, each)[0].eval() for each in (everything, selection)]
+    example = moved_to(model, selection.units.example)
     seen = []
     with torch.no_grad():
         for network in pair:

@@ -52,7 +52,7 @@ class Layout:
         if block is None:
             return None
         if len(block.axes) > 1:
-            raise AssertionError("a joint axis was not settled first")
+            raise AssertionError("a joint axis was not split first")
         return block.ids
 
     def with_ids(self, axis: int, ids: Ids | None) -> "Layout":
@@ -65,17 +65,17 @@ class Layout:
         )
 
 
-def settle(labels: Labels, layout: Layout, axis: int, *, keep: bool = False) -> Layout:
+def split_axis(labels: Labels, layout: Layout, axis: int, *, alone: bool = False) -> Layout:
     """Take one axis out of a joint block: it stays whole, and the others decide alone.
 
-    With ``keep`` it is the reverse: this axis decides alone, and the others stay whole.
+    With ``alone`` it is the reverse: this axis decides alone, and the others stay whole.
     """
     axis %= len(layout.shape)
     block = layout.block(axis)
     if block is None or len(block.axes) == 1:
         return layout
     place = block.axes.index(axis)
-    if keep:
+    if alone:
         first = np.moveaxis(block.ids, place, 0).reshape(block.ids.shape[place], -1)
         labels.tie(first, first[:, :1])
         made = Block((axis,), first[:, 0].copy())
@@ -89,7 +89,7 @@ def settle(labels: Labels, layout: Layout, axis: int, *, keep: bool = False) -> 
 def unlabel(labels: Labels, layout: Layout, axis: int) -> Layout:
     """Keep an axis whole: what shares its block decides without it, or stays too."""
     axis %= len(layout.shape)
-    layout = settle(labels, layout, axis)
+    layout = split_axis(labels, layout, axis)
     block = layout.block(axis)
     if block is None:
         return layout
@@ -120,7 +120,7 @@ def inserted(layout: Layout, axis: int, size: int = 1) -> Layout:
 def dropped(labels: Labels, layout: Layout, axis: int) -> Layout:
     """Take an axis away whose indices have been added up, or of which one was chosen."""
     axis %= len(layout.shape)
-    layout = settle(labels, layout, axis)
+    layout = split_axis(labels, layout, axis)
     blocks = tuple(
         Block(tuple(a - (a > axis) for a in b.axes), b.ids)
         for b in layout.blocks
@@ -223,7 +223,7 @@ def joined(labels: Labels, first: Layout, second: Layout) -> Layout:
 
 
 def _agreed(labels: Labels, mine: Layout, other: Layout) -> Layout:
-    """Settle the blocks of one operand so that they fit the other's."""
+    """Split the blocks of one operand so that they fit the other's."""
     for block in mine.blocks:
         axes = block.axes
         covered = [axis for axis in axes if other.shape[axis] != 1]
@@ -236,7 +236,7 @@ def _agreed(labels: Labels, mine: Layout, other: Layout) -> Layout:
             elif len(axes) > 1 and len(theirs.axes) == 1:
                 # Heads by features meets features alone, or heads alone: heads decide.
                 if axis == axes[0]:
-                    mine = settle(labels, mine, axis, keep=True)
+                    mine = split_axis(labels, mine, axis, alone=True)
                 else:
                     labels.freeze(theirs.ids)
                     mine = unlabel(labels, mine, axis)

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from boxwood._internal.graph.caches import LEFT
+from boxwood._internal.graph.caches import SKIPPED
 from boxwood._internal.graph.sizes import Size
 
 _DEPTH = 3  # of containers in containers
@@ -122,4 +122,4 @@ def _modules(model: nn.Module) -> list[ModuleType]:
 
 
 def _is_left(name: str) -> bool:
-    return name.partition(".")[0] in LEFT
+    return name.partition(".")[0] in SKIPPED

@@ -23,7 +23,7 @@ from boxwood._internal.graph.traced_functions import (
 
 
 class Functions(TorchFunctionMode):
-    """Records the functions of `calls.WHOLE`, and makes sizes remember."""
+    """Records the functions of `traced_functions.WHOLE`, and makes sizes remember."""
 
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
@@ -119,10 +119,10 @@ class Operations(TorchDispatchMode):
         return out
 
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
-        known = self._recorder.known
-        if known is None:
+        concrete = self._recorder.concrete
+        if concrete is None:
             return func(*args, **kwargs)
-        return known.run(func, args, kwargs, self._recorder.on_value)
+        return concrete.run(func, args, kwargs, self._recorder.on_value)
 
 
 def _remembering(recorder: Recorder, out: Any, args: Any, kwargs: Any) -> Any:

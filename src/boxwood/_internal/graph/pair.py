@@ -27,7 +27,7 @@ from boxwood._internal.graph.rebuild import memory_of, named_tensors
 from boxwood._internal.graph.recording import place_of
 from boxwood._internal.graph.reference import Restating, restated
 from boxwood._internal.graph.reparametrised import baked
-from boxwood._internal.graph.selection import Keep
+from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.slicing import Cuts, mask_, sliced
 from boxwood._internal.graph.state import changed, state_of
 from boxwood._internal.graph.surgery import cuts_of
@@ -44,14 +44,14 @@ class Pair:
     Args:
         model: the original.
         small: what was made of it.
-        keep: what stays.
+        selection: what stays.
         seed: of the noise, and of what the networks draw.
         left: axes of parameters that the masked network does not set to zero.
     """
 
     model: nn.Module
     small: nn.Module
-    keep: Keep
+    selection: UnitSelection
     seed: int
     left: frozenset[tuple[str, int]] = frozenset()
 
@@ -85,7 +85,7 @@ class Pair:
         wide, _ = self.networks(perturbed=perturbed, dtype=torch.float64)
         noted = Precisions()
         with torch.no_grad():
-            run(wide, example, torch.float64, self.seed, restated(self.keep), noted)
+            run(wide, example, torch.float64, self.seed, restated(self.selection), noted)
         return noted.coarsest
 
     def takes(self, example: Any, like: Any) -> str:
@@ -109,11 +109,11 @@ class Pair:
 
     def strayed(self, example: Any) -> str:
         """Say how a run of the masked network differs from the trace; empty if it does not."""
-        if self.keep.units.flow.trace.beyond:
+        if self.selection.units.flow.trace.beyond:
             return ""
 
         def path(dtype: torch.dtype | None) -> str:
-            mode = restated(self.keep)
+            mode = restated(self.selection)
             self._masked_on(example, dtype, mode)
             return mode.strayed
 
@@ -136,13 +136,13 @@ class Pair:
         freely = replace(self, left=self._divided_by())
         wide, _ = freely.networks(perturbed=False, dtype=dtype)
         with torch.no_grad():
-            return run(wide, example, dtype, self.seed, mode or restated(self.keep))
+            return run(wide, example, dtype, self.seed, mode or restated(self.selection))
 
     def networks(
         self, *, perturbed: bool, dtype: torch.dtype | None
     ) -> tuple[nn.Module, nn.Module]:
         """Give both networks the original's weights, masked and cut."""
-        cuts = cuts_of(self.keep)
+        cuts = cuts_of(self.selection)
         tensors = self._tensors(perturbed=perturbed, dtype=dtype)
         narrow = ready(self.small, lambda n, _: sliced(tensors[n], cuts.get(n, ())), dtype)
         return ready(self.model, lambda n, _: self._masked_(n, tensors[n], cuts), dtype), narrow
@@ -165,7 +165,7 @@ class Pair:
         """Set what is removed to zero, but for what is divided by: variances, and directions."""
         if name.endswith("running_var"):
             return tensor
-        alone = self.keep.units.flow.directions | self.left
+        alone = self.selection.units.flow.directions | self.left
         return mask_(tensor, [each for each in cuts.get(name, ()) if (name, each[0]) not in alone])
 
     def _compare(
@@ -183,13 +183,13 @@ class Pair:
         """
         networks = wide, narrow = self.networks(perturbed=perturbed, dtype=dtype)
         seen: tuple[list[Tensor], list[Tensor]] = ([], [])
-        within = within or bool(self.keep.units.flow.trace.beyond)
+        within = within or bool(self.selection.units.flow.trace.beyond)
         if within:
             for network, into in zip(networks, seen, strict=True):
                 observe_(network, into)
         before = state_of(narrow)
         with torch.no_grad():
-            expected = run(wide, example, dtype, self.seed, restated(self.keep))
+            expected = run(wide, example, dtype, self.seed, restated(self.selection))
             got = self._run_small(narrow, example, dtype, "")
         if broken := _broken(expected):
             whole = self.whole(perturbed=perturbed, dtype=dtype)
@@ -231,7 +231,7 @@ class Pair:
         """Run the masked network once more; nothing if it cannot be called twice."""
         try:
             with torch.no_grad():
-                return run(wide, example, dtype, self.seed, restated(self.keep))
+                return run(wide, example, dtype, self.seed, restated(self.selection))
         except Exception:  # noqa: BLE001 - any error of the user's code
             return []
 
@@ -251,8 +251,8 @@ class Pair:
             ) from error
 
     def _divided_by(self) -> frozenset[tuple[str, int]]:
-        cut = {(name, dim) for name, axes in cuts_of(self.keep).items() for dim, _ in axes}
-        return divided_by(self.keep.units.flow) & cut
+        cut = {(name, dim) for name, axes in cuts_of(self.selection).items() for dim, _ in axes}
+        return divided_by(self.selection.units.flow) & cut
 
     def _check_finite(
         self, expected: list[Tensor], unmasked: list[Tensor], *, perturbed: bool

@@ -1,4 +1,4 @@
-"""Move labels through a trace, and settle what the sizes in the code allow."""
+"""Move labels through a trace, and note what the sizes in the code ask for."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +14,7 @@ from boxwood._internal.graph.layout import (
     freeze_all,
     joined,
     reshaped,
-    settle,
+    split_axis,
     unlabel,
 )
 from boxwood._internal.graph.recording import Call, Ref, Trace, refs
@@ -127,14 +127,14 @@ class Flow:
         return self.trace.shapes[given.value]
 
     def axis(self, layout: Layout, axis: int) -> tuple[Layout, Ids | None]:
-        """Take an axis by itself, settling what it shares with others."""
-        layout = settle(self.labels, layout, axis)
+        """Take an axis by itself, out of what it shares with others."""
+        layout = split_axis(self.labels, layout, axis)
         return layout, layout.ids(axis)
 
     def kept_joint(self, layout: Layout, axes: Sequence[int]) -> Layout:
-        """Settle what these axes share with others, so that the others decide."""
+        """Take these axes out of what they share with others, so that the others decide."""
         for axis in axes:
-            layout = settle(self.labels, layout, axis)
+            layout = split_axis(self.labels, layout, axis)
         return layout
 
     def kept_whole(self, layout: Layout, axes: Sequence[int]) -> Layout:
@@ -266,7 +266,7 @@ class Flow:
                     raise BoxwoodError(
                         f"Expected a rule that follows {call}, got {type(error).__name__} "
                         f"({error}), which is a mistake in Boxwood: please report it, and give "
-                        f"units(…, freeze_unknown=True) to keep whole what the operation reads."
+                        f"find_units(…, freeze_unknown=True) to keep whole what the operation reads."
                     ) from error
         self._unknown(call, freeze=freeze_unknown)
 
@@ -280,7 +280,7 @@ class Flow:
                 raise BoxwoodError(
                     f"Expected operations with a rule, got {call} on "
                     f"{names[0] if names else 'a tensor'} of shape {layout.shape}, whose axes "
-                    f"{sorted(live)} carry channels; give units(…, freeze_unknown=True) to keep "
+                    f"{sorted(live)} carry channels; give find_units(…, freeze_unknown=True) to keep "
                     "these whole, or add a rule to boxwood._internal.graph.rules."
                 )
             freeze_all(self.labels, layout)

@@ -30,7 +30,7 @@ from boxwood._internal.graph.reparametrised import (
     reparametrised,
     written,
 )
-from boxwood._internal.graph.selection import Keep
+from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.surgery import attributes_of, corrected_, cuts_of
 
 _KEY = "boxwood.structure"
@@ -67,25 +67,25 @@ class Record:
         }
 
 
-def record_of(model: nn.Module, keep: Keep) -> Record:
+def record_of(model: nn.Module, selection: UnitSelection) -> Record:
     """Write down what a removal keeps of a network.
 
     Example:
-        >>> from boxwood._internal.graph.units import units
+        >>> from boxwood import find_units, select_units
         >>> import torch
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-        >>> keep = units(net, torch.ones(1, 4)).keep_best(0.9)
-        >>> list(record_of(net, keep).kept)
+        >>> selection = select_units(find_units(net, torch.ones(1, 4)), 0.9)
+        >>> list(record_of(net, selection).kept)
         ['0.weight', '0.bias', '2.weight']
     """
-    how = written(model, cuts_of(keep))
+    how = written(model, cuts_of(selection))
     return Record(
         shapes={names[0]: tuple(t.shape) for names, t in named_tensors(baked(model, how.baked))},
         kept={
             name: [(dim, _ranges(indices.tolist())) for dim, indices in cuts]
             for name, cuts in how.cuts.items()
         },
-        attributes=attributes_of(keep),
+        attributes=attributes_of(selection),
         baked=[(each.module, each.name) for each in how.baked],
     )
 
@@ -98,13 +98,13 @@ def save_shrunken(small: nn.Module, record: Record, path: Path | str) -> None:
 
     Example:
         >>> import tempfile, torch
-        >>> from boxwood._internal.graph.units import units
+        >>> from boxwood import find_units, select_units
         >>> from boxwood._internal.graph.equivalence import shrink
         >>> import torch
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-        >>> keep = units(net, torch.ones(1, 4)).keep_best(0.5)
+        >>> selection = select_units(find_units(net, torch.ones(1, 4)), 0.5)
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     save_shrunken(shrink(net, keep), record_of(net, keep), f"{folder}/small.safetensors")
+        ...     save_shrunken(shrink(net, selection), record_of(net, selection), f"{folder}/small.safetensors")
         ...     again = load_shrunken(
         ...         f"{folder}/small.safetensors",
         ...         build=lambda: nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from boxwood._internal.graph.concrete_values import Known
+from boxwood._internal.graph.concrete_values import ConcreteValues
 from boxwood._internal.graph.sizes import Expression, OfAttribute, OfShape, Size
 
 TORCH = str(Path(torch.__file__).parent) + os.sep
@@ -127,9 +127,9 @@ def refs(nested: Any) -> list[Ref]:
 class Recorder:
     """What the two modes write into."""
 
-    def __init__(self, trace: Trace, known: Known | None) -> None:
+    def __init__(self, trace: Trace, concrete: ConcreteValues | None) -> None:
         self.trace = trace
-        self.known = known
+        self.concrete = concrete
         self.modules: dict[int, str] = {}
         self.whole = 0
         self.number = 0

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from boxwood._internal.core.errors import BoxwoodError
-from boxwood._internal.graph.selection import Keep
+from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.traced_functions import STATISTICS, WHOLE, bind
 
 
@@ -42,37 +42,37 @@ class Restatement:
         return f"{self.operation} in {self.module or 'the model'!r} over {self.kept} of {self.of}"
 
 
-def restatements(keep: Keep) -> tuple[Restatement, ...]:
+def restatements(selection: UnitSelection) -> tuple[Restatement, ...]:
     """List the statistics that span something removed."""
     found = []
-    for number, axes in _spans(keep).items():
-        place = next(r for r in keep.units.flow.restated if r.number == number)
+    for number, axes in _spans(selection).items():
+        place = next(r for r in selection.units.flow.restated if r.number == number)
         kept = int(np.prod([int(stays.sum()) for _, stays in axes]))
         of = int(np.prod([len(stays) for _, stays in axes]))
         found.append(Restatement(place.name, place.module, place.source, kept, of))
     return tuple(found)
 
 
-def restated(keep: Keep) -> "Restating":
+def restated(selection: UnitSelection) -> "Restating":
     """Let the original network, run within it, take statistics over what is kept.
 
     Example:
         >>> from torch import nn
-        >>> from boxwood._internal.graph.units import units
+        >>> from boxwood import find_units, select_units
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2))
-        >>> with restated(units(net, torch.ones(1, 4)).keep_best(0.5)) as mode:
+        >>> with restated(select_units(find_units(net, torch.ones(1, 4)), 0.5)) as mode:
         ...     _ = net(torch.ones(1, 4))
         >>> mode.strayed
         ''
     """
-    trace = keep.units.flow.trace
-    names = {r.number: r.name for r in keep.units.flow.restated}
+    trace = selection.units.flow.trace
+    names = {r.number: r.name for r in selection.units.flow.restated}
     traced = max((call.number for call in trace.calls[: trace.evaluated]), default=0)
-    return Restating(_spans(keep), names, traced)
+    return Restating(_spans(selection), names, traced)
 
 
-def _spans(keep: Keep) -> dict[int, list[tuple[int, np.ndarray[Any, Any]]]]:
-    labels, flow = keep.units.kept_labels(keep.kept), keep.units.flow
+def _spans(selection: UnitSelection) -> dict[int, list[tuple[int, np.ndarray[Any, Any]]]]:
+    labels, flow = selection.units.kept_labels(selection.kept), selection.units.flow
     spans = {}
     for place in flow.restated:
         axes = [(axis, labels[flow.labels.roots(ids)]) for axis, ids in place.axes]

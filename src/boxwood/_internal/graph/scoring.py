@@ -54,11 +54,11 @@ def score_units(
     Example:
         >>> import torch
         >>> from torch import nn
-        >>> from boxwood._internal.graph.units import units
+        >>> from boxwood._internal.graph.units import find_units
         >>> net = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
         >>> with torch.no_grad():
         ...     _ = net[0].weight.copy_(torch.tensor([[1.0], [3.0]])), net[1].weight.fill_(1)
-        >>> score_units(units(net, torch.ones(1, 1)), normalise=False)
+        >>> score_units(find_units(net, torch.ones(1, 1)), normalise=False)
         array([2., 4.])
 
     Source: Li, Kadav, Durdanovic, Samet and Graf (2017) for the sum of magnitudes; Fang, Ma,

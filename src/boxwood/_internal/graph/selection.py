@@ -16,7 +16,7 @@ from boxwood._internal.graph.units import Group, Units, kept_indices, table_of
 
 
 @dataclass(frozen=True, repr=False)
-class Keep:
+class UnitSelection:
     """What stays of a network: what `shrink` is given.
 
     Args:
@@ -58,24 +58,24 @@ class Keep:
         return int((~self.kept).sum())
 
 
-def check_keep(keep: object) -> None:
+def check_selection(selection: object) -> None:
     """Refuse what does not say which units stay, such as a fraction of them or masks.
 
     Raises:
         BoxwoodError: it does not.
 
     Example:
-        >>> check_keep(0.5)
+        >>> check_selection(0.5)
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected the units that stay, got 0.5; give what units(model, example).keep_best(0.5) returns.
+        boxwood._internal.core.errors.BoxwoodError: Expected the units that stay, got 0.5; give what select_units(find_units(model, example), 0.5) returns.
     """
-    do = "give what units(model, example).keep_best(0.5) returns"
-    check_kind(keep, Keep, "the units that stay", do)
+    do = "give what select_units(find_units(model, example), 0.5) returns"
+    check_kind(selection, UnitSelection, "the units that stay", do)
 
 
-Measure = Callable[[Keep], float]
-"""What a budget limits, of the network that a `Keep` leaves."""
+Measure = Callable[[UnitSelection], float]
+"""What a budget limits, of the network that a `UnitSelection` leaves."""
 
 
 @dataclass(frozen=True)
@@ -104,52 +104,52 @@ class Budget:
         check_function(self.of, "a measure", __name__)
 
 
-def multiply_adds(keep: Keep) -> float:
+def multiply_adds(selection: UnitSelection) -> float:
     """Count the multiply-adds that are left: a measure for a `Budget`.
 
     Example:
         >>> import torch
         >>> from torch import nn
-        >>> from boxwood._internal.graph.units import units
+        >>> from boxwood import find_units, select_units
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-        >>> multiply_adds(units(net, torch.ones(1, 4)).keep_best(0.5))
+        >>> multiply_adds(select_units(find_units(net, torch.ones(1, 4)), 0.5))
         24
     """
-    return keep.units.multiply_adds(keep.kept)
+    return selection.units.multiply_adds(selection.kept)
 
 
-def parameters(keep: Keep) -> float:
+def parameters(selection: UnitSelection) -> float:
     """Count the parameters that are left: a measure for a `Budget`.
 
     Example:
         >>> import torch
         >>> from torch import nn
-        >>> from boxwood._internal.graph.units import units
+        >>> from boxwood import find_units, select_units
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-        >>> parameters(units(net, torch.ones(1, 4)).keep_best(0.5))
+        >>> parameters(select_units(find_units(net, torch.ones(1, 4)), 0.5))
         30
     """
-    return keep.units.parameters(keep.kept)
+    return selection.units.parameters(selection.kept)
 
 
-def keep_best(
+def best_units(
     units: Units,
     scores: UnitScores,
     keep: float | None = None,
     *,
-    within: Budget | None = None,
+    budget: Budget | None = None,
     ranked_together: bool = False,
     floor: int = 1,
     multiple: int | Callable[[Group], int] = 1,
     protect: Sequence[str] = (),
-) -> Keep:
+) -> UnitSelection:
     """Keep the units with the highest scores.
 
     Args:
         units: of the network.
         scores: one per unit.
         keep: fraction of units that stay, in (0, 1]; of every group, or over all together.
-        within: instead of ``keep``: as many units as a budget allows.
+        budget: instead of ``keep``: as many units as this allows.
         ranked_together: one ranking over all groups, where otherwise each group keeps its share.
         floor: units that each group keeps at least.
         multiple: every group keeps a multiple of this many units, where it has as many; a function
@@ -166,19 +166,19 @@ def keep_best(
     Example:
         >>> import torch
         >>> from torch import nn
-        >>> from boxwood._internal.graph.units import units
+        >>> from boxwood._internal.graph.units import find_units
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-        >>> found = units(net, torch.ones(1, 4))
-        >>> keep_best(found, np.arange(8.0), 0.25).kept.nonzero()[0].tolist()
+        >>> found = find_units(net, torch.ones(1, 4))
+        >>> best_units(found, np.arange(8.0), 0.25).kept.nonzero()[0].tolist()
         [6, 7]
     """
-    if (keep is None) == (within is None):
+    if (keep is None) == (budget is None):
         raise BoxwoodError(
             "Expected either the fraction of units to keep or a budget, got "
             f"{'neither' if keep is None else 'both'}; give one of them."
         )
-    if within is not None:
-        check_kind(within, Budget, "a budget", "give Budget(0.5, multiply_adds)")
+    if budget is not None:
+        check_kind(budget, Budget, "a budget", "give Budget(0.5, multiply_adds)")
     if keep is not None and not 0 < keep <= 1:
         raise BoxwoodError(f"Expected keep in (0, 1], got {keep}; give the fraction to keep.")
     multiples = [multiple if isinstance(multiple, int) else multiple(g) for g in units.groups]
@@ -204,7 +204,7 @@ def keep_best(
             f"largest has {max(len(group.units) for group in units.groups)} units; lower it."
         )
     plan = _Plan(units, scores, floor, multiples, _protected(units, protect), ranked_together)
-    made = Keep(units, plan.at(keep)) if keep is not None else _within(plan, within)  # type: ignore[arg-type]
+    made = UnitSelection(units, plan.at(keep)) if keep is not None else _meeting(plan, budget)  # type: ignore[arg-type]
     if not made.removed:
         warnings.warn(
             "Expected to remove units, got a choice that keeps all of them; keep fewer, or lower "
@@ -275,10 +275,10 @@ def _protected(units: Units, patterns: Sequence[str]) -> Kept:
     return kept
 
 
-def _within(plan: _Plan, budget: Budget) -> Keep:
+def _meeting(plan: _Plan, budget: Budget) -> UnitSelection:
     """Find the largest fraction of units that meets a budget, by halving."""
-    whole = budget.of(Keep(plan.units, np.ones(len(plan.units), dtype=np.bool_)))
-    best = Keep(plan.units, plan.at(0.0))
+    whole = budget.of(UnitSelection(plan.units, np.ones(len(plan.units), dtype=np.bool_)))
+    best = UnitSelection(plan.units, plan.at(0.0))
     least = budget.of(best)
     if least > budget.fraction * whole:
         raise BoxwoodError(
@@ -289,7 +289,7 @@ def _within(plan: _Plan, budget: Budget) -> Keep:
     low, high = 0.0, 1.0
     for _ in range(budget.steps):
         middle = (low + high) / 2
-        tried = Keep(plan.units, plan.at(middle))
+        tried = UnitSelection(plan.units, plan.at(middle))
         if budget.of(tried) <= budget.fraction * whole:
             low, best = middle, tried
         else:

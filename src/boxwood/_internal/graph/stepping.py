@@ -145,11 +145,11 @@ class Steps:
             return
         outputs: list[Any] = []
 
-        def keep(_: str, __: Any, ___: Any, output: Any) -> None:
+        def note(_: str, __: Any, ___: Any, output: Any) -> None:
             outputs.append(_copied(output))
             raise _Enough
 
-        with _watching(self._network, [self._blocks[count - 1]], keep):
+        with _watching(self._network, [self._blocks[count - 1]], note):
             for batch in range(len(self._batches)):
                 self._run(batch)
         self._outputs, self._finished = outputs, count

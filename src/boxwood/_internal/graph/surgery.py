@@ -13,7 +13,7 @@ from boxwood._internal.core.placement import check_whole
 from boxwood._internal.graph.constraints import broken_targets, new_values
 from boxwood._internal.graph.rebuild import named_tensors, rebuilt
 from boxwood._internal.graph.reparametrised import baked, finish_, written
-from boxwood._internal.graph.selection import Keep
+from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.sizes import OfAttribute, leaves
 from boxwood._internal.graph.slicing import sliced
 from boxwood._internal.graph.units import kept_indices
@@ -31,7 +31,9 @@ class AttributeChange:
     after: int
 
 
-def cut(model: nn.Module, keep: Keep) -> tuple[nn.Module, tuple[AttributeChange, ...]]:
+def cut(
+    model: nn.Module, selection: UnitSelection
+) -> tuple[nn.Module, tuple[AttributeChange, ...]]:
     """Build the smaller module; nothing is checked by running it.
 
     Returns:
@@ -41,9 +43,9 @@ def cut(model: nn.Module, keep: Keep) -> tuple[nn.Module, tuple[AttributeChange,
     Raises:
         BoxwoodError: the units are another model's, or no attribute can make a size right.
     """
-    _check_same_model(model, keep)
-    labels = keep.units.kept_labels(keep.kept)
-    flow = keep.units.flow
+    _check_same_model(model, selection)
+    labels = selection.units.kept_labels(selection.kept)
+    flow = selection.units.flow
     broken = broken_targets(flow, labels)
     if broken:
         raise BoxwoodError(
@@ -51,24 +53,24 @@ def cut(model: nn.Module, keep: Keep) -> tuple[nn.Module, tuple[AttributeChange,
             f"{broken[0].source} would be wrong; remove as many units of each group that this "
             "line handles, or protect them."
         )
-    how = written(model, cuts_of(keep))
+    how = written(model, cuts_of(selection))
     small = rebuilt(baked(model, how.baked), lambda n, t: sliced(t, how.cuts.get(n, ())))
     finish_(small, how)
-    corrected_(small, cuts_of(keep), attributes_of(keep))
-    return small, attribute_changes(keep)
+    corrected_(small, cuts_of(selection), attributes_of(selection))
+    return small, attribute_changes(selection)
 
 
-def attribute_changes(keep: Keep) -> tuple[AttributeChange, ...]:
+def attribute_changes(selection: UnitSelection) -> tuple[AttributeChange, ...]:
     """List the ints of modules that decide sizes and have to change.
 
     Example:
-        >>> from boxwood._internal.graph.units import units
+        >>> from boxwood import find_units, select_units
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2))
-        >>> attribute_changes(units(net, torch.ones(1, 4)).keep_best(0.5))
+        >>> attribute_changes(select_units(find_units(net, torch.ones(1, 4)), 0.5))
         (AttributeChange(path=('1', 'normalized_shape', 0), before=8, after=4),)
     """
-    flow = keep.units.flow
-    values = new_values(flow, keep.units.kept_labels(keep.kept))
+    flow = selection.units.flow
+    values = new_values(flow, selection.units.kept_labels(selection.kept))
     return tuple(
         AttributeChange(leaf.path, flow.trace.attributes[leaf], value)
         for leaf, value in values.items()
@@ -76,20 +78,20 @@ def attribute_changes(keep: Keep) -> tuple[AttributeChange, ...]:
     )
 
 
-def attributes_of(keep: Keep) -> list[tuple[tuple[str | int, ...], int]]:
+def attributes_of(selection: UnitSelection) -> list[tuple[tuple[str | int, ...], int]]:
     """List the values that attributes must have: those that change, and those that must not.
 
     Code may use what a layer says about its size as a number, as in ``x * sqrt(embedding_dim)``.
     Then it stays, although the layer has another size.
 
     Example:
-        >>> from boxwood._internal.graph.units import units
+        >>> from boxwood import find_units, select_units
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2))
-        >>> attributes_of(units(net, torch.ones(1, 4)).keep_best(0.5))
+        >>> attributes_of(select_units(find_units(net, torch.ones(1, 4)), 0.5))
         [(('1', 'normalized_shape', 0), 4)]
     """
-    trace = keep.units.flow.trace
-    cut = [name.split(".") for name in cuts_of(keep)]
+    trace = selection.units.flow.trace
+    cut = [name.split(".") for name in cuts_of(selection)]
     holders = {tuple(name[:count]) for name in cut for count in range(len(name))}
     numbers = {
         leaf.path
@@ -98,25 +100,25 @@ def attributes_of(keep: Keep) -> list[tuple[tuple[str | int, ...], int]]:
         if isinstance(leaf, OfAttribute)
         and not holders.isdisjoint({leaf.path[:-1], leaf.path[:-2]})
     }
-    changes = [(change.path, change.after) for change in attribute_changes(keep)]
+    changes = [(change.path, change.after) for change in attribute_changes(selection)]
     return changes + sorted(
         (path, trace.attributes[OfAttribute(path)]) for path in numbers - dict(changes).keys()
     )
 
 
-def cuts_of(keep: Keep) -> dict[str, list[tuple[int, Tensor]]]:
+def cuts_of(selection: UnitSelection) -> dict[str, list[tuple[int, Tensor]]]:
     """List what stays of every tensor that loses something.
 
     Example:
-        >>> from boxwood._internal.graph.units import units
+        >>> from boxwood._internal.graph.units import find_units
         >>> net = nn.Sequential(nn.Linear(1, 2), nn.Linear(2, 1))
-        >>> keep = Keep(units(net, torch.ones(1, 1)), np.array([False, True]))
-        >>> cuts_of(keep)["1.weight"]
+        >>> selection = UnitSelection(find_units(net, torch.ones(1, 1)), np.array([False, True]))
+        >>> cuts_of(selection)["1.weight"]
         [(1, tensor([1]))]
     """
     cuts: dict[str, list[tuple[int, Tensor]]] = {}
-    for axis in keep.units.axes:
-        stays = kept_indices(axis, keep.kept)
+    for axis in selection.units.axes:
+        stays = kept_indices(axis, selection.kept)
         if not stays.all():
             indices = torch.from_numpy(np.flatnonzero(stays))
             cuts.setdefault(axis.names[0], []).append((axis.dim, indices))
@@ -225,15 +227,15 @@ _TOLD: tuple[tuple[Any, Any], ...] = (
 )
 
 
-def _check_same_model(model: nn.Module, keep: Keep) -> None:
+def _check_same_model(model: nn.Module, selection: UnitSelection) -> None:
     check_whole(dict(model.named_parameters()))
     shapes = {names[0]: tuple(tensor.shape) for names, tensor in named_tensors(baked(model))}
-    for name, shape in keep.units.shapes.items():
+    for name, shape in selection.units.shapes.items():
         if shapes.get(name) != shape:
             raise BoxwoodError(
                 f"Expected the model that the units were found in, got one in which {name!r} is "
                 f"{'of shape ' + str(shapes[name]) if name in shapes else 'missing'} rather than "
-                f"of shape {shape}; call units() on this model."
+                f"of shape {shape}; call find_units() on this model."
             )
 
 

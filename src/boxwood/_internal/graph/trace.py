@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import (
 from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.generators import devices_of, own_random_numbers
 from boxwood._internal.graph.caches import without_caches
-from boxwood._internal.graph.concrete_values import Known
+from boxwood._internal.graph.concrete_values import ConcreteValues
 from boxwood._internal.graph.examples import called, mapped, moved_to, tensors_of
 from boxwood._internal.graph.leftovers import without_leftovers
 from boxwood._internal.graph.modes import Functions, Operations
@@ -90,7 +90,7 @@ def _failure(model: nn.Module, example: Any, failed: _FailsError) -> BoxwoodErro
     if _takes(model, example):
         return BoxwoodError(
             f"Expected code that runs on tensors without data, got {name}, which takes the example "
-            f"but fails in a trace {what}; give units() the part of it without that line, or "
+            f"but fails in a trace {what}; give find_units() the part of it without that line, or "
             "report it as a mistake in Boxwood if the line does not look at data."
         )
     return BoxwoodError(
@@ -113,15 +113,15 @@ def _takes(model: nn.Module, example: Any) -> bool:
 
 def _traced(model: nn.Module, example: Any, *, with_values: bool, until_data: bool) -> Trace:
     fake = FakeTensorMode(allow_non_fake_inputs=True)
-    known = Known(lambda tensor: _faked(fake, tensor)) if with_values else None
+    concrete = ConcreteValues(lambda tensor: _faked(fake, tensor)) if with_values else None
 
     def faked(tensor: Tensor) -> Tensor:
         made = _faked(fake, tensor)
-        if known is not None:
-            known.note(made, tensor)
+        if concrete is not None:
+            concrete.note(made, tensor)
         return made
 
-    recorder = Recorder(Trace(), known)
+    recorder = Recorder(Trace(), concrete)
     twin, names = twin_of(model, lambda _, tensor: faked(tensor), isolated=True)
     recorder.modules = {id(module): name for name, module in twin.named_modules()}
     for names_of, tensor in names:
@@ -150,8 +150,8 @@ def _traced(model: nn.Module, example: Any, *, with_values: bool, until_data: bo
                 raise _DependsOnDataError(
                     f"Expected a model whose control flow does not depend on data, got "
                     f"{type(model).__name__}, which reads values of tensors at {recorder.where()} "
-                    f"({error}); give units() the part of it that computes the features, or "
-                    f"units(…, freeze_unknown=True) to keep whole what is read from there on."
+                    f"({error}); give find_units() the part of it that computes the features, or "
+                    f"find_units(…, freeze_unknown=True) to keep whole what is read from there on."
                 ) from error
             # The frames of the error hold what the code after it would read.
             returned = recorder.held()

@@ -3,15 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from boxwood._internal.core.arguments import check_network
-from boxwood._internal.core.criteria import magnitude
-from boxwood._internal.graph.constraints import Kept, settle_all
+from boxwood._internal.graph.constraints import Kept, solve_constraints
 from boxwood._internal.graph.examples import Calls, plainly
 from boxwood._internal.graph.labels import Ids
 from boxwood._internal.graph.layout import freeze_all
@@ -19,9 +18,6 @@ from boxwood._internal.graph.propagate import Flow
 from boxwood._internal.graph.reparametrised import baked
 from boxwood._internal.graph.rules import CARRYING, RULES
 from boxwood._internal.graph.trace import trace, unread
-
-if TYPE_CHECKING:
-    from boxwood._internal.graph.selection import Budget, Keep
 
 
 @dataclass(frozen=True)
@@ -106,7 +102,7 @@ class Units:
         Example:
             >>> import torch
             >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-            >>> for member in units(net, torch.ones(1, 4)).members(1):
+            >>> for member in find_units(net, torch.ones(1, 4)).members(1):
             ...     print(member)
             Member(name='0.weight', dim=0, indices=(1,))
             Member(name='0.bias', dim=0, indices=(1,))
@@ -119,38 +115,6 @@ class Units:
                 found.append(Member(axis.names[0], axis.dim, tuple(places.tolist())))
         return tuple(found)
 
-    def keep_best(
-        self,
-        keep: float | None = None,
-        *,
-        within: "Budget | None" = None,
-        criterion: Callable[..., Tensor] = magnitude,
-        evidence: Mapping[str, Mapping[str, Tensor]] | None = None,
-        normalise: bool = True,
-        ranked_together: bool = False,
-        floor: int = 1,
-        multiple: int | Callable[[Group], int] = 1,
-        protect: Sequence[str] = (),
-    ) -> "Keep":
-        """Score all units and keep the best: `score_units` of `graph.scoring`, then `keep_best` of `graph.keep`.
-
-        Example:
-            >>> import torch
-            >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-            >>> units(net, torch.ones(1, 4)).keep_best(0.5).removed
-            4
-        """
-        from boxwood._internal.graph.scoring import score_units
-        from boxwood._internal.graph.selection import (
-            keep_best,  # which are written in terms of Units
-        )
-
-        scores = score_units(self, criterion, evidence=evidence, normalise=normalise)
-        return keep_best(
-            self, scores, keep, within=within, ranked_together=ranked_together, floor=floor,
-            multiple=multiple, protect=protect,
-        )  # fmt: skip
-
     def reasons(self) -> dict[tuple[str, int], str]:
         """Say of every axis of a parameter that nobody can cut what keeps it whole.
 
@@ -160,7 +124,7 @@ class Units:
         Example:
             >>> import torch
             >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-            >>> units(net, torch.ones(1, 4)).reasons()["2.weight", 0]
+            >>> find_units(net, torch.ones(1, 4)).reasons()["2.weight", 0]
             'the model returns it'
         """
         cut = {(axis.names[0], axis.dim) for axis in self.axes}
@@ -185,7 +149,7 @@ class Units:
         Example:
             >>> import torch
             >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-            >>> found = units(net, torch.ones(1, 4))
+            >>> found = find_units(net, torch.ones(1, 4))
             >>> found.parameters(), found.parameters(np.array([True, False, True]))
             (23, 16)
         """
@@ -202,7 +166,7 @@ class Units:
         Example:
             >>> import torch
             >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-            >>> units(net, torch.ones(1, 4)).multiply_adds()
+            >>> find_units(net, torch.ones(1, 4)).multiply_adds()
             18
         """
         total = 0
@@ -253,7 +217,7 @@ def kept_indices(axis: Axis, kept: Kept) -> NDArray[np.bool_]:
     return kept_units(axis.units, kept)
 
 
-def units(
+def find_units(
     model: nn.Module,
     example: Any,
     *more: Any,
@@ -269,7 +233,7 @@ def units(
         model: any module; it is not changed.
         example: an input, a tuple of inputs, or a dict of inputs by name.
         more: examples of other ways in which the network is used, such as with another head. All
-            are traced one after the other, and `shrink` and `verify` run all of them.
+            are traced one after the other, and `shrink` and `check_equivalence` run all of them.
         call: given the network and the inputs of one example, runs it and returns what came out:
             for other methods than ``forward``, or for several calls.
         freeze_unknown: keep whole what an operation without a rule reads, instead of refusing; and
@@ -283,7 +247,7 @@ def units(
     Example:
         >>> import torch
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10))
-        >>> found = units(net, torch.zeros(1, 3, 8, 8))
+        >>> found = find_units(net, torch.zeros(1, 3, 8, 8))
         >>> len(found), [group.name for group in found.groups]
         (8, ['0.weight'])
 
@@ -297,7 +261,7 @@ def units(
         ...         return self.into(x).relu()
         ...     def decode(self, h):
         ...         return self.out(h)
-        >>> len(units(Coder(), torch.zeros(1, 4), call=lambda net, x: net.decode(net.encode(x))))
+        >>> len(find_units(Coder(), torch.zeros(1, 4), call=lambda net, x: net.decode(net.encode(x))))
         8
     """
     check_network(model)
@@ -316,7 +280,7 @@ def units(
     if flow.trace.evaluated < len(flow.trace.calls):  # the pass in training only ties
         del flow.costs[known[0] :], flow.restated[known[1] :]
     flow.finish()
-    settle_all(flow)
+    solve_constraints(flow)
     trainable = {name for name, _ in whole.named_parameters(remove_duplicate=False)}
     arrays = [
         (flow.trace.named[value], block.axes[0], flow.labels.roots(block.ids))

@@ -8,7 +8,7 @@ from torch import nn
 
 from boxwood._internal.core.criteria import magnitude
 from boxwood._internal.core.errors import BoxwoodError
-from boxwood._internal.graph.units import units
+from boxwood._internal.graph.units import find_units
 from boxwood._internal.model.scoring import Criterion
 from boxwood._internal.recipes.phase import Phase, Recipe
 from boxwood._internal.recipes.phases.measure import Measure
@@ -52,7 +52,7 @@ def filter_agent(
     """
     if not layers or len(set(layers)) != len(layers):
         raise BoxwoodError(
-            f"Expected layers with names of their own, got {layers}; boxwood.units(model, example)"
+            f"Expected layers with names of their own, got {layers}; boxwood.find_units(model, example)"
             ".groups has their names."
         )
     recipe: tuple[Phase, ...] = (Train(fit=train, label="dense"),)
@@ -140,4 +140,4 @@ def layers_of(model: Callable[[], nn.Module], example: torch.Tensor) -> tuple[st
         >>> layers_of(lenet_300_100, torch.zeros(1, 1, 28, 28))
         ('fc1.weight', 'fc2.weight')
     """
-    return tuple(group.name for group in units(model(), example).groups)
+    return tuple(group.name for group in find_units(model(), example).groups)

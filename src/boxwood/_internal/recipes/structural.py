@@ -22,7 +22,7 @@ def structural(
     multiple: int = 1,
     protect: tuple[str, ...] = (),
 ) -> Recipe:
-    """Train, remove units, prove that they can be cut out, and retrain what is left.
+    """Train, remove units, check that they can be cut out, and retrain what is left.
 
     Args:
         train: the dense training.

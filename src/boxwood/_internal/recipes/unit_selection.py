@@ -7,7 +7,8 @@ from boxwood._internal.core.arguments import check_kind
 from boxwood._internal.core.criteria import magnitude
 from boxwood._internal.core.errors import SelectionWarning
 from boxwood._internal.core.evidence import evidence_of
-from boxwood._internal.graph.selection import Budget, Keep
+from boxwood._internal.graph.scoring import score_units
+from boxwood._internal.graph.selection import Budget, UnitSelection, best_units
 from boxwood._internal.graph.units import Group, Units
 from boxwood._internal.model.evidence.calibration import Batches, Calibration, Loss
 from boxwood._internal.model.evidence.gathering import COLLECTORS, Evidence, gather
@@ -19,7 +20,7 @@ def select_units(
     units: Units,
     keep: float | None = None,
     *,
-    within: Budget | None = None,
+    budget: Budget | None = None,
     criterion: Criterion = magnitude,
     batches: Batches = (),
     loss: Loss | None = None,
@@ -29,13 +30,13 @@ def select_units(
     floor: int = 1,
     multiple: int | Callable[[Group], int] = 1,
     protect: Sequence[str] = (),
-) -> Keep:
+) -> UnitSelection:
     """Choose the units that stay, by any criterion: what it asks for is gathered from batches.
 
     Args:
         units: of the network.
         keep: fraction of units that stay, in (0, 1]; of every group, or over all together.
-        within: instead of ``keep``: as many units as a budget allows.
+        budget: instead of ``keep``: as many units as this allows.
         criterion: scores weights, or filters; what a unit owns is added up.
         batches: what is shown to the network, as for `boxwood.prune`: pairs (inputs, targets), or
             inputs alone where the criterion needs no loss.
@@ -55,19 +56,22 @@ def select_units(
         >>> import torch
         >>> from torch import nn
         >>> from boxwood._internal.core.criteria import wanda
-        >>> from boxwood._internal.graph.units import units
+        >>> from boxwood._internal.graph.units import find_units
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> x = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
-        >>> select_units(units(net, x), 0.5, criterion=wanda, batches=[x]).removed
+        >>> select_units(find_units(net, x), 0.5, criterion=wanda, batches=[x]).removed
         4
     """
-    check_kind(units, Units, "the units of a network", "give what units(model, example) returns")
-    return units.keep_best(
+    check_kind(
+        units, Units, "the units of a network", "give what find_units(model, example) returns"
+    )
+    evidence = unit_evidence(units, criterion, batches, loss, where)
+    scores = score_units(units, criterion, evidence=evidence, normalise=normalise)
+    return best_units(
+        units,
+        scores,
         keep,
-        within=within,
-        criterion=criterion,
-        evidence=unit_evidence(units, criterion, batches, loss, where),
-        normalise=normalise,
+        budget=budget,
         ranked_together=ranked_together,
         floor=floor,
         multiple=multiple,
@@ -83,9 +87,9 @@ def unit_evidence(
     Example:
         >>> import torch
         >>> from torch import nn
-        >>> from boxwood._internal.graph.units import units
+        >>> from boxwood._internal.graph.units import find_units
         >>> net = nn.Sequential(nn.Linear(1, 2), nn.Linear(2, 1))
-        >>> unit_evidence(units(net, torch.ones(1, 1)), magnitude, (), None, linear_and_conv)
+        >>> unit_evidence(find_units(net, torch.ones(1, 1)), magnitude, (), None, linear_and_conv)
         {}
     """
     needs: Iterable[str] = evidence_of(criterion)

@@ -7,7 +7,7 @@ from boxwood._internal.core.masks import apply
 from boxwood._internal.core.trust import Trust
 from boxwood._internal.graph.equivalence import shrink
 from boxwood._internal.graph.record import record_of, save_shrunken
-from boxwood._internal.graph.selection import Keep
+from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.recipes.phase import Genesis
 from boxwood._internal.recipes.phases.prune_units import kept_under, units_of
 from boxwood._internal.runs.decoding import start_of
@@ -41,7 +41,7 @@ def save_cut(
         >>> save_cut(Store(Path("runs")), key, Path("small.safetensors"))  # doctest: +SKIP
         (266610, 56255)
 
-    Source: the law of `boxwood._internal.graph.equivalence.verify`.
+    Source: the law of `boxwood._internal.graph.equivalence.check_equivalence`.
     """
     genesis = _genesis(store, key, trust)
     state = store.load(key)
@@ -51,9 +51,9 @@ def save_cut(
         )
     model = genesis.network(apply(state.weights, state.masks)).eval()
     found = units_of(model, genesis.data())
-    keep = Keep(found, kept_under(found, state.masks))
-    small = shrink(model, keep)
-    save_shrunken(small, record_of(model, keep), path)
+    selection = UnitSelection(found, kept_under(found, state.masks))
+    small = shrink(model, selection)
+    save_shrunken(small, record_of(model, selection), path)
     return found.parameters(), sum(p.numel() for p in small.parameters())
 
 

@@ -15,11 +15,11 @@ from boxwood._internal.core.masks import Masks, combine, sparsity
 from boxwood._internal.core.seeds import seed_for
 from boxwood._internal.data.splits import Splits
 from boxwood._internal.graph.constraints import Kept
-from boxwood._internal.graph.equivalence import shrink, verify
+from boxwood._internal.graph.equivalence import check_equivalence, shrink
 from boxwood._internal.graph.reference import restatements
-from boxwood._internal.graph.selection import Budget, Keep
+from boxwood._internal.graph.selection import Budget, UnitSelection
 from boxwood._internal.graph.surgery import cuts_of
-from boxwood._internal.graph.units import Units, units
+from boxwood._internal.graph.units import Units, find_units
 from boxwood._internal.model.evidence.calibration import Loss
 from boxwood._internal.model.oneshot import project_
 from boxwood._internal.model.prunable import Where, linear_and_conv
@@ -33,17 +33,17 @@ _BATCH = 250
 
 @dataclass(frozen=True, kw_only=True)
 class PruneUnits:
-    """Prune units; the state holds them as masks, and the facts the proof that they can be cut.
+    """Prune units; the state holds them as masks, and the facts what the check of the cut gave.
 
     Training goes on under the masks, on the network as it is written; by the law that the facts
     state, that is training the smaller network. `boxwood._internal.graph.equivalence.shrink` cuts it out.
 
     Args:
         keep: fraction of units of every group that stay; None with a budget.
-        within: a budget instead.
+        budget: a limit instead.
         criterion: scores weights, or filters; what a unit owns is added up. As for `Prune`, one that
             scores by chance takes its numbers from the run's seed.
-        floor, multiple, protect, ranked_together: as for `boxwood._internal.graph.selection.keep_best`.
+        floor, multiple, protect, ranked_together: as for `boxwood._internal.graph.selection.best_units`.
         normalise: as for `boxwood._internal.graph.scoring.score_units`.
         where: the parameters that are scored, where the criterion asks for more than weights.
         loss: outputs and targets to the mean over a batch, for criteria that ask for gradients.
@@ -52,7 +52,7 @@ class PruneUnits:
     """
 
     keep: float | None = None
-    within: Budget | None = None
+    budget: Budget | None = None
     criterion: Criterion = magnitude
     floor: int = 1
     multiple: int = 1
@@ -70,13 +70,13 @@ class PruneUnits:
         return int(draws(self.criterion))
 
     def run(self, state: State, world: World) -> State:
-        """Prune; the facts hold what each group keeps, and the certificate."""
+        """Prune; the facts hold what each group keeps, and the report."""
         model = world.network(state)
         found = units_of(model, world.data)
         kept = select_units(
             found,
             self.keep,
-            within=self.within,
+            budget=self.budget,
             criterion=seeded(self.criterion, seed_for(world.seed, "criterion")),
             batches=InBatches(world.data.train, _BATCH, self.evidence),
             loss=self.loss,
@@ -90,36 +90,36 @@ class PruneUnits:
         return remove(model, kept, state)
 
 
-def remove(model: nn.Module, keep: Keep, state: State) -> State:
-    """Write a removal as masks, after proof that it can be cut out.
+def remove(model: nn.Module, selection: UnitSelection, state: State) -> State:
+    """Write a removal as masks, after a check that it can be cut out.
 
     Args:
         model: with the weights of the state; what is removed becomes zero in it.
-        keep: what stays of it.
+        selection: what stays of it.
         state: whose masks stay too.
 
     Returns:
-        Weights, masks, and facts: what each group keeps, and the certificate.
+        Weights, masks, and facts: what each group keeps, and the report.
 
     Raises:
         BoxwoodError: statistics of a normalisation span what is removed.
     """
-    if restatements(keep):
+    if restatements(selection):
         raise BoxwoodError(
             f"Expected a network whose statistics span no removed channels, got "
-            f"{restatements(keep)[0]}; shrink it with boxwood._internal.graph.equivalence.shrink, and train "
+            f"{restatements(selection)[0]}; shrink it with boxwood._internal.graph.equivalence.shrink, and train "
             "the smaller network."
         )
-    certificate = verify(model, shrink(model, keep), keep)
-    masks = combine(state.masks, masks_of(keep))
+    report = check_equivalence(model, shrink(model, selection), selection)
+    masks = combine(state.masks, masks_of(selection))
     project_(model, masks)
     facts = {
-        "kept": {g.name: int(keep.kept[g.units].sum()) for g in keep.units.groups},
+        "kept": {g.name: int(selection.kept[g.units].sum()) for g in selection.units.groups},
         "sparsity": sparsity(masks),
-        "proved": certificate.proved,
-        "units": list(certificate.units),
-        "parameters": list(certificate.parameters),
-        "multiply_adds": list(certificate.multiply_adds),
+        "equivalent": report.equivalent,
+        "units": list(report.units),
+        "parameters": list(report.parameters),
+        "multiply_adds": list(report.multiply_adds),
     }
     return state_of(model, masks, facts)
 
@@ -127,7 +127,7 @@ def remove(model: nn.Module, keep: Keep, state: State) -> State:
 def units_of(model: nn.Module, data: Splits) -> Units:
     """Find the units of a network, on the first validation examples."""
     example, _ = data.validation.take(torch.arange(min(2, len(data.validation))))
-    return units(model, example.to(device_of(model)))
+    return find_units(model, example.to(device_of(model)))
 
 
 def kept_under(found: Units, masks: Masks) -> Kept:
@@ -139,8 +139,8 @@ def kept_under(found: Units, masks: Masks) -> Kept:
     Example:
         >>> from torch import nn
         >>> net = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
-        >>> keep = units(net, torch.ones(1, 1)).keep_best(0.5)
-        >>> (kept_under(keep.units, masks_of(keep)) == keep.kept).all()
+        >>> selection = select_units(find_units(net, torch.ones(1, 1)), 0.5)
+        >>> (kept_under(selection.units, masks_of(selection)) == selection.kept).all()
         np.True_
     """
     kept = np.ones(len(found), dtype=np.bool_)
@@ -150,7 +150,7 @@ def kept_under(found: Units, masks: Masks) -> Kept:
             gone = ~mask.movedim(axis.dim, 0).reshape(mask.shape[axis.dim], -1).any(1)
             lost = axis.units[gone.cpu().numpy()]
             kept[lost[lost >= 0]] = False
-    whole = masks_of(Keep(found, kept))
+    whole = masks_of(UnitSelection(found, kept))
     for name, mask in masks.items():
         if int(mask.sum()) != int(whole.get(name, torch.ones_like(mask)).sum()):
             raise BoxwoodError(
@@ -160,20 +160,20 @@ def kept_under(found: Units, masks: Masks) -> Kept:
     return kept
 
 
-def masks_of(keep: Keep) -> dict[str, torch.Tensor]:
+def masks_of(selection: UnitSelection) -> dict[str, torch.Tensor]:
     """Write what is kept of units as masks over the parameters that lose something.
 
     Example:
         >>> from torch import nn
         >>> net = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
-        >>> keep = units(net, torch.ones(1, 1)).keep_best(0.5)
-        >>> {name: int(mask.sum()) for name, mask in masks_of(keep).items()}
+        >>> selection = select_units(find_units(net, torch.ones(1, 1)), 0.5)
+        >>> {name: int(mask.sum()) for name, mask in masks_of(selection).items()}
         {'0.weight': 1, '1.weight': 1}
     """
     masks = {}
-    for name, cuts in cuts_of(keep).items():
-        if name in keep.units.shapes:
-            mask = torch.ones(keep.units.shapes[name], dtype=torch.bool)
+    for name, cuts in cuts_of(selection).items():
+        if name in selection.units.shapes:
+            mask = torch.ones(selection.units.shapes[name], dtype=torch.bool)
             for dim, indices in cuts:
                 stays = torch.zeros(mask.shape[dim], dtype=torch.bool)
                 stays[indices] = True

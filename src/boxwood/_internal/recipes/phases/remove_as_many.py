@@ -16,7 +16,7 @@ from boxwood._internal.core.examples import InBatches
 from boxwood._internal.core.seeds import seed_for
 from boxwood._internal.graph.constraints import Kept
 from boxwood._internal.graph.scoring import UnitScores, score_units
-from boxwood._internal.graph.selection import Keep
+from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.surgery import cut
 from boxwood._internal.graph.units import Group, Units
 from boxwood._internal.model.evidence.calibration import Calibration, Loss
@@ -73,7 +73,7 @@ class RemoveAsMany:
         left = group.units[kept[group.units]]
         order = np.argsort(-scores[kept[group.units]], kind="stable")
         kept[left[order[count:]]] = False
-        return remove(model, Keep(found, kept), state)
+        return remove(model, UnitSelection(found, kept), state)
 
     def _scores(self, model: nn.Module, found: Units, group: Group, world: World) -> UnitScores:
         names = {name for name, dim in group.axes if dim == 0}
@@ -132,7 +132,7 @@ class RemoveBySensitivity:
         steps: list[str] = []
 
         def price(tried: Kept) -> float:
-            small, _ = cut(model, Keep(found, tried))
+            small, _ = cut(model, UnitSelection(found, tried))
             recover(small)
             return (dense - worth(small)) / (found.multiply_adds(kept) - found.multiply_adds(tried))
 
@@ -150,7 +150,7 @@ class RemoveBySensitivity:
             if world.progress is not None:
                 now = found.multiply_adds(kept)
                 world.progress(whole - now, whole - budget)
-        after = remove(model, Keep(found, kept), state)
+        after = remove(model, UnitSelection(found, kept), state)
         return State(after.weights, after.masks, {**after.facts, "steps": steps})
 
 

@@ -82,7 +82,7 @@ class SearchFilters:
     as `PruneUnits` leaves it.
 
     Args:
-        layer: name of the group of units, such as ``conv1.weight``; `boxwood.units` lists them.
+        layer: name of the group of units, such as ``conv1.weight``; `boxwood.find_units` lists them.
         search: how the agent searches.
         reference: label of the phase that left the original network; its accuracy is p*.
         recover: a brief training after each removal; None for none.
@@ -112,7 +112,7 @@ class SearchFilters:
     label: str = spec.field("", identity=False)
 
     def run(self, state: State, world: World) -> State:
-        """Search; the facts hold every episode, and what the chosen action costs and proves."""
+        """Search; the facts hold every episode, and what the chosen action costs, and what the check against the masked network gave."""
         model = world.network(state)
         found = units_of(model, world.data)
         worth = FirstExamples(world.data.validation, self.examples)
@@ -135,7 +135,7 @@ class SearchFilters:
             "reference": tries.best,
             "drop": drop,
         }
-        after = remove(model, tries.keep(action), state)
+        after = remove(model, tries.selection(action), state)
         return State(after.weights, after.masks, {**after.facts, **facts})
 
     def _learn_(self, agent: Agent, tries: Tries, world: World) -> tuple[Tensor, float]:
