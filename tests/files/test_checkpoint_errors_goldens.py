@@ -150,7 +150,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_said(tmp_path):
 def test_nothing_to_prune_is_said(source, tmp_path):
     """Patterns that choose only what is no float matrix."""
     with pytest.raises(BoxwoodError, match=r"Expected float tensors to prune, got none .*--where"):
-        prune_checkpoint(source, tmp_path / "out", 0.5, where=lambda name, entry: False)
+        prune_checkpoint(source, tmp_path / "out", 0.5, tensors=lambda name, entry: False)
     with pytest.raises(BoxwoodError, match="Expected sparsity"):
         prune_checkpoint(source, tmp_path / "out", 1.0)
 

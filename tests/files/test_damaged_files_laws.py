@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from boxwood._internal.core.checksums import checksum_of
 from boxwood._internal.core.errors import BoxwoodError
-from boxwood._internal.files.mask_files import load_masks, masks_beside, write_with_masks
+from boxwood._internal.files.mask_files import load_masks, masks_file_of, write_with_masks
 from boxwood._internal.files.packed import pack_file, unpack_file
 from boxwood._internal.graph.equivalence import shrink
 from boxwood._internal.graph.record import load_shrunken, record_of, save_shrunken
@@ -31,7 +31,7 @@ def net() -> nn.Module:
 def mask_file(folder: Path) -> Path:
     weights = {name: torch.ones(mask.shape) * mask for name, mask in MASKS.items()}
     write_with_masks(folder / "a.safetensors", weights, MASKS)
-    return masks_beside(folder / "a.safetensors")
+    return masks_file_of(folder / "a.safetensors")
 
 
 def packed_file(folder: Path) -> Path:

@@ -15,10 +15,10 @@ from boxwood._internal.files.packed import pack_file, unpack_file
 from boxwood._internal.files.run_lengths import (
     WIDTHS,
     FieldCounts,
-    fields_of,
-    masks_from,
+    encode_runs,
     pack_runs,
     runs_between,
+    unpack_masks,
 )
 
 FLOATS = [
@@ -117,7 +117,7 @@ def test_masks_of_several_chunks_are_loaded(tmp_path):
 
 
 @given(st.lists(st.booleans(), max_size=400), st.sampled_from(WIDTHS), st.integers(1, 50))
-def test_gaps_packed_in_pieces_are_the_mask(kept, width, chunk):
+def test_run_lengths_packed_in_pieces_are_the_mask(kept, width, chunk):
     """However a mask is cut for packing and for reading, the fields say which places are kept."""
     mask = np.array(kept, dtype=bool)
     stream, left, last, total, counts = b"", np.empty(0, np.uint16), -1, 0, FieldCounts()
@@ -127,7 +127,7 @@ def test_gaps_packed_in_pieces_are_the_mask(kept, width, chunk):
         runs = runs_between(positions, last)
         last = (int(positions[-1]) if len(positions) else last) - len(part)
         counts.add_(runs)
-        total += len(fields_of(runs, width)[0])
+        total += len(encode_runs(runs, width)[0])
         packed, left = pack_runs(left, runs, width)
         stream += packed
     stream += pack_runs(left, np.empty(0, np.int64), width)[0] if len(left) % 8 == 0 else b""
@@ -135,7 +135,7 @@ def test_gaps_packed_in_pieces_are_the_mask(kept, width, chunk):
         padded = np.concatenate([left, np.zeros(-len(left) % 8, np.uint16)])
         stream += pack_runs(padded, np.empty(0, np.int64), width)[0]
     assert counts.fields(width) == total
-    found = list(masks_from(iter([memoryview(stream)]), total, width, len(mask), chunk))
+    found = list(unpack_masks(iter([memoryview(stream)]), total, width, len(mask), chunk))
     assert np.array_equal(np.concatenate([*found, np.empty(0, bool)]), mask)
     best, fields = counts.best()
     assert packed_bytes(fields, best) == min(packed_bytes(counts.fields(w), w) for w in WIDTHS)
@@ -146,14 +146,14 @@ def test_the_width_is_counted_for_runs_of_any_length():
     counts, runs = FieldCounts(), np.array([3, 4095, 4096, 1_000_000])
     counts.add_(runs)
     for width in WIDTHS:
-        assert counts.fields(width) == len(fields_of(runs, width)[0])
+        assert counts.fields(width) == len(encode_runs(runs, width)[0])
 
 
 @pytest.fixture
 def packed(tmp_path):
     generator = torch.Generator().manual_seed(0)
     dense = {
-        "gaps": patterns((50, 40), torch.float32, 0.1, generator),
+        "run lengths": patterns((50, 40), torch.float32, 0.1, generator),
         "bits": patterns((50, 40), torch.bfloat16, 0.6, generator),
         "dense": patterns((9,), torch.float32, 1.0, generator),
     }

@@ -1,4 +1,4 @@
-"""A revised copy has new values where they were written, and the old bytes everywhere else."""
+"""A rewritten copy has new values where they were written, and the old bytes everywhere else."""
 
 import json
 import signal
@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.files.checkpoint import open_checkpoint
 from boxwood._internal.files.mask_files import load_masks
-from boxwood._internal.files.rewriting import read_tensor, revised_copy
+from boxwood._internal.files.rewriting import read_tensor, rewritten_copy
 
 SHAPES = ((3, 5), (4,), (2, 3, 1), (1, 1))
 TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -46,7 +46,7 @@ def test_new_where_written_and_old_everywhere_else(
     chosen: set[int], shards: int, seed: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """For any choice of tensors and any cut into shards; masks come back, and texts are there."""
-    at = tmp_path_factory.mktemp("revised")
+    at = tmp_path_factory.mktemp("rewritten")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         before = checkpoint(at / "in", shards)
@@ -55,9 +55,9 @@ def test_new_where_written_and_old_everywhere_else(
     stored = {tensor.name: tensor for tensor in opened.tensors()}
     assert all(torch.equal(read_tensor(stored[name]), value) for name, value in before.items())
     untouched = {path.name: path.read_bytes() for path in (at / "in").glob("*.*")}
-    with revised_copy(at / "in", opened, at / "out", {n: stored[n] for n in masks}) as copy:
+    with rewritten_copy(at / "in", opened, at / "out", {n: stored[n] for n in masks}) as copy:
         for name, mask in masks.items():
-            copy.revise(name, before[name].double().masked_fill(~mask, 0), mask)
+            copy.write(name, before[name].double().masked_fill(~mask, 0), mask)
         assert not (at / "out").exists()
     assert untouched == {path.name: path.read_bytes() for path in (at / "in").glob("*.*")}
     after = {}
@@ -83,12 +83,12 @@ def test_nothing_half_written(tmp_path: Path) -> None:
     ones = torch.ones(3, 5, dtype=torch.bool)
 
     def fails() -> None:
-        with revised_copy(tmp_path / "in", opened, tmp_path / "out", masked) as copy:
-            copy.revise("w0", tensors["w0"], ones)
+        with rewritten_copy(tmp_path / "in", opened, tmp_path / "out", masked) as copy:
+            copy.write("w0", tensors["w0"], ones)
 
     def wrong() -> None:
-        with revised_copy(tmp_path / "in", opened, tmp_path / "out", masked) as copy:
-            copy.revise("w0", tensors["w0"].T, ones)
+        with rewritten_copy(tmp_path / "in", opened, tmp_path / "out", masked) as copy:
+            copy.write("w0", tensors["w0"].T, ones)
 
     with pytest.raises(BoxwoodError, match="every masked tensor to be written, got no 'w1'"):
         fails()
@@ -108,11 +108,11 @@ def test_a_kill_leaves_no_folder_of_that_name(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys, torch; from pathlib import Path\n"
         "from boxwood._internal.files.checkpoint import open_checkpoint\n"
-        "from boxwood._internal.files.rewriting import revised_copy\n"
+        "from boxwood._internal.files.rewriting import rewritten_copy\n"
         "at = Path(sys.argv[1]); opened = open_checkpoint(at / 'in')\n"
         "masked = {t.name: t for t in opened.tensors() if t.name in ('w0', 'w1')}\n"
-        "with revised_copy(at / 'in', opened, at / 'out', masked) as copy:\n"
-        "    copy.revise('w1', torch.zeros(4), torch.zeros(4, dtype=torch.bool))\n"
+        "with rewritten_copy(at / 'in', opened, at / 'out', masked) as copy:\n"
+        "    copy.write('w1', torch.zeros(4), torch.zeros(4, dtype=torch.bool))\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
@@ -122,6 +122,6 @@ def test_a_kill_leaves_no_folder_of_that_name(tmp_path: Path) -> None:
     assert left[0].startswith(".new-")
     opened = open_checkpoint(tmp_path / "in")
     masked = {t.name: t for t in opened.tensors() if t.name == "w0"}
-    with revised_copy(tmp_path / "in", opened, tmp_path / "out", masked) as copy:
-        copy.revise("w0", tensors["w0"], torch.ones(3, 5, dtype=torch.bool))
+    with rewritten_copy(tmp_path / "in", opened, tmp_path / "out", masked) as copy:
+        copy.write("w0", tensors["w0"], torch.ones(3, 5, dtype=torch.bool))
     assert (tmp_path / "out" / "m-0.safetensors").exists()

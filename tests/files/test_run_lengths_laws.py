@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.files.bits import pack, packed_bytes, unpack
-from boxwood._internal.files.run_lengths import fields_of, places_of, runs_between
+from boxwood._internal.files.run_lengths import decode_fields, encode_runs, runs_between
 from boxwood._internal.files.sizes import sparse_size
 
 MASKS = st.lists(st.booleans() | st.just(value=False), max_size=200)
@@ -37,9 +37,9 @@ def test_fillers_are_those_of_a_naive_loop(kept, index_bits):
 def test_fields_give_back_the_positions(kept, index_bits):
     """Decoding undoes encoding, and the fields number kept places and fillers together."""
     positions = np.flatnonzero(np.array(kept, np.bool_))
-    fields, ends = fields_of(runs_between(positions, -1), index_bits)
+    fields, ends = encode_runs(runs_between(positions, -1), index_bits)
     assert len(fields) == sum(kept) + naive_fillers(kept, index_bits)
-    behind, last = places_of(fields, index_bits)
+    behind, last = decode_fields(fields, index_bits)
     assert (behind[last] - 1).tolist() == positions.tolist()
     assert np.flatnonzero(last).tolist() == ends.tolist()
 

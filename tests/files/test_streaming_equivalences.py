@@ -17,12 +17,12 @@ from boxwood._internal.core.selection import select
 from boxwood._internal.files.checkpoint import CHUNK
 from boxwood._internal.files.mask_files import load_masks
 from boxwood._internal.files.streaming import prune_checkpoint
-from boxwood._internal.files.thresholds import Matching, global_limits, uniform_limits
+from boxwood._internal.files.thresholds import NamePatterns, global_thresholds, uniform_thresholds
 from boxwood._internal.model.prunable import Named
 
 WIDE = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 EIGHT = [torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz]
-SCOPES = {"global": (global_limits, None), "uniform": (uniform_limits, uniform)}
+ALLOCATIONS = {"global": (global_thresholds, None), "uniform": (uniform_thresholds, uniform)}
 
 
 def write(tensors, folder: Path, shards: int) -> Path:
@@ -50,10 +50,10 @@ def bits(tensor: torch.Tensor) -> bytes:
     return tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
-def in_memory(tensors, sparsity, scope):
+def in_memory(tensors, sparsity, allocation):
     """Masks of the tensors sorted by name; float8 has no order of its own, so as float32."""
     scores = {n: (t.float() if t.dtype in EIGHT else t).abs() for n, t in sorted(tensors.items())}
-    return select(scores, allocate(scores, sparsity, scope=scope))
+    return select(scores, allocate(scores, sparsity, scope=allocation))
 
 
 @st.composite
@@ -71,16 +71,18 @@ def checkpoints(draw):
     return tensors
 
 
-@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
 @given(checkpoints(), st.sampled_from([0.0, 0.3, 0.5, 0.9]), st.integers(1, 3))
 @settings(max_examples=40, deadline=None)
-def test_streamed_masks_are_those_in_memory(tmp_path_factory, scope, tensors, sparsity, shards):
-    """Same masks, same counts, same weights, for mixed float types, ties, scopes and any sharding."""
-    limits, in_core = SCOPES[scope]
+def test_streamed_masks_are_those_in_memory(
+    tmp_path_factory, allocation, tensors, sparsity, shards
+):
+    """Same masks, same counts, same weights, for mixed float types, ties, allocations and any sharding."""
+    thresholds, in_core = ALLOCATIONS[allocation]
     at = tmp_path_factory.mktemp("stream")
     others = {"bias": torch.ones(3), "steps": torch.arange(4).view(2, 2)}
     source = write({**tensors, **others}, at / "in", shards)
-    rows = prune_checkpoint(source, at / "out", sparsity, scope=limits)
+    rows = prune_checkpoint(source, at / "out", sparsity, allocation=thresholds)
     expected = in_memory(tensors, sparsity, in_core)
     found = load_masks(at / "out")
     assert found.keys() == expected.keys()
@@ -112,8 +114,8 @@ def test_patterns_choose_as_named_does(tmp_path):
     """--where and --skip give the masks of the same patterns in memory."""
     net = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4))
     save_file(net.state_dict(), tmp_path / "net.safetensors")
-    where = Matching(("*.weight", "1.bias"), skip=("0.*",))
-    prune_checkpoint(tmp_path / "net.safetensors", tmp_path / "out", 0.5, where=where)
+    where = NamePatterns(("*.weight", "1.bias"), skip=("0.*",))
+    prune_checkpoint(tmp_path / "net.safetensors", tmp_path / "out", 0.5, tensors=where)
     masks = boxwood.prune(net, 0.5, where=Named(("1.bias", "1.weight")))
     found = load_masks(tmp_path / "out")
     assert found.keys() == masks.keys()

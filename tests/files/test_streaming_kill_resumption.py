@@ -192,7 +192,7 @@ def test_a_first_try_that_wrote_nothing_does_not_stand_in_the_way(tmp_path):
         BoxwoodError, match=r"Expected finite weights, got 1 NaN or infinite value in 'w' .*bad"
     ):
         prune_checkpoint(bad, tmp_path / "out", 0.5)
-    prune_checkpoint(bad, tmp_path / "out", 0.5, where=lambda name, entry: name == "v")
+    prune_checkpoint(bad, tmp_path / "out", 0.5, tensors=lambda name, entry: name == "v")
 
 
 def test_links_in_the_output_are_not_written_through(tmp_path):

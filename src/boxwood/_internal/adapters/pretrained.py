@@ -16,9 +16,9 @@ from boxwood._internal.core.errors import BoxwoodError, SelectionWarning
 from boxwood._internal.core.schedules import check_sparsity
 from boxwood._internal.core.spec import Call
 from boxwood._internal.files.checkpoint import StoredTensor
-from boxwood._internal.files.rewriting import revised_copy
+from boxwood._internal.files.rewriting import rewritten_copy
 from boxwood._internal.files.streaming import REPORT, PrunedTensor
-from boxwood._internal.files.thresholds import TYPES
+from boxwood._internal.files.thresholds import FLOAT_DTYPES
 from boxwood._internal.model.blockwise import State, by_criterion, states_before, through_blocks
 from boxwood._internal.model.evidence.calibration import Batches
 from boxwood._internal.model.reconstruct import Reconstruction
@@ -96,19 +96,19 @@ def prune_pretrained(
         where = partial(_parameters, names=tuple(_fed(mine)))
         done = decide(fed, seen, sparsity=wanted, where=where)
         # What comes next sees the weights as they are stored.
-        types = {name: TYPES[tensor.entry.dtype] for name, tensor in _fed(mine).items()}
+        types = {name: FLOAT_DTYPES[tensor.entry.dtype] for name, tensor in _fed(mine).items()}
         weights = {n: w.to(types[n]).to(w.dtype) for n, w in done.weights.items()}
         return Reconstruction(weights, done.masks)
 
     rows = []
-    with revised_copy(source, opened.checkpoint, out, masked, follow_links=follow_links) as files:
+    with rewritten_copy(source, opened.checkpoint, out, masked, follow_links=follow_links) as files:
         watch(0, len(names))
         pruned = through_blocks(opened.resident(), states_of(opened, batches), decide_chosen)
         for done, (block, masks) in enumerate(pruned, start=1):
             for name, mask in masks.items():
                 full, stored = f"{names[block]}.{name}", chosen[names[block]][name]
                 weight = opened.as_stored(full, block.get_parameter(name).detach())
-                files.revise(stored.name, weight, opened.as_stored(full, mask))
+                files.write(stored.name, weight, opened.as_stored(full, mask))
                 rows.append(PrunedTensor(stored.name, mask.numel(), int(mask.sum()), None))
             watch(done, len(names))
         (files.folder / REPORT).write_text(_report(sparsity, decide, rows))

@@ -16,7 +16,7 @@ from boxwood._internal.adapters.configurations import configured
 from boxwood._internal.adapters.resident import open_config
 from boxwood._internal.core.errors import NoEffect
 from boxwood._internal.core.replacing import replacing_folder
-from boxwood._internal.files.checkpoint import find_files, texts_beside
+from boxwood._internal.files.checkpoint import companion_files, find_files
 from boxwood._internal.files.writing import check_new_folder
 from boxwood._internal.graph.equivalence import shrink
 from boxwood._internal.graph.selection import UnitSelection
@@ -153,7 +153,7 @@ def write_folder(
         if source is not None:
             built.config.use_cache = open_config(source).use_cache
             index, _ = find_files(source)
-            for path in texts_beside(source, index):
+            for path in companion_files(source, index):
                 if path != index:  # of other shards
                     shutil.copyfile(path, new / path.name)
         built.save_pretrained(new)

@@ -15,10 +15,22 @@ from boxwood._internal.cli.prune import Links
 from boxwood._internal.cli.tables import show
 from boxwood._internal.cli.terminal import Console, say
 from boxwood._internal.core.errors import BoxwoodError
-from boxwood._internal.files.checkpoint import dense_name, find_files, packed_name, texts_beside
+from boxwood._internal.files.checkpoint import (
+    OnRead,
+    companion_files,
+    dense_name,
+    find_files,
+    packed_name,
+)
 from boxwood._internal.files.header import preamble, read_header
-from boxwood._internal.files.layout import Layout, is_packed, open_packed, packed_header, survey_all
-from boxwood._internal.files.mask_files import masks_beside, open_masks
+from boxwood._internal.files.layout import (
+    TensorLayout,
+    choose_layouts,
+    is_packed,
+    open_packed,
+    packed_header,
+)
+from boxwood._internal.files.mask_files import masks_file_of, open_masks
 from boxwood._internal.files.packed import dense_pieces, pack_file, unpack_file
 from boxwood._internal.files.quantised import refuse_unprunable
 from boxwood._internal.files.writing import copy_file, disk_errors, whole_file
@@ -45,14 +57,16 @@ def pack(
     out: Out,
     masks: Annotated[
         Path | None,
-        typer.Option(help="File of masks of a checkpoint in one file. Default: masks/ beside it."),
+        typer.Option(
+            help="File of masks of a checkpoint in one file. Default: its file in masks/."
+        ),
     ] = None,
     follow_links: Links = False,
     as_json: Json = False,
 ) -> None:
     """Store the values that are not zero and a mask; a tensor for which that does not pay stays dense.
 
-    Unpacking gives back every byte. Masks that lie beside the checkpoint decide what is kept, and
+    Unpacking gives back every byte. Masks in masks/ of the checkpoint's folder decide what is kept, and
     are stored as well. In a folder packed files have names of their own, packed-model.safetensors, so
     that no program takes them for dense ones; boxwood.load(folder) makes the model of it.
 
@@ -61,7 +75,7 @@ def pack(
     if masks is not None and (len(find_files(checkpoint)[1]) > 1 or not masks.is_file()):
         raise BoxwoodError(
             f"Expected --masks to name the file of masks of a checkpoint in one file, got {masks} "
-            f"for {checkpoint}; for shards put theirs into masks/ beside them."
+            f"for {checkpoint}; for shards put theirs into masks/ of their folder."
         )
     # Of all shards, before the first is written.
     refuse_unprunable(checkpoint, find_files(checkpoint, follow_links=follow_links)[1])
@@ -69,10 +83,10 @@ def pack(
         sizes = _convert(
             checkpoint,
             out,
-            lambda source, target, read: pack_file(
-                source, target, masks or masks_beside(source), read
+            lambda source, target, on_read: pack_file(
+                source, target, masks or masks_file_of(source), on_read
             ),
-            _told(watch, "packing"),
+            _counting(watch, "packing"),
             packed_name,
             follow_links=follow_links,
         )
@@ -90,7 +104,7 @@ def unpack(
     Example: boxwood unpack packed/ --out dense/
     """
     with byte_bar(quiet=as_json) as watch:
-        told = _told(watch, "unpacking")
+        told = _counting(watch, "unpacking")
         sizes = _convert(checkpoint, out, unpack_file, told, dense_name, follow_links=follow_links)
     _say(sizes, out, as_json=as_json)
 
@@ -109,17 +123,17 @@ def info(
 
     Example: boxwood info packed/
     """
-    layouts: list[Layout] = []
+    layouts: list[TensorLayout] = []
     total = {"dense": 0, "packed": 0}
     _, files = find_files(checkpoint, follow_links=follow_links)
     with byte_bar(quiet=as_json) as watch:
-        read = _told(watch, "reading")
+        on_read = _counting(watch, "reading")
         for file in files:
-            found, dense, packed = _sizes(file, read)
+            found, dense, packed = _sizes(file, on_read)
             layouts += found
             total["dense"] += dense
             total["packed"] += packed
-        compressed = [_zstd_bytes(file, read) for file in files] if zstd else [None]
+        compressed = [_zstd_bytes(file, on_read) for file in files] if zstd else [None]
     if None not in compressed:
         total["zstd"] = sum(size for size in compressed if size is not None)
     if as_json:
@@ -135,13 +149,13 @@ def info(
 def _convert(
     source: Path,
     out: Path,
-    convert: Callable[[Path, Path, Callable[[int], None]], list[Layout]],
-    read: Callable[[int], None],
+    convert: Callable[[Path, Path, OnRead], list[TensorLayout]],
+    on_read: OnRead,
     renamed: Callable[[str], str],
     *,
     follow_links: bool,
 ) -> tuple[int, int]:
-    """Convert a file, or every shard and the texts beside them; returns bytes before and after."""
+    """Convert a file, or every shard and the other texts of its folder; returns bytes before and after."""
     index, files = find_files(source, follow_links=follow_links)
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise BoxwoodError(f"Expected a new place to write, got {out}; delete it or give another.")
@@ -155,9 +169,9 @@ def _convert(
             f"Expected a file to write whose name ends in .safetensors, got {out}; name one."
         )
     for file, target in targets.items():
-        convert(file, target, read)
+        convert(file, target, on_read)
     if folder:
-        for text in texts_beside(source, index, follow_links=follow_links):
+        for text in companion_files(source, index, follow_links=follow_links):
             if text.name != _NOTE:
                 copy_file(text, out / (renamed(text.name) if text == index else text.name))
     before, after = (
@@ -166,7 +180,7 @@ def _convert(
     return before, after
 
 
-def _sizes(file: Path, read: Callable[[int], None]) -> tuple[list[Layout], int, int]:
+def _sizes(file: Path, on_read: OnRead) -> tuple[list[TensorLayout], int, int]:
     """Return the layouts of a file, and its bytes dense and packed, whichever of both it is."""
     header = read_header(file)
     size = file.stat().st_size
@@ -174,13 +188,13 @@ def _sizes(file: Path, read: Callable[[int], None]) -> tuple[list[Layout], int, 
         _, inner, layouts = open_packed(file)
         dense = len(preamble(inner)) + sum(layout.entry.bytes for layout in layouts)
         return layouts, dense, size
-    beside = masks_beside(file)
-    layouts = survey_all(file, header, {} if beside is None else open_masks(beside), read)
+    masks = masks_file_of(file)
+    layouts = choose_layouts(file, header, {} if masks is None else open_masks(masks), on_read)
     packed = len(preamble(packed_header(header, layouts, file)))
     return layouts, size, packed + sum(layout.bytes for layout in layouts)
 
 
-def _zstd_bytes(file: Path, read: Callable[[int], None]) -> int | None:
+def _zstd_bytes(file: Path, on_read: OnRead) -> int | None:
     """Count the bytes that zstd makes of the dense file; None where it is not installed."""
     try:
         from zstandard import ZstdCompressor
@@ -190,11 +204,11 @@ def _zstd_bytes(file: Path, read: Callable[[int], None]) -> int | None:
     size = 0
     for piece in dense_pieces(file):
         size += len(squeeze.compress(piece))
-        read(memoryview(piece).nbytes)
+        on_read(memoryview(piece).nbytes)
     return size + len(squeeze.flush())
 
 
-def _row(layout: Layout) -> dict[str, Any]:
+def _row(layout: TensorLayout) -> dict[str, Any]:
     return {
         "name": layout.name,
         "dtype": layout.entry.dtype,
@@ -202,13 +216,13 @@ def _row(layout: Layout) -> dict[str, Any]:
         "sparsity": layout.sparsity,
         "dense_bytes": layout.entry.bytes,
         "packed_bytes": layout.bytes,
-        "mask": f"gaps of {layout.index_bits} bits"
+        "mask": f"run lengths of {layout.index_bits} bits"
         if layout.index_bits
         else "bits" * layout.packed,
     }
 
 
-def _table(layouts: list[Layout]) -> Table:
+def _table(layouts: list[TensorLayout]) -> Table:
     table = Table("tensor", "type", "shape")
     for heading in ("sparsity", "bytes\ndense", "bytes\npacked"):
         table.add_column(heading, justify="right")
@@ -221,15 +235,15 @@ def _table(layouts: list[Layout]) -> Table:
     return table
 
 
-def _told(watch: Callable[[str, int, int], None], what: str) -> Callable[[int], None]:
+def _counting(watch: Callable[[str, int, int], None], what: str) -> Callable[[int], None]:
     done = 0
 
-    def read(size: int) -> None:
+    def on_read(size: int) -> None:
         nonlocal done
         done += size
         watch(what, done, 0)
 
-    return read
+    return on_read
 
 
 def _say(sizes: tuple[int, int], out: Path, *, as_json: bool) -> None:

@@ -19,7 +19,7 @@ from boxwood._internal.cli.terminal import Console, say, stoppable
 from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.files.checkpoint import open_checkpoint
 from boxwood._internal.files.streaming import PrunedTensor, prune_checkpoint
-from boxwood._internal.files.thresholds import Matching, global_limits, uniform_limits
+from boxwood._internal.files.thresholds import NamePatterns, global_thresholds, uniform_thresholds
 
 Links = Annotated[
     bool,
@@ -147,7 +147,7 @@ def prune(
             "Expected --sparsity, and --pattern, --owl, --text, --lines and --blocks only with --by, "
             "got otherwise; add --by magnitude, wanda or sparsegpt for a pretrained transformer."
         )
-    chosen = Matching(tuple(where or ()), tuple(skip or ()))
+    chosen = NamePatterns(tuple(where or ()), tuple(skip or ()))
     opened = open_checkpoint(checkpoint, follow_links=follow_links)
     chosen.check([tensor.name for tensor in opened.tensors()])
     again = f"What is finished is kept in {out}; run the same command again to go on."
@@ -156,8 +156,8 @@ def prune(
             checkpoint,
             out,
             sparsity,
-            scope=uniform_limits if per_tensor else global_limits,
-            where=chosen,
+            allocation=uniform_thresholds if per_tensor else global_thresholds,
+            tensors=chosen,
             follow_links=follow_links,
             watch=watch,
         )

@@ -4,7 +4,7 @@ Opening one reads and checks every header and no tensor. A tensor is read in chu
 read, not mapped, so that what the process holds is a chunk and not what it has ever touched.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,10 @@ PACKED = "packed-"  # begins the names of packed files in folders
 _TEXTS = {".json", ".txt", ".model", ".jinja", ".md"}  # nothing that runs
 
 
+OnRead = Callable[[int], None]
+"""Called with the number of bytes that were read, or made, since the last call."""
+
+
 @dataclass(frozen=True)
 class StoredTensor:
     """A tensor in a file.
@@ -37,7 +41,7 @@ class StoredTensor:
     entry: Entry
 
     def chunks(self, elements: int = CHUNK) -> Iterator[memoryview]:
-        """Read the bytes of so many elements at a time, into a buffer that is used again.
+        """Read the bytes of that many elements at a time, into a buffer that is used again.
 
         Raises:
             BoxwoodError: the file has become shorter, or cannot be read.
@@ -208,11 +212,11 @@ def read_index(path: Path) -> dict[str, str]:
     return where
 
 
-def texts_beside(source: Path, index: Path | None, *, follow_links: bool = False) -> list[Path]:
+def companion_files(source: Path, index: Path | None, *, follow_links: bool = False) -> list[Path]:
     """Find the index, and in a folder the texts without which no model can be loaded from it.
 
     Example:
-        >>> texts_beside(Path("gone"), Path("a.safetensors.index.json"))
+        >>> companion_files(Path("gone"), Path("a.safetensors.index.json"))
         [PosixPath('a.safetensors.index.json')]
     """
     found = [] if index is None else [index]
@@ -305,12 +309,12 @@ def _agree(shard: Shard, promised: set[str], index: Path) -> None:
         lacking, extra = sorted(promised - found)[:3], sorted(found - promised)[:3]
         raise BoxwoodError(
             f"Expected {shard.path} to hold what {index.name} says, got a shard that lacks "
-            f"{lacking} and has also {extra}; download or copy the checkpoint anew."
+            f"{lacking} and has also {extra}; download or copy the checkpoint again."
         )
 
 
 def _wrong(path: Path, what: str) -> BoxwoodError:
     return BoxwoodError(
         f"Expected {path} to name the shard of every tensor, plain names that end in "
-        f".safetensors, got {what}; download or copy it anew."
+        f".safetensors, got {what}; download or copy it again."
     )

@@ -93,7 +93,7 @@ class Header:
     Args:
         entries: tensors by name, in the order of their bytes.
         metadata: the texts that the file carries.
-        text: the header as it stands in the file, padding included.
+        text: the header as it is in the file, padding included.
     """
 
     entries: dict[str, Entry]
@@ -230,7 +230,7 @@ def make_header(
 
 
 def preamble(header: Header) -> bytes:
-    r"""Return what stands in a file before its tensors.
+    r"""Return what a file holds before its tensors.
 
     Example:
         >>> preamble(Header({}, {}, b"{}      "))
@@ -292,5 +292,5 @@ def _naturals(numbers: object) -> bool:
 
 def _refuse(path: Path, what: str, cause: Exception | None = None) -> NoReturn:
     raise BoxwoodError(
-        f"Expected an undamaged safetensors file at {path}, got {what}; download or copy it anew."
+        f"Expected an undamaged safetensors file at {path}, got {what}; download or copy it again."
     ) from cause

@@ -1,13 +1,13 @@
 """How the tensors of a checkpoint lie in a packed file: chosen when it is made, checked when read.
 
-The format is described in ``docs/format.md``. Its description stands in the metadata of the file
+The format is described in ``docs/format.md``. Its description is in the metadata of the file
 itself, because a file that can be separated from what explains it will be.
 """
 
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.reading import strict_json
 from boxwood._internal.files.bits import packed_bytes
-from boxwood._internal.files.checkpoint import StoredTensor
+from boxwood._internal.files.checkpoint import OnRead, StoredTensor
 from boxwood._internal.files.header import (
     FLOATS,
     Entry,
@@ -30,16 +30,13 @@ from boxwood._internal.files.header import (
 from boxwood._internal.files.mask_files import StoredMask, bits_of
 from boxwood._internal.files.run_lengths import FieldCounts, runs_between
 
-Read = Callable[[int], None]
-"""Told how many dense bytes have been read or made since it was last told."""
-
 VERSION = 1
 _ABOUT, _HEADER = "boxwood.packed", "boxwood.header"
-_LISTING = 80  # bytes that one more tensor takes in a header, beside its name
+_LISTING = 80  # bytes that one more tensor takes in a header, besides its name
 
 
 @dataclass(frozen=True)
-class Layout:
+class TensorLayout:
     """How one tensor lies in a packed file.
 
     Args:
@@ -54,7 +51,7 @@ class Layout:
         pruned: whether its mask was given, and so is data of its own.
 
     Example:
-        >>> eye = Layout("w", Entry("F32", (8, 8), 0, 256), 0, kept=8, packed=True, fields=64)
+        >>> eye = TensorLayout("w", Entry("F32", (8, 8), 0, 256), 0, kept=8, packed=True, fields=64)
         >>> eye.bytes, eye.sparsity
         (40, 0.875)
     """
@@ -89,11 +86,11 @@ class Layout:
         return None if self.kept is None else 1 - self.kept / max(self.entry.count, 1)
 
 
-def survey(
+def choose_layout(
     tensor: StoredTensor,
     mask: StoredMask | None = None,
-    read: Read = lambda size: None,  # noqa: ARG005
-) -> Layout:
+    on_read: OnRead = lambda size: None,  # noqa: ARG005
+) -> TensorLayout:
     """Choose how a tensor is stored, by reading it once.
 
     It is packed if that takes fewer bytes, or if it has a mask, which must not be lost.
@@ -101,7 +98,7 @@ def survey(
     Args:
         tensor: any tensor; only floats are ever packed.
         mask: what pruning keeps of it; without one, what is not ``+0.0`` is kept.
-        read: told of progress.
+        on_read: called with progress.
 
     Raises:
         BoxwoodError: the mask is of another shape, or drops values that are not zero.
@@ -110,7 +107,7 @@ def survey(
         >>> import tempfile
         >>> with tempfile.NamedTemporaryFile() as file:
         ...     _ = Path(file.name).write_bytes(bytes([0, 60]) + bytes(1998))
-        ...     layout = survey(StoredTensor("w", Path(file.name), Entry("F16", (1000,), 0, 2000)))
+        ...     layout = choose_layout(StoredTensor("w", Path(file.name), Entry("F16", (1000,), 0, 2000)))
         >>> layout.kept, layout.packed, layout.bytes
         (1, True, 10)
     """
@@ -123,8 +120,8 @@ def survey(
             )
         for piece in tensor.chunks():
             crc = zlib.crc32(piece, crc)
-            read(len(piece))
-        return Layout(tensor.name, tensor.entry, crc)
+            on_read(len(piece))
+        return TensorLayout(tensor.name, tensor.entry, crc)
     kept, mask_crc, last, counts = 0, 0, -1, FieldCounts()
     for raw, keep in kept_chunks(tensor, mask):
         crc = zlib.crc32(raw.data, crc)
@@ -133,21 +130,21 @@ def survey(
         kept += len(positions)
         counts.add_(runs_between(positions, last))
         last = last_before(positions, last, len(keep))
-        read(raw.nbytes)
+        on_read(raw.nbytes)
     width, fields = counts.best()
     if packed_bytes(fields, width) >= packed_bytes(tensor.entry.count, 1):
         width, fields = 0, tensor.entry.count
-    packed = Layout(
+    packed = TensorLayout(
         tensor.name, tensor.entry, crc, kept, True, width, fields, mask_crc, mask is not None
     )
     if mask is not None or packed.bytes + _LISTING + len(tensor.name) < tensor.entry.bytes:
         return packed
-    return Layout(tensor.name, tensor.entry, crc, kept)
+    return TensorLayout(tensor.name, tensor.entry, crc, kept)
 
 
-def survey_all(
-    source: Path, header: Header, masks: Mapping[str, StoredMask], read: Read
-) -> list[Layout]:
+def choose_layouts(
+    source: Path, header: Header, masks: Mapping[str, StoredMask], on_read: OnRead
+) -> list[TensorLayout]:
     """Choose how every tensor of a file is stored.
 
     Raises:
@@ -159,7 +156,7 @@ def survey_all(
             f"of this file."
         )
     return [
-        survey(StoredTensor(name, source, entry), masks.get(name), read)
+        choose_layout(StoredTensor(name, source, entry), masks.get(name), on_read)
         for name, entry in header.entries.items()
     ]
 
@@ -199,12 +196,12 @@ def last_before(positions: NDArray[np.int64], last: int, length: int) -> int:
     return (int(positions[-1]) if len(positions) else last) - length
 
 
-def in_order(layouts: Sequence[Layout]) -> list[Layout]:
+def in_order(layouts: Sequence[TensorLayout]) -> list[TensorLayout]:
     """Order tensors as a packed file holds them: wide types first, so that all are aligned."""
     return sorted(layouts, key=lambda layout: -layout.entry.itemsize)
 
 
-def packed_header(header: Header, layouts: Sequence[Layout], path: Path) -> Header:
+def packed_header(header: Header, layouts: Sequence[TensorLayout], path: Path) -> Header:
     """Lay out the packed file of a dense one.
 
     Raises:
@@ -254,7 +251,7 @@ def refuse_packed(header: Header, path: Path) -> None:
         )
 
 
-def open_packed(path: Path) -> tuple[Header, Header, list[Layout]]:
+def open_packed(path: Path) -> tuple[Header, Header, list[TensorLayout]]:
     """Read what a packed file says of itself, and check it.
 
     Returns:
@@ -305,11 +302,11 @@ def open_packed(path: Path) -> tuple[Header, Header, list[Layout]]:
 def damaged(path: Path, what: str) -> BoxwoodError:
     """Make the error for a packed file that contradicts itself."""
     return BoxwoodError(
-        f"Expected an undamaged packed file at {path}, got {what}; copy it anew, or pack again."
+        f"Expected an undamaged packed file at {path}, got {what}; copy it again, or pack again."
     )
 
 
-def _described(layout: Layout) -> dict[str, Any]:
+def _described(layout: TensorLayout) -> dict[str, Any]:
     about: dict[str, Any] = {"crc32": f"{layout.crc32:08x}"}
     if layout.packed:
         about |= {
@@ -322,10 +319,10 @@ def _described(layout: Layout) -> dict[str, Any]:
     return about
 
 
-def _understood(name: str, entry: Entry, about: Mapping[str, Any]) -> Layout:
+def _understood(name: str, entry: Entry, about: Mapping[str, Any]) -> TensorLayout:
     crc = _checksum(about["crc32"])
     if about.keys() == {"crc32"}:
-        return Layout(name, entry, crc)
+        return TensorLayout(name, entry, crc)
     kept, index_bits, fields = (_natural(about[key]) for key in ("kept", "index_bits", "fields"))
     plain = index_bits == 0 and fields == entry.count
     if (
@@ -336,7 +333,7 @@ def _understood(name: str, entry: Entry, about: Mapping[str, Any]) -> Layout:
     ):
         raise ValueError(f"an impossible description of {name!r}")
     mask_crc = _checksum(about["mask_crc32"])
-    return Layout(name, entry, crc, kept, True, index_bits, fields, mask_crc, about["pruned"])
+    return TensorLayout(name, entry, crc, kept, True, index_bits, fields, mask_crc, about["pruned"])
 
 
 def _moved(entry: Entry, old: Header, new: Header) -> Entry:

@@ -1,6 +1,6 @@
-"""Masks beside a checkpoint: ``masks/NAME`` belongs to the file ``NAME`` of the same folder.
+"""Masks of a checkpoint: ``masks/NAME`` belongs to the file ``NAME`` of the same folder.
 
-Each mask stands under the name of its tensor as bits, U8: eight weights to a byte, lowest bit
+Each mask is stored under the name of its tensor as bits, U8: eight weights to a byte, lowest bit
 first, in C order; the metadata carry the shapes and checksums. Masks that were saved as bools are read
 as well.
 """
@@ -60,7 +60,7 @@ class StoredMask:
     crc32: int | None = None
 
     def chunks(self) -> Iterator[NDArray[np.bool_]]:
-        """Read so many weights at a time as a chunk of the checkpoint has.
+        """Read as many weights at a time as a chunk of the checkpoint has.
 
         Raises:
             BoxwoodError: the file cannot be read, is damaged, or holds what is no bool; damage is
@@ -129,7 +129,7 @@ def checksum(name: str, shape: tuple[int, ...], bits: bytes = b"") -> int:
     return zlib.crc32(bits, zlib.crc32(json.dumps([name, list(shape)]).encode()))
 
 
-def masks_header(
+def mask_header(
     shapes: Mapping[str, tuple[int, ...]], path: Path, checksums: Mapping[str, int] | None = None
 ) -> Header:
     """Lay out a file of masks as bits.
@@ -140,7 +140,7 @@ def masks_header(
         checksums: by name; a header without them is as long as the one with them.
 
     Example:
-        >>> masks_header({"w": (3, 5)}, Path("a")).entries["w"].bytes
+        >>> mask_header({"w": (3, 5)}, Path("a")).entries["w"].bytes
         2
     """
     about = {
@@ -157,10 +157,10 @@ def masks_header(
 
 
 @contextmanager
-def with_masks(
+def writing_with_masks(
     path: Path, header: Header, shapes: Mapping[str, tuple[int, ...]]
-) -> Iterator[tuple[BinaryIO, "Bits | None"]]:
-    """Write a file and, if it has any, the masks beside it; the masks take their name first.
+) -> Iterator[tuple[BinaryIO, "MaskWriter | None"]]:
+    """Write a file and, if it has any, the file of its masks; the masks take their name first.
 
     Args:
         path: the file.
@@ -170,19 +170,19 @@ def with_masks(
     Yields:
         The file, open after its header, and what takes the bits of the masks.
     """
-    beside = path.parent / FOLDER / path.name
+    masks = path.parent / FOLDER / path.name
     with ExitStack() as files:  # leaves in reverse order
         weights = files.enter_context(whole_file(path))
         weights.write(preamble(header))
         bits = None
         if shapes:
-            with disk_errors(beside):
-                beside.parent.mkdir(exist_ok=True)
-            bits = files.enter_context(_bits_file(beside, shapes))
+            with disk_errors(masks):
+                masks.parent.mkdir(exist_ok=True)
+            bits = files.enter_context(_mask_file(masks, shapes))
         yield weights, bits
 
 
-class Bits:
+class MaskWriter:
     """Takes the bits of some masks, one mask after the other, and remembers their checksums.
 
     Args:
@@ -206,19 +206,19 @@ class Bits:
 
 
 @contextmanager
-def _bits_file(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Bits]:
+def _mask_file(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[MaskWriter]:
     with whole_file(path) as file:
-        file.write(preamble(masks_header(shapes, path)))
-        bits = Bits(file, shapes)
+        file.write(preamble(mask_header(shapes, path)))
+        bits = MaskWriter(file, shapes)
         yield bits
         file.seek(0)
-        file.write(preamble(masks_header(shapes, path, bits.checksums)))
+        file.write(preamble(mask_header(shapes, path, bits.checksums)))
 
 
 def write_with_masks(
     path: Path | str, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]
 ) -> None:
-    """Write tensors as a safetensors file and their masks beside it, each whole or not at all.
+    """Write tensors as a safetensors file and their masks as another, each whole or not at all.
 
     Args:
         path: the file.
@@ -234,7 +234,7 @@ def write_with_masks(
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / "a.safetensors"
         ...     write_with_masks(path, {"w": torch.eye(2)}, {"w": torch.eye(2).bool()})
-        ...     load_masks(masks_beside(path))
+        ...     load_masks(masks_file_of(path))
         {'w': tensor([[ True, False],
                 [False,  True]])}
     """
@@ -245,7 +245,7 @@ def write_with_masks(
     start = 8 + int.from_bytes(whole[:8], "little")
     header = parse_header(whole[8:start], len(whole), path)
     shapes = {name: tuple(mask.shape) for name, mask in masks.items()}
-    with with_masks(path, header, shapes) as (opened, bits):
+    with writing_with_masks(path, header, shapes) as (opened, bits):
         opened.write(memoryview(whole)[start:])
         if bits is not None:
             for mask in masks.values():
@@ -286,7 +286,7 @@ def open_masks(path: Path) -> dict[str, StoredMask]:
     if about and version == 1:
         warnings.warn(
             f"The masks in {path} were written by an older Boxwood without checksums, so damage "
-            f"would not be noticed; `boxwood pack` and `boxwood unpack` write them anew.",
+            f"would not be noticed; `boxwood pack` and `boxwood unpack` write them again.",
             UserWarning,
             stacklevel=2,
         )
@@ -323,14 +323,14 @@ def load_masks(source: Path | str) -> dict[str, Tensor]:
     }
 
 
-def masks_beside(path: Path) -> Path | None:
+def masks_file_of(path: Path) -> Path | None:
     """Find the masks of a checkpoint's file, if it has any.
 
     Example:
-        >>> masks_beside(Path("model.safetensors"))
+        >>> masks_file_of(Path("model.safetensors"))
     """
-    beside = path.parent / FOLDER / path.name
-    return beside if beside.exists() else None
+    masks = path.parent / FOLDER / path.name
+    return masks if masks.exists() else None
 
 
 def _checksums(about: Mapping[str, object], header: Header, path: Path) -> dict[str, int]:
@@ -358,5 +358,5 @@ def _shape(shapes: object, name: str) -> tuple[int, ...]:
 def _wrong(path: Path, what: str) -> BoxwoodError:
     return BoxwoodError(
         f"Expected bool masks, or bits with their shapes, in {path}, got {what}; "
-        f"give the file of masks that was written beside this checkpoint."
+        f"give the file of masks that was written with this checkpoint."
     )

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwood._internal.files.bits import pack, packed_bytes
-from boxwood._internal.files.checkpoint import CHUNK, StoredTensor, read_chunks
+from boxwood._internal.files.checkpoint import CHUNK, OnRead, StoredTensor, read_chunks
 from boxwood._internal.files.header import Header, preamble, read_header
 from boxwood._internal.files.layout import (
-    Layout,
-    Read,
+    TensorLayout,
+    choose_layouts,
     damaged,
     in_order,
     is_packed,
@@ -26,17 +26,16 @@ from boxwood._internal.files.layout import (
     last_before,
     open_packed,
     packed_header,
-    survey_all,
 )
 from boxwood._internal.files.mask_files import (
     StoredMask,
     bits_of,
     bool_chunks,
     open_masks,
-    with_masks,
+    writing_with_masks,
 )
 from boxwood._internal.files.quantised import refuse_unprunable
-from boxwood._internal.files.run_lengths import BLOCK, masks_from, pack_runs, runs_between
+from boxwood._internal.files.run_lengths import BLOCK, pack_runs, runs_between, unpack_masks
 from boxwood._internal.files.writing import check_space, whole_file
 
 
@@ -44,15 +43,15 @@ def pack_file(
     source: Path,
     target: Path,
     masks: Path | None = None,
-    read: Read = lambda size: None,  # noqa: ARG005
-) -> list[Layout]:
+    on_read: OnRead = lambda size: None,  # noqa: ARG005
+) -> list[TensorLayout]:
     """Write a checkpoint's file in packed form, holding no more than a few chunks of it.
 
     Args:
         source: a safetensors file.
         target: the file to write.
         masks: a file of masks for some of its tensors; without one, what is not ``+0.0`` is kept.
-        read: told of progress; every byte is read twice.
+        on_read: called with progress; every byte is read twice.
 
     Returns:
         How each tensor lies in the new file, in the order of the old one.
@@ -77,32 +76,32 @@ def pack_file(
     header = read_header(source)
     refuse_unprunable(source, [source])
     found = {} if masks is None else open_masks(masks)
-    layouts = survey_all(source, header, found, read)
+    layouts = choose_layouts(source, header, found, on_read)
     outer = packed_header(header, layouts, target)
     with whole_file(target) as opened:
         opened.write(preamble(outer))
         for layout in in_order(layouts):
             tensor = StoredTensor(layout.name, source, layout.entry)
             if layout.packed:
-                _write_packed(opened, outer, tensor, layout, found.get(layout.name), read)
+                _write_packed(opened, outer, tensor, layout, found.get(layout.name), on_read)
                 continue
             for piece in tensor.chunks():
                 opened.write(piece)
-                read(len(piece))
+                on_read(len(piece))
     return layouts
 
 
 def unpack_file(
     source: Path,
     target: Path,
-    read: Read = lambda size: None,  # noqa: ARG005
-) -> list[Layout]:
+    on_read: OnRead = lambda size: None,  # noqa: ARG005
+) -> list[TensorLayout]:
     """Write the dense file that was packed, byte for byte, and in ``masks/`` the masks given with it.
 
     Args:
         source: a packed file.
         target: the file to write.
-        read: told of progress.
+        on_read: called with progress.
 
     Raises:
         BoxwoodError: the file is damaged, which is noticed before anything takes the target's name,
@@ -117,13 +116,13 @@ def unpack_file(
     outer, inner, layouts = open_packed(source)
     check_space(target.parent, sum(layout.entry.bytes for layout in layouts))
     shapes = {layout.name: layout.entry.shape for layout in layouts if layout.pruned}
-    with with_masks(target, inner, shapes) as (weights, bits):
+    with writing_with_masks(target, inner, shapes) as (weights, bits):
         for layout in layouts:
             for raw, mask in restored(source, outer, layout):
                 weights.write(raw.data)
                 if layout.pruned and bits is not None and mask is not None:
                     bits.write(bits_of(mask))
-                read(raw.nbytes)
+                on_read(raw.nbytes)
     return layouts
 
 
@@ -145,7 +144,7 @@ def dense_pieces(source: Path) -> Iterator[bytes | memoryview]:
 
 
 def restored(
-    source: Path, outer: Header, layout: Layout
+    source: Path, outer: Header, layout: TensorLayout
 ) -> Iterator[tuple[NDArray[np.generic], NDArray[np.bool_] | None]]:
     """Read a tensor of a packed file chunk by chunk: patterns of its floats, and its mask if packed.
 
@@ -183,9 +182,9 @@ def _write_packed(
     opened: BinaryIO,
     outer: Header,
     tensor: StoredTensor,
-    layout: Layout,
+    layout: TensorLayout,
     mask: StoredMask | None,
-    read: Read,
+    on_read: OnRead,
 ) -> None:
     """Write values and mask in turn, each to its own place."""
     values_at = outer.entries[f"values/{layout.name}"].start
@@ -204,17 +203,17 @@ def _write_packed(
             packed = bits_of(keep)
         opened.seek(mask_at)
         mask_at += opened.write(packed)
-        read(raw.nbytes)
+        on_read(raw.nbytes)
     if len(left):
         mask_at += opened.write(pack(left, layout.index_bits))
     opened.write(bytes(mask_end - mask_at))
 
 
-def _masks(source: Path, outer: Header, layout: Layout) -> Iterator[NDArray[np.bool_]]:
+def _masks(source: Path, outer: Header, layout: TensorLayout) -> Iterator[NDArray[np.bool_]]:
     start = outer.entries[f"mask/{layout.name}"].start
     width = layout.index_bits or 1
     end = start + packed_bytes(layout.fields, width)
     if layout.index_bits:
         stream = read_chunks(source, start, end, BLOCK * width // 8)
-        return masks_from(stream, layout.fields, width, layout.entry.count, CHUNK)
+        return unpack_masks(stream, layout.fields, width, layout.entry.count, CHUNK)
     return bool_chunks(read_chunks(source, start, end, CHUNK // 8), layout.entry.count)

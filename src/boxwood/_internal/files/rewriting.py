@@ -1,4 +1,4 @@
-"""A copy of a checkpoint in which some tensors are written anew, with masks beside them.
+"""A copy of a checkpoint in which some tensors are written again, with their masks.
 
 Tensors keep names, shapes, types and places, so the copy is laid out like the original, and one
 tensor after the other can be written into it: what is held is a tensor, not a shard.
@@ -15,13 +15,13 @@ from torch import Tensor
 
 from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.replacing import replacing_folder
-from boxwood._internal.files.checkpoint import Checkpoint, StoredTensor, texts_beside
+from boxwood._internal.files.checkpoint import Checkpoint, StoredTensor, companion_files
 from boxwood._internal.files.header import Entry, Header, preamble
-from boxwood._internal.files.mask_files import FOLDER, bits_of, checksum, masks_header
-from boxwood._internal.files.thresholds import TYPES
+from boxwood._internal.files.mask_files import FOLDER, bits_of, checksum, mask_header
+from boxwood._internal.files.thresholds import FLOAT_DTYPES
 from boxwood._internal.files.writing import check_new_folder, check_space, disk_errors
 
-_TYPES = TYPES | {
+_DTYPES = FLOAT_DTYPES | {
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
@@ -44,12 +44,12 @@ def read_tensor(stored: StoredTensor) -> Tensor:
         boxwood._internal.core.errors.BoxwoodError: Expected floats, integers or bools, got F8_E8M0 for 'w' in a.safetensors; convert the checkpoint to bfloat16 first.
     """
     entry = stored.entry
-    if entry.dtype not in _TYPES:
+    if entry.dtype not in _DTYPES:
         raise BoxwoodError(
             f"Expected floats, integers or bools, got {entry.dtype} for {stored.name!r} in "
             f"{stored.path}; convert the checkpoint to bfloat16 first."
         )
-    tensor = torch.empty(entry.shape, dtype=_TYPES[entry.dtype])
+    tensor = torch.empty(entry.shape, dtype=_DTYPES[entry.dtype])
     raw, done = tensor.view(-1).view(torch.uint8), 0
     for piece in stored.chunks():
         raw[done : done + len(piece)] = torch.frombuffer(piece, dtype=torch.uint8)
@@ -58,21 +58,21 @@ def read_tensor(stored: StoredTensor) -> Tensor:
 
 
 @contextmanager
-def revised_copy(
+def rewritten_copy(
     source: Path,
     checkpoint: Checkpoint,
     out: Path,
     masked: Mapping[str, StoredTensor],
     *,
     follow_links: bool = False,
-) -> Iterator["Revision"]:
-    """Copy a checkpoint and the texts beside it into a new folder, which appears once all is there.
+) -> Iterator["RewrittenCopy"]:
+    """Copy a checkpoint and its texts into a new folder, which appears once all is there.
 
     Args:
         source: what the checkpoint was opened from.
         checkpoint: it is only read.
         out: a folder that does not exist yet, or is empty.
-        masked: what will be written anew, by name.
+        masked: what will be written again, by name.
         follow_links: copy texts that are links, as in a download cache.
 
     Yields:
@@ -92,31 +92,31 @@ def revised_copy(
             if inside:
                 places |= _blank_masks(new / FOLDER / shard.name, inside).entries
                 shapes[shard.name] = inside
-        for path in texts_beside(source, checkpoint.index, follow_links=follow_links):
+        for path in companion_files(source, checkpoint.index, follow_links=follow_links):
             shutil.copyfile(path, new / path.name)
         # Sentence encoders keep the settings of their pooling in folders of their own.
         for path in sorted(source.glob("[!.]*/*.json")):
             if follow_links or not (path.is_symlink() or path.parent.is_symlink()):
                 (new / path.parent.name).mkdir(exist_ok=True)
                 shutil.copyfile(path, new / path.parent.name / path.name)
-        revision = Revision(new, dict(masked), places, {})
-        yield revision
-        if revision.left:
+        copy = RewrittenCopy(new, dict(masked), places, {})
+        yield copy
+        if copy.left:
             raise BoxwoodError(
-                f"Expected every masked tensor to be written, got no {min(revision.left)!r}."
+                f"Expected every masked tensor to be written, got no {min(copy.left)!r}."
             )
         for name, inside in shapes.items():
             path = new / FOLDER / name
-            _put(path, 0, preamble(masks_header(inside, path, revision.checksums)))
+            _put(path, 0, preamble(mask_header(inside, path, copy.checksums)))
 
 
 @dataclass(frozen=True)
-class Revision:
+class RewrittenCopy:
     """A copy that is being written.
 
     Args:
         folder: its place for the time being.
-        left: what is still to be written anew.
+        left: what is still to be written again.
         masks: where the bits of each mask go.
         checksums: of the masks that were written.
     """
@@ -126,7 +126,7 @@ class Revision:
     masks: Mapping[str, Entry]
     checksums: dict[str, int]
 
-    def revise(self, name: str, weight: Tensor, mask: Tensor) -> None:
+    def write(self, name: str, weight: Tensor, mask: Tensor) -> None:
         """Write new values, of the stored shape, and their mask.
 
         Raises:
@@ -139,7 +139,7 @@ class Revision:
                 f"mask of {tuple(mask.shape)}."
             )
         file = stored.path.name
-        values = weight.cpu().to(_TYPES[stored.entry.dtype]).flatten().view(torch.uint8)
+        values = weight.cpu().to(_DTYPES[stored.entry.dtype]).flatten().view(torch.uint8)
         _put(self.folder / file, stored.entry.start, values.numpy().data)
         bits = bits_of(mask.cpu().numpy())
         self.checksums[name] = checksum(name, stored.entry.shape, bits)
@@ -149,7 +149,7 @@ class Revision:
 def _blank_masks(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Header:
     """Lay out the masks of a shard, so that each can be put into its place."""
     path.parent.mkdir(exist_ok=True)
-    header = masks_header(shapes, path)
+    header = mask_header(shapes, path)
     with path.open("xb") as opened:
         opened.write(preamble(header))
         opened.truncate(max(entry.end for entry in header.entries.values()))

@@ -1,9 +1,9 @@
-"""Kept positions as the runs of dropped places before them, in fields of a few bits.
+"""Kept positions as the lengths of the runs of dropped ones before them, in fields of a few bits.
 
-    field f < 2^b - 1     f dropped places, then a kept one
-    field f = 2^b - 1     an escape: 2^b - 1 dropped places and nothing kept
+    field f < 2^b - 1     f dropped positions, then a kept one
+    field f = 2^b - 1     an escape: 2^b - 1 dropped positions and nothing kept
 
-Places after the last kept one are not stored.
+Positions after the last kept one are not stored.
 
 Source: Han, Pool, Tran, Dally 2015, "Learning both Weights and Connections for Efficient Neural
 Networks", relative indices; there an escape is a stored zero instead of a field of its own.
@@ -25,16 +25,16 @@ BLOCK = 1 << 18
 """Fields that are packed or unpacked at a time; a multiple of 8, so that blocks end with a byte."""
 
 
-def fields_of(
+def encode_runs(
     runs: NDArray[np.int64], index_bits: int
 ) -> tuple[NDArray[np.uint16], NDArray[np.int64]]:
-    """Turn the run before each kept place into fields.
+    """Turn the run before each kept position into fields.
 
     Returns:
-        The fields, and which of them ends at each kept place.
+        The fields, and which of them ends at each kept position.
 
     Example:
-        >>> fields, ends = fields_of(np.array([1, 4]), 2)
+        >>> fields, ends = encode_runs(np.array([1, 4]), 2)
         >>> fields.tolist(), ends.tolist()
         ([1, 3, 1], [0, 2])
     """
@@ -46,14 +46,14 @@ def fields_of(
     return fields, ends
 
 
-def places_of(
+def decode_fields(
     fields: NDArray[np.uint16], index_bits: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Say how many places are behind after each field, and which fields keep the last of them.
+    """Count the positions up to the end of each field, and say which fields keep the last of them.
 
     Example:
-        >>> places, kept = places_of(np.array([1, 3, 1], dtype=np.uint16), 2)
-        >>> (places[kept] - 1).tolist()
+        >>> ends, kept = decode_fields(np.array([1, 3, 1], dtype=np.uint16), 2)
+        >>> (ends[kept] - 1).tolist()
         [1, 6]
     """
     kept = fields != 2**index_bits - 1
@@ -61,7 +61,7 @@ def places_of(
 
 
 def runs_between(positions: NDArray[np.int64], last: int) -> NDArray[np.int64]:
-    """Count the dropped places before each position, the one before them all being ``last``.
+    """Count the dropped positions before each kept one, the last before them all being ``last``.
 
     Example:
         >>> runs_between(np.array([1, 6]), -1).tolist()
@@ -117,46 +117,46 @@ def pack_runs(
         >>> packed, left.tolist()
         (b'', [1, 3, 1])
     """
-    fields = np.concatenate([left, fields_of(runs, index_bits)[0]])
+    fields = np.concatenate([left, encode_runs(runs, index_bits)[0]])
     whole = len(fields) // 8 * 8
     return pack(fields[:whole], index_bits), fields[whole:]
 
 
-def masks_from(
+def unpack_masks(
     stream: Iterator[memoryview], fields: int, index_bits: int, count: int, chunk: int
 ) -> Iterator[NDArray[np.bool_]]:
-    """Unpack a stream into masks of ``chunk`` places each, ``count`` in all.
+    """Unpack a stream into masks of ``chunk`` positions each, ``count`` in all.
 
     Args:
         stream: the packed fields, ``BLOCK * index_bits / 8`` bytes at a time.
         fields: how many there are.
         index_bits: their width.
-        count: places.
-        chunk: places of one mask.
+        count: positions.
+        chunk: positions of one mask.
 
     Raises:
-        BoxwoodError: the fields lead beyond the last place, or say nothing after it.
+        BoxwoodError: the fields lead beyond the last position, or are missing.
 
     Example:
-        >>> list(masks_from(iter([memoryview(bytes.fromhex("1d"))]), 3, 2, 8, 8))[0].nonzero()[0].tolist()
+        >>> list(unpack_masks(iter([memoryview(bytes.fromhex("1d"))]), 3, 2, 8, 8))[0].nonzero()[0].tolist()
         [1, 6]
     """
-    pending, behind = np.empty(0, np.int64), 0
+    pending, reached = np.empty(0, np.int64), 0
     for start in range(0, count, chunk):
         end = min(start + chunk, count)
-        while fields and behind < end:
+        while fields and reached < end:
             part = min(fields, BLOCK)
-            places, kept = places_of(unpack(bytes(next(stream)), part, index_bits), index_bits)
-            places += behind
-            pending, behind = np.concatenate([pending, places[kept] - 1]), int(places[-1])
+            ends, kept = decode_fields(unpack(bytes(next(stream)), part, index_bits), index_bits)
+            ends += reached
+            pending, reached = np.concatenate([pending, ends[kept] - 1]), int(ends[-1])
             fields -= part
         cut = int(np.searchsorted(pending, end))
         mask = np.zeros(end - start, np.bool_)
         mask[pending[:cut] - start] = True
         pending = pending[cut:]
         yield mask
-    if fields or behind > count:
+    if fields or reached > count:
         raise BoxwoodError(
-            f"Expected a mask of {count} places, got fields that lead beyond them; the file is "
-            f"damaged: copy it anew."
+            f"Expected a mask of {count} positions, got fields that lead beyond them; the file is "
+            f"damaged: copy it again."
         )

@@ -1,7 +1,7 @@
 """Magnitude pruning of checkpoints larger than memory, to exact counts.
 
-    limits    the k-th largest magnitude, by the radix select of `boxwood._internal.core.selection` over chunks
-    write     every shard once: what is pruned becomes zero, everything else is copied
+    thresholds    the k-th largest magnitude, by the radix select of `boxwood._internal.core.selection` over chunks
+    write         every shard once: what is pruned becomes zero, everything else is copied
 
 What is held is a few chunks, however large the checkpoint. The input is only read. In the output a
 shard appears whole or not at all, after its masks; so a run that was killed goes on with the first
@@ -27,28 +27,28 @@ from boxwood._internal.core.schedules import check_sparsity
 from boxwood._internal.core.selection import Threshold, keep_above_
 from boxwood._internal.files.checkpoint import (
     Checkpoint,
+    OnRead,
     Shard,
     StoredTensor,
+    companion_files,
     open_checkpoint,
-    texts_beside,
 )
-from boxwood._internal.files.mask_files import FOLDER, bits_of, open_masks, with_masks
+from boxwood._internal.files.mask_files import FOLDER, bits_of, open_masks, writing_with_masks
 from boxwood._internal.files.quantised import refuse_unprunable
 from boxwood._internal.files.thresholds import (
-    Limits,
-    Read,
-    Scope,
-    Where,
-    choose,
-    common_type,
-    global_limits,
+    Allocation,
+    TensorFilter,
+    Thresholds,
+    common_dtype,
+    global_thresholds,
+    is_matrix,
     magnitudes_in,
-    matrices,
+    prunable_tensors,
 )
 from boxwood._internal.files.writing import check_space, copy_file, disk_errors, whole_file
 
 Watch = Callable[[str, int, int], None]
-"""Told what is being done, how many bytes are done, and of how many, 0 where nobody knows."""
+"""Called with what is being done, how many bytes are done, and of how many; 0 where nobody knows."""
 
 REPORT = "pruning.json"
 _JOURNAL = ".pruning.json"
@@ -78,14 +78,14 @@ def prune_checkpoint(
     out: Path | str,
     sparsity: float,
     *,
-    scope: Scope = global_limits,
-    where: Where = matrices,
+    allocation: Allocation = global_thresholds,
+    tensors: TensorFilter = is_matrix,
     follow_links: bool = False,
     watch: Watch = lambda what, done, total: None,  # noqa: ARG005
 ) -> tuple[PrunedTensor, ...]:
     """Prune a checkpoint by magnitude into a new folder, holding no more than a few chunks of it.
 
-    The folder gets every shard under its name, the index, the texts beside them where ``source`` is
+    The folder gets every shard under its name, the index, the other texts of its folder where ``source`` is
     a folder, the masks as bits in ``masks/``, and ``pruning.json`` that says what was done. Call it
     again after a kill to go on; call it once more and it only reports.
 
@@ -93,10 +93,10 @@ def prune_checkpoint(
         source: a safetensors file, an index of shards, or a folder with one of either.
         out: a folder that is new, empty, or was begun by this same call.
         sparsity: fraction of zeros in [0, 1).
-        scope: `global_limits`, or `uniform_limits` for the same sparsity in every tensor.
-        where: which float tensors are pruned.
+        allocation: `global_thresholds`, or `uniform_thresholds` for the same sparsity in every tensor.
+        tensors: which float tensors are pruned.
         follow_links: let shards be links out of their folder.
-        watch: told of progress.
+        watch: called with progress.
 
     Returns:
         What was kept of every pruned tensor, sorted by name.
@@ -113,57 +113,59 @@ def prune_checkpoint(
         ...     prune_checkpoint(Path(folder) / "a.safetensors", Path(folder) / "out", 0.5)
         (PrunedTensor(name='fc', weights=4, kept=2, threshold=2.0),)
 
-    Source: Han, Pool, Tran and Dally (2015), with the default scope.
+    Source: Han, Pool, Tran and Dally (2015), with the default allocation.
     """
     check_sparsity(sparsity)
     source, out = Path(source), Path(out)
     checkpoint = open_checkpoint(source, follow_links=follow_links)
     refuse_unprunable(source, [shard.path for shard in checkpoint.shards])
-    tensors = choose(checkpoint.tensors(), where)
-    job = _job(checkpoint, tensors, sparsity, scope)
+    chosen = prunable_tensors(checkpoint.tensors(), tensors)
+    job = _job(checkpoint, chosen, sparsity, allocation)
     with _claimed(out):
         done = _finished(out, job, checkpoint)
         if done is not None:
             return done
-        limits = _begin(out, job)
-        if limits is None:
-            limits = scope(tensors, sparsity, _counting(watch, "reading", 0))
-            _write_json(out / _JOURNAL, {**job, "limits": _encoded(limits)})
+        thresholds = _begin(out, job)
+        if thresholds is None:
+            thresholds = allocation(chosen, sparsity, _counting(watch, "reading", 0))
+            _write_json(out / _JOURNAL, {**job, "thresholds": _encoded(thresholds)})
         left = [shard for shard in checkpoint.shards if not _is_done(out, shard)]
         check_space(out, sum(shard.bytes for shard in left))
         total = sum(shard.bytes for shard in checkpoint.shards)
-        read = _counting(watch, "writing", total)
-        dtype = common_type(tensors)
-        read(total - sum(shard.bytes for shard in left))
+        on_read = _counting(watch, "writing", total)
+        dtype = common_dtype(chosen)
+        on_read(total - sum(shard.bytes for shard in left))
         for shard in left:
-            _write_shard(shard, out, limits, dtype, read)
-        for path in texts_beside(source, checkpoint.index, follow_links=follow_links):
+            _write_shard(shard, out, thresholds, dtype, on_read)
+        for path in companion_files(source, checkpoint.index, follow_links=follow_links):
             if path.name != REPORT:
                 copy_file(path, out / path.name)
-        rows = _count(out, checkpoint, limits)
-        _check_count(rows, out, sparsity, scope)
+        rows = _count(out, checkpoint, thresholds)
+        _check_count(rows, out, sparsity, allocation)
         report = {**job, "tensors": [asdict(row) for row in rows]}
         _write_json(out / REPORT, {k: v for k, v in report.items() if k != "changed"})
         (out / _JOURNAL).unlink()
     return rows
 
 
-def _write_shard(shard: Shard, out: Path, limits: Limits, dtype: torch.dtype, read: Read) -> None:
+def _write_shard(
+    shard: Shard, out: Path, thresholds: Thresholds, dtype: torch.dtype, on_read: OnRead
+) -> None:
     """Write the masks of a shard, then the shard; both whole or not at all."""
-    shapes = {t.name: t.entry.shape for t in shard.tensors() if t.name in limits}
-    with with_masks(out / shard.name, shard.header, shapes) as (weights, bits):
+    shapes = {t.name: t.entry.shape for t in shard.tensors() if t.name in thresholds}
+    with writing_with_masks(out / shard.name, shard.header, shapes) as (weights, bits):
         for tensor in shard.tensors():
-            limit = limits.get(tensor.name)
+            threshold = thresholds.get(tensor.name)
             for piece in tensor.chunks():
-                if limit is not None and bits is not None:
+                if threshold is not None and bits is not None:
                     scores = magnitudes_in(piece, tensor.entry.dtype, dtype)
                     mask = torch.empty(scores.shape, dtype=torch.bool)
-                    limit = keep_above_(mask, scores, limit)
+                    threshold = keep_above_(mask, scores, threshold)
                     bits.write(bits_of(mask.numpy()))
                     # Integers times 0 or 1: exact for NaN and -0.0 too, and far faster than filling.
                     torch.frombuffer(piece, dtype=_INTEGERS[tensor.entry.itemsize]).mul_(mask)
                 weights.write(piece)
-                read(len(piece))
+                on_read(len(piece))
 
 
 def _is_done(out: Path, shard: Shard) -> bool:
@@ -172,19 +174,21 @@ def _is_done(out: Path, shard: Shard) -> bool:
     return path.exists() and path.stat().st_size == shard.bytes
 
 
-def _count(out: Path, checkpoint: Checkpoint, limits: Limits) -> tuple[PrunedTensor, ...]:
+def _count(out: Path, checkpoint: Checkpoint, thresholds: Thresholds) -> tuple[PrunedTensor, ...]:
     """Count what the masks on the disk keep."""
     rows = []
     for shard in checkpoint.shards:
-        if limits.keys() & shard.header.entries.keys():
+        if thresholds.keys() & shard.header.entries.keys():
             for name, mask in open_masks(out / FOLDER / shard.name).items():
-                rows.append(PrunedTensor(name, mask.count, mask.kept(), limits[name].value))
+                rows.append(PrunedTensor(name, mask.count, mask.kept(), thresholds[name].value))
     return tuple(sorted(rows, key=lambda row: row.name))
 
 
-def _check_count(rows: tuple[PrunedTensor, ...], out: Path, sparsity: float, scope: Scope) -> None:
-    """Compare with what the built-in scopes promise: a file may have changed between readings."""
-    if scope is global_limits:
+def _check_count(
+    rows: tuple[PrunedTensor, ...], out: Path, sparsity: float, allocation: Allocation
+) -> None:
+    """Compare with what the built-in allocations promise: a file may have changed between readings."""
+    if allocation is global_thresholds:
         wanted = keep_of(sum(row.weights for row in rows), sparsity)
         found = sum(row.kept for row in rows)
         if found != wanted:
@@ -195,15 +199,15 @@ def _check_count(rows: tuple[PrunedTensor, ...], out: Path, sparsity: float, sco
 
 
 def _job(
-    checkpoint: Checkpoint, tensors: list[StoredTensor], sparsity: float, scope: Scope
+    checkpoint: Checkpoint, tensors: list[StoredTensor], sparsity: float, allocation: Allocation
 ) -> dict[str, Any]:
     """Describe what is asked for, so that only the same thing is ever resumed."""
     return {
         "format": "boxwood pruning",
-        "version": 1,
+        "version": 2,
         "criterion": "magnitude",
         "sparsity": sparsity,
-        "scope": getattr(scope, "__name__", repr(scope)),
+        "allocation": getattr(allocation, "__name__", repr(allocation)),
         "pruned": [tensor.name for tensor in tensors],
         "shards": [
             {
@@ -252,8 +256,8 @@ def _finished(
     return tuple(PrunedTensor(**row) for row in found["tensors"])
 
 
-def _begin(out: Path, job: dict[str, Any]) -> Limits | None:
-    """Take a new folder, or go on in one; returns the limits if they were found before."""
+def _begin(out: Path, job: dict[str, Any]) -> Thresholds | None:
+    """Take a new folder, or go on in one; returns the thresholds if they were found before."""
     masks = out / FOLDER
     if masks.is_symlink():
         raise _occupied(out, f"the link {masks}")
@@ -275,11 +279,15 @@ def _begin(out: Path, job: dict[str, Any]) -> Limits | None:
         masks.mkdir(exist_ok=True)
     if not same:
         _write_json(out / _JOURNAL, job)
-    limits = begun.get("limits") if same else None
-    return None if limits is None else {name: Threshold(*each) for name, each in limits.items()}
+    thresholds = begun.get("thresholds") if same else None
+    return (
+        None
+        if thresholds is None
+        else {name: Threshold(*each) for name, each in thresholds.items()}
+    )
 
 
-def _counting(watch: Watch, what: str, total: int) -> Read:
+def _counting(watch: Watch, what: str, total: int) -> OnRead:
     done = 0
 
     def read(size: int) -> None:
@@ -290,9 +298,9 @@ def _counting(watch: Watch, what: str, total: int) -> Read:
     return read
 
 
-def _encoded(limits: Limits) -> dict[str, list[Any]]:
+def _encoded(thresholds: Thresholds) -> dict[str, list[Any]]:
     """Floats as JSON writes them come back as the same floats."""
-    return {name: [limit.value, limit.ties] for name, limit in limits.items()}
+    return {name: [threshold.value, threshold.ties] for name, threshold in thresholds.items()}
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -10,22 +10,19 @@ from torch import Tensor
 from boxwood._internal.core.allocation import keep_of
 from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.selection import Threshold, kth_of_chunks
-from boxwood._internal.files.checkpoint import StoredTensor
+from boxwood._internal.files.checkpoint import OnRead, StoredTensor
 from boxwood._internal.files.header import FLOATS, Entry
 
-Limits = dict[str, Threshold]
-"""What each tensor keeps: all above a value, and the first so many equal to it."""
+Thresholds = dict[str, Threshold]
+"""What each tensor keeps: all above a value, and the first ones equal to it."""
 
-Read = Callable[[int], None]
-"""Told how many bytes have been read since it was last told."""
-
-Where = Callable[[str, Entry], bool]
+TensorFilter = Callable[[str, Entry], bool]
 """Says of a tensor, by name and entry, whether it may be pruned; asked about floats only."""
 
-Scope = Callable[[Sequence[StoredTensor], float, Read], Limits]
+Allocation = Callable[[Sequence[StoredTensor], float, OnRead], Thresholds]
 """Tensors and a sparsity to what each of them keeps."""
 
-TYPES = {
+FLOAT_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -38,31 +35,31 @@ TYPES = {
 """Torch's types of the floats in files."""
 
 
-def matrices(name: str, entry: Entry) -> bool:
+def is_matrix(name: str, entry: Entry) -> bool:
     """Choose every tensor of two or more dimensions: matrices, kernels and embeddings.
 
     The lengths that weight norm keeps apart from the directions have as many dimensions as these,
     and are left alone: a zero there would delete a whole row.
 
     Example:
-        >>> matrices("fc.weight", Entry("F32", (2, 3), 0, 24)), matrices("b", Entry("F32", (2,), 0, 8))
+        >>> is_matrix("fc.weight", Entry("F32", (2, 3), 0, 24)), is_matrix("b", Entry("F32", (2,), 0, 8))
         (True, False)
-        >>> matrices("fc.weight_g", Entry("F32", (2, 1), 0, 8))
+        >>> is_matrix("fc.weight_g", Entry("F32", (2, 1), 0, 8))
         False
     """
     return len(entry.shape) >= 2 and not name.endswith(("weight_g", ".original0"))
 
 
 @dataclass(frozen=True)
-class Matching:
+class NamePatterns:
     """Choose tensors by patterns of their names, as in a shell.
 
     Args:
-        patterns: at least one must match; with none, `matrices` decides.
+        patterns: at least one must match; with none, `is_matrix` decides.
         skip: none of these may match.
 
     Example:
-        >>> chosen = Matching(("*.weight",), skip=("embed*",))
+        >>> chosen = NamePatterns(("*.weight",), skip=("embed*",))
         >>> entry = Entry("F32", (2,), 0, 8)
         >>> chosen("norm.weight", entry), chosen("embed.weight", entry)
         (True, False)
@@ -75,7 +72,7 @@ class Matching:
         """Say whether a tensor may be pruned."""
         wanted = any(fnmatchcase(name, pattern) for pattern in self.patterns)
         if not self.patterns:
-            wanted = matrices(name, entry)
+            wanted = is_matrix(name, entry)
         return wanted and not any(fnmatchcase(name, pattern) for pattern in self.skip)
 
     def check(self, names: Sequence[str]) -> None:
@@ -92,7 +89,7 @@ class Matching:
                 )
 
 
-def choose(tensors: Sequence[StoredTensor], where: Where) -> list[StoredTensor]:
+def prunable_tensors(tensors: Sequence[StoredTensor], wanted: TensorFilter) -> list[StoredTensor]:
     """Find the float tensors that may be pruned, in the order given.
 
     Raises:
@@ -102,10 +99,10 @@ def choose(tensors: Sequence[StoredTensor], where: Where) -> list[StoredTensor]:
         >>> from pathlib import Path
         >>> weight = StoredTensor("w", Path("a"), Entry("F32", (2, 3), 0, 24))
         >>> counter = StoredTensor("n", Path("a"), Entry("I64", (1, 1), 24, 32))
-        >>> [tensor.name for tensor in choose([weight, counter], matrices)]
+        >>> [tensor.name for tensor in prunable_tensors([weight, counter], is_matrix)]
         ['w']
     """
-    chosen = [t for t in tensors if t.entry.dtype in FLOATS and where(t.name, t.entry)]
+    chosen = [t for t in tensors if t.entry.dtype in FLOATS and wanted(t.name, t.entry)]
     if not chosen:
         names = ", ".join(tensor.name for tensor in tensors[:8])
         raise BoxwoodError(
@@ -115,45 +112,51 @@ def choose(tensors: Sequence[StoredTensor], where: Where) -> list[StoredTensor]:
     return chosen
 
 
-def global_limits(tensors: Sequence[StoredTensor], sparsity: float, read: Read) -> Limits:
+def global_thresholds(
+    tensors: Sequence[StoredTensor], sparsity: float, on_read: OnRead
+) -> Thresholds:
     """Rank all tensors together: the largest ``round((1 - s) · Σ n_l)`` magnitudes stay.
 
     Ties go to the earlier tensor and the earlier place in it. Needs one reading for every 16 bits
     of a float32 that are not always zero, and one more to share out the ties.
 
     Example:
-        >>> global_limits([], 0.5, print)
+        >>> global_thresholds([], 0.5, print)
         {}
     """
-    keep = keep_of(sum(tensor.entry.count for tensor in tensors), sparsity)
-    limit = _kth(tensors, keep, read)
-    limits, ties = {}, limit.ties
+    kept = keep_of(sum(tensor.entry.count for tensor in tensors), sparsity)
+    threshold = _threshold(tensors, kept, on_read)
+    thresholds, ties = {}, threshold.ties
     for tensor in tensors:
         equal = 0
-        if limit.value is not None and ties:
-            for chunk in magnitudes([tensor], read, common_type(tensors)):
-                equal += int((chunk == limit.value).count_nonzero())
-        limits[tensor.name] = Threshold(limit.value, min(ties, equal))
+        if threshold.value is not None and ties:
+            for chunk in magnitudes([tensor], on_read, common_dtype(tensors)):
+                equal += int((chunk == threshold.value).count_nonzero())
+        thresholds[tensor.name] = Threshold(threshold.value, min(ties, equal))
         ties -= min(ties, equal)
-    return limits
+    return thresholds
 
 
-def uniform_limits(tensors: Sequence[StoredTensor], sparsity: float, read: Read) -> Limits:
+def uniform_thresholds(
+    tensors: Sequence[StoredTensor], sparsity: float, on_read: OnRead
+) -> Thresholds:
     """Give every tensor the same sparsity: its largest ``round((1 - s) · n_l)`` magnitudes stay.
 
     Example:
-        >>> uniform_limits([], 0.5, print)
+        >>> uniform_thresholds([], 0.5, print)
         {}
     """
-    return {t.name: _kth([t], keep_of(t.entry.count, sparsity), read) for t in tensors}
+    return {t.name: _threshold([t], keep_of(t.entry.count, sparsity), on_read) for t in tensors}
 
 
-def magnitudes(tensors: Sequence[StoredTensor], read: Read, dtype: torch.dtype) -> Iterator[Tensor]:
+def magnitudes(
+    tensors: Sequence[StoredTensor], on_read: OnRead, dtype: torch.dtype
+) -> Iterator[Tensor]:
     """Read the magnitudes of all tensors in turn, chunk by chunk."""
     for tensor in tensors:
         for piece in tensor.chunks():
             yield magnitudes_in(piece, tensor.entry.dtype, dtype)
-            read(len(piece))
+            on_read(len(piece))
 
 
 def magnitudes_in(piece: memoryview, stored: str, dtype: torch.dtype) -> Tensor:
@@ -163,26 +166,26 @@ def magnitudes_in(piece: memoryview, stored: str, dtype: torch.dtype) -> Tensor:
         >>> magnitudes_in(memoryview(bytearray.fromhex("80bf")), "BF16", torch.float32)
         tensor([1.])
     """
-    return torch.frombuffer(piece, dtype=TYPES[stored]).to(dtype).abs()
+    return torch.frombuffer(piece, dtype=FLOAT_DTYPES[stored]).to(dtype).abs()
 
 
-def common_type(tensors: Sequence[StoredTensor]) -> torch.dtype:
+def common_dtype(tensors: Sequence[StoredTensor]) -> torch.dtype:
     """Choose the type in which the magnitudes of all these tensors are exact.
 
     Example:
         >>> from pathlib import Path
-        >>> common_type([StoredTensor("w", Path("a"), Entry("F16", (1,), 0, 2))])
+        >>> common_dtype([StoredTensor("w", Path("a"), Entry("F16", (1,), 0, 2))])
         torch.float32
     """
     return torch.float64 if any(t.entry.dtype == "F64" for t in tensors) else torch.float32
 
 
-def _kth(tensors: Sequence[StoredTensor], keep: int, read: Read) -> Threshold:
-    dtype = common_type(tensors)
+def _threshold(tensors: Sequence[StoredTensor], kept: int, on_read: OnRead) -> Threshold:
+    dtype = common_dtype(tensors)
     return kth_of_chunks(
-        lambda: magnitudes(tensors, read, dtype),
-        keep,
-        dtypes={TYPES[tensor.entry.dtype] for tensor in tensors},
+        lambda: magnitudes(tensors, on_read, dtype),
+        kept,
+        dtypes={FLOAT_DTYPES[tensor.entry.dtype] for tensor in tensors},
         not_finite=lambda: _refuse_not_finite(tensors, dtype),
     )
 

@@ -15,7 +15,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Open a new file that takes its name once all of it is on the disk.
 
     Raises:
-        BoxwoodError: the disk is full or not writable; nothing is left behind, and what was there
+        BoxwoodError: the disk is full or not writable; nothing half-written is left, and what was there
             before is untouched.
 
     Example:
