@@ -62,7 +62,7 @@ def accuracy(model: nn.Module, examples: Examples, *, batch: int = _BATCH) -> Ac
         Accuracy(correct=2, total=3)
     """
     correct = total = 0
-    for outputs, targets in _outputs(model, examples, batch):
+    for outputs, targets in outputs_of(model, examples, batch):
         correct += int((outputs.argmax(1) == targets).sum())
         total += int((targets >= 0).sum())
     return Accuracy(correct, total)
@@ -90,7 +90,7 @@ def top_accuracy(model: nn.Module, examples: Examples, k: int, *, batch: int = _
         Accuracy(correct=2, total=3)
     """
     correct = total = 0
-    for outputs, targets in _outputs(model, examples, batch):
+    for outputs, targets in outputs_of(model, examples, batch):
         if not 1 <= k <= outputs.shape[1]:
             raise BoxwoodError(
                 f"Expected k from 1 to the {outputs.shape[1]} classes of the network, got {k}; "
@@ -124,7 +124,7 @@ def accuracy_by_class(
         (Accuracy(correct=1, total=1), Accuracy(correct=1, total=2))
     """
     correct, total = torch.zeros(2, classes, dtype=torch.int64)
-    for outputs, targets in _outputs(model, examples, batch):
+    for outputs, targets in outputs_of(model, examples, batch):
         right = outputs.argmax(1) == targets
         correct += torch.bincount(targets[right], minlength=classes).cpu()
         total += torch.bincount(targets, minlength=classes).cpu()
@@ -159,7 +159,7 @@ def mean_iou(model: nn.Module, examples: Examples, classes: int, *, batch: int =
     Source: Long, Shelhamer and Darrell (2015), section 5.
     """
     pairs = torch.zeros(classes * classes, dtype=torch.int64)
-    for outputs, targets in _outputs(model, examples, batch):
+    for outputs, targets in outputs_of(model, examples, batch):
         counted = targets >= 0
         both = targets[counted] * classes + outputs.argmax(1)[counted]
         pairs += torch.bincount(both, minlength=len(pairs)).cpu()
@@ -193,7 +193,7 @@ def evaluate(
         (2, 0.8848)
     """
     correct, total, summed = 0, 0, 0.0
-    for outputs, targets in _outputs(model, examples, batch):
+    for outputs, targets in outputs_of(model, examples, batch):
         counted = int((targets >= 0).sum())
         if not counted:  # the mean over nothing is no number
             continue
@@ -203,8 +203,19 @@ def evaluate(
     return Evaluation(correct, total, summed / total)
 
 
-def _outputs(model: nn.Module, examples: Examples, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Outputs and targets of all examples, some at a time."""
+def outputs_of(
+    model: nn.Module, examples: Examples, batch: int = _BATCH
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Outputs and targets of all examples, some at a time, in evaluation mode.
+
+    Args:
+        model: any network; its training mode is put back afterwards.
+        examples: any.
+        batch: how many at a time, fewer where outputs are large.
+
+    Raises:
+        BoxwoodError: there are no examples.
+    """
     total = len(examples)
     if not total:
         raise BoxwoodError("Expected examples to measure on, got none; give a non-empty split.")

@@ -12,6 +12,7 @@ from boxwood._internal.distill.consensus import Opinion, consensus, covering
 from boxwood._internal.distill.ensembles import answering
 from boxwood._internal.recipes.phase import Genesis, Recipe, Run, State, World, load_weights_
 from boxwood._internal.recipes.phases.specialise import specialist_network
+from boxwood._internal.train.answers import Answers
 from boxwood._internal.train.metrics import Accuracy
 
 
@@ -76,6 +77,9 @@ class Consult:
         end = "" if part == "test" else f"_{part}"
         return {
             part: asdict(together),
+            f"{part}_answers": Answers.of_classes(right["joint"]).facts(),
+            f"generalist{end}_answers": Answers.of_classes(right["generalist"]).facts(),
+            f"covered{end}_examples": Answers.of_classes(number_of > 0).facts(),
             f"generalist{end}": asdict(generalist),
             f"covered{end}": rows,
         }

@@ -4,22 +4,14 @@ from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 import torch
-from torch import nn
 
 from boxwood._internal.core import spec
-from boxwood._internal.core.examples import Examples
 from boxwood._internal.files.sizes import network_bytes
 from boxwood._internal.model.counting import count
 from boxwood._internal.recipes.phase import State, World
+from boxwood._internal.train.answers import examine
 from boxwood._internal.train.losses import Loss
-from boxwood._internal.train.metrics import (
-    Accuracy,
-    accuracy,
-    accuracy_by_class,
-    evaluate,
-    mean_iou,
-    top_accuracy,
-)
+from boxwood._internal.train.metrics import accuracy_by_class, mean_iou, top_accuracy
 
 _FEW_CLASSES = 10
 """Of so many the five likeliest say little."""
@@ -30,7 +22,8 @@ class Measure:
     """Measure accuracy on validation and test examples, and count what is left.
 
     The test examples decide nothing: they are looked at here and nowhere else. Where there are
-    more than ten classes, top-5 accuracy stands beside top-1.
+    more than ten classes, top-5 accuracy stands beside top-1. Which examples are answered rightly is
+    kept too, so that networks can be compared over seeds and examples.
 
     Args:
         by_class: write down the accuracy within each class too.
@@ -50,8 +43,8 @@ class Measure:
     def run(self, state: State, world: World) -> State:
         """Measure; the state passes through unchanged but for its facts."""
         model = world.network(state)
-        test = self._found(model, world.data.test)
-        validation = self._found(model, world.data.validation)
+        test, test_answers = examine(model, world.data.test, self.loss)
+        validation, validation_answers = examine(model, world.data.validation, self.loss)
         example, _ = world.data.validation.take(torch.arange(min(200, len(world.data.validation))))
         layers = count(model, example.to(world.device), state.masks)
         dense_bytes, encoded_bytes = network_bytes(state.weights, state.masks)
@@ -60,6 +53,8 @@ class Measure:
         facts = {
             "test": asdict(test),
             "validation": asdict(validation),
+            "test_answers": test_answers.facts(),
+            "validation_answers": validation_answers.facts(),
             "parameters": parameters,
             "nonzero": parameters - pruned,
             "weights": sum(layer.weights for layer in layers),
@@ -83,8 +78,3 @@ class Measure:
                 examples = getattr(world.data, part)
                 facts[f"mean_iou{end}"] = mean_iou(model, examples, world.data.classes)
         return State(state.weights, state.masks, facts)
-
-    def _found(self, model: nn.Module, examples: Examples) -> Accuracy:
-        if self.loss is None:
-            return accuracy(model, examples)
-        return evaluate(model, examples, self.loss)

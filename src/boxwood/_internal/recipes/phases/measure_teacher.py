@@ -11,6 +11,7 @@ from boxwood._internal.core.examples import Examples
 from boxwood._internal.distill.ensembles import Ask
 from boxwood._internal.recipes.phase import Genesis, Run, State, World
 from boxwood._internal.recipes.teachers import Teacher
+from boxwood._internal.train.answers import Answers
 from boxwood._internal.train.metrics import Accuracy
 
 
@@ -37,15 +38,15 @@ class MeasureTeacher:
         ask, _ = self.teacher.who.ask(world)
         facts: dict[str, Any] = {}
         for part in ("test", "validation"):
-            examples: Examples = getattr(world.data, part)
-            facts[part] = asdict(_accuracy(ask, examples))
+            answers = _answers(ask, getattr(world.data, part))
+            facts[part] = asdict(Accuracy(int(answers.right.sum()), len(answers.right)))
+            facts[f"{part}_answers"] = answers.facts()
         return State(state.weights, state.masks, facts)
 
 
-def _accuracy(ask: Ask, examples: Examples) -> Accuracy:
-    right = 0
+def _answers(ask: Ask, examples: Examples) -> Answers:
+    right: list[Tensor] = []
     for indices in torch.arange(len(examples)).split(1000):
         inputs, labels = examples.take(indices)
-        answers: Tensor = ask(inputs).argmax(1)
-        right += int((answers == labels).sum())
-    return Accuracy(right, len(examples))
+        right.append(ask(inputs).argmax(1) == labels)
+    return Answers.of_classes(torch.cat(right))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -10,6 +11,7 @@ from boxwood._internal.core.chance import draws_at_updates
 from boxwood._internal.model.dropout import corrected_dropout, set_dropout_
 from boxwood._internal.recipes.phase import Genesis, Run, State, World, state_of
 from boxwood._internal.recipes.teachers import lessons
+from boxwood._internal.train.answers import examine
 from boxwood._internal.train.loop import Fit, Row, fit_
 from boxwood._internal.train.metrics import accuracy, evaluate
 
@@ -26,6 +28,7 @@ class Train:
 
     With ``fit.watch_every`` the history also holds the test accuracy where the validation loss was
     lowest: of the moment at which one would have stopped, as Frankle and Carbin (2019) report it.
+    Which examples were answered rightly there is among the facts.
 
     Source of ``correct_dropout``: Han, Pool, Tran and Dally (2015), section 3.2, equation 2.
     """
@@ -76,8 +79,10 @@ class Train:
                 checkpoints=world.checkpoints,
                 progress=world.progress,
             )
-        if best:
-            stopped = accuracy(world.network(State(best, state.masks)), world.data.test)
-            min(done.history, key=lambda row: row["validation_loss"])["test"] = stopped.fraction
         epochs = self.fit.window(len(world.data.train)).epochs
-        return state_of(model, done.masks, {"history": done.history, "epochs": epochs})
+        facts: dict[str, Any] = {"history": done.history, "epochs": epochs}
+        if best:
+            stopped, answers = examine(world.network(State(best, state.masks)), world.data.test)
+            min(done.history, key=lambda row: row["validation_loss"])["test"] = stopped.fraction
+            facts["stopped_answers"] = answers.facts()
+        return state_of(model, done.masks, facts)
