@@ -33,7 +33,6 @@ from every_transformer import every_transformer, first_line
 from measuring import Row, by_turns, compare, machine, main
 from torch import nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine.choosing import clock_for
 from boxwood._internal.graph.equivalence import check_equivalence, shrink
 from boxwood._internal.graph.examples import as_arguments
@@ -42,6 +41,7 @@ from boxwood._internal.graph.scoring import score_units
 from boxwood._internal.graph.selection import best_units
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.recipes.unit_selection import select_units
+from boxwood.errors import BoxwoodError
 
 TABLE = Path(__file__).parent.parent / "experiments" / "results" / "structure.json"
 EVERY = TABLE.with_name("structure_transformers.json")

@@ -22,7 +22,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save, save_file
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.files.checkpoint import read_index
 from boxwood._internal.files.header import announced_length, parse_header
 from boxwood._internal.files.mask_files import load_masks
@@ -33,6 +32,7 @@ from boxwood._internal.graph.record import load_shrunken, record_of, save_shrunk
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.recipes.unit_selection import select_units
 from boxwood._internal.runs.provenance import provenance
+from boxwood.errors import BoxwoodError
 
 PATH = Path("fuzzed.safetensors")
 SHARES = {"headers": 0.94, "indexes": 0.03, "packed": 0.018, "masks": 0.01, "checkpoints": 0.002, "shrunken": 0.01}  # fmt: skip

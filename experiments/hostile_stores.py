@@ -1,4 +1,4 @@
-"""Damaged and hostile stores against every command that reads one.
+"""DamagedFileWarning and hostile stores against every command that reads one.
 
 The law: a command ends with exit code 0, or with one `BoxwoodError` that says what to do. It raises
 nothing else, waits for nothing, and runs no code that a store or a recipe file names. What is tried:
@@ -34,7 +34,6 @@ from typer.testing import CliRunner
 from boxwood._internal.cli.execute import execute
 from boxwood._internal.cli.main import app
 from boxwood._internal.cli.serve import open_server
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.spec import Call, encode
 from boxwood._internal.data.digits import digits
 from boxwood._internal.recipes.phase import Experiment
@@ -49,6 +48,7 @@ from boxwood._internal.train.loop import Fit
 from boxwood._internal.train.optimizers import SGD
 from boxwood._internal.train.snapshots import Snapshot
 from boxwood._internal.zoo.lenet import lenet_300_100
+from boxwood.errors import BoxwoodError
 
 PATIENCE = 20
 """Seconds after which a command counts as hanging."""

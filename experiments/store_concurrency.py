@@ -26,7 +26,6 @@ from typing import Any
 import torch
 from hostile_stores import experiment
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.replacing import UNFINISHED
 from boxwood._internal.recipes.phase import State
 from boxwood._internal.report.page.store_reader import read
@@ -34,6 +33,7 @@ from boxwood._internal.runs.garbage import collect_garbage
 from boxwood._internal.runs.provenance import provenance
 from boxwood._internal.runs.runner import Job, Settings, jobs_of, run_all
 from boxwood._internal.runs.store import Store
+from boxwood.errors import BoxwoodError
 
 FORK = multiprocessing.get_context("fork")
 ORPHAN = "f" * 20

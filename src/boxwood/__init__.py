@@ -4,7 +4,6 @@ from importlib.metadata import version
 
 from boxwood._internal.agent.search import TryAndLearn
 from boxwood._internal.core.blocks import Blocks
-from boxwood._internal.core.errors import BoxwoodError, NoEffect
 from boxwood._internal.core.policies import SET, Gradual, LayerByLayer, RigL, Static
 from boxwood._internal.core.schedules import Cubic
 from boxwood._internal.core.spec import Call
@@ -33,6 +32,7 @@ from boxwood._internal.runs.runner import run
 from boxwood._internal.runs.store import Store
 from boxwood._internal.train.loop import Fit
 from boxwood._internal.train.optimizers import SGD, Adam
+from boxwood.errors import BoxwoodError, NoEffect
 
 __version__ = version("boxwood")
 

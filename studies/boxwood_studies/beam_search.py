@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import InvalidInput
 
 Carry = tuple[Tensor, ...]
 """What a network knows behind a beginning: tensors whose first axis is the beginnings."""
@@ -43,7 +43,7 @@ def beam_search(
         For every start the tokens between beginning and end.
 
     Raises:
-        BoxwoodError: ``width``, ``longest`` or ``length_penalty`` is out of range.
+        InvalidInput: ``width``, ``longest`` or ``length_penalty`` is out of range.
 
     Example:
         >>> def step(last, carry):  # after the beginning 1 or 2, then the end
@@ -56,7 +56,7 @@ def beam_search(
     Differs from the paper: there is no penalty for what the attention has not looked at.
     """
     if width < 1 or longest < 0 or length_penalty < 0:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected width >= 1, longest >= 0 and length_penalty >= 0, got width={width}, "
             f"longest={longest}, length_penalty={length_penalty}; a width of 4 is usual."
         )

@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.data.data_paths import find, places
 from boxwood._internal.data.splits import Splits
 from boxwood._internal.data.text import HELD_OUT_LENGTH, LENGTH, corpus
+from boxwood.errors import InvalidInput
 
 _FILES = 500
 _NAME = re.compile(r"c[a-r][0-9]{2}")
@@ -36,7 +36,7 @@ def brown(
         held_out_length: likewise.
 
     Raises:
-        BoxwoodError: no place holds the 500 files, or one is not tagged text.
+        InvalidInput: no place holds the 500 files, or one is not tagged text.
 
     Example:
         >>> brown().classes  # doctest: +SKIP
@@ -63,7 +63,7 @@ def brown_sentences(root: str | None = None) -> tuple[list[list[str]], ...]:
         and punctuation marks, capitals and all.
 
     Raises:
-        BoxwoodError: as for `brown`.
+        InvalidInput: as for `brown`.
 
     Example:
         >>> brown_sentences()[0][1][:5]  # doctest: +SKIP
@@ -124,7 +124,7 @@ def _read(path: Path) -> Iterator[list[str]]:
     try:
         lines = path.read_text("ascii").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a readable file of the Brown corpus at {path}, got {type(error).__name__}: "
             f"{error}; fetch it again."
         ) from error
@@ -133,7 +133,7 @@ def _read(path: Path) -> Iterator[list[str]]:
         for token in line.split():
             word, slash, tag = token.rpartition("/")
             if not (word and slash and tag):
-                raise BoxwoodError(
+                raise InvalidInput(
                     f"Expected words with a slash and a tag in {path}, got {token!r}; give the "
                     f"tagged form of the corpus."
                 )

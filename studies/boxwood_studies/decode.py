@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from boxwood._internal.core import spec
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.examples import Examples
 from boxwood._internal.model.evaluation import evaluating
 from boxwood._internal.recipes.phase import State, World
+from boxwood.errors import InvalidInput
 from boxwood_studies.beam_search import Carry, beam_search
 from boxwood_studies.error_rates import error_rates
 
@@ -65,7 +65,7 @@ class Decode:
         """Decode; the state passes through unchanged but for its facts: what ``score`` returns."""
         model = world.network(state)
         if not (hasattr(model, "begin") and hasattr(model, "next")):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected a network with the methods begin and next to decode with, got "
                 f"{type(model).__name__}; use one such as Seq2Seq."
             )

@@ -4,7 +4,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import InvalidInput
 
 
 def edit_distance(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
@@ -70,21 +70,21 @@ def error_rates(
         references: for each answer those that are right, at least one, none of them empty.
 
     Raises:
-        BoxwoodError: the numbers differ, or an answer has no reference or an empty one.
+        InvalidInput: the numbers differ, or an answer has no reference or an empty one.
 
     Example:
         >>> error_rates([("R", "EH", "D"), ("K",)], [[("R", "IY", "D"), ("R", "EH", "D")], [("S", "IY")]])
         ErrorRates(edits=2, tokens=5, wrong=1, sequences=2)
     """
     if not answers or len(answers) != len(references):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected as many answers as lists of references, and at least one, got "
             f"{len(answers)} and {len(references)}; give them in pairs."
         )
     edits = tokens = wrong = 0
     for index, (answer, right) in enumerate(zip(answers, references, strict=True)):
         if not right or not all(right):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected references with tokens for answer {index}, got {list(right)}; leave "
                 f"the answer out."
             )
@@ -110,7 +110,7 @@ def bleu(answers: Sequence[str], references: Sequence[Sequence[str]]) -> Bleu:
         references: for each one those that are right, at least one.
 
     Raises:
-        BoxwoodError: sacrebleu is not installed, the numbers differ, or a reference is missing.
+        InvalidInput: sacrebleu is not installed, the numbers differ, or a reference is missing.
 
     Example:
         >>> bleu(["The cat sat on the mat."], [["The cat sat on the mat."]])  # doctest: +SKIP
@@ -136,7 +136,7 @@ def token_bleu(
         unknown: the number that stands for every unknown word, and so is never right.
 
     Raises:
-        BoxwoodError: as for `bleu`.
+        InvalidInput: as for `bleu`.
 
     Example:
         >>> token_bleu([(5, 2, 7, 3)], [[(5, 2, 7, 3)]])  # doctest: +SKIP
@@ -156,11 +156,11 @@ def _bleu(answers: Sequence[str], references: Sequence[Sequence[str]], tokenize:
     try:
         import sacrebleu
     except ImportError as error:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected sacrebleu for BLEU, got {error}; do pip install 'boxwood[studies]'."
         ) from error
     if not answers or len(answers) != len(references) or not all(references):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a list of references for every answer, and at least one answer, got "
             f"{len(answers)} answers and {sum(map(bool, references))} lists; give them in pairs."
         )

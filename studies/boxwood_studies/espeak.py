@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import InvalidInput
 from boxwood_studies import espeak_process
 
 LIBRARY = "libespeak-ng.so.1"
@@ -77,7 +77,7 @@ def speak(lines: Sequence[Line], *, library: str = LIBRARY) -> list[Utterance]:
         library: name of the shared library.
 
     Raises:
-        BoxwoodError: eSpeak NG is not installed, or has no such voice.
+        InvalidInput: eSpeak NG is not installed, or has no such voice.
 
     Example:
         >>> (said,) = speak([Line("en-us", "Hi.")])  # doctest: +SKIP
@@ -101,7 +101,7 @@ def speak(lines: Sequence[Line], *, library: str = LIBRARY) -> list[Utterance]:
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
         why = said[-1] if said else f"the exit status {done.returncode}"
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected eSpeak NG to speak {len(lines)} lines, got {why}; do apt-get install "
             f"espeak-ng (version 1.51 or later), or give voices that `espeak-ng --voices=en` and "
             f"`espeak-ng --voices=variant` list."

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import InvalidInput
 
 FRAMES_PER_SECOND = 100
 _WINDOW_SECONDS = 0.025
@@ -30,7 +30,7 @@ def log_filterbanks(
         float32 [floor(100 n / rate), bands], in nats.
 
     Raises:
-        BoxwoodError: the wave is shorter than a frame, or too slowly sampled.
+        InvalidInput: the wave is shorter than a frame, or too slowly sampled.
 
     Example:
         >>> wave = torch.sin(6.2832 * 1000 * torch.arange(16_000) / 16_000)
@@ -44,7 +44,7 @@ def log_filterbanks(
     window, scale and range; these are usual ones.
     """
     if samples.dim() != 1 or len(samples) * FRAMES_PER_SECOND < rate or rate < 2 * highest:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a wave [n] of a hundredth of a second or more, at {2 * highest:g} samples a "
             f"second or more, got shape {tuple(samples.shape)} at {rate}; give a longer wave, or a "
             f"lower highest=."

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.data.splits import Splits, from_tensors, hold_out
+from boxwood.errors import InvalidInput
 
 SYSTEM_FONTS = Path("/usr/share/fonts")
 _FEWEST = 150
@@ -50,7 +50,7 @@ def accents(
         test_families: fraction of the families that are held out.
 
     Raises:
-        BoxwoodError: Pillow or fontTools are missing, or there are fewer than two families.
+        InvalidInput: Pillow or fontTools are missing, or there are fewer than two families.
 
     Example:
         >>> data = accents()  # doctest: +SKIP
@@ -62,7 +62,7 @@ def accents(
         from fontTools.ttLib import TTFont
         from PIL import ImageFont
     except ImportError as error:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected Pillow, fontTools and matplotlib to draw letters with, got {error}; do "
             f"pip install 'boxwood[plots]'."
         ) from error
@@ -81,7 +81,7 @@ def accents(
             fonts.append((family, path, letters))
     families = sorted({family for family, _, _ in fonts})
     if len(families) < 2:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected fonts of two families or more with accented letters in "
             f"{', '.join(looked)}, got {families}; install some, such as Debian's fonts-dejavu "
             f"and fonts-liberation."

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.data.splits import InMemory
+from boxwood.errors import InvalidInput
 
 NO_TARGET = -100
 """Stands where there is nothing to say; losses and accuracies leave it out."""
@@ -26,7 +26,7 @@ def paired(sources: Sequence[Tokens], targets: Sequence[Tokens], what: str) -> I
         what: what messages call them.
 
     Raises:
-        BoxwoodError: there are no pairs, or as many sources as targets; one is empty, or a number
+        InvalidInput: there are no pairs, or as many sources as targets; one is empty, or a number
             is below 1.
 
     Example:
@@ -42,13 +42,13 @@ def paired(sources: Sequence[Tokens], targets: Sequence[Tokens], what: str) -> I
                 [   4,    4,    0]])
     """
     if not sources or len(sources) != len(targets):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected as many sources as targets in the {what}, and at least one, got "
             f"{len(sources)} and {len(targets)}; give them in pairs."
         )
     for index, pair in enumerate(zip(sources, targets, strict=True)):
         if not all(tokens and min(tokens) > 0 for tokens in pair):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected tokens from 1, at least one, in pair {index} of the {what}, got "
                 f"{list(pair[0])} and {list(pair[1])}; leave the pair out, or renumber it."
             )

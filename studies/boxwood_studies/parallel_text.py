@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.data.splits import Splits, fingerprint
 from boxwood._internal.data.text import UNKNOWN
+from boxwood.errors import InvalidInput
 from boxwood_studies.pairs import paired
 
 _PARTS = ("train", "valid", "test")
@@ -55,7 +55,7 @@ def parallel_text(
         longest: tokens of a training sentence at most.
 
     Raises:
-        BoxwoodError: a file cannot be read, two files differ in their number of lines, a part has
+        InvalidInput: a file cannot be read, two files differ in their number of lines, a part has
             no pair, or a sentence of valid or test is empty.
 
     Example:
@@ -76,7 +76,7 @@ def parallel_text(
     Source: the form of the WMT16 sets that Zhu and Gupta (2017), section 4.3, prune GNMT on.
     """
     if longest < 1 or (words is not None and words < 2):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected longest >= 1 and a vocabulary of words >= 2, {UNKNOWN} among them, got "
             f"longest={longest}, words={words}; 50 and 32,000 are usual."
         )
@@ -123,7 +123,7 @@ def translation(
 def _pairs(folder: Path, part: str, source: str, target: str) -> list[tuple[list[str], list[str]]]:
     ours, theirs = (_lines(folder / f"{part}.{language}") for language in (source, target))
     if len(ours) != len(theirs):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected {part}.{source} and {part}.{target} in {folder} to agree line by line, got "
             f"{len(ours)} and {len(theirs)} lines; align them."
         )
@@ -135,7 +135,7 @@ def _lines(path: Path) -> list[list[str]]:
         # Not splitlines: a text may hold other line breaks than those that end its lines.
         lines = path.read_text("utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a readable text in UTF-8 at {path}, got {type(error).__name__}: {error}; "
             f"correct the folder or the ending, or convert the file."
         ) from error

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.data.data_paths import find, places
 from boxwood._internal.data.splits import Splits, fingerprint
+from boxwood.errors import InvalidInput
 from boxwood_studies.pairs import paired
 
 LETTERS = ("'", *"abcdefghijklmnopqrstuvwxyz")
@@ -43,7 +43,7 @@ def read_pronunciations(path: str | Path) -> dict[str, tuple[tuple[str, ...], ..
         All pronunciations of every word, in the order of the file.
 
     Raises:
-        BoxwoodError: the file cannot be read, a line has no phonemes, or one that is unknown.
+        InvalidInput: the file cannot be read, a line has no phonemes, or one that is unknown.
 
     Example:
         >>> import pathlib, tempfile
@@ -56,7 +56,7 @@ def read_pronunciations(path: str | Path) -> dict[str, tuple[tuple[str, ...], ..
     try:
         lines = Path(path).read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a readable dictionary in UTF-8 at {path}, got {type(error).__name__}: "
             f"{error}; give the plain file {_FILE}."
         ) from error
@@ -69,7 +69,7 @@ def read_pronunciations(path: str | Path) -> dict[str, tuple[tuple[str, ...], ..
         word = _VARIANT.sub("", written[0])
         spoken = tuple(phoneme.rstrip("012") for phoneme in written[1:])
         if not spoken or not known.issuperset(spoken):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected a word and phonemes of the CMU dictionary in line {number} of {path}, "
                 f"got {line!r}; correct it, or give the plain file {_FILE}."
             )
@@ -94,7 +94,7 @@ def cmudict(path: str | None = None) -> Splits:
         path: the file, or a folder that holds it.
 
     Raises:
-        BoxwoodError: no place holds the file, or it is damaged.
+        InvalidInput: no place holds the file, or it is damaged.
 
     Example:
         >>> data = cmudict()  # doctest: +SKIP
@@ -120,7 +120,7 @@ def cmudict(path: str | None = None) -> Splits:
         parts[2 if chance < _TEST else 1 if chance < _VALIDATION else 0].append(word)
     for part, title in zip(parts, ("training", "validation", "test"), strict=True):
         if not part:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected {title} words in {_file(place)}, got none among {len(words)}; give "
                 f"more of the dictionary."
             )

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.examples import Examples
 from boxwood._internal.core.seeds import generator_for
 from boxwood._internal.data.idx import fashion_mnist
 from boxwood._internal.data.splits import InMemory, Splits, fingerprint
+from boxwood.errors import InvalidInput
 
 SIZE = 32
 _MOST = 6  # garments in one scene
@@ -39,7 +39,7 @@ def scenes(
         test: scenes to report.
 
     Raises:
-        BoxwoodError: scikit-learn, which has the photographs, or Pillow is not installed.
+        InvalidInput: scikit-learn, which has the photographs, or Pillow is not installed.
 
     Example:
         >>> made = scenes(train=8, validation=4, test=4)  # doctest: +SKIP
@@ -76,7 +76,7 @@ def _halves() -> tuple[list[Tensor], list[Tensor]]:
 
         images = load_sample_images().images
     except ImportError as error:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected scikit-learn and Pillow for the photographs, got {error}; do "
             "pip install 'boxwood[digits]' pillow."
         ) from error

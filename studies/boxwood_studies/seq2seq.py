@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.model.prunable import parameter_names
+from boxwood.errors import InvalidInput
 
 
 class Memory(NamedTuple):
@@ -81,7 +81,7 @@ class Seq2Seq(nn.Module):
         reach: weights and biases are drawn evenly from ``[-reach, reach]``.
 
     Raises:
-        BoxwoodError: there are fewer than two layers.
+        InvalidInput: there are fewer than two layers.
 
     Example:
         >>> net = Seq2Seq(sources=5, classes=4, hidden=8)
@@ -108,7 +108,7 @@ class Seq2Seq(nn.Module):
     ) -> None:
         super().__init__()
         if layers < 2:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected layers >= 2, one below the attention's context and one above, got "
                 f"{layers}; give 2 or more."
             )

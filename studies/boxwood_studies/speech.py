@@ -12,12 +12,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.reading import check_regular
 from boxwood._internal.core.replacing import replacing
 from boxwood._internal.core.seeds import generator_for
 from boxwood._internal.data.data_paths import data_home
 from boxwood._internal.data.splits import Splits, fingerprint
+from boxwood.errors import InvalidInput
 from boxwood_studies.brown import brown_sentences
 from boxwood_studies.espeak import Line, Utterance, speak
 from boxwood_studies.filterbanks import frame_middles, log_filterbanks
@@ -124,7 +124,7 @@ def speech(
         test: test sentences.
 
     Raises:
-        BoxwoodError: there are too few sentences, eSpeak NG is not installed, or a kept file is
+        InvalidInput: there are too few sentences, eSpeak NG is not installed, or a kept file is
             damaged or cannot be written.
 
     Example:
@@ -179,7 +179,7 @@ def _lines(sentences: Sequence[Sentences], wanted: dict[str, int]) -> dict[str, 
             speed = int(torch.randint(_SPEEDS[0], _SPEEDS[1] + 1, (1,), generator=chance))
             found.append(Line(f"{among(ACCENTS)}+{among(VOICES[part])}", said, speed))
         if count < 1 or len(found) < count:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected between 1 and {len(found)} {part} sentences of {_WORDS[0]} to "
                 f"{_WORDS[1]} words, got {part}={count} of {len(texts)} sentences; ask for another "
                 f"number, or give more text."
@@ -233,7 +233,7 @@ def _write(path: Path, contents: Contents, phones: tuple[str, ...]) -> None:
         with replacing(path) as new:
             save_file(flat, new, about)
     except (OSError, SafetensorError) as error:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected to keep {path.name} in {path.parent}, got {error}; free some space, or set "
             f"BOXWOOD_DATA to a folder that can be written."
         ) from error
@@ -254,7 +254,7 @@ def _read(path: Path) -> tuple[Contents, tuple[str, ...]]:
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         whole, why = False, f"{type(error).__name__}: {error}"
     if not whole:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected undamaged frames of speech at {path}, got a file that cannot be used "
             f"({why}); delete it: it is made again."
         )

@@ -93,7 +93,7 @@ def test_transformers(policy, tmp_path):
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
     from boxwood._internal.adapters.transformers import SparseTrainingCallback
-    from boxwood._internal.core.errors import BoxwoodError
+    from boxwood.errors import BoxwoodError
 
     class Model(nn.Module):
         def __init__(self) -> None:

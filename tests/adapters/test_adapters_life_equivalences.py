@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.masks import sparsity
 from boxwood._internal.core.policies import Gradual
 from boxwood._internal.core.schedules import Cubic
+from boxwood.errors import BoxwoodError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # theirs, about loggers, workers and devices
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import boxwood
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import BoxwoodError
 
 quiet = pytest.mark.filterwarnings("ignore")  # theirs, about loggers, workers and devices
 

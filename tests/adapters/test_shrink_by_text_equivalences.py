@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from boxwood._internal.cli.main import app
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import BoxwoodError
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")

@@ -9,11 +9,11 @@ import torch
 from typer.testing import CliRunner
 
 from boxwood._internal.cli.main import app
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.graph.equivalence import shrink
 from boxwood._internal.graph.examples import tensors_of
 from boxwood._internal.graph.reparametrised import baked
 from boxwood._internal.graph.units import find_units
+from boxwood.errors import BoxwoodError
 
 transformers = pytest.importorskip("transformers")
 

@@ -14,12 +14,12 @@ from boxwood._internal.agent.policy import FilterPolicy
 from boxwood._internal.agent.reinforce import draw, surrogate, whitened
 from boxwood._internal.agent.reward import accuracy_term, efficiency_term, reward
 from boxwood._internal.agent.search import Agent, TryAndLearn, Update, best_rewarded, thresholded
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.model.oneshot import project_
 from boxwood._internal.recipes.phases.prune_units import kept_under, masks_of
 from boxwood._internal.zoo.cifar_nets import small_resnet
 from boxwood._internal.zoo.small_nets import small_vgg
+from boxwood.errors import BoxwoodError
 
 DROPS = st.floats(-100, 100)
 BOUNDS = st.floats(0.01, 100)

@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from boxwood._internal.cli.main import app
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import BoxwoodError
 
 LENET = "boxwood._internal.zoo.lenet:lenet_5"
 EXPERIMENT = "boxwood._internal.cli.demo:experiment"

@@ -13,7 +13,6 @@ pytest.importorskip("llvmlite")
 from boxwood._internal.cli import main
 from boxwood._internal.cli.bench import OURS, Entry, verdict
 from boxwood._internal.cli.models import example_of, model_of
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine.contenders import (
     Contender,
     Result,
@@ -23,6 +22,7 @@ from boxwood._internal.engine.contenders import (
     race,
 )
 from boxwood._internal.engine.session import load_session
+from boxwood.errors import BoxwoodError
 
 NET = """
 import torch

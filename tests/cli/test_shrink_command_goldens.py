@@ -7,9 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from boxwood._internal.cli.main import app
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.graph.record import load_shrunken
 from boxwood._internal.zoo.lenet import lenet_5
+from boxwood.errors import BoxwoodError
 
 LENET = "boxwood._internal.zoo.lenet:lenet_5"
 EXAMPLE = ("--input", "1x1x28x28")

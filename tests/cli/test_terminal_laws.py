@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 import boxwood._internal.cli
 from boxwood._internal.cli import main
 from boxwood._internal.cli.terminal import Console, say, visible
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.runs.store import Store
+from boxwood.errors import BoxwoodError
 
 HOSTILE = "a\x1b]0;owned\x07\x1b[2J\u202etxt.exe\r\x9b31m[/bold][link=x]y"
 FOLDER = Path(boxwood._internal.cli.__file__).parent

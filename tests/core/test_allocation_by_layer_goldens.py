@@ -10,10 +10,10 @@ from torch import nn
 from boxwood._internal.core import criteria
 from boxwood._internal.core.allocation import allocate
 from boxwood._internal.core.allocation_by_layer import OutlierWeighed, erdos_renyi_kernel, lamp
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.granularity import PerRow
 from boxwood._internal.core.selection import select
 from boxwood._internal.model.oneshot import prune
+from boxwood.errors import BoxwoodError
 
 
 def test_erdos_renyi_kernel_by_hand() -> None:

@@ -15,8 +15,8 @@ from boxwood._internal.core.allocation import (
     uniform,
 )
 from boxwood._internal.core.criteria import magnitude_over_std
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.selection import select
+from boxwood.errors import BoxwoodError
 
 
 @st.composite

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boxwood._internal.core.blocks import Blocks
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.selection import select
+from boxwood.errors import BoxwoodError
 
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 12)) | st.tuples(
     st.integers(1, 9), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3)

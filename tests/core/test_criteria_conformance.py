@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from boxwood._internal.core import criteria, spec
 from boxwood._internal.core.allocation import ByName, Scope, global_, uniform
 from boxwood._internal.core.allocation_by_layer import OutlierWeighed, erdos_renyi_kernel, lamp
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.evidence import evidence_of
 from boxwood._internal.core.granularity import (
     Elements,
@@ -37,6 +36,7 @@ from boxwood._internal.model.evidence.movement import TrackMovement
 from boxwood._internal.model.oneshot import prune
 from boxwood._internal.model.prunable import linear_and_conv
 from boxwood._internal.model.scoring import Criterion, score
+from boxwood.errors import BoxwoodError
 
 
 def squared(outputs: Tensor, targets: Tensor) -> Tensor:

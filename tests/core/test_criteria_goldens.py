@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from boxwood._internal.core import criteria
 from boxwood._internal.core.allocation import allocate, global_, uniform
-from boxwood._internal.core.errors import BoxwoodError, NoEffect
 from boxwood._internal.core.granularity import NofM, PerRow, Slices, total
 from boxwood._internal.core.masks import sparsity
 from boxwood._internal.core.schedules import Geometric
@@ -26,6 +25,7 @@ from boxwood._internal.model.oneshot import prune, prune_in_rounds
 from boxwood._internal.model.prunable import linear_and_conv
 from boxwood._internal.model.scoring import score
 from boxwood._internal.train.losses import cross_entropy, squared_error
+from boxwood.errors import BoxwoodError, NoEffect
 
 
 def wanda_in_numpy(weight: np.ndarray, x: np.ndarray, kept: int) -> np.ndarray:

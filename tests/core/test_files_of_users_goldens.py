@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.spec import decode, encode, load
 from boxwood._internal.core.trust import EVERYTHING
+from boxwood.errors import BoxwoodError
 
 MAIN = """
 from nets_beside import make, width

@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.masks import (
     apply,
     apply_,
@@ -17,6 +16,7 @@ from boxwood._internal.core.masks import (
     unpack,
     validate,
 )
+from boxwood.errors import BoxwoodError
 
 
 @st.composite

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from boxwood._internal.core.allocation import global_, uniform
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.policies import SET, Gradual, LayerByLayer, Policy, RigL, Static
 from boxwood._internal.core.schedules import Cubic, Linear, OneShot, Steps
 from boxwood._internal.data.splits import InMemory
 from boxwood._internal.model.sparse_training import SparseTraining
 from boxwood._internal.train.loop import Fit, fit_
 from boxwood._internal.train.optimizers import SGD
+from boxwood.errors import BoxwoodError
 
 
 def network(seed: int = 0) -> nn.Sequential:

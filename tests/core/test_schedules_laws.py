@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.schedules import Cubic, Geometric, Linear, OneShot, Schedule, Steps
 from boxwood._internal.core.spec import decode, encode
+from boxwood.errors import BoxwoodError
 
 FINALS = st.floats(0, 1, exclude_max=True)
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from boxwood._internal.core import selection
 from boxwood._internal.core.allocation import allocate, global_
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.selection import Threshold, candidates, count_above, kth_largest, select
+from boxwood.errors import BoxwoodError
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 FEW = st.sampled_from([0, 1 << 15])

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.granularity import NofM
 from boxwood._internal.core.surgeon import adjust, inverse_by_recursion, remove, sparse_gpt
 from boxwood._internal.model.evidence.calibration import Calibration
@@ -17,6 +16,7 @@ from boxwood._internal.model.evidence.curvature import damped, input_gram
 from boxwood._internal.model.oneshot import project_, prune
 from boxwood._internal.model.prunable import linear
 from boxwood._internal.model.reconstruct import load_, prune_and_reconstruct, reconstruct
+from boxwood.errors import BoxwoodError
 
 
 def problem(seed: int, rows: int, columns: int) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,6 @@ import boxwood
 from boxwood._internal.cli.demo import experiment
 from boxwood._internal.cli.main import app
 from boxwood._internal.core import trust
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.spec import decode, encode, load
 from boxwood._internal.core.trust import Trust
 from boxwood._internal.data.digits import digits
@@ -21,6 +20,7 @@ from boxwood._internal.recipes.phases.prune import Prune
 from boxwood._internal.runs.runner import Job, Settings, note
 from boxwood._internal.runs.store import Store
 from boxwood._internal.runs.workers import order_for, work
+from boxwood.errors import BoxwoodError
 
 ROOT = Path(boxwood.__file__).parent
 

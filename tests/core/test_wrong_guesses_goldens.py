@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 import boxwood
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.spec import decode, encode
 from boxwood._internal.core.trust import EVERYTHING
+from boxwood.errors import BoxwoodError
 
 X = torch.ones(2, 8)
 GUESSES: dict[str, tuple[Callable[[Any], object], str]] = {

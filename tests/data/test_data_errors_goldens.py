@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.data import downloads, vision
 from boxwood._internal.data.splits import InMemory, Splits, from_tensors, hold_out
 from boxwood._internal.data.vision import cifar10, imagenet_folder
+from boxwood.errors import BoxwoodError
 
 X = torch.arange(24.0).reshape(6, 4)
 Y = torch.tensor([0, 1, 0, 1, 0, 1])

@@ -20,9 +20,9 @@ from torch.utils.data import (
 
 import boxwood
 from boxwood import SGD, Fit, Genesis, Splits, Store, dense, from_datasets
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.examples import Examples
 from boxwood._internal.recipes.phases import Train
+from boxwood.errors import BoxwoodError
 
 INPUTS = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(40) % 4

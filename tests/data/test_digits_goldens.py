@@ -5,9 +5,9 @@ import sys
 import pytest
 import torch
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.data.catalogue import CATALOGUE, named
 from boxwood._internal.data.digits import digits
+from boxwood.errors import BoxwoodError
 
 
 def test_sizes() -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.data import idx
 from boxwood._internal.data.idx import fashion_mnist, mnist, read_idx
+from boxwood.errors import BoxwoodError
 
 TWO_BY_THREE = bytes([0, 0, 0x08, 2, 0, 0, 0, 2, 0, 0, 0, 3, 1, 2, 3, 4, 5, 255])
 STEMS = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.data.text import corpus, ptb
+from boxwood.errors import BoxwoodError
 
 TRAIN = "the cat sat \n the <unk> ran \n\n a cat ran \n"
 

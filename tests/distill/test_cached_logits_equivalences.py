@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.spec import Call
 from boxwood._internal.data.augmentation import FlipAndCrop
 from boxwood._internal.data.digits import digits
@@ -27,6 +26,7 @@ from boxwood._internal.runs.store import Store
 from boxwood._internal.train.loop import Fit
 from boxwood._internal.train.optimizers import Adam
 from boxwood._internal.zoo.wide_nets import wide_net
+from boxwood.errors import BoxwoodError
 
 FIT = Fit(epochs=2, batch=60, optimizer=Adam(lr=2e-3))
 GENESIS = Genesis(model=Call.of(wide_net, hidden=(12,), inputs=64), data=digits)

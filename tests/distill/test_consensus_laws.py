@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.distill.consensus import Opinion, consensus, covering, divergence
 from boxwood._internal.distill.ensembles import arithmetic, geometric
+from boxwood.errors import BoxwoodError
 
 SEEDS = st.integers(0, 10_000)
 GROUPS = ((0, 2, 4), (4, 5), (1, 6, 7, 3))

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.distill.losses import (
     Distillation,
     Lesson,
@@ -17,6 +16,7 @@ from boxwood._internal.distill.losses import (
     logit_matching,
     soft_cross_entropy,
 )
+from boxwood.errors import BoxwoodError
 
 TEMPERATURES = st.floats(0.5, 1000.0)
 SEEDS = st.integers(0, 10_000)

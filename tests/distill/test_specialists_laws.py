@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.data.splits import InMemory
 from boxwood._internal.distill.specialists import (
     HalfAndHalf,
@@ -21,6 +20,7 @@ from boxwood._internal.distill.specialists import (
 from boxwood._internal.model.output import output_layer
 from boxwood._internal.recipes.phases.specialise import Group
 from boxwood._internal.recipes.specialists import specialists
+from boxwood.errors import BoxwoodError
 
 
 def examples(counts: list[int]) -> InMemory:

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 pytest.importorskip("llvmlite")
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine import aten_ops
 from boxwood._internal.engine.capture import capture
 from boxwood._internal.engine.compiling import compile as compile_
 from boxwood._internal.engine.program import Condition, Operator, PerExample, Program, Torch
 from boxwood._internal.engine.recording import UncapturableError
 from boxwood._internal.engine.session import Session, load_session
+from boxwood.errors import BoxwoodError
 
 SIZES = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 17, 20, 33, 64)
 

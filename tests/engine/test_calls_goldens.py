@@ -9,9 +9,9 @@ from torch import nn
 
 pytest.importorskip("llvmlite")
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine.compiling import compile as compile_
 from boxwood._internal.engine.session import Uncompiled
+from boxwood.errors import BoxwoodError
 
 
 class Pair(NamedTuple):

@@ -9,12 +9,12 @@ from torch import nn
 
 pytest.importorskip("llvmlite")
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine import choice_cache, compiling, storage
 from boxwood._internal.engine.compiling import compile as compile_
 from boxwood._internal.engine.llvm.cache import ObjectCache
 from boxwood._internal.engine.session import load_session
 from boxwood._internal.engine.targets import AVX2, AVX512, host
+from boxwood.errors import BoxwoodError
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 pytest.importorskip("llvmlite")
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine.compiling import compile as compile_
 from boxwood._internal.engine.copying import copied
 from boxwood._internal.engine.session import Session, Uncompiled
+from boxwood.errors import BoxwoodError
 
 
 class Base(nn.Module):

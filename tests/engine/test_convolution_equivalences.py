@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine.kernels import conv
 from boxwood._internal.engine.kernels.contract import Activation
 from boxwood._internal.engine.kernels.conv import Conv
 from boxwood._internal.engine.kernels.planning import Plan
 from boxwood._internal.engine.layouts import columns, contiguous, padded
 from boxwood._internal.engine.targets import AVX2
+from boxwood.errors import BoxwoodError
 
 pytest.importorskip("llvmlite")
 

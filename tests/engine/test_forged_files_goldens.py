@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 pytest.importorskip("llvmlite")
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine import storage
 from boxwood._internal.engine.compiling import compile as compile_
 from boxwood._internal.engine.formats import Parts, from_dense, from_parts, join, to_dense
 from boxwood._internal.engine.session import load_session
 from boxwood._internal.engine.supported import problems
+from boxwood.errors import BoxwoodError
 
 
 class Sentence(nn.Module):

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine.layouts import (
     LINE,
     Planes,
@@ -16,6 +15,7 @@ from boxwood._internal.engine.layouts import (
     vector,
     zeros,
 )
+from boxwood.errors import BoxwoodError
 
 sizes = st.tuples(st.integers(1, 9), st.integers(1, 20), st.integers(1, 20))
 layouts = st.one_of(

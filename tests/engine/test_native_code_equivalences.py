@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine import targets
 from boxwood._internal.engine.kernels import conv, copying, elementwise, matvec, pooling, recurrent
 from boxwood._internal.engine.kernels.contract import Activation, Code
@@ -15,6 +14,7 @@ from boxwood._internal.engine.kernels.planning import Plan
 from boxwood._internal.engine.layouts import contiguous, padded
 from boxwood._internal.engine.llvm import jit, objects
 from boxwood._internal.engine.llvm.build import Builder, module
+from boxwood.errors import BoxwoodError
 
 pytest.importorskip("llvmlite")
 

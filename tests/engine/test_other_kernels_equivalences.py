@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine.kernels import (
     activations,
     attention,
@@ -34,6 +33,7 @@ from boxwood._internal.engine.kernels.normalisation import LayerNorm
 from boxwood._internal.engine.kernels.pooling import GlobalAverage, Pool
 from boxwood._internal.engine.layouts import columns, contiguous, padded, vector
 from boxwood._internal.engine.targets import AVX2
+from boxwood.errors import BoxwoodError
 
 pytest.importorskip("llvmlite")
 

@@ -15,12 +15,12 @@ from torch import nn
 
 pytest.importorskip("llvmlite")
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine import thread_team
 from boxwood._internal.engine.compiling import compile as compile_
 from boxwood._internal.engine.kernel_cache import KernelCache
 from boxwood._internal.engine.session import PLANS, Session, load_session
 from boxwood._internal.engine.supported import problems
+from boxwood.errors import BoxwoodError
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 

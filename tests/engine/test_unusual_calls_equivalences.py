@@ -6,10 +6,10 @@ from torch import Tensor, nn
 
 pytest.importorskip("llvmlite")
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine.compiling import compile as compile_
 from boxwood._internal.engine.session import Session, Uncompiled, load_session
 from boxwood._internal.engine.supported import problems
+from boxwood.errors import BoxwoodError
 
 
 class Of(nn.Module):

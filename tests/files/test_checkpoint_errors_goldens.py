@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from boxwood._internal.cli.main import app
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.files.checkpoint import open_checkpoint, read_chunks
 from boxwood._internal.files.streaming import prune_checkpoint
+from boxwood.errors import BoxwoodError
 
 INDEX = "model.safetensors.index.json"
 

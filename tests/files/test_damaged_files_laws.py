@@ -11,13 +11,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from boxwood._internal.core.checksums import checksum_of
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.files.mask_files import load_masks, masks_file_of, write_with_masks
 from boxwood._internal.files.packed import pack_file, unpack_file
 from boxwood._internal.graph.equivalence import shrink
 from boxwood._internal.graph.record import load_shrunken, record_of, save_shrunken
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.recipes.unit_selection import select_units
+from boxwood.errors import BoxwoodError
 
 GENERATOR = torch.Generator().manual_seed(0)
 MASKS = {name: torch.rand(*shape, generator=GENERATOR) < 0.4 for name, shape in (("a", (5, 7)), ("b.weight", (2, 3, 4)), ("empty", (0, 3)))}  # fmt: skip

@@ -9,7 +9,6 @@ import safetensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.files.header import (
     BITS,
     LONGEST,
@@ -18,6 +17,7 @@ from boxwood._internal.files.header import (
     preamble,
     read_header,
 )
+from boxwood.errors import BoxwoodError
 
 NAMES = st.text(min_size=1, max_size=8).filter(str.isprintable)
 DTYPES = st.sampled_from(sorted(set(BITS) - {"F4", "F6_E2M3", "F6_E3M2"}))

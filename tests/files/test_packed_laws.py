@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.files.bits import packed_bytes
 from boxwood._internal.files.checkpoint import CHUNK
 from boxwood._internal.files.mask_files import load_masks
@@ -20,6 +19,7 @@ from boxwood._internal.files.run_lengths import (
     runs_between,
     unpack_masks,
 )
+from boxwood.errors import BoxwoodError
 
 FLOATS = [
     torch.float64,

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from boxwood._internal.cli.main import app
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.files.packed import pack_file
 from boxwood._internal.files.streaming import prune_checkpoint
 from boxwood._internal.recipes.phase import load_weights_
+from boxwood.errors import BoxwoodError
 
 Tensors = dict[str, Tensor]
 LAYER = "model.layers.0.mlp.up_proj."

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.files.checkpoint import open_checkpoint
 from boxwood._internal.files.mask_files import load_masks
 from boxwood._internal.files.rewriting import read_tensor, rewritten_copy
+from boxwood.errors import BoxwoodError
 
 SHAPES = ((3, 5), (4,), (2, 3, 1), (1, 1))
 TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)

@@ -6,10 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.files.bits import pack, packed_bytes, unpack
 from boxwood._internal.files.run_lengths import decode_fields, encode_runs, runs_between
 from boxwood._internal.files.sizes import sparse_size
+from boxwood.errors import BoxwoodError
 
 MASKS = st.lists(st.booleans() | st.just(value=False), max_size=200)
 BITS = st.integers(1, 16)

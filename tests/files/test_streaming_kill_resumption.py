@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.files.streaming import prune_checkpoint
+from boxwood.errors import BoxwoodError
 
 # One process forks a child for every moment: importing torch that often would take minutes.
 DYING = """

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine import formats
+from boxwood.errors import BoxwoodError
 
 
 def matrix(rows, columns, sparsity, seed=0):

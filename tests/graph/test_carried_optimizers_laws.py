@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.graph.carrying import carry_optimizer
 from boxwood._internal.graph.equivalence import shrink
 from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.units import find_units
+from boxwood.errors import BoxwoodError
 
 X = torch.randn(5, 12, generator=torch.Generator().manual_seed(0))
 

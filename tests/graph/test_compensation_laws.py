@@ -5,7 +5,6 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.data.digits import digits
 from boxwood._internal.graph.compensate import compensate, reestimate_batch_norm_
 from boxwood._internal.graph.equivalence import shrink
@@ -16,6 +15,7 @@ from boxwood._internal.recipes.unit_selection import select_units
 from boxwood._internal.train.loop import Fit, fit_
 from boxwood._internal.train.metrics import accuracy
 from boxwood._internal.train.optimizers import Adam
+from boxwood.errors import BoxwoodError
 
 pytest.importorskip("sklearn")
 

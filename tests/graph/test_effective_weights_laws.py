@@ -9,7 +9,6 @@ import torch.nn.utils.prune as torch_prune
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.graph.carrying import carry_optimizer
 from boxwood._internal.graph.equivalence import check_equivalence, shrink
 from boxwood._internal.graph.record import load_shrunken, record_of, save_shrunken
@@ -19,6 +18,7 @@ from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.surgery import cuts_of
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.recipes.unit_selection import select_units
+from boxwood.errors import BoxwoodError
 
 X = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
 BAKED = "Expected weights that are the same function of fewer numbers"

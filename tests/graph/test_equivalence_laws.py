@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.graph.comparing import distance
 from boxwood._internal.graph.equivalence import check_equivalence, shrink
 from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.recipes.unit_selection import select_units
+from boxwood.errors import BoxwoodError
 
 IMAGE = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 ROWS = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.graph.compensate import compensate
 from boxwood._internal.graph.equivalence import check_equivalence, shrink
 from boxwood._internal.graph.examples import Calls
 from boxwood._internal.graph.latency import latency
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.recipes.unit_selection import select_units
+from boxwood.errors import BoxwoodError
 
 X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
 

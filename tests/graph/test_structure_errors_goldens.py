@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from boxwood._internal.core.errors import BoxwoodError, NoEffect
 from boxwood._internal.graph.carrying import carry_optimizer
 from boxwood._internal.graph.compensate import compensate
 from boxwood._internal.graph.equivalence import check_equivalence, shrink
@@ -20,6 +19,7 @@ from boxwood._internal.graph.scoring import score_units
 from boxwood._internal.graph.selection import Budget, UnitSelection, multiply_adds
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.recipes.unit_selection import select_units
+from boxwood.errors import BoxwoodError, NoEffect
 
 X = torch.ones(2, 4)
 

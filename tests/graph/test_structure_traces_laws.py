@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.graph.equivalence import shrink
 from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.slicing import mask_
 from boxwood._internal.graph.surgery import cuts_of
 from boxwood._internal.graph.units import find_units
+from boxwood.errors import BoxwoodError
 
 _SPEC = importlib.util.spec_from_file_location(
     "structure_checks", Path(__file__).parent / "structure_checks.py"

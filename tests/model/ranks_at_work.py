@@ -21,7 +21,6 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from torch.nn.parallel import DistributedDataParallel
 
 from boxwood._internal.core import criteria
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.masks import kept
 from boxwood._internal.core.placement import whole
 from boxwood._internal.core.policies import SET, Gradual, LayerByLayer, Policy, RigL, Static
@@ -40,6 +39,7 @@ from boxwood._internal.model.reconstruct import load_, prune_and_reconstruct, re
 from boxwood._internal.model.scoring import score
 from boxwood._internal.model.sparse_training import SparseTraining
 from boxwood._internal.recipes.unit_selection import select_units
+from boxwood.errors import BoxwoodError
 
 RANKS = 2
 Found = dict[str, Tensor]

@@ -12,9 +12,9 @@ from torch.nn.utils import clip_grad_norm_, parametrize
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.model.binding import MaskBinding
 from boxwood._internal.model.oneshot import project_, prune
+from boxwood.errors import BoxwoodError
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
     "sgd": partial(SGD, lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True),

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from boxwood._internal.core import criteria
 from boxwood._internal.core.allocation import uniform
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.granularity import NofM, PerRow
 from boxwood._internal.model.blockwise import (
     by_criterion,
@@ -22,6 +21,7 @@ from boxwood._internal.model.blockwise import (
 from boxwood._internal.model.oneshot import project_, prune
 from boxwood._internal.model.prunable import linear
 from boxwood._internal.model.reconstruct import Reconstruction, load_, prune_and_reconstruct
+from boxwood.errors import BoxwoodError
 
 
 class Block(nn.Module):

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.model.counting import LayerCount, count, nonzero, parameters
 from boxwood._internal.model.evidence.activations import input_norm
 from boxwood._internal.model.evidence.calibration import Calibration
 from boxwood._internal.model.prunable import Named
+from boxwood.errors import BoxwoodError
 
 
 def lenet_300_100() -> nn.Sequential:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.model.dead import DeadRemoval, remove_dead, remove_dead_
+from boxwood.errors import BoxwoodError
 
 POINTWISE = [nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.Softplus, nn.Identity, nn.Dropout]
 POOLS = [

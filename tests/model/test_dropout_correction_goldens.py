@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.model.dropout import corrected_dropout, set_dropout_
+from boxwood.errors import BoxwoodError
 
 
 def network() -> nn.Sequential:

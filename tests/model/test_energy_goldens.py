@@ -2,9 +2,9 @@
 
 import pytest
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.model.counting import LayerCount
 from boxwood._internal.model.energy import Energy, Energy45nm, EnergyEstimate, energy
+from boxwood.errors import BoxwoodError
 
 
 def layer(weights: int, kept: int, positions: int = 1) -> LayerCount:

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from boxwood._internal.core import criteria
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.examples import InBatches
 from boxwood._internal.data.splits import InMemory
 from boxwood._internal.model.binding import MaskBinding
@@ -20,6 +19,7 @@ from boxwood._internal.model.oneshot import prune
 from boxwood._internal.model.prunable import Matrices, Named, linear_and_conv
 from boxwood._internal.model.scoring import score
 from boxwood._internal.train.losses import cross_entropy
+from boxwood.errors import BoxwoodError
 
 BATCH = (torch.ones(2, 4), torch.tensor([0, 1]))
 

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.model.feedforward import chain
 from boxwood._internal.model.steps import Dropout, Flatten, Pointwise, Pool
+from boxwood.errors import BoxwoodError
 
 
 def kinds(model: nn.Module) -> list[tuple[str, list[type]]]:

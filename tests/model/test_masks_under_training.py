@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.policies import Gradual
 from boxwood._internal.core.schedules import Cubic
 from boxwood._internal.model.binding import MaskBinding
 from boxwood._internal.model.sparse_training import SparseTraining
+from boxwood.errors import BoxwoodError
 
 _SPEC = importlib.util.spec_from_file_location(
     "training_cases", Path(__file__).parent / "training_cases.py"

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.model.evidence.activations import input_norm
 from boxwood._internal.model.evidence.backpropagation import levenberg_marquardt, second_derivative
 from boxwood._internal.model.evidence.calibration import Calibration
@@ -21,6 +20,7 @@ from boxwood._internal.model.evidence.curvature import (
 )
 from boxwood._internal.model.evidence.gradients import gradient, gradient_square, hessian_gradient
 from boxwood._internal.train.losses import cross_entropy
+from boxwood.errors import BoxwoodError
 
 
 def squared(outputs: Tensor, targets: Tensor) -> Tensor:

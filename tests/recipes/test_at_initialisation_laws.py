@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy as entropy
 
 from boxwood._internal.core.criteria import grasp, magnitude, random, snip, synflow
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.policies import SET, Gradual, LayerByLayer, RigL, Static
 from boxwood._internal.core.schedules import OneShot
 from boxwood._internal.core.seeds import generator_for
@@ -31,6 +30,7 @@ from boxwood._internal.train.loop import Fit
 from boxwood._internal.train.losses import cross_entropy, squared_error
 from boxwood._internal.train.optimizers import SGD
 from boxwood._internal.zoo.lenet import lenet_300_100
+from boxwood.errors import BoxwoodError
 
 FIT = Fit(steps=20, batch=60, optimizer=SGD(lr=0.05, momentum=0.9))
 NAMES = ("fc1.weight", "fc2.weight", "fc3.weight")

@@ -9,7 +9,6 @@ from torch import nn
 from boxwood import SGD, Adam, Fit, Genesis, Store, run
 from boxwood._internal.agent.search import TryAndLearn
 from boxwood._internal.core.criteria import magnitude, random, taylor
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.spec import Call
 from boxwood._internal.data.digits import digits
 from boxwood._internal.recipes.filter_agent import by_sensitivity, filter_agent, layers_of, ranked
@@ -17,6 +16,7 @@ from boxwood._internal.recipes.phase import State, World
 from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.recipes.phases.search_filters import SearchFilters
 from boxwood._internal.zoo.small_nets import small_vgg
+from boxwood.errors import BoxwoodError
 
 NET = Call.of(small_vgg, widths=(6, 8))
 LAYERS = ("conv1.weight", "conv2.weight")

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from boxwood._internal.core import criteria
 from boxwood._internal.core.allocation import Scope, global_, uniform
 from boxwood._internal.core.allocation_by_layer import OutlierWeighed, erdos_renyi_kernel, lamp
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.evidence import evidence_of
 from boxwood._internal.core.granularity import Elements, Granularity, NofM, PerRow, Slices, total
 from boxwood._internal.core.policies import Gradual
@@ -26,6 +25,7 @@ from boxwood._internal.model.evidence.movement import TrackMovement
 from boxwood._internal.model.prunable import Named, Where, linear_and_conv
 from boxwood._internal.model.scoring import Criterion
 from boxwood._internal.model.sparse_training import SparseTraining
+from boxwood.errors import BoxwoodError
 
 END, STEPS = 2, 3
 

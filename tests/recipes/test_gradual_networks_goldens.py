@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.policies import LayerByLayer
 from boxwood._internal.core.schedules import Cubic, Linear, OneShot
 from boxwood._internal.core.spec import Call
@@ -25,6 +24,7 @@ from boxwood._internal.train.optimizers import SGD
 from boxwood._internal.zoo.language_models import LSTMLanguageModel
 from boxwood._internal.zoo.mobilenet import mobilenet_v1
 from boxwood._internal.zoo.torchvision_nets import inception_v3
+from boxwood.errors import BoxwoodError
 
 
 def millions(count: float) -> float:

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.shuffles import evenly, over_all_layers, within_layers
 from boxwood._internal.core.spec import Call
 from boxwood._internal.data.digits import digits
@@ -24,6 +23,7 @@ from boxwood._internal.train.loop import Fit
 from boxwood._internal.train.optimizers import SGD, Adam, DropsAt, Warmup
 from boxwood._internal.zoo.glorot import glorot
 from boxwood._internal.zoo.lenet import lenet_300_100
+from boxwood.errors import BoxwoodError
 
 STEPS = 30
 FIT = Fit(steps=STEPS, batch=60, optimizer=Adam(lr=2e-3), watch_every=10)

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.data.splits import InMemory, Splits
 from boxwood._internal.recipes import lottery_networks as networks
 from boxwood._internal.recipes.lottery_networks import Row
@@ -19,6 +18,7 @@ from boxwood._internal.train.optimizers import SGD, Adam
 from boxwood._internal.zoo.cifar_nets import resnet_20, vgg_19
 from boxwood._internal.zoo.conv_nets import conv_2, conv_4, conv_6
 from boxwood._internal.zoo.lenet import lenet_300_100
+from boxwood.errors import BoxwoodError
 
 
 def sizes(model: nn.Module) -> dict[str, int]:

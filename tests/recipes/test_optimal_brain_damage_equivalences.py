@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from boxwood._internal.core import criteria, spec
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.examples import InBatches, InFloat64
 from boxwood._internal.core.masks import sparsity
 from boxwood._internal.data.splits import Splits, from_tensors
@@ -29,6 +28,7 @@ from boxwood._internal.train.loop import Fit
 from boxwood._internal.train.losses import squared_error
 from boxwood._internal.train.minimum import descend_
 from boxwood._internal.train.optimizers import SGD
+from boxwood.errors import BoxwoodError
 
 
 def toy() -> Splits:

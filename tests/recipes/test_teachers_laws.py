@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from boxwood._internal.core import spec
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.spec import Call
 from boxwood._internal.data.augmentation import FlipAndCrop
 from boxwood._internal.data.digits import digits
@@ -38,6 +37,7 @@ from boxwood._internal.train.loop import Augmentation, Fit, fit_
 from boxwood._internal.train.losses import limit_norms_
 from boxwood._internal.train.optimizers import SGD, Adam
 from boxwood._internal.zoo.wide_nets import wide_net
+from boxwood.errors import BoxwoodError
 
 FIT = Fit(epochs=1, batch=60, optimizer=Adam(lr=2e-3))
 STEPS = Fit(steps=20, batch=60, optimizer=Adam(lr=2e-3), order=1)

@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from boxwood._internal.cli.main import app
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.files.mask_files import load_masks, masks_beside
 from boxwood._internal.report.page.store_reader import read
 from boxwood._internal.runs.store import Store
+from boxwood.errors import BoxwoodError
 
 
 def typed(*words: object) -> str:
@@ -144,7 +144,7 @@ def test_a_full_disk_leaves_what_was_exported_before(
         (("report", "{store}", "--only", "x"), "none has a wanted name"),
         (("report", "{store}", "--latency-file", "missing.json"), "Expected JSON such as"),
         (
-            ("report", "{store}", "--judge", "boxwood._internal.core.errors:__doc__"),
+            ("report", "{store}", "--judge", "boxwood.errors:__doc__"),
             "to name a function",
         ),
         (("report", "{store}", "--compare", "x", "dense"), "got 'x'; correct the name"),

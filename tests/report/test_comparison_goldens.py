@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.report.page.comparison import compare, comparison_table
 from boxwood._internal.report.page.store_reader import read
 from boxwood._internal.runs.store import Store
+from boxwood.errors import BoxwoodError
 
 
 def test_recipes_are_paired_by_seed_and_sparsity(store: Store) -> None:

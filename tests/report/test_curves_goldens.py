@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.report import curves
+from boxwood.errors import BoxwoodError
 
 pytest.importorskip("matplotlib")
 

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.report.exports import to_mlflow, to_tensorboard, to_wandb, tracked
 from boxwood._internal.report.page.store_reader import Run, read
 from boxwood._internal.runs.store import Store
+from boxwood.errors import BoxwoodError
 
 
 @pytest.fixture

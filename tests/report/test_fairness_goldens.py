@@ -9,7 +9,6 @@ from typer.testing import CliRunner
 
 from boxwood import SGD, Fit
 from boxwood._internal.cli.main import app
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.recipes.phases import Measure, Prune, Rewind, Train
 from boxwood._internal.recipes.three_step import dense, iterative
 from boxwood._internal.recipes.training_budget import in_words, length_of, unequal
@@ -18,6 +17,7 @@ from boxwood._internal.report.page.networks import baseline, networks
 from boxwood._internal.report.page.store_reader import read
 from boxwood._internal.report.page.warnings import cautions
 from boxwood._internal.runs.store import Store
+from boxwood.errors import BoxwoodError
 
 
 def said(store: Store) -> dict[str, tuple[str, list[str]]]:

@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 from boxwood._internal.cli.main import app
 from boxwood._internal.cli.serve import version
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.spec import Call, decode
 from boxwood._internal.data.digits import digits
 from boxwood._internal.recipes.phase import Experiment
@@ -26,6 +25,7 @@ from boxwood._internal.runs.latency import FILE, Settings, Timings, Wanted, meas
 from boxwood._internal.runs.runner import jobs_of, run_all
 from boxwood._internal.runs.store import Store
 from boxwood._internal.zoo.lenet import lenet_300_100
+from boxwood.errors import BoxwoodError
 
 
 def ticking() -> Callable[[], float]:

@@ -14,7 +14,6 @@ import pytest
 from typer.testing import CliRunner
 
 from boxwood._internal.cli.main import app
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.report.page.build import Report, articles, page, to_json, write, write_csv
 from boxwood._internal.report.page.document import tables_of
 from boxwood._internal.report.page.pictures import pairs, png
@@ -23,6 +22,7 @@ from boxwood._internal.report.page.store_reader import read
 from boxwood._internal.report.study import Finding
 from boxwood._internal.runs import latency
 from boxwood._internal.runs.store import Store
+from boxwood.errors import BoxwoodError
 
 HOSTILE = (
     "<script>alert(1)</script>",

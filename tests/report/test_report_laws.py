@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.report.page.provenance import phase_words
 from boxwood._internal.report.page.render import _packed, script_json
 from boxwood._internal.report.page.store_reader import Step, short
 from boxwood._internal.report.page.training_history import steps_of, thinned
 from boxwood._internal.report.statistics import bootstrap_mean, mean, paired_difference
+from boxwood.errors import BoxwoodError
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.text(),

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import pytest
 
 from boxwood._internal.cli.serve import open_server, version
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.runs.store import Store
+from boxwood.errors import BoxwoodError
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import math
 
 import pytest
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.report.statistics import (
     Interval,
     bootstrap_ratio,
@@ -12,6 +11,7 @@ from boxwood._internal.report.statistics import (
     paired_difference,
     proportion,
 )
+from boxwood.errors import BoxwoodError
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.report.page.metrics import KEPT, TEST, further
 from boxwood._internal.report.page.networks import baseline, chosen, front, networks
 from boxwood._internal.report.page.store_reader import read, short
 from boxwood._internal.runs.store import Store
+from boxwood.errors import BoxwoodError
 
 
 def test_networks_have_the_numbers_that_were_written(store: Store) -> None:

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.model.counting import LayerCount
 from boxwood._internal.report.statistics import mean
 from boxwood._internal.report.tables import (
@@ -18,6 +17,7 @@ from boxwood._internal.report.tables import (
     to_json_rows,
     total,
 )
+from boxwood.errors import BoxwoodError
 
 # Weights and FLOP in thousands, then activation, weights kept and FLOP kept in percent, as printed.
 LENET_300_100 = {

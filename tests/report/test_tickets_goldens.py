@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.report.curves import stopping
 from boxwood._internal.report.tickets import EarlyStop, early_stop, stability, verdict
+from boxwood.errors import BoxwoodError
 
 DENSE = (87.8, 87.9, 87.7, 87.8, 88.0)
 BETTER = (88.6, 88.8, 88.7, 88.9, 88.7)

@@ -12,7 +12,6 @@ from torch import nn
 from typer.testing import CliRunner, Result
 
 from boxwood._internal.cli.main import app
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine import compiling
 from boxwood._internal.engine.llvm.cache import ObjectCache
 from boxwood._internal.files.mask_files import write_with_masks
@@ -22,6 +21,7 @@ from boxwood._internal.graph.units import find_units
 from boxwood._internal.recipes.unit_selection import select_units
 from boxwood._internal.report.page.store_reader import read
 from boxwood._internal.runs.store import Store
+from boxwood.errors import BoxwoodError
 
 NET = ("boxwood._internal.zoo.lenet:lenet_300_100", "--set", "inputs=64", "--input", "2x64")
 LOOK = "boxwood._internal.cli.demo:experiment"

@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.data.digits import digits
 from boxwood._internal.recipes.phase import Experiment, Genesis
 from boxwood._internal.recipes.phases.prune import Prune
@@ -18,6 +17,7 @@ from boxwood._internal.runs import store as store_module
 from boxwood._internal.runs.chain import keys
 from boxwood._internal.runs.runner import jobs_of, run, run_all
 from boxwood._internal.runs.store import Store
+from boxwood.errors import BoxwoodError
 
 
 def net() -> nn.Module:

@@ -13,7 +13,6 @@ import torch
 from typer.testing import CliRunner
 
 from boxwood._internal.cli.main import app
-from boxwood._internal.core.errors import BoxwoodError, Damaged
 from boxwood._internal.core.replacing import UNFINISHED
 from boxwood._internal.core.spec import Call
 from boxwood._internal.data.digits import digits
@@ -32,6 +31,7 @@ from boxwood._internal.train.loop import Fit
 from boxwood._internal.train.optimizers import SGD
 from boxwood._internal.train.snapshots import Snapshot
 from boxwood._internal.zoo.lenet import lenet_300_100
+from boxwood.errors import BoxwoodError, DamagedFileWarning
 
 START = Genesis(model=Call.of(lenet_300_100, inputs=64), data=digits)
 JOBS = [
@@ -80,10 +80,10 @@ def test_a_damaged_note_is_named_and_the_others_are_read(
     """The list and the report hold the other run; running again writes the note anew."""
     path = store.root / "runs" / f"{HALF}.json"
     damage(path)
-    with pytest.warns(Damaged, match=str(path)):
+    with pytest.warns(DamagedFileWarning, match=str(path)):
         (left,) = store.runs()
     assert left["name"] == "dense / seed 0"
-    with pytest.warns(Damaged, match=str(path)):
+    with pytest.warns(DamagedFileWarning, match=str(path)):
         done = CliRunner().invoke(app, ["runs", "list", "--json", "--store", str(store.root)])
     assert [row["name"] for row in json.loads(done.stdout)] == ["dense / seed 0"]
     if damage is a_newer_format:
@@ -101,10 +101,10 @@ def test_a_damaged_phase_is_named_and_the_others_are_read(
     """The report has the other network, and the phase counts as not done; asked for, it is refused."""
     path = store.root / "phases" / HALF / "phase.json"
     damage(path)
-    with pytest.warns(Damaged, match=str(path)):
+    with pytest.warns(DamagedFileWarning, match=str(path)):
         (study,) = read([store])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Damaged)
+        warnings.simplefilter("ignore", DamagedFileWarning)
         assert [each.name for each in study.measurements] == ["dense dense"]
     for refused in (store.record, store.load):
         with pytest.raises(BoxwoodError, match=str(path)):
@@ -167,7 +167,7 @@ def test_gc_deletes_what_no_run_wants_and_nothing_else(store: Store, tmp_path: P
 def test_gc_keeps_all_phases_while_a_note_is_damaged(store: Store) -> None:
     """Nobody knows what the note wanted."""
     half(store.root / "runs" / f"{HALF}.json")
-    with pytest.warns(Damaged, match="Until then no finished phase is deleted"):
+    with pytest.warns(DamagedFileWarning, match="Until then no finished phase is deleted"):
         assert collect_garbage(store) == 0
     assert set(store.phases()) == {*JOBS[0].chain, *JOBS[1].chain}
 
@@ -229,7 +229,7 @@ def test_a_damaged_snapshot_counts_as_none(tmp_path: Path, damage: Callable[[Pat
     assert kept.load().facts == {"step": 3}
     path = tmp_path / "partial" / f"{HALF}.safetensors"
     damage(path)
-    with pytest.warns(Damaged, match=f"{path}.*its phase begins anew"):
+    with pytest.warns(DamagedFileWarning, match=f"{path}.*its phase begins anew"):
         assert kept.load() is None
 
 
@@ -251,7 +251,7 @@ def test_one_damaged_state_costs_one_measurement(store: Store) -> None:
     path = store.root / "phases" / HALF / "state.safetensors"
     one_bit(path)
     words = ["runs", "latency", "--store", str(store.root), "--turns", "1"]
-    with pytest.warns(Damaged, match=f"{path}.*its bytes are not those"):
+    with pytest.warns(DamagedFileWarning, match=f"{path}.*its bytes are not those"):
         assert CliRunner().invoke(app, words).exit_code == 0
     assert set(json.loads((store.root / "latency.json").read_text())["networks"]) == {DENSE}
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from boxwood._internal.cli.execute import execute
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.policies import Gradual
 from boxwood._internal.core.schedules import Linear
 from boxwood._internal.core.spec import Call
@@ -27,6 +26,7 @@ from boxwood._internal.runs.workers import order_for, run_in_processes, work
 from boxwood._internal.train.loop import Fit
 from boxwood._internal.train.optimizers import SGD, Adam
 from boxwood._internal.zoo.lenet import lenet_300_100
+from boxwood.errors import BoxwoodError
 
 NET = Call.of(lenet_300_100, inputs=64)
 

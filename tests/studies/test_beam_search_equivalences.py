@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import BoxwoodError
 from boxwood_studies.beam_search import beam_search
 from boxwood_studies.seq2seq import Seq2Seq
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import BoxwoodError
 from boxwood_studies.glyphs import accents, candidates
 
 mpl = pytest.importorskip("matplotlib")

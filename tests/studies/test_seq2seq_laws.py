@@ -6,11 +6,11 @@ import torch
 from hypothesis import given, settings
 from torch import nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.policies import Gradual
 from boxwood._internal.core.schedules import Cubic
 from boxwood._internal.model.sparse_training import SparseTraining
 from boxwood._internal.train.losses import cross_entropy
+from boxwood.errors import BoxwoodError
 from boxwood_studies.pairs import paired
 from boxwood_studies.seq2seq import AdditiveAttention, Seq2Seq, outside_attention
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.data.splits import Splits
+from boxwood.errors import BoxwoodError
 from boxwood_studies import speech as spoken
 from boxwood_studies.espeak import LIBRARY, Line, speak
 from boxwood_studies.filterbanks import band_middles, frame_middles, log_filterbanks

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.data.augmentation import FlipAndCrop
 from boxwood._internal.data.splits import InMemory, Splits
 from boxwood._internal.recipes.phase import Genesis, State, World
@@ -17,6 +16,7 @@ from boxwood._internal.train.loop import Fit, fit_
 from boxwood._internal.train.metrics import accuracy
 from boxwood._internal.train.optimizers import SGD, Adam, Constant, DropsAt, Warmup
 from boxwood._internal.train.snapshots import Snapshot
+from boxwood.errors import BoxwoodError
 
 IMAGES = InMemory(
     torch.randn(50, 1, 6, 6, generator=torch.Generator().manual_seed(1)), torch.arange(50) % 3

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.data.splits import InMemory
 from boxwood._internal.train.loop import Fit, fit_
 from boxwood._internal.train.losses import cross_entropy
@@ -16,6 +15,7 @@ from boxwood._internal.train.metrics import evaluate
 from boxwood._internal.train.optimizers import SGD
 from boxwood._internal.train.stateful_batches import places
 from boxwood._internal.zoo.language_models import LSTMLanguageModel
+from boxwood.errors import BoxwoodError
 
 WORDS = 13
 

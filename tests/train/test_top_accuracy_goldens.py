@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.data.splits import InMemory, Splits
 from boxwood._internal.recipes.phase import Genesis, State, World, state_of
 from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.train.metrics import Accuracy, accuracy, top_accuracy
+from boxwood.errors import BoxwoodError
 
 
 def test_top_k_counts_targets_among_the_k_largest() -> None:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.zoo.lenet import lenet_5, lenet_300_100
 from boxwood._internal.zoo.torchvision_nets import alexnet, vgg_16
+from boxwood.errors import BoxwoodError
 
 VGG_16 = [
     *(1_728, 36_864),

@@ -6,10 +6,10 @@ from typing import Any, overload
 
 from torch import nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine import storage
 from boxwood._internal.engine.session import Session, load_session
 from boxwood._internal.graph.record import load_shrunken
+from boxwood.errors import CheckpointError
 
 
 @overload
@@ -28,13 +28,13 @@ def load(path: str | Path, build: Callable[[], nn.Module] | None = None) -> Sess
         build: returns the original network, whose layers are then made smaller.
 
     Raises:
-        BoxwoodError: no such file, a damaged one, or one that needs ``build``.
+        CheckpointError: no such file, a damaged one, or one that needs ``build``.
 
     Example:
         >>> load("nowhere.bxw")
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected a file at nowhere.bxw, got none; check the path.
+        boxwood.errors.CheckpointError: Expected a file at nowhere.bxw, got none; check the path.
     """
     path = Path(path)
     if path.is_dir():
@@ -44,12 +44,12 @@ def load(path: str | Path, build: Callable[[], nn.Module] | None = None) -> Sess
 
         return load_folder(path)
     if not path.is_file():
-        raise BoxwoodError(f"Expected a file at {path}, got none; check the path.")
+        raise CheckpointError(f"Expected a file at {path}, got none; check the path.")
     if build is not None:
         return load_shrunken(path, build)
     with path.open("rb") as opened:
         if opened.read(3) != storage.MAGIC[:3]:
-            raise BoxwoodError(
+            raise CheckpointError(
                 f"Expected a compiled network in {path}, got another file; for a shrunken network "
                 f"give build=, the function that makes the original one."
             )

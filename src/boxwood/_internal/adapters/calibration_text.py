@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from boxwood._internal.adapters.resident import open_config, open_tokenizer
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import InvalidInput
 
 Tokens = dict[str, Tensor]
 
@@ -37,7 +37,7 @@ def stream_batches(
         size: pieces in a batch.
 
     Raises:
-        BoxwoodError: the text is too short.
+        InvalidInput: the text is too short.
 
     Example:
         >>> class Letters:
@@ -58,7 +58,7 @@ def stream_batches(
     samples = min(_SAMPLES, max(len(ids) // length, 1)) if samples is None else samples
     _check(samples, length, size)
     if len(ids) < samples * length:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected calibration text of at least {samples} x {length} = {samples * length} "
             f"tokens, got {len(ids)}; give more text, or ask for fewer or shorter samples."
         )
@@ -91,7 +91,7 @@ def line_batches(
         size: lines in a batch at the most.
 
     Raises:
-        BoxwoodError: there are too few lines.
+        InvalidInput: there are too few lines.
 
     Example:
         >>> class Letters:
@@ -105,7 +105,7 @@ def line_batches(
     length = longest if length is None else length
     _check(samples, length, size)
     if len(lines) < samples:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected calibration text of at least {samples} lines, got {len(lines)}; give more "
             f"text, or ask for fewer samples."
         )
@@ -143,7 +143,7 @@ def batches_for(
         size: samples in a batch.
 
     Raises:
-        BoxwoodError: there is no tokenizer, the text is too short, or the model does not take so
+        InvalidInput: there is no tokenizer, the text is too short, or the model does not take so
             many tokens.
 
     Example:
@@ -154,7 +154,7 @@ def batches_for(
     # A tokenizer that does not know says so with a number beyond all reason.
     most = min(getattr(config, "max_position_embeddings", 2048), tokenizer.model_max_length)
     if length is not None and length > most:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected samples of at most {most} tokens, which is what the model takes, got "
             f"{length}; ask for shorter ones."
         )
@@ -170,7 +170,7 @@ def held_out(text: str, fraction: float = 0.1) -> tuple[str, str]:
         fraction: of its characters to measure on, at the end, in (0, 1).
 
     Raises:
-        BoxwoodError: the text cannot be split.
+        InvalidInput: the text cannot be split.
 
     Example:
         >>> held_out("one\ntwo\nthree\nfour", 0.25)
@@ -179,7 +179,7 @@ def held_out(text: str, fraction: float = 0.1) -> tuple[str, str]:
     most = round(len(text) * (1 - fraction)) + 1
     cut = max(text.rfind("\n", 0, most), 0) or text.rfind(" ", 0, most)
     if not text[: cut + 1].strip() or not text[cut + 1 :].strip():
-        raise BoxwoodError(
+        raise InvalidInput(
             "Expected text of which the last part can be measured on, got a single word or none; "
             "give more text."
         )
@@ -202,7 +202,7 @@ def _parts(text: str, size: int = 1 << 18) -> Iterator[str]:
 
 def _check(samples: int, length: int, size: int) -> None:
     if min(samples, length, size) < 1:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected samples, length and batch size of at least 1, got {samples}, {length} and "
             f"{size}; correct them."
         )

@@ -13,8 +13,8 @@ import torch
 import transformers
 from torch import nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.graph.reparametrised import reparametrised
+from boxwood.errors import InvalidInput
 
 Field = tuple[str | int, ...]
 """Where a configuration holds an int: a name, or a name and a place in a list."""
@@ -26,7 +26,7 @@ Values = dict[Field, int]
 _TRIED = 64  # values of the fields: models built without data
 
 
-class ConfigurationError(BoxwoodError):
+class ConfigurationError(InvalidInput):
     """No configuration describes a shrunken model, which keeping more of some axes would change.
 
     Args:
@@ -106,13 +106,13 @@ def search_of(small: transformers.PreTrainedModel) -> Search:
     """Double every int of a configuration in turn, and note what follows from it.
 
     Raises:
-        BoxwoodError: the model was another than its configuration describes before it was shrunk.
+        InvalidInput: the model was another than its configuration describes before it was shrunk.
     """
     kind, config, wanted = type(small), copy.deepcopy(small.config), numbers_of(small)
     base = _built(kind, config, {})
     computed = reparametrised(small)  # masks of torch.nn.utils.prune, for one
     if base is None or base.sizes.keys() != wanted.sizes.keys():
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a configuration that describes {kind.__name__} before it was shrunk, got one "
             f"of which other parameters follow; shrink the model as from_pretrained returns it"
             + (

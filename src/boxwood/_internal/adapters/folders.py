@@ -8,12 +8,12 @@ import transformers
 from torch import Tensor
 
 from boxwood._internal.adapters.resident import architecture_of, open_config
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.files.checkpoint import find_files
 from boxwood._internal.files.header import read_header
 from boxwood._internal.files.layout import is_packed
 from boxwood._internal.files.packed import dense_pieces
 from boxwood._internal.files.quantised import refuse_unprunable
+from boxwood.errors import BoxwoodError, InvalidInput
 
 
 def load_folder(folder: Path | str) -> transformers.PreTrainedModel:
@@ -26,14 +26,14 @@ def load_folder(folder: Path | str) -> transformers.PreTrainedModel:
         The model in evaluation, in the types of the file.
 
     Raises:
-        BoxwoodError: the folder holds no model that transformers knows, or one that is quantised or an
+        InvalidInput: the folder holds no model that transformers knows, or one that is quantised or an
             adapter.
 
     Example:
         >>> load_folder(Path("gone"))
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected a folder with config.json at gone, got none; give a folder as save_pretrained writes it.
+        boxwood.errors.InvalidInput: Expected a folder with config.json at gone, got none; give a folder as save_pretrained writes it.
     """
     folder = Path(folder)
     config = open_config(folder)
@@ -55,7 +55,7 @@ def load_folder(folder: Path | str) -> transformers.PreTrainedModel:
     except BoxwoodError:
         raise
     except (OSError, ValueError, RuntimeError) as error:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected the weights of {kind.__name__} in {folder}, got "
             f"{str(error).splitlines()[0]}; give a folder as save_pretrained writes it."
         ) from error

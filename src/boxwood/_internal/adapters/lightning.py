@@ -4,17 +4,17 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.fixed_masks import FixedMasks
 from boxwood._internal.core.masks import Masks, apply
 from boxwood._internal.core.policies import Policy
 from boxwood._internal.model.prunable import Named, Where, linear_and_conv, plain_name
 from boxwood._internal.model.sparse_training import SparseTraining, warn_if_unfinished
+from boxwood.errors import InvalidInput
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
 except ImportError as error:
-    raise BoxwoodError(
+    raise InvalidInput(
         f"Expected Lightning for this callback, got {error}; install it with "
         f"`pip install 'boxwood[lightning]'`."
     ) from error
@@ -32,7 +32,7 @@ class SparseTrainingCallback(Callback):
         where: which parameters are pruned.
 
     Raises:
-        BoxwoodError: a weight that is pruned learns under no optimizer, or a callback that averages
+        InvalidInput: a weight that is pruned learns under no optimizer, or a callback that averages
             weights comes behind this one.
 
     Example:
@@ -116,7 +116,7 @@ class SparseTrainingCallback(Callback):
         behind = every[every.index(self) + 1 :]
         averaging = [type(each).__name__ for each in behind if _averages(each)]
         if averaging:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected SparseTrainingCallback behind {averaging[0]}, got it before; checkpoints "
                 f"would hold averages that are not pruned: put it last in Trainer(callbacks=[...])."
             )
@@ -130,7 +130,7 @@ class MaskCallback(SparseTrainingCallback):
             True keeps.
 
     Raises:
-        BoxwoodError: there are no masks, or the model has no parameter of a name.
+        InvalidInput: there are no masks, or the model has no parameter of a name.
 
     Example:
         >>> import torch

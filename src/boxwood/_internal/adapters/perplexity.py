@@ -8,7 +8,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import InvalidInput
 
 
 def perplexity(
@@ -22,7 +22,7 @@ def perplexity(
             the first token of each piece is not foretold.
 
     Raises:
-        BoxwoodError: no token is foretold, or the model returns no loss.
+        InvalidInput: no token is foretold, or the model returns no loss.
 
     Example:
         >>> config = transformers.GPT2Config(vocab_size=8, n_embd=8, n_layer=1, n_head=2)
@@ -37,14 +37,14 @@ def perplexity(
         with torch.no_grad():
             loss: Any = model(input_ids=ids, labels=ids, use_cache=False).loss
         if loss is None:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected a language model that returns a loss for labels, got "
                 f"{type(model).__name__}; give a causal language model."
             )
         count = ids.shape[0] * (ids.shape[1] - 1)
         total, foretold = total + float(loss) * count, foretold + count
     if not foretold:
-        raise BoxwoodError(
+        raise InvalidInput(
             "Expected pieces of at least two tokens to measure on, got none; give more text."
         )
     return math.exp(total / foretold)

@@ -12,7 +12,6 @@ from torch import nn
 
 from boxwood._internal.adapters.resident import Resident, open_resident
 from boxwood._internal.core import spec
-from boxwood._internal.core.errors import BoxwoodError, SelectionWarning
 from boxwood._internal.core.schedules import check_sparsity
 from boxwood._internal.core.spec import Call
 from boxwood._internal.files.checkpoint import StoredTensor
@@ -23,6 +22,7 @@ from boxwood._internal.model.blockwise import State, by_criterion, states_before
 from boxwood._internal.model.evidence.calibration import Batches
 from boxwood._internal.model.reconstruct import Reconstruction
 from boxwood._internal.model.unpruned import matrices_left_out, patterns_for, with_shapes
+from boxwood.errors import InvalidInput, SelectionWarning
 
 Watch = Callable[[int, int], None]
 """Told how many blocks are done, and of how many."""
@@ -65,7 +65,7 @@ def prune_pretrained(
         What was kept of every pruned tensor, in the order of the blocks.
 
     Raises:
-        BoxwoodError: the folder holds no such model, the batches or the settings do not fit it, or
+        InvalidInput: the folder holds no such model, the batches or the settings do not fit it, or
             ``out`` holds something; nothing is written then.
 
     Warns:
@@ -157,19 +157,19 @@ def _check(
     for wanted in sparsity.values() if isinstance(sparsity, Mapping) else (sparsity,):
         check_sparsity(wanted)
     if isinstance(sparsity, Mapping) and sparsity.keys() != chosen.keys():
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a sparsity for each of the blocks {', '.join(chosen)}, got "
             f"{', '.join(sparsity)}; measure them on this model."
         )
     names = [f"{block}.{name}" for block in opened.blocks for name in opened.weights(block)]
     for pattern in skip:
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected patterns that match a linear layer of the blocks, got {pattern!r}, which "
                 f"matches none of {', '.join(names[:8])}; correct the pattern."
             )
     if not any(chosen.values()):
-        raise BoxwoodError("Expected linear layers to prune, got none that are left; skip fewer.")
+        raise InvalidInput("Expected linear layers to prune, got none that are left; skip fewer.")
 
 
 def _warn_of_others(opened: Resident) -> None:

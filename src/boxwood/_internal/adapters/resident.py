@@ -13,18 +13,18 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.files.checkpoint import Checkpoint, StoredTensor, open_checkpoint
 from boxwood._internal.files.quantised import refuse_unprunable
 from boxwood._internal.files.rewriting import read_tensor
 from boxwood._internal.model.evidence.calibration import wide
+from boxwood.errors import InvalidInput
 
 try:
     import transformers
     from accelerate import init_empty_weights
     from transformers.pytorch_utils import Conv1D
 except ImportError as error:
-    raise BoxwoodError(
+    raise InvalidInput(
         f"Expected transformers and accelerate for pretrained models, got {error}; install them "
         f"with `pip install 'boxwood[transformers]'`."
     ) from error
@@ -51,7 +51,7 @@ class Resident:
         """Hold a part of the model in memory, in float32 at least.
 
         Raises:
-            BoxwoodError: the checkpoint lacks one of its parameters.
+            InvalidInput: the checkpoint lacks one of its parameters.
         """
         part = self.model.get_submodule(name)
         self._load_(part, f"{name}.", list(part.state_dict()))
@@ -86,7 +86,7 @@ class Resident:
         """Find the weights of a block's linear layers, by their names in the block.
 
         Raises:
-            BoxwoodError: the checkpoint lacks one of them.
+            InvalidInput: the checkpoint lacks one of them.
         """
         layers = self.model.get_submodule(block).named_modules()
         names = [f"{name}.weight" for name, layer in layers if isinstance(layer, nn.Linear)]
@@ -113,7 +113,7 @@ class Resident:
         for name, tensor in state.items():
             place = parameters.get(name)
             if place is not None and place.shape != tensor.shape:
-                raise BoxwoodError(
+                raise InvalidInput(
                     f"Expected {prefix + name!r} of shape {tuple(place.shape)}, as config.json "
                     f"says, got {tuple(tensor.shape)}; give the config.json of these weights."
                 )
@@ -126,7 +126,7 @@ class Resident:
 
     def _find(self, name: str) -> StoredTensor:
         if name not in self.stored:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected a tensor for {name!r} of {type(self.model).__name__}, got none in "
                 f"{self.checkpoint.shards[0].path.parent}; give a folder as save_pretrained of "
                 f"this version of transformers writes it."
@@ -145,14 +145,14 @@ def open_resident(
         follow_links: let shards be links out of the folder, as in a download cache.
 
     Raises:
-        BoxwoodError: there is no such folder, transformers does not know the architecture, the
+        InvalidInput: there is no such folder, transformers does not know the architecture, the
             weights are quantised or an adapter, or several lists of blocks could be meant.
 
     Example:
         >>> open_resident(Path("gone"))
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected a folder with config.json at gone, got none; give a folder as save_pretrained writes it.
+        boxwood.errors.InvalidInput: Expected a folder with config.json at gone, got none; give a folder as save_pretrained writes it.
     """
     folder = Path(folder)
     config = open_config(folder)
@@ -165,7 +165,7 @@ def open_resident(
     stored = _by_name(model, checkpoint)
     for tensor in stored.values():
         if tensor.entry.dtype.startswith("F8"):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected floats of 16 bits or more, got {tensor.entry.dtype} for "
                 f"{tensor.name!r}; convert the checkpoint to bfloat16 first."
             )
@@ -176,19 +176,19 @@ def open_config(folder: Path | str) -> Any:
     """Read a folder's config.json; code that comes with a model is not run.
 
     Raises:
-        BoxwoodError: there is none, transformers does not know this kind of model, or the folder says
+        InvalidInput: there is none, transformers does not know this kind of model, or the folder says
             that the model is quantised or an adapter.
 
     Example:
         >>> open_config(Path("gone"))
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected a folder with config.json at gone, got none; give a folder as save_pretrained writes it.
+        boxwood.errors.InvalidInput: Expected a folder with config.json at gone, got none; give a folder as save_pretrained writes it.
     """
     folder = Path(folder)
     refuse_unprunable(folder, ())
     if not (folder / "config.json").is_file():
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a folder with config.json at {folder}, got none; give a folder as "
             f"save_pretrained writes it."
         )
@@ -197,7 +197,7 @@ def open_config(folder: Path | str) -> Any:
             folder, local_files_only=True, trust_remote_code=False
         )
     except (OSError, ValueError, KeyError) as error:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a config.json of a model that transformers {transformers.__version__} knows "
             f"in {folder}, got {str(error).splitlines()[0]}; code that comes with a model is not "
             f"run."
@@ -208,13 +208,13 @@ def open_tokenizer(folder: Path | str) -> Any:
     """Load the tokenizer that lies beside a model.
 
     Raises:
-        BoxwoodError: there is none.
+        InvalidInput: there is none.
 
     Example:
         >>> open_tokenizer(Path("gone"))
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected a tokenizer in gone, got none that transformers can load; copy tokenizer.json there.
+        boxwood.errors.InvalidInput: Expected a tokenizer in gone, got none that transformers can load; copy tokenizer.json there.
     """
     folder = Path(folder)
     try:
@@ -224,7 +224,7 @@ def open_tokenizer(folder: Path | str) -> Any:
             folder, local_files_only=True, trust_remote_code=False
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a tokenizer in {folder}, got none that transformers can load; copy "
             f"tokenizer.json there."
         ) from error
@@ -234,7 +234,7 @@ def architecture_of(config: Any, folder: Path) -> Any:
     """Return the class that a configuration names.
 
     Raises:
-        BoxwoodError: it is none of transformers.
+        InvalidInput: it is none of transformers.
 
     Example:
         >>> architecture_of(transformers.GPT2Config(architectures=["GPT2Model"]), Path()).__name__
@@ -243,7 +243,7 @@ def architecture_of(config: Any, folder: Path) -> Any:
     name = next(iter(config.architectures or ()), None)
     found = getattr(transformers, name, None) if isinstance(name, str) else None
     if found is None or not issubclass(found, transformers.PreTrainedModel):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected one of transformers' models under architectures in {folder / 'config.json'}, "
             f"got {name!r}; code that comes with a model is not run."
         )
@@ -274,7 +274,7 @@ def _blocks(model: nn.Module, name: str | None) -> tuple[str, ...]:
         found = {each: module for each, module in found.items() if each == name}
     if len(found) != 1:
         listed = ", ".join(found) or "none"
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected one list of blocks in {type(model).__name__}, got {listed}; "
             f"name the one that is meant with blocks=."
         )

@@ -14,13 +14,13 @@ from torch import nn
 from boxwood._internal.adapters.configuration_search import ConfigurationError
 from boxwood._internal.adapters.configurations import configured
 from boxwood._internal.adapters.resident import open_config
-from boxwood._internal.core.errors import NoEffect
 from boxwood._internal.core.replacing import replacing_folder
 from boxwood._internal.files.checkpoint import companion_files, find_files
 from boxwood._internal.files.writing import check_new_folder
 from boxwood._internal.graph.equivalence import shrink
 from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.units import Group, Units
+from boxwood.errors import NoEffect
 
 _STEPS = 8  # that a group has at least, however coarse the multiples are
 _MULTIPLES = (128, 64, 32, 16, 8, 4, 2, 1)
@@ -65,7 +65,7 @@ def shrink_pretrained(
 
     Raises:
         ConfigurationError: no configuration describes anything smaller.
-        BoxwoodError: the check of `shrink` fails.
+        InvalidInput: the check of `shrink` fails.
 
     Example:
         >>> config = transformers.GemmaConfig(
@@ -135,7 +135,7 @@ def save_pretrained(
         source: the folder that the model was loaded from, for the tokenizer and other texts.
 
     Raises:
-        BoxwoodError: as `configured`, or the folder holds something.
+        InvalidInput: as `configured`, or the folder holds something.
 
     Example:
         >>> save_pretrained(small, "small", example)  # doctest: +SKIP

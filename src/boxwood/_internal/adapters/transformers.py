@@ -10,18 +10,18 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim import Optimizer
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.fixed_masks import FixedMasks
 from boxwood._internal.core.masks import Masks, sparsity
 from boxwood._internal.core.policies import Policy
 from boxwood._internal.core.replacing import replacing
 from boxwood._internal.model.prunable import Named, Where, linear_and_conv
 from boxwood._internal.model.sparse_training import SparseTraining, warn_if_unfinished
+from boxwood.errors import InvalidInput
 
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 except ImportError as error:
-    raise BoxwoodError(
+    raise InvalidInput(
         f"Expected transformers for this callback, got {error}; install it with "
         f"`pip install 'boxwood[transformers]'`."
     ) from error
@@ -42,7 +42,7 @@ class SparseTrainingCallback(TrainerCallback):
         where: which parameters are pruned.
 
     Raises:
-        BoxwoodError: a checkpoint is resumed that has no masks beside it.
+        InvalidInput: a checkpoint is resumed that has no masks beside it.
 
     Example:
         >>> from boxwood._internal.core.policies import Gradual
@@ -131,7 +131,7 @@ class MaskCallback(SparseTrainingCallback):
             True keeps.
 
     Raises:
-        BoxwoodError: there are no masks, or the model has no parameter of a name.
+        InvalidInput: there are no masks, or the model has no parameter of a name.
 
     Example:
         >>> import torch
@@ -165,7 +165,7 @@ def _load(args: TrainingArguments, state: TrainerState) -> dict[str, Any]:
 def _read(folder: Path) -> dict[str, Any]:
     path = folder / FILE
     if not path.is_file():
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected the masks of the resumed training at {path}, got no such file; use a "
             f"checkpoint that was saved with this callback, or copy the file there."
         )

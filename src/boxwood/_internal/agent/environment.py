@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from boxwood._internal.agent.policy import picture_of
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.graph.constraints import Kept
 from boxwood._internal.graph.labels import Ids
 from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.surgery import cut
 from boxwood._internal.graph.units import Group, Units, find_units
+from boxwood.errors import InvalidInput
 
 Tune = Callable[[nn.Module], None]
 """Brings a network back a little after a removal, in place: a few steps, or new statistics."""
@@ -91,12 +91,12 @@ def group_named(found: Units, layer: str) -> Group:
     """Find a group of units by its name.
 
     Raises:
-        BoxwoodError: there is none.
+        InvalidInput: there is none.
     """
     for group in found.groups:
         if group.name == layer:
             return group
-    raise BoxwoodError(
+    raise InvalidInput(
         f"Expected a layer whose filters can be removed, got {layer!r}; take one of "
         f"{', '.join(group.name for group in found.groups)}."
     )
@@ -144,7 +144,7 @@ def tries_of(
         tune_: what is done to each smaller network before it is measured; nothing by default.
 
     Raises:
-        BoxwoodError: there is no such layer.
+        InvalidInput: there is no such layer.
 
     Example:
         >>> from boxwood._internal.agent.search import Agent, TryAndLearn
@@ -177,12 +177,12 @@ class InProcesses:
         processes: how many.
 
     Raises:
-        BoxwoodError: fewer than one process.
+        InvalidInput: fewer than one process.
     """
 
     def __init__(self, tries: Tries, processes: int) -> None:
         if processes < 1:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected at least one process, got {processes}; as many as there are cores is "
                 "fastest."
             )

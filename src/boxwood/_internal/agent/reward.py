@@ -2,7 +2,7 @@
 
 import math
 
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import InvalidInput
 
 
 def accuracy_term(drop: float, bound: float) -> float:
@@ -15,7 +15,7 @@ def accuracy_term(drop: float, bound: float) -> float:
         bound: b > 0, in percentage points.
 
     Raises:
-        BoxwoodError: the bound is not positive.
+        InvalidInput: the bound is not positive.
 
     Example:
         >>> accuracy_term(0.0, 2.0), accuracy_term(2.0, 2.0), accuracy_term(6.0, 2.0)
@@ -24,7 +24,7 @@ def accuracy_term(drop: float, bound: float) -> float:
     Source: Huang, Zhou, You and Neumann (2018), the accuracy term of their reward.
     """
     if not bound > 0:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a drop bound above 0 percentage points, got {bound}; 0.5 asks for nearly "
             "the same accuracy, 4 for a small network."
         )

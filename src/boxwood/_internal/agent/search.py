@@ -10,9 +10,9 @@ from torch import Tensor
 from boxwood._internal.agent.policy import FilterPolicy
 from boxwood._internal.agent.reinforce import at_least_one, draw, surrogate, whitened
 from boxwood._internal.agent.reward import accuracy_term, reward
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.generators import own_random_numbers
 from boxwood._internal.core.seeds import generator_for, seed_for
+from boxwood.errors import InvalidInput
 
 Assess = Callable[[Sequence[Tensor]], Sequence[float]]
 """Actions, bool [N] each and all different, to the drop of accuracy after each, in points."""
@@ -87,7 +87,7 @@ class TryAndLearn:
         choose: the final action: `thresholded` or `best_rewarded`.
 
     Raises:
-        BoxwoodError: a number is out of range.
+        InvalidInput: a number is out of range.
 
     Example:
         >>> TryAndLearn(bound=2.0).tries
@@ -108,7 +108,7 @@ class TryAndLearn:
     def __post_init__(self) -> None:
         accuracy_term(0.0, self.bound)
         if self.tries < 2 or self.updates < 1 or self.patience < 1 or not self.lr > 0:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected tries >= 2, updates >= 1, patience >= 1 and lr > 0, got "
                 f"tries={self.tries}, updates={self.updates}, patience={self.patience}, "
                 f"lr={self.lr}; rewards are compared among the tries of one update."

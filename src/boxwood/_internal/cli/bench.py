@@ -27,7 +27,6 @@ from boxwood._internal.cli.models import (
 )
 from boxwood._internal.cli.progress import bar
 from boxwood._internal.cli.terminal import Console, say
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine.contenders import (
     Contender,
     Result,
@@ -44,6 +43,7 @@ from boxwood._internal.graph.equivalence import shrink
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.model.oneshot import project_, prune
 from boxwood._internal.recipes.unit_selection import select_units
+from boxwood.errors import InvalidInput
 
 DENSE = "dense"
 OURS = "Boxwood's engine"
@@ -200,7 +200,7 @@ def _chosen(entries: Sequence[Entry], only: Sequence[str]) -> list[Entry]:
         if not any(text.lower() in entry.name.lower() for entry in entries):
             engines = ", ".join(dict.fromkeys(entry.engine for entry in entries))
             networks = "; ".join(dict.fromkeys(entry.network for entry in entries))
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected --only to be part of the name of an engine ({engines}), of a network "
                 f"({networks}) or int8, got {text!r}; give such a part."
             )

@@ -9,8 +9,8 @@ from typing import Annotated
 import torch
 import typer
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.replacing import check_suffix
+from boxwood.errors import InvalidInput
 
 _MOST = 1_000_000
 _FILES = (".safetensors", ".pt", ".pth", ".bin", ".bxw", ".html", ".json")
@@ -27,7 +27,7 @@ def whole(least: int, most: int = _MOST) -> Callable[[Param, int | None], int | 
 
     def check(param: Param, value: int | None) -> int | None:
         if value is not None and not least <= value <= most:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected {_name(param)} to be a whole number in [{least}, {most}], got {value}; "
                 f"give such a number."
             )
@@ -50,7 +50,7 @@ def fraction(*, of_what: str, one: bool) -> Callable[[Param, float | None], floa
     def check(param: Param, value: float | None) -> float | None:
         inside = value is None or (0 < value <= 1 if one else 0 <= value < 1)
         if not inside:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected {_name(param)} to be the fraction of {of_what}, in "
                 f"{'(0, 1]' if one else '[0, 1)'}, got {value}; give such a number."
             )
@@ -62,7 +62,7 @@ def fraction(*, of_what: str, one: bool) -> Callable[[Param, float | None], floa
 def seconds(param: Param, value: float) -> float:
     """Check that a number of seconds is not negative and not endless."""
     if not 0 <= value < math.inf:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected {_name(param)} to be a number of seconds, at least 0, got {value}; give such "
             f"a number."
         )
@@ -73,7 +73,7 @@ def device(value: str) -> str:
     """Check that torch can compute on a device of this machine.
 
     Raises:
-        BoxwoodError: it is no device, this machine has none of the kind, or it holds no numbers.
+        InvalidInput: it is no device, this machine has none of the kind, or it holds no numbers.
 
     Example:
         >>> device("cpu")
@@ -83,7 +83,7 @@ def device(value: str) -> str:
         torch.zeros(1, device=torch.device(value)).item()
     except Exception as error:
         said = (str(error).strip() or type(error).__name__).partition("\n")[0].rstrip(".")
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected --device to be one that torch can compute on here, such as cpu or cuda, got "
             f"{value!r}, of which torch says: {said}; give another one."
         ) from error
@@ -122,7 +122,7 @@ def new_folder(param: Param, value: Path | None) -> Path | None:
         if value.exists() and not value.is_dir():
             raise _unwritable(param, value, "a file", "give another place")
         if value.suffix in _FILES and not value.exists():
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected {_name(param)} to be a folder, got {value}, the name of a file; name a "
                 f"folder, such as {value.with_suffix('')}."
             )
@@ -132,7 +132,7 @@ def new_folder(param: Param, value: Path | None) -> Path | None:
 def store(param: Param, value: Path) -> Path:
     """Check that a store is no file; it need not be there, and reading it needs no leave to write."""
     if value.exists() and not value.is_dir():
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected {_name(param)} to be a folder of finished phases, got {value}, a file; give "
             f"the folder."
         )
@@ -159,7 +159,7 @@ def free(path: Path, *, overwrite: bool) -> None:
         >>> free(Path("nothing"), overwrite=False)
     """
     if not overwrite and (path.exists() or path.is_symlink()):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a new name to write, got {path}, which is there already; give another, or "
             f"--overwrite."
         )
@@ -172,7 +172,7 @@ def empty(folder: Path, *, overwrite: bool) -> None:
         >>> empty(Path("nothing"), overwrite=False)
     """
     if not overwrite and folder.is_dir() and any(folder.iterdir()):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a new or an empty folder, got {folder}, which holds something; give "
             f"another, or --overwrite to write over files of the same names."
         )
@@ -199,8 +199,8 @@ def _check_writable(param: Param, path: Path, *, makes_folders: bool) -> None:
         )
 
 
-def _unwritable(param: Param, path: Path, what: str, way_out: str) -> BoxwoodError:
-    return BoxwoodError(
+def _unwritable(param: Param, path: Path, what: str, way_out: str) -> InvalidInput:
+    return InvalidInput(
         f"Expected {_name(param)} to be a place that can be written, got {path}, {what}; {way_out}."
     )
 

@@ -21,7 +21,7 @@ from boxwood._internal.cli import (
     shrink,
 )
 from boxwood._internal.cli.terminal import Stopped, say, settle
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import BoxwoodError
 
 _STOPPED = 130  # as shells have it: 128 and the number of the signal
 

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from boxwood._internal.cli import checks
 from boxwood._internal.cli.target import arguments
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.reading import check_regular
 from boxwood._internal.core.spec import load
 from boxwood._internal.files.header import read_header
 from boxwood._internal.files.quantised import refuse_unprunable_tensors
 from boxwood._internal.model.oneshot import project_, prune
 from boxwood._internal.recipes.phase import load_weights_
+from boxwood.errors import InvalidInput
 
 ModelName = Annotated[
     str,
@@ -83,7 +83,7 @@ def read_network(
         sparsity: fraction of weights to prune first.
 
     Raises:
-        BoxwoodError: the name, a setting, the file, a shape or the sparsity cannot be used.
+        InvalidInput: the name, a setting, the file, a shape or the sparsity cannot be used.
     """
     if not Path(target).is_dir():
         return model_of(target, settings, weights, sparsity), example_of(inputs)
@@ -92,7 +92,7 @@ def read_network(
     )
 
     if weights is not None or settings:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected no --weights and no --set with a folder, got {weights or settings[0]}; the "
             f"folder holds the weights and the configuration."
         )
@@ -110,18 +110,18 @@ def model_of(
     """Build or find a network in evaluation mode, with its weights loaded and pruned.
 
     Raises:
-        BoxwoodError: the name, a setting, the file or the sparsity cannot be used.
+        InvalidInput: the name, a setting, the file or the sparsity cannot be used.
     """
     found = load(name)
     if not isinstance(found, nn.Module):
         if not callable(found):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected {name} to be a model or a function that returns one, got "
                 f"{type(found).__name__}; name one of these."
             )
         found = found(**arguments(found, name, None, settings))
     if not isinstance(found, nn.Module):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected {name} to return a model, got {type(found).__name__}; return an nn.Module."
         )
     if weights is not None:
@@ -137,7 +137,7 @@ def example_of(inputs: Sequence[str]) -> tuple[Tensor, ...]:
     What stands behind the colon is a dtype, or the number below which whole numbers are drawn.
 
     Raises:
-        BoxwoodError: a text is not a shape.
+        InvalidInput: a text is not a shape.
 
     Example:
         >>> floats, tokens = example_of(["2x3", "1x50:99"])
@@ -145,7 +145,7 @@ def example_of(inputs: Sequence[str]) -> tuple[Tensor, ...]:
         (torch.float32, torch.int64, True)
     """
     if not inputs:
-        raise BoxwoodError(
+        raise InvalidInput(
             "Expected the shape of at least one input, got none; give --input 1x3x224x224."
         )
     generator = torch.Generator().manual_seed(0)
@@ -161,7 +161,7 @@ def _drawn(text: str, generator: torch.Generator) -> Tensor:
     except ValueError:
         shape = []
     if not shape or min(shape) < 1 or below < 1 or not isinstance(dtype, torch.dtype):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a shape such as 1x3x224x224, 1x128:int64 or 1x128:99, got {text!r}; give "
             f"positive sizes with an x between them, and a dtype of torch or a number above all "
             f"tokens."
@@ -171,7 +171,7 @@ def _drawn(text: str, generator: torch.Generator) -> Tensor:
             return torch.randn(shape, generator=generator).to(dtype)
         return torch.randint(below, shape, generator=generator).to(dtype)
     except RuntimeError as error:  # more than there is memory, or numbers for
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected an input that fits into memory, got {text!r}, of which torch says: "
             f"{_first_line(error)}; give a smaller shape."
         ) from error
@@ -181,7 +181,7 @@ def check_takes(model: nn.Module, example: Sequence[Tensor]) -> None:
     """Run a copy of a network, so that inputs that it does not take are refused before any work.
 
     Raises:
-        BoxwoodError: it raises something.
+        InvalidInput: it raises something.
 
     Example:
         >>> check_takes(nn.Linear(3, 2), [torch.ones(1, 3)])
@@ -194,7 +194,7 @@ def check_takes(model: nn.Module, example: Sequence[Tensor]) -> None:
             trial(*example)
     except Exception as error:
         shapes = " and ".join(f"{'x'.join(map(str, x.shape))}:{x.dtype}" for x in example)
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected inputs that {type(model).__name__} takes, got {shapes.replace('torch.', '')}, "
             f"at which it says: {type(error).__name__}: {_first_line(error)}; give others with "
             f"--input."
@@ -212,7 +212,7 @@ def _load_(model: nn.Module, path: Path) -> None:
         check_regular(path)
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected the model's weights in {path}, got {str(error).splitlines()[0]}; give a "
             f".safetensors file of its state_dict."
         ) from error

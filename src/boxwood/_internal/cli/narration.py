@@ -7,12 +7,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from boxwood._internal.cli.terminal import say
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.recipes.phase import Phase
 from boxwood._internal.report.tables import human_seconds
 from boxwood._internal.runs.runner import Job, Watcher, phase_title, with_needs
 from boxwood._internal.runs.store import Store
 from boxwood._internal.train.loop import Fit
+from boxwood.errors import BoxwoodError
 
 _POLL = 0.5  # seconds
 _SILENCE = 30.0  # seconds

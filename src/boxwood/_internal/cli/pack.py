@@ -14,7 +14,6 @@ from boxwood._internal.cli.progress import byte_bar
 from boxwood._internal.cli.prune import Links
 from boxwood._internal.cli.tables import show
 from boxwood._internal.cli.terminal import Console, say
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.files.checkpoint import (
     OnRead,
     companion_files,
@@ -34,6 +33,7 @@ from boxwood._internal.files.mask_files import masks_file_of, open_masks
 from boxwood._internal.files.packed import dense_pieces, pack_file, unpack_file
 from boxwood._internal.files.quantised import refuse_unprunable
 from boxwood._internal.files.writing import copy_file, disk_errors, whole_file
+from boxwood.errors import InvalidInput
 
 Source = Annotated[
     Path, typer.Argument(help="safetensors file, index of shards, or a folder of either.")
@@ -73,7 +73,7 @@ def pack(
     Example: boxwood pack pruned/ --out packed/
     """
     if masks is not None and (len(find_files(checkpoint)[1]) > 1 or not masks.is_file()):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected --masks to name the file of masks of a checkpoint in one file, got {masks} "
             f"for {checkpoint}; for shards put theirs into masks/ of their folder."
         )
@@ -158,14 +158,14 @@ def _convert(
     """Convert a file, or every shard and the other texts of its folder; returns bytes before and after."""
     index, files = find_files(source, follow_links=follow_links)
     if out.exists() and (out.is_file() or any(out.iterdir())):
-        raise BoxwoodError(f"Expected a new place to write, got {out}; delete it or give another.")
+        raise InvalidInput(f"Expected a new place to write, got {out}; delete it or give another.")
     folder = source.is_dir() or index is not None
     targets = {file: out / renamed(file.name) if folder else out for file in files}
     if folder:
         with disk_errors(out):
             out.mkdir(parents=True, exist_ok=True)
     elif out.suffix != ".safetensors" or out.is_dir():
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a file to write whose name ends in .safetensors, got {out}; name one."
         )
     for file, target in targets.items():

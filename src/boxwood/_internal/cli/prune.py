@@ -16,10 +16,10 @@ from boxwood._internal.cli.progress import byte_bar
 from boxwood._internal.cli.prune_blocks import decision, prune_blocks
 from boxwood._internal.cli.tables import show
 from boxwood._internal.cli.terminal import Console, say, stoppable
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.files.checkpoint import open_checkpoint
 from boxwood._internal.files.streaming import PrunedTensor, prune_checkpoint
 from boxwood._internal.files.thresholds import NamePatterns, global_thresholds, uniform_thresholds
+from boxwood.errors import InvalidInput
 
 Links = Annotated[
     bool,
@@ -30,7 +30,7 @@ Links = Annotated[
 def _no_keep(given: str | None) -> None:
     """Refuse what `--pattern` was called before; `--keep` is a fraction of units everywhere."""
     if given is not None:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected --sparsity or --pattern, got --keep {given}, which is a fraction of the units "
             f"that `boxwood shrink` keeps; did you mean --pattern {given if ':' in given else '2:4'}?"
         )
@@ -110,19 +110,19 @@ def prune(
     torch.set_num_threads(threads)
     if by is not None:
         if where or per_tensor:
-            raise BoxwoodError(
+            raise InvalidInput(
                 "Expected no --where and no --per-tensor with --by, which gives every linear layer "
                 "of the blocks the same sparsity, got one; leave layers out with --skip."
             )
         wanted, decide = decision(by, sparsity, pattern)
         if owl and pattern is not None:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected no --owl with --pattern {pattern}, which gives every block the same sparsity, "
                 f"got both; leave one out."
             )
         needed = by != "magnitude" or owl
         if needed and text is None:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected calibration text for {'--owl' if owl else by}, got none; give --text "
                 f"FILE."
             )
@@ -143,7 +143,7 @@ def prune(
         )
         return
     if sparsity is None or pattern or owl or text or lines or blocks:
-        raise BoxwoodError(
+        raise InvalidInput(
             "Expected --sparsity, and --pattern, --owl, --text, --lines and --blocks only with --by, "
             "got otherwise; add --by magnitude, wanda or sparsegpt for a pretrained transformer."
         )

@@ -12,10 +12,10 @@ from typing import Any
 from boxwood._internal.cli.progress import bar
 from boxwood._internal.cli.terminal import Console, say
 from boxwood._internal.core.criteria import magnitude, wanda
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.granularity import Elements, NofM, PerRow
 from boxwood._internal.core.spec import Call, encode
 from boxwood._internal.model.blockwise import by_criterion, by_sparse_gpt
+from boxwood.errors import InvalidInput
 
 METHODS = ("magnitude", "wanda", "sparsegpt")
 
@@ -29,7 +29,7 @@ def decision(by: str, sparsity: float | None, pattern: str | None) -> tuple[floa
         pattern: ``n:m`` in its place.
 
     Raises:
-        BoxwoodError: another method, both of them or neither, or no ``n:m``.
+        InvalidInput: another method, both of them or neither, or no ``n:m``.
 
     Example:
         >>> sparsity, how = decision("sparsegpt", None, "2:4")
@@ -37,11 +37,11 @@ def decision(by: str, sparsity: float | None, pattern: str | None) -> tuple[floa
         (0.5, (('grouped', NofM(n=2, m=4)),))
     """
     if by not in METHODS:
-        raise BoxwoodError(f"Expected --by {', '.join(METHODS)}, got {by!r}; choose one.")
+        raise InvalidInput(f"Expected --by {', '.join(METHODS)}, got {by!r}; choose one.")
     grouped = None if pattern is None else _grouped(pattern)
     wanted = sparsity if grouped is None else 1 - grouped.n / grouped.m
     if wanted is None or (sparsity is None) == (grouped is None):
-        raise BoxwoodError(
+        raise InvalidInput(
             "Expected either --sparsity or --pattern, got both or neither; --pattern n:m is a "
             "sparsity of 1 - n/m."
         )
@@ -121,7 +121,7 @@ def _said(batches: list[dict[str, Any]]) -> str:
 def _grouped(pattern: str) -> NofM:
     found = re.fullmatch(r"(\d+):(\d+)", pattern)
     if found is None or not 0 < int(found[1]) < int(found[2]):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected --pattern n:m, n kept of every m consecutive inputs with 0 < n < m, got "
             f"{pattern!r}; try 2:4."
         )
@@ -133,7 +133,7 @@ def read_text(text: Path) -> str:
     try:
         return text.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise BoxwoodError(f"Expected UTF-8 text in {text}, got {error}; check it.") from error
+        raise InvalidInput(f"Expected UTF-8 text in {text}, got {error}; check it.") from error
 
 
 def peak_memory() -> int:

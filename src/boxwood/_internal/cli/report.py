@@ -11,7 +11,6 @@ from rich.text import Text
 from boxwood._internal.cli import checks
 from boxwood._internal.cli.tables import show
 from boxwood._internal.cli.terminal import Console, say
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.spec import load
 from boxwood._internal.report.figures import write
 from boxwood._internal.report.page.build import (
@@ -26,6 +25,7 @@ from boxwood._internal.report.page.comparison import compare, comparison_table
 from boxwood._internal.report.page.document import Table
 from boxwood._internal.report.page.render import library
 from boxwood._internal.report.paper_figures import write_figures
+from boxwood.errors import InvalidInput
 
 Stores = Annotated[list[Path], typer.Argument(help="Folders of finished phases.")]
 Only = Annotated[
@@ -121,7 +121,7 @@ def asked(
     """Turn what was typed into a report."""
     found: Any = None if judge is None else load(judge)
     if found is not None and not callable(found):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected {judge} to name a function, got {type(found).__name__}; name one that takes "
             f"measurements and returns findings."
         )

@@ -14,7 +14,6 @@ from boxwood._internal.cli.progress import bar
 from boxwood._internal.cli.run import Code, StorePath, TrustAll
 from boxwood._internal.cli.target import trusted
 from boxwood._internal.cli.terminal import Console, say, stoppable
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.masks import apply
 from boxwood._internal.files.mask_files import FOLDER as MASKS
 from boxwood._internal.files.mask_files import write_with_masks
@@ -26,6 +25,7 @@ from boxwood._internal.runs.export import save_cut
 from boxwood._internal.runs.garbage import collect_garbage
 from boxwood._internal.runs.latency import FILE, Settings, Wanted, measure_all
 from boxwood._internal.runs.store import Store
+from boxwood.errors import InvalidInput
 
 app = typer.Typer(no_args_is_help=True, help="List, show, export and clean up finished work.")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -220,7 +220,7 @@ def _runs(store: Path) -> list[Run]:
 
 def _open(store: Path) -> Store:
     if not store.is_dir():
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a store at {store}, got no such folder; give --store, or run something."
         )
     return Store(store)
@@ -229,7 +229,7 @@ def _open(store: Path) -> Store:
 def _whole(store: Store, key: str) -> str:
     found = [each for each in store.phases() if each.startswith(key)]
     if len(found) != 1:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected the beginning of one key, got {key!r}, which fits {len(found)} of the "
             f"phases in {store.root}; list them with `boxwood runs list`."
         )

@@ -15,10 +15,10 @@ import typer
 from boxwood._internal.cli import checks
 from boxwood._internal.cli.report import Judge, LatencyFile, Only, Stores, Title, Without, asked
 from boxwood._internal.cli.terminal import Console, say
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.report.page.build import page
 from boxwood._internal.report.page.render import library
 from boxwood._internal.runs.latency import FILE as LATENCY
+from boxwood.errors import BoxwoodError, InvalidInput
 
 _HOST = "127.0.0.1"
 _THREADS = 16
@@ -61,11 +61,11 @@ def open_server(stores: list[Path], build: Callable[[], str], port: int = 0) -> 
     web page elsewhere cannot read the report through the reader's browser.
 
     Raises:
-        BoxwoodError: a store is missing, or the port is taken.
+        InvalidInput: a store is missing, or the port is taken.
     """
     for store in stores:
         if not store.is_dir():
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected a store at {store}, got no such folder; give one, or run something."
             )
     cache = _Cache(stores, build)
@@ -100,7 +100,7 @@ def open_server(stores: list[Path], build: Callable[[], str], port: int = 0) -> 
     try:
         return _Server((_HOST, port), Handler)
     except OSError as error:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected port {port} to be free, got {error.strerror}; give another --port, or 0."
         ) from error
 

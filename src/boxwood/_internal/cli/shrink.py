@@ -14,7 +14,6 @@ from boxwood._internal.cli import checks
 from boxwood._internal.cli.models import Inputs, Length, Samples, Settings, Weights, read_network
 from boxwood._internal.cli.tables import show
 from boxwood._internal.cli.terminal import Console, say
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.files.writing import check_new_folder
 from boxwood._internal.graph.equivalence import check_equivalence
 from boxwood._internal.graph.equivalence import shrink as shrink_network
@@ -29,6 +28,7 @@ from boxwood._internal.graph.selection import (
     parameters,
 )
 from boxwood._internal.graph.units import Group, find_units
+from boxwood.errors import InvalidInput
 
 _TURNS = 21
 _share = checks.fraction(of_what="what there is", one=True)
@@ -130,15 +130,15 @@ def shrink(
     asked = [name for name, (value, _) in budgets.items() if value is not None]
     asked += ["--latency"] * (time is not None) + ["--keep"] * (keep is not None)
     if len(asked) != 1:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected one of --keep, --macs, --size and --latency, got "
             f"{' and '.join(asked) or 'none'}; give one."
         )
     if out is None and not dry_run:
-        raise BoxwoodError("Expected a file to write, got none; name one, or give --dry-run.")
+        raise InvalidInput("Expected a file to write, got none; name one, or give --dry-run.")
     folder = Path(target) if Path(target).is_dir() else None
     if folder is None and (by or text or samples or length):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected --by, --text, --samples and --length with a Hugging Face folder, got "
             f"{target}; use boxwood.select_units and boxwood.compensate in Python."
         )
@@ -185,7 +185,7 @@ def shrink(
         checked = check_equivalence(model, small, chosen)
         report["equivalence"] = checked.to_json()
         if not checked.equivalent:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected the smaller network to compute what the masked one does, got\n"
                 f"{checked}\nNothing was written: protect part of it with --protect."
             )

@@ -15,7 +15,6 @@ from boxwood._internal.adapters.shrunken import Shrunken, shrink_pretrained
 from boxwood._internal.cli.progress import bar
 from boxwood._internal.cli.prune_blocks import read_text
 from boxwood._internal.core.criteria import magnitude, taylor, wanda
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.graph.compensate import compensate
 from boxwood._internal.graph.scoring import UnitScores, score_units
 from boxwood._internal.graph.selection import UnitSelection
@@ -23,6 +22,7 @@ from boxwood._internal.graph.units import Group, Units
 from boxwood._internal.model.evidence.calibration import Batches
 from boxwood._internal.model.prunable import linear_and_conv
 from boxwood._internal.recipes.unit_selection import unit_evidence
+from boxwood.errors import InvalidInput
 
 CRITERIA: Mapping[str, Callable[..., Tensor]] = {
     "magnitude": magnitude,
@@ -65,7 +65,7 @@ def reading_of(folder: Path, text: Path, samples: int | None, length: int | None
     """Cut a text into what decides and what is measured on.
 
     Raises:
-        BoxwoodError: the text cannot be read or is too short, or the folder has no tokenizer.
+        InvalidInput: the text cannot be read or is too short, or the folder has no tokenizer.
     """
     calibration, test = held_out(read_text(text))
     pieces = batches_for(folder, calibration, samples=samples, length=length)
@@ -79,13 +79,13 @@ def criterion_of(
     """Say what ranks the units.
 
     Raises:
-        BoxwoodError: an unknown name, or text is missing.
+        InvalidInput: an unknown name, or text is missing.
     """
     if by is not None and by not in CRITERIA:
-        raise BoxwoodError(f"Expected --by {', '.join(CRITERIA)}, got {by!r}; choose one.")
+        raise InvalidInput(f"Expected --by {', '.join(CRITERIA)}, got {by!r}; choose one.")
     name = by or ("wanda" if text is not None or is_causal(model) else "magnitude")
     if text is None and name != "magnitude":
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected --text for {by or type(model).__name__}, got none: magnitudes alone destroy a "
             f"language model; give --text FILE, or --by magnitude to do it all the same."
         )

@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.reading import read_whole, strict_json
 from boxwood._internal.core.spec import decode, load
 from boxwood._internal.core.trust import Trust
 from boxwood._internal.data.catalogue import named
 from boxwood._internal.data.splits import Splits
 from boxwood._internal.recipes.phase import Experiment
+from boxwood.errors import InvalidInput
 
 
 def trusted(code: Sequence[str] | None, trust: bool) -> Trust:
@@ -35,24 +35,24 @@ def resolve(
         trust: whose code ``recipe.json`` may name; a function that was typed is trusted.
 
     Raises:
-        BoxwoodError: the target, a setting or a field does not exist, or is not trusted.
+        InvalidInput: the target, a setting or a field does not exist, or is not trusted.
     """
     if target.endswith(".json"):
         if data or settings:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected a recipe file alone, got also --data or --set; edit {target} instead."
             )
         found = _read(Path(target), trust)
     else:
         function = load(target)
         if not callable(function):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected {target} to name a function, got {type(function).__name__}; "
                 f"name a function that returns an Experiment."
             )
         found = function(**arguments(function, target, data, settings))
     if not isinstance(found, Experiment):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected {target} to return an Experiment, got {type(found).__name__}; "
             f"return Experiment(model=…, data=…, branches=((name, recipe), …))."
         )
@@ -63,9 +63,9 @@ def _read(path: Path, trust: Trust) -> Any:
     try:
         found = strict_json(read_whole(path))
     except FileNotFoundError as error:
-        raise BoxwoodError(f"Expected a recipe file at {path}, got none; check it.") from error
+        raise InvalidInput(f"Expected a recipe file at {path}, got none; check it.") from error
     except (OSError, ValueError) as error:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected JSON in {path}, got text that is not ({error}); "
             f"write it with `boxwood plan --json`."
         ) from error
@@ -78,20 +78,20 @@ def arguments(
     """Read ``name=value`` texts as arguments of a function.
 
     Raises:
-        BoxwoodError: a text has no value, or the function no such parameter.
+        InvalidInput: a text has no value, or the function no such parameter.
     """
     parameters = inspect.signature(function).parameters
     given: dict[str, Any] = {}
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals:
-            raise BoxwoodError(f"Expected --set name=value, got {setting!r}; add the value.")
+            raise InvalidInput(f"Expected --set name=value, got {setting!r}; add the value.")
         given[name] = _value(text)
     if data is not None:
         given["data"] = _loader(data)
     for name in given:
         if name not in parameters:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected a parameter of {target} ({', '.join(parameters) or 'it has none'}), "
                 f"got {name!r}; correct or drop it."
             )

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from boxwood._internal.core.arguments import check_function
 from boxwood._internal.core.criteria import magnitude_over_std
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.masks import Masks
 from boxwood._internal.core.schedules import check_sparsity
 from boxwood._internal.core.selection import Scores, candidates, count_above, kth_largest, select
+from boxwood.errors import InvalidInput
 
 Scope = Callable[[Scores, float | None, Masks | None], dict[str, int]]
 """Scores, target sparsity and the masks so far, to the number of groups that each tensor keeps."""
@@ -43,7 +43,7 @@ def allocate(
         Keep counts by name.
 
     Raises:
-        BoxwoodError: the sparsity is out of range, lower than what is already pruned, or cannot be
+        InvalidInput: the sparsity is out of range, lower than what is already pruned, or cannot be
             reached with the floor.
 
     Example:
@@ -62,7 +62,7 @@ def allocate(
     available = candidates(scores, within)
     for name, count in keep.items():
         if count > available[name]:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected a sparsity that keeps at most the {available[name]} weights left in "
                 f"{name!r}, got one that keeps {count}; what is pruned stays pruned: ask for a "
                 f"higher sparsity, or start from masks of ones."
@@ -98,7 +98,7 @@ def global_(scores: Scores, sparsity: float | None, within: Masks | None = None)
     keep = keep_of(total, required(sparsity, "global_"))
     available = sum(candidates(scores, within).values())
     if keep > available:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a sparsity of at least {1 - available / max(total, 1):.4g}, which is pruned "
             f"already, got {sparsity}; what is pruned stays pruned: ask for a higher sparsity, or "
             f"start from masks of ones."
@@ -242,7 +242,7 @@ def _raise_to_floor(
         rest = {name: score for name, score in scores.items() if name not in fixed}
         left = budget - sum(fixed.values())
         if left < 0 or not rest:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected a floor that leaves room for {budget} weights in all, got floor={floor} "
                 f"for {len(scores)} tensors; lower the floor or the sparsity."
             )
@@ -259,13 +259,13 @@ def required(sparsity: float | None, scope: str) -> float:
         0.5
     """
     if sparsity is None:
-        raise BoxwoodError(f"Expected a sparsity for the scope {scope}, got None; give one.")
+        raise InvalidInput(f"Expected a sparsity for the scope {scope}, got None; give one.")
     return sparsity
 
 
 def _refused(sparsity: float | None, scope: str) -> None:
     if sparsity is not None:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected sparsity=None with the scope {scope}, which carries its own numbers, "
             f"got {sparsity}; leave one of the two out."
         )
@@ -278,7 +278,7 @@ def _first_match(table: tuple[tuple[str, float], ...], name: str) -> float | Non
 def _check_patterns(patterns: list[str], scores: Scores) -> None:
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in scores):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected patterns that match a tensor, got {pattern!r}, which matches none of "
                 f"{', '.join(list(scores)[:8])}; correct the pattern."
             )

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from boxwood._internal.core.allocation import keep_of, required, split
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.masks import Masks
 from boxwood._internal.core.selection import Scores, candidates
+from boxwood.errors import InvalidInput
 
 
 def erdos_renyi_kernel(
@@ -26,7 +26,7 @@ def erdos_renyi_kernel(
     and is meant for single weights.
 
     Raises:
-        BoxwoodError: a tensor has fewer than two dimensions.
+        InvalidInput: a tensor has fewer than two dimensions.
 
     Example:
         >>> import torch
@@ -40,7 +40,7 @@ def erdos_renyi_kernel(
     total = _total(scores, required(sparsity, "erdos_renyi_kernel"))
     for name, score in scores.items():
         if score.dim() < 2:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected tensors with an input and an output dimension for erdos_renyi_kernel, "
                 f"got {name!r} of shape {tuple(score.shape)}; leave it out with where=."
             )
@@ -60,7 +60,7 @@ def lamp(scores: Scores, sparsity: float | None, within: Masks | None = None) ->
         within: the masks so far.
 
     Raises:
-        BoxwoodError: a score is negative.
+        InvalidInput: a score is negative.
 
     Example:
         >>> import torch
@@ -105,7 +105,7 @@ class OutlierWeighed:
 
     def __post_init__(self) -> None:
         if not self.outlier > 1 or not 0 <= self.spread <= 0.5:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected outlier > 1 and spread in [0, 0.5], got outlier={self.outlier}, "
                 f"spread={self.spread}; the paper takes 5 and 0.08."
             )
@@ -150,7 +150,7 @@ def _total(scores: Scores, sparsity: float) -> int:
 
 def _lamp_scores(score: Tensor, name: str) -> Tensor:
     if score.numel() and float(score.min()) < 0:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected scores that are not negative for lamp, got {float(score.min()):g} in "
             f"{name!r}; take the criterion magnitude, or another scope."
         )
@@ -169,7 +169,7 @@ def _exactly(wanted: Mapping[str, float], total: int, most: Mapping[str, int]) -
     down, and the largest of them up until the sum is right.
     """
     if total > sum(most.values()):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a sparsity that keeps at most the {sum(most.values())} weights left, got "
             f"one that keeps {total}; what is pruned stays pruned: ask for a higher sparsity."
         )

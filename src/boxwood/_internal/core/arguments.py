@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import InvalidInput
 
 
 def described(value: Any) -> str:
@@ -34,29 +34,29 @@ def check_kind(value: Any, kind: type | tuple[type, ...], wanted: str, do: str) 
         do: the way out.
 
     Raises:
-        BoxwoodError: it is none of them.
+        InvalidInput: it is none of them.
 
     Example:
         >>> check_kind(0.9, str, "a name", "quote it")
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected a name, got 0.9; quote it.
+        boxwood.errors.InvalidInput: Expected a name, got 0.9; quote it.
     """
     if not isinstance(value, kind):
-        raise BoxwoodError(f"Expected {wanted}, got {described(value)}; {do}.")
+        raise InvalidInput(f"Expected {wanted}, got {described(value)}; {do}.")
 
 
 def check_network(model: Any) -> None:
     """Refuse what is no network, such as its class.
 
     Raises:
-        BoxwoodError: it is none.
+        InvalidInput: it is none.
 
     Example:
         >>> check_network(nn.Linear)
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected a network, got the class Linear; make one of it first: Linear(…).
+        boxwood.errors.InvalidInput: Expected a network, got the class Linear; make one of it first: Linear(…).
     """
     do = f"make one of it first: {model.__name__}(…)" if isinstance(model, type) else (
         "give an nn.Module as the first argument"
@@ -68,19 +68,19 @@ def checked_masks(masks: Any) -> Mapping[str, Tensor]:
     """Give masks by name back, and refuse what are none.
 
     Raises:
-        BoxwoodError: they are none.
+        InvalidInput: they are none.
 
     Example:
         >>> checked_masks({"weight": [True]})
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected a bool tensor for each name, got a value of type list for 'weight'; give what boxwood.prune returns.
+        boxwood.errors.InvalidInput: Expected a bool tensor for each name, got a value of type list for 'weight'; give what boxwood.prune returns.
     """
     do = "give what boxwood.prune returns"
     check_kind(masks, Mapping, "masks by parameter name", do)
     for name, mask in masks.items():
         if not isinstance(mask, Tensor):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected a bool tensor for each name, got {described(mask)} for {name!r}; {do}."
             )
     return dict(masks)
@@ -95,14 +95,14 @@ def check_function(value: Any, wanted: str, module: str) -> None:
         module: where such functions are; it has been imported.
 
     Raises:
-        BoxwoodError: it is none.
+        InvalidInput: it is none.
 
     Example:
         >>> import boxwood._internal.core.criteria
         >>> check_function("magnitud", "a criterion", "boxwood._internal.core.criteria")
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected a criterion, got 'magnitud'; give the function: boxwood._internal.core.criteria.magnitude.
+        boxwood.errors.InvalidInput: Expected a criterion, got 'magnitud'; give the function: boxwood._internal.core.criteria.magnitude.
     """
     if callable(value) and not isinstance(value, type):
         return
@@ -112,4 +112,4 @@ def check_function(value: Any, wanted: str, module: str) -> None:
         public = [name for name in there if not name.startswith("_")]
         close = difflib.get_close_matches(value.lower(), public, n=1)
         do = f"give the function: {module}.{close[0]}" if close else do
-    raise BoxwoodError(f"Expected {wanted}, got {described(value)}; {do}.")
+    raise InvalidInput(f"Expected {wanted}, got {described(value)}; {do}.")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import InvalidInput
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Blocks:
         columns: columns of a block.
 
     Raises:
-        BoxwoodError: a block without rows or columns.
+        InvalidInput: a block without rows or columns.
 
     Example:
         >>> Blocks(2, 1).pool(torch.tensor([[1.0, 3.0], [5.0, 5.0]]))
@@ -39,7 +39,7 @@ class Blocks:
 
     def __post_init__(self) -> None:
         if min(self.rows, self.columns) < 1:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected blocks of at least 1 × 1, got {self.rows} × {self.columns}; "
                 "give positive sizes."
             )

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import InvalidInput
 
 
 class Examples(Protocol):
@@ -94,7 +94,7 @@ class InBatches:
         first: how many examples; None for all.
 
     Raises:
-        BoxwoodError: the size is below 1, or there are no examples.
+        InvalidInput: the size is below 1, or there are no examples.
 
     Example:
         >>> from boxwood._internal.data.splits import InMemory
@@ -109,7 +109,7 @@ class InBatches:
 
     def __post_init__(self) -> None:
         if self.size < 1 or self._count() < 1:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected batches of at least one of the {len(self.examples)} examples, got "
                 f"size={self.size}, first={self.first}; give positive numbers."
             )

@@ -7,9 +7,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from boxwood._internal.core.criteria import magnitude
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.masks import Masks
 from boxwood._internal.core.selection import Scores
+from boxwood.errors import InvalidInput
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,7 @@ class FixedMasks:
 
     def __post_init__(self) -> None:
         if not self.masks:
-            raise BoxwoodError("Expected masks to hold, got none; give what boxwood.prune returns.")
+            raise InvalidInput("Expected masks to hold, got none; give what boxwood.prune returns.")
 
     @property
     def criterion(self) -> Callable[..., Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from boxwood._internal.core.arguments import described
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import InvalidInput
 
 
 class Granularity(Protocol):
@@ -62,16 +62,16 @@ def check_granularity(granularity: object) -> None:
     """Refuse what is no granularity, such as the name of one.
 
     Raises:
-        BoxwoodError: it is none.
+        InvalidInput: it is none.
 
     Example:
         >>> check_granularity("2:4")
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected a granularity, got '2:4'; give one such as Elements(), PerRow() or NofM(2, 4) of boxwood._internal.core.granularity.
+        boxwood.errors.InvalidInput: Expected a granularity, got '2:4'; give one such as Elements(), PerRow() or NofM(2, 4) of boxwood._internal.core.granularity.
     """
     if isinstance(granularity, type) or not hasattr(granularity, "pool"):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a granularity, got {described(granularity)}; give one such as Elements(), "
             f"PerRow() or NofM(2, 4) of boxwood._internal.core.granularity."
         )
@@ -165,7 +165,7 @@ class Slices:
 
     def _others(self, dims: int) -> tuple[int, ...]:
         if not self.dims or not all(0 <= dim < dims for dim in self.dims):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected slices along dimensions of a tensor with {dims}, got dims={self.dims}; "
                 f"leave such tensors out with where=, or name other dimensions."
             )
@@ -219,7 +219,7 @@ class NofM:
         m: out of how many.
 
     Raises:
-        BoxwoodError: not ``0 < n < m``; a tensor whose second dimension is no multiple of m; or
+        InvalidInput: not ``0 < n < m``; a tensor whose second dimension is no multiple of m; or
             another sparsity is asked for.
 
     Example:
@@ -235,7 +235,7 @@ class NofM:
 
     def __post_init__(self) -> None:
         if not 0 < self.n < self.m:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected to keep n of m weights with 0 < n < m, got n={self.n}, m={self.m}; "
                 f"n counts the kept ones: NofM(2, 4) for 2:4."
             )
@@ -256,7 +256,7 @@ class NofM:
         """Return the decisions in ``shape``, once it is clear that each m keeps n."""
         mask = decisions.view(shape)
         if not bool((self._grouped(mask).sum(1) == self.n).all()):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected a sparsity of {1 - self.n / self.m:g} with {self.n}:{self.m}, which "
                 f"keeps {self.n} of every {self.m} weights, got masks that keep "
                 f"{int(mask.sum())} of {mask.numel()}; ask for that sparsity, with scope=uniform, "
@@ -266,7 +266,7 @@ class NofM:
 
     def _grouped(self, tensor: Tensor) -> Tensor:
         if tensor.dim() < 2 or tensor.shape[1] % self.m:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected tensors whose second dimension is a multiple of {self.m} for "
                 f"{self.n}:{self.m}, got shape {tuple(tensor.shape)}; leave it out with where=."
             )

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.placement import (
     check_data,
     check_whole,
@@ -14,6 +13,7 @@ from boxwood._internal.core.placement import (
     placed_like,
     whole,
 )
+from boxwood.errors import InvalidInput
 
 Masks = Mapping[str, Tensor]
 """Dotted parameter name to a bool tensor of the parameter's shape; True keeps."""
@@ -25,23 +25,23 @@ def validate(tensors: Mapping[str, Tensor], masks: Masks) -> None:
     """Check that every mask is bool and fits the tensor of its name.
 
     Raises:
-        BoxwoodError: a name matches no tensor, a shape differs, or a mask is not bool.
+        InvalidInput: a name matches no tensor, a shape differs, or a mask is not bool.
 
     Example:
         >>> validate({"w": torch.ones(2)}, {"w": torch.tensor([True, False])})
     """
     for name, mask in masks.items():
         if name not in tensors:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected masks named after tensors of the model, got a mask for {name!r}, which "
                 f"is none of its {len(tensors)} tensors ({_some(tensors)}); rename or drop it."
             )
         if mask.dtype != torch.bool:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected a bool mask for {name!r}, got {mask.dtype}; use `mask != 0`."
             )
         if mask.shape != tensors[name].shape:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected a mask of shape {tuple(tensors[name].shape)} for {name!r}, "
                 f"got {tuple(mask.shape)}; make the mask from this model's weights."
             )
@@ -221,7 +221,7 @@ def unpack(bits: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> d
     """Undo `pack`, given the shape of each mask.
 
     Raises:
-        BoxwoodError: a shape is missing, or does not fit the number of bytes.
+        InvalidInput: a shape is missing, or does not fit the number of bytes.
 
     Example:
         >>> unpack({"a": torch.tensor([5], dtype=torch.uint8)}, {"a": (3,)})
@@ -231,13 +231,13 @@ def unpack(bits: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> d
     shift = torch.arange(8, dtype=torch.uint8)
     for name, packed in bits.items():
         if name not in shapes:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected a shape for the mask {name!r}, got shapes for {_some(shapes)}; "
                 f"load the mask together with the weights that it belongs to."
             )
         count = math.prod(shapes[name])
         if packed.numel() != -(-count // 8):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected {-(-count // 8)} bytes for the mask {name!r} of shape "
                 f"{tuple(shapes[name])}, got {packed.numel()}; the mask is of another model."
             )

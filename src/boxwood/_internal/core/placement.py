@@ -7,14 +7,14 @@ from typing import Any
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import InvalidInput
 
 
 def check_whole(tensors: Mapping[str, Tensor]) -> None:
     """Refuse tensors of which this process holds a shard, or no data.
 
     Raises:
-        BoxwoodError: a tensor is a ``DTensor``, or as for `check_data`.
+        InvalidInput: a tensor is a ``DTensor``, or as for `check_data`.
 
     Example:
         >>> import torch
@@ -23,7 +23,7 @@ def check_whole(tensors: Mapping[str, Tensor]) -> None:
     check_data(tensors)
     for name, tensor in tensors.items():
         if is_distributed(tensor):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected tensors that this process holds whole, got {name!r}, a DTensor of which "
                 f"it holds a shard; do this before fully_shard or tensor parallelism (MaskBinding "
                 f"and project_ take masks of the whole network to the shards afterwards), or "
@@ -35,7 +35,7 @@ def check_data(tensors: Mapping[str, Tensor]) -> None:
     """Refuse tensors whose data cannot be read or written by name.
 
     Raises:
-        BoxwoodError: a tensor is lazy, is on the meta device, or was flattened by
+        InvalidInput: a tensor is lazy, is on the meta device, or was flattened by
             ``FullyShardedDataParallel``.
 
     Example:
@@ -43,12 +43,12 @@ def check_data(tensors: Mapping[str, Tensor]) -> None:
         >>> check_data({"weight": torch.ones(1, device="meta")})
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected parameters with data, got 'weight' on the meta device; load the weights first.
+        boxwood.errors.InvalidInput: Expected parameters with data, got 'weight' on the meta device; load the weights first.
     """
     check_shaped(tensors)
     for name, tensor in tensors.items():
         if tensor.is_meta:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected parameters with data, got {name!r} on the meta device; "
                 f"load the weights first."
             )
@@ -59,18 +59,18 @@ def check_shaped(tensors: Mapping[str, Tensor]) -> None:
     """Refuse lazy parameters.
 
     Raises:
-        BoxwoodError: a tensor has no shape yet.
+        InvalidInput: a tensor has no shape yet.
 
     Example:
         >>> from torch import nn
         >>> check_shaped({"weight": nn.LazyLinear(3).weight})
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected parameters that have a shape, got 'weight', which gets its own when the network runs for the first time; run one batch through it first.
+        boxwood.errors.InvalidInput: Expected parameters that have a shape, got 'weight', which gets its own when the network runs for the first time; run one batch through it first.
     """
     for name, tensor in tensors.items():
         if is_lazy(tensor):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected parameters that have a shape, got {name!r}, which gets its own when the "
                 f"network runs for the first time; run one batch through it first."
             )
@@ -82,7 +82,7 @@ def check_unflattened(tensors: Mapping[str, Tensor]) -> None:
     ``fully_shard`` keeps parameters as they are named and shaped.
 
     Raises:
-        BoxwoodError: a tensor was flattened.
+        InvalidInput: a tensor was flattened.
 
     Example:
         >>> import torch
@@ -94,7 +94,7 @@ def check_unflattened(tensors: Mapping[str, Tensor]) -> None:
         by = "FullyShardedDataParallel" if flattened or hasattr(tensor, "_is_flat_param") else None
         by = "DeepSpeed's ZeRO-3" if hasattr(tensor, "ds_tensor") else by
         if by is not None:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected parameters of the network's own shapes, got {name!r}, which "
                 f"{by} has flattened and shared out; decide masks before the "
                 f"network is wrapped, and wrap it by fully_shard, under which MaskBinding holds them."
@@ -148,7 +148,7 @@ def placed_like(tensor: Tensor, like: Tensor) -> Tensor:
         like: of the same shape.
 
     Raises:
-        BoxwoodError: torch cannot shard a plain tensor as ``like`` is sharded.
+        InvalidInput: torch cannot shard a plain tensor as ``like`` is sharded.
 
     Example:
         >>> import torch
@@ -165,7 +165,7 @@ def placed_like(tensor: Tensor, like: Tensor) -> Tensor:
         )
     except (RuntimeError, ValueError, NotImplementedError, AssertionError) as error:
         said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a plain tensor that torch can place as {sharded.placements} on "
             f"{sharded.device_mesh}, got one of shape {tuple(tensor.shape)}, on which it fails "
             f"({said}); give a DTensor that is placed like the parameter."

@@ -17,12 +17,12 @@ from torch import Tensor
 from boxwood._internal.core.allocation import ByName, Scope, allocate, uniform
 from boxwood._internal.core.arguments import described
 from boxwood._internal.core.criteria import magnitude, random
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.granularity import Elements, Granularity, pool_within
 from boxwood._internal.core.masks import Masks
 from boxwood._internal.core.schedules import Schedule, check_sparsity
 from boxwood._internal.core.seeds import seed_for
 from boxwood._internal.core.selection import Scores, candidates, select
+from boxwood.errors import InvalidInput
 
 _FAR = 10**12  # a step at which every schedule is at its end
 
@@ -91,7 +91,7 @@ class Gradual:
 
     def __post_init__(self) -> None:
         if isinstance(self.schedule, type) or not callable(self.schedule):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected a schedule, from step to sparsity, got {described(self.schedule)}; give "
                 f"one such as Cubic(final=0.9, end=10_000)."
             )
@@ -385,11 +385,11 @@ def _ones(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _check_every(every: int) -> None:
     if every < 1:
-        raise BoxwoodError(f"Expected every >= 1 steps, got {every}; 100 is usual.")
+        raise InvalidInput(f"Expected every >= 1 steps, got {every}; 100 is usual.")
 
 
 def _check_fraction(fraction: float) -> None:
     if not 0 < fraction < 1:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a fraction in (0, 1) of weights to replace, got {fraction}; try 0.3."
         )

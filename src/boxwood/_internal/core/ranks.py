@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import DistributedError
 
 Group = Any
 """A ``torch.distributed`` process group whose ranks hold the same network; None for all ranks."""
@@ -25,7 +25,7 @@ _TOLD = "The other ranks of the process group were told, and end as well."
 _MULTIPLIER = 0x5851F42D4C957F2D  # Knuth's for MMIX; odd, so every bit of a value counts
 
 
-class OtherRankError(BoxwoodError):
+class OtherRankError(DistributedError):
     """Another rank failed, or does something else, so this one cannot go on either."""
 
 
@@ -33,7 +33,7 @@ def size(group: Group = None) -> int:
     """Count the ranks of a process group; 1 where ``torch.distributed`` is not in use.
 
     Raises:
-        BoxwoodError: this process is not in the group.
+        DistributedError: this process is not in the group.
 
     Example:
         >>> size()
@@ -42,7 +42,7 @@ def size(group: Group = None) -> int:
     if not (dist.is_available() and dist.is_initialized()):
         return 1
     if dist.get_rank(group) < 0:
-        raise BoxwoodError(
+        raise DistributedError(
             "Expected a process group that this process belongs to, got one without it; give the "
             "group of the ranks that hold the same network."
         )
@@ -73,7 +73,7 @@ def add_up(
         group: see `Group`.
 
     Raises:
-        BoxwoodError: another rank failed, or its tensors are others.
+        DistributedError: another rank failed, or its tensors are others.
 
     Example:
         >>> add_up({"a": torch.ones(2)}, 3)
@@ -96,7 +96,7 @@ def check_alike(tensors: Mapping[str, Tensor], what: str, advice: str, group: Gr
         group: see `Group`.
 
     Raises:
-        BoxwoodError: names, shapes or contents differ; or another rank failed.
+        DistributedError: names, shapes or contents differ; or another rank failed.
 
     Example:
         >>> check_alike({"a": torch.ones(2)}, "weights", "wrap the network first")
@@ -137,7 +137,7 @@ def all_or_none(group: Group = None) -> Iterator[None]:
     """Let every rank come to the end of a block, or none: an error on one ends the others' as well.
 
     Raises:
-        BoxwoodError: another rank failed.
+        DistributedError: another rank failed.
 
     Example:
         >>> with all_or_none():

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import CheckpointError
 
 _OTHERS = {
     ".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".npz", ".h5", ".onnx", ".gguf",
@@ -53,10 +53,10 @@ def check_suffix(path: Path, wanted: str) -> None:
         >>> check_suffix(Path("small.pt"), ".safetensors")
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected a name for a .safetensors file, got small.pt; what is written here is no .pt file: name it small.safetensors.
+        boxwood.errors.CheckpointError: Expected a name for a .safetensors file, got small.pt; what is written here is no .pt file: name it small.safetensors.
     """
     if path.suffix.lower() in _OTHERS - {wanted}:
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected a name for a {wanted} file, got {path}; what is written here is no "
             f"{path.suffix} file: name it {path.with_suffix(wanted)}."
         )

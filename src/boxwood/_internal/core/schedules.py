@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Protocol
 
 from boxwood._internal.core import spec
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import InvalidInput
 
 
 class Schedule(Protocol):
@@ -26,10 +26,10 @@ def check_sparsity(sparsity: float, name: str = "sparsity") -> None:
         >>> check_sparsity(90)
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected sparsity in [0, 1), got 90; give the fraction of weights that become zero, such as 0.9.
+        boxwood.errors.InvalidInput: Expected sparsity in [0, 1), got 90; give the fraction of weights that become zero, such as 0.9.
     """
     if not 0 <= sparsity < 1:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected {name} in [0, 1), got {sparsity}; give the fraction of weights that "
             f"become zero, such as 0.9."
         )
@@ -37,7 +37,7 @@ def check_sparsity(sparsity: float, name: str = "sparsity") -> None:
 
 def _check_window(begin: int, end: int) -> None:
     if not 0 <= begin < end:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected steps 0 <= begin < end, got begin={begin}, end={end}; widen the window."
         )
 
@@ -148,7 +148,7 @@ class Cubic:
         check_sparsity(self.initial, "initial sparsity")
         _check_window(self.begin, self.end)
         if self.every < 1 or (self.end - self.begin) % self.every:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected every >= 1 that divides the window of {self.end - self.begin} steps, "
                 f"got {self.every}; change every, begin or end."
             )
@@ -179,7 +179,7 @@ class Steps:
         if not self.rows or any(
             a[0] >= b[0] or a[1] > b[1] for a, b in zip(self.rows, self.rows[1:], strict=False)
         ):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected rows of rising steps and never falling sparsity, got {self.rows}; "
                 f"sort them."
             )

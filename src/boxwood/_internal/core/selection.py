@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.granularity import Elements, Granularity, pool_within
 from boxwood._internal.core.masks import Masks, apply, bits_of
+from boxwood.errors import InvalidInput
 
 Scores = Mapping[str, Tensor]
 """Dotted parameter name to a float tensor; higher is kept."""
@@ -84,7 +84,7 @@ def select(
         Masks of the shapes of ``scores``.
 
     Raises:
-        BoxwoodError: a score is NaN or infinite, or more groups are asked for than there are.
+        InvalidInput: a score is NaN or infinite, or more groups are asked for than there are.
 
     Example:
         >>> select({"w": torch.tensor([3.0, 1.0, 1.0, 2.0])}, {"w": 3})  # ties: the first
@@ -101,7 +101,7 @@ def select(
         pooled = granularity.rank(pool_within(granularity, score, whole), inside)
         groups = candidates({name: pooled}, None if inside is None else {name: inside})
         if not 0 <= keep[name] <= groups[name]:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected to keep between 0 and {groups[name]} of {name!r}, got {keep[name]}; "
                 f"what is already pruned cannot come back: ask for a higher sparsity."
             )
@@ -138,7 +138,7 @@ def kth_largest(scores: Scores, k: int, *, within: Masks | None = None) -> Thres
         within: masks outside which scores do not count.
 
     Raises:
-        BoxwoodError: a score is NaN or infinite.
+        InvalidInput: a score is NaN or infinite.
 
     Example:
         >>> kth_largest({"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([2.0, 2.0])}, 2)
@@ -255,13 +255,13 @@ def check_finite(tensors: Mapping[str, Tensor], what: str = "scores") -> None:
         >>> check_finite({"fc1.weight": torch.tensor([1.0, float("nan")])}, "weights")
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected finite weights, got 1 NaN or infinite value in 'fc1.weight' of shape (2,); the network has probably diverged: train it with a lower learning rate, or repair the checkpoint.
+        boxwood.errors.InvalidInput: Expected finite weights, got 1 NaN or infinite value in 'fc1.weight' of shape (2,); the network has probably diverged: train it with a lower learning rate, or repair the checkpoint.
     """
     for name, tensor in tensors.items():
         if _is_finite(tensor):
             continue
         bad: int = sum(int((~torch.isfinite(chunk)).sum()) for chunk in _flat(tensor).split(_CHUNK))
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected finite {what}, got {bad} NaN or infinite value{'s' * (bad > 1)} in "
             f"{name!r} of shape {tuple(tensor.shape)}; the network has probably diverged: "
             f"train it with a lower learning rate, or repair the checkpoint."
@@ -275,7 +275,7 @@ def _flat(tensor: Tensor) -> Tensor:
 def _check_dtypes(scores: Scores) -> None:
     for name, score in scores.items():
         if not score.is_floating_point() or score.element_size() == 1:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected float scores for {name!r}, of 16 bits or more, got {score.dtype}; "
                 f"convert them."
             )

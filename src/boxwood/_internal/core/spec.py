@@ -23,8 +23,8 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from boxwood._internal.core.digests import digest, source_digest
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.trust import EVERYTHING, Trust
+from boxwood.errors import BoxwoodError, InvalidInput
 
 _USER_MODULE = "boxwood_user_file."
 _USER_FOLDERS: set[Path] = set()  # of such files; what they import there is the user's too
@@ -78,7 +78,7 @@ class Call:
         """Bind ``settings`` to a function or class; positional ones get their names.
 
         Raises:
-            BoxwoodError: the function takes no such arguments.
+            InvalidInput: the function takes no such arguments.
 
         Example:
             >>> Call.of(round, 2.5, ndigits=0).settings
@@ -88,7 +88,7 @@ class Call:
             try:
                 settings = inspect.signature(function).bind_partial(*args, **settings).arguments
             except (TypeError, ValueError) as error:
-                raise BoxwoodError(
+                raise InvalidInput(
                     f"Expected arguments that {function.__name__} takes, got others ({error}); "
                     f"give them by name."
                 ) from error
@@ -107,7 +107,7 @@ def encode(value: Any, *, identity: bool = False) -> Any:
         identity: leave out what does not belong to the meaning (see the module's text).
 
     Raises:
-        BoxwoodError: a value of another type is part of the spec.
+        InvalidInput: a value of another type is part of the spec.
 
     Example:
         >>> encode((1, 0.5, "fc1", None))
@@ -137,7 +137,7 @@ def encode(value: Any, *, identity: bool = False) -> Any:
         return {"function": _name_of(value, identity=identity)}
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise BoxwoodError(
+    raise InvalidInput(
         f"Expected numbers, strings, tuples, module-level functions or frozen dataclasses in a "
         f"recipe, got {value!r} of type {type(value).__name__}; put the value into one of these."
     )
@@ -154,7 +154,7 @@ def decode(value: Any, trust: Trust = Trust()) -> Any:  # noqa: B008 - frozen
         trust: whose code they may name; by default what Boxwood's own recipes use.
 
     Raises:
-        BoxwoodError: a name is not trusted; a class, function or field is unknown; a field is
+        InvalidInput: a name is not trusted; a class, function or field is unknown; a field is
             missing or has a value that its class refuses.
 
     Example:
@@ -164,12 +164,12 @@ def decode(value: Any, trust: Trust = Trust()) -> Any:  # noqa: B008 - frozen
         >>> decode({"function": "os:abort"})
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected a file that names code of Boxwood alone, got the name 'os:abort', of which nothing was run; if you trust this code, give --code os, or --trust for all that is named.
+        boxwood.errors.UntrustedCode: Expected a file that names code of Boxwood alone, got the name 'os:abort', of which nothing was run; if you trust this code, give --code os, or --trust for all that is named.
     """
     try:
         return _decoded(value, trust)
     except RecursionError:
-        raise BoxwoodError(
+        raise InvalidInput(
             "Expected a recipe that a program wrote, got one that is nested too deeply; write it "
             "with `boxwood plan --json` and edit that."
         ) from None
@@ -183,20 +183,20 @@ def _decoded(value: Any, trust: Trust) -> Any:
     if "function" in value and "is" not in value:
         return load(_text(value["function"], "function"), trust)
     if "is" not in value:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected an object with the key 'is' or 'function', got keys {sorted(value)}; "
             f"write the recipe with `boxwood plan --json` and edit that."
         )
     kind = load(_text(value["is"], "is"), trust)
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected the name of a frozen dataclass under 'is', got {value['is']!r}; "
             f"write the recipe with `boxwood plan --json` and edit that."
         )
     fields = {each.name: each for each in dataclasses.fields(kind)}
     for name in value:
         if name not in fields and name != "is":
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected a field of {kind.__name__} ({', '.join(sorted(fields))}), "
                 f"got {name!r}; {_suggest(name, list(fields))}."
             )
@@ -206,7 +206,7 @@ def _decoded(value: Any, trust: Trust) -> Any:
             each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
         )
         if required and name not in given:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected a value for the field {name!r} of {kind.__name__}, got none; add it."
             )
     try:
@@ -214,7 +214,7 @@ def _decoded(value: Any, trust: Trust) -> Any:
     except BoxwoodError:
         raise
     except (TypeError, ValueError, AttributeError, KeyError, ArithmeticError) as error:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected values that {kind.__name__} takes, got {type(error).__name__} ({error}); "
             f"correct its fields {', '.join(sorted(given))}."
         ) from error
@@ -222,7 +222,7 @@ def _decoded(value: Any, trust: Trust) -> Any:
 
 def _text(name: Any, key: str) -> str:
     if not isinstance(name, str):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a name such as package.module:name under {key!r}, got {name!r}; write the "
             f"recipe with `boxwood plan --json` and edit that."
         )
@@ -238,7 +238,7 @@ def load(target: str, trust: Trust = EVERYTHING) -> Any:
             typed. A name that was read from a file gets the trust that the file has.
 
     Raises:
-        BoxwoodError: the name is not trusted, or the module, the file or the name in it does not
+        InvalidInput: the name is not trusted, or the module, the file or the name in it does not
             exist.
 
     Example:
@@ -247,7 +247,7 @@ def load(target: str, trust: Trust = EVERYTHING) -> Any:
     """
     where, _, name = target.rpartition(":")
     if not where or not name:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected file.py:name or package.module:name, got {target!r}; name one function."
         )
     trust.check(target)
@@ -256,7 +256,7 @@ def load(target: str, trust: Trust = EVERYTHING) -> Any:
     for part in name.split("."):
         if not hasattr(found, part):
             names = [n for n in dir(found) if not n.startswith("_")]
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected {where} to define {name!r}, got no such name; {_suggest(part, names)}."
             )
         found = getattr(found, part)
@@ -268,7 +268,7 @@ def _module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected an installed module {name!r}, got {error}; install it, or give a file.py."
         ) from error
 
@@ -287,10 +287,10 @@ def _file_module(path: Path) -> ModuleType:
         if module is not None and module.__file__ == str(path):
             return module
     if not path.is_file():
-        raise BoxwoodError(f"Expected a Python file at {path}, got none; check the name.")
+        raise InvalidInput(f"Expected a Python file at {path}, got none; check the name.")
     made = importlib.util.spec_from_file_location(name, path)
     if made is None or made.loader is None:  # pragma: no cover - a .py file always has a loader
-        raise BoxwoodError(f"Expected a Python file, got {path}; give a .py file.")
+        raise InvalidInput(f"Expected a Python file, got {path}; give a .py file.")
     module = importlib.util.module_from_spec(made)
     sys.modules[name] = module  # dataclasses look their module up while it is being run
     _USER_FOLDERS.add(path.parent)
@@ -301,7 +301,7 @@ def _file_module(path: Path) -> ModuleType:
     except BaseException as error:
         del sys.modules[name]
         if isinstance(error, SyntaxError | ImportError):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected {path} to be a Python file that can be imported, got "
                 f"{type(error).__name__}: {error}; correct it."
             ) from error
@@ -321,7 +321,7 @@ def _name_of(thing: Any, *, identity: bool) -> str:
     """Where a class or function is found again; for an identity, also what it says."""
     module, name = thing.__module__, thing.__qualname__
     if "<" in name:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected functions and classes at the top level of a file, got {name}; "
             f"move it out of the function, so that it can be found again by its name."
         )

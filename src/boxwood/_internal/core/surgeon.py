@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.granularity import NofM
 from boxwood._internal.core.selection import select
+from boxwood.errors import InvalidInput
 
 
 class Surgery(NamedTuple):
@@ -47,7 +47,7 @@ def inverse_by_recursion(gradients: Tensor, *, alpha: float = 1e-4) -> Tensor:
     Source: Hassibi and Stork (1993), equation 12.
     """
     if not alpha > 0:
-        raise BoxwoodError(f"Expected alpha > 0, got {alpha}; try 1e-4.")
+        raise InvalidInput(f"Expected alpha > 0, got {alpha}; try 1e-4.")
     count, size = gradients.shape
     inverse = torch.eye(size, dtype=gradients.dtype, device=gradients.device) / alpha
     for example in gradients:
@@ -76,7 +76,7 @@ def remove(weight: Tensor, inverse: Tensor, keep: int) -> Surgery:
     Source: Hassibi and Stork (1993), equation 5; the elimination as Frantar and Alistarh (2022).
     """
     if not 0 <= keep <= weight.numel():
-        raise BoxwoodError(f"Expected to keep between 0 and {weight.numel()}, got {keep}.")
+        raise InvalidInput(f"Expected to keep between 0 and {weight.numel()}, got {keep}.")
     left, inverse = weight.clone(), inverse.clone()
     mask = torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
     rise = []
@@ -159,7 +159,7 @@ def sparse_gpt(
     """
     rows, columns = weight.shape
     if not 0 <= keep <= weight.numel() or block < 1:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected keep in [0, {weight.numel()}] and block >= 1, got keep={keep}, "
             f"block={block}; correct them."
         )
@@ -195,7 +195,7 @@ def sparse_gpt(
 
 def _check_grouped(grouped: NofM, weight: Tensor, keep: int) -> None:
     if weight.shape[1] % grouped.m or keep * grouped.m != weight.numel() * grouped.n:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected columns in multiples of {grouped.m} and {grouped.n}/{grouped.m} of them "
             f"kept, got shape {tuple(weight.shape)} and keep={keep}; ask for a sparsity of "
             f"{1 - grouped.n / grouped.m:g}, and leave other layers out with where=."

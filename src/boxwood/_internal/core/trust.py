@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import UntrustedCode
 
 _OURS = re.compile(
     r"boxwood\._internal\.(core|model|train|distill|agent|data|zoo|recipes)(\.[A-Za-z_][A-Za-z_0-9]*)*"
@@ -44,7 +44,7 @@ class Trust:
         >>> Trust().check("os:system")
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected a file that names code of Boxwood alone, got the name 'os:system', of which nothing was run; if you trust this code, give --code os, or --trust for all that is named.
+        boxwood.errors.UntrustedCode: Expected a file that names code of Boxwood alone, got the name 'os:system', of which nothing was run; if you trust this code, give --code os, or --trust for all that is named.
     """
 
     places: frozenset[str] = frozenset()
@@ -67,7 +67,7 @@ class Trust:
         """Refuse a name whose module may not be imported.
 
         Raises:
-            BoxwoodError: neither Boxwood's recipes nor the user's places have it.
+            UntrustedCode: neither Boxwood's recipes nor the user's places have it.
         """
         where, _, name = target.rpartition(":")
         if self.everything or _place(where) in self.places:
@@ -84,14 +84,14 @@ class Trust:
             module: the name under which its module was imported.
 
         Raises:
-            BoxwoodError: it is defined elsewhere, or could run code or delete files.
+            UntrustedCode: it is defined elsewhere, or could run code or delete files.
 
         Example:
             >>> from boxwood._internal.core.spec import load
             >>> Trust().check_found("boxwood._internal.core.spec:load", load, "boxwood._internal.core.spec")
             Traceback (most recent call last):
             ...
-            boxwood._internal.core.errors.BoxwoodError: Expected a file that names code of Boxwood alone, got the name 'boxwood._internal.core.spec:load', of which nothing was run; if you trust this code, give --code boxwood._internal.core.spec, or --trust for all that is named.
+            boxwood.errors.UntrustedCode: Expected a file that names code of Boxwood alone, got the name 'boxwood._internal.core.spec:load', of which nothing was run; if you trust this code, give --code boxwood._internal.core.spec, or --trust for all that is named.
         """
         if self.everything:
             return
@@ -112,8 +112,8 @@ def _place(where: str) -> str:
     return str(Path(where).resolve()) if where.endswith(".py") else where
 
 
-def _untrusted(target: str) -> BoxwoodError:
-    return BoxwoodError(
+def _untrusted(target: str) -> UntrustedCode:
+    return UntrustedCode(
         f"Expected a file that names code of Boxwood alone, got the name {target!r}, of which "
         f"nothing was run; if you trust this code, give --code {target.rpartition(':')[0]}, or "
         f"--trust for all that is named."

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from boxwood._internal.core import spec
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import InvalidInput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class FlipAndCrop:
 
     def __post_init__(self) -> None:
         if self.pad < 0:
-            raise BoxwoodError(f"Expected pad >= 0 pixels, got {self.pad}; 0 shifts nothing.")
+            raise InvalidInput(f"Expected pad >= 0 pixels, got {self.pad}; 0 shifts nothing.")
 
     def __call__(self, inputs: Tensor, chance: torch.Generator) -> Tensor:
         """Change a batch.
@@ -50,10 +50,10 @@ class FlipAndCrop:
             chance: source of the random numbers.
 
         Raises:
-            BoxwoodError: the inputs are no images.
+            InvalidInput: the inputs are no images.
         """
         if inputs.dim() != 4:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected images [batch, channels, height, width] to flip and crop, got inputs "
                 f"of shape {tuple(inputs.shape)}; train without augment."
             )

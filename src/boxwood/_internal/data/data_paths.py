@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import InvalidInput
 
 
 def data_home() -> Path:
@@ -41,18 +41,18 @@ def find(title: str, looked: Sequence[Path], holds: Callable[[Path], bool], way_
         way_out: what the message tells the reader to do.
 
     Raises:
-        BoxwoodError: no place holds it; the message lists every place.
+        InvalidInput: no place holds it; the message lists every place.
 
     Example:
         >>> find("the rest", [Path("here")], lambda place: False, "look elsewhere.")
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected the rest in one of the places looked at, got nothing in any of: here; look elsewhere.
+        boxwood.errors.InvalidInput: Expected the rest in one of the places looked at, got nothing in any of: here; look elsewhere.
     """
     for place in looked:
         if holds(place):
             return place
-    raise BoxwoodError(
+    raise InvalidInput(
         f"Expected {title} in one of the places looked at, got nothing in any of: "
         f"{', '.join(map(str, looked))}; {way_out}"
     )

@@ -19,11 +19,11 @@ from torch.utils.data import (
     default_convert,
 )
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.examples import Chosen
 from boxwood._internal.core.generators import own_random_numbers
 from boxwood._internal.core.seeds import generator_for
 from boxwood._internal.data.splits import Splits, fingerprint, hold_out
+from boxwood.errors import InvalidInput
 
 Collate = Callable[[list[Any]], Any]
 """A list of examples, as the dataset gives them, to a pair of tensors: inputs and targets."""
@@ -42,7 +42,7 @@ class FromDataset:
         what: what messages call them.
 
     Raises:
-        BoxwoodError: on taking, where a batch is no pair of tensors, of numbers that networks take.
+        InvalidInput: on taking, where a batch is no pair of tensors, of numbers that networks take.
 
     Example:
         >>> examples = FromDataset([(torch.ones(2), 0), (torch.zeros(2), 1)])
@@ -69,20 +69,20 @@ class FromDataset:
         try:
             batch = self.collate(examples)
         except (TypeError, RuntimeError) as error:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected {self.what} that can be put together into tensors, got {error}; give the "
                 f"dataset a transform that makes tensors of one shape, or give collate=."
             ) from error
         pair = isinstance(batch, tuple | list) and len(batch) == 2
         if not pair or not all(isinstance(each, Tensor) for each in batch):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected {self.what} that are pairs (input, target), got {_told(batch)} for a "
                 f"batch; give collate=, a function of a list of examples that returns the tensor of "
                 f"inputs and that of targets."
             )
         inputs, targets = batch
         if not inputs.shape[:1] == targets.shape[:1] == indices.shape:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected one input and one target for each of {len(indices)} {self.what}, got "
                 f"inputs of shape {tuple(inputs.shape)} and targets of shape "
                 f"{tuple(targets.shape)}; correct the dataset, or collate=."
@@ -94,7 +94,7 @@ class FromDataset:
             return inputs.float()
         if inputs.dtype in (torch.int16, torch.int32, torch.int64):
             return inputs.long()
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected inputs of {self.what} that are floating-point numbers, or int64 numbers of "
             f"tokens, got {inputs.dtype}; convert them in the dataset's transform, pixels by "
             f".float().div(255)."
@@ -102,7 +102,7 @@ class FromDataset:
 
     def _as_integers(self, targets: Tensor) -> Tensor:
         if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected targets of {self.what} that are class numbers, got {targets.dtype}; "
                 f"convert them in the dataset, or in collate=."
             )
@@ -141,7 +141,7 @@ def from_datasets(
         seed: decides the order, and which examples are held out.
 
     Raises:
-        BoxwoodError: a dataset has no length or no examples, cannot be put together into tensors,
+        InvalidInput: a dataset has no length or no examples, cannot be put together into tensors,
             or gives another example when it is asked again; a DataLoader samples; ``classes`` is
             missing beside ``identity``; a target or an input is out of range.
 
@@ -153,7 +153,7 @@ def from_datasets(
         (4, 2, 6, 3, (6,))
     """
     if identity is not None and classes is None:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected the number of classes beside an identity, got none; give classes=, or leave "
             f"identity={identity!r} out to have every example read once."
         )
@@ -191,7 +191,7 @@ def _examples(source: Any, what: str, collate: Collate | None) -> FromDataset:
     if isinstance(dataset, IterableDataset | Mapping | str) or not all(
         hasattr(dataset, name) for name in ("__len__", "__getitem__")
     ):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a map-style dataset of {what}, with a length and numbered examples, got "
             f"{type(dataset).__name__}; a run can only be resumed with examples that can be taken "
             f"again: give list(dataset) where it fits into memory."
@@ -202,7 +202,7 @@ def _examples(source: Any, what: str, collate: Collate | None) -> FromDataset:
         if collate is None and source.collate_fn is not default_convert:
             collate = source.collate_fn
     if not len(dataset):
-        raise BoxwoodError(f"Expected {what}, got an empty dataset; correct its folder or split.")
+        raise InvalidInput(f"Expected {what}, got an empty dataset; correct its folder or split.")
     return FromDataset(dataset, collate or default_collate, what)
 
 
@@ -217,7 +217,7 @@ def _check_sampling(loader: DataLoader[Any], what: str) -> None:
     usual = loader.batch_sampler is None or type(loader.batch_sampler) is BatchSampler
     if not (whole and usual):
         other = sampler if usual else loader.batch_sampler
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a DataLoader that takes all {what} once an epoch, got one with "
             f"{type(other).__name__}, which Boxwood would not follow; give the Dataset, such as "
             f"torch.utils.data.Subset(dataset, indices)."
@@ -231,7 +231,7 @@ def _check_repeatable(part: FromDataset) -> None:
         first, again = part.take(some), part.take(some)
     same = [torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(first, again, strict=True)]
     if not all(same):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected {part.what} that are the same whenever they are taken, got others the second "
             f"time; leave random transforms out of the dataset and give Fit(augment=…) one, such as "
             f"FlipAndCrop, whose random numbers follow from the run's seed."
@@ -255,14 +255,14 @@ def _read(part: FromDataset, classes: int | None) -> tuple[str, int]:
     for indices in torch.arange(len(part)).split(_CHUNK):
         inputs, targets = part.take(indices)
         if not torch.isfinite(inputs).all():
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected finite inputs in the {part.what}, got NaN or infinity among numbers "
                 f"{int(indices[0])} to {int(indices[-1])}; remove or repair them."
             )
         most = max(most, int(targets.max()))
         digests.append(fingerprint(inputs, targets))
     if classes is not None and most >= classes:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected targets of {part.what} in [0, {classes}), got {most}; correct classes=."
         )
     return fingerprint(*digests), most

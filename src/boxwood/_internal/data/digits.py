@@ -2,8 +2,8 @@
 
 import torch
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.data.splits import Splits, from_tensors, hold_out
+from boxwood.errors import InvalidInput
 
 _TEST = 360
 _VALIDATION = 240
@@ -17,7 +17,7 @@ def digits() -> Splits:
     well new digits of known writers are read, and is higher than for unknown writers.
 
     Raises:
-        BoxwoodError: scikit-learn is not installed.
+        InvalidInput: scikit-learn is not installed.
 
     Example:
         >>> data = digits()
@@ -30,7 +30,7 @@ def digits() -> Splits:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected scikit-learn for the digits, got {error}; do pip install 'boxwood[digits]'."
         ) from error
     loaded = load_digits()

@@ -3,20 +3,20 @@
 from importlib import import_module
 from types import ModuleType
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.data.data_paths import data_home
+from boxwood.errors import InvalidInput
 
 
 def torchvision_datasets() -> ModuleType:
     """Import ``torchvision.datasets``.
 
     Raises:
-        BoxwoodError: torchvision is not installed.
+        InvalidInput: torchvision is not installed.
     """
     try:
         return import_module("torchvision.datasets")
     except ImportError as error:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected torchvision for this data set, got {error}; "
             f"do pip install 'boxwood[vision]'."
         ) from error
@@ -26,7 +26,7 @@ def download_mnist() -> None:
     """Fetch MNIST into ``$BOXWOOD_DATA/MNIST/raw``, where `boxwood._internal.data.idx.mnist` looks.
 
     Raises:
-        BoxwoodError: torchvision is not installed, or the download failed.
+        InvalidInput: torchvision is not installed, or the download failed.
     """
     _download("MNIST")
 
@@ -35,7 +35,7 @@ def download_fashion_mnist() -> None:
     """Fetch Fashion-MNIST into ``$BOXWOOD_DATA/FashionMNIST/raw``.
 
     Raises:
-        BoxwoodError: torchvision is not installed, or the download failed.
+        InvalidInput: torchvision is not installed, or the download failed.
     """
     _download("FashionMNIST")
 
@@ -44,7 +44,7 @@ def download_cifar10() -> None:
     """Fetch CIFAR-10 into ``$BOXWOOD_DATA/cifar-10-batches-py``.
 
     Raises:
-        BoxwoodError: torchvision is not installed, or the download failed.
+        InvalidInput: torchvision is not installed, or the download failed.
     """
     _download("CIFAR10")
 
@@ -54,7 +54,7 @@ def _download(name: str) -> None:
     try:
         kind(data_home(), download=True)
     except (OSError, RuntimeError) as error:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected to fetch {name} into {data_home()}, got {type(error).__name__}: {error}; "
             f"try again where there is a network, or copy the files there by hand."
         ) from error

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.data.data_paths import find, places
 from boxwood._internal.data.splits import Splits, from_tensors
+from boxwood.errors import InvalidInput
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts its files."""
@@ -40,7 +40,7 @@ def read_idx(path: str | Path) -> Tensor:
         A tensor of the file's shape and type: uint8, int8, int16, int32, float32 or float64.
 
     Raises:
-        BoxwoodError: the file cannot be read, is no IDX file, or is not as long as its
+        InvalidInput: the file cannot be read, is no IDX file, or is not as long as its
             dimensions say.
 
     Example:
@@ -59,12 +59,12 @@ def read_idx(path: str | Path) -> Tensor:
         if content.startswith(_GZIP):
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a readable IDX file at {path}, got {type(error).__name__}: {error}; "
             f"delete it and fetch it again."
         ) from error
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _DTYPES:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected an IDX file at {path}, which starts with two zero bytes and a known type, "
             f"got the bytes {content[:4].hex(' ') or '(none)'}; fetch the file again."
         )
@@ -72,7 +72,7 @@ def read_idx(path: str | Path) -> Tensor:
     shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4)]
     expected = start + math.prod(shape) * dtype.itemsize
     if len(content) != expected:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected {expected} bytes in {path} from its dimensions {shape}, got "
             f"{len(content)}; the file is cut off or damaged: fetch it again."
         )
@@ -90,7 +90,7 @@ def mnist(root: str | None = None) -> Splits:
         root: folder to look in first.
 
     Raises:
-        BoxwoodError: no place holds all four files, or one of them is damaged.
+        InvalidInput: no place holds all four files, or one of them is damaged.
 
     Example:
         >>> mnist().shape  # doctest: +SKIP
@@ -118,7 +118,7 @@ def fashion_mnist(root: str | None = None) -> Splits:
         root: folder to look in first.
 
     Raises:
-        BoxwoodError: no place holds all four files, or one of them is damaged.
+        InvalidInput: no place holds all four files, or one of them is damaged.
 
     Example:
         >>> fashion_mnist().shape  # doctest: +SKIP

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.examples import Examples
 from boxwood._internal.core.seeds import generator_for
+from boxwood.errors import InvalidInput
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,7 +20,7 @@ class InMemory:
         targets: int64 [n, ...].
 
     Raises:
-        BoxwoodError: a dtype, a length or a value is another one.
+        InvalidInput: a dtype, a length or a value is another one.
 
     Example:
         >>> data = InMemory(torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([5, 6, 7]))
@@ -35,7 +35,7 @@ class InMemory:
     def __post_init__(self) -> None:
         inputs, targets = self.inputs, self.targets
         if inputs.dtype not in (torch.float32, torch.int64) or targets.dtype != torch.int64:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected float32 (or int64) inputs and int64 targets, got {inputs.dtype} and "
                 f"{targets.dtype}; convert them with .float() and .long()."
             )
@@ -138,7 +138,7 @@ def hold_out(
         Indices kept, int64 [count - held], and indices held out, int64 [held].
 
     Raises:
-        BoxwoodError: ``held`` leaves one of the parts empty.
+        InvalidInput: ``held`` leaves one of the parts empty.
 
     Example:
         >>> kept, held = hold_out(5, 2, seed=0)
@@ -146,7 +146,7 @@ def hold_out(
         (3, 2, [0, 1, 2, 3, 4])
     """
     if not 0 < held < count:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected between 1 and {count - 1} examples held out for {purpose}, got {held} of "
             f"{count}; change {purpose}=, or give more examples."
         )
@@ -179,7 +179,7 @@ def from_tensors(
         seed: decides which examples are held out.
 
     Raises:
-        BoxwoodError: the tensors do not fit together, the targets are not 0..classes-1, an input
+        InvalidInput: the tensors do not fit together, the targets are not 0..classes-1, an input
             is not finite or does not vary, or ``validation`` leaves a part empty.
 
     Example:
@@ -193,7 +193,7 @@ def from_tensors(
         _check_part(f"{part} examples of {name}", inputs, targets)
     (train_x, train_y), (test_x, test_y) = train_xy, test_xy
     if (train_x.dtype, train_x.shape[1:]) != (test_x.dtype, test_x.shape[1:]):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected training and test inputs of {name} of one dtype and shape, got "
             f"{train_x.dtype} {tuple(train_x.shape[1:])} and {test_x.dtype} "
             f"{tuple(test_x.shape[1:])} for one input; convert one of them."
@@ -228,7 +228,7 @@ def _mean_and_sd(name: str, inputs: Tensor) -> tuple[Tensor, Tensor]:
     low, high = inputs.amin(dims, keepdim=True), inputs.amax(dims, keepdim=True)
     useless = ((low == high) | ~variance.isfinite()).flatten().nonzero().flatten().tolist()
     if useless:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected training inputs of {name} that vary, with a variance that float32 can "
             f"hold, got values from {float(low.min()):g} to {float(high.max()):g} and no usable "
             f"standard deviation in channel {useless[0]}; drop the channel, or rescale the inputs."
@@ -239,13 +239,13 @@ def _mean_and_sd(name: str, inputs: Tensor) -> tuple[Tensor, Tensor]:
 def _check_part(what: str, inputs: Tensor, targets: Tensor) -> None:
     _check_lengths(what, inputs, targets)
     if not (inputs.is_floating_point() or inputs.dtype == torch.uint8):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected floating-point or uint8 inputs in the {what}, got {inputs.dtype}; convert "
             f"them with .float()."
         )
     integral = not (targets.is_floating_point() or targets.is_complex())
     if targets.dim() != 1 or targets.dtype == torch.bool or not integral:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected one integer target per example in the {what}, got {targets.dtype} targets "
             f"of shape {tuple(targets.shape)}; give class numbers as int64 [n]."
         )
@@ -255,7 +255,7 @@ def _check_part(what: str, inputs: Tensor, targets: Tensor) -> None:
 
 def _check_lengths(what: str, inputs: Tensor, targets: Tensor) -> None:
     if not (inputs.dim() and inputs.numel()) or inputs.shape[:1] != targets.shape[:1]:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected as many inputs as targets in the {what}, and at least one, got inputs of "
             f"shape {tuple(inputs.shape)} and targets of shape {tuple(targets.shape)}; give "
             f"tensors that agree in their first dimension."
@@ -266,7 +266,7 @@ def _check_finite(what: str, inputs: Tensor) -> None:
     # The extremes of a tensor show every NaN and infinity in one pass that allocates nothing.
     if not torch.stack(inputs.aminmax()).isfinite().all():
         count = int((~inputs.isfinite()).sum())
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected finite inputs in the {what}, got {count} of {inputs.numel()} values that "
             f"are NaN, infinite or beyond float32; remove or repair them."
         )
@@ -275,7 +275,7 @@ def _check_finite(what: str, inputs: Tensor) -> None:
 def _count_classes(name: str, targets: Tensor) -> int:
     distinct = targets.unique()
     if not torch.equal(distinct, torch.arange(len(distinct)).to(distinct)):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected the targets of {name} to be the class numbers 0 to classes - 1, each in "
             f"use, got {len(distinct)} distinct values from {int(distinct[0])} to "
             f"{int(distinct[-1])}; renumber them, such as by targets.unique(return_inverse=True)."

@@ -6,8 +6,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.data.splits import InMemory, Splits, fingerprint
+from boxwood.errors import InvalidInput
 
 
 def fewer(data: Callable[[], Splits], count: int) -> Splits:
@@ -20,7 +20,7 @@ def fewer(data: Callable[[], Splits], count: int) -> Splits:
         count: examples to keep, at least 1.
 
     Raises:
-        BoxwoodError: there are fewer.
+        InvalidInput: there are fewer.
 
     Example:
         >>> from boxwood._internal.data.digits import digits
@@ -29,7 +29,7 @@ def fewer(data: Callable[[], Splits], count: int) -> Splits:
     """
     whole = data()
     if not 1 <= count <= len(whole.train):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected between 1 and {len(whole.train)} training examples of {whole.name} to "
             f"keep, got {count}; correct count=."
         )
@@ -44,7 +44,7 @@ def without(data: Callable[[], Splits], classes: Sequence[int]) -> Splits:
         classes: numbers in [0, classes of the data).
 
     Raises:
-        BoxwoodError: a class does not exist, or no training example is left.
+        InvalidInput: a class does not exist, or no training example is left.
 
     Example:
         >>> from boxwood._internal.data.digits import digits
@@ -57,14 +57,14 @@ def without(data: Callable[[], Splits], classes: Sequence[int]) -> Splits:
     whole = data()
     unknown = sorted(set(classes) - set(range(whole.classes)))
     if unknown:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected classes of {whole.name} in 0..{whole.classes - 1}, got {unknown}; correct "
             f"classes=."
         )
     _, labels = whole.train.take(torch.arange(len(whole.train)))
     kept = (~torch.isin(labels, torch.tensor(list(classes)))).nonzero().flatten()
     if not len(kept):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected training examples of {whole.name} that are left, got none without the "
             f"classes {sorted(classes)}; leave out fewer."
         )

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.data.data_paths import find, places
 from boxwood._internal.data.splits import InMemory, Splits, fingerprint
+from boxwood.errors import InvalidInput
 
 UNKNOWN = "<unk>"
 END = "<eos>"
@@ -53,7 +53,7 @@ class Corpus:
             held_out_length: words in a held-out row; the whole text is the strictest, and slow.
 
         Raises:
-            BoxwoodError: a text is shorter than a row.
+            InvalidInput: a text is shorter than a row.
 
         Example:
             >>> text = [["a", "b", "a"], ["b", "a"]]
@@ -97,7 +97,7 @@ def corpus(
             of equals the first in the alphabet; None for all.
 
     Raises:
-        BoxwoodError: a text is empty, or ``words`` leaves no word.
+        InvalidInput: a text is empty, or ``words`` leaves no word.
 
     Example:
         >>> text = [["a", "b", "a"], ["c", "a", "b"]]
@@ -108,9 +108,9 @@ def corpus(
     texts = [list(_words(text)) for text in (train, validation, test)]
     for part, text in zip(_PARTS, texts, strict=True):
         if not text:
-            raise BoxwoodError(f"Expected words in the {part} text of {name}, got none; fill it.")
+            raise InvalidInput(f"Expected words in the {part} text of {name}, got none; fill it.")
     if words is not None and words < 3:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a vocabulary of at least 3 words, {UNKNOWN} and {END} among them, got "
             f"words={words}; 10,000 is usual."
         )
@@ -150,7 +150,7 @@ def ptb(
         held_out_length: likewise.
 
     Raises:
-        BoxwoodError: no place holds all three files, or one cannot be read.
+        InvalidInput: no place holds all three files, or one cannot be read.
 
     Example:
         >>> ptb(length=20).classes  # doctest: +SKIP
@@ -178,7 +178,7 @@ def _lines(path: Path) -> list[list[str]]:
     try:
         return [line.split() for line in path.read_text("utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a readable text in UTF-8 at {path}, got {type(error).__name__}: {error}; "
             f"convert it."
         ) from error
@@ -194,7 +194,7 @@ def _words(sentences: Sentences) -> Iterator[str]:
 def _rows(text: Tensor, length: int, what: str) -> InMemory:
     count = (len(text) - 1) // length if length >= 1 else 0
     if not count:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected rows of 1 to {len(text) - 1} words of the {what}, got rows of {length}; "
             f"give a longer text, or shorter rows."
         )

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.data.data_paths import find, places
 from boxwood._internal.data.downloads import torchvision_datasets
 from boxwood._internal.data.splits import Splits, fingerprint, from_tensors, hold_out
+from boxwood.errors import InvalidInput
 
 _IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
 _IMAGENET_SD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -27,7 +27,7 @@ def cifar10(root: str | None = None) -> Splits:
         root: folder to look in first.
 
     Raises:
-        BoxwoodError: torchvision is not installed, no place holds the data, or it is damaged.
+        InvalidInput: torchvision is not installed, no place holds the data, or it is damaged.
 
     Example:
         >>> cifar10().shape  # doctest: +SKIP
@@ -47,7 +47,7 @@ def cifar10(root: str | None = None) -> Splits:
     try:
         parts = [datasets.CIFAR10(folder, train=train, download=False) for train in (True, False)]
     except RuntimeError as error:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected intact CIFAR-10 files in {folder / 'cifar-10-batches-py'}, got: {error}; "
             f"delete that folder and fetch it again."
         ) from error
@@ -88,7 +88,7 @@ class FolderImages:
             indices: int64 [batch], each in [0, n).
 
         Raises:
-            BoxwoodError: a file is no image that can be read.
+            InvalidInput: a file is no image that can be read.
         """
         wanted = [self.paths[index] for index in indices.tolist()]
         inputs = torch.empty(len(wanted), 3, self.size, self.size)
@@ -106,7 +106,7 @@ class FolderImages:
             with Image.open(path) as file:
                 image = file.convert("RGB")
         except OSError as error:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected an image that can be read at {path}, got {type(error).__name__}: "
                 f"{error}; replace or remove the file."
             ) from error
@@ -131,7 +131,7 @@ def imagenet_folder(
         validation: images held out of ``train``.
 
     Raises:
-        BoxwoodError: torchvision is not installed, no place holds both folders, they hold no
+        InvalidInput: torchvision is not installed, no place holds both folders, they hold no
             images or different classes, or ``validation`` leaves a part empty.
 
     Example:
@@ -142,7 +142,7 @@ def imagenet_folder(
     arXiv:1409.0575, 2014.
     """
     if size < 1:
-        raise BoxwoodError(f"Expected size >= 1 pixel, got {size}; the papers' nets take 224.")
+        raise InvalidInput(f"Expected size >= 1 pixel, got {size}; the papers' nets take 224.")
     datasets = torchvision_datasets()
     folder = find(
         "the folders train and val of an image data set",
@@ -154,7 +154,7 @@ def imagenet_folder(
     train, test = (_listing(datasets, folder / part) for part in ("train", "val"))
     if train.classes != test.classes:
         odd = sorted(set(train.classes) ^ set(test.classes))
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected the same classes in train and val of {folder}, got {len(odd)} in only one "
             f"of them, such as {odd[0]!r}; complete the folders."
         )
@@ -179,7 +179,7 @@ def _listing(datasets: Any, folder: Path) -> Any:
     try:
         return datasets.ImageFolder(folder)
     except FileNotFoundError as error:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a folder of images per class in {folder}, got: {error}; arrange them as "
             f"{folder.name}/<class>/<file>."
         ) from error

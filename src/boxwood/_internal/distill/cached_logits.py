@@ -19,13 +19,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from boxwood._internal.core.checksums import checksum_of
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.examples import Examples
 from boxwood._internal.core.reading import check_regular
 from boxwood._internal.core.replacing import replacing
 from boxwood._internal.distill.encodings import Encoded, Encoding, Exact
 from boxwood._internal.distill.ensembles import Ask
 from boxwood._internal.distill.losses import Lesson
+from boxwood.errors import CheckpointError
 
 STEPS_PER_SHARD = 256
 _DEFAULT_ENCODING = Exact()
@@ -54,7 +54,7 @@ class Shards:
         """Read a shard; None if it is not there.
 
         Raises:
-            BoxwoodError: the file is not what was written.
+            CheckpointError: the file is not what was written.
         """
         path = self._path(number)
         if not path.exists():
@@ -74,7 +74,7 @@ class Shards:
         """Write a shard in place of what was there.
 
         Raises:
-            BoxwoodError: the disk is full or not writable; nothing is left behind.
+            CheckpointError: the disk is full or not writable; nothing is left behind.
         """
         path = self._path(number)
         whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -83,7 +83,7 @@ class Shards:
             with replacing(path) as new:
                 save_file(whole, new, {"sha256": checksum_of(whole)})
         except (OSError, SafetensorError) as error:
-            raise BoxwoodError(
+            raise CheckpointError(
                 f"Expected to write a teacher's answers into {self.folder}, got {error}; free "
                 f"some space, or train without keeping them."
             ) from error
@@ -140,7 +140,7 @@ def ask_all(
         progress: told (done, all) after each batch.
 
     Raises:
-        BoxwoodError: a teacher gives no finite logits [N, C]; a shard is damaged or of another
+        CheckpointError: a teacher gives no finite logits [N, C]; a shard is damaged or of another
             length; or the disk is full.
 
     Example:
@@ -160,7 +160,7 @@ def ask_all(
                 shards.write(number, part)
         elif any(len(tensor) != len(indices) for tensor in part.values()):
             assert shards is not None  # noqa: S101 - it was read from them
-            raise BoxwoodError(
+            raise CheckpointError(
                 f"Expected answers to {len(indices)} examples in shard {number} of "
                 f"{shards.folder}, got other ones; give these examples a folder of their own."
             )
@@ -206,7 +206,7 @@ class StepAnswers:
             labels: int64 [N].
 
         Raises:
-            BoxwoodError: as for `ask_all`.
+            CheckpointError: as for `ask_all`.
         """
         number = step // STEPS_PER_SHARD
         if self._shards is not None and number != self._open:
@@ -219,7 +219,7 @@ class StepAnswers:
                 self._steps[step], self._fresh = kept, True
         logits = self._encoding.decode(kept)
         if len(logits) != len(labels):
-            raise BoxwoodError(
+            raise CheckpointError(
                 f"Expected kept answers to {len(labels)} examples at step {step}, got "
                 f"{len(logits)}; they belong to another training: give each a folder of its own."
             )
@@ -243,7 +243,7 @@ def _by_step(flat: Encoded) -> dict[int, Encoded]:
 
 def _checked(logits: Tensor, count: int) -> Tensor:
     if logits.dim() != 2 or len(logits) != count or not logits.isfinite().all():
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected a teacher that answers {count} inputs with finite logits [{count}, "
             f"classes], got {'NaN or infinite values' if len(logits) == count else 'a tensor'} of "
             f"shape {tuple(logits.shape)}; check the teacher on one batch."
@@ -251,8 +251,8 @@ def _checked(logits: Tensor, count: int) -> Tensor:
     return logits.cpu()  # where they are kept, and hashed
 
 
-def _damaged(path: Path, why: object) -> BoxwoodError:
-    return BoxwoodError(
+def _damaged(path: Path, why: object) -> CheckpointError:
+    return CheckpointError(
         f"Expected undamaged answers of a teacher at {path}, got a file that cannot be used "
         f"({why}); delete it: the teacher is asked again."
     )

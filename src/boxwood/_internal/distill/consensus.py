@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import InvalidInput
 
 _ITERATIONS = 10_000
 
@@ -52,7 +52,7 @@ def consensus(
         is their arithmetic mean.
 
     Raises:
-        BoxwoodError: shapes do not fit, or the tolerance is not reached.
+        InvalidInput: shapes do not fit, or the tolerance is not reached.
 
     Example:
         >>> p = torch.tensor([[0.5, 0.3, 0.2]])
@@ -64,7 +64,7 @@ def consensus(
     Differs from the paper: it runs gradient descent over logits.
     """
     if not tolerance > 0:
-        raise BoxwoodError(f"Expected a tolerance above 0 nats, got {tolerance}; try 1e-6.")
+        raise InvalidInput(f"Expected a tolerance above 0 nats, got {tolerance}; try 1e-6.")
     known, dustbins, outside = _sums(generalist.double(), opinions)
     members = known.sum(1) + dustbins.sum(1)
     q = known / known.sum(1, keepdim=True)
@@ -85,7 +85,7 @@ def consensus(
         left, known, dustbins = left[going], known[going], dustbins[going]
         q, members = (q * g)[going], members[going]
         q = q / q.sum(1, keepdim=True)
-    raise BoxwoodError(
+    raise InvalidInput(
         f"Expected the minimum within {tolerance:g} nats after {_ITERATIONS} steps, got "
         f"{float(gap.max()):.2g} for {len(left)} images; allow a larger tolerance."
     )
@@ -152,7 +152,7 @@ def _sums(generalist: Tensor, opinions: Sequence[Opinion]) -> tuple[Tensor, Tens
     for number, opinion in enumerate(opinions):
         own, said = list(opinion.classes), opinion.probabilities.double()
         if said.shape[0] != len(known) or said.shape[1] - len(own) != (len(own) < classes):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected probabilities of {len(known)} images and {len(own)} classes with a "
                 f"dustbin, got {tuple(said.shape)} from specialist {number}; give it one more "
                 f"column than classes, unless it knows all {classes}."

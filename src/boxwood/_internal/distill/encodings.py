@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import InvalidInput
 
 Encoded = dict[str, Tensor]
 """Tensors whose first dimension is the examples."""
@@ -94,7 +94,7 @@ class TopK:
 
     def __post_init__(self) -> None:
         if not 1 <= self.k < self.classes <= torch.iinfo(torch.int32).max:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected 1 <= k < classes, got k={self.k}, classes={self.classes}; use Half() "
                 f"to keep all logits."
             )
@@ -102,7 +102,7 @@ class TopK:
     def encode(self, logits: Tensor) -> Encoded:
         """Keep log-probabilities: the largest, where they are, and of one class of the rest."""
         if logits.shape[1] != self.classes:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected logits of {self.classes} classes, got {logits.shape[1]}; correct "
                 f"TopK(classes=...)."
             )

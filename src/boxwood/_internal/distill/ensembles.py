@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.model.evaluation import evaluating
+from boxwood.errors import InvalidInput
 
 Ask = Callable[[Tensor], Tensor]
 """Inputs [N, ...] to logits [N, C]: a network in evaluation mode, or anything else that answers."""
@@ -93,7 +93,7 @@ def ensemble(members: Sequence[Ask], mean: Mean = geometric) -> Ask:
         mean: `arithmetic` or `geometric`.
 
     Raises:
-        BoxwoodError: there are no members; or, when asked, they disagree about the classes.
+        InvalidInput: there are no members; or, when asked, they disagree about the classes.
 
     Example:
         >>> both = ensemble([lambda x: x, lambda x: 3 * x])
@@ -101,7 +101,7 @@ def ensemble(members: Sequence[Ask], mean: Mean = geometric) -> Ask:
         tensor([[2., 2.]])
     """
     if not members:
-        raise BoxwoodError("Expected at least one member of an ensemble, got none; give networks.")
+        raise InvalidInput("Expected at least one member of an ensemble, got none; give networks.")
     if len(members) == 1:
         return members[0]
 
@@ -109,7 +109,7 @@ def ensemble(members: Sequence[Ask], mean: Mean = geometric) -> Ask:
         logits = [member(inputs) for member in members]
         shapes = sorted({tuple(each.shape) for each in logits})
         if len(shapes) > 1:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected members that answer about the same classes, got logits of shapes "
                 f"{shapes}; leave out those that differ."
             )

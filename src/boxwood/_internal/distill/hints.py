@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.distill.ensembles import Ask, answering
 from boxwood._internal.distill.losses import Distillation, Lesson, feature_matching
+from boxwood.errors import InvalidInput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Hinted(Distillation):
         weight: >= 0, units of loss per squared unit of feature.
 
     Raises:
-        BoxwoodError: there are no layers, or a number is out of range.
+        InvalidInput: there are no layers, or a number is out of range.
 
     Example:
         >>> loss = Hinted(layers=("0",), weight=2.0, soft=0.0, hard=1.0)
@@ -47,7 +47,7 @@ class Hinted(Distillation):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.layers or not self.weight >= 0:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected names of layers and a weight >= 0, got {self.layers} and "
                 f"{self.weight}; without layers, use Distillation."
             )
@@ -56,7 +56,7 @@ class Hinted(Distillation):
         """Compute it from (logits [N, C], features [N, F]); from logits and labels, without them.
 
         Raises:
-            BoxwoodError: the teacher's layers are not as wide.
+            InvalidInput: the teacher's layers are not as wide.
         """
         if isinstance(targets, Tensor):
             return super().__call__(outputs, targets)
@@ -64,7 +64,7 @@ class Hinted(Distillation):
         classes = logits.shape[1]
         wanted, theirs = targets.logits[:, :classes], targets.logits[:, classes:]
         if features.shape != theirs.shape:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected {', '.join(self.layers)} to be as wide as the teacher's, "
                 f"{theirs.shape[1]} features together, got {features.shape[1]}; name layers that "
                 f"pruning leaves as wide as they are."
@@ -100,7 +100,7 @@ def showing(model: nn.Module, layers: Sequence[str]) -> Iterator[None]:
     """Let a network in training return (logits, features [N, F]); in evaluation logits as ever.
 
     Raises:
-        BoxwoodError: it has no layer of a name, or a layer returns no tensor in a pass.
+        InvalidInput: it has no layer of a name, or a layer returns no tensor in a pass.
 
     Example:
         >>> net = nn.Sequential(nn.Identity(), nn.Flatten())
@@ -129,7 +129,7 @@ def _watching(model: nn.Module, layers: Sequence[str]) -> Iterator[Callable[[], 
     modules = dict(model.named_modules())
     unknown = [name for name in layers if not name or name not in modules]
     if unknown:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected names of layers of {type(model).__name__}, got {unknown[0]!r}; it has "
             f"{', '.join(filter(None, modules))}."
         )
@@ -147,7 +147,7 @@ def _watching(model: nn.Module, layers: Sequence[str]) -> Iterator[Callable[[], 
     def features() -> Tensor:
         silent = [name for name in layers if name not in seen]
         if silent:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected every layer to return a tensor in a pass, got none of {silent[0]!r}; "
                 f"name layers that the network runs."
             )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import InvalidInput
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class Distillation:
         hard: β >= 0, weight of the labels, usually much smaller.
 
     Raises:
-        BoxwoodError: T is not above 0, or a weight is negative or both are 0.
+        InvalidInput: T is not above 0, or a weight is negative or both are 0.
 
     Example:
         >>> loss = Distillation(temperature=2.0, soft=1.0, hard=0.0)
@@ -66,7 +66,7 @@ class Distillation:
     def __post_init__(self) -> None:
         _check_temperature(self.temperature)
         if min(self.soft, self.hard) < 0 or not self.soft + self.hard > 0:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected weights soft >= 0 and hard >= 0, not both 0, got soft={self.soft}, "
                 f"hard={self.hard}; give the labels a small weight beside the teacher."
             )
@@ -103,7 +103,7 @@ def soft_cross_entropy(logits: Tensor, teacher: Tensor, temperature: float) -> T
         Mean over the batch, a scalar in nats.
 
     Raises:
-        BoxwoodError: T is not above 0, or the shapes differ.
+        InvalidInput: T is not above 0, or the shapes differ.
 
     Example:
         >>> soft_cross_entropy(torch.zeros(1, 2), torch.zeros(1, 2), 1.0)
@@ -150,7 +150,7 @@ def feature_matching(features: Tensor, teacher: Tensor, projection: Tensor | Non
         projection: P, [G, F], learnt along with the student; needed where F differs from G.
 
     Raises:
-        BoxwoodError: the shapes do not fit.
+        InvalidInput: the shapes do not fit.
 
     Example:
         >>> feature_matching(torch.ones(1, 3), torch.zeros(1, 2), torch.ones(2, 3))
@@ -160,7 +160,7 @@ def feature_matching(features: Tensor, teacher: Tensor, projection: Tensor | Non
     """
     projected = features if projection is None else functional.linear(features, projection)
     if projected.shape != teacher.shape:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected features of the teacher's shape {tuple(teacher.shape)}, got "
             f"{tuple(projected.shape)}; give a projection of shape [{teacher.shape[-1]}, "
             f"{features.shape[-1]}]."
@@ -174,7 +174,7 @@ def _at_least_single(logits: Tensor) -> Tensor:
 
 def _check_temperature(temperature: float) -> None:
     if not 0 < temperature < float("inf"):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a temperature above 0, got {temperature}; 1 leaves probabilities as they "
             f"are, and logit_matching is the limit of large ones."
         )
@@ -182,7 +182,7 @@ def _check_temperature(temperature: float) -> None:
 
 def _check_shapes(logits: Tensor, teacher: Tensor) -> None:
     if logits.shape != teacher.shape or logits.dim() != 2:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected logits [batch, classes] of student and teacher alike, got "
             f"{tuple(logits.shape)} and {tuple(teacher.shape)}; give both the same classes."
         )

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.examples import Examples
 from boxwood._internal.core.seeds import generator_for
+from boxwood.errors import InvalidInput
 
 Groups = tuple[tuple[int, ...], ...]
 """Classes of each specialist, in order; a class may be in several or in none."""
@@ -36,7 +36,7 @@ def confusable(probabilities: Tensor, clusters: int, *, seed: int = 0) -> Groups
         Groups of two classes or more; a class that nothing is confused with is in none.
 
     Raises:
-        BoxwoodError: there are more clusters than classes.
+        InvalidInput: there are more clusters than classes.
 
     Example:
         >>> p = torch.tensor([[0.5, 0.5, 0.0], [0.4, 0.6, 0.0], [0.0, 0.0, 1.0]])
@@ -47,7 +47,7 @@ def confusable(probabilities: Tensor, clusters: int, *, seed: int = 0) -> Groups
     Differs from the paper: it does not cut the diagonal.
     """
     if not 1 <= clusters <= probabilities.shape[1]:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected between 1 and {probabilities.shape[1]} clusters of classes, got {clusters}; "
             f"ask for fewer."
         )
@@ -122,7 +122,7 @@ class HalfAndHalf:
         """Divide examples into those of some classes and the rest.
 
         Raises:
-            BoxwoodError: one of the two is empty.
+            InvalidInput: one of the two is empty.
 
         Example:
             >>> from boxwood._internal.data.splits import InMemory
@@ -136,7 +136,7 @@ class HalfAndHalf:
         inside = targets < len(classes)
         own, others = inside.nonzero().flatten(), (~inside).nonzero().flatten()
         if not len(own) or not len(others):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected examples of the specialist's classes {tuple(classes)} and others, got "
                 f"{len(own)} and {len(others)}; give it some of the classes, not all."
             )

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine.program import Program, Ref, Torch, at, is_fixed, leaves
+from boxwood.errors import InvalidInput
 
 _NAMESPACES = ("aten", "torchvision")
 
@@ -20,7 +20,7 @@ def operator(target: str) -> Any:
     A program may come from a file, so only functional operators of tensors are found.
 
     Raises:
-        BoxwoodError: no such operator, or one that writes into its arguments or reads files.
+        InvalidInput: no such operator, or one that writes into its arguments or reads files.
 
     Example:
         >>> operator("aten.relu.default")(torch.tensor([-1.0, 2.0]))
@@ -33,13 +33,13 @@ def operator(target: str) -> Any:
         packet = getattr(getattr(torch.ops, namespace), name, None)
         found = getattr(packet, overload, None)
     if not isinstance(found, torch._ops.OpOverload):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected the name of a torch operator, got {target!r}; use the torch version (and "
             f"torchvision, if it is one of its operators) that the program was compiled with."
         )
     reads_files = any(a.name in ("filename", "file_name") for a in found._schema.arguments)
     if found._schema.is_mutable or reads_files:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected an operator that leaves its arguments alone, got {target!r}; compile the "
             f"model again, and do not trust the file."
         )

@@ -7,12 +7,12 @@ from dataclasses import asdict
 import numpy as np
 import torch
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine import codec
 from boxwood._internal.engine.explain import Times
 from boxwood._internal.engine.llvm.cache import ObjectCache, default_cache
 from boxwood._internal.engine.program import Program
 from boxwood._internal.engine.targets import Target
+from boxwood.errors import BoxwoodError
 
 _REVISION = "boxwood choices 1"
 

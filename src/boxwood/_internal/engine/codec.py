@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine import layouts, ops, program
 from boxwood._internal.engine.kernels import (
     attention,
@@ -27,6 +26,7 @@ from boxwood._internal.engine.kernels import (
     pooling,
     recurrent,
 )
+from boxwood.errors import CheckpointError
 
 _CLASSES: Mapping[str, type] = {
     kind.__name__: kind
@@ -51,7 +51,7 @@ def encode(value: Any) -> Any:
     """Turn a program's parts into plain JSON values.
 
     Raises:
-        BoxwoodError: an argument of an operator has no form in a file.
+        CheckpointError: an argument of an operator has no form in a file.
 
     Example:
         >>> encode((program.Ref(3), torch.float32))
@@ -70,7 +70,7 @@ def encode(value: Any) -> Any:
         return [encode(part) for part in value]
     if value is None or type(value) in (bool, int, float, str):
         return value
-    raise BoxwoodError(
+    raise CheckpointError(
         f"Expected operators with numbers, strings and tensors as arguments, got {value!r} of type "
         f"{type(value).__name__}; such a model can be compiled but not saved."
     )
@@ -80,7 +80,7 @@ def decode(value: Any) -> Any:
     """Build what `encode` wrote; lists become tuples.
 
     Raises:
-        BoxwoodError: a class or a name is not one of the table's.
+        CheckpointError: a class or a name is not one of the table's.
 
     Example:
         >>> decode(encode((program.Ref(3), torch.float32)))
@@ -93,7 +93,7 @@ def decode(value: Any) -> Any:
     try:
         return _decoded(value)
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected a part of a compiled program, got {value!r} ({error}); compile the model "
             f"again with this version of Boxwood."
         ) from error

@@ -58,7 +58,7 @@ def compile(  # noqa: A001
         its input, or on earlier calls, stays torch's as a whole; its ``explain()`` says why.
 
     Raises:
-        BoxwoodError: the arguments do not fit the model, its weights are sharded or not there, it
+        InvalidInput: the arguments do not fit the model, its weights are sharded or not there, it
             cannot be copied, or llvmlite is missing. Calls raise it for a batch at which the
             network may do something else.
 

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine import compiling
 from boxwood._internal.engine.copying import copied
 from boxwood._internal.engine.recording import whole_operators
 from boxwood._internal.engine.session import Uncompiled, torch_threads
+from boxwood.errors import BoxwoodError, InvalidInput
 
 Run = Callable[[], object]
 
@@ -192,14 +192,14 @@ def race(
         told: called after each turn with the turns done and all of them.
 
     Raises:
-        BoxwoodError: no contender, or no turn.
+        InvalidInput: no contender, or no turn.
 
     Example:
         >>> [result.name for result in race({"nothing": lambda: None}, turns=3)]
         ['nothing']
     """
     if not contenders or turns < 1:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected contenders and at least one turn, got {len(contenders)} and {turns}; give "
             "both."
         )

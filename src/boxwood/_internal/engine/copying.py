@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import InvalidInput
 
 
 def copied(model: nn.Module) -> nn.Module:
@@ -18,7 +18,7 @@ def copied(model: nn.Module) -> nn.Module:
     attribute, often holds the network in turn; in the copy it holds the copy.
 
     Raises:
-        BoxwoodError: it holds something that cannot be copied.
+        InvalidInput: it holds something that cannot be copied.
 
     Example:
         >>> net = nn.Linear(2, 2)
@@ -39,7 +39,7 @@ def copied(model: nn.Module) -> nn.Module:
                         )
             return twin
     except Exception as error:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a model that copy.deepcopy can copy, so that compiling leaves it as it is, "
             f"got {type(error).__name__}: {error}; take what cannot be copied (locks, files, "
             f"generators) out of its attributes while it is compiled."

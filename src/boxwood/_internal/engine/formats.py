@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import CheckpointError
 
 FIELDS = ("headers", "count", "indices", "values", "source", "first", "width", "row")
 RECORD = np.dtype([(name, np.int64) for name in FIELDS])
@@ -101,7 +101,7 @@ def from_dense(
         The stream.
 
     Raises:
-        BoxwoodError: the block is too wide for 16-bit columns, or a chunk has too many rows.
+        CheckpointError: the block is too wide for 16-bit columns, or a chunk has too many rows.
 
     Example:
         >>> stream = from_dense(np.eye(4, dtype=np.float32), block=2)
@@ -172,7 +172,7 @@ def from_parts(
         groups: how many streams were joined.
 
     Raises:
-        BoxwoodError: the parts are not a stream of this shape; a kernel would read outside.
+        CheckpointError: the parts are not a stream of this shape; a kernel would read outside.
     """
     tall, chunk, chunks, blocks = _shares(shape, height, block, chunks, multiple)
     counts, headers = parts.counts, parts.headers
@@ -226,8 +226,8 @@ def from_parts(
     )
 
 
-def _broken(what: str) -> BoxwoodError:
-    return BoxwoodError(
+def _broken(what: str) -> CheckpointError:
+    return CheckpointError(
         f"Expected the packed weight of a kernel in the file, got other {what} than its shape "
         f"has; compile the model again."
     )
@@ -241,7 +241,7 @@ def _shares(
     tall = math.ceil(rows / height)
     chunk = math.ceil(math.ceil(tall / min(chunks, tall)) / multiple) * multiple
     if max(block, chunk) > NUMBERED:
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected at most {NUMBERED} columns per block and rows per chunk, got {block} and "
             f"{chunk}; take smaller blocks or more chunks."
         )

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine.program import Program, Value, at
 from boxwood._internal.engine.recording import UncapturableError
+from boxwood.errors import InvalidInput
 
 Parameters = tuple[tuple[str, int], ...]  # name and inspect's kind
 
@@ -44,19 +44,19 @@ class Interface:
         """Return the tensors of a call.
 
         Raises:
-            BoxwoodError: the call has other arguments than the example had.
+            InvalidInput: the call has other arguments than the example had.
         """
         if not kwargs and len(args) == self._plainly and all(type(each) is Tensor for each in args):
             return list(args)  # the same as below, which a small network would take longer for
         leaves, given = pytree.tree_flatten(_bound(self.parameters, args, kwargs))
         if given != self.given:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected arguments like the example's ({_sketch(self.given)}), got "
                 f"{_sketch(given)}; call it as the example was, or compile it with such an example."
             )
         for position, value in self.fixed:
             if not _is_same(leaves[position], value):
-                raise BoxwoodError(
+                raise InvalidInput(
                     f"Expected the argument {value!r} of the example, got {leaves[position]!r}; "
                     f"only tensors may change: compile the model again with that argument."
                 )
@@ -64,12 +64,12 @@ class Interface:
         found = [leaf for position, leaf in enumerate(leaves) if position not in skip]
         for leaf in found:
             if not isinstance(leaf, Tensor):
-                raise BoxwoodError(
+                raise InvalidInput(
                     f"Expected a tensor, got {type(leaf).__name__}; give what the example gave."
                 )
         for index, first in enumerate(self.firsts):
             if found[index] is not found[first]:
-                raise BoxwoodError(
+                raise InvalidInput(
                     f"Expected tensors {first} and {index} of the call to be one and the same, as "
                     f"they were in the example, got two; compile the model with two."
                 )
@@ -118,7 +118,7 @@ def learn(
     elif isinstance(example, tuple | list):
         args = tuple(example)
     else:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a tensor, a tuple of arguments or a mapping of named ones as the example, "
             f"got {type(example).__name__}; give what the model is called with."
         )
@@ -153,19 +153,19 @@ def check_inputs(program: Program, inputs: Sequence[Tensor]) -> int:
     """Return the batch of a call.
 
     Raises:
-        BoxwoodError: a tensor has another dtype, shape or device than the program takes.
+        InvalidInput: a tensor has another dtype, shape or device than the program takes.
     """
     batch = program.batch or 0
     for index, (tensor, number) in enumerate(zip(inputs, program.inputs, strict=True)):
         name = f"tensor {index} of the call"
         value = program.values[number]
         if tensor.layout is not torch.strided or tensor.is_nested:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected {name} to be dense, got one of layout {tensor.layout}; convert it with "
                 f"to_dense(), or compile the model with such an example."
             )
         if tensor.dtype != value.dtype or tensor.device.type != "cpu":
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected {name} to be {value.dtype} on cpu, got {tensor.dtype} on "
                 f"{tensor.device}; convert it, or compile the model with such an example."
             )
@@ -173,14 +173,14 @@ def check_inputs(program: Program, inputs: Sequence[Tensor]) -> int:
             batch = tensor.shape[0]
         if tuple(tensor.shape) != at(value.shape, batch) or (program.batch and batch < 1):
             limit = program.batches.limit if program.batch is None else ""
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected {name} of shape {_shape(value)}, got {tuple(tensor.shape)}; "
                 f"give that shape, or compile the model with such an example"
                 f"{f' ({limit})' if limit else ''}."
             )
     against = program.batches.against(batch) if program.batch is not None else ""
     if against:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a batch that the network was compiled for, got {batch}: {against}; compile "
             f"it with an example of that batch."
         )
@@ -191,7 +191,7 @@ def to_json(interface: Interface) -> dict[str, Any]:
     """Write an interface down.
 
     Raises:
-        BoxwoodError: its nesting or its fixed arguments have no form in a file.
+        InvalidInput: its nesting or its fixed arguments have no form in a file.
     """
     try:
         found = {
@@ -204,7 +204,7 @@ def to_json(interface: Interface) -> dict[str, Any]:
         }
         json.dumps(found)
     except (NotImplementedError, TypeError) as error:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected arguments and outputs made of tensors, numbers, strings, tuples, lists and "
             f"dicts, got something else ({error}); wrap the model in one that is called so."
         ) from error
@@ -249,7 +249,7 @@ def check_leaves(interface: Interface, program: Program) -> None:
     """Raise if calls do not give what a program takes, or results not what it makes.
 
     Raises:
-        BoxwoodError: so it is; the file was not written by `to_json`.
+        InvalidInput: so it is; the file was not written by `to_json`.
     """
     for spec, others, tensors in (
         (interface.given, interface.fixed, program.inputs),
@@ -268,8 +268,8 @@ def check_leaves(interface: Interface, program: Program) -> None:
         raise _no_interface("equal tensors")
 
 
-def _no_interface(what: str) -> BoxwoodError:
-    return BoxwoodError(
+def _no_interface(what: str) -> InvalidInput:
+    return InvalidInput(
         f"Expected calls and results like the program's, got other {what} in the file; compile "
         f"the model again."
     )
@@ -294,7 +294,7 @@ def _bound(
         return dict(_signature(parameters).bind_partial(*args, **kwargs).arguments)
     except TypeError as error:
         names = ", ".join(name for name, _ in parameters)
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected arguments for the parameters ({names}), got others ({error}); "
             f"call it as the model is called."
         ) from error

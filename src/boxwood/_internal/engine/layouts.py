@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import InvalidInput
 
 Array = NDArray[np.float32]
 
@@ -90,7 +90,7 @@ class Planes:
             (4, 4, 4)
         """
         if not 0 <= start < stop <= self.channels:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected a slice within {self.channels} channels, got {start} to {stop}; "
                 "give 0 <= start < stop <= channels."
             )
@@ -109,7 +109,7 @@ class Planes:
         """Write values [images, channels, height, width] and zeros around them."""
         view = self.view(buffer, len(values))
         if view.shape != values.shape:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected values of shape {view.shape}, got {values.shape}; "
                 "give [images, channels, height, width]."
             )
@@ -127,7 +127,7 @@ class Planes:
             (4, 4)
         """
         if buffer.dtype != np.float32 or buffer.ndim != 1 or len(buffer) < self.size(images):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected a flat float32 buffer of at least {self.size(images)} values, got "
                 f"{buffer.dtype} of shape {buffer.shape}; allocate layout.size(images)."
             )
@@ -161,7 +161,7 @@ def padded(
     """
     row_stride = width + halo if row_stride is None else row_stride
     if min(channels, height, width) < 1 or halo < 0 or row_stride < width + halo:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected positive sizes and row_stride >= width + halo, got {channels} × {height} × "
             f"{width}, halo {halo}, row_stride {row_stride}; enlarge row_stride."
         )

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import InvalidInput
 
 
 @dataclass(frozen=True)
@@ -303,7 +303,7 @@ def check(program: Program) -> Program:
     """Return the program if it is one; every pass's result goes through here.
 
     Raises:
-        BoxwoodError: a value is read before it is written, written twice, or of unknown type.
+        InvalidInput: a value is read before it is written, written twice, or of unknown type.
     """
     written = {*program.inputs, *program.constants}
     for position, op in enumerate(program.ops):
@@ -330,7 +330,7 @@ def check_numbers(program: Program) -> None:
     """Raise if a program that comes from a file has no numbers where it needs some.
 
     Raises:
-        BoxwoodError: so it is.
+        InvalidInput: so it is.
     """
     numbers = [*program.values, *program.constants, *program.inputs, *program.outputs]
     if not all(type(number) is int for number in numbers):
@@ -343,7 +343,7 @@ def check_numbers(program: Program) -> None:
         raise _broken("different inputs", program.inputs)
 
 
-def _broken(expected: str, got: object) -> BoxwoodError:
-    return BoxwoodError(
+def _broken(expected: str, got: object) -> InvalidInput:
+    return InvalidInput(
         f"Expected {expected}, got {got}; a pass of the engine left the program broken: report it."
     )

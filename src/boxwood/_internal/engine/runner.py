@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine import aten_ops, driver
 from boxwood._internal.engine.kernels import contract
 from boxwood._internal.engine.llvm.objects import Library
@@ -20,6 +19,7 @@ from boxwood._internal.engine.placement import strided
 from boxwood._internal.engine.plan import CopyStep, KernelStep, Location, Plan, TorchStep
 from boxwood._internal.engine.program import Program, Ref, Torch
 from boxwood._internal.engine.thread_team import Team
+from boxwood.errors import InvalidInput
 
 Slots = list[Any]
 Action = Callable[[Slots], None]
@@ -320,7 +320,7 @@ class Runner:
         name = op.name if isinstance(op, Torch) else type(op).__name__.lower()
         wanted = ", ".join(f"{tuple(shape)} of {dtype}" for shape, dtype in kinds)
         got = ", ".join(f"{tuple(tensor.shape)} of {tensor.dtype}" for tensor in made)
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected the operation {name} to give {wanted} for this batch, got {got}; what it "
             f"does follows the batch in another way than at the example's: compile the model with "
             f"an example of this batch."

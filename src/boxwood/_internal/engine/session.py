@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine import dense, storage
 from boxwood._internal.engine.constants import Constants
 from boxwood._internal.engine.explain import Explanation, Line, Times, explain
@@ -23,6 +22,7 @@ from boxwood._internal.engine.program import Op, Program
 from boxwood._internal.engine.runner import Runner
 from boxwood._internal.engine.shapes import check_shapes
 from boxwood._internal.engine.thread_team import Team
+from boxwood.errors import InvalidInput
 
 PLANS = 4
 """Batch sizes whose plans are kept ready."""
@@ -64,7 +64,7 @@ class Session:
         """Run the network.
 
         Raises:
-            BoxwoodError: the arguments are not like the example's.
+            InvalidInput: the arguments are not like the example's.
         """
         inputs = self.interface.tensors(args, kwargs)
         batch = check_inputs(self.program, inputs)
@@ -84,7 +84,7 @@ class Session:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Refuse to be pickled or copied: kernels are machine code at addresses of this process."""
-        raise BoxwoodError(
+        raise InvalidInput(
             "Expected a compiled network to be saved by its save(), got an attempt to pickle or "
             "copy it; use save(path) and boxwood.load(path), also to hand it to another process."
         )
@@ -96,7 +96,7 @@ class Session:
             path: the file, by custom ``*.bxw``.
 
         Raises:
-            BoxwoodError: its interface or an operator has no form in a file, or the disk is full
+            InvalidInput: its interface or an operator has no form in a file, or the disk is full
                 or not writable.
         """
         storage.write(
@@ -185,7 +185,7 @@ def load_session(path: str | os.PathLike[str], *, threads: int | None = None) ->
         threads: as in `compile`; those of the saved session when None.
 
     Raises:
-        BoxwoodError: no such file, or one that is cut short, changed, or of another format.
+        InvalidInput: no such file, or one that is cut short, changed, or of another format.
     """
     found = storage.read(path, threads=threads)
     return Session(
@@ -234,7 +234,7 @@ class Uncompiled:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Refuse: its Python code is part of what it computes."""
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a model that is one list of operations to write to {path}, got one where "
             f"{self.why}; save its state_dict, or compile the part before that."
         )

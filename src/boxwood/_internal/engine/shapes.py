@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine import aten_ops, dense
 from boxwood._internal.engine.chance import kept
 from boxwood._internal.engine.kernels.elementwise import Operation
@@ -29,6 +28,7 @@ from boxwood._internal.engine.ops import (
     Recurrent,
 )
 from boxwood._internal.engine.program import Op, Program, Torch, at
+from boxwood.errors import InvalidInput
 
 
 def check_shapes(program: Program, batch: int) -> None:
@@ -37,7 +37,7 @@ def check_shapes(program: Program, batch: int) -> None:
     Operations run without values, or on zeros and the program's constants where that is not enough.
 
     Raises:
-        BoxwoodError: the program does not hold for this batch.
+        InvalidInput: the program does not hold for this batch.
     """
     with kept(aten_ops.generators(program)):
         _check_shapes(program, batch)
@@ -150,9 +150,9 @@ def _added(y: Tensor, others: list[Tensor]) -> Tensor:
     return y
 
 
-def _unlike(op: Op, wanted: str, got: str, batch: int) -> BoxwoodError:
+def _unlike(op: Op, wanted: str, got: str, batch: int) -> InvalidInput:
     name = op.name if isinstance(op, Torch) else type(getattr(op, "does", op)).__name__.lower()
-    return BoxwoodError(
+    return InvalidInput(
         f"Expected the operation {name} to {wanted} at a batch of {batch}, got {got}: it follows "
         f"the batch otherwise than at the example's; compile the model with an example of this "
         f"batch."

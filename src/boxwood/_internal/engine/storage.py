@@ -28,7 +28,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.replacing import check_suffix, replacing
 from boxwood._internal.engine import codec
 from boxwood._internal.engine.bind import made
@@ -45,6 +44,7 @@ from boxwood._internal.engine.ops import Native, Recurrent
 from boxwood._internal.engine.program import Batches, Program, Torch, Value, check, check_numbers
 from boxwood._internal.engine.shapes import check_shapes
 from boxwood._internal.engine.targets import host
+from boxwood.errors import BoxwoodError, CheckpointError
 
 MAGIC = b"BXW\x00\x00\x00\x00\x02"
 ALIGN = 64
@@ -78,7 +78,7 @@ def write(compiled: CompiledProgram, path: str | os.PathLike[str]) -> None:
         path: the file, by custom ``*.bxw``.
 
     Raises:
-        BoxwoodError: its interface or an operator has no form in a file, the name is that of
+        CheckpointError: its interface or an operator has no form in a file, the name is that of
             another format, or the disk is full or not writable.
     """
     check_suffix(Path(path), ".bxw")
@@ -130,7 +130,7 @@ def read(path: str | os.PathLike[str], *, threads: int | None = None) -> Compile
         threads: that will run it; the number in the file when None.
 
     Raises:
-        BoxwoodError: no such file, or one that is cut short, changed, or of another format.
+        CheckpointError: no such file, or one that is cut short, changed, or of another format.
     """
     path = Path(path)
     data = _mapped(path)
@@ -284,7 +284,7 @@ def _readable(path: Path) -> Iterator[None]:
     except BoxwoodError:
         raise
     except Exception as error:
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected a compiled model of this version of Boxwood in {path}, got one that it "
             f"cannot read ({type(error).__name__}: {error}); compile the model again."
         ) from error
@@ -319,7 +319,7 @@ def _write(path: Path, header: bytes, sections: _Sections) -> None:
     try:
         _write_whole(path, header, sections)
     except OSError as error:
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected to write {path}, got {error}; free some space, or give a path in a folder "
             f"that exists and can be written. What was there before is untouched."
         ) from error
@@ -349,19 +349,19 @@ def _mapped(path: Path) -> NDArray[np.uint8]:
         with path.open("rb") as file:
             memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected a compiled model at {path}, got {error}; give a file that "
             f"`boxwood compile` wrote."
         ) from error
     data = np.frombuffer(memory, np.uint8)
     if len(data) < _START or data[: len(MAGIC)].tobytes() != MAGIC:
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected a compiled model in {path}, got another kind of file or another version of "
             f"the format; give a file that `boxwood compile` wrote."
         )
     wanted = data[len(MAGIC) : len(MAGIC) + 32].tobytes()
     if hashlib.sha256(data[len(MAGIC) + 32 :].data).digest() != wanted:
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected {path} as it was written, got one that is cut short or changed (its "
             f"checksum differs); copy it again, or compile the model again."
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import InvalidInput
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def host() -> Target:
     Compiled code is for the family, so it moves between machines of one family.
 
     Raises:
-        BoxwoodError: the processor has neither AVX2 nor NEON.
+        InvalidInput: the processor has neither AVX2 nor NEON.
 
     Example:
         >>> host().lanes in (4, 8, 16)
@@ -67,7 +67,7 @@ def host() -> Target:
     elif capability == "AVX2":
         family = AVX2
     else:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a processor with AVX2, AVX-512 or NEON, got {platform.machine()} with "
             f"torch's capability {capability}; run the model in torch on this machine."
         )

@@ -20,7 +20,7 @@ from typing import ClassVar
 
 import torch
 
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import InvalidInput
 
 Function = Callable[[int, int, int], None]  # job, thread, threads
 Task = tuple[Function, int, int, object]
@@ -84,7 +84,7 @@ class Team:
         self.lock = threading.Lock()
         self.openmp = torch_openmp()
         if not isinstance(threads, int) or not 1 <= threads <= 4 * (os.cpu_count() or 1):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected threads between 1 and four per core ({4 * (os.cpu_count() or 1)}), got "
                 f"{threads!r}; give the number of cores to use."
             )

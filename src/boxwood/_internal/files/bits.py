@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import InvalidInput
 
 WIDEST = 16
 """The most bits that one field may have."""
@@ -13,13 +13,13 @@ def check_width(bits: int) -> None:
     """Check that a field width is one that can be packed, 1 to 16 bits.
 
     Raises:
-        BoxwoodError: it is not.
+        InvalidInput: it is not.
 
     Example:
         >>> check_width(5)
     """
     if not 1 <= bits <= WIDEST:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected 1 to {WIDEST} bits for an index, got {bits}; 5 suits linear layers and "
             "8 convolutions (Han et al. 2015)."
         )
@@ -43,7 +43,7 @@ def pack(fields: NDArray[np.uint16], bits: int) -> bytes:
         bits: the width of a field, 1 to 16.
 
     Raises:
-        BoxwoodError: a width that cannot be packed.
+        InvalidInput: a width that cannot be packed.
 
     Example:
         >>> pack(np.array([1, 2, 3], dtype=np.uint16), 2).hex()
@@ -70,7 +70,7 @@ def unpack(data: bytes, count: int, bits: int) -> NDArray[np.uint16]:
         bits: the width of a field, 1 to 16.
 
     Raises:
-        BoxwoodError: a width that cannot be packed, or a stream too short.
+        InvalidInput: a width that cannot be packed, or a stream too short.
 
     Example:
         >>> unpack(bytes.fromhex("39"), 3, 2).tolist()
@@ -78,7 +78,7 @@ def unpack(data: bytes, count: int, bits: int) -> NDArray[np.uint16]:
     """
     check_width(bits)
     if len(data) < packed_bytes(count, bits):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected {packed_bytes(count, bits)} bytes for {count} fields of {bits} bits, "
             f"got {len(data)}; the stream is cut short, write it again."
         )

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.reading import opened, strict_json
 from boxwood._internal.files.header import LONGEST, Entry, Header, read_header
+from boxwood.errors import BoxwoodError, CheckpointError
 
 CHUNK = 1 << 20
 """Elements that are read at a time; a multiple of 8, so that masks fill whole bytes."""
@@ -44,7 +44,7 @@ class StoredTensor:
         """Read the bytes of that many elements at a time, into a buffer that is used again.
 
         Raises:
-            BoxwoodError: the file has become shorter, or cannot be read.
+            CheckpointError: the file has become shorter, or cannot be read.
         """
         return read_chunks(self.path, self.entry.start, self.entry.end, elements * self._itemsize)
 
@@ -107,14 +107,14 @@ def open_checkpoint(source: Path | str, *, follow_links: bool = False) -> Checkp
         follow_links: let shards of an index be links out of its folder, as in a download cache.
 
     Raises:
-        BoxwoodError: a file is missing, damaged or outside the folder; the index and the shards
+        CheckpointError: a file is missing, damaged or outside the folder; the index and the shards
             contradict each other; or the folder holds no checkpoint, or several.
 
     Example:
         >>> open_checkpoint(Path("gone"))
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected a safetensors file at gone, got none; check the path.
+        boxwood.errors.CheckpointError: Expected a safetensors file at gone, got none; check the path.
     """
     index, files = find_files(source, follow_links=follow_links)
     shards = [Shard(file, read_header(file)) for file in files]
@@ -137,7 +137,7 @@ def find_files(
         The index, if there is one; and the files, sorted by name, with the tensors that it promises.
 
     Raises:
-        BoxwoodError: the index is damaged or leads out of its folder, or there is no checkpoint.
+        CheckpointError: the index is damaged or leads out of its folder, or there is no checkpoint.
 
     Example:
         >>> find_files(Path("a.safetensors"))
@@ -182,13 +182,13 @@ def read_index(path: Path) -> dict[str, str]:
     """Read which tensor lies in which shard.
 
     Raises:
-        BoxwoodError: the index is no valid JSON, says nothing, or names what is no plain file.
+        CheckpointError: the index is no valid JSON, says nothing, or names what is no plain file.
 
     Example:
         >>> read_index(Path("gone.safetensors.index.json"))
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected an index at gone.safetensors.index.json, got none; check the path.
+        boxwood.errors.CheckpointError: Expected an index at gone.safetensors.index.json, got none; check the path.
     """
     try:
         with opened(path) as file:
@@ -197,9 +197,9 @@ def read_index(path: Path) -> dict[str, str]:
             raise _wrong(path, f"more than {LONGEST} bytes")
         where = strict_json(text).get("weight_map")
     except FileNotFoundError as error:
-        raise BoxwoodError(f"Expected an index at {path}, got none; check the path.") from error
+        raise CheckpointError(f"Expected an index at {path}, got none; check the path.") from error
     except OSError as error:
-        raise BoxwoodError(f"Expected to read {path}, got {error}; check it.") from error
+        raise CheckpointError(f"Expected to read {path}, got {error}; check it.") from error
     except BoxwoodError:
         raise
     except ValueError as error:
@@ -237,7 +237,7 @@ def read_chunks(path: Path, start: int, end: int, size: int) -> Iterator[memoryv
     """Read a part of a file in pieces of ``size`` bytes, into one buffer.
 
     Raises:
-        BoxwoodError: the file ends too early, or cannot be read.
+        CheckpointError: the file ends too early, or cannot be read.
 
     Example:
         >>> import tempfile
@@ -255,14 +255,14 @@ def read_chunks(path: Path, start: int, end: int, size: int) -> Iterator[memoryv
                 filled = 0
                 while filled < len(piece):
                     if not (more := file.readinto(piece[filled:])):
-                        raise BoxwoodError(
+                        raise CheckpointError(
                             f"Expected {end} bytes in {path}, got {at + filled}; it was changed "
                             f"while it was read: let nothing write there, and run again."
                         )
                     filled += more
                 yield piece
     except OSError as error:
-        raise BoxwoodError(f"Expected to read {path}, got {error}; check it.") from error
+        raise CheckpointError(f"Expected to read {path}, got {error}; check it.") from error
 
 
 def _only_checkpoint(folder: Path) -> Path:
@@ -270,7 +270,7 @@ def _only_checkpoint(folder: Path) -> Path:
     found = sorted(folder.glob(f"*{INDEX}")) or sorted(folder.glob("*.safetensors"))
     if len(found) != 1:
         listed = ", ".join(path.name for path in found[:6]) or "none"
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected one safetensors file or one index of shards in {folder}, got {listed}; "
             f"name the file that you mean."
         )
@@ -296,7 +296,7 @@ def _inside(folder: Path, name: str, index: Path, *, follow_links: bool) -> Path
     except (OSError, RuntimeError) as error:  # a loop of links
         raise _wrong(index, f"{name!r}, a link that leads nowhere") from error
     if real.parent != folder.resolve() and not follow_links:
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected shards of {index} in its folder, got {name!r}, a link to {real}; copy the "
             f"file there, or allow links where you trust whoever made them (--follow-links)."
         )
@@ -307,14 +307,14 @@ def _agree(shard: Shard, promised: set[str], index: Path) -> None:
     found = shard.header.entries.keys()
     if found != promised:
         lacking, extra = sorted(promised - found)[:3], sorted(found - promised)[:3]
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected {shard.path} to hold what {index.name} says, got a shard that lacks "
             f"{lacking} and has also {extra}; download or copy the checkpoint again."
         )
 
 
-def _wrong(path: Path, what: str) -> BoxwoodError:
-    return BoxwoodError(
+def _wrong(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(
         f"Expected {path} to name the shard of every tensor, plain names that end in "
         f".safetensors, got {what}; download or copy it again."
     )

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.reading import opened, shown, strict_json
+from boxwood.errors import CheckpointError
 
 BITS = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
@@ -105,17 +105,17 @@ def read_header(path: Path) -> Header:
     """Read and check the header of a file.
 
     Raises:
-        BoxwoodError: there is no file, it is a pickle, or its header is not true.
+        CheckpointError: there is no file, it is a pickle, or its header is not true.
 
     Example:
         >>> read_header(Path("gone.safetensors"))
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected a safetensors file at gone.safetensors, got none; check the path.
+        boxwood.errors.CheckpointError: Expected a safetensors file at gone.safetensors, got none; check the path.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise BoxwoodError(
+            raise CheckpointError(
                 f"Expected a safetensors file at {path}, got something that is no file; give a file."
             )
         with opened(path) as file:
@@ -124,11 +124,11 @@ def read_header(path: Path) -> Header:
             length = announced_length(head, size, path)
             return parse_header(file.read(length), size, path)
     except FileNotFoundError as error:
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected a safetensors file at {path}, got none; check the path."
         ) from error
     except OSError as error:
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected to read {path}, got {error}; check the path and its permissions."
         ) from error
 
@@ -162,7 +162,7 @@ def parse_header(text: bytes, size: int, path: Path) -> Header:
         path: how to call the file in errors.
 
     Raises:
-        BoxwoodError: the header is not true, saying what of it.
+        CheckpointError: the header is not true, saying what of it.
 
     Example:
         >>> text = b'{"w":{"dtype":"F16","shape":[2],"data_offsets":[0,4]}}'
@@ -205,7 +205,7 @@ def make_header(
         path: how to call the file in errors.
 
     Raises:
-        BoxwoodError: the header would be longer than any that is read.
+        CheckpointError: the header would be longer than any that is read.
 
     Example:
         >>> made = make_header([("w", "F16", (2,), 4)], {}, Path("a"))
@@ -222,7 +222,7 @@ def make_header(
     text = json.dumps(listed, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     if len(text) > LONGEST:
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected a header of at most {LONGEST} bytes for {path}, got {len(text)}; "
             f"split the checkpoint into shards of fewer tensors."
         )
@@ -243,13 +243,13 @@ def refuse_pickle(head: bytes, path: Path) -> None:
     """Refuse a file that begins as a pickle does, whatever its name.
 
     Raises:
-        BoxwoodError: it does; with the way to convert it.
+        CheckpointError: it does; with the way to convert it.
 
     Example:
         >>> refuse_pickle(b"{}", Path("weights.safetensors"))
     """
     if head[:2] in _PICKLES:
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected a safetensors file, got a pickle at {path}, which could run code when "
             f"it is read; convert it where you trust it: `safetensors.torch.save_file("
             f"torch.load('{path.name}', weights_only=True), 'weights.safetensors')`."
@@ -291,6 +291,6 @@ def _naturals(numbers: object) -> bool:
 
 
 def _refuse(path: Path, what: str, cause: Exception | None = None) -> NoReturn:
-    raise BoxwoodError(
+    raise CheckpointError(
         f"Expected an undamaged safetensors file at {path}, got {what}; download or copy it again."
     ) from cause

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.reading import strict_json
 from boxwood._internal.files.bits import packed_bytes
 from boxwood._internal.files.checkpoint import OnRead, StoredTensor
@@ -29,6 +28,7 @@ from boxwood._internal.files.header import (
 )
 from boxwood._internal.files.mask_files import StoredMask, bits_of
 from boxwood._internal.files.run_lengths import FieldCounts, runs_between
+from boxwood.errors import BoxwoodError, CheckpointError
 
 VERSION = 1
 _ABOUT, _HEADER = "boxwood.packed", "boxwood.header"
@@ -101,7 +101,7 @@ def choose_layout(
         on_read: called with progress.
 
     Raises:
-        BoxwoodError: the mask is of another shape, or drops values that are not zero.
+        CheckpointError: the mask is of another shape, or drops values that are not zero.
 
     Example:
         >>> import tempfile
@@ -114,7 +114,7 @@ def choose_layout(
     crc = 0
     if tensor.entry.dtype not in FLOATS:
         if mask is not None:
-            raise BoxwoodError(
+            raise CheckpointError(
                 f"Expected masks for float tensors, got one for {tensor.name!r} of type "
                 f"{tensor.entry.dtype}; drop it."
             )
@@ -148,10 +148,10 @@ def choose_layouts(
     """Choose how every tensor of a file is stored.
 
     Raises:
-        BoxwoodError: a mask names no tensor, or does not fit.
+        CheckpointError: a mask names no tensor, or does not fit.
     """
     if strangers := sorted(masks.keys() - header.entries.keys()):
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected masks for tensors of {source}, got one for {strangers[0]!r}; give the masks "
             f"of this file."
         )
@@ -166,7 +166,7 @@ def kept_chunks(
 ) -> Iterator[tuple[NDArray[Any], NDArray[np.bool_]]]:
     """Read the patterns of a tensor's floats as integers, and which of them are kept."""
     if mask is not None and mask.shape != tensor.entry.shape:
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected a mask of shape {tensor.entry.shape} for {tensor.name!r}, got {mask.shape}; "
             f"give the masks of this file."
         )
@@ -179,7 +179,7 @@ def kept_chunks(
             continue
         keep = next(given)
         if lost := int(np.count_nonzero(used & ~keep)):
-            raise BoxwoodError(
+            raise CheckpointError(
                 f"Expected masks that were applied, got {lost} values that are not +0.0 where the "
                 f"mask of {tensor.name!r} drops them; write zeros there first, or pack without masks."
             )
@@ -205,7 +205,7 @@ def packed_header(header: Header, layouts: Sequence[TensorLayout], path: Path) -
     """Lay out the packed file of a dense one.
 
     Raises:
-        BoxwoodError: its header would be longer than any that is read.
+        CheckpointError: its header would be longer than any that is read.
     """
     parts: list[tuple[str, str, tuple[int, ...], int]] = []
     for layout in in_order(layouts):
@@ -240,13 +240,13 @@ def refuse_packed(header: Header, path: Path) -> None:
     """Refuse a packed file where a dense one is needed.
 
     Raises:
-        BoxwoodError: it is packed.
+        CheckpointError: it is packed.
 
     Example:
         >>> refuse_packed(Header({}, {}, b"{}"), Path("a"))
     """
     if is_packed(header):
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected a dense checkpoint, got {path}, which is packed; `boxwood unpack` it first."
         )
 
@@ -258,7 +258,7 @@ def open_packed(path: Path) -> tuple[Header, Header, list[TensorLayout]]:
         Its own header, the header of the dense file, and the layouts in the order of the latter.
 
     Raises:
-        BoxwoodError: the file is not packed, or contradicts itself.
+        CheckpointError: the file is not packed, or contradicts itself.
 
     Example:
         >>> import tempfile
@@ -267,11 +267,11 @@ def open_packed(path: Path) -> tuple[Header, Header, list[TensorLayout]]:
         ...     open_packed(Path(file.name))  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected a packed file, got ... pack it first.
+        boxwood.errors.CheckpointError: Expected a packed file, got ... pack it first.
     """
     outer = read_header(path)
     if not is_packed(outer):
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected a packed file, got {path} without the description that `boxwood pack` "
             f"writes; pack it first."
         )
@@ -299,9 +299,9 @@ def open_packed(path: Path) -> tuple[Header, Header, list[TensorLayout]]:
     return outer, inner, layouts
 
 
-def damaged(path: Path, what: str) -> BoxwoodError:
+def damaged(path: Path, what: str) -> CheckpointError:
     """Make the error for a packed file that contradicts itself."""
-    return BoxwoodError(
+    return CheckpointError(
         f"Expected an undamaged packed file at {path}, got {what}; copy it again, or pack again."
     )
 

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.placement import check_whole
 from boxwood._internal.core.reading import shown, strict_json
 from boxwood._internal.core.replacing import check_suffix
@@ -35,6 +34,7 @@ from boxwood._internal.files.header import (
     read_header,
 )
 from boxwood._internal.files.writing import disk_errors, whole_file
+from boxwood.errors import CheckpointError
 
 FOLDER = "masks"
 VERSION = 2
@@ -63,7 +63,7 @@ class StoredMask:
         """Read as many weights at a time as a chunk of the checkpoint has.
 
         Raises:
-            BoxwoodError: the file cannot be read, is damaged, or holds what is no bool; damage is
+            CheckpointError: the file cannot be read, is damaged, or holds what is no bool; damage is
                 noticed before the last chunk is given.
         """
         if self.tensor.entry.dtype != "BOOL":
@@ -226,7 +226,7 @@ def write_with_masks(
         masks: bool, by the names of what they mask.
 
     Raises:
-        BoxwoodError: a name cannot stand in a header, the file's name is that of another format, or
+        CheckpointError: a name cannot stand in a header, the file's name is that of another format, or
             the disk is full or not writable.
 
     Example:
@@ -256,7 +256,7 @@ def open_masks(path: Path) -> dict[str, StoredMask]:
     """Find the masks of a file.
 
     Raises:
-        BoxwoodError: the file is damaged, or holds something that is no mask.
+        CheckpointError: the file is damaged, or holds something that is no mask.
 
     Warns:
         UserWarning: the file is older than checksums.
@@ -265,7 +265,7 @@ def open_masks(path: Path) -> dict[str, StoredMask]:
         >>> open_masks(Path("gone.safetensors"))
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected a safetensors file at gone.safetensors, got none; check the path.
+        boxwood.errors.CheckpointError: Expected a safetensors file at gone.safetensors, got none; check the path.
     """
     header = read_header(path)
     try:
@@ -303,7 +303,7 @@ def load_masks(source: Path | str) -> dict[str, Tensor]:
         Bool tensors by name, True keeps.
 
     Raises:
-        BoxwoodError: a file is damaged, or there is none.
+        CheckpointError: a file is damaged, or there is none.
 
     Example:
         >>> from boxwood._internal.files.streaming import prune_checkpoint
@@ -313,7 +313,7 @@ def load_masks(source: Path | str) -> dict[str, Tensor]:
     source = Path(source)
     files = sorted((source / FOLDER).glob("*.safetensors")) if source.is_dir() else [source]
     if not files:
-        raise BoxwoodError(f"Expected masks in {source / FOLDER}, got none; prune it first.")
+        raise CheckpointError(f"Expected masks in {source / FOLDER}, got none; prune it first.")
     return {
         name: torch.from_numpy(np.concatenate([*mask.chunks(), np.empty(0, np.bool_)])).view(
             mask.shape
@@ -355,8 +355,8 @@ def _shape(shapes: object, name: str) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _wrong(path: Path, what: str) -> BoxwoodError:
-    return BoxwoodError(
+def _wrong(path: Path, what: str) -> CheckpointError:
+    return CheckpointError(
         f"Expected bool masks, or bits with their shapes, in {path}, got {what}; "
         f"give the file of masks that was written with this checkpoint."
     )

@@ -57,7 +57,7 @@ def pack_file(
         How each tensor lies in the new file, in the order of the old one.
 
     Raises:
-        BoxwoodError: a file is damaged, quantised or an adapter, a mask does not fit or was not
+        CheckpointError: a file is damaged, quantised or an adapter, a mask does not fit or was not
             applied, or the disk is full.
 
     Example:
@@ -104,14 +104,14 @@ def unpack_file(
         on_read: called with progress.
 
     Raises:
-        BoxwoodError: the file is damaged, which is noticed before anything takes the target's name,
+        CheckpointError: the file is damaged, which is noticed before anything takes the target's name,
             or the disk is full.
 
     Example:
         >>> unpack_file(Path("gone.safetensors"), Path("dense.safetensors"))
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected a safetensors file at gone.safetensors, got none; check the path.
+        boxwood.errors.CheckpointError: Expected a safetensors file at gone.safetensors, got none; check the path.
     """
     outer, inner, layouts = open_packed(source)
     check_space(target.parent, sum(layout.entry.bytes for layout in layouts))
@@ -130,7 +130,7 @@ def dense_pieces(source: Path) -> Iterator[bytes | memoryview]:
     """Read the bytes of a dense file piece by piece, out of a packed file or of itself.
 
     Raises:
-        BoxwoodError: the file is damaged.
+        CheckpointError: the file is damaged.
     """
     header = read_header(source)
     if not is_packed(header):
@@ -149,7 +149,7 @@ def restored(
     """Read a tensor of a packed file chunk by chunk: patterns of its floats, and its mask if packed.
 
     Raises:
-        BoxwoodError: it is not what was written; after the chunks, where only all of them tell.
+        CheckpointError: it is not what was written; after the chunks, where only all of them tell.
     """
     crc = mask_crc = 0
     if not layout.packed:

@@ -11,11 +11,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.quantised import looks_quantised
 from boxwood._internal.core.reading import read_whole
 from boxwood._internal.files.header import FLOATS, Header, read_header
 from boxwood._internal.files.layout import refuse_packed
+from boxwood.errors import CheckpointError
 
 _SETTINGS = ("quantization_config", "compression_config")
 _FILES_OF_SETTINGS = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
@@ -33,7 +33,7 @@ def refuse_unprunable(source: Path, files: Iterable[Path]) -> None:
         files: the safetensors files of the checkpoint; only their headers are read.
 
     Raises:
-        BoxwoodError: a file is packed, or the configuration, the name of a tensor or its type says
+        CheckpointError: a file is packed, or the configuration, the name of a tensor or its type says
             that the checkpoint is of another of these kinds.
 
     Example:
@@ -60,7 +60,7 @@ def refuse_unprunable_tensors(header: Header, path: Path) -> None:
         path: the file, for the message.
 
     Raises:
-        BoxwoodError: the name of a tensor, or its name and type, say so.
+        CheckpointError: the name of a tensor, or its name and type, say so.
 
     Example:
         >>> refuse_unprunable_tensors(Header({}, {}, b"{}"), Path("a"))
@@ -94,21 +94,21 @@ def _read(config: Path) -> Any:
     try:
         return json.loads(read_whole(config))
     except (OSError, ValueError, RecursionError) as error:
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected JSON in {config}, got {error or type(error).__name__}; it says whether the "
             f"weights are quantised: copy it again, or name a safetensors file in a folder without it."
         ) from error
 
 
 def _refuse_quantised(why: str) -> NoReturn:
-    raise BoxwoodError(
+    raise CheckpointError(
         f"Expected weights that are floats, got a quantised model: {why}; prune the float model "
         f"that it was made from, then quantise the result, or dequantise it first."
     )
 
 
 def _refuse_adapter(what: str) -> NoReturn:
-    raise BoxwoodError(
+    raise CheckpointError(
         f"Expected the weights of a whole model, got an adapter: {what}; merge it into its base "
         f"model first, as `merge_and_unload()` of peft does, and give the merged model."
     )

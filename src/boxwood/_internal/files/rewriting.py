@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.replacing import replacing_folder
 from boxwood._internal.files.checkpoint import Checkpoint, StoredTensor, companion_files
 from boxwood._internal.files.header import Entry, Header, preamble
 from boxwood._internal.files.mask_files import FOLDER, bits_of, checksum, mask_header
 from boxwood._internal.files.thresholds import FLOAT_DTYPES
 from boxwood._internal.files.writing import check_new_folder, check_space, disk_errors
+from boxwood.errors import CheckpointError
 
 _DTYPES = FLOAT_DTYPES | {
     "I64": torch.int64,
@@ -35,17 +35,17 @@ def read_tensor(stored: StoredTensor) -> Tensor:
     """Read a tensor into memory of its own.
 
     Raises:
-        BoxwoodError: its type is none of torch's usual ones, or the file cannot be read.
+        CheckpointError: its type is none of torch's usual ones, or the file cannot be read.
 
     Example:
         >>> read_tensor(StoredTensor("w", Path("a.safetensors"), Entry("F8_E8M0", (1,), 0, 1)))
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected floats, integers or bools, got F8_E8M0 for 'w' in a.safetensors; convert the checkpoint to bfloat16 first.
+        boxwood.errors.CheckpointError: Expected floats, integers or bools, got F8_E8M0 for 'w' in a.safetensors; convert the checkpoint to bfloat16 first.
     """
     entry = stored.entry
     if entry.dtype not in _DTYPES:
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected floats, integers or bools, got {entry.dtype} for {stored.name!r} in "
             f"{stored.path}; convert the checkpoint to bfloat16 first."
         )
@@ -79,7 +79,7 @@ def rewritten_copy(
         The copy, by which tensors are written.
 
     Raises:
-        BoxwoodError: the folder holds something, the disk is full, or a tensor was not written.
+        CheckpointError: the folder holds something, the disk is full, or a tensor was not written.
     """
     check_new_folder(out)
     with disk_errors(out), replacing_folder(out) as new:
@@ -102,7 +102,7 @@ def rewritten_copy(
         copy = RewrittenCopy(new, dict(masked), places, {})
         yield copy
         if copy.left:
-            raise BoxwoodError(
+            raise CheckpointError(
                 f"Expected every masked tensor to be written, got no {min(copy.left)!r}."
             )
         for name, inside in shapes.items():
@@ -130,11 +130,11 @@ class RewrittenCopy:
         """Write new values, of the stored shape, and their mask.
 
         Raises:
-            BoxwoodError: another shape.
+            CheckpointError: another shape.
         """
         stored = self.left.pop(name)
         if not weight.shape == mask.shape == torch.Size(stored.entry.shape):
-            raise BoxwoodError(
+            raise CheckpointError(
                 f"Expected {name!r} of shape {stored.entry.shape}, got {tuple(weight.shape)} and a "
                 f"mask of {tuple(mask.shape)}."
             )

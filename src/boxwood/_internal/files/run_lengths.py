@@ -14,8 +14,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.files.bits import pack, packed_bytes, unpack
+from boxwood.errors import CheckpointError
 
 WIDTHS = range(2, 13)
 """Widths of fields that are tried: one bit is a plain mask, and what needs more takes little anyway."""
@@ -135,7 +135,7 @@ def unpack_masks(
         chunk: positions of one mask.
 
     Raises:
-        BoxwoodError: the fields lead beyond the last position, or are missing.
+        CheckpointError: the fields lead beyond the last position, or are missing.
 
     Example:
         >>> list(unpack_masks(iter([memoryview(bytes.fromhex("1d"))]), 3, 2, 8, 8))[0].nonzero()[0].tolist()
@@ -156,7 +156,7 @@ def unpack_masks(
         pending = pending[cut:]
         yield mask
     if fields or reached > count:
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected a mask of {count} positions, got fields that lead beyond them; the file is "
             f"damaged: copy it again."
         )

@@ -63,7 +63,7 @@ def sparse_size(mask: Tensor, index_bits: int, itemsize: int = 4) -> SparseSize:
         itemsize: bytes of a value.
 
     Raises:
-        BoxwoodError: a width out of range.
+        CheckpointError: a width out of range.
 
     Example:
         >>> import torch

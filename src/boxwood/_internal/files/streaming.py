@@ -20,7 +20,6 @@ import torch
 from filelock import FileLock, Timeout
 
 from boxwood._internal.core.allocation import keep_of
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.reading import read_whole, strict_json
 from boxwood._internal.core.replacing import UNFINISHED
 from boxwood._internal.core.schedules import check_sparsity
@@ -46,6 +45,7 @@ from boxwood._internal.files.thresholds import (
     prunable_tensors,
 )
 from boxwood._internal.files.writing import check_space, copy_file, disk_errors, whole_file
+from boxwood.errors import CheckpointError
 
 Watch = Callable[[str, int, int], None]
 """Called with what is being done, how many bytes are done, and of how many; 0 where nobody knows."""
@@ -102,7 +102,7 @@ def prune_checkpoint(
         What was kept of every pruned tensor, sorted by name.
 
     Raises:
-        BoxwoodError: the checkpoint is damaged, quantised or an adapter, or has values that are not
+        CheckpointError: the checkpoint is damaged, quantised or an adapter, or has values that are not
             finite; the folder holds something else; or the disk is full; what was finished stays.
 
     Example:
@@ -192,7 +192,7 @@ def _check_count(
         wanted = keep_of(sum(row.weights for row in rows), sparsity)
         found = sum(row.kept for row in rows)
         if found != wanted:
-            raise BoxwoodError(
+            raise CheckpointError(
                 f"Expected to keep {wanted} weights in {out}, got {found}; the checkpoint was "
                 f"changed while it was pruned: delete {out} and run again."
             )
@@ -230,7 +230,7 @@ def _claimed(out: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            raise BoxwoodError(
+            raise CheckpointError(
                 f"Expected {out} for this process alone, got one that another process writes; "
                 f"wait for it, or give another folder."
             ) from error
@@ -312,14 +312,14 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = strict_json(read_whole(path))
     except (OSError, ValueError) as error:
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected what Boxwood wrote in {path}, got {error}; delete {path.parent} and run again."
         ) from error
     return found
 
 
-def _occupied(out: Path, what: str) -> BoxwoodError:
-    return BoxwoodError(
+def _occupied(out: Path, what: str) -> CheckpointError:
+    return CheckpointError(
         f"Expected {out} to be new, empty, or begun by this same command, got {what}; give another "
         f"folder, or delete this one."
     )

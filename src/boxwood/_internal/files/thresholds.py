@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from boxwood._internal.core.allocation import keep_of
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.selection import Threshold, kth_of_chunks
 from boxwood._internal.files.checkpoint import OnRead, StoredTensor
 from boxwood._internal.files.header import FLOATS, Entry
+from boxwood.errors import InvalidInput
 
 Thresholds = dict[str, Threshold]
 """What each tensor keeps: all above a value, and the first ones equal to it."""
@@ -79,11 +79,11 @@ class NamePatterns:
         """Refuse a pattern that matches nothing.
 
         Raises:
-            BoxwoodError: there is one.
+            InvalidInput: there is one.
         """
         for pattern in (*self.patterns, *self.skip):
             if not any(fnmatchcase(name, pattern) for name in names):
-                raise BoxwoodError(
+                raise InvalidInput(
                     f"Expected patterns that match a tensor, got {pattern!r}, which matches none "
                     f"of {', '.join(names[:8])}; correct the pattern."
                 )
@@ -93,7 +93,7 @@ def prunable_tensors(tensors: Sequence[StoredTensor], wanted: TensorFilter) -> l
     """Find the float tensors that may be pruned, in the order given.
 
     Raises:
-        BoxwoodError: there is none.
+        InvalidInput: there is none.
 
     Example:
         >>> from pathlib import Path
@@ -105,7 +105,7 @@ def prunable_tensors(tensors: Sequence[StoredTensor], wanted: TensorFilter) -> l
     chosen = [t for t in tensors if t.entry.dtype in FLOATS and wanted(t.name, t.entry)]
     if not chosen:
         names = ", ".join(tensor.name for tensor in tensors[:8])
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected float tensors to prune, got none that were chosen among {len(tensors)} "
             f"({names}); choose others with --where."
         )
@@ -197,7 +197,7 @@ def _refuse_not_finite(tensors: Sequence[StoredTensor], dtype: torch.dtype) -> N
             for chunk in magnitudes([tensor], lambda _: None, dtype)
         )
         if bad:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected finite weights, got {bad} NaN or infinite value{'s' * (bad > 1)} in "
                 f"{tensor.name!r} of shape {tensor.entry.shape} in {tensor.path}; repair the "
                 f"checkpoint, or leave this tensor out."

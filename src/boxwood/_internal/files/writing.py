@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.replacing import replacing
+from boxwood.errors import CheckpointError
 
 
 @contextmanager
@@ -15,7 +15,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """Open a new file that takes its name once all of it is on the disk.
 
     Raises:
-        BoxwoodError: the disk is full or not writable; nothing half-written is left, and what was there
+        CheckpointError: the disk is full or not writable; nothing half-written is left, and what was there
             before is untouched.
 
     Example:
@@ -53,7 +53,7 @@ def check_space(folder: Path, needed: int) -> None:
     with disk_errors(folder):
         free = shutil.disk_usage(folder).free
     if needed > free:
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected {needed:,} bytes free in {folder}, got {free:,}; free some space, or give "
             f"another place."
         )
@@ -67,7 +67,7 @@ def check_new_folder(out: Path) -> None:
     """
     with disk_errors(out):
         if out.is_symlink() or (out.exists() and not (out.is_dir() and not any(out.iterdir()))):
-            raise BoxwoodError(
+            raise CheckpointError(
                 f"Expected {out} to be a new or an empty folder, got one that holds something; "
                 f"give another folder, or delete this one."
             )
@@ -82,12 +82,12 @@ def disk_errors(path: Path) -> Iterator[None]:
         ...     raise OSError(28, "No space left on device")
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected to write out, got [Errno 28] No space left on device; free some space or give another place, and run again: what was finished is kept.
+        boxwood.errors.CheckpointError: Expected to write out, got [Errno 28] No space left on device; free some space or give another place, and run again: what was finished is kept.
     """
     try:
         yield
     except OSError as error:
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected to write {path}, got {error}; free some space or give another place, and "
             f"run again: what was finished is kept."
         ) from error

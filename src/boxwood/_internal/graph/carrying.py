@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.graph.rebuild import named_tensors
 from boxwood._internal.graph.reparametrised import written
 from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.slicing import sliced
 from boxwood._internal.graph.surgery import cuts_of
+from boxwood.errors import UnsupportedModel
 
 Cut = Sequence[tuple[int, Tensor]]
 
@@ -34,7 +34,7 @@ def carry_optimizer(
         selection: what `shrink` was given.
 
     Raises:
-        BoxwoodError: the optimizer holds other parameters, is not made by its class from parameter
+        UnsupportedModel: the optimizer holds other parameters, is not made by its class from parameter
             groups, or has state that cannot be cut, such as the flat history of L-BFGS or moments
             that are quantised in blocks.
 
@@ -58,13 +58,13 @@ def carry_optimizer(
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if id(parameter) not in names:
-                raise BoxwoodError(
+                raise UnsupportedModel(
                     f"Expected an optimizer of this model's parameters, got one that holds another "
                     f"of shape {tuple(parameter.shape)}; make it from model.parameters()."
                 )
             name = names[id(parameter)]
             if name not in new:
-                raise BoxwoodError(
+                raise UnsupportedModel(
                     f"Expected parameters that the smaller network has as well, got {name!r}, "
                     "from which a weight was computed that is an ordinary parameter now; make a "
                     "new optimizer from its parameters()."
@@ -88,7 +88,7 @@ def _made_again(optimizer: Optimizer, groups: list[dict[str, Any]]) -> Optimizer
         if [len(group["params"]) for group in made.param_groups] != sizes:
             raise TypeError("its parameter groups are others")
     except Exception as error:
-        raise BoxwoodError(
+        raise UnsupportedModel(
             f"Expected an optimizer that {type(optimizer).__name__}(groups) makes again, got one "
             f"that it does not make ({type(error).__name__}: {error}); give the optimizer that it "
             "wraps, or make a new one from the smaller network's parameters()."
@@ -109,7 +109,7 @@ def _carried(value: Any, key: str, shape: tuple[int, ...], cut: Cut, whose: str)
         return value.clone()
     axes = _axes(value, key, shape)
     if axes is None or packed:
-        raise BoxwoodError(
+        raise UnsupportedModel(
             f"Expected state that can be cut as its weights are, got {key!r} of shape "
             f"{tuple(value.shape)} and {str(value.dtype).removeprefix('torch.')} for {whose}, "
             f"where the parameter has shape {shape}; make a new optimizer from the smaller "

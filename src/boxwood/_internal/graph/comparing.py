@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.generators import devices_of, own_random_numbers
 from boxwood._internal.graph.equivalence_report import SMALLEST, Trial
 from boxwood._internal.graph.examples import called, mapped, moved_to, tensors_of
 from boxwood._internal.graph.rebuild import Replace, named_tensors, rebuilt
+from boxwood.errors import InvalidInput
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 """Largest difference of outputs by their type, over the largest output."""
@@ -201,7 +201,7 @@ def distance(expected: Sequence[Tensor], got: Sequence[Tensor]) -> tuple[float, 
     and truth values must be the same. What differs otherwise differs infinitely.
 
     Raises:
-        BoxwoodError: one of those expected has no finite entry.
+        InvalidInput: one of those expected has no finite entry.
 
     Example:
         >>> distance([torch.tensor([1.0, -4.0])], [torch.tensor([1.5, -4.0])])
@@ -220,7 +220,7 @@ def _apart(expected: Tensor, got: Tensor) -> tuple[float, float]:
         return (0.0 if torch.equal(expected, got.to(expected.dtype)) else math.inf), 0.0
     finite = expected.isfinite()
     if not finite.any():
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected finite outputs to compare, got one of shape {tuple(expected.shape)} without "
             "any finite entry; give an example on which all are finite."
         )

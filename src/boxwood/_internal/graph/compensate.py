@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.generators import devices_of, own_random_numbers
 from boxwood._internal.core.placement import check_whole
 from boxwood._internal.core.ranks import (
@@ -26,6 +25,7 @@ from boxwood._internal.graph.reparametrised import assignable, baked, filled
 from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.stepping import Steps
 from boxwood._internal.graph.surgery import cuts_of
+from boxwood.errors import BoxwoodError, InvalidInput
 
 _LARGEST_GRAM = 6000
 
@@ -85,7 +85,7 @@ def compensate(
             as for `boxwood.prune`; all get the same repaired network.
 
     Raises:
-        BoxwoodError: no batches, one that has not the inputs of the example or on which the
+        InvalidInput: no batches, one that has not the inputs of the example or on which the
             network fails, none with several values for a batch normalisation, or ridge is negative;
             or ranks hold different weights.
 
@@ -132,9 +132,9 @@ def _repaired(
 ) -> nn.Module:
     data = [moved_to(small, inputs_like(selection.units.example, batch)) for batch in batches]
     if not data:
-        raise BoxwoodError("Expected batches of inputs, got none; give a few hundred examples.")
+        raise InvalidInput("Expected batches of inputs, got none; give a few hundred examples.")
     if how.ridge < 0:
-        raise BoxwoodError(f"Expected ridge of at least 0, got {how.ridge}; it is a penalty.")
+        raise InvalidInput(f"Expected ridge of at least 0, got {how.ridge}; it is a penalty.")
     whole_model, plain = baked(model), baked(small)  # what is refitted are effective weights
     repaired = rebuilt(plain, lambda _, tensor: tensor.clone()).eval()
     original = rebuilt(whole_model, lambda _, tensor: tensor, isolated=True).eval()
@@ -218,7 +218,7 @@ def reestimate_batch_norm_(
         group: as for `compensate`.
 
     Raises:
-        BoxwoodError: a batch normalisation saw no batch with more than one value for each channel.
+        InvalidInput: a batch normalisation saw no batch with more than one value for each channel.
 
     Example:
         >>> net = nn.Sequential(nn.BatchNorm1d(1))
@@ -257,7 +257,7 @@ def reestimate_batch_norm_(
             norm.training, norm.momentum = training, momentum
     _pool_statistics_(norms, seen, group)
     if 0 in seen.values():
-        raise BoxwoodError(
+        raise InvalidInput(
             "Expected batches with more than one value for each channel of a batch normalisation, "
             "got only single ones, which have no variance; give larger batches."
         )
@@ -394,7 +394,7 @@ def _call(network: nn.Module, batch: Any) -> Any:
         raise
     except Exception as error:
         shapes = ", ".join(str(tuple(each.shape)) for each in tensors_of(batch)) or "no tensor"
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected batches that the network takes, got one of {shapes}, on which it fails "
             f"({type(error).__name__}: {error}); leave it out, or give inputs as find_units() took them."
         ) from error

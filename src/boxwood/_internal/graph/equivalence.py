@@ -7,7 +7,6 @@ from typing import Any
 from torch import nn
 
 from boxwood._internal.core.arguments import check_network
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.placement import check_whole
 from boxwood._internal.graph.equivalence_report import EquivalenceReport, Gradients, Trial
 from boxwood._internal.graph.examples import formed_like
@@ -18,6 +17,7 @@ from boxwood._internal.graph.reference import restatements
 from boxwood._internal.graph.reparametrised import written
 from boxwood._internal.graph.selection import UnitSelection, check_selection
 from boxwood._internal.graph.surgery import cut, cuts_of
+from boxwood.errors import BoxwoodError, EquivalenceError, InvalidInput
 
 
 def check_equivalence(
@@ -48,7 +48,7 @@ def check_equivalence(
         seed: of the random inputs and of the noise.
 
     Raises:
-        BoxwoodError: the networks do not run on the example or on the inputs, or an output has no
+        InvalidInput: the networks do not run on the example or on the inputs, or an output has no
             finite entry.
 
     Example:
@@ -112,7 +112,7 @@ def shrink(model: nn.Module, selection: UnitSelection, *, check: bool = True) ->
             refuse if their outputs differ.
 
     Raises:
-        BoxwoodError: the code of the model cannot follow the removal, or the check fails.
+        InvalidInput: the code of the model cannot follow the removal, or the check fails.
 
     Warns:
         UserWarning: no call that was traced reads some parameter, so that another use of the
@@ -173,17 +173,17 @@ def _quick_trial(pair: Pair) -> Trial:
     return pair.quick_trial(example, "given")
 
 
-def _differing(pair: Pair, trial: Trial) -> BoxwoodError:
+def _differing(pair: Pair, trial: Trial) -> EquivalenceError:
     name = type(pair.model).__name__
     if unsteady := pair.unsteady(pair.selection.units.example):
-        return BoxwoodError(
+        return EquivalenceError(
             f"Expected a {name} that computes the same in every run, got one whose outputs "
             f"{unsteady}, so that nothing can be compared; let it be the same in evaluation, or "
             "give shrink(…, check=False)."
         )
     kept = f" in two calls in a row, with {', '.join(trial.state[:3])} kept between"
     when = kept if trial.calls > 1 else ""
-    return BoxwoodError(
+    return EquivalenceError(
         f"Expected the smaller {name} to compute what the masked one does, got outputs that differ "
         f"by {trial.difference:.3g} where the largest is {trial.scale:.3g}{when}"
         + (f", and {strayed}" if (strayed := pair.strayed(pair.selection.units.example)) else "")
@@ -215,7 +215,7 @@ def _on_fresh(pair: Pair, example: Any) -> Trial:
     except BoxwoodError:
         raise
     except Exception as error:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected inputs= to give what {type(pair.model).__name__} takes, got inputs on which "
             f"it fails ({type(error).__name__}: {error}); give examples as for find_units()."
         ) from error

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import register_pytree_node, tree_map
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.placement import beside
+from boxwood.errors import InvalidInput
 
 
 def as_arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -73,7 +73,7 @@ def formed_like(traced: Any, example: Any) -> Any:
     """Let other inputs run a network in all the ways in which it was traced.
 
     Raises:
-        BoxwoodError: it was traced on several examples, and this is one.
+        InvalidInput: it was traced on several examples, and this is one.
 
     Example:
         >>> formed_like(Calls((1,), max), 2).examples
@@ -83,7 +83,7 @@ def formed_like(traced: Any, example: Any) -> Any:
         return example
     if len(traced.examples) == 1:
         return Calls((example,), traced.how)
-    raise BoxwoodError(
+    raise InvalidInput(
         f"Expected inputs for each of the {len(traced.examples)} calls that were traced, got those "
         "of one; give boxwood._internal.graph.examples.Calls((first, second, …))."
     )
@@ -100,7 +100,7 @@ def inputs_like(traced: Any, batch: Any) -> Any:
         batch: inputs as in the example, or a list, tuple or dict that begins with them.
 
     Raises:
-        BoxwoodError: an input is missing, or a dict does not say which entry is the input.
+        InvalidInput: an input is missing, or a dict does not say which entry is the input.
 
     Example:
         >>> import torch
@@ -129,7 +129,7 @@ def inputs_like(traced: Any, batch: Any) -> Any:
         if isinstance(each, kind):
             return each
     named = f", with {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else ""
-    raise BoxwoodError(
+    raise InvalidInput(
         f"Expected batches that begin with a {kind.__name__}, as the example is, got a "
         f"{type(batch).__name__}{named}; give the inputs alone: [… for batch in batches]."
     )
@@ -142,7 +142,7 @@ def _named_like(traced: Mapping[str, Any], batch: Any) -> dict[str, Any]:
     if isinstance(batch, Mapping):
         missing = [name for name in wanted if name not in batch]
         if missing:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected batches with {missing[0]!r}, as the example has it, got one with "
                 f"{', '.join(map(str, batch))}; rename its entries."
             )
@@ -153,7 +153,7 @@ def _named_like(traced: Mapping[str, Any], batch: Any) -> dict[str, Any]:
 
 def _enough(count: int, given: Sequence[Any]) -> Sequence[Any]:
     if len(given) < count:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected batches of {count} inputs, as the example has, got one of {len(given)}; "
             "give all of them."
         )

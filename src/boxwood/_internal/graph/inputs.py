@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.generators import in_use, own_random_numbers
+from boxwood.errors import InvalidInput
 
 MOST_EXAMPLES = 4
 """How many of the examples that a user gives are taken."""
@@ -22,7 +22,7 @@ def drawn(inputs: Inputs, seed: int) -> Iterator[Any]:
     """Take fresh examples from what a user gave: one of a function, the first few of others.
 
     Raises:
-        BoxwoodError: it is neither a function nor an iterable of examples.
+        InvalidInput: it is neither a function nor an iterable of examples.
 
     Example:
         >>> list(drawn([torch.ones(1), torch.zeros(1)], seed=0))
@@ -33,7 +33,7 @@ def drawn(inputs: Inputs, seed: int) -> Iterator[Any]:
             example = inputs()
         yield example
     elif isinstance(inputs, Tensor | Mapping | tuple | str) or not isinstance(inputs, Iterable):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected inputs= to be a function that returns an example, or a list of examples, "
             f"got {type(inputs).__name__}; write inputs=lambda: … or inputs=[…]."
         )

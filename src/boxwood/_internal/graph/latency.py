@@ -6,10 +6,10 @@ import time
 import torch
 from torch import nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.graph.examples import called, moved_to
 from boxwood._internal.graph.selection import Measure, UnitSelection
 from boxwood._internal.graph.surgery import cut
+from boxwood.errors import InvalidInput
 
 
 def latency(model: nn.Module, *, repeats: int = 7) -> Measure:
@@ -23,7 +23,7 @@ def latency(model: nn.Module, *, repeats: int = 7) -> Measure:
         repeats: pairs of runs.
 
     Raises:
-        BoxwoodError: repeats is below 1.
+        InvalidInput: repeats is below 1.
 
     Example:
         >>> from boxwood import find_units, select_units
@@ -32,7 +32,7 @@ def latency(model: nn.Module, *, repeats: int = 7) -> Measure:
         True
     """
     if repeats < 1:
-        raise BoxwoodError(f"Expected repeats of at least 1, got {repeats}; give a few.")
+        raise InvalidInput(f"Expected repeats of at least 1, got {repeats}; give a few.")
 
     def measure(selection: UnitSelection) -> float:
         if not selection.removed:

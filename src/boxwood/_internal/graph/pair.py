@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.graph.comparing import (
     TOLERANCE,
     Precisions,
@@ -31,9 +30,10 @@ from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.slicing import Cuts, mask_, sliced
 from boxwood._internal.graph.state import changed, state_of
 from boxwood._internal.graph.surgery import cuts_of
+from boxwood.errors import BoxwoodError, InvalidInput
 
 
-class SmallerFailsError(BoxwoodError):
+class SmallerFailsError(InvalidInput):
     """The smaller network does not run where the masked one does."""
 
 
@@ -213,7 +213,7 @@ class Pair:
                 expected.append(one)
                 got.append(other)
         if not any(tensor.numel() for tensor in expected):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected outputs to compare, got none of {type(self.model).__name__}; give an "
                 f"example on which it returns something."
             )
@@ -262,7 +262,7 @@ class Pair:
         for each, whole in zip(expected, unmasked, strict=False):
             if each.is_floating_point() and each.numel() and not each.isfinite().any():
                 shape = tuple(each.shape)
-                raise BoxwoodError(
+                raise InvalidInput(
                     f"Expected finite outputs of the masked {name}, got one of shape {shape} "
                     f"without any finite entry, where the whole network{noise} has some: its code "
                     "may not allow zeros where something is removed; protect that with protect=…"

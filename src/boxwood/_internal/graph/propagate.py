@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.graph.labels import Ids, Labels
 from boxwood._internal.graph.layout import (
     Layout,
@@ -27,6 +26,7 @@ from boxwood._internal.graph.sizes import (
     expression_of,
     leaves,
 )
+from boxwood.errors import BoxwoodError, UnsupportedModel
 
 
 @dataclass(frozen=True)
@@ -263,7 +263,7 @@ class Flow:
                 raise
             except Exception as error:
                 if not freeze_unknown:
-                    raise BoxwoodError(
+                    raise UnsupportedModel(
                         f"Expected a rule that follows {call}, got {type(error).__name__} "
                         f"({error}), which is a mistake in Boxwood: please report it, and give "
                         f"find_units(…, freeze_unknown=True) to keep whole what the operation reads."
@@ -277,7 +277,7 @@ class Flow:
                     if self.labels.live(block.ids)]  # fmt: skip
             if live and not freeze:
                 names = self.trace.named.get(ref.value, ())
-                raise BoxwoodError(
+                raise UnsupportedModel(
                     f"Expected operations with a rule, got {call} on "
                     f"{names[0] if names else 'a tensor'} of shape {layout.shape}, whose axes "
                     f"{sorted(live)} carry channels; give find_units(…, freeze_unknown=True) to keep "

@@ -15,9 +15,9 @@ from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from boxwood._internal.core.copies import REBUILT, drop_hooks_
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.placement import check_whole
 from boxwood._internal.graph.references import aim_weak_references_, leads_into, prepare
+from boxwood.errors import UnsupportedModel
 
 _COARSE = (
     torch.float8_e4m3fn,
@@ -40,11 +40,11 @@ def check_materialised(model: nn.Module) -> None:
         >>> check_materialised(nn.Linear(1, 1, device="meta"))
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected parameters with data, got 'weight' on the meta device; load the weights first.
+        boxwood.errors.InvalidInput: Expected parameters with data, got 'weight' on the meta device; load the weights first.
     """
     for name, module in model.named_modules():
         if isinstance(module, DistributedDataParallel):
-            raise BoxwoodError(
+            raise UnsupportedModel(
                 f"Expected a network, got {type(module).__name__} around one"
                 f"{f' in {name!r}' if name else ''}, which cannot be copied; give its .module."
             )
@@ -53,25 +53,25 @@ def check_materialised(model: nn.Module) -> None:
     for name, tensor in named.items():
         if tensor.is_quantized or tensor.dtype in _COARSE:
             way = "dequantize()" if tensor.is_quantized else "model.to(torch.bfloat16)"
-            raise BoxwoodError(
+            raise UnsupportedModel(
                 f"Expected tensors in a type that PyTorch computes in, got {name!r} in "
                 f"{str(tensor.dtype).removeprefix('torch.')}; shrink the network before it is "
                 f"quantised, or convert it with {way}."
             )
     for name, parameter in model.named_parameters():
         if parameter.layout is not torch.strided:
-            raise BoxwoodError(
+            raise UnsupportedModel(
                 f"Expected dense parameters, got {name!r}, which is sparse; make it dense with "
                 "to_dense(), or register it as a buffer, which is kept whole."
             )
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule) and any(True for _ in module.parameters()):
-            raise BoxwoodError(
+            raise UnsupportedModel(
                 f"Expected a network in Python, got {name or 'one'} in TorchScript, whose code "
                 "cannot be followed; put the module that it was made from in its place."
             )
         if hasattr(module, "_packed_params"):  # the weights of torch.ao's quantised layers
-            raise BoxwoodError(
+            raise UnsupportedModel(
                 f"Expected a network with ordinary weights, got {name!r}, a "
                 f"quantised {type(module).__name__} that holds them packed for quantised arithmetic; shrink "
                 "the network before it is quantised."
@@ -130,7 +130,7 @@ def rebuilt(model: nn.Module, replace: Replace, *, isolated: bool = False) -> nn
             running the copy leaves nothing in them.
 
     Raises:
-        BoxwoodError: something that the network holds cannot be copied.
+        UnsupportedModel: something that the network holds cannot be copied.
 
     Example:
         >>> rebuilt(nn.Linear(2, 2, bias=False), lambda name, tensor: tensor[:1]).weight.shape
@@ -186,7 +186,7 @@ def twin_of(
                 own = isolated or leads_into(content, memo)
                 cell.cell_contents = copy.deepcopy(content, memo) if own else content
         except Exception as error:
-            raise BoxwoodError(
+            raise UnsupportedModel(
                 f"Expected a network that can be copied, got {_not_copied(model)} "
                 f"({type(error).__name__}: {error}); take it out of the network for the call, or "
                 "give its class a __deepcopy__."
@@ -205,7 +205,7 @@ def _check_apart(model: nn.Module, twin: nn.Module) -> None:
     originals = {id(module): name for name, module in model.named_modules()}
     for module in twin.modules():
         if id(module) in originals:
-            raise BoxwoodError(
+            raise UnsupportedModel(
                 f"Expected a network whose copy has parts of its own, got "
                 f"{originals[id(module)] or 'one'!r}, a {type(module).__name__} whose __deepcopy__ "
                 "returns itself; let it return a copy."

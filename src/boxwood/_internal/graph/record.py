@@ -18,7 +18,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from boxwood._internal.core.checksums import checksum_of
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.reading import check_regular, shown, strict_json
 from boxwood._internal.core.replacing import check_suffix, replacing
 from boxwood._internal.graph.rebuild import named_tensors, rebuilt
@@ -32,6 +31,7 @@ from boxwood._internal.graph.reparametrised import (
 )
 from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.surgery import attributes_of, corrected_, cuts_of
+from boxwood.errors import BoxwoodError, CheckpointError
 
 _KEY = "boxwood.structure"
 _CHECKSUM = "boxwood.sha256"
@@ -94,7 +94,7 @@ def save_shrunken(small: nn.Module, record: Record, path: Path | str) -> None:
     """Write a shrunken network to one safetensors file, whole or not at all.
 
     Raises:
-        BoxwoodError: the name is that of another format, or the file cannot be written.
+        CheckpointError: the name is that of another format, or the file cannot be written.
 
     Example:
         >>> import tempfile, torch
@@ -121,7 +121,7 @@ def save_shrunken(small: nn.Module, record: Record, path: Path | str) -> None:
             text = json.dumps(record.to_json())
             save_file(tensors, new, {_KEY: text, _CHECKSUM: checksum_of(tensors, text)})
     except (OSError, SafetensorError) as error:
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected to write {path}, got {error}; give a path in a folder "
             "that exists and can be written."
         ) from error
@@ -135,7 +135,7 @@ def load_shrunken(path: Path | str, build: Callable[[], nn.Module]) -> nn.Module
         build: returns a new network as the original was; its weights do not matter.
 
     Raises:
-        BoxwoodError: there is no such file, it is damaged or of another kind, or ``build`` makes
+        CheckpointError: there is no such file, it is damaged or of another kind, or ``build`` makes
             another network.
 
     Warns:
@@ -147,7 +147,7 @@ def load_shrunken(path: Path | str, build: Callable[[], nn.Module]) -> nn.Module
     to_bake = [Reparametrised(*each) for each in record.baked]
     if not set(to_bake) <= set(computed):
         missing = next(each for each in to_bake if each not in computed)
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected build to return the network that was shrunk, got one in which {missing} is "
             "not computed from other tensors as it was; give its own factory."
         )
@@ -155,13 +155,13 @@ def load_shrunken(path: Path | str, build: Callable[[], nn.Module]) -> nn.Module
     shapes = {names[0]: tuple(t.shape) for names, t in named_tensors(original)}
     for name, shape in record.shapes.items():
         if shapes.get(name) != tuple(shape):
-            raise BoxwoodError(
+            raise CheckpointError(
                 f"Expected build to return the network that was shrunk, got one in which {name!r} "
                 f"has shape {shapes.get(name)} and not {tuple(shape)}; give its own factory."
             )
     extra = sorted(set(shapes) - set(record.shapes)) + sorted(set(shapes) - set(tensors))
     if extra:
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected build to return the network that was shrunk, got one that also has "
             f"{extra[0]!r}; give its own factory."
         )
@@ -177,22 +177,24 @@ def read_record(path: Path) -> tuple[Record, dict[str, Tensor]]:
     """Read the record and the tensors of a shrunken network.
 
     Raises:
-        BoxwoodError: there is no such file, or it is damaged or of another kind.
+        CheckpointError: there is no such file, or it is damaged or of another kind.
     """
     if not path.is_file():
-        raise BoxwoodError(f"Expected a shrunken network at {path}, got no file; check the path.")
+        raise CheckpointError(
+            f"Expected a shrunken network at {path}, got no file; check the path."
+        )
     try:
         check_regular(path)
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected an undamaged safetensors file at {path}, got one that cannot be read "
             f"({error}); write it again with save_shrunken."
         ) from error
     if _KEY not in metadata:
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected a file that save_shrunken wrote, got {path} without a record of what was "
             "removed; load it as ordinary weights."
         )
@@ -212,7 +214,7 @@ def read_record(path: Path) -> tuple[Record, dict[str, Tensor]]:
     except BoxwoodError:
         raise
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected a whole record in {path}, got one that lacks a part ({error}); write it "
             "again with save_shrunken."
         ) from error
@@ -230,12 +232,12 @@ def _check_whole(
     version: object, metadata: Mapping[str, str], tensors: Mapping[str, Tensor], path: Path
 ) -> None:
     if version not in (1, _FORMAT) or type(version) is not int:
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected a record of format {_FORMAT} at most, got {version!r} in {path}; update Boxwood."
         )
     wanted = metadata.get(_CHECKSUM)
     if (version, wanted) != (1, None) and wanted != checksum_of(tensors, metadata[_KEY]):
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected the tensors and the record that were written in {path}, got others; the "
             f"file was damaged: copy it anew, or write it again with save_shrunken."
         )
@@ -260,7 +262,7 @@ def _check_attribute(
             modules = held.get("_modules", {}) if isinstance(holder, nn.Module) else {}
             holder = None if name.startswith("__") else held.get(name, modules.get(name))
     if type(holder) is not int or type(value) is not int or abs(value) >= 2**63:
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected {path} to change ints of the network that build makes, got "
             f"{'.'.join(map(str, where))!r} = {shown(value)}, which is none; give its own factory, or "
             f"write it again with save_shrunken."
@@ -278,7 +280,7 @@ def _check_shapes(record: Record, tensors: Mapping[str, Tensor]) -> None:
             wanted[dim] = sum(stop - start for start, stop in ranges)
         got = list(tensors[name].shape) if name in tensors else None
         if got != wanted:
-            raise BoxwoodError(
+            raise CheckpointError(
                 f"Expected {name!r} of shape {wanted} by the record, got {got}; the file was "
                 "changed: write it again with save_shrunken."
             )

@@ -15,9 +15,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.traced_functions import STATISTICS, WHOLE, bind
+from boxwood.errors import InvalidInput
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Restating(TorchFunctionMode):
             return func(*args, **kwargs)
         name = WHOLE[func][0]
         if name != self._names[self._number]:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected the network to make the calls that were traced, got {name!r} where "
                 f"{self._names[self._number]!r} was; its code must do the same in every run."
             )

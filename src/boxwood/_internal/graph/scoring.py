@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from boxwood._internal.core.criteria import magnitude
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.evidence import evidence_of
 from boxwood._internal.graph.computed import computed, numbers_of
 from boxwood._internal.graph.labels import Ids
 from boxwood._internal.graph.recording import Ref, Trace
 from boxwood._internal.graph.reparametrised import baked, reparametrised
 from boxwood._internal.graph.units import Units
+from boxwood.errors import InvalidInput
 
 UnitScores = NDArray[np.float64]
 """One score per unit, higher is kept."""
@@ -49,7 +49,7 @@ def score_units(
         normalise: divide by the mean of each group, so that groups can be compared.
 
     Raises:
-        BoxwoodError: the criterion asks for what is not there, or a score is not finite.
+        InvalidInput: the criterion asks for what is not there, or a score is not finite.
 
     Example:
         >>> import torch
@@ -69,7 +69,7 @@ def score_units(
     given = ("weight", "name", *evidence)
     missing = [need for need in needs if need not in given]
     if missing:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a criterion whose positional parameters are among {', '.join(given)}, got "
             f"{missing[0]!r}; give evidence={{{missing[0]!r}: …}}, or another criterion."
         )
@@ -77,7 +77,7 @@ def score_units(
     for computed_by in map(str, reparametrised(units.model)):
         lacking = [need for need, each in told.items() if computed_by not in each]
         if lacking:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected {lacking[0]} of {computed_by!r}, got none, for the layer computes this "
                 "weight from others; gather evidence and find units in "
                 "boxwood._internal.graph.reparametrised.baked(model)."
@@ -92,7 +92,7 @@ def score_units(
             at_hand |= {"weight": each.weight, "name": each.name}
             made = scored[id(each.weight)] = criterion(*(at_hand[need] for need in needs))
             if made.is_complex():
-                raise BoxwoodError(
+                raise InvalidInput(
                     f"Expected real scores, got complex ones for {each.name!r}; let the criterion "
                     "return a magnitude, such as scores.abs()."
                 )
@@ -107,7 +107,7 @@ def score_units(
             each.units[mine], along.double().cpu().numpy()[mine], minlength=len(units)
         )
     if not np.isfinite(total).all():
-        raise BoxwoodError(
+        raise InvalidInput(
             "Expected finite scores, got NaN or infinite ones; the network has probably diverged: "
             "train it with a lower learning rate, or repair the checkpoint."
         )

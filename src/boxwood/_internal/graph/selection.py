@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwood._internal.core.arguments import check_function, check_kind
-from boxwood._internal.core.errors import BoxwoodError, NoEffect
 from boxwood._internal.graph.constraints import Kept
 from boxwood._internal.graph.scoring import UnitScores
 from boxwood._internal.graph.units import Group, Units, kept_indices, table_of
+from boxwood.errors import InvalidInput, NoEffect
 
 
 @dataclass(frozen=True, repr=False)
@@ -29,13 +29,13 @@ class UnitSelection:
 
     def __post_init__(self) -> None:
         if self.kept.shape != (len(self.units),) or self.kept.dtype != np.bool_:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected a bool for each of {len(self.units)} units, got {self.kept.dtype} of "
                 f"shape {self.kept.shape}; index it by the numbers in units.groups."
             )
         for axis in self.units.axes:
             if not kept_indices(axis, self.kept).any():
-                raise BoxwoodError(
+                raise InvalidInput(
                     f"Expected every axis to keep something, got a removal that leaves nothing of "
                     f"{axis.names[0]!r} along axis {axis.dim}; keep at least one of its "
                     f"{len(np.unique(axis.units))} units."
@@ -62,13 +62,13 @@ def check_selection(selection: object) -> None:
     """Refuse what does not say which units stay, such as a fraction of them or masks.
 
     Raises:
-        BoxwoodError: it does not.
+        InvalidInput: it does not.
 
     Example:
         >>> check_selection(0.5)
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected the units that stay, got 0.5; give what select_units(find_units(model, example), 0.5) returns.
+        boxwood.errors.InvalidInput: Expected the units that stay, got 0.5; give what select_units(find_units(model, example), 0.5) returns.
     """
     do = "give what select_units(find_units(model, example), 0.5) returns"
     check_kind(selection, UnitSelection, "the units that stay", do)
@@ -100,7 +100,7 @@ class Budget:
         do = "give Budget(0.5, multiply_adds), the fraction to keep and of what"
         check_kind(self.fraction, (int, float), "a budget in (0, 1]", do)
         if not 0 < self.fraction <= 1:
-            raise BoxwoodError(f"Expected a budget in (0, 1], got {self.fraction}; {do}.")
+            raise InvalidInput(f"Expected a budget in (0, 1], got {self.fraction}; {do}.")
         check_function(self.of, "a measure", __name__)
 
 
@@ -157,7 +157,7 @@ def best_units(
         protect: patterns of parameter names, as in a shell; units that own part of one stay.
 
     Raises:
-        BoxwoodError: a number is out of range, a pattern matches nothing, there is nothing to
+        InvalidInput: a number is out of range, a pattern matches nothing, there is nothing to
             remove, or the budget cannot be met.
 
     Warns:
@@ -173,33 +173,33 @@ def best_units(
         [6, 7]
     """
     if (keep is None) == (budget is None):
-        raise BoxwoodError(
+        raise InvalidInput(
             "Expected either the fraction of units to keep or a budget, got "
             f"{'neither' if keep is None else 'both'}; give one of them."
         )
     if budget is not None:
         check_kind(budget, Budget, "a budget", "give Budget(0.5, multiply_adds)")
     if keep is not None and not 0 < keep <= 1:
-        raise BoxwoodError(f"Expected keep in (0, 1], got {keep}; give the fraction to keep.")
+        raise InvalidInput(f"Expected keep in (0, 1], got {keep}; give the fraction to keep.")
     multiples = [multiple if isinstance(multiple, int) else multiple(g) for g in units.groups]
     if min([floor, *multiples]) < 1:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected floor and multiple of at least 1, got {floor} and {min(multiples)}; a layer "
             "without units is no layer."
         )
     if len(units) == 0:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a network with removable units, got one with none: {_why_none(units)}; "
             "Units.reasons() tells it of every axis."
         )
     if scores.shape != (len(units),) or not np.isfinite(scores).all():
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a finite score for each of {len(units)} units, got an array of shape "
             f"{scores.shape}; score the units of this network."
         )
     small = [group for group in units.groups if len(group.units) < floor]
     if len(small) == len(units.groups):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a floor that some group can go down to, got floor={floor}, where the "
             f"largest has {max(len(group.units) for group in units.groups)} units; lower it."
         )
@@ -265,7 +265,7 @@ def _protected(units: Units, patterns: Sequence[str]) -> Kept:
     names = sorted({name for axis in units.axes for name in axis.names} | set(units.shapes))
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected patterns that match a parameter, got {pattern!r}, which matches none of "
                 f"{', '.join(names[:8])}; correct the pattern."
             )
@@ -281,7 +281,7 @@ def _meeting(plan: _Plan, budget: Budget) -> UnitSelection:
     best = UnitSelection(plan.units, plan.at(0.0))
     least = budget.of(best)
     if least > budget.fraction * whole:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a budget that can be met, got {budget.fraction}, where removing all but the "
             f"floor still leaves {least / whole:.3f}; raise the budget, lower the floor, or protect "
             "less."

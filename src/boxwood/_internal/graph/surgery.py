@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.placement import check_whole
 from boxwood._internal.graph.constraints import broken_targets, new_values
 from boxwood._internal.graph.rebuild import named_tensors, rebuilt
@@ -17,6 +16,7 @@ from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.sizes import OfAttribute, leaves
 from boxwood._internal.graph.slicing import sliced
 from boxwood._internal.graph.units import kept_indices
+from boxwood.errors import UnsupportedModel
 
 Attributes = Sequence[tuple[tuple[str | int, ...], int]]
 """Paths to ints that modules hold, with their values."""
@@ -41,14 +41,14 @@ def cut(
         hold for information.
 
     Raises:
-        BoxwoodError: the units are another model's, or no attribute can make a size right.
+        UnsupportedModel: the units are another model's, or no attribute can make a size right.
     """
     _check_same_model(model, selection)
     labels = selection.units.kept_labels(selection.kept)
     flow = selection.units.flow
     broken = broken_targets(flow, labels)
     if broken:
-        raise BoxwoodError(
+        raise UnsupportedModel(
             f"Expected a removal that the code can follow, got one after which a size in "
             f"{broken[0].source} would be wrong; remove as many units of each group that this "
             "line handles, or protect them."
@@ -232,7 +232,7 @@ def _check_same_model(model: nn.Module, selection: UnitSelection) -> None:
     shapes = {names[0]: tuple(tensor.shape) for names, tensor in named_tensors(baked(model))}
     for name, shape in selection.units.shapes.items():
         if shapes.get(name) != shape:
-            raise BoxwoodError(
+            raise UnsupportedModel(
                 f"Expected the model that the units were found in, got one in which {name!r} is "
                 f"{'of shape ' + str(shapes[name]) if name in shapes else 'missing'} rather than "
                 f"of shape {shape}; call find_units() on this model."

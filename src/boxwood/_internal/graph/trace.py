@@ -13,7 +13,6 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.generators import devices_of, own_random_numbers
 from boxwood._internal.graph.caches import without_caches
 from boxwood._internal.graph.concrete_values import ConcreteValues
@@ -23,6 +22,7 @@ from boxwood._internal.graph.modes import Functions, Operations
 from boxwood._internal.graph.rebuild import check_materialised, rebuilt, twin_of
 from boxwood._internal.graph.recording import Recorder, Trace, place_of, refs
 from boxwood._internal.graph.sizes import Listener, OfAttribute, Size
+from boxwood.errors import BoxwoodError, UnsupportedModel
 
 
 def trace(model: nn.Module, example: Any, *, until_data: bool = False) -> Trace:
@@ -38,7 +38,7 @@ def trace(model: nn.Module, example: Any, *, until_data: bool = False) -> Trace:
             that is still held there counts as a result.
 
     Raises:
-        BoxwoodError: a parameter has no data or shape yet, the control flow depends on data, or
+        UnsupportedModel: a parameter has no data or shape yet, the control flow depends on data, or
             the model does not take the example.
     """
     check_materialised(model)
@@ -75,7 +75,7 @@ def _trace(model: nn.Module, example: Any, *, until_data: bool) -> Trace:
     return _traced(model, example, with_values=False, until_data=True)
 
 
-class _DependsOnDataError(BoxwoodError):
+class _DependsOnDataError(UnsupportedModel):
     pass
 
 
@@ -83,17 +83,17 @@ class _FailsError(Exception):
     """The code of the model fails in the trace, at this line."""
 
 
-def _failure(model: nn.Module, example: Any, failed: _FailsError) -> BoxwoodError:
+def _failure(model: nn.Module, example: Any, failed: _FailsError) -> UnsupportedModel:
     """Say whose the failure is: the example's, if the model does not take it either."""
     name, error = type(model).__name__, failed.__cause__
     what = f"at {failed} ({type(error).__name__}: {_first_line(error)})"
     if _takes(model, example):
-        return BoxwoodError(
+        return UnsupportedModel(
             f"Expected code that runs on tensors without data, got {name}, which takes the example "
             f"but fails in a trace {what}; give find_units() the part of it without that line, or "
             "report it as a mistake in Boxwood if the line does not look at data."
         )
-    return BoxwoodError(
+    return UnsupportedModel(
         f"Expected an example that {name} takes, got one of shape {_shapes(example)}, on which it "
         f"fails {what}; give the inputs of its forward: a tensor, a tuple, or a dict by name."
     )
@@ -175,7 +175,7 @@ def _check_own(model: nn.Module, recorder: Recorder) -> None:
     held = (model.named_parameters, model.named_buffers)
     for name, tensor in (each for list_of in held for each in list_of(remove_duplicate=False)):
         if recorder.knows(tensor):
-            raise BoxwoodError(
+            raise UnsupportedModel(
                 f"Expected a network whose copy computes with its own weights, got a copy of "
                 f"{type(model).__name__} that reads {name!r} of the original, which a global "
                 "variable or a weak reference in a container may lead to; let the code find its "

@@ -241,7 +241,7 @@ def find_units(
             non-maximum suppression of a detector.
 
     Raises:
-        BoxwoodError: an operation has no rule, control flow depends on data, parameters have no
+        InvalidInput: an operation has no rule, control flow depends on data, parameters have no
             data, or the model does not take the example.
 
     Example:

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from boxwood._internal.core.arguments import check_network, checked_masks
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.masks import Masks, validate
 from boxwood._internal.core.placement import check_data, check_unflattened
 from boxwood._internal.core.ranks import Group
@@ -14,6 +13,7 @@ from boxwood._internal.model.holding import Holding
 from boxwood._internal.model.optimizer_memory import Optimizers, check_optimizers
 from boxwood._internal.model.reading import named_parameters
 from boxwood._internal.model.synchronised import check_same_masks
+from boxwood.errors import InvalidInput
 
 
 class MaskBinding:
@@ -39,7 +39,7 @@ class MaskBinding:
             default.
 
     Raises:
-        BoxwoodError: a mask does not fit, two names of one parameter have different masks, or a
+        InvalidInput: a mask does not fit, two names of one parameter have different masks, or a
             masked parameter learns and no optimizer has it; at the first step under new masks,
             ranks hold different ones; at a forward pass, a masked parameter was replaced.
 
@@ -94,7 +94,7 @@ class MaskBinding:
             masks: bool tensors for the same parameters as before.
 
         Raises:
-            BoxwoodError: the names or shapes differ; nothing is changed then.
+            InvalidInput: the names or shapes differ; nothing is changed then.
         """
         self.holding.set_masks(self._checked(masks), forget=True)
         self._check_ranks_once()
@@ -109,7 +109,7 @@ class MaskBinding:
         The optimizer's memory of what is kept stays: it was saved under these masks.
 
         Raises:
-            BoxwoodError: they are of another model; nothing is changed then.
+            InvalidInput: they are of another model; nothing is changed then.
         """
         self.holding.set_masks(self._checked(state), forget=False)
         self._check_ranks_once()
@@ -121,7 +121,7 @@ class MaskBinding:
     def _checked(self, masks: Masks) -> dict[str, Tensor]:
         masks = _merge_tied(self._named, masks)
         if set(masks) != set(self.holding.weights):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected masks for {', '.join(self.holding.weights)}, got masks for "
                 f"{', '.join(masks) or 'nothing'}; make a new MaskBinding for other parameters."
             )
@@ -144,7 +144,7 @@ def _merge_tied(named: Mapping[str, nn.Parameter], masks: Masks) -> dict[str, Te
         if known not in merged:
             merged[known] = mask
         elif not torch.equal(merged[known], mask):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected one mask for the tied parameters {known!r} and {name!r}, got two that "
                 f"differ; give one of them."
             )

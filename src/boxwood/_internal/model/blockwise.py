@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from boxwood._internal.core.allocation import Scope, uniform
 from boxwood._internal.core.criteria import wanda
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.granularity import Granularity, NofM, PerRow
 from boxwood._internal.core.masks import apply
 from boxwood._internal.model.evaluation import evaluating
@@ -26,6 +25,7 @@ from boxwood._internal.model.oneshot import prune
 from boxwood._internal.model.prunable import Where, linear_and_conv
 from boxwood._internal.model.reconstruct import Reconstruction, load_, prune_and_reconstruct
 from boxwood._internal.model.scoring import Criterion
+from boxwood.errors import InvalidInput
 
 Settings = tuple[tuple[Any, ...], Mapping[str, Any]]
 """What a block is called with after its hidden states, by position and by name."""
@@ -53,7 +53,7 @@ def states_before(model: nn.Module, blocks: Sequence[nn.Module], batches: Batche
         batches: as for `boxwood.prune`; of language models, token ids, with ``use_cache=False``.
 
     Raises:
-        BoxwoodError: the model does not call the blocks one after the other, or does something to
+        InvalidInput: the model does not call the blocks one after the other, or does something to
             the hidden states in between.
 
     Example:
@@ -201,7 +201,7 @@ def _handing_on(
         name = next(iter(inspect.signature(forward).parameters))
         hidden = args[0] if args else kwargs.pop(name)
         if place and not _same(hidden, _first(made[-1])):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected every block to read what the one before makes, got something else for "
                 f"the {type(blocks[place]).__name__} at {place}; give a list of blocks with nothing "
                 f"between them."
@@ -232,8 +232,8 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and one.data_ptr() == other.data_ptr()
 
 
-def _not_called(block: nn.Module, place: int) -> BoxwoodError:
-    return BoxwoodError(
+def _not_called(block: nn.Module, place: int) -> InvalidInput:
+    return InvalidInput(
         f"Expected blocks that the model calls one after the other, got a {type(block).__name__} at "
         f"{place} that it does not; give its list of layers."
     )

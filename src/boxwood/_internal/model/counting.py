@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.placement import beside
 from boxwood._internal.model.evaluation import evaluating, without_fused_encoders
 from boxwood._internal.model.layer_kinds import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, matrices_in
 from boxwood._internal.model.named_masks import by_parameter
+from boxwood.errors import InvalidInput
 
 _Layer = Any  # of a kind in `layer_kinds`, or an embedding; torch types attributes as modules
 
@@ -79,7 +79,7 @@ def count(
         masks: bool masks by parameter name, True keeps; the pass runs with the others at zero.
 
     Raises:
-        BoxwoodError: no weight layer ran, the example has no batch axis, or a mask does not fit.
+        InvalidInput: no weight layer ran, the example has no batch axis, or a mask does not fit.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 20, 5), nn.Flatten(), nn.Linear(20 * 24 * 24, 10))
@@ -118,7 +118,7 @@ def count(
         for hook in hooks:
             hook.remove()
     if not tallies:
-        raise BoxwoodError(
+        raise InvalidInput(
             "Expected a model that runs a linear or convolution layer, got one that runs none; "
             "give the network whose layers are to be counted."
         )
@@ -169,7 +169,7 @@ def nonzero(model: nn.Module, masks: Mapping[str, Tensor]) -> int:
     Zeros are not searched for: a bias that happens to be zero is a parameter still.
 
     Raises:
-        BoxwoodError: a mask that does not fit.
+        InvalidInput: a mask that does not fit.
 
     Example:
         >>> nonzero(nn.Linear(2, 1), {"weight": torch.tensor([[True, False]])})
@@ -225,7 +225,7 @@ def _positions(
         return [(_Part("weight"), 0)]
     fewest = module.weight.ndim if isinstance(module, CONVOLUTIONS) else 2
     if entering.ndim < fewest:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a batch to enter {name!r}, got a tensor of shape {tuple(entering.shape)}; "
             "give an example whose first axis counts examples, as in `x.unsqueeze(0)`."
         )

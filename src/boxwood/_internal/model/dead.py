@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.placement import check_whole
 from boxwood._internal.model.evaluation import evaluating
 from boxwood._internal.model.feedforward import Link, chain
 from boxwood._internal.model.named_masks import by_parameter
 from boxwood._internal.model.steps import Pointwise, Pool, Step
+from boxwood.errors import UnsupportedModel
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def remove_dead(
         example_shape: shape of one input, without a batch axis.
 
     Raises:
-        BoxwoodError: the network is no plain chain, does not take that shape, flattens several
+        UnsupportedModel: the network is no plain chain, does not take that shape, flattens several
             examples into one, or a mask does not fit.
 
     Example:
@@ -118,7 +118,7 @@ def remove_dead_(
         What ``remove_dead`` returns. Its masks are those to train on with.
 
     Raises:
-        BoxwoodError: as ``remove_dead``; nothing is changed then.
+        UnsupportedModel: as ``remove_dead``; nothing is changed then.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1))
@@ -243,7 +243,7 @@ def _check_flattening(
         with evaluating(model):
             functional_call(model, state, (example,))
     except RuntimeError as error:
-        raise BoxwoodError(
+        raise UnsupportedModel(
             f"Expected the shape of an input that the network takes, got {example_shape} "
             f"({error}); give the shape of one example, without a batch axis."
         ) from error
@@ -253,7 +253,7 @@ def _check_flattening(
     for feeding, fed in pairwise(links):
         images, rows = entering[feeding.name][0], entering[fed.name][0]
         if isinstance(feeding.layer, nn.Conv2d) and images != rows:
-            raise BoxwoodError(
+            raise UnsupportedModel(
                 f"Expected {fed.name!r} to be given one row per image of {feeding.name!r}, got "
                 f"{rows} rows for {images} images; flatten with `x.flatten(1)`."
             )

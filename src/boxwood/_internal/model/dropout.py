@@ -5,10 +5,10 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.model.feedforward import chain
 from boxwood._internal.model.named_masks import by_parameter
 from boxwood._internal.model.steps import DROPOUT_MODULES, Dropout
+from boxwood.errors import InvalidInput
 
 
 def corrected_dropout(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, float]:
@@ -22,7 +22,7 @@ def corrected_dropout(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str
         masks: bool masks by parameter name, True keeps; a layer without one keeps its rate.
 
     Raises:
-        BoxwoodError: the network is no plain chain, a dropout in it is a function call or serves
+        InvalidInput: the network is no plain chain, a dropout in it is a function call or serves
             two layers, or a mask does not fit.
 
     Example:
@@ -45,12 +45,12 @@ def corrected_dropout(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str
             if not isinstance(step, Dropout):
                 continue
             if step.rate is None:
-                raise BoxwoodError(
+                raise InvalidInput(
                     f"Expected dropout modules, got the function call {step.name!r} before "
                     f"{link.name!r}, whose rate cannot be set; use nn.Dropout there."
                 )
             if step.name in rates:
-                raise BoxwoodError(
+                raise InvalidInput(
                     f"Expected a dropout module for each layer, got {step.name!r} for two of them, "
                     f"{link.name!r} the second; give every layer its own."
                 )
@@ -66,7 +66,7 @@ def set_dropout_(model: nn.Module, rates: Mapping[str, float]) -> None:
         rates: probabilities of zeroing by module name, in [0, 1).
 
     Raises:
-        BoxwoodError: a name that is no dropout module, or a rate out of range; nothing is set then.
+        InvalidInput: a name that is no dropout module, or a rate out of range; nothing is set then.
 
     Example:
         >>> net = nn.Sequential(nn.Dropout(0.5))
@@ -81,12 +81,12 @@ def set_dropout_(model: nn.Module, rates: Mapping[str, float]) -> None:
     }
     for name, rate in rates.items():
         if name not in modules:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected names of dropout modules ({', '.join(modules) or 'there are none'}), "
                 f"got {name!r}; use the names that `corrected_dropout` returns."
             )
         if not 0 <= rate < 1:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected a dropout rate in [0, 1) for {name!r}, got {rate}; "
                 "give the probability of zeroing."
             )

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.model.counting import LayerCount
+from boxwood.errors import InvalidInput
 
 _MICROJOULES = 1e-6  # of a picojoule
 
@@ -91,7 +91,7 @@ def energy(
         index_bits: bits that a kept weight needs beside its 32 to say where it is, at least 0.
 
     Raises:
-        BoxwoodError: a negative size.
+        InvalidInput: a negative size.
 
     Example:
         >>> layer = LayerCount("fc", "Linear", 1000, 100, 1000, 100, 1.0, 1.0, 0.1)
@@ -103,7 +103,7 @@ def energy(
     """
     for name, value in (("sram_bytes", sram_bytes), ("index_bits", index_bits)):
         if value < 0:
-            raise BoxwoodError(f"Expected {name} of at least 0, got {value}; give 0 for none.")
+            raise InvalidInput(f"Expected {name} of at least 0, got {value}; give 0 for none.")
     table = table or Energy45nm()
     layers = tuple(counts)
 

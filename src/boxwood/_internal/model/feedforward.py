@@ -5,9 +5,9 @@ from itertools import pairwise
 
 from torch import fx, nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.model.evaluation import evaluating
 from boxwood._internal.model.steps import Flatten, Pool, Step, is_size, step_of
+from boxwood.errors import UnsupportedModel
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def chain(model: nn.Module) -> tuple[Link, ...]:
         model: any module that ``torch.fx`` can trace; on any device, ``meta`` included.
 
     Raises:
-        BoxwoodError: the network cannot be traced, is not such a chain, or has no weight layer.
+        UnsupportedModel: the network cannot be traced, is not such a chain, or has no weight layer.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2))
@@ -53,7 +53,7 @@ def chain(model: nn.Module) -> tuple[Link, ...]:
     layers = {node: _weight_layer(node, model) for node in nodes}
     places = [place for place, node in enumerate(nodes) if layers[node] is not None]
     if not places:
-        raise BoxwoodError(
+        raise UnsupportedModel(
             f"Expected a network with linear or 2-D convolution layers, got {type(model).__name__} "
             "with none that its trace calls; wrap a single layer in nn.Sequential."
         )
@@ -82,7 +82,7 @@ def _trace(model: nn.Module) -> fx.Graph:
         with evaluating(model):
             return fx.Tracer().trace(model)
     except Exception as error:
-        raise BoxwoodError(
+        raise UnsupportedModel(
             f"Expected a network that torch.fx can trace, got {type(model).__name__}, which it "
             f"cannot ({error}); general structure comes from surgery on the graph."
         ) from error
@@ -145,8 +145,8 @@ def _check_layout(feeding: Link, fed: Link) -> None:
         raise _refusal(fed.name, f"which does not read one feature per unit of {feeding.name!r}")
 
 
-def _refusal(name: str, why: str) -> BoxwoodError:
-    return BoxwoodError(
+def _refusal(name: str, why: str) -> UnsupportedModel:
+    return UnsupportedModel(
         f"Expected a plain chain of linear and convolution layers, got {name!r}, {why}; "
         "general structure comes from surgery on the graph."
     )

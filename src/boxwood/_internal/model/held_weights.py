@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.masks import and_, bits_of, mask_of, sparse_and, zero_
 from boxwood._internal.core.placement import check_unflattened, is_distributed, local
+from boxwood.errors import UnsupportedModel
 
 _WORDS: dict[int, Any] = {
     1: ctypes.c_int8,
@@ -32,7 +32,7 @@ class HeldWeight:
         mask: True keeps.
 
     Raises:
-        BoxwoodError: it is a kind of tensor that no mask can be held on.
+        UnsupportedModel: it is a kind of tensor that no mask can be held on.
 
     Example:
         >>> weight = nn.Parameter(torch.ones(2))
@@ -149,7 +149,7 @@ class HeldWeight:
         check_unflattened({self.name: self.parameter})  # wrapped since
         weight = self.parameter.detach()
         if weight.shape != self._shape:
-            raise BoxwoodError(
+            raise UnsupportedModel(
                 f"Expected {self.name!r} to have shape {tuple(self._shape)} as when the masks were "
                 f"bound, got {tuple(weight.shape)}; detach this binding and make a new one."
             )
@@ -199,4 +199,6 @@ def _check_kind(name: str, parameter: nn.Parameter) -> None:
     elif parameter.is_inference():
         what = "an inference tensor; build the network outside of torch.inference_mode()"
     if what:
-        raise BoxwoodError(f"Expected {name!r} to be a parameter with data of its own, got {what}.")
+        raise UnsupportedModel(
+            f"Expected {name!r} to be a parameter with data of its own, got {what}."
+        )

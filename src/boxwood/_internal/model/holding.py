@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.masks import and_, bits_of
 from boxwood._internal.core.placement import check_unflattened, local
 from boxwood._internal.model.held_weights import HeldWeight
@@ -32,6 +31,7 @@ from boxwood._internal.model.reading import (
     names_of,
     restore_after_call,
 )
+from boxwood.errors import InvalidInput
 
 _PATIENCE = 20  # changes of weights behind backward passes, without a step of a bound optimizer
 
@@ -46,7 +46,7 @@ class Holding:
         mask_gradients: whether gradients at pruned places are zeroed.
 
     Raises:
-        BoxwoodError: a masked parameter learns, and no optimizer has it.
+        InvalidInput: a masked parameter learns, and no optimizer has it.
 
     Example:
         >>> net = nn.Linear(2, 1, bias=False)
@@ -173,7 +173,7 @@ class Holding:
     def _count_unexplained(self) -> None:
         self._unexplained += 1
         if self.after_step is not None and self._unexplained >= _PATIENCE:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected steps of the optimizer that was given, got {self._unexplained} changes "
                 f"of the weights behind backward passes and no step: the masks would never "
                 f"change; give the optimizer whose step() is called, or detach what holds this "
@@ -238,7 +238,7 @@ class Holding:
         missing = [held.name for held in weights if id(held.parameter) not in mine]
         if missing:
             have = f"only some of them, without {', '.join(missing)}" if mine else "none of them"
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected an optimizer over the masked parameters "
                 f"({', '.join(self.weights)}), got {have}; give all optimizers that train this "
                 f"network in a list, built from its parameters after it was moved to its device, "
@@ -272,7 +272,7 @@ class Holding:
 
     def _check_read(self, held: HeldWeight) -> None:
         if count := held.wrong():
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected the {held.mask.numel() - int(held.mask.sum())} pruned weights of "
                 f"{held.name!r} to be zero in a backward pass, got {count} that are not: something "
                 f"changed them, and no hook saw them read. Perhaps the network was compiled and "

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.placement import check_data, check_whole
+from boxwood.errors import InvalidInput
 
 
 def by_parameter(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[Tensor, Tensor]:
@@ -17,7 +17,7 @@ def by_parameter(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[Tensor, 
         masks: bool masks by dotted name, True keeps; any of a tied parameter's names will do.
 
     Raises:
-        BoxwoodError: a name that is no parameter, a mask that is not bool or has another shape, or
+        InvalidInput: a name that is no parameter, a mask that is not bool or has another shape, or
             parameters that this process does not hold whole.
 
     Example:
@@ -31,14 +31,14 @@ def by_parameter(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[Tensor, 
     found: dict[Tensor, Tensor] = {}
     for name, mask in masks.items():
         if name not in parameters:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected masks named after parameters of the model, got one for {name!r}; "
                 "use the names of `model.named_parameters()`."
             )
         parameter = parameters[name]
         check_whole({name: parameter})
         if mask.dtype != torch.bool or mask.shape != parameter.shape:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected a bool mask of shape {tuple(parameter.shape)} for {name!r}, "
                 f"got {mask.dtype} of shape {tuple(mask.shape)}; make it from this model's weights."
             )

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from boxwood._internal.core.allocation import Scope, allocate
 from boxwood._internal.core.arguments import check_network, checked_masks
 from boxwood._internal.core.criteria import magnitude
-from boxwood._internal.core.errors import BoxwoodError, NoEffect
 from boxwood._internal.core.evidence import evidence_of
 from boxwood._internal.core.granularity import Elements, Granularity, check_granularity, pool_within
 from boxwood._internal.core.masks import Masks, apply_, kept, validate
@@ -22,6 +21,7 @@ from boxwood._internal.model.evidence.gathering import Evidence, gather
 from boxwood._internal.model.layer_kinds import as_stored, layouts_of, outputs_first
 from boxwood._internal.model.prunable import Where, check_where, linear_and_conv, parameter_names
 from boxwood._internal.model.scoring import Criterion, score
+from boxwood.errors import InvalidInput, NoEffect
 
 
 def prune(
@@ -67,7 +67,7 @@ def prune(
         A bool mask per prunable tensor, True where the weight stays, on the weight's device.
 
     Raises:
-        BoxwoodError: the sparsity is out of range or not reachable, a weight is NaN or infinite,
+        InvalidInput: the sparsity is out of range or not reachable, a weight is NaN or infinite,
             ``within`` does not fit the model, or the criterion asks for evidence that the batches,
             the loss or the network cannot give; or ranks hold different weights.
 
@@ -141,7 +141,7 @@ def prune_in_rounds(
     Source: Tanaka, Kunin, Yamins and Ganguli (2020), algorithm 1.
     """
     if rounds < 1:
-        raise BoxwoodError(f"Expected at least 1 round of pruning, got {rounds}; give more.")
+        raise InvalidInput(f"Expected at least 1 round of pruning, got {rounds}; give more.")
     masks = settings.pop("within", None)
     with warnings.catch_warnings():
         # Early rounds of a slow schedule may prune nothing; only the last one's effect counts.
@@ -160,7 +160,7 @@ def project_(model: nn.Module, masks: Masks) -> None:
         masks: bool tensors by parameter name.
 
     Raises:
-        BoxwoodError: a name matches no parameter, or a shape differs; nothing is changed then.
+        InvalidInput: a name matches no parameter, or a shape differs; nothing is changed then.
 
     Example:
         >>> net = nn.Linear(2, 1, bias=False)
@@ -179,7 +179,7 @@ def masks_from_zeros(model: nn.Module, where: Where = linear_and_conv) -> dict[s
     weights that come without them.
 
     Raises:
-        BoxwoodError: there are no zeros to read.
+        InvalidInput: there are no zeros to read.
 
     Example:
         >>> net = nn.Linear(2, 1, bias=False)
@@ -192,7 +192,7 @@ def masks_from_zeros(model: nn.Module, where: Where = linear_and_conv) -> dict[s
     check_whole(parameters)
     masks = {name: p.detach() != 0 for name, p in parameters.items()}
     if kept(masks) == sum(mask.numel() for mask in masks.values()):
-        raise BoxwoodError(
+        raise InvalidInput(
             "Expected a network with zero weights, got none; use prune() to decide masks."
         )
     return masks

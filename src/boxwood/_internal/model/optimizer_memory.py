@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from boxwood._internal.core.arguments import described
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.masks import zero_
+from boxwood.errors import InvalidInput
 
 Optimizers = Optimizer | Sequence[Optimizer]
 """One optimizer, or all that train one network. Wrappers that hold optimizers count as these."""
@@ -18,16 +18,16 @@ def check_optimizers(optimizers: Any) -> None:
     """Refuse what is certainly no optimizer, such as masks in its place.
 
     Raises:
-        BoxwoodError: it is none.
+        InvalidInput: it is none.
 
     Example:
         >>> check_optimizers({"weight": None})
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected an optimizer as the second argument, got a value of type dict; call it as (model, optimizer, masks or policy), so that nothing that the optimizer does brings weights back.
+        boxwood.errors.InvalidInput: Expected an optimizer as the second argument, got a value of type dict; call it as (model, optimizer, masks or policy), so that nothing that the optimizer does brings weights back.
     """
     if isinstance(optimizers, Mapping | Tensor | nn.Module | float | str | type):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected an optimizer as the second argument, got {described(optimizers)}; call it as "
             f"(model, optimizer, masks or policy), so that nothing that the optimizer does brings "
             f"weights back."
@@ -52,7 +52,7 @@ def members(optimizer: Any) -> list[Any]:
     So wrappers are followed by what takes the steps: that of accelerate, SAM, Lookahead.
 
     Raises:
-        BoxwoodError: none of them tells of its steps, as those of ``torch.optim`` do.
+        InvalidInput: none of them tells of its steps, as those of ``torch.optim`` do.
 
     Example:
         >>> import torch
@@ -63,7 +63,7 @@ def members(optimizer: Any) -> list[Any]:
     found: list[Any] = []
     _collect(optimizer, found)
     if not any(tells_steps(each) for each in found):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected an optimizer of torch.optim, one derived from it, or a wrapper that holds "
             f"one in an attribute, got {described(optimizer)}; give the optimizer that takes "
             f"the steps."

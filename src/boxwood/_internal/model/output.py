@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import InvalidInput
 
 
 def output_layer(model: nn.Module, classes: int) -> str:
@@ -13,7 +13,7 @@ def output_layer(model: nn.Module, classes: int) -> str:
         classes: outputs of that layer.
 
     Raises:
-        BoxwoodError: the last linear layer has another number of outputs, or there is none.
+        InvalidInput: the last linear layer has another number of outputs, or there is none.
 
     Example:
         >>> output_layer(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 10)), 10)
@@ -25,7 +25,7 @@ def output_layer(model: nn.Module, classes: int) -> str:
     last = next(reversed(linear), None)
     if last is None or linear[last] != classes:
         found = "none" if last is None else f"{last!r} with {linear[last]}"
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a last linear layer with {classes} outputs, one per class, got {found}; "
             f"use a network that ends in such a layer."
         )

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from boxwood._internal.core.arguments import described
-from boxwood._internal.core.errors import BoxwoodError, SelectionWarning
 from boxwood._internal.core.placement import check_shaped, check_unflattened
 from boxwood._internal.model.layer_kinds import CONVOLUTIONS, linear_kinds, matrices_in
 from boxwood._internal.model.unpruned import (
@@ -22,6 +21,7 @@ from boxwood._internal.model.unpruned import (
     say_left_out,
     say_tied,
 )
+from boxwood.errors import InvalidInput, SelectionWarning
 
 Where = Callable[[nn.Module], dict[str, nn.Parameter]]
 """A module to the parameters that may be pruned, in the module's own order."""
@@ -41,7 +41,7 @@ def linear_and_conv(model: nn.Module) -> dict[str, nn.Parameter]:
     one of them is an embedding, a warning says so.
 
     Raises:
-        BoxwoodError: there is none, or some are quantised, or have no shape yet.
+        InvalidInput: there is none, or some are quantised, or have no shape yet.
 
     Warns:
         SelectionWarning: a matrix is left out, since its layer is of no known kind, or since it is
@@ -67,7 +67,7 @@ class Matrices:
         without: patterns of names to leave alone.
 
     Raises:
-        BoxwoodError: a pattern matches no parameter, or as `linear_and_conv`.
+        InvalidInput: a pattern matches no parameter, or as `linear_and_conv`.
 
     Example:
         >>> net = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 9))
@@ -94,7 +94,7 @@ class Matrices:
         modules = {plain_name(name): module for name, module in model.named_modules()}
         computed, kind = computed_in(modules), type(model).__name__
         if not found:
-            raise BoxwoodError(nothing_found(kind, computed))
+            raise InvalidInput(nothing_found(kind, computed))
         refuse_quantised({plain_name(name): buffer for name, buffer in model.named_buffers()})
         _check_floats(found)
         left = matrices_left_out(modules, names, mentioned | found.keys(), computed)
@@ -166,7 +166,7 @@ def parameter_names(model: nn.Module) -> dict[str, nn.Parameter]:
     """Name every parameter once, as the network inside of wrappers names it.
 
     Raises:
-        BoxwoodError: ``FullyShardedDataParallel`` has flattened them.
+        InvalidInput: ``FullyShardedDataParallel`` has flattened them.
 
     Example:
         >>> list(parameter_names(nn.Linear(2, 1)))
@@ -224,7 +224,7 @@ def _weights_of(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> dict[st
             found[names[id(weight)]] = weight
     if not found:
         own = [kind.__name__ for kind in kinds if kind.__module__.startswith("torch.nn.")]
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected {type(model).__name__} to have weights of {' or '.join(own[:2])} layers, got none; "
             f'say which parameters to prune with where=Named(("pattern",)).'
         )
@@ -239,7 +239,7 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 def _check_patterns(patterns: Iterable[str], names: Mapping[str, Tensor]) -> None:
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected patterns that match a parameter, got {pattern!r}, which matches "
                 f"none of {', '.join(list(names)[:8])}; correct the pattern."
             )
@@ -250,7 +250,7 @@ def _check_floats(parameters: Mapping[str, nn.Parameter]) -> None:
     for name, parameter in parameters.items():
         numbers = parameter.dtype.is_floating_point or parameter.dtype.is_complex
         if not numbers or parameter.dtype.itemsize < 2:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected weights of at least 16 bits, got {name!r} of {parameter.dtype}, which is "
                 f"a type of quantised weights; prune the network before it is quantised."
             )
@@ -260,20 +260,20 @@ def check_where(where: Any) -> None:
     """Refuse what finds no parameters, such as their names.
 
     Raises:
-        BoxwoodError: it is no function.
+        InvalidInput: it is no function.
 
     Example:
         >>> check_where(["fc1.weight"])
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected a function that finds parameters as where=, got a value of type list; give where=Named(('fc1.weight',)) of boxwood._internal.model.prunable.
+        boxwood.errors.InvalidInput: Expected a function that finds parameters as where=, got a value of type list; give where=Named(('fc1.weight',)) of boxwood._internal.model.prunable.
     """
     if callable(where):
         return
     names = (where,) if isinstance(where, str) else where
     named = isinstance(names, list | tuple) and all(isinstance(each, str) for each in names)
     do = f"Named({tuple(names)!r})" if named else "Named((pattern, …))"
-    raise BoxwoodError(
+    raise InvalidInput(
         f"Expected a function that finds parameters as where=, got {described(where)}; give "
         f"where={do} of boxwood._internal.model.prunable."
     )

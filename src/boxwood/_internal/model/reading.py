@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from boxwood._internal.core.copies import REBUILT, no_hook
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.masks import and_
 from boxwood._internal.model.copied import Copied, CopiedHook, nothing
 from boxwood._internal.model.held_weights import HeldWeight
 from boxwood._internal.model.prunable import plain_name, unwrapped
+from boxwood.errors import InvalidInput
 
 
 class Holder(Protocol):
@@ -100,7 +100,7 @@ def check_names(model: nn.Module, weights: Iterable[HeldWeight]) -> None:
     """Refuse a network in which a name stands for another parameter than the masked one.
 
     Raises:
-        BoxwoodError: a parameter was replaced, or goes by another name.
+        InvalidInput: a parameter was replaced, or goes by another name.
 
     Example:
         >>> net = nn.Linear(1, 1)
@@ -112,7 +112,7 @@ def check_names(model: nn.Module, weights: Iterable[HeldWeight]) -> None:
         for name in held.names:
             if named.get(name) is not held.parameter:
                 got = "another one in its place" if name in named else "none of this name"
-                raise BoxwoodError(
+                raise InvalidInput(
                     f"Expected {name!r} to be the parameter that its mask was bound to, got "
                     f"{got}; detach this binding and make a new one, with an optimizer over "
                     f"the parameters as they are now."

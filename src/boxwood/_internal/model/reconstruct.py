@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from boxwood._internal.core.allocation import keep_of
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.granularity import NofM
 from boxwood._internal.core.masks import Masks, validate
 from boxwood._internal.core.placement import check_data, placed_like
@@ -23,6 +22,7 @@ from boxwood._internal.model.evidence.curvature import damped, input_gram
 from boxwood._internal.model.evidence.gathering import check_same_network
 from boxwood._internal.model.layer_kinds import layouts_of, outputs_first
 from boxwood._internal.model.prunable import Where, linear_and_conv, parameter_names
+from boxwood.errors import InvalidInput
 
 
 class Reconstruction(NamedTuple):
@@ -123,12 +123,12 @@ def prune_and_reconstruct(
     counts = keep or {name: keep_of(w.numel(), sparsity) for name, w in parameters.items()}
     for name, weight in parameters.items():
         if name not in counts:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected counts for every tensor of where=, got none for {name!r}; give both the "
                 f"same tensors."
             )
         if grouped is not None and weight.dim() > 2:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected linear layers for {grouped.n}:{grouped.m} by SparseGPT, got {name!r} of "
                 f"shape {tuple(weight.shape)}; use where=linear."
             )
@@ -150,7 +150,7 @@ def load_(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Copy weights into the parameters of their names.
 
     Raises:
-        BoxwoodError: a name matches no parameter, or a shape differs; nothing is changed then.
+        InvalidInput: a name matches no parameter, or a shape differs; nothing is changed then.
 
     Example:
         >>> net = nn.Linear(1, 1)
@@ -161,7 +161,7 @@ def load_(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     parameters = parameter_names(model)
     for name, weight in weights.items():
         if name not in parameters or parameters[name].shape != weight.shape:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected weights of the model's names and shapes, got {name!r} of shape "
                 f"{tuple(weight.shape)}; give weights that were made from this model."
             )

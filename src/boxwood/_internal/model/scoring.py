@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.evidence import evidence_of
 from boxwood._internal.core.masks import Masks
 from boxwood._internal.core.placement import check_whole
 from boxwood._internal.core.selection import check_finite
 from boxwood._internal.model.layer_kinds import Layouts
+from boxwood.errors import InvalidInput
 
 Criterion = Callable[..., Tensor]
 """A function as described in `boxwood._internal.core.criteria`, or a `Call` of one with settings."""
@@ -41,7 +41,7 @@ def score(
         Scores of the same names and shapes.
 
     Raises:
-        BoxwoodError: the criterion names other evidence, a weight is NaN or infinite, or the
+        InvalidInput: the criterion names other evidence, a weight is NaN or infinite, or the
             scores do not fit the weight.
 
     Example:
@@ -73,7 +73,7 @@ def score(
             )
         for need in needs:
             if need not in at_hand:
-                raise BoxwoodError(
+                raise InvalidInput(
                     f"Expected a criterion whose positional parameters are among "
                     f"{', '.join(at_hand)}, or evidence that can be gathered from batches, got "
                     f"{need!r}; settings go behind a `*`, evidence of your own into evidence=."
@@ -105,7 +105,7 @@ def _fitted(scores: Tensor, weight: Tensor, name: str) -> Tensor:
         have in (1, want) for have, want in zip(scores.shape, weight.shape, strict=True)
     )
     if not fits:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected scores of shape {tuple(weight.shape)} for {name!r}, or with ones in it, got "
             f"{tuple(scores.shape)}; return one score per weight, or per slice of them."
         )

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from boxwood._internal.core.arguments import check_network, described
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.evidence import evidence_of
 from boxwood._internal.core.masks import sparsity
 from boxwood._internal.core.policies import Policy
@@ -23,6 +22,7 @@ from boxwood._internal.model.prunable import Where, check_where, linear_and_conv
 from boxwood._internal.model.rounds import Rounds
 from boxwood._internal.model.scoring import score
 from boxwood._internal.model.synchronised import check_same_masks, mean_gradients
+from boxwood.errors import InvalidInput
 
 _AHEAD = 100_000  # steps in which a policy that changes masks at all changes them
 _END = 1_000_000  # steps in which a policy that is not at its end changes masks again
@@ -52,7 +52,7 @@ class SparseTraining:
             decide the same masks.
 
     Raises:
-        BoxwoodError: nothing matches ``where``, or the optimizer has none of the parameters; at an
+        InvalidInput: nothing matches ``where``, or the optimizer has none of the parameters; at an
             update, ranks hold different weights.
 
     Example:
@@ -89,7 +89,7 @@ class SparseTraining:
         check_network(model)
         check_where(where)
         if isinstance(policy, type) or not hasattr(policy, "update"):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected a policy, got {described(policy)}; give one such as "
                 f"Gradual(schedule=Cubic(final=0.9, end=10_000))."
             )
@@ -104,7 +104,7 @@ class SparseTraining:
         if not masks:
             masks = policy.init({name: p.detach() for name, p in self._weights.items()})
         elif set(masks) != set(self._weights):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected masks for {', '.join(self._weights)}, got masks for "
                 f"{', '.join(masks)}; say with `where` which parameters are pruned."
             )
@@ -147,10 +147,10 @@ class SparseTraining:
         """Go on where `state_dict` was taken; load model and optimizer first.
 
         Raises:
-            BoxwoodError: the state is of another model, or has no number of steps.
+            InvalidInput: the state is of another model, or has no number of steps.
         """
         if "steps" not in state:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected a state with the number of steps, got {', '.join(state) or 'nothing'}; "
                 f"give what SparseTraining.state_dict returned."
             )
@@ -222,7 +222,7 @@ class SparseTraining:
             return
         step = self._rounds.most
         if any(self.policy.due(later) for later in range(step, step + _AHEAD)):
-            raise BoxwoodError(
+            raise InvalidInput(
                 "Expected steps that Python takes, got one that is captured into a CUDA graph, "
                 "which would never change masks; leave the optimizer's step out of the graph, or "
                 "use a MaskBinding, whose masks a graph can hold."
@@ -231,7 +231,7 @@ class SparseTraining:
     def _check_gradients(self) -> None:
         missing = [name for name in self._weights if name not in self._dense]
         if missing:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected a gradient of every pruned parameter at step {self.steps}, got none of "
                 f"{', '.join(missing[:4])}; let the loss depend on them, or leave them out by "
                 f"`where`."

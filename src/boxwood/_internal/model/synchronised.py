@@ -16,7 +16,7 @@ def check_same_masks(masks: Masks, group: Group = None) -> None:
     Of a sharded mask every rank holds another part, and there is nothing to compare.
 
     Raises:
-        BoxwoodError: the ranks of the group hold different ones.
+        InvalidInput: the ranks of the group hold different ones.
 
     Example:
         >>> check_same_masks({"weight": torch.tensor([True, False])})

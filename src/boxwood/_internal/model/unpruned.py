@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.quantised import looks_quantised
 from boxwood._internal.model.layer_kinds import EMBEDDINGS, NORMS, matrices_in
+from boxwood.errors import UnsupportedModel
 
 Modules = Mapping[str, nn.Module]
 Parameters = Mapping[str, nn.Parameter]
@@ -61,7 +61,7 @@ def refuse_quantised(buffers: Mapping[str, Tensor]) -> None:
     """Refuse the buffers of quantised layers, next to which only some of the matrices are left.
 
     Raises:
-        BoxwoodError: the name and type of a buffer say that it is one.
+        UnsupportedModel: the name and type of a buffer say that it is one.
 
     Example:
         >>> refuse_quantised(dict(nn.BatchNorm2d(3).named_buffers()))
@@ -69,7 +69,7 @@ def refuse_quantised(buffers: Mapping[str, Tensor]) -> None:
     for name, buffer in buffers.items():
         integer = not (buffer.dtype.is_floating_point or buffer.dtype.is_complex)
         if looks_quantised(name, integer=integer, dims=buffer.dim()):
-            raise BoxwoodError(
+            raise UnsupportedModel(
                 f"Expected weights that are floats, got the buffer {name!r} of {buffer.dtype}, "
                 f"which by its name and type is part of a quantised layer; prune the network before "
                 f"it is quantised, or name what is meant with where=Named((...,))."

@@ -6,7 +6,6 @@ budget. What the criteria have in common is compared by Frankle, Dziugaite, Roy 
 
 from boxwood._internal.core.allocation import Scope, global_
 from boxwood._internal.core.criteria import snip
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.evidence import evidence_of
 from boxwood._internal.core.shuffles import within_layers
 from boxwood._internal.core.spec import Call
@@ -20,6 +19,7 @@ from boxwood._internal.recipes.phases.rewind import Reinitialise
 from boxwood._internal.recipes.phases.train import Train
 from boxwood._internal.train.loop import Fit
 from boxwood._internal.train.losses import Loss, cross_entropy
+from boxwood.errors import InvalidInput
 
 _MEASURE = Measure()
 _ROUNDS = 100
@@ -61,7 +61,7 @@ def prune_at_initialisation(
         measure: the phase after the training.
 
     Raises:
-        BoxwoodError: there is less than one round, or `grasp` needs a loss of its own.
+        InvalidInput: there is less than one round, or `grasp` needs a loss of its own.
 
     Example:
         >>> from boxwood._internal.core.criteria import synflow
@@ -98,7 +98,7 @@ def shuffled(recipe: Recipe, *, index: int = 1) -> Recipe:
         index: which of the seed's random masks.
 
     Raises:
-        BoxwoodError: the recipe does not begin with pruning.
+        InvalidInput: the recipe does not begin with pruning.
 
     Example:
         >>> from boxwood._internal.train.optimizers import SGD
@@ -119,7 +119,7 @@ def reinitialised(recipe: Recipe, *, index: int = 1) -> Recipe:
         index: which of the seed's initialisations; 0 is that which was pruned.
 
     Raises:
-        BoxwoodError: the recipe does not begin with pruning.
+        InvalidInput: the recipe does not begin with pruning.
 
     Example:
         >>> from boxwood._internal.train.optimizers import SGD
@@ -134,7 +134,7 @@ def reinitialised(recipe: Recipe, *, index: int = 1) -> Recipe:
 
 def _then(recipe: Recipe, control: Phase) -> Recipe:
     if not recipe or not isinstance(recipe[0], Prune):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a recipe that begins with pruning, got one that begins with "
             f"{type(recipe[0]).__name__ if recipe else 'nothing'}; give what "
             f"prune_at_initialisation returns."
@@ -149,7 +149,7 @@ def _loss(train: Fit, given: Loss | None, needs: set[str]) -> Loss:
     if "hessian_gradient" not in needs:
         return usual
     if usual != cross_entropy:
-        raise BoxwoodError(
+        raise InvalidInput(
             "Expected a loss for GraSP whose outputs are divided by 200, got none for a training "
             "that does not take cross_entropy; give one with loss=, or loss=train.loss to divide by "
             "nothing."

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from boxwood._internal.core.criteria import magnitude
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.model.scoring import Criterion
 from boxwood._internal.recipes.phase import Phase, Recipe
@@ -17,6 +16,7 @@ from boxwood._internal.recipes.phases.search_filters import SearchFilters
 from boxwood._internal.recipes.phases.train import Train
 from boxwood._internal.train.loop import Fit
 from boxwood._internal.train.losses import Loss, cross_entropy
+from boxwood.errors import InvalidInput
 
 
 def filter_agent(
@@ -37,7 +37,7 @@ def filter_agent(
         measure: the last phase; `Measure` by default.
 
     Raises:
-        BoxwoodError: there are no layers, or one is named twice.
+        InvalidInput: there are no layers, or one is named twice.
 
     Example:
         >>> from boxwood._internal.agent.search import TryAndLearn
@@ -51,7 +51,7 @@ def filter_agent(
     Source: Huang, Zhou, You and Neumann (2018), their algorithm.
     """
     if not layers or len(set(layers)) != len(layers):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected layers with names of their own, got {layers}; boxwood.find_units(model, example)"
             ".groups has their names."
         )

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from boxwood._internal.core.allocation import Scope, uniform
 from boxwood._internal.core.criteria import magnitude
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.granularity import Elements, Granularity
 from boxwood._internal.core.policies import Gradual, Policy
 from boxwood._internal.core.schedules import Cubic, OneShot, Schedule
@@ -23,6 +22,7 @@ from boxwood._internal.recipes.phase import Phase, Recipe
 from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.recipes.phases.train import Train
 from boxwood._internal.train.loop import Fit
+from boxwood.errors import InvalidInput
 
 Shape = Callable[..., Schedule]
 """Keywords ``final``, ``begin`` and ``end`` to a schedule: `Cubic`, `Linear` or `at_the_end`."""
@@ -98,7 +98,7 @@ def gradual_pruning(
         measure: the phase behind the training.
 
     Raises:
-        BoxwoodError: the window reaches beyond the training, or is no multiple of ``every``.
+        InvalidInput: the window reaches beyond the training, or is no multiple of ``every``.
 
     Example:
         >>> from boxwood._internal.train.optimizers import SGD
@@ -110,12 +110,12 @@ def gradual_pruning(
     Source: Zhu and Gupta (2017), section 3.
     """
     if begin % every or end % every:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a window whose ends are multiples of every={every} steps, at which updates "
             f"come, got {begin} to {end}; round them."
         )
     if train.steps is not None and end > train.steps:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected pruning to end within the {train.steps} steps of the training, got "
             f"end={end}; end earlier."
         )
@@ -190,14 +190,14 @@ class Size:
                 ``total``.
 
         Raises:
-            BoxwoodError: no sparsity leaves so many.
+            InvalidInput: no sparsity leaves so many.
 
         Example:
             >>> Size(prunable=1000, rest=10).sparsity_at(260)
             0.75
         """
         if not self.rest < nonzero <= self.total:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected more than {self.rest} non-zeros, which are never pruned, and at most "
                 f"{self.total}, got {nonzero}; compare with another network."
             )
@@ -212,7 +212,7 @@ class Size:
             count: bytes of the whole network.
 
         Raises:
-            BoxwoodError: no sparsity takes so many.
+            InvalidInput: no sparsity takes so many.
 
         Example:
             >>> Size(prunable=8000, rest=0).sparsity_at_bytes(9000)  # 2,000 values and 8,000 bits

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from boxwood._internal.core.allocation import ByName
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.shuffles import Shuffle, within_layers
 from boxwood._internal.model.prunable import Where, linear_and_conv
 from boxwood._internal.recipes.phase import Phase, Recipe
@@ -22,6 +21,7 @@ from boxwood._internal.recipes.phases.prune import Prune
 from boxwood._internal.recipes.phases.rewind import Reinitialise, Rewind
 from boxwood._internal.recipes.phases.train import Train
 from boxwood._internal.train.loop import Fit
+from boxwood.errors import InvalidInput
 
 Pruning = Callable[[int], Prune]
 """A level (1, 2, …) to the phase that prunes as far as that level goes."""
@@ -80,7 +80,7 @@ def lottery_ticket(
         test_at: as for `Train`, of all trainings and those of the controls.
 
     Raises:
-        BoxwoodError: k is outside the training, or there is less than one level.
+        InvalidInput: k is outside the training, or there is less than one level.
 
     Example:
         >>> from boxwood._internal.train.optimizers import Adam
@@ -154,7 +154,7 @@ def reinitialised(ticket: Recipe, level: int, *, index: int = 1) -> Recipe:
         index: which of the seed's initialisations; 0 is the ticket's own.
 
     Raises:
-        BoxwoodError: the ticket does not reach that level.
+        InvalidInput: the ticket does not reach that level.
 
     Example:
         >>> from boxwood._internal.train.optimizers import SGD
@@ -253,14 +253,14 @@ def ticket_instability(ticket: Recipe, level: int, *, points: int = 30) -> Recip
         points: on the line.
 
     Raises:
-        BoxwoodError: the ticket does not reach that level, or does not rewind.
+        InvalidInput: the ticket does not reach that level, or does not rewind.
 
     Source: Frankle, Dziugaite, Roy and Carbin (2020), section 4.
     """
     found, training = _up_to(ticket, level)
     start = next((phase.to for phase in ticket[len(found) :] if isinstance(phase, Rewind)), None)
     if start is None:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a ticket that rewinds after level {level}, got one that keeps its trained "
             f"values; give a recipe of lottery_ticket or one_shot."
         )
@@ -283,7 +283,7 @@ def _start(train: Fit, rewind: int, test_at: tuple[int, ...] = ()) -> tuple[str,
 
 def _levels(prune: Pruning, levels: int, values: Recipe, training: Train) -> Recipe:
     if levels < 1:
-        raise BoxwoodError(f"Expected at least one level of pruning, got levels={levels}.")
+        raise InvalidInput(f"Expected at least one level of pruning, got levels={levels}.")
     phases: Recipe = ()
     for level in range(1, levels + 1):
         phases += (prune(level), *values, *_trained(training, level))
@@ -301,7 +301,7 @@ def _up_to(ticket: Recipe, level: int) -> tuple[Recipe, Train]:
         levels = (each.label for each in ticket[index:] if isinstance(each, Measure))
         if isinstance(phase, Prune) and next(levels, None) == f"level-{level}":
             return ticket[: index + 1], next(after)
-    raise BoxwoodError(
+    raise InvalidInput(
         f"Expected a level that the ticket reaches, got {level}; give the recipe more levels."
     )
 

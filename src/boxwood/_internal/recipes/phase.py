@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from boxwood._internal.core import spec
 from boxwood._internal.core.arguments import described
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.generators import in_use, own_random_numbers
 from boxwood._internal.core.seeds import seed_for
 from boxwood._internal.data.splits import Splits
 from boxwood._internal.train.loop import Progress
 from boxwood._internal.train.snapshots import Checkpoints
+from boxwood.errors import InvalidInput
 
 Facts = Mapping[str, Any]
 """What a phase measured: plain JSON values, the same in every repetition (so no times)."""
@@ -31,7 +31,7 @@ class State:
 
 
 def _no_store(genesis: "Genesis", recipe: "Recipe") -> State:
-    raise BoxwoodError(
+    raise InvalidInput(
         f"Expected a store that holds the run of {len(recipe)} phases which this phase needs, got "
         f"none; run the recipe with boxwood.run, seed {genesis.seed} and a Store."
     )
@@ -112,7 +112,7 @@ class Genesis:
     def __post_init__(self) -> None:
         _check_start(self.model, self.data, self.checkpoint, self.checkpoint_sha256)
         if type(self.seed) is not int:
-            raise BoxwoodError(f"Expected a whole number as seed, got {self.seed!r}; give one.")
+            raise InvalidInput(f"Expected a whole number as seed, got {self.seed!r}; give one.")
 
     def build(self, index: int = 0) -> nn.Module:
         """Make the network with the initial weights of (seed, index)."""
@@ -166,18 +166,18 @@ class Experiment:
         _check_pairs(self.branches)
         names = [name for name, _ in self.branches]
         if not names or len(set(names)) != len(names):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected branches with names of their own, got {names}; rename them."
             )
         for name, recipe in self.branches:
             if not isinstance(recipe, tuple) or not recipe:
-                raise BoxwoodError(
+                raise InvalidInput(
                     f"Expected a tuple of phases as the recipe of {name!r}, got {recipe!r}; "
                     f"give at least one phase."
                 )
             for phase in recipe:
                 if not (hasattr(phase, "run") and hasattr(phase, "label")):
-                    raise BoxwoodError(
+                    raise InvalidInput(
                         f"Expected phases in the recipe of {name!r}, got {phase!r}; a phase has a "
                         f"label and a method run(state, world)."
                     )
@@ -196,7 +196,7 @@ class Experiment:
 def _check_pairs(branches: object) -> None:
     pairs = branches if isinstance(branches, tuple | list) else ()
     if not pairs or not all(isinstance(each, tuple | list) and len(each) == 2 for each in pairs):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected branches as (name, recipe) pairs or a dict of them, got "
             f"{described(branches)}; give branches={{'dense': dense(…), 'pruned': one_shot(…)}}."
         )
@@ -204,12 +204,12 @@ def _check_pairs(branches: object) -> None:
 
 def _check_start(model: object, data: object, *checkpoint: object) -> None:
     if not (callable(model) and callable(data)):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected functions that return a network and data, got {model!r} and {data!r}; name "
             f"the functions."
         )
     if wrong := [each for each in checkpoint if not isinstance(each, str | None)]:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected the path of a checkpoint and its SHA-256 as texts, got {wrong[0]!r}; give "
             f"both as texts, or neither."
         )
@@ -225,7 +225,7 @@ def load_weights_(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Put weights into a network, or say in which way they are another network's.
 
     Raises:
-        BoxwoodError: names or shapes differ, or floats are stored as integers or in eight bits;
+        InvalidInput: names or shapes differ, or floats are stored as integers or in eight bits;
             nothing is changed then.
     """
     mine = model.state_dict()
@@ -237,14 +237,14 @@ def load_weights_(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
             f"{n!r} of shape {tuple(weights[n].shape)} not {tuple(mine[n].shape)}"
             for n in shapes[:3]
         ]
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected weights of {type(model).__name__}, got a checkpoint of another model: "
             f"{'; '.join(said)}; give the checkpoint that belongs to this model."
         )
     for name, tensor in mine.items():
         stored = weights[name].dtype
         if tensor.is_floating_point() and (not stored.is_floating_point or stored.itemsize < 2):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected floats of at least 16 bits for {name!r}, got {stored}, which is a type of "
                 f"quantised weights; give the checkpoint from before it was quantised."
             )

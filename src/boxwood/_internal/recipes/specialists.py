@@ -4,7 +4,6 @@ Each specialist is a run of its own that begins with the generalist's, so proces
 store train different specialists at the same time, and the generalist once.
 """
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.distill.specialists import Groups
 from boxwood._internal.recipes.phase import Recipe
 from boxwood._internal.recipes.phases.consult import Consult
@@ -12,6 +11,7 @@ from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.recipes.phases.specialise import Group, Specialise
 from boxwood._internal.recipes.phases.train import Train
 from boxwood._internal.train.loop import Fit
+from boxwood.errors import InvalidInput
 
 
 def generalist(train: Fit) -> Recipe:
@@ -34,7 +34,7 @@ def specialists(before: Recipe, special: Fit, *, groups: Groups | int) -> Recipe
         groups: classes of each specialist; or how many clusters of confused classes to look for.
 
     Raises:
-        BoxwoodError: there are no groups.
+        InvalidInput: there are no groups.
 
     Example:
         >>> from boxwood._internal.train.optimizers import SGD
@@ -49,7 +49,7 @@ def specialists(before: Recipe, special: Fit, *, groups: Groups | int) -> Recipe
     """
     count = groups if isinstance(groups, int) else len(groups)
     if count < 1:
-        raise BoxwoodError(f"Expected at least one group of classes, got {groups}; give some.")
+        raise InvalidInput(f"Expected at least one group of classes, got {groups}; give some.")
     grouping = Group(clusters=groups) if isinstance(groups, int) else Group(given=groups)
     start = (*before, grouping)
     members = tuple((*start, Specialise(index=index, fit=special)) for index in range(count))

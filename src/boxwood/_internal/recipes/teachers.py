@@ -13,7 +13,6 @@ from torch import nn
 
 from boxwood._internal.core import spec
 from boxwood._internal.core.digests import digest
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.seeds import seed_for
 from boxwood._internal.data.splits import Splits, fingerprint
 from boxwood._internal.distill.cached_logits import Shards, StepAnswers, ask_all
@@ -24,6 +23,7 @@ from boxwood._internal.distill.losses import Distillation
 from boxwood._internal.recipes.phase import Genesis, Recipe, Run, State, World
 from boxwood._internal.train.loop import Fit, Teach
 from boxwood._internal.train.losses import Loss, cross_entropy
+from boxwood.errors import InvalidInput
 
 
 class Who(Protocol):
@@ -82,7 +82,7 @@ class Trained:
 
     def __post_init__(self) -> None:
         if self.members < 1:
-            raise BoxwoodError(f"Expected at least one member, got members={self.members}.")
+            raise InvalidInput(f"Expected at least one member, got members={self.members}.")
 
     def needs(self, genesis: Genesis) -> tuple[Run, ...]:
         """One run per member."""
@@ -99,10 +99,10 @@ class Trained:
         """Ask all members and take the mean.
 
         Raises:
-            BoxwoodError: hidden layers of an ensemble are asked for.
+            InvalidInput: hidden layers of an ensemble are asked for.
         """
         if layers and self.members > 1:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected one teacher whose hidden layers are learnt, got members={self.members}, "
                 f"whose features have no mean; use Distillation for an ensemble."
             )
@@ -146,14 +146,14 @@ def lessons(world: World, fit: Fit, student: nn.Module) -> Iterator[Teach | None
     """Give what `fit_` asks of a teacher, if the training has one, and keep its answers.
 
     Raises:
-        BoxwoodError: the training has a loss for taught students and no teacher, or the reverse;
+        InvalidInput: the training has a loss for taught students and no teacher, or the reverse;
             or hidden features are to be kept in a form that is made for logits.
     """
     teacher: Teacher | None = fit.teacher
     if (teacher is None) == isinstance(fit.loss, Distillation) or (
         teacher is not None and fit.loss is cross_entropy
     ):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a teacher together with a loss that learns from one, got teacher="
             f"{'None' if teacher is None else type(teacher.who).__name__} with the loss "
             f"{getattr(fit.loss, '__name__', type(fit.loss).__name__)}; give both, such as "
@@ -164,7 +164,7 @@ def lessons(world: World, fit: Fit, student: nn.Module) -> Iterator[Teach | None
         return
     layers = fit.loss.layers if isinstance(fit.loss, Hinted) else ()
     if layers and not isinstance(teacher.encoding, Exact):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected hidden features to be kept as they are, got the encoding "
             f"{type(teacher.encoding).__name__}, which is for logits; use Teacher(encoding=Exact())."
         )
@@ -196,7 +196,7 @@ def taught(recipe: Recipe, teacher: Teacher, loss: Loss, *, after: str | None = 
             whose network is the teacher; None to teach all.
 
     Raises:
-        BoxwoodError: no phase has that label, or no training follows it.
+        InvalidInput: no phase has that label, or no training follows it.
 
     Example:
         >>> from boxwood._internal.recipes.three_step import one_shot
@@ -210,7 +210,7 @@ def taught(recipe: Recipe, teacher: Teacher, loss: Loss, *, after: str | None = 
     """
     labels = [phase.label for phase in recipe]
     if after is not None and after not in labels:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a phase labelled {after!r}, got the labels {[n for n in labels if n]}; "
             f"give one of these as after=, or None to teach every training."
         )
@@ -223,7 +223,7 @@ def taught(recipe: Recipe, teacher: Teacher, loss: Loss, *, after: str | None = 
 
     rest = tuple(map(taught_, recipe[first:]))
     if rest == recipe[first:]:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a training after the phase labelled {after!r}, got none that was not taught "
             f"already; retrain after pruning, or teach another part of the recipe."
         )

@@ -34,7 +34,7 @@ def dense(train: Fit, *, as_long_as: Recipe | None = None) -> Recipe:
             course stretched over them.
 
     Raises:
-        BoxwoodError: that recipe's training is counted in other units than ``train``.
+        InvalidInput: that recipe's training is counted in other units than ``train``.
 
     Example:
         >>> from boxwood._internal.train.optimizers import SGD

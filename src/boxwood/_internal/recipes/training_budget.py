@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.spec import encode
 from boxwood._internal.recipes.phase import Recipe
+from boxwood.errors import InvalidInput
 
 Spec = Mapping[str, Any]
 Amount = Counter[str]
@@ -132,11 +132,11 @@ def checked_length(recipe: Recipe, unit: str) -> int:
     """Give the training behind a recipe in one unit.
 
     Raises:
-        BoxwoodError: it is counted in another one too.
+        InvalidInput: it is counted in another one too.
     """
     amount = length_of(recipe)
     if set(amount) - {unit}:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a recipe whose training is counted in {unit}, got {in_words(amount)}; count "
             f"all trainings alike, or give the dense one its length."
         )

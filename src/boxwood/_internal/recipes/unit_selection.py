@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Sequence
 
 from boxwood._internal.core.arguments import check_kind
 from boxwood._internal.core.criteria import magnitude
-from boxwood._internal.core.errors import SelectionWarning
 from boxwood._internal.core.evidence import evidence_of
 from boxwood._internal.graph.scoring import score_units
 from boxwood._internal.graph.selection import Budget, UnitSelection, best_units
@@ -14,6 +13,7 @@ from boxwood._internal.model.evidence.calibration import Batches, Calibration, L
 from boxwood._internal.model.evidence.gathering import COLLECTORS, Evidence, gather
 from boxwood._internal.model.prunable import Where, linear_and_conv
 from boxwood._internal.model.scoring import Criterion
+from boxwood.errors import SelectionWarning
 
 
 def select_units(
@@ -49,7 +49,7 @@ def select_units(
         protect: patterns of parameter names, as in a shell; units that own part of one stay.
 
     Raises:
-        BoxwoodError: a number is out of range, a pattern matches nothing, the budget cannot be met,
+        InvalidInput: a number is out of range, a pattern matches nothing, the budget cannot be met,
             or batches or a loss are missing.
 
     Example:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.report.figures import COLOURS, GREY, house_style, label, look, write_figure
+from boxwood.errors import InvalidInput
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,7 +47,7 @@ def trade_off(
         The PNG and the SVG.
 
     Raises:
-        BoxwoodError: If there is nothing to draw, a number is out of range, the folder cannot be
+        InvalidInput: If there is nothing to draw, a number is out of range, the folder cannot be
             written, or matplotlib is missing.
 
     Example:
@@ -88,7 +88,7 @@ def stopping(curves: Mapping[str, Sequence[Point]], *, title: str, path: Path) -
         The PNG and the SVG.
 
     Raises:
-        BoxwoodError: If there is nothing to draw, a number is out of range, the folder cannot be
+        InvalidInput: If there is nothing to draw, a number is out of range, the folder cannot be
             written, or matplotlib is missing.
 
     Example:
@@ -106,7 +106,7 @@ def stopping(curves: Mapping[str, Sequence[Point]], *, title: str, path: Path) -
     for name, points in curves.items():
         for _, steps in points:
             if not steps or min(steps) <= 0:
-                raise BoxwoodError(
+                raise InvalidInput(
                     f"Expected steps of {name!r} above 0, at least one, got {list(steps)}; leave "
                     f"out networks that were not trained."
                 )
@@ -135,7 +135,7 @@ def sensitivity(
         The PNG and the SVG.
 
     Raises:
-        BoxwoodError: If there is nothing to draw, a number is out of range, the folder cannot be
+        InvalidInput: If there is nothing to draw, a number is out of range, the folder cannot be
             written, or matplotlib is missing.
 
     Example:
@@ -152,7 +152,7 @@ def sensitivity(
     for name, points in curves.items():
         for sparsity, accuracy in points:
             if not 0 <= sparsity <= 1:
-                raise BoxwoodError(
+                raise InvalidInput(
                     f"Expected sparsities of layer {name!r} in [0, 1], got {sparsity}; give the "
                     f"fraction of its weights that are zero."
                 )
@@ -197,7 +197,7 @@ def weight_histograms(
         The PNG and the SVG.
 
     Raises:
-        BoxwoodError: If there is nothing to draw, the names differ, a weight is not finite, the
+        InvalidInput: If there is nothing to draw, the names differ, a weight is not finite, the
             folder cannot be written, or matplotlib is missing.
 
     Example:
@@ -211,7 +211,7 @@ def weight_histograms(
     Source: Han et al. (2015), the figure of weight distributions before and after pruning.
     """
     if not before or before.keys() != after.keys():
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected the same layers before and after, at least one, got {sorted(before)} and "
             f"{sorted(after)}; give the weights of one network twice."
         )
@@ -300,7 +300,7 @@ def _bulk(weights: np.ndarray) -> float:
 def _check_curves(curves: Mapping[str, Sequence[Any]]) -> None:
     empty = [name for name, points in curves.items() if not points]
     if not curves or empty:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected at least one curve, and a point on each, got {len(curves)} curves of which "
             f"{empty} are empty; leave those out."
         )
@@ -310,7 +310,7 @@ def _check_kept(curves: Mapping[str, Sequence[Point]]) -> None:
     for name, points in curves.items():
         for kept, _ in points:
             if not 0 < kept <= 1:
-                raise BoxwoodError(
+                raise InvalidInput(
                     f"Expected kept fractions of {name!r} in (0, 1], got {kept}; give the fraction "
                     f"of weights that remain, which a log axis cannot show at zero."
                 )
@@ -318,7 +318,7 @@ def _check_kept(curves: Mapping[str, Sequence[Point]]) -> None:
 
 def _check_accuracies(values: Sequence[float], where: str) -> None:
     if not values or not all(0 <= value <= 1 for value in values):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected accuracies of {where} in [0, 1], at least one, got {list(values)}; divide "
             f"percentages by 100 and leave out the runs that failed."
         )
@@ -327,7 +327,7 @@ def _check_accuracies(values: Sequence[float], where: str) -> None:
 def _flat(weights: ArrayLike, name: str) -> np.ndarray:
     flat = np.asarray(weights, dtype=np.float64).ravel()
     if not flat.size or not np.isfinite(flat).all():
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected finite weights of {name!r}, at least one, got {flat.size} weights of which "
             f"{np.isfinite(flat).sum()} are finite; leave the layer out or repair it."
         )

@@ -7,9 +7,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.report.page.facts import accuracy_of, loss_of
 from boxwood._internal.report.page.store_reader import Run, short
+from boxwood.errors import InvalidInput
 
 _MEASURED = ("nonzero", "multiply_adds", "bytes")
 
@@ -72,7 +72,7 @@ def to_tensorboard(runs: Sequence[Run], folder: Path) -> None:
     """Write an event file for each run, for ``tensorboard --logdir FOLDER``.
 
     Raises:
-        BoxwoodError: tensorboard is not installed.
+        InvalidInput: tensorboard is not installed.
     """
     _client("tensorboard")
     from torch.utils.tensorboard import SummaryWriter
@@ -91,7 +91,7 @@ def to_mlflow(runs: Sequence[Run], folder: Path) -> None:
     """Write an experiment for each network and data set, for ``mlflow ui`` on the folder's database.
 
     Raises:
-        BoxwoodError: mlflow is not installed.
+        InvalidInput: mlflow is not installed.
     """
     mlflow = _client("mlflow")
     from mlflow.entities import Metric, Param
@@ -119,7 +119,7 @@ def to_wandb(runs: Sequence[Run], folder: Path) -> None:
     """Write offline runs, which ``wandb sync`` uploads if that is wanted.
 
     Raises:
-        BoxwoodError: wandb is not installed.
+        InvalidInput: wandb is not installed.
     """
     wandb = _client("wandb")
     folder.mkdir(parents=True, exist_ok=True)
@@ -158,7 +158,7 @@ def _client(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected the package {name} to export with, got none ({error}); do "
             f"`pip install 'boxwood[{name}]'`."
         ) from error

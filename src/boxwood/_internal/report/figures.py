@@ -10,8 +10,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.replacing import replacing
+from boxwood.errors import InvalidInput
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,7 +74,7 @@ def house_style() -> Iterator[None]:
     """Draw and write with Boxwood's settings, whatever the user's own are, and put those back.
 
     Raises:
-        BoxwoodError: If matplotlib is not installed.
+        InvalidInput: If matplotlib is not installed.
 
     Example:
         >>> import matplotlib
@@ -85,7 +85,7 @@ def house_style() -> Iterator[None]:
     try:
         import matplotlib
     except ImportError as error:
-        raise BoxwoodError(
+        raise InvalidInput(
             "Expected matplotlib to draw figures with, got none; do `pip install 'boxwood[plots]'`."
         ) from error
     with matplotlib.rc_context():
@@ -105,7 +105,7 @@ def write_figure(figure: "Figure", path: Path) -> tuple[Path, Path]:
             folders are made.
 
     Raises:
-        BoxwoodError: If the folder cannot be written.
+        InvalidInput: If the folder cannot be written.
     """
     stem = path.with_suffix("") if path.suffix in {".png", ".svg"} else path
     contents = {}
@@ -123,7 +123,7 @@ def write(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, and the folders above it.
 
     Raises:
-        BoxwoodError: the folder cannot be written.
+        InvalidInput: the folder cannot be written.
 
     Example:
         >>> import tempfile
@@ -137,7 +137,7 @@ def write(path: Path, content: bytes) -> None:
         with replacing(path) as new:
             new.write_bytes(content)
     except OSError as error:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a folder that can be written for {path}, got {error.strerror}; choose "
             f"another path or change its permissions."
         ) from error

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.report.figures import COLOURS, GREY, house_style, label, write_figure
+from boxwood.errors import InvalidInput
 
 _PALE = "#d0dce4"
 
@@ -50,7 +50,7 @@ def layer_bars(
         The PNG and the SVG.
 
     Raises:
-        BoxwoodError: there is no layer, a fraction is not in [0, 1], the folder cannot be written,
+        InvalidInput: there is no layer, a fraction is not in [0, 1], the folder cannot be written,
             or matplotlib is missing.
 
     Example:
@@ -65,7 +65,7 @@ def layer_bars(
     """
     wrong = [each.name for each in layers if not 0 <= each.lowest <= each.highest <= 1]
     if not layers or wrong:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected layers with kept fractions in [0, 1], at least one, got {len(layers)} of "
             f"which {wrong} are out of range; give fractions of weights that remain."
         )

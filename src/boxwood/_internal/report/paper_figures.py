@@ -31,7 +31,7 @@ def write_figures(study: Study, stem: Path) -> list[Path]:
         The files, two for each figure.
 
     Raises:
-        BoxwoodError: the folder cannot be written, or matplotlib is missing.
+        InvalidInput: the folder cannot be written, or matplotlib is missing.
     """
 
     def named(name: str) -> Path:

@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 
 import numpy as np
 
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import InvalidInput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class PairedComparison:
 
 def _check_level(level: float) -> None:
     if not 0 < level < 1:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a confidence level in (0, 1), got {level}; give a fraction such as 0.95."
         )
 
@@ -90,7 +90,7 @@ def _check_level(level: float) -> None:
 def _finite(values: Sequence[float], name: str) -> tuple[float, ...]:
     numbers = tuple(float(value) for value in values)
     if not numbers or not all(math.isfinite(number) for number in numbers):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected {name} to hold at least one finite number, got {list(numbers)}; leave out "
             f"the seeds that failed, and say that you did."
         )
@@ -99,7 +99,7 @@ def _finite(values: Sequence[float], name: str) -> tuple[float, ...]:
 
 def _pairs(a: Sequence[float], b: Sequence[float]) -> list[tuple[float, float]]:
     if len(a) != len(b):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected one value of a and one of b for each seed, got {len(a)} and {len(b)}; "
             f"pair them by seed and drop those that only one side has."
         )
@@ -119,7 +119,7 @@ def proportion(correct: int, total: int, level: float = 0.95) -> Interval:
         level: Confidence in (0, 1).
 
     Raises:
-        BoxwoodError: If the counts or the level are out of range.
+        InvalidInput: If the counts or the level are out of range.
 
     Example:
         >>> f"{proportion(9_730, 10_000):.2%}"
@@ -131,7 +131,7 @@ def proportion(correct: int, total: int, level: float = 0.95) -> Interval:
 
     _check_level(level)
     if not 0 <= correct <= total or total < 1:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected 0 <= correct <= total with total at least 1, got correct={correct}, "
             f"total={total}; give counts of examples."
         )
@@ -154,7 +154,7 @@ def mean(values: Sequence[float], level: float = 0.95) -> Interval:
         level: Confidence in (0, 1).
 
     Raises:
-        BoxwoodError: If there is no value, or one that is not finite, or the level is not in (0, 1).
+        InvalidInput: If there is no value, or one that is not finite, or the level is not in (0, 1).
 
     Example:
         >>> f"{mean([0.971, 0.974, 0.975]):.1%}"
@@ -191,7 +191,7 @@ def paired_difference(
         level: Confidence of the t interval, in (0, 1).
 
     Raises:
-        BoxwoodError: If the lengths differ, a value is not finite, or the level is not in (0, 1).
+        InvalidInput: If the lengths differ, a value is not finite, or the level is not in (0, 1).
 
     Example:
         >>> result = paired_difference([3, 4, 5, 6, 7], [2, 2, 2, 2, 2])
@@ -244,7 +244,7 @@ def bootstrap_mean(
         level: Confidence in (0, 1).
 
     Raises:
-        BoxwoodError: If there is no value, or one that is not finite, there is no resample, or the
+        InvalidInput: If there is no value, or one that is not finite, there is no resample, or the
             level is not in (0, 1).
 
     Example:
@@ -271,7 +271,7 @@ def bootstrap_mean(
 
 def _check_resamples(resamples: int) -> None:
     if resamples < 1:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected at least one resample, got {resamples}; 10_000 steadies two digits."
         )
 
@@ -305,7 +305,7 @@ def bootstrap_ratio(
         level: Confidence in (0, 1).
 
     Raises:
-        BoxwoodError: If the lengths differ, a value is not positive and finite, there is no
+        InvalidInput: If the lengths differ, a value is not positive and finite, there is no
             resample, or the level is not in (0, 1).
 
     Example:
@@ -318,7 +318,7 @@ def bootstrap_ratio(
     _check_resamples(resamples)
     pairs = _pairs(a, b)
     if min(min(pair) for pair in pairs) <= 0:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected positive numbers to take ratios of, got a={list(a)}, b={list(b)}; compare "
             f"values that can be zero or negative with paired_difference."
         )

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.report.statistics import Interval
+from boxwood.errors import InvalidInput
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -114,7 +114,7 @@ def total(rows: Sequence[LayerRow]) -> LayerTotal:
         rows: One for each layer.
 
     Raises:
-        BoxwoodError: If there is no layer.
+        InvalidInput: If there is no layer.
 
     Example:
         >>> from types import SimpleNamespace as Row
@@ -127,7 +127,7 @@ def total(rows: Sequence[LayerRow]) -> LayerTotal:
     weights in the paper's total are the numbers of outputs behind the pooling.
     """
     if not rows:
-        raise BoxwoodError(
+        raise InvalidInput(
             "Expected at least one layer to add up, got none; count a network that has linear or "
             "convolution layers."
         )
@@ -151,7 +151,7 @@ def layer_table(rows: Sequence[LayerRow]) -> Table:
         rows: One for each layer, in the order in which they run.
 
     Raises:
-        BoxwoodError: If there is no layer.
+        InvalidInput: If there is no layer.
 
     Example:
         >>> from types import SimpleNamespace as Row

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.report.statistics import (
     Interval,
     PairedComparison,
     bootstrap_ratio,
     paired_difference,
 )
+from boxwood.errors import InvalidInput
 
 SEEDS = 5
 """Fewer seeds decide nothing: not even winning on all of them is significant."""
@@ -52,7 +52,7 @@ def early_stop(history: Sequence[Mapping[str, float]], *, margin: float = 0.05) 
         margin: the last fraction of the training, in which a minimum counts as censored.
 
     Raises:
-        BoxwoodError: there are no rows, or they hold no validation loss.
+        InvalidInput: there are no rows, or they hold no validation loss.
 
     Example:
         >>> rows = [{"step": 100 * i, "validation_loss": loss, "validation": 0.9, "test": 0.8}
@@ -63,7 +63,7 @@ def early_stop(history: Sequence[Mapping[str, float]], *, margin: float = 0.05) 
     Source: Frankle and Carbin (2019), section 2.
     """
     if not history or "validation_loss" not in history[0]:
-        raise BoxwoodError(
+        raise InvalidInput(
             "Expected a history with validation losses, got none; measure a network that a Train "
             "phase of this version trained."
         )
@@ -136,7 +136,7 @@ def verdict(
         tolerance: in points.
 
     Raises:
-        BoxwoodError: the lengths differ, or a test accuracy at early stop is missing.
+        InvalidInput: the lengths differ, or a test accuracy at early stop is missing.
 
     Example:
         >>> def stops(step, *accuracies):
@@ -151,7 +151,7 @@ def verdict(
     Source: the rule is Boxwood's; what it compares is Frankle and Carbin's (2019), section 2.
     """
     if not len(dense) == len(ticket) == len(reinit) or not all(reinit):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected dense, ticket and reinitialised networks of the same seeds, got "
             f"{len(dense)}, {len(ticket)} and {len(reinit)} seeds; finish the runs first."
         )
@@ -236,7 +236,7 @@ def stability(line: Sequence[Mapping[str, Any]], *, dense: float, part: str = "t
 
 def _test(stop: EarlyStop) -> float:
     if stop.test is None:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected the test accuracy at early stop (step {stop.step}), got none; train with "
             f"Fit(watch_every=100)."
         )

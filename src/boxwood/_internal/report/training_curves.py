@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.report.figures import COLOURS, GREY, house_style, write_figure
+from boxwood.errors import InvalidInput
 
 # Epochs since the start, then the mean over seeds, the lowest and the highest.
 Place = tuple[float, float, float, float]
@@ -29,7 +29,7 @@ def training(
         The PNG and the SVG.
 
     Raises:
-        BoxwoodError: there is nothing to draw, the folder cannot be written, or matplotlib is
+        InvalidInput: there is nothing to draw, the folder cannot be written, or matplotlib is
             missing.
 
     Example:
@@ -42,7 +42,7 @@ def training(
     """
     empty = [name for name, places in lines.items() if not places]
     if not lines or empty:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected at least one history, and a row in each, got {len(lines)} of which {empty} "
             f"are empty; leave those out."
         )

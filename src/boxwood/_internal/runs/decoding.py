@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.spec import decode, load
 from boxwood._internal.core.trust import Trust
 from boxwood._internal.recipes.phase import Genesis, Recipe
 from boxwood._internal.runs.chain import keys
+from boxwood.errors import BoxwoodError, CheckpointError
 
 
 def start_of(spec: Any, key: str, trust: Trust) -> Genesis:
@@ -19,24 +19,24 @@ def start_of(spec: Any, key: str, trust: Trust) -> Genesis:
         trust: whose code it may name.
 
     Raises:
-        BoxwoodError: it is no start, names code that is not trusted, or means something else than
+        CheckpointError: it is no start, names code that is not trusted, or means something else than
             it did.
 
     Example:
         >>> start_of({"is": "boxwood._internal.core.schedules:OneShot", "final": 0.5}, "3f2a", Trust())
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected the start of a run, got OneShot; run the experiment again into a new store.
+        boxwood.errors.CheckpointError: Expected the start of a run, got OneShot; run the experiment again into a new store.
     """
     found = decode(spec, trust)
     if not isinstance(found, Genesis):
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected the start of a run, got {type(found).__name__}; run the experiment again "
             f"into a new store."
         )
     (mine,) = keys(found, ())
     if mine != key:
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected the start with the key {key}, got one with the key {mine}: the file that "
             f"defines it has changed since; run the experiment again."
         )
@@ -47,7 +47,7 @@ def recipe_of(spec: Any, trust: Trust) -> Recipe:
     """Make the phases of a run from what a store says of them.
 
     Raises:
-        BoxwoodError: one is no phase, or names code that is not trusted.
+        CheckpointError: one is no phase, or names code that is not trusted.
 
     Example:
         >>> recipe_of([], Trust())
@@ -56,7 +56,7 @@ def recipe_of(spec: Any, trust: Trust) -> Recipe:
     found = decode(list(spec), trust)
     for phase in found:
         if not (hasattr(phase, "run") and hasattr(phase, "label")):
-            raise BoxwoodError(
+            raise CheckpointError(
                 f"Expected the phases of a run, got {type(phase).__name__}; run the experiment "
                 f"again into a new store."
             )

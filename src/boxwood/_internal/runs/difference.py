@@ -45,7 +45,7 @@ def difference(store: Store, a: str, b: str) -> Difference:
     """Compare two phases of a store by everything that led to them.
 
     Raises:
-        BoxwoodError: a phase is not there, or cannot be read.
+        InvalidInput: a phase is not there, or cannot be read.
     """
     ours, theirs = history(store, a), history(store, b)
     shared = 0
@@ -70,7 +70,7 @@ def history(store: Store, key: str) -> list[str]:
     """Keys from the start to a phase.
 
     Raises:
-        BoxwoodError: a phase is not there, cannot be read, or comes before itself.
+        InvalidInput: a phase is not there, cannot be read, or comes before itself.
     """
     chain: list[str] = []
     at: str | None = key

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.masks import apply
 from boxwood._internal.core.trust import Trust
 from boxwood._internal.graph.equivalence import shrink
@@ -12,6 +11,7 @@ from boxwood._internal.recipes.phase import Genesis
 from boxwood._internal.recipes.phases.prune_units import kept_under, units_of
 from boxwood._internal.runs.decoding import start_of
 from boxwood._internal.runs.store import Store
+from boxwood.errors import CheckpointError
 
 
 def save_cut(
@@ -34,7 +34,7 @@ def save_cut(
         How many parameters there were, and how many are left.
 
     Raises:
-        BoxwoodError: no run of the store has such a phase, its masks take single weights away or
+        CheckpointError: no run of the store has such a phase, its masks take single weights away or
             nothing, the network cannot be cut, or its code is not trusted.
 
     Example:
@@ -46,7 +46,7 @@ def save_cut(
     genesis = _genesis(store, key, trust)
     state = store.load(key)
     if not state.masks:
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected masks in phase {key[:8]}, got none; name a phase behind the pruning."
         )
     model = genesis.network(apply(state.weights, state.masks)).eval()
@@ -61,6 +61,6 @@ def _genesis(store: Store, key: str, trust: Trust) -> Genesis:
     for run in store.runs():
         if key in run["chain"]:
             return start_of(run["genesis"], run["chain"][0], trust)
-    raise BoxwoodError(
+    raise CheckpointError(
         f"Expected a phase of a run in {store.root}, got {key[:8]}; see `boxwood runs list`."
     )

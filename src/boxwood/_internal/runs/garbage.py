@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from boxwood._internal.core.errors import BoxwoodError, Damaged
 from boxwood._internal.core.replacing import finished_name, unfinished
 from boxwood._internal.runs.store import Store
+from boxwood.errors import BoxwoodError, DamagedFileWarning
 
 _OLD = 3600.0
 """Seconds after which something unfinished that carries no key counts as left behind."""
@@ -29,7 +29,7 @@ def collect_garbage(store: Store) -> int:
 
     Finished phases that belong to a noted run stay, and so do snapshots of unfinished ones. While a
     note is damaged nobody knows what it wanted, so all finished phases and snapshots stay. What
-    cannot be read or deleted is left, with a warning of the kind `Damaged`.
+    cannot be read or deleted is left, with a warning of the kind `DamagedFileWarning`.
 
     Example:
         >>> import tempfile
@@ -56,7 +56,9 @@ def _set_unwanted_aside(store: Store) -> None:
     """Rename what no run needs; a run that is noted from now on makes it again."""
     notes, damaged = store.read_notes()
     for error in damaged:
-        warnings.warn(f"{error} Until then no finished phase is deleted.", Damaged, stacklevel=3)
+        warnings.warn(
+            f"{error} Until then no finished phase is deleted.", DamagedFileWarning, stacklevel=3
+        )
     if damaged:
         return
     wanted = {key for run in notes for key in run["chain"]}
@@ -109,6 +111,6 @@ def _going_on(path: Path) -> Iterator[None]:
     except (OSError, BoxwoodError) as error:
         warnings.warn(
             f"Expected to delete {path}, got {error}; delete it by hand, if no process writes it.",
-            Damaged,
+            DamagedFileWarning,
             stacklevel=4,
         )

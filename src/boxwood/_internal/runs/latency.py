@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError, Damaged
 from boxwood._internal.core.masks import apply
 from boxwood._internal.core.reading import read_whole, strict_json
 from boxwood._internal.core.replacing import replacing
@@ -30,6 +29,7 @@ from boxwood._internal.engine.session import Uncompiled
 from boxwood._internal.recipes.phase import Genesis, State
 from boxwood._internal.runs.provenance import provenance
 from boxwood._internal.runs.store import Store
+from boxwood.errors import BoxwoodError, DamagedFileWarning, InvalidInput
 
 FILE = "latency.json"
 DENSE, TORCH, ENGINE = "dense", "torch", "engine"
@@ -96,7 +96,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if min(self.batch, self.threads, self.turns) < 1:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected a batch, threads and turns of at least 1, got {self.batch}, "
                 f"{self.threads} and {self.turns}; give 1 or more of each."
             )
@@ -140,10 +140,10 @@ def measure_all(
         again: forget what is in the file.
         told: told of progress.
 
-    A network whose phase is damaged is left out, with a warning of the kind `Damaged`.
+    A network whose phase is damaged is left out, with a warning of the kind `DamagedFileWarning`.
 
     Raises:
-        BoxwoodError: the file holds times of another machine or other settings, data are missing, a
+        InvalidInput: the file holds times of another machine or other settings, data are missing, a
             network cannot be built, or llvmlite is missing.
     """
     settings = settings or Settings()
@@ -164,7 +164,7 @@ def measure_all(
         try:
             dense, pruned = store.load(each.start), store.load(each.key)
         except BoxwoodError as error:
-            warnings.warn(str(error), Damaged, stacklevel=2)
+            warnings.warn(str(error), DamagedFileWarning, stacklevel=2)
             continue
         times, why = measure(each.genesis, dense, pruned, inputs[each.genesis.data], settings)
         networks[each.key] = times
@@ -211,7 +211,7 @@ def read(path: Path) -> Timings:
     """Read a file of times.
 
     Raises:
-        BoxwoodError: it is missing or something else.
+        InvalidInput: it is missing or something else.
     """
     try:
         found = strict_json(read_whole(path))
@@ -221,7 +221,7 @@ def read(path: Path) -> Timings:
         }
         return Timings(dict(found.get("about", {})), networks, dict(found.get("refused", {})))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise BoxwoodError(
+        raise InvalidInput(
             f'Expected JSON such as {{"networks": {{KEY: {{"torch": [milliseconds, …]}}}}}} in '
             f"{path}, got {error!r}; measure with `boxwood runs latency`, or write the times by "
             f"the key of each measurement."
@@ -232,14 +232,14 @@ def check_alike(wanted: Mapping[str, Any], about: Mapping[str, Any], path: Path)
     """Refuse times that were measured with something else than those beside which they would stand.
 
     Raises:
-        BoxwoodError: machine, versions, batch or threads differ.
+        InvalidInput: machine, versions, batch or threads differ.
 
     Example:
         >>> check_alike({"threads": 1}, {"threads": 1, "commit": "an old one"}, Path("latency.json"))
     """
     here, there = ({name: each.get(name) for name in _SAME} for each in (wanted, about))
     if here != there:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected {path} to hold times measured with {here}, got {there}; measure all anew "
             f"with `boxwood runs latency --again`, or move the file away."
         )
@@ -249,7 +249,7 @@ def write(timings: Timings, path: Path) -> None:
     """Write a file of times, whole or not at all.
 
     Raises:
-        BoxwoodError: the disk is full or not writable.
+        InvalidInput: the disk is full or not writable.
     """
     whole = {
         "about": dict(timings.about),
@@ -260,7 +260,7 @@ def write(timings: Timings, path: Path) -> None:
         with replacing(path) as new:
             new.write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     except OSError as error:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected to write {path}, got {error}; free some space and run again: what was "
             f"measured before is kept."
         ) from error
@@ -289,7 +289,7 @@ def _digits(milliseconds: float) -> float:
 def _example(genesis: Genesis, batch: int) -> Tensor:
     validation = genesis.data().validation
     if len(validation) < batch:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected {batch} validation examples to measure with, got {len(validation)}; give a "
             f"smaller --batch."
         )

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.runs.runner import Job, Settings
 from boxwood._internal.runs.store import Store
 from boxwood._internal.runs.workers import order_for, work
+from boxwood.errors import BoxwoodError, InvalidInput
 
 
 def run_on_ray(
@@ -33,7 +33,7 @@ def run_on_ray(
         address: of the cluster, such as ``"auto"``; None starts one on this machine.
 
     Raises:
-        BoxwoodError: Ray is not installed, or a phase refuses its input.
+        InvalidInput: Ray is not installed, or a phase refuses its input.
     """
     ray = _ray()
     order = order_for(jobs, store, settings or Settings(), threads)
@@ -51,7 +51,7 @@ def run_on_ray(
         ray.get([task.remote(order) for _ in range(workers)])
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, BoxwoodError):
-            raise BoxwoodError(str(error.cause)) from error
+            raise InvalidInput(str(error.cause)) from error
         raise
     finally:
         if mine:
@@ -62,7 +62,7 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise BoxwoodError(
+        raise InvalidInput(
             "Expected Ray to run on a cluster, got none; do `pip install 'boxwood[ray]'`."
         ) from error
     return ray

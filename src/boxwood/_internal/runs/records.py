@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from boxwood._internal.core.digests import digest
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.reading import read_whole, shown, strict_json
+from boxwood.errors import BoxwoodError, CheckpointError
 
 FORMAT = 1
 """The newest form of notes, records and snapshots that is known here."""
@@ -26,7 +26,7 @@ _LONGEST = 1e12
 _KEY = re.compile(r"[0-9A-Za-z_-]{1,64}")
 
 
-class NewerFormatError(BoxwoodError):
+class NewerFormatError(CheckpointError):
     """A newer Boxwood wrote this file, so it is whole, and stays."""
 
 
@@ -50,7 +50,7 @@ def read_note(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: it is not there.
-        BoxwoodError: it is damaged, of a newer form, or no file at all.
+        CheckpointError: it is damaged, of a newer form, or no file at all.
     """
     found = _read(path)
     chain, recipe, genesis = found.get("chain"), found.get("recipe"), found.get("genesis")
@@ -70,7 +70,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: it is not there.
-        BoxwoodError: it is damaged, of a newer form, or no file at all.
+        CheckpointError: it is damaged, of a newer form, or no file at all.
     """
     found = _read(path)
     spec, provenance = found.get("spec"), found.get("provenance")
@@ -102,7 +102,7 @@ def check_format(found: Any, path: Path) -> None:
 
     Raises:
         NewerFormatError: its form is newer than `FORMAT`.
-        BoxwoodError: its form is none.
+        CheckpointError: its form is none.
 
     Example:
         >>> check_format(2, Path("phase.json"))
@@ -118,9 +118,9 @@ def check_format(found: Any, path: Path) -> None:
     _expect(path, found == FORMAT and type(found) is int, f"the format {shown(found)}")
 
 
-def damaged(path: Path, why: object) -> BoxwoodError:
+def damaged(path: Path, why: object) -> CheckpointError:
     """Make the error for a file of a store that is not what was written."""
-    return BoxwoodError(
+    return CheckpointError(
         f"Expected an undamaged file at {path}, got one that cannot be used ({why}); "
         f"delete {path.parent if path.parent.parent.name == 'phases' else path} "
         f"and run again, or copy the file anew."

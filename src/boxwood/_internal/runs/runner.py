@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.spec import encode
 from boxwood._internal.data.splits import Splits
 from boxwood._internal.recipes.phase import (
@@ -29,6 +28,7 @@ from boxwood._internal.recipes.phase import (
 from boxwood._internal.runs.chain import keys
 from boxwood._internal.runs.provenance import provenance
 from boxwood._internal.runs.store import Store, StoredCheckpoints, read_tensors
+from boxwood.errors import InvalidInput
 
 Watcher = Callable[["Job", int, int, int], None]
 """Told the job, the number of the phase, and (done, all) within it."""
@@ -79,7 +79,7 @@ def run(genesis: Genesis, recipe: Recipe, store: Store, settings: Settings | Non
         settings: how to run.
 
     Raises:
-        BoxwoodError: a phase refuses its input, or the store cannot be written.
+        InvalidInput: a phase refuses its input, or the store cannot be written.
     """
     run_all([Job(genesis, recipe)], store, settings)
     return store.load(keys(genesis, recipe)[-1])
@@ -193,7 +193,7 @@ def _check_data(store: Store, parent: str, data: Splits) -> None:
     """Refuse to go on with other examples than a run began with, under the same function."""
     began = store.record(parent).get("data")
     if began is not None and began != data.identity:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected {data.name} as it was when this run began (its identity was "
             f"{str(began)[:12]}), got other contents ({data.identity[:12]}); put the old data back, "
             f"or begin anew with another --store, or with a function of another name."
@@ -234,7 +234,7 @@ def _world(job: Job, index: int, store: Store, settings: Settings, data: Splits)
 
     def earlier(label: str) -> State:
         if label not in labels:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected the label of an earlier phase ({', '.join(labels)}), got {label!r}; "
                 f"give that phase the label, or correct it."
             )
@@ -274,11 +274,11 @@ def _with_checksum(experiment: Experiment) -> Experiment:
         return experiment
     path = Path(experiment.checkpoint)
     if not os.path.isfile(path):  # noqa: PTH113 - a path that is too long is none
-        raise BoxwoodError(f"Expected a checkpoint at {path}, got none; correct the path.")
+        raise InvalidInput(f"Expected a checkpoint at {path}, got none; correct the path.")
     read_tensors(path)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if experiment.checkpoint_sha256 not in (None, found):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected the checkpoint {path} with SHA-256 {experiment.checkpoint_sha256}, got "
             f"{found}; the file has changed: give the old one, or drop checkpoint_sha256."
         )

@@ -29,7 +29,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from boxwood._internal.core.checksums import checksum_of
-from boxwood._internal.core.errors import BoxwoodError, Damaged
 from boxwood._internal.core.masks import pack, unpack
 from boxwood._internal.core.reading import check_regular, opened
 from boxwood._internal.core.replacing import replacing, replacing_folder, unfinished
@@ -45,6 +44,7 @@ from boxwood._internal.runs.records import (
     sealed_text,
 )
 from boxwood._internal.train.snapshots import Snapshot
+from boxwood.errors import BoxwoodError, CheckpointError, DamagedFileWarning
 
 _PATIENCE = 60.0
 """Seconds to wait for what takes another process milliseconds."""
@@ -76,12 +76,12 @@ class Store:
         """Read what is written about a phase: spec, facts, provenance.
 
         Raises:
-            BoxwoodError: there is no such phase, its record is damaged, or a newer Boxwood made it.
+            CheckpointError: there is no such phase, its record is damaged, or a newer Boxwood made it.
         """
         try:
             return read_record(self.root / "phases" / key / "phase.json")
         except FileNotFoundError as error:
-            raise BoxwoodError(
+            raise CheckpointError(
                 f"Expected a phase {key!r} in the store {self.root}, got none; "
                 f"list what there is with `boxwood runs list`."
             ) from error
@@ -90,7 +90,7 @@ class Store:
         """Read the state that a phase left.
 
         Raises:
-            BoxwoodError: the file is truncated or not what was written.
+            CheckpointError: the file is truncated or not what was written.
         """
         record = self.record(key)
         path = self.root / "phases" / key / "state.safetensors"
@@ -112,7 +112,7 @@ class Store:
         """Write a finished phase; it appears under its key at once, or not at all.
 
         Raises:
-            BoxwoodError: the disk is full or not writable; nothing is left behind.
+            CheckpointError: the disk is full or not writable; nothing is left behind.
         """
         path = self._folder("phases") / key
         with _disk(self.root):
@@ -160,7 +160,7 @@ class Store:
         """Be the only one who notes runs, or who takes away phases that no note wants.
 
         Raises:
-            BoxwoodError: another process has held the lock for a minute.
+            CheckpointError: another process has held the lock for a minute.
         """
         path = self.lock_file("notes")
         lock = FileLock(path)
@@ -168,7 +168,7 @@ class Store:
             with _disk(self.root):
                 lock.acquire(timeout=_PATIENCE)
         except Timeout as error:
-            raise BoxwoodError(
+            raise CheckpointError(
                 f"Expected the lock {path} to be free within {_PATIENCE:.0f} s, got one that "
                 f"another process holds, which may be stopped; find it with `fuser {path}`, let it "
                 f"go on or end it, and run again."
@@ -182,7 +182,7 @@ class Store:
         """Write down what was asked for, before any of it is done.
 
         Raises:
-            BoxwoodError: the disk is full or not writable, or a newer Boxwood has noted this run.
+            CheckpointError: the disk is full or not writable, or a newer Boxwood has noted this run.
         """
         path = self._folder("runs") / f"{key}.json"
         wanted = json.loads(json.dumps(about))
@@ -199,11 +199,11 @@ class Store:
     def runs(self) -> list[dict[str, Any]]:
         """Read all that was asked for, oldest first.
 
-        A note that cannot be used is left out, with a warning of the kind `Damaged`.
+        A note that cannot be used is left out, with a warning of the kind `DamagedFileWarning`.
         """
         notes, errors = self.read_notes()
         for error in errors:
-            warnings.warn(str(error), Damaged, stacklevel=2)
+            warnings.warn(str(error), DamagedFileWarning, stacklevel=2)
         return notes
 
     def read_notes(self) -> tuple[list[dict[str, Any]], list[BoxwoodError]]:
@@ -223,11 +223,11 @@ class Store:
     def snapshot(self, key: str) -> Snapshot | None:
         """Read how far a phase under way has come; None if it has not been started.
 
-        A damaged snapshot counts as none, with a warning of the kind `Damaged`: the phase begins
+        A damaged snapshot counts as none, with a warning of the kind `DamagedFileWarning`: the phase begins
         anew, and its result is the same.
 
         Raises:
-            BoxwoodError: a newer Boxwood wrote it.
+            CheckpointError: a newer Boxwood wrote it.
         """
         path = self._partial(key)
         if not path.exists():
@@ -238,7 +238,7 @@ class Store:
             facts = json.loads(told["facts"])
             version = int(told.get("format", FORMAT))
             right = told["sha256"] == checksum_of(tensors, told["facts"])
-        except (OSError, ValueError, KeyError, RecursionError) as error:
+        except (CheckpointError, OSError, ValueError, KeyError, RecursionError) as error:
             _begin_anew(path, error)
             return None
         check_format(version, path)
@@ -295,7 +295,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Read a safetensors file and its notes.
 
     Raises:
-        BoxwoodError: the file is a pickle, is truncated, or is no safetensors file.
+        CheckpointError: the file is a pickle, is truncated, or is no safetensors file.
     """
     check_regular(path)
     try:
@@ -316,7 +316,7 @@ def _begin_anew(path: Path, why: object) -> None:
     warnings.warn(
         f"Expected an undamaged snapshot at {path}, got one that cannot be used ({why}); its phase "
         f"begins anew, and its result will be the same.",
-        Damaged,
+        DamagedFileWarning,
         stacklevel=3,
     )
 
@@ -329,7 +329,7 @@ def _disk(root: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         if isinstance(error, Timeout):
             raise
-        raise BoxwoodError(
+        raise CheckpointError(
             f"Expected to write into the store {root}, got {error}; free some space, or give "
             f"another folder with --store. What was finished before is kept."
         ) from error

@@ -21,12 +21,12 @@ from typing import IO, Any
 
 import torch
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.spec import encode
 from boxwood._internal.core.trust import Trust
 from boxwood._internal.runs.decoding import places_in, recipe_of, start_of
 from boxwood._internal.runs.runner import Job, Settings, note, run_all, with_needs
 from boxwood._internal.runs.store import Store
+from boxwood.errors import BoxwoodError, InvalidInput
 
 Progress = Callable[[int, int], None]
 """Told (done, all) phases of the graph."""
@@ -75,14 +75,14 @@ def work(order: Order) -> None:
     """Do what is ready until all runs of the order are done, by this worker or others.
 
     Raises:
-        BoxwoodError: a phase refuses its input, or a file that defines it has changed since.
+        InvalidInput: a phase refuses its input, or a file that defines it has changed since.
     """
     torch.set_num_threads(order.threads)
     store = Store(order.store)
     asked = {run["chain"][-1]: run for run in store.runs()}
     settings = Settings(snapshot_every=order.snapshot_every, device=torch.device(order.device))
     if lost := [key for key in order.runs if key not in asked]:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected the run {lost[0]} to be noted in {store.root}, got none that can be read; "
             f"start it again."
         )
@@ -115,10 +115,10 @@ def run_in_processes(
     What workers warn of is warned of here, once.
 
     Raises:
-        BoxwoodError: a phase refuses its input, or the last worker died before all was done.
+        InvalidInput: a phase refuses its input, or the last worker died before all was done.
     """
     if workers < 1 or threads < 1:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected at least one worker of one thread, got workers={workers}, "
             f"threads={threads}; the product should be at most the {os.cpu_count()} cores here."
         )
@@ -166,8 +166,8 @@ def _check(jobs: Sequence[Job], store: Store, codes: Sequence[int], said: str) -
         return
     lines = [each for each in said.splitlines() if each.strip() and not each.startswith(_WARNED)]
     if _BAD_INPUT in codes:
-        raise BoxwoodError(lines[-1] if lines else "Expected workers to say why they ended.")
-    raise BoxwoodError(
+        raise InvalidInput(lines[-1] if lines else "Expected workers to say why they ended.")
+    raise InvalidInput(
         f"Expected workers that work to the end, got exit codes {list(codes)} and last words "
         f"{lines[-1] if lines else 'none'!r}; run the same command again to go on."
     )
@@ -177,7 +177,7 @@ def _job(run: Mapping[str, Any], trust: Trust) -> Job:
     start = start_of(run["genesis"], run["chain"][0], trust)
     job = Job(start, recipe_of(run["recipe"], trust), run["name"])
     if job.chain[-1] != run["chain"][-1]:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected the run {run['name']!r} with the key {run['chain'][-1]}, got one with the "
             f"key {job.chain[-1]}: the file that defines it has changed since; start it again."
         )

@@ -12,7 +12,6 @@ from torch.optim import Optimizer
 
 from boxwood._internal.core import spec
 from boxwood._internal.core.chance import seeded_policy
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.examples import Examples, InBatches
 from boxwood._internal.core.generators import devices_of, own_random_numbers
 from boxwood._internal.core.masks import Masks
@@ -26,6 +25,7 @@ from boxwood._internal.train.metrics import device_of
 from boxwood._internal.train.optimizers import Constant, Course, OptimizerSpec
 from boxwood._internal.train.snapshots import Checkpoints, resume_, take
 from boxwood._internal.train.stateful_batches import places, reader
+from boxwood.errors import InvalidInput, TrainingDiverged
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 """Inputs of a batch and the random numbers of a step, to inputs of the same shape."""
@@ -102,19 +102,19 @@ class Fit:
     def __post_init__(self) -> None:
         given = [length for length in (self.epochs, self.steps) if length is not None]
         if len(given) != 1 or given[0] < 0 or self.batch < 1:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected a length of either epochs >= 0 or steps >= 0, and batch >= 1, got "
                 f"epochs={self.epochs}, steps={self.steps}, batch={self.batch}; correct them."
             )
         if not 0 <= self.first <= (given[0] if self.until is None else self.until) <= given[0]:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected 0 <= first <= until <= {given[0]}, got first={self.first}, "
                 f"until={self.until}; they count as the length does, in "
                 f"{'epochs' if self.steps is None else 'steps'}."
             )
         limits = (self.watch_every, self.clip, self.max_norm)
         if any(limit is not None and not limit > 0 for limit in limits):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected watch_every >= 1, clip > 0 and max_norm > 0, got {self.watch_every}, "
                 f"{self.clip} and {self.max_norm}; correct them, or leave them out."
             )
@@ -225,7 +225,7 @@ def fit_(
         the masks at the end.
 
     Raises:
-        BoxwoodError: the loss is no longer finite, a pattern of ``frozen`` matches nothing,
+        InvalidInput: the loss is no longer finite, a pattern of ``frozen`` matches nothing,
             there are no examples, or ``fit`` has a teacher that nobody asks.
 
     Example:
@@ -237,9 +237,9 @@ def fit_(
         True
     """
     if not len(examples):
-        raise BoxwoodError("Expected examples to train on, got none; give a non-empty split.")
+        raise InvalidInput("Expected examples to train on, got none; give a non-empty split.")
     if fit.teacher is not None and teach is None:
-        raise BoxwoodError(
+        raise InvalidInput(
             "Expected the answers of the teacher that fit names, got teach=None; use a phase that "
             "asks teachers, such as Train, or give fit_ a function that does."
         )
@@ -250,7 +250,7 @@ def fit_(
         _freeze_(model, fit.frozen, stack)
         learning = [p for p in model.parameters() if p.requires_grad]
         if not learning:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected parameters that learn, got a model in which frozen={fit.frozen} "
                 f"matches all; freeze fewer."
             )
@@ -376,7 +376,7 @@ class _Loop:
     def _close_row(self, step: int, running: Tensor, steps: int, watch: Watch | None) -> None:
         mean, epoch = float(running) / steps, (step - 1) // self.window.per_epoch + 1
         if not torch.isfinite(running):
-            raise BoxwoodError(
+            raise TrainingDiverged(
                 f"Expected a finite loss, got {mean} in epoch {epoch}; the training diverges: "
                 f"use a learning rate below {self.fit.optimizer.lr}."
             )
@@ -391,7 +391,7 @@ def _freeze_(model: nn.Module, patterns: tuple[str, ...], stack: ExitStack) -> N
     for pattern in patterns:
         matching = [p for name, p in names.items() if fnmatchcase(name, pattern)]
         if not matching:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected frozen patterns that match a parameter, got {pattern!r}, which matches "
                 f"none of {', '.join(list(names)[:8])}; correct the pattern."
             )

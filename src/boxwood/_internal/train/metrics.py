@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.examples import Examples
 from boxwood._internal.model.evaluation import evaluating
 from boxwood._internal.train.losses import Loss
+from boxwood.errors import InvalidInput
 
 _BATCH = 1000
 _OUTPUTS = 2**24
@@ -53,7 +53,7 @@ def accuracy(model: nn.Module, examples: Examples, *, batch: int = _BATCH) -> Ac
         batch: how many at a time, fewer where outputs are large; it changes memory, not the result.
 
     Raises:
-        BoxwoodError: there are no examples.
+        InvalidInput: there are no examples.
 
     Example:
         >>> from boxwood._internal.data.splits import InMemory
@@ -81,7 +81,7 @@ def top_accuracy(model: nn.Module, examples: Examples, k: int, *, batch: int = _
         batch: as for `accuracy`.
 
     Raises:
-        BoxwoodError: there are no examples, or ``k`` is out of range.
+        InvalidInput: there are no examples, or ``k`` is out of range.
 
     Example:
         >>> from boxwood._internal.data.splits import InMemory
@@ -92,7 +92,7 @@ def top_accuracy(model: nn.Module, examples: Examples, k: int, *, batch: int = _
     correct = total = 0
     for outputs, targets in outputs_of(model, examples, batch):
         if not 1 <= k <= outputs.shape[1]:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected k from 1 to the {outputs.shape[1]} classes of the network, got {k}; "
                 f"take a smaller one."
             )
@@ -115,7 +115,7 @@ def accuracy_by_class(
         batch: as for `accuracy`.
 
     Raises:
-        BoxwoodError: there are no examples.
+        InvalidInput: there are no examples.
 
     Example:
         >>> from boxwood._internal.data.splits import InMemory
@@ -148,7 +148,7 @@ def mean_iou(model: nn.Module, examples: Examples, classes: int, *, batch: int =
         In [0, 1].
 
     Raises:
-        BoxwoodError: there are no examples.
+        InvalidInput: there are no examples.
 
     Example:
         >>> from boxwood._internal.data.splits import InMemory
@@ -182,7 +182,7 @@ def evaluate(
         batch: as for `accuracy`; it changes memory, and the loss in its last bits.
 
     Raises:
-        BoxwoodError: there are no examples.
+        InvalidInput: there are no examples.
 
     Example:
         >>> from boxwood._internal.data.splits import InMemory
@@ -218,7 +218,7 @@ def outputs_of(
     """
     total = len(examples)
     if not total:
-        raise BoxwoodError("Expected examples to measure on, got none; give a non-empty split.")
+        raise InvalidInput("Expected examples to measure on, got none; give a non-empty split.")
     device = device_of(model)
     with evaluating(model):
         first, target = examples.take(torch.tensor([0]))

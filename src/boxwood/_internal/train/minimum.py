@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.masks import Masks
 from boxwood._internal.model.binding import MaskBinding
 from boxwood._internal.train.losses import Loss
 from boxwood._internal.train.metrics import device_of
+from boxwood.errors import InvalidInput, TrainingDiverged
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def descend_(
         iterations: stop after so many in any case.
 
     Raises:
-        BoxwoodError: the loss is no longer finite, or there are no batches.
+        InvalidInput: the loss is no longer finite, or there are no batches.
 
     Example:
         >>> net = nn.Linear(1, 1, bias=False)
@@ -83,7 +83,7 @@ def descend_(
         while True:
             value, norm = float(closure()), _norm(parameters)
             if not value < float("inf"):
-                raise BoxwoodError(
+                raise TrainingDiverged(
                     f"Expected a finite loss, got {value}; start from another network."
                 )
             if norm <= gradient or done >= iterations:
@@ -107,7 +107,7 @@ def _backward(model: nn.Module, batches: Iterable[Any], loss: Loss, decay: float
         total += part.detach()
         examples += len(inputs)
     if not examples:
-        raise BoxwoodError("Expected batches to train on, got none; give some.")
+        raise InvalidInput("Expected batches to train on, got none; give some.")
     for parameter in model.parameters():
         if parameter.grad is not None:
             parameter.grad.div_(examples).add_(parameter.detach(), alpha=2 * decay)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from boxwood._internal.core import spec
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import InvalidInput
 
 
 class OptimizerSpec(Protocol):
@@ -170,7 +170,7 @@ class Warmup:
 
     def __post_init__(self) -> None:
         if self.over < 1:
-            raise BoxwoodError(f"Expected a warm-up of over >= 1 steps, got {self.over}; drop it.")
+            raise InvalidInput(f"Expected a warm-up of over >= 1 steps, got {self.over}; drop it.")
 
     def __call__(self, step: int, steps: int) -> float:
         """Factor of the rise times that of the course."""
@@ -179,4 +179,4 @@ class Warmup:
 
 def _check_rate(lr: float) -> None:
     if not lr > 0:
-        raise BoxwoodError(f"Expected a learning rate above 0, got {lr}; try 0.1 for SGD.")
+        raise InvalidInput(f"Expected a learning rate above 0, got {lr}; try 0.1 for SGD.")

@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import InvalidInput
 
 
 @runtime_checkable
@@ -24,16 +24,16 @@ def reader(model: nn.Module) -> Reader:
     """Return the network as one that reads on.
 
     Raises:
-        BoxwoodError: it has no method ``carry``.
+        InvalidInput: it has no method ``carry``.
 
     Example:
         >>> reader(nn.Linear(1, 1))
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected a network with a method carry to train in order, got Linear; give one that has it, or in_order=False.
+        boxwood.errors.InvalidInput: Expected a network with a method carry to train in order, got Linear; give one that has it, or in_order=False.
     """
     if not isinstance(model, Reader):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a network with a method carry to train in order, got "
             f"{type(model).__name__}; give one that has it, or in_order=False."
         )
@@ -51,7 +51,7 @@ def places(rows: int, batch: int) -> tuple[Tensor, ...]:
         The indices of every batch, int64 [batch] each.
 
     Raises:
-        BoxwoodError: there are fewer rows than places.
+        InvalidInput: there are fewer rows than places.
 
     Example:
         >>> [indices.tolist() for indices in places(7, 2)]
@@ -60,7 +60,7 @@ def places(rows: int, batch: int) -> tuple[Tensor, ...]:
     Source: Zaremba et al. (2014), section 4.1.
     """
     if rows < batch:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected at least {batch} rows to read at {batch} places, got {rows}; give a longer "
             f"text, shorter rows or a smaller batch."
         )

@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import InvalidInput
 
 
 def conv_2(
@@ -27,7 +27,7 @@ def conv_2(
         width: filters of the first convolution, to which all other layers stand as in the paper.
 
     Raises:
-        BoxwoodError: the images cannot be halved that often.
+        InvalidInput: the images cannot be halved that often.
 
     Example:
         >>> sum(p.numel() for p in conv_2().parameters())
@@ -59,7 +59,7 @@ def conv_4(
         width: filters of the first convolution, to which all other layers stand as in the paper.
 
     Raises:
-        BoxwoodError: the images cannot be halved that often.
+        InvalidInput: the images cannot be halved that often.
 
     Example:
         >>> sum(p.numel() for p in conv_4().parameters())
@@ -90,7 +90,7 @@ def conv_6(
         width: filters of the first convolution, to which all other layers stand as in the paper.
 
     Raises:
-        BoxwoodError: the images cannot be halved that often.
+        InvalidInput: the images cannot be halved that often.
 
     Example:
         >>> sum(p.numel() for p in conv_6().parameters())
@@ -107,7 +107,7 @@ def _conv_net(
     pairs: int, size: int, channels: int, classes: int, dropout: float, width: int
 ) -> nn.Sequential:
     if size < 1 or size % 2**pairs:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected images whose size is a multiple of {2**pairs} pixels, got size={size}; pad "
             f"them."
         )

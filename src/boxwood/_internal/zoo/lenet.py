@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import InvalidInput
 
 _SMALLEST = 16
 
@@ -53,7 +53,7 @@ def lenet_5(*, size: int = 28, channels: int = 1, classes: int = 10) -> nn.Seque
         classes: outputs.
 
     Raises:
-        BoxwoodError: the images are so small that nothing is left of them after pooling.
+        InvalidInput: the images are so small that nothing is left of them after pooling.
 
     Example:
         >>> {name: p.numel() for name, p in lenet_5().named_parameters() if p.dim() > 1}
@@ -65,7 +65,7 @@ def lenet_5(*, size: int = 28, channels: int = 1, classes: int = 10) -> nn.Seque
     wherever ``size`` is a multiple of 4).
     """
     if size < _SMALLEST:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected images of at least {_SMALLEST} pixels for LeNet-5, got size={size}; "
             f"enlarge or pad them, or use lenet_300_100(inputs={channels * size * size})."
         )

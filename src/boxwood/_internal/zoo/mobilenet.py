@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import InvalidInput
 
 # Filters at width 1, and the stride of the depthwise convolution.
 _BLOCKS = (
@@ -30,7 +30,7 @@ def mobilenet_v1(
         stride: of the first convolution; 1 keeps more of small images.
 
     Raises:
-        BoxwoodError: the width leaves no filter.
+        InvalidInput: the width leaves no filter.
 
     Example:
         >>> sum(p.numel() for p in mobilenet_v1().parameters())
@@ -40,7 +40,7 @@ def mobilenet_v1(
     """
     stem = round(32 * width)
     if stem < 1:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a width that leaves filters, got width={width}; the paper has 0.25 to 1."
         )
     layers: OrderedDict[str, nn.Module] = OrderedDict(

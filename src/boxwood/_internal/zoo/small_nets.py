@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.zoo.cifar_nets import head
+from boxwood.errors import InvalidInput
 
 
 def small_vgg(
@@ -22,14 +22,14 @@ def small_vgg(
         widths: filters of each convolution, an even number of them.
 
     Raises:
-        BoxwoodError: the widths do not come in pairs.
+        InvalidInput: the widths do not come in pairs.
 
     Example:
         >>> sum(p.numel() for p in small_vgg().parameters())
         16794
     """
     if not widths or len(widths) % 2:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected an even number of widths, got {tuple(widths)}; pooling follows every second."
         )
     layers: OrderedDict[str, nn.Module] = OrderedDict()

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine import formats
 from boxwood._internal.engine.kernels import activations, depthwise, rows
 from boxwood._internal.engine.kernels.contract import Activation, Code, Kernel, Pointer
@@ -13,6 +12,7 @@ from boxwood._internal.engine.kernels.planning import Plan, Rates, usual
 from boxwood._internal.engine.kernels.tiling import column_offsets, runs, tile
 from boxwood._internal.engine.layouts import LINE, Array, Planes, columns, lines, position_mask
 from boxwood._internal.engine.targets import Target
+from boxwood.errors import InvalidInput
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Conv:
 
     def __post_init__(self) -> None:
         if self.source.channels % self.groups or self.target.channels % self.groups:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected channels that {self.groups} groups divide, got {self.source.channels} "
                 f"in and {self.target.channels} out; give groups that divide both."
             )
@@ -53,12 +53,12 @@ class Conv:
             last = (out - 1) * self.stride[axis] + (self.kernel[axis] - 1) * self.dilation[axis]
             after = last - before - (size - 1)
             if max(before, after) > self.source.halo and self.kernel != (1, 1):
-                raise BoxwoodError(
+                raise InvalidInput(
                     f"Expected a halo of at least {max(before, after)} around the input, got "
                     f"{self.source.halo}; lay the input out with a wider halo."
                 )
             if after > self.source.halo:
-                raise BoxwoodError(
+                raise InvalidInput(
                     f"Expected outputs that stay within the input, got {out} outputs of stride "
                     f"{self.stride[axis]} from {size} inputs; give the target's true size."
                 )
@@ -156,22 +156,22 @@ def build(
         The kernel.
 
     Raises:
-        BoxwoodError: the weight's shape is not the problem's, or the output is not aligned.
+        InvalidInput: the weight's shape is not the problem's, or the output is not aligned.
     """
     if isinstance(weight, np.ndarray) and weight.shape != problem.weight_shape:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a weight of shape {problem.weight_shape}, got {weight.shape}; "
             "give the weight as torch holds it."
         )
     if not problem.target.aligned:
-        raise BoxwoodError(
+        raise InvalidInput(
             "Expected an output layout whose planes start on cache lines, got "
             f"{problem.target}; make it by `padded` or `columns`."
         )
     channels = problem.target.channels
     bias = np.asarray(np.zeros(channels) if bias is None else bias, np.float32)
     if bias.shape != (channels,):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a bias of shape {(channels,)}, got {bias.shape}; give one per output."
         )
     if isinstance(weight, formats.Parts):

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine.kernels import frame
 from boxwood._internal.engine.kernels.contract import Code, Kernel
 from boxwood._internal.engine.layouts import Array, Planes
 from boxwood._internal.engine.llvm.build import module
 from boxwood._internal.engine.targets import Target
+from boxwood.errors import InvalidInput
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def build(problem: Copy, target: Target) -> Kernel:
     """Make the kernel.
 
     Raises:
-        BoxwoodError: the layouts do not hold the same values.
+        InvalidInput: the layouts do not hold the same values.
     """
     source, out = problem.source, problem.target
     if source.plane == out.plane == 1:
@@ -63,7 +63,7 @@ def build(problem: Copy, target: Target) -> Kernel:
         shape = (source.width, source.height, source.channels)
         channel, step = 1, source.plane
     if shape != out.shape or (problem.transposed and source.height != 1):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected layouts of the same values, got {source.shape} and {out.shape}"
             f"{' transposed' if problem.transposed else ''}; give matching sizes."
         )

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine.kernels import activations, frame
 from boxwood._internal.engine.kernels.contract import Activation, Code, Kernel, Pointer
 from boxwood._internal.engine.layouts import Array, Planes, lines, position_mask, vector
 from boxwood._internal.engine.llvm.build import module
 from boxwood._internal.engine.targets import Target
+from boxwood.errors import InvalidInput
 
 
 class Operation(enum.Enum):
@@ -83,11 +83,11 @@ def build(problem: Elementwise, target: Target) -> Kernel:
     """Make the kernel.
 
     Raises:
-        BoxwoodError: the layouts' rows do not lie alike.
+        InvalidInput: the layouts' rows do not lie alike.
     """
     source, out = problem.source.flat, problem.target.flat
     if source.shape != out.shape or source.row_stride != out.row_stride or not out.aligned:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected layouts of equal shape and row stride that start on cache lines, got "
             f"{problem.source} and {problem.target}; copy one into the other's layout first."
         )

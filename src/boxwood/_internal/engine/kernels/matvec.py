@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine import formats
 from boxwood._internal.engine.formats import RECORD
 from boxwood._internal.engine.kernels import activations, frame
@@ -13,6 +12,7 @@ from boxwood._internal.engine.kernels.planning import usual_height
 from boxwood._internal.engine.layouts import LINE, Array, Planes, vector
 from boxwood._internal.engine.llvm.build import Builder, module
 from boxwood._internal.engine.targets import Target
+from boxwood.errors import InvalidInput
 
 
 @dataclass(frozen=True)
@@ -115,10 +115,10 @@ def build(
         The kernel.
 
     Raises:
-        BoxwoodError: the weight's shape is not the problem's, or has more than 65535 columns.
+        InvalidInput: the weight's shape is not the problem's, or has more than 65535 columns.
     """
     if isinstance(weight, np.ndarray) and weight.shape != (problem.outputs, problem.inputs):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a weight of shape {(problem.outputs, problem.inputs)}, got {weight.shape}; "
             "give [outputs, inputs]."
         )
@@ -140,7 +140,7 @@ def build(
         stream = formats.from_dense(weight, **settings)
     padded = np.zeros(problem.target.image, np.float32)
     if bias is not None and bias.shape != (problem.outputs,):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a bias of shape {(problem.outputs,)}, got {bias.shape}; give one per output."
         )
     padded[: problem.outputs] = 0 if bias is None else bias

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine.kernels import frame
 from boxwood._internal.engine.kernels.contract import Code, Kernel, Pointer
 from boxwood._internal.engine.layouts import Array, Planes, columns, lines, position_mask
 from boxwood._internal.engine.llvm.build import Builder, constant, module
 from boxwood._internal.engine.targets import Target
+from boxwood.errors import InvalidInput
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ def build(problem: LayerNorm, weight: Array, bias: Array, target: Target) -> Ker
         target: the family that runs it.
 
     Raises:
-        BoxwoodError: scale or shift are not one per feature.
+        InvalidInput: scale or shift are not one per feature.
     """
     if weight.shape != (problem.features,) or bias.shape != (problem.features,):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected scale and shift of shape {(problem.features,)}, got {weight.shape} and "
             f"{bias.shape}; give one of each per feature."
         )

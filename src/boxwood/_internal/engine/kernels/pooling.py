@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine.kernels import frame
 from boxwood._internal.engine.kernels.contract import Code, Kernel, Pointer
 from boxwood._internal.engine.layouts import LINE, Array, Planes, lines, position_mask, vector
 from boxwood._internal.engine.llvm.build import Builder, constant, lanes_of, module
 from boxwood._internal.engine.targets import Target
+from boxwood.errors import InvalidInput
 
 
 @dataclass(frozen=True)
@@ -127,12 +127,12 @@ def build(problem: Pool, target: Target) -> Kernel:
     """Make the kernel.
 
     Raises:
-        BoxwoodError: the output is not aligned, or a window sees no value.
+        InvalidInput: the output is not aligned, or a window sees no value.
     """
     source, out = problem.source, problem.target
     counts = [_counts(problem, axis) for axis in (0, 1)]
     if not out.aligned or min(int(count.min()) for count in counts) < 1:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected an aligned output and windows that each see a value, got {problem}; "
             "lay the output out by `padded` and give its true size."
         )
@@ -250,11 +250,11 @@ def build_global(problem: GlobalAverage, target: Target) -> Kernel:
     """Make the kernel.
 
     Raises:
-        BoxwoodError: the input is not aligned.
+        InvalidInput: the input is not aligned.
     """
     source = problem.source
     if not source.aligned:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected planes that start on cache lines, got {source}; make them by `padded`."
         )
     steps = (source.image, source.plane, source.origin, lines(source.span), problem.target.image)

@@ -28,7 +28,7 @@ def compile_all(
         Entry symbol to object.
 
     Raises:
-        BoxwoodError: something must be compiled and llvmlite is missing.
+        InvalidInput: something must be compiled and llvmlite is missing.
     """
     objects = {}
     for code in dict.fromkeys(codes):

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.engine.targets import Target
+from boxwood.errors import InvalidInput
 
 _ALLOCATED, _NO_BITS, _RELOCATIONS, _SYMBOLS = 2, 8, 4, 2
 _PC32, _PLT32 = 2, 4  # R_X86_64_*: both are S + A − P for code that is not shared
@@ -36,10 +36,10 @@ class Library:
         """Where the function starts.
 
         Raises:
-            BoxwoodError: the library has no such function.
+            InvalidInput: the library has no such function.
         """
         if entry not in self._addresses:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected a function {entry!r} among {len(self._addresses)} compiled ones, got "
                 "none; compile the program again."
             )
@@ -55,12 +55,12 @@ def llvm() -> Any:
     """The binding of llvmlite, ready for every target.
 
     Raises:
-        BoxwoodError: llvmlite is not installed.
+        InvalidInput: llvmlite is not installed.
     """
     try:
         import llvmlite.binding as binding
     except ImportError:
-        raise BoxwoodError(
+        raise InvalidInput(
             "Expected llvmlite to compile kernels, got none; pip install 'boxwood[engine]', or "
             "load a compiled model, which needs none."
         ) from None
@@ -77,7 +77,7 @@ def compile_text(text: str, target: Target) -> bytes:
         target: the family to compile for.
 
     Raises:
-        BoxwoodError: llvmlite is missing, or LLVM refuses the text.
+        InvalidInput: llvmlite is missing, or LLVM refuses the text.
     """
     machine, module = _optimized(text, target)
     return bytes(machine.emit_object(module))
@@ -87,7 +87,7 @@ def assembly(text: str, target: Target) -> str:
     """The assembly text of a module, for people.
 
     Raises:
-        BoxwoodError: llvmlite is missing, or LLVM refuses the text.
+        InvalidInput: llvmlite is missing, or LLVM refuses the text.
     """
     machine, module = _optimized(text, target)
     return str(machine.emit_assembly(module))
@@ -102,7 +102,7 @@ def _optimized(text: str, target: Target) -> tuple[Any, Any]:
         module = binding.parse_assembly(text)
         module.verify()
     except RuntimeError as error:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected LLVM text that verifies, got an error ({error}); report it with the layer."
         ) from error
     module.triple = target.triple
@@ -124,7 +124,7 @@ def load(objects: Mapping[str, bytes]) -> Library:
         objects: entry symbol to the object that holds it.
 
     Raises:
-        BoxwoodError: an object is damaged, or for another machine.
+        InvalidInput: an object is damaged, or for another machine.
     """
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return _load_by_llvm(objects)
@@ -143,7 +143,7 @@ def load(objects: Mapping[str, bytes]) -> Library:
     if libc.mprotect(
         ctypes.c_void_p(base), ctypes.c_size_t(total), mmap.PROT_READ | mmap.PROT_EXEC
     ):
-        raise BoxwoodError(
+        raise InvalidInput(
             "Expected to make compiled code executable, got a refusal by the system "
             f"(errno {ctypes.get_errno()}); allow executable memory or run the model in torch."
         )
@@ -170,7 +170,7 @@ class _Image:
         try:
             self._read()
         except (struct.error, IndexError, ValueError) as error:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected an x86-64 object that holds {entry!r}, got {len(data)} bytes that are "
                 f"none ({error}); compile the program again."
             ) from error
@@ -215,7 +215,7 @@ class _Image:
         for name, section, value in self.symbols:
             if name == self.entry.encode() and section in self.places:
                 return self.places[section] + value
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected an object that holds {self.entry!r}, got one without it; "
             "compile the program again."
         )
@@ -233,7 +233,7 @@ class _Image:
                 at, what, addend = struct.unpack_from("<QQq", self.data, place)
                 name, section, value = self.symbols[what >> 32]
                 if what & 0xFFFFFFFF not in {_PC32, _PLT32} or section not in self.places:
-                    raise BoxwoodError(
+                    raise InvalidInput(
                         f"Expected an object that refers to nothing outside itself, got "
                         f"{name.decode()!r} (relocation {what & 0xFFFFFFFF}); "
                         "compile the program again."

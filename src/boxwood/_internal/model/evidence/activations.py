@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.model.evidence.calibration import Calibration, wide
 from boxwood._internal.model.evidence.layers import filtered_kinds, layer_kinds, weight_sums
 from boxwood._internal.model.layer_kinds import layouts_of, linear_kinds
 from boxwood._internal.model.unpruned import leaving_out
+from boxwood.errors import InvalidInput
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -77,7 +77,7 @@ def norm_scale(seen: Calibration) -> dict[str, Tensor]:
     Which norm follows which layer is seen by running the first batch.
 
     Raises:
-        BoxwoodError: no batch norm with a scale reads the outputs of one of the layers.
+        InvalidInput: no batch norm with a scale reads the outputs of one of the layers.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
@@ -92,7 +92,7 @@ def norm_scale(seen: Calibration) -> dict[str, Tensor]:
     for name in seen.weights:
         scale = follows[name].weight if name in follows else None
         if not isinstance(scale, Tensor):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected a batch norm with a scale right behind every layer for its γ, got none "
                 f"behind {name!r}; {leaving_out([name], seen.weights)}."
             )
@@ -198,11 +198,11 @@ def check_seen(modules: dict[nn.Module, str], found: dict[str, Tensor]) -> None:
     """Refuse to go on where a layer was never called.
 
     Raises:
-        BoxwoodError: a layer did not run as a module, as inside ``nn.MultiheadAttention``.
+        InvalidInput: a layer did not run as a module, as inside ``nn.MultiheadAttention``.
     """
     for name in modules.values():
         if name not in found:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected every layer to run on the batches, got no activations for {name!r}, "
                 f"whose module is never called; {leaving_out([name], modules.values())}."
             )

@@ -20,12 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.model.evidence.calibration import Calibration, accumulator
 from boxwood._internal.model.evidence.layers import input_sums, weight_sums
 from boxwood._internal.model.evidence.second_order import refusing_first_order
 from boxwood._internal.model.feedforward import Link, chain
 from boxwood._internal.model.steps import Flatten, Pointwise, Pool, Step
+from boxwood.errors import UnsupportedModel
 
 
 def levenberg_marquardt(seen: Calibration) -> dict[str, Tensor]:
@@ -34,7 +34,7 @@ def levenberg_marquardt(seen: Calibration) -> dict[str, Tensor]:
     Never negative for a convex loss.
 
     Raises:
-        BoxwoodError: the network is no plain chain of linear and convolution layers, or a weight
+        UnsupportedModel: the network is no plain chain of linear and convolution layers, or a weight
             is not one of theirs.
 
     Example:
@@ -53,7 +53,7 @@ def second_derivative(seen: Calibration) -> dict[str, Tensor]:
     """Mean over the examples of ∂²E/∂w², back-propagated with f''.
 
     Raises:
-        BoxwoodError: as for `levenberg_marquardt`.
+        UnsupportedModel: as for `levenberg_marquardt`.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(1, 1, bias=False))
@@ -136,7 +136,7 @@ def _at_the_outputs(record: _Record, loss: Tensor, *, full: bool) -> tuple[Tenso
     """∂E/∂a and ∂²E/∂a² of the last layer's outputs, through whatever follows it."""
     units, answer = record.outputs[-1], record.answer
     if units.dim() != 2 or answer.dim() != 2:
-        raise BoxwoodError(
+        raise UnsupportedModel(
             f"Expected outputs [batch, units] to back-propagate second derivatives from, got "
             f"{tuple(units.shape)}; use the criterion hutchinson."
         )
@@ -238,7 +238,7 @@ def _averaged(pool: nn.Module, value: Tensor, outputs: Tensor) -> int:
     if isinstance(pool, nn.AvgPool2d) and not pool.ceil_mode and not _padded(pool):
         size = pool.kernel_size
         return size * size if isinstance(size, int) else size[0] * size[1]
-    raise BoxwoodError(
+    raise UnsupportedModel(
         f"Expected pools that take equally many values for each output, got {pool}; use the "
         f"criterion hutchinson, or pool without padding."
     )
@@ -255,7 +255,7 @@ def _pool_of(step: Pool, model: nn.Module) -> nn.Module:
     try:
         return model.get_submodule(step.name)
     except AttributeError as error:
-        raise BoxwoodError(
+        raise UnsupportedModel(
             f"Expected pools that are modules, got the function call {step.name!r}; use "
             f"nn.MaxPool2d or nn.AvgPool2d, or the criterion hutchinson."
         ) from error
@@ -269,7 +269,7 @@ def _check_covered(seen: Calibration, links: tuple[Link, ...]) -> None:
     inside = {id(p) for link in links for p in link.layer.parameters()}
     for name, weight in seen.weights.items():
         if id(weight) not in inside:
-            raise BoxwoodError(
+            raise UnsupportedModel(
                 f"Expected weights of the network's linear and convolution layers, got {name!r}; "
                 f"leave it out with where=, or use the criterion hutchinson."
             )

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.generators import devices_of, own_random_numbers
 from boxwood._internal.core.masks import Masks
 from boxwood._internal.core.placement import check_whole
@@ -16,6 +15,7 @@ from boxwood._internal.core.ranks import Group, add_up
 from boxwood._internal.model.evaluation import evaluating, without_fused_encoders
 from boxwood._internal.model.prunable import unwrapped
 from boxwood._internal.model.unpruned import leaving_out
+from boxwood.errors import InvalidInput
 
 Loss = Callable[[Any, Any], Tensor]
 """Outputs of the network and targets, to the mean over the examples of the batch."""
@@ -63,7 +63,7 @@ class Calibration:
         check_whole(self.weights)
         object.__setattr__(self, "model", unwrapped(self.model))
         if isinstance(self.batches, Iterator):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected batches that can be read several times, such as a list or a DataLoader, "
                 f"got a {type(self.batches).__name__}; give list(batches)."
             )
@@ -106,13 +106,13 @@ class Calibration:
             singly: split the batches into examples.
         """
         if self.loss is None:
-            raise BoxwoodError(
+            raise InvalidInput(
                 "Expected a loss for evidence from gradients, got None; give "
                 "loss=boxwood._internal.train.losses.cross_entropy, or another function of outputs and targets."
             )
         for batch in self._nonempty():
             if not _is_pair(batch):
-                raise BoxwoodError(
+                raise InvalidInput(
                     f"Expected batches of (inputs, targets) for evidence from gradients, got a "
                     f"{type(batch).__name__}; pair the inputs with their targets."
                 )
@@ -169,7 +169,7 @@ class Calibration:
             kinds: the classes that a collector can deal with.
 
         Raises:
-            BoxwoodError: a weight is held by none of these.
+            InvalidInput: a weight is held by none of these.
         """
         names = {id(weight): name for name, weight in self.weights.items()}
         for attention in self.model.modules():
@@ -186,7 +186,7 @@ class Calibration:
         if lacking:
             # Of torch's own: those of other packages depend on what has been imported.
             own = (kind.__name__ for kind in kinds if kind.__module__.startswith("torch.nn."))
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected weights of {', '.join(own)} layers that are "
                 f"called for this evidence, got {sorted(lacking)[0]!r}, which is none; {leaving_out(sorted(lacking), self.weights)}."
             )
@@ -201,7 +201,7 @@ class Calibration:
             yield batch
             del batch
         if not some:
-            raise BoxwoodError(
+            raise InvalidInput(
                 "Expected batches to gather evidence from, got none; give "
                 "batches=[(inputs, targets), ...]."
             )
@@ -255,12 +255,12 @@ def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
 def _check_loss(loss: Any) -> None:
     if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
         got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a loss that is one number and depends on the weights, got {got}; return the "
             f"mean over the batch, computed with gradients."
         )
     if not bool(torch.isfinite(loss)):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a finite loss, got {loss.item()}; check the batches, or the network."
         )
 

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.ranks import rank, size
 from boxwood._internal.core.seeds import generator_for
 from boxwood._internal.model.evidence.activations import check_seen, watching_inputs
@@ -14,6 +13,7 @@ from boxwood._internal.model.evidence.calibration import Calibration, accumulato
 from boxwood._internal.model.evidence.gradients import derivative_along, gradients_of
 from boxwood._internal.model.evidence.second_order import twice_differentiable
 from boxwood._internal.model.layer_kinds import layouts_of, linear_kinds
+from boxwood.errors import InvalidInput
 
 
 def hessian_diagonal(seen: Calibration, *, probes: int = 8, seed: int = 0) -> dict[str, Tensor]:
@@ -39,7 +39,7 @@ def hessian_diagonal(seen: Calibration, *, probes: int = 8, seed: int = 0) -> di
     Source: Bekas, Kokiopoulou and Saad (2007), equation 1.
     """
     if probes < 1:
-        raise BoxwoodError(f"Expected at least 1 probe for Hutchinson's estimate, got {probes}.")
+        raise InvalidInput(f"Expected at least 1 probe for Hutchinson's estimate, got {probes}.")
     sums = {name: accumulator(weight) for name, weight in seen.weights.items()}
     examples, ranks, mine = 0, size(seen.group), rank(seen.group)
     with seen.at_rest(), twice_differentiable():
@@ -68,7 +68,7 @@ def input_gram(seen: Calibration) -> dict[str, Tensor]:
     inputs are those under the kernel, in the order of ``weight.flatten(1)``.
 
     Raises:
-        BoxwoodError: a layer is neither linear nor a 1-D or 2-D convolution.
+        InvalidInput: a layer is neither linear nor a 1-D or 2-D convolution.
 
     Example:
         >>> net = nn.Linear(2, 3)
@@ -138,7 +138,7 @@ def damped(gram: Tensor, damping: float) -> Tensor:
                  [0., 4.]]])
     """
     if not damping > 0:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a damping above 0, got {damping}; without it inputs that depend on each "
             f"other have no inverse."
         )

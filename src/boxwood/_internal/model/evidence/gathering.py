@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Mapping
 
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.ranks import all_or_none, check_alike
 from boxwood._internal.model.evidence.activations import (
     feature_rank,
@@ -23,6 +22,7 @@ from boxwood._internal.model.evidence.gradients import (
     hessian_gradient,
 )
 from boxwood._internal.model.evidence.movement import weight_movement
+from boxwood.errors import InvalidInput
 
 Evidence = Mapping[str, Mapping[str, Tensor]]
 """Name of the evidence, then dotted name of the weight, to a tensor."""
@@ -61,7 +61,7 @@ def gather(names: Iterable[str], seen: Calibration, given: Evidence | None = Non
         given: evidence at hand already, which is not gathered again.
 
     Raises:
-        BoxwoodError: evidence that is at hand lacks a weight, or has another shape; or a collector
+        InvalidInput: evidence that is at hand lacks a weight, or has another shape; or a collector
             cannot do its work; or a weight is complex, for which no evidence is defined here; or
             the ranks hold different weights.
 
@@ -93,7 +93,7 @@ def check_same_network(seen: Calibration) -> None:
     """Refuse to add up what ranks have seen of networks that are not the same.
 
     Raises:
-        BoxwoodError: a weight differs between ranks.
+        InvalidInput: a weight differs between ranks.
 
     Example:
         >>> import torch
@@ -112,7 +112,7 @@ def check_same_network(seen: Calibration) -> None:
 def _check_real(needs: list[str], seen: Calibration) -> None:
     named = [name for name, weight in seen.weights.items() if weight.is_complex()]
     if needs and named:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected real weights for the evidence {needs[0]!r}, got {named[0]!r}, which is "
             f"complex; score it by magnitude, or leave it out with where=."
         )
@@ -123,7 +123,7 @@ def _checked_given(
 ) -> Mapping[str, Tensor]:
     for name in seen.weights:
         if name not in tensors:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected the evidence {need!r} of every weight, got none for {name!r}; gather it "
                 f"for the weights of the same where=."
             )

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.model.evidence.calibration import Calibration, accumulator
 from boxwood._internal.model.evidence.second_order import refusing_first_order, twice_differentiable
+from boxwood.errors import InvalidInput
 
 
 def gradient(seen: Calibration) -> dict[str, Tensor]:
@@ -165,7 +165,7 @@ def derivative_along(
         more: another vector follows.
 
     Raises:
-        BoxwoodError: an operation has no second derivative.
+        InvalidInput: an operation has no second derivative.
     """
     product = sum((first[name] * vector[name]).sum() for name in weights)
     if not isinstance(product, Tensor) or not product.requires_grad:  # a loss linear in all weights
@@ -199,7 +199,7 @@ def _ones_like_one(inputs: Any) -> Any:
         return tuple(_ones_like_one(each) for each in inputs)
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
         got = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected inputs that are float tensors for SynFlow, whose input is all ones, got "
             f"{got}; prune the part of the network that takes floats."
         )

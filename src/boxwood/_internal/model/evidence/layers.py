@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.model.layer_kinds import TRANSPOSED_CONVOLUTIONS, layouts_of, linear_kinds
+from boxwood.errors import InvalidInput
 
 _Layer = Any  # one of `layer_kinds`; torch types the attributes of modules as tensors or modules
 
@@ -63,7 +63,7 @@ def linear_map(layer: _Layer) -> Callable[[Tensor, Tensor], Tensor]:
         if isinstance(layer, kind):
             extra: Any = layer.output_padding
             if any(extra):
-                raise BoxwoodError(
+                raise InvalidInput(
                     f"Expected transposed convolutions without output padding, got {layer}; leave "
                     f"its weight out with where=."
                 )

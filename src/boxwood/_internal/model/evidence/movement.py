@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.model.evidence.calibration import Calibration, accumulator
 from boxwood._internal.model.rounds import overflow
+from boxwood.errors import InvalidInput
 
 
 class TrackMovement:
@@ -77,15 +77,15 @@ def weight_movement(seen: Calibration) -> dict[str, Tensor]:
     """Refuse: movement is what a training leaves, and cannot be gathered afterwards.
 
     Raises:
-        BoxwoodError: always.
+        InvalidInput: always.
 
     Example:
         >>> weight_movement(Calibration(nn.Linear(1, 1), {}))
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected evidence=TrackMovement(...).evidence() for the evidence 'weight_movement' of 0 tensors, got none; attach TrackMovement to the optimizer before training.
+        boxwood.errors.InvalidInput: Expected evidence=TrackMovement(...).evidence() for the evidence 'weight_movement' of 0 tensors, got none; attach TrackMovement to the optimizer before training.
     """
-    raise BoxwoodError(
+    raise InvalidInput(
         f"Expected evidence=TrackMovement(...).evidence() for the evidence 'weight_movement' of "
         f"{len(seen.weights)} tensors, got none; attach TrackMovement to the optimizer before "
         f"training."

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from boxwood._internal.core.errors import BoxwoodError
+from boxwood.errors import InvalidInput
 
 
 @contextmanager
@@ -33,14 +33,14 @@ def refusing_first_order() -> Iterator[None]:
     """Refuse operations without second derivatives, naming what torch names.
 
     Raises:
-        BoxwoodError: torch cannot differentiate what is differentiated in here.
+        InvalidInput: torch cannot differentiate what is differentiated in here.
 
     Example:
         >>> with refusing_first_order():
         ...     raise RuntimeError("derivative for aten::_fused_backward is not implemented")
         Traceback (most recent call last):
         ...
-        boxwood._internal.core.errors.BoxwoodError: Expected operations with second derivatives, got one of which torch says: derivative for aten::_fused_backward is not implemented; take a criterion of first derivatives, such as fisher or taylor, or write that operation with others in the network or the loss.
+        boxwood.errors.InvalidInput: Expected operations with second derivatives, got one of which torch says: derivative for aten::_fused_backward is not implemented; take a criterion of first derivatives, such as fisher or taylor, or write that operation with others in the network or the loss.
     """
     try:
         yield
@@ -48,7 +48,7 @@ def refusing_first_order() -> Iterator[None]:
         raise
     except RuntimeError as error:
         said = str(error).strip().partition("\n")[0].rstrip(".")
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected operations with second derivatives, got one of which torch says: {said}; "
             f"take a criterion of first derivatives, such as fisher or taylor, or write that "
             f"operation with others in the network or the loss."

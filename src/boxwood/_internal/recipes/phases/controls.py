@@ -9,12 +9,12 @@ from torch import Tensor
 
 from boxwood._internal.core import spec
 from boxwood._internal.core.criteria import magnitude
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.masks import Masks, apply
 from boxwood._internal.core.seeds import generator_for
 from boxwood._internal.core.selection import select
 from boxwood._internal.core.shuffles import Shuffle, within_layers
 from boxwood._internal.recipes.phase import State, World
+from boxwood.errors import InvalidInput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,7 @@ class AddNoise:
 
     def __post_init__(self) -> None:
         if not self.scale > 0:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected noise of scale > 0 standard deviations, got {self.scale}; use Rewind "
                 f"for none."
             )
@@ -149,6 +149,6 @@ def _filled(mask: Tensor, survivors: Tensor) -> Tensor:
 
 def _require(masks: Masks | Mapping[str, Tensor], phase: object) -> None:
     if not masks:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected masks before {type(phase).__name__}, got none; put a Prune phase before it."
         )

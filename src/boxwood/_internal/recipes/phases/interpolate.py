@@ -6,9 +6,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from boxwood._internal.core import spec
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.recipes.phase import State, World
 from boxwood._internal.train.metrics import accuracy
+from boxwood.errors import InvalidInput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Interpolate:
 
     def __post_init__(self) -> None:
         if self.points < 2:
-            raise BoxwoodError(f"Expected at least 2 points on the line, got {self.points}.")
+            raise InvalidInput(f"Expected at least 2 points on the line, got {self.points}.")
 
     def run(self, state: State, world: World) -> State:
         """Measure; the state passes through, and the facts hold a row per α."""

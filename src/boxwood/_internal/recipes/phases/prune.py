@@ -9,7 +9,6 @@ from boxwood._internal.core import spec
 from boxwood._internal.core.allocation import Scope, global_
 from boxwood._internal.core.chance import draws, seeded
 from boxwood._internal.core.criteria import magnitude
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.examples import Chosen, Examples, InBatches
 from boxwood._internal.core.granularity import Elements, Granularity
 from boxwood._internal.core.masks import sparsity
@@ -21,6 +20,7 @@ from boxwood._internal.model.oneshot import project_, prune, prune_in_rounds
 from boxwood._internal.model.prunable import Where, linear_and_conv
 from boxwood._internal.model.scoring import Criterion
 from boxwood._internal.recipes.phase import State, World, state_of
+from boxwood.errors import InvalidInput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Prune:
         label: a name for later phases.
 
     Raises:
-        BoxwoodError: there is less than one round, or there are several and no sparsity.
+        InvalidInput: there is less than one round, or there are several and no sparsity.
 
     Example:
         >>> from boxwood._internal.core.criteria import synflow
@@ -66,7 +66,7 @@ class Prune:
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or (self.rounds > 1 and self.sparsity is None):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected rounds >= 1, and a total sparsity where there are several, got "
                 f"rounds={self.rounds}, sparsity={self.sparsity}; give the sparsity after the last "
                 f"round and a scope without numbers of its own, or rounds=1."

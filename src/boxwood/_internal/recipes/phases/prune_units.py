@@ -9,7 +9,6 @@ from torch import nn
 from boxwood._internal.core import spec
 from boxwood._internal.core.chance import draws, seeded
 from boxwood._internal.core.criteria import magnitude
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.examples import InBatches
 from boxwood._internal.core.masks import Masks, combine, sparsity
 from boxwood._internal.core.seeds import seed_for
@@ -27,6 +26,7 @@ from boxwood._internal.model.scoring import Criterion
 from boxwood._internal.recipes.phase import State, World, state_of
 from boxwood._internal.recipes.unit_selection import select_units
 from boxwood._internal.train.metrics import device_of
+from boxwood.errors import InvalidInput
 
 _BATCH = 250
 
@@ -102,10 +102,10 @@ def remove(model: nn.Module, selection: UnitSelection, state: State) -> State:
         Weights, masks, and facts: what each group keeps, and the report.
 
     Raises:
-        BoxwoodError: statistics of a normalisation span what is removed.
+        InvalidInput: statistics of a normalisation span what is removed.
     """
     if restatements(selection):
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a network whose statistics span no removed channels, got "
             f"{restatements(selection)[0]}; shrink it with boxwood._internal.graph.equivalence.shrink, and train "
             "the smaller network."
@@ -134,7 +134,7 @@ def kept_under(found: Units, masks: Masks) -> Kept:
     """Say which units masks leave: all but those of which every weight is masked.
 
     Raises:
-        BoxwoodError: the masks take more away than whole units.
+        InvalidInput: the masks take more away than whole units.
 
     Example:
         >>> from torch import nn
@@ -153,7 +153,7 @@ def kept_under(found: Units, masks: Masks) -> Kept:
     whole = masks_of(UnitSelection(found, kept))
     for name, mask in masks.items():
         if int(mask.sum()) != int(whole.get(name, torch.ones_like(mask)).sum()):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected masks that take whole units away, got one of {name!r} with "
                 f"{int((~mask).sum())} single weights masked; remove units first, weights last."
             )

@@ -93,7 +93,7 @@ class SearchFilters:
         label: a name for later phases.
 
     Raises:
-        BoxwoodError: there is no such layer, or the masks so far are not of whole units.
+        InvalidInput: there is no such layer, or the masks so far are not of whole units.
 
     Source: Huang, Zhou, You and Neumann (2018).
     Differs from the paper: how long a try is fine-tuned before it is rewarded is not known, so it

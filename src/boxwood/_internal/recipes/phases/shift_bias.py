@@ -6,10 +6,10 @@ from typing import ClassVar
 import torch
 
 from boxwood._internal.core import spec
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.distill.ensembles import answering
 from boxwood._internal.model.output import output_layer
 from boxwood._internal.recipes.phase import State, World
+from boxwood.errors import InvalidInput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class ShiftBias:
         label: a name for later phases.
 
     Raises:
-        BoxwoodError: there are no classes or no shifts.
+        InvalidInput: there are no classes or no shifts.
 
     Source: Hinton, Vinyals and Dean (2015), section 3.
     Differs from the paper: it chose by test accuracy.
@@ -39,7 +39,7 @@ class ShiftBias:
 
     def __post_init__(self) -> None:
         if not self.classes or not self.shifts:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected classes and shifts to try, got classes={self.classes}, "
                 f"shifts={self.shifts}; give at least one of each."
             )
@@ -49,7 +49,7 @@ class ShiftBias:
         model, part = world.network(state), world.data.validation
         name = f"{output_layer(model, world.data.classes)}.bias"
         if name not in state.weights:
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected an output layer with biases to shift, got none named {name!r}; build "
                 f"the network with them."
             )

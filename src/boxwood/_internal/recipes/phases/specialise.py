@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from boxwood._internal.core import spec
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.distill.ensembles import answering
 from boxwood._internal.distill.specialists import (
     Groups,
@@ -19,6 +18,7 @@ from boxwood._internal.distill.specialists import (
 from boxwood._internal.model.output import output_layer
 from boxwood._internal.recipes.phase import State, World, load_weights_, state_of
 from boxwood._internal.train.loop import Fit, fit_
+from boxwood.errors import InvalidInput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Group:
         label: by which `Specialise` and `Consult` find the groups.
 
     Raises:
-        BoxwoodError: not exactly one of the two is given.
+        InvalidInput: not exactly one of the two is given.
 
     Example:
         >>> Group(given=((0, 2, 4, 6), (5, 7, 9))).label
@@ -49,7 +49,7 @@ class Group:
 
     def __post_init__(self) -> None:
         if (self.clusters is None) == (self.given is None):
-            raise BoxwoodError(
+            raise InvalidInput(
                 f"Expected either clusters or given groups, got clusters={self.clusters}, "
                 f"given={self.given}; leave one of them out."
             )

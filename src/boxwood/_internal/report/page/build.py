@@ -50,7 +50,7 @@ class Report:
         """Read what was measured; of a network that two files have, ways of the later one stand.
 
         Raises:
-            BoxwoodError: a file is damaged, or two were measured with different machines or settings.
+            InvalidInput: a file is damaged, or two were measured with different machines or settings.
         """
         beside = [path / latency.FILE for path in self.stores]
         paths = [*filter(Path.exists, beside), *self.latencies]
@@ -88,7 +88,7 @@ def page(report: Report, *, live: bool = False) -> str:
     """Make the page of a report as HTML; the same stores give the same page.
 
     Raises:
-        BoxwoodError: there is no store or no run, or the charts' library is not installed.
+        InvalidInput: there is no store or no run, or the charts' library is not installed.
     """
     found = articles(report)
     several = len(found) > 1
@@ -126,7 +126,7 @@ def write_csv(found: Sequence[Article], folder: Path) -> list[Path]:
     """Write every table as ``STUDY-TABLE.csv``, with exact numbers; return the files.
 
     Raises:
-        BoxwoodError: the folder cannot be written.
+        InvalidInput: the folder cannot be written.
     """
     written = []
     for each in found:

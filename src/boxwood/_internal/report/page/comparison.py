@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.report.page.charts import base, tooltip
 from boxwood._internal.report.page.document import Column, Figure, Table
 from boxwood._internal.report.page.metrics import KEPT, Metric, percent
 from boxwood._internal.report.page.networks import Network, against, better, networks, yardstick
 from boxwood._internal.report.page.store_reader import Study
 from boxwood._internal.report.statistics import PairedComparison
+from boxwood.errors import InvalidInput
 
 _SAME = 0.1
 """Two networks kept as much when what they kept differs by no more than this part of it.
@@ -101,7 +101,7 @@ def compare(studies: Sequence[Study], a: str, b: str) -> Comparison:
         b: the same.
 
     Raises:
-        BoxwoodError: a name is unknown, or nothing of the two can be paired.
+        InvalidInput: a name is unknown, or nothing of the two can be paired.
     """
     known: dict[str, None] = {}
     for study in studies:
@@ -111,11 +111,11 @@ def compare(studies: Sequence[Study], a: str, b: str) -> Comparison:
             return _compared(study, a, b, groups[a], groups[b])
     missing = [name for name in (a, b) if name not in known]
     if missing:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected recipes or networks of the report ({', '.join(list(known)[:12])}), got "
             f"{missing[0]!r}; correct the name."
         )
-    raise BoxwoodError(
+    raise InvalidInput(
         f"Expected two recipes of one study, got {a!r} and {b!r}, which have another network, other "
         f"data or no seed in common; run both on the same seeds."
     )
@@ -247,7 +247,7 @@ def _compared(
             )
         )
     if not pairs:
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected networks of {a!r} and {b!r} that kept as many weights on the same seeds, got "
             f"none; prune both to the same sparsities."
         )

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.report.page.charts import base, tooltip
 from boxwood._internal.report.page.document import (
     Column,
@@ -26,6 +25,7 @@ from boxwood._internal.report.page.document import (
 from boxwood._internal.report.page.metrics import percent
 from boxwood._internal.report.page.store_reader import Run, Study
 from boxwood._internal.runs.store import Store
+from boxwood.errors import BoxwoodError
 
 PRUNED = "pruned"
 """Name of the pick that chooses a pruned network in this section."""

@@ -9,9 +9,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.report.page.charts import THEME, colour, dash, shape
 from boxwood._internal.report.page.document import Article, Column, Figure, Table
+from boxwood.errors import InvalidInput
 
 _MOST_ROWS = 120
 """Tables of more rows are text in JSON until they are opened, so that the page opens at once."""
@@ -41,7 +41,7 @@ def render(
         live: whether a server on this machine renews the page while runs go on.
 
     Raises:
-        BoxwoodError: the charts' library is not installed.
+        InvalidInput: the charts' library is not installed.
     """
     environment = Environment(
         loader=PackageLoader("boxwood._internal.report.page", ""),
@@ -136,7 +136,7 @@ def library() -> str:
     """Return the charts' library as JavaScript.
 
     Raises:
-        BoxwoodError: it is not installed; the extra that has it is named.
+        InvalidInput: it is not installed; the extra that has it is named.
 
     Example:
         >>> "vegaEmbed" in library()  # doctest: +SKIP
@@ -145,7 +145,7 @@ def library() -> str:
     try:
         import vl_convert
     except ImportError as error:
-        raise BoxwoodError(
+        raise InvalidInput(
             "Expected vl-convert-python, which holds the charts' library, got none; do "
             "`pip install 'boxwood[report]'`."
         ) from error

@@ -8,10 +8,10 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
-from boxwood._internal.core.errors import BoxwoodError, Damaged
 from boxwood._internal.report.page.facts import describes_a_network, number
 from boxwood._internal.report.study import Measurement
 from boxwood._internal.runs.store import Store
+from boxwood.errors import BoxwoodError, DamagedFileWarning, InvalidInput
 
 Spec = Mapping[str, Any]
 
@@ -166,7 +166,7 @@ def read(
         without: the same, to leave out.
 
     Raises:
-        BoxwoodError: there is no store, no run, or no run of such a name.
+        InvalidInput: there is no store, no run, or no run of such a name.
     """
     runs = [run for store in stores for run in _runs(store)]
     chosen = [
@@ -174,7 +174,7 @@ def read(
     ]
     if not chosen:
         names = ", ".join(str(store.root) for store in stores)
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected runs to report in {names}, got {len(runs)} of which none has a wanted name; "
             f"list them with `boxwood runs list`."
         )
@@ -222,7 +222,7 @@ def short(spec: Any) -> str:
 
 def _runs(store: Store) -> Iterator[Run]:
     if not store.root.is_dir():
-        raise BoxwoodError(
+        raise InvalidInput(
             f"Expected a store at {store.root}, got no such folder; give the --store of a run."
         )
     records: dict[str, Mapping[str, Any] | None] = {}
@@ -248,7 +248,7 @@ def _record(store: Store, key: str) -> Mapping[str, Any] | None:
     try:
         return store.record(key) if store.has(key) else None
     except BoxwoodError as error:
-        warnings.warn(str(error), Damaged, stacklevel=2)
+        warnings.warn(str(error), DamagedFileWarning, stacklevel=2)
         return None
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.report.page.document import (
     Card,
     Cards,
@@ -19,6 +18,7 @@ from boxwood._internal.report.page.networks import Network, against, chosen, yar
 from boxwood._internal.report.page.store_reader import Study
 from boxwood._internal.report.page.warnings import cautions
 from boxwood._internal.report.study import Finding, Measurement
+from boxwood.errors import BoxwoodError
 
 Judge = Callable[[tuple[Measurement, ...]], Sequence[Finding]]
 

@@ -1,0 +1,76 @@
+"""What Boxwood raises and warns with.
+
+Every message has one form: ``Expected …, got …; do …``. ``except boxwood.BoxwoodError`` catches all
+of it; the classes below tell what a program can do about it.
+"""
+
+
+class BoxwoodError(Exception):
+    """What every error of Boxwood is.
+
+    The command line turns these errors, and no others, into one paragraph and exit code 2.
+
+    Example:
+        >>> raise BoxwoodError("Expected sparsity in [0, 1), got 1.5; give the fraction of zeros.")
+        Traceback (most recent call last):
+        ...
+        boxwood.errors.BoxwoodError: Expected sparsity in [0, 1), got 1.5; give the fraction of zeros.
+    """
+
+
+class InvalidInput(BoxwoodError, ValueError):
+    """An argument, an option or data has a value that cannot be used; correct it and call again.
+
+    Example:
+        >>> import boxwood, torch
+        >>> boxwood.prune(torch.nn.Linear(2, 2), sparsity=1.5)
+        Traceback (most recent call last):
+        ...
+        boxwood.errors.InvalidInput: Expected sparsity in [0, 1), got 1.5; give the fraction of weights that become zero, such as 0.9.
+    """
+
+
+class UnsupportedModel(BoxwoodError):
+    """The code of a model does something that cannot be followed; the message names the line.
+
+    A part of the model, another example or another method may still do.
+    """
+
+
+class EquivalenceError(BoxwoodError):
+    """A smaller or compiled network does not compute what the masked network computes."""
+
+
+class TrainingDiverged(BoxwoodError):
+    """The loss is not finite any more, so that further steps would be wasted."""
+
+
+class DistributedError(BoxwoodError):
+    """Ranks of ``torch.distributed`` hold or ask for different things."""
+
+
+class CheckpointError(BoxwoodError):
+    """A file, a folder or a store cannot be read or written as what it should be.
+
+    It is damaged, incomplete, of a newer version, of another format or of another network.
+    """
+
+
+class UntrustedCode(BoxwoodError):
+    """A file names code that nobody has said to trust; nothing of it was run."""
+
+
+class MissingDependency(BoxwoodError, ImportError):
+    """A package is not installed that belongs to an extra; the message has the line for pip."""
+
+
+class NoEffect(UserWarning):
+    """A call was valid and changed nothing, which is rarely what was meant."""
+
+
+class SelectionWarning(UserWarning):
+    """What is pruned by default may not be what was meant: matrices are left out, or are shared."""
+
+
+class DamagedFileWarning(UserWarning):
+    """A file cannot be used and was left out; the message names it and says what to do."""
