@@ -2,10 +2,11 @@
 
 import numpy as np
 import torch
-from measuring import Row, by_turns, compare, main
+from measuring import Row, compare, main
 
 from boxwood._internal.agent.environment import InProcesses, Tries
 from boxwood._internal.agent.reinforce import draw
+from boxwood._internal.core.timing import by_turns
 from boxwood._internal.data.splits import InMemory
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.model.oneshot import project_
@@ -59,7 +60,9 @@ def measure(quick: bool) -> list[Row]:
             for update in actions:
                 many.drops(update)
 
-        times = by_turns({"one": one, "two": two, "masked": all_masked}, repeats=3 if quick else 7)
+        times = by_turns(
+            {"one": one, "two": two, "masked": all_masked}, turns=3 if quick else 7, warm_up=1
+        )
     rates = {name: [updates * TRIES / seconds for seconds in each] for name, each in times.items()}
     return [
         compare("tries of a cut network", rates["one"], rates["masked"],

@@ -5,13 +5,14 @@ import itertools
 from collections.abc import Callable, Iterator
 
 import torch
-from measuring import Row, by_turns, compare, main
+from measuring import Row, compare, main
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import parametrize
 from torch.nn.utils.prune import custom_from_mask
 
 from boxwood._internal.core.masks import Masks
+from boxwood._internal.core.timing import by_turns
 from boxwood._internal.model.binding import MaskBinding
 from boxwood._internal.model.oneshot import project_, prune
 from boxwood._internal.zoo.lenet import lenet_300_100
@@ -65,7 +66,7 @@ def ways(
     }
     times = {
         way: [1e3 * seconds for seconds in each]
-        for way, each in by_turns(steps, repeats=repeats, calls=calls).items()
+        for way, each in by_turns(steps, turns=repeats, calls=calls, warm_up=1).items()
     }
     dense = times.pop("dense")
     return [

@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from measuring import Row, by_turns, compare, main
+from measuring import Row, compare, main
 
 from boxwood._internal.core.spec import Call, decode, encode
+from boxwood._internal.core.timing import by_turns
 from boxwood._internal.data.splits import InMemory, Splits, from_tensors
 from boxwood._internal.distill.cached_logits import Shards, ask_all
 from boxwood._internal.distill.ensembles import answering
@@ -73,7 +74,7 @@ def epoch(name: str, net: Call, quick: bool) -> Row:
             "ours": from_answers,
             "labels": lambda: fit_(labelled, examples, FIT, seed=0),
         }
-        times = by_turns(ways, repeats=5 if quick else 15)
+        times = by_turns(ways, turns=5 if quick else 15, warm_up=1)
     return compare(name, times["ours"], times["labels"], "labels alone", unit="s")
 
 

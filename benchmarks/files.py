@@ -5,13 +5,14 @@ import tempfile
 from pathlib import Path
 
 import torch
-from measuring import Row, by_turns, compare, main
+from measuring import Row, compare, main
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from boxwood._internal.core.allocation import allocate
 from boxwood._internal.core.masks import apply, pack
 from boxwood._internal.core.selection import select
+from boxwood._internal.core.timing import by_turns
 from boxwood._internal.files.packed import pack_file, unpack_file
 from boxwood._internal.files.streaming import prune_checkpoint
 
@@ -61,7 +62,7 @@ def packing(at: Path, weights: dict[str, Tensor], sparsity: float, repeats: int)
         **zstd_steps(dense, squeezed, back),
     }
     del pruned
-    times = by_turns(steps, repeats=repeats)
+    times = by_turns(steps, turns=repeats, warm_up=1)
     size = dense.stat().st_size
     rates = {way: [size / 1e6 / seconds for seconds in each] for way, each in times.items()}
     rows = [sizes(f"{name}: bytes", packed, dense, "dense safetensors")]
@@ -123,7 +124,7 @@ def pruning(at: Path, weights: dict[str, Tensor], repeats: int) -> list[Row]:
         save_file(apply(tensors, masks), at / "whole.safetensors")
         save_file(pack(masks), at / "bits.safetensors")
 
-    times = by_turns({"ours": streamed, "memory": in_memory}, repeats=repeats)
+    times = by_turns({"ours": streamed, "memory": in_memory}, turns=repeats, warm_up=1)
     name = f"prune {source.stat().st_size / 1e6:.0f} MB"
     return [compare(f"{name}, streamed", times["ours"], times["memory"], "in memory", unit="s")]
 

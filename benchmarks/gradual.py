@@ -5,13 +5,13 @@ import itertools
 from collections.abc import Callable
 
 import torch
-from measuring import Row, by_turns, compare, main
+from measuring import Row, compare, main
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from boxwood._internal.core.policies import Gradual, Policy, RigL
 from boxwood._internal.core.schedules import Cubic
-from boxwood._internal.engine.choosing import clock_for
+from boxwood._internal.core.timing import by_turns, clock_for
 from boxwood._internal.model.prunable import Named, Where, linear_and_conv
 from boxwood._internal.model.sparse_training import SparseTraining
 
@@ -68,7 +68,7 @@ def measure(quick: bool) -> list[Row]:
                 word: hundred_steps(copy.deepcopy(net), inputs, targets, policy, where)
                 for word, policy in TRAININGS.items()
             }
-            turns = by_turns(runs, repeats=2, clock=clock_for(torch.get_num_threads()))
+            turns = by_turns(runs, turns=2, clock=clock_for(torch.get_num_threads()), warm_up=1)
             for word, found in turns.items():
                 times[word] += found
         rows += [

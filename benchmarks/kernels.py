@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from measuring import Row, by_turns, compare, main
+from measuring import Row, compare, main
 from torch.nn import functional
 
+from boxwood._internal.core.timing import by_turns
 from boxwood._internal.engine import costs
 from boxwood._internal.engine.kernels import conv, matvec, peak
 from boxwood._internal.engine.kernels.conv import Conv
@@ -113,11 +114,13 @@ def timed(
     """Time everything by turns; the peer of every row is the one with the least median."""
     library = load_codes([kernel.code for kernel, _ in kernels.values()], host(), default_cache())
     ours = {
-        key: costs.Bound(kernel, problem.source, problem.target, library)
+        key: costs.TimedKernel(kernel, problem.source, problem.target, library)
         for key, (kernel, problem) in kernels.items()
     }
     with torch.inference_mode():
-        times = by_turns({**ours, **peers}, repeats=repeats, calls=8, clock=time.thread_time)
+        times = by_turns(
+            {**ours, **peers}, turns=repeats, calls=8, clock=time.thread_time, warm_up=1
+        )
     best = min(peers, key=lambda peer: float(np.median(times[peer])))
     milliseconds = {key: [1e3 * each for each in series] for key, series in times.items()}
     rows = [

@@ -6,10 +6,11 @@ from dataclasses import replace
 from functools import cache
 
 import torch
-from measuring import Row, by_turns, compare, main
+from measuring import Row, compare, main
 from torch.nn.functional import cross_entropy
 
 from boxwood._internal.core.spec import Call
+from boxwood._internal.core.timing import by_turns
 from boxwood._internal.data.digits import digits
 from boxwood._internal.data.splits import InMemory, Splits
 from boxwood._internal.recipes import lottery_networks as networks
@@ -70,7 +71,7 @@ def _level(quick: bool) -> list[Row]:
             "same": lambda: _bare(row, train, data, state, fused=True, watch=True),
             "plain": lambda: _bare(row, train, data, state, fused=False, watch=False),
         }
-        times = by_turns(ways, repeats=3 if quick else 11)
+        times = by_turns(ways, turns=3 if quick else 11, warm_up=1)
     rates = {way: [steps / seconds for seconds in each] for way, each in times.items()}
     return [
         compare("level", rates["level"], rates["same"], "bare loop that validates too", unit="steps/s"),
@@ -123,7 +124,7 @@ def _workers(quick: bool) -> list[Row]:
             run_in_processes(jobs, Store(folder), workers=workers)
 
     ways = {"one": lambda: run(1), "two": lambda: run(2)}
-    times = by_turns(ways, repeats=1 if quick else 3, warm=False)
+    times = by_turns(ways, turns=1 if quick else 3)
     rates = {way: [steps / seconds for seconds in each] for way, each in times.items()}
     return [compare("two workers", rates["two"], rates["one"], "one worker", unit="steps/s")]
 

@@ -5,8 +5,7 @@ import json
 import os
 import platform
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -22,36 +21,6 @@ class Row:
     peer_name: str
     ratio: float
     unit: str
-
-
-def by_turns(
-    steps: Mapping[str, Callable[[], object]],
-    *,
-    repeats: int,
-    calls: int = 1,
-    clock: Callable[[], float] = time.perf_counter,
-    before: Callable[[], object] = lambda: None,
-    warm: bool = True,
-) -> dict[str, list[float]]:
-    """Time each step ``repeats`` times, one after another within a repeat, in seconds per call.
-
-    Every other repeat goes through the steps backwards, so that none profits from its place.
-    Steps of one thread may be timed by ``time.thread_time``, which other processes do not touch.
-    ``before`` runs before each step, untimed; `gc.collect` lets none pay for another's garbage.
-    Steps that start processes of their own need no ``warm`` run first.
-    """
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for step in steps.values() if warm else ():
-        for _ in range(max(1, calls // 2)):
-            step()
-    for repeat in range(repeats):
-        for name in list(steps)[:: -1 if repeat % 2 else 1]:
-            before()
-            begin = clock()
-            for _ in range(calls):
-                steps[name]()
-            times[name].append((clock() - begin) / calls)
-    return times
 
 
 def compare(

@@ -6,11 +6,12 @@ import subprocess
 import sys
 
 import torch
-from measuring import Row, by_turns, compare, main
+from measuring import Row, compare, main
 from torch import Tensor
 
 from boxwood._internal.core.allocation import allocate
 from boxwood._internal.core.selection import select
+from boxwood._internal.core.timing import by_turns
 
 SPARSITY = 0.9
 TENSORS = 10
@@ -24,7 +25,7 @@ def measure(quick: bool) -> list[Row]:
     grown = {way: growth(way, each) for way in ("ours", "theirs")}
     weights = scores(each)
     steps = {"ours": lambda: ours(weights), "peer": lambda: theirs(weights)}
-    times = by_turns(steps, repeats=5 if quick else 7)
+    times = by_turns(steps, turns=5 if quick else 7, warm_up=1)
     name = f"{TENSORS} x {each / 1e6:.0f} M"
     rows = [compare(f"{name}: time", times["ours"], times["peer"], PEER, unit="s")]
     kinds = ("working memory", "with the masks")

@@ -30,10 +30,10 @@ from typing import Any
 import torch
 from architectures import bert_base, corpus
 from every_transformer import every_transformer, first_line
-from measuring import Row, by_turns, compare, machine, main
+from measuring import Row, compare, machine, main
 from torch import nn
 
-from boxwood._internal.engine.choosing import clock_for
+from boxwood._internal.core.timing import by_turns, clock_for
 from boxwood._internal.graph.equivalence import check_equivalence, shrink
 from boxwood._internal.graph.examples import as_arguments
 from boxwood._internal.graph.reference import restatements
@@ -279,7 +279,13 @@ def measure(quick: bool) -> list[Row]:
         }
         with contextlib.redirect_stdout(io.StringIO()):
             clock = clock_for(torch.get_num_threads())
-            times = by_turns(steps, repeats=1 if quick else 5, clock=clock, before=gc.collect)
+            times = by_turns(
+                steps,
+                turns=1 if quick else 5,
+                clock=clock,
+                before=lambda _: gc.collect(),
+                warm_up=1,
+            )
         rows += [
             compare(f"{name}: {step}", times[step], times["peer"], "Torch-Pruning", unit="s")
             for step in steps

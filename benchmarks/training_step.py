@@ -1,9 +1,10 @@
 """The training loop against the barest PyTorch loop that does the same arithmetic."""
 
 import torch
-from measuring import Row, by_turns, compare, main
+from measuring import Row, compare, main
 from torch.nn.functional import cross_entropy
 
+from boxwood._internal.core.timing import by_turns
 from boxwood._internal.data.splits import InMemory
 from boxwood._internal.train.loop import Fit, fit_
 from boxwood._internal.train.optimizers import SGD
@@ -34,7 +35,7 @@ def measure(quick: bool) -> list[Row]:
             optimizer.step()
 
     loops = {"ours": lambda: fit_(ours, examples, fit, seed=0), "bare": bare}
-    times = by_turns(loops, repeats=15 if quick else 101)
+    times = by_turns(loops, turns=15 if quick else 101, warm_up=1)
     rates = {way: [steps / seconds for seconds in each] for way, each in times.items()}
     return [compare("fit_", rates["ours"], rates["bare"], "bare PyTorch", unit="steps/s")]
 

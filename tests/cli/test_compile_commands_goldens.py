@@ -308,7 +308,9 @@ def test_the_engine_is_absent_where_it_leaves_a_network_to_torch() -> None:
 def test_a_race_tells_its_turns() -> None:
     """For a bar of progress."""
     told: list[tuple[int, int]] = []
-    race({"nothing": lambda: None}, turns=2, told=lambda done, turns: told.append((done, turns)))
+    race(
+        {"nothing": lambda: None}, turns=2, progress=lambda done, turns: told.append((done, turns))
+    )
     assert told == [(1, 2), (2, 2)]
 
 

@@ -2,14 +2,12 @@
 
 import itertools
 
-import numpy as np
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from boxwood._internal.engine import codec
 from boxwood._internal.engine.choosing import _cheapest, _copy_seconds
-from boxwood._internal.engine.contenders import median_interval
 from boxwood._internal.engine.explain import Times
 from boxwood._internal.engine.kernels.contract import Activation
 from boxwood._internal.engine.layouts import padded
@@ -100,17 +98,3 @@ def test_what_is_written_down_is_read_as_it_was() -> None:
         torch.channels_last, torch.device("cpu"), None, True,
     )  # fmt: skip
     assert codec.decode(json.loads(json.dumps(codec.encode(parts)))) == parts
-
-
-@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=40))
-def test_a_median_lies_in_its_interval(values) -> None:
-    """The interval's ends are two of the values, and enclose the median."""
-    median, low, high = median_interval(values)
-    assert {low, high} <= set(values)
-    assert low <= median <= high
-    assert median == np.median(values)
-
-
-def test_the_median_interval_has_the_tables_ranks() -> None:
-    """For 21 values the 95 % interval is from the 6th to the 16th."""
-    assert median_interval(list(range(1, 22))) == (11, 6, 16)

@@ -27,12 +27,11 @@ from boxwood._internal.cli.models import (
 )
 from boxwood._internal.cli.progress import bar
 from boxwood._internal.cli.terminal import Console, say
+from boxwood._internal.core.timing import Run, median_interval
 from boxwood._internal.engine.contenders import (
     Contender,
     Result,
-    Run,
     boxwood_engine,
-    median_interval,
     onnx_runtime,
     openvino,
     race,
@@ -125,7 +124,7 @@ def bench(
             else:
                 runs[entry.name] = contender.run
     with bar("racing, turn", quiet=False) as told:
-        results = race(runs, turns=turns, told=told or (lambda done, whole: None))  # noqa: ARG005
+        results = race(runs, turns=turns, progress=told or (lambda done, whole: None))  # noqa: ARG005
     by_entry = {
         entry: result for entry in entries for result in results if result.name == entry.name
     }

@@ -1,4 +1,4 @@
-"""Kernel or torch, for each operation: measured, and settled for the whole program at once.
+"""Kernel or torch, for each operation: measured, and decided for the whole program at once.
 
 Both ways are timed step by step. An operation costs its time where it runs, and a value that one
 side makes and the other reads costs a copy; the cheapest assignment is a minimum cut of the graph
@@ -7,12 +7,14 @@ of operations. It is then run against both pure assignments, and the fastest is 
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from boxwood._internal.core.timing import clock_for, elapsed, timed_turns
 from boxwood._internal.engine import aten_ops
 from boxwood._internal.engine.explain import Times
 from boxwood._internal.engine.program import Op, Program, Torch, at
@@ -49,7 +51,7 @@ def choose(session: Session, inputs: Sequence[Tensor]) -> tuple[frozenset[int], 
             for position, op in enumerate(program.ops)
         }
         cut = session.assigned(_cheapest(program, batch, times))
-        best = min((cut, whole, none), key=_race((cut, whole, none), inputs).__getitem__)
+        best = min((cut, whole, none), key=_least_seconds((cut, whole, none), inputs).__getitem__)
     return best.native & able, times
 
 
@@ -61,9 +63,7 @@ def _is_view(op: Op) -> bool:
 def _measured(session: Session, inputs: Sequence[Tensor]) -> dict[int, float]:
     """Return the least seconds of each operation, by position."""
     runner, clock = session.runner(session.program.batch or 0), clock_for(session.threads)
-    begin = clock()
-    runner(inputs)
-    repeats = REPEATS if (clock() - begin) * REPEATS < LONG else 2
+    repeats = REPEATS if elapsed(partial(runner, inputs), clock) * REPEATS < LONG else 2
     found: dict[int, float] = {}
     for step, seconds in zip(runner.single, runner.timed(inputs, repeats, clock), strict=True):
         for position in step.positions:
@@ -71,23 +71,17 @@ def _measured(session: Session, inputs: Sequence[Tensor]) -> dict[int, float]:
     return found
 
 
-def clock_for(threads: int) -> Callable[[], float]:
-    """Return the clock that a busy machine disturbs least: of one thread, its own time."""
-    return time.thread_time if threads == 1 else time.perf_counter
-
-
-def _race(sessions: Sequence[Session], inputs: Sequence[Tensor]) -> dict[Session, float]:
+def _least_seconds(sessions: Sequence[Session], inputs: Sequence[Tensor]) -> dict[Session, float]:
     """Return the least seconds of each session, run by turns."""
-    best, start = dict.fromkeys(sessions, math.inf), time.monotonic()
-    for turn in range(2 * REPEATS):
-        if turn >= 2 and time.monotonic() - start > LONG:
+    runs = {
+        session: partial(session.runner(session.program.batch or 0), inputs) for session in sessions
+    }
+    clock, begin = clock_for(sessions[0].threads), time.monotonic()
+    best = dict.fromkeys(sessions, math.inf)
+    for turn, seconds in enumerate(timed_turns(runs, 2 * REPEATS, clock=clock), 1):
+        best = {session: min(best[session], seconds[session]) for session in sessions}
+        if turn >= 2 and time.monotonic() - begin > LONG:
             break
-        for session in sessions[:: -1 if turn % 2 else 1]:
-            runner = session.runner(session.program.batch or 0)
-            clock = clock_for(session.threads)
-            begin = clock()
-            runner(inputs)
-            best[session] = min(best[session], clock() - begin)
     return best
 
 

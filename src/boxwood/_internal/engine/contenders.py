@@ -2,9 +2,6 @@
 
 import importlib.util
 import io
-import math
-import random
-import statistics
 import tempfile
 import time
 import warnings
@@ -18,13 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
+from boxwood._internal.core.timing import Clock, Run, median_interval, timed_turns
 from boxwood._internal.engine import compiling
 from boxwood._internal.engine.copying import copied
 from boxwood._internal.engine.recording import whole_operators
 from boxwood._internal.engine.session import Uncompiled, torch_threads
 from boxwood.errors import BoxwoodError, InvalidInput
-
-Run = Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -173,13 +169,12 @@ def race(
     contenders: Mapping[str, Run],
     *,
     turns: int,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Clock = time.perf_counter,
     warm_up: int = 2,
-    told: Callable[[int, int], None] = lambda done, turns: None,  # noqa: ARG005
+    calls: int = 1,
+    progress: Callable[[int, int], None] = lambda done, turns: None,  # noqa: ARG005
 ) -> list[Result]:
-    """Run all by turns, so that a busy machine slows all alike, and in another order in each.
-
-    What ran before costs a contender some per cent, so none may follow the same one every time.
+    """Run all by turns, as in `timed_turns`.
 
     In its turn each runs twice, and the second run counts: at the first one threads of the one
     before are still awake, and the caches hold what it left.
@@ -189,7 +184,8 @@ def race(
         turns: how often each runs, at least 1.
         clock: wall time, or ``time.process_time`` for one thread on a busy machine.
         warm_up: runs of each that do not count.
-        told: called after each turn with the turns done and all of them.
+        calls: how many calls are one run.
+        progress: called after each turn with the turns done and all of them.
 
     Raises:
         InvalidInput: no contender, or no turn.
@@ -204,39 +200,14 @@ def race(
             "both."
         )
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for run in contenders.values():
-        for _ in range(warm_up):
-            run()
-    for turn in range(turns):
-        for name in random.Random(turn).sample(list(contenders), len(contenders)):
-            contenders[name]()
-            begin = clock()
-            contenders[name]()
-            seconds[name].append(clock() - begin)
-        told(turn + 1, turns)
+    measured = timed_turns(
+        contenders, turns, calls=calls, clock=clock, warm_up=warm_up, before=lambda run: run()
+    )
+    for turn, taken in enumerate(measured, 1):
+        for name, each in taken.items():
+            seconds[name].append(each)
+        progress(turn, turns)
     return [_result(name, taken) for name, taken in seconds.items()]
-
-
-def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return the median, and the order statistics that enclose it in 95 % of samples.
-
-    With fewer than six values there are none; the ends are then the least and the greatest.
-
-    Args:
-        values: at least one.
-
-    Example:
-        >>> median_interval([3.0, 1.0, 2.0, 4.0, 5.0, 6.0, 7.0])
-        (4.0, 1.0, 7.0)
-
-    Reference: H. A. David and H. N. Nagaraja, Order Statistics, 2003, section 7.1.
-    """
-    ordered, count = sorted(values), len(values)
-    rank, below = 0, 0.5**count  # chance that fewer than rank + 1 values lie below the median
-    while rank + 1 < count / 2 and below + math.comb(count, rank + 1) * 0.5**count <= 0.025:
-        rank += 1
-        below += math.comb(count, rank) * 0.5**count
-    return statistics.median(ordered), ordered[rank], ordered[count - 1 - rank]
 
 
 def _result(name: str, seconds: Sequence[float]) -> Result:

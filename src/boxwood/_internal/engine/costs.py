@@ -1,4 +1,4 @@
-"""What kernels cost on this machine: a few rates measured once, and plans settled by timing.
+"""What kernels cost on this machine: a few rates measured once, and plans decided by timing.
 
 The rates say what one weight costs when it is skipped over alone, in blocks of rows, or for a
 single vector. They decide between plans that lie far apart; plans that lie close are run.
@@ -8,13 +8,12 @@ import dataclasses
 import functools
 import hashlib
 import json
-import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from boxwood._internal.core.timing import Run, by_turns, calls_lasting
 from boxwood._internal.engine.kernels import conv, matvec, peak
 from boxwood._internal.engine.kernels.contract import Kernel, arguments
 from boxwood._internal.engine.kernels.conv import Conv
@@ -33,10 +32,12 @@ from boxwood._internal.engine.targets import Target
 
 REVISION = 4
 CLOSE = 1.25
-"""Predicted times within this factor are settled by a measurement."""
+"""Predicted times within this factor are decided by a measurement."""
+LONG_ENOUGH = 2e-4
+"""Seconds that one measurement lasts at least, by calling more than once."""
 
 
-class Bound:
+class TimedKernel:
     """A kernel with buffers of its own, to be timed.
 
     Args:
@@ -77,28 +78,16 @@ class Bound:
         self._function(self._address, 0, 1)
 
 
-def race(runs: Sequence[Bound], *, repeats: int = 5, least: float = 2e-4) -> list[float]:
-    """Seconds of each, the least of several turns, so that a busy machine slows all alike.
+def least_seconds(runs: Sequence[Run], *, turns: int = 5) -> list[float]:
+    """Return the least seconds per call of each run.
 
     Args:
         runs: what to time.
-        repeats: turns.
-        least: seconds that one measurement lasts at least, by calling more than once.
+        turns: measurements of each.
     """
-    calls = []
-    for run in runs:
-        run()
-        start = time.perf_counter()
-        run()
-        calls.append(max(1, math.ceil(least / max(time.perf_counter() - start, 1e-7))))
-    best = [math.inf] * len(runs)
-    for _ in range(repeats):
-        for place, (run, count) in enumerate(zip(runs, calls, strict=True)):
-            start = time.perf_counter()
-            for _ in range(count):
-                run()
-            best[place] = min(best[place], (time.perf_counter() - start) / count)
-    return best
+    named = dict(enumerate(runs))
+    calls = {name: calls_lasting(run, LONG_ENOUGH, most=2000) for name, run in named.items()}
+    return [min(each) for each in by_turns(named, turns, calls=calls).values()]
 
 
 def measure_rates(target: Target, cache: ObjectCache | None = None) -> Rates:
@@ -131,7 +120,9 @@ def measure_rates(target: Target, cache: ObjectCache | None = None) -> Rates:
         ),
     ]
     library = jit.load_codes([kernel.code for kernel, _ in kernels], target, cache)
-    times = race([Bound(kernel, each.source, each.target, library) for kernel, each in kernels])
+    times = least_seconds(
+        [TimedKernel(kernel, each.source, each.target, library) for kernel, each in kernels]
+    )
     cycle = times[0] / (rounds * peak.CHAINS) * 2
     scalar, *column = (
         seconds / cycle / block_columns(matrix[None], height)
@@ -202,8 +193,8 @@ def choose(
         plans.append(other)
     kernels = [conv.build(problem, weight, None, target, plan=plan) for plan in plans]
     library = jit.load_codes([kernel.code for kernel in kernels], target, default_cache())
-    runs = [Bound(kernel, problem.source, problem.target, library) for kernel in kernels]
-    times = race(runs, repeats=3)
+    runs = [TimedKernel(kernel, problem.source, problem.target, library) for kernel in kernels]
+    times = least_seconds(runs, turns=3)
     best = plans[int(np.argmin(times))]
     cache.put(key, json.dumps(dataclasses.asdict(best)).encode())
     return best

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from boxwood._internal.core.timing import Clock, elapsed
 from boxwood._internal.engine import aten_ops, driver
 from boxwood._internal.engine.kernels import contract
 from boxwood._internal.engine.llvm.objects import Library
@@ -104,17 +105,13 @@ class Runner:
             act(slots)
         return self._outputs(slots, inputs)
 
-    def timed(
-        self, inputs: Sequence[Tensor], repeats: int, clock: Callable[[], float]
-    ) -> list[list[float]]:
+    def timed(self, inputs: Sequence[Tensor], repeats: int, clock: Clock) -> list[list[float]]:
         """Return seconds of every single step in every repeat."""
         found: list[list[float]] = [[] for _ in self.single]
         for _ in range(repeats):
             slots = self._slots(inputs)
             for times, step in zip(found, self.single, strict=True):
-                begin = clock()
-                step.act(slots)
-                times.append(clock() - begin)
+                times.append(elapsed(partial(step.act, slots), clock))
         return found
 
     @property

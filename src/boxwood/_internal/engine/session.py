@@ -2,14 +2,15 @@
 
 import os
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from boxwood._internal.core.timing import by_turns
 from boxwood._internal.engine import dense, storage
 from boxwood._internal.engine.constants import Constants
 from boxwood._internal.engine.explain import Explanation, Line, Times, explain
@@ -224,12 +225,9 @@ class Uncompiled:
 
     def explain(self, *args: Any, repeats: int = 5, **kwargs: Any) -> Explanation:
         """Measure the whole call."""
-        seconds = []
-        for _ in range(repeats):
-            begin = time.perf_counter()
-            self(*args, **kwargs)
-            seconds.append(time.perf_counter() - begin)
-        line = Line("model", (), "torch", self.why, statistics.median(seconds), None, 0)
+        times = by_turns({"model": partial(self, *args, **kwargs)}, repeats)
+        median = statistics.median(times["model"])
+        line = Line("model", (), "torch", self.why, median, None, 0)
         return Explanation((line,), 0, 0, 0, 0, 0)
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -1,11 +1,12 @@
 """How long the smaller network takes, on this machine: a measure for a budget."""
 
 import statistics
-import time
+from functools import partial
 
 import torch
 from torch import nn
 
+from boxwood._internal.core.timing import by_turns
 from boxwood._internal.graph.examples import called, moved_to
 from boxwood._internal.graph.selection import Measure, UnitSelection
 from boxwood._internal.graph.surgery import cut
@@ -64,15 +65,7 @@ def turns(model: nn.Module, selection: UnitSelection, repeats: int) -> list[tupl
     everything = UnitSelection(selection.units, selection.kept | True)
     pair = [cut(model, each)[0].eval() for each in (everything, selection)]
     example = moved_to(model, selection.units.example)
-    seen = []
+    runs = {place: partial(called, network, example) for place, network in enumerate(pair)}
     with torch.no_grad():
-        for network in pair:
-            called(network, example)
-        for _ in range(repeats):
-            took = []
-            for network in pair:
-                begin = time.perf_counter()
-                called(network, example)
-                took.append(time.perf_counter() - begin)
-            seen.append((took[0], took[1]))
-    return seen
+        whole, small = by_turns(runs, repeats, warm_up=1).values()
+    return list(zip(whole, small, strict=True))

@@ -8,7 +8,6 @@ own, which can be made anew on another machine and by other means.
 """
 
 import json
-import math
 import statistics
 import time
 import warnings
@@ -23,8 +22,9 @@ from torch import Tensor
 from boxwood._internal.core.masks import apply
 from boxwood._internal.core.reading import read_whole, strict_json
 from boxwood._internal.core.replacing import replacing
+from boxwood._internal.core.timing import Clock, calls_lasting
 from boxwood._internal.engine import compiling
-from boxwood._internal.engine.contenders import Run, race, torch_eager
+from boxwood._internal.engine.contenders import race, torch_eager
 from boxwood._internal.engine.session import Uncompiled
 from boxwood._internal.recipes.phase import Genesis, State
 from boxwood._internal.runs.provenance import provenance
@@ -92,7 +92,7 @@ class Settings:
     batch: int = 1
     threads: int = 1
     turns: int = 21
-    clock: Callable[[], float] = time.perf_counter
+    clock: Clock = time.perf_counter
 
     def __post_init__(self) -> None:
         if min(self.batch, self.threads, self.turns) < 1:
@@ -200,10 +200,9 @@ def measure(
     runs = {name: run for name, run in ways.items() if run is not None}
     if not why:
         runs[ENGINE] = lambda: session(example)
-    calls = _calls(runs[DENSE], settings.clock)
-    repeated = {name: _repeated(run, calls) for name, run in runs.items()}
-    per_example = 1000 / len(example) / calls
-    results = race(repeated, turns=settings.turns, clock=settings.clock)
+    calls = calls_lasting(runs[DENSE], _TURN, most=_MOST_CALLS, clock=settings.clock)
+    results = race(runs, turns=settings.turns, calls=calls, clock=settings.clock)
+    per_example = 1000 / len(example)
     return {each.name: [_digits(per_example * s) for s in each.seconds] for each in results}, why
 
 
@@ -264,22 +263,6 @@ def write(timings: Timings, path: Path) -> None:
             f"Expected to write {path}, got {error}; free some space and run again: what was "
             f"measured before is kept."
         ) from error
-
-
-def _calls(run: Run, clock: Callable[[], float]) -> int:
-    """How often a way runs in a turn, so that a turn is longer than what a clock and a cache cost."""
-    run()
-    begin = clock()
-    run()
-    return min(_MOST_CALLS, math.ceil(_TURN / max(clock() - begin, 1e-9)))
-
-
-def _repeated(run: Run, calls: int) -> Run:
-    def turn() -> None:
-        for _ in range(calls):
-            run()
-
-    return turn
 
 
 def _digits(milliseconds: float) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from boxwood._internal.engine.contenders import median_interval
+from boxwood._internal.core.timing import median_interval
 from boxwood._internal.report import statistics
 from boxwood._internal.report.page.document import Column, Table
 from boxwood._internal.report.page.facts import number
