@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from boxwood._internal.core.errors import BoxwoodError
 from boxwood._internal.core.examples import Examples
 from boxwood._internal.train.losses import Loss
 from boxwood._internal.train.metrics import Accuracy, Evaluation, outputs_of
+from boxwood.errors import CheckpointError, InvalidInput
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ class Answers:
         """Read what `facts` wrote.
 
         Raises:
-            BoxwoodError: it is something else.
+            CheckpointError: it is something else.
         """
         try:
             count = int(facts["examples"])
@@ -81,12 +81,12 @@ class Answers:
                 targets = np.ones(count, np.int64)
             loss = np.frombuffer(_bytes(facts["loss"]), "<f4") if "loss" in facts else None
         except (KeyError, TypeError, ValueError) as error:
-            raise BoxwoodError(
+            raise CheckpointError(
                 f"Expected the answers to the examples of a part, got something else ({error!r}); "
                 f"measure the network again."
             ) from error
         if any(len(each) != count for each in (right, targets, loss) if each is not None):
-            raise BoxwoodError(
+            raise CheckpointError(
                 f"Expected the answers to {count} examples, got those to {len(right)}; measure the "
                 f"network again."
             )
@@ -96,7 +96,7 @@ class Answers:
         """Right answers (``"right"``) or summed losses (``"loss"``) of each example, as floats."""
         found = self.right if what == "right" else self.loss
         if found is None:
-            raise BoxwoodError(
+            raise InvalidInput(
                 "Expected a loss of each example, got right answers alone; measure with "
                 "Measure(loss=…)."
             )
@@ -116,7 +116,7 @@ def examine(
             `evaluate`'s, and the loss of each example.
 
     Raises:
-        BoxwoodError: there are no examples.
+        InvalidInput: there are no examples.
 
     Example:
         >>> from boxwood._internal.data.splits import InMemory
