@@ -34,7 +34,7 @@ GUESSES: dict[str, tuple[Callable[[Any], object], str]] = {
     "units of a class": (lambda _: boxwood.find_units(nn.Linear, X), "got the class Linear"),
     "a budget's fraction": (lambda n: boxwood.select_units(boxwood.find_units(n, X), budget=0.5), r"Expected a budget, got 0.5; give Budget\(0.5, multiply_adds\)"),
     "a budget the other way": (lambda _: boxwood.Budget(boxwood.parameters, 0.5), r"a budget in \(0, 1\], got a value of type function"),
-    "a budget's name": (lambda _: boxwood.Budget(0.5, "parameter"), "give the function: boxwood._internal.graph.selection.parameters"),
+    "a budget's name": (lambda _: boxwood.Budget(0.5, "parameter"), "give the function: boxwood._internal.graph.budgets.parameters"),
     "a network for its units": (lambda n: boxwood.select_units(n, 0.5), "the units of a network, got a value of type Sequential"),
     "a class to compile": (lambda _: boxwood.compile(nn.Linear, X), "got the class Linear"),
     "branches without names": (lambda n: boxwood.Experiment(model=lambda: n, data=lambda: 0, branches=("a",)), r"branches as \(name, recipe\) pairs or a dict"),

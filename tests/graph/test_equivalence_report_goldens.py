@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from boxwood._internal.graph.equivalence import check_equivalence, shrink
-from boxwood._internal.graph.selection import best_units
+from boxwood._internal.graph.ranking import best_units
 from boxwood._internal.graph.units import find_units
 
 

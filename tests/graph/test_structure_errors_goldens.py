@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from boxwood._internal.graph.budgets import Budget, multiply_adds
 from boxwood._internal.graph.carrying import carry_optimizer
 from boxwood._internal.graph.compensate import compensate
 from boxwood._internal.graph.equivalence import check_equivalence, shrink
@@ -16,7 +17,7 @@ from boxwood._internal.graph.layout import Layout
 from boxwood._internal.graph.record import load_shrunken, record_of, save_shrunken
 from boxwood._internal.graph.rules import RULES
 from boxwood._internal.graph.scoring import score_units
-from boxwood._internal.graph.selection import Budget, UnitSelection, multiply_adds
+from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.recipes.unit_selection import select_units
 from boxwood.errors import BoxwoodError, NoEffect

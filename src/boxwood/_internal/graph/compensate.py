@@ -91,7 +91,7 @@ def compensate(
 
     Example:
         >>> import numpy as np
-        >>> from boxwood._internal.graph.selection import best_units
+        >>> from boxwood._internal.graph.ranking import best_units
         >>> from boxwood._internal.graph.units import find_units
         >>> from boxwood._internal.graph.equivalence import shrink
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -183,7 +183,7 @@ def readers(model: nn.Module, selection: UnitSelection) -> tuple[Reader, ...]:
 
     Example:
         >>> import numpy as np
-        >>> from boxwood._internal.graph.selection import best_units
+        >>> from boxwood._internal.graph.ranking import best_units
         >>> from boxwood._internal.graph.units import find_units
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> selection = best_units(find_units(net, torch.ones(1, 4)), np.arange(8.0), 0.5)

@@ -52,7 +52,7 @@ def check_equivalence(
             finite entry.
 
     Example:
-        >>> from boxwood._internal.graph.selection import best_units
+        >>> from boxwood._internal.graph.ranking import best_units
         >>> from boxwood._internal.graph.units import find_units
         >>> import numpy as np, torch
         >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
@@ -120,7 +120,7 @@ def shrink(model: nn.Module, selection: UnitSelection, *, check: bool = True) ->
             spectral norm of fewer channels would be another one.
 
     Example:
-        >>> from boxwood._internal.graph.selection import best_units
+        >>> from boxwood._internal.graph.ranking import best_units
         >>> from boxwood._internal.graph.units import find_units
         >>> import numpy as np, torch
         >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from boxwood._internal.core.timing import by_turns
+from boxwood._internal.graph.budgets import Measure
 from boxwood._internal.graph.examples import called, moved_to
-from boxwood._internal.graph.selection import Measure, UnitSelection
+from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.surgery import cut
 from boxwood.errors import InvalidInput
 

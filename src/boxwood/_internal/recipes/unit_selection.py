@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from boxwood._internal.core.arguments import check_kind
 from boxwood._internal.core.criteria import magnitude
 from boxwood._internal.core.evidence import evidence_of
+from boxwood._internal.graph.budgets import Budget
+from boxwood._internal.graph.ranking import best_units
 from boxwood._internal.graph.scoring import score_units
-from boxwood._internal.graph.selection import Budget, UnitSelection, best_units
+from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.units import Group, Units
 from boxwood._internal.model.evidence.calibration import Batches, Calibration, Loss
 from boxwood._internal.model.evidence.gathering import COLLECTORS, Evidence, gather

@@ -13,10 +13,11 @@ from boxwood._internal.core.examples import InBatches
 from boxwood._internal.core.masks import Masks, combine, sparsity
 from boxwood._internal.core.seeds import seed_for
 from boxwood._internal.data.splits import Splits
+from boxwood._internal.graph.budgets import Budget
 from boxwood._internal.graph.constraints import Kept
 from boxwood._internal.graph.equivalence import check_equivalence, shrink
 from boxwood._internal.graph.reference import restatements
-from boxwood._internal.graph.selection import Budget, UnitSelection
+from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.surgery import cuts_of
 from boxwood._internal.graph.units import Units, find_units
 from boxwood._internal.model.evidence.calibration import Loss
@@ -43,7 +44,7 @@ class PruneUnits:
         budget: a limit instead.
         criterion: scores weights, or filters; what a unit owns is added up. As for `Prune`, one that
             scores by chance takes its numbers from the run's seed.
-        floor, multiple, protect, ranked_together: as for `boxwood._internal.graph.selection.best_units`.
+        floor, multiple, protect, ranked_together: as for `boxwood._internal.graph.ranking.best_units`.
         normalise: as for `boxwood._internal.graph.scoring.score_units`.
         where: the parameters that are scored, where the criterion asks for more than weights.
         loss: outputs and targets to the mean over a batch, for criteria that ask for gradients.
