@@ -1,6 +1,7 @@
 """What the design promises about the package as a whole."""
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ import pytest
 import boxwood
 from boxwood._internal.recipes import phases
 
-ROOT = Path(boxwood.__file__).parent / "_internal"
+SOURCE = Path(boxwood.__file__).parent
+ROOT = SOURCE / "_internal"
 FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = (
     {"core"},
@@ -50,6 +52,43 @@ def test_the_library_knows_nothing_of_the_studies():
     """What only studies need is in a package that the wheel does not have."""
     named = [path for path in ROOT.parent.rglob("*.py") if "boxwood_studies" in path.read_text()]
     assert not named
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package by its dotted name."""
+    return {
+        ".".join(("boxwood", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(
+            ".__init__"
+        ): path
+        for path in sorted(SOURCE.rglob("*.py"))
+    }
+
+
+def imports_of(path: Path, known: dict[str, Path]) -> set[str]:
+    """The package's modules that a file imports anywhere: on top, in functions, for types alone.
+
+    ``from package import name`` imports the module of that name where there is one, else the
+    package.
+    """
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {each if each in known else node.module or "" for each in inner}
+    return found & known.keys()
+
+
+def test_no_files_import_each_other_in_a_circle():
+    """Whatever a file imports can be read and changed without it."""
+    known = modules()
+    graph = {name: imports_of(path, known) for name, path in known.items()}
+    try:
+        order = list(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+    assert len(order) == len(known)
 
 
 def test_every_folder_has_a_layer():
