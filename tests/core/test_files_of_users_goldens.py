@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from boxwood._internal.core.spec import decode, encode, load
 from boxwood._internal.core.trust import EVERYTHING
+from boxwood._internal.data.digits import digits
 from boxwood.errors import BoxwoodError
 
 MAIN = """
@@ -70,6 +72,65 @@ def test_files_that_import_each_other_have_an_identity(folder: Path) -> None:
         "import mine\n" + BESIDE.replace("nn.L", "mine and nn.L")
     )
     assert identity(folder, "nets_beside.py:make")
+
+
+PACKAGE = {
+    "__init__.py": "from .nets import net\n",
+    "nets.py": "from .inner import sizes\nfrom own_package.layers import make\n\n"
+    "def net():\n    return make(sizes.width)\n\ndef other():\n    return 1\n",
+    "layers.py": "def make(size):\n    return size\n",
+    "inner/__init__.py": "",
+    "inner/sizes.py": "width = 3\n",
+}
+
+
+def write(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        path = folder / "own_package" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+@pytest.fixture
+def own_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    write(tmp_path, PACKAGE)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("own_package", "own_package.nets", "own_package.inner", "own_package.layers"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "another"),
+    [
+        ("nets.py", "make(sizes.width)", "make(2)", True),
+        ("layers.py", "return size", "return 2 * size", True),  # by the package's name
+        ("inner/sizes.py", "3", "4", True),  # relative, of a package within
+        ("nets.py", "return 1", "return 2", False),
+        ("layers.py", "def make", "def more():\n    return 1\n\ndef make", False),
+    ],
+)
+def test_a_package_that_is_not_installed_is_known_by_what_it_says(
+    name: str, before: str, after: str, another: bool, own_package: Path
+) -> None:
+    """Its functions go by their names, and an edit of what they reach in the package is a new key."""
+    net = load("own_package:net")
+    assert encode(net) == {"function": "own_package.nets:net"}
+    first = encode(net, identity=True)["function"]
+    assert first.startswith("own_package.nets:net#")
+    write(own_package, {name: PACKAGE[name].replace(before, after)})
+    assert (encode(net, identity=True)["function"] != first) is another
+
+
+def test_an_installed_package_is_known_by_its_names(own_package: Path) -> None:
+    """Its version says what it is."""
+    installed = own_package / "lib" / "site-packages"
+    installed.mkdir(parents=True)
+    (own_package / "own_package").rename(installed / "own_package")
+    sys.path.insert(0, str(installed))  # undone with what the fixture changed
+    assert encode(load("own_package:net"), identity=True) == {"function": "own_package.nets:net"}
+    assert encode(torch.nn.Linear, identity=True) == {"function": "torch.nn.modules.linear:Linear"}
+    assert encode(digits, identity=True) == {"function": "boxwood._internal.data.digits:digits"}
 
 
 def test_another_process_finds_it(folder: Path) -> None:

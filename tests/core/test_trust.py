@@ -80,6 +80,25 @@ def test_a_named_file_is_trusted_with_what_it_defines_itself(users_file):
     assert load("os:getcwd", Trust.of(everything=True)) is not None
 
 
+def test_a_named_package_is_trusted_with_its_modules(tmp_path, monkeypatch):
+    """What a module of it defines, or takes from another one of it, may be named; nothing else."""
+    monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / "trusted_package"
+    (package / "inner").mkdir(parents=True)
+    (package / "__init__.py").write_text("from trusted_package.inner.nets import net\nimport os\n")
+    (package / "inner" / "nets.py").write_text("def net():\n    return 1\n")
+    whose = Trust.of("trusted_package")
+    assert load("trusted_package.inner.nets:net", whose) is load("trusted_package:net", whose)
+    for name in ("trusted_package:os.system", "trusted_package_2:net", "os:system"):
+        with pytest.raises(BoxwoodError, match="nothing was run"):
+            load(name, whose)
+    with pytest.raises(BoxwoodError, match="nothing was run"):
+        load("trusted_package:net", Trust.of("trusted_package.inner"))
+    for place in ("mine.py.d/evil.py", "mine.py.evil"):
+        with pytest.raises(BoxwoodError, match="nothing was run"):
+            Trust.of("mine.py").check(f"{place}:net")
+
+
 @pytest.mark.parametrize("command", ["plan", "run", "cite"])
 def test_a_recipe_file_imports_nothing_that_was_not_named(command, users_file):
     """Without --code or --trust the command ends before the file that it names is imported."""

@@ -29,7 +29,7 @@ Code = Annotated[
     list[str] | None,
     typer.Option(
         "--code",
-        help="Python file or module whose code a recipe.json or a store may name, besides "
+        help="Python file, module or package whose code a recipe.json or a store may name, besides "
         "Boxwood's own; may be repeated.",
     ),
 ]

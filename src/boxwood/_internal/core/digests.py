@@ -4,6 +4,7 @@ import ast
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,15 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-def source_digest(path: Path, name: str, seen: frozenset[tuple[Path, str]] = frozenset()) -> str:
-    r"""Name the definition ``name`` of a file and all that it reaches there and in files beside it.
+def source_digest(path: Path, name: str) -> str:
+    r"""Name the definition ``name`` of a file and all that it reaches there and in files near it.
 
+    These are the files in the same folder and those of the package that the file belongs to.
     Comments and layout do not count, and neither does what is installed.
 
     Args:
         path: the file.
-        name: of a function or class in it; all that the file defines where it is empty.
-        seen: what is being named already, as files may import each other.
+        name: of a function or class in it.
 
     Example:
         >>> import tempfile
@@ -43,37 +44,73 @@ def source_digest(path: Path, name: str, seen: frozenset[tuple[Path, str]] = fro
         ...     source_digest(path, "f") == before
         True
     """
-    definitions: dict[str, list[ast.stmt]] = {}
-    for node in ast.parse(path.read_text()).body:
-        for bound in _bound_by(node):
-            definitions.setdefault(bound, []).append(node)
+    root = _root(path)
     reached: dict[str, list[str]] = {}
-    waiting = [name] if name else list(definitions)
+    waiting, seen = [(path, name)], set()
     while waiting:
-        each = waiting.pop()
-        if each in reached or each not in definitions:
+        file, wanted = waiting.pop()
+        if (file, wanted) in seen:
             continue
-        nodes = [inner for node in definitions[each] for inner in ast.walk(node)]
-        reached[each] = [ast.dump(node) for node in definitions[each]]
-        for file, taken in _beside(path, nodes):
-            if (file, taken) not in seen:
-                reached[each].append(source_digest(file, taken, seen | {(file, taken)}))
-        waiting += [node.id for node in nodes if isinstance(node, ast.Name)]
-    return digest(reached)[:12]
+        seen.add((file, wanted))
+        definitions = _definitions(file.read_text("utf-8"))
+        for each in [wanted] if wanted else definitions:
+            nodes = definitions.get(each, ())
+            # Relative, so that the whole may be moved.
+            place = file.relative_to(root).as_posix()
+            reached[f"{place}:{each}"] = [ast.dump(node) for node in nodes]
+            inner = [inner for node in nodes for inner in ast.walk(node)]
+            waiting += [(file, node.id) for node in inner if isinstance(node, ast.Name)]
+            waiting += [found for found in _imported(file, inner) if root in found[0].parents]
+    return digest({place: found for place, found in reached.items() if found})[:12]
 
 
-def _beside(path: Path, nodes: Iterable[ast.AST]) -> Iterator[tuple[Path, str]]:
-    """List what is imported from files in the same folder; no name for all that a file defines."""
+def _root(path: Path) -> Path:
+    """Folder of a file, or the one that has the package which the file belongs to."""
+    folder = path.parent
+    while (folder / "__init__.py").is_file():
+        folder = folder.parent
+    return folder
+
+
+@lru_cache(maxsize=64)
+def _definitions(text: str) -> dict[str, list[ast.stmt]]:
+    """Top-level statements of a file by the names that they give a meaning to."""
+    found: dict[str, list[ast.stmt]] = {}
+    for node in ast.parse(text).body:
+        for bound in _bound_by(node):
+            found.setdefault(bound, []).append(node)
+    return found
+
+
+def _imported(path: Path, nodes: Iterable[ast.AST]) -> Iterator[tuple[Path, str]]:
+    """List what comes from files near one, with its name; no name for all that a file defines."""
+    near = (path.parent, _root(path))
     for node in nodes:
-        taken: list[tuple[str, str]] = []
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            taken = [(node.module, "" if a.name == "*" else a.name) for a in node.names]
-        elif isinstance(node, ast.Import):
-            taken = [(alias.name, "") for alias in node.names]
-        for module, name in taken:
-            file = path.parent.joinpath(*module.split(".")).with_suffix(".py")
+        if isinstance(node, ast.Import):
+            wanted = [(alias.name, "") for alias in node.names]
+            folders: tuple[Path, ...] = near
+        elif isinstance(node, ast.ImportFrom):
+            names = ["" if alias.name == "*" else alias.name for alias in node.names]
+            wanted = [(node.module or "", name) for name in names]
+            folders = tuple(path.parents)[node.level - 1 : node.level] if node.level else near
+        else:
+            continue
+        for module, name in wanted:
+            yield from _found_in(folders, module, name)
+
+
+def _found_in(folders: Iterable[Path], module: str, name: str) -> Iterator[tuple[Path, str]]:
+    """Find the file of a module, or of the module that ``name`` is in a package."""
+    for folder in dict.fromkeys(folders):
+        place = folder.joinpath(*module.split(".")) if module else folder
+        files = [(place.with_suffix(".py"), name)] if module else []
+        if name:
+            files += [(place / f"{name}.py", ""), (place / name / "__init__.py", "")]
+        files.append((place / "__init__.py", name))
+        for file, taken in files:
             if file.is_file():
-                yield file, name
+                yield file, taken
+                return
 
 
 def _bound_by(node: ast.stmt) -> set[str]:

@@ -7,8 +7,9 @@ A recipe is data. This module writes it down (`encode`), reads it again (`decode
 * a field that was added later declares the value that old runs had (``field(legacy=…)``) and is
   left out while it holds that value;
 * a class whose arithmetic changed on purpose bumps its ``revision``;
-* a function of Boxwood is its name; a function of the user's own file is its name and the text of
-  every definition in that file that it reaches, so editing a network makes new runs of it.
+* a function of Boxwood or of an installed package is its name; a function of the user's own file, or
+  of a package that is not installed or in place (``pip install -e``), is its name and the text of
+  every definition there that it reaches, so editing a network makes new runs of it.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import sysconfig
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -28,6 +30,8 @@ from boxwood.errors import BoxwoodError, InvalidInput
 
 _USER_MODULE = "boxwood_user_file."
 _USER_FOLDERS: set[Path] = set()  # of such files; what they import there is the user's too
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
+_PYTHON = Path(sysconfig.get_path("stdlib"))
 
 
 def field(
@@ -317,6 +321,15 @@ def _is_users(module: str) -> bool:
     return file is not None and Path(file).parent in _USER_FOLDERS
 
 
+def _is_worked_on(module: str) -> bool:
+    """Tell packages that may change from run to run from installed ones and from Boxwood."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if module.partition(".")[0] == "boxwood" or file is None or not file.endswith(".py"):
+        return False
+    path = Path(file)
+    return _INSTALLED.isdisjoint(path.parts) and not path.is_relative_to(_PYTHON)
+
+
 def _name_of(thing: Any, *, identity: bool) -> str:
     """Where a class or function is found again; for an identity, also what it says."""
     module, name = thing.__module__, thing.__qualname__
@@ -331,6 +344,9 @@ def _name_of(thing: Any, *, identity: bool) -> str:
             return f"{path.stem}.py:{name}#{source_digest(path, name.split('.')[0])}"
         here = Path.cwd()
         return f"{path.relative_to(here) if path.is_relative_to(here) else path}:{name}"
+    if identity and _is_worked_on(module):
+        path = Path(sys.modules[module].__file__ or "")
+        return f"{module}:{name}#{source_digest(path, name.split('.')[0])}"
     return f"{module}:{name}"
 
 

@@ -36,7 +36,8 @@ class Trust:
     """Whose code may be run because a file names it; by default what Boxwood's own recipes use.
 
     Args:
-        places: files, as absolute paths, and modules of the user whose definitions are trusted too.
+        places: files, as absolute paths, and modules and packages of the user whose definitions are
+            trusted too.
         everything: trust whatever is named, as a Python file is trusted that one runs.
 
     Example:
@@ -52,14 +53,16 @@ class Trust:
 
     @classmethod
     def of(cls, *places: str, everything: bool = False) -> "Trust":
-        """Trust the definitions of some files and modules.
+        """Trust the definitions of some files, modules and packages.
+
+        What they import from elsewhere is not trusted with them.
 
         Args:
-            places: paths that end in ``.py``, or names of modules.
+            places: paths that end in ``.py``, or names of modules; of a package all modules count.
             everything: trust whatever is named.
 
         Example:
-            >>> Trust.of("mylib.nets").check("mylib.nets:small")
+            >>> Trust.of("mylib").check("mylib.nets:small")
         """
         return cls(frozenset(map(_place, places)), everything)
 
@@ -70,7 +73,7 @@ class Trust:
             UntrustedCode: neither Boxwood's recipes nor the user's places have it.
         """
         where, _, name = target.rpartition(":")
-        if self.everything or _place(where) in self.places:
+        if self.everything or self._has(_place(where)):
             return
         if not (_OURS.fullmatch(where) and name.isidentifier()):
             raise _untrusted(target)
@@ -96,12 +99,17 @@ class Trust:
         if self.everything:
             return
         home = str(getattr(found, "__module__", ""))
-        if _place(target.rpartition(":")[0]) in self.places and home == module:
+        if self._has(_place(target.rpartition(":")[0])) and (home == module or self._has(home)):
             return
         is_spec = isinstance(found, type) and dataclasses.is_dataclass(found)
         harmless = isinstance(found, FunctionType) and home not in _REFUSED
         if not (_OURS.fullmatch(home) and (is_spec or harmless)):
             raise _untrusted(target)
+
+    def _has(self, place: str) -> bool:
+        """Tell whether a file was named, or a module or a package that it is in."""
+        names = [place] if place.endswith(".py") else place.split(".")
+        return any(".".join(names[:count]) in self.places for count in range(1, len(names) + 1))
 
 
 EVERYTHING = Trust(everything=True)

@@ -47,6 +47,7 @@ class Order:
         snapshot_every: seconds between snapshots in a phase.
         device: where to train.
         code: files and modules that define the jobs; no others are imported.
+        path: folders in which modules are found, after the worker's own.
     """
 
     store: str
@@ -55,6 +56,7 @@ class Order:
     snapshot_every: float = 30.0
     device: str = "cpu"
     code: tuple[str, ...] = ()
+    path: tuple[str, ...] = ()
 
 
 def order_for(jobs: Sequence[Job], store: Store, settings: Settings, threads: int) -> Order:
@@ -68,6 +70,7 @@ def order_for(jobs: Sequence[Job], store: Store, settings: Settings, threads: in
         snapshot_every=settings.snapshot_every,
         device=str(settings.device),
         code=tuple(sorted({*places_in([encode((job.genesis, job.recipe)) for job in jobs])})),
+        path=tuple(os.path.abspath(each) for each in sys.path),  # noqa: PTH100 - "" is this folder
     )
 
 
@@ -78,6 +81,8 @@ def work(order: Order) -> None:
         InvalidInput: a phase refuses its input, or a file that defines it has changed since.
     """
     torch.set_num_threads(order.threads)
+    # A file that was named put its folder there, for the packages beside it.
+    sys.path += [each for each in order.path if each not in sys.path]
     store = Store(order.store)
     asked = {run["chain"][-1]: run for run in store.runs()}
     settings = Settings(snapshot_every=order.snapshot_every, device=torch.device(order.device))
@@ -201,10 +206,11 @@ def main() -> None:
     """Read an order from standard input and work on it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # interrupted together with the parent, silently
     warnings.showwarning = _tell
-    given = json.loads(sys.stdin.readline())
+    given: dict[str, Any] = json.loads(sys.stdin.readline())
+    given |= {name: tuple(given[name]) for name in ("runs", "code", "path")}
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        work(Order(**{**given, "runs": tuple(given["runs"]), "code": tuple(given["code"])}))
+        work(Order(**given))
     except BoxwoodError as error:
         print(error, file=sys.stderr)  # noqa: T201 - for the parent
         sys.exit(_BAD_INPUT)
