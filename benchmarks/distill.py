@@ -22,13 +22,14 @@ from boxwood._internal.recipes.phase import Genesis
 from boxwood._internal.recipes.specialists import generalist, specialists
 from boxwood._internal.runs.runner import Job, run, run_all
 from boxwood._internal.runs.store import Store
-from boxwood._internal.train.loop import Fit, fit_
+from boxwood._internal.train.loop import train_
 from boxwood._internal.train.optimizers import SGD
+from boxwood._internal.train.settings import Training
 from boxwood._internal.zoo.lenet import lenet_300_100
 from boxwood._internal.zoo.wide_nets import wide_net
 
 GROUPS = ((0, 1, 2), (3, 4, 5), (6, 7), (8, 9))
-FIT = Fit(epochs=1, batch=100, optimizer=SGD(lr=0.01, momentum=0.9))
+TRAINING = Training(epochs=1, batch=100, optimizer=SGD(lr=0.01, momentum=0.9))
 GO = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
@@ -64,15 +65,15 @@ def epoch(name: str, net: Call, quick: bool) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         shards = Shards(Path(folder))
         ask_all(answering(teacher), examples, shards=shards)
-        soft = replace(FIT, loss=Distillation(temperature=4.0))
+        soft = replace(TRAINING, loss=Distillation(temperature=4.0))
 
         def from_answers() -> None:
             kept = ask_all(answering(teacher), examples, shards=shards)
-            fit_(taught, examples, soft, seed=0, teach=kept)
+            train_(taught, examples, soft, seed=0, teach=kept)
 
         ways = {
             "ours": from_answers,
-            "labels": lambda: fit_(labelled, examples, FIT, seed=0),
+            "labels": lambda: train_(labelled, examples, TRAINING, seed=0),
         }
         times = by_turns(ways, turns=5 if quick else 15, warm_up=1)
     return compare(name, times["ours"], times["labels"], "labels alone", unit="s")
@@ -81,8 +82,8 @@ def epoch(name: str, net: Call, quick: bool) -> Row:
 def processes(quick: bool) -> Row:
     """Train four specialists of a generalist that is there, in two processes and in one."""
     genesis = Genesis(model=Call.of(wide_net, hidden=(300, 300)), data=data)
-    special = replace(FIT, epochs=None, steps=150 if quick else 600)
-    recipe = specialists(generalist(FIT), special, groups=GROUPS)
+    special = replace(TRAINING, epochs=None, steps=150 if quick else 600)
+    recipe = specialists(generalist(TRAINING), special, groups=GROUPS)
     jobs = json.dumps([encode((genesis, member)) for member in recipe[-1].members])
     with tempfile.TemporaryDirectory() as folder:
         start = Path(folder) / "start"
@@ -122,7 +123,7 @@ def work(jobs: list[object], store: str) -> None:
     """Get ready, wait for the start, and run."""
     torch.set_num_threads(1)
     # A first training loads what torch loads late.
-    fit_(wide_net(hidden=(4,)), data(1_000).train, FIT, seed=0)
+    train_(wide_net(hidden=(4,)), data(1_000).train, TRAINING, seed=0)
     print("ready", flush=True)
     sys.stdin.read()
     run_all([Job(*decode(each)) for each in jobs], Store(store))

@@ -19,7 +19,7 @@ from boxwood._internal.recipes.phase import Genesis, State
 from boxwood._internal.runs.runner import Job, run_all
 from boxwood._internal.runs.store import Store
 from boxwood._internal.runs.workers import run_in_processes
-from boxwood._internal.train.loop import Fit
+from boxwood._internal.train.settings import Training
 from boxwood._internal.zoo.lenet import lenet_300_100
 
 BATCH = 60
@@ -80,7 +80,7 @@ def _level(quick: bool) -> list[Row]:
 
 
 def _bare(
-    row: networks.Row, train: Fit, data: Splits, state: State, *, fused: bool, watch: bool
+    row: networks.Row, train: Training, data: Splits, state: State, *, fused: bool, watch: bool
 ) -> None:
     """Train under masks, as one writes it by hand: no order to repeat, no history, no snapshots."""
     model = row.model()

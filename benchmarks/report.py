@@ -33,7 +33,7 @@ PHASES = "boxwood._internal.recipes.phases"
 def fill(store: Store) -> None:
     """Write 200 runs of 18 phases; states that are alike are one file on the disk."""
     weights = {n: t.detach() for n, t in lenet_300_100().state_dict().items()}
-    fit = {"is": "boxwood._internal.train.loop:Fit", "epochs": EPOCHS, "batch": 60}
+    training = {"is": "boxwood._internal.train.settings:Training", "epochs": EPOCHS, "batch": 60}
     for seed in range(SEEDS):
         genesis = {
             "is": "boxwood._internal.recipes.phase:Genesis", "seed": seed,
@@ -45,7 +45,7 @@ def fill(store: Store) -> None:
         for branch in range(BRANCHES):
             chain, recipe = [start], []
             for level, kept in enumerate(KEPT, 1):
-                for spec, facts in _level(fit, branch, seed, level, kept):
+                for spec, facts in _level(training, branch, seed, level, kept):
                     chain.append(digest(chain[-1], spec))
                     recipe.append(spec)
                     _commit(store, chain[-1], spec, chain[-2], facts, weights, kept)
@@ -57,7 +57,7 @@ def fill(store: Store) -> None:
 
 
 def _level(
-    fit: dict[str, Any], branch: int, seed: int, level: int, kept: float
+    training: dict[str, Any], branch: int, seed: int, level: int, kept: float
 ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     right = 8900 - 10 * branch - round(4 / kept) + (7 * seed + 3 * level) % 20
     history = [
@@ -85,7 +85,7 @@ def _level(
     return [
         (prune, {"sparsity": 1 - kept, "kept": {f"{x['name']}.weight": x["kept"] for x in layers}}),
         (
-            {"is": f"{PHASES}.train:Train", "fit": fit, "label": ""},
+            {"is": f"{PHASES}.train:Train", "training": training, "label": ""},
             {"history": history, "epochs": EPOCHS},
         ),
         ({"is": f"{PHASES}.measure:Measure", "label": f"round-{level}"}, measured),

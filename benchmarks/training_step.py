@@ -6,8 +6,9 @@ from torch.nn.functional import cross_entropy
 
 from boxwood._internal.core.timing import by_turns
 from boxwood._internal.data.splits import InMemory
-from boxwood._internal.train.loop import Fit, fit_
+from boxwood._internal.train.loop import train_
 from boxwood._internal.train.optimizers import SGD
+from boxwood._internal.train.settings import Training
 from boxwood._internal.zoo.lenet import lenet_300_100
 
 BATCH = 60
@@ -21,7 +22,7 @@ def measure(quick: bool) -> list[Row]:
     inputs = torch.randn(steps * BATCH, 1, 28, 28, generator=generator)
     targets = torch.randint(10, (len(inputs),), generator=generator)
     examples = InMemory(inputs, targets)
-    fit = Fit(epochs=1, batch=BATCH, optimizer=SGD(lr=RATE, momentum=0.9))
+    training = Training(epochs=1, batch=BATCH, optimizer=SGD(lr=RATE, momentum=0.9))
     torch.manual_seed(0)
     ours, theirs = lenet_300_100(), lenet_300_100()
 
@@ -34,10 +35,10 @@ def measure(quick: bool) -> list[Row]:
             cross_entropy(outputs, targets.index_select(0, indices)).backward()
             optimizer.step()
 
-    loops = {"ours": lambda: fit_(ours, examples, fit, seed=0), "bare": bare}
+    loops = {"ours": lambda: train_(ours, examples, training, seed=0), "bare": bare}
     times = by_turns(loops, turns=15 if quick else 101, warm_up=1)
     rates = {way: [steps / seconds for seconds in each] for way, each in times.items()}
-    return [compare("fit_", rates["ours"], rates["bare"], "bare PyTorch", unit="steps/s")]
+    return [compare("train_", rates["ours"], rates["bare"], "bare PyTorch", unit="steps/s")]
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from boxwood import SGD, Experiment, Fit, Splits, dense, from_tensors, iterative
+from boxwood import SGD, Experiment, Splits, Training, dense, from_tensors, iterative
 
 
 def model() -> nn.Module:
@@ -21,8 +21,8 @@ def data() -> Splits:
 
 def recipe() -> Experiment:
     """Train, then prune and retrain in three rounds; the dense network trains as long in all."""
-    train = Fit(epochs=10, batch=50, optimizer=SGD(lr=0.1, momentum=0.9))
-    retrain = Fit(epochs=5, batch=50, optimizer=SGD(lr=0.01, momentum=0.9))
+    train = Training(epochs=10, batch=50, optimizer=SGD(lr=0.1, momentum=0.9))
+    retrain = Training(epochs=5, batch=50, optimizer=SGD(lr=0.01, momentum=0.9))
     pruned = iterative(train, retrain, (0.5, 0.75, 0.9))
     return Experiment(
         model=model,

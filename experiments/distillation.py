@@ -14,7 +14,7 @@ from math import prod
 
 import numpy as np
 
-from boxwood import SGD, Adam, Call, Experiment, Fit, Splits
+from boxwood import SGD, Adam, Call, Experiment, Splits, Training
 from boxwood._internal.data.augmentation import FlipAndCrop
 from boxwood._internal.data.digits import digits
 from boxwood._internal.data.idx import fashion_mnist, mnist
@@ -39,7 +39,7 @@ from boxwood_studies.speech import speech
 TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 20.0)
 TEACHER_NET = Call.of(wide_net, hidden=(500, 500), input_dropout=0.1, dropout=0.3)
 STUDENT_NET = Call.of(wide_net, hidden=(300, 300))
-TEACHING = Fit(
+TEACHING = Training(
     epochs=6, batch=100, optimizer=Adam(lr=1e-3, fused=True), course=Drops(at=(0.7, 0.9))
 )
 UPWARDS = tuple(step / 4 for step in range(81))
@@ -64,11 +64,14 @@ def few_labels(data: Callable[[], Splits] = fashion_mnist, whole: int = 20_000) 
     """
     count = round(0.03 * whole)
     steps = 60 * -(-count // 100)
-    fit = Fit(steps=steps, batch=100, optimizer=Adam(lr=1e-3, fused=True), watch_every=steps // 15)
+    training = Training(
+        steps=steps, batch=100, optimizer=Adam(lr=1e-3, fused=True), watch_every=steps // 15
+    )
     source = teacher(TEACHER_NET, TEACHING, data=Call.of(fewer, data=data, count=whole))
-    branches = [("hard", trained(fit))]
+    branches = [("hard", trained(training))]
     branches += [
-        (f"soft {t:g}", student(fit, source, Distillation(temperature=t))) for t in TEMPERATURES[1:]
+        (f"soft {t:g}", student(training, source, Distillation(temperature=t)))
+        for t in TEMPERATURES[1:]
     ]
     return Experiment(
         model=STUDENT_NET,
@@ -106,14 +109,18 @@ def ensemble(
 ) -> Experiment:
     """An ensemble distilled into one network of its members' kind, on ``count`` examples."""
     # Adam, because soft targets at a high temperature have larger gradients than labels have.
-    fit = Fit(epochs=40, batch=60, optimizer=Adam(lr=2e-3, fused=True), course=Drops(at=(0.7,)))
+    training = Training(
+        epochs=40, batch=60, optimizer=Adam(lr=2e-3, fused=True), course=Drops(at=(0.7,))
+    )
     net = Call.of(wide_net, hidden=(30, 30), inputs=64)
     if data is not digits:
         net = Call.of(wide_net, hidden=(100, 100))
-        fit = Fit(epochs=8, batch=100, optimizer=Adam(lr=1e-3, fused=True), course=Drops(at=(0.7,)))
-    source = teacher(net, fit, members=members)
+        training = Training(
+            epochs=8, batch=100, optimizer=Adam(lr=1e-3, fused=True), course=Drops(at=(0.7,))
+        )
+    source = teacher(net, training, members=members)
     losses = [Distillation(temperature=t) for t in TEMPERATURES[:3]]
-    return _together(net, Call.of(fewer, data=data, count=count), fit, source, losses)
+    return _together(net, Call.of(fewer, data=data, count=count), training, source, losses)
 
 
 def acoustic(data: Callable[[], Splits] = speech, members: int = 10, epochs: int = 2) -> Experiment:
@@ -123,12 +130,12 @@ def acoustic(data: Callable[[], Splits] = speech, members: int = 10, epochs: int
     the paper's; rate and batch have the best validation accuracy of one network with seed 100.
     """
     optimizer = Adam(lr=2e-3, fused=True)
-    fit = Fit(epochs=epochs, batch=256, optimizer=optimizer, course=Drops(at=(0.6, 0.85)))
+    training = Training(epochs=epochs, batch=256, optimizer=optimizer, course=Drops(at=(0.6, 0.85)))
     whole = data()
     net = Call.of(wide_net, hidden=(192,) * 4, inputs=prod(whole.shape), classes=whole.classes)
-    source = teacher(net, fit, members=members, mean=arithmetic)
+    source = teacher(net, training, members=members, mean=arithmetic)
     losses = [Distillation(temperature=t, soft=1.0, hard=0.5) for t in (1.0, 2.0, 5.0, 10.0)]
-    return _together(net, data, fit, replace(source, cached=True), losses)
+    return _together(net, data, training, replace(source, cached=True), losses)
 
 
 def specialists(data: Callable[[], Splits] = fashion_mnist, count: int = 20_000) -> Experiment:
@@ -136,19 +143,21 @@ def specialists(data: Callable[[], Splits] = fashion_mnist, count: int = 20_000)
 
     The control trains the generalist on for as many steps as one specialist is trained.
     """
-    fit = Fit(epochs=10, batch=100, optimizer=Adam(lr=1e-3, fused=True), course=Drops(at=(0.7,)))
+    training = Training(
+        epochs=10, batch=100, optimizer=Adam(lr=1e-3, fused=True), course=Drops(at=(0.7,))
+    )
     # Rate and steps have the best validation accuracy of a grid on seeds 100 and 101.
-    special = Fit(
+    special = Training(
         steps=1500, batch=100, optimizer=Adam(lr=1e-3, fused=True), course=Drops(at=(0.7,))
     )
-    start = generalist(fit)
+    start = generalist(training)
     return Experiment(
         model=Call.of(wide_net, hidden=(100, 100)),
         data=Call.of(fewer, data=data, count=count),
         branches=(
             ("given", with_specialists(start, special, groups=((0, 2, 4, 6), (5, 7, 9)))),
             ("found", with_specialists(start, special, groups=7)),
-            ("longer", (*start, *trained(replace(special, order=1)))),
+            ("longer", (*start, *trained(replace(special, shuffle_index=1)))),
         ),
         judge=judge_specialists,
     )
@@ -158,15 +167,15 @@ def letters(data: Callable[[], Splits] = accents) -> Experiment:
     """Specialists for clusters of accented letters, in fonts that the generalist has not seen."""
     jitter = FlipAndCrop(pad=2, flip=False)
     optimizer, course = Adam(lr=1e-3, fused=True), Drops(at=(0.7,))
-    fit = Fit(epochs=30, batch=50, optimizer=optimizer, course=course, augment=jitter)
-    special = Fit(steps=500, batch=50, optimizer=optimizer, course=course, augment=jitter)
-    start = generalist(fit)
+    training = Training(epochs=30, batch=50, optimizer=optimizer, course=course, augment=jitter)
+    special = Training(steps=500, batch=50, optimizer=optimizer, course=course, augment=jitter)
+    start = generalist(training)
     return Experiment(
         model=Call.of(wide_net, hidden=(300,), classes=data().classes),
         data=data,
         branches=(
             ("found", with_specialists(start, special, groups=20)),
-            ("longer", (*start, *trained(replace(special, order=1)))),
+            ("longer", (*start, *trained(replace(special, shuffle_index=1)))),
         ),
         judge=judge_specialists,
     )
@@ -174,9 +183,11 @@ def letters(data: Callable[[], Splits] = accents) -> Experiment:
 
 def pruned(data: Callable[[], Splits] = fashion_mnist, whole: int = 20_000) -> Experiment:
     """LeNet-300-100 pruned by steps to 2 % of its weights, retrained with labels or by its past."""
-    fit = Fit(epochs=6, batch=100, optimizer=Adam(lr=1e-3, fused=True), course=Drops(at=(0.7,)))
-    again = replace(fit, epochs=3)
-    plain = iterative(fit, again, (0.9, 0.95, 0.98), dead=False)
+    training = Training(
+        epochs=6, batch=100, optimizer=Adam(lr=1e-3, fused=True), course=Drops(at=(0.7,))
+    )
+    again = replace(training, epochs=3)
+    plain = iterative(training, again, (0.9, 0.95, 0.98), dead=False)
     past = Teacher(who=Past("dense"))
     branches = [("labels", plain)]
     branches += [
@@ -199,7 +210,7 @@ def paper_mnist(data: Callable[[], Splits] = mnist, epochs: int = 60) -> Experim
     """
     sgd = SGD(lr=0.03, momentum=0.9)
     course = Drops(at=(0.5, 0.75, 0.9), factor=0.3)
-    plain = Fit(epochs=epochs, batch=100, optimizer=sgd, course=course)
+    plain = Training(epochs=epochs, batch=100, optimizer=sgd, course=course)
     teaching = replace(plain, max_norm=15**0.5, augment=FlipAndCrop(pad=2, flip=False))
     big = Call.of(wide_net, input_dropout=0.2, dropout=0.5)
     source = teacher(big, teaching, data=data)
@@ -218,13 +229,13 @@ def paper_mnist(data: Callable[[], Splits] = mnist, epochs: int = 60) -> Experim
 def _together(
     net: Call,
     data: Callable[[], Splits],
-    fit: Fit,
+    training: Training,
     source: Teacher,
     losses: Sequence[Distillation],
 ) -> Experiment:
     """One network, an ensemble of them, and networks that learn from it."""
-    single = ("single", trained(fit))
-    taught_by = [(f"soft {loss.temperature:g}", student(fit, source, loss)) for loss in losses]
+    single = ("single", trained(training))
+    taught_by = [(f"soft {loss.temperature:g}", student(training, source, loss)) for loss in losses]
     return Experiment(
         model=net,
         data=data,
@@ -240,14 +251,14 @@ def _partial(
     epochs: int,
     judge: Callable[..., Sequence[Finding]] | None,
 ) -> Experiment:
-    fit = Fit(
+    training = Training(
         epochs=epochs, batch=100, optimizer=Adam(lr=1e-3, fused=True), course=Drops(at=(0.7,))
     )
     source: Teacher = teacher(TEACHER_NET, TEACHING, data=data)
-    branches = [("hard", shifted(fit, shift))]
+    branches = [("hard", shifted(training, shift))]
     for t in TEMPERATURES[2:]:
         loss = Distillation(temperature=t, soft=1.0, hard=0.0)
-        branches.append((f"soft {t:g}", student(fit, source, loss, shift=shift)))
+        branches.append((f"soft {t:g}", student(training, source, loss, shift=shift)))
     return Experiment(
         model=STUDENT_NET,
         data=Call.of(without, data=data, classes=missing),

@@ -14,7 +14,7 @@ from statistics import fmean
 import torch
 from scipy.stats import page_trend_test
 
-from boxwood import Adam, Call, Experiment, Fit, Splits
+from boxwood import Adam, Call, Experiment, Splits, Training
 from boxwood._internal.agent.search import TryAndLearn
 from boxwood._internal.core.criteria import magnitude, random, taylor
 from boxwood._internal.data.idx import fashion_mnist
@@ -76,8 +76,8 @@ def _classified(
         net,
         Call.of(fewer, data=Call.of(halved, data=data), count=count),
         torch.zeros(1, 1, 14, 14),
-        train=Fit(epochs=12, batch=100, optimizer=Adam(lr=2e-3), course=Drops(at=(0.75,))),
-        finetune=Fit(epochs=2, batch=100, optimizer=Adam(lr=5e-4)),
+        train=Training(epochs=12, batch=100, optimizer=Adam(lr=2e-3), course=Drops(at=(0.75,))),
+        finetune=Training(epochs=2, batch=100, optimizer=Adam(lr=5e-4)),
         search=_search(updates, examples=2000, statistics=2),
         bounds=bounds,
         baselines=baselines,
@@ -94,8 +94,8 @@ def segmentation(
         Call.of(encoder_decoder),
         scenes,
         torch.zeros(1, 3, 32, 32),
-        train=Fit(epochs=12, batch=32, optimizer=Adam(lr=2e-3), course=Drops(at=(0.75,))),
-        finetune=Fit(epochs=1, batch=32, optimizer=Adam(lr=5e-4)),
+        train=Training(epochs=12, batch=32, optimizer=Adam(lr=2e-3), course=Drops(at=(0.75,))),
+        finetune=Training(epochs=1, batch=32, optimizer=Adam(lr=5e-4)),
         search=_search(updates, examples=250, statistics=1),
         bounds=bounds,
         baselines=baselines,
@@ -114,8 +114,8 @@ def _study(
     data: Callable[[], Splits],
     example: torch.Tensor,
     *,
-    train: Fit,
-    finetune: Fit,
+    train: Training,
+    finetune: Training,
     search: SearchFilters,
     bounds: Sequence[float],
     baselines: Sequence[str],

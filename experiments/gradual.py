@@ -9,7 +9,7 @@ bytes, and draws the curves. All networks of a study train for the same number o
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from boxwood import SGD, Call, Experiment, Fit, Splits
+from boxwood import SGD, Call, Experiment, Splits, Training
 from boxwood._internal.core.schedules import Linear
 from boxwood._internal.data.idx import fashion_mnist
 from boxwood._internal.model.prunable import Where
@@ -102,7 +102,7 @@ def mobilenet(
     Scaled: images of 28 pixels, at most three eighths of the width, 300 steps of 64 images. The rate
     of 0.1 falls to a tenth twice, at 70 and 90 % of the steps; pruning is over at 60 %.
     """
-    train = Fit(
+    train = Training(
         steps=steps,
         batch=64,
         optimizer=SGD(lr=0.1, momentum=0.9, weight_decay=1e-4),
@@ -123,7 +123,7 @@ def mobilenet(
 class _Pruned:
     """Recipes that prune one network while it trains."""
 
-    train: Fit
+    train: Training
     window: Window
     where: Where
     measure: Phase

@@ -13,7 +13,7 @@ layers instead of eight, 32 units of attention, and a training of seven eighths 
 from collections.abc import Callable, Iterable
 from math import log
 
-from boxwood import Adam, Call, Experiment, Fit, Splits
+from boxwood import Adam, Call, Experiment, Splits, Training
 from boxwood._internal.recipes.gradual import Size, dense_training, gradual_pruning
 from boxwood._internal.recipes.phase import Recipe
 from boxwood._internal.recipes.phases.measure import Measure
@@ -153,8 +153,8 @@ def _lower(
     return Finding(claim, held, evidence)
 
 
-def _fit(steps: int, rate: float) -> Fit:
-    return Fit(
+def _fit(steps: int, rate: float) -> Training:
+    return Training(
         steps=steps,
         batch=64,
         optimizer=Adam(lr=rate, fused=True),

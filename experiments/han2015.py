@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from boxwood import SGD, Experiment, Fit, Splits
+from boxwood import SGD, Experiment, Splits, Training
 from boxwood._internal.core.criteria import magnitude_over_std
 from boxwood._internal.data.idx import fashion_mnist
 from boxwood._internal.recipes.phase import Recipe
@@ -110,7 +110,7 @@ def _study(
     sparsities = tuple(1 - kept for kept in KEPT)
     branches: list[tuple[str, Recipe]] = [
         ("dense", dense(train)),
-        ("scan", (Train(fit=train, label="dense"), Scan())),
+        ("scan", (Train(training=train, label="dense"), Scan())),
         *_regularised("L2", (train, again)),
     ]
     for rounds, kept in enumerate(KEPT, 1):
@@ -139,9 +139,9 @@ def _study(
 
 def _fits(
     rate: float, epochs: int, retrain: int, *, l1: float = 0.0, l2: float = 0.0
-) -> tuple[Fit, Fit]:
+) -> tuple[Training, Training]:
     """Dense training, and retraining at a tenth of its learning rate, as for the paper's LeNets."""
-    train = Fit(
+    train = Training(
         epochs=epochs,
         batch=60,
         optimizer=SGD(lr=rate, momentum=0.9, weight_decay=l2),
@@ -149,12 +149,12 @@ def _fits(
         l1=l1,
     )
     optimizer = SGD(lr=rate / 10, momentum=0.9, weight_decay=l2)
-    return train, Fit(epochs=retrain, batch=60, optimizer=optimizer, l1=l1)
+    return train, Training(epochs=retrain, batch=60, optimizer=optimizer, l1=l1)
 
 
-def _regularised(name: str, fits: tuple[Fit, Fit]) -> list[tuple[str, Recipe]]:
+def _regularised(name: str, fits: tuple[Training, Training]) -> list[tuple[str, Recipe]]:
     train, again = fits
-    without: Recipe = (Train(fit=train, label="dense"),)
+    without: Recipe = (Train(training=train, label="dense"),)
     for kept in KEPT:
         without += (
             Prune(sparsity=1 - kept, criterion=magnitude_over_std),

@@ -44,8 +44,8 @@ from boxwood._internal.runs.provenance import provenance
 from boxwood._internal.runs.runner import Settings, jobs_of, run_all
 from boxwood._internal.runs.store import Store
 from boxwood._internal.runs.workers import order_for, work
-from boxwood._internal.train.loop import Fit
 from boxwood._internal.train.optimizers import SGD
+from boxwood._internal.train.settings import Training
 from boxwood._internal.train.snapshots import Snapshot
 from boxwood._internal.zoo.lenet import lenet_300_100
 from boxwood.errors import BoxwoodError
@@ -62,11 +62,11 @@ NASTY = [
 
 def experiment() -> Experiment:
     """Two short recipes, one of which leaves units that can be cut."""
-    fit = Fit(steps=4, batch=20, optimizer=SGD(lr=0.05, momentum=0.9), watch_every=2)
+    training = Training(steps=4, batch=20, optimizer=SGD(lr=0.05, momentum=0.9), watch_every=2)
     return Experiment(
         model=Call.of(lenet_300_100, inputs=64),
         data=digits,
-        branches=(("dense", dense(fit)), ("small", structural(fit, fit, 0.5))),
+        branches=(("dense", dense(training)), ("small", structural(training, training, 0.5))),
     )
 
 
@@ -408,7 +408,7 @@ def hidden(store: Path, payload: Any) -> None:
         note = json.loads(path.read_text())
         note.pop("seal", None)
         genesis = {**note["genesis"], "model": payload, "data": payload}
-        recipe = [{**phase, "criterion": payload, "fit": payload} for phase in note["recipe"]]
+        recipe = [{**phase, "criterion": payload, "training": payload} for phase in note["recipe"]]
         path.write_text(json.dumps({**note, "genesis": genesis, "recipe": recipe}))
     for path in store.glob("phases/*/phase.json"):
         record = json.loads(path.read_text())

@@ -10,7 +10,7 @@ and the curves.
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from boxwood import Call, Experiment, Fit, Splits
+from boxwood import Call, Experiment, Splits, Training
 from boxwood._internal.core.shuffles import within_layers
 from boxwood._internal.data.idx import fashion_mnist
 from boxwood._internal.data.subsets import fewer
@@ -94,7 +94,7 @@ def conv_2_scaled(
 
 def _compared(
     prefix: str,
-    train: Fit,
+    train: Training,
     prune: Pruning,
     levels: int,
     compared: Iterable[int],

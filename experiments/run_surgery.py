@@ -25,13 +25,13 @@ from text_recogniser import Rendered, ctc, exact, pretrained
 from text_recogniser import data as words
 from torch import nn
 
-from boxwood import Adam, Fit, Splits
+from boxwood import Adam, Splits, Training
 from boxwood._internal.data.idx import fashion_mnist
 from boxwood._internal.data.subsets import fewer
 from boxwood._internal.report.figures import GREY, house_style, label, look, write_figure
 from boxwood._internal.report.statistics import paired_difference
 from boxwood._internal.report.study import Finding
-from boxwood._internal.train.loop import fit_
+from boxwood._internal.train.loop import train_
 from boxwood._internal.train.metrics import accuracy
 from boxwood._internal.train.optimizers import Drops
 from boxwood._internal.zoo.cifar_nets import small_resnet
@@ -41,9 +41,11 @@ from boxwood_studies.halved_images import halved
 OUT = Path(__file__).parent / "results" / "surgery.json"
 FRACTIONS = (0.3, 0.5)
 LEARNED, CALIBRATION = 10_000, 500
-DENSE = Fit(epochs=5, batch=64, optimizer=Adam(lr=2e-3), course=Drops(at=(0.6, 0.85)))
-AGAIN = Fit(epochs=1, batch=64, optimizer=Adam(lr=5e-4), course=Drops(at=(0.7,)), order=1)
-WORDS_AGAIN = Fit(steps=12, batch=16, optimizer=Adam(lr=5e-4), loss=ctc, clip=5.0)
+DENSE = Training(epochs=5, batch=64, optimizer=Adam(lr=2e-3), course=Drops(at=(0.6, 0.85)))
+AGAIN = Training(
+    epochs=1, batch=64, optimizer=Adam(lr=5e-4), course=Drops(at=(0.7,)), shuffle_index=1
+)
+WORDS_AGAIN = Training(steps=12, batch=16, optimizer=Adam(lr=5e-4), loss=ctc, clip=5.0)
 WORDS_TESTED, WORDS_SEEN = 200, 32
 FILTERS_ONLY = ("*.weight_hh_*", "SequenceModeling.*.linear.bias")
 NAMES = {
@@ -75,7 +77,7 @@ def trained_here(build: Any, size: int) -> Case:
     def network(seed: int) -> nn.Module:
         torch.manual_seed(seed)
         net = build()
-        fit_(net, data.train, DENSE, seed=seed)
+        train_(net, data.train, DENSE, seed=seed)
         return net
 
     def calibration(seed: int) -> tuple[torch.Tensor, ...]:
@@ -88,7 +90,7 @@ def trained_here(build: Any, size: int) -> Case:
         protect=(),
         calibration=calibration,
         measure=lambda net: accuracy(net, data.test).fraction,
-        retrain_=lambda net, seed: fit_(net, data.train, AGAIN, seed=seed),
+        retrain_=lambda net, seed: train_(net, data.train, AGAIN, seed=seed),
     )
 
 
@@ -107,7 +109,7 @@ def recogniser(corpus: Path, protect: tuple[str, ...]) -> Case:
         protect=protect,
         calibration=calibration,
         measure=lambda net: exact(net, tested),
-        retrain_=lambda net, seed: fit_(net, train, WORDS_AGAIN, seed=seed),
+        retrain_=lambda net, seed: train_(net, train, WORDS_AGAIN, seed=seed),
     )
 
 

@@ -30,7 +30,7 @@ from plain_text import brown
 from torch import Tensor, nn
 from torch.nn import functional
 
-from boxwood import Adam, Cubic, Fit, Gradual, Store, prune
+from boxwood import Adam, Cubic, Gradual, Store, Training, prune
 from boxwood._internal.core.allocation_by_layer import lamp
 from boxwood._internal.core.digests import digest
 from boxwood._internal.core.examples import Examples
@@ -43,7 +43,7 @@ from boxwood._internal.report.statistics import paired_difference
 from boxwood._internal.report.study import Finding
 from boxwood._internal.runs.provenance import provenance
 from boxwood._internal.runs.store import StoredCheckpoints
-from boxwood._internal.train.loop import Row, fit_
+from boxwood._internal.train.loop import Row, train_
 from boxwood._internal.train.optimizers import Drops
 
 OUT = Path(__file__).parent / "results" / "text_recogniser.json"
@@ -162,7 +162,7 @@ def taught(logits: Tensor, lesson: Lesson) -> Tensor:
 
 # After 80 steps to 90 %, LAMP reads 0.84 of the watched words, one threshold for all layers 0.37,
 # and the same sparsity in every layer none.
-FIT = Fit(
+TRAINING = Training(
     steps=STEPS,
     batch=BATCH,
     optimizer=Adam(lr=5e-4, fused=True),
@@ -294,8 +294,8 @@ def main() -> None:
         print({**rows[-1], **row}, flush=True)
         return row
 
-    kept_at = StoredCheckpoints(Store(given.store), digest(encode(FIT)), every=60)
-    done = fit_(model, train, FIT, seed=0, teach=teach, watch=watch, checkpoints=kept_at)
+    kept_at = StoredCheckpoints(Store(given.store), digest(encode(TRAINING)), every=60)
+    done = train_(model, train, TRAINING, seed=0, teach=teach, watch=watch, checkpoints=kept_at)
     model.mixed = False
     after = read(model, test)
     apart = paired_difference([100.0 * word for word in after], [100.0 * word for word in dense])

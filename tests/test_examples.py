@@ -47,5 +47,5 @@ def test_a_recipe_file_round_trips_and_refuses_unknown_fields(tmp_path):
     assert shown.exit_code == 0, shown.exception
     recipe.write_text(planned.stdout.replace('"epochs"', '"epoch"'))
     refused = CliRunner().invoke(app, named)
-    assert "Expected a field of Fit" in str(refused.exception)
+    assert "Expected a field of Training" in str(refused.exception)
     assert "did you mean 'epochs'" in str(refused.exception)

@@ -30,8 +30,8 @@ from boxwood._internal.recipes.three_step import dense, iterative, one_shot
 from boxwood._internal.recipes.unit_selection import select_units
 from boxwood._internal.runs.runner import run
 from boxwood._internal.runs.store import Store
-from boxwood._internal.train.loop import Fit
 from boxwood._internal.train.optimizers import SGD, Adam
+from boxwood._internal.train.settings import Training
 from boxwood.errors import BoxwoodError, NoEffect
 
 __version__ = version("boxwood")
@@ -47,7 +47,6 @@ __all__ = [
     "Cubic",
     "Distillation",
     "Experiment",
-    "Fit",
     "Genesis",
     "Gradual",
     "LayerByLayer",
@@ -62,6 +61,7 @@ __all__ = [
     "Store",
     "Teacher",
     "Trained",
+    "Training",
     "TryAndLearn",
     "check_equivalence",
     "compensate",

@@ -22,8 +22,8 @@ from boxwood._internal.recipes.phases.train import Train
 from boxwood._internal.report.tables import human_seconds
 from boxwood._internal.runs.runner import Settings, jobs_of, run_all
 from boxwood._internal.runs.store import Store
-from boxwood._internal.train.loop import Fit
 from boxwood._internal.train.optimizers import SGD
+from boxwood._internal.train.settings import Training
 from boxwood._internal.zoo.lenet import lenet_300_100
 
 LINE = re.compile(
@@ -36,24 +36,24 @@ from boxwood._internal.data.digits import digits
 from boxwood._internal.recipes.phase import Experiment
 from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.recipes.phases.train import Train
-from boxwood._internal.train.loop import Fit
+from boxwood._internal.train.settings import Training
 from boxwood._internal.train.optimizers import SGD
 from boxwood._internal.zoo.lenet import lenet_300_100
 
 def recipe(epochs=1):
-    fit = Fit(epochs=epochs, batch=60, optimizer=SGD(lr=0.1))
+    training = Training(epochs=epochs, batch=60, optimizer=SGD(lr=0.1))
     return Experiment(model=Call.of(lenet_300_100, inputs=64), data=digits,
-        branches=(("dense", (Train(fit=fit), Measure())),))
+        branches=(("dense", (Train(training=training), Measure())),))
 """
 
 
 def experiment(epochs: int = 1) -> Experiment:
-    fit = Fit(epochs=epochs, batch=60, optimizer=SGD(lr=0.1))
-    pruned = (Train(fit=fit), Prune(sparsity=0.5), Train(fit=fit), Measure())
+    training = Training(epochs=epochs, batch=60, optimizer=SGD(lr=0.1))
+    pruned = (Train(training=training), Prune(sparsity=0.5), Train(training=training), Measure())
     return Experiment(
         model=Call.of(lenet_300_100, inputs=64),
         data=digits,
-        branches=(("dense", (Train(fit=fit), Measure())), ("pruned", pruned)),
+        branches=(("dense", (Train(training=training), Measure())), ("pruned", pruned)),
     )
 
 

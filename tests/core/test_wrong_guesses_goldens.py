@@ -63,7 +63,7 @@ def test_guesses_that_work() -> None:
     made = boxwood.Call.of(nn.Linear, 8, out_features=4)
     assert made().weight.shape == (4, 8)
     assert decode(encode(made), trust=EVERYTHING) == made
-    fit = boxwood.Fit(steps=1, batch=1, optimizer=boxwood.SGD(lr=0.1))
-    pair = ("dense", boxwood.dense(train=fit))
+    training = boxwood.Training(steps=1, batch=1, optimizer=boxwood.SGD(lr=0.1))
+    pair = ("dense", boxwood.dense(train=training))
     study = boxwood.Experiment(model=made, data=int, branches={"dense": pair[1]})
     assert study == boxwood.Experiment(model=made, data=int, branches=(pair,))

@@ -19,7 +19,7 @@ from torch.utils.data import (
 )
 
 import boxwood
-from boxwood import SGD, Fit, Genesis, Splits, Store, dense, from_datasets
+from boxwood import SGD, Genesis, Splits, Store, Training, dense, from_datasets
 from boxwood._internal.core.examples import Examples
 from boxwood._internal.recipes.phases import Train
 from boxwood.errors import BoxwoodError
@@ -156,7 +156,7 @@ def test_nobodys_random_numbers_are_disturbed() -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
     from_datasets("mine", PAIRS, 10, FEW)
-    with pytest.raises(BoxwoodError, match=r"others the second time; .* Fit\(augment=…\)"):
+    with pytest.raises(BoxwoodError, match=r"others the second time; .* Training\(augment=…\)"):
         from_datasets("mine", Flipping(), FEW, FEW)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -223,8 +223,8 @@ def test_runs_resume_and_go_on_with_the_same_data_only(
 ) -> None:
     """Two stores agree to the last bit; with other contents a run that began is not gone on with."""
     start = Genesis(model=net, data=data)
-    fit = Fit(epochs=2, batch=7, optimizer=SGD(lr=0.1))
-    recipe = (*dense(fit), Train(fit=fit))
+    training = Training(epochs=2, batch=7, optimizer=SGD(lr=0.1))
+    recipe = (*dense(training), Train(training=training))
     ends = [boxwood.run(start, recipe, Store(tmp_path / name)) for name in ("a", "b")]
     assert torch.equal(ends[0].weights["weight"], ends[1].weights["weight"])
     boxwood.run(start, recipe[:1], Store(tmp_path / "c"))

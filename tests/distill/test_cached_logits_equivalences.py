@@ -23,19 +23,19 @@ from boxwood._internal.recipes.phase import Genesis, Recipe, State
 from boxwood._internal.recipes.teacher_student import student, teacher
 from boxwood._internal.runs.runner import run
 from boxwood._internal.runs.store import Store
-from boxwood._internal.train.loop import Fit
 from boxwood._internal.train.optimizers import Adam
+from boxwood._internal.train.settings import Training
 from boxwood._internal.zoo.wide_nets import wide_net
 from boxwood.errors import BoxwoodError
 
-FIT = Fit(epochs=2, batch=60, optimizer=Adam(lr=2e-3))
+TRAINING = Training(epochs=2, batch=60, optimizer=Adam(lr=2e-3))
 GENESIS = Genesis(model=Call.of(wide_net, hidden=(12,), inputs=64), data=digits)
 BIG = Call.of(wide_net, hidden=(40,), inputs=64, dropout=0.5)
 
 
-def recipe(fit: Fit, encoding: Encoding, *, cached: bool) -> Recipe:
-    source = replace(teacher(BIG, FIT, members=2), encoding=encoding, cached=cached)
-    return student(fit, source, Distillation(temperature=4.0))
+def recipe(training: Training, encoding: Encoding, *, cached: bool) -> Recipe:
+    source = replace(teacher(BIG, TRAINING, members=2), encoding=encoding, cached=cached)
+    return student(training, source, Distillation(temperature=4.0))
 
 
 def same(a: State, b: State) -> bool:
@@ -45,14 +45,16 @@ def same(a: State, b: State) -> bool:
     )
 
 
-@pytest.mark.parametrize("fit", [FIT, replace(FIT, augment=FlipAndCrop(pad=1, flip=False))])
+@pytest.mark.parametrize(
+    "training", [TRAINING, replace(TRAINING, augment=FlipAndCrop(pad=1, flip=False))]
+)
 @pytest.mark.parametrize("encoding", [Exact(), Half(), TopK(3, classes=10)])
-def test_cached_is_live(fit: Fit, encoding: Encoding, tmp_path: Path) -> None:
+def test_cached_is_live(training: Training, encoding: Encoding, tmp_path: Path) -> None:
     """A student has the same bytes whether its teacher answers, writes down, or has written down."""
-    live = run(GENESIS, recipe(fit, encoding, cached=False), Store(tmp_path / "live"))
-    writes = run(GENESIS, recipe(fit, encoding, cached=True), Store(tmp_path / "writes"))
+    live = run(GENESIS, recipe(training, encoding, cached=False), Store(tmp_path / "live"))
+    writes = run(GENESIS, recipe(training, encoding, cached=True), Store(tmp_path / "writes"))
     shutil.copytree(tmp_path / "writes" / "answers", tmp_path / "reads" / "answers")
-    reads = run(GENESIS, recipe(fit, encoding, cached=True), Store(tmp_path / "reads"))
+    reads = run(GENESIS, recipe(training, encoding, cached=True), Store(tmp_path / "reads"))
     assert not (tmp_path / "live" / "answers").exists()
     assert same(live, writes)
     assert same(live, reads)

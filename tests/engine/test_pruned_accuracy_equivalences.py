@@ -11,7 +11,7 @@ import boxwood
 from boxwood._internal.data.digits import digits
 from boxwood._internal.engine.compiling import compile as compile_
 from boxwood._internal.engine.supported import problems
-from boxwood._internal.train.loop import fit_
+from boxwood._internal.train.loop import train_
 
 
 def test_a_compiled_network_keeps_its_accuracy_to_the_last_image() -> None:
@@ -25,10 +25,10 @@ def test_a_compiled_network_keeps_its_accuracy_to_the_last_image() -> None:
         nn.Conv2d(16, 32, 3, padding=1, stride=2), nn.ReLU(), nn.Flatten(),
         nn.Linear(32 * (height // 2) * (width // 2), 10),
     )  # fmt: skip
-    settings = boxwood.Fit(epochs=6, batch=60, optimizer=boxwood.SGD(lr=0.05, momentum=0.9))
-    fit_(net, data.train, settings, seed=0)
+    settings = boxwood.Training(epochs=6, batch=60, optimizer=boxwood.SGD(lr=0.05, momentum=0.9))
+    train_(net, data.train, settings, seed=0)
     masks = boxwood.prune(net, 0.9)
-    fit_(net, data.train, settings, seed=0, masks=masks)
+    train_(net, data.train, settings, seed=0, masks=masks)
     images, labels = data.test.take(torch.arange(len(data.test)))
     net.eval()
     with torch.no_grad():

@@ -12,9 +12,10 @@ from boxwood._internal.graph.reparametrised import baked, reparametrised
 from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.recipes.unit_selection import select_units
-from boxwood._internal.train.loop import Fit, fit_
+from boxwood._internal.train.loop import train_
 from boxwood._internal.train.metrics import accuracy
 from boxwood._internal.train.optimizers import Adam
+from boxwood._internal.train.settings import Training
 from boxwood.errors import BoxwoodError
 
 pytest.importorskip("sklearn")
@@ -35,7 +36,7 @@ def trained(request):
     """A network trained for a few seconds on digits."""
     torch.manual_seed(0)
     net, data = conv_net(norm=request.param), digits()
-    fit_(net, data.train, Fit(epochs=12, batch=64, optimizer=Adam(lr=0.003)), seed=0)
+    train_(net, data.train, Training(epochs=12, batch=64, optimizer=Adam(lr=0.003)), seed=0)
     return net.eval(), data
 
 

@@ -20,7 +20,7 @@ from pretend_device import GPU, MODULE, Pretending
 from torch import Tensor, nn
 
 import boxwood
-from boxwood import SGD, Adam, Cubic, Fit, Genesis, Gradual, LayerByLayer, RigL, Static, Store
+from boxwood import SGD, Adam, Cubic, Genesis, Gradual, LayerByLayer, RigL, Static, Store, Training
 from boxwood._internal.agent.environment import tries_of
 from boxwood._internal.agent.search import Agent, TryAndLearn
 from boxwood._internal.core import criteria
@@ -51,7 +51,7 @@ from boxwood._internal.recipes.phases.search_filters import SearchFilters
 from boxwood._internal.recipes.three_step import iterative
 from boxwood._internal.recipes.unit_selection import select_units
 from boxwood._internal.runs.runner import Settings
-from boxwood._internal.train.loop import fit_
+from boxwood._internal.train.loop import train_
 from boxwood._internal.train.losses import cross_entropy
 from boxwood._internal.train.metrics import evaluate
 from boxwood._internal.train.snapshots import Snapshot
@@ -207,8 +207,8 @@ def fitted(device: Device, *, data_on_device: bool, **settings: Any) -> Numbers:
     data = rows()
     if data_on_device:
         data = InMemory(data.inputs.to(device), data.targets.to(device))
-    fit = Fit(epochs=2, batch=6, optimizer=Adam(lr=0.01), **settings)
-    done = fit_(net, data, fit, seed=0, masks=prune(chain(), 0.3))
+    training = Training(epochs=2, batch=6, optimizer=Adam(lr=0.01), **settings)
+    done = train_(net, data, training, seed=0, masks=prune(chain(), 0.3))
     return {
         **dict(net.named_parameters()), **done.masks, "history": repr(done.history),
         "evaluated": repr(evaluate(net, data, cross_entropy)),
@@ -235,20 +235,22 @@ class Stopping:
         raise KeyboardInterrupt
 
 
-def resumed(device: Device, make: Callable[[], nn.Module], data: InMemory, fit: Fit) -> Numbers:
+def resumed(
+    device: Device, make: Callable[[], nn.Module], data: InMemory, training: Training
+) -> Numbers:
     """A training that is stopped and taken up is the undisturbed one."""
     found: list[nn.Module] = []
     for stop in (-1, 5):
         net, checkpoints = make().to(device), Stopping(stop)
         try:
-            fit_(net, data, fit, seed=0, checkpoints=checkpoints)
+            train_(net, data, training, seed=0, checkpoints=checkpoints)
         except KeyboardInterrupt:
             net, checkpoints.stop = make().to(device), -1
-            fit_(net, data, fit, seed=0, checkpoints=checkpoints)
+            train_(net, data, training, seed=0, checkpoints=checkpoints)
         found.append(net)
     whole, again = (dict(net.named_parameters()) for net in found)
     assert all(torch.equal(whole[name].cpu(), again[name].cpu()) for name in whole)
-    return {} if fit.order else whole
+    return {} if training.shuffle_index else whole
 
 
 class Reading(nn.Module):
@@ -271,8 +273,8 @@ class Reading(nn.Module):
 def reading(device: Device) -> Numbers:
     stream = torch.randint(13, (93,), generator=torch.Generator().manual_seed(5))
     data = InMemory(stream[:-1].view(23, 4), stream[1:].view(23, 4))
-    fit = Fit(epochs=2, batch=3, optimizer=SGD(lr=1.0), clip=0.25, in_order=True)
-    return resumed(device, Reading, data, fit)
+    training = Training(epochs=2, batch=3, optimizer=SGD(lr=1.0), clip=0.25, stateful=True)
+    return resumed(device, Reading, data, training)
 
 
 def dropping(device: Device) -> Numbers:
@@ -280,7 +282,9 @@ def dropping(device: Device) -> Numbers:
         return nn.Sequential(*chain()[:2], nn.Dropout(0.5), chain()[2])
 
     # The device draws other numbers than the CPU does: compared is stopped with undisturbed.
-    return resumed(device, make, rows(), Fit(epochs=4, batch=6, optimizer=Adam(lr=0.1), order=1))
+    return resumed(
+        device, make, rows(), Training(epochs=4, batch=6, optimizer=Adam(lr=0.1), shuffle_index=1)
+    )
 
 
 def splits(device: Device) -> Numbers:
@@ -304,8 +308,10 @@ def taught(device: Device) -> Numbers:
     student = nn.Linear(12, 3).to(device)
     nn.init.ones_(student.weight)
     nn.init.zeros_(student.bias)
-    fit = Fit(epochs=1, batch=6, optimizer=SGD(lr=0.1), loss=Distillation(temperature=2.0))
-    fit_(student, on_device, fit, seed=0, teach=raw)
+    training = Training(
+        epochs=1, batch=6, optimizer=SGD(lr=0.1), loss=Distillation(temperature=2.0)
+    )
+    train_(student, on_device, training, seed=0, teach=raw)
     found = answers(0, order, data.inputs, data.targets[order]).logits
     return {"found": found, "step": step, "student": student.weight}
 
@@ -320,20 +326,22 @@ def searched(device: Device) -> Numbers:
 
 
 def recipe(device: Device, which: str) -> Numbers:
-    fit = Fit(steps=4, batch=60, optimizer=Adam(lr=5e-3))
+    training = Training(steps=4, batch=60, optimizer=Adam(lr=5e-3))
     net: Any = Call.of(lenet_300_100, inputs=64)
     if which == "iterative":
-        phases = iterative(fit, fit, (0.5, 0.7))
+        phases = iterative(training, training, (0.5, 0.7))
     elif which == "lottery ticket":
-        phases = lottery_ticket(train=fit, prune=layer_wise(("*", 0.3)), levels=2)
+        phases = lottery_ticket(train=training, prune=layer_wise(("*", 0.3)), levels=2)
     elif which == "optimal brain damage":
-        phases = optimal_brain_damage(fit, fit, (0.3, 0.6), loss=cross_entropy, examples=50)
+        phases = optimal_brain_damage(
+            training, training, (0.3, 0.6), loss=cross_entropy, examples=50
+        )
     else:
         net = Call.of(small_vgg, widths=(6, 8))
         how = TryAndLearn(bound=60.0, updates=2, patience=2)
         search = SearchFilters(layer="", search=how, statistics=1, examples=50)
         layers = ("conv1.weight", "conv2.weight")
-        phases = filter_agent(fit, search, fit, layers=layers)
+        phases = filter_agent(training, search, training, layers=layers)
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(device=device)
         state = boxwood.run(
@@ -351,7 +359,7 @@ def undisturbed(device: Device) -> Numbers:
     example, batches = images()[0][0].to(device), images()
     genesis = Genesis(model=partial(nn.Linear, 3, 2), data=digits)
     trained = nn.Sequential(chain(), nn.Dropout()).to(device)
-    fit = Fit(epochs=1, batch=6, optimizer=SGD(lr=0.1))
+    training = Training(epochs=1, batch=6, optimizer=SGD(lr=0.1))
     found = find_units(net, example)
     selection = select_units(found, 0.5)
     small = shrink(net, selection)
@@ -369,7 +377,7 @@ def undisturbed(device: Device) -> Numbers:
         "prune": lambda: prune(
             noisy, 0.5, criterion=criteria.snip, loss=cross_entropy, batches=batches
         ),
-        "fit_": lambda: fit_(trained, rows(), fit, seed=0),
+        "train_": lambda: train_(trained, rows(), training, seed=0),
         "build": genesis.build,
         "agent": lambda: Agent(torch.eye(3), TryAndLearn(bound=1.0), seed=0),
     }

@@ -113,7 +113,7 @@ def test_adjusted_weights() -> None:
     for decide in (by_criterion, by_sparse_gpt):
         plain, other = (decide(net, batches, sparsity=0.5) for net in nets)
         the_same(plain.weights, other.weights)
-    # The masks of a stored matrix fit what it stores.
+    # The masks of a stored matrix training what it stores.
     assert masks[1]["2.weight"].shape == nets[1][2].weight.shape
 
 

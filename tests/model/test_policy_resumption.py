@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from boxwood import SGD, Fit, Genesis
+from boxwood import SGD, Genesis, Training
 from boxwood._internal.core.policies import Gradual, RigL
 from boxwood._internal.core.schedules import Cubic
 from boxwood._internal.core.spec import Call
@@ -31,7 +31,7 @@ STEPS = 60
 def test_a_phase_stopped_in_a_ramp_is_the_undisturbed_one(policy, stop, stopped_is_undisturbed):
     """Weights, masks and history after a stop are those without one."""
     optimizer = SGD(lr=0.1, momentum=0.9, weight_decay=1e-4)
-    phase = Train(fit=Fit(steps=STEPS, batch=60, optimizer=optimizer, policy=policy))
+    phase = Train(training=Training(steps=STEPS, batch=60, optimizer=optimizer, policy=policy))
     model = GENESIS.build()
     start = State(model.state_dict(), {})
 
@@ -57,22 +57,22 @@ def test_a_text_stopped_in_a_ramp_is_read_on(stop, stopped_is_undisturbed):
         model=Call.of(lstm_language_model, words=32, hidden=8, dropout=0.5), data=text
     )
     policy = Gradual(schedule=Cubic(final=0.9, begin=10, end=50), every=10)
-    fit = Fit(
+    training = Training(
         steps=STEPS,
         batch=4,
         optimizer=SGD(lr=2.0, momentum=0.5),
         clip=0.5,
         policy=policy,
         where=LANGUAGE_MODEL,
-        in_order=True,
+        stateful=True,
     )
-    assert fit.window(len(text().train)).per_epoch == 12
+    assert training.window(len(text().train)).per_epoch == 12
     start = State(genesis.build().state_dict(), {})
 
     def world(checkpoints=None):
         return World(genesis=genesis, data=text(), earlier=lambda _: start, checkpoints=checkpoints)
 
-    check_kept(stopped_is_undisturbed(Train(fit=fit), start, world, stop))
+    check_kept(stopped_is_undisturbed(Train(training=training), start, world, stop))
 
 
 def check_kept(whole):

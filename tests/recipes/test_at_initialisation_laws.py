@@ -26,13 +26,13 @@ from boxwood._internal.recipes.three_step import dense
 from boxwood._internal.runs.chain import keys
 from boxwood._internal.runs.runner import Job, run, run_all
 from boxwood._internal.runs.store import Store
-from boxwood._internal.train.loop import Fit
 from boxwood._internal.train.losses import cross_entropy, squared_error
 from boxwood._internal.train.optimizers import SGD
+from boxwood._internal.train.settings import Training
 from boxwood._internal.zoo.lenet import lenet_300_100
 from boxwood.errors import BoxwoodError
 
-FIT = Fit(steps=20, batch=60, optimizer=SGD(lr=0.05, momentum=0.9))
+TRAINING = Training(steps=20, batch=60, optimizer=SGD(lr=0.05, momentum=0.9))
 NAMES = ("fc1.weight", "fc2.weight", "fc3.weight")
 
 
@@ -47,7 +47,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def pruned(store: Store, seed: int = 0, **settings: object) -> State:
     """The state after the first phase."""
-    return run(genesis(seed), prune_at_initialisation(FIT, 0.9, **settings)[:1], store)
+    return run(genesis(seed), prune_at_initialisation(TRAINING, 0.9, **settings)[:1], store)
 
 
 def same(one: State, other: State) -> bool:
@@ -93,8 +93,8 @@ def test_random_masks_of_policies_follow_the_seed_of_the_run(store: Store, kind:
     more = {} if kind is Static else {"until": 10}
 
     def first_masks(root: int, **chance: int) -> Tensor:
-        fit = replace(FIT, steps=1, policy=kind(0.5, **more, **chance))
-        return run(genesis(root), (Train(fit=fit),), store).masks["fc1.weight"]
+        training = replace(TRAINING, steps=1, policy=kind(0.5, **more, **chance))
+        return run(genesis(root), (Train(training=training),), store).masks["fc1.weight"]
 
     agree = float((first_masks(0) == first_masks(1)).float().mean())
     assert agree == pytest.approx(0.5, abs=0.02)
@@ -106,8 +106,8 @@ def test_random_masks_of_policies_follow_the_seed_of_the_run(store: Store, kind:
 @pytest.mark.parametrize("phase", [
     Scan(sparsities=(0.9,), criterion=random),
     Predict(criterion=random, loss=squared_error, sparsities=(0.5,)),
-    Train(fit=replace(FIT, steps=1, policy=Gradual(OneShot(final=0.5, at=1), every=1, criterion=random))),
-    Train(fit=replace(FIT, steps=1, policy=LayerByLayer(final=0.5, end=1, every=1, criterion=random))),
+    Train(training=replace(TRAINING, steps=1, policy=Gradual(OneShot(final=0.5, at=1), every=1, criterion=random))),
+    Train(training=replace(TRAINING, steps=1, policy=LayerByLayer(final=0.5, end=1, every=1, criterion=random))),
 ])  # fmt: skip
 def test_chance_in_every_phase_follows_the_seed_of_the_run(
     phase: Scan | Predict | Train,
@@ -135,7 +135,7 @@ def test_a_seed_that_was_given_stays(store: Store) -> None:
 def test_synflow_takes_a_hundred_rounds(store: Store) -> None:
     """All layers live at a sparsity that empties one when it is reached at once."""
     recipes = [
-        prune_at_initialisation(FIT, 0.999, criterion=synflow, rounds=rounds)
+        prune_at_initialisation(TRAINING, 0.999, criterion=synflow, rounds=rounds)
         for rounds in (None, 1)
     ]
     rounds, once = (run(genesis(), recipe[:1], store) for recipe in recipes)
@@ -170,7 +170,7 @@ def _only_first(model: torch.nn.Module) -> dict[str, Tensor]:
 
 def test_what_is_pruned_stays_zero_and_the_rest_starts_at_its_initial_values(store: Store) -> None:
     """Before training survivors have their initial values; afterwards zeros are still zeros."""
-    recipe = prune_at_initialisation(FIT, 0.9)
+    recipe = prune_at_initialisation(TRAINING, 0.9)
     before, after = (run(genesis(), recipe[:count], store) for count in (1, 2))
     start = genesis().build().state_dict()
     for name in NAMES:
@@ -182,7 +182,7 @@ def test_what_is_pruned_stays_zero_and_the_rest_starts_at_its_initial_values(sto
 
 def test_controls_keep_what_they_say(store: Store) -> None:
     """Shuffling keeps the count of each layer and the values; drawing again keeps the masks."""
-    recipe = prune_at_initialisation(FIT, 0.9)
+    recipe = prune_at_initialisation(TRAINING, 0.9)
     found = run(genesis(), recipe[:1], store)
     moved, fresh = (run(genesis(), of(recipe)[:2], store) for of in (shuffled, reinitialised))
     start = genesis().build().state_dict()
@@ -193,7 +193,7 @@ def test_controls_keep_what_they_say(store: Store) -> None:
     assert same(fresh, found)
     assert not torch.equal(fresh.weights["fc1.weight"], found.weights["fc1.weight"])
     with pytest.raises(BoxwoodError, match="begins with pruning, got one that begins with Train"):
-        shuffled(dense(FIT))
+        shuffled(dense(TRAINING))
 
 
 @pytest.mark.parametrize("criterion", [snip, grasp, synflow, magnitude, random])
@@ -201,9 +201,9 @@ def test_every_criterion_makes_a_recipe_of_one_budget(
     store: Store, criterion: Callable[..., Tensor]
 ) -> None:
     """It trains as long as the dense one, is data that can be written down, and ends at its sparsity."""
-    recipe: Recipe = prune_at_initialisation(FIT, 0.9, criterion=criterion)
+    recipe: Recipe = prune_at_initialisation(TRAINING, 0.9, criterion=criterion)
     assert decode(encode(recipe)) == recipe
-    assert recipe[1].fit == dense(FIT)[0].fit
+    assert recipe[1].training == dense(TRAINING)[0].training
     state = run(genesis(), recipe, store)
     assert state.facts["kept"] == round(0.1 * state.facts["weights"])
     assert state.facts["test"]["total"] > 0
@@ -211,9 +211,9 @@ def test_every_criterion_makes_a_recipe_of_one_budget(
 
 def test_grasp_divides_the_outputs_or_says_that_it_cannot() -> None:
     """The paper's temperature is there without asking; another loss must be given."""
-    phase = prune_at_initialisation(FIT, 0.9, criterion=grasp)[0]
+    phase = prune_at_initialisation(TRAINING, 0.9, criterion=grasp)[0]
     assert phase.loss == Call.of(cross_entropy, temperature=200.0)
-    other = Fit(steps=20, batch=60, optimizer=SGD(lr=0.05), loss=squared_error)
+    other = Training(steps=20, batch=60, optimizer=SGD(lr=0.05), loss=squared_error)
     assert prune_at_initialisation(other, 0.9)[0].loss == squared_error
     with pytest.raises(BoxwoodError, match="divided by 200"):
         prune_at_initialisation(other, 0.9, criterion=grasp)
@@ -226,13 +226,13 @@ def test_what_a_criterion_does_not_ask_for_is_no_part_of_its_key() -> None:
     """Magnitude is keyed as plain pruning, whatever the sample of examples would have been."""
     plain = keys(genesis(), (Prune(sparsity=0.9),))
     for sample in (0, 1):
-        recipe = prune_at_initialisation(FIT, 0.9, criterion=magnitude, sample=sample)
+        recipe = prune_at_initialisation(TRAINING, 0.9, criterion=magnitude, sample=sample)
         assert keys(genesis(), recipe)[:2] == plain
 
 
 def test_controls_share_the_pruning(tmp_path: Path) -> None:
     """A recipe and its controls prune once."""
-    recipe = prune_at_initialisation(FIT, 0.9)
+    recipe = prune_at_initialisation(TRAINING, 0.9)
     found = Store(tmp_path)
     run_all([Job(genesis(), each[:2]) for each in (recipe, shuffled(recipe))], found)
     assert len({*keys(genesis(), recipe[:2]), *keys(genesis(), shuffled(recipe)[:2])}) == 4

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from boxwood import SGD, Adam, Fit, Genesis, Store, run
+from boxwood import SGD, Adam, Genesis, Store, Training, run
 from boxwood._internal.agent.search import TryAndLearn
 from boxwood._internal.core.criteria import magnitude, random, taylor
 from boxwood._internal.core.spec import Call
@@ -20,11 +20,11 @@ from boxwood.errors import BoxwoodError
 
 NET = Call.of(small_vgg, widths=(6, 8))
 LAYERS = ("conv1.weight", "conv2.weight")
-FIT = Fit(epochs=3, batch=60, optimizer=Adam(lr=5e-3))
+TRAINING = Training(epochs=3, batch=60, optimizer=Adam(lr=5e-3))
 SEARCH = SearchFilters(
     layer="", search=TryAndLearn(bound=60.0, updates=6, patience=6), statistics=1, examples=100
 )
-AGENT = filter_agent(FIT, SEARCH, replace(FIT, epochs=1), layers=LAYERS)
+AGENT = filter_agent(TRAINING, SEARCH, replace(TRAINING, epochs=1), layers=LAYERS)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_layers_are_named_input_side_first():
     """The layers of a net are the groups of its units, in the order of its forward pass."""
     assert layers_of(NET, torch.zeros(1, 1, 8, 8)) == LAYERS
     with pytest.raises(BoxwoodError, match="Expected layers with names of their own"):
-        filter_agent(FIT, SEARCH, FIT, layers=("conv1.weight", "conv1.weight"))
+        filter_agent(TRAINING, SEARCH, TRAINING, layers=("conv1.weight", "conv1.weight"))
 
 
 def test_what_is_removed_is_proved_logged_and_stays_removed(store):
@@ -99,7 +99,7 @@ def test_chance_follows_the_seed_of_the_run(store):
 
 def test_sensitivity_meets_the_multiply_adds(store):
     """Removal by sensitivity ends at no more multiply-adds than the agent's network has."""
-    recipe = by_sensitivity(AGENT, FIT)
+    recipe = by_sensitivity(AGENT, TRAINING)
     agent, other = _after(store, AGENT, 4), _after(store, recipe, 2)
     assert other.facts["multiply_adds"][1] <= agent.facts["multiply_adds"][1]
     assert other.facts["steps"]
@@ -116,7 +116,7 @@ def test_an_unknown_layer_is_named(store):
 def test_two_processes_search_as_one_does(store):
     """The facts do not depend on how many processes try."""
     dense = _after(store, AGENT, 1)
-    brief = Fit(steps=2, batch=60, optimizer=SGD(lr=0.01))
+    brief = Training(steps=2, batch=60, optimizer=SGD(lr=0.01))
     how = replace(SEARCH.search, updates=2)
     phase = replace(SEARCH, layer="conv1.weight", recover=brief, search=how)
     world = World(genesis=Genesis(model=NET, data=digits), data=digits(), earlier=lambda _: dense)

@@ -5,7 +5,7 @@ from math import log
 import pytest
 import torch
 
-from boxwood import SGD, Experiment, Fit, Splits
+from boxwood import SGD, Experiment, Splits, Training
 from boxwood._internal.core.spec import Call
 from boxwood._internal.data.text import corpus
 from boxwood._internal.recipes.gradual import Size, dense_training, gradual_pruning
@@ -35,13 +35,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def measured(store: Store) -> dict[str, Measurement]:
-    fit = Fit(steps=40, batch=4, optimizer=SGD(lr=4.0), clip=0.5, in_order=True)
+    training = Training(steps=40, batch=4, optimizer=SGD(lr=4.0), clip=0.5, stateful=True)
     measure = Measure(loss=cross_entropy)
-    dense = dense_training(train=fit, measure=measure)
+    dense = dense_training(train=training, measure=measure)
     small, large = (Size.of(model, LANGUAGE_MODEL) for model in (SMALL, LARGE))
     sparse = [
         gradual_pruning(
-            train=fit,
+            train=training,
             sparsity=sparsity,
             begin=10,
             end=30,

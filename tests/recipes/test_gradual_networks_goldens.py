@@ -19,8 +19,8 @@ from boxwood._internal.recipes.gradual import (
     sparse_training,
 )
 from boxwood._internal.recipes.gradual_networks import LANGUAGE_MODEL, MOBILENET
-from boxwood._internal.train.loop import Fit
 from boxwood._internal.train.optimizers import SGD
+from boxwood._internal.train.settings import Training
 from boxwood._internal.zoo.language_models import LSTMLanguageModel
 from boxwood._internal.zoo.mobilenet import mobilenet_v1
 from boxwood._internal.zoo.torchvision_nets import inception_v3
@@ -126,13 +126,17 @@ def test_the_recipe_of_zaremba(
     dropout: float,
 ) -> None:
     """Rates fall epoch by epoch after those at the full one; steps are those of a summed loss."""
-    fit, per_epoch = row.train, 7
-    epochs = fit.epochs
+    training, per_epoch = row.train, 7
+    epochs = training.epochs
     assert epochs is not None
-    rates = [fit.course(epoch * per_epoch, epochs * per_epoch) for epoch in range(epochs)]
+    rates = [training.course(epoch * per_epoch, epochs * per_epoch) for epoch in range(epochs)]
     assert rates == pytest.approx([factor ** max(0, e + 1 - full) for e in range(epochs)])
-    assert (fit.batch, fit.optimizer.lr, fit.clip) == (20, first, pytest.approx(clip / first))
-    assert fit.in_order
+    assert (training.batch, training.optimizer.lr, training.clip) == (
+        20,
+        first,
+        pytest.approx(clip / first),
+    )
+    assert training.stateful
     net = row.model()
     assert isinstance(net, LSTMLanguageModel)
     assert (net.dropout.p, net.lstm.dropout) == (dropout, dropout)
@@ -154,23 +158,23 @@ def test_layers_of_a_language_model_are_counted() -> None:
     assert [each.effective_multiply_adds for each in layers] == [0, 5 * 12, 5 * 3]
 
 
-FIT = Fit(steps=1000, batch=20, optimizer=SGD(lr=1.0))
+TRAINING = Training(steps=1000, batch=20, optimizer=SGD(lr=1.0))
 
 
 def test_all_recipes_train_for_the_same_number_of_steps() -> None:
     """Pruning takes place inside the training, and takes no step of its own."""
     recipes = [
-        dense_training(train=FIT),
-        sparse_training(train=FIT, policy=LayerByLayer(final=0.5, end=600)),
+        dense_training(train=TRAINING),
+        sparse_training(train=TRAINING, policy=LayerByLayer(final=0.5, end=600)),
         *(
-            gradual_pruning(train=FIT, sparsity=0.8, begin=100, end=600, shape=shape)
+            gradual_pruning(train=TRAINING, sparsity=0.8, begin=100, end=600, shape=shape)
             for shape in (Cubic, Linear, at_the_end)
         ),
     ]
-    assert {recipe[0].fit.steps for recipe in recipes} == {1000}
-    ends = {recipe[0].fit.policy.schedule(600) for recipe in recipes[2:]}
+    assert {recipe[0].training.steps for recipe in recipes} == {1000}
+    ends = {recipe[0].training.policy.schedule(600) for recipe in recipes[2:]}
     assert ends == {0.8}
-    assert isinstance(recipes[-1][0].fit.policy.schedule, OneShot)
+    assert isinstance(recipes[-1][0].training.policy.schedule, OneShot)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +191,7 @@ def test_all_recipes_train_for_the_same_number_of_steps() -> None:
 def test_windows_that_cannot_be(window: tuple[int, int], words: str) -> None:
     """A window that the training does not reach, or whose end no update meets, is refused."""
     with pytest.raises(BoxwoodError, match=words):
-        gradual_pruning(train=FIT, sparsity=0.8, begin=window[0], end=window[1])
+        gradual_pruning(train=TRAINING, sparsity=0.8, begin=window[0], end=window[1])
 
 
 @pytest.mark.parametrize("nonzero", [6, 107])

@@ -19,14 +19,14 @@ from boxwood._internal.recipes.phases.train import Train
 from boxwood._internal.runs.chain import keys
 from boxwood._internal.runs.runner import run
 from boxwood._internal.runs.store import Store
-from boxwood._internal.train.loop import Fit
 from boxwood._internal.train.optimizers import SGD, Adam, DropsAt, Warmup
+from boxwood._internal.train.settings import Training
 from boxwood._internal.zoo.glorot import glorot
 from boxwood._internal.zoo.lenet import lenet_300_100
 from boxwood.errors import BoxwoodError
 
 STEPS = 30
-FIT = Fit(steps=STEPS, batch=60, optimizer=Adam(lr=2e-3), watch_every=10)
+TRAINING = Training(steps=STEPS, batch=60, optimizer=Adam(lr=2e-3), watch_every=10)
 RATES = tickets.layer_wise(("fc3.*", 0.1), ("fc*", 0.2))
 MASKED = ("fc1.weight", "fc2.weight", "fc3.weight")
 
@@ -57,7 +57,7 @@ def start() -> dict[str, Tensor]:
 
 
 def ticket(levels: int = 2, rewind: int = 0) -> Recipe:
-    return tickets.lottery_ticket(train=FIT, prune=RATES, levels=levels, rewind=rewind)
+    return tickets.lottery_ticket(train=TRAINING, prune=RATES, levels=levels, rewind=rewind)
 
 
 def test_survivors_equal_their_initial_values_exactly_after_rewinding(store):
@@ -200,10 +200,10 @@ def test_the_early_network_is_that_of_the_dense_training_bit_for_bit(store):
         def save(self, snapshot):
             self.caught = {n: t.clone() for n, t in snapshot.tensors.items()}
 
-    from boxwood._internal.train.loop import fit_
+    from boxwood._internal.train.loop import train_
 
     model, stop = genesis().build(), Stop()
-    fit_(model, digits().train, FIT, seed=0, checkpoints=stop)
+    train_(model, digits().train, TRAINING, seed=0, checkpoints=stop)
     assert stop.caught is not None
     for name, weight in early.weights.items():
         assert torch.equal(stop.caught[f"model/{name}"], weight)
@@ -227,7 +227,7 @@ def test_all_rewinding_steps_share_the_dense_training():
 
 def test_one_shot_reaches_the_counts_of_the_level(store):
     """Pruned once, a layer keeps as many weights as after as many levels."""
-    recipe = tickets.one_shot(train=FIT, prune=RATES, level=2)
+    recipe = tickets.one_shot(train=TRAINING, prune=RATES, level=2)
     once, step = after(recipe, Prune, store), after(ticket(), Prune, store, 2)
     assert {n: m.sum() for n, m in once.masks.items()} == {
         n: m.sum() for n, m in step.masks.items()
@@ -237,7 +237,7 @@ def test_one_shot_reaches_the_counts_of_the_level(store):
 
 def test_global_pruning_ranks_all_layers_together(store):
     """The smallest surviving magnitudes of all layers go, and the total is exact."""
-    recipe = tickets.lottery_ticket(train=FIT, prune=tickets.together(0.2), levels=1)
+    recipe = tickets.lottery_ticket(train=TRAINING, prune=tickets.together(0.2), levels=1)
     dense, state = after(recipe, Train, store), after(recipe, Prune, store)
     total = sum(mask.numel() for mask in state.masks.values())
     assert sum(int(mask.sum()) for mask in state.masks.values()) == round(0.8 * total)
@@ -248,14 +248,14 @@ def test_global_pruning_ranks_all_layers_together(store):
 
 def test_continued_training_keeps_trained_values():
     """Without resetting there is no phase between pruning and training."""
-    recipe = tickets.continued(train=FIT, prune=RATES, levels=2)
+    recipe = tickets.continued(train=TRAINING, prune=RATES, levels=2)
     assert [type(phase).__name__ for phase in recipe[2:]] == ["Prune", "Train", "Measure"] * 2
 
 
 def test_learning_rate_rewinding_replays_the_schedule_alone(store):
     """Weights stay as trained, and training replays the course from step k on."""
-    again = replace(FIT, first=20)
-    recipe = tickets.continued(train=FIT, prune=RATES, levels=1, again=again)
+    again = replace(TRAINING, start_at=20)
+    recipe = tickets.continued(train=TRAINING, prune=RATES, levels=1, again=again)
     dense, pruned = after(recipe, Train, store), after(recipe, Prune, store)
     assert torch.equal(
         pruned.weights["fc1.weight"], dense.weights["fc1.weight"] * pruned.masks["fc1.weight"]
@@ -275,7 +275,7 @@ def test_conv_only_and_fc_only_leave_the_rest_dense():
 
 def test_the_line_between_two_copies_ends_at_both(store):
     """α = 0 and 1 measure the second and the first copy; both started from θ_k in other orders."""
-    recipe = tickets.instability(FIT, rewind=12, points=3)
+    recipe = tickets.instability(TRAINING, rewind=12, points=3)
     state = run(genesis(), recipe, store)
     line = state.facts["line"]
     assert [row["alpha"] for row in line] == [0, 0.5, 1]
@@ -296,7 +296,7 @@ def test_the_line_of_a_ticket_stays_sparse(store):
 def test_normalisation_statistics_are_fresh_after_rewinding(store):
     """Rewinding puts running means and variances back as well."""
     start_ = Genesis(model=with_norm, data=digits)
-    recipe = tickets.lottery_ticket(train=FIT, prune=tickets.together(0.2), levels=1)
+    recipe = tickets.lottery_ticket(train=TRAINING, prune=tickets.together(0.2), levels=1)
     dense = run(start_, recipe[:1], store)
     state = run(start_, until(recipe, lambda phase: isinstance(phase, Rewind)), store)
     assert dense.weights["1.running_var"].ne(1).any()
@@ -316,16 +316,18 @@ def test_what_a_ticket_refuses(store):
         BoxwoodError, match=r"a level that the ticket reaches, got 5; give the recipe"
     ):
         tickets.reinitialised(ticket(2), 5)
-    with pytest.raises(BoxwoodError, match=r"0 <= first <= until <= 30, got first=0, until=31"):
+    with pytest.raises(
+        BoxwoodError, match=r"0 <= start_at <= stop_at <= 30, got start_at=0, stop_at=31"
+    ):
         ticket(rewind=31)
     with pytest.raises(
         BoxwoodError, match=r"a ticket that rewinds after level 1, got one that keeps"
     ):
-        tickets.ticket_instability(tickets.continued(train=FIT, prune=RATES, levels=1), 1)
+        tickets.ticket_instability(tickets.continued(train=TRAINING, prune=RATES, levels=1), 1)
     with pytest.raises(BoxwoodError, match=r"noise of scale > 0 standard deviations, got 0"):
         AddNoise(scale=0)
     with pytest.raises(BoxwoodError, match=r"at least 2 points on the line, got 1"):
-        tickets.instability(FIT, points=1)
+        tickets.instability(TRAINING, points=1)
     with pytest.raises(
         BoxwoodError, match=r"masks before ShuffleMasks, got none; put a Prune phase"
     ):
@@ -334,7 +336,7 @@ def test_what_a_ticket_refuses(store):
 
 def test_accuracy_at_fixed_steps_is_asked_of_all_trainings_and_of_the_controls():
     """``test_at`` reaches the dense training, every level and what is compared with it."""
-    recipe = tickets.lottery_ticket(train=FIT, prune=RATES, levels=2, test_at=(10, 20))
+    recipe = tickets.lottery_ticket(train=TRAINING, prune=RATES, levels=2, test_at=(10, 20))
     for each in (recipe, tickets.reinitialised(recipe, 2)):
         trainings = [phase for phase in each if isinstance(phase, Train)]
         assert [phase.test_at for phase in trainings] == [(10, 20)] * 3
@@ -357,8 +359,8 @@ def test_a_replayed_training_has_the_rates_of_its_steps(store):
         seen.append(step / steps)
         return 1.0
 
-    from boxwood._internal.train.loop import fit_
+    from boxwood._internal.train.loop import train_
 
-    fit = Fit(steps=8, first=5, batch=60, optimizer=SGD(lr=0.1), course=course)
-    fit_(genesis().build(), digits().train, fit, seed=0)
+    training = Training(steps=8, start_at=5, batch=60, optimizer=SGD(lr=0.1), course=course)
+    train_(genesis().build(), digits().train, training, seed=0)
     assert seen == [5 / 8, 6 / 8, 7 / 8]

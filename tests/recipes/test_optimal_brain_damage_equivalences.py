@@ -24,10 +24,10 @@ from boxwood._internal.recipes.phases.prune import Prune
 from boxwood._internal.recipes.phases.train import Train
 from boxwood._internal.runs.runner import run
 from boxwood._internal.runs.store import Store
-from boxwood._internal.train.loop import Fit
 from boxwood._internal.train.losses import squared_error
 from boxwood._internal.train.minimum import descend_
 from boxwood._internal.train.optimizers import SGD
+from boxwood._internal.train.settings import Training
 from boxwood.errors import BoxwoodError
 
 
@@ -163,7 +163,7 @@ def test_the_recipe_ranks_by_the_loss_that_the_descent_minimises() -> None:
 
 def test_the_recipe_runs_and_resumes(tmp_path: Path) -> None:
     """Train, then delete and retrain; sparsities are met, and a second run makes nothing."""
-    retrain = Fit(epochs=2, batch=20, optimizer=SGD(lr=0.05), loss=squared_error)
+    retrain = Training(epochs=2, batch=20, optimizer=SGD(lr=0.05), loss=squared_error)
     recipe = optimal_brain_damage(
         Descend(loss=squared_error, iterations=50), retrain, (0.3, 0.6), loss=squared_error,
         examples=30,

@@ -17,17 +17,17 @@ from boxwood._internal.recipes.structural import slimming, structural
 from boxwood._internal.runs.chain import keys
 from boxwood._internal.runs.runner import run
 from boxwood._internal.runs.store import Store
-from boxwood._internal.train.loop import Fit
 from boxwood._internal.train.losses import cross_entropy
 from boxwood._internal.train.optimizers import SGD
+from boxwood._internal.train.settings import Training
 from boxwood._internal.zoo.lenet import lenet_300_100
 
 
 def test_units_stay_gone_and_the_cut_network_computes_the_same(tmp_path):
     """After retraining, the network cut by its masks gives the outputs of the masked one."""
-    fit = Fit(epochs=2, batch=60, optimizer=SGD(lr=0.05, momentum=0.9))
+    training = Training(epochs=2, batch=60, optimizer=SGD(lr=0.05, momentum=0.9))
     start = Genesis(model=Call.of(lenet_300_100, inputs=64), data=digits)
-    state = run(start, structural(fit, fit, 0.25), Store(tmp_path))
+    state = run(start, structural(training, training, 0.25), Store(tmp_path))
     assert {n: int(m.any(1).sum()) for n, m in state.masks.items() if m.dim() == 2} == {
         "fc1.weight": 75, "fc2.weight": 25, "fc3.weight": 10,
     }  # fmt: skip
@@ -53,9 +53,9 @@ def test_units_stay_gone_and_the_cut_network_computes_the_same(tmp_path):
 
 def test_the_smaller_network_of_a_run_is_a_file(tmp_path):
     """Its masked units cut out, it computes what the masked network does."""
-    fit = Fit(epochs=1, batch=60, optimizer=SGD(lr=0.05))
+    training = Training(epochs=1, batch=60, optimizer=SGD(lr=0.05))
     start = Genesis(model=Call.of(lenet_300_100, inputs=64), data=digits)
-    recipe, store = structural(fit, fit, 0.25), Store(tmp_path / "store")
+    recipe, store = structural(training, training, 0.25), Store(tmp_path / "store")
     state = run(start, recipe, store)
     key = keys(start, recipe)[-1]
     call = ["runs", "export", key[:12], "--store", str(store.root), "--out"]
@@ -81,12 +81,12 @@ def normed() -> nn.Module:
 
 def test_slimming_removes_the_filters_of_the_smallest_scales(tmp_path):
     """The penalty makes scales smaller, and the smallest of the whole network go."""
-    fit = Fit(epochs=3, batch=60, optimizer=SGD(lr=0.1))
+    training = Training(epochs=3, batch=60, optimizer=SGD(lr=0.1))
     start = Genesis(model=normed, data=digits)
-    recipe = slimming(fit, fit, 0.5, l1=0.1)
+    recipe = slimming(training, training, 0.5, l1=0.1)
     plain, dense, pruned = (
         run(start, each, Store(tmp_path))
-        for each in (structural(fit, fit, 0.5)[:1], recipe[:1], recipe[:2])
+        for each in (structural(training, training, 0.5)[:1], recipe[:1], recipe[:2])
     )
     scales = {n: dense.weights[f"{n}.weight"].abs() for n in (1, 4)}
     for name, scale in scales.items():
@@ -113,10 +113,10 @@ def test_criteria_of_filters_and_of_gradients_score_units(tmp_path):
     )
     expected = sum(each.detach().double().view(6) for each in own)
     assert torch.allclose(torch.from_numpy(by_median[first.units]), expected, atol=1e-5)
-    fit = Fit(epochs=1, batch=60, optimizer=SGD(lr=0.1))
+    training = Training(epochs=1, batch=60, optimizer=SGD(lr=0.1))
     start = Genesis(model=normed, data=digits)
     phases = (
-        structural(fit, fit, 0.5)[0],
+        structural(training, training, 0.5)[0],
         PruneUnits(keep=0.5, criterion=taylor_gate, loss=cross_entropy, evidence=50),
     )
     assert run(start, phases, Store(tmp_path)).facts["kept"] == {"0.weight": 3, "3.weight": 2}

@@ -33,14 +33,15 @@ from boxwood._internal.recipes.teachers import Past, Teacher, Trained, taught
 from boxwood._internal.recipes.three_step import iterative, one_shot
 from boxwood._internal.runs.runner import Job, Settings, run, run_all, with_needs
 from boxwood._internal.runs.store import Store
-from boxwood._internal.train.loop import Augmentation, Fit, fit_
+from boxwood._internal.train.loop import train_
 from boxwood._internal.train.losses import limit_norms_
 from boxwood._internal.train.optimizers import SGD, Adam
+from boxwood._internal.train.settings import Augmentation, Training
 from boxwood._internal.zoo.wide_nets import wide_net
 from boxwood.errors import BoxwoodError
 
-FIT = Fit(epochs=1, batch=60, optimizer=Adam(lr=2e-3))
-STEPS = Fit(steps=20, batch=60, optimizer=Adam(lr=2e-3), order=1)
+TRAINING = Training(epochs=1, batch=60, optimizer=Adam(lr=2e-3))
+STEPS = Training(steps=20, batch=60, optimizer=Adam(lr=2e-3), shuffle_index=1)
 NET = Call.of(wide_net, hidden=(12,), inputs=64)
 BIG = Call.of(wide_net, hidden=(40,), inputs=64)
 GENESIS = Genesis(model=NET, data=digits)
@@ -60,12 +61,12 @@ def equal(a: State, b: State) -> bool:
 @pytest.mark.parametrize(
     "recipe",
     [
-        one_shot(FIT, FIT, 0.9, dead=False),
-        iterative(FIT, FIT, (0.5, 0.8), dead=False),
-        lottery_ticket(train=FIT, prune=layer_wise(("*", 0.5)), levels=1),
-        structural(FIT, FIT, 0.5),
+        one_shot(TRAINING, TRAINING, 0.9, dead=False),
+        iterative(TRAINING, TRAINING, (0.5, 0.8), dead=False),
+        lottery_ticket(train=TRAINING, prune=layer_wise(("*", 0.5)), levels=1),
+        structural(TRAINING, TRAINING, 0.5),
         (
-            Train(fit=FIT, label="dense"),
+            Train(training=TRAINING, label="dense"),
             *gradual_pruning(train=STEPS, sparsity=0.8, begin=5, end=15, every=5),
         ),
     ],
@@ -83,7 +84,7 @@ def test_every_recipe_can_be_taught(recipe: Recipe, store: Store) -> None:
 
 def test_past_is_the_network_of_its_label(store: Store) -> None:
     """Learning from one's dense past is learning from that network's logits, in one's own loop."""
-    recipe = taught(one_shot(FIT, FIT, 0.5, dead=False), PAST, LOSS)[:3]
+    recipe = taught(one_shot(TRAINING, TRAINING, 0.5, dead=False), PAST, LOSS)[:3]
     found = run(GENESIS, recipe, store)
     dense, pruned = (run(GENESIS, recipe[:end], store) for end in (1, 2))
     past, model = GENESIS.build(), GENESIS.build()
@@ -99,7 +100,7 @@ def test_past_is_the_network_of_its_label(store: Store) -> None:
     ) -> object:
         return Lesson(labels, logits[indices])
 
-    fit_(model, data, recipe[2].fit, seed=0, masks=pruned.masks, teach=teach)
+    train_(model, data, recipe[2].training, seed=0, masks=pruned.masks, teach=teach)
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, found.weights[name])
 
@@ -107,8 +108,8 @@ def test_past_is_the_network_of_its_label(store: Store) -> None:
 @pytest.mark.parametrize("augment", [None, FlipAndCrop(pad=1, flip=False)])
 def test_hidden_layers_are_learnt_in_a_recipe(store: Store, augment: Augmentation | None) -> None:
     """With hints alone, kept or fresh, a hidden layer comes closer to that of the dense past."""
-    fit = replace(FIT, augment=augment)
-    recipe = one_shot(FIT, fit, 0.5, dead=False)
+    training = replace(TRAINING, augment=augment)
+    recipe = one_shot(TRAINING, training, 0.5, dead=False)
     hinted = Hinted(layers=("relu1",), weight=10.0, soft=0.0, hard=1e-6)
     dense, pruned = (run(GENESIS, recipe[:end], store) for end in (1, 2))
     taught_ = run(GENESIS, taught(recipe, replace(PAST, cached=augment is None), hinted)[:3], store)
@@ -124,14 +125,14 @@ def test_hidden_layers_are_learnt_in_a_recipe(store: Store, augment: Augmentatio
 
 def test_refused_hints(store: Store) -> None:
     """Layers that are not there, have no mean, are of another width or are kept as logits are."""
-    recipe = one_shot(FIT, FIT, 0.5, dead=False)
+    recipe = one_shot(TRAINING, TRAINING, 0.5, dead=False)
     hinted = Hinted(layers=("relu1",))
-    several = teacher(BIG, FIT, members=2)
+    several = teacher(BIG, TRAINING, members=2)
     for who, loss, said in [
         (PAST, Hinted(layers=("nowhere",)), "names of layers of .*, got 'nowhere'"),
         (replace(PAST, encoding=Half()), hinted, "kept as they are, got the encoding Half"),
         (several, hinted, "one teacher .* got members=2"),
-        (teacher(BIG, FIT), hinted, "as wide as the teacher's, 40 features together, got 12"),
+        (teacher(BIG, TRAINING), hinted, "as wide as the teacher's, 40 features together, got 12"),
     ]:
         with pytest.raises(BoxwoodError, match=said):
             run_all([Job(GENESIS, taught(recipe, who, loss))], store)
@@ -141,9 +142,9 @@ def test_refused_hints(store: Store) -> None:
 
 def test_teachers_are_made_first_and_once() -> None:
     """Runs that a recipe needs come before it, each once, however many need them."""
-    source = teacher(BIG, FIT, members=3)
-    recipe = student(FIT, source, LOSS)
-    grandchild = student(FIT, Teacher(who=Trained(model=NET, recipe=recipe)), LOSS)
+    source = teacher(BIG, TRAINING, members=3)
+    recipe = student(TRAINING, source, LOSS)
+    grandchild = student(TRAINING, Teacher(who=Trained(model=NET, recipe=recipe)), LOSS)
     jobs = with_needs([Job(GENESIS, grandchild, "c"), Job(GENESIS, recipe, "b")])
     assert len(jobs) == 5
     assert [job.name for job in jobs[3:]] == ["b", "c"]
@@ -152,14 +153,14 @@ def test_teachers_are_made_first_and_once() -> None:
 
 def test_a_named_run_keeps_its_name() -> None:
     """A run that is asked for by itself and needed by another is one run, under its own name."""
-    own = Job(replace(GENESIS, model=BIG), trained(FIT), "teacher")
-    recipe = student(FIT, teacher(BIG, FIT), LOSS)
+    own = Job(replace(GENESIS, model=BIG), trained(TRAINING), "teacher")
+    recipe = student(TRAINING, teacher(BIG, TRAINING), LOSS)
     assert [job.name for job in with_needs([Job(GENESIS, recipe, "student"), own])] == ["teacher", "student"]  # fmt: skip
 
 
 def test_the_ensemble_is_its_members(store: Store) -> None:
     """Several members have seeds of their own, the first the student's, and are measured together."""
-    who = teacher(BIG, FIT, members=3).who
+    who = teacher(BIG, TRAINING, members=3).who
     needs = who.needs(GENESIS)
     assert needs[0][0].seed == GENESIS.seed
     assert len({genesis.seed for genesis, _ in needs}) == 3
@@ -176,24 +177,24 @@ def test_the_ensemble_is_its_members(store: Store) -> None:
 
 def test_old_keys_stay() -> None:
     """A training without a teacher or a limit of norms has the identity that it had before both."""
-    names = spec.encode(Fit(epochs=1, batch=60, optimizer=SGD(lr=0.1)), identity=True)
+    names = spec.encode(Training(epochs=1, batch=60, optimizer=SGD(lr=0.1)), identity=True)
     assert not {"teacher", "max_norm", "augment"} & set(names)
     assert "by_class" not in spec.encode(Measure(), identity=True)
 
 
 def test_keeping_answers_is_no_part_of_the_identity() -> None:
     """Whether answers are kept on disk changes no key; in which form they are kept does."""
-    source = teacher(BIG, FIT)
+    source = teacher(BIG, TRAINING)
     kept = replace(source, cached=True)
     assert spec.encode(source, identity=True) == spec.encode(kept, identity=True)
-    assert spec.decode(spec.encode(student(FIT, kept, LOSS))) == student(FIT, kept, LOSS)
+    assert spec.decode(spec.encode(student(TRAINING, kept, LOSS))) == student(TRAINING, kept, LOSS)
 
 
 @pytest.mark.parametrize("augment", [None, FlipAndCrop(pad=1, flip=False)])
 def test_a_stopped_student_goes_on(augment: FlipAndCrop | None, tmp_path: Path) -> None:
     """A taught training that is stopped at a snapshot ends with the bytes of an undisturbed one."""
-    source = replace(teacher(BIG, FIT), cached=True)
-    recipe = student(replace(FIT, epochs=2, augment=augment, max_norm=1.0), source, LOSS)
+    source = replace(teacher(BIG, TRAINING), cached=True)
+    recipe = student(replace(TRAINING, epochs=2, augment=augment, max_norm=1.0), source, LOSS)
     whole = run(GENESIS, recipe, Store(tmp_path / "whole"))
 
     def stop(job: Job, index: int, done: int, steps: int) -> None:
@@ -222,7 +223,7 @@ run(genesis, recipe, Store(sys.argv[1]))
 
 def test_one_process_or_two(tmp_path: Path) -> None:
     """Specialists that two processes train have the bytes of those that one process trains."""
-    recipe = specialists(generalist(FIT), FIT, groups=((1, 7), (3, 8), (4, 9), (5, 6)))
+    recipe = specialists(generalist(TRAINING), TRAINING, groups=((1, 7), (3, 8), (4, 9), (5, 6)))
     text = json.dumps(spec.encode((GENESIS, recipe)))
     command = [sys.executable, "-c", GO, str(tmp_path / "two"), text]
     both = [subprocess.Popen(command) for _ in range(2)]
@@ -247,8 +248,8 @@ def test_one_process_or_two(tmp_path: Path) -> None:
 
 def test_specialists_of_a_pruned_generalist(store: Store) -> None:
     """A pruned generalist's specialists keep its masks, with a dense dustbin."""
-    before = (*generalist(FIT)[:1], Prune(sparsity=0.8))
-    special = specialists(before, FIT, groups=((1, 7),))
+    before = (*generalist(TRAINING)[:1], Prune(sparsity=0.8))
+    special = specialists(before, TRAINING, groups=((1, 7),))
     pruned = run(GENESIS, before, store)
     found = run(GENESIS, special[-1].members[0], store)
     assert torch.equal(found.masks["fc1.weight"], pruned.masks["fc1.weight"])
@@ -263,14 +264,14 @@ def test_specialists_of_a_pruned_generalist(store: Store) -> None:
 
 def test_groups_that_were_not_found_are_left_out(store: Store) -> None:
     """Asking for more clusters than have two classes leaves fewer specialists, and no error."""
-    recipe = specialists(generalist(FIT), FIT, groups=9)
+    recipe = specialists(generalist(TRAINING), TRAINING, groups=9)
     facts = run(GENESIS, recipe, store).facts
     assert 1 <= len(facts["groups"]) < 9
 
 
 def test_shift_is_the_best_on_validation(store: Store) -> None:
     """The shift with most right validation answers is taken, the smallest of equals, and no other bias moves."""
-    start = (Train(fit=FIT),)
+    start = (Train(training=TRAINING),)
     shift = ShiftBias(classes=(3,), shifts=(-100.0, -1.0, 0.0, 1.0, 100.0))
     before, after = run(GENESIS, start, store), run(GENESIS, (*start, shift), store)
     moved = after.weights["fc2.bias"] - before.weights["fc2.bias"]
@@ -287,7 +288,7 @@ def test_shift_is_the_best_on_validation(store: Store) -> None:
 
 def test_by_class_adds_up(store: Store) -> None:
     """Right answers by class are those of all classes together."""
-    facts = run(GENESIS, (Train(fit=FIT), Measure(by_class=True)), store).facts
+    facts = run(GENESIS, (Train(training=TRAINING), Measure(by_class=True)), store).facts
     for part in ("test", "validation"):
         rows = facts[f"{part}_by_class"]
         assert sum(row["correct"] for row in rows) == facts[part]["correct"]
@@ -327,11 +328,11 @@ def test_less_of_a_data_set() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: taught(one_shot(FIT, FIT, 0.5), PAST, LOSS, after="fine"), "a phase labelled 'fine'"),
-        (lambda: taught(one_shot(FIT, None, 0.5), PAST, LOSS), "Expected a training after"),
-        (lambda: Trained(model=NET, recipe=trained(FIT), members=0), "at least one member"),
+        (lambda: taught(one_shot(TRAINING, TRAINING, 0.5), PAST, LOSS, after="fine"), "a phase labelled 'fine'"),
+        (lambda: taught(one_shot(TRAINING, None, 0.5), PAST, LOSS), "Expected a training after"),
+        (lambda: Trained(model=NET, recipe=trained(TRAINING), members=0), "at least one member"),
         (lambda: ShiftBias(classes=(), shifts=(1.0,)), "classes and shifts to try"),
-        (lambda: Fit(epochs=1, batch=1, optimizer=SGD(lr=1.0), max_norm=0.0), "max_norm > 0, got None, None and 0.0"),
+        (lambda: Training(epochs=1, batch=1, optimizer=SGD(lr=1.0), max_norm=0.0), "max_norm > 0, got None, None and 0.0"),
         (lambda: fewer(digits, 0), "between 1 and 1197"),
         (lambda: without(digits, (10,)), r"0..9, got \[10\]"),
         (lambda: without(digits, tuple(range(10))), "leave out fewer"),
@@ -346,9 +347,15 @@ def test_refusals(call: object, message: str) -> None:
 @pytest.mark.parametrize(
     ("phase", "message"),
     [
-        (Train(fit=replace(FIT, loss=LOSS)), "got teacher=None with the loss Distillation"),
-        (Train(fit=replace(FIT, teacher=PAST)), "got teacher=Past with the loss cross_entropy"),
-        (Train(fit=replace(FIT, teacher=PAST, loss=LOSS)), "label of an earlier phase"),
+        (
+            Train(training=replace(TRAINING, loss=LOSS)),
+            "got teacher=None with the loss Distillation",
+        ),
+        (
+            Train(training=replace(TRAINING, teacher=PAST)),
+            "got teacher=Past with the loss cross_entropy",
+        ),
+        (Train(training=replace(TRAINING, teacher=PAST, loss=LOSS)), "label of an earlier phase"),
         (ShiftBias(classes=(1,), shifts=(1.0,)), "output layer with biases"),
     ],
 )
@@ -367,7 +374,9 @@ def test_a_teacher_is_never_left_out(store: Store) -> None:
     """A phase or loop that does not ask the teacher of its training refuses it."""
     model, data = NET(), digits().train
     with pytest.raises(BoxwoodError, match="got teach=None"):
-        fit_(model, data, replace(FIT, teacher=PAST, loss=LOSS), seed=0)
-    special = specialists(generalist(FIT), replace(FIT, teacher=PAST, loss=LOSS), groups=((1, 7),))
+        train_(model, data, replace(TRAINING, teacher=PAST, loss=LOSS), seed=0)
+    special = specialists(
+        generalist(TRAINING), replace(TRAINING, teacher=PAST, loss=LOSS), groups=((1, 7),)
+    )
     with pytest.raises(BoxwoodError, match="got teach=None"):
         run(GENESIS, special, store)

@@ -14,13 +14,13 @@ from boxwood._internal.recipes.phases.train import Train
 from boxwood._internal.recipes.three_step import alternating, iterative
 from boxwood._internal.runs.runner import run
 from boxwood._internal.runs.store import Store
-from boxwood._internal.train.loop import Fit
 from boxwood._internal.train.optimizers import SGD
+from boxwood._internal.train.settings import Training
 from boxwood._internal.zoo.conv_nets import conv_2, conv_4, conv_6
 from boxwood._internal.zoo.lenet import lenet_5, lenet_300_100
 from boxwood._internal.zoo.torchvision_nets import alexnet, vgg_16
 
-FIT = Fit(steps=3, batch=4, optimizer=SGD(lr=0.05))
+TRAINING = Training(steps=3, batch=4, optimizer=SGD(lr=0.05))
 
 
 def images() -> Splits:
@@ -37,24 +37,26 @@ def test_alternating_trains_every_parameter_of_every_network_of_the_papers(
     if net in (alexnet, vgg_16):
         pytest.importorskip("torchvision")
     with torch.device("meta"):
-        halves = alternating(FIT, net)(1)
+        halves = alternating(TRAINING, net)(1)
         names = [name for name, _ in net().named_parameters()]
     frozen = []
     for half in halves:
         assert isinstance(half, Train)
         assert half.correct_dropout
-        matching = [[n for n in names if fnmatchcase(n, pattern)] for pattern in half.fit.frozen]
+        matching = [
+            [n for n in names if fnmatchcase(n, pattern)] for pattern in half.training.frozen
+        ]
         assert all(matching)
         frozen.append({name for each in matching for name in each})
     assert not frozen[0] & frozen[1]
     if net is not lenet_300_100:
         assert frozen[0] | frozen[1] == set(names)
-    assert [half.fit.order for half in halves if isinstance(half, Train)] == [3, 4]
+    assert [half.training.shuffle_index for half in halves if isinstance(half, Train)] == [3, 4]
 
 
 def test_alternating_moves_one_half_at_a_time(store: Store) -> None:
     """LeNet-5 pruned once: linear layers learn first while convolutions rest, then the reverse."""
-    recipe = iterative(FIT, alternating(FIT, lenet_5), (0.5,), dead=False)
+    recipe = iterative(TRAINING, alternating(TRAINING, lenet_5), (0.5,), dead=False)
     start = Genesis(model=Call.of(lenet_5, size=16), data=images, seed=0)
     states = [run(start, recipe[:count], store) for count in (2, 3, 4)]
 

@@ -31,8 +31,13 @@ def prune(sparsity: float, criterion: str = "magnitude") -> dict[str, Any]:
 
 
 def train(label: str = "", epochs: int = 2) -> dict[str, Any]:
-    fit = {"is": "boxwood._internal.train.loop:Fit", "epochs": epochs, "batch": 60}
-    return {"is": f"{PHASES}.train:Train", "fit": fit, "correct_dropout": False, "label": label}
+    training = {"is": "boxwood._internal.train.settings:Training", "epochs": epochs, "batch": 60}
+    return {
+        "is": f"{PHASES}.train:Train",
+        "training": training,
+        "correct_dropout": False,
+        "label": label,
+    }
 
 
 def measure(label: str) -> dict[str, Any]:

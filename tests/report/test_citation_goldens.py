@@ -10,11 +10,11 @@ from boxwood._internal.recipes.phases.train import Train
 from boxwood._internal.recipes.three_step import iterative
 from boxwood._internal.report.bibliography import PAPERS
 from boxwood._internal.report.citation import bibtex, cited, papers, sources
-from boxwood._internal.train.loop import Fit
 from boxwood._internal.train.optimizers import SGD
+from boxwood._internal.train.settings import Training
 from boxwood._internal.zoo.lenet import lenet_300_100
 
-FIT = Fit(epochs=1, batch=60, optimizer=SGD(lr=0.1))
+TRAINING = Training(epochs=1, batch=60, optimizer=SGD(lr=0.1))
 
 
 def keys(recipe: tuple[object, ...]) -> set[str]:
@@ -26,24 +26,24 @@ def keys(recipe: tuple[object, ...]) -> set[str]:
 
 def test_plain_training_cites_its_network_and_data_alone() -> None:
     """Who only trains cites no pruning paper for it, but the network's description does."""
-    assert keys((Train(fit=FIT), Measure())) == {
+    assert keys((Train(training=TRAINING), Measure())) == {
         "lecun1998gradient",
         "han2015learning",
         "alpaydin1998optical",
     }
-    used = {source.used for source in sources(encode((Train(fit=FIT), Measure())))}
+    used = {source.used for source in sources(encode((Train(training=TRAINING), Measure())))}
     assert "Train" not in used
 
 
 def test_dropout_correction_is_cited_where_it_is_on() -> None:
     """The source of a setting counts when the setting is on."""
-    (source,) = sources(encode(Train(fit=FIT, correct_dropout=True)))
+    (source,) = sources(encode(Train(training=TRAINING, correct_dropout=True)))
     assert (source.used, source.papers[0].key) == ("Train", "han2015learning")
 
 
 def test_every_phase_of_the_paper_is_traced() -> None:
     """The iterative recipe names where criterion, dead units and dropout come from."""
-    recipe = iterative(FIT, FIT, (0.5,))
+    recipe = iterative(TRAINING, TRAINING, (0.5,))
     used = {source.used for source in sources(encode(recipe))}
     assert used == {"Train", "magnitude", "RemoveDead"}
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from boxwood import SGD, Fit
+from boxwood import SGD, Training
 from boxwood._internal.cli.main import app
 from boxwood._internal.recipes.phases import Measure, Prune, Rewind, Train
 from boxwood._internal.recipes.three_step import dense, iterative
@@ -32,16 +32,20 @@ def one(notes: dict[str, tuple[str, list[str]]], start: str) -> tuple[str, list[
     return found
 
 
-def training(start: int, end: int, **fit: Any) -> tuple[dict, dict, None]:
+def training(start: int, end: int, **settings: Any) -> tuple[dict, dict, None]:
     """A training from one step to another, as `Train` notes it down, and its history."""
     about = {
-        "is": "boxwood._internal.train.loop:Fit",
+        "is": "boxwood._internal.train.settings:Training",
         "steps": end,
-        "first": start,
+        "start_at": start,
         "batch": 60,
-        **fit,
+        **settings,
     }
-    spec = {"is": "boxwood._internal.recipes.phases.train:Train", "fit": about, "label": "dense"}
+    spec = {
+        "is": "boxwood._internal.recipes.phases.train:Train",
+        "training": about,
+        "label": "dense",
+    }
     rows = [{"epoch": 1, "step": step, "loss": 1.0} for step in (start + 1, end)]
     return (spec, {"history": rows, "epochs": 1}, None)
 
@@ -121,7 +125,7 @@ def test_a_dense_network_that_trained_longer(empty: Store, hand: SimpleNamespace
 
 def test_epochs_are_counted_in_steps(empty: Store, hand: SimpleNamespace) -> None:
     """Half of a course of 10 epochs and 1,000 steps is 500 steps."""
-    half = training(0, 1000, steps=None, epochs=10, first=5)
+    half = training(0, 1000, steps=None, epochs=10, start_at=5)
     notes = note_all(empty, hand, dense=[training(0, 500)], pruned=[training(0, 500), half])
     assert one(notes, "The dense network (dense) was trained for 500")[1] == ["pruned: 1,000 steps"]
 
@@ -177,48 +181,51 @@ def test_equal_recipes_have_equal_counts(empty: Store, hand: SimpleNamespace) ->
     assert not any(text.startswith("Unequal counts") for text in said(empty))
 
 
-FIT = Fit(epochs=10, batch=50, optimizer=SGD(lr=0.1))
-STEPS = Fit(steps=100, batch=50, optimizer=SGD(lr=0.1))
+TRAINING = Training(epochs=10, batch=50, optimizer=SGD(lr=0.1))
+STEPS = Training(steps=100, batch=50, optimizer=SGD(lr=0.1))
 
 
 def test_lengths_of_recipes() -> None:
     """What was rewound does not count; windows do, and units are kept apart."""
-    train, late = Train(fit=STEPS), Train(fit=Fit(steps=100, first=40, batch=50, optimizer=SGD(lr=0.1)))  # fmt: skip
-    early = Train(fit=Fit(steps=100, until=40, batch=50, optimizer=SGD(lr=0.1)), label="early")
+    train, late = Train(training=STEPS), Train(training=Training(steps=100, start_at=40, batch=50, optimizer=SGD(lr=0.1)))  # fmt: skip
+    early = Train(
+        training=Training(steps=100, stop_at=40, batch=50, optimizer=SGD(lr=0.1)), label="early"
+    )
     prune = Prune(sparsity=0.5)
     assert in_words(length_of((train, prune, train))) == "200 steps"
     assert in_words(length_of((train, prune, Rewind(), train))) == "100 steps"
     ticket = (train, Rewind(), early, train, prune, Rewind(to="early"), late, Measure())
     assert in_words(length_of(ticket)) == "100 steps"
     assert (
-        in_words(length_of((Train(fit=FIT), train))) == "10 epochs of batches of 50 and 100 steps"
+        in_words(length_of((Train(training=TRAINING), train)))
+        == "10 epochs of batches of 50 and 100 steps"
     )
 
 
 def test_the_dense_network_takes_the_budget_of_a_recipe() -> None:
     """It is as long as all trainings of the recipe together, in epochs or in steps."""
-    for fit in (FIT, STEPS):
-        pruned = iterative(fit, fit, (0.5, 0.8))
-        long = dense(fit, as_long_as=pruned)
+    for training in (TRAINING, STEPS):
+        pruned = iterative(training, training, (0.5, 0.8))
+        long = dense(training, as_long_as=pruned)
         assert unequal({"dense": long, "pruned": pruned}) == ""
-        assert unequal({"dense": dense(fit), "pruned": pruned})
+        assert unequal({"dense": dense(training), "pruned": pruned})
     with pytest.raises(BoxwoodError, match="counted in steps, got 10 epochs of batches of 50"):
-        dense(STEPS, as_long_as=(Train(fit=FIT),))
+        dense(STEPS, as_long_as=(Train(training=TRAINING),))
 
 
 def test_plan_tells_of_unequal_training(tmp_path: Path) -> None:
     """Two recipes of another length are named with their lengths before anything runs."""
     text = """
-from boxwood import SGD, Experiment, Fit, dense, one_shot
+from boxwood import SGD, Experiment, Training, dense, one_shot
 from boxwood._internal.core.spec import Call
 from boxwood._internal.data.digits import digits
 from boxwood._internal.zoo.lenet import lenet_300_100
 
-fit = Fit(epochs=3, batch=60, optimizer=SGD(lr=0.1))
+training = Training(epochs=3, batch=60, optimizer=SGD(lr=0.1))
 
 def recipe(fair=False):
-    pruned = one_shot(fit, fit, 0.5)
-    first = dense(fit, as_long_as=pruned) if fair else dense(fit)
+    pruned = one_shot(training, training, 0.5)
+    first = dense(training, as_long_as=pruned) if fair else dense(training)
     model = Call.of(lenet_300_100, inputs=64)
     return Experiment(model=model, data=digits, branches={"dense": first, "pruned": pruned})
 """

@@ -27,8 +27,8 @@ from boxwood._internal.runs.difference import history
 from boxwood._internal.runs.garbage import collect_garbage
 from boxwood._internal.runs.runner import Job, run_all
 from boxwood._internal.runs.store import Store, StoredCheckpoints
-from boxwood._internal.train.loop import Fit
 from boxwood._internal.train.optimizers import SGD
+from boxwood._internal.train.settings import Training
 from boxwood._internal.train.snapshots import Snapshot
 from boxwood._internal.zoo.lenet import lenet_300_100
 from boxwood.errors import BoxwoodError, DamagedFileWarning
@@ -203,8 +203,8 @@ def test_a_lock_that_is_never_let_go_is_told(store: Store, monkeypatch: pytest.M
 
 def training(store: Store) -> dict[str, torch.Tensor]:
     """Train for some steps with a snapshot at each of them; return the weights."""
-    fit = Fit(steps=6, batch=60, optimizer=SGD(lr=0.05, momentum=0.9), watch_every=2)
-    job = Job(START, (Train(fit=fit),))
+    training = Training(steps=6, batch=60, optimizer=SGD(lr=0.05, momentum=0.9), watch_every=2)
+    job = Job(START, (Train(training=training),))
     run_all([job], store, runner.Settings(snapshot_every=0))
     return dict(store.load(job.chain[-1]).weights)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 EXPERIMENT = """
-from boxwood import SGD, Call, Experiment, Fit, iterative
+from boxwood import SGD, Call, Experiment, Training, iterative
 from boxwood._internal.data.digits import digits
 from torch import nn
 
@@ -19,12 +19,12 @@ def model():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 40), nn.ReLU(), nn.Dropout(0.2), nn.Linear(40, 10))
 
 def recipe():
-    fit = Fit(epochs=3, batch=60, optimizer=SGD(lr=0.05, momentum=0.9, weight_decay=1e-4))
-    return Experiment(model=model, data=digits, branches=(("pruned", iterative(fit, fit, (0.5, 0.8))),))
+    training = Training(epochs=3, batch=60, optimizer=SGD(lr=0.05, momentum=0.9, weight_decay=1e-4))
+    return Experiment(model=model, data=digits, branches=(("pruned", iterative(training, training, (0.5, 0.8))),))
 """
 
 SEARCH = """
-from boxwood import SGD, Call, Experiment, Fit
+from boxwood import SGD, Call, Experiment, Training
 from boxwood._internal.agent.search import TryAndLearn
 from boxwood._internal.data.digits import digits
 from boxwood._internal.recipes.filter_agent import filter_agent
@@ -32,9 +32,9 @@ from boxwood._internal.recipes.phases.search_filters import SearchFilters
 from boxwood._internal.zoo.small_nets import small_vgg
 
 def recipe():
-    fit = Fit(epochs=2, batch=60, optimizer=SGD(lr=0.05, momentum=0.9))
+    training = Training(epochs=2, batch=60, optimizer=SGD(lr=0.05, momentum=0.9))
     search = SearchFilters(layer="", search=TryAndLearn(bound=4.0, updates=30, patience=30))
-    agent = filter_agent(fit, search, fit, layers=("conv1.weight", "conv2.weight"))
+    agent = filter_agent(training, search, training, layers=("conv1.weight", "conv2.weight"))
     return Experiment(
         model=Call.of(small_vgg, widths=(6, 6)), data=digits, branches=(("agent", agent),)
     )

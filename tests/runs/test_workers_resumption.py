@@ -23,8 +23,8 @@ from boxwood._internal.recipes.phases.train import Train
 from boxwood._internal.runs.runner import Job, Settings, jobs_of, run_all
 from boxwood._internal.runs.store import Store
 from boxwood._internal.runs.workers import order_for, run_in_processes, work
-from boxwood._internal.train.loop import Fit
 from boxwood._internal.train.optimizers import SGD, Adam
+from boxwood._internal.train.settings import Training
 from boxwood._internal.zoo.lenet import lenet_300_100
 from boxwood.errors import BoxwoodError
 
@@ -32,8 +32,8 @@ NET = Call.of(lenet_300_100, inputs=64)
 
 
 def jobs(steps: int = 20, levels: int = 2, seeds: int = 1) -> list[Job]:
-    fit = Fit(steps=steps, batch=60, optimizer=Adam(lr=1e-3), watch_every=10)
-    ticket = lottery_ticket(train=fit, prune=layer_wise(("*", 0.3)), levels=levels)
+    training = Training(steps=steps, batch=60, optimizer=Adam(lr=1e-3), watch_every=10)
+    ticket = lottery_ticket(train=training, prune=layer_wise(("*", 0.3)), levels=levels)
     branches = (("ticket", ticket), ("reinit", reinitialised(ticket, levels)))
     return jobs_of(Experiment(model=NET, data=digits, branches=branches), range(seeds))
 
@@ -101,8 +101,10 @@ def test_longest_chains_come_first(tmp_path):
 
 def test_bad_input_in_a_worker_is_told_by_the_parent(tmp_path):
     """A training that diverges in a worker raises the worker's message here."""
-    fit = Fit(steps=20, batch=60, optimizer=SGD(lr=1e30), watch_every=5)
-    job = jobs_of(Experiment(model=NET, data=digits, branches=(("bad", (Train(fit=fit),)),)), [0])
+    training = Training(steps=20, batch=60, optimizer=SGD(lr=1e30), watch_every=5)
+    job = jobs_of(
+        Experiment(model=NET, data=digits, branches=(("bad", (Train(training=training),)),)), [0]
+    )
     with pytest.raises(BoxwoodError, match=r"Expected a finite loss, .* use a learning rate below"):
         run_in_processes(job, Store(tmp_path), workers=1)
 
@@ -110,8 +112,10 @@ def test_bad_input_in_a_worker_is_told_by_the_parent(tmp_path):
 def test_what_workers_warn_of_is_said_here(tmp_path):
     """Once, however many of them say it: here, that a schedule had not ended."""
     policy = Gradual(schedule=Linear(final=0.5, end=20), every=5)
-    fit = Fit(steps=10, batch=60, optimizer=SGD(lr=0.1), policy=policy)
-    experiment = Experiment(model=NET, data=digits, branches=(("short", (Train(fit=fit),)),))
+    training = Training(steps=10, batch=60, optimizer=SGD(lr=0.1), policy=policy)
+    experiment = Experiment(
+        model=NET, data=digits, branches=(("short", (Train(training=training),)),)
+    )
     with pytest.warns(UserWarning, match="after 10 steps, at a sparsity of 0.250") as seen:
         run_in_processes(jobs_of(experiment, [0, 1]), Store(tmp_path), workers=1)
     assert len(seen) == 1
@@ -162,8 +166,8 @@ def test_the_command_hands_the_work_to_workers_or_to_ray(tmp_path, monkeypatch, 
 
     monkeypatch.setattr("boxwood._internal.cli.execute.run_in_processes", here)
     monkeypatch.setattr("boxwood._internal.cli.execute.run_on_ray", here)
-    fit = Fit(steps=5, batch=60, optimizer=Adam(lr=1e-3))
-    branches = (("dense", (Train(fit=fit), Measure())),)
+    training = Training(steps=5, batch=60, optimizer=Adam(lr=1e-3))
+    branches = (("dense", (Train(training=training), Measure())),)
     experiment = Experiment(model=NET, data=digits, branches=branches)
     for number, given in enumerate(({}, {"workers": 2}, {"workers": 2, "ray": "local"})):
         folder = tmp_path / str(number)

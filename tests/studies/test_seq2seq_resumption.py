@@ -2,7 +2,7 @@
 
 import pytest
 
-from boxwood import SGD, Fit, Genesis
+from boxwood import SGD, Genesis, Training
 from boxwood._internal.core.policies import Gradual
 from boxwood._internal.core.schedules import Cubic
 from boxwood._internal.core.spec import Call
@@ -28,7 +28,7 @@ def test_a_writer_of_sequences_stopped_in_a_ramp(stop, stopped_is_undisturbed):
     genesis = Genesis(
         model=Call.of(gnmt, sources=8, classes=8, hidden=8, layers=3), data=turned_round
     )
-    fit = Fit(
+    training = Training(
         steps=STEPS,
         batch=60,
         optimizer=SGD(lr=0.1, momentum=0.9),
@@ -42,6 +42,6 @@ def test_a_writer_of_sequences_stopped_in_a_ramp(stop, stopped_is_undisturbed):
             genesis=genesis, data=turned_round(), earlier=lambda _: start, checkpoints=checkpoints
         )
 
-    whole = stopped_is_undisturbed(Train(fit=fit), start, world, stop)
+    whole = stopped_is_undisturbed(Train(training=training), start, world, stop)
     kept = sum(int(mask.sum()) for mask in whole.masks.values())
     assert kept == sum(round(0.1 * mask.numel()) for mask in whole.masks.values())

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from boxwood._internal.data.splits import InMemory
-from boxwood._internal.train.loop import Fit, fit_
+from boxwood._internal.train.loop import train_
 from boxwood._internal.train.losses import cross_entropy
 from boxwood._internal.train.metrics import evaluate
 from boxwood._internal.train.optimizers import SGD
+from boxwood._internal.train.settings import Training
 from boxwood._internal.train.stateful_batches import places
 from boxwood._internal.zoo.language_models import LSTMLanguageModel
 from boxwood.errors import BoxwoodError
@@ -31,9 +32,9 @@ def network(dropout: float = 0.0) -> LSTMLanguageModel:
         return LSTMLanguageModel(words=WORDS, hidden=6, dropout=dropout)
 
 
-def fit(**changes: object) -> Fit:
+def training(**changes: object) -> Training:
     settings: dict[str, object] = {"epochs": 2, "batch": 3, "optimizer": SGD(lr=1.0), "clip": 0.25}
-    return Fit(**(settings | {"in_order": True} | changes))
+    return Training(**(settings | {"stateful": True} | changes))
 
 
 @settings(deadline=None)
@@ -71,7 +72,7 @@ def test_a_text_in_pieces_reads_like_the_whole(cuts: list[int]) -> None:
 def test_training_is_truncated_backpropagation() -> None:
     """The loop is the one written out: state carried, gradients cut, afresh in every epoch."""
     ours, plain, data = network(), network(), text()
-    fit_(ours, data, fit(), seed=0)
+    train_(ours, data, training(), seed=0)
     optimizer = torch.optim.SGD(plain.parameters(), lr=1.0)
     stream_inputs, stream_targets = data.inputs[:21].view(3, 28), data.targets[:21].view(3, 28)
     for _ in range(2):
@@ -100,8 +101,8 @@ def test_measuring_on_the_way_changes_nothing() -> None:
         losses.append(evaluate(net, data, cross_entropy).loss)
         return {}
 
-    fit_(watched, data, fit(watch_every=1), seed=0, watch=watch)
-    fit_(alone, data, fit(), seed=0)
+    train_(watched, data, training(watch_every=1), seed=0, watch=watch)
+    train_(alone, data, training(), seed=0)
     assert len(losses) == 14
     for mine, other in zip(watched.parameters(), alone.parameters(), strict=True):
         assert torch.equal(mine, other)
@@ -117,9 +118,9 @@ def test_held_out_rows_are_read_from_their_beginning() -> None:
     assert found.loss == pytest.approx(again.loss, rel=1e-6)
 
 
-def test_what_cannot_be_read_in_order() -> None:
+def test_what_cannot_be_read_statefully() -> None:
     """Networks that do not carry, and texts with fewer rows than places, are refused."""
-    with pytest.raises(BoxwoodError, match="a method carry to train in order, got Linear; give"):
-        fit_(nn.Linear(4, 3), InMemory(torch.eye(4), torch.arange(4)), fit(), seed=0)
+    with pytest.raises(BoxwoodError, match="a method carry for stateful batches, got Linear; give"):
+        train_(nn.Linear(4, 3), InMemory(torch.eye(4), torch.arange(4)), training(), seed=0)
     with pytest.raises(BoxwoodError, match="at least 30 rows to read at 30 places, got 23; give a"):
-        fit_(network(), text(), fit(batch=30), seed=0)
+        train_(network(), text(), training(batch=30), seed=0)

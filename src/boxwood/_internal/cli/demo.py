@@ -17,8 +17,8 @@ from boxwood._internal.model.counting import LayerCount
 from boxwood._internal.recipes.phase import Experiment
 from boxwood._internal.recipes.three_step import dense, iterative
 from boxwood._internal.report.tables import layer_table
-from boxwood._internal.train.loop import Fit
 from boxwood._internal.train.optimizers import SGD
+from boxwood._internal.train.settings import Training
 from boxwood._internal.zoo.lenet import lenet_300_100
 
 
@@ -27,8 +27,8 @@ def experiment() -> Experiment:
 
     The dense network that it is compared with trains as long as that takes in all.
     """
-    train = Fit(epochs=40, batch=60, optimizer=SGD(lr=0.1, momentum=0.9, weight_decay=5e-4))
-    retrain = Fit(epochs=20, batch=60, optimizer=SGD(lr=0.01, momentum=0.9, weight_decay=5e-4))
+    train = Training(epochs=40, batch=60, optimizer=SGD(lr=0.1, momentum=0.9, weight_decay=5e-4))
+    retrain = Training(epochs=20, batch=60, optimizer=SGD(lr=0.01, momentum=0.9, weight_decay=5e-4))
     rounds = (0.5, 0.75, 0.88, 0.93)
     pruned = iterative(train, retrain, rounds, criterion=magnitude_over_std)
     return Experiment(

@@ -11,7 +11,7 @@ from boxwood._internal.recipes.phase import Phase
 from boxwood._internal.report.tables import human_seconds
 from boxwood._internal.runs.runner import Job, Watcher, phase_title, with_needs
 from boxwood._internal.runs.store import Store
-from boxwood._internal.train.loop import Fit
+from boxwood._internal.train.settings import Training
 from boxwood.errors import BoxwoodError
 
 _POLL = 0.5  # seconds
@@ -183,9 +183,11 @@ def _kind(phase: Phase | None) -> _Kind:
     if phase is None:
         return _Kind("start", "start")
     title, family = phase_title(phase), type(phase).__name__
-    fit = getattr(phase, "fit", None)
-    if not isinstance(fit, Fit):
+    training = getattr(phase, "training", None)
+    if not isinstance(training, Training):
         return _Kind(title, family)
-    whole = fit.epochs or 0 if fit.steps is None else fit.steps
-    length = (whole if fit.until is None else fit.until) - fit.first
-    return _Kind(title, f"{family} {'epochs' if fit.steps is None else 'steps'}", max(length, 1))
+    whole = training.epochs or 0 if training.steps is None else training.steps
+    length = (whole if training.stop_at is None else training.stop_at) - training.start_at
+    return _Kind(
+        title, f"{family} {'epochs' if training.steps is None else 'steps'}", max(length, 1)
+    )

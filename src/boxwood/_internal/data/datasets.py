@@ -124,7 +124,7 @@ def from_datasets(
 
     Examples are fetched whenever they are needed and are not changed, so inputs should be
     standardised by the dataset. Their order in training is that of the run's seed, and batches are
-    those of `Fit`. The training and validation parts are shuffled once by ``seed``, so that their
+    those of `Training`. The training and validation parts are shuffled once by ``seed``, so that their
     first examples are a fair sample even where a dataset is sorted.
 
     Args:
@@ -233,7 +233,7 @@ def _check_repeatable(part: FromDataset) -> None:
     if not all(same):
         raise InvalidInput(
             f"Expected {part.what} that are the same whenever they are taken, got others the second "
-            f"time; leave random transforms out of the dataset and give Fit(augment=…) one, such as "
+            f"time; leave random transforms out of the dataset and give Training(augment=…) one, such as "
             f"FlipAndCrop, whose random numbers follow from the run's seed."
         )
 

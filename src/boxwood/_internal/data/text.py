@@ -44,7 +44,7 @@ class Corpus:
     def splits(self, length: int = LENGTH, held_out_length: int = HELD_OUT_LENGTH) -> Splits:
         """Cut the texts into rows, whose targets are the words that follow.
 
-        Training rows are in the order of the text, for a training with ``in_order``. Held-out rows
+        Training rows are in the order of the text, for a training with ``stateful``. Held-out rows
         hold every word that follows another as a target once; the last is filled up with targets
         of -100, which do not count. A network reads each held-out row by itself.
 

@@ -20,7 +20,7 @@ from boxwood.errors import InvalidInput
 class Hinted(Distillation):
     """`Distillation`, and what hidden layers of the teacher compute: ``+ weight · mean((h - g)²) / 2``.
 
-    A loss for the `Fit` of any recipe whose teacher has layers of the same names and widths, as
+    A loss for the `Training` of any recipe whose teacher has layers of the same names and widths, as
     the network's own past has unless surgery has made them narrower.
 
     Args:

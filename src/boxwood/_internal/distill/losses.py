@@ -34,7 +34,7 @@ class Lesson:
 
 @dataclass(frozen=True, kw_only=True)
 class Distillation:
-    """Learn soft targets at a temperature, mixed with labels: the loss of a `Fit` with a teacher.
+    """Learn soft targets at a temperature, mixed with labels: the loss of a `Training` with a teacher.
 
     ``soft · T² · CE(softmax(v/T), softmax(z/T)) + hard · CE(y, softmax(z))``, the mean over a
     batch, in nats. The T² keeps the two parts in proportion when T changes, because the gradient

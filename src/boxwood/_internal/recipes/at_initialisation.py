@@ -17,8 +17,8 @@ from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.recipes.phases.prune import Prune
 from boxwood._internal.recipes.phases.rewind import Reinitialise
 from boxwood._internal.recipes.phases.train import Train
-from boxwood._internal.train.loop import Fit
 from boxwood._internal.train.losses import Loss, cross_entropy
+from boxwood._internal.train.settings import Training
 from boxwood.errors import InvalidInput
 
 _MEASURE = Measure()
@@ -29,7 +29,7 @@ _AT_HAND = {"weight", "mask", "name"}
 
 
 def prune_at_initialisation(
-    train: Fit,
+    train: Training,
     sparsity: float,
     *,
     criterion: Criterion = snip,
@@ -66,8 +66,8 @@ def prune_at_initialisation(
     Example:
         >>> from boxwood._internal.core.criteria import synflow
         >>> from boxwood._internal.train.optimizers import SGD
-        >>> fit = Fit(epochs=10, batch=60, optimizer=SGD(lr=0.1))
-        >>> recipe = prune_at_initialisation(fit, 0.9, criterion=synflow)
+        >>> training = Training(epochs=10, batch=60, optimizer=SGD(lr=0.1))
+        >>> recipe = prune_at_initialisation(training, 0.9, criterion=synflow)
         >>> [type(phase).__name__ for phase in recipe], recipe[0].rounds
         (['Prune', 'Train', 'Measure'], 100)
 
@@ -85,7 +85,7 @@ def prune_at_initialisation(
         evidence=(1 if flow else evidence) if needs else None,
         sample=sample if needs and not flow else None,
     )  # fmt: skip
-    return (prune, Train(fit=train), measure)
+    return (prune, Train(training=train), measure)
 
 
 def shuffled(recipe: Recipe, *, index: int = 1) -> Recipe:
@@ -102,8 +102,8 @@ def shuffled(recipe: Recipe, *, index: int = 1) -> Recipe:
 
     Example:
         >>> from boxwood._internal.train.optimizers import SGD
-        >>> fit = Fit(epochs=10, batch=60, optimizer=SGD(lr=0.1))
-        >>> [type(phase).__name__ for phase in shuffled(prune_at_initialisation(fit, 0.9))]
+        >>> training = Training(epochs=10, batch=60, optimizer=SGD(lr=0.1))
+        >>> [type(phase).__name__ for phase in shuffled(prune_at_initialisation(training, 0.9))]
         ['Prune', 'ShuffleMasks', 'Train', 'Measure']
 
     Source: Frankle, Dziugaite, Roy and Carbin (2021), the ablation that shuffles randomly.
@@ -123,8 +123,8 @@ def reinitialised(recipe: Recipe, *, index: int = 1) -> Recipe:
 
     Example:
         >>> from boxwood._internal.train.optimizers import SGD
-        >>> fit = Fit(epochs=10, batch=60, optimizer=SGD(lr=0.1))
-        >>> [type(phase).__name__ for phase in reinitialised(prune_at_initialisation(fit, 0.9))]
+        >>> training = Training(epochs=10, batch=60, optimizer=SGD(lr=0.1))
+        >>> [type(phase).__name__ for phase in reinitialised(prune_at_initialisation(training, 0.9))]
         ['Prune', 'Reinitialise', 'Train', 'Measure']
 
     Source: Frankle, Dziugaite, Roy and Carbin (2021), the ablation that reinitialises.
@@ -142,7 +142,7 @@ def _then(recipe: Recipe, control: Phase) -> Recipe:
     return (recipe[0], control, *recipe[1:])
 
 
-def _loss(train: Fit, given: Loss | None, needs: set[str]) -> Loss:
+def _loss(train: Training, given: Loss | None, needs: set[str]) -> Loss:
     if given is not None:
         return given
     usual = train.loss if train.teacher is None else cross_entropy

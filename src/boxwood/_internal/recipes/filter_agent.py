@@ -14,15 +14,15 @@ from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.recipes.phases.remove_as_many import RemoveAsMany, RemoveBySensitivity
 from boxwood._internal.recipes.phases.search_filters import SearchFilters
 from boxwood._internal.recipes.phases.train import Train
-from boxwood._internal.train.loop import Fit
 from boxwood._internal.train.losses import Loss, cross_entropy
+from boxwood._internal.train.settings import Training
 from boxwood.errors import InvalidInput
 
 
 def filter_agent(
-    train: Fit,
+    train: Training,
     search: SearchFilters,
-    finetune: Fit,
+    finetune: Training,
     *,
     layers: tuple[str, ...],
     measure: Phase | None = None,
@@ -42,9 +42,9 @@ def filter_agent(
     Example:
         >>> from boxwood._internal.agent.search import TryAndLearn
         >>> from boxwood._internal.train.optimizers import Adam
-        >>> fit = Fit(epochs=1, batch=50, optimizer=Adam(lr=1e-3))
+        >>> training = Training(epochs=1, batch=50, optimizer=Adam(lr=1e-3))
         >>> search = SearchFilters(layer="", search=TryAndLearn(bound=2.0))
-        >>> recipe = filter_agent(fit, search, fit, layers=("conv1.weight", "conv2.weight"))
+        >>> recipe = filter_agent(training, search, training, layers=("conv1.weight", "conv2.weight"))
         >>> [type(phase).__name__ for phase in recipe]
         ['Train', 'SearchFilters', 'Train', 'SearchFilters', 'Train', 'Measure']
 
@@ -55,11 +55,11 @@ def filter_agent(
             f"Expected layers with names of their own, got {layers}; boxwood.find_units(model, example)"
             ".groups has their names."
         )
-    recipe: tuple[Phase, ...] = (Train(fit=train, label="dense"),)
+    recipe: tuple[Phase, ...] = (Train(training=train, label="dense"),)
     for place, layer in enumerate(layers, 1):
         recipe += (
             replace(search, layer=layer, reference="dense", label=f"search {layer}"),
-            Train(fit=replace(finetune, order=place), label=f"tuned {layer}"),
+            Train(training=replace(finetune, shuffle_index=place), label=f"tuned {layer}"),
         )
     return (*recipe, measure or Measure())
 
@@ -75,9 +75,9 @@ def ranked(recipe: Recipe, criterion: Criterion = magnitude, *, loss: Loss | Non
     Example:
         >>> from boxwood._internal.agent.search import TryAndLearn
         >>> from boxwood._internal.train.optimizers import Adam
-        >>> fit = Fit(epochs=1, batch=50, optimizer=Adam(lr=1e-3))
+        >>> training = Training(epochs=1, batch=50, optimizer=Adam(lr=1e-3))
         >>> search = SearchFilters(layer="", search=TryAndLearn(bound=2.0))
-        >>> agent = filter_agent(fit, search, fit, layers=("conv1.weight",))
+        >>> agent = filter_agent(training, search, training, layers=("conv1.weight",))
         >>> ranked(agent)[1].like == agent[:2]
         True
 
@@ -98,7 +98,7 @@ def ranked(recipe: Recipe, criterion: Criterion = magnitude, *, loss: Loss | Non
     )
 
 
-def by_sensitivity(recipe: Recipe, finetune: Fit, *, share: float = 0.125) -> Recipe:
+def by_sensitivity(recipe: Recipe, finetune: Training, *, share: float = 0.125) -> Recipe:
     """Reach the multiply-adds that an agent reaches, by removing wherever it costs least.
 
     Args:
@@ -109,10 +109,10 @@ def by_sensitivity(recipe: Recipe, finetune: Fit, *, share: float = 0.125) -> Re
     Example:
         >>> from boxwood._internal.agent.search import TryAndLearn
         >>> from boxwood._internal.train.optimizers import Adam
-        >>> fit = Fit(epochs=1, batch=50, optimizer=Adam(lr=1e-3))
+        >>> training = Training(epochs=1, batch=50, optimizer=Adam(lr=1e-3))
         >>> search = SearchFilters(layer="", search=TryAndLearn(bound=2.0))
-        >>> agent = filter_agent(fit, search, fit, layers=("conv1.weight",))
-        >>> [type(phase).__name__ for phase in by_sensitivity(agent, fit)]
+        >>> agent = filter_agent(training, search, training, layers=("conv1.weight",))
+        >>> [type(phase).__name__ for phase in by_sensitivity(agent, training)]
         ['Train', 'RemoveBySensitivity', 'Train', 'Measure']
     """
     searches = [place for place, phase in enumerate(recipe) if isinstance(phase, SearchFilters)]
@@ -125,7 +125,7 @@ def by_sensitivity(recipe: Recipe, finetune: Fit, *, share: float = 0.125) -> Re
         statistics=last.statistics,
         examples=last.examples,
     )
-    return (recipe[0], removal, Train(fit=replace(finetune, order=1)), recipe[-1])
+    return (recipe[0], removal, Train(training=replace(finetune, shuffle_index=1)), recipe[-1])
 
 
 def layers_of(model: Callable[[], nn.Module], example: torch.Tensor) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from boxwood._internal.model.prunable import Where, linear_and_conv
 from boxwood._internal.recipes.phase import Phase, Recipe
 from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.recipes.phases.train import Train
-from boxwood._internal.train.loop import Fit
+from boxwood._internal.train.settings import Training
 from boxwood.errors import InvalidInput
 
 Shape = Callable[..., Schedule]
@@ -30,7 +30,7 @@ Shape = Callable[..., Schedule]
 _MEASURE = Measure()
 
 
-def dense_training(*, train: Fit, measure: Phase = _MEASURE) -> Recipe:
+def dense_training(*, train: Training, measure: Phase = _MEASURE) -> Recipe:
     """Train and measure, without pruning: what the sparse networks are held against.
 
     Args:
@@ -39,14 +39,14 @@ def dense_training(*, train: Fit, measure: Phase = _MEASURE) -> Recipe:
 
     Example:
         >>> from boxwood._internal.train.optimizers import SGD
-        >>> len(dense_training(train=Fit(steps=100, batch=20, optimizer=SGD(lr=1.0))))
+        >>> len(dense_training(train=Training(steps=100, batch=20, optimizer=SGD(lr=1.0))))
         2
     """
-    return (Train(fit=train), measure)
+    return (Train(training=train), measure)
 
 
 def sparse_training(
-    *, train: Fit, policy: Policy, where: Where = linear_and_conv, measure: Phase = _MEASURE
+    *, train: Training, policy: Policy, where: Where = linear_and_conv, measure: Phase = _MEASURE
 ) -> Recipe:
     """Train as `dense_training` does, while a policy changes the masks, and measure.
 
@@ -59,17 +59,17 @@ def sparse_training(
     Example:
         >>> from boxwood._internal.core.policies import LayerByLayer
         >>> from boxwood._internal.train.optimizers import SGD
-        >>> fit = Fit(steps=1000, batch=20, optimizer=SGD(lr=1.0))
-        >>> recipe = sparse_training(train=fit, policy=LayerByLayer(final=0.8, end=600))
-        >>> recipe[0].fit.steps
+        >>> training = Training(steps=1000, batch=20, optimizer=SGD(lr=1.0))
+        >>> recipe = sparse_training(train=training, policy=LayerByLayer(final=0.8, end=600))
+        >>> recipe[0].training.steps
         1000
     """
-    return (Train(fit=replace(train, policy=policy, where=where)), measure)
+    return (Train(training=replace(train, policy=policy, where=where)), measure)
 
 
 def gradual_pruning(
     *,
-    train: Fit,
+    train: Training,
     sparsity: float,
     begin: int,
     end: int,
@@ -102,9 +102,9 @@ def gradual_pruning(
 
     Example:
         >>> from boxwood._internal.train.optimizers import SGD
-        >>> fit = Fit(steps=1000, batch=20, optimizer=SGD(lr=1.0))
-        >>> train, _ = gradual_pruning(train=fit, sparsity=0.8, begin=100, end=500)
-        >>> train.fit.steps, round(train.fit.policy.schedule(300), 3)  # 0.875 · 0.8
+        >>> training = Training(steps=1000, batch=20, optimizer=SGD(lr=1.0))
+        >>> train, _ = gradual_pruning(train=training, sparsity=0.8, begin=100, end=500)
+        >>> train.training.steps, round(train.training.policy.schedule(300), 3)  # 0.875 · 0.8
         (1000, 0.7)
 
     Source: Zhu and Gupta (2017), section 3.

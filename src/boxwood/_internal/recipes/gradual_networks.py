@@ -7,8 +7,8 @@ from torch import nn
 
 from boxwood._internal.core.spec import Call
 from boxwood._internal.model.prunable import Named, Where
-from boxwood._internal.train.loop import Fit
 from boxwood._internal.train.optimizers import SGD, Drops
+from boxwood._internal.train.settings import Training
 from boxwood._internal.zoo.language_models import ptb_large, ptb_medium, ptb_small
 
 LANGUAGE_MODEL = Named(("embedding.weight", "lstm.weight_*", "output.weight"))
@@ -29,7 +29,7 @@ class Row:
     """
 
     model: Callable[[], nn.Module]
-    train: Fit
+    train: Training
     where: Where
 
 
@@ -72,7 +72,7 @@ def large(*, words: int = 10_000) -> Row:
 
 def language_training(
     *, length: int, clip: float, course: Drops, epochs: int | None = None, steps: int | None = None
-) -> Fit:
+) -> Training:
     """Train a language model by the recipe of Zaremba et al.: a rate of 1 on summed losses.
 
     Args:
@@ -83,18 +83,18 @@ def language_training(
         steps: how long, in steps.
 
     Example:
-        >>> fit = language_training(length=20, clip=5, course=Drops(at=(0.5,)), steps=100)
-        >>> fit.optimizer.lr, fit.clip
+        >>> training = language_training(length=20, clip=5, course=Drops(at=(0.5,)), steps=100)
+        >>> training.optimizer.lr, training.clip
         (20.0, 0.25)
     """
-    return Fit(
+    return Training(
         epochs=epochs,
         steps=steps,
         batch=20,
         optimizer=SGD(lr=float(length)),
         clip=clip / length,
         course=course,
-        in_order=True,
+        stateful=True,
     )
 
 
@@ -109,5 +109,5 @@ def _row(
     clip: float,
 ) -> Row:
     course = Drops(at=tuple(epoch / epochs for epoch in range(full, epochs)), factor=factor)
-    fit = language_training(length=length, clip=clip, course=course, epochs=epochs)
-    return Row(Call.of(model, words=words), fit, LANGUAGE_MODEL)
+    training = language_training(length=length, clip=clip, course=course, epochs=epochs)
+    return Row(Call.of(model, words=words), training, LANGUAGE_MODEL)

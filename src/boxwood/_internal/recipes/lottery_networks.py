@@ -9,8 +9,8 @@ from boxwood._internal.core.spec import Call
 from boxwood._internal.data.augmentation import FlipAndCrop
 from boxwood._internal.model.prunable import Named
 from boxwood._internal.recipes.lottery_ticket import Pruning, layer_wise, together
-from boxwood._internal.train.loop import Fit
 from boxwood._internal.train.optimizers import SGD, Adam, Course, DropsAt, Warmup
+from boxwood._internal.train.settings import Training
 from boxwood._internal.zoo.cifar_nets import resnet_20, vgg_19
 from boxwood._internal.zoo.conv_nets import conv_2, conv_4, conv_6
 from boxwood._internal.zoo.glorot import glorot
@@ -34,7 +34,7 @@ class Row:
     """
 
     model: Callable[[], nn.Module]
-    train: Fit
+    train: Training
     prune: Pruning
     test_at: tuple[int, ...] = ()
 
@@ -117,14 +117,14 @@ def vgg(*, lr: float = 0.1, warmup: int = 0) -> Row:
     return Row(Call.of(glorot, net=vgg_19), train, together(0.2, _CONVOLUTIONS), test_at)
 
 
-def _adam(steps: int, lr: float) -> Fit:
-    return Fit(
+def _adam(steps: int, lr: float) -> Training:
+    return Training(
         steps=steps, batch=60, optimizer=Adam(lr=lr, fused=True), watch_every=WATCH_EVERY
     )  # fmt: skip
 
 
-def _sgd(steps: int, batch: int, lr: float, course: Course) -> Fit:
-    return Fit(
+def _sgd(steps: int, batch: int, lr: float, course: Course) -> Training:
+    return Training(
         steps=steps,
         batch=batch,
         optimizer=SGD(lr=lr, momentum=0.9, weight_decay=1e-4),

@@ -20,7 +20,7 @@ from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.recipes.phases.prune import Prune
 from boxwood._internal.recipes.phases.rewind import Reinitialise, Rewind
 from boxwood._internal.recipes.phases.train import Train
-from boxwood._internal.train.loop import Fit
+from boxwood._internal.train.settings import Training
 from boxwood.errors import InvalidInput
 
 Pruning = Callable[[int], Prune]
@@ -64,7 +64,7 @@ def together(rate: float, where: Where = linear_and_conv) -> Pruning:
 
 
 def lottery_ticket(
-    *, train: Fit, prune: Pruning, levels: int, rewind: int = 0, test_at: tuple[int, ...] = ()
+    *, train: Training, prune: Pruning, levels: int, rewind: int = 0, test_at: tuple[int, ...] = ()
 ) -> Recipe:
     """Find a ticket by iterative pruning: ``train, (prune, rewind, train) × levels``.
 
@@ -84,8 +84,8 @@ def lottery_ticket(
 
     Example:
         >>> from boxwood._internal.train.optimizers import Adam
-        >>> fit = Fit(steps=50_000, batch=60, optimizer=Adam(lr=1.2e-3))
-        >>> ticket = lottery_ticket(train=fit, prune=layer_wise(("*", 0.2)), levels=1)
+        >>> training = Training(steps=50_000, batch=60, optimizer=Adam(lr=1.2e-3))
+        >>> ticket = lottery_ticket(train=training, prune=layer_wise(("*", 0.2)), levels=1)
         >>> [type(phase).__name__ for phase in ticket]
         ['Train', 'Measure', 'Prune', 'Rewind', 'Train', 'Measure']
 
@@ -93,12 +93,12 @@ def lottery_ticket(
     Carbin (2019), section 3.
     """
     start, beginning = _start(train, rewind, test_at)
-    again = Train(fit=replace(train, first=rewind), test_at=test_at)
+    again = Train(training=replace(train, start_at=rewind), test_at=test_at)
     return beginning + _levels(prune, levels, (Rewind(to=start),), again)
 
 
 def one_shot(
-    *, train: Fit, prune: Pruning, level: int, rewind: int = 0, test_at: tuple[int, ...] = ()
+    *, train: Training, prune: Pruning, level: int, rewind: int = 0, test_at: tuple[int, ...] = ()
 ) -> Recipe:
     """Find a ticket by pruning once, as far as ``level`` of the iterative one goes.
 
@@ -111,18 +111,20 @@ def one_shot(
 
     Example:
         >>> from boxwood._internal.train.optimizers import SGD
-        >>> fit = Fit(steps=100, batch=60, optimizer=SGD(lr=0.1))
-        >>> len(one_shot(train=fit, prune=together(0.2), level=7))
+        >>> training = Training(steps=100, batch=60, optimizer=SGD(lr=0.1))
+        >>> len(one_shot(train=training, prune=together(0.2), level=7))
         6
 
     Source: Frankle and Carbin (2019), section 2, one-shot pruning.
     """
     start, beginning = _start(train, rewind, test_at)
-    again = Train(fit=replace(train, first=rewind), test_at=test_at)
+    again = Train(training=replace(train, start_at=rewind), test_at=test_at)
     return (*beginning, prune(level), Rewind(to=start), *_trained(again, level))
 
 
-def continued(*, train: Fit, prune: Pruning, levels: int, again: Fit | None = None) -> Recipe:
+def continued(
+    *, train: Training, prune: Pruning, levels: int, again: Training | None = None
+) -> Recipe:
     """Prune without going back: survivors keep their trained values.
 
     Args:
@@ -130,19 +132,19 @@ def continued(*, train: Fit, prune: Pruning, levels: int, again: Fit | None = No
         prune: `layer_wise` or `together`.
         levels: how often to prune.
         again: the training of every level; by default that of the dense network. With
-            ``replace(train, first=k)`` the learning rate is rewound to step k, and nothing else.
+            ``replace(train, start_at=k)`` the learning rate is rewound to step k, and nothing else.
 
     Example:
         >>> from boxwood._internal.train.optimizers import SGD
-        >>> fit = Fit(steps=100, batch=60, optimizer=SGD(lr=0.1))
-        >>> phases = continued(train=fit, prune=together(0.2), levels=1)
+        >>> training = Training(steps=100, batch=60, optimizer=SGD(lr=0.1))
+        >>> phases = continued(train=training, prune=together(0.2), levels=1)
         >>> [type(phase).__name__ for phase in phases]
         ['Train', 'Measure', 'Prune', 'Train', 'Measure']
 
     Source: Frankle and Carbin (2019), the appendix on continued training; learning-rate rewinding:
     Renda, Frankle and Carbin (2020), section 3.
     """
-    return _start(train, 0)[1] + _levels(prune, levels, (), Train(fit=again or train))
+    return _start(train, 0)[1] + _levels(prune, levels, (), Train(training=again or train))
 
 
 def reinitialised(ticket: Recipe, level: int, *, index: int = 1) -> Recipe:
@@ -158,14 +160,14 @@ def reinitialised(ticket: Recipe, level: int, *, index: int = 1) -> Recipe:
 
     Example:
         >>> from boxwood._internal.train.optimizers import SGD
-        >>> fit = Fit(steps=100, batch=60, optimizer=SGD(lr=0.1))
-        >>> ticket = lottery_ticket(train=fit, prune=together(0.2), levels=2)
+        >>> training = Training(steps=100, batch=60, optimizer=SGD(lr=0.1))
+        >>> ticket = lottery_ticket(train=training, prune=together(0.2), levels=2)
         >>> [type(phase).__name__ for phase in reinitialised(ticket, 1)[2:]]
         ['Prune', 'Reinitialise', 'Train', 'Measure']
 
     Source: Frankle and Carbin (2019), section 2.
     """
-    return _instead(ticket, level, Reinitialise(index=index), first=0)
+    return _instead(ticket, level, Reinitialise(index=index), start_at=0)
 
 
 def randomly_sparse(
@@ -182,7 +184,7 @@ def randomly_sparse(
 
     Source: Frankle and Carbin (2019), the appendix on randomly sampled sparse networks.
     """
-    return _instead(ticket, level, ShuffleMasks(how=how, index=index), first=0)
+    return _instead(ticket, level, ShuffleMasks(how=how, index=index), start_at=0)
 
 
 def resampled(ticket: Recipe, level: int, *, index: int = 1) -> Recipe:
@@ -195,7 +197,7 @@ def resampled(ticket: Recipe, level: int, *, index: int = 1) -> Recipe:
 
     Source: Frankle and Carbin (2019), the appendix on the distribution of a ticket's initialisation.
     """
-    return _instead(ticket, level, Resample(index=index), first=0)
+    return _instead(ticket, level, Resample(index=index), start_at=0)
 
 
 def masked_at_start(ticket: Recipe, level: int) -> Recipe:
@@ -207,7 +209,7 @@ def masked_at_start(ticket: Recipe, level: int) -> Recipe:
 
     Source: Frankle and Carbin (2019), the appendix that prunes networks before training.
     """
-    return _instead(ticket, level, MasksFrom(), first=0)
+    return _instead(ticket, level, MasksFrom(), start_at=0)
 
 
 def noisy(ticket: Recipe, level: int, scale: float, *, index: int = 1) -> Recipe:
@@ -221,10 +223,10 @@ def noisy(ticket: Recipe, level: int, scale: float, *, index: int = 1) -> Recipe
 
     Source: Frankle and Carbin (2019), the appendix on noise added to a ticket's initialisation.
     """
-    return _instead(ticket, level, AddNoise(scale=scale, index=index), first=0)
+    return _instead(ticket, level, AddNoise(scale=scale, index=index), start_at=0)
 
 
-def instability(train: Fit, *, rewind: int = 0, points: int = 30) -> Recipe:
+def instability(train: Training, *, rewind: int = 0, points: int = 30) -> Recipe:
     """Train two copies from θ_k in different orders, and measure the line between them.
 
     Args:
@@ -234,8 +236,8 @@ def instability(train: Fit, *, rewind: int = 0, points: int = 30) -> Recipe:
 
     Example:
         >>> from boxwood._internal.train.optimizers import SGD
-        >>> fit = Fit(steps=100, batch=60, optimizer=SGD(lr=0.1))
-        >>> [type(phase).__name__ for phase in instability(fit)[2:]]
+        >>> training = Training(steps=100, batch=60, optimizer=SGD(lr=0.1))
+        >>> [type(phase).__name__ for phase in instability(training)[2:]]
         ['Rewind', 'Train', 'Measure', 'Rewind', 'Train', 'Measure', 'Interpolate']
 
     Source: Frankle, Dziugaite, Roy and Carbin (2020), section 2.
@@ -257,65 +259,67 @@ def ticket_instability(ticket: Recipe, level: int, *, points: int = 30) -> Recip
 
     Source: Frankle, Dziugaite, Roy and Carbin (2020), section 4.
     """
-    found, training = _up_to(ticket, level)
+    found, after = _up_to(ticket, level)
     start = next((phase.to for phase in ticket[len(found) :] if isinstance(phase, Rewind)), None)
     if start is None:
         raise InvalidInput(
             f"Expected a ticket that rewinds after level {level}, got one that keeps its trained "
             f"values; give a recipe of lottery_ticket or one_shot."
         )
-    return found + _copies(training.fit, training.fit.first, start, points)
+    return found + _copies(after.training, after.training.start_at, start, points)
 
 
 def _sparsity(rate: float, level: int) -> float:
     return float(1 - (1 - rate) ** level)
 
 
-def _start(train: Fit, rewind: int, test_at: tuple[int, ...] = ()) -> tuple[str, Recipe]:
+def _start(train: Training, rewind: int, test_at: tuple[int, ...] = ()) -> tuple[str, Recipe]:
     """Label of θ_k, and the phases up to the trained dense network."""
-    whole = Train(fit=train, test_at=test_at, label="dense")
+    whole = Train(training=train, test_at=test_at, label="dense")
     dense: Recipe = (whole, Measure(label="level-0"))
     if not rewind:
         return "genesis", dense
-    early = Train(fit=replace(train, until=rewind), label="early")
+    early = Train(training=replace(train, stop_at=rewind), label="early")
     return "early", (*dense, Rewind(to="genesis"), early, Rewind(to="dense"))
 
 
-def _levels(prune: Pruning, levels: int, values: Recipe, training: Train) -> Recipe:
+def _levels(prune: Pruning, levels: int, values: Recipe, after: Train) -> Recipe:
     if levels < 1:
         raise InvalidInput(f"Expected at least one level of pruning, got levels={levels}.")
     phases: Recipe = ()
     for level in range(1, levels + 1):
-        phases += (prune(level), *values, *_trained(training, level))
+        phases += (prune(level), *values, *_trained(after, level))
     return phases
 
 
-def _trained(training: Train, level: int) -> Recipe:
-    return (training, Measure(label=f"level-{level}"))
+def _trained(after: Train, level: int) -> Recipe:
+    return (after, Measure(label=f"level-{level}"))
 
 
 def _up_to(ticket: Recipe, level: int) -> tuple[Recipe, Train]:
     """Phases up to the pruning of a level, and the training that follows it."""
     for index, phase in enumerate(ticket):
-        after = (each for each in ticket[index:] if isinstance(each, Train))
+        trainings = (each for each in ticket[index:] if isinstance(each, Train))
         levels = (each.label for each in ticket[index:] if isinstance(each, Measure))
         if isinstance(phase, Prune) and next(levels, None) == f"level-{level}":
-            return ticket[: index + 1], next(after)
+            return ticket[: index + 1], next(trainings)
     raise InvalidInput(
         f"Expected a level that the ticket reaches, got {level}; give the recipe more levels."
     )
 
 
-def _instead(ticket: Recipe, level: int, values: Phase, *, first: int) -> Recipe:
+def _instead(ticket: Recipe, level: int, values: Phase, *, start_at: int) -> Recipe:
     """Go on from the pruning of a level with other values or masks, and train from the start."""
-    found, training = _up_to(ticket, level)
-    training = replace(training, fit=replace(training.fit, first=first))
-    return (*found, values, *_trained(training, level))
+    found, after = _up_to(ticket, level)
+    after = replace(after, training=replace(after.training, start_at=start_at))
+    return (*found, values, *_trained(after, level))
 
 
-def _copies(train: Fit, rewind: int, start: str, points: int) -> Recipe:
+def _copies(train: Training, rewind: int, start: str, points: int) -> Recipe:
     phases: Recipe = ()
-    for order, label in ((1, "copy-1"), (2, "copy-2")):
-        copy = Train(fit=replace(train, first=rewind, order=order), label=label)
+    for shuffle_index, label in ((1, "copy-1"), (2, "copy-2")):
+        copy = Train(
+            training=replace(train, start_at=rewind, shuffle_index=shuffle_index), label=label
+        )
         phases += (Rewind(to=start), copy, Measure(label=label))
     return (*phases, Interpolate(other="copy-1", points=points, label="line"))

@@ -13,13 +13,13 @@ from boxwood._internal.recipes.phases.descend import Descend
 from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.recipes.phases.prune import Prune
 from boxwood._internal.recipes.phases.train import Train
-from boxwood._internal.train.loop import Fit
 from boxwood._internal.train.losses import Loss
+from boxwood._internal.train.settings import Training
 
 
 def optimal_brain_damage(
-    train: Fit | Descend,
-    retrain: Fit | Descend,
+    train: Training | Descend,
+    retrain: Training | Descend,
     sparsities: Sequence[float],
     *,
     loss: Loss,
@@ -75,8 +75,8 @@ def optimal_brain_damage(
     return phases
 
 
-def _training(how: Fit | Descend, round_: int) -> Phase:
+def _training(how: Training | Descend, round_: int) -> Phase:
     if isinstance(how, Descend):
         return how
     # Each round sees the examples in an order of its own; 0 is the dense training's.
-    return Train(fit=replace(how, order=how.order + round_))
+    return Train(training=replace(how, shuffle_index=how.shuffle_index + round_))

@@ -10,22 +10,22 @@ from boxwood._internal.recipes.phases.consult import Consult
 from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.recipes.phases.specialise import Group, Specialise
 from boxwood._internal.recipes.phases.train import Train
-from boxwood._internal.train.loop import Fit
+from boxwood._internal.train.settings import Training
 from boxwood.errors import InvalidInput
 
 
-def generalist(train: Fit) -> Recipe:
+def generalist(train: Training) -> Recipe:
     """Train the network that knows all classes.
 
     Example:
         >>> from boxwood._internal.train.optimizers import SGD
-        >>> [type(p).__name__ for p in generalist(Fit(epochs=1, batch=60, optimizer=SGD(lr=0.1)))]
+        >>> [type(p).__name__ for p in generalist(Training(epochs=1, batch=60, optimizer=SGD(lr=0.1)))]
         ['Train', 'Measure']
     """
-    return (Train(fit=train, label="generalist"), Measure(by_class=True, label="generalist"))
+    return (Train(training=train, label="generalist"), Measure(by_class=True, label="generalist"))
 
 
-def specialists(before: Recipe, special: Fit, *, groups: Groups | int) -> Recipe:
+def specialists(before: Recipe, special: Training, *, groups: Groups | int) -> Recipe:
     """Add specialists to a generalist, and ask them together.
 
     Args:
@@ -38,8 +38,8 @@ def specialists(before: Recipe, special: Fit, *, groups: Groups | int) -> Recipe
 
     Example:
         >>> from boxwood._internal.train.optimizers import SGD
-        >>> fit = Fit(epochs=1, batch=60, optimizer=SGD(lr=0.1))
-        >>> recipe = specialists(generalist(fit), fit, groups=((0, 2, 4, 6), (5, 7, 9)))
+        >>> training = Training(epochs=1, batch=60, optimizer=SGD(lr=0.1))
+        >>> recipe = specialists(generalist(training), training, groups=((0, 2, 4, 6), (5, 7, 9)))
         >>> [type(phase).__name__ for phase in recipe]
         ['Train', 'Measure', 'Group', 'Consult']
         >>> [type(phase).__name__ for phase in recipe[-1].members[1]]
@@ -52,5 +52,5 @@ def specialists(before: Recipe, special: Fit, *, groups: Groups | int) -> Recipe
         raise InvalidInput(f"Expected at least one group of classes, got {groups}; give some.")
     grouping = Group(clusters=groups) if isinstance(groups, int) else Group(given=groups)
     start = (*before, grouping)
-    members = tuple((*start, Specialise(index=index, fit=special)) for index in range(count))
+    members = tuple((*start, Specialise(index=index, training=special)) for index in range(count))
     return (*start, Consult(members=members, label="together"))

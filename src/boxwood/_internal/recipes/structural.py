@@ -9,12 +9,12 @@ from boxwood._internal.recipes.phase import Recipe
 from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.recipes.phases.prune_units import PruneUnits
 from boxwood._internal.recipes.phases.train import Train
-from boxwood._internal.train.loop import Fit
+from boxwood._internal.train.settings import Training
 
 
 def structural(
-    train: Fit,
-    retrain: Fit,
+    train: Training,
+    retrain: Training,
     keep: float,
     *,
     criterion: Criterion = magnitude,
@@ -35,8 +35,8 @@ def structural(
 
     Example:
         >>> from boxwood._internal.train.optimizers import SGD
-        >>> fit = Fit(epochs=1, batch=60, optimizer=SGD(lr=0.1))
-        >>> [type(p).__name__ for p in structural(fit, fit, 0.5)]
+        >>> training = Training(epochs=1, batch=60, optimizer=SGD(lr=0.1))
+        >>> [type(p).__name__ for p in structural(training, training, 0.5)]
         ['Train', 'PruneUnits', 'Train', 'Measure']
 
     Source: Li, Kadav, Durdanovic, Samet and Graf (2017), with the defaults.
@@ -48,8 +48,8 @@ def structural(
 
 
 def slimming(
-    train: Fit,
-    retrain: Fit,
+    train: Training,
+    retrain: Training,
     keep: float,
     *,
     l1: float = 1e-4,
@@ -72,8 +72,8 @@ def slimming(
 
     Example:
         >>> from boxwood._internal.train.optimizers import SGD
-        >>> fit = Fit(epochs=1, batch=60, optimizer=SGD(lr=0.1))
-        >>> [type(p).__name__ for p in slimming(fit, fit, 0.5)]
+        >>> training = Training(epochs=1, batch=60, optimizer=SGD(lr=0.1))
+        >>> [type(p).__name__ for p in slimming(training, training, 0.5)]
         ['Train', 'PruneUnits', 'Train', 'Measure']
 
     Source: Liu, Li, Shen, Huang, Yan and Zhang (2017), section 3; λ is 1e-4 to 1e-5 there.
@@ -93,6 +93,9 @@ def slimming(
     return _around(prune, replace(train, l1=l1, l1_on=norm_scales), retrain)
 
 
-def _around(prune: PruneUnits, train: Fit, retrain: Fit) -> Recipe:
-    dense, again = Train(fit=train, label="dense"), Train(fit=replace(retrain, order=1))
+def _around(prune: PruneUnits, train: Training, retrain: Training) -> Recipe:
+    dense, again = (
+        Train(training=train, label="dense"),
+        Train(training=replace(retrain, shuffle_index=1)),
+    )
     return (dense, prune, again, Measure())

@@ -13,23 +13,23 @@ from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.recipes.phases.shift_bias import ShiftBias
 from boxwood._internal.recipes.phases.train import Train
 from boxwood._internal.recipes.teachers import Teacher, Trained
-from boxwood._internal.train.loop import Fit
+from boxwood._internal.train.settings import Training
 
 
-def trained(train: Fit) -> Recipe:
+def trained(train: Training) -> Recipe:
     """Train, with labels alone or as ``train`` says, and measure: a teacher, or a control.
 
     Example:
         >>> from boxwood._internal.train.optimizers import SGD
-        >>> [type(p).__name__ for p in trained(Fit(epochs=1, batch=60, optimizer=SGD(lr=0.1)))]
+        >>> [type(p).__name__ for p in trained(Training(epochs=1, batch=60, optimizer=SGD(lr=0.1)))]
         ['Train', 'Measure']
     """
-    return (Train(fit=train, label="trained"), Measure())
+    return (Train(training=train, label="trained"), Measure())
 
 
 def teacher(
     model: Callable[[], nn.Module],
-    train: Fit,
+    train: Training,
     *,
     data: Callable[[], Splits] | None = None,
     members: int = 1,
@@ -47,7 +47,7 @@ def teacher(
     Example:
         >>> from boxwood._internal.train.optimizers import SGD
         >>> from boxwood._internal.zoo.wide_nets import wide_net
-        >>> teacher(wide_net, Fit(epochs=1, batch=60, optimizer=SGD(lr=0.1)), members=10).who.members
+        >>> teacher(wide_net, Training(epochs=1, batch=60, optimizer=SGD(lr=0.1)), members=10).who.members
         10
 
     Source: Hinton, Vinyals and Dean (2015), sections 3 and 4.
@@ -58,7 +58,7 @@ def teacher(
 
 
 def student(
-    train: Fit,
+    train: Training,
     teacher: Teacher,
     loss: Distillation,
     *,
@@ -75,8 +75,8 @@ def student(
     Example:
         >>> from boxwood._internal.recipes.teachers import Past
         >>> from boxwood._internal.train.optimizers import SGD
-        >>> fit = Fit(epochs=1, batch=60, optimizer=SGD(lr=0.1))
-        >>> recipe = student(fit, Teacher(who=Past("genesis")), Distillation(temperature=20.0))
+        >>> training = Training(epochs=1, batch=60, optimizer=SGD(lr=0.1))
+        >>> recipe = student(training, Teacher(who=Past("genesis")), Distillation(temperature=20.0))
         >>> [type(phase).__name__ for phase in recipe]
         ['Train', 'Measure']
 
@@ -85,16 +85,21 @@ def student(
     return shifted(replace(train, teacher=teacher, loss=loss), shift)
 
 
-def shifted(train: Fit, shift: ShiftBias | None) -> Recipe:
+def shifted(train: Training, shift: ShiftBias | None) -> Recipe:
     """Train, measure, and correct biases if asked to: for students and their controls alike.
 
     Example:
         >>> from boxwood._internal.train.optimizers import SGD
-        >>> fit = Fit(epochs=1, batch=60, optimizer=SGD(lr=0.1))
-        >>> [type(p).__name__ for p in shifted(fit, ShiftBias(classes=(3,), shifts=(0.0, 1.0)))]
+        >>> training = Training(epochs=1, batch=60, optimizer=SGD(lr=0.1))
+        >>> [type(p).__name__ for p in shifted(training, ShiftBias(classes=(3,), shifts=(0.0, 1.0)))]
         ['Train', 'Measure', 'ShiftBias', 'Measure']
     """
     if shift is None:
         return trained(train)
     before = Measure(by_class=True, label="before")
-    return (Train(fit=train, label="trained"), before, shift, Measure(by_class=True, label="after"))
+    return (
+        Train(training=train, label="trained"),
+        before,
+        shift,
+        Measure(by_class=True, label="after"),
+    )

@@ -1,6 +1,6 @@
 """Who teaches in a recipe: the network's own past, or networks that runs of their own train.
 
-A `Fit` names its teacher, so every phase that trains can be taught: after pruning, between rounds
+A `Training` names its teacher, so every phase that trains can be taught: after pruning, between rounds
 of it, while sparsity rises, after surgery.
 """
 
@@ -21,8 +21,9 @@ from boxwood._internal.distill.ensembles import Ask, Mean, ensemble, geometric
 from boxwood._internal.distill.hints import Hinted, answering_with, showing
 from boxwood._internal.distill.losses import Distillation
 from boxwood._internal.recipes.phase import Genesis, Recipe, Run, State, World
-from boxwood._internal.train.loop import Fit, Teach
+from boxwood._internal.train.loop import Teach
 from boxwood._internal.train.losses import Loss, cross_entropy
+from boxwood._internal.train.settings import Training
 from boxwood.errors import InvalidInput
 
 
@@ -142,27 +143,27 @@ class Teacher:
 
 
 @contextmanager
-def lessons(world: World, fit: Fit, student: nn.Module) -> Iterator[Teach | None]:
-    """Give what `fit_` asks of a teacher, if the training has one, and keep its answers.
+def lessons(world: World, training: Training, student: nn.Module) -> Iterator[Teach | None]:
+    """Give what `train_` asks of a teacher, if the training has one, and keep its answers.
 
     Raises:
         InvalidInput: the training has a loss for taught students and no teacher, or the reverse;
             or hidden features are to be kept in a form that is made for logits.
     """
-    teacher: Teacher | None = fit.teacher
-    if (teacher is None) == isinstance(fit.loss, Distillation) or (
-        teacher is not None and fit.loss is cross_entropy
+    teacher: Teacher | None = training.teacher
+    if (teacher is None) == isinstance(training.loss, Distillation) or (
+        teacher is not None and training.loss is cross_entropy
     ):
         raise InvalidInput(
             f"Expected a teacher together with a loss that learns from one, got teacher="
             f"{'None' if teacher is None else type(teacher.who).__name__} with the loss "
-            f"{getattr(fit.loss, '__name__', type(fit.loss).__name__)}; give both, such as "
-            f"Fit(teacher=Teacher(who=Past('dense')), loss=Distillation(temperature=4.0))."
+            f"{getattr(training.loss, '__name__', type(training.loss).__name__)}; give both, such as "
+            f"Training(teacher=Teacher(who=Past('dense')), loss=Distillation(temperature=4.0))."
         )
     if teacher is None:
         yield None
         return
-    layers = fit.loss.layers if isinstance(fit.loss, Hinted) else ()
+    layers = training.loss.layers if isinstance(training.loss, Hinted) else ()
     if layers and not isinstance(teacher.encoding, Exact):
         raise InvalidInput(
             f"Expected hidden features to be kept as they are, got the encoding "
@@ -171,13 +172,18 @@ def lessons(world: World, fit: Fit, student: nn.Module) -> Iterator[Teach | None
     ask, name = teacher.who.ask(world, layers)
     parts: list[Any] = [name, spec.encode(teacher.encoding), world.data.identity, *layers]
     with showing(student, layers):
-        if fit.augment is None:
+        if training.augment is None:
             shards = _shards(world, teacher, *parts, teacher.batch)
             yield ask_all(
                 ask, world.data.train, encoding=teacher.encoding, batch=teacher.batch, shards=shards
             )
             return
-        course = [world.seed, fit.order, fit.batch, spec.encode(fit.augment, identity=True)]
+        course = [
+            world.seed,
+            training.shuffle_index,
+            training.batch,
+            spec.encode(training.augment, identity=True),
+        ]
         answers = StepAnswers(ask, teacher.encoding, _shards(world, teacher, *parts, course))
         try:
             yield answers
@@ -189,7 +195,7 @@ def taught(recipe: Recipe, teacher: Teacher, loss: Loss, *, after: str | None = 
     """Let a teacher take part in the trainings of a recipe: prune and distil in one.
 
     Args:
-        recipe: any; every phase with a ``fit`` is a training.
+        recipe: any; every phase with a ``training`` is a training.
         teacher: who teaches.
         loss: such as `Distillation`.
         after: label of the phase after which trainings are taught, usually the dense training
@@ -201,11 +207,11 @@ def taught(recipe: Recipe, teacher: Teacher, loss: Loss, *, after: str | None = 
     Example:
         >>> from boxwood._internal.recipes.three_step import one_shot
         >>> from boxwood._internal.train.optimizers import SGD
-        >>> fit = Fit(epochs=1, batch=60, optimizer=SGD(lr=0.1))
+        >>> training = Training(epochs=1, batch=60, optimizer=SGD(lr=0.1))
         >>> recipe = taught(
-        ...     one_shot(fit, fit, 0.9, dead=False), Teacher(who=Past("dense")), Distillation()
+        ...     one_shot(training, training, 0.9, dead=False), Teacher(who=Past("dense")), Distillation()
         ... )
-        >>> [phase.fit.teacher is not None for phase in recipe if hasattr(phase, "fit")]
+        >>> [phase.training.teacher is not None for phase in recipe if hasattr(phase, "training")]
         [False, True]
     """
     labels = [phase.label for phase in recipe]
@@ -217,9 +223,9 @@ def taught(recipe: Recipe, teacher: Teacher, loss: Loss, *, after: str | None = 
     first = 0 if after is None else labels.index(after) + 1
 
     def taught_(phase: Any) -> Any:
-        if not hasattr(phase, "fit"):
+        if not hasattr(phase, "training"):
             return phase
-        return replace(phase, fit=replace(phase.fit, teacher=teacher, loss=loss))
+        return replace(phase, training=replace(phase.training, teacher=teacher, loss=loss))
 
     rest = tuple(map(taught_, recipe[first:]))
     if rest == recipe[first:]:

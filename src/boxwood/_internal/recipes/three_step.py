@@ -18,13 +18,13 @@ from boxwood._internal.recipes.phases.remove_dead import RemoveDead
 from boxwood._internal.recipes.phases.rewind import Reinitialise
 from boxwood._internal.recipes.phases.train import Train
 from boxwood._internal.recipes.training_budget import checked_length
-from boxwood._internal.train.loop import Fit
+from boxwood._internal.train.settings import Training
 
 Retraining = Callable[[int], Recipe]
 """The round (0, 1, …) to the phases that retrain after it."""
 
 
-def dense(train: Fit, *, as_long_as: Recipe | None = None) -> Recipe:
+def dense(train: Training, *, as_long_as: Recipe | None = None) -> Recipe:
     """Train without pruning: what everything is compared with.
 
     Args:
@@ -38,26 +38,26 @@ def dense(train: Fit, *, as_long_as: Recipe | None = None) -> Recipe:
 
     Example:
         >>> from boxwood._internal.train.optimizers import SGD
-        >>> fit = Fit(epochs=10, batch=60, optimizer=SGD(lr=0.1))
-        >>> [type(p).__name__ for p in dense(fit)]
+        >>> training = Training(epochs=10, batch=60, optimizer=SGD(lr=0.1))
+        >>> [type(p).__name__ for p in dense(training)]
         ['Train', 'Measure']
-        >>> dense(fit, as_long_as=iterative(fit, fit, (0.5, 0.8)))[0].fit.epochs
+        >>> dense(training, as_long_as=iterative(training, training, (0.5, 0.8)))[0].training.epochs
         30
     """
     if as_long_as is not None:
         unit = "steps" if train.epochs is None else f"epochs of batches of {train.batch}"
-        length = train.first + checked_length(as_long_as, unit)
+        length = train.start_at + checked_length(as_long_as, unit)
         train = (
-            replace(train, steps=length, until=None)
+            replace(train, steps=length, stop_at=None)
             if train.epochs is None
-            else replace(train, epochs=length, until=None)
+            else replace(train, epochs=length, stop_at=None)
         )
-    return (Train(fit=train, label="dense"), Measure())
+    return (Train(training=train, label="dense"), Measure())
 
 
 def iterative(
-    train: Fit,
-    retraining: Fit | Retraining,
+    train: Training,
+    retraining: Training | Retraining,
     sparsities: Sequence[float],
     *,
     criterion: Criterion = magnitude,
@@ -78,13 +78,13 @@ def iterative(
 
     Example:
         >>> from boxwood._internal.train.optimizers import SGD
-        >>> fit = Fit(epochs=1, batch=60, optimizer=SGD(lr=0.1))
-        >>> [type(p).__name__ for p in iterative(fit, fit, (0.5,), dead=False)]
+        >>> training = Training(epochs=1, batch=60, optimizer=SGD(lr=0.1))
+        >>> [type(p).__name__ for p in iterative(training, training, (0.5,), dead=False)]
         ['Train', 'Prune', 'Train', 'Measure']
 
     Source: Han, Pool, Tran and Dally (2015), sections 3 and 3.4.
     """
-    phases: Recipe = (Train(fit=train, label="dense"),)
+    phases: Recipe = (Train(training=train, label="dense"),)
     for round_, sparsity in enumerate(sparsities):
         phases += (Prune(sparsity=sparsity, criterion=criterion, scope=scope),)
         phases += _retrain(retraining, round_)
@@ -93,8 +93,8 @@ def iterative(
 
 
 def one_shot(
-    train: Fit,
-    retraining: Fit | Retraining | None,
+    train: Training,
+    retraining: Training | Retraining | None,
     sparsity: float,
     *,
     criterion: Criterion = magnitude,
@@ -105,19 +105,19 @@ def one_shot(
 
     Example:
         >>> from boxwood._internal.train.optimizers import SGD
-        >>> fit = Fit(epochs=1, batch=60, optimizer=SGD(lr=0.1))
-        >>> [type(p).__name__ for p in one_shot(fit, None, 0.5, dead=False)]
+        >>> training = Training(epochs=1, batch=60, optimizer=SGD(lr=0.1))
+        >>> [type(p).__name__ for p in one_shot(training, None, 0.5, dead=False)]
         ['Train', 'Prune', 'Measure']
     """
     pruned = (
-        Train(fit=train, label="dense"),
+        Train(training=train, label="dense"),
         Prune(sparsity=sparsity, criterion=criterion, scope=scope),
     )
     after = () if retraining is None else _retrain(retraining, 0)
     return pruned + after + (RemoveDead(),) * dead + (Measure(),)
 
 
-def reinitialised(recipe: Recipe, train: Fit) -> Recipe:
+def reinitialised(recipe: Recipe, train: Training) -> Recipe:
     """Train the network that a recipe found from fresh initial weights: the control.
 
     Args:
@@ -126,10 +126,10 @@ def reinitialised(recipe: Recipe, train: Fit) -> Recipe:
 
     Source: Han, Pool, Tran and Dally (2015), section 3.3: keeping the survivors is better.
     """
-    return (*recipe, Reinitialise(), Train(fit=train), Measure())
+    return (*recipe, Reinitialise(), Train(training=train), Measure())
 
 
-def alternating(retrain: Fit, model: Callable[[], nn.Module]) -> Retraining:
+def alternating(retrain: Training, model: Callable[[], nn.Module]) -> Retraining:
     """Retrain locally: the linear layers with all others frozen, then the reverse.
 
     A network of linear layers alone, or without any, has no such halves: it is retrained as a whole,
@@ -143,10 +143,10 @@ def alternating(retrain: Fit, model: Callable[[], nn.Module]) -> Retraining:
     Example:
         >>> from boxwood._internal.train.optimizers import SGD
         >>> from boxwood._internal.zoo.lenet import lenet_5, lenet_300_100
-        >>> fit = Fit(epochs=1, batch=60, optimizer=SGD(lr=0.01))
-        >>> [half.fit.frozen[0] for half in alternating(fit, lenet_5)(0)]
+        >>> training = Training(epochs=1, batch=60, optimizer=SGD(lr=0.01))
+        >>> [half.training.frozen[0] for half in alternating(training, lenet_5)(0)]
         ['conv1.weight', 'fc1.weight']
-        >>> [half.fit.frozen for half in alternating(fit, lenet_300_100)(0)]
+        >>> [half.training.frozen for half in alternating(training, lenet_300_100)(0)]
         [(), ()]
 
     Source: Han, Pool, Tran and Dally (2015), section 3.3: local pruning and co-adaptation.
@@ -163,7 +163,7 @@ def alternating(retrain: Fit, model: Callable[[], nn.Module]) -> Retraining:
     def phases(round_: int) -> Recipe:
         return tuple(
             Train(
-                fit=replace(retrain, frozen=frozen, order=2 * round_ + half + 1),
+                training=replace(retrain, frozen=frozen, shuffle_index=2 * round_ + half + 1),
                 correct_dropout=True,
             )
             for half, frozen in enumerate(halves)
@@ -172,8 +172,10 @@ def alternating(retrain: Fit, model: Callable[[], nn.Module]) -> Retraining:
     return phases
 
 
-def _retrain(retraining: Fit | Retraining, round_: int) -> Recipe:
-    if isinstance(retraining, Fit):
+def _retrain(retraining: Training | Retraining, round_: int) -> Recipe:
+    if isinstance(retraining, Training):
         # Each round sees the examples in an order of its own; 0 is the dense training's.
-        return (Train(fit=replace(retraining, order=round_ + 1), correct_dropout=True),)
+        return (
+            Train(training=replace(retraining, shuffle_index=round_ + 1), correct_dropout=True),
+        )
     return retraining(round_)

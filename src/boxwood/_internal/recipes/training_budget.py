@@ -60,20 +60,20 @@ def planned(phases: Sequence[Spec]) -> list[Amount]:
     """Read off the settings how much each phase trains.
 
     Example:
-        >>> planned([{"fit": {"epochs": 15, "batch": 60}}, {"fit": {"steps": 900, "first": 100}}, {}])
+        >>> planned([{"training": {"epochs": 15, "batch": 60}}, {"training": {"steps": 900, "start_at": 100}}, {}])
         [Counter({'epochs of batches of 60': 15}), Counter({'steps': 800}), Counter()]
     """
-    return [_length(phase.get("fit")) for phase in phases]
+    return [_length(phase.get("training")) for phase in phases]
 
 
-def _length(fit: Any) -> Amount:
-    if not isinstance(fit, Mapping):
+def _length(training: Any) -> Amount:
+    if not isinstance(training, Mapping):
         return Counter()
-    whole, unit = fit.get("steps"), "steps"
+    whole, unit = training.get("steps"), "steps"
     if whole is None:
-        whole, unit = fit.get("epochs"), f"epochs of batches of {fit.get('batch')}"
-    last = whole if fit.get("until") is None else fit["until"]
-    return Counter({unit: (last or 0) - fit.get("first", 0)})
+        whole, unit = training.get("epochs"), f"epochs of batches of {training.get('batch')}"
+    last = whole if training.get("stop_at") is None else training["stop_at"]
+    return Counter({unit: (last or 0) - training.get("start_at", 0)})
 
 
 def in_words(amount: Amount) -> str:
@@ -91,9 +91,9 @@ def length_of(recipe: Recipe) -> Amount:
 
     Example:
         >>> from boxwood._internal.recipes.phases import Measure, Prune, Train
-        >>> from boxwood._internal.train.loop import Fit
+        >>> from boxwood._internal.train.settings import Training
         >>> from boxwood._internal.train.optimizers import SGD
-        >>> train = Train(fit=Fit(steps=100, batch=60, optimizer=SGD(lr=0.1)))
+        >>> train = Train(training=Training(steps=100, batch=60, optimizer=SGD(lr=0.1)))
         >>> in_words(length_of((train, Prune(sparsity=0.5), train, Measure())))
         '200 steps'
     """
@@ -109,13 +109,13 @@ def unequal(branches: Mapping[str, Recipe]) -> str:
 
     Example:
         >>> from boxwood._internal.recipes.three_step import dense, one_shot
-        >>> from boxwood._internal.train.loop import Fit
+        >>> from boxwood._internal.train.settings import Training
         >>> from boxwood._internal.train.optimizers import SGD
-        >>> fit = Fit(epochs=10, batch=60, optimizer=SGD(lr=0.1))
-        >>> unequal({"dense": dense(fit), "pruned": one_shot(fit, fit, 0.5)})
+        >>> training = Training(epochs=10, batch=60, optimizer=SGD(lr=0.1))
+        >>> unequal({"dense": dense(training), "pruned": one_shot(training, training, 0.5)})
         'dense: 10 epochs of batches of 60; pruned: 20 epochs of batches of 60'
-        >>> unequal({"dense": dense(fit, as_long_as=one_shot(fit, fit, 0.5)),
-        ...     "pruned": one_shot(fit, fit, 0.5)})
+        >>> unequal({"dense": dense(training, as_long_as=one_shot(training, training, 0.5)),
+        ...     "pruned": one_shot(training, training, 0.5)})
         ''
     """
     names: dict[str, list[str]] = {}

@@ -238,7 +238,7 @@ def _test(stop: EarlyStop) -> float:
     if stop.test is None:
         raise InvalidInput(
             f"Expected the test accuracy at early stop (step {stop.step}), got none; train with "
-            f"Fit(watch_every=100)."
+            f"Training(watch_every=100)."
         )
     return 100 * stop.test
 

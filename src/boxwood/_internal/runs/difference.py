@@ -87,8 +87,8 @@ def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """List the single values of nested JSON by their paths.
 
     Example:
-        >>> list(flat({"fit": {"lr": 0.1}, "sizes": [3, 4]}))
-        [('fit.lr', 0.1), ('sizes.0', 3), ('sizes.1', 4)]
+        >>> list(flat({"training": {"lr": 0.1}, "sizes": [3, 4]}))
+        [('training.lr', 0.1), ('sizes.0', 3), ('sizes.1', 4)]
     """
     if isinstance(value, Mapping):
         for name, inner in value.items():

@@ -294,7 +294,7 @@ def phase_title(phase: Phase) -> str:
         'Prune to 90 %'
     """
     name = type(phase).__name__
-    fit, sparsity = getattr(phase, "fit", None), getattr(phase, "sparsity", None)
-    if fit is not None:
-        return f"{name} {fit.length}" + " with a teacher" * (fit.teacher is not None)
+    training, sparsity = getattr(phase, "training", None), getattr(phase, "sparsity", None)
+    if training is not None:
+        return f"{name} {training.length}" + " with a teacher" * (training.teacher is not None)
     return name if sparsity is None else f"{name} to {100 * sparsity:.4g} %"

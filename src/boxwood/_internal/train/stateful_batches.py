@@ -30,12 +30,12 @@ def reader(model: nn.Module) -> Reader:
         >>> reader(nn.Linear(1, 1))
         Traceback (most recent call last):
         ...
-        boxwood.errors.InvalidInput: Expected a network with a method carry to train in order, got Linear; give one that has it, or in_order=False.
+        boxwood.errors.InvalidInput: Expected a network with a method carry for stateful batches, got Linear; give one that has it, or stateful=False.
     """
     if not isinstance(model, Reader):
         raise InvalidInput(
-            f"Expected a network with a method carry to train in order, got "
-            f"{type(model).__name__}; give one that has it, or in_order=False."
+            f"Expected a network with a method carry for stateful batches, got "
+            f"{type(model).__name__}; give one that has it, or stateful=False."
         )
     return model
 

@@ -3,9 +3,9 @@
 Each is a frozen dataclass with one method, in a file of its own. A recipe is a tuple of them.
 
 Example:
-    >>> from boxwood import SGD, Fit
+    >>> from boxwood import SGD, Training
     >>> from boxwood._internal.recipes.phases import Measure, Prune, Rewind, Train
-    >>> train = Train(fit=Fit(epochs=1, batch=60, optimizer=SGD(lr=0.1)))
+    >>> train = Train(training=Training(epochs=1, batch=60, optimizer=SGD(lr=0.1)))
     >>> ticket = (train, Prune(sparsity=0.5), Rewind(), train, Measure())
 """
 

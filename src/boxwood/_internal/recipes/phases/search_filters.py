@@ -16,8 +16,9 @@ from boxwood._internal.core.seeds import seed_for
 from boxwood._internal.graph.compensate import reestimate_batch_norm_
 from boxwood._internal.recipes.phase import State, World
 from boxwood._internal.recipes.phases.prune_units import kept_under, remove, units_of
-from boxwood._internal.train.loop import Fit, fit_
+from boxwood._internal.train.loop import train_
 from boxwood._internal.train.metrics import accuracy
+from boxwood._internal.train.settings import Training
 from boxwood._internal.train.snapshots import Snapshot
 
 _BATCH = 250
@@ -29,20 +30,20 @@ class Recovery:
 
     Args:
         examples: training examples.
-        fit: a brief training; None for none. Every try sees the same batches.
-        batches: of 250 examples, over which batch-norm statistics are taken anew, after ``fit``.
+        training: a brief training; None for none. Every try sees the same batches.
+        batches: of 250 examples, over which batch-norm statistics are taken anew, after ``training``.
         seed: root seed.
     """
 
     examples: Examples
-    fit: Fit | None
+    training: Training | None
     batches: int
     seed: int
 
     def __call__(self, model: nn.Module) -> None:
         """Tune the network in place."""
-        if self.fit is not None:
-            fit_(model, self.examples, self.fit, seed=seed_for(self.seed, "tries"))
+        if self.training is not None:
+            train_(model, self.examples, self.training, seed=seed_for(self.seed, "tries"))
         if self.batches:
             seen = InBatches(self.examples, _BATCH, self.batches * _BATCH)
             reestimate_batch_norm_(model, [inputs for inputs, _ in seen])
@@ -105,7 +106,7 @@ class SearchFilters:
     layer: str
     search: TryAndLearn
     reference: str = "dense"
-    recover: Fit | None = None
+    recover: Training | None = None
     statistics: int = 0
     examples: int | None = None
     processes: int = spec.field(1, identity=False)

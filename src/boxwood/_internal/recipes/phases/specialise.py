@@ -17,7 +17,8 @@ from boxwood._internal.distill.specialists import (
 )
 from boxwood._internal.model.output import output_layer
 from boxwood._internal.recipes.phase import State, World, load_weights_, state_of
-from boxwood._internal.train.loop import Fit, fit_
+from boxwood._internal.train.loop import train_
+from boxwood._internal.train.settings import Training
 from boxwood.errors import InvalidInput
 
 
@@ -76,7 +77,7 @@ class Specialise:
 
     Args:
         index: which group.
-        fit: how it is trained.
+        training: how it is trained.
         groups: label of the phase that grouped.
         label: a name for later phases.
 
@@ -86,7 +87,7 @@ class Specialise:
     revision: ClassVar[int] = 0
 
     index: int
-    fit: Fit
+    training: Training
     groups: str = "groups"
     label: str = spec.field("", identity=False)
 
@@ -103,16 +104,16 @@ class Specialise:
             kept = masks[f"{layer}.weight"]
             masks[f"{layer}.weight"] = torch.cat([kept[list(classes)], torch.ones_like(kept[:1])])
         half = HalfAndHalf.of(world.data.train, classes)
-        done = fit_(
+        done = train_(
             model,
             half,
-            self.fit,
+            self.training,
             seed=world.seed,
             masks=masks,
             checkpoints=world.checkpoints,
             progress=world.progress,
         )
-        epochs = self.fit.window(len(half)).epochs * len(half) / len(world.data.train)
+        epochs = self.training.window(len(half)).epochs * len(half) / len(world.data.train)
         after = state_of(model, done.masks, {})
         bias = after.weights[f"{layer}.bias"].clone()
         bias[-1] += half.dustbin_shift

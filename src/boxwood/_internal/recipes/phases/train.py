@@ -12,8 +12,9 @@ from boxwood._internal.model.dropout import corrected_dropout, set_dropout_
 from boxwood._internal.recipes.phase import Genesis, Run, State, World, state_of
 from boxwood._internal.recipes.teachers import lessons
 from boxwood._internal.train.answers import examine
-from boxwood._internal.train.loop import Fit, Row, fit_
+from boxwood._internal.train.loop import Row, train_
 from boxwood._internal.train.metrics import accuracy, evaluate
+from boxwood._internal.train.settings import Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,19 +22,19 @@ class Train:
     """Train the network; what is pruned stays zero.
 
     Args:
-        fit: how.
+        training: how.
         test_at: steps at which to write down test accuracy too.
         correct_dropout: scale dropout rates by the connections that are left, as Han et al. do.
         label: a name for later phases.
 
-    With ``fit.watch_every`` the history also holds the test accuracy where the validation loss was
+    With ``training.watch_every`` the history also holds the test accuracy where the validation loss was
     lowest: of the moment at which one would have stopped, as Frankle and Carbin (2019) report it.
     Which examples were answered rightly there is among the facts.
 
     Source of ``correct_dropout``: Han, Pool, Tran and Dally (2015), section 3.2, equation 2.
     """
 
-    fit: Fit
+    training: Training
     correct_dropout: bool = False
     test_at: tuple[int, ...] = spec.field((), legacy=())
     label: str = spec.field("", identity=False)
@@ -41,11 +42,11 @@ class Train:
     @property
     def revision(self) -> int:
         """1 where a policy scores by chance: its numbers were once the same for every seed."""
-        return int(draws_at_updates(self.fit.policy))
+        return int(draws_at_updates(self.training.policy))
 
     def needs(self, genesis: Genesis) -> tuple[Run, ...]:
         """Runs that the teacher comes from."""
-        return () if self.fit.teacher is None else self.fit.teacher.needs(genesis)
+        return () if self.training.teacher is None else self.training.teacher.needs(genesis)
 
     def run(self, state: State, world: World) -> State:
         """Train; the facts hold the loss and the validation accuracy of every epoch."""
@@ -56,9 +57,9 @@ class Train:
         best: dict[str, Tensor] = {}
 
         def watch(network: nn.Module, rows: Sequence[Row]) -> Row:
-            found = evaluate(network, world.data.validation, self.fit.loss)
+            found = evaluate(network, world.data.validation, self.training.loss)
             row = {"validation": found.fraction, "validation_loss": found.loss}
-            if self.fit.watch_every is not None and all(
+            if self.training.watch_every is not None and all(
                 found.loss < each["validation_loss"] for each in rows[:-1]
             ):
                 best.update({n: t.clone() for n, t in network.state_dict().items()})
@@ -66,11 +67,11 @@ class Train:
                 row["test"] = accuracy(network, world.data.test).fraction
             return row
 
-        with lessons(world, self.fit, model) as teach:
-            done = fit_(
+        with lessons(world, self.training, model) as teach:
+            done = train_(
                 model,
                 world.data.train,
-                self.fit,
+                self.training,
                 seed=world.seed,
                 masks=state.masks,
                 teach=teach,
@@ -79,7 +80,7 @@ class Train:
                 checkpoints=world.checkpoints,
                 progress=world.progress,
             )
-        epochs = self.fit.window(len(world.data.train)).epochs
+        epochs = self.training.window(len(world.data.train)).epochs
         facts: dict[str, Any] = {"history": done.history, "epochs": epochs}
         if best:
             stopped, answers = examine(world.network(State(best, state.masks)), world.data.test)

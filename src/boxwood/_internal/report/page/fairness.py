@@ -162,28 +162,28 @@ def _made(study: Study) -> dict[str, _Made]:
 
 def _taken(step: Step) -> Amount:
     """Read how many optimizer steps a phase took off the history that it wrote."""
-    fit, history = step.spec.get("fit"), step.facts.get("history")
-    if not isinstance(fit, Mapping):
+    training, history = step.spec.get("training"), step.facts.get("history")
+    if not isinstance(training, Mapping):
         return Counter()
     last = history[-1] if isinstance(history, list) and history else None
     end = number(last.get("step")) if isinstance(last, Mapping) else None
     if end is None:
         return Counter({_UNKNOWN: 0 if step.facts.get("epochs") == 0 else 1})
-    first = number(fit.get("first")) or 0.0
-    if first and fit.get("steps") is None:
+    first = number(training.get("start_at")) or 0.0
+    if first and training.get("steps") is None:
         # The end was written down in steps, the settings count epochs.
-        until = number(fit.get("until")) or number(fit.get("epochs")) or 1.0
+        until = number(training.get("stop_at")) or number(training.get("epochs")) or 1.0
         first *= end / until
     return Counter(steps=round(end - first))
 
 
 def _asked(spec: Mapping[str, Any]) -> str:
     """Name the sparsity that a phase prunes to, and of which parameters."""
-    fit = spec.get("fit")
-    inside = fit.get("policy") if isinstance(fit, Mapping) else None
+    training = spec.get("training")
+    inside = training.get("policy") if isinstance(training, Mapping) else None
     schedule = inside.get("schedule") if isinstance(inside, Mapping) else None
     final = schedule.get("final") if isinstance(schedule, Mapping) else None
-    where = fit.get("where") if isinstance(fit, Mapping) else spec.get("where")
+    where = training.get("where") if isinstance(training, Mapping) else spec.get("where")
     sparsity = final if number(final) is not None else spec.get("sparsity")
     if number(sparsity) is None:
         return ""

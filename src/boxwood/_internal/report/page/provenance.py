@@ -15,12 +15,12 @@ def phase_words(step: Step) -> str:
         >>> phase_words(Step("", {"is": "a:Prune", "sparsity": 0.9}, None))
         'Prune to 90 %'
     """
-    fit, sparsity = step.spec.get("fit"), step.spec.get("sparsity")
-    if isinstance(fit, Mapping):
+    training, sparsity = step.spec.get("training"), step.spec.get("sparsity")
+    if isinstance(training, Mapping):
         length = (
-            f"{fit['steps']} steps"
-            if fit.get("steps") is not None
-            else f"{fit.get('epochs')} epochs"
+            f"{training['steps']} steps"
+            if training.get("steps") is not None
+            else f"{training.get('epochs')} epochs"
         )
         return f"{step.kind} {length}"
     if isinstance(sparsity, float):
@@ -133,7 +133,7 @@ def _settings(step: Step) -> str:
     for name, value in step.spec.items():
         if name in ("is", "label", "sparsity") or value in (None, False, 0, "", []):
             continue
-        if name == "fit" and isinstance(value, Mapping):
+        if name == "training" and isinstance(value, Mapping):
             inner = short(value)
             parts.append(inner[inner.find("(") + 1 : -1])
         else:

@@ -12,9 +12,10 @@ from boxwood._internal.data.augmentation import FlipAndCrop
 from boxwood._internal.data.splits import InMemory, Splits
 from boxwood._internal.recipes.phase import Genesis, State, World
 from boxwood._internal.recipes.phases.train import Train
-from boxwood._internal.train.loop import Fit, fit_
+from boxwood._internal.train.loop import train_
 from boxwood._internal.train.metrics import accuracy
 from boxwood._internal.train.optimizers import SGD, Adam, Constant, DropsAt, Warmup
+from boxwood._internal.train.settings import Training
 from boxwood._internal.train.snapshots import Snapshot
 from boxwood.errors import BoxwoodError
 
@@ -22,7 +23,7 @@ IMAGES = InMemory(
     torch.randn(50, 1, 6, 6, generator=torch.Generator().manual_seed(1)), torch.arange(50) % 3
 )
 STEPS = 17
-FIT = Fit(
+TRAINING = Training(
     steps=STEPS,
     batch=8,
     optimizer=SGD(lr=0.1, momentum=0.9, weight_decay=1e-3),
@@ -60,26 +61,30 @@ def net() -> nn.Module:
         )
 
 
-def trained(fit: Fit, kept: Kept | None = None) -> tuple[dict[str, torch.Tensor], list]:
+def trained(training: Training, kept: Kept | None = None) -> tuple[dict[str, torch.Tensor], list]:
     model = net()
-    history = fit_(model, IMAGES, fit, seed=3, checkpoints=kept).history
+    history = train_(model, IMAGES, training, seed=3, checkpoints=kept).history
     return model.state_dict(), history
 
 
-@pytest.mark.parametrize("optimizer", [FIT.optimizer, Adam(lr=1e-2), Adam(lr=1e-2, fused=True)])
+@pytest.mark.parametrize(
+    "optimizer", [TRAINING.optimizer, Adam(lr=1e-2), Adam(lr=1e-2, fused=True)]
+)
 def test_stopped_at_every_step_the_result_is_the_undisturbed_one(optimizer):
     """With augmentation, clipping, warm-up, dropout and a step-wise history: the same bits."""
-    fit = replace(FIT, optimizer=optimizer)
+    training = replace(TRAINING, optimizer=optimizer)
     kept = Kept()
-    weights, history = trained(fit, kept)
+    weights, history = trained(training, kept)
     assert len(kept.all) == STEPS - 1
     for snapshot in kept.all:
-        again, rows = trained(fit, Kept(snapshot))
+        again, rows = trained(training, Kept(snapshot))
         assert rows == history
         assert all(torch.equal(again[name], weights[name]) for name in weights)
 
 
-@pytest.mark.parametrize("optimizer", [FIT.optimizer, Adam(lr=1e-2), Adam(lr=1e-2, fused=True)])
+@pytest.mark.parametrize(
+    "optimizer", [TRAINING.optimizer, Adam(lr=1e-2), Adam(lr=1e-2, fused=True)]
+)
 def test_weights_that_lie_channels_last_are_resumed_too(optimizer):
     """Their momenta lie as they do, or a fused optimizer would pair one weight with another's."""
 
@@ -88,7 +93,7 @@ def test_weights_that_lie_channels_last_are_resumed_too(optimizer):
             torch.manual_seed(0)
             layers = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 6, 3), nn.Flatten(), nn.Linear(24, 3)
             model = nn.Sequential(*layers).to(memory_format=torch.channels_last)
-        fit_(model, IMAGES, replace(FIT, optimizer=optimizer), seed=3, checkpoints=kept)
+        train_(model, IMAGES, replace(TRAINING, optimizer=optimizer), seed=3, checkpoints=kept)
         return model.state_dict()
 
     kept = Kept()
@@ -99,8 +104,8 @@ def test_weights_that_lie_channels_last_are_resumed_too(optimizer):
 
 def test_a_row_holds_the_mean_loss_since_the_row_before():
     """Rows come every ``watch_every`` steps and at the end, and say which step and epoch it is."""
-    _, every = trained(replace(FIT, watch_every=1))
-    _, rows = trained(FIT)
+    _, every = trained(replace(TRAINING, watch_every=1))
+    _, rows = trained(TRAINING)
     assert [row["step"] for row in rows] == [3, 6, 9, 12, 15, 17]
     assert [row["epoch"] for row in rows] == [1, 1, 2, 2, 3, 3]
     begin = 0
@@ -111,18 +116,18 @@ def test_a_row_holds_the_mean_loss_since_the_row_before():
 
 
 def test_leaving_the_course_early_is_the_beginning_of_the_whole():
-    """``until=k`` has the weights of the whole training at step k: the same bits."""
+    """``stop_at=k`` has the weights of the whole training at step k: the same bits."""
     kept = Kept()
-    trained(FIT, kept)
-    for until in (1, 7, 10):
-        weights, _ = trained(replace(FIT, until=until))
-        whole = kept.all[until - 1].tensors
+    trained(TRAINING, kept)
+    for stop_at in (1, 7, 10):
+        weights, _ = trained(replace(TRAINING, stop_at=stop_at))
+        whole = kept.all[stop_at - 1].tensors
         assert all(torch.equal(whole[f"model/{name}"], weights[name]) for name in weights)
 
 
 def test_entering_at_step_k_replays_data_rates_and_augmentation():
     """A memoryless training in two halves is the training in one."""
-    fit = replace(FIT, optimizer=SGD(lr=0.1), watch_every=None)
+    training = replace(TRAINING, optimizer=SGD(lr=0.1), watch_every=None)
     model = net()
     for each in model.modules():
         if isinstance(each, nn.Dropout):
@@ -130,9 +135,9 @@ def test_entering_at_step_k_replays_data_rates_and_augmentation():
     second = net()
     second.load_state_dict(model.state_dict())
     second[3].p = 0.0
-    fit_(model, IMAGES, fit, seed=3)
-    fit_(second, IMAGES, replace(fit, until=9), seed=3)
-    rows = fit_(second, IMAGES, replace(fit, first=9), seed=3).history
+    train_(model, IMAGES, training, seed=3)
+    train_(second, IMAGES, replace(training, stop_at=9), seed=3)
+    rows = train_(second, IMAGES, replace(training, start_at=9), seed=3).history
     assert [row["step"] for row in rows] == [14, 17]
     for name, weight in model.state_dict().items():
         assert torch.equal(second.state_dict()[name], weight)
@@ -140,19 +145,19 @@ def test_entering_at_step_k_replays_data_rates_and_augmentation():
 
 def test_epochs_and_steps_are_two_words_for_a_length():
     """Seven steps of eight examples are an epoch of fifty."""
-    by_epochs, rows = trained(replace(FIT, steps=None, epochs=2, watch_every=None))
-    by_steps, same = trained(replace(FIT, steps=14, watch_every=None))
+    by_epochs, rows = trained(replace(TRAINING, steps=None, epochs=2, watch_every=None))
+    by_steps, same = trained(replace(TRAINING, steps=14, watch_every=None))
     assert rows == same
     assert all(torch.equal(by_steps[name], by_epochs[name]) for name in by_steps)
-    window = replace(FIT, steps=None, epochs=4, first=1, until=3).window(50)
+    window = replace(TRAINING, steps=None, epochs=4, start_at=1, stop_at=3).window(50)
     assert (window.first, window.last, window.steps) == (7, 21, 28)
-    assert replace(FIT, steps=None, epochs=4, first=1).length == "epochs 1 to 4"
+    assert replace(TRAINING, steps=None, epochs=4, start_at=1).length == "epochs 1 to 4"
 
 
 def test_clipping_bounds_the_step():
     """With plain SGD a step is no longer than learning rate times the limit."""
-    fit = Fit(steps=1, batch=8, optimizer=SGD(lr=1.0), clip=0.01)
-    before, (after, _) = net().state_dict(), trained(fit)
+    training = Training(steps=1, batch=8, optimizer=SGD(lr=1.0), clip=0.01)
+    before, (after, _) = net().state_dict(), trained(training)
     learned = [name for name, _ in net().named_parameters()]
     moved = torch.cat([(after[name] - before[name]).flatten() for name in learned])
     assert 0.0099 < float(moved.norm()) <= 0.010001
@@ -192,17 +197,19 @@ def test_a_shifted_image_holds_no_value_that_it_did_not_have(
 def test_what_a_training_refuses():
     """Each message says what is wrong and what to do."""
     with pytest.raises(BoxwoodError, match=r"a length of either epochs >= 0 or steps >= 0"):
-        replace(FIT, epochs=2)
+        replace(TRAINING, epochs=2)
     with pytest.raises(BoxwoodError, match=r"a length of either .* got epochs=None, steps=None"):
-        replace(FIT, steps=None)
-    with pytest.raises(BoxwoodError, match=r"0 <= first <= until <= 17, got first=9, until=5"):
-        replace(FIT, first=9, until=5)
+        replace(TRAINING, steps=None)
+    with pytest.raises(
+        BoxwoodError, match=r"0 <= start_at <= stop_at <= 17, got start_at=9, stop_at=5"
+    ):
+        replace(TRAINING, start_at=9, stop_at=5)
     with pytest.raises(
         BoxwoodError, match=r"watch_every >= 1, clip > 0 and max_norm > 0, got 0, 0.5 and"
     ):
-        replace(FIT, watch_every=0)
+        replace(TRAINING, watch_every=0)
     with pytest.raises(BoxwoodError, match=r"watch_every >= 1, clip > 0 .* got .*, 0 and"):
-        replace(FIT, clip=0)
+        replace(TRAINING, clip=0)
     with pytest.raises(BoxwoodError, match=r"pad >= 0 pixels, got -1"):
         FlipAndCrop(pad=-1)
     with pytest.raises(BoxwoodError, match=r"images \[batch, channels, height, width\] to flip"):
@@ -219,7 +226,7 @@ def test_a_phase_stopped_at_every_step_reports_the_same_early_stop():
     """The weights at the lowest validation loss are in every snapshot: state and facts are equal."""
     learnable = InMemory(IMAGES.inputs, (IMAGES.inputs.mean((1, 2, 3)) > 0).long())
     data = Splits("toy", learnable, learnable, learnable, classes=3, identity="")
-    phase = Train(fit=replace(FIT, clip=None, course=_rises))
+    phase = Train(training=replace(TRAINING, clip=None, course=_rises))
 
     def run(kept: Kept) -> State:
         start = Genesis(model=net, data=lambda: data)
@@ -242,9 +249,13 @@ def test_test_accuracy_is_written_down_at_the_steps_that_were_asked_for():
     data = Splits("toy", IMAGES, IMAGES, IMAGES, classes=3, identity="")
     world = World(genesis=Genesis(model=net, data=lambda: data), data=data, earlier=lambda _: None)
     state = State(net().state_dict(), {})
-    rows = Train(fit=replace(FIT, first=3), test_at=(6, 12)).run(state, world).facts["history"]
+    rows = (
+        Train(training=replace(TRAINING, start_at=3), test_at=(6, 12))
+        .run(state, world)
+        .facts["history"]
+    )
     assert {row["step"] for row in rows if "test" in row} >= {6, 12}
     asked = [row for row in rows if row["step"] in (6, 12)]
     assert all(row["test"] == row["validation"] for row in asked)
-    early = Train(fit=replace(FIT, first=3, until=6)).run(state, world)
+    early = Train(training=replace(TRAINING, start_at=3, stop_at=6)).run(state, world)
     assert asked[0]["test"] == accuracy(world.network(early), IMAGES).fraction
