@@ -10,8 +10,7 @@ from boxwood._internal.report.page.provenance import phase_words
 from boxwood._internal.report.page.render import _packed, script_json
 from boxwood._internal.report.page.store_reader import Step, short
 from boxwood._internal.report.page.training_history import steps_of, thinned
-from boxwood._internal.report.statistics import bootstrap_mean, mean, paired_difference
-from boxwood.errors import BoxwoodError
+from boxwood._internal.report.statistics import mean, paired_difference
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.text(),
@@ -66,17 +65,6 @@ def test_steps_cover_the_epochs_of_their_training(
     assert (history[-1]["step"] - start) / per_epoch == pytest.approx(epochs)
 
 
-@given(numbers, st.integers(0, 5))
-@settings(max_examples=40, deadline=None)
-def test_bootstrap_intervals_lie_within_the_data(values: list[float], seed: int) -> None:
-    """Means of resamples lie between the least and the largest value; equal seeds give equal ends."""
-    found = bootstrap_mean(values, seed=seed, resamples=200)
-    assert found.low is not None
-    assert found.high is not None
-    assert min(values) - 1e-9 <= found.low <= found.high <= max(values) + 1e-9
-    assert found == bootstrap_mean(values, seed=seed, resamples=200)
-
-
 @given(numbers)
 @settings(deadline=None)  # the first call loads scipy
 def test_the_paired_t_test_agrees_with_its_interval(values: list[float]) -> None:
@@ -91,17 +79,6 @@ def test_the_paired_t_test_agrees_with_its_interval(values: list[float]) -> None
 
 
 def test_one_seed_has_no_test_and_no_interval() -> None:
-    """A single difference has neither p-value nor bootstrap interval."""
+    """A single difference has neither p-value nor interval."""
     assert paired_difference([1.0], [0.5]).t_p is None
-    assert bootstrap_mean([1.0]).low is None
     assert mean([1.0]).low is None
-
-
-def test_bad_resampling_is_refused() -> None:
-    """No resample, no number, no level: each says what to give."""
-    with pytest.raises(BoxwoodError, match="Expected at least one resample, got 0"):
-        bootstrap_mean([1.0, 2.0], resamples=0)
-    with pytest.raises(BoxwoodError, match="Expected values to hold at least one finite number"):
-        bootstrap_mean([])
-    with pytest.raises(BoxwoodError, match="Expected a confidence level"):
-        bootstrap_mean([1.0, 2.0], level=1.0)

@@ -8,6 +8,8 @@ from typing import Any
 
 from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.report import statistics
+from boxwood._internal.report.contrasts import average
+from boxwood._internal.report.estimates import interval
 from boxwood._internal.report.page.facts import counted, number
 from boxwood._internal.report.tables import SummaryRow
 from boxwood._internal.runs.records import damaged
@@ -34,6 +36,8 @@ class Measurement:
         epochs: passes over the training examples up to there.
         seconds: time that the phases up to there took when they were made.
         history: rows of the training before it, if there was one.
+        stopped: which test examples were answered rightly where that training's validation loss was
+            lowest, if it was watched.
     """
 
     branch: str
@@ -44,6 +48,7 @@ class Measurement:
     epochs: float
     seconds: float
     history: tuple[dict[str, float], ...] = ()
+    stopped: Mapping[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -68,11 +73,28 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim, whether it held, and the figures that say so; ``held`` None means undecided."""
+    """A claim, whether it held, and the figures that say so; ``held`` None means undecided.
+
+    Args:
+        claim: in words.
+        held: True, False, or None for undecided.
+        evidence: the figures.
+        p: two-sided p-value of the side that the figures are on; None where chance plays no part.
+        seeds: how many it rests on; None likewise.
+        needed: how many would likely decide it; None if it is decided or a thousand would not.
+    """
 
     claim: str
     held: bool | None
     evidence: str
+    p: float | None = None
+    seeds: int | None = None
+    needed: int | None = None
+
+    @property
+    def word(self) -> str:
+        """``"holds"``, ``"fails"`` or ``"undecided"``."""
+        return {True: "holds", False: "fails", None: "undecided"}[self.held]
 
 
 def collect(
@@ -90,6 +112,7 @@ def collect(
     for job in jobs:
         epochs, seconds = 0.0, 0.0
         history: tuple[dict[str, float], ...] = ()
+        stopped = None
         branch = job.name.rpartition(" / seed ")[0]
         for phase, key in zip(job.recipe, job.chain[1:], strict=True):
             record = store.record(key)
@@ -98,6 +121,8 @@ def collect(
             epochs += number(record["facts"].get("epochs")) or 0.0
             seconds += record["provenance"].get("seconds", 0.0)
             rows = record["facts"].get("history", history)
+            if "history" in record["facts"]:
+                stopped = record["facts"].get("stopped_answers")
             history = tuple(rows) if isinstance(rows, list) else history
             if isinstance(phase, phases) and key not in seen:
                 seen.add(key)
@@ -111,6 +136,7 @@ def collect(
                         epochs=epochs,
                         seconds=seconds,
                         history=history,
+                        stopped=stopped,
                     )
                 )
     return tuple(found)
@@ -127,7 +153,8 @@ def _check_facts(facts: Mapping[str, Any], path: Path) -> None:
 def summarise(measurements: Sequence[Measurement]) -> list[SummaryRow]:
     """Put the seeds of each network together.
 
-    One seed gets the Wilson interval of its test examples; several get Student's t over seeds.
+    One seed gets the Wilson interval of its test examples; several get an interval over seeds, and
+    over examples where answers were kept.
     """
     groups: dict[str, list[Measurement]] = {}
     for each in measurements:
@@ -138,9 +165,9 @@ def summarise(measurements: Sequence[Measurement]) -> list[SummaryRow]:
         if len(group) == 1:
             accuracy = statistics.proportion(first["test"]["correct"], first["test"]["total"])
         else:
-            accuracy = statistics.mean([each.test for each in group])
+            accuracy = interval(average({each.seed: each.facts for each in group}))
 
-        def average(key: str, group: list[Measurement] = group) -> int:
+        def typical(key: str, group: list[Measurement] = group) -> int:
             return round(fmean(each.facts[key] for each in group))
 
         rows.append(
@@ -150,16 +177,26 @@ def summarise(measurements: Sequence[Measurement]) -> list[SummaryRow]:
                 accuracy=accuracy,
                 sparsity=1 - fmean(each.kept_fraction for each in group),
                 parameters=first["parameters"],
-                nonzero=average("nonzero"),
-                multiply_adds=average("multiply_adds"),
+                nonzero=typical("nonzero"),
+                multiply_adds=typical("multiply_adds"),
                 dense_multiply_adds=first["dense_multiply_adds"],
-                bytes=average("bytes"),
+                bytes=typical("bytes"),
                 dense_bytes=first["dense_bytes"],
                 epochs=group[0].epochs,
                 seconds=fmean(each.seconds for each in group),
             )
         )
     return rows
+
+
+def facts_by_seed(measurements: Sequence[Measurement], name: str) -> dict[int, dict[str, Any]]:
+    """Pick what was measured of the network of one name, by seed: what `contrast` compares.
+
+    Example:
+        >>> facts_by_seed([], "dense")
+        {}
+    """
+    return {seed: each.facts for seed, each in by_seed(measurements, name).items()}
 
 
 def by_seed(measurements: Sequence[Measurement], name: str) -> dict[int, Measurement]:

@@ -2,20 +2,21 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean, stdev
+from dataclasses import dataclass, field, replace
+from statistics import fmean
 from typing import Any
 
+from boxwood._internal.report.contrasts import contrast
+from boxwood._internal.report.estimates import Estimate, interval, over_seeds
+from boxwood._internal.report.significance import above, seeds_needed
 from boxwood._internal.report.statistics import (
     Interval,
     PairedComparison,
-    bootstrap_ratio,
     paired_difference,
+    ratio,
 )
+from boxwood._internal.report.verdicts import ALPHA, SEEDS, enough
 from boxwood.errors import InvalidInput
-
-SEEDS = 5
-"""Fewer seeds decide nothing: not even winning on all of them is significant."""
 
 TOLERANCE = 0.3
 """Points of accuracy by which a ticket may be below the dense network."""
@@ -36,20 +37,28 @@ class EarlyStop:
             come later: ``step`` is then a lower bound.
         validation: accuracy there, a fraction.
         test: test accuracy there, a fraction, if it was measured.
+        answers: which test examples were answered rightly there, if that was kept.
     """
 
     step: int
     censored: bool
     validation: float
     test: float | None
+    answers: Mapping[str, Any] | None = field(default=None, repr=False)
 
 
-def early_stop(history: Sequence[Mapping[str, float]], *, margin: float = 0.05) -> EarlyStop:
+def early_stop(
+    history: Sequence[Mapping[str, float]],
+    *,
+    margin: float = 0.05,
+    answers: Mapping[str, Any] | None = None,
+) -> EarlyStop:
     """Find the step of minimum validation loss, after the fact.
 
     Args:
         history: rows of a training, with ``step``, ``validation_loss`` and ``validation``.
         margin: the last fraction of the training, in which a minimum counts as censored.
+        answers: `Measurement.stopped` of the network.
 
     Raises:
         InvalidInput: there are no rows, or they hold no validation loss.
@@ -74,6 +83,7 @@ def early_stop(history: Sequence[Mapping[str, float]], *, margin: float = 0.05) 
         censored=late,
         validation=best["validation"],
         test=best.get("test"),
+        answers=answers,
     )
 
 
@@ -124,7 +134,8 @@ def verdict(
 ) -> Verdict:
     """Decide by five seeds or more whether a sparse network is a winning ticket.
 
-    It is one if all of these hold at early stop, with 95 % intervals: (i) ticket - dense is above
+    It is one if all of these hold at early stop, with 95 % intervals over seeds, and over test examples
+    where answers were kept: (i) ticket - dense is above
     ``-tolerance`` points; (ii) ticket - reinit is above zero, and so says the sign test; (iii) the
     reinitialised network needs more steps. It is none if an interval of (i) to (iii) lies on the
     other side of its limit. Anything else is undecided.
@@ -160,35 +171,30 @@ def verdict(
     steps = [float(each.step) for each in ticket]
     against_dense = paired_difference([_test(e) for e in ticket], [_test(e) for e in dense])
     against_reinit = paired_difference([_test(e) for e in ticket], other)
-    speed = bootstrap_ratio(slow, steps)
-    logs = [math.log(a / b) for a, b in zip(slow, steps, strict=True)]
     limits = (
-        (against_dense.difference, against_dense.differences, -tolerance),
-        (against_reinit.difference, against_reinit.differences, 0.0),
-        (_logged(speed), logs, 0.0),
+        (_points(ticket, [[each] for each in dense], against_dense.differences), -tolerance),
+        (_points(ticket, reinit, against_reinit.differences), 0.0),
+        (over_seeds([math.log(a / b) for a, b in zip(slow, steps, strict=True)]), 0.0),
     )
     # A ticket whose minimum is censored is slower than it seems; a censored reinit is slower still.
     late = sum(each.censored for each in ticket)
     seeds = len(ticket)
     word = "undecided"
-    if seeds >= SEEDS:
-        if any(found.high is not None and found.high < limit for found, _, limit in limits):
+    if enough(seeds):
+        p_values = [above(estimate, limit) for estimate, limit in limits]
+        if any(p > 1 - ALPHA / 2 for p in p_values):
             word = "no ticket"
-        elif (
-            all(found.low is not None and found.low > limit for found, _, limit in limits)
-            and against_reinit.sign_p < 0.05
-            and not late
-        ):
+        elif max(p_values) < ALPHA / 2 and against_reinit.sign_p < ALPHA and not late:
             word = "ticket"
-    needed = [_seeds_that_decide(values, limit) for _, values, limit in limits]
+    needed = [seeds_needed(estimate, limit, least=SEEDS) for estimate, limit in limits]
     needed.append(_seeds_of_sign_test(against_reinit))
     more = None if None in needed else max(SEEDS, *(n for n in needed if n)) - seeds
     return Verdict(
         word=word,
-        against_dense=against_dense,
-        against_reinit=against_reinit,
-        speed=speed,
-        speed_dense=bootstrap_ratio([float(each.step) for each in dense], steps),
+        against_dense=replace(against_dense, difference=interval(limits[0][0])),
+        against_reinit=replace(against_reinit, difference=interval(limits[1][0])),
+        speed=ratio(slow, steps),
+        speed_dense=ratio([float(each.step) for each in dense], steps),
         more_seeds=0 if word != "undecided" else None if more is None else max(1, more),
         censored=(late, sum(each.censored for group in reinit for each in group)),
     )
@@ -243,22 +249,24 @@ def _test(stop: EarlyStop) -> float:
     return 100 * stop.test
 
 
-def _logged(ratio: Interval) -> Interval:
-    low, high = (None if end is None else math.log(end) for end in (ratio.low, ratio.high))
-    return Interval(
-        estimate=math.log(ratio.estimate), low=low, high=high, n=ratio.n, method=ratio.method
-    )
+def _points(
+    ticket: Sequence[EarlyStop], others: Sequence[Sequence[EarlyStop]], by_seed: Sequence[float]
+) -> Estimate:
+    """Points of the ticket above the mean of the others: over seeds and, if answers were kept, examples."""
+    count = len(others[0])
+    if any(len(each) != count for each in others):
+        return over_seeds(by_seed)  # means of unlike numbers of networks
+    terms = [(1.0, _facts(ticket))]
+    terms += [(-1.0 / count, _facts([each[k] for each in others])) for k in range(count)]
+    return contrast(terms) or over_seeds(by_seed)
 
 
-def _seeds_that_decide(values: Sequence[float], limit: float) -> int | None:
-    """Seeds at which the t interval would leave the limit out, if mean and spread stay."""
-    from scipy.stats import t
-
-    if len(values) < 2:
-        return SEEDS
-    distance, spread = abs(fmean(values) - limit), stdev(values)
-    reach = (n for n in range(2, _MOST_SEEDS) if t.ppf(0.975, n - 1) * spread < distance * n**0.5)
-    return next(reach, None)
+def _facts(stops: Sequence[EarlyStop]) -> dict[int, dict[str, Any]]:
+    return {
+        seed: {"test": _test(stop) / 100}
+        | ({} if stop.answers is None else {"test_answers": stop.answers})
+        for seed, stop in enumerate(stops)
+    }
 
 
 def _seeds_of_sign_test(found: PairedComparison) -> int | None:

@@ -5,9 +5,12 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 
 from boxwood._internal.report import statistics
+from boxwood._internal.report.contrasts import contrast
+from boxwood._internal.report.estimates import Estimate, interval
 from boxwood._internal.report.page.facts import counted
 from boxwood._internal.report.page.metrics import KEPT, Metric, Yardstick, judged_by
 from boxwood._internal.report.page.store_reader import Study
+from boxwood._internal.report.significance import above
 from boxwood._internal.report.statistics import Interval, PairedComparison
 from boxwood._internal.report.study import Measurement
 
@@ -52,14 +55,15 @@ class Network:
         return stdev(values) if len(values) > 1 else None
 
     def interval(self, metric: Metric) -> Interval | None:
-        """Student's t over seeds; for one seed of an accuracy, Wilson's over its examples."""
+        """Over seeds, and over examples too where answers were kept; Wilson's for a single seed."""
         values = self.values(metric)
         if not values:
             return None
         answers = self.members[0].facts.get(metric.name)
         if len(values) == 1 and counted(answers):
             return statistics.proportion(answers["correct"], answers["total"])
-        return statistics.mean(values)
+        over_both = _over_both(metric, [(1.0, self.members)])
+        return statistics.mean(values) if over_both is None else interval(over_both)
 
     @property
     def dense(self) -> bool:
@@ -181,7 +185,32 @@ def against(network: Network, other: Network, metric: Metric) -> PairedCompariso
         return None
     sign = -1 if metric.lower else 1
     found = statistics.paired_difference([sign * a for a, _ in whole], [sign * b for _, b in whole])
+    shared = mine.keys() & theirs.keys()
+    both = ([m for m in each.members if m.seed in shared] for each in (network, other))
+    over_both = _over_both(metric, list(zip((sign, -sign), both, strict=True)))
+    if over_both is not None:
+        p = above(over_both)
+        found = replace(found, difference=interval(over_both), t_p=2 * min(p, 1 - p))
     return _reversed(found) if metric.lower else found
+
+
+_OF_EXAMPLES = {
+    f"{part}{end}": (part, what)
+    for part in ("test", "validation")
+    for end, what in (("", "right"), ("_loss", "loss"))
+}
+
+
+def _over_both(
+    metric: Metric, terms: Sequence[tuple[float, Sequence[Measurement]]]
+) -> Estimate | None:
+    """Estimate over seeds and examples; None where answers were not kept, or there is one seed."""
+    part, what = _OF_EXAMPLES.get(metric.name, ("", ""))
+    facts = [(float(sign), {m.seed: m.facts for m in members}) for sign, members in terms]
+    if not part or any(f"{part}_answers" not in f for _, group in facts for f in group.values()):
+        return None
+    found = contrast(facts, part=part, what=what, scale=1.0)
+    return found if found is not None and found.examples and found.seeds > 1 else None
 
 
 def _reversed(found: PairedComparison) -> PairedComparison:
