@@ -11,8 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from math import prod
-
-import numpy as np
+from typing import Any
 
 from boxwood import SGD, Adam, Call, Experiment, Splits, Training
 from boxwood._internal.data.augmentation import FlipAndCrop
@@ -28,8 +27,10 @@ from boxwood._internal.recipes.specialists import specialists as with_specialist
 from boxwood._internal.recipes.teacher_student import shifted, student, teacher, trained
 from boxwood._internal.recipes.teachers import Past, Teacher, taught
 from boxwood._internal.recipes.three_step import iterative
-from boxwood._internal.report.statistics import mean, paired_difference
-from boxwood._internal.report.study import Finding, Measurement, by_seed
+from boxwood._internal.report.contrasts import BySeed, average, difference
+from boxwood._internal.report.estimates import over_seeds
+from boxwood._internal.report.study import Finding, Measurement, by_seed, facts_by_seed
+from boxwood._internal.report.verdicts import compared, corrected, exceeds, shown
 from boxwood._internal.train.optimizers import Drops
 from boxwood._internal.zoo.lenet import lenet_300_100
 from boxwood._internal.zoo.wide_nets import wide_net
@@ -278,10 +279,13 @@ def best_temperature(measured: Sequence[Measurement], label: str = "") -> str:
     return max(soft, key=validation)
 
 
-def early_stopped(each: Measurement) -> float:
-    """Test accuracy at the end, or at the lowest validation loss if validation prefers that."""
+def early_stopped(each: Measurement) -> dict[str, Any]:
+    """What was measured at the end, or at the lowest validation loss if validation prefers that."""
     lowest = min(each.history, key=lambda row: row["validation_loss"])
-    return lowest["test"] if lowest["validation"] > each.validation else each.test
+    if lowest["validation"] <= each.validation:
+        return each.facts
+    facts: dict[str, Any] = {name: lowest[name] for name in ("test", "validation")}
+    return facts if each.stopped is None else {**facts, "test_answers": each.stopped}
 
 
 def judge_few_labels(
@@ -289,15 +293,10 @@ def judge_few_labels(
 ) -> tuple[Finding, ...]:
     """(a): soft targets leave a smaller error than labels, with the interval below zero."""
     best = best_temperature(measured)
-    hard, soft = by_seed(measured, "hard"), by_seed(measured, best)
-    errors = [[100 * (1 - each.test) for each in soft.values()]]
-    errors.append([100 * (1 - early_stopped(hard[seed])) for seed in soft])
-    found = paired_difference(*errors).difference
-    text = (
-        f"{best}: error {_mean(errors[0]):.2f} % against {_mean(errors[1]):.2f} %, "
-        f"difference {found:.2f} points"
-    )
-    return (Finding(f"{claim}: soft < hard error", _below(found.high, len(soft)), text),)
+    soft = facts_by_seed(measured, best)
+    hard = {seed: early_stopped(each) for seed, each in by_seed(measured, "hard").items()}
+    claim = f"{claim}: soft < hard error"
+    return (_named(compared(claim, [(1.0, soft), (-1.0, hard)]), f"{best}, {_errors(soft, hard)}"),)
 
 
 def judge_missing(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
@@ -306,67 +305,47 @@ def judge_missing(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
     before, soft = by_seed(measured, f"{best} before"), by_seed(measured, f"{best} after")
     hard = by_seed(measured, "hard after")
     recalls = [[_missing(each) for each in group.values()] for group in (before, soft, hard)]
-    found = paired_difference(
-        [100 * each.test for each in soft.values()], [100 * hard[seed].test for seed in soft]
-    ).difference
-    enough = len(soft) >= 5
     text = (
         f"{best}: recall {_mean(recalls[0]):.1%} before and {_mean(recalls[1]):.1%} after the "
         f"shift (smallest {min(recalls[1]):.1%}); labels alone {_mean(recalls[2]):.1%}"
     )
-    better = None if not enough or found.low is None else found.low > 0
-    return (
-        Finding("(b) recall of the missing class > 50 %", _mean(recalls[1]) > 0.5 if enough else None, text),
-        Finding("(b) soft beats hard after the shift", better, f"{found:.2f} points of accuracy"),
-    )  # fmt: skip
+    recall = over_seeds([100 * each for each in recalls[1]])
+    networks = facts_by_seed(measured, f"{best} after"), facts_by_seed(measured, "hard after")
+    return corrected([
+        _named(exceeds("(b) recall of the missing class > 50 %", recall, 50.0, unit="%"), text),
+        compared(
+            "(b) soft beats hard after the shift", [(1.0, networks[0]), (-1.0, networks[1])]
+        ),
+    ])  # fmt: skip
 
 
 def judge_ensemble(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
     """(c): the student recovers at least half of what the ensemble gains over one network."""
-    together = by_seed(measured, "ensemble")
+    claim = "(c) recovers half of the gain"
+    together = facts_by_seed(measured, "ensemble")
     if not together:
-        return (Finding("(c) recovers half of the gain", None, "run run_distillation.py"),)
+        return (Finding(claim, None, "run run_distillation.py"),)
     best = best_temperature(measured)
-    soft, single = by_seed(measured, best), by_seed(measured, "single")
-    gains = [
-        (soft[s].test - single[s].test, each.test - single[s].test) for s, each in together.items()
-    ]
-    mine, whole = (mean([100 * gain for gain in each]) for each in zip(*gains, strict=True))
-    low, high = beyond_half(gains)
+    soft, single = facts_by_seed(measured, best), facts_by_seed(measured, "single")
+    mine, whole = difference(soft, single), difference(together, single)
+    # A difference, not a ratio, because the gain of an ensemble can be zero.
+    found = compared(claim, [(1.0, soft), (-0.5, single), (-0.5, together)])
+    if mine is None or whole is None:
+        return (found,)
     text = (
-        f"{best}: {mine:.2f} of a gain of {whole:.2f} points, that is {mine.estimate / whole.estimate:.0%}; "
-        f"beyond half of it [{low:.2f}, {high:.2f}] points; single {_mean([e.test for e in single.values()]):.2%}"
+        f"{best}: {shown(mine)} of a gain of {shown(whole)} points; single "
+        f"{100 * average(single).value:.2f} %; beyond half of it"
     )
-    held = None
-    if len(gains) >= 5:
-        held = True if low >= 0 else False if high < 0 else None
-    return (Finding("(c) recovers half of the gain", held, text),)
+    return (_named(found, text),)
 
 
 def judge_pruned(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
     """At the last sparsity, the dense past teaches better than labels alone."""
     best = best_temperature(measured, "round-3")
-    soft, hard = by_seed(measured, f"{best} round-3"), by_seed(measured, "labels round-3")
-    found = paired_difference(
-        [100 * each.test for each in soft.values()], [100 * hard[seed].test for seed in soft]
-    ).difference
-    held = None if len(soft) < 5 or found.low is None else found.low > 0
-    text = (
-        f"{best}: {_mean([e.test for e in soft.values()]):.2%} against "
-        f"{_mean([e.test for e in hard.values()]):.2%}, {found:.2f} points"
-    )
-    return (Finding("pruned to 2 %: taught by its past > labels", held, text),)
-
-
-def beyond_half(gains: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Bootstrap, over seeds, what the student gains beyond half of the ensemble's gain, in points.
-
-    A difference rather than a ratio, because the gain of an ensemble can be zero in a resample.
-    """
-    margins = np.array([100 * (student - whole / 2) for student, whole in gains])
-    drawn = np.random.default_rng(0).integers(len(margins), size=(10_000, len(margins)))
-    low, high = np.quantile(margins[drawn].mean(1), [0.025, 0.975])
-    return float(low), float(high)
+    soft = facts_by_seed(measured, f"{best} round-3")
+    hard = facts_by_seed(measured, "labels round-3")
+    claim = "pruned to 2 %: taught by its past > labels"
+    return (_named(compared(claim, [(1.0, soft), (-1.0, hard)]), f"{best}, {_errors(soft, hard)}"),)
 
 
 def judge_specialists(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
@@ -384,29 +363,28 @@ def judge_specialists(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
             )
             gains.append(100 * (more - right) / total)
             relative.append((more - right) / (total - right))
-        found = mean(gains)
-        held = None if len(gains) < 5 or found.low is None else found.low > 0
-        text = f"{found:.2f} points on covered images, {_mean(relative):.1%} of their errors"
-        findings.append(Finding(f"(d) gain on covered classes > 0, {branch} groups", held, text))
-        longer = by_seed(measured, "longer")
-        control = paired_difference(
-            [100 * each.test for each in together],
-            [100 * longer[each.seed].test for each in together],
-        ).difference
-        held = None if len(gains) < 5 or control.low is None else control.low > 0
-        text = f"{control:.2f} points of accuracy"
-        findings.append(Finding(f"{branch} groups beat training the generalist on", held, text))
-    return tuple(findings)
+        # Which images are covered differs from seed to seed, so that examples cannot be paired.
+        gain = exceeds(f"(d) gain on covered classes > 0, {branch} groups", over_seeds(gains))
+        findings.append(_named(gain, f"{_mean(relative):.1%} of the errors on covered images"))
+        ours = {each.seed: each.facts for each in together}
+        claim = f"{branch} groups beat training the generalist on"
+        findings.append(compared(claim, [(1.0, ours), (-1.0, facts_by_seed(measured, "longer"))]))
+    return corrected(findings)
+
+
+def _named(found: Finding, text: str) -> Finding:
+    return replace(found, evidence=f"{text}: {found.evidence}")
+
+
+def _errors(soft: BySeed, hard: BySeed) -> str:
+    mine, theirs = (100 * (1 - average(each).value) for each in (soft, hard))
+    return f"error {mine:.2f} % against {theirs:.2f} %"
 
 
 def _missing(each: Measurement) -> float:
     """Recall of the class with the number 8, the one that `missing_class` leaves out."""
     counts = each.facts["test_by_class"][8]
     return float(counts["correct"] / counts["total"])
-
-
-def _below(high: float | None, seeds: int) -> bool | None:
-    return None if seeds < 5 or high is None else high < 0
 
 
 def _mean(values: Sequence[float]) -> float:

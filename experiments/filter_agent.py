@@ -9,7 +9,6 @@ same multiply-adds. `run_filter_agent.py` also writes the figures and the curves
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from statistics import fmean
 
 import torch
 from scipy.stats import page_trend_test
@@ -24,8 +23,9 @@ from boxwood._internal.recipes.filter_agent import by_sensitivity, filter_agent,
 from boxwood._internal.recipes.phase import Recipe
 from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.recipes.phases.search_filters import SearchFilters
-from boxwood._internal.report.statistics import paired_difference
-from boxwood._internal.report.study import Finding, Measurement, by_seed
+from boxwood._internal.report.contrasts import difference
+from boxwood._internal.report.study import Finding, Measurement, by_seed, facts_by_seed
+from boxwood._internal.report.verdicts import by_p_value, compared, corrected, exceeds
 from boxwood._internal.train.optimizers import Drops
 from boxwood._internal.zoo.cifar_nets import small_resnet
 from boxwood._internal.zoo.small_nets import small_vgg
@@ -148,40 +148,23 @@ def judge(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
         kept = [[agents[bound][seed].kept_fraction for bound in bounds] for seed in seeds]
         findings.append(trend("weights kept fall as the bound rises", kept))
     for bound in bounds:
-        drops = [100 * (dense[s].validation - agents[bound][s].validation) for s in seeds]
+        agent = {seed: each.facts for seed, each in agents[bound].items()}
+        whole = {seed: each.facts for seed, each in dense.items()}
         claim = f"b={bound:g}: the mean validation drop is within {bound + SLACK:g} points"
-        said = f"{fmean(drops):.2f} points over {len(seeds)} seeds"
-        findings.append(Finding(claim, fmean(drops) <= bound + SLACK, said))
+        findings.append(exceeds(claim, difference(agent, whole, part="validation"), -bound - SLACK))
     others = dict.fromkeys(m.branch.partition(" b=")[0] for m in measured if " b=" in m.branch)
     for other in others:
         for bound in bounds if other != "agent" else ():
-            there = by_seed(measured, f"{other} b={bound:g}")
-            findings.append(compared(agents[bound], there, f"b={bound:g}: agent", other, seeds))
-    return tuple(findings)
+            names = f"agent b={bound:g}", f"{other} b={bound:g}"
+            ours, theirs = (facts_by_seed(measured, name) for name in names)
+            claim = f"b={bound:g}: agent is better than {other}"
+            findings.append(compared(claim, [(1.0, ours), (-1.0, theirs)]))
+    return corrected(findings)
 
 
 def trend(claim: str, rows: Sequence[Sequence[float]]) -> Finding:
     """Test that values fall along each row, by Page's test; a row for each seed."""
     if len(rows) < 2:
-        return Finding(claim, None, "one seed decides nothing")
+        return Finding(claim, None, "one seed decides nothing", seeds=len(rows))
     found = page_trend_test(rows, predicted_ranks=range(len(rows[0]), 0, -1))
-    return Finding(claim, bool(found.pvalue < 0.05), f"Page's trend test: p = {found.pvalue:.2g}")
-
-
-def compared(
-    ours: dict[int, Measurement],
-    theirs: dict[int, Measurement],
-    name: str,
-    other: str,
-    seeds: Sequence[int],
-) -> Finding:
-    """Compare test accuracies by seed: better, worse, or a tie as far as these seeds can tell."""
-    points = [[100 * each[s].test for s in seeds] for each in (ours, theirs)]
-    claim = f"{name} is better than {other}"
-    if len(seeds) < 2:
-        return Finding(claim, None, f"{points[0][0] - points[1][0]:.2f} points on one seed")
-    found = paired_difference(*points)
-    low, high = found.difference.low, found.difference.high
-    held = True if low > 0 else False if high < 0 else None
-    word = "" if held is not None else ", a tie within the interval"
-    return Finding(claim, held, f"{found.difference} points of test accuracy{word}")
+    return by_p_value(claim, float(found.pvalue), len(rows), "Page's trend test")

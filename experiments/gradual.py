@@ -17,16 +17,13 @@ from boxwood._internal.recipes.gradual import Size, at_the_end, dense_training, 
 from boxwood._internal.recipes.gradual_networks import LANGUAGE_MODEL, MOBILENET, language_training
 from boxwood._internal.recipes.phase import Phase, Recipe
 from boxwood._internal.recipes.phases.measure import Measure
-from boxwood._internal.report.statistics import paired_difference
-from boxwood._internal.report.study import Finding, Measurement, by_seed
+from boxwood._internal.report.study import Finding, Measurement, facts_by_seed
+from boxwood._internal.report.verdicts import compared
 from boxwood._internal.train.losses import cross_entropy
 from boxwood._internal.train.optimizers import Drops
 from boxwood._internal.zoo.language_models import lstm_language_model
 from boxwood._internal.zoo.mobilenet import mobilenet_v1
 from boxwood_studies.brown import brown
-
-Quality = Callable[[Measurement], float]
-"""What is better when it is larger."""
 
 DENSE, AS, BYTES = "dense", "as", "bytes of"
 LINEAR, ONE_SHOT, LATE = "linear", "one-shot", "late"
@@ -167,15 +164,12 @@ def loss(measured: Measurement) -> float:
 
 
 def better(
-    measured: Sequence[Measurement], one: str, other: str, quality: Quality, claim: str = ""
+    measured: Sequence[Measurement], one: str, other: str, what: str, claim: str = ""
 ) -> Finding:
-    """Whether one network is better than another, by the paired interval over seeds."""
-    a, b = by_seed(measured, one), by_seed(measured, other)
-    seeds = sorted(a.keys() & b.keys())
+    """Whether one network is better than another, by accuracy or by the loss."""
     claim = claim or f"{one!r} is better than {other!r}"
-    if len(seeds) < 2:
-        return Finding(claim, None, f"{len(seeds)} seeds in common")
-    found = paired_difference([quality(a[s]) for s in seeds], [quality(b[s]) for s in seeds])
-    low, high = found.difference.low, found.difference.high
-    held = True if low > 0 else False if high < 0 else None
-    return Finding(claim, held, f"by {found.difference}, {found.wins} of {len(seeds)} seeds")
+    a, b = facts_by_seed(measured, one), facts_by_seed(measured, other)
+    if what == "loss":
+        terms = [(-1.0, a), (1.0, b)]
+        return compared(claim, terms, what=what, scale=1.0, unit="nats", digits=4)
+    return compared(claim, [(1.0, a), (-1.0, b)])

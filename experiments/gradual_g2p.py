@@ -17,8 +17,10 @@ from boxwood import Adam, Call, Experiment, Splits, Training
 from boxwood._internal.recipes.gradual import Size, dense_training, gradual_pruning
 from boxwood._internal.recipes.phase import Recipe
 from boxwood._internal.recipes.phases.measure import Measure
-from boxwood._internal.report.statistics import paired_difference
-from boxwood._internal.report.study import Finding, Measurement, by_seed
+from boxwood._internal.report.contrasts import difference
+from boxwood._internal.report.estimates import Estimate, over_seeds
+from boxwood._internal.report.study import Finding, Measurement, by_seed, facts_by_seed
+from boxwood._internal.report.verdicts import corrected, exceeds
 from boxwood._internal.train.losses import cross_entropy
 from boxwood._internal.train.optimizers import Drops
 from boxwood_studies.decode import Decode
@@ -34,7 +36,6 @@ RATES = {LARGE: 0.01, MEDIUM: 0.01, SMALL: 0.02}
 MEASURE = Measure(loss=cross_entropy)
 WRITTEN = "written"
 DECODE = Decode(width=4, first=2500, label=WRITTEN)
-SEEDS = 5  # the fewest that the pass rule takes
 TOLERANCE = 1.03  # times the dense network's perplexity that one pruned to 80 % may have
 
 
@@ -102,15 +103,22 @@ def judge(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
     findings = [
         _lower(
             f"{measure}, {where}: large-sparse below dense",
-            of(measured, ours),
-            of(measured, theirs),
+            _losses(measured, ours, theirs)
+            if of is losses
+            else _over_seeds(of(measured, ours), of(measured, theirs)),
         )
         for measure, of in MEASURES.items()
         for where, ours, theirs in comparisons
     ]
     claim = f"test loss: large at 80 % has at most {TOLERANCE} times the perplexity of dense"
-    at_80, dense = losses(measured, AT_80), losses(measured, f"dense {LARGE}")
-    return (*findings, _lower(claim, at_80, dense, by=-log(TOLERANCE)))
+    near = _lower(claim, _losses(measured, AT_80, f"dense {LARGE}"), by=-log(TOLERANCE))
+    return corrected([*findings, near])
+
+
+def _losses(measured: tuple[Measurement, ...], ours: str, theirs: str) -> Estimate | None:
+    """Theirs less ours, over seeds and test sequences."""
+    networks = facts_by_seed(measured, theirs), facts_by_seed(measured, ours)
+    return difference(*networks, what="loss", scale=1.0)
 
 
 def losses(measured: Iterable[Measurement], name: str) -> dict[int, float]:
@@ -137,20 +145,14 @@ MEASURES = {
 }
 
 
-def _lower(
-    claim: str, ours: dict[int, float], theirs: dict[int, float], by: float = 0.0
-) -> Finding:
-    """Say whether ours are lower by so much, with a paired interval over enough seeds."""
+def _lower(claim: str, found: Estimate | None, by: float = 0.0) -> Finding:
+    """Say whether ours are lower by so much; found is theirs less ours."""
+    return exceeds(claim, found, by, unit="", digits=4)
+
+
+def _over_seeds(ours: dict[int, float], theirs: dict[int, float]) -> Estimate | None:
     seeds = sorted(ours.keys() & theirs.keys())
-    if not seeds:
-        return Finding(claim, None, "no seed in common")
-    found = paired_difference([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
-    low, high = found.difference.low, found.difference.high
-    held = None
-    if low is not None and high is not None and len(seeds) >= SEEDS:
-        held = True if high < -by else False if low > -by else None
-    evidence = f"{found.difference:.4f}, below in {found.losses} of {len(seeds)} seeds"
-    return Finding(claim, held, evidence)
+    return over_seeds([theirs[s] - ours[s] for s in seeds]) if seeds else None
 
 
 def _fit(steps: int, rate: float) -> Training:

@@ -22,8 +22,9 @@ from boxwood._internal.recipes.phases.prune import Prune
 from boxwood._internal.recipes.phases.scan import Scan
 from boxwood._internal.recipes.phases.train import Train
 from boxwood._internal.recipes.three_step import dense, iterative, one_shot, reinitialised
-from boxwood._internal.report.statistics import paired_difference
-from boxwood._internal.report.study import Finding, Measurement, by_seed
+from boxwood._internal.report.contrasts import difference
+from boxwood._internal.report.study import Finding, Measurement, by_seed, facts_by_seed
+from boxwood._internal.report.verdicts import compared, corrected, in_every_seed, shown
 from boxwood._internal.train.optimizers import Drops
 from boxwood._internal.zoo.lenet import lenet_5
 from boxwood._internal.zoo.lenet import lenet_300_100 as lenet_300_100_net
@@ -168,11 +169,7 @@ def _regularised(name: str, fits: tuple[Training, Training]) -> list[tuple[str, 
 
 
 def judge(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
-    """Hold the study to its pass rule; five seeds or more decide, fewer leave it undecided."""
-    seeds = sorted({each.seed for each in measured})
-
-    def accuracies(name: str) -> list[float]:
-        return [100 * by_seed(measured, name)[seed].test for seed in seeds]
+    """Hold the study to its pass rule."""
 
     def alone(kind: str, kept: float) -> str:
         # Where both strengths are the same, the networks are, and are listed under their first name.
@@ -180,16 +177,17 @@ def judge(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
         return own if by_seed(measured, own) else f"{kind} not retrained {kept:g}"
 
     def compare(claim: str, better: str, worse: str, margin: float = 0.0) -> Finding:
-        found = paired_difference(accuracies(better), accuracies(worse))
-        low = found.difference.low
-        held = None if len(seeds) < 5 or low is None else low > -margin
-        text = f"{found.difference:.2f} points, {found.wins} of {len(seeds)} seeds better"
-        return Finding(claim, held, text)
+        terms = [(1.0, facts_by_seed(measured, better)), (-1.0, facts_by_seed(measured, worse))]
+        return compared(claim, terms, -margin)
 
-    def in_every_seed(claim: str, better: str, worse: str) -> Finding:
-        found = compare(claim, better, worse)
-        pair = zip(accuracies(better), accuracies(worse), strict=True)
-        return replace(found, held=None if len(seeds) < 5 else all(a > b for a, b in pair))
+    def every_seed(claim: str, better: str, worse: str) -> Finding:
+        networks = facts_by_seed(measured, better), facts_by_seed(measured, worse)
+        found = difference(*networks)
+        return in_every_seed(
+            claim,
+            () if found is None else found.by_seed,
+            "" if found is None else f"points {shown(found)}",
+        )
 
     findings = [
         compare(
@@ -200,8 +198,8 @@ def judge(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
         if kept <= 0.12:
             one = f"L2 one-step {kept:g}"
             findings += [
-                in_every_seed(f"iterative > one-step at {kept:.0%}", f"L2 iterative round-{round_}", one),
-                in_every_seed(f"one-step > not retrained at {kept:.0%}", one, f"L2 not retrained {kept:g}"),
+                every_seed(f"iterative > one-step at {kept:.0%}", f"L2 iterative round-{round_}", one),
+                every_seed(f"one-step > not retrained at {kept:.0%}", one, f"L2 not retrained {kept:g}"),
             ]  # fmt: skip
         findings += [
             compare(f"L1 >= L2 before retraining at {kept:.0%}", alone("L1", kept), alone("L2", kept)),
@@ -210,4 +208,4 @@ def judge(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
     findings.append(
         compare("survivors kept > re-initialised at 8%", "L2 iterative round-5", "L2 reinitialised 0.08")
     )  # fmt: skip
-    return tuple(findings)
+    return corrected(findings)

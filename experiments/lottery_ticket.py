@@ -157,7 +157,10 @@ def verdicts(
 
 def stops(measured: tuple[Measurement, ...], name: str) -> dict[int, EarlyStop]:
     """Where the networks of one name would have stopped, by seed."""
-    return {seed: early_stop(each.history) for seed, each in by_seed(measured, name).items()}
+    return {
+        seed: early_stop(each.history, answers=each.stopped)
+        for seed, each in by_seed(measured, name).items()
+    }
 
 
 def _levels_of(measured: tuple[Measurement, ...], branch: str) -> set[int]:

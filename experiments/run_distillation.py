@@ -21,7 +21,7 @@ from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.recipes.phases.measure_teacher import MeasureTeacher
 from boxwood._internal.recipes.phases.shift_bias import ShiftBias
 from boxwood._internal.report.figures import house_style, write_figure
-from boxwood._internal.report.study import Measurement, collect
+from boxwood._internal.report.study import Measurement, collect, kept_answers
 from boxwood._internal.runs.provenance import provenance
 from boxwood._internal.runs.runner import Job, jobs_of, run_all
 from boxwood._internal.runs.store import Store
@@ -70,6 +70,7 @@ def study(
                 "test": each.test,
                 "validation": each.validation,
                 "seconds": round(each.seconds, 1),
+                **kept_answers(each),
                 **{name: each.facts[name] for name in EXTRA if name in each.facts},
             }
             for each in measured

@@ -22,6 +22,7 @@ from boxwood._internal.recipes.phases.search_filters import SearchFilters
 from boxwood._internal.report.curves import trade_off
 from boxwood._internal.report.figures import house_style, write_figure
 from boxwood._internal.report.study import Finding, Measurement
+from boxwood._internal.report.verdicts import in_every_seed
 from boxwood._internal.runs.runner import jobs_of
 from boxwood._internal.runs.store import Store
 
@@ -88,12 +89,18 @@ def judged(searches: Sequence[Mapping[str, Any]]) -> list[Finding]:
         for s in seeds
     ]
     findings = [trend("filters kept fall as the bound rises", kept)] if len(bounds) > 2 else []
-    risen = 0
+    rises: dict[int, list[float]] = defaultdict(list)
     for each in searches:
         means = [fmean(episode["reward"]) for episode in each["episodes"]]
-        risen += fmean(means[-FIRST:]) > fmean(means[:FIRST])
-    claim = f"mean reward of the last {FIRST} updates is above that of the first {FIRST}"
-    findings.append(Finding(claim, risen == len(searches), f"{risen} of {len(searches)} searches"))
+        rises[each["seed"]].append(fmean(means[-FIRST:]) - fmean(means[:FIRST]))
+    risen = sum(rise > 0 for group in rises.values() for rise in group)
+    findings.append(
+        in_every_seed(
+            f"mean reward of the last {FIRST} updates is above that of the first {FIRST}",
+            [min(group) for group in rises.values()],
+            f"{risen} of {len(searches)} searches",
+        )
+    )
     return findings
 
 

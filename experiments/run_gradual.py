@@ -7,9 +7,9 @@ python experiments/run_gradual.py mobilenet --seeds 3
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from math import exp
+from math import exp, log
 from pathlib import Path
 from statistics import fmean
 
@@ -23,7 +23,6 @@ from gradual import (
     ONE_SHOT,
     UNITS,
     WIDTHS,
-    Quality,
     better,
     language_model,
     loss,
@@ -36,7 +35,15 @@ from boxwood._internal.recipes.gradual import Size
 from boxwood._internal.recipes.gradual_networks import LANGUAGE_MODEL, MOBILENET
 from boxwood._internal.report import statistics
 from boxwood._internal.report.figures import house_style, write_figure
-from boxwood._internal.report.study import Finding, Measurement, by_seed, collect
+from boxwood._internal.report.study import (
+    Finding,
+    Measurement,
+    by_seed,
+    collect,
+    facts_by_seed,
+    kept_answers,
+)
+from boxwood._internal.report.verdicts import compared, corrected, enough_hold
 from boxwood._internal.runs.provenance import provenance
 from boxwood._internal.runs.runner import jobs_of, run_all
 from boxwood._internal.runs.store import Store
@@ -54,7 +61,7 @@ class Study:
         experiments: one for every size of network.
         sizes: their names.
         where: what is pruned.
-        quality: better when larger.
+        what: by which they are judged: "right" for accuracy, or "loss".
         shown: what the figure shows.
         measure: its name.
     """
@@ -62,8 +69,8 @@ class Study:
     experiments: tuple[Experiment, ...]
     sizes: tuple[str, ...]
     where: Where
-    quality: Quality
-    shown: Quality
+    what: str
+    shown: Callable[[Measurement], float]
     measure: str
 
 
@@ -72,7 +79,7 @@ STUDIES = {
         tuple(language_model(units) for units in UNITS),
         tuple(map(str, UNITS)),
         LANGUAGE_MODEL,
-        lambda each: -loss(each),
+        "loss",
         lambda each: exp(loss(each)),
         "test perplexity",
     ),
@@ -80,7 +87,7 @@ STUDIES = {
         tuple(mobilenet(width) for width in WIDTHS),
         tuple(map(str, WIDTHS)),
         MOBILENET,
-        lambda each: each.test,
+        "right",
         lambda each: 100 * each.test,
         "test accuracy [%]",
     ),
@@ -122,6 +129,7 @@ def run(name: str, seeds: int, store: Path, *, controls: bool, finished: bool) -
                 "key": each.key,
                 "test": each.facts["test"],
                 "validation": each.facts["validation"],
+                **kept_answers(each),
                 "nonzero": each.facts["nonzero"],
                 **sizes(each, prunable),
                 "epochs": each.epochs,
@@ -135,8 +143,7 @@ def run(name: str, seeds: int, store: Path, *, controls: bool, finished: bool) -
     path.write_text(json.dumps(report, indent=1) + "\n")
     picture(measured, study, prunable, f"{name.replace('_', ' ')}, {seeds} seeds", path)
     for finding in findings:
-        word = {True: "holds", False: "FAILS", None: "undecided"}[finding.held]
-        print(f"{word}: {finding.claim} ({finding.evidence})")
+        print(f"{finding.word}: {finding.claim} ({finding.evidence})")
 
 
 def judge(measured: Sequence[Measurement], study: Study) -> list[Finding]:
@@ -150,16 +157,14 @@ def judge(measured: Sequence[Measurement], study: Study) -> list[Finding]:
                 measured,
                 sparse,
                 f"{DENSE} {small}",
-                study.quality,
+                study.what,
                 f"large and sparse is better than dense {small} at as many {size}",
             )
             for sparse, small in pairs
             if sparse in names
         ]
-        won, lost = (sum(each.held is word for each in singles) for word in (True, False))
         claim = f"large and sparse is better at two sizes or more, by {size}"
-        held = True if won >= 2 else None if len(singles) - lost >= 2 else False
-        found += [*singles, Finding(claim, held, f"{won} of {len(singles)}, {lost} worse")]
+        found += [*singles, enough_hold(claim, singles, 2)]
     largest, least = study.sizes[-1], f"{AS} {study.sizes[0]}"
     if "80 %" in names:
         found.append(near(measured, f"{DENSE} {largest}"))
@@ -170,20 +175,18 @@ def judge(measured: Sequence[Measurement], study: Study) -> list[Finding]:
                     measured,
                     least,
                     f"{least} {control}",
-                    study.quality,
+                    study.what,
                     f"the early cubic rise is better than {control}",
                 )
             )
-    return found
+    return list(corrected(found))
 
 
 def near(measured: Sequence[Measurement], dense: str) -> Finding:
     """Whether the network at 80 % is within 3 % of the dense perplexity."""
-    sparse, whole = by_seed(measured, "80 %"), by_seed(measured, dense)
-    ratios = [exp(loss(sparse[s]) - loss(whole[s])) for s in sorted(sparse.keys() & whole.keys())]
-    found = statistics.mean(ratios)
-    held = found.estimate <= NEAR
-    return Finding("large at 80 % is within 3 % of the dense perplexity", held, f"ratio {found}")
+    terms = [(-1.0, facts_by_seed(measured, "80 %")), (1.0, facts_by_seed(measured, dense))]
+    claim = "large at 80 % is within 3 % of the dense perplexity"
+    return compared(claim, terms, -log(NEAR), what="loss", scale=1.0, unit="nats", digits=4)
 
 
 def sizes(each: Measurement, prunable: int) -> dict[str, int]:

@@ -30,7 +30,7 @@ from gradual_g2p import (
 
 from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.report.figures import house_style, write_figure
-from boxwood._internal.report.study import Measurement, by_seed, collect
+from boxwood._internal.report.study import Measurement, by_seed, collect, kept_answers
 from boxwood._internal.runs.provenance import provenance
 from boxwood._internal.runs.runner import jobs_of, run_all
 from boxwood._internal.runs.store import Store
@@ -61,7 +61,14 @@ def study(seeds: int, steps: int, store: Path, *, finished: bool = False) -> Non
         "networks": table,
         "machine": provenance(),
         "runs": [
-            {"name": each.name, "seed": each.seed, "key": each.key, "seconds": round(each.seconds)}
+            {
+                "name": each.name,
+                "seed": each.seed,
+                "key": each.key,
+                "seconds": round(each.seconds),
+                **{part: each.facts[part] for part in ("test", "validation") if part in each.facts},
+                **kept_answers(each),
+            }
             for each in measured
         ],
     }

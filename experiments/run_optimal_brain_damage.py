@@ -26,8 +26,10 @@ from boxwood._internal.recipes.phase import load_weights_
 from boxwood._internal.recipes.phases.descend import Descend
 from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.recipes.phases.predict import Predict
+from boxwood._internal.report.estimates import over_seeds
 from boxwood._internal.report.figures import house_style, write_figure
 from boxwood._internal.report.study import Finding
+from boxwood._internal.report.verdicts import exceeds, in_every_seed
 from boxwood._internal.runs.provenance import provenance
 from boxwood._internal.runs.runner import Job, jobs_of, run_all
 from boxwood._internal.train.losses import squared_error
@@ -82,7 +84,6 @@ def _row(job: Job, inputs: str, store: Store) -> Row:
 
 def findings(rows: list[Row], exact: list[float], quadratic: float) -> list[Finding]:
     """The pass rule of the study, for each strength of decay, and what an offset does to it."""
-    enough = len({row.seed for row in rows}) >= 5
     found = [
         Finding(
             "(i) back-propagated second derivatives are the explicit ones",
@@ -103,20 +104,21 @@ def findings(rows: list[Row], exact: list[float], quadratic: float) -> list[Find
         with_decay = f"decay {decay:g}"
         for at in (0.4, 0.5, 0.6):
             obd, size, chance = (rises(c, at) for c in ("OBD", "magnitude", "random"))
-            wins = sum(a < b for a, b in zip(obd, size, strict=True))
-            best = sum(3 * max(a, b) < c for a, b, c in zip(obd, size, chance, strict=True))
+            triples = list(zip(obd, size, chance, strict=True))
             medians = ", ".join(f"{median(each):.3f}" for each in (obd, size, chance))
             found += [
-                Finding(
+                in_every_seed(
                     f"(ii) OBD < magnitude at {at:.0%} deleted, {with_decay}",
-                    None if not enough else wins == len(obd),
-                    f"rise of the loss, median, OBD, magnitude, random: {medians}; OBD lower in "
-                    f"{wins} of {len(obd)} seeds",
+                    [b - a for a, b, _ in triples],
+                    f"rise of the loss, median, OBD, magnitude, random: {medians}",
                 ),
-                Finding(
-                    f"(ii) both below a third of random at {at:.0%} deleted, {with_decay}",
-                    None if not enough else best == len(obd),
-                    f"in {best} of {len(obd)} seeds",
+                in_every_seed(
+                    f"(ii) OBD below a third of random at {at:.0%} deleted, {with_decay}",
+                    [c - 3 * a for a, _, c in triples],
+                ),
+                in_every_seed(
+                    f"(ii) magnitude below a third of random at {at:.0%} deleted, {with_decay}",
+                    [c - 3 * b for _, b, c in triples],
                 ),
             ]
         low, high = ratios(0.1), ratios(0.6)
@@ -125,9 +127,9 @@ def findings(rows: list[Row], exact: list[float], quadratic: float) -> list[Find
             for rise, r in zip(rises("OBD", 0.1), _pick(rows, "standardised", decay, "OBD"), strict=True)
         ]  # fmt: skip
         found.append(
-            Finding(
+            in_every_seed(
                 f"(iii) the prediction tracks to 10%, {with_decay}",
-                None if not enough else all(0.67 <= each <= 1.5 for each in low),
+                [min(1.5 - each, each - 0.67) for each in low],
                 f"predicted / actual at 10%: {_range(low)}; 20%: {_range(ratios(0.2))}; "
                 f"30%: {_range(ratios(0.3))}; 60%: {_range(high)}; the rise at 10% is "
                 f"{_range(parts)} of the loss",
@@ -138,9 +140,9 @@ def findings(rows: list[Row], exact: list[float], quadratic: float) -> list[Find
             size = rises("magnitude", 0.5, inputs)
             wins = sum(a < b for a, b in zip(offset, size, strict=True))
             found.append(
-                Finding(
+                in_every_seed(
                     f"an offset of the inputs makes OBD's prediction fail, {inputs}, {with_decay}",
-                    None if not enough else max(ratios(0.5, inputs)) < min(ratios(0.5)),
+                    [min(ratios(0.5)) - each for each in ratios(0.5, inputs)],
                     f"predicted / actual at 50%: {_range(ratios(0.5, inputs))} with it, "
                     f"{_range(ratios(0.5))} without; rise, median: {median(offset):.3f} and "
                     f"{median(centred):.3f}; with it OBD is below magnitude ({median(size):.3f}) "
@@ -151,11 +153,10 @@ def findings(rows: list[Row], exact: list[float], quadratic: float) -> list[Find
         if retrained:
             changes = [100 * (_at(r, 0.6)[2] - r.curve[0][2]) / r.curve[0][3] for r in retrained]
             found.append(
-                Finding(
+                exceeds(
                     f"(iv) deleted and retrained to 60%, test error within 0.5 points, {with_decay}",
-                    None if not enough else sum(changes) / len(changes) <= 0.5,
-                    f"change of test error in points: mean {sum(changes) / len(changes):.2f}, "
-                    f"seeds {', '.join(f'{each:.2f}' for each in changes)}",
+                    over_seeds([-each for each in changes]),
+                    -0.5,
                 )
             )
     return found

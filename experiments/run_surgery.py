@@ -11,7 +11,7 @@ its seeds are draws of calibration inputs and orders of retraining. Stopped, it 
 import argparse
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
@@ -28,9 +28,10 @@ from torch import nn
 from boxwood import Adam, Splits, Training
 from boxwood._internal.data.idx import fashion_mnist
 from boxwood._internal.data.subsets import fewer
+from boxwood._internal.report.estimates import over_seeds
 from boxwood._internal.report.figures import GREY, house_style, label, look, write_figure
-from boxwood._internal.report.statistics import paired_difference
 from boxwood._internal.report.study import Finding
+from boxwood._internal.report.verdicts import corrected, exceeds
 from boxwood._internal.train.loop import train_
 from boxwood._internal.train.metrics import accuracy
 from boxwood._internal.train.optimizers import Drops
@@ -150,11 +151,12 @@ def judged(name: str, runs: Sequence[Mapping[str, Any]]) -> Iterable[Finding]:
             ours, theirs = (values(runs, way, removed, asked.when) for way in (asked.a, asked.b))
             if len(ours) != len(theirs) or not ours:
                 continue
-            found = paired_difference(ours, theirs).difference
-            low, high = found.low, found.high
-            held = None if low is None or high is None or low <= 0 <= high else low > 0
-            evidence = f"{fmean(ours):.3f} against {fmean(theirs):.3f}; difference {found:.1%}"
-            yield Finding(f"{NAMES[name]}, {removed:.0%} removed: {asked.words}", held, evidence)
+            found = exceeds(
+                f"{NAMES[name]}, {removed:.0%} removed: {asked.words}",
+                over_seeds([100 * (a - b) for a, b in zip(ours, theirs, strict=True)]),
+            )
+            both = f"{fmean(ours):.3f} against {fmean(theirs):.3f}"
+            yield replace(found, evidence=f"{both}; difference {found.evidence}")
         alike = values(runs, SAME, removed, "agreement")
         if alike:
             same = len(values(runs, SAME, removed, "equal_to_ours"))
@@ -255,7 +257,9 @@ def main() -> None:
         if runs:
             studies[name] = runs
     rows = {name: averaged(runs) for name, runs in studies.items()}
-    findings = [finding for name, runs in studies.items() for finding in judged(name, runs)]
+    findings = [
+        finding for name, runs in studies.items() for finding in corrected(list(judged(name, runs)))
+    ]
     report(OUT, {"networks": NAMES, "peer": peer(), "runs": studies}, rows, findings)
     draw(studies, OUT.with_suffix(""))
 

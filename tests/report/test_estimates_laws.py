@@ -24,6 +24,7 @@ DIFFERENCES = SHAPES.flatmap(lambda shape: arrays(np.int64, shape, elements=st.i
 VALUES = st.lists(st.integers(-50, 50).map(lambda i: i / 8), min_size=2, max_size=9)
 
 
+@settings(deadline=None)  # the first call loads scipy
 @given(VALUES, st.floats(0.5, 0.99))
 def test_over_seeds_alone_it_is_students_interval(values: list[float], level: float) -> None:
     """Without examples, mean, ends and p-value are those of the t-test."""
@@ -70,6 +71,7 @@ def test_the_mean_is_over_targets() -> None:
     assert found.by_seed == pytest.approx((1.25, 1.25))
 
 
+@settings(deadline=None)  # scipy
 @given(DIFFERENCES, st.permutations(range(6)))
 def test_order_and_sign_do_not_matter(x: np.ndarray, order: list[int]) -> None:
     """Seeds in another order give the same error, and the other side's difference is the mirror."""
@@ -114,6 +116,7 @@ def test_resamples_of_two_networks_are_the_same_ones() -> None:
     assert two_way_bootstrap(x, resamples=50).tolist() == one.tolist()
 
 
+@settings(deadline=None)  # scipy
 @given(VALUES, st.sampled_from([0.3, 1.0, 4.0]))
 def test_equivalence_is_inclusion_of_the_interval(values: list[float], margin: float) -> None:
     """Both one-sided tests succeed at 5 % where the 90 % interval lies within the margin."""
@@ -151,13 +154,14 @@ def test_mcnemar_counts_coins() -> None:
         mcnemar(a, b[:9])
 
 
+@settings(deadline=None)  # scipy
 @given(VALUES)
 def test_signs_are_those_of_the_paired_comparison(values: list[float]) -> None:
     """One sign test, wherever it is used."""
     assert signs(values) == paired_difference(values, [0] * len(values)).sign_p
 
 
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 @given(VALUES)
 def test_the_seeds_needed_decide_and_one_fewer_does_not(values: list[float]) -> None:
     """At the number that is named the interval leaves zero out if mean and spread stay."""

@@ -14,7 +14,7 @@ from boxwood._internal.cli.tables import show
 from boxwood._internal.cli.terminal import Console, say, stoppable
 from boxwood._internal.recipes.phase import Experiment
 from boxwood._internal.report.figures import write
-from boxwood._internal.report.study import Finding, Measurement, collect, summarise
+from boxwood._internal.report.study import Finding, Measurement, collect, kept_answers, summarise
 from boxwood._internal.report.tables import summary_table, to_json_rows
 from boxwood._internal.runs.provenance import provenance
 from boxwood._internal.runs.ray_cluster import run_on_ray
@@ -70,7 +70,8 @@ def execute(
     if out is not None:
         runs = [
             {"name": m.name, "seed": m.seed, "key": m.key, "test": m.test,
-             "validation": m.validation, "kept": m.kept_fraction, "epochs": m.epochs}
+             "validation": m.validation, "kept": m.kept_fraction, "epochs": m.epochs,
+             **kept_answers(m)}
             for m in measurements
         ]  # fmt: skip
         whole = json.dumps({**report, "runs": runs}, indent=1, default=str) + "\n"

@@ -9,7 +9,7 @@ from typing import Any
 from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.report import statistics
 from boxwood._internal.report.contrasts import average
-from boxwood._internal.report.estimates import interval
+from boxwood._internal.report.estimates import Estimate, interval
 from boxwood._internal.report.page.facts import counted, number
 from boxwood._internal.report.tables import SummaryRow
 from boxwood._internal.runs.records import damaged
@@ -82,6 +82,8 @@ class Finding:
         p: two-sided p-value of the side that the figures are on; None where chance plays no part.
         seeds: how many it rests on; None likewise.
         needed: how many would likely decide it; None if it is decided or a thousand would not.
+        estimate: what was held against ``limit``, if it is a mean.
+        limit: in the unit of the estimate.
     """
 
     claim: str
@@ -90,6 +92,8 @@ class Finding:
     p: float | None = None
     seeds: int | None = None
     needed: int | None = None
+    estimate: Estimate | None = None
+    limit: float = 0.0
 
     @property
     def word(self) -> str:
@@ -197,6 +201,11 @@ def facts_by_seed(measurements: Sequence[Measurement], name: str) -> dict[int, d
         {}
     """
     return {seed: each.facts for seed, each in by_seed(measurements, name).items()}
+
+
+def kept_answers(measured: Measurement) -> dict[str, Any]:
+    """Pick the answers to each example, for a row of a results file; empty of older stores."""
+    return {name: value for name, value in measured.facts.items() if name.endswith("_answers")}
 
 
 def by_seed(measurements: Sequence[Measurement], name: str) -> dict[int, Measurement]:

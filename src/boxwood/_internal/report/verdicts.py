@@ -200,7 +200,10 @@ def corrected(findings: Sequence[Finding]) -> tuple[Finding, ...]:
         each = findings[index]
         if each.held is not None and p > ALPHA:
             said = f"{each.evidence}; not after correction for {len(tested)} claims (p = {p:.2g})"
-            found[index] = replace(each, held=None, evidence=said)
+            needed = _needed_among(each, len(tested))
+            if needed is not None:
+                said += f"; {needed} seeds would likely decide it"
+            found[index] = replace(each, held=None, evidence=said, needed=needed)
     return tuple(found)
 
 
@@ -257,16 +260,24 @@ def _decided(
     if needed is not None:
         needed = max(needed, estimate.seeds + 1)
     wins = sum(each > limit for each in estimate.by_seed)
-    said = (
-        f"{_figures(estimate, digits)} {unit} {_rests_on(estimate)}, {wins} of them above {limit:g}"
-    )
+    said = f"{_figures(estimate, digits)} {unit} {_rests_on(estimate)}, {wins} of them above {limit + 0.0:g}"
     if not decides:
         said += (
             f"; {needed} seeds would likely decide it"
             if needed is not None
             else "; more seeds alone would not decide it"
         )
-    return Finding(claim, held, said, p=p, seeds=estimate.seeds, needed=needed)
+    return Finding(
+        claim, held, said, p=p, seeds=estimate.seeds, needed=needed, estimate=estimate, limit=limit
+    )
+
+
+def _needed_among(found: Finding, claims: int) -> int | None:
+    if found.estimate is None:
+        return None
+    level = 1 - ALPHA / claims
+    needed = seeds_needed(found.estimate, found.limit, level=level, least=SEEDS)
+    return None if needed is None else max(needed, found.estimate.seeds + 1)
 
 
 def _joined(claim: str, held: bool | None, findings: Sequence[Finding], p: float | None) -> Finding:
