@@ -4,6 +4,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from boxwood._internal.core.extras import extra
 from boxwood.errors import InvalidInput
 
 
@@ -110,7 +111,8 @@ def bleu(answers: Sequence[str], references: Sequence[Sequence[str]]) -> Bleu:
         references: for each one those that are right, at least one.
 
     Raises:
-        InvalidInput: sacrebleu is not installed, the numbers differ, or a reference is missing.
+        MissingDependency: sacrebleu is not installed.
+        InvalidInput: the numbers differ, or a reference is missing.
 
     Example:
         >>> bleu(["The cat sat on the mat."], [["The cat sat on the mat."]])  # doctest: +SKIP
@@ -153,12 +155,8 @@ def token_bleu(
 
 
 def _bleu(answers: Sequence[str], references: Sequence[Sequence[str]], tokenize: str) -> Bleu:
-    try:
+    with extra("studies", "sacrebleu for BLEU"):
         import sacrebleu
-    except ImportError as error:
-        raise InvalidInput(
-            f"Expected sacrebleu for BLEU, got {error}; do pip install 'boxwood[studies]'."
-        ) from error
     if not answers or len(answers) != len(references) or not all(references):
         raise InvalidInput(
             f"Expected a list of references for every answer, and at least one answer, got "

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from boxwood._internal.core.extras import extra
 from boxwood._internal.data.splits import Splits, from_tensors, hold_out
 from boxwood.errors import InvalidInput
 
@@ -57,15 +58,10 @@ def accents(
         >>> data.shape  # doctest: +SKIP
         (1, 28, 28)
     """
-    try:
+    with extra("plots", "Pillow, fontTools and matplotlib to draw letters with"):
         import matplotlib as mpl
         from fontTools.ttLib import TTFont
         from PIL import ImageFont
-    except ImportError as error:
-        raise InvalidInput(
-            f"Expected Pillow, fontTools and matplotlib to draw letters with, got {error}; do "
-            f"pip install 'boxwood[plots]'."
-        ) from error
     looked = folders or (str(SYSTEM_FONTS), str(Path(mpl.get_data_path()) / "fonts" / "ttf"))
     files: dict[str, Path] = {}
     for folder in looked:

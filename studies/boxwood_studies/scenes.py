@@ -7,10 +7,10 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from boxwood._internal.core.examples import Examples
+from boxwood._internal.core.extras import extra
 from boxwood._internal.core.seeds import generator_for
 from boxwood._internal.data.idx import fashion_mnist
 from boxwood._internal.data.splits import InMemory, Splits, fingerprint
-from boxwood.errors import InvalidInput
 
 SIZE = 32
 _MOST = 6  # garments in one scene
@@ -71,15 +71,10 @@ def scenes(
 
 def _halves() -> tuple[list[Tensor], list[Tensor]]:
     """Left and right halves of the photographs, float32 [3, height, width] in [0, 1]."""
-    try:
+    with extra("demo", "scikit-learn and Pillow for the photographs"):
         from sklearn.datasets import load_sample_images
 
         images = load_sample_images().images
-    except ImportError as error:
-        raise InvalidInput(
-            f"Expected scikit-learn and Pillow for the photographs, got {error}; do "
-            "pip install 'boxwood[digits]' pillow."
-        ) from error
     photographs = [torch.from_numpy(image.copy()).permute(2, 0, 1) / 255 for image in images]
     middles = [photograph.shape[2] // 2 for photograph in photographs]
     return (

@@ -17,7 +17,7 @@ from boxwood._internal.core.granularity import NofM
 from boxwood._internal.core.spec import Call
 from boxwood._internal.files.mask_files import load_masks
 from boxwood._internal.model.blockwise import by_criterion, by_sparse_gpt
-from boxwood.errors import BoxwoodError
+from boxwood.errors import BoxwoodError, MissingDependency
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
@@ -147,7 +147,7 @@ def test_without_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The extra to install is named."""
     monkeypatch.setitem(sys.modules, "transformers", None)
     monkeypatch.delitem(sys.modules, "boxwood._internal.adapters.resident")
-    with pytest.raises(BoxwoodError, match=r"pip install 'boxwood\[transformers\]'"):
+    with pytest.raises(MissingDependency, match=r"pip install 'boxwood\[transformers\]'"):
         importlib.import_module("boxwood._internal.adapters.resident")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from boxwood._internal.data import downloads, vision
 from boxwood._internal.data.splits import InMemory, Splits, from_tensors, hold_out
 from boxwood._internal.data.vision import cifar10, imagenet_folder
-from boxwood.errors import BoxwoodError
+from boxwood.errors import BoxwoodError, MissingDependency
 
 X = torch.arange(24.0).reshape(6, 4)
 Y = torch.tensor([0, 1, 0, 1, 0, 1])
@@ -148,7 +148,7 @@ def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_without_torchvision(load, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without torchvision the message names the extra to install."""
     monkeypatch.setitem(sys.modules, "torchvision.datasets", None)
-    with pytest.raises(BoxwoodError, match=r"torchvision .*pip install 'boxwood\[vision\]'"):
+    with pytest.raises(MissingDependency, match=r"torchvision .*pip install 'boxwood\[vision\]'"):
         load()
 
 

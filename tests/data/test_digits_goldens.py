@@ -7,7 +7,7 @@ import torch
 
 from boxwood._internal.data.catalogue import CATALOGUE, named
 from boxwood._internal.data.digits import digits
-from boxwood.errors import BoxwoodError
+from boxwood.errors import BoxwoodError, MissingDependency
 
 
 def test_sizes() -> None:
@@ -60,7 +60,7 @@ def test_every_part_has_every_digit() -> None:
 def test_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without scikit-learn the message names the extra to install."""
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(BoxwoodError, match=r"scikit-learn .*pip install 'boxwood\[digits\]'"):
+    with pytest.raises(MissingDependency, match=r"scikit-learn .*pip install 'boxwood\[digits\]'"):
         digits()
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from boxwood._internal.report import curves
-from boxwood.errors import BoxwoodError
+from boxwood.errors import BoxwoodError, MissingDependency
 
 pytest.importorskip("matplotlib")
 
@@ -126,7 +126,7 @@ def test_missing_matplotlib_says_what_to_install(
 ) -> None:
     """Without matplotlib the message names the extra."""
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(BoxwoodError, match=r"pip install 'boxwood\[plots\]'"):
+    with pytest.raises(MissingDependency, match=r"pip install 'boxwood\[plots\]'"):
         draw(tmp_path / "figure")
 
 

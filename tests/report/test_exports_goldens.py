@@ -9,7 +9,7 @@ import pytest
 from boxwood._internal.report.exports import to_mlflow, to_tensorboard, to_wandb, tracked
 from boxwood._internal.report.page.store_reader import Run, read
 from boxwood._internal.runs.store import Store
-from boxwood.errors import BoxwoodError
+from boxwood.errors import MissingDependency
 
 
 @pytest.fixture
@@ -84,5 +84,5 @@ def test_a_missing_client_is_named(
 ) -> None:
     """Without the package the error says which extra brings it."""
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(BoxwoodError, match=rf"pip install 'boxwood\[{package}\]'"):
+    with pytest.raises(MissingDependency, match=rf"pip install 'boxwood\[{package}\]'"):
         export([run], tmp_path)  # type: ignore[operator]

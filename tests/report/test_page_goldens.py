@@ -22,7 +22,7 @@ from boxwood._internal.report.page.store_reader import read
 from boxwood._internal.report.study import Finding
 from boxwood._internal.runs import latency
 from boxwood._internal.runs.store import Store
-from boxwood.errors import BoxwoodError
+from boxwood.errors import BoxwoodError, MissingDependency
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -306,7 +306,7 @@ def test_without_the_charts_library_the_error_says_what_to_install(
 
     render.library.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, "vl_convert", None)
-    with pytest.raises(BoxwoodError, match=r"pip install 'boxwood\[report\]'"):
+    with pytest.raises(MissingDependency, match=r"pip install 'boxwood\[report\]'"):
         page(Report(stores=(store.root,)))
     render.library.cache_clear()
 

@@ -26,7 +26,7 @@ from boxwood._internal.runs.workers import order_for, run_in_processes, work
 from boxwood._internal.train.optimizers import SGD, Adam
 from boxwood._internal.train.settings import Training
 from boxwood._internal.zoo.lenet import lenet_300_100
-from boxwood.errors import BoxwoodError
+from boxwood.errors import BoxwoodError, MissingDependency
 
 NET = Call.of(lenet_300_100, inputs=64)
 
@@ -152,7 +152,7 @@ def test_without_ray_the_error_says_what_to_install(tmp_path, monkeypatch):
     from boxwood._internal.runs.ray_cluster import run_on_ray
 
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(BoxwoodError, match=r"Expected Ray .*pip install 'boxwood\[ray\]'"):
+    with pytest.raises(MissingDependency, match=r"Expected Ray .*pip install 'boxwood\[ray\]'"):
         run_on_ray(jobs(), Store(tmp_path), workers=2)
 
 

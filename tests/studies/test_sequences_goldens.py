@@ -12,7 +12,7 @@ from boxwood._internal.core.spec import Call
 from boxwood._internal.data.splits import Splits
 from boxwood._internal.recipes.phase import State, World
 from boxwood._internal.zoo.lenet import lenet_300_100
-from boxwood.errors import BoxwoodError
+from boxwood.errors import BoxwoodError, MissingDependency
 from boxwood_studies import pronunciations
 from boxwood_studies.decode import Decode
 from boxwood_studies.error_rates import (
@@ -229,7 +229,7 @@ def test_error_rates_refused(answers: list, references: list, words: str) -> Non
 def test_bleu_without_sacrebleu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where sacrebleu is missing, the message says what to install."""
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
-    with pytest.raises(BoxwoodError, match=r"pip install 'boxwood\[studies\]'"):
+    with pytest.raises(MissingDependency, match=r"pip install 'boxwood\[studies\]'"):
         bleu(["a"], [["a"]])
 
 

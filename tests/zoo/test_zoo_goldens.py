@@ -8,7 +8,7 @@ from torch import nn
 
 from boxwood._internal.zoo.lenet import lenet_5, lenet_300_100
 from boxwood._internal.zoo.torchvision_nets import alexnet, vgg_16
-from boxwood.errors import BoxwoodError
+from boxwood.errors import BoxwoodError, MissingDependency
 
 VGG_16 = [
     *(1_728, 36_864),
@@ -105,5 +105,5 @@ def test_settings_reach_torchvision(build) -> None:
 def test_without_torchvision(build, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without torchvision the message names the extra to install."""
     monkeypatch.setitem(sys.modules, "torchvision.models", None)
-    with pytest.raises(BoxwoodError, match=r"torchvision .*pip install 'boxwood\[vision\]'"):
+    with pytest.raises(MissingDependency, match=r"torchvision .*pip install 'boxwood\[vision\]'"):
         build()

@@ -10,11 +10,14 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import transformers
 from torch import nn
 
+from boxwood._internal.core.extras import extra
 from boxwood._internal.graph.reparametrised import reparametrised
 from boxwood.errors import InvalidInput
+
+with extra("transformers", "transformers for pretrained models"):
+    import transformers
 
 Field = tuple[str | int, ...]
 """Where a configuration holds an int: a name, or a name and a place in a list."""

@@ -4,7 +4,6 @@ import itertools
 from math import gcd
 from typing import Any, cast
 
-import transformers
 from torch import nn
 
 from boxwood._internal.adapters.configuration_search import (
@@ -19,8 +18,12 @@ from boxwood._internal.adapters.configuration_search import (
     search_of,
     without_value,
 )
+from boxwood._internal.core.extras import extra
 from boxwood._internal.core.generators import own_random_numbers
 from boxwood._internal.graph.comparing import compare
+
+with extra("transformers", "transformers for pretrained models"):
+    import transformers
 
 
 def configured(small: transformers.PreTrainedModel, example: Any) -> transformers.PreTrainedModel:

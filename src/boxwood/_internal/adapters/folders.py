@@ -4,16 +4,19 @@ from pathlib import Path
 from typing import cast
 
 import safetensors.torch
-import transformers
 from torch import Tensor
 
 from boxwood._internal.adapters.resident import architecture_of, open_config
+from boxwood._internal.core.extras import extra
 from boxwood._internal.files.checkpoint import find_files
 from boxwood._internal.files.header import read_header
 from boxwood._internal.files.layout import is_packed
 from boxwood._internal.files.packed import dense_pieces
 from boxwood._internal.files.quantised import refuse_unprunable
 from boxwood.errors import BoxwoodError, InvalidInput
+
+with extra("transformers", "transformers for pretrained models"):
+    import transformers
 
 
 def load_folder(folder: Path | str) -> transformers.PreTrainedModel:

@@ -4,6 +4,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from boxwood._internal.core.extras import extra
 from boxwood._internal.core.fixed_masks import FixedMasks
 from boxwood._internal.core.masks import Masks, apply
 from boxwood._internal.core.policies import Policy
@@ -11,13 +12,8 @@ from boxwood._internal.model.prunable import Named, Where, linear_and_conv, plai
 from boxwood._internal.model.sparse_training import SparseTraining, warn_if_unfinished
 from boxwood.errors import InvalidInput
 
-try:
+with extra("lightning", "Lightning for this callback"):
     from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
-except ImportError as error:
-    raise InvalidInput(
-        f"Expected Lightning for this callback, got {error}; install it with "
-        f"`pip install 'boxwood[lightning]'`."
-    ) from error
 
 
 class SparseTrainingCallback(Callback):

@@ -5,10 +5,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
 
+from boxwood._internal.core.extras import extra
 from boxwood.errors import InvalidInput
+
+with extra("transformers", "transformers for pretrained models"):
+    import transformers
 
 
 def perplexity(

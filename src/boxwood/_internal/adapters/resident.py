@@ -13,21 +13,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from boxwood._internal.core.extras import extra
 from boxwood._internal.files.checkpoint import Checkpoint, StoredTensor, open_checkpoint
 from boxwood._internal.files.quantised import refuse_unprunable
 from boxwood._internal.files.rewriting import read_tensor
 from boxwood._internal.model.evidence.calibration import wide
 from boxwood.errors import InvalidInput
 
-try:
+with extra("transformers", "transformers and accelerate for pretrained models"):
     import transformers
     from accelerate import init_empty_weights
     from transformers.pytorch_utils import Conv1D
-except ImportError as error:
-    raise InvalidInput(
-        f"Expected transformers and accelerate for pretrained models, got {error}; install them "
-        f"with `pip install 'boxwood[transformers]'`."
-    ) from error
 
 
 @dataclass(frozen=True)

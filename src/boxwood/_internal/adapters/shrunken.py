@@ -8,12 +8,12 @@ from math import lcm
 from pathlib import Path
 from typing import Any, cast
 
-import transformers
 from torch import nn
 
 from boxwood._internal.adapters.configuration_search import ConfigurationError
 from boxwood._internal.adapters.configurations import configured
 from boxwood._internal.adapters.resident import open_config
+from boxwood._internal.core.extras import extra
 from boxwood._internal.core.replacing import replacing_folder
 from boxwood._internal.files.checkpoint import companion_files, find_files
 from boxwood._internal.files.writing import check_new_folder
@@ -21,6 +21,9 @@ from boxwood._internal.graph.equivalence import shrink
 from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.units import Group, Units
 from boxwood.errors import NoEffect
+
+with extra("transformers", "transformers for pretrained models"):
+    import transformers
 
 _STEPS = 8  # that a group has at least, however coarse the multiples are
 _MULTIPLES = (128, 64, 32, 16, 8, 4, 2, 1)

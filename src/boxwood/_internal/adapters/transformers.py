@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim import Optimizer
 
+from boxwood._internal.core.extras import extra
 from boxwood._internal.core.fixed_masks import FixedMasks
 from boxwood._internal.core.masks import Masks, sparsity
 from boxwood._internal.core.policies import Policy
@@ -18,13 +19,8 @@ from boxwood._internal.model.prunable import Named, Where, linear_and_conv
 from boxwood._internal.model.sparse_training import SparseTraining, warn_if_unfinished
 from boxwood.errors import InvalidInput
 
-try:
+with extra("transformers", "transformers for this callback"):
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-except ImportError as error:
-    raise InvalidInput(
-        f"Expected transformers for this callback, got {error}; install it with "
-        f"`pip install 'boxwood[transformers]'`."
-    ) from error
 
 FILE = "sparse_training.safetensors"
 

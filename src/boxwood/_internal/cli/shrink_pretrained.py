@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F  # noqa: N812
-import transformers
 from torch import Tensor
 
 from boxwood._internal.adapters.calibration_text import Tokens, batches_for, held_out
@@ -15,6 +14,7 @@ from boxwood._internal.adapters.shrunken import Shrunken, shrink_pretrained
 from boxwood._internal.cli.progress import bar
 from boxwood._internal.cli.prune_blocks import read_text
 from boxwood._internal.core.criteria import magnitude, taylor, wanda
+from boxwood._internal.core.extras import extra
 from boxwood._internal.graph.compensate import compensate
 from boxwood._internal.graph.scoring import UnitScores, score_units
 from boxwood._internal.graph.selection import UnitSelection
@@ -23,6 +23,9 @@ from boxwood._internal.model.evidence.calibration import Batches
 from boxwood._internal.model.prunable import linear_and_conv
 from boxwood._internal.recipes.unit_selection import unit_evidence
 from boxwood.errors import InvalidInput
+
+with extra("transformers", "transformers for pretrained models"):
+    import transformers
 
 CRITERIA: Mapping[str, Callable[..., Tensor]] = {
     "magnitude": magnitude,

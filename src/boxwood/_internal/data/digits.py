@@ -2,8 +2,8 @@
 
 import torch
 
+from boxwood._internal.core.extras import extra
 from boxwood._internal.data.splits import Splits, from_tensors, hold_out
-from boxwood.errors import InvalidInput
 
 _TEST = 360
 _VALIDATION = 240
@@ -17,7 +17,7 @@ def digits() -> Splits:
     well new digits of known writers are read, and is higher than for unknown writers.
 
     Raises:
-        InvalidInput: scikit-learn is not installed.
+        MissingDependency: scikit-learn is not installed.
 
     Example:
         >>> data = digits()
@@ -27,12 +27,8 @@ def digits() -> Splits:
     Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine
     Learning Repository, 1998 (its test file).
     """
-    try:
+    with extra("digits", "scikit-learn for the digits"):
         from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise InvalidInput(
-            f"Expected scikit-learn for the digits, got {error}; do pip install 'boxwood[digits]'."
-        ) from error
     loaded = load_digits()
     images = torch.from_numpy(loaded.images).float().unsqueeze(1)
     labels = torch.from_numpy(loaded.target).long()

@@ -3,6 +3,7 @@
 from importlib import import_module
 from types import ModuleType
 
+from boxwood._internal.core.extras import extra
 from boxwood._internal.data.data_paths import data_home
 from boxwood.errors import InvalidInput
 
@@ -11,22 +12,18 @@ def torchvision_datasets() -> ModuleType:
     """Import ``torchvision.datasets``.
 
     Raises:
-        InvalidInput: torchvision is not installed.
+        MissingDependency: torchvision is not installed.
     """
-    try:
+    with extra("vision", "torchvision for this data set"):
         return import_module("torchvision.datasets")
-    except ImportError as error:
-        raise InvalidInput(
-            f"Expected torchvision for this data set, got {error}; "
-            f"do pip install 'boxwood[vision]'."
-        ) from error
 
 
 def download_mnist() -> None:
     """Fetch MNIST into ``$BOXWOOD_DATA/MNIST/raw``, where `boxwood._internal.data.idx.mnist` looks.
 
     Raises:
-        InvalidInput: torchvision is not installed, or the download failed.
+        MissingDependency: torchvision is not installed.
+        InvalidInput: the download failed.
     """
     _download("MNIST")
 
@@ -35,7 +32,8 @@ def download_fashion_mnist() -> None:
     """Fetch Fashion-MNIST into ``$BOXWOOD_DATA/FashionMNIST/raw``.
 
     Raises:
-        InvalidInput: torchvision is not installed, or the download failed.
+        MissingDependency: torchvision is not installed.
+        InvalidInput: the download failed.
     """
     _download("FashionMNIST")
 
@@ -44,7 +42,8 @@ def download_cifar10() -> None:
     """Fetch CIFAR-10 into ``$BOXWOOD_DATA/cifar-10-batches-py``.
 
     Raises:
-        InvalidInput: torchvision is not installed, or the download failed.
+        MissingDependency: torchvision is not installed.
+        InvalidInput: the download failed.
     """
     _download("CIFAR10")
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from boxwood._internal.core.extras import extra
 from boxwood._internal.data.data_paths import find, places
 from boxwood._internal.data.downloads import torchvision_datasets
 from boxwood._internal.data.splits import Splits, fingerprint, from_tensors, hold_out
@@ -27,7 +28,8 @@ def cifar10(root: str | None = None) -> Splits:
         root: folder to look in first.
 
     Raises:
-        InvalidInput: torchvision is not installed, no place holds the data, or it is damaged.
+        MissingDependency: torchvision is not installed.
+        InvalidInput: no place holds the data, or it is damaged.
 
     Example:
         >>> cifar10().shape  # doctest: +SKIP
@@ -99,8 +101,9 @@ class FolderImages:
         return inputs.sub_(_IMAGENET_MEAN).div_(_IMAGENET_SD), self.targets[indices]
 
     def _read(self, path: str) -> Tensor:
-        from PIL import Image
-        from torchvision.transforms import functional
+        with extra("vision", "torchvision and Pillow to read images"):
+            from PIL import Image
+            from torchvision.transforms import functional
 
         try:
             with Image.open(path) as file:
@@ -131,7 +134,8 @@ def imagenet_folder(
         validation: images held out of ``train``.
 
     Raises:
-        InvalidInput: torchvision is not installed, no place holds both folders, they hold no
+        MissingDependency: torchvision is not installed.
+        InvalidInput: no place holds both folders, they hold no
             images or different classes, or ``validation`` leaves a part empty.
 
     Example:

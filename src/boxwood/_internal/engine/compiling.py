@@ -58,9 +58,10 @@ def compile(  # noqa: A001
         its input, or on earlier calls, stays torch's as a whole; its ``explain()`` says why.
 
     Raises:
-        InvalidInput: the arguments do not fit the model, its weights are sharded or not there, it
-            cannot be copied, or llvmlite is missing. Calls raise it for a batch at which the
+        InvalidInput: the arguments do not fit the model, its weights are sharded or not there, or
+            it cannot be copied. Calls raise it for a batch at which the
             network may do something else.
+        MissingDependency: llvmlite is missing.
 
     Example:
         >>> import torch

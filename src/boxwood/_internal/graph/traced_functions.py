@@ -7,7 +7,7 @@ visible only here, or the pieces would say less than the whole (a recurrent net,
 
 import ast
 import inspect
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -105,7 +105,6 @@ WHOLE: dict[Any, tuple[str, inspect.Signature]] = {
     Tensor.matmul: ("matmul", _BINARY),
     Tensor.__matmul__: ("matmul", _BINARY),
     Tensor.__rmatmul__: ("matmul_reversed", _BINARY),
-    torch._grouped_mm: ("grouped_mm", _signature("self, mat2, offs=None, bias=None, out_dtype=None")),
     torch.einsum: ("einsum", _signature("equation, *operands")),
     F.batch_norm: ("batch_norm", _BATCH_NORM),
     torch.batch_norm: ("batch_norm", _BATCH_NORM_RAW),
@@ -155,15 +154,22 @@ WHOLE: dict[Any, tuple[str, inspect.Signature]] = {
 }  # fmt: skip
 """Function to the name of its rule and its signature."""
 
+WITHOUT_DATA: dict[Any, Any] = {}
+"""Functions that PyTorch runs in fewer types where there are no data than where there are."""
+
+_grouped_mm: Any = getattr(torch, "_grouped_mm", None)  # private, so a build of torch may lack it
+
 
 def _grouped_product(rows: Tensor, weights: Tensor, *more: Any, **named: Any) -> Tensor:
     if (rows.ndim, weights.ndim) != (2, 3):
-        return torch._grouped_mm(rows, weights, *more, **named)
+        return cast("Tensor", _grouped_mm(rows, weights, *more, **named))
     return rows.new_empty(rows.shape[0], weights.shape[-1])
 
 
-WITHOUT_DATA: dict[Any, Any] = {torch._grouped_mm: _grouped_product}
-"""Functions that PyTorch runs in fewer types where there are no data than where there are."""
+if _grouped_mm is not None:
+    _GROUPED = _signature("self, mat2, offs=None, bias=None, out_dtype=None")
+    WHOLE[_grouped_mm] = ("grouped_mm", _GROUPED)
+    WITHOUT_DATA[_grouped_mm] = _grouped_product
 
 STATISTICS = {"layer_norm", "rms_norm", "group_norm", "mean", "var", "amax", "max"}
 """Names of those that may span channels; a run counts them, so that each can be found again."""

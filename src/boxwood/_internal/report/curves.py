@@ -47,8 +47,9 @@ def trade_off(
         The PNG and the SVG.
 
     Raises:
-        InvalidInput: If there is nothing to draw, a number is out of range, the folder cannot be
-            written, or matplotlib is missing.
+        InvalidInput: If there is nothing to draw, a number is out of range, or the folder cannot
+            be written.
+        MissingDependency: matplotlib is missing.
 
     Example:
         >>> import tempfile
@@ -88,8 +89,9 @@ def stopping(curves: Mapping[str, Sequence[Point]], *, title: str, path: Path) -
         The PNG and the SVG.
 
     Raises:
-        InvalidInput: If there is nothing to draw, a number is out of range, the folder cannot be
-            written, or matplotlib is missing.
+        InvalidInput: If there is nothing to draw, a number is out of range, or the folder cannot
+            be written.
+        MissingDependency: matplotlib is missing.
 
     Example:
         >>> import tempfile
@@ -135,8 +137,9 @@ def sensitivity(
         The PNG and the SVG.
 
     Raises:
-        InvalidInput: If there is nothing to draw, a number is out of range, the folder cannot be
-            written, or matplotlib is missing.
+        InvalidInput: If there is nothing to draw, a number is out of range, or the folder cannot
+            be written.
+        MissingDependency: matplotlib is missing.
 
     Example:
         >>> import tempfile
@@ -197,8 +200,9 @@ def weight_histograms(
         The PNG and the SVG.
 
     Raises:
-        InvalidInput: If there is nothing to draw, the names differ, a weight is not finite, the
-            folder cannot be written, or matplotlib is missing.
+        InvalidInput: If there is nothing to draw, the names differ, a weight is not finite, or
+            the folder cannot be written.
+        MissingDependency: matplotlib is missing.
 
     Example:
         >>> import tempfile

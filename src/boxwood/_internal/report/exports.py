@@ -1,5 +1,6 @@
 """The metrics of runs for other trackers, through their own clients; nothing leaves the machine."""
 
+import importlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,9 +8,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from boxwood._internal.core.extras import extra
 from boxwood._internal.report.page.facts import accuracy_of, loss_of
 from boxwood._internal.report.page.store_reader import Run, short
-from boxwood.errors import InvalidInput
 
 _MEASURED = ("nonzero", "multiply_adds", "bytes")
 
@@ -72,7 +73,7 @@ def to_tensorboard(runs: Sequence[Run], folder: Path) -> None:
     """Write an event file for each run, for ``tensorboard --logdir FOLDER``.
 
     Raises:
-        InvalidInput: tensorboard is not installed.
+        MissingDependency: tensorboard is not installed.
     """
     _client("tensorboard")
     from torch.utils.tensorboard import SummaryWriter
@@ -91,7 +92,7 @@ def to_mlflow(runs: Sequence[Run], folder: Path) -> None:
     """Write an experiment for each network and data set, for ``mlflow ui`` on the folder's database.
 
     Raises:
-        InvalidInput: mlflow is not installed.
+        MissingDependency: mlflow is not installed.
     """
     mlflow = _client("mlflow")
     from mlflow.entities import Metric, Param
@@ -119,7 +120,7 @@ def to_wandb(runs: Sequence[Run], folder: Path) -> None:
     """Write offline runs, which ``wandb sync`` uploads if that is wanted.
 
     Raises:
-        InvalidInput: wandb is not installed.
+        MissingDependency: wandb is not installed.
     """
     wandb = _client("wandb")
     folder.mkdir(parents=True, exist_ok=True)
@@ -153,12 +154,5 @@ def _measured(facts: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def _client(name: str) -> ModuleType:
-    import importlib
-
-    try:
+    with extra(name, f"the package {name} to export with"):
         return importlib.import_module(name)
-    except ImportError as error:
-        raise InvalidInput(
-            f"Expected the package {name} to export with, got none ({error}); do "
-            f"`pip install 'boxwood[{name}]'`."
-        ) from error

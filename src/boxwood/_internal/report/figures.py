@@ -10,6 +10,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from boxwood._internal.core.extras import extra
 from boxwood._internal.core.replacing import replacing
 from boxwood.errors import InvalidInput
 
@@ -74,7 +75,7 @@ def house_style() -> Iterator[None]:
     """Draw and write with Boxwood's settings, whatever the user's own are, and put those back.
 
     Raises:
-        InvalidInput: If matplotlib is not installed.
+        MissingDependency: matplotlib is not installed.
 
     Example:
         >>> import matplotlib
@@ -82,12 +83,8 @@ def house_style() -> Iterator[None]:
         ...     matplotlib.rcParams["legend.frameon"]
         False
     """
-    try:
+    with extra("plots", "matplotlib to draw figures with"):
         import matplotlib
-    except ImportError as error:
-        raise InvalidInput(
-            "Expected matplotlib to draw figures with, got none; do `pip install 'boxwood[plots]'`."
-        ) from error
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_SETTINGS)

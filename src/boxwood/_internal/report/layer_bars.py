@@ -50,8 +50,9 @@ def layer_bars(
         The PNG and the SVG.
 
     Raises:
-        InvalidInput: there is no layer, a fraction is not in [0, 1], the folder cannot be written,
-            or matplotlib is missing.
+        InvalidInput: there is no layer, a fraction is not in [0, 1], or the folder cannot be
+            written.
+        MissingDependency: matplotlib is missing.
 
     Example:
         >>> import tempfile

@@ -31,7 +31,8 @@ def write_figures(study: Study, stem: Path) -> list[Path]:
         The files, two for each figure.
 
     Raises:
-        InvalidInput: the folder cannot be written, or matplotlib is missing.
+        MissingDependency: matplotlib is missing.
+        InvalidInput: the folder cannot be written.
     """
 
     def named(name: str) -> Path:

@@ -143,8 +143,9 @@ def measure_all(
     A network whose phase is damaged is left out, with a warning of the kind `DamagedFileWarning`.
 
     Raises:
-        InvalidInput: the file holds times of another machine or other settings, data are missing, a
-            network cannot be built, or llvmlite is missing.
+        InvalidInput: the file holds times of another machine or other settings, data are missing, or
+            a network cannot be built.
+        MissingDependency: llvmlite is missing.
     """
     settings = settings or Settings()
     path = store.root / FILE

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from boxwood._internal.core.extras import extra
 from boxwood._internal.runs.runner import Job, Settings
 from boxwood._internal.runs.store import Store
 from boxwood._internal.runs.workers import order_for, work
@@ -33,7 +34,8 @@ def run_on_ray(
         address: of the cluster, such as ``"auto"``; None starts one on this machine.
 
     Raises:
-        InvalidInput: Ray is not installed, or a phase refuses its input.
+        MissingDependency: Ray is not installed.
+        InvalidInput: a phase refuses its input.
     """
     ray = _ray()
     order = order_for(jobs, store, settings or Settings(), threads)
@@ -59,10 +61,6 @@ def run_on_ray(
 
 
 def _ray() -> Any:
-    try:
+    with extra("ray", "Ray to run on a cluster"):
         import ray
-    except ImportError as error:
-        raise InvalidInput(
-            "Expected Ray to run on a cluster, got none; do `pip install 'boxwood[ray]'`."
-        ) from error
     return ray

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from boxwood.errors import InvalidInput
+from boxwood._internal.core.extras import extra
 
 
 def alexnet(*, classes: int = 1000, dropout: float = 0.5) -> nn.Module:
@@ -16,7 +16,7 @@ def alexnet(*, classes: int = 1000, dropout: float = 0.5) -> nn.Module:
         dropout: probability before each of the first two linear layers, in [0, 1].
 
     Raises:
-        InvalidInput: torchvision is not installed.
+        MissingDependency: torchvision is not installed.
 
     Example:
         >>> alexnet().classifier[6].weight.shape  # doctest: +SKIP
@@ -41,7 +41,7 @@ def vgg_16(*, classes: int = 1000, dropout: float = 0.5) -> nn.Module:
         dropout: probability after each of the first two linear layers, in [0, 1].
 
     Raises:
-        InvalidInput: torchvision is not installed.
+        MissingDependency: torchvision is not installed.
 
     Example:
         >>> vgg_16().classifier[6].weight.shape  # doctest: +SKIP
@@ -66,7 +66,7 @@ def inception_v3(*, classes: int = 1000, auxiliary: bool = False) -> nn.Module:
             training: 27,161,264 parameters, the 27.1 million of Zhu and Gupta.
 
     Raises:
-        InvalidInput: torchvision is not installed.
+        MissingDependency: torchvision is not installed.
 
     Example:
         >>> inception_v3().fc.weight.shape  # doctest: +SKIP
@@ -83,9 +83,5 @@ def inception_v3(*, classes: int = 1000, auxiliary: bool = False) -> nn.Module:
 
 
 def _models() -> Any:
-    try:
+    with extra("vision", "torchvision for this net"):
         return import_module("torchvision.models")
-    except ImportError as error:
-        raise InvalidInput(
-            f"Expected torchvision for this net, got {error}; do pip install 'boxwood[vision]'."
-        ) from error

@@ -28,7 +28,7 @@ def compile_all(
         Entry symbol to object.
 
     Raises:
-        InvalidInput: something must be compiled and llvmlite is missing.
+        MissingDependency: something must be compiled and llvmlite is missing.
     """
     objects = {}
     for code in dict.fromkeys(codes):

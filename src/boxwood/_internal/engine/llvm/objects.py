@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from boxwood._internal.core.extras import extra
 from boxwood._internal.engine.targets import Target
 from boxwood.errors import InvalidInput
 
@@ -55,15 +56,11 @@ def llvm() -> Any:
     """The binding of llvmlite, ready for every target.
 
     Raises:
-        InvalidInput: llvmlite is not installed.
+        MissingDependency: llvmlite is not installed.
     """
-    try:
+    instead = "load a compiled model, which needs none"
+    with extra("engine", "llvmlite to compile kernels", instead=instead):
         import llvmlite.binding as binding
-    except ImportError:
-        raise InvalidInput(
-            "Expected llvmlite to compile kernels, got none; pip install 'boxwood[engine]', or "
-            "load a compiled model, which needs none."
-        ) from None
     binding.initialize_all_targets()
     binding.initialize_all_asmprinters()
     return binding
@@ -77,7 +74,8 @@ def compile_text(text: str, target: Target) -> bytes:
         target: the family to compile for.
 
     Raises:
-        InvalidInput: llvmlite is missing, or LLVM refuses the text.
+        MissingDependency: llvmlite is missing.
+        InvalidInput: LLVM refuses the text.
     """
     machine, module = _optimized(text, target)
     return bytes(machine.emit_object(module))
@@ -87,7 +85,8 @@ def assembly(text: str, target: Target) -> str:
     """The assembly text of a module, for people.
 
     Raises:
-        InvalidInput: llvmlite is missing, or LLVM refuses the text.
+        MissingDependency: llvmlite is missing.
+        InvalidInput: LLVM refuses the text.
     """
     machine, module = _optimized(text, target)
     return str(machine.emit_assembly(module))

@@ -9,9 +9,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from boxwood._internal.core.extras import extra
 from boxwood._internal.report.page.charts import THEME, colour, dash, shape
 from boxwood._internal.report.page.document import Article, Column, Figure, Table
-from boxwood.errors import InvalidInput
 
 _MOST_ROWS = 120
 """Tables of more rows are text in JSON until they are opened, so that the page opens at once."""
@@ -136,18 +136,13 @@ def library() -> str:
     """Return the charts' library as JavaScript.
 
     Raises:
-        InvalidInput: it is not installed; the extra that has it is named.
+        MissingDependency: it is not installed; the extra that has it is named.
 
     Example:
         >>> "vegaEmbed" in library()  # doctest: +SKIP
         True
     """
-    try:
+    with extra("report", "vl-convert-python, which holds the charts' library"):
         import vl_convert
-    except ImportError as error:
-        raise InvalidInput(
-            "Expected vl-convert-python, which holds the charts' library, got none; do "
-            "`pip install 'boxwood[report]'`."
-        ) from error
     bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     return bundle.replace("</script", "<\\/script")
