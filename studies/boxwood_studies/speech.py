@@ -8,16 +8,14 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from boxwood._internal.core.reading import check_regular
-from boxwood._internal.core.replacing import replacing
+from boxwood._internal.core.replacing import disk_errors
 from boxwood._internal.core.seeds import generator_for
+from boxwood._internal.core.tensor_files import read_checked, write_tensors
 from boxwood._internal.data.data_paths import data_home
 from boxwood._internal.data.splits import Splits, fingerprint
-from boxwood.errors import InvalidInput
+from boxwood.errors import CheckpointError, InvalidInput
 from boxwood_studies.brown import brown_sentences
 from boxwood_studies.espeak import Line, Utterance, speak
 from boxwood_studies.filterbanks import frame_middles, log_filterbanks
@@ -138,7 +136,7 @@ def speech(
     exact, instead of 14,000 states of a hidden Markov model, whose times a recogniser guessed.
     """
     lines = _lines(sentences(), {"train": train, "validation": validation, "test": test})
-    name = fingerprint("speech 1", json.dumps([[vars(line) for line in p] for p in lines.values()]))
+    name = fingerprint("speech 2", json.dumps([[vars(line) for line in p] for p in lines.values()]))
     path = data_home() / "speech" / f"{name[:16]}.safetensors"
     if path.exists():
         contents, phones = _read(path)
@@ -227,35 +225,22 @@ def _identity(title: str, contents: Contents, phones: tuple[str, ...]) -> str:
 
 def _write(path: Path, contents: Contents, phones: tuple[str, ...]) -> None:
     flat = {f"{part}/{name}": t for part, each in contents.items() for name, t in each.items()}
-    about = {"phones": json.dumps(phones), "contents": _identity("kept", contents, phones)}
-    try:
+    with disk_errors(path, "free some space, or set BOXWOOD_DATA to a folder that can be written."):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as new:
-            save_file(flat, new, about)
-    except (OSError, SafetensorError) as error:
-        raise InvalidInput(
-            f"Expected to keep {path.name} in {path.parent}, got {error}; free some space, or set "
-            f"BOXWOOD_DATA to a folder that can be written."
-        ) from error
+        write_tensors(path, flat, {"phones": json.dumps(phones)})
 
 
 def _read(path: Path) -> tuple[Contents, tuple[str, ...]]:
     contents: Contents = {part: {} for part in VOICES}
     try:
-        check_regular(path)
-        with safe_open(path, framework="pt") as opened:
-            for key in opened.keys():  # noqa: SIM118 - not a mapping
-                part, _, name = key.partition("/")
-                contents[part][name] = opened.get_tensor(key)
-            about = opened.metadata() or {}
-        phones = tuple(json.loads(about["phones"]))
-        why = "its contents are not those that were written"
-        whole = about["contents"] == _identity("kept", contents, phones)
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        whole, why = False, f"{type(error).__name__}: {error}"
-    if not whole:
-        raise InvalidInput(
+        found = read_checked(path)
+        phones = tuple(json.loads(found.texts["phones"]))
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
             f"Expected undamaged frames of speech at {path}, got a file that cannot be used "
-            f"({why}); delete it: it is made again."
-        )
+            f"({error}); delete it: it is made again."
+        ) from error
+    for key, tensor in found.tensors.items():
+        part, _, name = key.partition("/")
+        contents[part][name] = tensor
     return contents, phones

@@ -1,5 +1,7 @@
 """Sparse training under other people's trainers is that under a plain loop."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -134,9 +136,20 @@ def test_transformers(policy, tmp_path):
     again = trainer(callback := SparseTrainingCallback(policy))
     again.train(resume_from_checkpoint=str(checkpoint))
     assert_same(again.model.net, expected, callback.training.masks, masks)
-    (checkpoint / "sparse_training.safetensors").unlink()
+    path = checkpoint / "sparse_training.safetensors"
+    one_bit(path)
+    with pytest.raises(BoxwoodError, match="Expected undamaged masks of the resumed training at"):
+        trainer(SparseTrainingCallback(policy)).train(resume_from_checkpoint=str(checkpoint))
+    path.unlink()
     with pytest.raises(BoxwoodError, match="Expected the masks of the resumed training at"):
         trainer(SparseTrainingCallback(policy)).train(resume_from_checkpoint=str(checkpoint))
+
+
+def one_bit(path: Path) -> None:
+    """Flip the last bit of a file, which is a tensor's."""
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
 
 
 def assert_same(

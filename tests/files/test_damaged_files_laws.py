@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from boxwood._internal.core.checksums import checksum_of
+from boxwood._internal.core.tensor_files import checksum_of
 from boxwood._internal.files.mask_files import load_masks, masks_file_of, write_with_masks
 from boxwood._internal.files.packed import pack_file, unpack_file
 from boxwood._internal.graph.equivalence import shrink

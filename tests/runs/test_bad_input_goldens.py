@@ -1,11 +1,11 @@
 """Bad input to runs and the command: one paragraph, the thing at fault, the way out, exit code 2."""
 
-import errno
 import subprocess
 import sys
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -13,7 +13,6 @@ from boxwood._internal.data.digits import digits
 from boxwood._internal.recipes.phase import Experiment, Genesis
 from boxwood._internal.recipes.phases.prune import Prune
 from boxwood._internal.recipes.phases.rewind import Rewind
-from boxwood._internal.runs import store as store_module
 from boxwood._internal.runs.chain import keys
 from boxwood._internal.runs.runner import jobs_of, run, run_all
 from boxwood._internal.runs.store import Store
@@ -83,19 +82,18 @@ def test_a_good_checkpoint_is_where_the_run_starts(tmp_path):
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
     """What was finished stays, what was not is not there, and the next run goes on."""
     store = Store(tmp_path / "store")
-    real = store_module.save_file
 
     def full(tensors, path, *rest):
         path.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise SafetensorError("I/O error: No space left on device")
 
-    monkeypatch.setattr(store_module, "save_file", full)
+    monkeypatch.setattr("boxwood._internal.core.tensor_files.save_file", full)
     with pytest.raises(
         BoxwoodError, match=r"Expected to write into the store .*No space left.*free some space"
     ):
         run(START, HALF, store)
     assert not list((tmp_path / "store" / "phases").iterdir())
-    monkeypatch.setattr(store_module, "save_file", real)
+    monkeypatch.undo()
     assert run(START, HALF, store).masks["1.weight"].sum() == 320
 
 

@@ -222,14 +222,14 @@ def test_a_snapshot_that_does_not_fit_costs_no_training(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [a_pipe, one_bit, half])
 def test_a_damaged_snapshot_counts_as_none(tmp_path: Path, damage: Callable[[Path], None]) -> None:
-    """It is named, and the phase begins anew."""
+    """It is named, and the phase begins again."""
     store = Store(tmp_path)
     kept = StoredCheckpoints(store, HALF, 0)
     kept.save(Snapshot({"a": torch.ones(300)}, {"step": 3}))
     assert kept.load().facts == {"step": 3}
     path = tmp_path / "partial" / f"{HALF}.safetensors"
     damage(path)
-    with pytest.warns(DamagedFileWarning, match=f"{path}.*its phase begins anew"):
+    with pytest.warns(DamagedFileWarning, match=f"{path}.*its phase begins again"):
         assert kept.load() is None
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim import Optimizer
 
@@ -14,10 +13,10 @@ from boxwood._internal.core.extras import extra
 from boxwood._internal.core.fixed_masks import FixedMasks
 from boxwood._internal.core.masks import Masks, sparsity
 from boxwood._internal.core.policies import Policy
-from boxwood._internal.core.replacing import replacing
+from boxwood._internal.core.tensor_files import read_checked, write_tensors
 from boxwood._internal.model.prunable import Named, Where, linear_and_conv
 from boxwood._internal.model.sparse_training import SparseTraining, warn_if_unfinished
-from boxwood.errors import InvalidInput
+from boxwood.errors import CheckpointError, InvalidInput
 
 with extra("transformers", "transformers for this callback"):
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -83,10 +82,9 @@ class SparseTrainingCallback(TrainerCallback):
         control: TrainerControl,  # noqa: ARG002 - the trainer's signature
         **_: Any,
     ) -> None:
-        """Write the masks beside the checkpoint."""
+        """Write the masks into the folder of the checkpoint."""
         if self.training is not None and state.is_world_process_zero:
-            with replacing(_checkpoint(args, state) / FILE) as new:
-                save_file(self.training.state_dict(), new)
+            write_tensors(_checkpoint(args, state) / FILE, self.training.state_dict())
 
     def on_train_end(
         self,
@@ -165,4 +163,10 @@ def _read(folder: Path) -> dict[str, Any]:
             f"Expected the masks of the resumed training at {path}, got no such file; use a "
             f"checkpoint that was saved with this callback, or copy the file there."
         )
-    return load_file(path)
+    try:
+        return read_checked(path, older=True).tensors
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"Expected undamaged masks of the resumed training at {path}, got a file that cannot be "
+            f"used ({error}); copy it again, or resume from another checkpoint."
+        ) from error

@@ -14,6 +14,7 @@ from boxwood._internal.cli.progress import byte_bar
 from boxwood._internal.cli.prune import Links
 from boxwood._internal.cli.tables import show
 from boxwood._internal.cli.terminal import Console, say
+from boxwood._internal.core.replacing import disk_errors
 from boxwood._internal.files.checkpoint import (
     OnRead,
     companion_files,
@@ -32,7 +33,7 @@ from boxwood._internal.files.layout import (
 from boxwood._internal.files.mask_files import masks_file_of, open_masks
 from boxwood._internal.files.packed import dense_pieces, pack_file, unpack_file
 from boxwood._internal.files.quantised import refuse_unprunable
-from boxwood._internal.files.writing import copy_file, disk_errors, whole_file
+from boxwood._internal.files.writing import copy_file, whole_file
 from boxwood.errors import InvalidInput
 
 Source = Annotated[

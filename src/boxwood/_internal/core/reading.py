@@ -10,6 +10,10 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, NoReturn
 
+from boxwood.errors import CheckpointError
+
+_PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
 
 @contextmanager
 def opened(path: Path) -> Iterator[BufferedReader]:
@@ -25,9 +29,10 @@ def opened(path: Path) -> Iterator[BufferedReader]:
         OSError: /dev/zero is no regular file
     """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(f"{path} is no regular file")
     with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(f"{path} is no regular file")
         yield file
 
 
@@ -53,6 +58,23 @@ def read_whole(path: Path) -> bytes:
     """
     with opened(path) as file:
         return file.read()
+
+
+def refuse_pickle(head: bytes, path: Path) -> None:
+    """Refuse a file that begins as a pickle does, whatever its name.
+
+    Raises:
+        CheckpointError: it does; with the way to convert it.
+
+    Example:
+        >>> refuse_pickle(b"{}", Path("weights.safetensors"))
+    """
+    if head[:2] in _PICKLES:
+        raise CheckpointError(
+            f"Expected a safetensors file, got a pickle at {path}, which could run code when "
+            f"it is read; convert it where you trust it: `safetensors.torch.save_file("
+            f"torch.load('{path.name}', weights_only=True), 'weights.safetensors')`."
+        )
 
 
 def strict_json(text: bytes) -> dict[str, Any]:

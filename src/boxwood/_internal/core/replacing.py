@@ -125,6 +125,32 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(new, ignore_errors=True)
 
 
+@contextmanager
+def disk_errors(
+    what: object,
+    way_out: str = "free some space or give another place, and run again: what was finished is kept.",
+) -> Iterator[None]:
+    """Turn a full or read-only disk into an error that says what to do.
+
+    Args:
+        what: is written, or the place where it is.
+        way_out: what to do, and what is kept.
+
+    Example:
+        >>> with disk_errors("out", "free some space."):
+        ...     raise OSError(28, "No space left on device")
+        Traceback (most recent call last):
+        ...
+        boxwood.errors.CheckpointError: Expected to write out, got [Errno 28] No space left on device; free some space.
+    """
+    try:
+        yield
+    except TimeoutError:  # a lock that another process holds, which is no fault of the disk
+        raise
+    except OSError as error:
+        raise CheckpointError(f"Expected to write {what}, got {error}; {way_out}") from error
+
+
 def _permit(path: Path, mode: int) -> None:
     if stat.S_IMODE(path.stat().st_mode) != mode:
         with suppress(OSError):  # some file systems have no permissions

@@ -23,6 +23,7 @@ _REFUSED = frozenset(
     {
         "boxwood._internal.core.replacing",  # deletes and renames
         "boxwood._internal.core.spec",  # imports what it is told to
+        "boxwood._internal.core.tensor_files",  # writes to the disk
         "boxwood._internal.core.trust",
         "boxwood._internal.data.downloads",  # writes to the disk, over a network
         "boxwood._internal.model.held_weights",  # calls into the interpreter

@@ -14,14 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from boxwood._internal.core.checksums import checksum_of
 from boxwood._internal.core.examples import Examples
-from boxwood._internal.core.reading import check_regular
-from boxwood._internal.core.replacing import replacing
+from boxwood._internal.core.replacing import disk_errors
+from boxwood._internal.core.tensor_files import read_checked, write_tensors
 from boxwood._internal.distill.encodings import Encoded, Encoding, Exact
 from boxwood._internal.distill.ensembles import Ask
 from boxwood._internal.distill.losses import Lesson
@@ -60,15 +57,12 @@ class Shards:
         if not path.exists():
             return None
         try:
-            check_regular(path)
-            with safe_open(path, framework="pt") as opened:
-                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-                noted = (opened.metadata() or {}).get("sha256")
-        except (OSError, SafetensorError) as error:
-            raise _damaged(path, error) from error
-        if noted != checksum_of(tensors):
-            raise _damaged(path, "its bytes are not those that were written")
-        return tensors
+            return read_checked(path).tensors
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"Expected undamaged answers of a teacher at {path}, got a file that cannot be used "
+                f"({error}); delete it: the teacher is asked again."
+            ) from error
 
     def write(self, number: int, tensors: Mapping[str, Tensor]) -> None:
         """Write a shard in place of what was there.
@@ -77,16 +71,10 @@ class Shards:
             CheckpointError: the disk is full or not writable; nothing is left behind.
         """
         path = self._path(number)
-        whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        try:
+        way_out = "free some space, or train without keeping them."
+        with disk_errors(f"a teacher's answers into {self.folder}", way_out):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as new:
-                save_file(whole, new, {"sha256": checksum_of(whole)})
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(
-                f"Expected to write a teacher's answers into {self.folder}, got {error}; free "
-                f"some space, or train without keeping them."
-            ) from error
+            write_tensors(path, tensors)
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:06d}.safetensors"
@@ -249,10 +237,3 @@ def _checked(logits: Tensor, count: int) -> Tensor:
             f"shape {tuple(logits.shape)}; check the teacher on one batch."
         )
     return logits.cpu()  # where they are kept, and hashed
-
-
-def _damaged(path: Path, why: object) -> CheckpointError:
-    return CheckpointError(
-        f"Expected undamaged answers of a teacher at {path}, got a file that cannot be used "
-        f"({why}); delete it: the teacher is asked again."
-    )

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from boxwood._internal.core.reading import opened, shown, strict_json
+from boxwood._internal.core.reading import opened, refuse_pickle, shown, strict_json
 from boxwood.errors import CheckpointError
 
 BITS = {
@@ -46,7 +46,6 @@ _LENGTH = struct.Struct("<Q")
 _MOST_DIMENSIONS = 32
 _LARGEST = 2**63 - 1
 _HALVES = re.compile("[\ud800-\udfff]")
-_PICKLES = (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 @dataclass(frozen=True)
@@ -237,23 +236,6 @@ def preamble(header: Header) -> bytes:
         b'\x08\x00\x00\x00\x00\x00\x00\x00{}      '
     """
     return _LENGTH.pack(len(header.text)) + header.text
-
-
-def refuse_pickle(head: bytes, path: Path) -> None:
-    """Refuse a file that begins as a pickle does, whatever its name.
-
-    Raises:
-        CheckpointError: it does; with the way to convert it.
-
-    Example:
-        >>> refuse_pickle(b"{}", Path("weights.safetensors"))
-    """
-    if head[:2] in _PICKLES:
-        raise CheckpointError(
-            f"Expected a safetensors file, got a pickle at {path}, which could run code when "
-            f"it is read; convert it where you trust it: `safetensors.torch.save_file("
-            f"torch.load('{path.name}', weights_only=True), 'weights.safetensors')`."
-        )
 
 
 def _entry(name: str, about: object, data_at: int, path: Path) -> Entry:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from boxwood._internal.core.placement import check_whole
 from boxwood._internal.core.reading import shown, strict_json
-from boxwood._internal.core.replacing import check_suffix
+from boxwood._internal.core.replacing import check_suffix, disk_errors
 from boxwood._internal.files.checkpoint import CHUNK, StoredTensor
 from boxwood._internal.files.header import (
     Header,
@@ -33,7 +33,7 @@ from boxwood._internal.files.header import (
     preamble,
     read_header,
 )
-from boxwood._internal.files.writing import disk_errors, whole_file
+from boxwood._internal.files.writing import whole_file
 from boxwood.errors import CheckpointError
 
 FOLDER = "masks"

@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from boxwood._internal.core.replacing import replacing_folder
+from boxwood._internal.core.replacing import disk_errors, replacing_folder
 from boxwood._internal.files.checkpoint import Checkpoint, StoredTensor, companion_files
 from boxwood._internal.files.header import Entry, Header, preamble
 from boxwood._internal.files.mask_files import FOLDER, bits_of, checksum, mask_header
 from boxwood._internal.files.thresholds import FLOAT_DTYPES
-from boxwood._internal.files.writing import check_new_folder, check_space, disk_errors
+from boxwood._internal.files.writing import check_new_folder, check_space
 from boxwood.errors import CheckpointError
 
 _DTYPES = FLOAT_DTYPES | {

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from boxwood._internal.core.allocation import keep_of
 from boxwood._internal.core.reading import read_whole, strict_json
-from boxwood._internal.core.replacing import UNFINISHED
+from boxwood._internal.core.replacing import UNFINISHED, disk_errors
 from boxwood._internal.core.schedules import check_sparsity
 from boxwood._internal.core.selection import Threshold, keep_above_
 from boxwood._internal.files.checkpoint import (
@@ -44,7 +44,7 @@ from boxwood._internal.files.thresholds import (
     magnitudes_in,
     prunable_tensors,
 )
-from boxwood._internal.files.writing import check_space, copy_file, disk_errors, whole_file
+from boxwood._internal.files.writing import check_space, copy_file, whole_file
 from boxwood.errors import CheckpointError
 
 Watch = Callable[[str, int, int], None]

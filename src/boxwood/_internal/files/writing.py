@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from boxwood._internal.core.replacing import replacing
+from boxwood._internal.core.replacing import disk_errors, replacing
 from boxwood.errors import CheckpointError
 
 
@@ -71,23 +71,3 @@ def check_new_folder(out: Path) -> None:
                 f"Expected {out} to be a new or an empty folder, got one that holds something; "
                 f"give another folder, or delete this one."
             )
-
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into an error that says what to do.
-
-    Example:
-        >>> with disk_errors(Path("out")):
-        ...     raise OSError(28, "No space left on device")
-        Traceback (most recent call last):
-        ...
-        boxwood.errors.CheckpointError: Expected to write out, got [Errno 28] No space left on device; free some space or give another place, and run again: what was finished is kept.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise CheckpointError(
-            f"Expected to write {path}, got {error}; free some space or give another place, and "
-            f"run again: what was finished is kept."
-        ) from error

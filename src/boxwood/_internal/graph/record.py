@@ -13,13 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from boxwood._internal.core.checksums import checksum_of
-from boxwood._internal.core.reading import check_regular, shown, strict_json
-from boxwood._internal.core.replacing import check_suffix, replacing
+from boxwood._internal.core.reading import shown, strict_json
+from boxwood._internal.core.replacing import check_suffix, disk_errors
+from boxwood._internal.core.tensor_files import TensorFile, read_checked, write_tensors
 from boxwood._internal.graph.rebuild import named_tensors, rebuilt
 from boxwood._internal.graph.reparametrised import (
     Reparametrised,
@@ -34,7 +32,6 @@ from boxwood._internal.graph.surgery import attributes_of, corrected_, cuts_of
 from boxwood.errors import BoxwoodError, CheckpointError
 
 _KEY = "boxwood.structure"
-_CHECKSUM = "boxwood.sha256"
 _FORMAT = 2  # 1 had no checksum
 Ranges = list[tuple[int, int]]
 
@@ -115,16 +112,9 @@ def save_shrunken(small: nn.Module, record: Record, path: Path | str) -> None:
     """
     path = Path(path)
     check_suffix(path, ".safetensors")
-    tensors = {names[0]: t.detach().cpu().contiguous().clone() for names, t in named_tensors(small)}
-    try:
-        with replacing(path) as new:
-            text = json.dumps(record.to_json())
-            save_file(tensors, new, {_KEY: text, _CHECKSUM: checksum_of(tensors, text)})
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"Expected to write {path}, got {error}; give a path in a folder "
-            "that exists and can be written."
-        ) from error
+    tensors = {names[0]: t.detach().clone() for names, t in named_tensors(small)}
+    with disk_errors(path, "give a path in a folder that exists and can be written."):
+        write_tensors(path, tensors, {_KEY: json.dumps(record.to_json())})
 
 
 def load_shrunken(path: Path | str, build: Callable[[], nn.Module]) -> nn.Module:
@@ -184,23 +174,20 @@ def read_record(path: Path) -> tuple[Record, dict[str, Tensor]]:
             f"Expected a shrunken network at {path}, got no file; check the path."
         )
     try:
-        check_regular(path)
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+        found = read_checked(path, older=True)
+    except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"Expected an undamaged safetensors file at {path}, got one that cannot be read "
-            f"({error}); write it again with save_shrunken."
+            f"Expected an undamaged file at {path}, got one that cannot be used ({error}); copy it "
+            f"again, or write it again with save_shrunken."
         ) from error
-    if _KEY not in metadata:
+    if _KEY not in found.texts:
         raise CheckpointError(
             f"Expected a file that save_shrunken wrote, got {path} without a record of what was "
             "removed; load it as ordinary weights."
         )
     try:
-        told = strict_json(metadata[_KEY].encode())
-        _check_whole(told["format"], metadata, tensors, path)
+        told = strict_json(found.texts[_KEY].encode())
+        _check_format(told["format"], found, path)
         record = Record(
             {name: tuple(shape) for name, shape in told["shapes"].items()},
             {
@@ -210,7 +197,7 @@ def read_record(path: Path) -> tuple[Record, dict[str, Tensor]]:
             [(tuple(where), value) for where, value in told["attributes"]],
             [(str(module), str(name)) for module, name in told.get("baked", ())],
         )
-        _check_shapes(record, tensors)
+        _check_shapes(record, found.tensors)
     except BoxwoodError:
         raise
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
@@ -218,28 +205,25 @@ def read_record(path: Path) -> tuple[Record, dict[str, Tensor]]:
             f"Expected a whole record in {path}, got one that lacks a part ({error}); write it "
             "again with save_shrunken."
         ) from error
-    if _CHECKSUM not in metadata:
+    if found.checksum is None:
         warnings.warn(
             f"{path} was written by an older Boxwood without a checksum, so damage would not be "
-            f"noticed. Compare what it computes with the original, and write it anew.",
+            f"noticed. Compare what it computes with the original, and write it again.",
             UserWarning,
             stacklevel=3,
         )
-    return record, tensors
+    return record, found.tensors
 
 
-def _check_whole(
-    version: object, metadata: Mapping[str, str], tensors: Mapping[str, Tensor], path: Path
-) -> None:
+def _check_format(version: object, found: TensorFile, path: Path) -> None:
     if version not in (1, _FORMAT) or type(version) is not int:
         raise CheckpointError(
             f"Expected a record of format {_FORMAT} at most, got {version!r} in {path}; update Boxwood."
         )
-    wanted = metadata.get(_CHECKSUM)
-    if (version, wanted) != (1, None) and wanted != checksum_of(tensors, metadata[_KEY]):
+    if found.checksum is None and version != 1:
         raise CheckpointError(
-            f"Expected the tensors and the record that were written in {path}, got others; the "
-            f"file was damaged: copy it anew, or write it again with save_shrunken."
+            f"Expected a checksum in {path}, as all records of format {version} have, got none; the "
+            f"file was damaged: copy it again, or write it again with save_shrunken."
         )
 
 

@@ -123,7 +123,7 @@ def damaged(path: Path, why: object) -> CheckpointError:
     return CheckpointError(
         f"Expected an undamaged file at {path}, got one that cannot be used ({why}); "
         f"delete {path.parent if path.parent.parent.name == 'phases' else path} "
-        f"and run again, or copy the file anew."
+        f"and run again, or copy the file again."
     )
 
 

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from boxwood._internal.core.spec import encode
+from boxwood._internal.core.tensor_files import read_tensors
 from boxwood._internal.data.splits import Splits
 from boxwood._internal.recipes.phase import (
     Experiment,
@@ -27,7 +29,8 @@ from boxwood._internal.recipes.phase import (
 )
 from boxwood._internal.runs.chain import keys
 from boxwood._internal.runs.provenance import provenance
-from boxwood._internal.runs.store import Store, StoredCheckpoints, read_tensors
+from boxwood._internal.runs.records import damaged
+from boxwood._internal.runs.store import Store, StoredCheckpoints
 from boxwood.errors import InvalidInput
 
 Watcher = Callable[["Job", int, int, int], None]
@@ -222,8 +225,7 @@ def _needs(job: Job, index: int) -> list[Job]:
 def _start(genesis: Genesis) -> State:
     model = genesis.build()
     if genesis.checkpoint is not None:
-        weights, _ = read_tensors(Path(genesis.checkpoint))
-        load_weights_(model, weights)
+        load_weights_(model, _checkpoint(Path(genesis.checkpoint)))
     return state_of(model, {}, {})
 
 
@@ -275,7 +277,7 @@ def _with_checksum(experiment: Experiment) -> Experiment:
     path = Path(experiment.checkpoint)
     if not os.path.isfile(path):  # noqa: PTH113 - a path that is too long is none
         raise InvalidInput(f"Expected a checkpoint at {path}, got none; correct the path.")
-    read_tensors(path)
+    _checkpoint(path)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if experiment.checkpoint_sha256 not in (None, found):
         raise InvalidInput(
@@ -283,6 +285,13 @@ def _with_checksum(experiment: Experiment) -> Experiment:
             f"{found}; the file has changed: give the old one, or drop checkpoint_sha256."
         )
     return replace(experiment, checkpoint_sha256=found)
+
+
+def _checkpoint(path: Path) -> dict[str, Tensor]:
+    try:
+        return read_tensors(path).tensors
+    except (OSError, ValueError) as error:
+        raise damaged(path, error) from error
 
 
 def phase_title(phase: Phase) -> str:

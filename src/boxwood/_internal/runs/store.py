@@ -20,19 +20,16 @@ import json
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from boxwood._internal.core.checksums import checksum_of
 from boxwood._internal.core.masks import pack, unpack
-from boxwood._internal.core.reading import check_regular, opened
-from boxwood._internal.core.replacing import replacing, replacing_folder, unfinished
-from boxwood._internal.files.header import refuse_pickle
+from boxwood._internal.core.reading import opened, strict_json
+from boxwood._internal.core.replacing import disk_errors, replacing, replacing_folder, unfinished
+from boxwood._internal.core.tensor_files import read_checked, read_tensors, write_tensors
 from boxwood._internal.recipes.phase import State
 from boxwood._internal.runs.records import (
     FORMAT,
@@ -46,6 +43,7 @@ from boxwood._internal.runs.records import (
 from boxwood._internal.train.snapshots import Snapshot
 from boxwood.errors import BoxwoodError, CheckpointError, DamagedFileWarning
 
+_SNAPSHOT = "boxwood.snapshot"
 _PATIENCE = 60.0
 """Seconds to wait for what takes another process milliseconds."""
 
@@ -97,8 +95,8 @@ class Store:
         try:
             if _sha256(path) != record["sha256"]:
                 raise damaged(path, "its bytes are not those that were written")
-            tensors, _ = read_tensors(path)
-        except OSError as error:
+            tensors = read_tensors(path).tensors
+        except (OSError, ValueError) as error:
             raise damaged(path, error) from error
         weights = {n[8:]: t for n, t in tensors.items() if n.startswith("weights/")}
         bits = {n[6:]: t for n, t in tensors.items() if n.startswith("masks/")}
@@ -112,16 +110,16 @@ class Store:
         """Write a finished phase; it appears under its key at once, or not at all.
 
         Raises:
-            CheckpointError: the disk is full or not writable; nothing is left behind.
+            CheckpointError: the disk is full or not writable; nothing half-written is left.
         """
         path = self._folder("phases") / key
         with _disk(self.root):
             if path.exists() and not self.has(key):
                 path.rename(unfinished(path))  # what somebody left of it
             with replacing_folder(path) as made:
-                tensors = {f"weights/{n}": t.contiguous() for n, t in state.weights.items()}
+                tensors = {f"weights/{n}": t for n, t in state.weights.items()}
                 tensors |= {f"masks/{n}": t for n, t in pack(state.masks).items()}
-                save_file(tensors, made / "state.safetensors")
+                write_tensors(made / "state.safetensors", tensors)
                 record = {
                     "format": FORMAT,
                     "key": key,
@@ -192,7 +190,7 @@ class Store:
         except NewerFormatError:
             raise
         except (FileNotFoundError, BoxwoodError):
-            pass  # it is new, or damaged and written anew
+            pass  # it is new, or damaged and written again
         with self.noting(), _disk(self.root), replacing(path) as new:
             new.write_text(sealed_text(wanted))
 
@@ -223,8 +221,8 @@ class Store:
     def snapshot(self, key: str) -> Snapshot | None:
         """Read how far a phase under way has come; None if it has not been started.
 
-        A damaged snapshot counts as none, with a warning of the kind `DamagedFileWarning`: the phase begins
-        anew, and its result is the same.
+        A damaged snapshot counts as none, with a warning of the kind `DamagedFileWarning`: the
+        phase begins again, and its result is the same.
 
         Raises:
             CheckpointError: a newer Boxwood wrote it.
@@ -233,28 +231,21 @@ class Store:
         if not path.exists():
             return None
         try:
-            check_regular(path)
-            tensors, told = read_tensors(path)
-            facts = json.loads(told["facts"])
-            version = int(told.get("format", FORMAT))
-            right = told["sha256"] == checksum_of(tensors, told["facts"])
-        except (CheckpointError, OSError, ValueError, KeyError, RecursionError) as error:
-            _begin_anew(path, error)
+            found = read_checked(path)
+            about = strict_json(found.texts[_SNAPSHOT].encode())
+            facts, version = about["facts"], about["format"]
+        except (CheckpointError, OSError, ValueError, KeyError) as error:
+            _begin_again(path, error)
             return None
         check_format(version, path)
-        if not right or not isinstance(facts, dict):
-            _begin_anew(path, "its contents are not those that were written")
-            return None
-        return Snapshot(tensors, facts)
+        return Snapshot(found.tensors, facts)
 
     def save_snapshot(self, key: str, snapshot: Snapshot) -> None:
         """Keep how far a phase has come, in place of what was kept before."""
         self._folder("partial")
-        tensors = {name: tensor.contiguous() for name, tensor in snapshot.tensors.items()}
-        facts = json.dumps(snapshot.facts)
-        told = {"facts": facts, "format": str(FORMAT), "sha256": checksum_of(tensors, facts)}
-        with _disk(self.root), replacing(self._partial(key)) as new:
-            save_file(tensors, new, told)
+        about = json.dumps({"format": FORMAT, "facts": snapshot.facts})
+        with _disk(self.root):
+            write_tensors(self._partial(key), snapshot.tensors, {_SNAPSHOT: about})
 
     def _partial(self, key: str) -> Path:
         return self.root / "partial" / f"{key}.safetensors"
@@ -291,45 +282,22 @@ class StoredCheckpoints:
         self._last = time.monotonic()
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Read a safetensors file and its notes.
-
-    Raises:
-        CheckpointError: the file is a pickle, is truncated, or is no safetensors file.
-    """
-    check_regular(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {n: file.get_tensor(n) for n in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except SafetensorError as error:
-        with path.open("rb") as start:
-            refuse_pickle(start.read(4), path)
-        raise damaged(path, error) from error
-
-
 def _sha256(path: Path) -> str:
     with opened(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _begin_anew(path: Path, why: object) -> None:
+def _begin_again(path: Path, why: object) -> None:
     warnings.warn(
         f"Expected an undamaged snapshot at {path}, got one that cannot be used ({why}); its phase "
-        f"begins anew, and its result will be the same.",
+        f"begins again, and its result will be the same.",
         DamagedFileWarning,
         stacklevel=3,
     )
 
 
-@contextmanager
-def _disk(root: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into an error that says what to do."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        if isinstance(error, Timeout):
-            raise
-        raise CheckpointError(
-            f"Expected to write into the store {root}, got {error}; free some space, or give "
-            f"another folder with --store. What was finished before is kept."
-        ) from error
+def _disk(root: Path) -> AbstractContextManager[None]:
+    way_out = (
+        "free some space, or give another folder with --store. What was finished before is kept."
+    )
+    return disk_errors(f"into the store {root}", way_out)
