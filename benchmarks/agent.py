@@ -12,7 +12,7 @@ from boxwood._internal.graph.units import find_units
 from boxwood._internal.model.oneshot import project_
 from boxwood._internal.recipes.phases.prune_units import masks_of
 from boxwood._internal.recipes.phases.search_filters import FirstExamples, Recovery
-from boxwood._internal.zoo.small_nets import small_vgg
+from boxwood._internal.zoo.cifar_nets import small_vgg
 
 TRIES = 5  # of one update
 

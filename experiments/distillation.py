@@ -17,7 +17,7 @@ from boxwood import SGD, Adam, Call, Experiment, Splits, Training
 from boxwood._internal.data.augmentation import FlipAndCrop
 from boxwood._internal.data.digits import digits
 from boxwood._internal.data.idx import fashion_mnist, mnist
-from boxwood._internal.data.subsets import fewer, without
+from boxwood._internal.data.subsets import first_examples, without_classes
 from boxwood._internal.distill.ensembles import arithmetic
 from boxwood._internal.distill.losses import Distillation
 from boxwood._internal.recipes.phases.measure_teacher import MeasureTeacher
@@ -53,7 +53,7 @@ def teachers(data: Callable[[], Splits] = fashion_mnist, whole: int = 20_000) ->
     """
     return Experiment(
         model=TEACHER_NET,
-        data=Call.of(fewer, data=data, count=whole),
+        data=Call.of(first_examples, data=data, count=whole),
         branches=(("teacher", trained(TEACHING)),),
     )
 
@@ -68,7 +68,7 @@ def few_labels(data: Callable[[], Splits] = fashion_mnist, whole: int = 20_000) 
     training = Training(
         steps=steps, batch=100, optimizer=Adam(lr=1e-3, fused=True), watch_every=steps // 15
     )
-    source = teacher(TEACHER_NET, TEACHING, data=Call.of(fewer, data=data, count=whole))
+    source = teacher(TEACHER_NET, TEACHING, data=Call.of(first_examples, data=data, count=whole))
     branches = [("hard", trained(training))]
     branches += [
         (f"soft {t:g}", student(training, source, Distillation(temperature=t)))
@@ -76,7 +76,7 @@ def few_labels(data: Callable[[], Splits] = fashion_mnist, whole: int = 20_000) 
     ]
     return Experiment(
         model=STUDENT_NET,
-        data=Call.of(fewer, data=data, count=count),
+        data=Call.of(first_examples, data=data, count=count),
         branches=tuple(branches),
         judge=judge_few_labels,
     )
@@ -90,7 +90,9 @@ def missing_class(
 ) -> Experiment:
     """A transfer set without a class, which the student knows by its teacher's answers alone."""
     shift = ShiftBias(classes=missing, shifts=UPWARDS)
-    return _partial(Call.of(fewer, data=data, count=whole), missing, shift, epochs, judge_missing)
+    return _partial(
+        Call.of(first_examples, data=data, count=whole), missing, shift, epochs, judge_missing
+    )
 
 
 def two_classes(
@@ -102,7 +104,7 @@ def two_classes(
     """A transfer set of two classes only, and what its student says about all ten."""
     missing = tuple(each for each in range(10) if each not in present)
     shift = ShiftBias(classes=present, shifts=tuple(-each for each in UPWARDS))
-    return _partial(Call.of(fewer, data=data, count=whole), missing, shift, epochs, None)
+    return _partial(Call.of(first_examples, data=data, count=whole), missing, shift, epochs, None)
 
 
 def ensemble(
@@ -121,7 +123,7 @@ def ensemble(
         )
     source = teacher(net, training, members=members)
     losses = [Distillation(temperature=t) for t in TEMPERATURES[:3]]
-    return _together(net, Call.of(fewer, data=data, count=count), training, source, losses)
+    return _together(net, Call.of(first_examples, data=data, count=count), training, source, losses)
 
 
 def acoustic(data: Callable[[], Splits] = speech, members: int = 10, epochs: int = 2) -> Experiment:
@@ -154,7 +156,7 @@ def specialists(data: Callable[[], Splits] = fashion_mnist, count: int = 20_000)
     start = generalist(training)
     return Experiment(
         model=Call.of(wide_net, hidden=(100, 100)),
-        data=Call.of(fewer, data=data, count=count),
+        data=Call.of(first_examples, data=data, count=count),
         branches=(
             ("given", with_specialists(start, special, groups=((0, 2, 4, 6), (5, 7, 9)))),
             ("found", with_specialists(start, special, groups=7)),
@@ -196,7 +198,7 @@ def pruned(data: Callable[[], Splits] = fashion_mnist, whole: int = 20_000) -> E
     ]
     return Experiment(
         model=lenet_300_100,
-        data=Call.of(fewer, data=data, count=whole),
+        data=Call.of(first_examples, data=data, count=whole),
         branches=tuple(branches),
         judge=judge_pruned,
     )
@@ -262,7 +264,7 @@ def _partial(
         branches.append((f"soft {t:g}", student(training, source, loss, shift=shift)))
     return Experiment(
         model=STUDENT_NET,
-        data=Call.of(without, data=data, classes=missing),
+        data=Call.of(without_classes, data=data, classes=missing),
         branches=tuple(branches),
         judge=judge,
     )

@@ -17,7 +17,7 @@ from boxwood import Adam, Call, Experiment, Splits, Training
 from boxwood._internal.agent.search import TryAndLearn
 from boxwood._internal.core.criteria import magnitude, random, taylor
 from boxwood._internal.data.idx import fashion_mnist
-from boxwood._internal.data.subsets import fewer
+from boxwood._internal.data.subsets import first_examples
 from boxwood._internal.model.scoring import Criterion
 from boxwood._internal.recipes.filter_agent import by_sensitivity, filter_agent, layers_of, ranked
 from boxwood._internal.recipes.phase import Recipe
@@ -27,8 +27,7 @@ from boxwood._internal.report.contrasts import difference
 from boxwood._internal.report.study import Finding, Measurement, by_seed, facts_by_seed
 from boxwood._internal.report.verdicts import by_p_value, compared, corrected, exceeds
 from boxwood._internal.train.optimizers import Drops
-from boxwood._internal.zoo.cifar_nets import small_resnet
-from boxwood._internal.zoo.small_nets import small_vgg
+from boxwood._internal.zoo.cifar_nets import small_resnet, small_vgg
 from boxwood_studies.halved_images import halved
 from boxwood_studies.scenes import scenes
 from boxwood_studies.segmentation_nets import encoder_decoder
@@ -74,7 +73,7 @@ def _classified(
 ) -> Experiment:
     return _study(
         net,
-        Call.of(fewer, data=Call.of(halved, data=data), count=count),
+        Call.of(first_examples, data=Call.of(halved, data=data), count=count),
         torch.zeros(1, 1, 14, 14),
         train=Training(epochs=12, batch=100, optimizer=Adam(lr=2e-3), course=Drops(at=(0.75,))),
         finetune=Training(epochs=2, batch=100, optimizer=Adam(lr=5e-4)),

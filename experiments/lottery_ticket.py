@@ -13,7 +13,7 @@ from dataclasses import replace
 from boxwood import Call, Experiment, Splits, Training
 from boxwood._internal.core.shuffles import within_layers
 from boxwood._internal.data.idx import fashion_mnist
-from boxwood._internal.data.subsets import fewer
+from boxwood._internal.data.subsets import first_examples
 from boxwood._internal.recipes import lottery_networks as networks
 from boxwood._internal.recipes.lottery_ticket import (
     Pruning,
@@ -83,7 +83,7 @@ def conv_2_scaled(
     branches += _compared(
         LATE, train, row.prune, levels, compared, reinits, random=False, rewind=rewind
     )
-    part = data if images is None else Call.of(fewer, data=data, count=images)
+    part = data if images is None else Call.of(first_examples, data=data, count=images)
     return Experiment(
         model=Call.of(glorot, net=net),
         data=Call.of(halved, data=part),

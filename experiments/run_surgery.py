@@ -27,7 +27,7 @@ from torch import nn
 
 from boxwood import Adam, Splits, Training
 from boxwood._internal.data.idx import fashion_mnist
-from boxwood._internal.data.subsets import fewer
+from boxwood._internal.data.subsets import first_examples
 from boxwood._internal.report.estimates import over_seeds
 from boxwood._internal.report.figures import GREY, house_style, label, look, write_figure
 from boxwood._internal.report.study import Finding
@@ -68,7 +68,7 @@ SHOWN = {
 @cache
 def images(size: int) -> Splits:
     """Fashion-MNIST of 28 or 14 pixels, with the first 10,000 examples to learn from."""
-    return fewer(fashion_mnist if size == 28 else partial(halved, fashion_mnist), LEARNED)
+    return first_examples(fashion_mnist if size == 28 else partial(halved, fashion_mnist), LEARNED)
 
 
 def trained_here(build: Any, size: int) -> Case:

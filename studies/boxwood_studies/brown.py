@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from boxwood._internal.data.data_paths import find, places
+from boxwood._internal.data.data_paths import find_folder, folders_to_search
 from boxwood._internal.data.splits import Splits
 from boxwood._internal.data.text import HELD_OUT_LENGTH, LENGTH, corpus
 from boxwood.errors import InvalidInput
@@ -99,9 +99,9 @@ def ptb_words(word: str) -> list[str]:
 
 def _parts(root: str | None) -> Iterator[tuple[int, Path]]:
     """List the files, each with the number of its part: 0 training, 1 validation, 2 test."""
-    folder = find(
+    folder = find_folder(
         "the 500 files of the Brown corpus",
-        places(root, "BROWN_DIR", "brown"),
+        folders_to_search(root, "BROWN_DIR", "brown"),
         lambda place: len(_files(place)) == _FILES,
         "run `make data`, or set BROWN_DIR to the folder of ca01 to cr09.",
     )

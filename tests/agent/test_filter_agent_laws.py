@@ -17,8 +17,7 @@ from boxwood._internal.agent.search import Agent, TryAndLearn, Update, best_rewa
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.model.oneshot import project_
 from boxwood._internal.recipes.phases.prune_units import kept_under, masks_of
-from boxwood._internal.zoo.cifar_nets import small_resnet
-from boxwood._internal.zoo.small_nets import small_vgg
+from boxwood._internal.zoo.cifar_nets import small_resnet, small_vgg
 from boxwood.errors import BoxwoodError
 
 DROPS = st.floats(-100, 100)

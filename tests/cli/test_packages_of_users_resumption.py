@@ -35,10 +35,10 @@ def net(classes):
 """,
     "sets.py": """
 from boxwood._internal.data.digits import digits
-from boxwood._internal.data.subsets import fewer
+from boxwood._internal.data.subsets import first_examples
 
 def some_digits():
-    return fewer(digits, 120)
+    return first_examples(digits, 120)
 """,
 }
 

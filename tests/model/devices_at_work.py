@@ -55,8 +55,8 @@ from boxwood._internal.train.loop import train_
 from boxwood._internal.train.losses import cross_entropy
 from boxwood._internal.train.metrics import evaluate
 from boxwood._internal.train.snapshots import Snapshot
+from boxwood._internal.zoo.cifar_nets import small_vgg
 from boxwood._internal.zoo.lenet import lenet_300_100
-from boxwood._internal.zoo.small_nets import small_vgg
 
 Device = torch.device
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ from boxwood._internal.recipes.filter_agent import by_sensitivity, filter_agent,
 from boxwood._internal.recipes.phase import State, World
 from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.recipes.phases.search_filters import SearchFilters
-from boxwood._internal.zoo.small_nets import small_vgg
+from boxwood._internal.zoo.cifar_nets import small_vgg
 from boxwood.errors import BoxwoodError
 
 NET = Call.of(small_vgg, widths=(6, 8))

@@ -14,7 +14,7 @@ from boxwood._internal.core import spec
 from boxwood._internal.core.spec import Call
 from boxwood._internal.data.augmentation import FlipAndCrop
 from boxwood._internal.data.digits import digits
-from boxwood._internal.data.subsets import fewer, without
+from boxwood._internal.data.subsets import first_examples, without_classes
 from boxwood._internal.distill.encodings import Half
 from boxwood._internal.distill.hints import Hinted, answering_with
 from boxwood._internal.distill.losses import Distillation, Lesson
@@ -315,7 +315,7 @@ def test_norms_are_kept_to(seed: int) -> None:
 
 def test_less_of_a_data_set() -> None:
     """Fewer examples or classes change the training part and its identity alone."""
-    whole, some, rest = digits(), fewer(digits, 50), without(digits, (1, 3))
+    whole, some, rest = digits(), first_examples(digits, 50), without_classes(digits, (1, 3))
     assert torch.equal(some.train.inputs, whole.train.inputs[:50])
     assert not torch.isin(rest.train.targets, torch.tensor([1, 3])).any()
     assert len(rest.train) == int((~torch.isin(whole.train.targets, torch.tensor([1, 3]))).sum())
@@ -333,9 +333,9 @@ def test_less_of_a_data_set() -> None:
         (lambda: Trained(model=NET, recipe=trained(TRAINING), members=0), "at least one member"),
         (lambda: ShiftBias(classes=(), shifts=(1.0,)), "classes and shifts to try"),
         (lambda: Training(epochs=1, batch=1, optimizer=SGD(lr=1.0), max_norm=0.0), "max_norm > 0, got None, None and 0.0"),
-        (lambda: fewer(digits, 0), "between 1 and 1197"),
-        (lambda: without(digits, (10,)), r"0..9, got \[10\]"),
-        (lambda: without(digits, tuple(range(10))), "leave out fewer"),
+        (lambda: first_examples(digits, 0), "between 1 and 1197"),
+        (lambda: without_classes(digits, (10,)), r"0..9, got \[10\]"),
+        (lambda: without_classes(digits, tuple(range(10))), "leave out fewer"),
     ],
 )  # fmt: skip
 def test_refusals(call: object, message: str) -> None:

@@ -29,7 +29,7 @@ from boxwood._internal.agent.search import TryAndLearn
 from boxwood._internal.data.digits import digits
 from boxwood._internal.recipes.filter_agent import filter_agent
 from boxwood._internal.recipes.phases.search_filters import SearchFilters
-from boxwood._internal.zoo.small_nets import small_vgg
+from boxwood._internal.zoo.cifar_nets import small_vgg
 
 def recipe():
     training = Training(epochs=2, batch=60, optimizer=SGD(lr=0.05, momentum=0.9))

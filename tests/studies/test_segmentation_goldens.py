@@ -8,7 +8,7 @@ from boxwood._internal.data.splits import InMemory, Splits
 from boxwood._internal.graph.equivalence import check_equivalence, shrink
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.recipes.unit_selection import select_units
-from boxwood._internal.zoo.small_nets import small_vgg
+from boxwood._internal.zoo.cifar_nets import small_vgg
 from boxwood_studies import scenes as made_of
 from boxwood_studies.segmentation_nets import FCN32s, SegNet, encoder_decoder
 

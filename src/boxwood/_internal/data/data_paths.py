@@ -15,7 +15,7 @@ def data_home() -> Path:
     return Path(os.environ.get("BOXWOOD_DATA") or ".data")
 
 
-def places(given: str | None, variable: str, *below: str) -> tuple[Path, ...]:
+def folders_to_search(given: str | None, variable: str, *below: str) -> tuple[Path, ...]:
     """List where to look for a data set, the most explicit place first.
 
     Args:
@@ -24,14 +24,16 @@ def places(given: str | None, variable: str, *below: str) -> tuple[Path, ...]:
         below: folders below `data_home`.
 
     Example:
-        >>> [place.name for place in places("mine", "SURELY_NOT_SET", "mnist")]
+        >>> [place.name for place in folders_to_search("mine", "SURELY_NOT_SET", "mnist")]
         ['mine', 'mnist']
     """
     explicit = [folder for folder in (given, os.environ.get(variable)) if folder]
     return (*map(Path, explicit), *(data_home() / name for name in below))
 
 
-def find(title: str, looked: Sequence[Path], holds: Callable[[Path], bool], way_out: str) -> Path:
+def find_folder(
+    title: str, looked: Sequence[Path], holds: Callable[[Path], bool], way_out: str
+) -> Path:
     """Return the first place that holds a data set.
 
     Args:
@@ -44,7 +46,7 @@ def find(title: str, looked: Sequence[Path], holds: Callable[[Path], bool], way_
         InvalidInput: no place holds it; the message lists every place.
 
     Example:
-        >>> find("the rest", [Path("here")], lambda place: False, "look elsewhere.")
+        >>> find_folder("the rest", [Path("here")], lambda place: False, "look elsewhere.")
         Traceback (most recent call last):
         ...
         boxwood.errors.InvalidInput: Expected the rest in one of the places looked at, got nothing in any of: here; look elsewhere.

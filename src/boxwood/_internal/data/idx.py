@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from boxwood._internal.data.data_paths import find, places
+from boxwood._internal.data.data_paths import find_folder, folders_to_search
 from boxwood._internal.data.splits import Splits, from_tensors
 from boxwood.errors import InvalidInput
 
@@ -101,7 +101,7 @@ def mnist(root: str | None = None) -> Splits:
     """
     return _load(
         "mnist",
-        places(root, "MNIST_DIR", "mnist", "MNIST/raw"),
+        folders_to_search(root, "MNIST_DIR", "mnist", "MNIST/raw"),
         "run `make data`, call boxwood._internal.data.downloads.download_mnist() where there is a network, "
         "or set MNIST_DIR to the folder of its four IDX files.",
     )
@@ -126,7 +126,7 @@ def fashion_mnist(root: str | None = None) -> Splits:
 
     Source: H. Xiao, K. Rasul, R. Vollgraf, arXiv:1708.07747, 2017, section 2.
     """
-    below = places(root, "FASHION_MNIST_DIR", "fashion-mnist", "FashionMNIST/raw")
+    below = folders_to_search(root, "FASHION_MNIST_DIR", "fashion-mnist", "FashionMNIST/raw")
     return _load(
         "fashion-mnist",
         (*below, DEBIAN_FASHION_MNIST),
@@ -136,7 +136,7 @@ def fashion_mnist(root: str | None = None) -> Splits:
 
 
 def _load(name: str, looked: tuple[Path, ...], way_out: str) -> Splits:
-    folder = find(
+    folder = find_folder(
         f"the four IDX files of {name}",
         looked,
         lambda place: all(_files(place, stem) for stem in _STEMS),

@@ -10,7 +10,7 @@ from boxwood._internal.data.splits import InMemory, Splits, fingerprint
 from boxwood.errors import InvalidInput
 
 
-def fewer(data: Callable[[], Splits], count: int) -> Splits:
+def first_examples(data: Callable[[], Splits], count: int) -> Splits:
     """Keep the first ``count`` training examples; validation and test stay whole.
 
     The training part of Boxwood's data sets is in random order, so these are a fair sample.
@@ -24,7 +24,7 @@ def fewer(data: Callable[[], Splits], count: int) -> Splits:
 
     Example:
         >>> from boxwood._internal.data.digits import digits
-        >>> len(fewer(digits, 100).train)
+        >>> len(first_examples(digits, 100).train)
         100
     """
     whole = data()
@@ -36,7 +36,7 @@ def fewer(data: Callable[[], Splits], count: int) -> Splits:
     return _part(whole, torch.arange(count), f"first {count}")
 
 
-def without(data: Callable[[], Splits], classes: Sequence[int]) -> Splits:
+def without_classes(data: Callable[[], Splits], classes: Sequence[int]) -> Splits:
     """Take the training examples of some classes away; validation and test stay whole.
 
     Args:
@@ -48,7 +48,7 @@ def without(data: Callable[[], Splits], classes: Sequence[int]) -> Splits:
 
     Example:
         >>> from boxwood._internal.data.digits import digits
-        >>> part = without(digits, (3,))
+        >>> part = without_classes(digits, (3,))
         >>> part.classes, 3 in part.train.targets
         (10, False)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from boxwood._internal.data.data_paths import find, places
+from boxwood._internal.data.data_paths import find_folder, folders_to_search
 from boxwood._internal.data.splits import InMemory, Splits, fingerprint
 from boxwood.errors import InvalidInput
 
@@ -159,9 +159,9 @@ def ptb(
     Source: Mikolov et al., "Recurrent neural network based language model", 2010, for the set;
     its words are lower case, numbers are N, and rare words `UNKNOWN`.
     """
-    folder = find(
+    folder = find_folder(
         "the three files of ptb",
-        places(root, "PTB_DIR", "ptb"),
+        folders_to_search(root, "PTB_DIR", "ptb"),
         lambda place: all(_file(place, part) for part in _PARTS),
         "set PTB_DIR to the folder of ptb.train.txt, ptb.valid.txt and ptb.test.txt.",
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from boxwood._internal.core.extras import extra
-from boxwood._internal.data.data_paths import find, places
+from boxwood._internal.data.data_paths import find_folder, folders_to_search
 from boxwood._internal.data.downloads import torchvision_datasets
 from boxwood._internal.data.splits import Splits, fingerprint, from_tensors, hold_out
 from boxwood.errors import InvalidInput
@@ -39,9 +39,9 @@ def cifar10(root: str | None = None) -> Splits:
     chapter 3; the split of 45,000 and 5,000 is that of He et al., arXiv:1512.03385, section 4.2.
     """
     datasets = torchvision_datasets()
-    folder = find(
+    folder = find_folder(
         "CIFAR-10's folder cifar-10-batches-py",
-        places(root, "CIFAR10_DIR", "."),
+        folders_to_search(root, "CIFAR10_DIR", "."),
         lambda place: (place / "cifar-10-batches-py").is_dir(),
         "call boxwood._internal.data.downloads.download_cifar10() where there is a network, or set "
         "CIFAR10_DIR to the folder that holds cifar-10-batches-py.",
@@ -148,9 +148,9 @@ def imagenet_folder(
     if size < 1:
         raise InvalidInput(f"Expected size >= 1 pixel, got {size}; the papers' nets take 224.")
     datasets = torchvision_datasets()
-    folder = find(
+    folder = find_folder(
         "the folders train and val of an image data set",
-        places(root, "IMAGENET_DIR", "imagenet"),
+        folders_to_search(root, "IMAGENET_DIR", "imagenet"),
         lambda place: (place / "train").is_dir() and (place / "val").is_dir(),
         "unpack the images (ImageNet's come from image-net.org, after registration) as "
         "train/<class>/<file> and val/<class>/<file>, and give that folder, or set IMAGENET_DIR.",

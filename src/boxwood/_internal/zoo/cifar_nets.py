@@ -1,10 +1,12 @@
-"""ResNets and VGG-19 for small images, as the lottery ticket papers prune them."""
+"""ResNets and VGGs for small images: those of the lottery ticket papers, and smaller ones."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 from torch.nn import functional
+
+from boxwood.errors import InvalidInput
 
 _VGG_19 = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))
 
@@ -95,7 +97,7 @@ def small_resnet(
             stride = 2 if stage > 1 and index == 1 else 1
             layers[f"block{stage}_{index}"] = ResidualBlock(inputs, width, stride=stride)
             inputs = width
-    return nn.Sequential(layers | head(inputs, classes))
+    return nn.Sequential(layers | _head(inputs, classes))
 
 
 def vgg_19(*, channels: int = 3, classes: int = 10) -> nn.Sequential:
@@ -126,20 +128,46 @@ def vgg_19(*, channels: int = 3, classes: int = 10) -> nn.Sequential:
             layers[f"norm{index}"] = nn.BatchNorm2d(width)
             layers[f"relu{index}"] = nn.ReLU()
             inputs = width
-    return nn.Sequential(layers | head(inputs, classes))
+    return nn.Sequential(layers | _head(inputs, classes))
 
 
-def head(inputs: int, classes: int) -> OrderedDict[str, nn.Module]:
-    """Make the layers behind the last convolution: average pooling and one linear layer.
+def small_vgg(
+    *, channels: int = 1, classes: int = 10, widths: Sequence[int] = (16, 16, 32, 32)
+) -> nn.Sequential:
+    """Build 3 × 3 convolutions with batch norm, pooling after every second, and one linear layer.
+
+    16,794 parameters with the defaults.
 
     Args:
-        inputs: filters of the last convolution.
+        channels: colours of the images, which may have any size from 4 pixels on.
         classes: outputs.
+        widths: filters of each convolution, an even number of them.
+
+    Raises:
+        InvalidInput: the widths do not come in pairs.
 
     Example:
-        >>> list(head(64, 10))
-        ['pool', 'flatten', 'fc']
+        >>> sum(p.numel() for p in small_vgg().parameters())
+        16794
     """
+    if not widths or len(widths) % 2:
+        raise InvalidInput(
+            f"Expected an even number of widths, got {tuple(widths)}; pooling follows every second."
+        )
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    inputs = channels
+    for index, width in enumerate(widths, 1):
+        layers[f"conv{index}"] = nn.Conv2d(inputs, width, 3, padding=1, bias=False)
+        layers[f"norm{index}"] = nn.BatchNorm2d(width)
+        layers[f"relu{index}"] = nn.ReLU()
+        if index % 2 == 0:
+            layers[f"pool{index // 2}"] = nn.MaxPool2d(2)
+        inputs = width
+    return nn.Sequential(layers | _head(inputs, classes))
+
+
+def _head(inputs: int, classes: int) -> OrderedDict[str, nn.Module]:
+    """Layers after the last convolution: average pooling and one linear layer."""
     return OrderedDict(
         pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten(), fc=nn.Linear(inputs, classes)
     )
