@@ -30,4 +30,4 @@ def test_the_acoustic_study_on_digits(tmp_path: Path) -> None:
     ]
     (finding,) = study.judge(measured)
     assert finding.held is None
-    assert "points, that is" in finding.evidence
+    assert "of a gain of" in finding.evidence
