@@ -11,17 +11,16 @@ from typer.testing import CliRunner
 from boxwood._internal.cli.main import app
 
 STUDY = """
-from boxwood import SGD, Call, Experiment, Fit
-from boxwood._internal.recipes.three_step import one_shot
+from boxwood._internal.core.spec import Call
+from boxwood._internal.recipes.phase import Experiment
+from boxwood._internal.recipes.phases.measure import Measure
 from package_beside.networks.small import net
 from package_beside.sets import some_digits
 
 def study():
-    fit = Fit(epochs=1, batch=60, optimizer=SGD(lr=0.1))
+    recipe = (Measure(),)
     return Experiment(
-        model=Call.of(net, classes=10),
-        data=some_digits,
-        branches=(("pruned", one_shot(fit, fit, 0.5)),),
+        model=Call.of(net, classes=10), data=some_digits, branches=(("untrained", recipe),)
     )
 """
 PACKAGE = {
