@@ -24,6 +24,7 @@ from boxwood._internal.recipes.lottery_ticket import (
 from boxwood._internal.recipes.phase import Recipe
 from boxwood._internal.report.study import Finding, Measurement, by_seed
 from boxwood._internal.report.tickets import EarlyStop, Verdict, early_stop, verdict
+from boxwood._internal.report.verdicts import corrected
 from boxwood._internal.zoo.conv_nets import conv_2
 from boxwood._internal.zoo.glorot import glorot
 from boxwood_studies.halved_images import halved
@@ -122,12 +123,18 @@ def judge(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
         for level, kept, found in verdicts(measured, prefix):
             held = {"ticket": True, "no ticket": False}.get(found.word)
             claim = f"{prefix}a ticket at {kept:.1%} of the weights (level {level}): {found.word}"
-            findings.append(Finding(claim, held, str(found)))
+            findings.append(_finding(claim, held, found))
     for _, kept, found in verdicts(measured, "", control="random"):
         # The same rule with random masks in the place of reinitialised ones.
         held = {"ticket": True, "no ticket": False}.get(found.word)
-        findings.append(Finding(f"better than random sparsity at {kept:.1%}", held, str(found)))
-    return tuple(findings)
+        findings.append(_finding(f"better than random sparsity at {kept:.1%}", held, found))
+    return corrected(findings)
+
+
+def _finding(claim: str, held: bool | None, found: Verdict) -> Finding:
+    seeds = len(found.against_dense.differences)
+    needed = None if found.more_seeds is None else seeds + found.more_seeds
+    return Finding(claim, held, str(found), p=found.p, seeds=seeds, needed=needed)
 
 
 def verdicts(

@@ -99,6 +99,8 @@ class Verdict:
         speed_dense: steps to early stop, dense over ticket.
         more_seeds: how many more would likely decide; None if not even a thousand.
         censored: early stops in the last 5 %: of the ticket, of the reinitialised network.
+        p: two-sided p-value of the word: the largest of (i) to (iii) for a ticket, three times the
+            smallest for none.
     """
 
     word: str
@@ -108,6 +110,7 @@ class Verdict:
     speed_dense: Interval
     more_seeds: int | None
     censored: tuple[int, int]
+    p: float
 
     def __str__(self) -> str:
         """Say it in a line."""
@@ -180,8 +183,8 @@ def verdict(
     late = sum(each.censored for each in ticket)
     seeds = len(ticket)
     word = "undecided"
+    p_values = [above(estimate, limit) for estimate, limit in limits]
     if enough(seeds):
-        p_values = [above(estimate, limit) for estimate, limit in limits]
         if any(p > 1 - ALPHA / 2 for p in p_values):
             word = "no ticket"
         elif max(p_values) < ALPHA / 2 and against_reinit.sign_p < ALPHA and not late:
@@ -197,6 +200,7 @@ def verdict(
         speed_dense=ratio([float(each.step) for each in dense], steps),
         more_seeds=0 if word != "undecided" else None if more is None else max(1, more),
         censored=(late, sum(each.censored for group in reinit for each in group)),
+        p=min(1.0, 6 * (1 - max(p_values)) if word == "no ticket" else 2 * max(p_values)),
     )
 
 

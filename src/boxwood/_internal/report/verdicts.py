@@ -260,7 +260,7 @@ def _decided(
     if needed is not None:
         needed = max(needed, estimate.seeds + 1)
     wins = sum(each > limit for each in estimate.by_seed)
-    said = f"{_figures(estimate, digits)} {unit} {_rests_on(estimate)}, {wins} of them above {limit + 0.0:g}"
+    said = f"{_figures(estimate, digits)} {unit} {_rests_on(estimate)}, {wins} of them above {limit + 0.0:.3g}"
     if not decides:
         said += (
             f"; {needed} seeds would likely decide it"

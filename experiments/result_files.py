@@ -1,0 +1,123 @@
+"""Read the results files that the claims are held against."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from boxwood._internal.report.claims import NotRun, Report
+from boxwood._internal.report.contrasts import BySeed, value_of
+from boxwood._internal.report.study import Finding
+from boxwood._internal.report.tickets import EarlyStop
+from boxwood._internal.report.tickets import Verdict as TicketVerdict
+from boxwood._internal.report.tickets import verdict as ticket_verdict
+from boxwood._internal.report.verdicts import compared
+
+DATA = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
+RESULTS = Path(__file__).parent / "results"
+
+
+def reports() -> dict[str, Report]:
+    """All results files by name."""
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+    return {name: each for name, each in found.items() if isinstance(each, dict)}
+
+
+def network(report: Report, name: str) -> BySeed:
+    """The runs of one network, by seed."""
+    found = {row["seed"]: row for row in report["runs"] if row.get("name") == name}
+    if not found:
+        raise NotRun(f"no network {name!r} yet")
+    return found
+
+
+def better(
+    report: Report, claim: str, ours: str, theirs: str, limit: float = 0.0, **how: Any
+) -> Finding:
+    """Whether one network is better than another by more than a limit."""
+    terms = [(1.0, network(report, ours)), (-1.0, network(report, theirs))]
+    return compared(claim, terms, limit, **how)
+
+
+def lower_loss(
+    report: Report, claim: str, ours: str, theirs: str, limit: float = 0.0, unit: str = "nats"
+) -> Finding:
+    """Whether the test loss of one network is lower than another's by more than a limit."""
+    terms = [(1.0, network(report, theirs)), (-1.0, network(report, ours))]
+    return compared(claim, terms, limit, what="loss", scale=1.0, unit=unit, digits=4)
+
+
+def best_soft(report: Report, label: str = "") -> str:
+    """The taught network of the highest mean validation accuracy."""
+    names = dict.fromkeys(row["name"] for row in report["runs"])
+    soft = [n for n in names if n.startswith("soft") and n.endswith(label)]
+    if not soft:
+        raise NotRun("no taught network yet")
+
+    def validation(name: str) -> float:
+        rows = network(report, name).values()
+        return sum(value_of(row, "validation", "right") for row in rows) / len(rows)
+
+    return max(soft, key=validation)
+
+
+def first_run(report: Report, names: Sequence[str]) -> str:
+    """The first of some names that was run."""
+    for name in names:
+        if any(row["name"] == name for row in report["runs"]):
+            return name
+    raise NotRun(f"no network {names[0]!r} yet")
+
+
+def stops(report: Report, name: str) -> dict[int, EarlyStop]:
+    """Where the networks of one name would have stopped, by seed."""
+    found = report.get("early_stops", {}).get(name)
+    if not found:
+        raise NotRun(f"no network {name!r} yet")
+    return {int(seed): EarlyStop(**stop) for seed, stop in found.items()}
+
+
+def at_stop(report: Report, name: str) -> BySeed:
+    """What a network was worth where it would have stopped, by seed."""
+    return {
+        seed: {"test": stop.test, "validation": stop.validation}
+        | ({} if stop.answers is None else {"test_answers": stop.answers})
+        for seed, stop in stops(report, name).items()
+    }
+
+
+def controls(report: Report, level: int, control: str, prefix: str = "") -> list[str]:
+    """Names of the networks that a ticket is held against, such as all reinitialised ones."""
+    names = [
+        name
+        for name in report.get("early_stops", {})
+        if name.startswith(f"{prefix}{control}") and name.endswith(f" level-{level}")
+    ]
+    if not names:
+        raise NotRun(f"no {prefix}{control} at level {level} yet")
+    return names
+
+
+def ticket(report: Report, level: int, control: str = "reinit", prefix: str = "") -> TicketVerdict:
+    """The rule for tickets at one level, against all controls of that level."""
+    names = controls(report, level, control, prefix)
+    mine = stops(report, f"{prefix}ticket level-{level}")
+    whole = stops(report, f"{prefix}ticket level-0" if prefix != "late: " else "ticket level-0")
+    others = [stops(report, name) for name in names]
+    seeds = sorted(set(mine).intersection(whole, *others))
+    return ticket_verdict(
+        [whole[s] for s in seeds], [mine[s] for s in seeds], [[o[s] for o in others] for s in seeds]
+    )
+
+
+def rows_of(report: Report, **wanted: Any) -> Sequence[Mapping[str, Any]]:
+    """Rows of a study that lists its own kind of runs."""
+    found = [row for row in report["runs"] if all(row.get(k) == v for k, v in wanted.items())]
+    if not found:
+        raise NotRun(f"no rows with {wanted} yet")
+    return found
+
+
+def not_judged(_: Report) -> Finding:
+    """For claims that no study is about: whoever writes one writes how it is judged."""
+    raise NotRun("no study of this yet")
