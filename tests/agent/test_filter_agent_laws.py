@@ -14,9 +14,13 @@ from boxwood._internal.agent.policy import FilterPolicy
 from boxwood._internal.agent.reinforce import draw, surrogate, whitened
 from boxwood._internal.agent.reward import accuracy_term, efficiency_term, reward
 from boxwood._internal.agent.search import Agent, TryAndLearn, Update, best_rewarded, thresholded
+from boxwood._internal.data.digits import digits
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.model.oneshot import project_
 from boxwood._internal.recipes.phases.prune_units import kept_under, masks_of
+from boxwood._internal.recipes.phases.search_filters import FirstExamples, Recovery
+from boxwood._internal.train.optimizers import SGD
+from boxwood._internal.train.settings import Training
 from boxwood._internal.zoo.cifar_nets import small_resnet, small_vgg
 from boxwood.errors import BoxwoodError
 
@@ -59,7 +63,9 @@ def test_a_bound_that_is_not_positive_is_refused(bound):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"tries": 1}, {"updates": 0}, {"patience": 0}, {"lr": 0.0}], ids=str
+    "settings",
+    [{"tries": 1}, {"updates": 0}, {"certainty": 0.4}, {"certainty": 1.1}, {"lr": 0.0}],
+    ids=str,
 )
 def test_numbers_of_a_search_out_of_range_are_refused(settings):
     """One try cannot be compared, and no update cannot learn."""
@@ -141,28 +147,67 @@ def test_equal_actions_are_tried_once():
         asked.extend(map(tuple, (action.tolist() for action in actions)))
         return [0.0] * len(actions)
 
-    agent = _search(assess, updates=20, patience=20, tries=8)
+    agent = _search(assess, updates=20, certainty=1.0, tries=8)
     assert len(asked) == len(set(asked)) <= 15
     assert {tuple(c == "1" for c in text) for u in agent.updates for text in u.tried} == set(asked)
 
 
-def test_a_search_ends_when_the_mind_is_made_up_or_the_cap_is_met():
-    """The last ``patience`` thresholded actions are one, or there were ``updates`` of them."""
-    settled = _search(lambda actions: [0.0] * len(actions), updates=200, patience=7)
-    last = [update.now for update in settled.updates]
-    assert len(last) < 200
-    assert len(set(last[-7:])) == 1
-    assert all(len(set(last[k : k + 7])) > 1 for k in range(len(last) - 7))
-    capped = _search(lambda actions: [0.0] * len(actions), updates=5, patience=7)
+def test_a_search_ends_when_the_agent_is_certain_or_the_cap_is_met():
+    """It goes on while probabilities are near one half, even if the action has long been the same."""
+    done = _search(lambda actions: [0.0] * len(actions), updates=200, certainty=0.95)
+    certainties = [update.certainty for update in done.updates]
+    assert len(certainties) < 200
+    assert certainties[-1] > 0.95
+    assert all(each <= 0.95 for each in certainties[:-1])
+    assert certainties[-1] == pytest.approx(float(_sure(done)))
+    capped = _search(lambda actions: [0.0] * len(actions), updates=5, certainty=0.95)
     assert len(capped.updates) == 5
+
+
+@torch.no_grad()
+def _sure(agent: Agent) -> torch.Tensor:
+    q = agent.policy(agent.picture).sigmoid()
+    return torch.maximum(q, 1 - q).mean()
+
+
+def test_the_bound_decides_how_many_filters_stay():
+    """With filters of all importances, a bound of 8 points removes more than one of 0.5."""
+    kept = {0.5: 0, 8.0: 0}
+    for seed in range(3):
+        chance = torch.Generator().manual_seed(seed)
+        importance = 4 * torch.rand(16, generator=chance).square()
+        picture = torch.randn(16, 20, generator=chance) * importance[:, None]
+
+        def assess(actions, importance=importance):
+            gone = [~action for action in actions]
+            return [float(importance[g].sum() * (1 + 3 * g.float().mean())) for g in gone]
+
+        for bound in kept:
+            agent = Agent(picture, TryAndLearn(bound=bound), seed=seed)
+            while not agent.finished:
+                agent.step_(assess)
+            (drop,) = assess([agent.action])
+            assert drop < bound + 0.5
+            kept[bound] += int(agent.action.sum())
+    assert kept[8.0] < kept[0.5] - 3
+
+
+def test_keeping_everything_costs_nothing_with_any_recovery():
+    """p* is measured after the same recovery as every try, down to the last example."""
+    data = digits()
+    recover = Recovery(data.train, Training(steps=3, batch=50, optimizer=SGD(lr=0.1)), 1, seed=0)
+    torch.manual_seed(0)
+    net = small_vgg(widths=(4, 4)).eval()
+    tries = tries_of(net, IMAGE, "conv1.weight", FirstExamples(data.validation, 200), tune_=recover)
+    assert tries.drop(torch.ones(4, dtype=torch.bool)) == 0
 
 
 def test_without_a_loss_the_smallest_layer_is_best_and_with_a_great_one_the_largest():
     """An agent that never loses accuracy keeps one filter; one that always loses it keeps all."""
-    free = _search(lambda actions: [0.0] * len(actions), updates=150, patience=150)
+    free = _search(lambda actions: [0.0] * len(actions), updates=150, certainty=1.0)
     assert int(free.action.sum()) == 1
     dear = _search(
-        lambda actions: [90.0 * float((~a).sum()) for a in actions], updates=150, patience=150
+        lambda actions: [90.0 * float((~a).sum()) for a in actions], updates=150, certainty=1.0
     )
     assert dear.action.all()
 

@@ -15,7 +15,7 @@ from boxwood._internal.zoo.cifar_nets import small_vgg
 GENESIS = Genesis(model=Call.of(small_vgg, widths=(6, 8)), data=digits, seed=3)
 PHASE = SearchFilters(
     layer="conv2.weight",
-    search=TryAndLearn(bound=60.0, updates=6, patience=6),
+    search=TryAndLearn(bound=60.0, updates=6, certainty=1.0),
     statistics=1,
     examples=100,
 )

@@ -338,7 +338,7 @@ def recipe(device: Device, which: str) -> Numbers:
         )
     else:
         net = Call.of(small_vgg, widths=(6, 8))
-        how = TryAndLearn(bound=60.0, updates=2, patience=2)
+        how = TryAndLearn(bound=60.0, updates=2, certainty=1.0)
         search = SearchFilters(layer="", search=how, statistics=1, examples=50)
         layers = ("conv1.weight", "conv2.weight")
         phases = filter_agent(training, search, training, layers=layers)

@@ -33,7 +33,7 @@ from boxwood._internal.zoo.cifar_nets import small_vgg
 
 def recipe():
     training = Training(epochs=2, batch=60, optimizer=SGD(lr=0.05, momentum=0.9))
-    search = SearchFilters(layer="", search=TryAndLearn(bound=4.0, updates=30, patience=30))
+    search = SearchFilters(layer="", search=TryAndLearn(bound=4.0, updates=30, certainty=1.0))
     agent = filter_agent(training, search, training, layers=("conv1.weight", "conv2.weight"))
     return Experiment(
         model=Call.of(small_vgg, widths=(6, 6)), data=digits, branches=(("agent", agent),)

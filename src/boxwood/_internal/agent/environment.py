@@ -1,5 +1,6 @@
 """What an agent acts on: a network without the filters that it wants removed, and its accuracy."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
@@ -37,7 +38,7 @@ class Tries:
         group: the layer, and all layers whose filters go with it.
         tune_: what is done to each smaller network before it is measured.
         worth: accuracy.
-        best: p*, of the original network, in [0, 1].
+        best: p*, of the original network after ``tune_``, in [0, 1].
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2))
@@ -140,7 +141,8 @@ def tries_of(
         model: any module, in evaluation; it is not changed.
         example: an input, as for `units`.
         layer: name of a group of units.
-        worth: accuracy of a network on validation examples, in [0, 1]; the model's own is p*.
+        worth: accuracy of a network on validation examples, in [0, 1]; the model's own, after
+            ``tune_``, is p*.
         tune_: what is done to each smaller network before it is measured; nothing by default.
 
     Raises:
@@ -158,15 +160,28 @@ def tries_of(
         True
     """
     found = find_units(model, example)
+    tune_ = tune_ or (lambda _: None)
     return Tries(
         model=model,
         units=found,
         kept=np.ones(len(found), dtype=np.bool_),
         group=group_named(found, layer),
-        tune_=tune_ or (lambda _: None),
+        tune_=tune_,
         worth=worth,
-        best=worth(model),
+        best=worth_after(tune_, worth, model),
     )
+
+
+def worth_after(tune_: Tune, worth: Worth, model: nn.Module) -> float:
+    """Measure a network as every try is measured: a copy of it, tuned. That of the original is p*.
+
+    Example:
+        >>> worth_after(lambda net: None, lambda net: 0.5, nn.Linear(1, 1))
+        0.5
+    """
+    tuned = copy.deepcopy(model)
+    tune_(tuned)
+    return worth(tuned)
 
 
 class InProcesses:

@@ -1,4 +1,4 @@
-"""The search over one layer: update after update, until the agent no longer changes its mind."""
+"""The search over one layer: update after update, until the agent is certain."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,12 +27,14 @@ class Update:
         drop: of accuracy after each, in percentage points.
         reward: of each.
         now: the thresholded action after the update.
+        certainty: mean over the filters of ``max(q, 1 - q)`` after the update, from ½ to 1.
     """
 
     tried: tuple[str, ...]
     drop: tuple[float, ...]
     reward: tuple[float, ...]
     now: str
+    certainty: float = 0.5
 
     @property
     def kept(self) -> tuple[int, ...]:
@@ -82,7 +84,7 @@ class TryAndLearn:
         bound: b > 0, the drop of accuracy that is acceptable, in percentage points.
         tries: M, actions for one update.
         updates: at most so many.
-        patience: stop once the thresholded action was the same for so many updates.
+        certainty: in [½, 1]; stop once the mean over the filters of ``max(q, 1 - q)`` is above it.
         lr: learning rate of Adam.
         choose: the final action: `thresholded` or `best_rewarded`.
 
@@ -93,24 +95,27 @@ class TryAndLearn:
         >>> TryAndLearn(bound=2.0).tries
         5
 
-    Source: Huang, Zhou, You and Neumann (2018). Five tries are from memory; the learning rate and
-    the cap are those of ports; the patience is ours. With the other port's rate, 0.01, policies
-    were certain before they had seen enough (`docs/methods/filter_agent.md`).
+    Source: Huang, Zhou, You and Neumann (2018). Five tries are from memory; the rest is
+    ours. The paper stops once the thresholded action no longer changes. Such a pause also comes long
+    before a policy has learnt, while all of its probabilities are still near one half; a policy that
+    is certain has nothing left to try. Ports have rates of 0.001 and 0.01, with which policies are
+    certain before they have seen enough, and a cap of 100 updates.
     """
 
     bound: float
     tries: int = 5
-    updates: int = 100
-    patience: int = 20
-    lr: float = 1e-3
+    updates: int = 400
+    certainty: float = 0.99
+    lr: float = 3e-4
     choose: Choose = thresholded
 
     def __post_init__(self) -> None:
         accuracy_term(0.0, self.bound)
-        if self.tries < 2 or self.updates < 1 or self.patience < 1 or not self.lr > 0:
+        certain = 0.5 <= self.certainty <= 1
+        if self.tries < 2 or self.updates < 1 or not certain or not self.lr > 0:
             raise InvalidInput(
-                f"Expected tries >= 2, updates >= 1, patience >= 1 and lr > 0, got "
-                f"tries={self.tries}, updates={self.updates}, patience={self.patience}, "
+                f"Expected tries >= 2, updates >= 1, certainty in [0.5, 1] and lr > 0, got "
+                f"tries={self.tries}, updates={self.updates}, certainty={self.certainty}, "
                 f"lr={self.lr}; rewards are compared among the tries of one update."
             )
 
@@ -146,10 +151,9 @@ class Agent:
 
     @property
     def finished(self) -> bool:
-        """Whether the cap is met, or the agent has not changed its mind for long enough."""
-        last = [update.now for update in self.updates[-self.how.patience :]]
-        settled = len(last) == self.how.patience and len(set(last)) == 1
-        return settled or len(self.updates) >= self.how.updates
+        """Whether the agent is certain, or the cap is met."""
+        certain = bool(self.updates) and self.updates[-1].certainty > self.how.certainty
+        return certain or len(self.updates) >= self.how.updates
 
     @property
     def action(self) -> Tensor:
@@ -179,8 +183,10 @@ class Agent:
         surrogate(logits, actions, whitened(torch.tensor(rewards))).backward()
         self.optimizer.step()
         with torch.no_grad():
-            now = as_text(thresholded(self.policy(self.picture), ()))
-        self.updates.append(Update(tried, drops, rewards, now))
+            after = self.policy(self.picture)
+        certainty = float(after.abs().sigmoid().mean())
+        now = as_text(thresholded(after, ()))
+        self.updates.append(Update(tried, drops, rewards, now, certainty))
         return self.updates[-1]
 
     def _known(self) -> dict[str, float]:
@@ -209,7 +215,13 @@ class Agent:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         self.updates = [
-            Update(tuple(each["tried"]), tuple(each["drop"]), tuple(each["reward"]), each["now"])
+            Update(
+                tuple(each["tried"]),
+                tuple(each["drop"]),
+                tuple(each["reward"]),
+                each["now"],
+                each["certainty"],
+            )
             for each in updates
         ]
 

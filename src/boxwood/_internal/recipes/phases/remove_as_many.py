@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from boxwood._internal.agent.environment import filters_of, group_named
+from boxwood._internal.agent.environment import filters_of, group_named, worth_after
 from boxwood._internal.core import spec
 from boxwood._internal.core.chance import draws, seeded
 from boxwood._internal.core.criteria import magnitude
@@ -105,7 +105,7 @@ class RemoveBySensitivity:
     sensitivity of each layer and choose by hand.
     """
 
-    revision: ClassVar[int] = 0
+    revision: ClassVar[int] = 1  # 0: the whole network was measured without recovery
 
     like: Recipe
     layers: tuple[str, ...]
@@ -128,7 +128,7 @@ class RemoveBySensitivity:
         scores = score_units(found)
         worth = FirstExamples(world.data.validation, self.examples)
         recover = Recovery(world.data.train, None, self.statistics, world.seed)
-        dense, whole = worth(model), found.multiply_adds(kept)
+        dense, whole = worth_after(recover, worth, model), found.multiply_adds(kept)
         steps: list[str] = []
 
         def price(tried: Kept) -> float:

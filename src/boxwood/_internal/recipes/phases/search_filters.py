@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from boxwood._internal.agent.environment import InProcesses, Tries, group_named
+from boxwood._internal.agent.environment import InProcesses, Tries, group_named, worth_after
 from boxwood._internal.agent.search import Agent, Assess, TryAndLearn
 from boxwood._internal.core import spec
 from boxwood._internal.core.examples import Examples, InBatches
@@ -85,7 +85,8 @@ class SearchFilters:
     Args:
         layer: name of the group of units, such as ``conv1.weight``; `boxwood.find_units` lists them.
         search: how the agent searches.
-        reference: label of the phase that left the original network; its accuracy is p*.
+        reference: label of the phase that left the original network; its accuracy, after the same
+            recovery as every try, is p*.
         recover: a brief training after each removal; None for none.
         statistics: batches of 250 training examples over which batch-norm statistics are taken
             anew after each removal.
@@ -101,7 +102,7 @@ class SearchFilters:
     is a parameter. p* is the accuracy of the original network for every layer.
     """
 
-    revision: ClassVar[int] = 0
+    revision: ClassVar[int] = 1  # 0: p* of the network as it was, without recovery
 
     layer: str
     search: TryAndLearn
@@ -117,14 +118,18 @@ class SearchFilters:
         model = world.network(state)
         found = units_of(model, world.data)
         worth = FirstExamples(world.data.validation, self.examples)
+        recover = Recovery(world.data.train, self.recover, self.statistics, world.seed)
+        original = world.network(world.earlier(self.reference))
+        with _one_thread():
+            best = worth_after(recover, worth, original)
         tries = Tries(
             model=model,
             units=found,
             kept=kept_under(found, state.masks),
             group=group_named(found, self.layer),
-            tune_=Recovery(world.data.train, self.recover, self.statistics, world.seed),
+            tune_=recover,
             worth=worth,
-            best=worth(world.network(world.earlier(self.reference))),
+            best=best,
         )
         agent = Agent(tries.picture, self.search, seed=world.seed, purpose=self.layer)
         action, drop = self._learn_(agent, tries, world)
@@ -162,9 +167,15 @@ def _assessing(tries: Tries, processes: int) -> Iterator[Assess]:
         with InProcesses(tries, processes) as many:
             yield many.drops
         return
+    with _one_thread():
+        yield tries.drops
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # the last bits of a sum depend on the number of threads
     try:
-        yield tries.drops
+        yield
     finally:
         torch.set_num_threads(before)
