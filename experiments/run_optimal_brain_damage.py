@@ -37,6 +37,9 @@ from boxwood._internal.train.losses import squared_error
 HERE = Path(__file__).parent
 STUDY = HERE / "optimal_brain_damage.py"
 INPUTS = ("standardised", "one_mean", "shifted")
+DRAWS = ("random 0", "random 1", "random 2")
+GRADIENT = 1e-6  # of the study, at which a network is at a minimum
+SHOWN = 1e-2  # the decay of the picture
 NAME = re.compile(r"(?P<criterion>.+) (?P<how>at once|retrained), decay (?P<decay>\S+) / seed .*")
 
 
@@ -47,7 +50,8 @@ class Row:
     Args:
         curve: (sparsity, deleted weights, predicted rise, training loss) each, or with retraining
             (sparsity, training loss, test errors, test examples).
-        loss: training loss before.
+        loss: training loss before; with the penalty, where nothing is retrained.
+        gradient: norm of the gradient of the loss with its penalty, before.
     """
 
     inputs: str
@@ -56,6 +60,7 @@ class Row:
     how: str
     seed: int
     loss: float
+    gradient: float
     curve: list[list[float]]
 
 
@@ -70,16 +75,18 @@ def _row(job: Job, inputs: str, store: Store) -> Row:
         raise BoxwoodError(f"Expected a name such as 'OBD at once, decay 0', got {job.name!r}.")
     curve: list[list[float]] = []
     losses: list[float] = []
+    gradients: list[float] = []
     for phase, key in zip(job.recipe, job.chain[1:], strict=True):
         facts = store.record(key)["facts"]
         if isinstance(phase, Descend):
             losses.append(facts["loss"])
+            gradients.append(facts["gradient"])
         elif isinstance(phase, Predict):
             losses, curve = [facts["loss"]], facts["deletions"]
         elif isinstance(phase, Measure):
             total, correct = facts["test"]["total"], facts["test"]["correct"]
             curve.append([1 - facts["kept"] / facts["weights"], losses[-1], total - correct, total])
-    return Row(inputs, float(name["decay"]), name["criterion"], name["how"], job.genesis.seed, losses[0], curve)  # fmt: skip
+    return Row(inputs, float(name["decay"]), name["criterion"], name["how"], job.genesis.seed, losses[0], gradients[0], curve)  # fmt: skip
 
 
 def findings(rows: list[Row], exact: list[float], quadratic: float) -> list[Finding]:
@@ -103,14 +110,17 @@ def findings(rows: list[Row], exact: list[float], quadratic: float) -> list[Find
 
         with_decay = f"decay {decay:g}"
         for at in (0.4, 0.5, 0.6):
-            obd, size, chance = (rises(c, at) for c in ("OBD", "magnitude", "random"))
+            obd, size = rises("OBD", at), rises("magnitude", at)
+            # The least of each seed's draws.
+            chance = [min(draws) for draws in zip(*(rises(c, at) for c in DRAWS), strict=True)]
             triples = list(zip(obd, size, chance, strict=True))
             medians = ", ".join(f"{median(each):.3f}" for each in (obd, size, chance))
             found += [
                 in_every_seed(
                     f"(ii) OBD < magnitude at {at:.0%} deleted, {with_decay}",
                     [b - a for a, b, _ in triples],
-                    f"rise of the loss, median, OBD, magnitude, random: {medians}",
+                    f"rise of the loss, median, OBD, magnitude, best of {len(DRAWS)} random: "
+                    f"{medians}",
                 ),
                 in_every_seed(
                     f"(ii) OBD below a third of random at {at:.0%} deleted, {with_decay}",
@@ -122,20 +132,23 @@ def findings(rows: list[Row], exact: list[float], quadratic: float) -> list[Find
                 ),
             ]
         low, high = ratios(0.1), ratios(0.6)
+        slopes = [r.gradient for r in _pick(rows, "standardised", decay, "OBD")]
+        arrived = max(slopes) <= GRADIENT
+        where = "at a minimum" if arrived else "not at a minimum"
         parts = [
             rise / r.loss
             for rise, r in zip(rises("OBD", 0.1), _pick(rows, "standardised", decay, "OBD"), strict=True)
         ]  # fmt: skip
         found.append(
             in_every_seed(
-                f"(iii) the prediction tracks to 10%, {with_decay}",
+                f"(iii) the prediction tracks to 10%, {with_decay}, {where}",
                 [min(1.5 - each, each - 0.67) for each in low],
                 f"predicted / actual at 10%: {_range(low)}; 20%: {_range(ratios(0.2))}; "
                 f"30%: {_range(ratios(0.3))}; 60%: {_range(high)}; the rise at 10% is "
-                f"{_range(parts)} of the loss",
+                f"{_range(parts)} of the loss; gradient {min(slopes):.0e} to {max(slopes):.0e}",
             )
         )
-        for inputs in INPUTS[1:]:
+        for inputs in INPUTS[1:] if _pick(rows, INPUTS[1], decay, "OBD") else ():
             offset, centred = rises("OBD", 0.5, inputs), rises("OBD", 0.5)
             size = rises("magnitude", 0.5, inputs)
             wins = sum(a < b for a, b in zip(offset, size, strict=True))
@@ -178,16 +191,15 @@ def _range(values: list[float]) -> str:
 
 
 def against_explicit_hessian(experiment: Experiment, seed: int, store: Store) -> float:
-    """Compare the diagonals on the trained network, in float64, relative to the largest entry."""
+    """Compare the diagonals on the trained network, relative to the largest entry."""
     job = jobs_of(experiment, range(seed, seed + 1))[0]
     model = experiment.model()
     load_weights_(model, store.load(job.chain[1]).weights)
-    model = model.double()
     inputs, targets = next(iter(InBatches(experiment.data().train, 2048)))
     weights = linear_and_conv(model)
-    seen = Calibration(model, weights, [(inputs.double(), targets)], squared_error)
+    seen = Calibration(model, weights, [(inputs, targets)], squared_error)
     claimed = torch.cat([each.flatten() for each in second_derivative(seen).values()])
-    loss = squared_error(model(inputs.double()), targets)
+    loss = squared_error(model(inputs), targets)
     slopes = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
     explicit = []
     for slope, weight in zip(slopes, weights.values(), strict=True):
@@ -220,25 +232,25 @@ def draw(rows: list[Row], path: Path) -> None:
 
         figure = Figure(figsize=(14, 4))
         axes = figure.subplots(1, 4)
-        colours = {"OBD": "#0072b2", "magnitude": "#d55e00", "random": "#777777"}
+        colours = {"OBD": "#0072b2", "magnitude": "#d55e00", DRAWS[0]: "#777777"}
         for place, inputs in zip(axes, INPUTS, strict=False):
             for criterion, colour in colours.items():
-                picked = _pick(rows, inputs, 1e-4, criterion)
+                picked = _pick(rows, inputs, SHOWN, criterion)
                 _band(place, [[(p[0], p[3] - r.loss) for p in r.curve] for r in picked], criterion, colour)  # fmt: skip
-            predicted = [[(p[0], p[2]) for p in r.curve] for r in _pick(rows, inputs, 1e-4, "OBD")]
+            predicted = [[(p[0], p[2]) for p in r.curve] for r in _pick(rows, inputs, SHOWN, "OBD")]
             _band(place, predicted, "OBD, predicted", "#56b4e9", "--")
             place.set(
-                title=f"Inputs: {inputs.replace('_', ' ')}", xlabel="deleted", ylabel="rise of the training loss",
+                title=f"Inputs: {inputs.replace('_', ' ')}", xlabel="deleted", ylabel="rise of the penalised loss",
                 yscale="log", ylim=(1e-5, 30), xlim=(0.1, 0.8),
             )  # fmt: skip
             place.yaxis.set_major_formatter("{x:g}")
         for criterion, colour in colours.items():
-            picked = _pick(rows, "standardised", 1e-4, criterion, "retrained")
+            picked = _pick(rows, "standardised", SHOWN, criterion, "retrained")
             _band(axes[3], [[(p[0], 100 * p[2] / p[3]) for p in r.curve] for r in picked], criterion, colour)  # fmt: skip
         axes[3].set(title="Retrained each time", xlabel="deleted", ylabel="test error in %")
         axes[0].legend()
         seeds = len({row.seed for row in rows})
-        figure.suptitle(f"Optimal Brain Damage on digits, decay 1e-4: median and range of {seeds} seeds")  # fmt: skip
+        figure.suptitle(f"Optimal Brain Damage on digits, decay {SHOWN:g}: median and range of {seeds} seeds")  # fmt: skip
         write_figure(figure, path)
 
 

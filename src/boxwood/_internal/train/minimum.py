@@ -13,6 +13,10 @@ from boxwood._internal.train.losses import Loss
 from boxwood._internal.train.metrics import device_of
 from boxwood.errors import InvalidInput, TrainingDiverged
 
+# torch's L-BFGS learns nothing from steps whose curvature y·s is below 1e-10, which near a minimum is
+# every step. A larger objective has the same minimum, and a power of two changes no digit of it.
+_SCALE = 2.0**24
+
 
 @dataclass(frozen=True)
 class Arrival:
@@ -75,13 +79,17 @@ def descend_(
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        return _backward(model, batches, loss, decay)
+        value = _backward(model, batches, loss, decay)
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.mul_(_SCALE)
+        return value * _SCALE
 
     try:
         model.eval()
         done = 0
         while True:
-            value, norm = float(closure()), _norm(parameters)
+            value, norm = float(closure()) / _SCALE, _norm(parameters) / _SCALE
             if not value < float("inf"):
                 raise TrainingDiverged(
                     f"Expected a finite loss, got {value}; start from another network."

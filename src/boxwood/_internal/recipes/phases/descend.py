@@ -29,7 +29,7 @@ class Descend:
     only at a minimum.
     """
 
-    revision: ClassVar[int] = 0
+    revision: ClassVar[int] = 1  # 0: steps of little curvature taught L-BFGS nothing
 
     loss: Loss
     decay: float = 0.0
