@@ -69,7 +69,7 @@ def epoch(name: str, net: Call, quick: bool) -> Row:
 
         def from_answers() -> None:
             kept = ask_all(answering(teacher), examples, shards=shards)
-            train_(taught, examples, soft, seed=0, teach=kept)
+            train_(taught, examples, soft, seed=0, make_targets=kept)
 
         ways = {
             "ours": from_answers,

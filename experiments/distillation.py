@@ -24,14 +24,15 @@ from boxwood._internal.recipes.phases.measure_teacher import MeasureTeacher
 from boxwood._internal.recipes.phases.shift_bias import ShiftBias
 from boxwood._internal.recipes.specialists import generalist
 from boxwood._internal.recipes.specialists import specialists as with_specialists
-from boxwood._internal.recipes.teacher_student import shifted, student, teacher, trained
-from boxwood._internal.recipes.teachers import Past, Teacher, taught
+from boxwood._internal.recipes.teacher_student import shifted, student, taught, teacher, trained
+from boxwood._internal.recipes.teachers import Past, Teacher
 from boxwood._internal.recipes.three_step import iterative
 from boxwood._internal.report.contrasts import BySeed, average, difference
 from boxwood._internal.report.estimates import over_seeds
 from boxwood._internal.report.study import Finding, Measurement, by_seed, facts_by_seed
 from boxwood._internal.report.verdicts import compared, corrected, exceeds, shown
-from boxwood._internal.train.optimizers import Drops
+from boxwood._internal.train.lr_schedules import StepDecay
+from boxwood._internal.train.settings import Regularisation
 from boxwood._internal.zoo.lenet import lenet_300_100
 from boxwood._internal.zoo.wide_nets import wide_net
 from boxwood_studies.glyphs import accents
@@ -41,7 +42,9 @@ TEMPERATURES = (1.0, 2.0, 4.0, 8.0, 20.0)
 TEACHER_NET = Call.of(wide_net, hidden=(500, 500), input_dropout=0.1, dropout=0.3)
 STUDENT_NET = Call.of(wide_net, hidden=(300, 300))
 TEACHING = Training(
-    epochs=6, batch=100, optimizer=Adam(lr=1e-3, fused=True), course=Drops(at=(0.7, 0.9))
+    epochs=6,
+    batch=100,
+    optimizer=Adam(lr=1e-3, fused=True, lr_schedule=StepDecay(fractions=(0.7, 0.9))),
 )
 UPWARDS = tuple(step / 4 for step in range(81))
 
@@ -113,13 +116,17 @@ def ensemble(
     """An ensemble distilled into one network of its members' kind, on ``count`` examples."""
     # Adam, because soft targets at a high temperature have larger gradients than labels have.
     training = Training(
-        epochs=40, batch=60, optimizer=Adam(lr=2e-3, fused=True), course=Drops(at=(0.7,))
+        epochs=40,
+        batch=60,
+        optimizer=Adam(lr=2e-3, fused=True, lr_schedule=StepDecay(fractions=(0.7,))),
     )
     net = Call.of(wide_net, hidden=(30, 30), inputs=64)
     if data is not digits:
         net = Call.of(wide_net, hidden=(100, 100))
         training = Training(
-            epochs=8, batch=100, optimizer=Adam(lr=1e-3, fused=True), course=Drops(at=(0.7,))
+            epochs=8,
+            batch=100,
+            optimizer=Adam(lr=1e-3, fused=True, lr_schedule=StepDecay(fractions=(0.7,))),
         )
     source = teacher(net, training, members=members)
     losses = [Distillation(temperature=t) for t in TEMPERATURES[:3]]
@@ -132,8 +139,8 @@ def acoustic(data: Callable[[], Splits] = speech, members: int = 10, epochs: int
     Four layers of 192 where the paper has eight of 2560. Temperatures and the weight of labels are
     the paper's; rate and batch have the best validation accuracy of one network with seed 100.
     """
-    optimizer = Adam(lr=2e-3, fused=True)
-    training = Training(epochs=epochs, batch=256, optimizer=optimizer, course=Drops(at=(0.6, 0.85)))
+    optimizer = Adam(lr=2e-3, fused=True, lr_schedule=StepDecay(fractions=(0.6, 0.85)))
+    training = Training(epochs=epochs, batch=256, optimizer=optimizer)
     whole = data()
     net = Call.of(wide_net, hidden=(192,) * 4, inputs=prod(whole.shape), classes=whole.classes)
     source = teacher(net, training, members=members, mean=arithmetic)
@@ -147,11 +154,15 @@ def specialists(data: Callable[[], Splits] = fashion_mnist, count: int = 20_000)
     The control trains the generalist on for as many steps as one specialist is trained.
     """
     training = Training(
-        epochs=10, batch=100, optimizer=Adam(lr=1e-3, fused=True), course=Drops(at=(0.7,))
+        epochs=10,
+        batch=100,
+        optimizer=Adam(lr=1e-3, fused=True, lr_schedule=StepDecay(fractions=(0.7,))),
     )
     # Rate and steps have the best validation accuracy of a grid on seeds 100 and 101.
     special = Training(
-        steps=1500, batch=100, optimizer=Adam(lr=1e-3, fused=True), course=Drops(at=(0.7,))
+        steps=1500,
+        batch=100,
+        optimizer=Adam(lr=1e-3, fused=True, lr_schedule=StepDecay(fractions=(0.7,))),
     )
     start = generalist(training)
     return Experiment(
@@ -169,9 +180,9 @@ def specialists(data: Callable[[], Splits] = fashion_mnist, count: int = 20_000)
 def letters(data: Callable[[], Splits] = accents) -> Experiment:
     """Specialists for clusters of accented letters, in fonts that the generalist has not seen."""
     jitter = FlipAndCrop(pad=2, flip=False)
-    optimizer, course = Adam(lr=1e-3, fused=True), Drops(at=(0.7,))
-    training = Training(epochs=30, batch=50, optimizer=optimizer, course=course, augment=jitter)
-    special = Training(steps=500, batch=50, optimizer=optimizer, course=course, augment=jitter)
+    optimizer = Adam(lr=1e-3, fused=True, lr_schedule=StepDecay(fractions=(0.7,)))
+    training = Training(epochs=30, batch=50, optimizer=optimizer, augment=jitter)
+    special = Training(steps=500, batch=50, optimizer=optimizer, augment=jitter)
     start = generalist(training)
     return Experiment(
         model=Call.of(wide_net, hidden=(300,), classes=data().classes),
@@ -187,7 +198,9 @@ def letters(data: Callable[[], Splits] = accents) -> Experiment:
 def pruned(data: Callable[[], Splits] = fashion_mnist, whole: int = 20_000) -> Experiment:
     """LeNet-300-100 pruned by steps to 2 % of its weights, retrained with labels or by its past."""
     training = Training(
-        epochs=6, batch=100, optimizer=Adam(lr=1e-3, fused=True), course=Drops(at=(0.7,))
+        epochs=6,
+        batch=100,
+        optimizer=Adam(lr=1e-3, fused=True, lr_schedule=StepDecay(fractions=(0.7,))),
     )
     again = replace(training, epochs=3)
     plain = iterative(training, again, (0.9, 0.95, 0.98), dead=False)
@@ -211,10 +224,14 @@ def paper_mnist(data: Callable[[], Splits] = mnist, epochs: int = 60) -> Experim
     The rate was chosen by the teacher's validation after four epochs on a seed outside the study:
     97.5 % at 0.03, 97.0 % at 0.01, 82.1 % at 0.1.
     """
-    sgd = SGD(lr=0.03, momentum=0.9)
-    course = Drops(at=(0.5, 0.75, 0.9), factor=0.3)
-    plain = Training(epochs=epochs, batch=100, optimizer=sgd, course=course)
-    teaching = replace(plain, max_norm=15**0.5, augment=FlipAndCrop(pad=2, flip=False))
+    schedule = StepDecay(fractions=(0.5, 0.75, 0.9), factor=0.3)
+    sgd = SGD(lr=0.03, momentum=0.9, lr_schedule=schedule)
+    plain = Training(epochs=epochs, batch=100, optimizer=sgd)
+    teaching = replace(
+        plain,
+        regularisation=Regularisation(max_weight_norm=15**0.5),
+        augment=FlipAndCrop(pad=2, flip=False),
+    )
     big = Call.of(wide_net, input_dropout=0.2, dropout=0.5)
     source = teacher(big, teaching, data=data)
     return Experiment(
@@ -255,7 +272,9 @@ def _partial(
     judge: Callable[..., Sequence[Finding]] | None,
 ) -> Experiment:
     training = Training(
-        epochs=epochs, batch=100, optimizer=Adam(lr=1e-3, fused=True), course=Drops(at=(0.7,))
+        epochs=epochs,
+        batch=100,
+        optimizer=Adam(lr=1e-3, fused=True, lr_schedule=StepDecay(fractions=(0.7,))),
     )
     source: Teacher = teacher(TEACHER_NET, TEACHING, data=data)
     branches = [("hard", shifted(training, shift))]

@@ -33,7 +33,7 @@ from boxwood._internal.recipes.three_step import dense
 from boxwood._internal.report.contrasts import difference
 from boxwood._internal.report.study import Finding, Measurement, by_seed, facts_by_seed
 from boxwood._internal.report.verdicts import by_p_value, compared, corrected, exceeds
-from boxwood._internal.train.optimizers import Drops
+from boxwood._internal.train.lr_schedules import StepDecay
 from boxwood._internal.zoo.cifar_nets import small_resnet, small_vgg
 from boxwood_studies.halved_images import halved
 from boxwood_studies.scenes import scenes
@@ -89,7 +89,9 @@ def _classified(
         net,
         Call.of(first_examples, data=Call.of(halved, data=data), count=count),
         torch.zeros(1, 1, 14, 14),
-        train=Training(epochs=12, batch=100, optimizer=Adam(lr=2e-3), course=Drops(at=(0.75,))),
+        train=Training(
+            epochs=12, batch=100, optimizer=Adam(lr=2e-3, lr_schedule=StepDecay(fractions=(0.75,)))
+        ),
         finetune=Training(epochs=2, batch=100, optimizer=Adam(lr=5e-4)),
         search=_search(updates, batch=100, examples=2000, statistics=2),
         bounds=bounds,
@@ -109,7 +111,9 @@ def segmentation(
         Call.of(encoder_decoder),
         scenes,
         torch.zeros(1, 3, 32, 32),
-        train=Training(epochs=12, batch=32, optimizer=Adam(lr=2e-3), course=Drops(at=(0.75,))),
+        train=Training(
+            epochs=12, batch=32, optimizer=Adam(lr=2e-3, lr_schedule=StepDecay(fractions=(0.75,)))
+        ),
         finetune=Training(epochs=1, batch=32, optimizer=Adam(lr=5e-4)),
         search=_search(updates, batch=32, examples=250, statistics=1),
         bounds=bounds,

@@ -20,7 +20,7 @@ from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.report.study import Finding, Measurement, facts_by_seed
 from boxwood._internal.report.verdicts import compared
 from boxwood._internal.train.losses import cross_entropy
-from boxwood._internal.train.optimizers import Drops
+from boxwood._internal.train.lr_schedules import StepDecay
 from boxwood._internal.zoo.language_models import lstm_language_model
 from boxwood._internal.zoo.mobilenet import mobilenet_v1
 from boxwood_studies.brown import brown
@@ -63,7 +63,10 @@ def language_model(
     Other ``data`` have a vocabulary of ``words`` too.
     """
     train = language_training(
-        length=LENGTH, clip=5, course=Drops(at=(0.5, 0.6, 0.7, 0.8, 0.9), factor=0.5), steps=steps
+        length=LENGTH,
+        clip=5,
+        lr_schedule=StepDecay(fractions=(0.5, 0.6, 0.7, 0.8, 0.9), factor=0.5),
+        steps=steps,
     )
     early = Window(steps // 12, steps // 2, steps // 24)
     late = Window(steps // 2, steps // 12 * 11, steps // 24)
@@ -102,8 +105,9 @@ def mobilenet(
     train = Training(
         steps=steps,
         batch=64,
-        optimizer=SGD(lr=0.1, momentum=0.9, weight_decay=1e-4),
-        course=Drops(at=(0.7, 0.9)),
+        optimizer=SGD(
+            lr=0.1, momentum=0.9, weight_decay=1e-4, lr_schedule=StepDecay(fractions=(0.7, 0.9))
+        ),
     )
     window = Window(steps // 10, steps // 10 * 6, steps // 20)
     model = _mobilenet(width)

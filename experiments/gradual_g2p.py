@@ -22,7 +22,8 @@ from boxwood._internal.report.estimates import Estimate, over_seeds
 from boxwood._internal.report.study import Finding, Measurement, by_seed, facts_by_seed
 from boxwood._internal.report.verdicts import corrected, exceeds
 from boxwood._internal.train.losses import cross_entropy
-from boxwood._internal.train.optimizers import Drops
+from boxwood._internal.train.lr_schedules import StepDecay
+from boxwood._internal.train.settings import Regularisation
 from boxwood_studies.decode import Decode
 from boxwood_studies.pronunciations import LETTERS, PHONEMES, cmudict
 from boxwood_studies.seq2seq import gnmt, outside_attention
@@ -159,9 +160,10 @@ def _fit(steps: int, rate: float) -> Training:
     return Training(
         steps=steps,
         batch=64,
-        optimizer=Adam(lr=rate, fused=True),
-        course=Drops(at=(0.6, 0.8, 0.9), factor=0.3),
-        clip=1.0,
+        optimizer=Adam(
+            lr=rate, fused=True, lr_schedule=StepDecay(fractions=(0.6, 0.8, 0.9), factor=0.3)
+        ),
+        regularisation=Regularisation(max_gradient_norm=1.0),
     )
 
 

@@ -25,7 +25,8 @@ from boxwood._internal.recipes.three_step import dense, iterative, one_shot, rei
 from boxwood._internal.report.contrasts import difference
 from boxwood._internal.report.study import Finding, Measurement, by_seed, facts_by_seed
 from boxwood._internal.report.verdicts import compared, corrected, in_every_seed, shown
-from boxwood._internal.train.optimizers import Drops
+from boxwood._internal.train.lr_schedules import StepDecay
+from boxwood._internal.train.settings import Regularisation
 from boxwood._internal.zoo.lenet import lenet_5
 from boxwood._internal.zoo.lenet import lenet_300_100 as lenet_300_100_net
 
@@ -145,12 +146,15 @@ def _fits(
     train = Training(
         epochs=epochs,
         batch=60,
-        optimizer=SGD(lr=rate, momentum=0.9, weight_decay=l2),
-        course=Drops(at=(0.6, 0.85)),
-        l1=l1,
+        optimizer=SGD(
+            lr=rate, momentum=0.9, weight_decay=l2, lr_schedule=StepDecay(fractions=(0.6, 0.85))
+        ),
+        regularisation=Regularisation(l1=l1),
     )
     optimizer = SGD(lr=rate / 10, momentum=0.9, weight_decay=l2)
-    return train, Training(epochs=retrain, batch=60, optimizer=optimizer, l1=l1)
+    return train, Training(
+        epochs=retrain, batch=60, optimizer=optimizer, regularisation=Regularisation(l1=l1)
+    )
 
 
 def _regularised(name: str, fits: tuple[Training, Training]) -> list[tuple[str, Recipe]]:

@@ -33,8 +33,9 @@ from boxwood._internal.report.figures import GREY, house_style, label, look, wri
 from boxwood._internal.report.study import Finding
 from boxwood._internal.report.verdicts import corrected, exceeds
 from boxwood._internal.train.loop import train_
+from boxwood._internal.train.lr_schedules import StepDecay
 from boxwood._internal.train.metrics import accuracy
-from boxwood._internal.train.optimizers import Drops
+from boxwood._internal.train.settings import Regularisation
 from boxwood._internal.zoo.cifar_nets import small_resnet
 from boxwood._internal.zoo.lenet import lenet_5
 from boxwood_studies.halved_images import halved
@@ -42,11 +43,22 @@ from boxwood_studies.halved_images import halved
 OUT = Path(__file__).parent / "results" / "surgery.json"
 FRACTIONS = (0.3, 0.5)
 LEARNED, CALIBRATION = 10_000, 500
-DENSE = Training(epochs=5, batch=64, optimizer=Adam(lr=2e-3), course=Drops(at=(0.6, 0.85)))
-AGAIN = Training(
-    epochs=1, batch=64, optimizer=Adam(lr=5e-4), course=Drops(at=(0.7,)), shuffle_index=1
+DENSE = Training(
+    epochs=5, batch=64, optimizer=Adam(lr=2e-3, lr_schedule=StepDecay(fractions=(0.6, 0.85)))
 )
-WORDS_AGAIN = Training(steps=12, batch=16, optimizer=Adam(lr=5e-4), loss=ctc, clip=5.0)
+AGAIN = Training(
+    epochs=1,
+    batch=64,
+    optimizer=Adam(lr=5e-4, lr_schedule=StepDecay(fractions=(0.7,))),
+    shuffle_index=1,
+)
+WORDS_AGAIN = Training(
+    steps=12,
+    batch=16,
+    optimizer=Adam(lr=5e-4),
+    loss=ctc,
+    regularisation=Regularisation(max_gradient_norm=5.0),
+)
 WORDS_TESTED, WORDS_SEEN = 200, 32
 FILTERS_ONLY = ("*.weight_hh_*", "SequenceModeling.*.linear.bias")
 NAMES = {

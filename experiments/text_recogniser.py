@@ -43,8 +43,11 @@ from boxwood._internal.report.estimates import over_seeds_and_examples
 from boxwood._internal.report.verdicts import exceeds
 from boxwood._internal.runs.provenance import provenance
 from boxwood._internal.runs.store import StoredCheckpoints
-from boxwood._internal.train.loop import Row, train_
-from boxwood._internal.train.optimizers import Drops
+from boxwood._internal.train.callbacks import Callbacks
+from boxwood._internal.train.loop import train_
+from boxwood._internal.train.lr_schedules import StepDecay
+from boxwood._internal.train.settings import Regularisation
+from boxwood._internal.train.snapshots import Row
 
 OUT = Path(__file__).parent / "results" / "text_recogniser.json"
 FONTS = Path("/usr/share/fonts")
@@ -165,10 +168,9 @@ def taught(logits: Tensor, lesson: Lesson) -> Tensor:
 TRAINING = Training(
     steps=STEPS,
     batch=BATCH,
-    optimizer=Adam(lr=5e-4, fused=True),
-    course=Drops(at=(0.7, 0.9), factor=0.3),
+    optimizer=Adam(lr=5e-4, fused=True, lr_schedule=StepDecay(fractions=(0.7, 0.9), factor=0.3)),
     loss=taught,
-    clip=5.0,
+    regularisation=Regularisation(max_gradient_norm=5.0),
     watch_every=300,
     policy=Gradual(schedule=Cubic(final=SPARSITY, begin=0, end=1000), every=20, scope=lamp),
     where=matrices,
@@ -295,7 +297,14 @@ def main() -> None:
         return row
 
     kept_at = StoredCheckpoints(Store(given.store), digest(encode(TRAINING)), every=60)
-    done = train_(model, train, TRAINING, seed=0, teach=teach, watch=watch, checkpoints=kept_at)
+    done = train_(
+        model,
+        train,
+        TRAINING,
+        seed=0,
+        make_targets=teach,
+        callbacks=Callbacks(watch=watch, checkpoints=kept_at),
+    )
     model.mixed = False
     after = read(model, test)
     apart = over_seeds_and_examples(100.0 * (np.array([after]) - np.array([dense])))

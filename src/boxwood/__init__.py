@@ -25,7 +25,8 @@ from boxwood._internal.recipes.lottery_ticket import layer_wise, lottery_ticket,
 from boxwood._internal.recipes.phase import Experiment, Genesis
 from boxwood._internal.recipes.phases.search_filters import SearchFilters
 from boxwood._internal.recipes.structural import structural
-from boxwood._internal.recipes.teachers import Past, Teacher, Trained, taught
+from boxwood._internal.recipes.teacher_student import taught
+from boxwood._internal.recipes.teachers import Past, Teacher, Trained
 from boxwood._internal.recipes.three_step import dense, iterative, one_shot
 from boxwood._internal.recipes.unit_selection import select_units
 from boxwood._internal.runs.runner import run

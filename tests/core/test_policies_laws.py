@@ -18,7 +18,7 @@ from boxwood._internal.data.splits import InMemory
 from boxwood._internal.model.sparse_training import SparseTraining
 from boxwood._internal.train.loop import train_
 from boxwood._internal.train.optimizers import SGD
-from boxwood._internal.train.settings import Training
+from boxwood._internal.train.settings import PolicyPruning, Training
 from boxwood.errors import BoxwoodError
 
 
@@ -287,7 +287,7 @@ def test_a_schedule_that_had_not_ended_is_said(policy, steps: int, said: str | N
 def test_a_recipes_schedule_that_had_not_ended_is_said() -> None:
     """Behind the last step of a whole course; a part of one may end anywhere."""
     policy = Gradual(schedule=Linear(final=0.8, end=8), every=2)
-    training = Training(steps=6, batch=6, optimizer=SGD(lr=0.1), policy=policy)
+    training = Training(steps=6, batch=6, optimizer=SGD(lr=0.1), pruning=PolicyPruning(policy))
     examples = InMemory(torch.randn(12, 12), torch.arange(12) % 3)
     with pytest.warns(UserWarning, match=r"after 6 steps, at a sparsity of 0\.60.* to 0\.800"):
         train_(network(), examples, training, seed=0)

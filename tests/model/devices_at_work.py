@@ -51,9 +51,11 @@ from boxwood._internal.recipes.phases.search_filters import SearchFilters
 from boxwood._internal.recipes.three_step import iterative
 from boxwood._internal.recipes.unit_selection import select_units
 from boxwood._internal.runs.runner import Settings
+from boxwood._internal.train.callbacks import Callbacks
 from boxwood._internal.train.loop import train_
 from boxwood._internal.train.losses import cross_entropy
 from boxwood._internal.train.metrics import evaluate
+from boxwood._internal.train.settings import Regularisation
 from boxwood._internal.train.snapshots import Snapshot
 from boxwood._internal.zoo.cifar_nets import small_vgg
 from boxwood._internal.zoo.lenet import lenet_300_100
@@ -243,10 +245,10 @@ def resumed(
     for stop in (-1, 5):
         net, checkpoints = make().to(device), Stopping(stop)
         try:
-            train_(net, data, training, seed=0, checkpoints=checkpoints)
+            train_(net, data, training, seed=0, callbacks=Callbacks(checkpoints=checkpoints))
         except KeyboardInterrupt:
             net, checkpoints.stop = make().to(device), -1
-            train_(net, data, training, seed=0, checkpoints=checkpoints)
+            train_(net, data, training, seed=0, callbacks=Callbacks(checkpoints=checkpoints))
         found.append(net)
     whole, again = (dict(net.named_parameters()) for net in found)
     assert all(torch.equal(whole[name].cpu(), again[name].cpu()) for name in whole)
@@ -261,19 +263,25 @@ class Reading(nn.Module):
         torch.manual_seed(1)
         self.words, self.again, self.out = nn.Embedding(13, 6), nn.Linear(6, 6), nn.Linear(6, 13)
 
-    def carry(self, inputs: Tensor, carried: Mapping[str, Tensor]) -> tuple[Tensor, Any]:
-        state = carried.get("state", self.words.weight.new_zeros(len(inputs), 6))
+    def forward_with_state(self, inputs: Tensor, state: Mapping[str, Tensor]) -> tuple[Tensor, Any]:
+        hidden = state.get("hidden", self.words.weight.new_zeros(len(inputs), 6))
         seen = []
         for word in self.words(inputs).unbind(1):
-            state = torch.tanh(word + self.again(state))
-            seen.append(self.out(state))
-        return torch.stack(seen, 2), {"state": state.detach()}
+            hidden = torch.tanh(word + self.again(hidden))
+            seen.append(self.out(hidden))
+        return torch.stack(seen, 2), {"hidden": hidden.detach()}
 
 
 def reading(device: Device) -> Numbers:
     stream = torch.randint(13, (93,), generator=torch.Generator().manual_seed(5))
     data = InMemory(stream[:-1].view(23, 4), stream[1:].view(23, 4))
-    training = Training(epochs=2, batch=3, optimizer=SGD(lr=1.0), clip=0.25, stateful=True)
+    training = Training(
+        epochs=2,
+        batch=3,
+        optimizer=SGD(lr=1.0),
+        regularisation=Regularisation(max_gradient_norm=0.25),
+        stateful=True,
+    )
     return resumed(device, Reading, data, training)
 
 
@@ -311,7 +319,7 @@ def taught(device: Device) -> Numbers:
     training = Training(
         epochs=1, batch=6, optimizer=SGD(lr=0.1), loss=Distillation(temperature=2.0)
     )
-    train_(student, on_device, training, seed=0, teach=raw)
+    train_(student, on_device, training, seed=0, make_targets=raw)
     found = answers(0, order, data.inputs, data.targets[order]).logits
     return {"found": found, "step": step, "student": student.weight}
 

@@ -13,6 +13,7 @@ from boxwood._internal.data.text import corpus
 from boxwood._internal.recipes.gradual_networks import LANGUAGE_MODEL
 from boxwood._internal.recipes.phase import State, World
 from boxwood._internal.recipes.phases.train import Train
+from boxwood._internal.train.settings import PolicyPruning, Regularisation
 from boxwood._internal.zoo.language_models import lstm_language_model
 from boxwood._internal.zoo.lenet import lenet_300_100
 
@@ -31,7 +32,9 @@ STEPS = 60
 def test_a_phase_stopped_in_a_ramp_is_the_undisturbed_one(policy, stop, stopped_is_undisturbed):
     """Weights, masks and history after a stop are those without one."""
     optimizer = SGD(lr=0.1, momentum=0.9, weight_decay=1e-4)
-    phase = Train(training=Training(steps=STEPS, batch=60, optimizer=optimizer, policy=policy))
+    phase = Train(
+        training=Training(steps=STEPS, batch=60, optimizer=optimizer, pruning=PolicyPruning(policy))
+    )
     model = GENESIS.build()
     start = State(model.state_dict(), {})
 
@@ -61,9 +64,8 @@ def test_a_text_stopped_in_a_ramp_is_read_on(stop, stopped_is_undisturbed):
         steps=STEPS,
         batch=4,
         optimizer=SGD(lr=2.0, momentum=0.5),
-        clip=0.5,
-        policy=policy,
-        where=LANGUAGE_MODEL,
+        regularisation=Regularisation(max_gradient_norm=0.5),
+        pruning=PolicyPruning(policy, LANGUAGE_MODEL),
         stateful=True,
     )
     assert training.window(len(text().train)).per_epoch == 12

@@ -28,7 +28,7 @@ from boxwood._internal.runs.runner import Job, run, run_all
 from boxwood._internal.runs.store import Store
 from boxwood._internal.train.losses import cross_entropy, squared_error
 from boxwood._internal.train.optimizers import SGD
-from boxwood._internal.train.settings import Training
+from boxwood._internal.train.settings import PolicyPruning, Training
 from boxwood._internal.zoo.lenet import lenet_300_100
 from boxwood.errors import BoxwoodError
 
@@ -93,7 +93,7 @@ def test_random_masks_of_policies_follow_the_seed_of_the_run(store: Store, kind:
     more = {} if kind is Static else {"until": 10}
 
     def first_masks(root: int, **chance: int) -> Tensor:
-        training = replace(TRAINING, steps=1, policy=kind(0.5, **more, **chance))
+        training = replace(TRAINING, steps=1, pruning=PolicyPruning(kind(0.5, **more, **chance)))
         return run(genesis(root), (Train(training=training),), store).masks["fc1.weight"]
 
     agree = float((first_masks(0) == first_masks(1)).float().mean())
@@ -106,8 +106,8 @@ def test_random_masks_of_policies_follow_the_seed_of_the_run(store: Store, kind:
 @pytest.mark.parametrize("phase", [
     Scan(sparsities=(0.9,), criterion=random),
     Predict(criterion=random, loss=squared_error, sparsities=(0.5,)),
-    Train(training=replace(TRAINING, steps=1, policy=Gradual(OneShot(final=0.5, at=1), every=1, criterion=random))),
-    Train(training=replace(TRAINING, steps=1, policy=LayerByLayer(final=0.5, end=1, every=1, criterion=random))),
+    Train(training=replace(TRAINING, steps=1, pruning=PolicyPruning(Gradual(OneShot(final=0.5, at=1), every=1, criterion=random)))),
+    Train(training=replace(TRAINING, steps=1, pruning=PolicyPruning(LayerByLayer(final=0.5, end=1, every=1, criterion=random)))),
 ])  # fmt: skip
 def test_chance_in_every_phase_follows_the_seed_of_the_run(
     phase: Scan | Predict | Train,

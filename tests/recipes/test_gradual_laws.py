@@ -16,6 +16,7 @@ from boxwood._internal.report.study import Measurement, collect
 from boxwood._internal.runs.runner import jobs_of, run_all
 from boxwood._internal.runs.store import Store
 from boxwood._internal.train.losses import cross_entropy
+from boxwood._internal.train.settings import Regularisation
 from boxwood._internal.zoo.language_models import lstm_language_model
 
 SMALL = Call.of(lstm_language_model, words=32, hidden=4)
@@ -35,7 +36,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def measured(store: Store) -> dict[str, Measurement]:
-    training = Training(steps=40, batch=4, optimizer=SGD(lr=4.0), clip=0.5, stateful=True)
+    training = Training(
+        steps=40,
+        batch=4,
+        optimizer=SGD(lr=4.0),
+        regularisation=Regularisation(max_gradient_norm=0.5),
+        stateful=True,
+    )
     measure = Measure(loss=cross_entropy)
     dense = dense_training(train=training, measure=measure)
     small, large = (Size.of(model, LANGUAGE_MODEL) for model in (SMALL, LARGE))

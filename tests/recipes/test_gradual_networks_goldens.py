@@ -129,9 +129,12 @@ def test_the_recipe_of_zaremba(
     training, per_epoch = row.train, 7
     epochs = training.epochs
     assert epochs is not None
-    rates = [training.course(epoch * per_epoch, epochs * per_epoch) for epoch in range(epochs)]
+    rates = [
+        training.optimizer.lr_schedule(epoch * per_epoch, epochs * per_epoch)
+        for epoch in range(epochs)
+    ]
     assert rates == pytest.approx([factor ** max(0, e + 1 - full) for e in range(epochs)])
-    assert (training.batch, training.optimizer.lr, training.clip) == (
+    assert (training.batch, training.optimizer.lr, training.regularisation.max_gradient_norm) == (
         20,
         first,
         pytest.approx(clip / first),

@@ -19,7 +19,9 @@ from boxwood._internal.recipes.phases.train import Train
 from boxwood._internal.runs.chain import keys
 from boxwood._internal.runs.runner import run
 from boxwood._internal.runs.store import Store
-from boxwood._internal.train.optimizers import SGD, Adam, DropsAt, Warmup
+from boxwood._internal.train.callbacks import Callbacks
+from boxwood._internal.train.lr_schedules import LinearWarmup, StepDecay
+from boxwood._internal.train.optimizers import SGD, Adam
 from boxwood._internal.train.settings import Training
 from boxwood._internal.zoo.glorot import glorot
 from boxwood._internal.zoo.lenet import lenet_300_100
@@ -203,7 +205,7 @@ def test_the_early_network_is_that_of_the_dense_training_bit_for_bit(store):
     from boxwood._internal.train.loop import train_
 
     model, stop = genesis().build(), Stop()
-    train_(model, digits().train, TRAINING, seed=0, checkpoints=stop)
+    train_(model, digits().train, TRAINING, seed=0, callbacks=Callbacks(checkpoints=stop))
     assert stop.caught is not None
     for name, weight in early.weights.items():
         assert torch.equal(stop.caught[f"model/{name}"], weight)
@@ -344,11 +346,11 @@ def test_accuracy_at_fixed_steps_is_asked_of_all_trainings_and_of_the_controls()
 
 def test_courses_follow_the_steps_of_the_whole_training():
     """Warm-up is linear from zero, and drops come at their steps."""
-    course = Warmup(over=4, course=DropsAt(steps=(6, 8)))
+    course = LinearWarmup(steps=4, schedule=StepDecay(steps=(6, 8)))
     rates = [course(step, 10) for step in range(10)]
     assert rates == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1, 0.1, 0.1, 0.01, 0.01])
     with pytest.raises(BoxwoodError, match=r"a warm-up of over >= 1 steps, got 0"):
-        Warmup(over=0)
+        LinearWarmup(steps=0)
 
 
 def test_a_replayed_training_has_the_rates_of_its_steps(store):
@@ -361,6 +363,6 @@ def test_a_replayed_training_has_the_rates_of_its_steps(store):
 
     from boxwood._internal.train.loop import train_
 
-    training = Training(steps=8, start_at=5, batch=60, optimizer=SGD(lr=0.1), course=course)
+    training = Training(steps=8, start_at=5, batch=60, optimizer=SGD(lr=0.1, lr_schedule=course))
     train_(genesis().build(), digits().train, training, seed=0)
     assert seen == [5 / 8, 6 / 8, 7 / 8]

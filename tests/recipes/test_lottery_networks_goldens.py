@@ -111,11 +111,13 @@ def test_training_of_the_table(row, steps, batch, optimizer):
 def test_schedules_of_the_deep_nets():
     """ResNet drops at 20k and 25k iterations; VGG at epochs 80 and 120, after a warm-up."""
     resnet, vgg = networks.resnet().train, networks.vgg(warmup=10_000).train
-    factors = [resnet.course(step, 30_000) for step in (0, 19_999, 20_000, 25_000)]
+    factors = [resnet.optimizer.lr_schedule(step, 30_000) for step in (0, 19_999, 20_000, 25_000)]
     assert factors == pytest.approx([1, 1, 0.1, 0.01])
     per_epoch = 704
     steps = (5_000, 10_000, 80 * per_epoch - 1, 80 * per_epoch, 120 * per_epoch)
-    assert [vgg.course(step, 112_640) for step in steps] == pytest.approx([0.5, 1, 1, 0.1, 0.01])
+    assert [vgg.optimizer.lr_schedule(step, 112_640) for step in steps] == pytest.approx(
+        [0.5, 1, 1, 0.1, 0.01]
+    )
     assert vgg.augment is not None
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from boxwood._internal.agent.search import TryAndLearn
 from boxwood._internal.core import spec
 from boxwood._internal.core.spec import Call
 from boxwood._internal.data.augmentation import FlipAndCrop
@@ -24,19 +25,20 @@ from boxwood._internal.recipes.phase import Genesis, Recipe, State
 from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.recipes.phases.measure_teacher import MeasureTeacher
 from boxwood._internal.recipes.phases.prune import Prune
+from boxwood._internal.recipes.phases.search_filters import SearchFilters
 from boxwood._internal.recipes.phases.shift_bias import ShiftBias
 from boxwood._internal.recipes.phases.train import Train
 from boxwood._internal.recipes.specialists import generalist, specialists
 from boxwood._internal.recipes.structural import structural
-from boxwood._internal.recipes.teacher_student import student, teacher, trained
-from boxwood._internal.recipes.teachers import Past, Teacher, Trained, taught
+from boxwood._internal.recipes.teacher_student import student, taught, teacher, trained
+from boxwood._internal.recipes.teachers import Past, Teacher, Trained
 from boxwood._internal.recipes.three_step import iterative, one_shot
 from boxwood._internal.runs.runner import Job, Settings, run, run_all, with_needs
 from boxwood._internal.runs.store import Store
 from boxwood._internal.train.loop import train_
 from boxwood._internal.train.losses import limit_norms_
 from boxwood._internal.train.optimizers import SGD, Adam
-from boxwood._internal.train.settings import Augmentation, Training
+from boxwood._internal.train.settings import Augmentation, Regularisation, Training
 from boxwood._internal.zoo.wide_nets import wide_net
 from boxwood.errors import BoxwoodError
 
@@ -46,6 +48,7 @@ NET = Call.of(wide_net, hidden=(12,), inputs=64)
 BIG = Call.of(wide_net, hidden=(40,), inputs=64)
 GENESIS = Genesis(model=NET, data=digits)
 LOSS = Distillation(temperature=4.0)
+TAUGHT = replace(TRAINING, loss=LOSS)
 PAST = Teacher(who=Past("dense"))
 
 
@@ -100,7 +103,7 @@ def test_past_is_the_network_of_its_label(store: Store) -> None:
     ) -> object:
         return Lesson(labels, logits[indices])
 
-    train_(model, data, recipe[2].training, seed=0, masks=pruned.masks, teach=teach)
+    train_(model, data, recipe[2].training, seed=0, masks=pruned.masks, make_targets=teach)
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, found.weights[name])
 
@@ -175,13 +178,6 @@ def test_the_ensemble_is_its_members(store: Store) -> None:
     assert found.facts["test"] == {"correct": int((logits.argmax(1) == labels).sum()), "total": 360}
 
 
-def test_old_keys_stay() -> None:
-    """A training without a teacher or a limit of norms has the identity that it had before both."""
-    names = spec.encode(Training(epochs=1, batch=60, optimizer=SGD(lr=0.1)), identity=True)
-    assert not {"teacher", "max_norm", "augment"} & set(names)
-    assert "by_class" not in spec.encode(Measure(), identity=True)
-
-
 def test_keeping_answers_is_no_part_of_the_identity() -> None:
     """Whether answers are kept on disk changes no key; in which form they are kept does."""
     source = teacher(BIG, TRAINING)
@@ -194,7 +190,13 @@ def test_keeping_answers_is_no_part_of_the_identity() -> None:
 def test_a_stopped_student_goes_on(augment: FlipAndCrop | None, tmp_path: Path) -> None:
     """A taught training that is stopped at a snapshot ends with the bytes of an undisturbed one."""
     source = replace(teacher(BIG, TRAINING), cached=True)
-    recipe = student(replace(TRAINING, epochs=2, augment=augment, max_norm=1.0), source, LOSS)
+    recipe = student(
+        replace(
+            TRAINING, epochs=2, augment=augment, regularisation=Regularisation(max_weight_norm=1.0)
+        ),
+        source,
+        LOSS,
+    )
     whole = run(GENESIS, recipe, Store(tmp_path / "whole"))
 
     def stop(job: Job, index: int, done: int, steps: int) -> None:
@@ -331,8 +333,12 @@ def test_less_of_a_data_set() -> None:
         (lambda: taught(one_shot(TRAINING, TRAINING, 0.5), PAST, LOSS, after="fine"), "a phase labelled 'fine'"),
         (lambda: taught(one_shot(TRAINING, None, 0.5), PAST, LOSS), "Expected a training after"),
         (lambda: Trained(model=NET, recipe=trained(TRAINING), members=0), "at least one member"),
+        (lambda: Train(training=TAUGHT), "got teacher=None with the loss Distillation"),
+        (lambda: Train(training=TRAINING, teacher=PAST), "got teacher=Past with the loss cross_entropy"),
+        (lambda: specialists(generalist(TRAINING), TAUGHT, groups=((1, 7),)), "got teacher=None with the loss"),
+        (lambda: SearchFilters(layer="", search=TryAndLearn(bound=2.0), recover=TAUGHT), "got teacher=None with the loss"),
         (lambda: ShiftBias(classes=(), shifts=(1.0,)), "classes and shifts to try"),
-        (lambda: Training(epochs=1, batch=1, optimizer=SGD(lr=1.0), max_norm=0.0), "max_norm > 0, got None, None and 0.0"),
+        (lambda: Training(epochs=1, batch=1, optimizer=SGD(lr=1.0), regularisation=Regularisation(max_weight_norm=0.0)), "max_weight_norm > 0, got 0.0, None and 0.0"),
         (lambda: first_examples(digits, 0), "between 1 and 1197"),
         (lambda: without_classes(digits, (10,)), r"0..9, got \[10\]"),
         (lambda: without_classes(digits, tuple(range(10))), "leave out fewer"),
@@ -347,20 +353,12 @@ def test_refusals(call: object, message: str) -> None:
 @pytest.mark.parametrize(
     ("phase", "message"),
     [
-        (
-            Train(training=replace(TRAINING, loss=LOSS)),
-            "got teacher=None with the loss Distillation",
-        ),
-        (
-            Train(training=replace(TRAINING, teacher=PAST)),
-            "got teacher=Past with the loss cross_entropy",
-        ),
-        (Train(training=replace(TRAINING, teacher=PAST, loss=LOSS)), "label of an earlier phase"),
+        (Train(training=TAUGHT, teacher=PAST), "label of an earlier phase"),
         (ShiftBias(classes=(1,), shifts=(1.0,)), "output layer with biases"),
     ],
 )
 def test_phases_refuse(phase: object, message: str, store: Store) -> None:
-    """A teacher without a loss for it, a loss without a teacher, a past that is not there."""
+    """A past that is not there, and an output layer without biases to shift."""
     genesis = Genesis(model=unbiased, data=digits)
     with pytest.raises(BoxwoodError, match=message):
         run(genesis, (phase,), store)  # type: ignore[arg-type]
@@ -368,15 +366,3 @@ def test_phases_refuse(phase: object, message: str, store: Store) -> None:
 
 def unbiased() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 10, bias=False))
-
-
-def test_a_teacher_is_never_left_out(store: Store) -> None:
-    """A phase or loop that does not ask the teacher of its training refuses it."""
-    model, data = NET(), digits().train
-    with pytest.raises(BoxwoodError, match="got teach=None"):
-        train_(model, data, replace(TRAINING, teacher=PAST, loss=LOSS), seed=0)
-    special = specialists(
-        generalist(TRAINING), replace(TRAINING, teacher=PAST, loss=LOSS), groups=((1, 7),)
-    )
-    with pytest.raises(BoxwoodError, match="got teach=None"):
-        run(GENESIS, special, store)

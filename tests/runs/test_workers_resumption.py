@@ -24,7 +24,7 @@ from boxwood._internal.runs.runner import Job, Settings, jobs_of, run_all
 from boxwood._internal.runs.store import Store
 from boxwood._internal.runs.workers import order_for, run_in_processes, work
 from boxwood._internal.train.optimizers import SGD, Adam
-from boxwood._internal.train.settings import Training
+from boxwood._internal.train.settings import PolicyPruning, Training
 from boxwood._internal.zoo.lenet import lenet_300_100
 from boxwood.errors import BoxwoodError, MissingDependency
 
@@ -112,7 +112,7 @@ def test_bad_input_in_a_worker_is_told_by_the_parent(tmp_path):
 def test_what_workers_warn_of_is_said_here(tmp_path):
     """Once, however many of them say it: here, that a schedule had not ended."""
     policy = Gradual(schedule=Linear(final=0.5, end=20), every=5)
-    training = Training(steps=10, batch=60, optimizer=SGD(lr=0.1), policy=policy)
+    training = Training(steps=10, batch=60, optimizer=SGD(lr=0.1), pruning=PolicyPruning(policy))
     experiment = Experiment(
         model=NET, data=digits, branches=(("short", (Train(training=training),)),)
     )

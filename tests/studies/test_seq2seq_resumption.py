@@ -9,6 +9,7 @@ from boxwood._internal.core.spec import Call
 from boxwood._internal.data.splits import Splits
 from boxwood._internal.recipes.phase import State, World
 from boxwood._internal.recipes.phases.train import Train
+from boxwood._internal.train.settings import PolicyPruning
 from boxwood_studies.pairs import paired
 from boxwood_studies.seq2seq import gnmt, outside_attention
 
@@ -32,8 +33,9 @@ def test_a_writer_of_sequences_stopped_in_a_ramp(stop, stopped_is_undisturbed):
         steps=STEPS,
         batch=60,
         optimizer=SGD(lr=0.1, momentum=0.9),
-        policy=Gradual(schedule=Cubic(final=0.9, begin=10, end=50), every=10),
-        where=outside_attention,
+        pruning=PolicyPruning(
+            Gradual(schedule=Cubic(final=0.9, begin=10, end=50), every=10), outside_attention
+        ),
     )
     start = State(genesis.build().state_dict(), {})
 

@@ -1,6 +1,8 @@
 """Texts read in order: what is carried, in which order, and that nothing else disturbs it."""
 
 import itertools
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -9,12 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from boxwood._internal.data.splits import InMemory
+from boxwood._internal.train.callbacks import Callbacks
 from boxwood._internal.train.loop import train_
 from boxwood._internal.train.losses import cross_entropy
 from boxwood._internal.train.metrics import evaluate
 from boxwood._internal.train.optimizers import SGD
-from boxwood._internal.train.settings import Training
-from boxwood._internal.train.stateful_batches import places
+from boxwood._internal.train.settings import Regularisation, Training
+from boxwood._internal.train.stateful_batches import stateful_batches
 from boxwood._internal.zoo.language_models import LSTMLanguageModel
 from boxwood.errors import BoxwoodError
 
@@ -32,20 +35,26 @@ def network(dropout: float = 0.0) -> LSTMLanguageModel:
         return LSTMLanguageModel(words=WORDS, hidden=6, dropout=dropout)
 
 
-def training(**changes: object) -> Training:
-    settings: dict[str, object] = {"epochs": 2, "batch": 3, "optimizer": SGD(lr=1.0), "clip": 0.25}
-    return Training(**(settings | {"stateful": True} | changes))
+def training(**changes: Any) -> Training:
+    whole = Training(
+        epochs=2,
+        batch=3,
+        optimizer=SGD(lr=1.0),
+        regularisation=Regularisation(max_gradient_norm=0.25),
+        stateful=True,
+    )
+    return replace(whole, **changes)
 
 
 @settings(deadline=None)
 @given(rows=st.integers(1, 60), batch=st.integers(1, 9))
-def test_each_place_reads_on_at_the_next_row(rows: int, batch: int) -> None:
-    """Whole batches, every row at most once, and each place goes on to the row behind its last."""
+def test_each_stream_continues_at_the_next_row(rows: int, batch: int) -> None:
+    """Whole batches, every row at most once, and each stream goes on to the row after its last."""
     if rows < batch:
-        with pytest.raises(BoxwoodError, match=f"at least {batch} rows to read at .*, got {rows};"):
-            places(rows, batch)
+        with pytest.raises(BoxwoodError, match=f"at least {batch} rows for .*, got {rows};"):
+            stateful_batches(rows, batch)
         return
-    batches = places(rows, batch)
+    batches = stateful_batches(rows, batch)
     assert len(batches) == rows // batch
     assert all(len(indices) == batch for indices in batches)
     for before, after in itertools.pairwise(batches):
@@ -60,11 +69,11 @@ def test_a_text_in_pieces_reads_like_the_whole(cuts: list[int]) -> None:
     """Wherever a text is cut, carrying the state on gives the scores of the whole."""
     net = network()
     tokens = torch.randint(WORDS, (2, 20), generator=torch.Generator().manual_seed(0))
-    carried: dict[str, Tensor] = {}
+    state: dict[str, Tensor] = {}
     scores = []
     with torch.no_grad():
         for start, end in itertools.pairwise([0, *sorted(cuts), 20]):
-            found, carried = net.carry(tokens[:, start:end], carried)
+            found, state = net.forward_with_state(tokens[:, start:end], state)
             scores.append(found)
         torch.testing.assert_close(torch.cat(scores, 2), net(tokens))
 
@@ -101,7 +110,7 @@ def test_measuring_on_the_way_changes_nothing() -> None:
         losses.append(evaluate(net, data, cross_entropy).loss)
         return {}
 
-    train_(watched, data, training(watch_every=1), seed=0, watch=watch)
+    train_(watched, data, training(watch_every=1), seed=0, callbacks=Callbacks(watch=watch))
     train_(alone, data, training(), seed=0)
     assert len(losses) == 14
     for mine, other in zip(watched.parameters(), alone.parameters(), strict=True):
@@ -119,8 +128,12 @@ def test_held_out_rows_are_read_from_their_beginning() -> None:
 
 
 def test_what_cannot_be_read_statefully() -> None:
-    """Networks that do not carry, and texts with fewer rows than places, are refused."""
-    with pytest.raises(BoxwoodError, match="a method carry for stateful batches, got Linear; give"):
+    """Networks that carry no state, and texts with fewer rows than streams, are refused."""
+    with pytest.raises(
+        BoxwoodError, match="a method forward_with_state for a stateful training, got Linear"
+    ):
         train_(nn.Linear(4, 3), InMemory(torch.eye(4), torch.arange(4)), training(), seed=0)
-    with pytest.raises(BoxwoodError, match="at least 30 rows to read at 30 places, got 23; give a"):
+    with pytest.raises(
+        BoxwoodError, match="at least 30 rows for a batch of 30 streams, got 23; give a"
+    ):
         train_(network(), text(), training(batch=30), seed=0)

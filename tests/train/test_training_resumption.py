@@ -12,10 +12,12 @@ from boxwood._internal.data.augmentation import FlipAndCrop
 from boxwood._internal.data.splits import InMemory, Splits
 from boxwood._internal.recipes.phase import Genesis, State, World
 from boxwood._internal.recipes.phases.train import Train
+from boxwood._internal.train.callbacks import Callbacks
 from boxwood._internal.train.loop import train_
+from boxwood._internal.train.lr_schedules import LinearWarmup, StepDecay
 from boxwood._internal.train.metrics import accuracy
-from boxwood._internal.train.optimizers import SGD, Adam, Constant, DropsAt, Warmup
-from boxwood._internal.train.settings import Training
+from boxwood._internal.train.optimizers import SGD, Adam
+from boxwood._internal.train.settings import Regularisation, Training
 from boxwood._internal.train.snapshots import Snapshot
 from boxwood.errors import BoxwoodError
 
@@ -26,10 +28,14 @@ STEPS = 17
 TRAINING = Training(
     steps=STEPS,
     batch=8,
-    optimizer=SGD(lr=0.1, momentum=0.9, weight_decay=1e-3),
-    course=Warmup(over=4, course=DropsAt(steps=(9,))),
+    optimizer=SGD(
+        lr=0.1,
+        momentum=0.9,
+        weight_decay=1e-3,
+        lr_schedule=LinearWarmup(steps=4, schedule=StepDecay(steps=(9,))),
+    ),
     augment=FlipAndCrop(pad=2),
-    clip=0.5,
+    regularisation=Regularisation(max_gradient_norm=0.5),
     watch_every=3,
 )
 
@@ -63,7 +69,7 @@ def net() -> nn.Module:
 
 def trained(training: Training, kept: Kept | None = None) -> tuple[dict[str, torch.Tensor], list]:
     model = net()
-    history = train_(model, IMAGES, training, seed=3, checkpoints=kept).history
+    history = train_(model, IMAGES, training, seed=3, callbacks=Callbacks(checkpoints=kept)).history
     return model.state_dict(), history
 
 
@@ -93,7 +99,13 @@ def test_weights_that_lie_channels_last_are_resumed_too(optimizer):
             torch.manual_seed(0)
             layers = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 6, 3), nn.Flatten(), nn.Linear(24, 3)
             model = nn.Sequential(*layers).to(memory_format=torch.channels_last)
-        train_(model, IMAGES, replace(TRAINING, optimizer=optimizer), seed=3, checkpoints=kept)
+        train_(
+            model,
+            IMAGES,
+            replace(TRAINING, optimizer=optimizer),
+            seed=3,
+            callbacks=Callbacks(checkpoints=kept),
+        )
         return model.state_dict()
 
     kept = Kept()
@@ -156,7 +168,12 @@ def test_epochs_and_steps_are_two_words_for_a_length():
 
 def test_clipping_bounds_the_step():
     """With plain SGD a step is no longer than learning rate times the limit."""
-    training = Training(steps=1, batch=8, optimizer=SGD(lr=1.0), clip=0.01)
+    training = Training(
+        steps=1,
+        batch=8,
+        optimizer=SGD(lr=1.0),
+        regularisation=Regularisation(max_gradient_norm=0.01),
+    )
     before, (after, _) = net().state_dict(), trained(training)
     learned = [name for name, _ in net().named_parameters()]
     moved = torch.cat([(after[name] - before[name]).flatten() for name in learned])
@@ -204,17 +221,14 @@ def test_what_a_training_refuses():
         BoxwoodError, match=r"0 <= start_at <= stop_at <= 17, got start_at=9, stop_at=5"
     ):
         replace(TRAINING, start_at=9, stop_at=5)
-    with pytest.raises(
-        BoxwoodError, match=r"watch_every >= 1, clip > 0 and max_norm > 0, got 0, 0.5 and"
-    ):
+    with pytest.raises(BoxwoodError, match=r"watch_every >= 1 steps, got 0"):
         replace(TRAINING, watch_every=0)
-    with pytest.raises(BoxwoodError, match=r"watch_every >= 1, clip > 0 .* got .*, 0 and"):
-        replace(TRAINING, clip=0)
+    with pytest.raises(BoxwoodError, match=r"max_gradient_norm > 0 .* got 0.0, 0 and"):
+        Regularisation(max_gradient_norm=0)
     with pytest.raises(BoxwoodError, match=r"pad >= 0 pixels, got -1"):
         FlipAndCrop(pad=-1)
     with pytest.raises(BoxwoodError, match=r"images \[batch, channels, height, width\] to flip"):
         FlipAndCrop()(torch.zeros(2, 3), torch.Generator())
-    assert Constant()(0, 1) == 1
 
 
 def _rises(step: int, steps: int) -> float:
@@ -226,7 +240,13 @@ def test_a_phase_stopped_at_every_step_reports_the_same_early_stop():
     """The weights at the lowest validation loss are in every snapshot: state and facts are equal."""
     learnable = InMemory(IMAGES.inputs, (IMAGES.inputs.mean((1, 2, 3)) > 0).long())
     data = Splits("toy", learnable, learnable, learnable, classes=3, identity="")
-    phase = Train(training=replace(TRAINING, clip=None, course=_rises))
+    phase = Train(
+        training=replace(
+            TRAINING,
+            regularisation=Regularisation(),
+            optimizer=replace(TRAINING.optimizer, lr_schedule=_rises),
+        )
+    )
 
     def run(kept: Kept) -> State:
         start = Genesis(model=net, data=lambda: data)

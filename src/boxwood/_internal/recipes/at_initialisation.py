@@ -54,8 +54,8 @@ def prune_at_initialisation(
         rounds: how often to score and prune; None takes 100 for `synflow` and 1 for all others.
         scope: as for `boxwood.prune`.
         where: as for `boxwood.prune`.
-        loss: for criteria that ask for gradients; None takes that of ``train``, or `cross_entropy`
-            where it learns from a teacher. For `grasp`, None divides the outputs by 200.
+        loss: for criteria that ask for gradients; None takes that of ``train``, and
+            for `grasp` divides the outputs by 200.
         evidence: the number of training examples that such criteria see, drawn at random.
         sample: which of the seed's random samples of examples.
         measure: the phase after the training.
@@ -145,10 +145,9 @@ def _then(recipe: Recipe, control: Phase) -> Recipe:
 def _loss(train: Training, given: Loss | None, needs: set[str]) -> Loss:
     if given is not None:
         return given
-    usual = train.loss if train.teacher is None else cross_entropy
     if "hessian_gradient" not in needs:
-        return usual
-    if usual != cross_entropy:
+        return train.loss
+    if train.loss != cross_entropy:
         raise InvalidInput(
             "Expected a loss for GraSP whose outputs are divided by 200, got none for a training "
             "that does not take cross_entropy; give one with loss=, or loss=train.loss to divide by "

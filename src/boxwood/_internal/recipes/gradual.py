@@ -21,7 +21,7 @@ from boxwood._internal.model.prunable import Where, linear_and_conv
 from boxwood._internal.recipes.phase import Phase, Recipe
 from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.recipes.phases.train import Train
-from boxwood._internal.train.settings import Training
+from boxwood._internal.train.settings import PolicyPruning, Training
 from boxwood.errors import InvalidInput
 
 Shape = Callable[..., Schedule]
@@ -64,7 +64,7 @@ def sparse_training(
         >>> recipe[0].training.steps
         1000
     """
-    return (Train(training=replace(train, policy=policy, where=where)), measure)
+    return (Train(training=replace(train, pruning=PolicyPruning(policy, where))), measure)
 
 
 def gradual_pruning(
@@ -104,7 +104,7 @@ def gradual_pruning(
         >>> from boxwood._internal.train.optimizers import SGD
         >>> training = Training(steps=1000, batch=20, optimizer=SGD(lr=1.0))
         >>> train, _ = gradual_pruning(train=training, sparsity=0.8, begin=100, end=500)
-        >>> train.training.steps, round(train.training.policy.schedule(300), 3)  # 0.875 · 0.8
+        >>> train.training.steps, round(train.training.pruning.policy.schedule(300), 3)  # 0.875 · 0.8
         (1000, 0.7)
 
     Source: Zhu and Gupta (2017), section 3.

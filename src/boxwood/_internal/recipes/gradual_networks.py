@@ -7,8 +7,9 @@ from torch import nn
 
 from boxwood._internal.core.spec import Call
 from boxwood._internal.model.prunable import Named, Where
-from boxwood._internal.train.optimizers import SGD, Drops
-from boxwood._internal.train.settings import Training
+from boxwood._internal.train.lr_schedules import LRSchedule, StepDecay
+from boxwood._internal.train.optimizers import SGD
+from boxwood._internal.train.settings import Regularisation, Training
 from boxwood._internal.zoo.language_models import ptb_large, ptb_medium, ptb_small
 
 LANGUAGE_MODEL = Named(("embedding.weight", "lstm.weight_*", "output.weight"))
@@ -38,7 +39,7 @@ def small(*, words: int = 10_000) -> Row:
 
     Example:
         >>> row = small()
-        >>> row.train.optimizer.lr, row.train.clip
+        >>> row.train.optimizer.lr, row.train.regularisation.max_gradient_norm
         (20.0, 0.25)
 
     Source: W. Zaremba et al., arXiv:1409.2329, 2014, section 4.1, as all rows of this module.
@@ -53,8 +54,8 @@ def medium(*, words: int = 10_000) -> Row:
     """Medium: 35 steps back, 39 epochs, the rate divided by 1.2 from the seventh on.
 
     Example:
-        >>> course = medium().train.course
-        >>> course(5, 39), round(course(6, 39), 3), round(course(7, 39), 3)
+        >>> schedule = medium().train.optimizer.lr_schedule
+        >>> schedule(5, 39), round(schedule(6, 39), 3), round(schedule(7, 39), 3)
         (1.0, 0.833, 0.694)
     """
     return _row(ptb_medium, words, length=35, epochs=39, full=6, factor=1 / 1.2, clip=5)
@@ -71,29 +72,33 @@ def large(*, words: int = 10_000) -> Row:
 
 
 def language_training(
-    *, length: int, clip: float, course: Drops, epochs: int | None = None, steps: int | None = None
+    *,
+    length: int,
+    clip: float,
+    lr_schedule: LRSchedule,
+    epochs: int | None = None,
+    steps: int | None = None,
 ) -> Training:
     """Train a language model by the recipe of Zaremba et al.: a rate of 1 on summed losses.
 
     Args:
         length: words in a row, which are the steps that gradients reach back.
         clip: largest norm of the gradient of the summed loss.
-        course: of the learning rate.
+        lr_schedule: of the learning rate.
         epochs: how long.
         steps: how long, in steps.
 
     Example:
-        >>> training = language_training(length=20, clip=5, course=Drops(at=(0.5,)), steps=100)
-        >>> training.optimizer.lr, training.clip
+        >>> training = language_training(length=20, clip=5, lr_schedule=StepDecay(steps=(8,)), steps=9)
+        >>> training.optimizer.lr, training.regularisation.max_gradient_norm
         (20.0, 0.25)
     """
     return Training(
         epochs=epochs,
         steps=steps,
         batch=20,
-        optimizer=SGD(lr=float(length)),
-        clip=clip / length,
-        course=course,
+        optimizer=SGD(lr=float(length), lr_schedule=lr_schedule),
+        regularisation=Regularisation(max_gradient_norm=clip / length),
         stateful=True,
     )
 
@@ -108,6 +113,8 @@ def _row(
     factor: float,
     clip: float,
 ) -> Row:
-    course = Drops(at=tuple(epoch / epochs for epoch in range(full, epochs)), factor=factor)
-    training = language_training(length=length, clip=clip, course=course, epochs=epochs)
+    schedule = StepDecay(
+        fractions=tuple(epoch / epochs for epoch in range(full, epochs)), factor=factor
+    )
+    training = language_training(length=length, clip=clip, lr_schedule=schedule, epochs=epochs)
     return Row(Call.of(model, words=words), training, LANGUAGE_MODEL)

@@ -9,7 +9,8 @@ from boxwood._internal.core.spec import Call
 from boxwood._internal.data.augmentation import FlipAndCrop
 from boxwood._internal.model.prunable import Named
 from boxwood._internal.recipes.lottery_ticket import Pruning, layer_wise, together
-from boxwood._internal.train.optimizers import SGD, Adam, Course, DropsAt, Warmup
+from boxwood._internal.train.lr_schedules import LinearWarmup, LRSchedule, StepDecay
+from boxwood._internal.train.optimizers import SGD, Adam
 from boxwood._internal.train.settings import Training
 from boxwood._internal.zoo.cifar_nets import resnet_20, vgg_19
 from boxwood._internal.zoo.conv_nets import conv_2, conv_4, conv_6
@@ -90,12 +91,12 @@ def resnet(*, lr: float = 0.1, warmup: int = 0) -> Row:
     """ResNet-20 on CIFAR-10, called ResNet-18 there; tickets need ``lr=0.03, warmup=20_000``.
 
     Example:
-        >>> course = resnet(lr=0.03, warmup=20_000).train.course
-        >>> [round(course(step, 30_000), 3) for step in (0, 10_000, 20_000, 25_000)]
+        >>> schedule = resnet(lr=0.03, warmup=20_000).train.optimizer.lr_schedule
+        >>> [round(schedule(step, 30_000), 3) for step in (0, 10_000, 20_000, 25_000)]
         [0.0, 0.5, 0.1, 0.01]
     """
-    course = _warmed(DropsAt(steps=(20_000, 25_000)), warmup)
-    train = _sgd(30_000, 128, lr, course)
+    schedule = _warmed(StepDecay(steps=(20_000, 25_000)), warmup)
+    train = _sgd(30_000, 128, lr, schedule)
     test_at = (10_000, 20_000, 30_000)
     return Row(Call.of(glorot, net=resnet_20), train, together(0.2, _CONVOLUTIONS), test_at)
 
@@ -111,8 +112,8 @@ def vgg(*, lr: float = 0.1, warmup: int = 0) -> Row:
         112640
     """
     per_epoch = 704
-    course = _warmed(DropsAt(steps=(80 * per_epoch, 120 * per_epoch)), warmup)
-    train = _sgd(160 * per_epoch, 64, lr, course)
+    schedule = _warmed(StepDecay(steps=(80 * per_epoch, 120 * per_epoch)), warmup)
+    train = _sgd(160 * per_epoch, 64, lr, schedule)
     test_at = (30_000, 60_000, 112_000)
     return Row(Call.of(glorot, net=vgg_19), train, together(0.2, _CONVOLUTIONS), test_at)
 
@@ -123,19 +124,18 @@ def _adam(steps: int, lr: float) -> Training:
     )  # fmt: skip
 
 
-def _sgd(steps: int, batch: int, lr: float, course: Course) -> Training:
+def _sgd(steps: int, batch: int, lr: float, schedule: LRSchedule) -> Training:
     return Training(
         steps=steps,
         batch=batch,
-        optimizer=SGD(lr=lr, momentum=0.9, weight_decay=1e-4),
-        course=course,
+        optimizer=SGD(lr=lr, momentum=0.9, weight_decay=1e-4, lr_schedule=schedule),
         augment=FlipAndCrop(fill=0.0),
         watch_every=WATCH_EVERY,
     )
 
 
-def _warmed(course: Course, warmup: int) -> Course:
-    return Warmup(over=warmup, course=course) if warmup else course
+def _warmed(schedule: LRSchedule, warmup: int) -> LRSchedule:
+    return LinearWarmup(steps=warmup, schedule=schedule) if warmup else schedule
 
 
 def _conv_net(net: Callable[..., nn.Module], dropout: bool) -> Call:

@@ -13,7 +13,7 @@ from boxwood._internal.core.arguments import described
 from boxwood._internal.core.generators import in_use, own_random_numbers
 from boxwood._internal.core.seeds import seed_for
 from boxwood._internal.data.splits import Splits
-from boxwood._internal.train.loop import Progress
+from boxwood._internal.train.callbacks import Progress
 from boxwood._internal.train.snapshots import Checkpoints
 from boxwood.errors import InvalidInput
 

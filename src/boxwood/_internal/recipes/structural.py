@@ -90,7 +90,11 @@ def slimming(
         multiple=multiple,
         protect=protect,
     )
-    return _around(prune, replace(train, l1=l1, l1_on=norm_scales), retrain)
+    return _around(
+        prune,
+        replace(train, regularisation=replace(train.regularisation, l1=l1, l1_layers=norm_scales)),
+        retrain,
+    )
 
 
 def _around(prune: PruneUnits, train: Training, retrain: Training) -> Recipe:

@@ -8,12 +8,14 @@ from torch import nn
 from boxwood._internal.data.splits import Splits
 from boxwood._internal.distill.ensembles import Mean, geometric
 from boxwood._internal.distill.losses import Distillation
-from boxwood._internal.recipes.phase import Recipe
+from boxwood._internal.recipes.phase import Phase, Recipe
 from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.recipes.phases.shift_bias import ShiftBias
 from boxwood._internal.recipes.phases.train import Train
 from boxwood._internal.recipes.teachers import Teacher, Trained
+from boxwood._internal.train.losses import Loss
 from boxwood._internal.train.settings import Training
+from boxwood.errors import InvalidInput
 
 
 def trained(train: Training) -> Recipe:
@@ -82,7 +84,7 @@ def student(
 
     Source: Hinton, Vinyals and Dean (2015), sections 2 and 3.
     """
-    return shifted(replace(train, teacher=teacher, loss=loss), shift)
+    return taught(shifted(train, shift), teacher, loss, after=None)
 
 
 def shifted(train: Training, shift: ShiftBias | None) -> Recipe:
@@ -103,3 +105,49 @@ def shifted(train: Training, shift: ShiftBias | None) -> Recipe:
         shift,
         Measure(by_class=True, label="after"),
     )
+
+
+def taught(recipe: Recipe, teacher: Teacher, loss: Loss, *, after: str | None = "dense") -> Recipe:
+    """Let a teacher take part in the trainings of a recipe: prune and distil in one.
+
+    Args:
+        recipe: any; every `Train` is a training.
+        teacher: who teaches.
+        loss: such as `Distillation`.
+        after: label of the phase after which trainings are taught, usually the dense training
+            whose network is the teacher; None to teach all.
+
+    Raises:
+        InvalidInput: no phase has that label, or no training follows it.
+
+    Example:
+        >>> from boxwood._internal.recipes.teachers import Past
+        >>> from boxwood._internal.recipes.three_step import one_shot
+        >>> from boxwood._internal.train.optimizers import SGD
+        >>> training = Training(epochs=1, batch=60, optimizer=SGD(lr=0.1))
+        >>> recipe = taught(
+        ...     one_shot(training, training, 0.9, dead=False), Teacher(who=Past("dense")), Distillation()
+        ... )
+        >>> [phase.teacher is not None for phase in recipe if isinstance(phase, Train)]
+        [False, True]
+    """
+    labels = [phase.label for phase in recipe]
+    if after is not None and after not in labels:
+        raise InvalidInput(
+            f"Expected a phase labelled {after!r}, got the labels {[n for n in labels if n]}; "
+            f"give one of these as after=, or None to teach every training."
+        )
+    first = 0 if after is None else labels.index(after) + 1
+
+    def taught_(phase: Phase) -> Phase:
+        if not isinstance(phase, Train):
+            return phase
+        return replace(phase, teacher=teacher, training=replace(phase.training, loss=loss))
+
+    rest = tuple(map(taught_, recipe[first:]))
+    if rest == recipe[first:]:
+        raise InvalidInput(
+            f"Expected a training after the phase labelled {after!r}, got none that was not taught "
+            f"already; retrain after pruning, or teach another part of the recipe."
+        )
+    return recipe[:first] + rest

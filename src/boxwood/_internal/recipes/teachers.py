@@ -1,12 +1,12 @@
 """Who teaches in a recipe: the network's own past, or networks that runs of their own train.
 
-A `Training` names its teacher, so every phase that trains can be taught: after pruning, between rounds
-of it, while sparsity rises, after surgery.
+Every `Train` may have a teacher: after pruning, between rounds of it, while sparsity rises, after
+surgery.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import nn
@@ -21,7 +21,7 @@ from boxwood._internal.distill.ensembles import Ask, Mean, ensemble, geometric
 from boxwood._internal.distill.hints import Hinted, answering_with, showing
 from boxwood._internal.distill.losses import Distillation
 from boxwood._internal.recipes.phase import Genesis, Recipe, Run, State, World
-from boxwood._internal.train.loop import Teach
+from boxwood._internal.train.loop import MakeTargets
 from boxwood._internal.train.losses import Loss, cross_entropy
 from boxwood._internal.train.settings import Training
 from boxwood.errors import InvalidInput
@@ -142,24 +142,42 @@ class Teacher:
         return self.who.needs(genesis)
 
 
-@contextmanager
-def lessons(world: World, training: Training, student: nn.Module) -> Iterator[Teach | None]:
-    """Give what `train_` asks of a teacher, if the training has one, and keep its answers.
+def check_loss(teacher: Teacher | None, loss: Loss) -> None:
+    """Refuse a loss that learns from a teacher where there is none, and the reverse.
 
     Raises:
-        InvalidInput: the training has a loss for taught students and no teacher, or the reverse;
-            or hidden features are to be kept in a form that is made for logits.
+        InvalidInput: they do not belong together.
+
+    Example:
+        >>> check_loss(None, cross_entropy)
     """
-    teacher: Teacher | None = training.teacher
-    if (teacher is None) == isinstance(training.loss, Distillation) or (
-        teacher is not None and training.loss is cross_entropy
+    if (teacher is None) == isinstance(loss, Distillation) or (
+        teacher is not None and loss is cross_entropy
     ):
         raise InvalidInput(
             f"Expected a teacher together with a loss that learns from one, got teacher="
             f"{'None' if teacher is None else type(teacher.who).__name__} with the loss "
-            f"{getattr(training.loss, '__name__', type(training.loss).__name__)}; give both, such as "
-            f"Training(teacher=Teacher(who=Past('dense')), loss=Distillation(temperature=4.0))."
+            f"{getattr(loss, '__name__', type(loss).__name__)}; give both, such as "
+            f"Train(training=Training(loss=Distillation(temperature=4.0), …), "
+            f"teacher=Teacher(who=Past('dense')))."
         )
+
+
+@contextmanager
+def lessons(
+    world: World, teacher: Teacher | None, training: Training, student: nn.Module
+) -> Iterator[MakeTargets | None]:
+    """Give the function that makes targets of a teacher's logits, and keep its answers.
+
+    Args:
+        world: of the phase that trains.
+        teacher: None gives None: the labels are the targets.
+        training: the student's.
+        student: the network that learns; its hidden features are returned where the loss asks.
+
+    Raises:
+        InvalidInput: hidden features are to be kept in a form that is made for logits.
+    """
     if teacher is None:
         yield None
         return
@@ -178,62 +196,13 @@ def lessons(world: World, training: Training, student: nn.Module) -> Iterator[Te
                 ask, world.data.train, encoding=teacher.encoding, batch=teacher.batch, shards=shards
             )
             return
-        course = [
-            world.seed,
-            training.shuffle_index,
-            training.batch,
-            spec.encode(training.augment, identity=True),
-        ]
-        answers = StepAnswers(ask, teacher.encoding, _shards(world, teacher, *parts, course))
+        augmentation = spec.encode(training.augment, identity=True)
+        inputs = [world.seed, training.shuffle_index, training.batch, augmentation]
+        answers = StepAnswers(ask, teacher.encoding, _shards(world, teacher, *parts, inputs))
         try:
             yield answers
         finally:
             answers.close()
-
-
-def taught(recipe: Recipe, teacher: Teacher, loss: Loss, *, after: str | None = "dense") -> Recipe:
-    """Let a teacher take part in the trainings of a recipe: prune and distil in one.
-
-    Args:
-        recipe: any; every phase with a ``training`` is a training.
-        teacher: who teaches.
-        loss: such as `Distillation`.
-        after: label of the phase after which trainings are taught, usually the dense training
-            whose network is the teacher; None to teach all.
-
-    Raises:
-        InvalidInput: no phase has that label, or no training follows it.
-
-    Example:
-        >>> from boxwood._internal.recipes.three_step import one_shot
-        >>> from boxwood._internal.train.optimizers import SGD
-        >>> training = Training(epochs=1, batch=60, optimizer=SGD(lr=0.1))
-        >>> recipe = taught(
-        ...     one_shot(training, training, 0.9, dead=False), Teacher(who=Past("dense")), Distillation()
-        ... )
-        >>> [phase.training.teacher is not None for phase in recipe if hasattr(phase, "training")]
-        [False, True]
-    """
-    labels = [phase.label for phase in recipe]
-    if after is not None and after not in labels:
-        raise InvalidInput(
-            f"Expected a phase labelled {after!r}, got the labels {[n for n in labels if n]}; "
-            f"give one of these as after=, or None to teach every training."
-        )
-    first = 0 if after is None else labels.index(after) + 1
-
-    def taught_(phase: Any) -> Any:
-        if not hasattr(phase, "training"):
-            return phase
-        return replace(phase, training=replace(phase.training, teacher=teacher, loss=loss))
-
-    rest = tuple(map(taught_, recipe[first:]))
-    if rest == recipe[first:]:
-        raise InvalidInput(
-            f"Expected a training after the phase labelled {after!r}, got none that was not taught "
-            f"already; retrain after pruning, or teach another part of the recipe."
-        )
-    return recipe[:first] + rest
 
 
 def _identity(genesis: Genesis, state: State) -> str:

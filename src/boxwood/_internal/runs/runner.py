@@ -305,5 +305,6 @@ def phase_title(phase: Phase) -> str:
     name = type(phase).__name__
     training, sparsity = getattr(phase, "training", None), getattr(phase, "sparsity", None)
     if training is not None:
-        return f"{name} {training.length}" + " with a teacher" * (training.teacher is not None)
+        taught = getattr(phase, "teacher", None) is not None
+        return f"{name} {training.length}" + " with a teacher" * taught
     return name if sparsity is None else f"{name} to {100 * sparsity:.4g} %"

@@ -1,6 +1,6 @@
-"""The training loop: in-memory batches, stateless order, resumable at any step."""
+"""The training loop: a stateless order of examples, resumable at any step."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -18,34 +18,29 @@ from boxwood._internal.core.seeds import generator_for, seed_for
 from boxwood._internal.model.binding import MaskBinding
 from boxwood._internal.model.prunable import parameter_names
 from boxwood._internal.model.sparse_training import SparseTraining, warn_if_unfinished
+from boxwood._internal.train.callbacks import Callbacks
 from boxwood._internal.train.losses import add_l1_gradient_, limit_norms_
 from boxwood._internal.train.metrics import device_of
-from boxwood._internal.train.settings import Training, Window
-from boxwood._internal.train.snapshots import Checkpoints, resume_, take
-from boxwood._internal.train.stateful_batches import places, reader
+from boxwood._internal.train.settings import Regularisation, Training, Window
+from boxwood._internal.train.snapshots import Row, TrainingState, resume_, take_snapshot
+from boxwood._internal.train.stateful_batches import as_stateful, stateful_batches
 from boxwood.errors import InvalidInput, TrainingDiverged
 
-Teach = Callable[[int, Tensor, Tensor, Tensor], Any]
+MakeTargets = Callable[[int, Tensor, Tensor, Tensor], Any]
 """Step, indices of the batch, inputs as the network sees them, and labels, to what the loss takes."""
-
-
-Row = dict[str, float]
-"""Of a history: ``epoch`` and ``step`` reached, mean training ``loss`` since the row before."""
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training leaves beside the network: its history, and the masks at its end."""
+    """What a training leaves besides the network.
+
+    Args:
+        history: a row per epoch, or per ``watch_every`` steps, and one at the end; see `Row`.
+        masks: bool tensors by parameter name at the end, True keeps; empty where nothing is pruned.
+    """
 
     history: list[Row]
     masks: dict[str, Tensor]
-
-
-Watch = Callable[[nn.Module, Sequence[Row]], Mapping[str, float]]
-"""Told the network and the history, whose last row it adds to."""
-
-Progress = Callable[[int, int], None]
-"""Told (done, all) after every step."""
 
 
 def train_(
@@ -55,41 +50,33 @@ def train_(
     *,
     seed: int,
     masks: Masks | None = None,
-    teach: Teach | None = None,
-    watch: Watch | None = None,
-    memory: dict[str, Tensor] | None = None,
-    checkpoints: Checkpoints | None = None,
-    progress: Progress | None = None,
+    make_targets: MakeTargets | None = None,
+    callbacks: Callbacks | None = None,
 ) -> TrainingResult:
     """Train a network in place.
 
-    The order of examples in epoch e follows from (seed, ``training.shuffle_index``, e) alone, augmentation in
-    step t from (seed, ``training.shuffle_index``, t), and dropout from (seed, ``training.shuffle_index``), so a resumed
-    training is the undisturbed one, bit for bit (on the CPU, with the same number of threads);
-    torch's own random numbers are left as they were.
+    With k the training's ``shuffle_index``, the order of examples in epoch e follows from
+    (seed, k, e) alone, augmentation in step t from (seed, k, t), and dropout from (seed, k). So a
+    resumed training is the undisturbed one, bit for bit (on the CPU, with the same number of
+    threads). Torch's own random numbers are left as they were.
 
     Args:
-        model: trained in place; parameters outside ``masks`` stay zero.
+        model: trained in place; what ``masks`` prunes stays zero.
         examples: what it learns from.
         training: how.
         seed: root seed of the run.
-        masks: bool tensors by parameter name, True keeps; where ``training`` has a policy, those that
-            it goes on from.
-        teach: makes of each batch's labels what ``training.loss`` takes, such as a `Lesson`; the
-            labels themselves by default.
-        watch: called for every row; what it returns is part of the history.
-        memory: tensors that ``watch`` keeps between rows, such as the best weights so far; they are
-            part of every snapshot, and filled in place from the one resumed from.
-        checkpoints: where to resume from and to save to.
-        progress: told after every step.
+        masks: bool tensors by parameter name, True keeps; where the training prunes by a policy,
+            those that it starts from.
+        make_targets: makes of each batch's labels what the loss takes, such as `TeacherTargets`;
+            the labels themselves by default.
+        callbacks: what is called on the way.
 
     Returns:
-        One row per epoch, or per ``training.watch_every`` steps, and one at the end (see `Row`); and
-        the masks at the end.
+        The history, and the masks at the end.
 
     Raises:
-        InvalidInput: the loss is no longer finite, a pattern of ``frozen`` matches nothing,
-            there are no examples, or ``training`` has a teacher that nobody asks.
+        InvalidInput: a pattern of ``frozen`` matches nothing or all, or there are no examples.
+        TrainingDiverged: the loss is no longer finite.
 
     Example:
         >>> from boxwood._internal.data.splits import InMemory
@@ -101,16 +88,11 @@ def train_(
     """
     if not len(examples):
         raise InvalidInput("Expected examples to train on, got none; give a non-empty split.")
-    if training.teacher is not None and teach is None:
-        raise InvalidInput(
-            "Expected the answers of the teacher that fit names, got teach=None; use a phase that "
-            "asks teachers, such as Train, or give train_ a function that does."
-        )
+    callbacks = callbacks or Callbacks()
     with ExitStack() as stack:
         devices = devices_of((*model.parameters(), *model.buffers()))
-        stack.enter_context(
-            own_random_numbers(devices, seed=seed_for(seed, "dropout", training.shuffle_index))
-        )
+        dropout = seed_for(seed, "dropout", training.shuffle_index)
+        stack.enter_context(own_random_numbers(devices, seed=dropout))
         stack.callback(model.train, model.training)
         _freeze_(model, training.frozen, stack)
         learning = [p for p in model.parameters() if p.requires_grad]
@@ -120,34 +102,34 @@ def train_(
                 f"matches all; freeze fewer."
             )
         optimizer = training.optimizer.build(learning)
-        history, window = list[Row](), training.window(len(examples))
-        memory = {} if memory is None else memory
-        state, carried = dict[str, Tensor](), dict[str, Tensor]()
-        start = resume_(model, optimizer, history, memory, state, carried, checkpoints)
+        window = training.window(len(examples))
+        state = TrainingState(window.first, memory=callbacks.memory)
+        snapshot = None if callbacks.checkpoints is None else callbacks.checkpoints.load()
+        if snapshot is not None:
+            resume_(model, optimizer, state, snapshot)
         held: MaskBinding | SparseTraining | None = None
-        if training.policy is not None:
-            state = state or {**(masks or {}), "steps": torch.tensor(window.first)}
+        if training.pruning is not None:
+            start = {**(masks or {}), "steps": torch.tensor(window.first)}
             held = SparseTraining(
                 model,
                 optimizer,
-                seeded_policy(training.policy, seed),
-                where=training.where,
-                loss=training.loss if teach is None else None,
-                batches=InBatches(examples, training.batch, training.evidence),
-                state=state,
+                seeded_policy(training.pruning.policy, seed),
+                where=training.pruning.layers,
+                loss=training.loss if make_targets is None else None,
+                batches=InBatches(examples, training.batch, training.pruning.evidence),
+                state=state.masks or start,
             )
             stack.callback(held.detach, early=True)
         elif masks:
             held = MaskBinding(model, optimizer, masks)
             stack.callback(held.detach)
         model.train()
-        loop = _Loop(
-            model, examples, training, window, seed, optimizer, history, memory, held, teach
-        )
-        loop.run_(start or (window.first, 0.0), carried, watch, checkpoints, progress)
+        _Loop(
+            model, examples, training, window, seed, optimizer, state, held, make_targets, callbacks
+        ).run_()
         if isinstance(held, SparseTraining) and window.last == window.steps:
             warn_if_unfinished(held)
-        return TrainingResult(history, {} if held is None else held.masks)
+        return TrainingResult(state.history, {} if held is None else held.masks)
 
 
 @dataclass(frozen=True)
@@ -158,99 +140,114 @@ class _Loop:
     window: Window
     seed: int
     optimizer: Optimizer
-    history: list[Row]
-    memory: dict[str, Tensor]
+    state: TrainingState
     held: MaskBinding | SparseTraining | None
-    teach: Teach | None
+    make_targets: MakeTargets | None
+    callbacks: Callbacks
 
-    def run_(
-        self,
-        start: tuple[int, float],
-        carried: dict[str, Tensor],
-        watch: Watch | None,
-        checkpoints: Checkpoints | None,
-        progress: Progress | None,
-    ) -> None:
-        training, model, optimizer, window = self.training, self.model, self.optimizer, self.window
-        every, device = training.watch_every or window.per_epoch, device_of(model)
-        learning = [p for p in model.parameters() if p.requires_grad]
-        matrices = [p for p in learning if p.dim() > 1]
-        penalised = matrices if training.l1_on is None else list(training.l1_on(model).values())
-        step, summed = start
+    def run_(self) -> None:
+        window, state, device = self.window, self.state, device_of(self.model)
+        limits = _Limits.of(self.model, self.training.regularisation)
+        every = self.training.watch_every or window.per_epoch
         # A tensor, so that nothing waits for the loss of a step before the next one starts.
-        running = torch.tensor(summed, dtype=torch.float64, device=device)
-        rate = training.optimizer.lr
-        while step < window.last:
-            epoch, position = divmod(step, window.per_epoch)
+        loss_sum = torch.tensor(state.loss_sum, dtype=torch.float64, device=device)
+        while state.step < window.last:
+            epoch, position = divmod(state.step, window.per_epoch)
             if not position:
-                carried = {}
-            for indices in self._batches(epoch)[position : position + window.last - step]:
-                wanted = training.optimizer.lr * training.course(step, window.steps)
-                if wanted != rate:
-                    rate = wanted
-                    for group in optimizer.param_groups:
-                        group["lr"] = rate
-                inputs, targets = self.examples.take(indices)
-                if training.augment is not None:
-                    chance = generator_for(self.seed, f"augment/{training.shuffle_index}", step)
-                    inputs = training.augment(inputs, chance)
-                if self.teach is not None:
-                    targets = self.teach(step, indices, inputs, targets)
-                optimizer.zero_grad(set_to_none=True)
-                if training.stateful:
-                    outputs, carried = reader(model).carry(inputs.to(device), carried)
-                else:
-                    outputs = model(inputs.to(device))
-                loss = training.loss(outputs, targets.to(device))
-                loss.backward()
-                add_l1_gradient_(penalised, training.l1)
-                if training.clip is not None:
-                    nn.utils.clip_grad_norm_(learning, training.clip)
-                optimizer.step()
-                if training.max_norm is not None:
-                    limit_norms_(matrices, training.max_norm)
-                running += loss.detach()
-                step += 1
-                if progress is not None:
-                    progress(step - window.first, window.last - window.first)
-                if step % every == 0 or step == window.last:
-                    since = max(window.first, (step - 1) // every * every)
-                    self._close_row(step, running, step - since, watch)
-                if checkpoints is not None and step < window.last and checkpoints.due():
-                    checkpoints.save(
-                        take(
-                            model,
-                            optimizer,
-                            step=step,
-                            summed=float(running),
-                            history=self.history,
-                            memory=self.memory,
-                            held=self.held.state_dict()
-                            if isinstance(self.held, SparseTraining)
-                            else {},
-                            carried=carried,
-                        )
-                    )
+                state.network_state = {}
+            for indices in self._batches(epoch)[position : position + window.last - state.step]:
+                loss_sum += self._step_(indices, limits, device)
+                state.step += 1
+                if self.callbacks.progress is not None:
+                    self.callbacks.progress(state.step - window.first, window.last - window.first)
+                if state.step % every == 0 or state.step == window.last:
+                    since = max(window.first, (state.step - 1) // every * every)
+                    self._close_row(loss_sum, state.step - since)
+                self._save(loss_sum)
+
+    def _step_(self, indices: Tensor, limits: "_Limits", device: torch.device) -> Tensor:
+        """Take one step of the optimizer, and return the loss before it."""
+        training, optimizer, step = self.training, self.optimizer, self.state.step
+        rate = training.optimizer.lr * training.optimizer.lr_schedule(step, self.window.steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        inputs, targets = self.examples.take(indices)
+        if training.augment is not None:
+            chance = generator_for(self.seed, f"augment/{training.shuffle_index}", step)
+            inputs = training.augment(inputs, chance)
+        if self.make_targets is not None:
+            targets = self.make_targets(step, indices, inputs, targets)
+        optimizer.zero_grad(set_to_none=True)
+        loss = training.loss(self._outputs(inputs.to(device)), targets.to(device))
+        loss.backward()
+        limits.gradients_()
+        optimizer.step()
+        limits.weights_()
+        return loss.detach()
+
+    def _outputs(self, inputs: Tensor) -> Any:
+        if not self.training.stateful:
+            return self.model(inputs)
+        network, state = as_stateful(self.model), self.state
+        outputs, state.network_state = network.forward_with_state(inputs, state.network_state)
+        return outputs
 
     def _batches(self, epoch: int) -> tuple[Tensor, ...]:
         count, batch = len(self.examples), self.training.batch
         if self.training.stateful:
-            return places(count, batch)
+            return stateful_batches(count, batch)
         shuffle = generator_for(self.seed, f"order/{self.training.shuffle_index}", epoch)
         order: tuple[Tensor, ...] = torch.randperm(count, generator=shuffle).split(batch)
         return order
 
-    def _close_row(self, step: int, running: Tensor, steps: int, watch: Watch | None) -> None:
-        mean, epoch = float(running) / steps, (step - 1) // self.window.per_epoch + 1
-        if not torch.isfinite(running):
+    def _close_row(self, loss_sum: Tensor, steps: int) -> None:
+        state = self.state
+        mean, epoch = float(loss_sum) / steps, (state.step - 1) // self.window.per_epoch + 1
+        if not torch.isfinite(loss_sum):
             raise TrainingDiverged(
                 f"Expected a finite loss, got {mean} in epoch {epoch}; the training diverges: "
                 f"use a learning rate below {self.training.optimizer.lr}."
             )
-        running.zero_()
-        self.history.append({"epoch": epoch, "step": step, "loss": mean})
-        if watch is not None:
-            self.history[-1] |= watch(self.model, self.history)
+        loss_sum.zero_()
+        state.history.append({"epoch": epoch, "step": state.step, "loss": mean})
+        if self.callbacks.watch is not None:
+            state.history[-1] |= self.callbacks.watch(self.model, state.history)
+
+    def _save(self, loss_sum: Tensor) -> None:
+        state, checkpoints = self.state, self.callbacks.checkpoints
+        if checkpoints is None or state.step == self.window.last or not checkpoints.due():
+            return
+        state.loss_sum = float(loss_sum)
+        if isinstance(self.held, SparseTraining):
+            state.masks = self.held.state_dict()
+        checkpoints.save(take_snapshot(self.model, self.optimizer, state))
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """A regularisation and the parameters that it is about."""
+
+    regularisation: Regularisation
+    learning: list[nn.Parameter]
+    matrices: list[nn.Parameter]
+    penalised: list[nn.Parameter]
+
+    @classmethod
+    def of(cls, model: nn.Module, regularisation: Regularisation) -> "_Limits":
+        learning = [p for p in model.parameters() if p.requires_grad]
+        matrices = [p for p in learning if p.dim() > 1]
+        layers = regularisation.l1_layers
+        penalised = matrices if layers is None else list(layers(model).values())
+        return cls(regularisation, learning, matrices, penalised)
+
+    def gradients_(self) -> None:
+        add_l1_gradient_(self.penalised, self.regularisation.l1)
+        if self.regularisation.max_gradient_norm is not None:
+            nn.utils.clip_grad_norm_(self.learning, self.regularisation.max_gradient_norm)
+
+    def weights_(self) -> None:
+        if self.regularisation.max_weight_norm is not None:
+            limit_norms_(self.matrices, self.regularisation.max_weight_norm)
 
 
 def _freeze_(model: nn.Module, patterns: tuple[str, ...], stack: ExitStack) -> None:

@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate courses as frozen data."""
+"""Optimizers as frozen data: what a recipe writes down, and the torch optimizer made of it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,26 +8,43 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from boxwood._internal.core import spec
+from boxwood._internal.train.lr_schedules import ConstantLR, LRSchedule
 from boxwood.errors import InvalidInput
 
 
 class OptimizerSpec(Protocol):
-    """What a training phase asks of an optimizer: a learning rate, and how to build it."""
+    """What a training asks of an optimizer: its learning rate, the schedule, and how to build it."""
 
     @property
     def lr(self) -> float:
-        """The learning rate before any course is applied."""
+        """Learning rate, above 0, before the schedule is applied."""
+        ...
+
+    @property
+    def lr_schedule(self) -> LRSchedule:
+        """Factor on the learning rate at every step."""
         ...
 
     def build(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
-        """Make the torch optimizer."""
+        """Make the torch optimizer of some parameters, at the learning rate ``lr``."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class SGD:
-    """Stochastic gradient descent; ``weight_decay`` adds ``weight_decay · w`` to the gradient (L2).
+    """Stochastic gradient descent, ``w ← w - lr · v`` with ``v ← momentum · v + ∇E + weight_decay · w``.
+
+    Data for a recipe; `build` makes the `torch.optim.SGD`.
+
+    Args:
+        lr: learning rate, above 0.
+        momentum: in [0, 1); 0 is plain gradient descent.
+        weight_decay: L2 strength, at least 0: ``weight_decay · w`` is added to the gradient.
+        nesterov: look ahead along the momentum.
+        lr_schedule: factor on ``lr`` at every step.
+
+    Raises:
+        InvalidInput: the learning rate is not above 0.
 
     Example:
         >>> type(SGD(lr=0.1, momentum=0.9).build([nn.Parameter(torch.ones(1))])).__name__
@@ -38,6 +55,7 @@ class SGD:
     momentum: float = 0.0
     weight_decay: float = 0.0
     nesterov: bool = False
+    lr_schedule: LRSchedule = ConstantLR()  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
         _check_rate(self.lr)
@@ -55,21 +73,34 @@ class SGD:
 
 @dataclass(frozen=True, kw_only=True)
 class Adam:
-    """Adam; ``weight_decay`` adds ``weight_decay · w`` to the gradient (L2), as torch's Adam does.
+    """Adam; data for a recipe, of which `build` makes the `torch.optim.Adam`.
 
-    ``fused`` updates each parameter in one pass, which saves a quarter of a LeNet's step on a CPU;
-    its results differ from the others' in the last bits.
+    Args:
+        lr: learning rate, above 0.
+        betas: decay of the running means of gradients and of their squares, each in [0, 1).
+        eps: added to the denominator, at least 0.
+        weight_decay: L2 strength, at least 0: ``weight_decay · w`` is added to the gradient, as
+            torch's Adam does.
+        fused: update each parameter in one pass, which saves a quarter of a LeNet's step on a CPU;
+            results differ in the last bits.
+        lr_schedule: factor on ``lr`` at every step.
+
+    Raises:
+        InvalidInput: the learning rate is not above 0.
 
     Example:
         >>> type(Adam(lr=1e-3).build([nn.Parameter(torch.ones(1))])).__name__
         'Adam'
+
+    Source: Kingma and Ba (2015), algorithm 1.
     """
 
     lr: float
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
-    fused: bool = spec.field(False, legacy=False)
+    fused: bool = False
+    lr_schedule: LRSchedule = ConstantLR()  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
         _check_rate(self.lr)
@@ -84,97 +115,6 @@ class Adam:
             weight_decay=self.weight_decay,
             fused=self.fused or None,  # None leaves the choice to torch
         )
-
-
-class Course(Protocol):
-    """A learning-rate course: a step, and how many there are, to a factor on the rate."""
-
-    def __call__(self, step: int, steps: int) -> float:
-        """Factor at ``step`` of ``steps``."""
-        ...
-
-
-@dataclass(frozen=True)
-class Constant:
-    """The same learning rate throughout.
-
-    Example:
-        >>> Constant()(7, 10)
-        1.0
-    """
-
-    def __call__(self, step: int, steps: int) -> float:  # noqa: ARG002 - every course alike
-        """Return 1."""
-        return 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drops:
-    """Multiply the learning rate by ``factor`` at each of some fractions of the training.
-
-    Args:
-        at: fractions in (0, 1), such as ``(0.5, 0.75)``.
-        factor: what each drop multiplies by.
-
-    Example:
-        >>> [round(Drops(at=(0.5, 0.75), factor=0.1)(t, 4), 3) for t in range(4)]
-        [1.0, 1.0, 0.1, 0.01]
-    """
-
-    at: tuple[float, ...]
-    factor: float = 0.1
-
-    def __call__(self, step: int, steps: int) -> float:
-        """Product of the drops passed so far."""
-        return self.factor ** sum(step >= round(fraction * steps) for fraction in self.at)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DropsAt:
-    """Multiply the learning rate by ``factor`` at each of some steps, however many there are.
-
-    Args:
-        steps: steps that begin with a drop.
-        factor: what each drop multiplies by.
-
-    Example:
-        >>> [round(DropsAt(steps=(2, 3), factor=0.1)(t, 4), 3) for t in range(4)]
-        [1.0, 1.0, 0.1, 0.01]
-    """
-
-    steps: tuple[int, ...]
-    factor: float = 0.1
-
-    def __call__(self, step: int, steps: int) -> float:  # noqa: ARG002 - every course alike
-        """Product of the drops passed so far."""
-        return float(self.factor ** sum(step >= at for at in self.steps))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Warmup:
-    """Rise from zero in a straight line over the first steps of another course: ``t / over``.
-
-    Args:
-        over: steps until the full rate.
-        course: what the rate follows; its drops count from step 0, not from the end of the rise.
-
-    Example:
-        >>> [Warmup(over=2)(t, 4) for t in range(4)]
-        [0.0, 0.5, 1.0, 1.0]
-
-    Source: Frankle and Carbin (2019), section 4 and figure 2.
-    """
-
-    over: int
-    course: Course = Constant()
-
-    def __post_init__(self) -> None:
-        if self.over < 1:
-            raise InvalidInput(f"Expected a warm-up of over >= 1 steps, got {self.over}; drop it.")
-
-    def __call__(self, step: int, steps: int) -> float:
-        """Factor of the rise times that of the course."""
-        return min(1.0, step / self.over) * self.course(step, steps)
 
 
 def _check_rate(lr: float) -> None:

@@ -1,18 +1,16 @@
-"""How a training goes, as frozen data: its length, its optimizer, its limits and what it sees."""
+"""A training as frozen data: its length, its optimizer, its examples and its limits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from boxwood._internal.core import spec
 from boxwood._internal.core.policies import Policy
 from boxwood._internal.model.prunable import Where, linear_and_conv
 from boxwood._internal.train.losses import Loss, cross_entropy
-from boxwood._internal.train.optimizers import Constant, Course, OptimizerSpec
-from boxwood._internal.train.stateful_batches import places
+from boxwood._internal.train.optimizers import OptimizerSpec
+from boxwood._internal.train.stateful_batches import stateful_batches
 from boxwood.errors import InvalidInput
 
 Augmentation = Callable[[Tensor, torch.Generator], Tensor]
@@ -20,68 +18,129 @@ Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
-    """One training: how long, with what, towards what.
+class Regularisation:
+    """What keeps weights and gradients small; by default nothing does. L2 belongs to the optimizer.
+
+    In this order at every step: ``l1 · sign(w)`` is added to the gradient, which is that of
+    ``l1 · Σ|w|``; the gradient g is scaled by ``min(1, max_gradient_norm / ‖g‖)``; and after the
+    step the weights w of each unit are scaled by ``min(1, max_weight_norm / ‖w‖)``.
 
     Args:
-        epochs: passes over the training examples; the last batch of an epoch may be smaller.
-        steps: the length in steps instead of epochs; give one of the two.
-        start_at: where the training enters its own course, in epochs or steps as its length is: the
-            learning rate, the order of examples and augmentation are those of that moment.
-        stop_at: where it leaves its course, likewise; None for the end.
-        batch: examples per step.
-        optimizer: `SGD` or `Adam`, with its L2 strength as ``weight_decay``.
-        course: learning-rate course over the steps of this training.
-        loss: outputs and targets to a scalar.
-        l1: strength of the L1 penalty on the prunable weights; units of loss per unit of weight.
-        l1_on: what it penalises instead, such as `boxwood._internal.model.prunable.norm_scales`.
+        l1: strength of the L1 penalty, at least 0, in units of the loss per unit of weight.
+        l1_layers: which parameters it penalises, such as `norm_scales`; None for every parameter
+            of two or more dimensions.
+        max_gradient_norm: largest Euclidean norm of the gradient of all parameters together, above
+            0; None for no limit.
+        max_weight_norm: largest Euclidean norm of the weights that enter a unit, above 0; None for
+            no limit.
+
+    Raises:
+        InvalidInput: a value is out of range.
+
+    Example:
+        >>> Regularisation(l1=1e-5, max_gradient_norm=1.0).max_weight_norm is None
+        True
+
+    Source of ``max_weight_norm``: Hinton et al., arXiv:1207.0580, 2012, the constraint used with
+    dropout.
+    """
+
+    l1: float = 0.0
+    l1_layers: Where | None = None
+    max_gradient_norm: float | None = None
+    max_weight_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        limits = (self.max_gradient_norm, self.max_weight_norm)
+        if not self.l1 >= 0 or any(limit is not None and not limit > 0 for limit in limits):
+            raise InvalidInput(
+                f"Expected l1 >= 0, max_gradient_norm > 0 and max_weight_norm > 0, got {self.l1}, "
+                f"{self.max_gradient_norm} and {self.max_weight_norm}; correct them, or leave them "
+                f"out."
+            )
+
+
+@dataclass(frozen=True)
+class PolicyPruning:
+    """Pruning by a policy while the network trains.
+
+    Args:
+        policy: changes the masks, such as `Gradual` or `RigL`. Its steps are counted from the
+            beginning of the training, whatever ``start_at`` is.
+        layers: the parameters that it prunes.
+        evidence: the number of training examples, the first ones, that a criterion sees at every
+            update if it asks for more than weights; at least 1. Not with a teacher.
+
+    Raises:
+        InvalidInput: ``evidence`` is below 1.
+
+    Example:
+        >>> from boxwood._internal.core.policies import RigL
+        >>> PolicyPruning(RigL(sparsity=0.9, until=1000)).evidence
+        1000
+    """
+
+    policy: Policy
+    layers: Where = linear_and_conv
+    evidence: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.evidence < 1:
+            raise InvalidInput(f"Expected evidence >= 1 examples, got {self.evidence}; give some.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One training: how long, with which optimizer, on what, within which limits.
+
+    A training of N epochs or steps may be entered and left anywhere: steps ``start_at`` to
+    ``stop_at`` have the learning rate, the batches and the augmentation that they have in the whole.
+
+    Args:
+        epochs: passes over the training examples, at least 0; the last batch of an epoch may be
+            smaller.
+        steps: the length in optimizer steps instead; give one of the two.
+        start_at: where the training is entered, in epochs or steps as its length is.
+        stop_at: where it is left, likewise; None for the end.
+        batch: examples per step, at least 1.
+        optimizer: `SGD` or `Adam`, with its learning-rate schedule and its L2 strength.
+        loss: outputs and targets to a scalar, the mean over a batch.
+        regularisation: L1 penalty, and limits of the norms of gradients and weights.
         frozen: patterns of parameters that do not learn, such as ``("conv*",)``.
-        shuffle_index: which of the seed's orders of examples (and dropout) to use.
-        watch_every: steps between two rows of the history; None for one row per epoch.
-        clip: largest norm of the gradient of all parameters together; None for no limit.
         augment: changes the inputs of a batch at random, such as `FlipAndCrop`.
-        policy: changes the masks while it trains, such as `Gradual`; its steps are counted from
-            the beginning of the course.
-        where: the parameters that ``policy`` prunes.
-        evidence: how many of the first training examples a criterion of ``policy`` sees at every
-            update, if it asks for more than weights; not with a teacher.
-        max_norm: largest Euclidean norm of the weights that enter a unit, kept to after every
-            step; None for no limit.
-        teacher: whom to learn from, with a ``loss`` such as `Distillation`; see
-            `boxwood._internal.recipes.teachers`. The phase that trains hands its answers to `train_`.
-        stateful: the examples are the rows of a text, which a `Reader` reads on from batch to
-            batch, at as many places as a batch has rows; epochs, and ``start_at``, start afresh.
+        shuffle_index: which of the seed's orders of examples, augmentations and dropout masks to
+            use; trainings of one recipe have different ones so as not to repeat each other.
+        stateful: the examples are consecutive rows of a text, and the network's state is carried
+            from batch to batch, see `stateful_batches`; it starts afresh at every epoch and at
+            ``start_at``.
+        watch_every: steps between two rows of the history, at least 1; None for a row per epoch.
+        pruning: a policy that changes the masks while the network trains; None keeps them.
+
+    Raises:
+        InvalidInput: a value is out of range, or not exactly one of ``epochs`` and ``steps`` is
+            given.
 
     Example:
         >>> from boxwood._internal.train.optimizers import SGD
-        >>> whole = Training(steps=1000, batch=60, optimizer=SGD(lr=0.1))
-        >>> whole.window(55_000)
-        Window(first=0, last=1000, steps=1000, per_epoch=917)
-        >>> whole.window(55_000).epochs > 1
-        True
+        >>> training = Training(epochs=10, batch=60, optimizer=SGD(lr=0.1, momentum=0.9))
+        >>> training.window(count=600)
+        Window(first=0, last=100, steps=100, per_epoch=10)
     """
 
     epochs: int | None = None
+    steps: int | None = None
+    start_at: int = 0
+    stop_at: int | None = None
     batch: int
     optimizer: OptimizerSpec
-    course: Course = Constant()
     loss: Loss = cross_entropy
-    l1: float = 0.0
+    regularisation: Regularisation = Regularisation()
     frozen: tuple[str, ...] = ()
+    augment: Augmentation | None = None
     shuffle_index: int = 0
-    steps: int | None = spec.field(None, legacy=None)
-    start_at: int = spec.field(0, legacy=0)
-    stop_at: int | None = spec.field(None, legacy=None)
-    watch_every: int | None = spec.field(None, legacy=None)
-    clip: float | None = spec.field(None, legacy=None)
-    augment: Augmentation | None = spec.field(None, legacy=None)  # noqa: RUF009 - a field
-    policy: Policy | None = spec.field(None, legacy=None)  # noqa: RUF009
-    where: Where = spec.field(linear_and_conv, legacy=linear_and_conv)  # noqa: RUF009
-    max_norm: float | None = spec.field(None, legacy=None)
-    teacher: Any = spec.field(None, legacy=None)  # noqa: RUF009 - a field
-    stateful: bool = spec.field(False, legacy=False)
-    evidence: int = spec.field(1000, legacy=1000)
-    l1_on: Where | None = spec.field(None, legacy=None)  # noqa: RUF009 - a field
+    stateful: bool = False
+    watch_every: int | None = None
+    pruning: PolicyPruning | None = None
 
     def __post_init__(self) -> None:
         given = [length for length in (self.epochs, self.steps) if length is not None]
@@ -90,53 +149,69 @@ class Training:
                 f"Expected a length of either epochs >= 0 or steps >= 0, and batch >= 1, got "
                 f"epochs={self.epochs}, steps={self.steps}, batch={self.batch}; correct them."
             )
-        if (
-            not 0
-            <= self.start_at
-            <= (given[0] if self.stop_at is None else self.stop_at)
-            <= given[0]
-        ):
+        if not 0 <= self.start_at <= self._end <= given[0]:
             raise InvalidInput(
                 f"Expected 0 <= start_at <= stop_at <= {given[0]}, got start_at={self.start_at}, "
-                f"stop_at={self.stop_at}; they count as the length does, in "
-                f"{'epochs' if self.steps is None else 'steps'}."
+                f"stop_at={self.stop_at}; they count as the length does, in {self._unit}."
             )
-        limits = (self.watch_every, self.clip, self.max_norm)
-        if any(limit is not None and not limit > 0 for limit in limits):
+        if self.watch_every is not None and self.watch_every < 1:
             raise InvalidInput(
-                f"Expected watch_every >= 1, clip > 0 and max_norm > 0, got {self.watch_every}, "
-                f"{self.clip} and {self.max_norm}; correct them, or leave them out."
+                f"Expected watch_every >= 1 steps, got {self.watch_every}; leave it out for a row "
+                f"of the history per epoch."
             )
 
     @property
     def length(self) -> str:
-        """Say how long it is, in the words of its settings.
+        """The length in words.
 
         Example:
             >>> from boxwood._internal.train.optimizers import SGD
             >>> Training(steps=900, start_at=100, batch=60, optimizer=SGD(lr=0.1)).length
             'steps 100 to 900'
         """
-        whole = self.epochs if self.steps is None else self.steps
-        unit = "epochs" if self.steps is None else "steps"
         if not self.start_at and self.stop_at is None:
-            return f"{whole} {unit}"
-        return f"{unit} {self.start_at} to {whole if self.stop_at is None else self.stop_at}"
+            return f"{self._whole} {self._unit}"
+        return f"{self._unit} {self.start_at} to {self._end}"
 
     def window(self, count: int) -> "Window":
-        """Count the steps of this training on ``count`` examples."""
+        """Count the steps of this training.
+
+        Args:
+            count: training examples, at least 1; with ``stateful`` at least ``batch``.
+
+        Raises:
+            InvalidInput: a stateful training has fewer examples than ``batch``.
+        """
         batch = self.batch
-        per_epoch = len(places(count, batch)) if self.stateful else -(-count // batch)
+        per_epoch = len(stateful_batches(count, batch)) if self.stateful else -(-count // batch)
         unit = per_epoch if self.steps is None else 1
-        length = self.epochs if self.steps is None else self.steps
-        assert length is not None  # noqa: S101 - one of the two is given
-        last = length if self.stop_at is None else self.stop_at
-        return Window(self.start_at * unit, last * unit, length * unit, per_epoch)
+        return Window(self.start_at * unit, self._end * unit, self._whole * unit, per_epoch)
+
+    @property
+    def _whole(self) -> int:
+        whole = self.epochs if self.steps is None else self.steps
+        assert whole is not None  # noqa: S101 - one of the two is given
+        return whole
+
+    @property
+    def _end(self) -> int:
+        return self._whole if self.stop_at is None else self.stop_at
+
+    @property
+    def _unit(self) -> str:
+        return "epochs" if self.steps is None else "steps"
 
 
 @dataclass(frozen=True)
 class Window:
-    """The steps from ``first`` up to ``last`` of a course of ``steps``, ``per_epoch`` at a time."""
+    """The steps of a training that are taken: from ``first`` up to ``last``.
+
+    Args:
+        first: steps before the first one.
+        last: steps before the first one that is not taken.
+        steps: the whole training's.
+        per_epoch: steps of an epoch.
+    """
 
     first: int
     last: int
@@ -145,7 +220,7 @@ class Window:
 
     @property
     def epochs(self) -> float:
-        """Passes over the examples, a whole number where it is one.
+        """Passes over the examples; a whole number where they are whole.
 
         Example:
             >>> Window(0, 150, 500, per_epoch=100).epochs, Window(0, 300, 300, 100).epochs

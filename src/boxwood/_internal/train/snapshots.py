@@ -1,7 +1,7 @@
-"""Where a training stands, written down and taken up again."""
+"""A training written down at a step, and resumed from there bit for bit."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -11,17 +11,20 @@ from torch.optim import Optimizer
 from boxwood._internal.core.generators import devices_of, put_back, random_states
 from boxwood._internal.core.placement import beside
 
+Row = dict[str, float]
+"""Of a history: ``epoch`` and ``step`` reached, and the mean training ``loss`` since the row before."""
+
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Where a training stands: enough to go on as if it had never stopped."""
+    """A training, or another long phase, written down: enough to continue as if it had not stopped."""
 
     tensors: Mapping[str, Tensor]
     facts: Mapping[str, Any]
 
 
 class Checkpoints(Protocol):
-    """Where snapshots go; a runner keeps them on disk."""
+    """Where snapshots are kept; a runner keeps them on disk."""
 
     def load(self) -> Snapshot | None:
         """Return the last snapshot, if there is one."""
@@ -36,33 +39,42 @@ class Checkpoints(Protocol):
         ...
 
 
-def take(
-    model: nn.Module,
-    optimizer: Optimizer,
-    *,
-    step: int,
-    summed: float,
-    history: Sequence[Mapping[str, float]],
-    memory: Mapping[str, Tensor],
-    held: Mapping[str, Tensor],
-    carried: Mapping[str, Tensor],
-) -> Snapshot:
+@dataclass
+class TrainingState:
+    """How far a training is: what changes at every step, apart from the network and the optimizer.
+
+    Args:
+        step: steps done, counted from the beginning of the whole training.
+        loss_sum: sum of the losses since the last row of the history.
+        history: rows so far.
+        memory: tensors that the training's watch keeps between rows.
+        masks: the state of a policy that changes masks: the masks, and what belongs to them.
+        network_state: what a stateful network carries from one batch to the next.
+    """
+
+    step: int
+    loss_sum: float = 0.0
+    history: list[Row] = field(default_factory=list)
+    memory: dict[str, Tensor] = field(default_factory=dict)
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    network_state: dict[str, Tensor] = field(default_factory=dict)
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """The tensors by what they are."""
+        return {"memory": self.memory, "masks": self.masks, "network_state": self.network_state}
+
+
+def take_snapshot(model: nn.Module, optimizer: Optimizer, state: TrainingState) -> Snapshot:
     """Write down a training, torch's random numbers included.
 
     Args:
         model: in training.
         optimizer: that trains it.
-        step: steps done.
-        summed: losses since the last row of the history.
-        history: rows so far.
-        memory: tensors that whoever watches keeps between rows.
-        held: masks that change while it trains, and what belongs to them.
-        carried: what a network that reads in order keeps from one batch to the next.
+        state: all that is neither in the network nor in the optimizer.
     """
     tensors = {f"model/{name}": t for name, t in model.state_dict().items()}
-    tensors |= {f"memory/{name}": t for name, t in memory.items()}
-    tensors |= {f"held/{name}": t for name, t in held.items()}
-    tensors |= {f"carried/{name}": t for name, t in carried.items()}
+    for kind, part in state.tensors().items():
+        tensors |= {f"{kind}/{name}": t for name, t in part.items()}
     numbers: dict[str, dict[str, Any]] = {}
     for index, moments in optimizer.state_dict()["state"].items():
         for key, value in moments.items():
@@ -72,54 +84,48 @@ def take(
                 numbers.setdefault(str(index), {})[key] = value
     for device, random in random_states(_devices(model)).items():
         tensors["random" if device == "cpu" else f"random/{device}"] = random
-    facts = {"step": step, "summed": summed, "numbers": numbers, "history": list(history)}
+    facts = {
+        "step": state.step,
+        "loss_sum": state.loss_sum,
+        "numbers": numbers,
+        "history": list(state.history),
+    }
     return Snapshot(tensors, facts)
 
 
 def resume_(
-    model: nn.Module,
-    optimizer: Optimizer,
-    history: list[dict[str, float]],
-    memory: dict[str, Tensor],
-    held: dict[str, Tensor],
-    carried: dict[str, Tensor],
-    checkpoints: Checkpoints | None,
-) -> tuple[int, float] | None:
-    """Put everything where the last snapshot left it, torch's random numbers included.
+    model: nn.Module, optimizer: Optimizer, state: TrainingState, snapshot: Snapshot
+) -> None:
+    """Put everything where a snapshot left it, torch's random numbers included.
 
-    ``history``, ``memory``, ``held`` and ``carried`` are filled in place.
-
-    Returns:
-        Steps done, and the losses since the last row; None where there is no snapshot.
+    Args:
+        model: with the parameters and buffers of the one that the snapshot was taken of.
+        optimizer: of the same kind.
+        state: of a training that has not begun.
+        snapshot: made by `take_snapshot`.
     """
-    snapshot = None if checkpoints is None else checkpoints.load()
-    if snapshot is None:
-        return None
-    kinds = ("model/", "optimizer/", "memory/", "held/", "carried/")
-    parts = {
-        kind: {n.removeprefix(kind): t for n, t in snapshot.tensors.items() if n.startswith(kind)}
-        for kind in kinds
-    }
-    model.load_state_dict(parts["model/"])
-    memory.update(parts["memory/"])
-    held.update(parts["held/"])
+    model.load_state_dict(_part(snapshot, "model"))
+    for kind, part in state.tensors().items():
+        part.update(_part(snapshot, kind))
     weights = list(model.parameters())
-    carried.update({name: beside(tensor, weights) for name, tensor in parts["carried/"].items()})
+    state.network_state = {n: beside(t, weights) for n, t in state.network_state.items()}
     moments: dict[int, dict[str, Any]] = {
         int(index): dict(numbers) for index, numbers in snapshot.facts["numbers"].items()
     }
-    for name, tensor in parts["optimizer/"].items():
+    for name, tensor in _part(snapshot, "optimizer").items():
         index, _, key = name.partition("/")
         moments.setdefault(int(index), {})[key] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
     _lay_out_alike_(optimizer)
-    states = {
-        n.removeprefix("random/"): t for n, t in snapshot.tensors.items() if n[:7] == "random/"
-    }
-    put_back({"cpu": snapshot.tensors["random"], **states}, _devices(model))
-    history.extend(snapshot.facts["history"])
-    return snapshot.facts["step"], snapshot.facts["summed"]
+    put_back({"cpu": snapshot.tensors["random"], **_part(snapshot, "random")}, _devices(model))
+    state.history.extend(snapshot.facts["history"])
+    state.step, state.loss_sum = snapshot.facts["step"], snapshot.facts["loss_sum"]
+
+
+def _part(snapshot: Snapshot, kind: str) -> dict[str, Tensor]:
+    start = f"{kind}/"
+    return {n.removeprefix(start): t for n, t in snapshot.tensors.items() if n.startswith(start)}
 
 
 def _devices(model: nn.Module) -> tuple[torch.device, ...]:

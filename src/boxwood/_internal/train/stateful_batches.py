@@ -1,4 +1,4 @@
-"""Running text, read on from batch to batch: truncated backpropagation through time."""
+"""Consecutive text in batches, with the network's state carried: truncated backpropagation through time."""
 
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
@@ -10,58 +10,68 @@ from boxwood.errors import InvalidInput
 
 
 @runtime_checkable
-class Reader(Protocol):
-    """A network that can read on where it stopped, such as an `LSTMLanguageModel`."""
+class StatefulNetwork(Protocol):
+    """A network that can continue where it stopped, such as an `LSTMLanguageModel`."""
 
-    def carry(
-        self, inputs: Tensor, carried: Mapping[str, Tensor]
+    def forward_with_state(
+        self, inputs: Tensor, state: Mapping[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return outputs, and what the next rows start from, without gradients."""
+        """Compute outputs, and the state that the next rows start from.
+
+        Args:
+            inputs: [batch, length, ...], the next part of as many texts.
+            state: what the last call returned; empty at the beginning of the texts.
+
+        Returns:
+            The outputs, and the state without gradients.
+        """
         ...
 
 
-def reader(model: nn.Module) -> Reader:
-    """Return the network as one that reads on.
+def as_stateful(model: nn.Module) -> StatefulNetwork:
+    """Return the network as one that carries a state.
 
     Raises:
-        InvalidInput: it has no method ``carry``.
+        InvalidInput: it has no method ``forward_with_state``.
 
     Example:
-        >>> reader(nn.Linear(1, 1))
+        >>> as_stateful(nn.Linear(1, 1))
         Traceback (most recent call last):
         ...
-        boxwood.errors.InvalidInput: Expected a network with a method carry for stateful batches, got Linear; give one that has it, or stateful=False.
+        boxwood.errors.InvalidInput: Expected a network with a method forward_with_state for a stateful training, got Linear; give one that has it, or stateful=False.
     """
-    if not isinstance(model, Reader):
+    if not isinstance(model, StatefulNetwork):
         raise InvalidInput(
-            f"Expected a network with a method carry for stateful batches, got "
+            f"Expected a network with a method forward_with_state for a stateful training, got "
             f"{type(model).__name__}; give one that has it, or stateful=False."
         )
     return model
 
 
-def places(rows: int, batch: int) -> tuple[Tensor, ...]:
-    """Read rows at as many places as a batch has, each going on to the next row.
+def stateful_batches(rows: int, batch: int) -> tuple[Tensor, ...]:
+    """Divide consecutive rows of a text into ``batch`` streams, and take a row of each at a time.
+
+    Row k of a batch continues row k of the batch before.
 
     Args:
         rows: consecutive rows of a text.
-        batch: places; what fills no batch at the end is left out.
+        batch: streams, at least 1; what is left at the end of the text belongs to none.
 
     Returns:
         The indices of every batch, int64 [batch] each.
 
     Raises:
-        InvalidInput: there are fewer rows than places.
+        InvalidInput: there are fewer rows than streams.
 
     Example:
-        >>> [indices.tolist() for indices in places(7, 2)]
+        >>> [indices.tolist() for indices in stateful_batches(7, 2)]
         [[0, 3], [1, 4], [2, 5]]
 
     Source: Zaremba et al. (2014), section 4.1.
     """
     if rows < batch:
         raise InvalidInput(
-            f"Expected at least {batch} rows to read at {batch} places, got {rows}; give a longer "
-            f"text, shorter rows or a smaller batch."
+            f"Expected at least {batch} rows for a batch of {batch} streams, got {rows}; give a "
+            f"longer text, shorter rows or a smaller batch."
         )
     return torch.arange(rows // batch * batch).view(batch, -1).unbind(1)

@@ -10,8 +10,8 @@ class LSTMLanguageModel(nn.Module):
 
     An embedding, stacked LSTM layers and a linear layer. Dropout acts on what enters the first
     layer, passes from one layer to the next and leaves the last, never on what a layer hands to
-    itself. It keeps nothing between two calls: who trains on a running text takes what `carry`
-    returns back to it with the next words.
+    itself. It keeps nothing between two calls: who trains on a running text gives the state that
+    `forward_with_state` returns back to it with the next words.
 
     Args:
         words: size of the vocabulary.
@@ -57,31 +57,31 @@ class LSTMLanguageModel(nn.Module):
         Returns:
             Scores [rows, words, length] of the word behind each.
         """
-        return self.carry(tokens, {})[0]
+        return self.forward_with_state(tokens, {})[0]
 
-    def carry(
-        self, tokens: Tensor, carried: Mapping[str, Tensor]
+    def forward_with_state(
+        self, tokens: Tensor, state: Mapping[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Read on from where the rows before stopped.
+        """Continue where the rows before stopped.
 
         Args:
             tokens: int64 [rows, length].
-            carried: what the last call returned, for as many rows; empty at a beginning.
+            state: what the last call returned, for as many rows; empty at a beginning.
 
         Returns:
-            Scores [rows, words, length], and the state behind each row, without gradients.
+            Scores [rows, words, length], and the state after each row, without gradients.
 
         Example:
             >>> import torch
             >>> net = LSTMLanguageModel(words=10, hidden=4)
             >>> text = torch.arange(8).view(1, 8)
-            >>> first, carried = net.carry(text[:, :5], {})
-            >>> second, _ = net.carry(text[:, 5:], carried)
+            >>> first, state = net.forward_with_state(text[:, :5], {})
+            >>> second, _ = net.forward_with_state(text[:, 5:], state)
             >>> torch.allclose(torch.cat([first, second], 2), net(text))
             True
         """
-        state = (carried["hidden"], carried["cell"]) if carried else None
-        inner, (hidden, cell) = self.lstm(self.dropout(self.embedding(tokens)), state)
+        start = (state["hidden"], state["cell"]) if state else None
+        inner, (hidden, cell) = self.lstm(self.dropout(self.embedding(tokens)), start)
         scores = self.output(self.dropout(inner)).transpose(1, 2)
         return scores, {"hidden": hidden.detach(), "cell": cell.detach()}
 

@@ -16,6 +16,7 @@ from boxwood._internal.core.seeds import seed_for
 from boxwood._internal.graph.compensate import reestimate_batch_norm_
 from boxwood._internal.recipes.phase import State, World
 from boxwood._internal.recipes.phases.prune_units import kept_under, remove, units_of
+from boxwood._internal.recipes.teachers import check_loss
 from boxwood._internal.train.loop import train_
 from boxwood._internal.train.metrics import accuracy
 from boxwood._internal.train.settings import Training
@@ -89,13 +90,14 @@ class SearchFilters:
             recovery as every try, is p*.
         recover: a brief training after each removal; None for none.
         statistics: batches of 250 training examples over which batch-norm statistics are taken
-            anew after each removal.
+            again after each removal.
         examples: validation examples, the first ones, that a try is measured on; None for all.
         processes: how many try at the same time; the results are the same.
         label: a name for later phases.
 
     Raises:
-        InvalidInput: there is no such layer, or the masks so far are not of whole units.
+        InvalidInput: ``recover`` has a loss that learns from a teacher, there is no such layer, or
+            the masks so far are not of whole units.
 
     Source: Huang, Zhou, You and Neumann (2018).
     Differs from the paper: how long a try is fine-tuned before it is rewarded is not known, so it
@@ -112,6 +114,10 @@ class SearchFilters:
     examples: int | None = None
     processes: int = spec.field(1, identity=False)
     label: str = spec.field("", identity=False)
+
+    def __post_init__(self) -> None:
+        if self.recover is not None:
+            check_loss(None, self.recover.loss)
 
     def run(self, state: State, world: World) -> State:
         """Search; the facts hold every episode, and what the chosen action costs, and what the check against the masked network gave."""

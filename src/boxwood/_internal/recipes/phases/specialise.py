@@ -17,6 +17,8 @@ from boxwood._internal.distill.specialists import (
 )
 from boxwood._internal.model.output import output_layer
 from boxwood._internal.recipes.phase import State, World, load_weights_, state_of
+from boxwood._internal.recipes.teachers import check_loss
+from boxwood._internal.train.callbacks import Callbacks
 from boxwood._internal.train.loop import train_
 from boxwood._internal.train.settings import Training
 from boxwood.errors import InvalidInput
@@ -91,6 +93,9 @@ class Specialise:
     groups: str = "groups"
     label: str = spec.field("", identity=False)
 
+    def __post_init__(self) -> None:
+        check_loss(None, self.training.loss)
+
     def run(self, state: State, world: World) -> State:
         """Train; the facts hold the classes and the history."""
         groups = world.earlier(self.groups).facts["groups"]
@@ -110,8 +115,7 @@ class Specialise:
             self.training,
             seed=world.seed,
             masks=masks,
-            checkpoints=world.checkpoints,
-            progress=world.progress,
+            callbacks=Callbacks(checkpoints=world.checkpoints, progress=world.progress),
         )
         epochs = self.training.window(len(half)).epochs * len(half) / len(world.data.train)
         after = state_of(model, done.masks, {})

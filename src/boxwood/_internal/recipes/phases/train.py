@@ -10,11 +10,13 @@ from boxwood._internal.core import spec
 from boxwood._internal.core.chance import draws_at_updates
 from boxwood._internal.model.dropout import corrected_dropout, set_dropout_
 from boxwood._internal.recipes.phase import Genesis, Run, State, World, state_of
-from boxwood._internal.recipes.teachers import lessons
+from boxwood._internal.recipes.teachers import Teacher, check_loss, lessons
 from boxwood._internal.train.answers import examine
-from boxwood._internal.train.loop import Row, train_
+from boxwood._internal.train.callbacks import Callbacks
+from boxwood._internal.train.loop import train_
 from boxwood._internal.train.metrics import accuracy, evaluate
 from boxwood._internal.train.settings import Training
+from boxwood._internal.train.snapshots import Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,30 +25,40 @@ class Train:
 
     Args:
         training: how.
+        teacher: who makes the targets, together with a loss that learns from them, such as
+            `Distillation`; None learns from the labels.
         test_at: steps at which to write down test accuracy too.
         correct_dropout: scale dropout rates by the connections that are left, as Han et al. do.
         label: a name for later phases.
 
-    With ``training.watch_every`` the history also holds the test accuracy where the validation loss was
-    lowest: of the moment at which one would have stopped, as Frankle and Carbin (2019) report it.
-    Which examples were answered rightly there is among the facts.
+    With ``training.watch_every`` the history also holds the test accuracy where the validation loss
+    was lowest: of the moment at which one would have stopped, as Frankle and Carbin (2019) report
+    it. Which examples were answered rightly there is among the facts.
+
+    Raises:
+        InvalidInput: there is a teacher and no loss that learns from one, or the reverse.
 
     Source of ``correct_dropout``: Han, Pool, Tran and Dally (2015), section 3.2, equation 2.
     """
 
     training: Training
+    teacher: Teacher | None = None
     correct_dropout: bool = False
-    test_at: tuple[int, ...] = spec.field((), legacy=())
+    test_at: tuple[int, ...] = ()
     label: str = spec.field("", identity=False)
+
+    def __post_init__(self) -> None:
+        check_loss(self.teacher, self.training.loss)
 
     @property
     def revision(self) -> int:
         """1 where a policy scores by chance: its numbers were once the same for every seed."""
-        return int(draws_at_updates(self.training.policy))
+        pruning = self.training.pruning
+        return int(draws_at_updates(pruning.policy if pruning else None))
 
     def needs(self, genesis: Genesis) -> tuple[Run, ...]:
         """Runs that the teacher comes from."""
-        return () if self.training.teacher is None else self.training.teacher.needs(genesis)
+        return () if self.teacher is None else self.teacher.needs(genesis)
 
     def run(self, state: State, world: World) -> State:
         """Train; the facts hold the loss and the validation accuracy of every epoch."""
@@ -67,18 +79,18 @@ class Train:
                 row["test"] = accuracy(network, world.data.test).fraction
             return row
 
-        with lessons(world, self.training, model) as teach:
+        callbacks = Callbacks(
+            watch=watch, memory=best, checkpoints=world.checkpoints, progress=world.progress
+        )
+        with lessons(world, self.teacher, self.training, model) as make_targets:
             done = train_(
                 model,
                 world.data.train,
                 self.training,
                 seed=world.seed,
                 masks=state.masks,
-                teach=teach,
-                watch=watch,
-                memory=best,
-                checkpoints=world.checkpoints,
-                progress=world.progress,
+                make_targets=make_targets,
+                callbacks=callbacks,
             )
         epochs = self.training.window(len(world.data.train)).epochs
         facts: dict[str, Any] = {"history": done.history, "epochs": epochs}

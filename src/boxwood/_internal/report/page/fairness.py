@@ -180,10 +180,11 @@ def _taken(step: Step) -> Amount:
 def _asked(spec: Mapping[str, Any]) -> str:
     """Name the sparsity that a phase prunes to, and of which parameters."""
     training = spec.get("training")
-    inside = training.get("policy") if isinstance(training, Mapping) else None
-    schedule = inside.get("schedule") if isinstance(inside, Mapping) else None
+    inside = training.get("pruning") if isinstance(training, Mapping) else None
+    policy = inside.get("policy") if isinstance(inside, Mapping) else None
+    schedule = policy.get("schedule") if isinstance(policy, Mapping) else None
     final = schedule.get("final") if isinstance(schedule, Mapping) else None
-    where = training.get("where") if isinstance(training, Mapping) else spec.get("where")
+    where = inside.get("layers") if isinstance(inside, Mapping) else spec.get("where")
     sparsity = final if number(final) is not None else spec.get("sparsity")
     if number(sparsity) is None:
         return ""
