@@ -39,7 +39,7 @@ def scenes(
         test: scenes to report.
 
     Raises:
-        InvalidInput: scikit-learn, which has the photographs, or Pillow is not installed.
+        MissingDependency: scikit-learn, which has the photographs, or Pillow is not installed.
 
     Example:
         >>> made = scenes(train=8, validation=4, test=4)  # doctest: +SKIP
