@@ -9,7 +9,7 @@ from boxwood._internal.agent.reinforce import draw
 from boxwood._internal.core.timing import by_turns
 from boxwood._internal.data.splits import InMemory
 from boxwood._internal.graph.units import find_units
-from boxwood._internal.model.oneshot import project_
+from boxwood._internal.model.oneshot import apply_masks_
 from boxwood._internal.recipes.phases.prune_units import masks_of
 from boxwood._internal.recipes.phases.search_filters import FirstExamples, Recovery
 from boxwood._internal.zoo.cifar_nets import small_vgg
@@ -40,7 +40,7 @@ def measure(quick: bool) -> list[Row]:
     def masked(action: torch.Tensor) -> float:
         copy = small_vgg(widths=(32, 32, 64, 64)).eval()
         copy.load_state_dict(net.state_dict())
-        project_(copy, masks_of(tries.selection(action)))
+        apply_masks_(copy, masks_of(tries.selection(action)))
         tries.tune_(copy)
         return 100 * (tries.best - tries.worth(copy))
 

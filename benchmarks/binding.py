@@ -14,7 +14,7 @@ from torch.nn.utils.prune import custom_from_mask
 from boxwood._internal.core.masks import Masks
 from boxwood._internal.core.timing import by_turns
 from boxwood._internal.model.binding import MaskBinding
-from boxwood._internal.model.oneshot import project_, prune
+from boxwood._internal.model.oneshot import apply_masks_, find_masks
 from boxwood._internal.zoo.lenet import lenet_300_100
 
 SPARSITY = 0.9
@@ -51,8 +51,8 @@ def ways(
     net_name: str, net: nn.Module, inputs: Tensor, targets: Tensor, *, repeats: int, calls: int
 ) -> list[Row]:
     """Time one net without masks, under a `MaskBinding`, and the two ways of PyTorch."""
-    masks = prune(net, SPARSITY)
-    project_(net, masks)
+    masks = find_masks(net, SPARSITY)
+    apply_masks_(net, masks)
     nets = {way: copy.deepcopy(net) for way in ("dense", "ours", "torch prune", "parametrize")}
     optimizers = {"ours": sgd(nets["ours"])}
     MaskBinding(nets["ours"], optimizers["ours"], masks)

@@ -33,7 +33,7 @@ from boxwood._internal.engine.contenders import (
     torch_compiled,
     torch_eager,
 )
-from boxwood._internal.model.oneshot import project_, prune
+from boxwood._internal.model.oneshot import apply_masks_, find_masks
 from boxwood._internal.zoo.cifar_nets import resnet_20
 from boxwood._internal.zoo.lenet import lenet_5, lenet_300_100
 
@@ -175,10 +175,10 @@ def built(network: Network, sparsity: float) -> nn.Module:
                     module.running_mean.normal_(0, 0.1)
                     module.running_var.uniform_(0.5, 1.5)
     if sparsity:
-        masks = prune(
-            model, sparsity, granularity=network.granularity, scope=uniform, where=_prunable
+        masks = find_masks(
+            model, sparsity, granularity=network.granularity, allocation=uniform, layers=_prunable
         )
-        project_(model, masks)
+        apply_masks_(model, masks)
     return model
 
 

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from boxwood._internal.core.policies import Gradual, Policy, RigL
 from boxwood._internal.core.schedules import Cubic
 from boxwood._internal.core.timing import by_turns, clock_for
-from boxwood._internal.model.prunable import Named, Where, linear_and_conv
+from boxwood._internal.model.prunable import Layers, Named, linear_and_conv
 from boxwood._internal.model.sparse_training import SparseTraining
 
 EVERY = 100
@@ -61,11 +61,11 @@ def measure(quick: bool) -> list[Row]:
         "conv net, batch 32": (conv_net(), images, torch.randint(10, (32,)), linear_and_conv),
     }
     rows = []
-    for name, (net, inputs, targets, where) in cases.items():
+    for name, (net, inputs, targets, layers) in cases.items():
         times = {word: list[float]() for word in TRAININGS}
         for _ in range(1 if quick else 10):
             runs = {
-                word: hundred_steps(copy.deepcopy(net), inputs, targets, policy, where)
+                word: hundred_steps(copy.deepcopy(net), inputs, targets, policy, layers)
                 for word, policy in TRAININGS.items()
             }
             turns = by_turns(runs, turns=2, clock=clock_for(torch.get_num_threads()), warm_up=1)
@@ -80,12 +80,12 @@ def measure(quick: bool) -> list[Row]:
 
 
 def hundred_steps(
-    net: nn.Module, inputs: Tensor, targets: Tensor, policy: Policy | None, where: Where
+    net: nn.Module, inputs: Tensor, targets: Tensor, policy: Policy | None, layers: Layers
 ) -> Callable[[], None]:
     """Train for one hundred steps, always on the same batch."""
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)
     if policy is not None:
-        SparseTraining(net, optimizer, policy, where=where)
+        SparseTraining(net, optimizer, policy, layers=layers)
 
     def run() -> None:
         for _ in range(EVERY):

@@ -30,7 +30,7 @@ def main() -> float:
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 100), nn.ReLU(), nn.Linear(100, 10))
     train(net, data, epochs=15, lr=0.05)
     print(f"dense      {accuracy(net, data.test).fraction:.3f}")
-    masks = boxwood.prune(net, 0.9)
+    masks = boxwood.find_masks(net, 0.9)
     train(net, data, epochs=10, lr=0.01, masks=masks)
     pruned = accuracy(net, data.test).fraction
     print(f"10x fewer  {pruned:.3f}")

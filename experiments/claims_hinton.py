@@ -48,7 +48,7 @@ def claims() -> list[Claim]:
     ]
     for of in ("mnist", "fashion_mnist"):
         command = of.replace("_", "-")
-        where = f"10,000 steps at most, {DATA[of]}"
+        layers = f"10,000 steps at most, {DATA[of]}"
         found += [
             _claim(
                 f"few_labels_{of}",
@@ -72,7 +72,7 @@ def claims() -> list[Claim]:
                 f"a class that was never shown: soft beats labels given the same search, {DATA[of]}",
                 "109 errors, 206 before the bias",
                 lambda r: _soft_after(r),
-                where,
+                layers,
             ),
             _claim(
                 f"two_classes_{of}",
@@ -80,7 +80,7 @@ def claims() -> list[Claim]:
                 f"two classes shown of ten: soft beats labels given the same search, {DATA[of]}",
                 "13.2 % error after both biases, 47.3 before",
                 lambda r: _soft_after(r),
-                where,
+                layers,
             ),
         ]
     found += [

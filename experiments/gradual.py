@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from boxwood import SGD, Call, Experiment, Splits, Training
 from boxwood._internal.core.schedules import Linear
 from boxwood._internal.data.idx import fashion_mnist
-from boxwood._internal.model.prunable import Where
+from boxwood._internal.model.prunable import Layers
 from boxwood._internal.recipes.gradual import Size, at_the_end, dense_training, gradual_pruning
 from boxwood._internal.recipes.gradual_networks import LANGUAGE_MODEL, MOBILENET, language_training
 from boxwood._internal.recipes.phase import Phase, Recipe
@@ -126,7 +126,7 @@ class _Pruned:
 
     train: Training
     window: Window
-    where: Where
+    layers: Layers
     measure: Phase
 
     def __call__(self, sparsity: float, *, window: Window | None = None, **shape: object) -> Recipe:
@@ -137,7 +137,7 @@ class _Pruned:
             begin=window.begin,
             end=window.end,
             every=window.every,
-            where=self.where,
+            layers=self.layers,
             measure=self.measure,
             **shape,
         )
@@ -148,7 +148,7 @@ class _Pruned:
         """Prune to as many non-zeros, and to as many bytes, as each smaller network has."""
         branches = []
         for name, model in smaller:
-            total = Size.of(model, self.where).total
+            total = Size.of(model, self.layers).total
             branches.append((f"{AS} {name}", self(size.sparsity_at(total))))
             branches.append((f"{BYTES} {name}", self(size.sparsity_at_bytes(4 * total))))
         return branches

@@ -103,13 +103,13 @@ def judge(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
     )
     findings = [
         _lower(
-            f"{measure}, {where}: large-sparse below dense",
+            f"{measure}, {layers}: large-sparse below dense",
             _losses(measured, ours, theirs)
             if of is losses
             else _over_seeds(of(measured, ours), of(measured, theirs)),
         )
         for measure, of in MEASURES.items()
-        for where, ours, theirs in comparisons
+        for layers, ours, theirs in comparisons
     ]
     claim = f"test loss: large at 80 % has at most {TOLERANCE} times the perplexity of dense"
     near = _lower(claim, _losses(measured, AT_80, f"dense {LARGE}"), by=-log(TOLERANCE))
@@ -179,7 +179,7 @@ def _sparse(steps: int, sparsity: float) -> Recipe:
         begin=steps // 16 // 100 * 100,
         end=steps * 6 // 1000 * 100,
         every=100,
-        where=outside_attention,
+        layers=outside_attention,
         measure=MEASURE,
     )
     return (*pruned, DECODE)

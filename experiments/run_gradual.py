@@ -30,7 +30,7 @@ from gradual import (
 )
 
 from boxwood import Experiment
-from boxwood._internal.model.prunable import Where
+from boxwood._internal.model.prunable import Layers
 from boxwood._internal.recipes.gradual import Size
 from boxwood._internal.recipes.gradual_networks import LANGUAGE_MODEL, MOBILENET
 from boxwood._internal.report import statistics
@@ -60,7 +60,7 @@ class Study:
     Args:
         experiments: one for every size of network.
         sizes: their names.
-        where: what is pruned.
+        layers: what is pruned.
         what: by which they are judged: "right" for accuracy, or "loss".
         shown: what the figure shows.
         measure: its name.
@@ -68,7 +68,7 @@ class Study:
 
     experiments: tuple[Experiment, ...]
     sizes: tuple[str, ...]
-    where: Where
+    layers: Layers
     what: str
     shown: Callable[[Measurement], float]
     measure: str
@@ -114,7 +114,7 @@ def run(name: str, seeds: int, store: Path, *, controls: bool, finished: bool) -
     else:
         run_all(jobs, opened)
     measured = collect(jobs, opened)
-    prunable = Size.of(study.experiments[-1].model, study.where).prunable
+    prunable = Size.of(study.experiments[-1].model, study.layers).prunable
     findings = judge(measured, study)
     report = {
         "study": name,

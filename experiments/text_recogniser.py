@@ -30,14 +30,14 @@ from plain_text import brown
 from torch import Tensor, nn
 from torch.nn import functional
 
-from boxwood import Adam, Cubic, Gradual, Store, Training, prune
+from boxwood import Adam, Cubic, Gradual, Store, Training, find_masks
 from boxwood._internal.core.allocation_by_layer import lamp
 from boxwood._internal.core.digests import digest
 from boxwood._internal.core.examples import Examples
 from boxwood._internal.core.spec import encode
 from boxwood._internal.distill.losses import Lesson, soft_cross_entropy
 from boxwood._internal.model.evaluation import evaluating
-from boxwood._internal.model.oneshot import project_
+from boxwood._internal.model.oneshot import apply_masks_
 from boxwood._internal.model.prunable import parameter_names
 from boxwood._internal.report.estimates import over_seeds_and_examples
 from boxwood._internal.report.verdicts import exceeds
@@ -172,8 +172,8 @@ TRAINING = Training(
     loss=taught,
     regularisation=Regularisation(max_gradient_norm=5.0),
     watch_every=300,
-    policy=Gradual(schedule=Cubic(final=SPARSITY, begin=0, end=1000), every=20, scope=lamp),
-    where=matrices,
+    policy=Gradual(schedule=Cubic(final=SPARSITY, begin=0, end=1000), every=20, allocation=lamp),
+    layers=matrices,
 )
 
 
@@ -283,7 +283,7 @@ def main() -> None:
     train, watched, test = data(given.brown)
     dense = read(pretrained(), test)
     one_shot = pretrained()
-    project_(one_shot, prune(one_shot, SPARSITY, scope=lamp, where=matrices))
+    apply_masks_(one_shot, find_masks(one_shot, SPARSITY, allocation=lamp, layers=matrices))
     at_once = exact(one_shot, test)
     model, teacher = pretrained(mixed=True), pretrained(mixed=True).eval()
 

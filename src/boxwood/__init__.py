@@ -17,7 +17,7 @@ from boxwood._internal.graph.equivalence import check_equivalence, shrink
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.loading import load
 from boxwood._internal.model.binding import MaskBinding
-from boxwood._internal.model.oneshot import project_, prune, prune_in_rounds
+from boxwood._internal.model.oneshot import apply_masks_, find_masks, find_masks_in_rounds
 from boxwood._internal.model.sparse_training import SparseTraining
 from boxwood._internal.recipes.filter_agent import filter_agent
 from boxwood._internal.recipes.gradual import dense_training, gradual_pruning, sparse_training
@@ -64,12 +64,15 @@ __all__ = [
     "Trained",
     "Training",
     "TryAndLearn",
+    "apply_masks_",
     "check_equivalence",
     "compensate",
     "compile",
     "dense",
     "dense_training",
     "filter_agent",
+    "find_masks",
+    "find_masks_in_rounds",
     "find_units",
     "from_datasets",
     "from_tensors",
@@ -81,9 +84,6 @@ __all__ = [
     "multiply_adds",
     "one_shot",
     "parameters",
-    "project_",
-    "prune",
-    "prune_in_rounds",
     "run",
     "select_units",
     "shrink",

@@ -23,7 +23,7 @@ class InvalidInput(BoxwoodError, ValueError):
 
     Example:
         >>> import boxwood, torch
-        >>> boxwood.prune(torch.nn.Linear(2, 2), sparsity=1.5)
+        >>> boxwood.find_masks(torch.nn.Linear(2, 2), sparsity=1.5)
         Traceback (most recent call last):
         ...
         boxwood.errors.InvalidInput: Expected sparsity in [0, 1), got 1.5; give the fraction of weights that become zero, such as 0.9.

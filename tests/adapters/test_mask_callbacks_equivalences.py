@@ -25,7 +25,7 @@ def network() -> nn.Sequential:
 
 
 def masks() -> dict[str, Tensor]:
-    found = boxwood.prune(network(), 0.6)
+    found = boxwood.find_masks(network(), 0.6)
     return {f"net.{name}": mask for name, mask in found.items()}
 
 

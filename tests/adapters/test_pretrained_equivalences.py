@@ -16,7 +16,7 @@ from boxwood._internal.files.mask_files import load_masks
 from boxwood._internal.model.blockwise import by_criterion, by_sparse_gpt
 from boxwood._internal.model.evidence.activations import input_norm
 from boxwood._internal.model.evidence.calibration import Calibration
-from boxwood._internal.model.oneshot import project_, prune
+from boxwood._internal.model.oneshot import apply_masks_, find_masks
 from boxwood._internal.model.reconstruct import load_, prune_and_reconstruct
 from boxwood.errors import BoxwoodError, SelectionWarning
 
@@ -115,20 +115,20 @@ def whole(name: str, decide: str) -> tuple[nn.Module, dict[str, torch.Tensor]]:
     model.config.use_cache = False
     for names in names_by_block(model):
 
-        def where(module: nn.Module, names: list[str] = names) -> dict[str, nn.Parameter]:
+        def layers(module: nn.Module, names: list[str] = names) -> dict[str, nn.Parameter]:
             return {name: module.get_parameter(name) for name in names}
 
         if decide == "sparsegpt":
-            done = prune_and_reconstruct(model, 0.5, tokens(), where=where)
+            done = prune_and_reconstruct(model, 0.5, tokens(), layers=layers)
             load_(model, done.weights)
             masks |= done.masks
         else:
             granularity: Granularity = PerRow() if decide == "wanda" else NofM(2, 4)
-            found = prune(
-                model, 0.5, criterion=wanda, granularity=granularity, scope=uniform, where=where,
+            found = find_masks(
+                model, 0.5, criterion=wanda, granularity=granularity, allocation=uniform, layers=layers,
                 batches=tokens(),
             )  # fmt: skip
-            project_(model, found)
+            apply_masks_(model, found)
             masks |= found
     return model, masks
 
@@ -189,7 +189,7 @@ def test_what_comes_next_sees_weights_as_they_are_stored(tmp_path: Path) -> None
     for names in names_by_block(model):
         done = prune_and_reconstruct(
             model, 0.5, tokens(),
-            where=lambda module, names=names: {name: module.get_parameter(name) for name in names},
+            layers=lambda module, names=names: {name: module.get_parameter(name) for name in names},
         )  # fmt: skip
         load_(model, {name: w.bfloat16().float() for name, w in done.weights.items()})
     found = load(tmp_path / "out", dtype=torch.bfloat16).state_dict()

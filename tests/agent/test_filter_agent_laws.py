@@ -16,7 +16,7 @@ from boxwood._internal.agent.reward import accuracy_term, efficiency_term, rewar
 from boxwood._internal.agent.search import Agent, TryAndLearn, Update, best_rewarded, thresholded
 from boxwood._internal.data.digits import digits
 from boxwood._internal.graph.units import find_units
-from boxwood._internal.model.oneshot import project_
+from boxwood._internal.model.oneshot import apply_masks_
 from boxwood._internal.recipes.phases.prune_units import kept_under, masks_of
 from boxwood._internal.recipes.phases.search_filters import FirstExamples, Recovery
 from boxwood._internal.train.optimizers import SGD
@@ -250,7 +250,7 @@ def test_a_try_computes_what_the_masked_network_computes(make):
             masked = make(widths=(4, 4, 6, 6) if make is small_vgg else (4, 6, 8)).eval()
             masked.load_state_dict(before)
             masks = masks_of(tries.selection(action))
-            project_(masked, masks)
+            apply_masks_(masked, masks)
             assert tries.drop(action) == pytest.approx(
                 100 * (tries.best - _score(masked)), abs=1e-9
             )

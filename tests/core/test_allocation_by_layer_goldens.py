@@ -12,7 +12,7 @@ from boxwood._internal.core.allocation import allocate
 from boxwood._internal.core.allocation_by_layer import OutlierWeighed, erdos_renyi_kernel, lamp
 from boxwood._internal.core.granularity import PerRow
 from boxwood._internal.core.selection import select
-from boxwood._internal.model.oneshot import prune
+from boxwood._internal.model.oneshot import find_masks
 from boxwood.errors import BoxwoodError
 
 
@@ -48,7 +48,7 @@ def test_lamp(seed: int, wanted: float) -> None:
     random = np.random.default_rng(seed)
     layers = [random.normal(size=n) * scale for n, scale in ((7, 1.0), (12, 0.01), (3, 50.0))]
     scores = {str(i): torch.from_numpy(np.abs(layer)) for i, layer in enumerate(layers)}
-    masks = select(scores, allocate(scores, wanted, scope=lamp))
+    masks = select(scores, allocate(scores, wanted, allocation=lamp))
     adapted = np.concatenate(lamp_in_numpy(layers))
     keep = round((1 - wanted) * 22)
     best = np.zeros(22, dtype=bool)
@@ -93,8 +93,8 @@ def test_owl_with_wanda_rows() -> None:
     with torch.no_grad():
         net[0].weight.fill_(0.1).view(-1)[::10] = 10
         net[1].weight.fill_(0.1)
-    masks = prune(
-        net, 0.5, criterion=criteria.wanda, granularity=PerRow(), scope=OutlierWeighed(spread=0.1),
+    masks = find_masks(
+        net, 0.5, criterion=criteria.wanda, granularity=PerRow(), allocation=OutlierWeighed(spread=0.1),
         batches=[torch.ones(1, 20)],
     )  # fmt: skip
     assert masks["0.weight"].sum(1).tolist() == [12] * 10
@@ -112,21 +112,23 @@ def test_allocations_are_exact_under_masks(
     masks = {n: torch.rand(s.shape, generator=generator) < 0.8 for n, s in scores.items()}
     keep = round((1 - wanted) * sum(score.numel() for score in scores.values()))
     left = {name: int(mask.sum()) for name, mask in masks.items()}
-    for scope in (erdos_renyi_kernel, OutlierWeighed(1.5, 0.3)):
-        assert sum(allocate(scores, wanted, scope=scope).values()) == keep
+    for allocation in (erdos_renyi_kernel, OutlierWeighed(1.5, 0.3)):
+        assert sum(allocate(scores, wanted, allocation=allocation).values()) == keep
         if keep > sum(left.values()):
             with pytest.raises(BoxwoodError, match=r"keeps at most .* what is pruned stays pruned"):
-                scope(scores, wanted, masks)
+                allocation(scores, wanted, masks)
             continue
-        counts = allocate(scores, wanted, scope=scope, within=masks)
+        counts = allocate(scores, wanted, allocation=allocation, masks=masks)
         assert sum(counts.values()) == keep
         assert all(0 <= counts[name] <= left[name] for name in counts)
 
 
 def test_a_sparsity_is_required() -> None:
-    """None of these scopes carries its own."""
-    for scope, name in (
+    """None of these allocations carries its own."""
+    for allocation, name in (
         (erdos_renyi_kernel, "erdos_renyi_kernel"), (lamp, "lamp"), (OutlierWeighed(), "OutlierW"),
     ):  # fmt: skip
-        with pytest.raises(BoxwoodError, match=rf"a sparsity for the scope {name}.*, got None"):
-            allocate({"w": torch.ones(2, 2)}, None, scope=scope)
+        with pytest.raises(
+            BoxwoodError, match=rf"a sparsity for the allocation {name}.*, got None"
+        ):
+            allocate({"w": torch.ones(2, 2)}, None, allocation=allocation)

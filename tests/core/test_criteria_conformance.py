@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from boxwood._internal.core import criteria, spec
-from boxwood._internal.core.allocation import ByName, Scope, global_, uniform
+from boxwood._internal.core.allocation import Allocation, ByName, global_, uniform
 from boxwood._internal.core.allocation_by_layer import OutlierWeighed, erdos_renyi_kernel, lamp
 from boxwood._internal.core.evidence import evidence_of
 from boxwood._internal.core.granularity import (
@@ -33,7 +33,7 @@ from boxwood._internal.core.spec import Call
 from boxwood._internal.model.evidence.calibration import Calibration
 from boxwood._internal.model.evidence.gathering import COLLECTORS, gather
 from boxwood._internal.model.evidence.movement import TrackMovement
-from boxwood._internal.model.oneshot import prune
+from boxwood._internal.model.oneshot import find_masks
 from boxwood._internal.model.prunable import linear_and_conv
 from boxwood._internal.model.scoring import Criterion, score
 from boxwood.errors import BoxwoodError
@@ -76,14 +76,14 @@ class Row:
 
     Args:
         signed: scores may be negative.
-        where: networks that can give its evidence.
+        networks: those that can give its evidence.
         degree: scores grow as scale**degree if the weight alone grows.
     """
 
     criterion: Criterion
     signed: bool = False
     per_filter: bool = False
-    where: tuple[Callable[[], nn.Module], ...] = (chain, Residual)
+    networks: tuple[Callable[[], nn.Module], ...] = (chain, Residual)
     degree: int = 1
 
     def __str__(self) -> str:
@@ -102,18 +102,18 @@ ROWS = (
     Row(criteria.taylor, degree=2),
     Row(criteria.movement, signed=True, degree=0),
     Row(criteria.gradient_magnitude, degree=0),
-    Row(criteria.optimal_brain_damage, where=(chain,), degree=2),
-    Row(criteria.optimal_brain_damage_full, signed=True, where=(chain,), degree=2),
+    Row(criteria.optimal_brain_damage, networks=(chain,), degree=2),
+    Row(criteria.optimal_brain_damage_full, signed=True, networks=(chain,), degree=2),
     Row(criteria.fisher, degree=2),
     Row(criteria.hutchinson, signed=True, degree=2),
     Row(criteria.optimal_brain_surgeon, degree=2),
     Row(criteria.wanda),
     Row(criteria.geometric_median, per_filter=True),
-    Row(criteria.network_slimming, per_filter=True, where=(Residual,), degree=0),
-    Row(criteria.rank_of_features, per_filter=True, where=(Residual,), degree=0),
+    Row(criteria.network_slimming, per_filter=True, networks=(Residual,), degree=0),
+    Row(criteria.rank_of_features, per_filter=True, networks=(Residual,), degree=0),
     Row(criteria.taylor_gate, per_filter=True, degree=0),
 )
-CASES = [pytest.param(row, net, id=f"{row}-{net.__name__}") for row in ROWS for net in row.where]
+CASES = [pytest.param(row, net, id=f"{row}-{net.__name__}") for row in ROWS for net in row.networks]
 GRANULARITIES: tuple[Granularity, ...] = (
     Elements(),
     Slices(),
@@ -122,7 +122,7 @@ GRANULARITIES: tuple[Granularity, ...] = (
     PerRow(),
     NofM(2, 4),
 )
-SCOPES: tuple[Scope, ...] = (global_, uniform, erdos_renyi_kernel, lamp, OutlierWeighed(2.0))
+SCOPES: tuple[Allocation, ...] = (global_, uniform, erdos_renyi_kernel, lamp, OutlierWeighed(2.0))
 
 
 def named(value: object) -> str:
@@ -177,7 +177,7 @@ def scores_of(row: Row, model: nn.Module, masks: Masks | None = None) -> dict[st
 def pruned(row: Row, model: nn.Module, sparsity: float | None, **settings: Any) -> Masks:
     if "weight_movement" in evidence_of(row.criterion):
         settings["evidence"] = tracked(model)
-    return prune(
+    return find_masks(
         model, sparsity, criterion=row.criterion, loss=squared, batches=batches(), **settings
     )
 
@@ -286,8 +286,8 @@ def test_the_degree_in_the_weight(row: Row, scale: float) -> None:
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_every_granularity(row: Row, granularity: Granularity) -> None:
     """Half of the groups stay, exactly, and groups live or die as one."""
-    model = make(row.where[-1])
-    masks = pruned(row, model, 0.5, granularity=granularity, scope=uniform)
+    model = make(row.networks[-1])
+    masks = pruned(row, model, 0.5, granularity=granularity, allocation=uniform)
     for name, weight in linear_and_conv(model).items():
         mask = masks[name]
         assert mask.dtype == torch.bool
@@ -300,29 +300,31 @@ def test_every_granularity(row: Row, granularity: Granularity) -> None:
             assert ((shares == 0) | (shares == 1)).all()
 
 
-@pytest.mark.parametrize("scope", SCOPES, ids=named)
+@pytest.mark.parametrize("allocation", SCOPES, ids=named)
 @pytest.mark.parametrize("row", ROWS, ids=str)
-def test_every_scope(row: Row, scope: Scope) -> None:
+def test_every_scope(row: Row, allocation: Allocation) -> None:
     """The total is exact under every allocation; lamp refuses scores that may be negative."""
-    model = make(row.where[-1])
+    model = make(row.networks[-1])
     size = sum(weight.numel() for weight in linear_and_conv(model).values())
-    if row.signed and scope is lamp:
+    if row.signed and allocation is lamp:
         with pytest.raises(BoxwoodError, match=r"not negative for lamp, got -.* in '.*'; take"):
-            pruned(row, model, 0.7, scope=scope)
+            pruned(row, model, 0.7, allocation=allocation)
         return
-    masks = pruned(row, model, 0.7, scope=scope)
+    masks = pruned(row, model, 0.7, allocation=allocation)
     assert sum(int(mask.sum()) for mask in masks.values()) == round(0.3 * size)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_pruning_further(row: Row) -> None:
     """What is pruned stays pruned, for groups too, and the sparsity is the total."""
-    model = make(row.where[-1])
+    model = make(row.networks[-1])
     for granularity in (Elements(), PerRow(), Slices()):
-        first = pruned(row, model, 0.25, granularity=granularity, scope=uniform)
+        first = pruned(row, model, 0.25, granularity=granularity, allocation=uniform)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            further = pruned(row, model, 0.5, granularity=granularity, scope=uniform, within=first)
+            further = pruned(
+                row, model, 0.5, granularity=granularity, allocation=uniform, masks=first
+            )
         for name, mask in further.items():
             assert not (mask & ~first[name]).any()
             groups = granularity.pool(torch.ones(mask.shape)).numel()
@@ -332,9 +334,9 @@ def test_pruning_further(row: Row) -> None:
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_scopes_by_name_and_floors(row: Row) -> None:
     """Patterns and floors work for every criterion."""
-    model = make(row.where[-1])
+    model = make(row.networks[-1])
     last = list(linear_and_conv(model))[-1]
-    masks = pruned(row, model, None, scope=ByName(((last, 0.75),)))
+    masks = pruned(row, model, None, allocation=ByName(((last, 0.75),)))
     assert int(masks[last].sum()) == round(0.25 * masks[last].numel())
     assert all(mask.all() for name, mask in masks.items() if name != last)
     assert all(int(mask.sum()) >= 3 for mask in pruned(row, model, 0.95, floor=3).values())
@@ -391,12 +393,12 @@ def test_one_batch_at_a_time(row: Row, net: Callable[[], nn.Module]) -> None:
 def test_evidence_needs_batches(row: Row) -> None:
     """A criterion that asks for evidence is refused without batches, or without a loss."""
     needs = set(evidence_of(row.criterion)) & set(COLLECTORS)
-    model = make(row.where[-1])
+    model = make(row.networks[-1])
     if not needs:
-        prune(model, 0.5, criterion=row.criterion)
+        find_masks(model, 0.5, criterion=row.criterion)
         return
     with pytest.raises(BoxwoodError, match=r"got (none|None); (give|attach)"):
-        prune(model, 0.5, criterion=row.criterion)
+        find_masks(model, 0.5, criterion=row.criterion)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)

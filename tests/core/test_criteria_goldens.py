@@ -21,7 +21,7 @@ from boxwood._internal.model.evidence.activations import (
 )
 from boxwood._internal.model.evidence.calibration import Calibration
 from boxwood._internal.model.evidence.gradients import flow_gradient, gradient, hessian_gradient
-from boxwood._internal.model.oneshot import prune, prune_in_rounds
+from boxwood._internal.model.oneshot import find_masks, find_masks_in_rounds
 from boxwood._internal.model.prunable import linear_and_conv
 from boxwood._internal.model.scoring import score
 from boxwood._internal.train.losses import cross_entropy, squared_error
@@ -45,12 +45,12 @@ def test_wanda(seed: int, rows: int, columns: int, data: st.DataObject) -> None:
     random = np.random.default_rng(seed)
     layer = nn.Linear(columns, rows).double()
     x = random.normal(size=(5, 3, columns))
-    masks = prune(
+    masks = find_masks(
         layer,
         1 - kept / columns,
         criterion=criteria.wanda,
         granularity=PerRow(),
-        scope=uniform,
+        allocation=uniform,
         batches=[torch.from_numpy(x[:2]), torch.from_numpy(x[2:])],
     )
     expected = wanda_in_numpy(layer.weight.detach().numpy(), x, kept)
@@ -75,9 +75,9 @@ def test_n_of_m(seed: int, pattern: tuple[int, int], conv: bool) -> None:
     shape = (3, 2 * m, 3, 2) if conv else (3, 2 * m)
     values = np.random.default_rng(seed).integers(-3, 4, size=shape) / 4  # ties are the rule
     scores = {"w": torch.from_numpy(values)}
-    for scope in (uniform, global_):
+    for allocation in (uniform, global_):
         pooled = {"w": NofM(n, m).pool(scores["w"])}
-        keep = allocate(pooled, 1 - n / m, scope=scope)
+        keep = allocate(pooled, 1 - n / m, allocation=allocation)
         found = select(scores, keep, NofM(n, m))["w"]
         assert np.array_equal(found.numpy(), grouped_in_numpy(values, n, m))
 
@@ -88,13 +88,13 @@ def test_n_of_m_refuses_what_it_is_not() -> None:
     with pytest.raises(
         BoxwoodError, match=r"sparsity of 0\.5 with 2:4, .* got masks that keep 10 of 32"
     ):
-        prune(layer, 0.7, granularity=NofM(2, 4))
+        find_masks(layer, 0.7, granularity=NofM(2, 4))
     with pytest.raises(BoxwoodError, match=r"multiple of 4 for 2:4, got shape \(2, 6\)"):
-        prune(nn.Linear(6, 2), 0.5, granularity=NofM(2, 4))
+        find_masks(nn.Linear(6, 2), 0.5, granularity=NofM(2, 4))
     with pytest.raises(BoxwoodError, match=r"0 < n < m, got n=4, m=2"):
         NofM(4, 2)
     with pytest.raises(BoxwoodError, match=r"with 2, got dims=\(2,\)"):
-        prune(layer, 0.5, granularity=Slices(dims=(2,)))
+        find_masks(layer, 0.5, granularity=Slices(dims=(2,)))
 
 
 def test_two_of_four_again() -> None:
@@ -170,7 +170,7 @@ def test_grasp_drops_what_hinders_the_gradient() -> None:
         slope = (flows[0] - flows[1]) / (2 * step) / 2
         assert found["0.weight"][place].item() == pytest.approx(slope, rel=1e-4, abs=1e-12)
     papers = {name: -score for name, score in found.items()}  # -w ⊙ Hg, the largest are removed
-    masks = prune(net, 0.5, criterion=criteria.grasp, batches=batches, loss=loss)
+    masks = find_masks(net, 0.5, criterion=criteria.grasp, batches=batches, loss=loss)
     kept = torch.cat([papers[name][mask] for name, mask in masks.items()])
     gone = torch.cat([papers[name][~mask] for name, mask in masks.items()])
     assert kept.max() <= gone.min()
@@ -199,8 +199,8 @@ def test_synflow_in_rounds_empties_no_layer() -> None:
         )  # fmt: skip
     wanted = 0.9995
     settings = {"criterion": criteria.synflow, "batches": [torch.ones(1, 20)]}
-    once = prune(net, wanted, **settings)
-    rounds = prune_in_rounds(net, Geometric(final=wanted, end=100), 100, **settings)
+    once = find_masks(net, wanted, **settings)
+    rounds = find_masks_in_rounds(net, Geometric(final=wanted, end=100), 100, **settings)
     assert min(int(mask.sum()) for mask in once.values()) == 0
     assert min(int(mask.sum()) for mask in rounds.values()) > 0
     assert sum(int(mask.sum()) for mask in rounds.values()) == round((1 - wanted) * 44_600)
@@ -209,15 +209,15 @@ def test_synflow_in_rounds_empties_no_layer() -> None:
 def test_rounds() -> None:
     """Masks only shrink, the last round decides, and nothing but the last one warns."""
     net = nn.Linear(10, 10)
-    half = prune(net, 0.5)
-    masks = prune_in_rounds(net, Geometric(final=0.75, end=3), 3, within=None)
+    half = find_masks(net, 0.5)
+    masks = find_masks_in_rounds(net, Geometric(final=0.75, end=3), 3, masks=None)
     assert sparsity(masks) == 0.75
-    further = prune_in_rounds(net, Geometric(final=0.75, end=1), 1, within=half)
+    further = find_masks_in_rounds(net, Geometric(final=0.75, end=1), 1, masks=half)
     assert not (further["weight"] & ~half["weight"]).any()
     with pytest.warns(NoEffect):
-        prune_in_rounds(net, Geometric(final=0.0, end=3), 3)
+        find_masks_in_rounds(net, Geometric(final=0.0, end=3), 3)
     with pytest.raises(BoxwoodError, match="at least 1 round of pruning, got 0"):
-        prune_in_rounds(net, Geometric(final=0.5, end=3), 0)
+        find_masks_in_rounds(net, Geometric(final=0.5, end=3), 0)
 
 
 def test_a_gate_is_the_sum_over_its_filter() -> None:
@@ -263,8 +263,8 @@ def test_taylor_sums_over_filters() -> None:
     for x, y in batches:
         (slope,) = torch.autograd.grad(cross_entropy(net(x), y), net[0].weight)
         by_hand += (slope * net[0].weight.detach()).square().sum(1) / 2
-    masks = prune(
-        net, 0.4, criterion=criteria.taylor, granularity=slices, scope=uniform, loss=cross_entropy,
+    masks = find_masks(
+        net, 0.4, criterion=criteria.taylor, granularity=slices, allocation=uniform, loss=cross_entropy,
         batches=batches,
     )  # fmt: skip
     assert set(masks["0.weight"].all(1).nonzero().view(-1).tolist()) == set(

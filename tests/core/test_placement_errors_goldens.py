@@ -13,7 +13,7 @@ from boxwood._internal.graph.units import find_units
 from boxwood._internal.model.binding import MaskBinding
 from boxwood._internal.model.counting import count
 from boxwood._internal.model.dead import remove_dead
-from boxwood._internal.model.oneshot import masks_from_zeros, project_, prune
+from boxwood._internal.model.oneshot import apply_masks_, find_masks, masks_from_zeros
 from boxwood._internal.model.prunable import linear_and_conv
 from boxwood._internal.model.reconstruct import load_, reconstruct
 from boxwood._internal.model.scoring import score
@@ -29,13 +29,13 @@ def sgd(net: nn.Module) -> torch.optim.Optimizer:
 
 
 ACTIONS: dict[str, Callable[[nn.Module], object]] = {
-    "prune": lambda net: prune(net, 0.5),
-    "prune by activations": lambda net: prune(net, 0.5, criterion=criteria.wanda, batches=[X]),
+    "prune": lambda net: find_masks(net, 0.5),
+    "prune by activations": lambda net: find_masks(net, 0.5, criterion=criteria.wanda, batches=[X]),
     "masks_from_zeros": masks_from_zeros,
     "score": lambda net: score(linear_and_conv(net), criteria.magnitude),
     "MaskBinding": lambda net: MaskBinding(net, sgd(net), MASKS),
     "SparseTraining": lambda net: SparseTraining(net, sgd(net), RigL(sparsity=0.5, until=9)),
-    "project_": lambda net: project_(net, MASKS),
+    "apply_masks_": lambda net: apply_masks_(net, MASKS),
     "reconstruct": lambda net: reconstruct(net, MASKS, [X]),
     "load_": lambda net: load_(net, {"weight": torch.ones(3, 3)}),
     "count": lambda net: count(net, X),
@@ -66,7 +66,9 @@ def test_lazy_weights_are_refused(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["prune", "MaskBinding", "SparseTraining", "project_", "count"])
+@pytest.mark.parametrize(
+    "name", ["prune", "MaskBinding", "SparseTraining", "apply_masks_", "count"]
+)
 def test_partitioned_weights_are_refused(name: str) -> None:
     """DeepSpeed's third stage leaves an empty parameter, and its part of it in an attribute."""
     net = nn.Linear(3, 3)

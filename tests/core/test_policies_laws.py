@@ -60,16 +60,16 @@ def adam(net: nn.Module) -> torch.optim.Optimizer:
     begin=st.integers(0, 30),
     length=st.integers(1, 30),
     every=st.integers(1, 7),
-    scope=st.sampled_from([uniform, global_]),
+    allocation=st.sampled_from([uniform, global_]),
     shape=st.sampled_from([Cubic, Linear]),
 )
 @settings(max_examples=20, deadline=None)
 def test_counts_are_exact_at_every_update(
-    final: float, begin: int, length: int, every: int, scope: object, shape: type
+    final: float, begin: int, length: int, every: int, allocation: object, shape: type
 ) -> None:
     """At every update the counts are those of the schedule, and afterwards nothing changes."""
     schedule = shape(final=final, begin=begin, end=begin + length)
-    policy = Gradual(schedule=schedule, every=every, scope=scope)
+    policy = Gradual(schedule=schedule, every=every, allocation=allocation)
     net = network()
     optimizer = adam(net)
     training = SparseTraining(net, optimizer, policy)
@@ -80,11 +80,11 @@ def test_counts_are_exact_at_every_update(
         masks = training.masks
         if policy.due(step):
             wanted = schedule(step)
-            if scope is uniform:
+            if allocation is uniform:
                 for mask in masks.values():
                     assert int(mask.sum()) == round((1 - wanted) * mask.numel())
             every_mask = torch.cat([mask.view(-1) for mask in masks.values()])
-            assert scope is uniform or int(every_mask.sum()) == round(
+            assert allocation is uniform or int(every_mask.sum()) == round(
                 (1 - wanted) * every_mask.numel()
             )
         else:
@@ -97,7 +97,7 @@ def test_counts_are_exact_at_every_update(
     train(net, optimizer, range(begin + length + 2 * every), clip=0.5, after=check)
     assert (
         all(abs(int((~m).sum()) - final * m.numel()) <= 0.5 + 1e-9 for m in last.values())
-        or scope is global_
+        or allocation is global_
     )
 
 

@@ -53,7 +53,7 @@ def test_selection_is_a_stable_sort(
     score, inside, keep = problem
     within = None if inside is None else {"w": inside}
     with patch.object(selection, "_CHUNK", chunk), patch.object(selection, "_FEW", few):
-        mask = select({"w": score}, {"w": keep}, within=within)["w"]
+        mask = select({"w": score}, {"w": keep}, masks=within)["w"]
     assert torch.equal(mask, naive(score, inside, keep))
     assert int(mask.sum()) == keep
 
@@ -95,10 +95,10 @@ def test_a_tensor_is_selected_alike_with_and_without_others(
     most = candidates(scores, within)
     keep = {name: data.draw(st.integers(0, most[name])) for name in scores}
     if data.draw(st.booleans()):
-        keep = allocate(scores, data.draw(st.floats(0, 0.9)), scope=global_)
+        keep = allocate(scores, data.draw(st.floats(0, 0.9)), allocation=global_)
         keep = {name: min(count, most[name]) for name, count in keep.items()}
     with patch.object(selection, "_FEW", few):
-        masks = select(scores, keep, within=within)
+        masks = select(scores, keep, masks=within)
     for name, score in scores.items():
         assert torch.equal(masks[name], naive(score, within.get(name), keep[name]))
 
@@ -137,7 +137,7 @@ def test_not_finite_scores_are_refused(
         with pytest.raises(BoxwoodError, match="finite scores, got 1 NaN or infinite value in 'w'"):
             select(scores, {"w": keep})
     within = {"w": torch.tensor([True, False, True])}
-    assert select(scores, {"w": 1}, within=within)["w"].tolist() == [False, False, True]
+    assert select(scores, {"w": 1}, masks=within)["w"].tolist() == [False, False, True]
 
 
 def test_the_largest_finite_scores_are_finite() -> None:

@@ -13,7 +13,7 @@ from boxwood._internal.core.granularity import NofM
 from boxwood._internal.core.surgeon import adjust, inverse_by_recursion, remove, sparse_gpt
 from boxwood._internal.model.evidence.calibration import Calibration
 from boxwood._internal.model.evidence.curvature import damped, input_gram
-from boxwood._internal.model.oneshot import project_, prune
+from boxwood._internal.model.oneshot import apply_masks_, find_masks
 from boxwood._internal.model.prunable import linear
 from boxwood._internal.model.reconstruct import load_, prune_and_reconstruct, reconstruct
 from boxwood.errors import BoxwoodError
@@ -183,15 +183,15 @@ def test_networks_layer_by_layer() -> None:
     """Adjusted outputs are nearer than masked ones; the model stays as it was; counts are exact."""
     net = network()
     before = copy.deepcopy(net.state_dict())
-    masks = prune(net, 0.5)
+    masks = find_masks(net, 0.5)
     masked = copy.deepcopy(net)
-    project_(masked, masks)
+    apply_masks_(masked, masks)
     adjusted = copy.deepcopy(net)
     load_(adjusted, reconstruct(net, masks, inputs()))
     gpt, zeroed = copy.deepcopy(net), copy.deepcopy(net)
     done = prune_and_reconstruct(net, 0.5, inputs())
     load_(gpt, done.weights)
-    project_(zeroed, done.masks)
+    apply_masks_(zeroed, done.masks)
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
     assert output_error(net, adjusted) < 0.5 * output_error(net, masked)
     assert output_error(net, gpt) < output_error(net, zeroed)
@@ -205,7 +205,7 @@ def test_each_layer_sees_what_the_layers_before_it_make_now() -> None:
     """The second layer's weights are the minimum for the pruned first layer's outputs."""
     net = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3)).double()
     batches = [torch.randn(50, 6, dtype=torch.float64)]
-    masks = prune(net, 0.4)
+    masks = find_masks(net, 0.4)
     new = reconstruct(net, masks, batches, damping=1e-9)
     half = copy.deepcopy(net)
     load_(half, {"0.weight": new["0.weight"]})
@@ -228,13 +228,13 @@ def test_counts_by_name_and_refusals() -> None:
     """Counts may come from any allocation; what does not fit is refused."""
     net = network()
     last = {"7.weight": 5}
-    done = prune_and_reconstruct(net, 0.5, inputs(), where=lambda m: {"7.weight": m[7].weight}, keep=last)  # fmt: skip
+    done = prune_and_reconstruct(net, 0.5, inputs(), layers=lambda m: {"7.weight": m[7].weight}, keep=last)  # fmt: skip
     assert int(done.masks["7.weight"].sum()) == 5
     with pytest.raises(BoxwoodError, match=r"counts for every tensor .* none for '0\.weight'"):
         prune_and_reconstruct(net, 0.5, inputs(), keep=last)
     with pytest.raises(BoxwoodError, match=r"linear layers for 2:4 by SparseGPT, got '0\.weight'"):
         prune_and_reconstruct(net, 0.5, inputs(), grouped=NofM(2, 4))
-    grouped = prune_and_reconstruct(net, 0.5, inputs(), where=linear, grouped=NofM(2, 4))
+    grouped = prune_and_reconstruct(net, 0.5, inputs(), layers=linear, grouped=NofM(2, 4))
     assert (grouped.masks["7.weight"].view(4, 2, 4).sum(2) == 2).all()
     with pytest.raises(BoxwoodError, match=r"model's names and shapes, got '7\.weight'"):
         load_(net, {"7.weight": torch.ones(2, 2)})

@@ -27,7 +27,7 @@ def test_a_compiled_network_keeps_its_accuracy_to_the_last_image() -> None:
     )  # fmt: skip
     settings = boxwood.Training(epochs=6, batch=60, optimizer=boxwood.SGD(lr=0.05, momentum=0.9))
     train_(net, data.train, settings, seed=0)
-    masks = boxwood.prune(net, 0.9)
+    masks = boxwood.find_masks(net, 0.9)
     train_(net, data.train, settings, seed=0, masks=masks)
     images, labels = data.test.take(torch.arange(len(data.test)))
     net.eval()

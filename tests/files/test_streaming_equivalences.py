@@ -97,15 +97,15 @@ def test_streamed_masks_are_those_in_memory(
 
 
 def test_it_is_the_headline_call(tmp_path):
-    """A module's checkpoint pruned on the disk has the masks of `boxwood.prune` in memory."""
+    """A module's checkpoint pruned on the disk has the masks of `boxwood.find_masks` in memory."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 10))
     save_file(net.state_dict(), tmp_path / "net.safetensors")
     prune_checkpoint(tmp_path / "net.safetensors", tmp_path / "out", 0.8)
-    masks = boxwood.prune(net, 0.8)
+    masks = boxwood.find_masks(net, 0.8)
     found = load_masks(tmp_path / "out")
     assert all(torch.equal(found[name], mask) for name, mask in masks.items())
-    boxwood.project_(net, masks)
+    boxwood.apply_masks_(net, masks)
     out = load_file(tmp_path / "out" / "net.safetensors")
     assert all(torch.equal(out[name], tensor) for name, tensor in net.state_dict().items())
 
@@ -116,7 +116,7 @@ def test_patterns_choose_as_named_does(tmp_path):
     save_file(net.state_dict(), tmp_path / "net.safetensors")
     where = NamePatterns(("*.weight", "1.bias"), skip=("0.*",))
     prune_checkpoint(tmp_path / "net.safetensors", tmp_path / "out", 0.5, tensors=where)
-    masks = boxwood.prune(net, 0.5, where=Named(("1.bias", "1.weight")))
+    masks = boxwood.find_masks(net, 0.5, layers=Named(("1.bias", "1.weight")))
     found = load_masks(tmp_path / "out")
     assert found.keys() == masks.keys()
     assert all(torch.equal(found[name], mask) for name, mask in masks.items())

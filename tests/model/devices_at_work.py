@@ -33,14 +33,19 @@ from boxwood._internal.data.splits import InMemory, from_tensors
 from boxwood._internal.distill.cached_logits import Exact, Shards, StepAnswers, ask_all
 from boxwood._internal.distill.ensembles import answering
 from boxwood._internal.distill.losses import Distillation
-from boxwood._internal.files.mask_files import load_masks, masks_beside, write_with_masks
+from boxwood._internal.files.mask_files import load_masks, masks_file_of, write_with_masks
 from boxwood._internal.graph.compensate import compensate
 from boxwood._internal.graph.equivalence import check_equivalence, shrink
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.model.counting import count
 from boxwood._internal.model.dead import remove_dead_
 from boxwood._internal.model.evidence.movement import TrackMovement
-from boxwood._internal.model.oneshot import masks_from_zeros, project_, prune, prune_in_rounds
+from boxwood._internal.model.oneshot import (
+    apply_masks_,
+    find_masks,
+    find_masks_in_rounds,
+    masks_from_zeros,
+)
 from boxwood._internal.model.prunable import linear_and_conv
 from boxwood._internal.model.reconstruct import load_, prune_and_reconstruct, reconstruct
 from boxwood._internal.model.sparse_training import SparseTraining
@@ -95,28 +100,28 @@ def rows(count: int = 20) -> InMemory:
 def pruned_further(device: Device) -> Numbers:
     found = {}
     for name, granularity in (("elements", None), ("filters", Slices()), ("rows", PerRow())):
-        for scope in (global_, uniform):
+        for allocation in (global_, uniform):
             net = convolutions().to(device)
-            ask = partial(prune, net, granularity=granularity, scope=scope)
+            ask = partial(find_masks, net, granularity=granularity, allocation=allocation)
             first = {key: mask.cpu() for key, mask in ask(0.3).items()}
-            found |= {f"{name} {key}": mask for key, mask in ask(0.7, within=first).items()}
+            found |= {f"{name} {key}": mask for key, mask in ask(0.7, masks=first).items()}
     net = nn.Linear(8, 8).to(device)
     whole = {"weight": torch.ones(8, 8, dtype=torch.bool)}
-    return found | prune(net, 0.5, granularity=NofM(2, 4), within=whole)
+    return found | find_masks(net, 0.5, granularity=NofM(2, 4), masks=whole)
 
 
 def pruned_by(device: Device, name: str) -> Numbers:
     net = (chain() if name.startswith("optimal_brain_damage") else convolutions()).to(device)
-    where = linear_and_conv
+    layers = linear_and_conv
     if name in ("network_slimming", "rank_of_features"):
-        where = boxwood._internal.model.prunable.Named(("0.weight",))
+        layers = boxwood._internal.model.prunable.Named(("0.weight",))
     batches: Any = images()
     if name.startswith("optimal_brain_damage"):
         batches = [rows().take(torch.arange(20))]
-    settings = {"loss": cross_entropy, "batches": batches, "where": where}
-    masks = prune(net, 0.3, criterion=getattr(criteria, name), **settings)
+    settings = {"loss": cross_entropy, "batches": batches, "layers": layers}
+    masks = find_masks(net, 0.3, criterion=getattr(criteria, name), **settings)
     within = {key: mask.cpu() for key, mask in masks.items()}
-    return prune(net, 0.6, criterion=getattr(criteria, name), within=within, **settings)
+    return find_masks(net, 0.6, criterion=getattr(criteria, name), masks=within, **settings)
 
 
 def pruned_by_movement(device: Device) -> Numbers:
@@ -127,12 +132,14 @@ def pruned_by_movement(device: Device) -> Numbers:
     cross_entropy(net(inputs.to(device)), targets.to(device)).backward()
     optimizer.step()
     found = {kind: {n: t.cpu() for n, t in each.items()} for kind, each in track.evidence().items()}
-    return prune(net, 0.5, criterion=criteria.movement, evidence=found)
+    return find_masks(net, 0.5, criterion=criteria.movement, evidence=found)
 
 
 def pruned_in_rounds(device: Device) -> Numbers:
     net = convolutions().to(device)
-    return prune_in_rounds(net, Cubic(final=0.8, end=3), 3, within=prune(convolutions(), 0.1))
+    return find_masks_in_rounds(
+        net, Cubic(final=0.8, end=3), 3, masks=find_masks(convolutions(), 0.1)
+    )
 
 
 def trained(device: Device, policy: Any) -> Numbers:
@@ -154,20 +161,20 @@ def trained(device: Device, policy: Any) -> Numbers:
 
 def masked(device: Device) -> Numbers:
     net = chain().to(device)
-    masks = prune(chain(), 0.5)
+    masks = find_masks(chain(), 0.5)
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.01)
     held = boxwood.MaskBinding(net, optimizer, masks)
     inputs, targets = rows().take(torch.arange(20))
     cross_entropy(net(inputs.to(device)), targets.to(device)).backward()
     optimizer.step()
-    held.replace_masks(prune(chain(), 0.7, within=masks))
+    held.replace_masks(find_masks(chain(), 0.7, masks=masks))
     held.detach()
-    project_(net, prune(chain(), 0.8))
+    apply_masks_(net, find_masks(chain(), 0.8))
     zeros = masks_from_zeros(net)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.safetensors"
         write_with_masks(path, {n: p.detach().cpu() for n, p in net.named_parameters()}, zeros)
-        read = load_masks(masks_beside(path))
+        read = load_masks(masks_file_of(path))
     counts = count(net, rows().inputs, masks)
     dead = remove_dead_(net, masks, (12,))
     return {**zeros, "counts": repr(counts), "dead": repr(dead.removed), **{f"r {n}": m for n, m in read.items()}}  # fmt: skip
@@ -176,7 +183,7 @@ def masked(device: Device) -> Numbers:
 def reconstructed(device: Device) -> Numbers:
     net = convolutions().to(device)
     inputs = [x for x, _ in images()]
-    first = reconstruct(net, prune(convolutions(), 0.5), inputs)
+    first = reconstruct(net, find_masks(convolutions(), 0.5), inputs)
     second = prune_and_reconstruct(net, 0.5, inputs)
     load_(net, {name: weight.cpu() for name, weight in first.items()})
     return first | {f"second {name}": weight for name, weight in second.weights.items()}
@@ -210,7 +217,7 @@ def fitted(device: Device, *, data_on_device: bool, **settings: Any) -> Numbers:
     if data_on_device:
         data = InMemory(data.inputs.to(device), data.targets.to(device))
     training = Training(epochs=2, batch=6, optimizer=Adam(lr=0.01), **settings)
-    done = train_(net, data, training, seed=0, masks=prune(chain(), 0.3))
+    done = train_(net, data, training, seed=0, masks=find_masks(chain(), 0.3))
     return {
         **dict(net.named_parameters()), **done.masks, "history": repr(done.history),
         "evaluated": repr(evaluate(net, data, cross_entropy)),
@@ -382,7 +389,7 @@ def undisturbed(device: Device) -> Numbers:
         "shrink": lambda: shrink(net, selection),
         "check_equivalence": lambda: check_equivalence(net, small, selection),
         "compensate": lambda: compensate(noisy, small, selection, [example]),
-        "prune": lambda: prune(
+        "prune": lambda: find_masks(
             noisy, 0.5, criterion=criteria.snip, loss=cross_entropy, batches=batches
         ),
         "train_": lambda: train_(trained, rows(), training, seed=0),

@@ -33,8 +33,8 @@ from boxwood._internal.model.binding import MaskBinding
 from boxwood._internal.model.counting import count
 from boxwood._internal.model.dead import remove_dead
 from boxwood._internal.model.evidence.movement import TrackMovement
-from boxwood._internal.model.oneshot import masks_from_zeros, project_, prune
-from boxwood._internal.model.prunable import Named, Where, linear_and_conv
+from boxwood._internal.model.oneshot import apply_masks_, find_masks, masks_from_zeros
+from boxwood._internal.model.prunable import Layers, Named, linear_and_conv
 from boxwood._internal.model.reconstruct import load_, prune_and_reconstruct, reconstruct
 from boxwood._internal.model.scoring import score
 from boxwood._internal.model.sparse_training import SparseTraining
@@ -151,14 +151,14 @@ def policies() -> dict[str, tuple[Policy, dict[str, Any]]]:
 
 def by_criterion(part: Part, name: str) -> Found:
     net = convolutions() if name in ("network_slimming", "wanda", "taylor_gate") else chain()
-    where: Where = linear_and_conv
+    layers: Layers = linear_and_conv
     if name in ("network_slimming", "rank_of_features"):
-        where = Named(("0.weight",))
-    return prune(
+        layers = Named(("0.weight",))
+    return find_masks(
         part.wrap(net),
         0.6,
         criterion=getattr(criteria, name),
-        where=where,
+        layers=layers,
         loss=squared,
         batches=part.of(batches(4)),
     )
@@ -168,7 +168,7 @@ def sharded(part: Part, shard: Callable[[nn.Module], object], hidden: int) -> Fo
     """Masks of the whole network hold on its shards, some of which are uneven or empty."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(12, hidden), nn.Tanh(), nn.Linear(hidden, 1)).double()
-    masks = prune(net, 0.5)
+    masks = find_masks(net, 0.5)
     if part.ranks > 1:
         shard(net)
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.05, weight_decay=0.1)
@@ -181,7 +181,7 @@ def sharded(part: Part, shard: Callable[[nn.Module], object], hidden: int) -> Fo
         net(given).square().mean().backward()
         optimizer.step()
     found = {f"weight {name}": whole(p).clone() for name, p in net.named_parameters()}
-    project_(net, {name: ~mask for name, mask in masks.items()})
+    apply_masks_(net, {name: ~mask for name, mask in masks.items()})
     found |= {f"projected {name}": whole(p).clone() for name, p in net.named_parameters()}
     found["kept"] = torch.tensor(kept(held.masks))
     held.load_state_dict(held.state_dict())
@@ -210,7 +210,7 @@ def refused(shard: Callable[[nn.Module], nn.Module]) -> list[str]:
     net, example = chain(), batches(1)[0][0]
     found = find_units(net, example)
     selection = select_units(found, 0.5)
-    small, masks = shrink(net, selection), prune(net, 0.5)
+    small, masks = shrink(net, selection), find_masks(net, 0.5)
     held = shard(net)
 
     def sgd() -> torch.optim.Optimizer:
@@ -225,8 +225,10 @@ def refused(shard: Callable[[nn.Module], nn.Module]) -> list[str]:
 
     policy = RigL(sparsity=0.5, until=9, every=1)
     return [
-        said(lambda: prune(held, 0.5)),
-        said(lambda: prune(held, 0.5, criterion=criteria.snip, loss=squared, batches=batches(1))),
+        said(lambda: find_masks(held, 0.5)),
+        said(
+            lambda: find_masks(held, 0.5, criterion=criteria.snip, loss=squared, batches=batches(1))
+        ),
         said(lambda: masks_from_zeros(held)),
         said(lambda: score(linear_and_conv(held), criteria.magnitude)),
         said(lambda: SparseTraining(held, sgd(), policy)),
@@ -241,7 +243,7 @@ def refused(shard: Callable[[nn.Module], nn.Module]) -> list[str]:
         said(lambda: compensate(held, small, selection, [example])),
         said(lambda: compile(held, example)),
         said(lambda: MaskBinding(held, sgd(), masks)),
-        said(lambda: project_(held, masks)),
+        said(lambda: apply_masks_(held, masks)),
     ]
 
 
@@ -263,12 +265,12 @@ def unequal(part: Part) -> Found:
     sizes = [6, 2, 3, 5]
     given = [batches(1, size, first=place)[0] for place, size in enumerate(sizes)]
     mine = given if part.ranks == 1 else (given[:3], given[3:])[part.rank]
-    return prune(chain(), 0.6, criterion=criteria.taylor, loss=squared, batches=mine)
+    return find_masks(chain(), 0.6, criterion=criteria.taylor, loss=squared, batches=mine)
 
 
 def reconstructed(part: Part) -> Found:
     net = convolutions()
-    masks = prune(net, 0.5)
+    masks = find_masks(net, 0.5)
     return reconstruct(net, masks, part.of(batches(4)))
 
 
@@ -292,7 +294,7 @@ def wrapped_afterwards(part: Part) -> Found:
     """Masks are bound, and then the network is wrapped."""
     net = chain()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
-    held = MaskBinding(net, optimizer, prune(net, 0.5))
+    held = MaskBinding(net, optimizer, find_masks(net, 0.5))
     model = part.wrap(net)
     for inputs, targets in batches(3, 8):
         optimizer.zero_grad()
@@ -333,12 +335,12 @@ def other_weights(part: Part) -> Found:
     net = chain()
     with torch.no_grad():
         net[4].weight[0, 0] += part.rank
-    return prune(net, 0.5, criterion=criteria.snip, loss=squared, batches=batches(1))
+    return find_masks(net, 0.5, criterion=criteria.snip, loss=squared, batches=batches(1))
 
 
 def failure_on_one_rank(part: Part) -> Found:
     given = batches(1) if part.rank == 0 else []
-    return prune(chain(), 0.5, criterion=criteria.snip, loss=squared, batches=given)
+    return find_masks(chain(), 0.5, criterion=criteria.snip, loss=squared, batches=given)
 
 
 def failure_in_training(part: Part) -> Found:
@@ -358,7 +360,7 @@ def failure_in_training(part: Part) -> Found:
 
 def other_masks(part: Part) -> Found:
     net = chain()
-    masks = prune(net, 0.5, criterion=criteria.random)
+    masks = find_masks(net, 0.5, criterion=criteria.random)
     masks["0.weight"] = masks["0.weight"].roll(part.rank)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     MaskBinding(part.wrap(net), optimizer, masks)
@@ -385,14 +387,14 @@ def one_rank_alone(part: Part) -> Found:
     if part.rank == 1:
         return {}
     settings = {"criterion": criteria.snip, "loss": squared, "batches": batches(1)}
-    return prune(chain(), 0.5, group=group, **settings)
+    return find_masks(chain(), 0.5, group=group, **settings)
 
 
 def bound_before(shard: Callable[[nn.Module], nn.Module]) -> Found:
     """Masks are bound, and then the network is sharded: parameters are other ones by then."""
     net = chain()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    MaskBinding(net, optimizer, prune(net, 0.5))
+    MaskBinding(net, optimizer, find_masks(net, 0.5))
     held = shard(net)
     fresh = torch.optim.SGD(held.parameters(), lr=0.1)
     squared(held(batches(1)[0][0]), batches(1)[0][1]).backward()

@@ -13,7 +13,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from boxwood._internal.model.binding import MaskBinding
-from boxwood._internal.model.oneshot import project_, prune
+from boxwood._internal.model.oneshot import apply_masks_, find_masks
 from boxwood.errors import BoxwoodError
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
@@ -76,7 +76,7 @@ def test_pruned_weights_are_positive_zero(
 ) -> None:
     """Momentum, weight decay and adaptive rates move no pruned weight, and leave no -0.0."""
     model = network(dtype)
-    optimizer, masks = make(model.parameters()), prune(model, 0.6)
+    optimizer, masks = make(model.parameters()), find_masks(model, 0.6)
     MaskBinding(model, optimizer, masks)
     for _ in range(5):
         train(model, optimizer, 1)
@@ -86,7 +86,7 @@ def test_pruned_weights_are_positive_zero(
 def test_an_optimizer_that_moves_everything_moves_no_pruned_weight() -> None:
     """The weights are held even where the gradients are not masked."""
     model = network()
-    optimizer, masks = Adam(model.parameters(), lr=0.1), prune(model, 0.5)
+    optimizer, masks = Adam(model.parameters(), lr=0.1), find_masks(model, 0.5)
     MaskBinding(model, optimizer, masks, mask_gradients=False)
     train(model, optimizer)
     assert_held(model, masks)
@@ -97,9 +97,9 @@ def test_an_optimizer_that_moves_everything_moves_no_pruned_weight() -> None:
 def test_equal_to_reparametrisation(clip: float | None) -> None:
     """SGD with momentum under masks is SGD on ``w * mask``, with clipping and without."""
     ours, theirs = network(torch.float64), network(torch.float64)
-    masks = prune(ours, 0.5)
-    project_(ours, masks)
-    project_(theirs, masks)
+    masks = find_masks(ours, 0.5)
+    apply_masks_(ours, masks)
+    apply_masks_(theirs, masks)
     theirs = reparametrised(theirs, masks)
     pair = [SGD(net.parameters(), lr=0.5, momentum=0.9) for net in (ours, theirs)]
     MaskBinding(ours, pair[0], masks)
@@ -113,8 +113,8 @@ def test_equal_to_reparametrisation(clip: float | None) -> None:
 def test_clipping_sees_no_pruned_gradients() -> None:
     """The norm that clipping measures is that of the kept gradients alone."""
     ours = network()
-    masks = prune(ours, 0.7)
-    project_(ours, masks)
+    masks = find_masks(ours, 0.7)
+    apply_masks_(ours, masks)
     theirs = reparametrised(copy.deepcopy(ours), masks)
     MaskBinding(ours, SGD(ours.parameters(), lr=0.1), masks)
     norms = []
@@ -130,7 +130,7 @@ def test_clipping_sees_no_pruned_gradients() -> None:
 def test_accumulated_gradients_are_masked_at_every_backward() -> None:
     """Two backwards before a step leave no pruned gradient."""
     model = network()
-    masks = prune(model, 0.5)
+    masks = find_masks(model, 0.5)
     MaskBinding(model, SGD(model.parameters(), lr=0.1), masks)
     for _ in range(2):
         cross_entropy(model(INPUTS), TARGETS).backward()
@@ -142,7 +142,7 @@ def test_accumulated_gradients_are_masked_at_every_backward() -> None:
 def test_compiled_networks_need_no_graph_break(backend: str) -> None:
     """A compiled network takes masks by its plain names, and compiles as one graph."""
     model = network()
-    masks = prune(model, 0.5)
+    masks = find_masks(model, 0.5)
     compiled = torch.compile(model, backend=backend, fullgraph=True)
     optimizer = SGD(compiled.parameters(), lr=0.1, momentum=0.9)
     held = MaskBinding(compiled, optimizer, masks)
@@ -155,7 +155,7 @@ def test_checkpoints_and_copies_know_nothing_of_masks() -> None:
     """Keys are those of the dense network, dense weights load, and a deep copy is free."""
     model = network()
     dense = copy.deepcopy(model.state_dict())
-    optimizer, masks = SGD(model.parameters(), lr=0.1), prune(model, 0.5)
+    optimizer, masks = SGD(model.parameters(), lr=0.1), find_masks(model, 0.5)
     MaskBinding(model, optimizer, masks)
     train(model, optimizer, 1)
     assert list(model.state_dict()) == list(dense)
@@ -169,23 +169,23 @@ def test_checkpoints_and_copies_know_nothing_of_masks() -> None:
 
 
 def test_an_average_of_networks_is_projected() -> None:
-    """An exponential average that began dense is sparse after `project_`."""
+    """An exponential average that began dense is sparse after `apply_masks_`."""
     model = network()
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
-    optimizer, masks = SGD(model.parameters(), lr=0.1), prune(model, 0.5)
+    optimizer, masks = SGD(model.parameters(), lr=0.1), find_masks(model, 0.5)
     average.update_parameters(model)
     MaskBinding(model, optimizer, masks)
     train(model, optimizer, 2)
     average.update_parameters(model)
     assert average.module[0].weight[~masks["0.weight"]].count_nonzero() > 0
-    project_(average.module, masks)
+    apply_masks_(average.module, masks)
     assert_held(average.module, masks)
 
 
 def test_autocast() -> None:
     """bfloat16 arithmetic on the CPU leaves float32 weights held."""
     model = network()
-    optimizer, masks = Adam(model.parameters(), lr=0.05), prune(model, 0.5)
+    optimizer, masks = Adam(model.parameters(), lr=0.05), find_masks(model, 0.5)
     MaskBinding(model, optimizer, masks)
     for _ in range(3):
         optimizer.zero_grad()
@@ -200,7 +200,7 @@ def test_channels_last_weights_are_held() -> None:
     """The memory layout of a convolution, before or after the binding, does not matter."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 3))
-    optimizer, masks = SGD(model.parameters(), lr=0.1), prune(model, 0.5)
+    optimizer, masks = SGD(model.parameters(), lr=0.1), find_masks(model, 0.5)
     MaskBinding(model, optimizer, masks)
     for layout in (torch.channels_last, torch.contiguous_format):
         model.to(memory_format=layout)
@@ -290,9 +290,9 @@ def test_a_bad_gradient_at_a_pruned_place_does_not_survive(bad: float) -> None:
 def test_state_round_trip() -> None:
     """Masks saved from one binding hold in another."""
     first, second = network(), network()
-    saved = MaskBinding(first, SGD(first.parameters(), lr=0.1), prune(first, 0.5)).state_dict()
+    saved = MaskBinding(first, SGD(first.parameters(), lr=0.1), find_masks(first, 0.5)).state_dict()
     optimizer = SGD(second.parameters(), lr=0.1)
-    held = MaskBinding(second, optimizer, prune(second, 0.9))
+    held = MaskBinding(second, optimizer, find_masks(second, 0.9))
     held.load_state_dict(saved)
     assert all(torch.equal(held.state_dict()[name], mask) for name, mask in saved.items())
     train(second, optimizer, 2)
@@ -303,7 +303,7 @@ def test_state_round_trip() -> None:
 def test_detached_masks_hold_nothing() -> None:
     """After detach the network trains densely, even before the next backward."""
     model = network()
-    optimizer, masks = SGD(model.parameters(), lr=0.1), prune(model, 0.5)
+    optimizer, masks = SGD(model.parameters(), lr=0.1), find_masks(model, 0.5)
     held = MaskBinding(model, optimizer, masks)
     held.detach()
     train(model, optimizer, 1)
@@ -324,14 +324,14 @@ def test_an_optimizer_of_another_model_is_refused() -> None:
     model = network()
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(BoxwoodError, match="an optimizer over the masked parameters"):
-        MaskBinding(model, SGD(network().parameters(), lr=0.1), prune(model, 0.5))
+        MaskBinding(model, SGD(network().parameters(), lr=0.1), find_masks(model, 0.5))
     assert all(torch.equal(before[name], now) for name, now in model.state_dict().items())
 
 
 def test_other_masks_are_refused() -> None:
     """Replacing takes the same parameters, and changes nothing when it refuses."""
     model = network()
-    held = MaskBinding(model, SGD(model.parameters(), lr=0.1), prune(model, 0.5))
+    held = MaskBinding(model, SGD(model.parameters(), lr=0.1), find_masks(model, 0.5))
     before = held.masks
     with pytest.raises(BoxwoodError, match=r"Expected masks for 0\.weight, 2\.weight, got masks"):
         held.replace_masks({"0.weight": before["0.weight"]})

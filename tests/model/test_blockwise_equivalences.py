@@ -18,7 +18,7 @@ from boxwood._internal.model.blockwise import (
     states_before,
     through_blocks,
 )
-from boxwood._internal.model.oneshot import project_, prune
+from boxwood._internal.model.oneshot import apply_masks_, find_masks
 from boxwood._internal.model.prunable import linear
 from boxwood._internal.model.reconstruct import Reconstruction, load_, prune_and_reconstruct
 from boxwood.errors import BoxwoodError
@@ -65,7 +65,7 @@ def blocks_only(model: nn.Module) -> dict[str, nn.Parameter]:
 def test_sparse_gpt_by_blocks_is_sparse_gpt_layer_by_layer() -> None:
     """Weights and masks are those of the whole model, which is run anew for every layer."""
     model, ids = decoder()
-    whole = prune_and_reconstruct(model, 0.5, ids, where=blocks_only)
+    whole = prune_and_reconstruct(model, 0.5, ids, layers=blocks_only)
     states = states_before(model, model.layers, ids)
     assert model.training
     decide = partial(by_sparse_gpt, sparsity=0.5)
@@ -85,11 +85,11 @@ def test_wanda_by_blocks() -> None:
     hidden = [by_hand.embed(part).detach() for part in ids]
     wanted = []
     for block in by_hand.layers:
-        masks = prune(
-            block, 0.5, criterion=criteria.wanda, granularity=PerRow(), scope=uniform,
+        masks = find_masks(
+            block, 0.5, criterion=criteria.wanda, granularity=PerRow(), allocation=uniform,
             batches=[((x, torch.tensor(0.5)), None) for x in hidden],
         )  # fmt: skip
-        project_(block, masks)
+        apply_masks_(block, masks)
         with torch.no_grad():
             hidden = [block(x, 0.5)[0] for x in hidden]
         wanted.append(masks)
@@ -171,9 +171,9 @@ def test_settings_by_place_and_of_each_block_alone() -> None:
         torch.manual_seed(0)
         model = Scaled().eval()
     ids = [torch.arange(6)]
-    masks = prune(
-        model, 0.5, criterion=criteria.wanda, granularity=PerRow(), scope=uniform,
-        where=lambda model: {"last": model.layers[2].down.weight}, batches=ids,
+    masks = find_masks(
+        model, 0.5, criterion=criteria.wanda, granularity=PerRow(), allocation=uniform,
+        layers=lambda model: {"last": model.layers[2].down.weight}, batches=ids,
     )  # fmt: skip
     states = states_before(model, model.layers, ids)
     assert list(states[0][1]) == [((1.0,), {}), ((2.0,), {}), ((3.0,), {})]
@@ -236,7 +236,7 @@ def test_layers_that_share_an_input_are_solved_from_one_pass() -> None:
     assert list(together.masks) == ["up.weight", "gate.weight", "down.weight"]
     for name, mask in together.masks.items():
         alone = prune_and_reconstruct(
-            model, 0.5, batches, where=lambda model, name=name: {name: model.get_parameter(name)}
+            model, 0.5, batches, layers=lambda model, name=name: {name: model.get_parameter(name)}
         )
         assert torch.equal(alone.masks[name], mask)
         assert torch.equal(alone.weights[name], together.weights[name])

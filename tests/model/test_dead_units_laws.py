@@ -93,7 +93,7 @@ def _broadcast(matrix: Tensor, like: Tensor) -> Tensor:
     return matrix.view(*matrix.shape, *(1,) * (like.ndim - 2))
 
 
-def project_(net: nn.Module, masks: dict[str, Tensor]) -> None:
+def apply_masks_(net: nn.Module, masks: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, mask in masks.items():
             net.get_parameter(name).masked_fill_(~mask, 0)
@@ -131,7 +131,7 @@ def test_the_network_computes_the_same(drawn, seed):
     net, masks = drawn
     x = torch.randn(3, *IMAGE, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
     smaller = copy.deepcopy(net)
-    project_(net, masks)
+    apply_masks_(net, masks)
     with torch.no_grad():
         expected = net(x)
         remove_dead_(smaller, masks, IMAGE)
@@ -277,7 +277,7 @@ def test_a_constant_that_padding_breaks_stays(pool, conv, kept):
         smaller = copy.deepcopy(net)
         with torch.no_grad():
             smaller[0].bias.fill_(bias)
-            project_(smaller, {"0.weight": mask})
+            apply_masks_(smaller, {"0.weight": mask})
             expected = smaller(x)
             done = remove_dead_(smaller, {"0.weight": mask}, (1, 8, 8))
             assert_same(smaller(x), expected)

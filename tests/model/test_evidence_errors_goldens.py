@@ -15,7 +15,7 @@ from boxwood._internal.model.evidence.calibration import Calibration
 from boxwood._internal.model.evidence.gathering import gather
 from boxwood._internal.model.evidence.gradients import flow_gradient, gradient
 from boxwood._internal.model.evidence.movement import TrackMovement
-from boxwood._internal.model.oneshot import prune
+from boxwood._internal.model.oneshot import find_masks
 from boxwood._internal.model.prunable import Matrices, Named, linear_and_conv
 from boxwood._internal.model.scoring import score
 from boxwood._internal.train.losses import cross_entropy
@@ -25,7 +25,7 @@ BATCH = (torch.ones(2, 4), torch.tensor([0, 1]))
 
 
 def snip(net: nn.Module, batches: Any, loss: Any = cross_entropy) -> None:
-    prune(net, 0.5, criterion=criteria.snip, batches=batches, loss=loss)
+    find_masks(net, 0.5, criterion=criteria.snip, batches=batches, loss=loss)
 
 
 @pytest.mark.parametrize(
@@ -55,13 +55,13 @@ def test_evidence_that_nothing_gives() -> None:
         return weight * flair
 
     with pytest.raises(BoxwoodError, match=r"got 'flair'; settings go behind a `\*`, evidence of"):
-        prune(net, 0.5, criterion=mine)
+        find_masks(net, 0.5, criterion=mine)
     given = {"flair": {"weight": torch.ones(2, 4)}}
-    assert int(prune(net, 0.5, criterion=mine, evidence=given)["weight"].sum()) == 4
+    assert int(find_masks(net, 0.5, criterion=mine, evidence=given)["weight"].sum()) == 4
     with pytest.raises(BoxwoodError, match=r"the evidence 'flair' of every weight, got none for '"):
-        prune(net, 0.5, criterion=mine, evidence={"flair": {"other": torch.ones(2, 4)}})
+        find_masks(net, 0.5, criterion=mine, evidence={"flair": {"other": torch.ones(2, 4)}})
     with pytest.raises(BoxwoodError, match=r"TrackMovement.* of 1 tensors, got none; attach"):
-        prune(net, 0.5, criterion=criteria.movement)
+        find_masks(net, 0.5, criterion=criteria.movement)
 
 
 def test_scores_of_another_shape() -> None:
@@ -118,15 +118,17 @@ def test_modules_that_never_run() -> None:
     with pytest.raises(
         BoxwoodError, match=r"are called .* 'attend\.in_proj_weight', which is"
     ) as all_:
-        prune(net, 0.5, criterion=criteria.wanda, batches=batches)
-    assert f"where=Matrices(without={inside})" in str(all_.value)
+        find_masks(net, 0.5, criterion=criteria.wanda, batches=batches)
+    assert f"layers=Matrices(without={inside})" in str(all_.value)
     with pytest.raises(
         BoxwoodError, match=r"no activations for 'unused\.weight'.*called"
     ) as unused:
-        prune(net, 0.5, criterion=criteria.wanda, batches=batches, where=Matrices(without=inside))
-    assert "where=Matrices(without=('unused.weight',))" in str(unused.value)
+        find_masks(
+            net, 0.5, criterion=criteria.wanda, batches=batches, layers=Matrices(without=inside)
+        )
+    assert "layers=Matrices(without=('unused.weight',))" in str(unused.value)
     left = Matrices(without=(*inside, "unused.weight"))
-    assert list(prune(net, 0.5, criterion=criteria.wanda, batches=batches, where=left)) == [
+    assert list(find_masks(net, 0.5, criterion=criteria.wanda, batches=batches, layers=left)) == [
         "leave.weight"
     ]
 
@@ -226,7 +228,7 @@ def test_movement_counts_each_step_once() -> None:
 def test_gathering_under_a_binding() -> None:
     """Masks that an optimizer holds neither hide the dense gradient nor are disturbed."""
     net = nn.Linear(4, 2)
-    masks = prune(net, 0.5)
+    masks = find_masks(net, 0.5)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     held = MaskBinding(net, optimizer, masks)
     seen = Calibration(net, {"weight": net.weight}, [BATCH], cross_entropy, masks)

@@ -20,7 +20,7 @@ from boxwood._internal.core.schedules import Cubic
 from boxwood._internal.model.binding import MaskBinding
 from boxwood._internal.model.blockwise import by_criterion, by_sparse_gpt
 from boxwood._internal.model.layer_kinds import Layout
-from boxwood._internal.model.oneshot import project_, prune
+from boxwood._internal.model.oneshot import apply_masks_, find_masks
 from boxwood._internal.model.prunable import Matrices, Named, linear_and_conv
 from boxwood._internal.model.reconstruct import prune_and_reconstruct, reconstruct
 from boxwood._internal.model.sparse_training import SparseTraining
@@ -80,25 +80,25 @@ def test_a_matrix_with_its_inputs_first(
     criterion: Callable[..., Tensor], granularity: Granularity
 ) -> None:
     """Every criterion and granularity sees outputs as rows, in transformers' Conv1D too."""
-    scope = uniform if isinstance(granularity, NofM) else global_
+    allocation = uniform if isinstance(granularity, NofM) else global_
     ask: dict[str, Any] = {
-        "criterion": criterion, "granularity": granularity, "scope": scope, "loss": squared,
+        "criterion": criterion, "granularity": granularity, "allocation": allocation, "loss": squared,
         "batches": examples(),
     }  # fmt: skip
-    masks = [prune(net, 0.5, **ask) for net in two_linear()]
+    masks = [find_masks(net, 0.5, **ask) for net in two_linear()]
     the_same(*masks)
     if not isinstance(granularity, NofM):
         further = [
-            prune(net, 0.75, within=mask, **ask)
+            find_masks(net, 0.75, masks=mask, **ask)
             for net, mask in zip(two_linear(), masks, strict=True)
         ]
         the_same(*further)
 
 
-@pytest.mark.parametrize("scope", [uniform, erdos_renyi_kernel, lamp])
-def test_allocations(scope: Any) -> None:
+@pytest.mark.parametrize("allocation", [uniform, erdos_renyi_kernel, lamp])
+def test_allocations(allocation: Any) -> None:
     """Fan-in and fan-out are those of the layer."""
-    the_same(*(prune(net, 0.6, scope=scope) for net in two_linear()))
+    the_same(*(find_masks(net, 0.6, allocation=allocation) for net in two_linear()))
 
 
 def test_adjusted_weights() -> None:
@@ -108,7 +108,7 @@ def test_adjusted_weights() -> None:
         plain, other = (prune_and_reconstruct(net, 0.5, batches, grouped=grouped) for net in nets)
         the_same(plain.weights, other.weights)
         the_same(plain.masks, other.masks)
-    masks = [prune(net, 0.5) for net in nets]
+    masks = [find_masks(net, 0.5) for net in nets]
     the_same(*(reconstruct(net, m, batches) for net, m in zip(nets, masks, strict=True)))
     for decide in (by_criterion, by_sparse_gpt):
         plain, other = (decide(net, batches, sparsity=0.5) for net in nets)
@@ -122,7 +122,7 @@ def test_adjusted_weights() -> None:
     [
         Gradual(schedule=Cubic(final=0.6, end=4), every=1, granularity=Slices(pooling=total)),
         Gradual(schedule=Cubic(final=0.6, end=4), every=1, granularity=PerRow()),
-        RigL(sparsity=0.5, every=1, scope=uniform, until=4),
+        RigL(sparsity=0.5, every=1, allocation=uniform, until=4),
     ],
 )
 def test_sparse_training(policy: Any) -> None:
@@ -132,7 +132,7 @@ def test_sparse_training(policy: Any) -> None:
         optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
         start = {"0.weight": torch.ones(12, 8, dtype=torch.bool), "2.weight": torch.ones_like(net[2].weight, dtype=torch.bool)}  # fmt: skip
         if policy.wants_gradients:
-            start = prune(net, 0.5, scope=uniform)
+            start = find_masks(net, 0.5, allocation=uniform)
         training = SparseTraining(net, optimizer, policy, state=start)
         for _ in range(4):
             for inputs, targets in examples():
@@ -164,7 +164,7 @@ def test_transposed_convolutions(
     images = torch.randn(2, 4, 5, 5)
     torch.testing.assert_close(plain(images), turned(images))
     ask: dict[str, Any] = {"criterion": criterion, "granularity": granularity, "batches": [images]}
-    expected, found = (prune(net, 0.5, **ask)["0.weight"] for net in (plain, turned))
+    expected, found = (find_masks(net, 0.5, **ask)["0.weight"] for net in (plain, turned))
     assert torch.equal(expected, flipped(found))
     assert found.shape == turned[0].weight.shape
 
@@ -213,7 +213,7 @@ def test_all_matrices_are_found(kind: str) -> None:
     """The default prunes these and no others, to the exact count, without a warning."""
     make, names = KINDS[kind]
     net = make()
-    masks = prune(net, 0.5)
+    masks = find_masks(net, 0.5)
     assert tuple(masks) == names
     weights = sum(mask.numel() for mask in masks.values())
     assert sum(int(mask.sum()) for mask in masks.values()) == round(weights / 2)
@@ -239,9 +239,9 @@ def test_every_kind_is_held_while_it_is_trained() -> None:
     torch.manual_seed(0)
     net = Everything()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
-    masks = prune(net, 0.5, scope=uniform)
+    masks = find_masks(net, 0.5, allocation=uniform)
     assert set(masks) == {n for n, p in net.named_parameters() if p.dim() > 1}
-    project_(net, masks)
+    apply_masks_(net, masks)
     before = {name: net.get_parameter(name).detach().clone() for name in masks}
     MaskBinding(net, optimizer, masks)
     for _ in range(3):
@@ -265,7 +265,9 @@ def test_linear_layers_of_graph_packages() -> None:
     other.load_state_dict(plain.state_dict())
     batches = [torch.randn(9, 6)]
     for criterion in (criteria.magnitude, criteria.wanda, criteria.optimal_brain_surgeon):
-        masks = [prune(net, 0.5, criterion=criterion, batches=batches) for net in (plain, other)]
+        masks = [
+            find_masks(net, 0.5, criterion=criterion, batches=batches) for net in (plain, other)
+        ]
         assert torch.equal(masks[0]["weight"], masks[1]["weight"])
 
 
@@ -289,19 +291,19 @@ def test_what_is_left_out_is_named_with_the_way_out() -> None:
     with pytest.warns(
         SelectionWarning, match=r"got 3 that are left out: 'layers\.0\.up' \(2 × 4 × 4\)"
     ) as said:
-        assert list(prune(net, 0.5)) == ["enter.weight"]
+        assert list(find_masks(net, 0.5)) == ["enter.weight"]
     for text, names in (
         (
-            "where=Matrices(also=('layers.*.up',))",
+            "layers=Matrices(also=('layers.*.up',))",
             ["enter.weight", *(f"layers.{i}.up" for i in range(3))],
         ),
-        ("where=Matrices(without=('layers.*.up',))", ["enter.weight"]),
+        ("layers=Matrices(without=('layers.*.up',))", ["enter.weight"]),
     ):
         assert text in str(said[0].message)
-        where = eval(text.removeprefix("where="), {"Matrices": Matrices})  # noqa: S307 - its own text
-        assert list(prune(net, 0.5, where=where)) == names
+        layers = eval(text.removeprefix("layers="), {"Matrices": Matrices})  # noqa: S307 - its own text
+        assert list(find_masks(net, 0.5, layers=layers)) == names
     with pytest.raises(BoxwoodError, match=r"'experts', which matches none of"):
-        prune(net, 0.5, where=Matrices(also=("experts",)))
+        find_masks(net, 0.5, layers=Matrices(also=("experts",)))
 
 
 def test_an_embedding_that_shares_its_table_with_the_head() -> None:
@@ -309,9 +311,12 @@ def test_an_embedding_that_shares_its_table_with_the_head() -> None:
     net = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 9, bias=False))
     net[2].weight = net[0].weight
     with pytest.warns(SelectionWarning, match=r"got '0\.weight', which an embedding shares"):
-        assert list(prune(net, 0.5)) == ["0.weight", "1.weight"]
-    assert list(prune(net, 0.5, where=Matrices(without=("0.weight",)))) == ["1.weight"]
-    assert list(prune(net, 0.5, where=Matrices(also=("0.weight",)))) == ["0.weight", "1.weight"]
+        assert list(find_masks(net, 0.5)) == ["0.weight", "1.weight"]
+    assert list(find_masks(net, 0.5, layers=Matrices(without=("0.weight",)))) == ["1.weight"]
+    assert list(find_masks(net, 0.5, layers=Matrices(also=("0.weight",)))) == [
+        "0.weight",
+        "1.weight",
+    ]
 
 
 def weight_normed(layer: nn.Module) -> nn.Module:
@@ -350,25 +355,25 @@ def test_computed_matrices_are_named(kind: str) -> None:
     with pytest.warns(
         SelectionWarning, match=r"got 1 that are computed .* left out: '0\.weight'"
     ) as said:
-        assert list(prune(net, 0.5)) == ["1.weight"]
+        assert list(find_masks(net, 0.5)) == ["1.weight"]
     assert way_out in str(said[0].message)
-    assert list(prune(net, 0.5, where=Matrices(without=(mine,)))) == ["1.weight"]
+    assert list(find_masks(net, 0.5, layers=Matrices(without=(mine,)))) == ["1.weight"]
     with pytest.raises(
         BoxwoodError, match=r"got none: '0\.weight' is computed from other"
     ) as refused:
-        prune(nn.Sequential(net[0]), 0.5)
+        find_masks(nn.Sequential(net[0]), 0.5)
     assert way_out in str(refused.value)
     # What the message says to do is what helps.
     place = "torch.nn.utils." + ("parametrize." * ("parametrizations" in way_out)) + way_out
     eval(place, {"torch": torch, "model": net})  # noqa: S307 - the message's own text
-    assert list(prune(net, 0.5)) == ["0.weight", "1.weight"]
+    assert list(find_masks(net, 0.5)) == ["0.weight", "1.weight"]
 
 
 def test_a_recurrent_layer_with_weight_norm() -> None:
     """One of its matrices is computed; the others are pruned."""
     net = nn.Sequential(weight_normed_recurrent())
     with pytest.warns(SelectionWarning, match=r"computed .* left out: '0\.weight_hh_l0'"):
-        assert list(prune(net, 0.5)) == ["0.weight_ih_l0"]
+        assert list(find_masks(net, 0.5)) == ["0.weight_ih_l0"]
 
 
 def weight_normed_recurrent() -> nn.Module:
@@ -380,12 +385,12 @@ def test_quantised_layers_and_layers_without_a_shape_are_refused() -> None:
     net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
     for dtype in (torch.int8, torch.uint8, torch.float8_e4m3fn):
         net[0].weight = nn.Parameter(net[0].weight.detach().to(dtype), requires_grad=False)
-        for where in (linear_and_conv, Named(("0.weight",))):
+        for layers in (linear_and_conv, Named(("0.weight",))):
             with pytest.raises(BoxwoodError, match=rf"got '0\.weight' of {dtype}"):
-                prune(net, 0.5, where=where)
+                find_masks(net, 0.5, layers=layers)
     packed = nn.Sequential(nn.Module(), nn.Linear(4, 2))
     packed[0].register_buffer("qweight", torch.ones(2, 4, dtype=torch.int32))
     with pytest.raises(BoxwoodError, match=r"got the buffer '0\.qweight' of torch.int32"):
-        prune(packed, 0.5)
+        find_masks(packed, 0.5)
     with pytest.raises(BoxwoodError, match=r"got 'weight', which gets its own when"):
-        prune(nn.LazyLinear(3), 0.5)
+        find_masks(nn.LazyLinear(3), 0.5)

@@ -23,7 +23,7 @@ from boxwood._internal.model import sparse_training
 from boxwood._internal.model.binding import MaskBinding
 from boxwood._internal.model.evidence.movement import TrackMovement
 from boxwood._internal.model.held_weights import HeldWeight
-from boxwood._internal.model.oneshot import project_, prune
+from boxwood._internal.model.oneshot import apply_masks_, find_masks
 from boxwood._internal.model.prunable import Named
 from boxwood._internal.model.sparse_training import SparseTraining
 from boxwood._internal.recipes.unit_selection import select_units
@@ -65,7 +65,7 @@ def test_compiled_networks_read_zeros(how: str, first: str) -> None:
     """Whatever was written between two calls, in one graph, in training and in evaluation."""
     torch._dynamo.reset()
     net = network()
-    masks, optimizer = prune(net, 0.5), optim.Adam(net.parameters(), lr=0.1)
+    masks, optimizer = find_masks(net, 0.5), optim.Adam(net.parameters(), lr=0.1)
     called = COMPILED[how](net) if first == "compiled" else net
     MaskBinding(called, optimizer, masks)
     called = called if first == "compiled" else COMPILED[how](net)
@@ -95,7 +95,7 @@ def test_code_compiled_before_the_binding_is_found_out() -> None:
     net = network()
     compiled = COMPILED["wrapped"](net)
     loss_of(compiled).backward()
-    MaskBinding(net, optim.SGD(net.parameters(), lr=0.1), prune(net, 0.5))
+    MaskBinding(net, optim.SGD(net.parameters(), lr=0.1), find_masks(net, 0.5))
     loss_of(compiled).backward()
     assert net[0].weight.grad[0].any()
     with torch.no_grad():
@@ -112,7 +112,7 @@ def test_code_compiled_before_the_binding_is_found_out() -> None:
 def test_parts_of_a_network_look_as_well() -> None:
     """A layer that is called by itself reads zeros; attention reads a layer without calling it."""
     net = nn.Sequential(nn.Sequential(nn.Linear(4, 4)), nn.MultiheadAttention(4, 2))
-    masks = prune(net, 0.5, where=Named(("*weight",)))
+    masks = find_masks(net, 0.5, layers=Named(("*weight",)))
     MaskBinding(net, optim.SGD(net.parameters(), lr=0.1), masks)
     for part in (net[0][0], net[0], lambda x: net[1](x, x, x)):
         load = {n: torch.ones_like(p) for n, p in net.state_dict().items()}
@@ -128,7 +128,7 @@ def test_weights_that_cannot_be_read_are_projected_every_time(monkeypatch) -> No
     """As on a GPU: what is written through ``.data`` is not found out, and not read either."""
     monkeypatch.setattr(HeldWeight, "_choose_offsets", lambda self: None)
     net = network()
-    masks = prune(net, 0.5)
+    masks = find_masks(net, 0.5)
     MaskBinding(net, optim.SGD(net.parameters(), lr=0.1), masks)
     for parameter in net.parameters():
         parameter.data.add_(1)
@@ -142,7 +142,7 @@ def test_weights_that_cannot_be_read_are_projected_every_time(monkeypatch) -> No
 def test_a_look_changes_nothing_that_is_right() -> None:
     """Several forward passes before one backward pass, and dropout-like recomputation, still go."""
     net = network()
-    MaskBinding(net, optim.SGD(net.parameters(), lr=0.1), prune(net, 0.5))
+    MaskBinding(net, optim.SGD(net.parameters(), lr=0.1), find_masks(net, 0.5))
     version = net[0].weight._version
     again = torch.utils.checkpoint.checkpoint(net, INPUTS, use_reentrant=False)
     (again.sum() + loss_of(net) + loss_of(net)).backward()
@@ -156,7 +156,7 @@ def test_gradients_are_masked_after_a_move(swap: bool) -> None:
     torch.__future__.set_swap_module_params_on_conversion(swap)
     try:
         net = network(torch.float32)
-        masks, optimizer = prune(net, 0.5), optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+        masks, optimizer = find_masks(net, 0.5), optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
         MaskBinding(net, optimizer, masks)
         net.double()
     finally:
@@ -175,7 +175,7 @@ def test_a_network_keeps_no_optimizer() -> None:
     """The memory of an optimizer is free when its user is done with it."""
     net = network()
     optimizer = optim.Adam(net.parameters())
-    MaskBinding(net, optimizer, prune(net, 0.5))
+    MaskBinding(net, optimizer, find_masks(net, 0.5))
     gone = weakref.ref(optimizer)
     del optimizer
     gc.collect()
@@ -186,7 +186,7 @@ def test_a_network_keeps_no_optimizer() -> None:
 def test_weights_of_an_inner_loop_are_masked_and_given_back() -> None:
     """Their gradients at pruned places are zero, and the caller's tensors are as they were."""
     net = network()
-    masks = prune(net, 0.5)
+    masks = find_masks(net, 0.5)
     MaskBinding(net, optim.SGD(net.parameters(), lr=0.1), masks)
     fast = {name: p.detach() + 1 for name, p in net.named_parameters()}
     given = dict(fast)
@@ -216,16 +216,16 @@ def test_weights_of_an_inner_loop_are_masked_and_given_back() -> None:
 def test_an_average_says_that_it_is_not_as_sparse() -> None:
     """Once, when it is read; projected, it says nothing."""
     net = network()
-    held = MaskBinding(net, optim.SGD(net.parameters(), lr=0.1), prune(net, 0.1))
+    held = MaskBinding(net, optim.SGD(net.parameters(), lr=0.1), find_masks(net, 0.1))
     average, other, kept = AveragedModel(net), AveragedModel(net), copy.deepcopy(net)
     average.update_parameters(net)
     other.update_parameters(net)
-    held.replace_masks(prune(net, 0.8))
-    project_(other.module, held.masks)
+    held.replace_masks(find_masks(net, 0.8))
+    apply_masks_(other.module, held.masks)
     with torch.no_grad():
         other(INPUTS)
         kept(INPUTS)
-        with pytest.warns(UserWarning, match=r"copy of a network under masks .* call boxwood\.pro"):
+        with pytest.warns(UserWarning, match=r"copy of a network under masks .* call boxwood\.app"):
             average(INPUTS)
         average(INPUTS)
     assert wrong(average.module, held.masks)
@@ -250,11 +250,11 @@ def _other_data(mine: Tensor, theirs: Tensor) -> None:
 def test_averages_of_any_kind_say_that_they_are_not_as_sparse(update, read: str) -> None:
     """However the average is written; a copy that was not written says nothing, wherever it goes."""
     net = network()
-    held = MaskBinding(net, optim.SGD(net.parameters(), lr=0.1), prune(net, 0.1))
+    held = MaskBinding(net, optim.SGD(net.parameters(), lr=0.1), find_masks(net, 0.1))
     average, kept, moved = (copy.deepcopy(net).eval() for _ in range(3))
     moved.double()
     for sparsity in (0.5, 0.8):
-        held.replace_masks(prune(net, sparsity))
+        held.replace_masks(find_masks(net, sparsity))
         for mine, theirs in zip(average.parameters(), net.parameters(), strict=True):
             update(mine, theirs)
     with torch.no_grad():
@@ -262,14 +262,14 @@ def test_averages_of_any_kind_say_that_they_are_not_as_sparse(update, read: str)
             kept(INPUTS)
             kept.state_dict()
             moved(INPUTS.double())
-        with pytest.warns(UserWarning, match=r"copy of a network under masks .* call boxwood\.pro"):
+        with pytest.warns(UserWarning, match=r"copy of a network under masks .* call boxwood\.app"):
             average(INPUTS) if read == "call" else average.state_dict()
 
 
 def test_a_copy_that_is_trained_is_free() -> None:
     """Also when it is evaluated later."""
     net = network()
-    masks = prune(net, 0.5)
+    masks = find_masks(net, 0.5)
     MaskBinding(net, optim.SGD(net.parameters(), lr=0.1), masks)
     twin = copy.deepcopy(net)
     optimizer = optim.SGD(twin.parameters(), lr=0.1)
@@ -285,7 +285,7 @@ def test_a_copy_that_is_trained_is_free() -> None:
 def test_a_pickle_holds_nothing_of_boxwood() -> None:
     """A network that is saved whole loads where Boxwood is not installed, and is free."""
     net = network()
-    MaskBinding(net, optim.SGD(net.parameters(), lr=0.1), prune(net, 0.5))
+    MaskBinding(net, optim.SGD(net.parameters(), lr=0.1), find_masks(net, 0.5))
     file = io.BytesIO()
     torch.save(net, file)
     assert b"boxwood" not in file.getvalue()
@@ -298,7 +298,7 @@ def test_a_pickle_holds_nothing_of_boxwood() -> None:
 def test_a_smaller_network_is_made_of_one_under_masks() -> None:
     """Copies that are made for surgery and its check say nothing, and no hook stays in them."""
     net = network(torch.float32)
-    masks = prune(net, 0.5)
+    masks = find_masks(net, 0.5)
     MaskBinding(net, optim.SGD(net.parameters(), lr=0.1), masks)
     inputs = INPUTS.float()
     for each in (net, copy.deepcopy(net)):
@@ -313,7 +313,7 @@ def test_a_smaller_network_is_made_of_one_under_masks() -> None:
 def test_every_masked_parameter_needs_an_optimizer() -> None:
     """Those without are named; frozen ones need none, and say so when they begin to learn."""
     net = network()
-    masks = prune(net, 0.5)
+    masks = find_masks(net, 0.5)
     some = optim.SGD(net[2].parameters(), lr=0.1)
     with pytest.raises(BoxwoodError, match=r"got only some of them, without 0\.weight; give all"):
         MaskBinding(net, some, masks)
@@ -321,9 +321,9 @@ def test_every_masked_parameter_needs_an_optimizer() -> None:
     MaskBinding(net, some, masks)
     loss_of(net).backward()
     # Evidence makes all weights differentiable for a while, and trains none of them.
-    prune(net, 0.8, criterion=snip, loss=cross_entropy, batches=[(INPUTS, TARGETS)])
+    find_masks(net, 0.8, criterion=snip, loss=cross_entropy, batches=[(INPUTS, TARGETS)])
     net[0].requires_grad_(requires_grad=True)
-    prune(net, 0.8, criterion=snip, loss=cross_entropy, batches=[(INPUTS, TARGETS)])
+    find_masks(net, 0.8, criterion=snip, loss=cross_entropy, batches=[(INPUTS, TARGETS)])
     loss = loss_of(net)
     with pytest.raises(BoxwoodError, match=r"got only some of them, without 0\.weight; give all"):
         loss.backward()
@@ -336,11 +336,11 @@ def test_what_never_steps_is_no_optimizer() -> None:
     """The refusal names the class."""
     net = network()
     with pytest.raises(BoxwoodError, match="as the second argument, got a value of type dict"):
-        MaskBinding(net, {}, prune(net, 0.5))
+        MaskBinding(net, {}, find_masks(net, 0.5))
     with pytest.raises(
         BoxwoodError, match="a wrapper that holds one in an attribute, got a value of type object"
     ):
-        MaskBinding(net, object(), prune(net, 0.5))
+        MaskBinding(net, object(), find_masks(net, 0.5))
 
 
 def test_steps_that_no_hook_sees_end_a_schedule() -> None:
@@ -374,7 +374,7 @@ def test_lbfgs_starts_afresh_under_new_masks() -> None:
     held.replace_masks(dense)
     held.load_state_dict(dense)
     assert memory == len(optimizer.state[net[0].weight]["old_dirs"]) > 0
-    held.replace_masks(masks := prune(net, 0.6))
+    held.replace_masks(masks := find_masks(net, 0.6))
     fresh = copy.deepcopy(net)
     other = optim.LBFGS(fresh.parameters(), line_search_fn="strong_wolfe", max_iter=5)
     MaskBinding(fresh, other, masks)
@@ -398,7 +398,7 @@ def test_codes_of_a_quantised_memory_are_left_alone() -> None:
     optimizer = optim.SGD(net.parameters(), lr=0.1)
     codes = torch.full((8, 6), 7, dtype=torch.uint8)
     optimizer.state[net[0].weight]["codes"] = codes
-    MaskBinding(net, optimizer, prune(net, 0.5))
+    MaskBinding(net, optimizer, find_masks(net, 0.5))
     assert bool((codes == 7).all())
 
 
@@ -501,12 +501,12 @@ def complex_network(dtype: torch.dtype) -> nn.Sequential:
 def test_complex_weights_are_pruned_by_their_size_and_held(dtype: torch.dtype) -> None:
     """Both parts of a pruned weight are positive zeros; kept ones train as under w · mask."""
     net = complex_network(dtype)
-    masks = prune(net, 0.5)
+    masks = find_masks(net, 0.5)
     sizes = torch.cat([net.get_parameter(n).detach().abs().flatten() for n in masks])
     chosen = torch.cat([m.flatten() for m in masks.values()])
     assert sizes[chosen].min() >= sizes[~chosen].max()
     twin = copy.deepcopy(net)
-    project_(twin, masks)
+    apply_masks_(twin, masks)
     optimizers = [optim.Adam(each.parameters(), lr=0.05) for each in (net, twin)]
     held = MaskBinding(net, optimizers[0], masks)
     for _ in range(4):
@@ -530,12 +530,16 @@ def test_complex_weights_and_criteria() -> None:
     filters = torch.tensor([[3 + 4j, 0], [0, 0], [0, 0]])
     assert geometric_median(filters).flatten().tolist() == [10, 5, 5]
     net = complex_network(torch.complex64)
-    kept = prune(net, 0.5, criterion=geometric_median, granularity=Slices((0,)), scope=uniform)
+    kept = find_masks(
+        net, 0.5, criterion=geometric_median, granularity=Slices((0,)), allocation=uniform
+    )
     assert all(int(m.any(1).sum()) < len(m) for m in kept.values())
     with pytest.raises(
         BoxwoodError, match=r"Expected real weights for the evidence .* '0\.weight'"
     ):
-        prune(net, 0.5, criterion=taylor, batches=[(INPUTS.cfloat(), TARGETS)], loss=cross_entropy)
+        find_masks(
+            net, 0.5, criterion=taylor, batches=[(INPUTS.cfloat(), TARGETS)], loss=cross_entropy
+        )
 
 
 class Scaled(nn.Module):
@@ -565,8 +569,8 @@ def test_parameters_without_dimensions() -> None:
         loss_of(net).backward()
         optimizer.step()
     assert net.scale.item() == 0
-    project_(net, {"scale": torch.tensor(False)})
-    assert list(prune(net, 0.9, where=Named(("scale", "layer.weight")))) == [
+    apply_masks_(net, {"scale": torch.tensor(False)})
+    assert list(find_masks(net, 0.9, layers=Named(("scale", "layer.weight")))) == [
         "scale",
         "layer.weight",
     ]

@@ -82,7 +82,7 @@ def test_every_way_of_training_counts_its_steps(way: str) -> None:
     net = cases.network(sparse="Sparse" in way)
     optimizer, iterate = WAYS[way](net)
     policy = Gradual(schedule=Cubic(final=0.6, end=4), every=2)
-    held = SparseTraining(net, optimizer, policy, where=WHERE)
+    held = SparseTraining(net, optimizer, policy, layers=WHERE)
     loop = recorded(cases.Loop(net, held, optimizer, iterate))
     for _ in range(7):
         loop.step()

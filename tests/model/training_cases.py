@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from boxwood._internal.model.oneshot import prune
+from boxwood._internal.model.oneshot import find_masks
 from boxwood._internal.model.prunable import Named
 
 Iterate = Callable[["Loop"], None]
@@ -83,7 +83,7 @@ WHERE = Named(("*weight",))
 
 def masks_of(net: nn.Module, sparsity: float = 0.5) -> dict[str, Tensor]:
     """Masks of all matrices."""
-    return prune(net, sparsity, where=WHERE)
+    return find_masks(net, sparsity, layers=WHERE)
 
 
 @dataclass

@@ -154,7 +154,7 @@ def test_rounds_go_on_from_the_masks_there_are(store: Store) -> None:
         return weight.abs()
 
     state = run(genesis(), (Prune(sparsity=0.5),), store)
-    again = Prune(sparsity=0.9, criterion=noting, rounds=2, where=_only_first)
+    again = Prune(sparsity=0.9, criterion=noting, rounds=2, layers=_only_first)
     world = World(genesis=genesis(), data=digits(), earlier=lambda _: state)
     after = again.run(state, world).masks["fc1.weight"]
     before = state.masks["fc1.weight"]

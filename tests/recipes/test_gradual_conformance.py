@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from boxwood._internal.core import criteria
-from boxwood._internal.core.allocation import Scope, global_, uniform
+from boxwood._internal.core.allocation import Allocation, global_, uniform
 from boxwood._internal.core.allocation_by_layer import OutlierWeighed, erdos_renyi_kernel, lamp
 from boxwood._internal.core.evidence import evidence_of
 from boxwood._internal.core.granularity import Elements, Granularity, NofM, PerRow, Slices, total
@@ -22,7 +22,7 @@ from boxwood._internal.core.spec import Call
 from boxwood._internal.model.evidence.calibration import Calibration
 from boxwood._internal.model.evidence.gathering import Evidence, gather
 from boxwood._internal.model.evidence.movement import TrackMovement
-from boxwood._internal.model.prunable import Named, Where, linear_and_conv
+from boxwood._internal.model.prunable import Layers, Named, linear_and_conv
 from boxwood._internal.model.scoring import Criterion
 from boxwood._internal.model.sparse_training import SparseTraining
 from boxwood.errors import BoxwoodError
@@ -33,7 +33,7 @@ END, STEPS = 2, 3
 class Recurrent(nn.Module):
     """A small LSTM over words, as in a language model."""
 
-    where: Where = staticmethod(Named(("embedding.weight", "lstm.weight_*", "output.weight")))
+    layers: Layers = staticmethod(Named(("embedding.weight", "lstm.weight_*", "output.weight")))
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Recurrent(nn.Module):
 class Convolutional(nn.Module):
     """Two convolutions with norms, the second by groups."""
 
-    where: Where = staticmethod(linear_and_conv)
+    layers: Layers = staticmethod(linear_and_conv)
 
     def __init__(self) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Convolutional(nn.Module):
 class TransformerBlock(nn.Module):
     """Attention with a residual, then a hidden layer."""
 
-    where: Where = staticmethod(linear_and_conv)
+    layers: Layers = staticmethod(linear_and_conv)
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ GRANULARITIES: tuple[Granularity, ...] = (
     PerRow(),
     NofM(2, 4),
 )
-SCOPES: tuple[Scope, ...] = (
+SCOPES: tuple[Allocation, ...] = (
     uniform,
     global_,
     erdos_renyi_kernel,
@@ -160,13 +160,13 @@ def trained(
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.01, weight_decay=0.1)
     data = batches()
     moved = "weight_movement" in evidence_of(policy.criterion)
-    track = TrackMovement(optimizer, kind.where(net)) if moved else None
+    track = TrackMovement(optimizer, kind.layers(net)) if moved else None
     given = None if known is None else lambda: known
     training = SparseTraining(
         net,
         optimizer,
         policy,
-        where=kind.where,
+        layers=kind.layers,
         loss=squared,
         batches=data,
         evidence=given if track is None else track.evidence,
@@ -180,7 +180,7 @@ def trained(
         yield step, training, net
 
 
-def gradual(criterion: Criterion, granularity: Granularity, scope: Scope) -> Gradual:
+def gradual(criterion: Criterion, granularity: Granularity, allocation: Allocation) -> Gradual:
     rise: Schedule = Cubic(final=0.5, end=END)
     if isinstance(granularity, NofM):  # it has one sparsity, and no other on the way
         rise = OneShot(final=0.5, at=END)
@@ -189,7 +189,7 @@ def gradual(criterion: Criterion, granularity: Granularity, scope: Scope) -> Gra
         every=1,
         criterion=criterion,
         granularity=granularity,
-        scope=scope,
+        allocation=allocation,
     )
 
 
@@ -211,10 +211,10 @@ def test_every_criterion_granularity_and_scope(criterion: Criterion, kind: type[
     scope, and the other pairs are given what the first network shows.
     """
     known: Evidence | None = None
-    for granularity, scope in itertools.product(GRANULARITIES, SCOPES):
-        policy = gradual(criterion, granularity, scope)
-        if (criterion in SIGNED and scope is lamp) or (
-            isinstance(granularity, NofM) and scope is not uniform
+    for granularity, allocation in itertools.product(GRANULARITIES, SCOPES):
+        policy = gradual(criterion, granularity, allocation)
+        if (criterion in SIGNED and allocation is lamp) or (
+            isinstance(granularity, NofM) and allocation is not uniform
         ):
             continue  # refused, see test_criteria.py
         before: dict[str, Tensor] = {}
@@ -230,7 +230,7 @@ def test_every_criterion_granularity_and_scope(criterion: Criterion, kind: type[
             before = masks
         if known is None and "weight_movement" not in evidence_of(criterion):
             first = made(kind)
-            seen = Calibration(first, kind.where(first), batches(), squared)
+            seen = Calibration(first, kind.layers(first), batches(), squared)
             known = gather(evidence_of(criterion), seen)
 
 
@@ -244,7 +244,7 @@ def check_counts(policy: Gradual, step: int, masks: dict[str, Tensor]) -> None:
     wanted = policy.schedule(step)
     groups = {n: policy.granularity.pool(torch.ones(m.shape)).numel() for n, m in masks.items()}
     each = {name: mask.numel() // groups[name] for name, mask in masks.items()}
-    if policy.scope is uniform:
+    if policy.allocation is uniform:
         for name, mask in masks.items():
             assert int(mask.sum()) == round((1 - wanted) * groups[name]) * each[name]
     else:

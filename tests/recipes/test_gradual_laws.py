@@ -53,7 +53,7 @@ def measured(store: Store) -> dict[str, Measurement]:
             begin=10,
             end=30,
             every=10,
-            where=LANGUAGE_MODEL,
+            layers=LANGUAGE_MODEL,
             measure=measure,
         )
         for sparsity in (

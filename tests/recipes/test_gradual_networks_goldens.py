@@ -80,7 +80,7 @@ def test_language_models_have_the_papers_parameters(
     row: gradual_networks.Row, parameters: int, paper: float
 ) -> None:
     """4.6, 19.8 and 66 million; all but the biases are pruned."""
-    size = Size.of(row.model, row.where)
+    size = Size.of(row.model, row.layers)
     assert size.total == parameters
     assert abs(size.total / 1e6 - paper) <= 0.06  # the paper cuts 4.65 to 4.6
     assert size.rest < 0.003 * size.total
@@ -104,7 +104,7 @@ def test_language_models_have_the_papers_nonzeros(
     row: gradual_networks.Row, sparsity: float, nonzero: float
 ) -> None:
     """Pruning embedding, LSTM and softmax leaves what the paper's table says."""
-    size = Size.of(row.model, row.where)
+    size = Size.of(row.model, row.layers)
     assert abs((size.total - sparsity * size.prunable) / 1e6 - nonzero) <= 0.05
 
 

@@ -270,7 +270,7 @@ def test_conv_only_and_fc_only_leave_the_rest_dense():
     phase = tickets.layer_wise(("fc1.*", 0.2))(1)
     model = genesis().build()
     weights = {name: p.detach() for name, p in model.named_parameters() if p.dim() > 1}
-    keep = phase.scope(weights, None, None)
+    keep = phase.allocation(weights, None, None)
     assert keep["fc2.weight"] == weights["fc2.weight"].numel()
     assert keep["fc1.weight"] == round(0.8 * weights["fc1.weight"].numel())
 

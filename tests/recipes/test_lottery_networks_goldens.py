@@ -29,7 +29,7 @@ def remaining(row: Row, level: int) -> float:
     """Fraction of all weights that a level leaves, from the counts alone."""
     model = row.model()
     scores = {n: torch.empty(p.shape) for n, p in model.named_parameters() if p.dim() > 1}
-    keep = row.prune(level).scope(scores, None, None)
+    keep = row.prune(level).allocation(scores, None, None)
     return sum(keep.values()) / sum(score.numel() for score in scores.values())
 
 

@@ -13,7 +13,7 @@ from boxwood._internal.core.masks import sparsity
 from boxwood._internal.data.splits import Splits, from_tensors
 from boxwood._internal.model.evidence.backpropagation import second_derivative
 from boxwood._internal.model.evidence.calibration import Calibration
-from boxwood._internal.model.oneshot import prune
+from boxwood._internal.model.oneshot import find_masks
 from boxwood._internal.model.prunable import linear_and_conv
 from boxwood._internal.recipes.optimal_brain_damage import optimal_brain_damage
 from boxwood._internal.recipes.phase import Genesis, State, World, state_of
@@ -75,7 +75,7 @@ def test_a_descent_under_masks() -> None:
     """What is pruned stays zero; modes, gradients and hooks are as before; it can be cut short."""
     there, start = world()
     model = there.network(start).train()
-    masks = prune(model, 0.5)
+    masks = find_masks(model, 0.5)
     arrival = descend_(model, InBatches(there.data.train, 60), squared_error, masks=masks, iterations=7)  # fmt: skip
     assert arrival.iterations == 7
     assert model.training
@@ -199,14 +199,22 @@ def test_a_prune_phase_gathers_what_prune_gathers() -> None:
     masks = phase.run(start, there).masks
     x, y = there.data.train.take(torch.arange(10))
     model = there.network(start)
-    wanted = prune(model, 0.5, criterion=criteria.snip, loss=squared_error, batches=[(x, y)])
+    wanted = find_masks(model, 0.5, criterion=criteria.snip, loss=squared_error, batches=[(x, y)])
     assert all(torch.equal(masks[name], mask) for name, mask in wanted.items())
 
 
 def test_old_keys_stay() -> None:
     """A prune phase without evidence is named as it was before there was any."""
     written = spec.encode(Prune(sparsity=0.5), identity=True)
-    assert set(written) == {"is", "sparsity", "criterion", "scope", "granularity", "where", "floor"}
+    assert set(written) == {
+        "is",
+        "sparsity",
+        "criterion",
+        "allocation",
+        "granularity",
+        "layers",
+        "floor",
+    }
     assert written["criterion"] == {"function": "boxwood._internal.core.criteria:magnitude"}
 
 
@@ -216,5 +224,5 @@ def test_a_compiled_network_is_gathered_from_as_itself() -> None:
     model = there.network(start)
     batches = InBatches(there.data.train, 20)
     settings = {"criterion": criteria.fisher, "loss": squared_error, "batches": batches}
-    masks = prune(torch.compile(copy.deepcopy(model)), 0.5, **settings)
-    assert all(torch.equal(masks[n], m) for n, m in prune(model, 0.5, **settings).items())
+    masks = find_masks(torch.compile(copy.deepcopy(model)), 0.5, **settings)
+    assert all(torch.equal(masks[n], m) for n, m in find_masks(model, 0.5, **settings).items())

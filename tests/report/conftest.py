@@ -25,7 +25,7 @@ def prune(sparsity: float, criterion: str = "magnitude") -> dict[str, Any]:
         "is": f"{PHASES}.prune:Prune",
         "sparsity": sparsity,
         "criterion": {"function": f"boxwood._internal.core.criteria:{criterion}"},
-        "scope": {"function": "boxwood._internal.core.allocation:global_"},
+        "allocation": {"function": "boxwood._internal.core.allocation:global_"},
         "label": "",
     }
 

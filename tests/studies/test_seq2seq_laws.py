@@ -126,7 +126,7 @@ def test_gradual_pruning_leaves_the_attention_dense():
     optimizer = torch.optim.Adam(network.parameters(), lr=0.05, weight_decay=0.01)
     schedule = Cubic(final=0.8, end=8)
     training = SparseTraining(
-        network, optimizer, Gradual(schedule=schedule, every=2), where=outside_attention
+        network, optimizer, Gradual(schedule=schedule, every=2), layers=outside_attention
     )
     prunable = outside_attention(network)
     assert set(training.masks) == set(prunable)

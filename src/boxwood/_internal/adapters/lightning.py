@@ -8,7 +8,7 @@ from boxwood._internal.core.extras import extra
 from boxwood._internal.core.fixed_masks import FixedMasks
 from boxwood._internal.core.masks import Masks, apply
 from boxwood._internal.core.policies import Policy
-from boxwood._internal.model.prunable import Named, Where, linear_and_conv, plain_name
+from boxwood._internal.model.prunable import Layers, Named, linear_and_conv, plain_name
 from boxwood._internal.model.sparse_training import SparseTraining, warn_if_unfinished
 from boxwood.errors import InvalidInput
 
@@ -25,7 +25,7 @@ class SparseTrainingCallback(Callback):
 
     Args:
         policy: such as `Gradual` or `RigL`.
-        where: which parameters are pruned.
+        layers: which parameters are pruned.
 
     Raises:
         InvalidInput: a weight that is pruned learns under no optimizer, or a callback that averages
@@ -40,8 +40,8 @@ class SparseTrainingCallback(Callback):
     Source: Zhu and Gupta (2017), section 3.
     """
 
-    def __init__(self, policy: Policy, *, where: Where = linear_and_conv) -> None:
-        self._policy, self._where = policy, where
+    def __init__(self, policy: Policy, *, layers: Layers = linear_and_conv) -> None:
+        self._policy, self._layers = policy, layers
         self._saved: dict[str, Any] = {}
         self._module: Callable[[], LightningModule | None] = _no_module
         self._loaded_into: Callable[[], LightningModule | None] = _no_module
@@ -57,7 +57,7 @@ class SparseTrainingCallback(Callback):
                 saved = dict(self.training.state_dict())
         self._module = weakref.ref(pl_module)
         self.training = SparseTraining(
-            pl_module, trainer.optimizers, self._policy, where=self._where, state=saved
+            pl_module, trainer.optimizers, self._policy, layers=self._layers, state=saved
         )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: ARG002
@@ -122,7 +122,7 @@ class MaskCallback(SparseTrainingCallback):
     """Hold masks that were found before, while a Lightning ``Trainer`` trains.
 
     Args:
-        masks: bool tensors by parameter name, as `boxwood.prune` and ``load_masks`` return them;
+        masks: bool tensors by parameter name, as `boxwood.find_masks` and ``load_masks`` return them;
             True keeps.
 
     Raises:
@@ -137,7 +137,7 @@ class MaskCallback(SparseTrainingCallback):
     """
 
     def __init__(self, masks: Masks) -> None:
-        super().__init__(FixedMasks(dict(masks)), where=Named(tuple(masks)))
+        super().__init__(FixedMasks(dict(masks)), layers=Named(tuple(masks)))
 
 
 def _averages(callback: Callback) -> bool:

@@ -93,8 +93,8 @@ def prune_pretrained(
         if not mine:
             return Reconstruction({}, {})
         wanted = sparsity[name] if isinstance(sparsity, Mapping) else sparsity
-        where = partial(_parameters, names=tuple(_fed(mine)))
-        done = decide(fed, seen, sparsity=wanted, where=where)
+        layers = partial(_parameters, names=tuple(_fed(mine)))
+        done = decide(fed, seen, sparsity=wanted, layers=layers)
         # What comes next sees the weights as they are stored.
         types = {name: FLOAT_DTYPES[tensor.entry.dtype] for name, tensor in _fed(mine).items()}
         weights = {n: w.to(types[n]).to(w.dtype) for n, w in done.weights.items()}
@@ -187,7 +187,7 @@ def _warn_of_others(opened: Resident) -> None:
         warnings.warn(
             f"Expected the matrices of all blocks to be weights of linear layers, got {len(left)} of "
             f"other layers, which stay dense: {with_shapes(left)}; prune them in memory with "
-            f"boxwood.prune and where=Matrices(also={patterns_for(left, names)}) of "
+            f"boxwood.find_masks and layers=Matrices(also={patterns_for(left, names)}) of "
             f"boxwood._internal.model.prunable, or by magnitude with the whole checkpoint, without --by.",
             SelectionWarning,
             stacklevel=3,

@@ -14,7 +14,7 @@ from boxwood._internal.core.fixed_masks import FixedMasks
 from boxwood._internal.core.masks import Masks, sparsity
 from boxwood._internal.core.policies import Policy
 from boxwood._internal.core.tensor_files import read_checked, write_tensors
-from boxwood._internal.model.prunable import Named, Where, linear_and_conv
+from boxwood._internal.model.prunable import Layers, Named, linear_and_conv
 from boxwood._internal.model.sparse_training import SparseTraining, warn_if_unfinished
 from boxwood.errors import CheckpointError, InvalidInput
 
@@ -34,7 +34,7 @@ class SparseTrainingCallback(TrainerCallback):
 
     Args:
         policy: such as `Gradual` or `RigL`.
-        where: which parameters are pruned.
+        layers: which parameters are pruned.
 
     Raises:
         InvalidInput: a checkpoint is resumed that has no masks beside it.
@@ -48,8 +48,8 @@ class SparseTrainingCallback(TrainerCallback):
     Source: Zhu and Gupta (2017), section 3.
     """
 
-    def __init__(self, policy: Policy, *, where: Where = linear_and_conv) -> None:
-        self._policy, self._where = policy, where
+    def __init__(self, policy: Policy, *, layers: Layers = linear_and_conv) -> None:
+        self._policy, self._layers = policy, layers
         self._model: Callable[[], nn.Module | None] = _no_model
         self.training: SparseTraining | None = None
 
@@ -72,7 +72,7 @@ class SparseTrainingCallback(TrainerCallback):
                 saved = self.training.state_dict()
         self._model = weakref.ref(model)
         self.training = SparseTraining(
-            model, optimizer, self._policy, where=self._where, state=saved
+            model, optimizer, self._policy, layers=self._layers, state=saved
         )
 
     def on_save(
@@ -121,7 +121,7 @@ class MaskCallback(SparseTrainingCallback):
     """Hold masks that were found before, while a Hugging Face ``Trainer`` trains.
 
     Args:
-        masks: bool tensors by parameter name, as `boxwood.prune` and ``load_masks`` return them;
+        masks: bool tensors by parameter name, as `boxwood.find_masks` and ``load_masks`` return them;
             True keeps.
 
     Raises:
@@ -136,7 +136,7 @@ class MaskCallback(SparseTrainingCallback):
     """
 
     def __init__(self, masks: Masks) -> None:
-        super().__init__(FixedMasks(dict(masks)), where=Named(tuple(masks)))
+        super().__init__(FixedMasks(dict(masks)), layers=Named(tuple(masks)))
 
 
 def _no_model() -> None:

@@ -40,7 +40,7 @@ from boxwood._internal.engine.contenders import (
 )
 from boxwood._internal.graph.equivalence import shrink
 from boxwood._internal.graph.units import find_units
-from boxwood._internal.model.oneshot import project_, prune
+from boxwood._internal.model.oneshot import apply_masks_, find_masks
 from boxwood._internal.recipes.unit_selection import select_units
 from boxwood.errors import InvalidInput
 
@@ -170,7 +170,7 @@ def _networks(
 
 def _pruned(model: nn.Module, sparsity: float) -> nn.Module:
     model = copy.deepcopy(model)
-    project_(model, prune(model, sparsity))
+    apply_masks_(model, find_masks(model, sparsity))
     return model
 
 

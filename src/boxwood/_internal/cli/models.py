@@ -18,7 +18,7 @@ from boxwood._internal.core.reading import check_regular
 from boxwood._internal.core.spec import load
 from boxwood._internal.files.header import read_header
 from boxwood._internal.files.quantised import refuse_unprunable_tensors
-from boxwood._internal.model.oneshot import project_, prune
+from boxwood._internal.model.oneshot import apply_masks_, find_masks
 from boxwood._internal.recipes.phase import load_weights_
 from boxwood.errors import InvalidInput
 
@@ -99,7 +99,7 @@ def read_network(
     model = load_folder(Path(target))
     model.config.use_cache = False  # of past tokens: an output of its own
     if sparsity:
-        project_(model, prune(model, sparsity))
+        apply_masks_(model, find_masks(model, sparsity))
     words = getattr(model.config, "vocab_size", None)
     return model, example_of(inputs or ([f"2x16:{words}"] if words else ()))
 
@@ -127,7 +127,7 @@ def model_of(
     if weights is not None:
         _load_(found, weights)
     if sparsity:
-        project_(found, prune(found, sparsity))
+        apply_masks_(found, find_masks(found, sparsity))
     return found.eval()
 
 

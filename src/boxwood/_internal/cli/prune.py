@@ -80,7 +80,7 @@ def prune(
     per_tensor: Annotated[
         bool, typer.Option("--per-tensor", help="The same sparsity in every tensor.")
     ] = False,
-    where: Annotated[
+    layers: Annotated[
         list[str] | None,
         typer.Option(help="Names to prune, as '*.weight'; may be repeated. Default: all matrices."),
     ] = None,
@@ -109,7 +109,7 @@ def prune(
     """
     torch.set_num_threads(threads)
     if by is not None:
-        if where or per_tensor:
+        if layers or per_tensor:
             raise InvalidInput(
                 "Expected no --where and no --per-tensor with --by, which gives every linear layer "
                 "of the blocks the same sparsity, got one; leave layers out with --skip."
@@ -147,7 +147,7 @@ def prune(
             "Expected --sparsity, and --pattern, --owl, --text, --lines and --blocks only with --by, "
             "got otherwise; add --by magnitude, wanda or sparsegpt for a pretrained transformer."
         )
-    chosen = NamePatterns(tuple(where or ()), tuple(skip or ()))
+    chosen = NamePatterns(tuple(layers or ()), tuple(skip or ()))
     opened = open_checkpoint(checkpoint, follow_links=follow_links)
     chosen.check([tensor.name for tensor in opened.tensors()])
     again = f"What is finished is kept in {out}; run the same command again to go on."

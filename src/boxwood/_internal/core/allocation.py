@@ -1,6 +1,6 @@
 """Allocation: how many weights each tensor keeps, before anyone says which.
 
-A scope turns scores and a target sparsity into exact counts. The target is always the *total*
+An allocation turns scores and a target sparsity into exact counts. The target is always the *total*
 sparsity of the given tensors, never a fraction of what is left: asking twice for 0.5 gives 0.5.
 """
 
@@ -17,7 +17,7 @@ from boxwood._internal.core.schedules import check_sparsity
 from boxwood._internal.core.selection import Scores, candidates, count_above, kth_largest, select
 from boxwood.errors import InvalidInput
 
-Scope = Callable[[Scores, float | None, Masks | None], dict[str, int]]
+Allocation = Callable[[Scores, float | None, Masks | None], dict[str, int]]
 """Scores, target sparsity and the masks so far, to the number of groups that each tensor keeps."""
 
 
@@ -25,19 +25,19 @@ def allocate(
     scores: Scores,
     sparsity: float | None,
     *,
-    scope: Scope | None = None,
+    allocation: Allocation | None = None,
     floor: int = 0,
-    within: Masks | None = None,
+    masks: Masks | None = None,
 ) -> dict[str, int]:
     """Decide how many weights each tensor keeps, ``sum(keep) = round((1 - sparsity) · all)``.
 
     Args:
         scores: float tensors; higher is kept.
-        sparsity: total fraction of zeros in [0, 1); None for a scope that carries its own.
-        scope: `global_` (default), `uniform`, `ByName`, `AtLeast`, or one of
+        sparsity: total fraction of zeros in [0, 1); None for an allocation that carries its own.
+        allocation: `global_` (default), `uniform`, `ByName`, `AtLeast`, or one of
             `boxwood._internal.core.allocation_by_layer`.
         floor: keep at least this many of every tensor, and so fewer of the others.
-        within: the masks so far; what they dropped does not come back.
+        masks: the masks so far; what they dropped does not come back.
 
     Returns:
         Keep counts by name.
@@ -49,17 +49,17 @@ def allocate(
     Example:
         >>> import torch
         >>> scores = {"a": torch.tensor([4.0, 3.0]), "b": torch.tensor([2.0, 1.0])}
-        >>> allocate(scores, 0.5), allocate(scores, 0.5, scope=uniform)
+        >>> allocate(scores, 0.5), allocate(scores, 0.5, allocation=uniform)
         ({'a': 2, 'b': 0}, {'a': 1, 'b': 1})
         >>> allocate(scores, 0.5, floor=1)
         {'a': 1, 'b': 1}
     """
     if sparsity is not None:
         check_sparsity(sparsity)
-    scope = scope or global_
-    check_function(scope, "an allocation", "boxwood._internal.core.allocation")
-    keep = scope(scores, sparsity, within)
-    available = candidates(scores, within)
+    allocation = allocation or global_
+    check_function(allocation, "an allocation", "boxwood._internal.core.allocation")
+    keep = allocation(scores, sparsity, masks)
+    available = candidates(scores, masks)
     for name, count in keep.items():
         if count > available[name]:
             raise InvalidInput(
@@ -67,13 +67,13 @@ def allocate(
                 f"{name!r}, got one that keeps {count}; what is pruned stays pruned: ask for a "
                 f"higher sparsity, or start from masks of ones."
             )
-    return _raise_to_floor(scores, keep, floor, within) if floor else keep
+    return _raise_to_floor(scores, keep, floor, masks) if floor else keep
 
 
 def uniform(
     scores: Scores,
     sparsity: float | None,
-    within: Masks | None = None,  # noqa: ARG001 - every scope has the same signature
+    masks: Masks | None = None,  # noqa: ARG001 - every allocation has the same signature
 ) -> dict[str, int]:
     """Give every tensor the same sparsity: ``keep_l = round((1 - s) · n_l)``.
 
@@ -86,7 +86,7 @@ def uniform(
     return {name: keep_of(score.numel(), wanted) for name, score in scores.items()}
 
 
-def global_(scores: Scores, sparsity: float | None, within: Masks | None = None) -> dict[str, int]:
+def global_(scores: Scores, sparsity: float | None, masks: Masks | None = None) -> dict[str, int]:
     """Rank all tensors together: the highest ``round((1 - s) · Σ n_l)`` scores stay.
 
     Example:
@@ -96,14 +96,14 @@ def global_(scores: Scores, sparsity: float | None, within: Masks | None = None)
     """
     total = sum(score.numel() for score in scores.values())
     keep = keep_of(total, required(sparsity, "global_"))
-    available = sum(candidates(scores, within).values())
+    available = sum(candidates(scores, masks).values())
     if keep > available:
         raise InvalidInput(
             f"Expected a sparsity of at least {1 - available / max(total, 1):.4g}, which is pruned "
             f"already, got {sparsity}; what is pruned stays pruned: ask for a higher sparsity, or "
             f"start from masks of ones."
         )
-    return split(scores, keep, within)
+    return split(scores, keep, masks)
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,8 @@ class ByName:
 
     Example:
         >>> import torch
-        >>> scope = ByName((("conv*", 0.25), ("fc*", 0.75)))
-        >>> scope({"conv1.weight": torch.ones(8), "fc1.weight": torch.ones(8)}, None)
+        >>> allocation = ByName((("conv*", 0.25), ("fc*", 0.75)))
+        >>> allocation({"conv1.weight": torch.ones(8), "fc1.weight": torch.ones(8)}, None)
         {'conv1.weight': 6, 'fc1.weight': 2}
     """
 
@@ -129,12 +129,12 @@ class ByName:
             check_sparsity(sparsity, f"sparsity of {pattern!r}")
 
     def __call__(
-        self, scores: Scores, sparsity: float | None, within: Masks | None = None
+        self, scores: Scores, sparsity: float | None, masks: Masks | None = None
     ) -> dict[str, int]:
         """Count per tensor."""
         _refused(sparsity, "ByName")
         _check_patterns([pattern for pattern, _ in self.sparsities], scores)
-        keep = candidates(scores, within)
+        keep = candidates(scores, masks)
         for name, score in scores.items():
             found = _first_match(self.sparsities, name)
             if found is not None:
@@ -163,16 +163,16 @@ class AtLeast:
     thresholds: tuple[tuple[str, float], ...]
 
     def __call__(
-        self, scores: Scores, sparsity: float | None, within: Masks | None = None
+        self, scores: Scores, sparsity: float | None, masks: Masks | None = None
     ) -> dict[str, int]:
         """Count per tensor."""
         _refused(sparsity, "AtLeast")
         _check_patterns([pattern for pattern, _ in self.thresholds], scores)
-        keep = candidates(scores, within)
+        keep = candidates(scores, masks)
         for name, score in scores.items():
             limit = _first_match(self.thresholds, name)
             if limit is not None:
-                inside = within.get(name) if within is not None else None
+                inside = masks.get(name) if masks is not None else None
                 keep[name] = count_above(score, limit, inside, or_equal=True)
         return keep
 
@@ -203,7 +203,7 @@ def keep_of(count: int, sparsity: float) -> int:
     return round((1 - sparsity) * count)
 
 
-def split(scores: Scores, keep: int, within: Masks | None) -> dict[str, int]:
+def split(scores: Scores, keep: int, masks: Masks | None) -> dict[str, int]:
     """Share out a global count: what is above the threshold, then ties in order of the names.
 
     Example:
@@ -211,12 +211,12 @@ def split(scores: Scores, keep: int, within: Masks | None) -> dict[str, int]:
         >>> split({"a": torch.tensor([2.0, 1.0]), "b": torch.tensor([1.0])}, 2, None)
         {'a': 2, 'b': 0}
     """
-    limit = kth_largest(scores, keep, within=within)
+    limit = kth_largest(scores, keep, masks=masks)
     if limit.value is None:
         return dict.fromkeys(scores, 0)
     counts, ties = {}, limit.ties
     for name, score in scores.items():
-        inside = within.get(name) if within is not None else None
+        inside = masks.get(name) if masks is not None else None
         counts[name] = count_above(score, limit.value, inside)
         if ties:
             at_least = count_above(score, limit.value, inside, or_equal=True)
@@ -227,10 +227,10 @@ def split(scores: Scores, keep: int, within: Masks | None) -> dict[str, int]:
 
 
 def _raise_to_floor(
-    scores: Scores, keep: dict[str, int], floor: int, within: Masks | None
+    scores: Scores, keep: dict[str, int], floor: int, masks: Masks | None
 ) -> dict[str, int]:
     """Lift the small ones to the floor; the others give up their lowest scores, ranked together."""
-    available = candidates(scores, within)
+    available = candidates(scores, masks)
     budget = sum(keep.values())
     fixed: dict[str, int] = {}
     while True:
@@ -246,27 +246,29 @@ def _raise_to_floor(
                 f"Expected a floor that leaves room for {budget} weights in all, got floor={floor} "
                 f"for {len(scores)} tensors; lower the floor or the sparsity."
             )
-        # Only what the scope gave: a ranking of everything would make every scope a global one.
-        given = select(rest, keep, within=within)
+        # Only what the allocation gave: a ranking of everything would make every allocation a global one.
+        given = select(rest, keep, masks=masks)
         keep = split(rest, left, given)
 
 
-def required(sparsity: float | None, scope: str) -> float:
-    """Return the sparsity, or say that the scope needs one.
+def required(sparsity: float | None, allocation: str) -> float:
+    """Return the sparsity, or say that the allocation needs one.
 
     Example:
         >>> required(0.5, "uniform")
         0.5
     """
     if sparsity is None:
-        raise InvalidInput(f"Expected a sparsity for the scope {scope}, got None; give one.")
+        raise InvalidInput(
+            f"Expected a sparsity for the allocation {allocation}, got None; give one."
+        )
     return sparsity
 
 
-def _refused(sparsity: float | None, scope: str) -> None:
+def _refused(sparsity: float | None, allocation: str) -> None:
     if sparsity is not None:
         raise InvalidInput(
-            f"Expected sparsity=None with the scope {scope}, which carries its own numbers, "
+            f"Expected sparsity=None with the allocation {allocation}, which carries its own numbers, "
             f"got {sparsity}; leave one of the two out."
         )
 

@@ -17,7 +17,7 @@ from boxwood.errors import InvalidInput
 
 
 def erdos_renyi_kernel(
-    scores: Scores, sparsity: float | None, within: Masks | None = None
+    scores: Scores, sparsity: float | None, masks: Masks | None = None
 ) -> dict[str, int]:
     """Give each tensor a density in proportion to the sum of its sides over their product (ERK).
 
@@ -42,13 +42,13 @@ def erdos_renyi_kernel(
         if score.dim() < 2:
             raise InvalidInput(
                 f"Expected tensors with an input and an output dimension for erdos_renyi_kernel, "
-                f"got {name!r} of shape {tuple(score.shape)}; leave it out with where=."
+                f"got {name!r} of shape {tuple(score.shape)}; leave it out with layers=."
             )
     wanted = {name: float(sum(score.shape)) for name, score in scores.items()}
-    return _exactly(wanted, total, candidates(scores, within))
+    return _exactly(wanted, total, candidates(scores, masks))
 
 
-def lamp(scores: Scores, sparsity: float | None, within: Masks | None = None) -> dict[str, int]:
+def lamp(scores: Scores, sparsity: float | None, masks: Masks | None = None) -> dict[str, int]:
     """Rank ``s_u² / Σ_{v: s_v ≥ s_u} s_v²`` over all tensors: layer-adaptive magnitude pruning.
 
     The largest score of every tensor becomes 1, so no tensor is emptied before all are down to
@@ -57,7 +57,7 @@ def lamp(scores: Scores, sparsity: float | None, within: Masks | None = None) ->
     Args:
         scores: not negative, such as those of `magnitude` with p = 1.
         sparsity: total fraction of zeros.
-        within: the masks so far.
+        masks: the masks so far.
 
     Raises:
         InvalidInput: a score is negative.
@@ -73,7 +73,7 @@ def lamp(scores: Scores, sparsity: float | None, within: Masks | None = None) ->
     """
     keep = _total(scores, required(sparsity, "lamp"))
     adapted = {name: _lamp_scores(score, name) for name, score in scores.items()}
-    return split(adapted, keep, within)
+    return split(adapted, keep, masks)
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class OutlierWeighed:
             )
 
     def __call__(
-        self, scores: Scores, sparsity: float | None, within: Masks | None = None
+        self, scores: Scores, sparsity: float | None, masks: Masks | None = None
     ) -> dict[str, int]:
         """Count per tensor."""
         wanted_sparsity = required(sparsity, "OutlierWeighed")
@@ -120,7 +120,7 @@ class OutlierWeighed:
         shares = {name: self._outliers(score) for name, score in scores.items()}
         density = self.densities(shares, sizes, wanted_sparsity)
         wanted = {name: density[name] * size for name, size in sizes.items()}
-        return _exactly(wanted, total, candidates(scores, within))
+        return _exactly(wanted, total, candidates(scores, masks))
 
     def densities(
         self, shares: Mapping[str, float], sizes: Mapping[str, int], sparsity: float
@@ -152,7 +152,7 @@ def _lamp_scores(score: Tensor, name: str) -> Tensor:
     if score.numel() and float(score.min()) < 0:
         raise InvalidInput(
             f"Expected scores that are not negative for lamp, got {float(score.min()):g} in "
-            f"{name!r}; take the criterion magnitude, or another scope."
+            f"{name!r}; take the criterion magnitude, or another allocation."
         )
     values, place, times = torch.unique(
         score.detach().double().square(), return_inverse=True, return_counts=True

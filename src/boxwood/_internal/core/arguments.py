@@ -74,9 +74,9 @@ def checked_masks(masks: Any) -> Mapping[str, Tensor]:
         >>> checked_masks({"weight": [True]})
         Traceback (most recent call last):
         ...
-        boxwood.errors.InvalidInput: Expected a bool tensor for each name, got a value of type list for 'weight'; give what boxwood.prune returns.
+        boxwood.errors.InvalidInput: Expected a bool tensor for each name, got a value of type list for 'weight'; give what boxwood.find_masks returns.
     """
-    do = "give what boxwood.prune returns"
+    do = "give what boxwood.find_masks returns"
     check_kind(masks, Mapping, "masks by parameter name", do)
     for name, mask in masks.items():
         if not isinstance(mask, Tensor):

@@ -32,7 +32,9 @@ class FixedMasks:
 
     def __post_init__(self) -> None:
         if not self.masks:
-            raise InvalidInput("Expected masks to hold, got none; give what boxwood.prune returns.")
+            raise InvalidInput(
+                "Expected masks to hold, got none; give what boxwood.find_masks returns."
+            )
 
     @property
     def criterion(self) -> Callable[..., Tensor]:

@@ -167,7 +167,7 @@ class Slices:
         if not self.dims or not all(0 <= dim < dims for dim in self.dims):
             raise InvalidInput(
                 f"Expected slices along dimensions of a tensor with {dims}, got dims={self.dims}; "
-                f"leave such tensors out with where=, or name other dimensions."
+                f"leave such tensors out with layers=, or name other dimensions."
             )
         return tuple(dim for dim in range(dims) if dim not in self.dims)
 
@@ -259,7 +259,7 @@ class NofM:
             raise InvalidInput(
                 f"Expected a sparsity of {1 - self.n / self.m:g} with {self.n}:{self.m}, which "
                 f"keeps {self.n} of every {self.m} weights, got masks that keep "
-                f"{int(mask.sum())} of {mask.numel()}; ask for that sparsity, with scope=uniform, "
+                f"{int(mask.sum())} of {mask.numel()}; ask for that sparsity, with allocation=uniform, "
                 f"starting from masks that leave {self.n} in every {self.m}."
             )
         return mask
@@ -268,7 +268,7 @@ class NofM:
         if tensor.dim() < 2 or tensor.shape[1] % self.m:
             raise InvalidInput(
                 f"Expected tensors whose second dimension is a multiple of {self.m} for "
-                f"{self.n}:{self.m}, got shape {tuple(tensor.shape)}; leave it out with where=."
+                f"{self.n}:{self.m}, got shape {tuple(tensor.shape)}; leave it out with layers=."
             )
         return tensor.movedim(1, -1).reshape(-1, self.m)
 

@@ -26,7 +26,7 @@ def check_whole(tensors: Mapping[str, Tensor]) -> None:
             raise InvalidInput(
                 f"Expected tensors that this process holds whole, got {name!r}, a DTensor of which "
                 f"it holds a shard; do this before fully_shard or tensor parallelism (MaskBinding "
-                f"and project_ take masks of the whole network to the shards afterwards), or "
+                f"and apply_masks_ take masks of the whole network to the shards afterwards), or "
                 f"gather such tensors with full_tensor() on every rank."
             )
 

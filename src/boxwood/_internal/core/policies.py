@@ -14,7 +14,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from boxwood._internal.core.allocation import ByName, Scope, allocate, uniform
+from boxwood._internal.core.allocation import Allocation, ByName, allocate, uniform
 from boxwood._internal.core.arguments import described
 from boxwood._internal.core.criteria import magnitude, random
 from boxwood._internal.core.granularity import Elements, Granularity, pool_within
@@ -65,7 +65,7 @@ class Gradual:
         schedule: step to total sparsity: `Cubic` as in the paper; `Linear` and `OneShot` are its
             controls.
         every: steps between updates; 100 to 1000 make no difference in the paper.
-        criterion, granularity, scope: as for `boxwood.prune`; ``uniform`` prunes every layer to
+        criterion, granularity, allocation: as for `boxwood.find_masks`; ``uniform`` prunes every layer to
             the same sparsity by itself.
 
     Example:
@@ -87,7 +87,7 @@ class Gradual:
     every: int = 100
     criterion: Callable[..., Tensor] = magnitude
     granularity: Granularity = Elements()
-    scope: Scope = uniform
+    allocation: Allocation = uniform
 
     def __post_init__(self) -> None:
         if isinstance(self.schedule, type) or not callable(self.schedule):
@@ -123,7 +123,7 @@ class Gradual:
         gradients: Mapping[str, Tensor],  # noqa: ARG002 - every policy has the same signature
     ) -> dict[str, Tensor]:
         """Prune to the sparsity of the step."""
-        return _pruned(scores, self.schedule(step), self.scope, self.granularity, masks)
+        return _pruned(scores, self.schedule(step), self.allocation, self.granularity, masks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +193,7 @@ class Static:
 
     Args:
         sparsity: total fraction of zeros, in [0, 1).
-        scope: how it is shared out over the tensors, such as ``erdos_renyi_kernel``.
+        allocation: how it is shared out over the tensors, such as ``erdos_renyi_kernel``.
         seed: of the random masks; None is that of the run in a recipe, and 0 in a loop of your own.
 
     Example:
@@ -208,13 +208,13 @@ class Static:
 
     sparsity: float
     _: KW_ONLY
-    scope: Scope = uniform
+    allocation: Allocation = uniform
     seed: int | None = None
     criterion: Callable[..., Tensor] = magnitude
 
     def init(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Draw the masks."""
-        return _random_masks(weights, self.sparsity, self.scope, self.seed or 0)
+        return _random_masks(weights, self.sparsity, self.allocation, self.seed or 0)
 
     def due(self, step: int) -> bool:  # noqa: ARG002 - every policy has the same signature
         """Never."""
@@ -240,7 +240,7 @@ class SET:
         until: no update from this step on.
         every: steps between updates.
         fraction: of each tensor's weights that is replaced, in (0, 1).
-        scope: how the sparsity is shared out over the tensors at the start.
+        allocation: how the sparsity is shared out over the tensors at the start.
         seed: of the first masks and of what grows; None is that of the run in a recipe, and 0 in a loop of your own.
 
     Example:
@@ -262,7 +262,7 @@ class SET:
     until: int
     every: int = 100
     fraction: float = 0.3
-    scope: Scope = uniform
+    allocation: Allocation = uniform
     seed: int | None = None
     criterion: Callable[..., Tensor] = magnitude
 
@@ -272,7 +272,7 @@ class SET:
 
     def init(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Draw the masks."""
-        return _random_masks(weights, self.sparsity, self.scope, self.seed or 0)
+        return _random_masks(weights, self.sparsity, self.allocation, self.seed or 0)
 
     def due(self, step: int) -> bool:
         """Every ``every`` steps before ``until``."""
@@ -304,7 +304,7 @@ class RigL:
         until: no update from this step on; three quarters of the training in the paper.
         every: steps between updates.
         fraction: replaced at the first update, in (0, 1).
-        scope: how the sparsity is shared out; ``erdos_renyi_kernel`` is best in the paper.
+        allocation: how the sparsity is shared out; ``erdos_renyi_kernel`` is best in the paper.
         seed: of the first masks; None is that of the run in a recipe, and 0 in a loop of your own.
 
     Example:
@@ -326,7 +326,7 @@ class RigL:
     until: int
     every: int = 100
     fraction: float = 0.3
-    scope: Scope = uniform
+    allocation: Allocation = uniform
     seed: int | None = None
     criterion: Callable[..., Tensor] = magnitude
 
@@ -336,7 +336,7 @@ class RigL:
 
     def init(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Draw the masks."""
-        return _random_masks(weights, self.sparsity, self.scope, self.seed or 0)
+        return _random_masks(weights, self.sparsity, self.allocation, self.seed or 0)
 
     def due(self, step: int) -> bool:
         """Every ``every`` steps before ``until``."""
@@ -352,12 +352,16 @@ class RigL:
 
 
 def _pruned(
-    scores: Scores, sparsity: float | None, scope: Scope, granularity: Granularity, masks: Masks
+    scores: Scores,
+    sparsity: float | None,
+    allocation: Allocation,
+    granularity: Granularity,
+    masks: Masks,
 ) -> dict[str, Tensor]:
     pooled = {n: pool_within(granularity, score, masks[n]) for n, score in scores.items()}
     alive = {name: granularity.alive(mask) for name, mask in masks.items()}
-    keep = allocate(pooled, sparsity, scope=scope, within=alive)
-    return select(scores, keep, granularity, within=masks)
+    keep = allocate(pooled, sparsity, allocation=allocation, masks=alive)
+    return select(scores, keep, granularity, masks=masks)
 
 
 def _replaced(masks: Masks, scores: Scores, growth: Scores, fraction: float) -> dict[str, Tensor]:
@@ -366,17 +370,17 @@ def _replaced(masks: Masks, scores: Scores, growth: Scores, fraction: float) -> 
     for name, mask in masks.items():
         kept = candidates(scores, {name: mask})[name]
         moved = min(int(fraction * kept), mask.numel() - kept)
-        stayed = select({name: scores[name]}, {name: kept - moved}, within={name: mask})[name]
-        grown = select({name: growth[name]}, {name: moved}, within={name: ~stayed})[name]
+        stayed = select({name: scores[name]}, {name: kept - moved}, masks={name: mask})[name]
+        grown = select({name: growth[name]}, {name: moved}, masks={name: ~stayed})[name]
         new[name] = stayed | grown
     return new
 
 
 def _random_masks(
-    weights: Mapping[str, Tensor], sparsity: float, scope: Scope, seed: int
+    weights: Mapping[str, Tensor], sparsity: float, allocation: Allocation, seed: int
 ) -> dict[str, Tensor]:
     scores = {name: random(weight, name, seed=seed) for name, weight in weights.items()}
-    return select(scores, allocate(scores, sparsity, scope=scope))
+    return select(scores, allocate(scores, sparsity, allocation=allocation))
 
 
 def _ones(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

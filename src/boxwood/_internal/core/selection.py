@@ -70,7 +70,7 @@ def select(
     scores: Scores,
     keep: Mapping[str, int],
     granularity: Granularity | None = None,
-    within: Masks | None = None,
+    masks: Masks | None = None,
 ) -> dict[str, Tensor]:
     """Make masks that keep exactly ``keep[name]`` groups of each tensor.
 
@@ -78,7 +78,7 @@ def select(
         scores: float tensors of any shape.
         keep: how many groups to keep, per name of ``scores``.
         granularity: what a group is; single weights (`Elements`) by default.
-        within: masks outside which nothing is kept, for pruning further.
+        masks: masks outside which nothing is kept, for pruning further.
 
     Returns:
         Masks of the shapes of ``scores``.
@@ -91,10 +91,10 @@ def select(
         {'w': tensor([ True,  True, False,  True])}
     """
     granularity = granularity or Elements()
-    within = {n: mask.to(scores[n].device) for n, mask in (within or {}).items() if n in scores}
-    masks, limit = {}, Threshold(None)
+    masks = {n: mask.to(scores[n].device) for n, mask in (masks or {}).items() if n in scores}
+    chosen, limit = {}, Threshold(None)
     for name, score in scores.items():
-        whole = within.get(name)
+        whole = masks.get(name)
         if not isinstance(granularity, Elements):  # a rank would hide a NaN
             check_finite({name: score if whole is None else score.masked_fill(~whole, 0)})
         inside = None if whole is None else granularity.alive(whole)
@@ -108,34 +108,34 @@ def select(
         # Counts that one ranking of all tensors gave share its threshold, so the last one is tried
         # first: two passes of comparing cost a quarter of finding it again.
         limit = _confirmed(pooled, keep[name], limit.value, inside) or kth_largest(
-            {name: pooled}, keep[name], within=None if inside is None else {name: inside}
+            {name: pooled}, keep[name], masks=None if inside is None else {name: inside}
         )
-        masks[name] = granularity.spread(_above(pooled, limit, inside), tuple(score.shape))
+        chosen[name] = granularity.spread(_above(pooled, limit, inside), tuple(score.shape))
         if whole is not None:
-            masks[name] &= whole
-    return masks
+            chosen[name] &= whole
+    return chosen
 
 
-def candidates(scores: Scores, within: Masks | None = None) -> dict[str, int]:
-    """Count, per tensor, what may be kept: everything, or what ``within`` keeps.
+def candidates(scores: Scores, masks: Masks | None = None) -> dict[str, int]:
+    """Count, per tensor, what may be kept: everything, or what ``masks`` keeps.
 
     Example:
         >>> candidates({"w": torch.zeros(3)}, {"w": torch.tensor([True, False, True])})
         {'w': 2}
     """
-    within = within or {}
+    masks = masks or {}
     return {
-        n: int(within[n].count_nonzero()) if n in within else s.numel() for n, s in scores.items()
+        n: int(masks[n].count_nonzero()) if n in masks else s.numel() for n, s in scores.items()
     }
 
 
-def kth_largest(scores: Scores, k: int, *, within: Masks | None = None) -> Threshold:
+def kth_largest(scores: Scores, k: int, *, masks: Masks | None = None) -> Threshold:
     """Find the k-th largest score over all tensors together.
 
     Args:
         scores: float tensors, ranked together.
         k: from 0 (nothing is kept) to the number of candidates.
-        within: masks outside which scores do not count.
+        masks: masks outside which scores do not count.
 
     Raises:
         InvalidInput: a score is NaN or infinite.
@@ -145,33 +145,33 @@ def kth_largest(scores: Scores, k: int, *, within: Masks | None = None) -> Thres
         Threshold(value=2.0, ties=1)
     """
     _check_dtypes(scores)
-    within = {n: mask.to(scores[n].device) for n, mask in (within or {}).items() if n in scores}
+    masks = {n: mask.to(scores[n].device) for n, mask in (masks or {}).items() if n in scores}
 
     def check() -> None:
-        check_finite(apply(scores, within))
+        check_finite(apply(scores, masks))
 
     if sum(score.numel() for score in scores.values()) <= _FEW:
         check()
-        return _kth_of_few(scores, k, within)
+        return _kth_of_few(scores, k, masks)
     # Zeros rank below all candidates where nothing is negative, as magnitudes are not. Where
     # something is, or NaN, the least number of the widest type does.
-    unsigned = bool(within) and all(
+    unsigned = bool(masks) and all(
         float(score.amin()) >= 0 for score in scores.values() if score.numel()
     )
     return kth_of_chunks(
-        lambda: _chunks(scores, within, unsigned=unsigned),
+        lambda: _chunks(scores, masks, unsigned=unsigned),
         k,
         dtypes={score.dtype for score in scores.values()},
         not_finite=check,
     )
 
 
-def _kth_of_few(scores: Scores, k: int, within: Masks) -> Threshold:
+def _kth_of_few(scores: Scores, k: int, masks: Masks) -> Threshold:
     """Find the same threshold by a partition of the keys."""
     if k == 0:
         return Threshold(None)
     wide = torch.float64 in {score.dtype for score in scores.values()}
-    alive = [_flat(s)[_flat(within[n])] if n in within else _flat(s) for n, s in scores.items()]
+    alive = [_flat(s)[_flat(masks[n])] if n in masks else _flat(s) for n, s in scores.items()]
     keys = torch.cat([_keys(score, wide=wide).cpu() for score in alive])
     key = int(keys.kthvalue(len(keys) - k + 1).values)
     return Threshold(_float_of(key, wide=wide), k - int((keys > key).count_nonzero()))
@@ -281,7 +281,7 @@ def _check_dtypes(scores: Scores) -> None:
             )
 
 
-def _chunks(scores: Scores, within: Masks, *, unsigned: bool) -> Iterator[Tensor]:
+def _chunks(scores: Scores, masks: Masks, *, unsigned: bool) -> Iterator[Tensor]:
     """Flat pieces of all tensors in turn; what is no candidate ranks below all that are.
 
     To gather the candidates would cost four times as much.
@@ -289,10 +289,10 @@ def _chunks(scores: Scores, within: Masks, *, unsigned: bool) -> Iterator[Tensor
     wide = torch.float64 if torch.float64 in {s.dtype for s in scores.values()} else torch.float32
     for name, score in scores.items():
         chunks = _flat(score).split(_CHUNK)
-        if name not in within:
+        if name not in masks:
             yield from chunks
             continue
-        for chunk, inside in zip(chunks, _flat(within[name]).split(_CHUNK), strict=True):
+        for chunk, inside in zip(chunks, _flat(masks[name]).split(_CHUNK), strict=True):
             if unsigned:
                 bits = bits_of(inside, chunk)
                 yield (chunk.view(bits.dtype) & bits).view(chunk.dtype)

@@ -198,5 +198,5 @@ def _check_grouped(grouped: NofM, weight: Tensor, keep: int) -> None:
         raise InvalidInput(
             f"Expected columns in multiples of {grouped.m} and {grouped.n}/{grouped.m} of them "
             f"kept, got shape {tuple(weight.shape)} and keep={keep}; ask for a sparsity of "
-            f"{1 - grouped.n / grouped.m:g}, and leave other layers out with where=."
+            f"{1 - grouped.n / grouped.m:g}, and leave other layers out with layers=."
         )

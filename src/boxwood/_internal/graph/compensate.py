@@ -82,7 +82,7 @@ def compensate(
         batch_norm: re-estimate running means and variances.
         watch: told how many layers are done, and of how many.
         group: ranks of ``torch.distributed`` that hold this network, each with batches of its own,
-            as for `boxwood.prune`; all get the same repaired network.
+            as for `boxwood.find_masks`; all get the same repaired network.
 
     Raises:
         InvalidInput: no batches, one that has not the inputs of the example or on which the

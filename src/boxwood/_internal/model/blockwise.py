@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from boxwood._internal.core.allocation import Scope, uniform
+from boxwood._internal.core.allocation import Allocation, uniform
 from boxwood._internal.core.criteria import wanda
 from boxwood._internal.core.granularity import Granularity, NofM, PerRow
 from boxwood._internal.core.masks import apply
 from boxwood._internal.model.evaluation import evaluating
 from boxwood._internal.model.evidence.calibration import Batches, Calibration
-from boxwood._internal.model.oneshot import prune
-from boxwood._internal.model.prunable import Where, linear_and_conv
+from boxwood._internal.model.oneshot import find_masks
+from boxwood._internal.model.prunable import Layers, linear_and_conv
 from boxwood._internal.model.reconstruct import Reconstruction, load_, prune_and_reconstruct
 from boxwood._internal.model.scoring import Criterion
 from boxwood.errors import InvalidInput
@@ -50,7 +50,7 @@ def states_before(model: nn.Module, blocks: Sequence[nn.Module], batches: Batche
     Args:
         model: in evaluation mode for the time being.
         blocks: modules that the model calls one after the other, each on what the one before made.
-        batches: as for `boxwood.prune`; of language models, token ids, with ``use_cache=False``.
+        batches: as for `boxwood.find_masks`; of language models, token ids, with ``use_cache=False``.
 
     Raises:
         InvalidInput: the model does not call the blocks one after the other, or does something to
@@ -125,8 +125,8 @@ def by_criterion(
     sparsity: float,
     criterion: Criterion = wanda,
     granularity: Granularity = PerRow(),  # noqa: B008 - frozen
-    scope: Scope = uniform,
-    where: Where = linear_and_conv,
+    allocation: Allocation = uniform,
+    layers: Layers = linear_and_conv,
 ) -> Reconstruction:
     """Decide a block's masks by a criterion that needs no loss, Wanda by default.
 
@@ -137,16 +137,16 @@ def by_criterion(
 
     Source: Sun, Liu, Bair and Kolter (2024), with the defaults.
     """
-    masks = prune(
+    masks = find_masks(
         block,
         sparsity,
         criterion=criterion,
         granularity=granularity,
-        scope=scope,
-        where=where,
+        allocation=allocation,
+        layers=layers,
         batches=batches,
     )
-    weights = {name: parameter.detach() for name, parameter in where(block).items()}
+    weights = {name: parameter.detach() for name, parameter in layers(block).items()}
     return Reconstruction(apply(weights, masks), masks)
 
 
@@ -156,7 +156,7 @@ def by_sparse_gpt(
     *,
     sparsity: float,
     grouped: NofM | None = None,
-    where: Where = linear_and_conv,
+    layers: Layers = linear_and_conv,
 ) -> Reconstruction:
     """Decide a block's masks and weights by SparseGPT, its layers one after the other.
 
@@ -169,7 +169,7 @@ def by_sparse_gpt(
     Differs from the authors' code, which prunes all layers of a block on what the dense block
     makes; here each layer sees what the layers before it make once they are pruned.
     """
-    return prune_and_reconstruct(block, sparsity, batches, where=where, grouped=grouped)
+    return prune_and_reconstruct(block, sparsity, batches, layers=layers, grouped=grouped)
 
 
 class _Fed(nn.Module):

@@ -66,7 +66,7 @@ class Copied:
                 warnings.warn(
                     f"Expected a copy of a network under masks to be as sparse as that network, "
                     f"got {wrong} weights of {name!r} that are pruned there and not zero here, as "
-                    f"an average of networks has them; call boxwood.project_(copy, masks) before "
+                    f"an average of networks has them; call boxwood.apply_masks_(copy, masks) before "
                     f"the copy is read, or ignore this if the copy is meant to be dense.",
                     stacklevel=3,
                 )

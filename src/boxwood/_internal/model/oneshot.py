@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from boxwood._internal.core.allocation import Scope, allocate
+from boxwood._internal.core.allocation import Allocation, allocate
 from boxwood._internal.core.arguments import check_network, checked_masks
 from boxwood._internal.core.criteria import magnitude
 from boxwood._internal.core.evidence import evidence_of
@@ -19,21 +19,21 @@ from boxwood._internal.core.selection import candidates, select
 from boxwood._internal.model.evidence.calibration import Batches, Calibration, Loss
 from boxwood._internal.model.evidence.gathering import Evidence, gather
 from boxwood._internal.model.layer_kinds import as_stored, layouts_of, outputs_first
-from boxwood._internal.model.prunable import Where, check_where, linear_and_conv, parameter_names
+from boxwood._internal.model.prunable import Layers, check_layers, linear_and_conv, parameter_names
 from boxwood._internal.model.scoring import Criterion, score
 from boxwood.errors import InvalidInput, NoEffect
 
 
-def prune(
+def find_masks(
     model: nn.Module,
     sparsity: float | None,
     *,
     criterion: Criterion = magnitude,
     granularity: Granularity | None = None,
-    scope: Scope | None = None,
-    where: Where = linear_and_conv,
+    allocation: Allocation | None = None,
+    layers: Layers = linear_and_conv,
     floor: int = 0,
-    within: Masks | None = None,
+    masks: Masks | None = None,
     loss: Loss | None = None,
     batches: Batches = (),
     evidence: Evidence | None = None,
@@ -41,19 +41,19 @@ def prune(
 ) -> dict[str, Tensor]:
     """Decide which weights of a network stay; the network itself is not changed.
 
-    Scores by ``criterion``, counts by ``scope``, then exactly that many per tensor.
+    Scores by ``criterion``, counts by ``allocation``, then exactly that many per tensor.
 
     Args:
         model: any module.
-        sparsity: total fraction of zeros over the tensors of ``where``, in [0, 1); None where the
-            scope carries its own numbers.
+        sparsity: total fraction of zeros over the tensors of ``layers``, in [0, 1); None where the
+            allocation carries its own numbers.
         criterion: scores weights, higher is kept; a function of `boxwood._internal.core.criteria` or yours.
         granularity: what lives or dies together; single weights by default.
-        scope: how the sparsity is shared out; one ranking over all tensors by default.
-        where: which parameters may be pruned; by default all matrices and kernels, and no biases,
+        allocation: how the sparsity is shared out; one ranking over all tensors by default.
+        layers: which parameters may be pruned; by default all matrices and kernels, and no biases,
             norms and embeddings.
         floor: keep at least this many weights of every tensor.
-        within: masks so far; what they prune stays pruned, and counts as zero for the evidence.
+        masks: masks so far; what they prune stays pruned, and counts as zero for the evidence.
         loss: outputs and targets to the mean over a batch, for criteria that ask for gradients.
         batches: (inputs, targets), or inputs alone, for criteria that ask what the network does;
             something that can be read several times.
@@ -68,54 +68,54 @@ def prune(
 
     Raises:
         InvalidInput: the sparsity is out of range or not reachable, a weight is NaN or infinite,
-            ``within`` does not fit the model, or the criterion asks for evidence that the batches,
+            ``masks`` does not fit the model, or the criterion asks for evidence that the batches,
             the loss or the network cannot give; or ranks hold different weights.
 
     Warns:
         NoEffect: every weight stays.
-        SelectionWarning: the default ``where`` leaves a matrix out, or finds one that an embedding
+        SelectionWarning: the default ``layers`` leaves a matrix out, or finds one that an embedding
             shares; the warning says how to decide it.
 
     Example:
         >>> net = nn.Linear(10, 10)
-        >>> masks = prune(net, 0.9)
-        >>> project_(net, masks)
+        >>> masks = find_masks(net, 0.9)
+        >>> apply_masks_(net, masks)
         >>> int((net.weight != 0).sum())
         10
 
     Source: Han, Pool, Tran and Dally (2015), with the defaults.
     """
     check_network(model)
-    check_where(where)
+    check_layers(layers)
     granularity = granularity or Elements()
     check_granularity(granularity)
-    parameters = where(model)
-    if within is not None:
-        validate(parameter_names(model), within)
-        within = {n: m.to(parameters[n].device) for n, m in within.items() if n in parameters}
-    seen = Calibration(model, parameters, batches, loss, within, group)
+    parameters = layers(model)
+    if masks is not None:
+        validate(parameter_names(model), masks)
+        masks = {n: m.to(parameters[n].device) for n, m in masks.items() if n in parameters}
+    seen = Calibration(model, parameters, batches, loss, masks, group)
     found = gather(evidence_of(criterion), seen, evidence)
     weights: dict[str, Tensor] = {name: p.detach() for name, p in parameters.items()}
     layouts = layouts_of(model, parameters)
-    scores = score(weights, criterion, masks=within, evidence=found, layouts=layouts)
+    scores = score(weights, criterion, masks=masks, evidence=found, layouts=layouts)
     # From here on rows are outputs, whatever the layer.
     scores = outputs_first(layouts, scores)
-    before = outputs_first(layouts, within or {})
+    before = outputs_first(layouts, masks or {})
     groups = {n: pool_within(granularity, each, before.get(n)) for n, each in scores.items()}
     alive = {name: granularity.alive(mask) for name, mask in before.items()}
-    keep = allocate(groups, sparsity, scope=scope, floor=floor, within=alive)
-    masks = as_stored(layouts, select(scores, keep, granularity, within=before))
-    if kept(masks) == sum(candidates(weights, within).values()):
+    keep = allocate(groups, sparsity, allocation=allocation, floor=floor, masks=alive)
+    chosen = as_stored(layouts, select(scores, keep, granularity, masks=before))
+    if kept(chosen) == sum(candidates(weights, masks).values()):
         warnings.warn(
             "Expected pruning to remove weights, got masks that keep all that was there; "
             "ask for a higher sparsity.",
             NoEffect,
             stacklevel=2,
         )
-    return masks
+    return chosen
 
 
-def prune_in_rounds(
+def find_masks_in_rounds(
     model: nn.Module, schedule: Schedule, rounds: int, **settings: Any
 ) -> dict[str, Tensor]:
     """Prune, score what is left anew, prune further, without training in between.
@@ -127,14 +127,14 @@ def prune_in_rounds(
         model: any module; it is not changed.
         schedule: round to total sparsity.
         rounds: how many, at least 1; the paper of SynFlow takes 100.
-        settings: as for `prune`; ``within`` is where the first round starts.
+        settings: as for `find_masks`; ``masks`` is where the first round starts.
 
     Example:
         >>> from boxwood._internal.core.criteria import synflow
         >>> from boxwood._internal.core.schedules import Geometric
         >>> net = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False))
         >>> rounds = Geometric(final=0.75, end=10)
-        >>> masks = prune_in_rounds(net, rounds, 10, criterion=synflow, batches=[torch.ones(1, 8)])
+        >>> masks = find_masks_in_rounds(net, rounds, 10, criterion=synflow, batches=[torch.ones(1, 8)])
         >>> kept(masks)
         32
 
@@ -142,17 +142,17 @@ def prune_in_rounds(
     """
     if rounds < 1:
         raise InvalidInput(f"Expected at least 1 round of pruning, got {rounds}; give more.")
-    masks = settings.pop("within", None)
+    masks = settings.pop("masks", None)
     with warnings.catch_warnings():
         # Early rounds of a slow schedule may prune nothing; only the last one's effect counts.
         warnings.simplefilter("ignore", NoEffect)
         for done in range(1, rounds):
-            masks = prune(model, schedule(done), within=masks, **settings)
-    return prune(model, schedule(rounds), within=masks, **settings)
+            masks = find_masks(model, schedule(done), masks=masks, **settings)
+    return find_masks(model, schedule(rounds), masks=masks, **settings)
 
 
 @torch.no_grad()
-def project_(model: nn.Module, masks: Masks) -> None:
+def apply_masks_(model: nn.Module, masks: Masks) -> None:
     """Write zeros where the masks are False: onto a trained network, or an average of networks.
 
     Args:
@@ -164,7 +164,7 @@ def project_(model: nn.Module, masks: Masks) -> None:
 
     Example:
         >>> net = nn.Linear(2, 1, bias=False)
-        >>> project_(net, {"weight": torch.tensor([[True, False]])})
+        >>> apply_masks_(net, {"weight": torch.tensor([[True, False]])})
         >>> bool(net.weight[0, 1] == 0)
         True
     """
@@ -172,7 +172,7 @@ def project_(model: nn.Module, masks: Masks) -> None:
     apply_(parameter_names(model), checked_masks(masks))
 
 
-def masks_from_zeros(model: nn.Module, where: Where = linear_and_conv) -> dict[str, Tensor]:
+def masks_from_zeros(model: nn.Module, layers: Layers = linear_and_conv) -> dict[str, Tensor]:
     """Read masks off a network that somebody else pruned: zeros count as pruned.
 
     Masks are data of their own in Boxwood and are never inferred behind your back; this is for
@@ -188,11 +188,11 @@ def masks_from_zeros(model: nn.Module, where: Where = linear_and_conv) -> dict[s
         >>> masks_from_zeros(net)
         {'weight': tensor([[False,  True]])}
     """
-    parameters = where(model)
+    parameters = layers(model)
     check_whole(parameters)
     masks = {name: p.detach() != 0 for name, p in parameters.items()}
     if kept(masks) == sum(mask.numel() for mask in masks.values()):
         raise InvalidInput(
-            "Expected a network with zero weights, got none; use prune() to decide masks."
+            "Expected a network with zero weights, got none; use find_masks() to decide masks."
         )
     return masks

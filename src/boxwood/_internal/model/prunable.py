@@ -23,7 +23,7 @@ from boxwood._internal.model.unpruned import (
 )
 from boxwood.errors import InvalidInput, SelectionWarning
 
-Where = Callable[[nn.Module], dict[str, nn.Parameter]]
+Layers = Callable[[nn.Module], dict[str, nn.Parameter]]
 """A module to the parameters that may be pruned, in the module's own order."""
 
 
@@ -226,7 +226,7 @@ def _weights_of(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> dict[st
         own = [kind.__name__ for kind in kinds if kind.__module__.startswith("torch.nn.")]
         raise InvalidInput(
             f"Expected {type(model).__name__} to have weights of {' or '.join(own[:2])} layers, got none; "
-            f'say which parameters to prune with where=Named(("pattern",)).'
+            f'say which parameters to prune with layers=Named(("pattern",)).'
         )
     _check_floats(found)
     return found
@@ -256,24 +256,24 @@ def _check_floats(parameters: Mapping[str, nn.Parameter]) -> None:
             )
 
 
-def check_where(where: Any) -> None:
+def check_layers(layers: Any) -> None:
     """Refuse what finds no parameters, such as their names.
 
     Raises:
         InvalidInput: it is no function.
 
     Example:
-        >>> check_where(["fc1.weight"])
+        >>> check_layers(["fc1.weight"])
         Traceback (most recent call last):
         ...
-        boxwood.errors.InvalidInput: Expected a function that finds parameters as where=, got a value of type list; give where=Named(('fc1.weight',)) of boxwood._internal.model.prunable.
+        boxwood.errors.InvalidInput: Expected a function that finds parameters as layers=, got a value of type list; give layers=Named(('fc1.weight',)) of boxwood.layers.
     """
-    if callable(where):
+    if callable(layers):
         return
-    names = (where,) if isinstance(where, str) else where
+    names = (layers,) if isinstance(layers, str) else layers
     named = isinstance(names, list | tuple) and all(isinstance(each, str) for each in names)
     do = f"Named({tuple(names)!r})" if named else "Named((pattern, …))"
     raise InvalidInput(
-        f"Expected a function that finds parameters as where=, got {described(where)}; give "
-        f"where={do} of boxwood._internal.model.prunable."
+        f"Expected a function that finds parameters as layers=, got {described(layers)}; give "
+        f"layers={do} of boxwood.layers."
     )

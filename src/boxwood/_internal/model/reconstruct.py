@@ -21,7 +21,7 @@ from boxwood._internal.model.evidence.calibration import Batches, Calibration
 from boxwood._internal.model.evidence.curvature import damped, input_gram
 from boxwood._internal.model.evidence.gathering import check_same_network
 from boxwood._internal.model.layer_kinds import layouts_of, outputs_first
-from boxwood._internal.model.prunable import Where, linear_and_conv, parameter_names
+from boxwood._internal.model.prunable import Layers, linear_and_conv, parameter_names
 from boxwood.errors import InvalidInput
 
 
@@ -55,7 +55,7 @@ def reconstruct(
         batches: inputs, or (inputs, targets); read once for every input that layers share.
         damping: added to the diagonal of each layer's Hessian, in units of its mean; above 0.
         group: ranks of ``torch.distributed`` that hold this network, each with batches of its own,
-            as for `boxwood.prune`; all get the same weights.
+            as for `boxwood.find_masks`; all get the same weights.
 
     Returns:
         New weights by name; `load_` puts them into the model.
@@ -89,7 +89,7 @@ def prune_and_reconstruct(
     sparsity: float,
     batches: Batches,
     *,
-    where: Where = linear_and_conv,
+    layers: Layers = linear_and_conv,
     grouped: NofM | None = None,
     keep: Mapping[str, int] | None = None,
     block: int = 128,
@@ -102,7 +102,7 @@ def prune_and_reconstruct(
         model: with linear, 1-D or 2-D convolution layers; it is not changed.
         sparsity: fraction of zeros of every tensor, in [0, 1).
         batches: inputs, or (inputs, targets); read once for every input that layers share.
-        where: which parameters are pruned, in the order in which the layers run.
+        layers: which parameters are pruned, in the order in which the layers run.
         grouped: n of m, for linear layers.
         keep: counts by name in place of the sparsity, such as `allocate` gives.
         block: columns for which one mask is chosen at once.
@@ -119,18 +119,18 @@ def prune_and_reconstruct(
     Source: Frantar and Alistarh (2023), algorithm 1.
     """
     check_sparsity(sparsity)
-    parameters = where(model)
+    parameters = layers(model)
     counts = keep or {name: keep_of(w.numel(), sparsity) for name, w in parameters.items()}
     for name, weight in parameters.items():
         if name not in counts:
             raise InvalidInput(
-                f"Expected counts for every tensor of where=, got none for {name!r}; give both the "
+                f"Expected counts for every tensor of layers=, got none for {name!r}; give both the "
                 f"same tensors."
             )
         if grouped is not None and weight.dim() > 2:
             raise InvalidInput(
                 f"Expected linear layers for {grouped.n}:{grouped.m} by SparseGPT, got {name!r} of "
-                f"shape {tuple(weight.shape)}; use where=linear."
+                f"shape {tuple(weight.shape)}; use layers=linear."
             )
 
     def solve(name: str, weight: Tensor, hessians: Tensor) -> tuple[Tensor, Tensor]:

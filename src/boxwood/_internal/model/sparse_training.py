@@ -18,7 +18,7 @@ from boxwood._internal.model.evidence.calibration import Batches, Calibration, L
 from boxwood._internal.model.evidence.gathering import Evidence, check_same_network, gather
 from boxwood._internal.model.layer_kinds import as_stored, layouts_of, outputs_first
 from boxwood._internal.model.optimizer_memory import Optimizers
-from boxwood._internal.model.prunable import Where, check_where, linear_and_conv
+from boxwood._internal.model.prunable import Layers, check_layers, linear_and_conv
 from boxwood._internal.model.rounds import Rounds
 from boxwood._internal.model.scoring import score
 from boxwood._internal.model.synchronised import check_same_masks, mean_gradients
@@ -40,9 +40,9 @@ class SparseTraining:
         optimizer: any ``torch.optim`` optimizer over its parameters, a wrapper of one, or a list
             of all that train it; a step is over when all have stepped.
         policy: `Gradual`, `LayerByLayer`, `RigL`, `SET` or `Static`, or your own.
-        where: which parameters are pruned.
+        layers: which parameters are pruned.
         loss: with ``batches``, what a criterion's evidence is gathered from at an update, as for
-            `boxwood.prune`; magnitudes need neither.
+            `boxwood.find_masks`; magnitudes need neither.
         batches: likewise.
         evidence: returns evidence at hand, such as ``TrackMovement(...).evidence``.
         state: where to go on: what `state_dict` returned, or the masks of a network that is
@@ -52,7 +52,7 @@ class SparseTraining:
             decide the same masks.
 
     Raises:
-        InvalidInput: nothing matches ``where``, or the optimizer has none of the parameters; at an
+        InvalidInput: nothing matches ``layers``, or the optimizer has none of the parameters; at an
             update, ranks hold different weights.
 
     Example:
@@ -79,7 +79,7 @@ class SparseTraining:
         optimizer: Optimizers,
         policy: Policy,
         *,
-        where: Where = linear_and_conv,
+        layers: Layers = linear_and_conv,
         loss: Loss | None = None,
         batches: Batches = (),
         evidence: Callable[[], Evidence] | None = None,
@@ -87,7 +87,7 @@ class SparseTraining:
         group: Group = None,
     ) -> None:
         check_network(model)
-        check_where(where)
+        check_layers(layers)
         if isinstance(policy, type) or not hasattr(policy, "update"):
             raise InvalidInput(
                 f"Expected a policy, got {described(policy)}; give one such as "
@@ -95,7 +95,7 @@ class SparseTraining:
             )
         self.policy = policy
         steps, masks = _split(state or {})
-        self._weights = where(model)
+        self._weights = layers(model)
         self._layouts = layouts_of(model, self._weights)
         self._seen = Calibration(model, self._weights, batches, loss, group=group)
         self._evidence = evidence
@@ -106,7 +106,7 @@ class SparseTraining:
         elif set(masks) != set(self._weights):
             raise InvalidInput(
                 f"Expected masks for {', '.join(self._weights)}, got masks for "
-                f"{', '.join(masks)}; say with `where` which parameters are pruned."
+                f"{', '.join(masks)}; say with `layers` which parameters are pruned."
             )
         self._held = MaskBinding(model, optimizer, masks, group=group)
         self._rounds = Rounds(self._held.holding.trainers, steps)
@@ -234,7 +234,7 @@ class SparseTraining:
             raise InvalidInput(
                 f"Expected a gradient of every pruned parameter at step {self.steps}, got none of "
                 f"{', '.join(missing[:4])}; let the loss depend on them, or leave them out by "
-                f"`where`."
+                f"`layers`."
             )
 
 

@@ -16,7 +16,7 @@ from boxwood.errors import UnsupportedModel
 Modules = Mapping[str, nn.Module]
 Parameters = Mapping[str, nn.Parameter]
 
-_MODULE = "boxwood._internal.model.prunable"
+_MODULE = "boxwood.layers"
 _SHOWN = 4
 _TABLE = re.compile(r"(^|_)(pos|positions?|embed|embeddings?|tokens?|table|bias)$")
 """How the names of parameters end that are added, as embeddings are, and do not multiply."""
@@ -72,7 +72,7 @@ def refuse_quantised(buffers: Mapping[str, Tensor]) -> None:
             raise UnsupportedModel(
                 f"Expected weights that are floats, got the buffer {name!r} of {buffer.dtype}, "
                 f"which by its name and type is part of a quantised layer; prune the network before "
-                f"it is quantised, or name what is meant with where=Named((...,))."
+                f"it is quantised, or name what is meant with layers=Named((...,))."
             )
 
 
@@ -90,7 +90,7 @@ def nothing_found(kind: str, computed: list[Computed]) -> str:
         )
     return (
         f"Expected {kind} to have matrices of linear, convolution, recurrent or attention layers, "
-        f'got none; say which parameters to prune with where=Named(("pattern",)).'
+        f'got none; say which parameters to prune with layers=Named(("pattern",)).'
     )
 
 
@@ -147,8 +147,8 @@ def say_left_out(kind: str, left: Parameters, names: Parameters) -> str:
     patterns = patterns_for(left, names)
     return (
         f"Expected to know the layers of all matrices of {kind}, got {len(left)} that are left out: "
-        f"{with_shapes(left)}; prune them too with where=Matrices(also={patterns}) of {_MODULE}, or "
-        f"leave them alone with where=Matrices(without={patterns})."
+        f"{with_shapes(left)}; prune them too with layers=Matrices(also={patterns}) of {_MODULE}, or "
+        f"leave them alone with layers=Matrices(without={patterns})."
     )
 
 
@@ -170,7 +170,7 @@ def say_computed(names: Parameters, mentioned: Collection[str], computed: list[C
     if not rest:
         return ""
     patterns = patterns_for([name for each in rest for name in sources[each.name]], names)
-    alone = f", or leave them alone with where=Matrices(without={patterns}) of {_MODULE}"
+    alone = f", or leave them alone with layers=Matrices(without={patterns}) of {_MODULE}"
     return (
         f"Expected matrices that are parameters, got {len(rest)} that are computed from others at "
         f"every call and are left out: {_listed([repr(each.name) for each in rest])}; "
@@ -203,8 +203,8 @@ def say_tied(modules: Modules, names: Parameters, tied: Collection[str]) -> str:
     return (
         f"Expected matrices of their own, got {shared[0]!r}, which an embedding shares with a layer "
         f"that multiplies by it: what is pruned there is zero in the embedding too; leave it alone "
-        f"with where=Matrices(without={patterns}) of {_MODULE}, or say that it is meant with "
-        f"where=Matrices(also={patterns})."
+        f"with layers=Matrices(without={patterns}) of {_MODULE}, or say that it is meant with "
+        f"layers=Matrices(also={patterns})."
     )
 
 
@@ -218,10 +218,10 @@ def leaving_out(names: Collection[str], among: Iterable[str]) -> str:
     Example:
         >>> chosen = ["layers.0.gate", "layers.1.gate", "layers.0.up"]
         >>> leaving_out(chosen[:2], chosen)
-        "leave it out with where=, as in where=Matrices(without=('layers.*.gate',)) of boxwood._internal.model.prunable"
+        "leave it out with layers=, as in layers=Matrices(without=('layers.*.gate',)) of boxwood.layers"
     """
     patterns = patterns_for(names, among)
-    return f"leave it out with where=, as in where=Matrices(without={patterns}) of {_MODULE}"
+    return f"leave it out with layers=, as in layers=Matrices(without={patterns}) of {_MODULE}"
 
 
 def patterns_for(names: Collection[str], among: Iterable[str]) -> tuple[str, ...]:

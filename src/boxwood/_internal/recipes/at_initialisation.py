@@ -4,12 +4,12 @@ The dense network is trained for as long (`boxwood.dense`), so all networks of a
 budget. What the criteria have in common is compared by Frankle, Dziugaite, Roy and Carbin (2021).
 """
 
-from boxwood._internal.core.allocation import Scope, global_
+from boxwood._internal.core.allocation import Allocation, global_
 from boxwood._internal.core.criteria import snip
 from boxwood._internal.core.evidence import evidence_of
 from boxwood._internal.core.shuffles import within_layers
 from boxwood._internal.core.spec import Call
-from boxwood._internal.model.prunable import Where, linear_and_conv
+from boxwood._internal.model.prunable import Layers, linear_and_conv
 from boxwood._internal.model.scoring import Criterion
 from boxwood._internal.recipes.phase import Phase, Recipe
 from boxwood._internal.recipes.phases.controls import ShuffleMasks
@@ -34,8 +34,8 @@ def prune_at_initialisation(
     *,
     criterion: Criterion = snip,
     rounds: int | None = None,
-    scope: Scope = global_,
-    where: Where = linear_and_conv,
+    allocation: Allocation = global_,
+    layers: Layers = linear_and_conv,
     loss: Loss | None = None,
     evidence: int = 128,
     sample: int = 0,
@@ -48,12 +48,12 @@ def prune_at_initialisation(
 
     Args:
         train: the training of the sparse network, as long as that of the dense one.
-        sparsity: fraction of zeros over the tensors of ``where``, in [0, 1).
+        sparsity: fraction of zeros over the tensors of ``layers``, in [0, 1).
         criterion: `snip`, `grasp`, `synflow`, `magnitude`, `random`, or another of
             `boxwood._internal.core.criteria` or your own.
         rounds: how often to score and prune; None takes 100 for `synflow` and 1 for all others.
-        scope: as for `boxwood.prune`.
-        where: as for `boxwood.prune`.
+        allocation: as for `boxwood.find_masks`.
+        layers: as for `boxwood.find_masks`.
         loss: for criteria that ask for gradients; None takes that of ``train``, and
             for `grasp` divides the outputs by 200.
         evidence: the number of training examples that such criteria see, drawn at random.
@@ -79,7 +79,7 @@ def prune_at_initialisation(
     if rounds is None:
         rounds = _ROUNDS if flow else 1
     prune = Prune(
-        sparsity=sparsity, criterion=criterion, scope=scope, where=where, rounds=rounds,
+        sparsity=sparsity, criterion=criterion, allocation=allocation, layers=layers, rounds=rounds,
         # Of the flow through a network only the shape of an example matters.
         loss=_loss(train, loss, needs) if needs and not flow else None,
         evidence=(1 if flow else evidence) if needs else None,

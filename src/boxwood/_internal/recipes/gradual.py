@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from boxwood._internal.core.allocation import Scope, uniform
+from boxwood._internal.core.allocation import Allocation, uniform
 from boxwood._internal.core.criteria import magnitude
 from boxwood._internal.core.granularity import Elements, Granularity
 from boxwood._internal.core.policies import Gradual, Policy
 from boxwood._internal.core.schedules import Cubic, OneShot, Schedule
 from boxwood._internal.model.counting import parameters
-from boxwood._internal.model.prunable import Where, linear_and_conv
+from boxwood._internal.model.prunable import Layers, linear_and_conv
 from boxwood._internal.recipes.phase import Phase, Recipe
 from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.recipes.phases.train import Train
@@ -46,14 +46,14 @@ def dense_training(*, train: Training, measure: Phase = _MEASURE) -> Recipe:
 
 
 def sparse_training(
-    *, train: Training, policy: Policy, where: Where = linear_and_conv, measure: Phase = _MEASURE
+    *, train: Training, policy: Policy, layers: Layers = linear_and_conv, measure: Phase = _MEASURE
 ) -> Recipe:
     """Train as `dense_training` does, while a policy changes the masks, and measure.
 
     Args:
         train: the dense training.
         policy: such as `LayerByLayer` or `RigL`; for `Gradual` see `gradual_pruning`.
-        where: the parameters that are pruned.
+        layers: the parameters that are pruned.
         measure: the phase behind the training.
 
     Example:
@@ -64,7 +64,7 @@ def sparse_training(
         >>> recipe[0].training.steps
         1000
     """
-    return (Train(training=replace(train, pruning=PolicyPruning(policy, where))), measure)
+    return (Train(training=replace(train, pruning=PolicyPruning(policy, layers))), measure)
 
 
 def gradual_pruning(
@@ -77,8 +77,8 @@ def gradual_pruning(
     shape: Shape = Cubic,
     criterion: Callable[..., Tensor] = magnitude,
     granularity: Granularity = Elements(),
-    scope: Scope = uniform,
-    where: Where = linear_and_conv,
+    allocation: Allocation = uniform,
+    layers: Layers = linear_and_conv,
     measure: Phase = _MEASURE,
 ) -> Recipe:
     """Prune to ``sparsity`` between two steps of a training that is as long as the dense one.
@@ -93,8 +93,8 @@ def gradual_pruning(
         shape: `Cubic` as in the paper; its controls are `Linear` and `at_the_end`.
         criterion: scores the weights.
         granularity: what goes together.
-        scope: how the sparsity is shared out; ``uniform`` prunes every layer to it by itself.
-        where: the parameters that are pruned.
+        allocation: how the sparsity is shared out; ``uniform`` prunes every layer to it by itself.
+        layers: the parameters that are pruned.
         measure: the phase behind the training.
 
     Raises:
@@ -124,9 +124,9 @@ def gradual_pruning(
         every=every,
         criterion=criterion,
         granularity=granularity,
-        scope=scope,
+        allocation=allocation,
     )
-    return sparse_training(train=train, policy=policy, where=where, measure=measure)
+    return sparse_training(train=train, policy=policy, layers=layers, measure=measure)
 
 
 def at_the_end(*, final: float, begin: int, end: int) -> OneShot:  # noqa: ARG001 - a Shape
@@ -145,7 +145,7 @@ class Size:
     """How many parameters of a network may be pruned, and how many may not.
 
     Args:
-        prunable: those that ``where`` finds.
+        prunable: those that ``layers`` finds.
         rest: all others, such as biases and norms.
 
     Example:
@@ -158,12 +158,12 @@ class Size:
     rest: int
 
     @classmethod
-    def of(cls, model: Callable[[], nn.Module], where: Where = linear_and_conv) -> "Size":
+    def of(cls, model: Callable[[], nn.Module], layers: Layers = linear_and_conv) -> "Size":
         """Count a network without making its weights.
 
         Args:
             model: returns a new network.
-            where: the parameters that are pruned.
+            layers: the parameters that are pruned.
 
         Example:
             >>> Size.of(lambda: nn.Linear(100, 10))
@@ -171,7 +171,7 @@ class Size:
         """
         with torch.device("meta"):
             network = model()
-        prunable = sum(parameter.numel() for parameter in where(network).values())
+        prunable = sum(parameter.numel() for parameter in layers(network).values())
         return cls(prunable, parameters(network) - prunable)
 
     @property

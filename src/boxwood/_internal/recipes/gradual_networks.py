@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from boxwood._internal.core.spec import Call
-from boxwood._internal.model.prunable import Named, Where
+from boxwood._internal.model.prunable import Layers, Named
 from boxwood._internal.train.lr_schedules import LRSchedule, StepDecay
 from boxwood._internal.train.optimizers import SGD
 from boxwood._internal.train.settings import Regularisation, Training
@@ -26,12 +26,12 @@ class Row:
     Args:
         model: returns a new network.
         train: the dense training, and that of the sparse networks.
-        where: the parameters that are pruned.
+        layers: the parameters that are pruned.
     """
 
     model: Callable[[], nn.Module]
     train: Training
-    where: Where
+    layers: Layers
 
 
 def small(*, words: int = 10_000) -> Row:

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from boxwood._internal.core.allocation import ByName
 from boxwood._internal.core.shuffles import Shuffle, within_layers
-from boxwood._internal.model.prunable import Where, linear_and_conv
+from boxwood._internal.model.prunable import Layers, linear_and_conv
 from boxwood._internal.recipes.phase import Phase, Recipe
 from boxwood._internal.recipes.phases.controls import AddNoise, MasksFrom, Resample, ShuffleMasks
 from boxwood._internal.recipes.phases.interpolate import Interpolate
@@ -37,22 +37,23 @@ def layer_wise(*rates: tuple[str, float]) -> Pruning:
         rates: (pattern, rate) pairs; the first match counts, no match leaves a layer dense.
 
     Example:
-        >>> layer_wise(("fc3*", 0.1), ("fc*", 0.2))(2).scope.sparsities[1][0]
+        >>> layer_wise(("fc3*", 0.1), ("fc*", 0.2))(2).allocation.sparsities[1][0]
         'fc*'
 
     Source: Frankle and Carbin (2019), section 2: the output layer at half the rate.
     """
     return lambda level: Prune(
-        sparsity=None, scope=ByName(tuple((name, _sparsity(rate, level)) for name, rate in rates))
+        sparsity=None,
+        allocation=ByName(tuple((name, _sparsity(rate, level)) for name, rate in rates)),
     )
 
 
-def together(rate: float, where: Where = linear_and_conv) -> Pruning:
+def together(rate: float, layers: Layers = linear_and_conv) -> Pruning:
     """Prune all layers by one ranking, at each level a fraction of what is left of them.
 
     Args:
         rate: fraction of the survivors that each level prunes.
-        where: which weights are ranked, such as `conv`; the others stay.
+        layers: which weights are ranked, such as `conv`; the others stay.
 
     Example:
         >>> round(together(0.2)(3).sparsity, 3)
@@ -60,7 +61,7 @@ def together(rate: float, where: Where = linear_and_conv) -> Pruning:
 
     Source: Frankle and Carbin (2019), section 4: global pruning of the deeper networks.
     """
-    return lambda level: Prune(sparsity=_sparsity(rate, level), where=where)
+    return lambda level: Prune(sparsity=_sparsity(rate, level), layers=layers)
 
 
 def lottery_ticket(

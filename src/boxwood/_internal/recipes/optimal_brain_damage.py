@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from boxwood._internal.core.allocation import Scope, global_
+from boxwood._internal.core.allocation import Allocation, global_
 from boxwood._internal.core.criteria import optimal_brain_damage as saliency
 from boxwood._internal.core.spec import Call
-from boxwood._internal.model.prunable import Where, linear_and_conv
+from boxwood._internal.model.prunable import Layers, linear_and_conv
 from boxwood._internal.model.scoring import Criterion
 from boxwood._internal.recipes.phase import Phase, Recipe
 from boxwood._internal.recipes.phases.descend import Descend
@@ -24,8 +24,8 @@ def optimal_brain_damage(
     *,
     loss: Loss,
     criterion: Criterion | None = None,
-    scope: Scope = global_,
-    where: Where = linear_and_conv,
+    allocation: Allocation = global_,
+    layers: Layers = linear_and_conv,
     examples: int | None = None,
 ) -> Recipe:
     """Train to a minimum, then delete, retrain and measure for each of rising sparsities.
@@ -41,8 +41,8 @@ def optimal_brain_damage(
         loss: the mean over a batch, whose second derivatives count.
         criterion: `boxwood._internal.core.criteria.optimal_brain_damage` of the loss that `Descend`
             minimises, its penalty included, if None; or another to compare it with.
-        scope: as for `boxwood.prune`.
-        where: as for `boxwood.prune`.
+        allocation: as for `boxwood.find_masks`.
+        layers: as for `boxwood.find_masks`.
         examples: how many of the training examples the criterion sees; None for all.
 
     Example:
@@ -53,7 +53,7 @@ def optimal_brain_damage(
         ['Descend', 'Measure', 'Prune', 'Descend', 'Measure']
 
     Source: LeCun, Denker and Solla (1990), section 2.3.
-    Differs from the paper: biases are not deleted unless ``where`` says so. A deleted weight stays
+    Differs from the paper: biases are not deleted unless ``layers`` says so. A deleted weight stays
     deleted; the paper also tries to let it adapt again, or to shrink it instead.
     """
     decay = train.decay if isinstance(train, Descend) else 0.0
@@ -64,8 +64,8 @@ def optimal_brain_damage(
             Prune(
                 sparsity=sparsity,
                 criterion=criterion,
-                scope=scope,
-                where=where,
+                allocation=allocation,
+                layers=layers,
                 loss=loss,
                 evidence=examples,
             ),

@@ -83,7 +83,7 @@ def slimming(
     prune = PruneUnits(
         keep=keep,
         criterion=network_slimming,
-        where=conv,
+        layers=conv,
         ranked_together=True,
         normalise=False,
         floor=floor,

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from boxwood._internal.core.allocation import Scope, global_
+from boxwood._internal.core.allocation import Allocation, global_
 from boxwood._internal.core.criteria import magnitude
 from boxwood._internal.core.generators import own_random_numbers
 from boxwood._internal.model.layer_kinds import linear_kinds
@@ -61,7 +61,7 @@ def iterative(
     sparsities: Sequence[float],
     *,
     criterion: Criterion = magnitude,
-    scope: Scope = global_,
+    allocation: Allocation = global_,
     dead: bool = True,
 ) -> Recipe:
     """Train, then prune and retrain for each of rising sparsities; measure after every round.
@@ -72,8 +72,8 @@ def iterative(
         train: the dense training.
         retraining: how to retrain; or a function of the round, such as `alternating` returns.
         sparsities: total fraction of zeros after each round.
-        criterion: as for `boxwood.prune`; ``magnitude_over_std`` ranks by quality × std.
-        scope: as for `boxwood.prune`.
+        criterion: as for `boxwood.find_masks`; ``magnitude_over_std`` ranks by quality × std.
+        allocation: as for `boxwood.find_masks`.
         dead: remove dead neurons after every retraining, before measuring.
 
     Example:
@@ -86,7 +86,7 @@ def iterative(
     """
     phases: Recipe = (Train(training=train, label="dense"),)
     for round_, sparsity in enumerate(sparsities):
-        phases += (Prune(sparsity=sparsity, criterion=criterion, scope=scope),)
+        phases += (Prune(sparsity=sparsity, criterion=criterion, allocation=allocation),)
         phases += _retrain(retraining, round_)
         phases += (RemoveDead(),) * dead + (Measure(label=f"round-{round_ + 1}"),)
     return phases
@@ -98,7 +98,7 @@ def one_shot(
     sparsity: float,
     *,
     criterion: Criterion = magnitude,
-    scope: Scope = global_,
+    allocation: Allocation = global_,
     dead: bool = True,
 ) -> Recipe:
     """Train, prune once to the end, and retrain; or with ``retraining=None`` do not retrain.
@@ -111,7 +111,7 @@ def one_shot(
     """
     pruned = (
         Train(training=train, label="dense"),
-        Prune(sparsity=sparsity, criterion=criterion, scope=scope),
+        Prune(sparsity=sparsity, criterion=criterion, allocation=allocation),
     )
     after = () if retraining is None else _retrain(retraining, 0)
     return pruned + after + (RemoveDead(),) * dead + (Measure(),)

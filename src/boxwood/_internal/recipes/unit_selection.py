@@ -13,7 +13,7 @@ from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.units import Group, Units
 from boxwood._internal.model.evidence.calibration import Batches, Calibration, Loss
 from boxwood._internal.model.evidence.gathering import COLLECTORS, Evidence, gather
-from boxwood._internal.model.prunable import Where, linear_and_conv
+from boxwood._internal.model.prunable import Layers, linear_and_conv
 from boxwood._internal.model.scoring import Criterion
 from boxwood.errors import SelectionWarning
 
@@ -26,7 +26,7 @@ def select_units(
     criterion: Criterion = magnitude,
     batches: Batches = (),
     loss: Loss | None = None,
-    where: Where = linear_and_conv,
+    layers: Layers = linear_and_conv,
     normalise: bool = True,
     ranked_together: bool = False,
     floor: int = 1,
@@ -40,10 +40,10 @@ def select_units(
         keep: fraction of units that stay, in (0, 1]; of every group, or over all together.
         budget: instead of ``keep``: as many units as this allows.
         criterion: scores weights, or filters; what a unit owns is added up.
-        batches: what is shown to the network, as for `boxwood.prune`: pairs (inputs, targets), or
+        batches: what is shown to the network, as for `boxwood.find_masks`: pairs (inputs, targets), or
             inputs alone where the criterion needs no loss.
         loss: outputs and targets to the mean over a batch, for criteria that ask for gradients.
-        where: the parameters that are scored, where the criterion asks for more than weights.
+        layers: the parameters that are scored, where the criterion asks for more than weights.
         normalise: divide scores by the mean of each group, so that groups can be compared.
         ranked_together: one ranking over all groups, where otherwise each group keeps its share.
         floor: units that each group keeps at least.
@@ -67,7 +67,7 @@ def select_units(
     check_kind(
         units, Units, "the units of a network", "give what find_units(model, example) returns"
     )
-    evidence = unit_evidence(units, criterion, batches, loss, where)
+    evidence = unit_evidence(units, criterion, batches, loss, layers)
     scores = score_units(units, criterion, evidence=evidence, normalise=normalise)
     return best_units(
         units,
@@ -82,7 +82,7 @@ def select_units(
 
 
 def unit_evidence(
-    units: Units, criterion: Criterion, batches: Batches, loss: Loss | None, where: Where
+    units: Units, criterion: Criterion, batches: Batches, loss: Loss | None, layers: Layers
 ) -> Evidence:
     """Gather what a criterion asks for, of the weights that units own.
 
@@ -101,5 +101,5 @@ def unit_evidence(
     with warnings.catch_warnings():
         # They speak of single weights, where a unit goes with all that it owns.
         warnings.simplefilter("ignore", SelectionWarning)
-        weights = {n: p for n, p in where(units.model).items() if n in owned}
+        weights = {n: p for n, p in layers(units.model).items() if n in owned}
     return gather(needs, Calibration(units.model, weights, batches, loss))

@@ -193,7 +193,7 @@ def named(spec: Any, field: str) -> frozenset[str]:
     """Collect the last names of functions and classes that a spec holds under ``field``.
 
     Example:
-        >>> sorted(named([{"scope": {"function": "a.b:global_"}}, {"is": "x"}], "scope"))
+        >>> sorted(named([{"allocation": {"function": "a.b:global_"}}, {"is": "x"}], "allocation"))
         ['global_']
     """
     found: set[str] = set()

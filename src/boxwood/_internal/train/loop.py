@@ -114,7 +114,7 @@ def train_(
                 model,
                 optimizer,
                 seeded_policy(training.pruning.policy, seed),
-                where=training.pruning.layers,
+                layers=training.pruning.layers,
                 loss=training.loss if make_targets is None else None,
                 batches=InBatches(examples, training.batch, training.pruning.evidence),
                 state=state.masks or start,

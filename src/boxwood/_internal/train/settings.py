@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from boxwood._internal.core.policies import Policy
-from boxwood._internal.model.prunable import Where, linear_and_conv
+from boxwood._internal.model.prunable import Layers, linear_and_conv
 from boxwood._internal.train.losses import Loss, cross_entropy
 from boxwood._internal.train.optimizers import OptimizerSpec
 from boxwood._internal.train.stateful_batches import stateful_batches
@@ -46,7 +46,7 @@ class Regularisation:
     """
 
     l1: float = 0.0
-    l1_layers: Where | None = None
+    l1_layers: Layers | None = None
     max_gradient_norm: float | None = None
     max_weight_norm: float | None = None
 
@@ -81,7 +81,7 @@ class PolicyPruning:
     """
 
     policy: Policy
-    layers: Where = linear_and_conv
+    layers: Layers = linear_and_conv
     evidence: int = 1000
 
     def __post_init__(self) -> None:

@@ -271,5 +271,5 @@ def _check_covered(seen: Calibration, links: tuple[Link, ...]) -> None:
         if id(weight) not in inside:
             raise UnsupportedModel(
                 f"Expected weights of the network's linear and convolution layers, got {name!r}; "
-                f"leave it out with where=, or use the criterion hutchinson."
+                f"leave it out with layers=, or use the criterion hutchinson."
             )

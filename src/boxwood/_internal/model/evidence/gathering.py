@@ -114,7 +114,7 @@ def _check_real(needs: list[str], seen: Calibration) -> None:
     if needs and named:
         raise InvalidInput(
             f"Expected real weights for the evidence {needs[0]!r}, got {named[0]!r}, which is "
-            f"complex; score it by magnitude, or leave it out with where=."
+            f"complex; score it by magnitude, or leave it out with layers=."
         )
 
 
@@ -125,6 +125,6 @@ def _checked_given(
         if name not in tensors:
             raise InvalidInput(
                 f"Expected the evidence {need!r} of every weight, got none for {name!r}; gather it "
-                f"for the weights of the same where=."
+                f"for the weights of the same layers=."
             )
     return {name: tensors[name].to(weight.device) for name, weight in seen.weights.items()}

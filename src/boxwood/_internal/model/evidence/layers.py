@@ -65,7 +65,7 @@ def linear_map(layer: _Layer) -> Callable[[Tensor, Tensor], Tensor]:
             if any(extra):
                 raise InvalidInput(
                     f"Expected transposed convolutions without output padding, got {layer}; leave "
-                    f"its weight out with where=."
+                    f"its weight out with layers=."
                 )
             settings = (None, layer.stride, layer.padding, 0, layer.groups, layer.dilation)
             return partial(_transposed, transposed, settings)

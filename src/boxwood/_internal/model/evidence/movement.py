@@ -26,7 +26,7 @@ class TrackMovement:
 
     Example:
         >>> from boxwood._internal.core.criteria import movement
-        >>> from boxwood._internal.model.oneshot import prune
+        >>> from boxwood._internal.model.oneshot import find_masks
         >>> net = nn.Linear(2, 1, bias=False)
         >>> _ = net.weight.data.copy_(torch.tensor([[1.0, 1.0]]))
         >>> sgd = torch.optim.SGD(net.parameters(), lr=0.1)
@@ -37,7 +37,7 @@ class TrackMovement:
         ...     sgd.step()
         >>> track.evidence()
         {'weight_movement': {'weight': tensor([[-2.7000,  3.3000]])}}
-        >>> prune(net, 0.5, criterion=movement, evidence=track.evidence())
+        >>> find_masks(net, 0.5, criterion=movement, evidence=track.evidence())
         {'weight': tensor([[False,  True]])}
         >>> track.detach()
 
@@ -52,7 +52,7 @@ class TrackMovement:
         self._hook = optimizer.register_step_pre_hook(self._before_step)
 
     def evidence(self) -> dict[str, dict[str, Tensor]]:
-        """Return what was summed so far, in the form that `boxwood.prune` takes."""
+        """Return what was summed so far, in the form that `boxwood.find_masks` takes."""
         return {"weight_movement": {name: value.clone() for name, value in self._sums.items()}}
 
     def detach(self) -> None:

@@ -15,8 +15,8 @@ from boxwood._internal.model.evaluation import evaluating
 from boxwood._internal.model.evidence.calibration import Calibration
 from boxwood._internal.model.evidence.gathering import gather
 from boxwood._internal.model.layer_kinds import layouts_of
-from boxwood._internal.model.oneshot import project_, prune
-from boxwood._internal.model.prunable import Where, linear_and_conv
+from boxwood._internal.model.oneshot import apply_masks_, find_masks
+from boxwood._internal.model.prunable import Layers, linear_and_conv
 from boxwood._internal.model.scoring import Criterion, score
 from boxwood._internal.recipes.phase import State, World
 from boxwood._internal.train.losses import Loss
@@ -34,7 +34,7 @@ class Predict:
             seed, as in `Prune`.
         loss: outputs and targets to the mean over a batch.
         sparsities: the grid, each in [0, 1).
-        where: which parameters may be deleted, ranked together.
+        layers: which parameters may be deleted, ranked together.
         batch: examples at a time.
         decay: strength λ of the penalty ``λ · Σ w²`` on all parameters that training minimised with
             the loss, as in `Descend`; it is part of the losses that are measured. A criterion of
@@ -47,7 +47,7 @@ class Predict:
     criterion: Criterion
     loss: Loss
     sparsities: tuple[float, ...] = tuple(round(0.05 * k, 2) for k in range(1, 20))
-    where: Where = linear_and_conv
+    layers: Layers = linear_and_conv
     batch: int = 2048
     decay: float = spec.field(0.0, legacy=0.0)
     label: str = spec.field("", identity=False)
@@ -64,7 +64,7 @@ class Predict:
         scores, loss after) for each sparsity.
         """
         model = world.network(state)
-        parameters = self.where(model)
+        parameters = self.layers(model)
         batches = InBatches(world.data.train, self.batch)
         seen = Calibration(model, parameters, batches, self.loss)
         criterion = seeded(self.criterion, seed_for(world.seed, "criterion"))
@@ -76,11 +76,13 @@ class Predict:
         total = sum(each.numel() for each in scores.values())
         rows = []
         for sparsity in self.sparsities:
-            masks = prune(model, sparsity, criterion=criterion, where=self.where, evidence=found)
+            masks = find_masks(
+                model, sparsity, criterion=criterion, layers=self.layers, evidence=found
+            )
             left = sum(float(each.double().sum()) for each in apply(scores, masks).values())
             predicted = sum(float(each.double().sum()) for each in scores.values()) - left
             pruned = world.network(state)
-            project_(pruned, masks)
+            apply_masks_(pruned, masks)
             after = self._objective(pruned, world.data.train)
             rows.append([sparsity, total - kept(masks), predicted, after])
         return State(state.weights, state.masks, {"loss": before, "deletions": rows})

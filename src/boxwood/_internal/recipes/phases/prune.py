@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from boxwood._internal.core import spec
-from boxwood._internal.core.allocation import Scope, global_
+from boxwood._internal.core.allocation import Allocation, global_
 from boxwood._internal.core.chance import draws, seeded
 from boxwood._internal.core.criteria import magnitude
 from boxwood._internal.core.examples import Chosen, Examples, InBatches
@@ -16,8 +16,8 @@ from boxwood._internal.core.schedules import Geometric
 from boxwood._internal.core.seeds import generator_for, seed_for
 from boxwood._internal.core.selection import candidates
 from boxwood._internal.model.evidence.calibration import Loss
-from boxwood._internal.model.oneshot import project_, prune, prune_in_rounds
-from boxwood._internal.model.prunable import Where, linear_and_conv
+from boxwood._internal.model.oneshot import apply_masks_, find_masks, find_masks_in_rounds
+from boxwood._internal.model.prunable import Layers, linear_and_conv
 from boxwood._internal.model.scoring import Criterion
 from boxwood._internal.recipes.phase import State, World, state_of
 from boxwood.errors import InvalidInput
@@ -28,9 +28,9 @@ class Prune:
     """Prune to a total sparsity; what was pruned before stays pruned.
 
     Args:
-        sparsity: total fraction of zeros over the tensors of ``where``; None where the scope
+        sparsity: total fraction of zeros over the tensors of ``layers``; None where the allocation
             carries its own numbers.
-        criterion, scope, granularity, where, floor: as for `boxwood.prune`. A criterion that scores
+        criterion, allocation, granularity, where, floor: as for `boxwood.find_masks`. A criterion that scores
             by chance, such as `random`, takes its numbers from the run's seed, unless its own
             ``seed`` is given.
         loss: outputs and targets to the mean over a batch, for criteria that ask for gradients.
@@ -53,9 +53,9 @@ class Prune:
 
     sparsity: float | None
     criterion: Criterion = magnitude
-    scope: Scope = global_
+    allocation: Allocation = global_
     granularity: Granularity = Elements()
-    where: Where = linear_and_conv
+    layers: Layers = linear_and_conv
     floor: int = 0
     loss: Loss | None = spec.field(None, legacy=None)  # noqa: RUF009 - a declaration
     evidence: int | None = spec.field(None, legacy=None)
@@ -69,7 +69,7 @@ class Prune:
             raise InvalidInput(
                 f"Expected rounds >= 1, and a total sparsity where there are several, got "
                 f"rounds={self.rounds}, sparsity={self.sparsity}; give the sparsity after the last "
-                f"round and a scope without numbers of its own, or rounds=1."
+                f"round and an allocation without numbers of its own, or rounds=1."
             )
 
     @property
@@ -82,24 +82,24 @@ class Prune:
         model = world.network(state)
         settings: dict[str, Any] = {
             "criterion": seeded(self.criterion, seed_for(world.seed, "criterion")),
-            "scope": self.scope,
+            "allocation": self.allocation,
             "granularity": self.granularity,
-            "where": self.where,
+            "layers": self.layers,
             "floor": self.floor,
-            "within": state.masks,
+            "masks": state.masks,
             "loss": self.loss,
             "batches": InBatches(self._seen(world), self.batch, self.evidence),
         }
         if self.sparsity is None or self.rounds == 1:
-            masks = prune(model, self.sparsity, **settings)
+            masks = find_masks(model, self.sparsity, **settings)
         else:
-            weights = self.where(model)
+            weights = self.layers(model)
             left = sum(candidates(weights, state.masks).values())
             pruned = 1 - left / sum(weight.numel() for weight in weights.values())
             schedule = Geometric(final=self.sparsity, end=self.rounds, initial=pruned)
-            masks = prune_in_rounds(model, schedule, self.rounds, **settings)
+            masks = find_masks_in_rounds(model, schedule, self.rounds, **settings)
         masks = {**state.masks, **masks}
-        project_(model, masks)
+        apply_masks_(model, masks)
         kept = {name: int(mask.sum()) for name, mask in masks.items()}
         return state_of(model, masks, {"kept": kept, "sparsity": sparsity(masks)})
 

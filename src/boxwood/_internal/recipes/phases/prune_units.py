@@ -21,8 +21,8 @@ from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.surgery import cuts_of
 from boxwood._internal.graph.units import Units, find_units
 from boxwood._internal.model.evidence.calibration import Loss
-from boxwood._internal.model.oneshot import project_
-from boxwood._internal.model.prunable import Where, linear_and_conv
+from boxwood._internal.model.oneshot import apply_masks_
+from boxwood._internal.model.prunable import Layers, linear_and_conv
 from boxwood._internal.model.scoring import Criterion
 from boxwood._internal.recipes.phase import State, World, state_of
 from boxwood._internal.recipes.unit_selection import select_units
@@ -46,7 +46,7 @@ class PruneUnits:
             scores by chance takes its numbers from the run's seed.
         floor, multiple, protect, ranked_together: as for `boxwood._internal.graph.ranking.best_units`.
         normalise: as for `boxwood._internal.graph.scoring.score_units`.
-        where: the parameters that are scored, where the criterion asks for more than weights.
+        layers: the parameters that are scored, where the criterion asks for more than weights.
         loss: outputs and targets to the mean over a batch, for criteria that ask for gradients.
         evidence: how many of the first training examples such criteria see.
         label: a name for later phases.
@@ -60,7 +60,7 @@ class PruneUnits:
     protect: tuple[str, ...] = ()
     ranked_together: bool = False
     normalise: bool = spec.field(True, legacy=True)
-    where: Where = spec.field(linear_and_conv, legacy=linear_and_conv)  # noqa: RUF009
+    layers: Layers = spec.field(linear_and_conv, legacy=linear_and_conv)  # noqa: RUF009
     loss: Loss | None = spec.field(None, legacy=None)  # noqa: RUF009 - a declaration
     evidence: int = spec.field(1000, legacy=1000)
     label: str = spec.field("", identity=False)
@@ -81,7 +81,7 @@ class PruneUnits:
             criterion=seeded(self.criterion, seed_for(world.seed, "criterion")),
             batches=InBatches(world.data.train, _BATCH, self.evidence),
             loss=self.loss,
-            where=self.where,
+            layers=self.layers,
             normalise=self.normalise,
             floor=self.floor,
             multiple=self.multiple,
@@ -113,7 +113,7 @@ def remove(model: nn.Module, selection: UnitSelection, state: State) -> State:
         )
     report = check_equivalence(model, shrink(model, selection), selection)
     masks = combine(state.masks, masks_of(selection))
-    project_(model, masks)
+    apply_masks_(model, masks)
     facts = {
         "kept": {g.name: int(selection.kept[g.units].sum()) for g in selection.units.groups},
         "sparsity": sparsity(masks),

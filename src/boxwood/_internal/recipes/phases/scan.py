@@ -7,8 +7,8 @@ from boxwood._internal.core.allocation import uniform
 from boxwood._internal.core.chance import draws, seeded
 from boxwood._internal.core.criteria import magnitude
 from boxwood._internal.core.seeds import seed_for
-from boxwood._internal.model.oneshot import project_, prune
-from boxwood._internal.model.prunable import Named, Where, linear_and_conv
+from boxwood._internal.model.oneshot import apply_masks_, find_masks
+from boxwood._internal.model.prunable import Layers, Named, linear_and_conv
 from boxwood._internal.model.scoring import Criterion
 from boxwood._internal.recipes.phase import State, World
 from boxwood._internal.train.metrics import accuracy
@@ -22,7 +22,7 @@ class Scan:
         sparsities: the grid, each in [0, 1).
         criterion: scores the weights; one that scores by chance takes its numbers from the run's
             seed, as in `Prune`.
-        where: which tensors to scan.
+        layers: which tensors to scan.
         label: a name for later phases.
 
     Source: Han, Pool, Tran and Dally (2015), section 5, figure 6.
@@ -30,7 +30,7 @@ class Scan:
 
     sparsities: tuple[float, ...] = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
     criterion: Criterion = magnitude
-    where: Where = linear_and_conv
+    layers: Layers = linear_and_conv
     label: str = spec.field("", identity=False)
 
     @property
@@ -41,7 +41,7 @@ class Scan:
     def run(self, state: State, world: World) -> State:
         """Scan; the facts hold a curve per tensor; the network passes through unchanged."""
         model = world.network(state)
-        names = list(self.where(model))
+        names = list(self.layers(model))
         criterion = seeded(self.criterion, seed_for(world.seed, "criterion"))
         dense = accuracy(model, world.data.validation).fraction
         curves: dict[str, list[list[float]]] = {}
@@ -49,15 +49,15 @@ class Scan:
             curves[name] = []
             for sparsity in self.sparsities:
                 pruned = world.network(state)
-                one = prune(
+                one = find_masks(
                     pruned,
                     sparsity,
                     criterion=criterion,
-                    scope=uniform,
-                    where=Named((name,)),
-                    within=state.masks,
+                    allocation=uniform,
+                    layers=Named((name,)),
+                    masks=state.masks,
                 )
-                project_(pruned, one)
+                apply_masks_(pruned, one)
                 found = accuracy(pruned, world.data.validation).fraction
                 curves[name].append([sparsity, found])
             if world.progress is not None:

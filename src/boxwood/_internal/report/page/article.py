@@ -223,7 +223,7 @@ def _rules(
             seeds={each.name: each.seeds for each in found},
             criteria=named(recipes, "criterion"),
             one_budget=one_budget(study, found),
-            scopes=named(recipes, "scope"),
+            scopes=named(recipes, "allocation"),
             validation=all(each.values(by.validation) for each in found),
             judged_by=by.name,
             classes=classes_of(study.data, facts),
