@@ -34,11 +34,12 @@ from measuring import Row, compare, machine, main
 from torch import nn
 
 from boxwood._internal.core.timing import by_turns, clock_for
-from boxwood._internal.graph.equivalence import check_equivalence, shrink
+from boxwood._internal.graph.equivalence import check_equivalence
 from boxwood._internal.graph.examples import as_arguments
 from boxwood._internal.graph.ranking import best_units
 from boxwood._internal.graph.reference import restatements
 from boxwood._internal.graph.scoring import score_units
+from boxwood._internal.graph.shrink import shrink
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.recipes.unit_selection import select_units
 from boxwood.errors import BoxwoodError

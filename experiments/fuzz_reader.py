@@ -27,8 +27,8 @@ from boxwood._internal.files.header import announced_length, parse_header
 from boxwood._internal.files.mask_files import load_masks
 from boxwood._internal.files.packed import pack_file, unpack_file
 from boxwood._internal.files.streaming import prune_checkpoint
-from boxwood._internal.graph.equivalence import shrink
 from boxwood._internal.graph.record import load_shrunken, record_of, save_shrunken
+from boxwood._internal.graph.shrink import shrink
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.recipes.unit_selection import select_units
 from boxwood._internal.runs.provenance import provenance

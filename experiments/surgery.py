@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from boxwood._internal.core.criteria import magnitude
 from boxwood._internal.graph.compensate import compensate, reestimate_batch_norm_
-from boxwood._internal.graph.equivalence import shrink
 from boxwood._internal.graph.ranking import best_units
 from boxwood._internal.graph.scoring import score_units
 from boxwood._internal.graph.selection import UnitSelection
+from boxwood._internal.graph.shrink import shrink
 from boxwood._internal.graph.surgery import cuts_of
 from boxwood._internal.graph.units import Units, find_units
 

@@ -13,7 +13,8 @@ from boxwood._internal.distill.losses import Distillation
 from boxwood._internal.engine.compiling import compile  # noqa: A004 - as torch names it
 from boxwood._internal.graph.budgets import Budget, multiply_adds, parameters
 from boxwood._internal.graph.compensate import compensate
-from boxwood._internal.graph.equivalence import check_equivalence, shrink
+from boxwood._internal.graph.equivalence import check_equivalence
+from boxwood._internal.graph.shrink import shrink
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.loading import load
 from boxwood._internal.model.binding import MaskBinding

@@ -17,8 +17,8 @@ from boxwood._internal.distill.cached_logits import Shards
 from boxwood._internal.files.mask_files import write_with_masks
 from boxwood._internal.files.packed import pack_file
 from boxwood._internal.files.streaming import prune_checkpoint
-from boxwood._internal.graph.equivalence import shrink
 from boxwood._internal.graph.record import record_of, save_shrunken
+from boxwood._internal.graph.shrink import shrink
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.recipes.phase import State
 from boxwood._internal.recipes.unit_selection import select_units

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from boxwood._internal.core.tensor_files import checksum_of
 from boxwood._internal.files.mask_files import load_masks, masks_file_of, write_with_masks
 from boxwood._internal.files.packed import pack_file, unpack_file
-from boxwood._internal.graph.equivalence import shrink
 from boxwood._internal.graph.record import load_shrunken, record_of, save_shrunken
+from boxwood._internal.graph.shrink import shrink
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.recipes.unit_selection import select_units
 from boxwood.errors import BoxwoodError

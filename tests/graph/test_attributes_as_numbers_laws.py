@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from boxwood._internal.graph.equivalence import check_equivalence, shrink
+from boxwood._internal.graph.equivalence import check_equivalence
 from boxwood._internal.graph.record import load_shrunken, record_of, save_shrunken
+from boxwood._internal.graph.shrink import shrink
 from boxwood._internal.graph.surgery import attribute_changes
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.recipes.unit_selection import select_units

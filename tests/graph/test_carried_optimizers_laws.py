@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from boxwood._internal.graph.carrying import carry_optimizer
-from boxwood._internal.graph.equivalence import shrink
 from boxwood._internal.graph.selection import UnitSelection
+from boxwood._internal.graph.shrink import shrink
 from boxwood._internal.graph.units import find_units
 from boxwood.errors import BoxwoodError
 

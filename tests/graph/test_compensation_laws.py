@@ -7,9 +7,9 @@ from torch.nn.utils import parametrizations, prune
 
 from boxwood._internal.data.digits import digits
 from boxwood._internal.graph.compensate import compensate, reestimate_batch_norm_
-from boxwood._internal.graph.equivalence import shrink
 from boxwood._internal.graph.reparametrised import baked, reparametrised
 from boxwood._internal.graph.selection import UnitSelection
+from boxwood._internal.graph.shrink import shrink
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.recipes.unit_selection import select_units
 from boxwood._internal.train.loop import train_

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from boxwood._internal.graph.equivalence import check_equivalence, shrink
+from boxwood._internal.graph.equivalence import check_equivalence
+from boxwood._internal.graph.shrink import shrink
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.recipes.unit_selection import select_units
 from boxwood.errors import BoxwoodError

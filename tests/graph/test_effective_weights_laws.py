@@ -10,11 +10,12 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
 from boxwood._internal.graph.carrying import carry_optimizer
-from boxwood._internal.graph.equivalence import check_equivalence, shrink
+from boxwood._internal.graph.equivalence import check_equivalence
 from boxwood._internal.graph.record import load_shrunken, record_of, save_shrunken
 from boxwood._internal.graph.reparametrised import baked, reparametrised
 from boxwood._internal.graph.scoring import score_units
 from boxwood._internal.graph.selection import UnitSelection
+from boxwood._internal.graph.shrink import shrink
 from boxwood._internal.graph.surgery import cuts_of
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.recipes.unit_selection import select_units

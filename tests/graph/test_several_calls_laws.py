@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from boxwood._internal.graph.compensate import compensate
-from boxwood._internal.graph.equivalence import check_equivalence, shrink
+from boxwood._internal.graph.equivalence import check_equivalence
 from boxwood._internal.graph.examples import Calls
 from boxwood._internal.graph.latency import latency
+from boxwood._internal.graph.shrink import shrink
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.recipes.unit_selection import select_units
 from boxwood.errors import BoxwoodError

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from boxwood._internal.graph.equivalence import shrink
+from boxwood._internal.graph.shrink import shrink
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.recipes.unit_selection import select_units
 from boxwood._internal.zoo.cifar_nets import small_resnet

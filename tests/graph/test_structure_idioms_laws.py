@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from boxwood._internal.graph.equivalence import shrink
+from boxwood._internal.graph.shrink import shrink
 from boxwood._internal.graph.units import find_units
 
 _SPEC = importlib.util.spec_from_file_location(

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
-from boxwood._internal.graph.equivalence import shrink
 from boxwood._internal.graph.selection import UnitSelection
+from boxwood._internal.graph.shrink import shrink
 from boxwood._internal.graph.slicing import mask_
 from boxwood._internal.graph.surgery import cuts_of
 from boxwood._internal.graph.units import find_units

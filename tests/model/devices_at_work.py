@@ -35,7 +35,8 @@ from boxwood._internal.distill.ensembles import answering
 from boxwood._internal.distill.losses import Distillation
 from boxwood._internal.files.mask_files import load_masks, masks_file_of, write_with_masks
 from boxwood._internal.graph.compensate import compensate
-from boxwood._internal.graph.equivalence import check_equivalence, shrink
+from boxwood._internal.graph.equivalence import check_equivalence
+from boxwood._internal.graph.shrink import shrink
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.model.counting import count
 from boxwood._internal.model.dead import remove_dead_

@@ -27,7 +27,8 @@ from boxwood._internal.core.policies import SET, Gradual, LayerByLayer, Policy, 
 from boxwood._internal.core.schedules import Cubic
 from boxwood._internal.engine.compiling import compile  # noqa: A004 - as torch names it
 from boxwood._internal.graph.compensate import compensate
-from boxwood._internal.graph.equivalence import check_equivalence, shrink
+from boxwood._internal.graph.equivalence import check_equivalence
+from boxwood._internal.graph.shrink import shrink
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.model.binding import MaskBinding
 from boxwood._internal.model.counting import count

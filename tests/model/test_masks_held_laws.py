@@ -17,7 +17,7 @@ from boxwood._internal.core.criteria import geometric_median, snip, taylor
 from boxwood._internal.core.granularity import Slices
 from boxwood._internal.core.policies import Gradual, RigL, Static
 from boxwood._internal.core.schedules import Cubic
-from boxwood._internal.graph.equivalence import shrink
+from boxwood._internal.graph.shrink import shrink
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.model import sparse_training
 from boxwood._internal.model.binding import MaskBinding

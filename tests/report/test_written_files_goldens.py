@@ -15,8 +15,8 @@ from boxwood._internal.cli.main import app
 from boxwood._internal.engine import compiling
 from boxwood._internal.engine.llvm.cache import ObjectCache
 from boxwood._internal.files.mask_files import write_with_masks
-from boxwood._internal.graph.equivalence import shrink
 from boxwood._internal.graph.record import record_of, save_shrunken
+from boxwood._internal.graph.shrink import shrink
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.recipes.unit_selection import select_units
 from boxwood._internal.report.page.store_reader import read

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from boxwood._internal.data.splits import InMemory, Splits
-from boxwood._internal.graph.equivalence import check_equivalence, shrink
+from boxwood._internal.graph.equivalence import check_equivalence
+from boxwood._internal.graph.shrink import shrink
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.recipes.unit_selection import select_units
 from boxwood._internal.zoo.cifar_nets import small_vgg

@@ -20,7 +20,7 @@ from boxwood._internal.adapters.configuration_search import (
 )
 from boxwood._internal.core.extras import extra
 from boxwood._internal.core.generators import own_random_numbers
-from boxwood._internal.graph.comparing import compare
+from boxwood._internal.graph.equivalence import compare
 
 with extra("transformers", "transformers for pretrained models"):
     import transformers

@@ -17,8 +17,8 @@ from boxwood._internal.core.extras import extra
 from boxwood._internal.core.replacing import replacing_folder
 from boxwood._internal.files.checkpoint import companion_files, find_files
 from boxwood._internal.files.writing import check_new_folder
-from boxwood._internal.graph.equivalence import shrink
 from boxwood._internal.graph.selection import UnitSelection
+from boxwood._internal.graph.shrink import shrink
 from boxwood._internal.graph.units import Group, Units
 from boxwood.errors import NoEffect
 

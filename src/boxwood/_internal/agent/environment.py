@@ -150,7 +150,7 @@ def tries_of(
 
     Example:
         >>> from boxwood._internal.agent.search import Agent, TryAndLearn
-        >>> from boxwood._internal.graph.equivalence import shrink
+        >>> from boxwood._internal.graph.shrink import shrink
         >>> net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
         >>> tries = tries_of(net, torch.ones(1, 2), "0.weight", lambda net: 0.9)
         >>> agent = Agent(tries.picture, TryAndLearn(bound=1.0), seed=0)

@@ -38,7 +38,7 @@ from boxwood._internal.engine.contenders import (
     torch_compiled,
     torch_eager,
 )
-from boxwood._internal.graph.equivalence import shrink
+from boxwood._internal.graph.shrink import shrink
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.model.oneshot import apply_masks_, find_masks
 from boxwood._internal.recipes.unit_selection import select_units

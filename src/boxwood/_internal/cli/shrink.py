@@ -17,12 +17,12 @@ from boxwood._internal.cli.terminal import Console, say
 from boxwood._internal.files.writing import check_new_folder
 from boxwood._internal.graph.budgets import Budget, multiply_adds, parameters
 from boxwood._internal.graph.equivalence import check_equivalence
-from boxwood._internal.graph.equivalence import shrink as shrink_network
 from boxwood._internal.graph.latency import latency, turns
 from boxwood._internal.graph.ranking import best_units
 from boxwood._internal.graph.record import record_of, save_shrunken
 from boxwood._internal.graph.scoring import UnitScores, score_units
 from boxwood._internal.graph.selection import UnitSelection
+from boxwood._internal.graph.shrink import shrink as shrink_network
 from boxwood._internal.graph.units import Group, find_units
 from boxwood.errors import InvalidInput
 

@@ -1,22 +1,24 @@
-"""The check: the smaller network computes what the masked network computes."""
+"""Whether a smaller network computes what the masked network computes."""
 
-import warnings
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from boxwood._internal.core.arguments import check_network
-from boxwood._internal.core.placement import check_whole
-from boxwood._internal.graph.equivalence_report import EquivalenceReport, Gradients, Trial
+from boxwood._internal.graph.comparison import distance, name_of, precision, tolerance
+from boxwood._internal.graph.equivalence_report import EquivalenceReport, Trial
 from boxwood._internal.graph.examples import formed_like
 from boxwood._internal.graph.gradients import compare_gradients
 from boxwood._internal.graph.inputs import Inputs, drawn, is_flat, varied
 from boxwood._internal.graph.pair import Pair, SmallerFailsError
+from boxwood._internal.graph.rebuild import named_tensors
 from boxwood._internal.graph.reference import restatements
 from boxwood._internal.graph.reparametrised import written
+from boxwood._internal.graph.running import in_finest, noise_of, prepared, ready, run
 from boxwood._internal.graph.selection import UnitSelection, check_selection
-from boxwood._internal.graph.surgery import cut, cuts_of
+from boxwood._internal.graph.surgery import attribute_changes, check_same_model, cuts_of
 from boxwood.errors import BoxwoodError, EquivalenceError, InvalidInput
 
 
@@ -30,11 +32,16 @@ def check_equivalence(
     gradients: bool = True,
     seed: int = 0,
 ) -> EquivalenceReport:
-    """Compare a smaller network with the masked original, on given and other inputs.
+    """Check a smaller network against the masked original: outputs, and gradients of what is kept.
 
     The masked network is the original with every weight of the removed units at zero. Both are
-    given the same weights (the original's, then the original's with noise), so that the
-    report is about the surgery; weights that were refitted afterwards change nothing in it.
+    given the same weights (the original's, then the original's with noise), so that the report is
+    about the surgery; weights that were refitted afterwards change nothing in it.
+
+    Both are run in double precision, where outputs and gradients may differ by 1e-9 of the largest
+    entry. A network that does not run so is run in single precision (1e-4), or as it is (1e-2 in
+    float16, 5e-2 in bfloat16, gradients not at all). `graph.comparison.tolerance` has the rounding
+    that was measured. The report says what was run and allowed.
 
     Args:
         model: the original.
@@ -52,34 +59,30 @@ def check_equivalence(
             finite entry.
 
     Example:
-        >>> from boxwood._internal.graph.ranking import best_units
-        >>> from boxwood._internal.graph.units import find_units
-        >>> import numpy as np, torch
+        >>> import torch
+        >>> from boxwood import find_units, select_units, shrink
         >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-        >>> selection = best_units(find_units(net, torch.ones(1, 4)), np.arange(3.0), 0.5)
+        >>> selection = select_units(find_units(net, torch.ones(1, 4)), 0.5)
         >>> check_equivalence(net, shrink(net, selection), selection).equivalent
         True
     """
-    check_whole(dict(model.named_parameters()))
+    check_network(model)
+    check_selection(selection)
+    check_same_model(model, selection)
     traced = selection.units.example
     example = traced if example is None else formed_like(traced, example)
     pair = Pair(model, small, selection, seed)
     trials, untried = _trials(pair, example, inputs)
-    # Behind what depends on data there may be nothing to differentiate.
+    # After what depends on data there may be nothing to differentiate.
     beyond = selection.units.flow.trace.beyond
-    compared = Gradients(None, 0.0)
-    if gradients and not beyond:
-        compared = compare_gradients(pair, example)
-    _, changes = cut(model, selection)
+    compared = compare_gradients(pair, example) if gradients and not beyond else None
     everything = selection.kept | True
     made = EquivalenceReport(
         trials=trials,
-        gradient_difference=compared.difference,
-        gradient_tolerance=compared.tolerance,
-        gradient_note=compared.said,
+        gradients=compared,
         untried=untried,
         restated=restatements(selection),
-        attributes=changes,
+        attributes=attribute_changes(selection),
         unread=selection.units.unused,
         units=(len(selection.units), len(selection.units) - selection.removed),
         parameters=(selection.units.parameters(), sum(p.numel() for p in pair.small.parameters())),
@@ -96,67 +99,26 @@ def check_equivalence(
     return replace(made, unsteady=pair.unsteady(example), strayed=pair.strayed(example))
 
 
-def shrink(model: nn.Module, selection: UnitSelection, *, check: bool = True) -> nn.Module:
-    """Remove everything but what is kept: a new module of the same classes.
+def check_outputs(model: nn.Module, small: nn.Module, selection: UnitSelection) -> None:
+    """Refuse a smaller network whose outputs differ from the masked one's, by one run of both.
 
-    Weights that a layer computes from others (masks, weight norm, any parametrisation) are cut as
-    the layer sees them, and stay computed where that gives exactly what is left of them.
-
-    The original is not touched. Buffers, dtypes, devices, training flags, ties between weights and
-    hooks are kept.
-
-    Args:
-        model: the network in which the units were found.
-        selection: what stays.
-        check: run the result beside the masked original, both with noise on their weights, and
-            refuse if their outputs differ.
+    Weights have noise on them, so that no zero hides a mistake.
 
     Raises:
-        InvalidInput: the code of the model cannot follow the removal, or the check fails.
-
-    Warns:
-        UserWarning: no call that was traced reads some parameter, so that another use of the
-            network may need what is removed; or a weight is no longer computed from others, as a
-            spectral norm of fewer channels would be another one.
+        EquivalenceError: outputs differ.
+        InvalidInput: the smaller network fails, or no output has finite entries.
 
     Example:
-        >>> from boxwood._internal.graph.ranking import best_units
-        >>> from boxwood._internal.graph.units import find_units
-        >>> import numpy as np, torch
+        >>> import torch
+        >>> from boxwood import find_units, select_units, shrink
         >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-        >>> shrink(net, best_units(find_units(net, torch.ones(1, 4)), np.arange(3.0), 0.7))
-        Sequential(
-          (0): Linear(in_features=4, out_features=2, bias=True)
-          (1): ReLU()
-          (2): Linear(in_features=2, out_features=2, bias=True)
-        )
+        >>> selection = select_units(find_units(net, torch.ones(1, 4)), 0.5)
+        >>> check_outputs(net, shrink(net, selection, check=False), selection)
     """
-    check_network(model)
-    check_selection(selection)
-    small, _ = cut(model, selection)
-    if check:
-        pair = Pair(model, small, selection, 0)
-        trial = _quick_trial(pair)
-        if not trial.equal:
-            raise _differing(pair, trial)
-    unread = selection.units.unused
-    # Behind what depends on data nothing is followed, and both networks are run to their end.
-    if unread and selection.removed and not selection.units.flow.trace.beyond:
-        warnings.warn(
-            f"Expected every parameter to be read by the calls that were traced, got "
-            f"{len(unread)} that no call reads, such as {unread[0]!r}: another argument or method "
-            "that reads them may need what is removed. Give find_units() an example of that use too, "
-            "find_units(model, example, another), or call=, or protect what these read.",
-            stacklevel=2,
-        )
-    for weight in written(model, cuts_of(selection)).baked:
-        warnings.warn(
-            f"Expected weights that are the same function of fewer numbers, got {str(weight)!r}, "
-            "whose parametrisation gives other values after the cut; the smaller network holds its "
-            "values as an ordinary parameter: apply the parametrisation anew where it is needed.",
-            stacklevel=2,
-        )
-    return small
+    pair = Pair(model, small, selection, 0)
+    trial = _quick_trial(pair)
+    if not trial.equal:
+        raise _differing(pair, trial)
 
 
 def _quick_trial(pair: Pair) -> Trial:
@@ -219,3 +181,40 @@ def _on_fresh(pair: Pair, example: Any) -> Trial:
             f"Expected inputs= to give what {type(pair.model).__name__} takes, got inputs on which "
             f"it fails ({type(error).__name__}: {error}); give examples as for find_units()."
         ) from error
+
+
+def compare(one: nn.Module, other: nn.Module, example: Any, *, seed: int = 0) -> Trial:
+    """Compare the outputs of two networks with parameters of the same names and shapes.
+
+    Both have the same weights, with noise.
+
+    Args:
+        one: its weights are taken, for both.
+        other: anything else is its own.
+        example: inputs, as for `boxwood.find_units`.
+        seed: of the noise, and of what the networks draw.
+
+    Example:
+        >>> compare(nn.Linear(2, 1), nn.Linear(2, 1), torch.ones(1, 2)).equal
+        True
+    """
+    learned = {name for name, _ in one.named_parameters(remove_duplicate=False)}
+    weights = {names[0]: tensor for names, tensor in named_tensors(one) if names[0] in learned}
+
+    def trial(dtype: torch.dtype | None) -> Trial:
+        noise = noise_of(seed)
+
+        def made(name: str, tensor: Tensor) -> Tensor:
+            noisy = noise if name in weights else None
+            return prepared(weights.get(name, tensor), dtype, noisy).clone()
+
+        outputs = []
+        for network in (one, other):
+            copied = ready(network, made, dtype)
+            with torch.no_grad():
+                outputs.append(run(copied, example, dtype, seed))
+        kind = precision(outputs[0], dtype)
+        found = distance(*outputs)
+        return Trial("given", "perturbed", name_of(kind), *found, tolerance(kind))
+
+    return in_finest(one, trial)

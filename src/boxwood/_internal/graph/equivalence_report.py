@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from boxwood._internal.graph.comparison import SMALLEST
 from boxwood._internal.graph.reference import Restatement
 from boxwood._internal.graph.surgery import AttributeChange
-
-SMALLEST = 1e-6
-"""Outputs whose largest entry is below this are compared as if it were this."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,7 @@ class Trial:
         difference: largest absolute difference in the output that differs most for its size;
             infinite where shapes, whole numbers or entries that are no numbers differ.
         scale: largest absolute entry of that output.
-        tolerance: what the ratio of the two may be.
+        tolerance: what the ratio of the two may be: `graph.comparison.tolerance` of the type.
         state: what the network keeps of one call for the next.
         calls: how many calls in a row were compared: two where there is such, and they run.
         left: parameters that are not zero in the masked network, for the code divides by them.
@@ -49,7 +47,7 @@ class Trial:
         return (
             f"{self.inputs} inputs, {self.weights} weights, {self.dtype}{calls}: "
             f"largest difference {self.difference:.2g} of {self.scale:.2g}"
-            + _failed(self.equal, self.tolerance)
+            + _allowed(self.equal, self.tolerance)
         )
 
 
@@ -58,24 +56,39 @@ class Gradients:
     """One comparison of the gradients of what is kept.
 
     Args:
-        difference: relative; None if there are none to compare.
+        difference: largest of a parameter's, over the largest entry of its own; None if they are
+            not compared.
         tolerance: what it may be.
+        dtype: in which both were run.
         said: what it is the difference from, if not from the masked network's; or why there is none.
     """
 
     difference: float | None
     tolerance: float
+    dtype: str = ""
     said: str = ""
+
+    @property
+    def equal(self) -> bool:
+        """Whether the gradients agree, as far as they are compared."""
+        return self.difference is None or self.difference <= self.tolerance
+
+    def __str__(self) -> str:
+        if self.difference is None:
+            return f"not compared: {self.said}"
+        said = f" {self.said}" if self.said else ""
+        return f"{self.dtype}: largest difference {self.difference:.2g}{said}" + _allowed(
+            self.equal, self.tolerance
+        )
 
 
 @dataclass(frozen=True)
 class EquivalenceReport:
-    """What was shown about a smaller network.
+    """What a check of a smaller network against the masked original has shown.
 
     Args:
         trials: comparisons of outputs.
-        gradient_difference: of the kept parameters, relative to each one's largest; None if
-            gradients were not asked for, or there are none to compare.
+        gradients: comparison of the gradients of kept parameters; None if it was not asked for.
         restated: statistics that the masked network takes over kept channels alone.
         attributes: ints of modules that were changed.
         unread: parameters that the pass in evaluation does not read, and that nothing is shown for.
@@ -84,8 +97,6 @@ class EquivalenceReport:
             kept their shape were compared as well, for the model's own may be empty.
         assumed: where the model looks at values that follow from whole-number inputs, such as the
             length of the longest; what is shown is shown for the path that the example takes.
-        gradient_tolerance: what the difference of gradients may be.
-        gradient_note: what gradients were compared with, if not with the masked network's.
         untried: why there is no trial on other inputs than those given.
         unsteady: how outputs change though nothing else does, if that may be why trials differ.
         strayed: how the masked network ran otherwise than in the trace, if trials differ.
@@ -94,7 +105,7 @@ class EquivalenceReport:
     """
 
     trials: tuple[Trial, ...]
-    gradient_difference: float | None
+    gradients: Gradients | None
     restated: tuple[Restatement, ...]
     attributes: tuple[AttributeChange, ...]
     unread: tuple[str, ...]
@@ -103,8 +114,6 @@ class EquivalenceReport:
     multiply_adds: tuple[int, int]
     beyond: str = ""
     assumed: tuple[str, ...] = ()
-    gradient_tolerance: float = 1e-7
-    gradient_note: str = ""
     untried: str = ""
     unsteady: str = ""
     strayed: str = ""
@@ -112,13 +121,9 @@ class EquivalenceReport:
 
     @property
     def equivalent(self) -> bool:
-        """Whether every trial agrees."""
-        return all(trial.equal for trial in self.trials) and self._gradients_equal
-
-    @property
-    def _gradients_equal(self) -> bool:
-        difference = self.gradient_difference
-        return difference is None or difference <= self.gradient_tolerance
+        """Whether outputs agree in every trial, and gradients as far as they are compared."""
+        outputs = all(trial.equal for trial in self.trials)
+        return outputs and (self.gradients is None or self.gradients.equal)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -142,11 +147,8 @@ class EquivalenceReport:
             )
         if self.strayed:
             lines.append(f"trials differ, and {self.strayed}")
-        if self.gradient_difference is not None or self.gradient_note:
-            told = [] if self.gradient_difference is None else [f"{self.gradient_difference:.2g}"]
-            told += [self.gradient_note] * bool(self.gradient_note)
-            failed = _failed(self._gradients_equal, self.gradient_tolerance)
-            lines.append(f"gradients of kept parameters: {', '.join(told)}{failed}")
+        if self.gradients is not None:
+            lines.append(f"gradients of kept parameters, {self.gradients}")
         for name, found in (("kept between calls", self._of_trials("state")),
                             ("divided by, and so not zero in the masked network",
                              self._of_trials("left"))):  # fmt: skip
@@ -175,8 +177,8 @@ class EquivalenceReport:
         return sorted({each for trial in self.trials for each in getattr(trial, name)})
 
 
-def _failed(equal: bool, tolerance: float) -> str:
-    return "" if equal else f", DIFFERS: at most {tolerance:.0e} of the largest is allowed"
+def _allowed(equal: bool, tolerance: float) -> str:
+    return f"{';' if equal else ', DIFFERS:'} at most {tolerance:.0e} of the largest is allowed"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import register_pytree_node, tree_map
 
 from boxwood._internal.core.placement import beside
-from boxwood.errors import InvalidInput
+from boxwood.errors import BoxwoodError, InvalidInput
 
 
 def as_arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -67,6 +67,31 @@ def called(network: Any, example: Any) -> list[Any]:
         args, kwargs = as_arguments(each)
         returned.append(calls.how(network, *args, **kwargs))
     return returned
+
+
+def called_on_batch(network: nn.Module, batch: Any) -> list[Any]:
+    """Run a network on a batch that a user gave.
+
+    Raises:
+        InvalidInput: it fails.
+
+    Example:
+        >>> import torch
+        >>> called_on_batch(nn.Linear(2, 1), torch.ones(1, 3))
+        Traceback (most recent call last):
+        ...
+        boxwood.errors.InvalidInput: Expected batches that the network takes, got one of (1, 3), on which it fails (RuntimeError: mat1 and mat2 shapes cannot be multiplied (1x3 and 2x1)); leave it out, or give inputs as find_units() took them.
+    """
+    try:
+        return called(network, batch)
+    except BoxwoodError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(str(tuple(each.shape)) for each in tensors_of(batch)) or "no tensor"
+        raise InvalidInput(
+            f"Expected batches that the network takes, got one of {shapes}, on which it fails "
+            f"({type(error).__name__}: {error}); leave it out, or give inputs as find_units() took them."
+        ) from error
 
 
 def formed_like(traced: Any, example: Any) -> Any:

@@ -3,27 +3,38 @@
 The two differ in networks that are right, where code has a backward pass of its own: a statistic
 over channels that it takes there counts the removed ones as well, which nobody can restate. Then
 finite differences decide.
+
+Rounding in half precision takes gradients apart by up to a third, as large as a mistake may be. So
+they are compared in double or in single precision, also where the code itself converts to a coarser
+type; where it does not run without these conversions, the report says that nothing is known.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from boxwood._internal.graph.comparing import GRADIENT_TOLERANCE, in_double, run
+from boxwood._internal.graph.comparison import (
+    carries_gradients,
+    is_coarser,
+    name_of,
+    tolerance,
+)
 from boxwood._internal.graph.equivalence_report import Gradients
 from boxwood._internal.graph.pair import Pair
 from boxwood._internal.graph.reference import restated
+from boxwood._internal.graph.running import in_finest, noise_of
 from boxwood._internal.graph.slicing import sliced
 from boxwood._internal.graph.surgery import cuts_of
 
 _DIRECTIONS = 3
 
-_BESIDE = 1e-3
+_LEAST = 1e-3
 """Gradients that are smaller than this part of the largest are measured by it."""
 
 
@@ -43,7 +54,7 @@ _By = dict[str, Tensor]
 
 def compare_gradients(pair: Pair, example: Any) -> Gradients:
     """Compare the gradients of what is kept, of a weighted sum of the outputs."""
-    return in_double(lambda dtype: _compared(pair, example, dtype))
+    return in_finest(pair.model, lambda dtype: _compared(pair, example, dtype))
 
 
 def _compared(pair: Pair, example: Any, dtype: torch.dtype | None) -> Gradients:
@@ -54,26 +65,35 @@ def _compared(pair: Pair, example: Any, dtype: torch.dtype | None) -> Gradients:
         if dtype is not None:
             raise
         named = f"{type(failure).__name__}: {str(failure).splitlines()[0]}"
-        return Gradients(
-            None, 0.0, f"not compared: the masked network cannot be differentiated ({named})"
-        )
+        return Gradients(None, 0.0, said=f"the masked network cannot be differentiated ({named})")
     small, _ = _gradients(pair, narrow, example, dtype, masked=False)
     if masked is None or small is None:
-        return Gradients(None, 0.0)
+        return Gradients(None, 0.0, said="no output depends on a parameter")
     expected = _kept(pair, masked, small)
     finite = all(each.isfinite().all() for each in expected.values())
     if not finite and dtype is not None:
         raise ValueError("overflow that the network's own type may not have")
-    difference = _difference(expected, small)
     kind = dtype or _type_of(small)
-    tolerance = GRADIENT_TOLERANCE.get(kind, 0.05)
-    if difference > tolerance and kind == torch.float64:
+    found = Gradients(_difference(expected, small), tolerance(kind), name_of(kind))
+    agree = finite and found.equal
+    if not agree and not pair.throughout:
         # Where the code itself computes in a coarser type, the difference can show no more.
-        kind = pair.coarsest(example, perturbed=True)
-        tolerance = GRADIENT_TOLERANCE.get(kind, 0.05)
-    agree = finite and difference <= tolerance
+        coarsest = pair.coarsest(example, perturbed=True, dtype=dtype)
+        if is_coarser(coarsest, kind):
+            name = name_of(coarsest)
+            if finer := pair.without_conversions(example, perturbed=True):
+                exact = _compared(finer, example, torch.float64)
+                return replace(exact, dtype=f"float64, conversions to {name} left out")
+            kind = coarsest
+            found = replace(
+                found, tolerance=tolerance(kind), dtype=f"{found.dtype} with parts in {name}"
+            )
+            agree = finite and found.equal
+    if not carries_gradients(kind):
+        said = f"they differ by {found.difference:.2g}, which may be rounding in {name_of(kind)}"
+        return replace(found, difference=None, said=said)
     if agree and not own:
-        return Gradients(difference, tolerance)
+        return found
     steps = _STEPS.get(kind, _COARSE)
     derive = _Derivatives(pair, example, dtype, steps)
     apart = None if agree or not finite else {n: small[n] - expected[n] for n in small}
@@ -81,28 +101,28 @@ def _compared(pair: Pair, example: Any, dtype: torch.dtype | None) -> Gradients:
     error = derive.error(narrow, small, apart)
     if error.none(steps.tolerance):
         if agree:
-            return Gradients(difference, tolerance)
+            return found
         said = (
             f"from finite differences of the outputs; the masked network's own differ by "
-            f"{difference:.2g}{named}"
+            f"{found.difference:.2g}{named}"
         )
-        return Gradients(error.typical, steps.tolerance, said)
+        return replace(found, difference=error.typical, tolerance=steps.tolerance, said=said)
     whole = pair.whole(perturbed=True, dtype=dtype)
-    found, _ = _gradients(pair, whole, example, dtype, masked=False)
-    wider = None if apart is None else _spread(pair, apart, found or {})
-    original = derive.error(whole, found or {}, wider)
-    if original.none(steps.tolerance):
+    original, _ = _gradients(pair, whole, example, dtype, masked=False)
+    wider = None if apart is None else _spread(pair, apart, original or {})
+    before = derive.error(whole, original or {}, wider)
+    if before.none(steps.tolerance):
         said = f"not the derivative of its outputs, as those of the original are{named}"
-        return Gradients(max(error.typical, difference), tolerance, said)
+        return replace(found, difference=max(error.typical, found.difference or 0.0), said=said)
     if agree:
-        return Gradients(difference, tolerance)
-    if original.clear(steps.tolerance):
+        return found
+    if before.clear(steps.tolerance):
         said = (
-            f"not compared: they differ by {difference:.2g}, and already those of the original "
-            f"are not the derivative of its outputs{named}"
+            f"they differ by {found.difference:.2g}, and already those of the original are not the "
+            f"derivative of its outputs{named}"
         )
-        return Gradients(None, tolerance, said)
-    return Gradients(difference, tolerance, "finite differences cannot tell which are right")
+        return replace(found, difference=None, said=said)
+    return replace(found, said="finite differences cannot tell which are right")
 
 
 def _gradients(
@@ -116,7 +136,10 @@ def _gradients(
     if total is None or not total.requires_grad:
         return None, ()
     own = _functions(total)
-    total.backward()
+    with ExitStack() as stack:
+        for each in pair.widening():
+            stack.enter_context(each)
+        total.backward()
     return {n: p.grad for n, p in network.named_parameters() if p.grad is not None}, own
 
 
@@ -125,16 +148,19 @@ def _value(
 ) -> Tensor | None:
     contexts = [restated(pair.selection)] if masked else []
     with torch.enable_grad():
-        return _weighted_sum(run(network, example, dtype, pair.seed, *contexts))
+        return _weighted_sum(pair.run(network, example, dtype, *contexts), pair.seed)
 
 
-def _weighted_sum(outputs: Sequence[Tensor]) -> Tensor | None:
-    total = None
+def _weighted_sum(outputs: Sequence[Tensor], seed: int) -> Tensor | None:
+    total, noise = (
+        None,
+        noise_of(seed + 1),
+    )  # weights without a pattern: gradients are not to cancel
     for output in outputs:
         if output.requires_grad:
             real = torch.view_as_real(output.resolve_conj()) if output.is_complex() else output
-            weights = torch.linspace(-1, 1, real.numel(), dtype=real.dtype).view(real.shape)
-            part = (real * weights.to(real.device)).sum()
+            weights = noise.repeat(-(-real.numel() // len(noise)))[: real.numel()]
+            part = (real * weights.view(real.shape).to(real)).sum()
             total = part if total is None else total + part
     return total
 
@@ -184,7 +210,7 @@ def _difference(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> fl
     for name, gradient in got.items():
         if gradient.numel():
             apart = float((expected[name] - gradient).abs().max())
-            scale = max(float(gradient.abs().max()), _BESIDE * largest)
+            scale = max(float(gradient.abs().max()), _LEAST * largest)
             ratio = apart / scale if scale > 0 else apart
             worst = max(worst, ratio) if ratio == ratio else math.inf
     return worst

@@ -1,36 +1,46 @@
 """The original and the smaller network, run with the same weights."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from boxwood._internal.graph.comparing import (
-    TOLERANCE,
-    Precisions,
+from boxwood._internal.graph.comparison import (
+    SMALLEST,
     distance,
-    in_double,
+    is_coarser,
     is_numbers,
-    noise_of,
-    observe_,
+    name_of,
     precision,
-    prepared,
-    ready,
-    run,
+    tolerance,
 )
 from boxwood._internal.graph.divisors import divided_by
-from boxwood._internal.graph.equivalence_report import SMALLEST, Trial
+from boxwood._internal.graph.equivalence_report import Trial
 from boxwood._internal.graph.rebuild import memory_of, named_tensors
 from boxwood._internal.graph.recording import place_of
 from boxwood._internal.graph.reference import Restating, restated
 from boxwood._internal.graph.reparametrised import baked
+from boxwood._internal.graph.running import (
+    Precisions,
+    Widening,
+    in_finest,
+    noise_of,
+    observe_,
+    prepared,
+    ready,
+    run,
+)
 from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.slicing import Cuts, mask_, sliced
 from boxwood._internal.graph.state import changed, state_of
 from boxwood._internal.graph.surgery import cuts_of
 from boxwood.errors import BoxwoodError, InvalidInput
+
+_QUICK = 1e-5
+"""What outputs of networks run as they are may differ by, before they are run in double precision."""
 
 
 class SmallerFailsError(InvalidInput):
@@ -47,6 +57,7 @@ class Pair:
         selection: what stays.
         seed: of the noise, and of what the networks draw.
         left: axes of parameters that the masked network does not set to zero.
+        throughout: run in double precision also where the code converts to a coarser type.
     """
 
     model: nn.Module
@@ -54,6 +65,7 @@ class Pair:
     selection: UnitSelection
     seed: int
     left: frozenset[tuple[str, int]] = frozenset()
+    throughout: bool = False
 
     def __post_init__(self) -> None:
         # Removal is from the weights that layers compute with, and these are given to both.
@@ -61,38 +73,77 @@ class Pair:
         object.__setattr__(self, "small", baked(self.small))
 
     def trial(self, example: Any, inputs: str, *, perturbed: bool) -> Trial:
-        """Run both on one example, in double precision where the network can."""
-        trial = in_double(
-            lambda dtype: self._compare(example, inputs, perturbed=perturbed, dtype=dtype)
-        )
-        if trial.equal or trial.dtype != "float64":
+        """Run both on one example, in double precision where the network can.
+
+        Where they differ and the code itself rounds to a coarser type, such as by ``x.float()``,
+        they are run again without these conversions; what cannot be run so is allowed what the
+        coarser type rounds.
+        """
+
+        def compared(dtype: torch.dtype | None) -> tuple[torch.dtype | None, Trial]:
+            return dtype, self._compare(example, inputs, perturbed=perturbed, dtype=dtype)
+
+        dtype, trial = in_finest(self.model, compared)
+        if trial.equal:
             return trial
-        # Where the code itself computes in a coarser type, the difference can show no more.
-        coarsest = self.coarsest(example, perturbed=perturbed)
-        name = f"float64 with parts in {str(coarsest).removeprefix('torch.')}"
-        if coarsest == torch.float64:
+        coarsest = self.coarsest(example, perturbed=perturbed, dtype=dtype)
+        if not is_coarser(coarsest, dtype or getattr(torch, trial.dtype)):
             return trial
-        return replace(trial, dtype=name, tolerance=TOLERANCE.get(coarsest, 0.05))
+        name = name_of(coarsest)
+        if finer := self.without_conversions(example, perturbed=perturbed):
+            exact = finer._compare(example, inputs, perturbed=perturbed, dtype=torch.float64)
+            return replace(exact, dtype=f"float64, conversions to {name} left out")
+        said = f"{trial.dtype} with parts in {name}"
+        return replace(trial, dtype=said, tolerance=tolerance(coarsest))
 
     def quick_trial(self, example: Any, inputs: str) -> Trial:
         """Run both as they are; in double precision only where that leaves doubt."""
         found = self._compare(example, inputs, perturbed=True, dtype=None)
-        quick = replace(found, tolerance=1e-5)
+        quick = replace(found, tolerance=_QUICK)
         return quick if quick.equal else self.trial(example, inputs, perturbed=True)
 
-    def coarsest(self, example: Any, *, perturbed: bool) -> torch.dtype:
-        """Find the coarsest type of floats that the masked network computes in, run in double."""
-        wide, _ = self.networks(perturbed=perturbed, dtype=torch.float64)
+    def coarsest(
+        self, example: Any, *, perturbed: bool, dtype: torch.dtype | None = torch.float64
+    ) -> torch.dtype:
+        """Find the coarsest type of floats that the masked network rounds to, run in another."""
+        wide, _ = self.networks(perturbed=perturbed, dtype=dtype)
         noted = Precisions()
         with torch.no_grad():
-            run(wide, example, torch.float64, self.seed, restated(self.selection), noted)
-        return noted.coarsest
+            outputs = self.run(wide, example, dtype, restated(self.selection), noted)
+        returned = precision(outputs, dtype)
+        return returned if is_coarser(returned, noted.coarsest) else noted.coarsest
+
+    def without_conversions(self, example: Any, *, perturbed: bool) -> "Pair | None":
+        """Let both compute in double precision throughout; None where their code does not let them."""
+        made = replace(self, throughout=True)
+        try:
+            _, narrow = made.networks(perturbed=perturbed, dtype=torch.float64)
+            with torch.no_grad():
+                made.run(narrow, example, torch.float64)
+            exact = made.coarsest(example, perturbed=perturbed) == torch.float64
+        except Exception:  # noqa: BLE001 - kernels may exist for the coarser type alone
+            return None
+        return made if exact else None
+
+    def run(
+        self,
+        network: nn.Module,
+        example: Any,
+        dtype: torch.dtype | None,
+        *contexts: AbstractContextManager[Any],
+    ) -> list[Tensor]:
+        """Run one of the two, with random numbers seeded alike."""
+        return run(network, example, dtype, self.seed, *contexts, *self.widening())
+
+    def widening(self) -> list[AbstractContextManager[Any]]:
+        """List what keeps code from converting to coarser types: nothing if it may."""
+        return [Widening()] if self.throughout else []  # type: ignore[no-untyped-call]
 
     def takes(self, example: Any, like: Any) -> str:
         """Say why the masked network does not take inputs as it takes others; empty if it does."""
-        usual = _broken(in_double(lambda dtype: self._masked_on(like, dtype)))
+        usual = _broken(in_finest(self.model, lambda dtype: self._masked_on(like, dtype)))
         try:
-            outputs = in_double(lambda dtype: self._masked_on(example, dtype))
+            outputs = in_finest(self.model, lambda dtype: self._masked_on(example, dtype))
         except Exception as error:  # noqa: BLE001 - any error of the user's code
             return f"it fails on what was drawn ({type(error).__name__}: {error})"
         return "its outputs are not finite on what was drawn" if _broken(outputs) > usual else ""
@@ -117,17 +168,16 @@ class Pair:
             self._masked_on(example, dtype, mode)
             return mode.strayed
 
-        return in_double(path)
+        return in_finest(self.model, path)
 
     def _steady(self, example: Any, seed: int) -> bool:
         def same(dtype: torch.dtype | None) -> bool:
             one = self._masked_on(example, dtype)
             other = replace(self, seed=seed)._masked_on(example, dtype)
             difference, scale = distance(one, other)
-            tolerance = TOLERANCE.get(precision(one, dtype), 0.05)
-            return difference <= tolerance * max(scale, SMALLEST)
+            return difference <= tolerance(precision(one, dtype)) * max(scale, SMALLEST)
 
-        return in_double(same)
+        return in_finest(self.model, same)
 
     def _masked_on(
         self, example: Any, dtype: torch.dtype | None, mode: Restating | None = None
@@ -136,7 +186,7 @@ class Pair:
         freely = replace(self, left=self._divided_by())
         wide, _ = freely.networks(perturbed=False, dtype=dtype)
         with torch.no_grad():
-            return run(wide, example, dtype, self.seed, mode or restated(self.selection))
+            return self.run(wide, example, dtype, mode or restated(self.selection))
 
     def networks(
         self, *, perturbed: bool, dtype: torch.dtype | None
@@ -175,34 +225,34 @@ class Pair:
         *,
         perturbed: bool,
         dtype: torch.dtype | None,
-        within: bool = False,
+        inside: bool = False,
     ) -> Trial:
         """Run both once, or twice where something is kept between calls.
 
-        With ``within`` what modules return is compared as well, where it kept its shape.
+        With ``inside`` what modules return is compared as well, where it kept its shape.
         """
         networks = wide, narrow = self.networks(perturbed=perturbed, dtype=dtype)
         seen: tuple[list[Tensor], list[Tensor]] = ([], [])
-        within = within or bool(self.selection.units.flow.trace.beyond)
-        if within:
+        inside = inside or bool(self.selection.units.flow.trace.beyond)
+        if inside:
             for network, into in zip(networks, seen, strict=True):
                 observe_(network, into)
         before = state_of(narrow)
         with torch.no_grad():
-            expected = run(wide, example, dtype, self.seed, restated(self.selection))
+            expected = self.run(wide, example, dtype, restated(self.selection))
             got = self._run_small(narrow, example, dtype, "")
         if broken := _broken(expected):
             whole = self.whole(perturbed=perturbed, dtype=dtype)
             with torch.no_grad():
-                unmasked = run(whole, example, dtype, self.seed)
+                unmasked = self.run(whole, example, dtype)
             if _broken(unmasked) < broken and not self.left and (left := self._divided_by()):
                 return replace(self, left=left)._compare(
                     example, inputs, perturbed=perturbed, dtype=dtype
                 )
             self._check_finite(expected, unmasked, perturbed=perturbed)
-        if not within and expected and not any(map(is_numbers, expected)):
+        if not inside and expected and not any(map(is_numbers, expected)):
             # Classes alone are mostly the same, whatever the channels.
-            return self._compare(example, inputs, perturbed=perturbed, dtype=dtype, within=True)
+            return self._compare(example, inputs, perturbed=perturbed, dtype=dtype, inside=True)
         kept, calls = changed(before, state_of(narrow)), 1
         if kept and (again := self._called_again(wide, example, dtype)):
             calls = 2
@@ -218,11 +268,10 @@ class Pair:
                 f"example on which it returns something."
             )
         difference, scale = distance(expected, got)
-        kind = precision(expected, dtype)
+        kind = dtype or precision(expected, None)
         return Trial(
-            inputs, "perturbed" if perturbed else "own", str(kind).removeprefix("torch."),
-            difference, scale, TOLERANCE.get(kind, 0.05), kept, calls,
-            tuple(sorted({name for name, _ in self.left})),
+            inputs, "perturbed" if perturbed else "own", name_of(kind), difference, scale,
+            tolerance(kind), kept, calls, tuple(sorted({name for name, _ in self.left})),
         )  # fmt: skip
 
     def _called_again(
@@ -231,7 +280,7 @@ class Pair:
         """Run the masked network once more; nothing if it cannot be called twice."""
         try:
             with torch.no_grad():
-                return run(wide, example, dtype, self.seed, restated(self.selection))
+                return self.run(wide, example, dtype, restated(self.selection))
         except Exception:  # noqa: BLE001 - any error of the user's code
             return []
 
@@ -240,7 +289,7 @@ class Pair:
     ) -> list[Tensor]:
         try:
             with torch.no_grad():
-                return run(narrow, example, dtype, self.seed)
+                return self.run(narrow, example, dtype)
         except Exception as error:
             if dtype is not None:
                 raise

@@ -31,19 +31,17 @@ class AttributeChange:
     after: int
 
 
-def cut(
-    model: nn.Module, selection: UnitSelection
-) -> tuple[nn.Module, tuple[AttributeChange, ...]]:
+def cut(model: nn.Module, selection: UnitSelection) -> tuple[nn.Module, tuple[str, ...]]:
     """Build the smaller module; nothing is checked by running it.
 
     Returns:
-        The module, and the attributes that were changed beside those that PyTorch's own layers
-        hold for information.
+        The module, and the weights that are ordinary parameters in it, since what computed them
+        would give other values.
 
     Raises:
         UnsupportedModel: the units are another model's, or no attribute can make a size right.
     """
-    _check_same_model(model, selection)
+    check_same_model(model, selection)
     labels = selection.units.kept_labels(selection.kept)
     flow = selection.units.flow
     broken = broken_targets(flow, labels)
@@ -57,7 +55,7 @@ def cut(
     small = rebuilt(baked(model, how.baked), lambda n, t: sliced(t, how.cuts.get(n, ())))
     finish_(small, how)
     corrected_(small, cuts_of(selection), attributes_of(selection))
-    return small, attribute_changes(selection)
+    return small, tuple(map(str, how.baked))
 
 
 def attribute_changes(selection: UnitSelection) -> tuple[AttributeChange, ...]:
@@ -227,7 +225,17 @@ _TOLD: tuple[tuple[Any, Any], ...] = (
 )
 
 
-def _check_same_model(model: nn.Module, selection: UnitSelection) -> None:
+def check_same_model(model: nn.Module, selection: UnitSelection) -> None:
+    """Refuse a network that units were not found in.
+
+    Raises:
+        InvalidInput: a parameter is missing or has another shape.
+
+    Example:
+        >>> from boxwood import find_units, select_units
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+        >>> check_same_model(net, select_units(find_units(net, torch.ones(1, 4)), 0.5))
+    """
     check_whole(dict(model.named_parameters()))
     shapes = {names[0]: tuple(tensor.shape) for names, tensor in named_tensors(baked(model))}
     for name, shape in selection.units.shapes.items():

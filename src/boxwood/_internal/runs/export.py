@@ -4,9 +4,9 @@ from pathlib import Path
 
 from boxwood._internal.core.masks import apply
 from boxwood._internal.core.trust import Trust
-from boxwood._internal.graph.equivalence import shrink
 from boxwood._internal.graph.record import record_of, save_shrunken
 from boxwood._internal.graph.selection import UnitSelection
+from boxwood._internal.graph.shrink import shrink
 from boxwood._internal.recipes.phase import Genesis
 from boxwood._internal.recipes.phases.prune_units import kept_under, units_of
 from boxwood._internal.runs.decoding import start_of

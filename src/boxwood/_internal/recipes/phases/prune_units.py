@@ -15,9 +15,10 @@ from boxwood._internal.core.seeds import seed_for
 from boxwood._internal.data.splits import Splits
 from boxwood._internal.graph.budgets import Budget
 from boxwood._internal.graph.constraints import Kept
-from boxwood._internal.graph.equivalence import check_equivalence, shrink
+from boxwood._internal.graph.equivalence import check_equivalence
 from boxwood._internal.graph.reference import restatements
 from boxwood._internal.graph.selection import UnitSelection
+from boxwood._internal.graph.shrink import shrink
 from boxwood._internal.graph.surgery import cuts_of
 from boxwood._internal.graph.units import Units, find_units
 from boxwood._internal.model.evidence.calibration import Loss
@@ -37,7 +38,7 @@ class PruneUnits:
     """Prune units; the state holds them as masks, and the facts what the check of the cut gave.
 
     Training goes on under the masks, on the network as it is written; by the law that the facts
-    state, that is training the smaller network. `boxwood._internal.graph.equivalence.shrink` cuts it out.
+    state, that is training the smaller network. `boxwood._internal.graph.shrink.shrink` cuts it out.
 
     Args:
         keep: fraction of units of every group that stay; None with a budget.
@@ -108,7 +109,7 @@ def remove(model: nn.Module, selection: UnitSelection, state: State) -> State:
     if restatements(selection):
         raise InvalidInput(
             f"Expected a network whose statistics span no removed channels, got "
-            f"{restatements(selection)[0]}; shrink it with boxwood._internal.graph.equivalence.shrink, and train "
+            f"{restatements(selection)[0]}; shrink it with boxwood._internal.graph.shrink.shrink, and train "
             "the smaller network."
         )
     report = check_equivalence(model, shrink(model, selection), selection)

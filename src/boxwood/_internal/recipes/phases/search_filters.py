@@ -13,7 +13,7 @@ from boxwood._internal.agent.search import Agent, Assess, TryAndLearn
 from boxwood._internal.core import spec
 from boxwood._internal.core.examples import Examples, InBatches
 from boxwood._internal.core.seeds import seed_for
-from boxwood._internal.graph.compensate import reestimate_batch_norm_
+from boxwood._internal.graph.batch_norm import reestimate_batch_norm_
 from boxwood._internal.recipes.phase import State, World
 from boxwood._internal.recipes.phases.prune_units import kept_under, remove, units_of
 from boxwood._internal.recipes.teachers import check_loss

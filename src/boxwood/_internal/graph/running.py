@@ -1,6 +1,5 @@
-"""Run two networks alike, in double precision where they can, and compare what they return."""
+"""Run copies of a network alike: in double precision where they can, seeded, on weights with noise."""
 
-import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -10,68 +9,35 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from boxwood._internal.core.generators import devices_of, own_random_numbers
-from boxwood._internal.graph.equivalence_report import SMALLEST, Trial
+from boxwood._internal.graph.comparison import carries_gradients, is_coarser, is_numbers
 from boxwood._internal.graph.examples import called, mapped, moved_to, tensors_of
-from boxwood._internal.graph.rebuild import Replace, named_tensors, rebuilt
-from boxwood.errors import InvalidInput
-
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
-"""Largest difference of outputs by their type, over the largest output."""
-
-GRADIENT_TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3}
-"""Largest difference of gradients, over the largest: they pass through a network twice."""
+from boxwood._internal.graph.rebuild import Replace, rebuilt
 
 _T = TypeVar("_T")
 
 
-def compare(one: nn.Module, other: nn.Module, example: Any, *, seed: int = 0) -> Trial:
-    """Run two networks with parameters of the same names and shapes, with the same noise on them.
+def in_finest(network: nn.Module, trial: Callable[[torch.dtype | None], _T]) -> _T:
+    """Run in double precision, or else as the network is; one in half precision first in single.
 
     Args:
-        one: its weights are taken, for both.
-        other: anything else is its own.
-        example: inputs, as for `boxwood.find_units`.
-        seed: of the noise, and of what the networks draw.
+        network: whose parameters and buffers say what it computes in.
+        trial: given the type; None for the network as it is.
 
     Example:
-        >>> compare(nn.Linear(2, 1), nn.Linear(2, 1), torch.ones(1, 2)).equal
-        True
-    """
-    learned = {name for name, _ in one.named_parameters(remove_duplicate=False)}
-    weights = {names[0]: tensor for names, tensor in named_tensors(one) if names[0] in learned}
-
-    def trial(dtype: torch.dtype | None) -> Trial:
-        noise = noise_of(seed)
-
-        def made(name: str, tensor: Tensor) -> Tensor:
-            noisy = noise if name in weights else None
-            return prepared(weights.get(name, tensor), dtype, noisy).clone()
-
-        outputs = []
-        for network in (one, other):
-            copied = ready(network, made, dtype)
-            with torch.no_grad():
-                outputs.append(run(copied, example, dtype, seed))
-        kind = precision(outputs[0], dtype)
-        name = str(kind).removeprefix("torch.")
-        return Trial("given", "perturbed", name, *distance(*outputs), TOLERANCE.get(kind, 0.05))
-
-    return in_double(trial)
-
-
-def in_double(trial: Callable[[torch.dtype | None], _T]) -> _T:
-    """Run in double precision, or as the network is where it cannot.
-
-    Example:
-        >>> in_double(lambda dtype: dtype)
+        >>> in_finest(nn.Linear(1, 1), lambda dtype: dtype)
         torch.float64
     """
-    try:
-        return trial(torch.float64)
-    except Exception:  # noqa: BLE001 - whatever it is, it may be for the type; if not, it comes again
-        return trial(None)
+    held = [each.dtype for each in (*network.parameters(), *network.buffers()) if is_numbers(each)]
+    half = any(not carries_gradients(dtype.to_real()) for dtype in held)
+    for dtype in (torch.float64, *[torch.float32] * half):
+        try:
+            return trial(dtype)
+        except Exception:  # noqa: BLE001, S112 - it may be for the type; if not, it comes again
+            continue
+    return trial(None)
 
 
 def prepared(tensor: Tensor, dtype: torch.dtype | None, noise: Tensor | None) -> Tensor:
@@ -194,53 +160,6 @@ def observe_(network: nn.Module, into: list[Tensor]) -> None:
         module.register_forward_hook(note)
 
 
-def distance(expected: Sequence[Tensor], got: Sequence[Tensor]) -> tuple[float, float]:
-    """Find the output that differs most for its size: its largest difference, and its largest entry.
-
-    Entries that are infinite or no number count as equal where both have the same; whole numbers
-    and truth values must be the same. What differs otherwise differs infinitely.
-
-    Raises:
-        InvalidInput: one of those expected has no finite entry.
-
-    Example:
-        >>> distance([torch.tensor([1.0, -4.0])], [torch.tensor([1.5, -4.0])])
-        (0.5, 4.0)
-    """
-    if [t.shape for t in expected] != [t.shape for t in got]:
-        return math.inf, 1.0
-    pairs = [_apart(one, other) for one, other in zip(expected, got, strict=True) if one.numel()]
-    return max(
-        pairs, key=lambda pair: (pair[0] / max(pair[1], SMALLEST), pair[1]), default=(0.0, 0.0)
-    )
-
-
-def _apart(expected: Tensor, got: Tensor) -> tuple[float, float]:
-    if not is_numbers(expected):
-        return (0.0 if torch.equal(expected, got.to(expected.dtype)) else math.inf), 0.0
-    finite = expected.isfinite()
-    if not finite.any():
-        raise InvalidInput(
-            f"Expected finite outputs to compare, got one of shape {tuple(expected.shape)} without "
-            "any finite entry; give an example on which all are finite."
-        )
-    scale = float(expected[finite].abs().max())
-    same = (expected == got) | (expected.isnan() & got.isnan())
-    difference = float((expected - got).abs().masked_fill(same, 0).max())
-    return (math.inf if math.isnan(difference) else difference), scale
-
-
-def precision(outputs: Sequence[Tensor], dtype: torch.dtype | None) -> torch.dtype:
-    """Return the coarsest type of the outputs, which is what their difference can show.
-
-    Example:
-        >>> precision([torch.ones(1), torch.ones(1, dtype=torch.float64)], None)
-        torch.float32
-    """
-    kinds = [_real(t.dtype) for t in outputs if is_numbers(t)]
-    return min(kinds, key=lambda kind: -torch.finfo(kind).eps, default=dtype or torch.float32)
-
-
 class Precisions(TorchDispatchMode):
     """Notes the coarsest type of floats into which anything finer is rounded.
 
@@ -264,28 +183,32 @@ class Precisions(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        read = {_real(each.dtype) for each in tensors_of((args, kwargs)) if is_numbers(each)}
-        made = {_real(each.dtype) for each in tensors_of(out) if is_numbers(each)}
+        read = {each.dtype.to_real() for each in tensors_of((args, kwargs)) if is_numbers(each)}
+        made = {each.dtype.to_real() for each in tensors_of(out) if is_numbers(each)}
         for kind in made:
-            eps = torch.finfo(kind).eps
-            rounds = any(torch.finfo(each).eps < eps for each in read)
-            if rounds and eps > torch.finfo(self.coarsest).eps:
+            if is_coarser(kind, self.coarsest) and any(is_coarser(kind, each) for each in read):
                 self.coarsest = kind
         return out
 
 
-def is_numbers(tensor: Tensor) -> bool:
-    """Say whether a tensor holds floats or complex numbers.
+class Widening(TorchDispatchMode):
+    """Computes in double precision where code asks for a coarser type of floats.
 
     Example:
-        >>> is_numbers(torch.ones(1)), is_numbers(torch.arange(1))
-        (True, False)
+        >>> with Widening():
+        ...     torch.ones(1, dtype=torch.float64).half()
+        tensor([1.], dtype=torch.float64)
     """
-    return tensor.is_floating_point() or tensor.is_complex()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args, kwargs = tree_map_only(torch.dtype, _widest, (args, kwargs or {}))
+        return func(*args, **kwargs)
 
 
-def _real(dtype: torch.dtype) -> torch.dtype:
-    return dtype.to_real()
+def _widest(dtype: torch.dtype) -> torch.dtype:
+    if dtype.is_complex:
+        return torch.complex128
+    return torch.float64 if dtype.is_floating_point else dtype
 
 
 @contextmanager
