@@ -134,7 +134,7 @@ def findings(rows: list[Row], exact: list[float], quadratic: float) -> list[Find
         low, high = ratios(0.1), ratios(0.6)
         slopes = [r.gradient for r in _pick(rows, "standardised", decay, "OBD")]
         arrived = max(slopes) <= GRADIENT
-        layers = "at a minimum" if arrived else "not at a minimum"
+        where = "at a minimum" if arrived else "not at a minimum"
         parts = [
             rise / r.loss
             for rise, r in zip(rises("OBD", 0.1), _pick(rows, "standardised", decay, "OBD"), strict=True)
