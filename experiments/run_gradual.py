@@ -7,11 +7,13 @@ python experiments/run_gradual.py mobilenet --seeds 3
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from math import exp, log
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import torch
 from gradual import (
@@ -25,7 +27,6 @@ from gradual import (
     WIDTHS,
     better,
     language_model,
-    loss,
     mobilenet,
 )
 
@@ -34,7 +35,10 @@ from boxwood._internal.model.prunable import Layers
 from boxwood._internal.recipes.gradual import Size
 from boxwood._internal.recipes.gradual_networks import LANGUAGE_MODEL, MOBILENET
 from boxwood._internal.report import statistics
-from boxwood._internal.report.figures import house_style, write_figure
+from boxwood._internal.report.charts.curves import Curves, curve_rows
+from boxwood._internal.report.charts.export import grid, still, write_chart
+from boxwood._internal.report.charts.looks import Spec, numbered
+from boxwood._internal.report.charts.marks import bars, channel, lines
 from boxwood._internal.report.study import (
     Finding,
     Measurement,
@@ -48,7 +52,7 @@ from boxwood._internal.runs.provenance import provenance
 from boxwood._internal.runs.runner import jobs_of, run_all
 from boxwood._internal.runs.store import Store
 
-HERE = Path(__file__).parent
+RESULTS = Path(__file__).parent / "results"
 CONTROLS = (LINEAR, ONE_SHOT, LATE)
 NEAR = 1.03  # times the dense perplexity, of the network at 80 %
 
@@ -62,7 +66,7 @@ class Study:
         sizes: their names.
         layers: what is pruned.
         what: by which they are judged: "right" for accuracy, or "loss".
-        shown: what the figure shows.
+        shown: what the figure shows, read off the test facts.
         measure: its name.
     """
 
@@ -70,7 +74,7 @@ class Study:
     sizes: tuple[str, ...]
     layers: Layers
     what: str
-    shown: Callable[[Measurement], float]
+    shown: Callable[[Mapping[str, Any]], float]
     measure: str
 
 
@@ -80,7 +84,7 @@ STUDIES = {
         tuple(map(str, UNITS)),
         LANGUAGE_MODEL,
         "loss",
-        lambda each: exp(loss(each)),
+        lambda test: exp(test["loss"]),
         "test perplexity",
     ),
     "mobilenet": lambda: Study(
@@ -88,7 +92,7 @@ STUDIES = {
         tuple(map(str, WIDTHS)),
         MOBILENET,
         "right",
-        lambda each: 100 * each.test,
+        lambda test: 100 * test["correct"] / test["total"],
         "test accuracy [%]",
     ),
 }
@@ -138,10 +142,10 @@ def run(name: str, seeds: int, store: Path, *, controls: bool, finished: bool) -
             for each in measured
         ],
     }
-    path = HERE / "results" / f"gradual_{name}.json"
+    path = RESULTS / f"gradual_{name}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(report, indent=1) + "\n")
-    picture(measured, study, prunable, f"{name.replace('_', ' ')}, {seeds} seeds", path)
+    draw(path, study)
     for finding in findings:
         print(f"{finding.word}: {finding.claim} ({finding.evidence})")
 
@@ -207,7 +211,9 @@ def summary(
     for name in dict.fromkeys(each.name for each in measured):
         group = list(by_seed(measured, name).values())
         rows[name] = {
-            study.measure: str(statistics.mean([study.shown(each) for each in group])),
+            study.measure: str(
+                statistics.mean([study.shown(each.facts["test"]) for each in group])
+            ),
             "nonzero": round(fmean(each.facts["nonzero"] for each in group)),
             "parameters": group[0].facts["parameters"],
             **{
@@ -218,66 +224,52 @@ def summary(
     return rows
 
 
-def picture(
-    measured: Sequence[Measurement], study: Study, prunable: int, title: str, path: Path
-) -> None:
-    """Draw quality against non-zeros and against bytes; a bar spans the seeds."""
-    curves = {
-        "dense": [f"{DENSE} {size}" for size in study.sizes],
-        "large, pruned": [
-            f"{DENSE} {study.sizes[-1]}",
-            "80 %",
-            *(f"{kind} {size}" for kind in (AS, BYTES) for size in study.sizes[:-1]),
-        ],
+def draw(path: Path, study: Study) -> None:
+    """Draw quality against non-zeros and against bytes."""
+    report = json.loads(path.read_text())
+    shown = partial(curve, report["runs"], study)
+    pruned = [f"{DENSE} {study.sizes[-1]}", "80 %"]
+    pruned += [f"{kind} {size}" for kind in (AS, BYTES) for size in study.sizes[:-1]]
+    dense = [f"{DENSE} {size}" for size in study.sizes]
+    by_nonzero = {"dense": shown(dense, "nonzero"), "large, pruned": shown(pruned, "nonzero")}
+    by_bytes = {
+        "dense": shown(dense, "bit_mask_bytes"),
+        "large, pruned: bit mask": shown(pruned, "bit_mask_bytes"),
+        "large, pruned: CSR": shown(pruned, "csr_bytes"),
     }
-    axes_of = {
-        "non-zeros": {"": lambda each: each.facts["nonzero"]},
-        "bytes": {
-            "bit mask": lambda each: sizes(each, prunable)["bit_mask_bytes"],
-            "CSR": lambda each: sizes(each, prunable)["csr_bytes"],
-        },
-    }
-    with house_style():
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import NullLocator
+    looks = numbered([*by_nonzero, *by_bytes])
+    panels = [
+        panel(curves, f"{size}, ticks at the dense networks", study.measure, looks)
+        for size, curves in (("non-zeros", by_nonzero), ("bytes", by_bytes))
+    ]
+    title = f"{report['study'].replace('_', ' ')}, {len(report['seeds'])} seeds"
+    text = "Means over seeds; bars reach from the lowest seed to the highest."
+    write_chart(grid(panels, title, text=text), path.with_suffix(""))
 
-        figure = Figure(figsize=(9.2, 4.0))
-        panels = figure.subplots(1, 2, sharey=True)
-        for axes, (size, forms) in zip(panels, axes_of.items(), strict=True):
-            for position, (curve, names) in enumerate(curves.items()):
-                groups = [list(by_seed(measured, name).values()) for name in names]
-                groups = [group for group in groups if group]
-                for dash, (form, sized) in zip(("-", "--"), forms.items(), strict=False):
-                    if position == 0 and dash != "-":
-                        continue  # a dense network has one size
-                    points = sorted(
-                        (fmean(map(sized, group)), [study.shown(each) for each in group])
-                        for group in groups
-                    )
-                    means = [fmean(values) for _, values in points]
-                    reach = [
-                        [fmean(values) - min(values) for _, values in points],
-                        [max(values) - fmean(values) for _, values in points],
-                    ]
-                    axes.errorbar(
-                        [at for at, _ in points],
-                        means,
-                        yerr=reach,
-                        color=("#0072B2", "#D55E00")[position],
-                        marker=("o", "s")[position],
-                        linestyle=dash,
-                        capsize=2,
-                        label=f"{curve}, {form}" if form and position else curve,
-                    )
-            dense = [fmean(map(sized, by_seed(measured, n).values())) for n in curves["dense"]]
-            axes.set_xscale("log")
-            axes.set_xticks(dense, [f"{at:,.0f}" for at in dense])
-            axes.xaxis.set_minor_locator(NullLocator())
-            axes.set_xlabel(f"{size}, ticks at the dense networks")
-            axes.legend()
-        panels[0].set_ylabel(study.measure)
-        figure.suptitle(f"{title}; mean, and range over seeds", x=0.01, horizontalalignment="left")
-        write_figure(figure, path.with_suffix(""))
+
+def curve(
+    runs: Sequence[Mapping[str, Any]], study: Study, names: Sequence[str], size: str
+) -> list[tuple[float, list[float]]]:
+    """Gather the size of some networks, the mean over seeds, and their quality by seed."""
+    groups = [[run for run in runs if run["name"] == name] for name in names]
+    return [
+        (fmean(run[size] for run in group), [study.shown(run["test"]) for run in group])
+        for group in groups
+        if group
+    ]
+
+
+def panel(curves: Curves, size: str, measure: str, looks: Mapping[str, int]) -> Spec:
+    """Draw quality against one way to count."""
+    ticks = [at for at, _ in curves["dense"]]
+    chart = lines(
+        curve_rows(curves),
+        x=channel("at", size, ",.0f", ticks=ticks, type="log", nice=False, padding=14),
+        y=channel("value", measure),
+        looks=looks,
+        ends=bars,
+    )
+    return still(chart, "", width=320, height=260)
 
 
 def main() -> None:
@@ -288,7 +280,12 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path("runs/gradual"))
     parser.add_argument("--finished", action="store_true")
     parser.add_argument("--controls", action=argparse.BooleanOptionalAction, default=True)
-    run(**vars(parser.parse_args()))
+    parser.add_argument("--figures-only", action="store_true", help="draw what the results hold")
+    given = vars(parser.parse_args())
+    if given.pop("figures_only"):
+        draw(RESULTS / f"gradual_{given['name']}.json", STUDIES[given["name"]]())
+        return
+    run(**given)
 
 
 if __name__ == "__main__":

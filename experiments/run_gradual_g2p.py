@@ -29,7 +29,10 @@ from gradual_g2p import (
 )
 
 from boxwood._internal.recipes.phases.measure import Measure
-from boxwood._internal.report.figures import house_style, write_figure
+from boxwood._internal.report.charts.curves import curve_rows
+from boxwood._internal.report.charts.export import grid, still, write_chart
+from boxwood._internal.report.charts.looks import numbered
+from boxwood._internal.report.charts.marks import bars, channel, lines
 from boxwood._internal.report.study import Measurement, by_seed, collect, kept_answers
 from boxwood._internal.runs.provenance import provenance
 from boxwood._internal.runs.runner import jobs_of, run_all
@@ -37,7 +40,15 @@ from boxwood._internal.runs.store import Store
 from boxwood_studies.decode import Decode
 
 RESULTS = Path(__file__).parent / "results"
-SHOWN = (("test loss", 1, "nats a phoneme"), ("phoneme error rate", 100, "%"))
+SHOWN = (("test loss", "nats a phoneme", "~g"), ("phoneme error rate", "", "~%"))
+COLUMNS = (
+    ("non-zeros", (50_000, 100_000, 200_000, 400_000, 800_000), (("dense", DENSE, "nonzero"), ("large, pruned", SPARSE, "nonzero"))),
+    ("bytes", (200_000, 400_000, 800_000, 1_600_000, 3_200_000), (
+        ("dense", DENSE, "bytes_bit_mask"),
+        ("large, pruned: bit mask", SPARSE, "bytes_bit_mask"),
+        ("large, pruned: runs of zeros", SPARSE, "bytes_csr"),
+    )),
+)  # fmt: skip
 
 
 def study(seeds: int, steps: int, store: Path, *, finished: bool = False) -> None:
@@ -74,7 +85,7 @@ def study(seeds: int, steps: int, store: Path, *, finished: bool = False) -> Non
     }
     path = RESULTS / "gradual_g2p.json"
     path.write_text(json.dumps(report, indent=1) + "\n")
-    picture(table, f"CMUdict, up to {seeds} seeds, {steps} steps", path.with_suffix(""))
+    draw(path)
     for finding in findings:
         print(finding)
 
@@ -109,46 +120,29 @@ def rows(measured: Sequence[Measurement]) -> list[dict[str, Any]]:
     return table
 
 
-def picture(table: Sequence[dict[str, Any]], title: str, path: Path) -> None:
-    """Draw loss and phoneme errors against non-zeros, and against bytes: means, and a dot a seed."""
-    dense = [row for row in table if row["name"] in DENSE]
-    sparse = [row for row in table if row["name"] in SPARSE]
-    columns = {
-        "non-zeros [thousands]": (
-            (50, 100, 200, 400, 800),
-            ("dense", dense, "nonzero", "o-", "C0"),
-            ("large, pruned", sparse, "nonzero", "s--", "C1"),
-        ),
-        "kilobytes": (
-            (200, 400, 800, 1600, 3200),
-            ("dense", dense, "bytes_bit_mask", "o-", "C0"),
-            ("large, pruned: bit-mask", sparse, "bytes_bit_mask", "s--", "C1"),
-            ("large, pruned: runs of zeros", sparse, "bytes_csr", "^:", "C2"),
-        ),
-    }
-    with house_style():
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(9.2, 6.4))
-        panels = figure.subplots(2, 2, sharex="col", sharey="row")
-        figure.suptitle(title, x=0.01, horizontalalignment="left")
-        for place, (label, (ticks, *curves)) in enumerate(columns.items()):
-            for line, (measure, scale, unit) in zip(panels, SHOWN, strict=True):
-                for name, networks, size, look, colour in curves:
-                    ordered = sorted(networks, key=lambda row: row[size])
-                    sizes = [row[size] / 1000 for row in ordered]
-                    means = [scale * row[f"{measure}, mean"] for row in ordered]
-                    line[place].plot(sizes, means, look, color=colour, label=name)
-                    for at, row in zip(sizes, ordered, strict=True):
-                        seeds = [scale * each for each in row[measure].values()]
-                        line[place].plot([at] * len(seeds), seeds, ".", color=colour, alpha=0.4)
-                line[place].set_xscale("log", base=2)
-                line[place].set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-                if not place:
-                    line[place].set_ylabel(f"{measure} [{unit}]")
-            panels[1][place].set_xlabel(label)
-            panels[0][place].legend()
-        write_figure(figure, path)
+def draw(path: Path) -> None:
+    """Draw loss and phoneme errors against non-zeros, and against bytes."""
+    report = json.loads(path.read_text())
+    table = {row["name"]: row for row in report["networks"]}
+    looks = numbered([curve for _, _, curves in COLUMNS for curve, _, _ in curves])
+    panels = []
+    for measure, unit, style in SHOWN:
+        for size, ticks, curves in COLUMNS:
+            points = {
+                curve: [(table[n][of], list(table[n][measure].values())) for n in names if n in table]
+                for curve, names, of in curves
+            }  # fmt: skip
+            chart = lines(
+                curve_rows(points),
+                x=channel("at", size, "~s", ticks=ticks, type="log", base=2),
+                y=channel("value", f"{measure} [{unit}]" if unit else measure, style),
+                looks=looks,
+                ends=bars,
+            )
+            panels.append(still(chart, "", width=300, height=200))
+    title = f"CMUdict, up to {len(report['seeds'])} seeds, {report['steps']} steps"
+    text = "Means over seeds; bars reach from the lowest seed to the highest."
+    write_chart(grid(panels, title, text=text), path.with_suffix(""))
 
 
 def main() -> None:
@@ -158,7 +152,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--finished", action="store_true", help="run nothing, take what there is")
     parser.add_argument("--store", type=Path, default=Path("runs/gradual_g2p"))
-    study(**vars(parser.parse_args()))
+    parser.add_argument("--figures-only", action="store_true", help="draw what the results hold")
+    given = vars(parser.parse_args())
+    if given.pop("figures_only"):
+        draw(RESULTS / "gradual_g2p.json")
+        return
+    study(**given)
 
 
 if __name__ == "__main__":

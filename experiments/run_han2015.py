@@ -8,6 +8,7 @@ Run this twice at once to use two cores: both share the store, and both write th
 import argparse
 import json
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -19,13 +20,22 @@ from boxwood._internal.cli.execute import execute
 from boxwood._internal.cli.target import resolve
 from boxwood._internal.recipes.phase import Experiment
 from boxwood._internal.recipes.phases.scan import Scan
-from boxwood._internal.report.curves import sensitivity, trade_off
-from boxwood._internal.report.study import Finding, Measurement
+from boxwood._internal.report.charts.curves import (
+    OVER_SEEDS,
+    Curves,
+    against_remaining,
+    sensitivity_chart,
+)
+from boxwood._internal.report.charts.export import still, write_chart
+from boxwood._internal.report.study import Finding
 from boxwood._internal.report.verdicts import in_every_seed
 from boxwood._internal.runs.runner import jobs_of
 from boxwood._internal.runs.store import Store
 
 HERE = Path(__file__).parent
+WANTED = (
+    "L2 iterative", "L2 one-step", "L2 not retrained", "L1 iterative", "L1 not retrained", "L1 alone not retrained",
+)  # fmt: skip
 STUDIES = (
     ("lenet_300_100", "fashion-mnist"),
     ("lenet_300_100", "mnist"),
@@ -37,27 +47,23 @@ def study(net: str, data: str, seeds: int, store: Path) -> None:
     """Run one study to its end and leave NAME.json and NAME-*.png beside each other."""
     name = f"han2015_{net}_{data}".replace("-", "_")
     experiment = resolve(f"{HERE / 'han2015.py'}:{net}", data)
-    measured = execute(
+    execute(
         experiment,
         store=store,
         seeds=range(seeds),
         threads=1,
         out=HERE / "results" / f"{name}.json",
     )
-    title = f"{net} on {data}, {seeds} seeds"
-    trade_off(curves(measured), title=title, path=HERE / "results" / f"{name}-trade-off")
+    path = HERE / "results" / f"{name}.json"
+    report = json.loads(path.read_text())
     scans = scans_of(experiment, range(seeds), Store(store))
-    lines = {n: [(s, a) for s, a in line] for n, line in scans[0]["curves"].items()}
-    path = HERE / "results" / f"{name}-sensitivity"
-    title = f"{net} on {data}, seed 0"
-    sensitivity(lines, dense=scans[0]["dense"], title=title, path=path)
+    report["scans"] = [{key: scan[key] for key in ("dense", "curves")} for scan in scans]
     found = first_convolution_most_sensitive(scans, experiment.model())
     if found is not None:
-        path = HERE / "results" / f"{name}.json"
-        report = json.loads(path.read_text())
         report["findings"].append(asdict(found))
-        path.write_text(json.dumps(report, indent=1) + "\n")
         print(f"{'holds' if found.held else 'FAILS'}: {found.claim} ({found.evidence})")
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    draw(net, data)
 
 
 def scans_of(experiment: Experiment, seeds: range, store: Store) -> list[dict[str, Any]]:
@@ -90,26 +96,34 @@ def first_convolution_most_sensitive(scans: list[dict[str, Any]], net: nn.Module
     )
 
 
-def curves(measured: tuple[Measurement, ...]) -> dict[str, list[tuple[float, tuple[float, ...]]]]:
+def draw(net: str, data: str) -> None:
+    """Draw the trade-off, and the sensitivity of seed 0 where the results hold scans."""
+    path = HERE / "results" / f"han2015_{net}_{data}.json".replace("-", "_")
+    report = json.loads(path.read_text())
+    title = f"{net} on {data}"
+    chart = still(against_remaining(curves(report["runs"])), f"{title}, {len(report['seeds'])} seeds", text=OVER_SEEDS)  # fmt: skip
+    write_chart(chart, path.with_name(f"{path.stem}-trade-off"))
+    for scan in report.get("scans", [])[:1]:
+        rows = [
+            {"series": layer, "sparsity": s, "accuracy": a, "low": a, "high": a}
+            for layer, line in scan["curves"].items() for s, a in line
+        ]  # fmt: skip
+        chart = sensitivity_chart(rows, scan["dense"], "validation accuracy")
+        chart = still(chart, f"{title}, seed 0", text="Dashed: the dense network.")
+        write_chart(chart, path.with_name(f"{path.stem}-sensitivity"))
+
+
+def curves(runs: Sequence[Mapping[str, Any]]) -> Curves:
     """Gather the accuracies of all seeds by curve and by the fraction of weights kept."""
-    points: dict[str, dict[str, list[Measurement]]] = defaultdict(lambda: defaultdict(list))
-    for each in measured:
-        words = each.branch.split()
-        curve = " ".join(words[:-1]) if "one-step" in words else each.branch
-        points[curve][each.name].append(each)
-    wanted = (
-        "L2 iterative",
-        "L2 one-step",
-        "L2 not retrained",
-        "L1 iterative",
-        "L1 alone not retrained" if "L1 alone not retrained" in points else "L1 not retrained",
-    )
+    points: dict[str, dict[str, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        points[run["name"].rpartition(" ")[0]][run["name"]].append(run)
     return {
         curve: [
-            (sum(m.kept_fraction for m in group) / len(group), tuple(m.test for m in group))
+            (fmean(run["kept"] for run in group), [run["test"] for run in group])
             for group in points[curve].values()
         ]
-        for curve in wanted
+        for curve in WANTED
         if curve in points
     }
 
@@ -121,9 +135,13 @@ def main() -> None:
     parser.add_argument("data", nargs="?", default="fashion-mnist")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--store", type=Path, default=Path("runs/han2015"))
+    parser.add_argument("--figures-only", action="store_true", help="draw what the results hold")
     given = parser.parse_args()
     for net, data in STUDIES if given.net is None else ((given.net, given.data),):
-        study(net, data, given.seeds, given.store)
+        if given.figures_only:
+            draw(net, data)
+        else:
+            study(net, data, given.seeds, given.store)
 
 
 if __name__ == "__main__":

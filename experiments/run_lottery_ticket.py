@@ -9,21 +9,27 @@ python experiments/run_lottery_ticket.py conv_2_scaled --set images=15000 --firs
 import argparse
 import json
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from lottery_ticket import LARGE, LATE, stops, verdicts
 
 from boxwood._internal.cli.execute import execute
 from boxwood._internal.cli.target import resolve
-from boxwood._internal.report.curves import stopping, trade_off
-from boxwood._internal.report.study import Measurement
+from boxwood._internal.report.charts.curves import (
+    OVER_SEEDS,
+    Curves,
+    against_remaining,
+    numbers_against_remaining,
+)
+from boxwood._internal.report.charts.export import still, write_chart
 
 HERE = Path(__file__).parent
 CURVES = tuple(
     prefix + kind for prefix in ("", LATE, LARGE) for kind in ("ticket", "reinit", "random")
 )
-Curves = dict[str, list[tuple[float, tuple[float, ...]]]]
 
 
 def study(
@@ -60,37 +66,34 @@ def study(
         for level, kept, found in verdicts(measured, prefix, control)
     ]
     out.write_text(json.dumps(report, indent=1) + "\n")
-    title = f"{net} on {experiment.data().name}, {seeds} seeds"
-    accuracies, steps = curves(measured)
-    trade_off(accuracies, title=f"{title}: at early stop", path=out.with_name(f"{name}-accuracy"))
-    stopping(steps, title=title, path=out.with_name(f"{name}-steps"))
+    draw(out)
 
 
-def curves(measured: tuple[Measurement, ...]) -> tuple[Curves, Curves]:
-    """Gather test accuracies at early stop, and its steps, by curve and weights kept."""
-    found: dict[str, dict[float, list[tuple[float, int]]]] = defaultdict(lambda: defaultdict(list))
-    for name in dict.fromkeys(each.name for each in measured):
+def draw(path: Path) -> None:
+    """Draw the accuracy at early stop, and the step of it, against the weights kept."""
+    report = json.loads(path.read_text())
+    title = f"{path.stem.replace('_', ' ')}, {len(report['seeds'])} seeds"
+    accuracy = against_remaining(curves(report, "test"), "test accuracy at early stop")
+    steps = numbers_against_remaining(curves(report, "step"), "step of minimum validation loss")
+    for what, chart in (("accuracy", accuracy), ("steps", steps)):
+        write_chart(still(chart, title, text=OVER_SEEDS), path.with_name(f"{path.stem}-{what}"))
+
+
+def curves(report: Mapping[str, Any], what: str) -> Curves:
+    """Gather one number of the early stops by curve and weights kept."""
+    kept = {run["name"]: run["kept"] for run in report["runs"]}
+    found: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for name, by_seed in report["early_stops"].items():
         curve = next((c for c in CURVES if name.startswith(c)), None)
-        kept = next(each.kept_fraction for each in measured if each.name == name)
         if curve is not None:
-            points = [
-                (s.test, s.step) for s in stops(measured, name).values() if s.test is not None
-            ]
-            found[curve][kept] += points
-    return tuple(
-        {
-            curve: [(kept, tuple(each[part] for each in at)) for kept, at in found[curve].items()]
-            for curve in CURVES
-            if curve in found
-        }
-        for part in (0, 1)
-    )
+            found[curve][kept[name]] += [stop[what] for stop in by_seed.values() if stop["test"]]
+    return {curve: list(found[curve].items()) for curve in CURVES if curve in found}
 
 
 def main() -> None:
     """Run one study."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("net", help="lenet_300_100 or conv_2_scaled")
+    parser.add_argument("net", nargs="?", help="lenet_300_100 or conv_2_scaled")
     parser.add_argument("--data", help="such as fashion-mnist")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0, help="those before were looked at")
@@ -98,7 +101,13 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path("runs/lottery"))
     parser.add_argument("--name", help="of the result, for settings that are not the default")
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
-    study(**vars(parser.parse_args()))
+    parser.add_argument("--figures-only", action="store_true", help="draw the results of all")
+    given = vars(parser.parse_args())
+    if given.pop("figures_only"):
+        for path in sorted((HERE / "results").glob("lottery_*.json")):
+            draw(path)
+        return
+    study(**given)
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ Run this twice at once to use two cores: both share the store, and both write th
 import argparse
 import json
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 
@@ -26,8 +26,11 @@ from boxwood._internal.recipes.phase import load_weights_
 from boxwood._internal.recipes.phases.descend import Descend
 from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.recipes.phases.predict import Predict
+from boxwood._internal.report.charts.curves import curve_rows
+from boxwood._internal.report.charts.export import grid, still, write_chart
+from boxwood._internal.report.charts.looks import numbered
+from boxwood._internal.report.charts.marks import channel, lines
 from boxwood._internal.report.estimates import over_seeds
-from boxwood._internal.report.figures import house_style, write_figure
 from boxwood._internal.report.study import Finding
 from boxwood._internal.report.verdicts import exceeds, in_every_seed
 from boxwood._internal.runs.provenance import provenance
@@ -40,6 +43,9 @@ INPUTS = ("standardised", "one_mean", "shifted")
 DRAWS = ("random 0", "random 1", "random 2")
 GRADIENT = 1e-6  # of the study, at which a network is at a minimum
 SHOWN = 1e-2  # the decay of the picture
+FIRST = 0.1  # fraction deleted that is drawn
+PREDICTED = "OBD, predicted"
+RISES = (1e-5, 1e-4, 1e-3, 0.01, 0.1, 1, 10)
 NAME = re.compile(r"(?P<criterion>.+) (?P<how>at once|retrained), decay (?P<decay>\S+) / seed .*")
 
 
@@ -225,44 +231,45 @@ def surgery_on_a_quadratic() -> float:
     return float(max((done.weight - best).abs().max(), (rise - done.rise.sum()).abs()))
 
 
-def draw(rows: list[Row], path: Path) -> None:
+def draw(path: Path) -> None:
     """Rise of the loss for each kind of inputs, and the test error with retraining."""
-    with house_style():
-        from matplotlib.figure import Figure
+    rows = [Row(**run) for run in json.loads(path.read_text())["runs"]]
+    criteria = ("OBD", "magnitude", DRAWS[0])
+    deleted = channel("at", "deleted", "~%", ticks=(0.2, 0.4, 0.6, 0.8))
+    rise = channel("value", "rise of the penalised loss", "~g", ticks=RISES, type="log", domain=[1e-5, 30])  # fmt: skip
+    looks = numbered([*criteria, PREDICTED])
+    panels = []
+    for inputs in INPUTS:
+        curves = {
+            each: _curve(_pick(rows, inputs, SHOWN, each), lambda p, r: p[3] - r.loss)
+            for each in criteria
+        } | {PREDICTED: _curve(_pick(rows, inputs, SHOWN, "OBD"), lambda p, _: p[2])}
+        chart = lines(curve_rows(curves, median), x=deleted, y=rise, looks=looks)
+        panels.append(still(chart, f"Inputs: {inputs.replace('_', ' ')}", width=280, height=220))
+    curves = {
+        each: _curve(
+            _pick(rows, "standardised", SHOWN, each, "retrained"), lambda p, _: p[2] / p[3]
+        )
+        for each in criteria
+    }
+    error = channel("value", "test error", "~%")
+    chart = lines(curve_rows(curves, median), x=deleted, y=error, looks=looks)
+    panels.append(still(chart, "Retrained each time", width=280, height=220))
+    seeds = len({row.seed for row in rows})
+    text = f"Median of {seeds} seeds; bands reach from the lowest to the highest."
+    chart = grid(panels, f"Optimal Brain Damage on digits, decay {SHOWN:g}", text=text)
+    write_chart(chart, path.with_suffix(""))
 
-        figure = Figure(figsize=(14, 4))
-        axes = figure.subplots(1, 4)
-        colours = {"OBD": "#0072b2", "magnitude": "#d55e00", DRAWS[0]: "#777777"}
-        for place, inputs in zip(axes, INPUTS, strict=False):
-            for criterion, colour in colours.items():
-                picked = _pick(rows, inputs, SHOWN, criterion)
-                _band(place, [[(p[0], p[3] - r.loss) for p in r.curve] for r in picked], criterion, colour)  # fmt: skip
-            predicted = [[(p[0], p[2]) for p in r.curve] for r in _pick(rows, inputs, SHOWN, "OBD")]
-            _band(place, predicted, "OBD, predicted", "#56b4e9", "--")
-            place.set(
-                title=f"Inputs: {inputs.replace('_', ' ')}", xlabel="deleted", ylabel="rise of the penalised loss",
-                yscale="log", ylim=(1e-5, 30), xlim=(0.1, 0.8),
-            )  # fmt: skip
-            place.yaxis.set_major_formatter("{x:g}")
-        for criterion, colour in colours.items():
-            picked = _pick(rows, "standardised", SHOWN, criterion, "retrained")
-            _band(axes[3], [[(p[0], 100 * p[2] / p[3]) for p in r.curve] for r in picked], criterion, colour)  # fmt: skip
-        axes[3].set(title="Retrained each time", xlabel="deleted", ylabel="test error in %")
-        axes[0].legend()
-        seeds = len({row.seed for row in rows})
-        figure.suptitle(f"Optimal Brain Damage on digits, decay {SHOWN:g}: median and range of {seeds} seeds")  # fmt: skip
-        write_figure(figure, path)
 
-
-def _band(
-    axes: Any, lines: list[list[tuple[float, float]]], label: str, colour: str, style: str = "-"
-) -> None:
-    places = [x for x, _ in lines[0]]
-    columns = [sorted(y for _, y in column) for column in zip(*lines, strict=True)]
-    axes.plot(places, [median(c) for c in columns], style, color=colour, label=label)
-    axes.fill_between(
-        places, [c[0] for c in columns], [c[-1] for c in columns], color=colour, alpha=0.15
-    )
+def _curve(
+    rows: list[Row], of: Callable[[list[float], Row], float]
+) -> list[tuple[float, list[float]]]:
+    """Gather one number of the rows at each fraction that was deleted, as a log axis has it."""
+    return [
+        (points[0][0], [max(RISES[0], of(p, r)) for p, r in zip(points, rows, strict=True)])
+        for points in zip(*(row.curve for row in rows), strict=True)
+        if points[0][0] >= FIRST or rows[0].how == "retrained"
+    ]
 
 
 def main() -> None:
@@ -270,7 +277,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--store", type=Path, default=Path("runs/optimal_brain_damage"))
+    parser.add_argument("--figures-only", action="store_true", help="draw what the results hold")
     given = parser.parse_args()
+    path = HERE / "results" / "optimal_brain_damage.json"
+    if given.figures_only:
+        draw(path)
+        return
     torch.set_num_threads(1)
     store, seeds = Store(given.store), range(given.seeds)
     rows: list[Row] = []
@@ -289,9 +301,8 @@ def main() -> None:
         "machine": provenance(),
     }
     runs = ",\n  ".join(json.dumps(asdict(row)) for row in rows)
-    path = HERE / "results" / "optimal_brain_damage.json"
     path.write_text(f'{json.dumps(report, indent=1)[:-2]},\n "runs": [\n  {runs}\n ]\n}}\n')
-    draw(rows, path.with_suffix(""))
+    draw(path)
 
 
 if __name__ == "__main__":

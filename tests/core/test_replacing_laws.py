@@ -12,7 +12,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from boxwood._internal.core.replacing import replacing, replacing_folder, unfinished
+from boxwood._internal.core.replacing import (
+    replacing,
+    replacing_folder,
+    unfinished,
+    write_whole,
+)
 from boxwood._internal.distill.cached_logits import Shards
 from boxwood._internal.files.mask_files import write_with_masks
 from boxwood._internal.files.packed import pack_file
@@ -22,7 +27,6 @@ from boxwood._internal.graph.shrink import shrink
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.recipes.phase import State
 from boxwood._internal.recipes.unit_selection import select_units
-from boxwood._internal.report.figures import write
 from boxwood._internal.runs import latency
 from boxwood._internal.runs.store import Store
 from boxwood._internal.train.snapshots import Snapshot
@@ -37,7 +41,7 @@ def write_all(folder: Path) -> None:
     store.save_snapshot("1" * 20, Snapshot(weights, {}))
     Shards(folder / "answers").write(1, weights)
     latency.write(latency.Timings(), folder / "latency.json")
-    write(folder / "report" / "page.html", b"<p>")
+    write_whole(folder / "report" / "page.html", b"<p>")
     write_with_masks(folder / "masked.safetensors", weights, {"w": torch.eye(64).bool()})
     pack_file(folder / "masked.safetensors", folder / "packed.safetensors")
     prune_checkpoint(folder / "masked.safetensors", folder / "pruned", 0.5)

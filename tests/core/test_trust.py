@@ -52,7 +52,7 @@ def of_users_file() -> dict:
         "boxwood._internal.zoo.lenet:nn", "boxwood._internal.data.data_paths:os.system", "boxwood._internal.data.vision:Path",
         "boxwood._internal.recipes.phase:spec.load", "boxwood._internal.cli.main:main",
         "boxwood._internal.core.replacing:replacing", "boxwood._internal.data.downloads:download_mnist",
-        "boxwood._internal.report.figures:write", "boxwood._internal.runs.store:Store", "boxwood:prune", "boxwood..x:y",
+        "boxwood._internal.core.replacing:write_whole", "boxwood._internal.runs.store:Store", "boxwood:prune", "boxwood..x:y",
         "mine.py:net", "../mine.py:net", "boxwood._internal.core.trust:Path",
     ],
 )  # fmt: skip

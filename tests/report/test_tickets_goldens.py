@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from boxwood._internal.report.curves import stopping
 from boxwood._internal.report.tickets import EarlyStop, early_stop, stability, verdict
 from boxwood.errors import BoxwoodError
 
@@ -127,7 +126,3 @@ def test_what_verdicts_refuse(tmp_path):
     blind = [replace(each, test=None) for each in stops(1, BETTER)]
     with pytest.raises(BoxwoodError, match=r"test accuracy at early stop \(step 1\), got none"):
         verdict(stops(1, DENSE), blind, each(stops(1, SAME)))
-    with pytest.raises(BoxwoodError, match=r"steps of 'a' above 0, at least one, got \[0\]"):
-        stopping({"a": [(0.5, (0,))]}, title="", path=tmp_path / "a")
-    with pytest.raises(BoxwoodError, match=r"kept fractions of 'a' in \(0, 1\], got 0"):
-        stopping({"a": [(0, (5,))]}, title="", path=tmp_path / "a")

@@ -12,8 +12,8 @@ from boxwood._internal.cli.narration import narrated
 from boxwood._internal.cli.progress import bars, seen
 from boxwood._internal.cli.tables import show
 from boxwood._internal.cli.terminal import Console, say, stoppable
+from boxwood._internal.core.replacing import write_whole
 from boxwood._internal.recipes.phase import Experiment
-from boxwood._internal.report.figures import write
 from boxwood._internal.report.study import Finding, Measurement, collect, kept_answers, summarise
 from boxwood._internal.report.tables import summary_table, to_json_rows
 from boxwood._internal.runs.provenance import provenance
@@ -75,7 +75,7 @@ def execute(
             for m in measurements
         ]  # fmt: skip
         whole = json.dumps({**report, "runs": runs}, indent=1, default=str) + "\n"
-        write(out, whole.encode())
+        write_whole(out, whole.encode())
     if as_json:
         say(text)
         return measurements

@@ -11,8 +11,9 @@ from rich.text import Text
 from boxwood._internal.cli import checks
 from boxwood._internal.cli.tables import show
 from boxwood._internal.cli.terminal import Console, say
+from boxwood._internal.core.replacing import write_whole
 from boxwood._internal.core.spec import load
-from boxwood._internal.report.figures import write
+from boxwood._internal.report.charts.export import renderer
 from boxwood._internal.report.page.build import (
     Report,
     articles,
@@ -23,7 +24,6 @@ from boxwood._internal.report.page.build import (
 )
 from boxwood._internal.report.page.comparison import compare, comparison_table
 from boxwood._internal.report.page.document import Table
-from boxwood._internal.report.page.render import library
 from boxwood._internal.report.paper_figures import write_figures
 from boxwood.errors import InvalidInput
 
@@ -76,7 +76,8 @@ def report(
     path = out or Path("report.html")
     if paged:
         checks.free(path, overwrite=overwrite)
-        library()  # what a page needs, before anything is read
+    if paged or figures is not None:
+        renderer()  # what charts need, before anything is read
     for folder in filter(None, (csv, figures)):
         checks.empty(folder, overwrite=overwrite)
     about = replace(asked(stores, title, only, without, judge, latency_file), compare=compare_)
@@ -94,7 +95,7 @@ def report(
         write_figures(study, (figures or Path()) / f"study-{index}")
     if paged:
         text = page(about)
-        write(path, text.encode())
+        write_whole(path, text.encode())
         if not as_json:
             Console(soft_wrap=True).print(f"{path}: {len(text.encode()) / 1e6:.1f} MB")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from boxwood.errors import CheckpointError
+from boxwood.errors import CheckpointError, InvalidInput
 
 _OTHERS = {
     ".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".npz", ".h5", ".onnx", ".gguf",
@@ -92,6 +92,30 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError, NotADirectoryError):
             new.unlink()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, and the folders above it.
+
+    Raises:
+        InvalidInput: the folder cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_whole(Path(folder) / "tables" / "a.csv", b"1,2")
+        ...     (Path(folder) / "tables" / "a.csv").read_bytes()
+        b'1,2'
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as new:
+            new.write_bytes(content)
+    except OSError as error:
+        raise InvalidInput(
+            f"Expected a folder that can be written for {path}, got {error.strerror}; choose "
+            f"another path or change its permissions."
+        ) from error
 
 
 @contextmanager

@@ -1,21 +1,24 @@
-"""The figures of a study for papers, as PNG and SVG from matplotlib: the data of its page."""
+"""The figures of a study for papers: views of the page's charts, as PNG and SVG."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from boxwood._internal.report.curves import Point, sensitivity, trade_off, weight_histograms
-from boxwood._internal.report.layer_bars import LayerBar, layer_bars
-from boxwood._internal.report.page import layers, training_history
-from boxwood._internal.report.page.metrics import KEPT
-from boxwood._internal.report.page.networks import networks, yardstick
-from boxwood._internal.report.page.pictures import pairs
+from boxwood._internal.report.charts.export import grid, write_chart
+from boxwood._internal.report.charts.looks import Spec
+from boxwood._internal.report.page import layers
+from boxwood._internal.report.page.metrics import COSTS, KEPT, worths
+from boxwood._internal.report.page.networks import baseline, networks
+from boxwood._internal.report.page.pictures import histogram_figure, pairs
+from boxwood._internal.report.page.stills import options_of, view_of
 from boxwood._internal.report.page.store_reader import Study
-from boxwood._internal.report.training_curves import Place, training
+from boxwood._internal.report.page.trade_off import trade_off
+from boxwood._internal.report.page.training import training_figure
+from boxwood._internal.report.page.training_history import title_of
 
-Named = Callable[[str], Path]
-Written = Iterator[tuple[Path, Path]]
 _SHOWN = ("validation", "validation_loss", "loss")
-"""Histories that are drawn, as far as they are there."""
+"""Histories that are drawn, as far as they are there; the last only where one of the others is not."""
+
+Drawn = Iterator[tuple[str, Spec]]
 
 
 def write_figures(study: Study, stem: Path) -> list[Path]:
@@ -31,91 +34,83 @@ def write_figures(study: Study, stem: Path) -> list[Path]:
         The files, two for each figure.
 
     Raises:
-        MissingDependency: matplotlib is missing.
         InvalidInput: the folder cannot be written.
+        MissingDependency: vl-convert is missing.
     """
-
-    def named(name: str) -> Path:
-        return stem.with_name(f"{stem.name}-{name}")
-
+    title = f"{study.model} on {study.data}"
     parts = (_trade_off, _layers, _sensitivity, _weights, _training)
-    return [file for part in parts for files in part(study, named) for file in files]
+    return [
+        file
+        for part in parts
+        for name, spec in part(study, title)
+        for file in write_chart(spec, stem.with_name(f"{stem.name}-{name}"))
+    ]
 
 
-def _title(study: Study) -> str:
-    return f"{study.model} on {study.data}"
-
-
-def _trade_off(study: Study, named: Named) -> Written:
+def _trade_off(study: Study, title: str) -> Drawn:
+    """Everything, not only what is near the dense network: paper cannot be asked for more."""
     found = networks(study)
-    test = yardstick(found).test
-    curves: dict[str, list[Point]] = {}
-    for network in found:
-        kept = network.mean(KEPT)
-        if kept and network.values(test):
-            curves.setdefault(network.curve, []).append((kept, tuple(network.values(test))))
-    if curves:
-        yield trade_off(
-            curves, title=_title(study), path=named("trade-off"), measure=test.title,
-            fractions=bool(test.unit),
-        )  # fmt: skip
+    costs = [metric for metric in COSTS if any(each.values(metric) for each in found)]
+    said = worths(study.measurements)
+    if costs and said:
+        figure = trade_off(found, baseline(found), costs, said)
+        everything = options_of(figure, "Range")["everything"]
+        text = "Means over seeds with 95 % intervals; grey: the Pareto front by validation."
+        yield "trade-off", view_of(figure, title, options=[everything], text=text)
 
 
-def _layers(study: Study, named: Named) -> Written:
+def _layers(study: Study, title: str) -> Drawn:
     """The smallest network of each curve that has been pruned."""
-    alone = layers.sensitivity(study)
+    found = layers.layered(networks(study))
+    figure = layers.layer_figure(found)
+    if figure is None:
+        return
     smallest = {}
-    for network in sorted(layers.layered(networks(study)), key=lambda n: -(n.mean(KEPT) or 0.0)):
+    for network in sorted(found, key=lambda each: -(each.mean(KEPT) or 0.0)):
         if not network.dense:
             smallest[network.curve] = network
     for index, network in enumerate(smallest.values(), 1):
-        bars = [
-            LayerBar(
-                name=row["layer"], kept=row["kept_fraction"], lowest=row["kept_lowest"],
-                highest=row["kept_highest"], multiply_adds=row["multiply_adds"],
-                left=row["effective_multiply_adds"], lost=row["lost"],
-            )
-            for row in layers.layer_rows(network, alone)
+        yield f"layers-{index}", view_of(figure, f"{title}, {network.name}", picked=network.name)
+
+
+def _sensitivity(study: Study, title: str) -> Drawn:
+    figure = layers.sensitivity_figure(study)
+    if figure is not None:
+        yield "sensitivity", view_of(figure, title)
+
+
+def _weights(study: Study, title: str) -> Drawn:  # noqa: ARG001
+    """A panel for each layer of the last network of each recipe that prunes."""
+    found = pairs(study)[0]
+    figure = histogram_figure(found)
+    if figure is None:
+        return
+    for index, pair in enumerate(found, 1):
+        panels = [
+            view_of(figure, layer, picked=pair.name, options=[option], text="", width=260, height=180)
+            for layer, option in options_of(figure, "Layer").items()
+            if layer in pair.masks
         ]  # fmt: skip
-        yield layer_bars(
-            bars, title=f"{_title(study)}, {network.name}", path=named(f"layers-{index}"),
-            alone=None if alone is None else alone.sparsity,
-        )  # fmt: skip
+        yield f"weights-{index}", grid(panels, pair.name, text=figure.text)
 
 
-def _sensitivity(study: Study, named: Named) -> Written:
-    scans = layers.scans(study)
-    if scans:
-        key, first = next(iter(scans.items()))
-        lines = {name: [(s, a) for s, a in line] for name, line in first["curves"].items()}
-        about = f"{_title(study)}, key {key[:8]}"
-        yield sensitivity(lines, dense=first["dense"], title=about, path=named("sensitivity"))
-
-
-def _weights(study: Study, named: Named) -> Written:
-    for index, pair in enumerate(pairs(study)[0], 1):
-        before = {name: pair.before[name].float().numpy() for name in pair.masks}
-        after = {
-            name: pair.after[name].masked_fill(~mask, 0).float().numpy()
-            for name, mask in pair.masks.items()
-        }
-        path = named(f"weights-{index}")
-        yield weight_histograms(before, after, title=pair.name, path=path)
-
-
-def _training(study: Study, named: Named) -> Written:
-    points, events = training_history.points(study), training_history.events(study)
-    for index, branch in enumerate(dict.fromkeys(each.branch for each in points), 1):
-        lines: dict[str, list[Place]] = {}
-        for what in _SHOWN:
-            mine = [each for each in points if (each.branch, each.what) == (branch, what)]
-            if mine and not (what == "loss" and len(lines) > 1):
-                percent = training_history.fractions(what, [each.value for each in mine])
-                scale, unit = (100, " [%]") if percent else (1, "")
-                lines[f"{training_history.title_of(what)}{unit}"] = [
-                    (p.at, scale * p.value, scale * p.low, scale * p.high) for p in mine
-                ]
-        if lines:
-            marked = [(each.at, each.short) for each in events if each.branch == branch]
-            title = f"{_title(study)}, {branch}"
-            yield training(lines, marked, title=title, path=named(f"training-{index}"))
+def _training(study: Study, title: str) -> Drawn:
+    """A panel for each history of each recipe."""
+    figure = training_figure(study)
+    if figure is None:
+        return
+    held = {(row["branch"], row["what"]) for row in figure.table.rows}
+    for index, branch in enumerate(dict.fromkeys(row["branch"] for row in figure.table.rows), 1):
+        kinds = [what for what in _SHOWN if (branch, what) in held][:2]
+        panels = [
+            view_of(
+                figure, "", picked=branch, options=[options_of(figure, "Shown")[title_of(what)]],
+                text="", width=520, height=180,
+            )
+            for what in kinds
+        ]  # fmt: skip
+        if panels:
+            yield (
+                f"training-{index}",
+                grid(panels, f"{title}, {branch}", text=figure.text, columns=1),
+            )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from boxwood._internal.report.figures import write
+from boxwood._internal.core.replacing import write_whole
 from boxwood._internal.report.page.article import article
 from boxwood._internal.report.page.comparison import compare
 from boxwood._internal.report.page.document import Article, Table, tables_of
@@ -88,7 +88,8 @@ def page(report: Report, *, live: bool = False) -> str:
     """Make the page of a report as HTML; the same stores give the same page.
 
     Raises:
-        InvalidInput: there is no store or no run, or the charts' library is not installed.
+        InvalidInput: there is no store or no run.
+        MissingDependency: the charts' library is not installed.
     """
     found = articles(report)
     several = len(found) > 1
@@ -132,7 +133,7 @@ def write_csv(found: Sequence[Article], folder: Path) -> list[Path]:
     for each in found:
         for table in tables_of(each):
             path = folder / f"{each.name}-{table.name}.csv"
-            write(path, _csv(table).encode())
+            write_whole(path, _csv(table).encode())
             written.append(path)
     return written
 

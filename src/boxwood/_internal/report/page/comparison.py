@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from boxwood._internal.report.page.charts import base, tooltip
+from boxwood._internal.report.charts.looks import colour, tooltip
+from boxwood._internal.report.charts.marks import bars, base, channel, halving, level, points
 from boxwood._internal.report.page.document import Column, Figure, Table
 from boxwood._internal.report.page.metrics import KEPT, Metric, percent
 from boxwood._internal.report.page.networks import Network, against, better, networks, yardstick
@@ -175,30 +176,25 @@ def comparison_figure(found: Comparison) -> Figure:
         }
         for row in table.rows
     ]  # fmt: skip
-    ticks = sorted({row["kept_fraction"] for row in rows}, reverse=True)
     title = f"{test.unit} of {test.title}".removeprefix(" of ")
-    y = {"type": "quantitative", "axis": {"title": title, "format": "+~g"}}
+    plain = {"color": {"value": colour(0)}}
+    said = tooltip(
+        ("a", "a"), ("b", "b"), ("said", test.unit or "difference"), ("seeds", "seeds"), ("keys", "keys")
+    )  # fmt: skip
+    placed = sorted({row["kept_fraction"] for row in rows}, reverse=True)
+    x = halving("kept_fraction", "weights remaining", placed)
+    x["axis"]["values"] = placed
+    y = channel("difference", title, "+~g", zero=True)
     spec = {
         **base(rows),
         "height": 260,
-        "encoding": {
-            "x": {
-                "field": "kept_fraction", "type": "quantitative",
-                "axis": {"title": "weights remaining", "format": ".3~p", "values": ticks},
-                "scale": {"type": "log", "base": 2, "reverse": True, "nice": False, "padding": 20},
-            },
-        },
+        "encoding": {"x": x},
         "layer": [
-            {"data": {"values": [{"zero": 0}]}, "mark": {"type": "rule", "strokeDash": [6, 4]},
-             "encoding": {"x": None, "y": {"field": "zero", "type": "quantitative"}}},
-            {"transform": [{"filter": "isValid(datum.low)"}],
-             "mark": {"type": "rule", "color": "var(--c0)", "strokeWidth": 2},
-             "encoding": {"y": {"field": "low", **y}, "y2": {"field": "high"}}},
-            {"mark": {"type": "point", "filled": True, "size": 90, "color": "var(--c0)", "opacity": 1},
-             "encoding": {"y": {"field": "difference", **y}, "tooltip": tooltip(
-                 ("a", "a"), ("b", "b"), ("said", test.unit or "difference"), ("seeds", "seeds"), ("keys", "keys"))}},
+            level(0, "zero"),
+            {**bars(plain), "transform": [{"filter": "isValid(datum.low)"}]},
+            points({"y": y, **plain, "tooltip": said}, 90),
         ],
-    }  # fmt: skip
+    }
     return Figure(
         name="comparison",
         title=f"{found.a} − {found.b}",

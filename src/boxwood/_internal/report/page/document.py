@@ -97,7 +97,7 @@ class Series:
 
     Args:
         name: value of the figure's series field.
-        look: number of its colour, marker and dashes; see `boxwood._internal.report.page.charts`.
+        look: number of its colour, marker and dashes; see `boxwood._internal.report.charts.looks`.
     """
 
     name: str

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, TypeGuard
 
-from boxwood._internal.report.page.charts import base, tooltip
+from boxwood._internal.report.charts.looks import tooltip
+from boxwood._internal.report.charts.marks import base, channel, one_line, only
 from boxwood._internal.report.page.document import Column, Control, Figure, Option, Table
 from boxwood._internal.report.page.facts import number
 from boxwood._internal.report.page.store_reader import Study
@@ -49,27 +50,20 @@ def episode_figure(study: Study) -> Figure | None:
     spec = {
         **base(
             rows,
-            [{"filter": "datum.layer === layer && datum.what === what"}],
+            [only("layer", layers[0]), only("what", "reward")],
             field=AGENT,
         ),
-        "params": [
-            {"name": "layer", "value": layers[0]},
-            {"name": "what", "value": "reward"},
-        ],
         "encoding": {
-            "x": {"field": "update", "type": "quantitative", "axis": {"title": "update of the policy", "tickMinStep": 1}, "scale": {"nice": False}},
-            "y": {"field": "mean", "type": "quantitative", "axis": {"title": _QUANTITIES["reward"]}, "scale": {"zero": False}},
+            "x": {**channel("update", ""), "axis": {"title": "update of the policy", "tickMinStep": 1}},
             "detail": {"field": "key"},
         },
-        "layer": [
-            {"mark": {"type": "area", "opacity": 0.18, "color": "var(--c0)"},
-             "encoding": {"y": {"field": "low", "type": "quantitative"}, "y2": {"field": "high"}}},
-            {"mark": {"type": "line", "strokeWidth": 1.8, "color": "var(--c0)"}},
-            {"mark": {"type": "circle", "size": 26, "color": "var(--c0)", "opacity": 1},
-             "encoding": {"tooltip": tooltip(
-                 ("layer", "layer"), ("update", "update"), ("seed", "seed"), ("said", "mean over tries"),
-                 ("tries", "tries"), ("key", "key"))}},
-        ],
+        "layer": one_line(
+            channel("mean", _QUANTITIES["reward"]),
+            tooltip(
+                ("layer", "layer"), ("update", "update"), ("seed", "seed"), ("said", "mean over tries"),
+                ("tries", "tries"), ("key", "key"),
+            ),
+        ),
     }  # fmt: skip
     return Figure(
         name="episodes",
@@ -99,9 +93,10 @@ def episode_figure(study: Study) -> Figure | None:
             picked_by=AGENT,
         ),
         controls=[
-            Control("Layer", [Option(layer, {"/params/0/value": layer}) for layer in layers]),
+            Control("Layer", [Option(layer, {"/transform/1/filter/equal": layer}) for layer in layers]),
             Control("Shown", [
-                Option(what, {"/params/1/value": what, "/encoding/y/axis": {"title": title}})
+                Option(what, {"/transform/2/filter/equal": what, "/layer/1/encoding/y/axis": {"title": title},
+                              "/layer/2/encoding/y/axis": {"title": title}})
                 for what, title in _QUANTITIES.items()
             ]),
         ],

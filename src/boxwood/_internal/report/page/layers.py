@@ -5,7 +5,9 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
-from boxwood._internal.report.page.charts import base, scales, tooltip
+from boxwood._internal.report.charts.curves import sensitivity_chart
+from boxwood._internal.report.charts.looks import numbered, tooltip
+from boxwood._internal.report.charts.marks import base
 from boxwood._internal.report.page.document import Column, Figure, Series, Table
 from boxwood._internal.report.page.facts import layers_of, number
 from boxwood._internal.report.page.metrics import TEST, percent
@@ -223,7 +225,6 @@ def sensitivity_figure(study: Study) -> Figure | None:
     if not found:
         return None
     names = list(dict.fromkeys(layer for layer, _ in found))
-    looks = {layer: i for i, layer in enumerate(names)}
     rows = [
         {
             "series": layer, "sparsity": sparsity, "accuracy": fmean(values), "low": min(values),
@@ -232,31 +233,10 @@ def sensitivity_figure(study: Study) -> Figure | None:
         }
         for (layer, sparsity), values in found.items()
     ]  # fmt: skip
-    look = scales(looks)
-    spec = {
-        **base(rows),
-        "encoding": {
-            "x": {"field": "sparsity", "type": "quantitative",
-                  "axis": {"title": "sparsity of the one pruned layer", "format": "~%"},
-                  "scale": {"zero": False, "padding": 12}},
-            "y": {"field": "accuracy", "type": "quantitative",
-                  "axis": {"title": "validation accuracy", "format": "~%"}, "scale": {"zero": False}},
-        },
-        "layer": [
-            {
-                "data": {"values": [{"accuracy": fmean(dense)}]},
-                "mark": {"type": "rule", "strokeDash": [6, 4]},
-                "encoding": {"x": None, "y": {"field": "accuracy", "type": "quantitative"}},
-            },
-            {"mark": {"type": "area", "opacity": 0.14},
-             "encoding": {"y": {"field": "low"}, "y2": {"field": "high"}, "color": look["color"]}},
-            {"mark": {"type": "line", "strokeWidth": 2},
-             "encoding": {"color": look["color"], "strokeDash": look["strokeDash"]}},
-            {"mark": {"type": "point", "filled": True, "size": 70, "opacity": 1},
-             "encoding": {"color": look["color"], "shape": look["shape"], "tooltip": tooltip(
-                 ("series", "layer"), ("sparsity", "sparsity"), ("said", "accuracy"), ("seeds", "seeds"), ("keys", "keys"))}},
-        ],
-    }  # fmt: skip
+    said = tooltip(
+        ("series", "layer"), ("sparsity", "sparsity"), ("said", "accuracy"), ("seeds", "seeds"), ("keys", "keys")
+    )  # fmt: skip
+    spec = sensitivity_chart(rows, fmean(dense), "validation accuracy", said)
     return Figure(
         name="sensitivity",
         title="Sensitivity: one layer pruned at a time, not retrained",
@@ -283,5 +263,5 @@ def sensitivity_figure(study: Study) -> Figure | None:
             ),
             rows,
         ),
-        series=[Series(layer, i) for layer, i in looks.items()],
+        series=[Series(layer, i) for layer, i in numbered(names).items()],
     )

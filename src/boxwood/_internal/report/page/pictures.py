@@ -1,9 +1,6 @@
 """What the states in the store look like: weights before and after, and masks as small images."""
 
-import base64
 import math
-import struct
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from boxwood._internal.report.page.charts import base, tooltip
+from boxwood._internal.report.charts.looks import tooltip
+from boxwood._internal.report.charts.marks import base, only
 from boxwood._internal.report.page.document import (
     Column,
     Control,
@@ -24,6 +22,7 @@ from boxwood._internal.report.page.document import (
 )
 from boxwood._internal.report.page.metrics import percent
 from boxwood._internal.report.page.store_reader import Run, Study
+from boxwood._internal.report.png import grey_uri
 from boxwood._internal.runs.store import Store
 from boxwood.errors import BoxwoodError
 
@@ -91,9 +90,8 @@ def histogram_figure(found: Sequence[Pair]) -> Figure | None:
     names = list(dict.fromkeys(layer for _, layer in drawn))
     whats = ("before pruning", "left at the end")
     spec = {
-        **base(rows, [{"filter": "datum.layer === layer"}], field=PRUNED),
+        **base(rows, [only("layer", names[0])], field=PRUNED),
         "height": 280,
-        "params": [{"name": "layer", "value": names[0]}],
         "mark": {"type": "area", "interpolate": "step", "opacity": 0.35, "line": {"strokeWidth": 1.8}},
         "encoding": {
             "x": {"field": "weight", "type": "quantitative", "axis": {"title": "weight"}, "scale": {"nice": False}},
@@ -101,6 +99,7 @@ def histogram_figure(found: Sequence[Pair]) -> Figure | None:
                   "axis": {"title": "share of its non-zero weights", "format": "~%"}},
             "color": {"field": "what", "type": "nominal", "legend": {"orient": "top", "title": None},
                       "scale": {"domain": whats, "range": ["var(--c7)", "var(--c1)"]}},
+            "strokeDash": {"field": "what", "type": "nominal", "scale": {"domain": whats, "range": [[1, 0], [4, 2]]}},
             "tooltip": tooltip(("what", "of"), ("count", "weights here"), ("key", "key")),
         },
     }  # fmt: skip
@@ -131,7 +130,7 @@ def histogram_figure(found: Sequence[Pair]) -> Figure | None:
             picked_by=PRUNED,
         ),
         controls=[
-            Control("Layer", [Option(layer, {"/params/0/value": layer}) for layer in names]),
+            Control("Layer", [Option(layer, {"/transform/1/filter/equal": layer}) for layer in names]),
         ],
         picked_by=PRUNED,
     )  # fmt: skip
@@ -148,30 +147,6 @@ def mask_gallery(found: Sequence[Pair]) -> Gallery | None:
         shown,
         picked_by=PRUNED,
     )
-
-
-def png(grey: np.ndarray) -> str:
-    """Encode a grey image as a PNG in a data URI.
-
-    Args:
-        grey: uint8 [height, width]; 0 is black.
-
-    Example:
-        >>> png(np.zeros((2, 3), np.uint8))[:22]
-        'data:image/png;base64,'
-    """
-    height, width = grey.shape
-    lines = np.hstack([np.zeros((height, 1), np.uint8), grey]).tobytes()
-    parts = (
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)),
-        (b"IDAT", zlib.compress(lines)),
-        (b"IEND", b""),
-    )
-    file = b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in parts
-    )
-    return f"data:image/png;base64,{base64.b64encode(file).decode()}"
 
 
 class _States:
@@ -252,7 +227,7 @@ def _picture(pair: Pair, kept: Tensor, title: str, about: str) -> Picture:
     return Picture(
         title=title,
         alternative=f"Mask of {title}; {about}.",
-        png=png(grey),
+        png=grey_uri(grey),
         width=width * scale,
         height=height * scale,
         picked=pair.name,

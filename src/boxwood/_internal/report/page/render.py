@@ -9,8 +9,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from boxwood._internal.core.extras import extra
-from boxwood._internal.report.page.charts import THEME, colour, dash, shape
+from boxwood._internal.report.charts.export import renderer
+from boxwood._internal.report.charts.looks import THEME, colour, dash, shape
 from boxwood._internal.report.page.document import Article, Column, Figure, Table
 
 _MOST_ROWS = 120
@@ -41,7 +41,7 @@ def render(
         live: whether a server on this machine renews the page while runs go on.
 
     Raises:
-        InvalidInput: the charts' library is not installed.
+        MissingDependency: the charts' library is not installed.
     """
     environment = Environment(
         loader=PackageLoader("boxwood._internal.report.page", ""),
@@ -61,7 +61,7 @@ def render(
         version=metadata.version("boxwood"),
         tags=_TAGS,
         most_rows=_MOST_ROWS,
-        css=Markup(_file("page.css")),  # noqa: S704 - our own file
+        css=Markup(_file("colours.css", "charts") + _file("page.css")),  # noqa: S704 - our own files
         notice=Markup(_file("notice.txt")),  # noqa: S704 - our own file
         library=Markup(library()),  # noqa: S704 - the charts' library
         script=Markup(script),  # noqa: S704 - our own file
@@ -125,10 +125,9 @@ def _rounded(value: Any) -> Any:
     return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
-def _file(name: str) -> str:
-    return (
-        resources.files("boxwood._internal.report.page").joinpath(name).read_text(encoding="utf-8")
-    )
+def _file(name: str, folder: str = "page") -> str:
+    files = resources.files(f"boxwood._internal.report.{folder}")
+    return files.joinpath(name).read_text(encoding="utf-8")
 
 
 @cache
@@ -136,13 +135,11 @@ def library() -> str:
     """Return the charts' library as JavaScript.
 
     Raises:
-        MissingDependency: it is not installed; the extra that has it is named.
+        MissingDependency: it is not installed.
 
     Example:
         >>> "vegaEmbed" in library()  # doctest: +SKIP
         True
     """
-    with extra("report", "vl-convert-python, which holds the charts' library"):
-        import vl_convert
-    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    bundle: str = renderer().javascript_bundle("window.vegaEmbed = vegaEmbed;")
     return bundle.replace("</script", "<\\/script")

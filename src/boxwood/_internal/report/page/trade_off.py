@@ -1,10 +1,10 @@
 """What was gained and what it cost: every network as a point, with the uncertainty of its seeds."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from boxwood._internal.report.page.charts import base, scales, tooltip
+from boxwood._internal.report.charts.looks import Spec, numbered, scales, tooltip
+from boxwood._internal.report.charts.marks import band, bars, base, channel, halving, line, points
 from boxwood._internal.report.page.document import Control, Figure, Option, Series
 from boxwood._internal.report.page.metrics import KEPT, Metric, Yardstick, percent
 from boxwood._internal.report.page.network_tables import accuracy_table
@@ -15,12 +15,11 @@ _MARGIN = 0.05
 """How far below the dense network the closer view of a fraction reaches."""
 _PART = 0.25
 """How much more of the dense network's loss or perplexity the closer view shows."""
-_LEVELS = 16
 
 
 def looks(found: Sequence[Network]) -> dict[str, int]:
     """Give every curve its number, by name."""
-    return {curve: i for i, curve in enumerate(dict.fromkeys(each.curve for each in found))}
+    return numbered([each.curve for each in found])
 
 
 def trade_off(
@@ -52,8 +51,8 @@ def trade_off(
         ("name", "network"), ("seed", "seed"), ("text", "value"), ("at", "cost"), ("keys", "key")
     )
     look = scales(looks(found))
-    line = {name: look[name] for name in ("color", "strokeDash")}
-    mark = {name: look[name] for name in ("color", "shape")}
+    coloured = {"color": look["color"]}
+    known = {"filter": "isValid(datum.low)"}
     spec = {
         **base(
             rows,
@@ -76,7 +75,7 @@ def trade_off(
             {"name": "ceilings", "value": ceilings},
         ],
         "encoding": {
-            "x": {"field": "x", "type": "quantitative", **_x_axis(found, costs[0])},
+            "x": _x_axis(found, costs[0]),
             "y": {
                 "field": "y",
                 "type": "quantitative",
@@ -95,31 +94,15 @@ def trade_off(
                 "encoding": {"order": {"field": "x"}},
             },
             *_dense_rule(dense, worths),
-            {
-                "transform": [of_mean, {"filter": "isValid(datum.low)"}],
-                "mark": {"type": "area", "opacity": 0.08, "clip": True},
-                "encoding": {"y": {"field": "low"}, "y2": {"field": "high"}, "color": look["color"]},
-            },
-            {
-                "transform": [of_mean, {"filter": "isValid(datum.low)"}],
-                "mark": {"type": "rule", "strokeWidth": 1.4, "opacity": 0.75, "clip": True},
-                "encoding": {"y": {"field": "low"}, "y2": {"field": "high"}, "color": look["color"]},
-            },
-            {
-                "transform": [of_mean],
-                "mark": {"type": "line", "strokeWidth": 2, "clip": True},
-                "encoding": {**line, "order": {"field": "x"}},
-            },
+            _clipped(band(coloured), of_mean, known),
+            _clipped(bars(coloured), of_mean, known),
+            _clipped(line({**coloured, "strokeDash": look["strokeDash"], "order": {"field": "x"}}), of_mean),
             {
                 "transform": [of_seed, {"filter": "band === 'seeds'"}],
                 "mark": {"type": "circle", "size": 22, "opacity": 0.9, "clip": True},
-                "encoding": {"color": look["color"], "tooltip": one},
+                "encoding": {**coloured, "tooltip": one},
             },
-            {
-                "transform": [of_mean],
-                "mark": {"type": "point", "filled": True, "size": 75, "opacity": 1, "clip": True},
-                "encoding": {**mark, "tooltip": said},
-            },
+            _clipped(points({**coloured, "shape": look["shape"], "tooltip": said}), of_mean),
         ],
     }  # fmt: skip
     return Figure(
@@ -138,7 +121,7 @@ def trade_off(
             Control("Horizontal", [
                 Option(cost.title, {
                     "/params/0/value": cost.name,
-                    **{f"/encoding/x/{k}": v for k, v in _x_axis(found, cost).items()},
+                    "/encoding/x": _x_axis(found, cost),
                 }) for cost in costs
             ]),
             Control("Vertical", [
@@ -160,6 +143,11 @@ def trade_off(
             ]),
         ],
     )  # fmt: skip
+
+
+def _clipped(layer: Spec, *transforms: Spec) -> Spec:
+    """Draw a layer of some rows, within the axes of the closer view."""
+    return {**layer, "mark": {**layer["mark"], "clip": True}, "transform": list(transforms)}
 
 
 def _rows(
@@ -212,18 +200,12 @@ def _said(cost: Metric, at: float | None) -> str | None:
 
 
 def _x_axis(found: Sequence[Network], cost: Metric) -> dict[str, Any]:
-    values = [value for each in found if (value := each.mean(cost)) is not None and value > 0]
-    title, highest, lowest = cost.title, max(values, default=1.0), min(values, default=1.0)
-    if not cost.log:
-        return {"axis": {"title": title, "format": "~g"}, "scale": {"zero": False, "padding": 14}}
-    step = 2 if highest / lowest > 6 else math.sqrt(2)
-    ticks = [highest / step**k for k in range(_LEVELS) if highest / step**k > lowest / 1.3]
-    measured = cost.name.startswith("latency_") or cost.name in ("energy", "relative_time")
-    style = ".3~p" if cost is KEPT else ".2~g" if measured else ".3~s"
-    return {
-        "axis": {"title": title, "format": style, "values": ticks},
-        "scale": {"type": "log", "base": 2, "reverse": True, "nice": False, "padding": 14},
-    }
+    if cost.log:
+        values = [value for each in found if (value := each.mean(cost)) is not None and value > 0]
+        measured = cost.name.startswith("latency_") or cost.name in ("energy", "relative_time")
+        style = ".3~p" if cost is KEPT else ".2~g" if measured else ".3~s"
+        return halving("x", cost.title, values, style)
+    return channel("x", cost.title, padding=14)
 
 
 def _y_axis(worth: Metric) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
-from boxwood._internal.report.page.charts import base, tooltip
+from boxwood._internal.report.charts.looks import tooltip
+from boxwood._internal.report.charts.marks import base, channel, one_line, only
 from boxwood._internal.report.page.document import Column, Control, Figure, Option, Table
 from boxwood._internal.report.page.episodes import searched
 from boxwood._internal.report.page.store_reader import Run, Step, Study
@@ -37,46 +38,28 @@ def training_figure(study: Study) -> Figure | None:
     marked = [asdict(each) for each in events(study)]
     kinds = quantities(found)
     axes = {kind: _axis(kind, found) for kind in kinds}
+    events_data = {
+        "data": {"values": marked or [{"branch": "", "at": 0, "event": ""}]},
+        "transform": [{"filter": {"field": BRANCH, "valid": True}}],
+    }
+    x = {"field": "at", "type": "quantitative"}
     spec = {
-        **base(rows, field=BRANCH),
-        "params": [{"name": "what", "value": kinds[0]}],
-        "encoding": {
-            "x": {"field": "at", "type": "quantitative", "axis": {"title": "epochs since the start"},
-                  "scale": {"nice": False}},
-        },
+        **base(rows, [only("what", kinds[0])], field=BRANCH),
+        "encoding": {"x": channel("at", "epochs since the start", nice=False)},
         "layer": [
+            *one_line(
+                {**channel("value", ""), "axis": axes[kinds[0]]},
+                tooltip(("at", "epoch"), ("said", "mean"), ("seeds", "seeds"), ("keys", "keys")),
+            ),
             {
-                "data": {"values": marked or [{"branch": "", "at": 0, "event": ""}]},
-                "transform": [{"filter": {"field": BRANCH, "valid": True}}],
+                **events_data,
                 "mark": {"type": "rule", "strokeDash": [3, 3], "color": "var(--c1)", "opacity": 0.8},
-                "encoding": {"x": {"field": "at", "type": "quantitative"},
-                             "tooltip": tooltip(("event", "event"), ("key", "key"))},
+                "encoding": {"x": x, "tooltip": tooltip(("event", "event"), ("key", "key"))},
             },
             {
-                "data": {"values": marked or [{"branch": "", "at": 0, "event": ""}]},
-                "transform": [{"filter": {"field": BRANCH, "valid": True}}],
-                "mark": {"type": "text", "align": "left", "baseline": "top", "dx": 4, "angle": 0,
-                         "fontSize": 11, "color": "var(--soft)"},
-                "encoding": {"x": {"field": "at", "type": "quantitative"}, "y": {"value": 2},
-                             "text": {"field": "short"}},
-            },
-            {
-                "transform": [{"filter": "datum.what === what"}],
-                "mark": {"type": "area", "opacity": 0.2, "color": "var(--c0)"},
-                "encoding": {"y": {"field": "low", "type": "quantitative", "scale": {"zero": False}},
-                             "y2": {"field": "high"}},
-            },
-            {
-                "transform": [{"filter": "datum.what === what"}],
-                "mark": {"type": "line", "strokeWidth": 1.8, "color": "var(--c0)"},
-                "encoding": {"y": {"field": "value", "type": "quantitative",
-                                   "axis": axes[kinds[0]], "scale": {"zero": False}}},
-            },
-            {
-                "transform": [{"filter": "datum.what === what"}],
-                "mark": {"type": "circle", "size": 26, "color": "var(--c0)", "opacity": 1},
-                "encoding": {"y": {"field": "value", "type": "quantitative"},
-                             "tooltip": tooltip(("at", "epoch"), ("said", "mean"), ("seeds", "seeds"), ("keys", "keys"))},
+                **events_data,
+                "mark": {"type": "text", "align": "left", "baseline": "top", "dx": 4, "fontSize": 11},
+                "encoding": {"x": x, "y": {"value": 2}, "text": {"field": "short"}},
             },
         ],
     }  # fmt: skip
@@ -110,9 +93,10 @@ def training_figure(study: Study) -> Figure | None:
         ),
         controls=[
             Control("Shown", [
-                Option(kind.replace("_", " "), {
-                    "/params/0/value": kind,
-                    "/layer/3/encoding/y/axis": axes[kind],
+                Option(title_of(kind), {
+                    "/transform/1/filter/equal": kind,
+                    "/layer/1/encoding/y/axis": axes[kind],
+                    "/layer/2/encoding/y/axis": axes[kind],
                 }) for kind in kinds
             ])
         ],
@@ -176,13 +160,11 @@ def _other(
         text="One line for each seed and phase.",
         alternative=f"Lines of {kinds[0]} against {across}; the table has the numbers.",
         spec={
-            **base(rows, [{"filter": "datum.what === what"}], field=unique),
-            "params": [{"name": "what", "value": kinds[0]}],
+            **base(rows, [only("what", kinds[0])], field=unique),
             "mark": {"type": "line", "strokeWidth": 1.5, "color": "var(--c0)", "opacity": 0.8},
             "encoding": {
-                "x": {"field": "at", "type": "quantitative", "axis": {"title": across}},
-                "y": {"field": "value", "type": "quantitative", "scale": {"zero": False},
-                      "axis": {"title": kinds[0].replace("_", " ")}},
+                "x": channel("at", across),
+                "y": channel("value", kinds[0].replace("_", " ")),
                 "detail": {"field": "line"},
                 "tooltip": tooltip(("seed", "seed"), ("label", "label"), ("value", "value"), ("key", "key")),
             },
@@ -205,7 +187,7 @@ def _other(
         controls=[
             Control("Shown", [
                 Option(each.replace("_", " "), {
-                    "/params/0/value": each,
+                    "/transform/1/filter/equal": each,
                     "/encoding/y/axis/title": each.replace("_", " "),
                 }) for each in kinds
             ])

@@ -1,7 +1,8 @@
-"""The look of every chart, and the figures as Vega-Lite specs.
+"""How every chart looks: colours, markers, dashes and the theme.
 
-Colours are CSS variables, so that one drawing serves light, dark and print. Lines differ in colour,
-marker and dashes at once, so that they can be told apart in grey and by colour-blind readers.
+Colours are CSS variables, so that one drawing serves light, dark and print; `page.css` gives their
+values. Lines differ in colour, marker and dashes at once, so that they can be told apart in grey
+and by colour-blind readers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,14 @@ THEME: Spec = {
     # Named, because Vega measures text with it to make room for labels.
     "font": "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'Liberation Sans', sans-serif",
     "view": {"stroke": None, "continuousHeight": 340},
+    "title": {
+        "anchor": "start",
+        "color": "var(--ink)",
+        "fontSize": 14,
+        "fontWeight": 600,
+        "subtitleColor": "var(--soft)",
+        "subtitleFontSize": 11,
+    },
     "axis": {
         "labelColor": "var(--soft)",
         "titleColor": "var(--ink)",
@@ -39,8 +48,10 @@ THEME: Spec = {
     "header": {"labelColor": "var(--ink)", "labelFontSize": 12, "title": None},
     "legend": {
         "labelColor": "var(--ink)",
+        "titleColor": "var(--soft)",
         "labelFontSize": 13,
         "labelLimit": 400,
+        "symbolLimit": 0,
         "symbolSize": 140,
     },
     "text": {"color": "var(--soft)", "fontSize": 12},
@@ -59,8 +70,13 @@ def colour(look: int) -> str:
 
 
 def dash(look: int) -> list[int]:
-    """Dashes of a line: whole for the first eight, then broken."""
-    return DASHES[look // COLOURS % len(DASHES)]
+    """Dashes of a line; two lines of one colour and marker differ in them.
+
+    Example:
+        >>> dash(0), dash(1), dash(8)
+        ([1, 0], [7, 4], [7, 4])
+    """
+    return DASHES[(look + look // COLOURS) % len(DASHES)]
 
 
 def shape(look: int) -> str:
@@ -69,7 +85,10 @@ def shape(look: int) -> str:
 
 
 def scales(looks: Mapping[str, int], field: str = "series") -> Spec:
-    """Encodings that give every series its look, by name, whichever of them are shown."""
+    """Encode every series by its look, by name, whichever of them are shown.
+
+    The page has a legend of its own, which a keyboard can reach; so these have none.
+    """
     names = list(looks)
 
     def one(values: Sequence[Any]) -> Spec:
@@ -87,23 +106,16 @@ def scales(looks: Mapping[str, int], field: str = "series") -> Spec:
     }
 
 
-def shown(field: str = "series") -> Spec:
-    """Mark where the page puts the choice of its check boxes or of a pick, as a filter."""
-    return {"filter": {"field": field, "valid": True}}
+def numbered(names: Sequence[str]) -> dict[str, int]:
+    """Give every name its look: the first place at which it comes, among different ones.
+
+    Example:
+        >>> numbered(["a", "b", "a", "c"])
+        {'a': 0, 'b': 1, 'c': 2}
+    """
+    return {name: look for look, name in enumerate(dict.fromkeys(names))}
 
 
 def tooltip(*pairs: tuple[str, str]) -> list[Spec]:
     """What pointing at a mark says: (field, title) pairs of text."""
     return [{"field": field, "title": title, "type": "nominal"} for field, title in pairs]
-
-
-def base(
-    rows: Sequence[Mapping[str, Any]], transforms: Sequence[Spec] = (), field: str = "series"
-) -> Spec:
-    """Start of a figure: its data and its filter."""
-    return {
-        "width": "container",
-        "height": 340,
-        "data": {"values": list(rows)},
-        "transform": [shown(field), *transforms],
-    }

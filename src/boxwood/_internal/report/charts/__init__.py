@@ -1,0 +1,1 @@
+"""Charts as Vega-Lite specifications: one source for the page, for papers and for the studies."""
