@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from boxwood._internal.cli.main import app
-from boxwood._internal.files.mask_files import load_masks, masks_beside
+from boxwood._internal.files.mask_files import load_masks, masks_file_of
 from boxwood._internal.report.page.store_reader import read
 from boxwood._internal.runs.store import Store
 from boxwood.errors import BoxwoodError
@@ -98,7 +98,7 @@ def test_a_network_leaves_its_store_with_its_masks_beside_it(store: Store, tmp_p
     out = tmp_path / "out.safetensors"
     words = ["runs", "export", run.key, "--out", str(out), "--store", str(store.root)]
     assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
-    state, found, masks = store.load(run.key), load_file(out), load_masks(masks_beside(out))
+    state, found, masks = store.load(run.key), load_file(out), load_masks(masks_file_of(out))
     assert set(masks) == set(state.masks)
     assert all(torch.equal(masks[name], state.masks[name]) for name in masks)
     assert all(torch.equal(found[n], w * state.masks.get(n, 1)) for n, w in state.weights.items())
