@@ -14,11 +14,13 @@ import pytest
 from typer.testing import CliRunner
 
 from boxwood._internal.cli.main import app
-from boxwood._internal.report.page.build import Report, articles, page, to_json, write, write_csv
+from boxwood._internal.core.replacing import write_whole
+from boxwood._internal.report.page.build import Report, articles, page, to_json, write_csv
 from boxwood._internal.report.page.document import tables_of
-from boxwood._internal.report.page.pictures import pairs, png
+from boxwood._internal.report.page.pictures import pairs
 from boxwood._internal.report.page.render import script_json
 from boxwood._internal.report.page.store_reader import read
+from boxwood._internal.report.png import grey_uri
 from boxwood._internal.report.study import Finding
 from boxwood._internal.runs import latency
 from boxwood._internal.runs.store import Store
@@ -257,7 +259,7 @@ def test_masks_are_pictures_of_what_is_kept(store: Store) -> None:
     mask = found[0].masks["fc1.weight"]
     assert int(mask.sum()) == 9
     grey = np.where(mask.numpy(), 0, 255).astype(np.uint8)
-    file = b64decode(png(grey).partition(",")[2])
+    file = b64decode(grey_uri(grey).partition(",")[2])
     at = file.index(b"IDAT")
     length = int.from_bytes(file[at - 4 : at], "big")
     lines = np.frombuffer(zlib.decompress(file[at + 4 : at + 4 + length]), np.uint8)
@@ -294,7 +296,7 @@ def test_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
     """A folder that is a file is an error that names it, and nothing is left behind."""
     (tmp_path / "file").write_text("x")
     with pytest.raises(BoxwoodError, match="Expected a folder that can be written"):
-        write(tmp_path / "file" / "page.html", "text")
+        write_whole(tmp_path / "file" / "page.html", "text")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
