@@ -1,5 +1,8 @@
 """Exactly what was used is cited."""
 
+import sys
+from types import ModuleType
+
 import pytest
 
 from boxwood._internal.core.spec import Call, encode
@@ -95,3 +98,14 @@ def test_unknown_code_is_left_alone() -> None:
         == ()
     )
     assert bibtex(()) == ""
+
+
+def test_code_that_is_running_cites_its_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's module that has been imported is asked as Boxwood's are, and none is imported."""
+    spec = {"function": "somebodys_module:net"}
+    assert sources(spec) == ()
+    module = ModuleType("somebodys_module")
+    exec('def net():\n    """Build it.\n\n    Source: Han et al. (2015), figure 1.\n    """', vars(module))  # noqa: S102  # fmt: skip
+    monkeypatch.setitem(sys.modules, "somebodys_module", module)
+    (found,) = sources(spec)
+    assert [paper.key for paper in found.papers] == ["han2015learning"]

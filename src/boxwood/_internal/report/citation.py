@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -34,10 +35,11 @@ class Source:
 
 
 def sources(spec: Any) -> tuple[Source, ...]:
-    """Find the source of everything of Boxwood that an encoded spec names, each once.
+    """Find the source of everything that an encoded spec names, each once.
 
     A line ``Source of ``field``: …`` counts only where that field of the spec is set, so that a
-    plain training does not cite what it does not do. Nothing of a user's own code is imported.
+    plain training does not cite what it does not do. A user's own modules are asked if they are
+    imported already; nothing of them is imported.
 
     Args:
         spec: what `boxwood._internal.core.spec.encode` returns, of recipes or experiments.
@@ -106,7 +108,7 @@ def _names(paper: Paper, text: str) -> bool:
 def _named(spec: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if isinstance(spec, Mapping):
         target = spec.get("is", spec.get("function"))
-        if isinstance(target, str) and target.startswith(_OURS):
+        if isinstance(target, str):
             yield target, spec
         for value in spec.values():
             yield from _named(value)
@@ -115,16 +117,21 @@ def _named(spec: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield from _named(value)
 
 
-@cache
 def _documented(target: str) -> tuple[tuple[str, str], ...]:
+    """Fields and sources that a docstring has, of Boxwood or of code that is running already."""
     module, _, name = target.partition(":")
     try:
-        thing: Any = importlib.import_module(module)
+        ours = module.startswith(_OURS)
+        thing: Any = importlib.import_module(module) if ours else sys.modules.get(module)
         for part in name.split("."):
             thing = getattr(thing, part)
     except (ImportError, AttributeError):
         return ()  # a store may be older or younger than this Boxwood
-    text = inspect.getdoc(thing) or ""
+    return _written(inspect.getdoc(thing) or "")
+
+
+@cache
+def _written(text: str) -> tuple[tuple[str, str], ...]:
     return tuple(
         (match["field"] or "", " ".join(match["text"].split())) for match in _SOURCE.finditer(text)
     )
