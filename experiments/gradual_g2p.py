@@ -104,22 +104,31 @@ def judge(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
     findings = [
         _lower(
             f"{measure}, {layers}: large-sparse below dense",
-            _losses(measured, ours, theirs)
-            if of is losses
-            else _over_seeds(of(measured, ours), of(measured, theirs)),
+            estimates(measured, measure, ours, theirs),
         )
-        for measure, of in MEASURES.items()
+        for measure in MEASURES
         for layers, ours, theirs in comparisons
     ]
     claim = f"test loss: large at 80 % has at most {TOLERANCE} times the perplexity of dense"
-    near = _lower(claim, _losses(measured, AT_80, f"dense {LARGE}"), by=-log(TOLERANCE))
+    near = _lower(
+        claim, estimates(measured, "test loss", AT_80, f"dense {LARGE}"), by=-log(TOLERANCE)
+    )
     return corrected([*findings, near])
 
 
-def _losses(measured: tuple[Measurement, ...], ours: str, theirs: str) -> Estimate | None:
-    """Theirs less ours, over seeds and test sequences."""
-    networks = facts_by_seed(measured, theirs), facts_by_seed(measured, ours)
-    return difference(*networks, what="loss", scale=1.0)
+def estimates(
+    measured: tuple[Measurement, ...], measure: str, ours: str, theirs: str
+) -> Estimate | None:
+    """Theirs less ours: over seeds and test sequences where each sequence's answer was kept."""
+    if measure == "test loss":
+        networks = facts_by_seed(measured, theirs), facts_by_seed(measured, ours)
+        return difference(*networks, what="loss", scale=1.0)
+    if measure == "word error rate":
+        written = [facts_by_seed(measured, f"{name} {WRITTEN}") for name in (ours, theirs)]
+        if all("written_answers" in facts for each in written for facts in each.values()):
+            return difference(*written, part="written", scale=1.0)
+    of = MEASURES[measure]
+    return _over_seeds(of(measured, ours), of(measured, theirs))
 
 
 def losses(measured: Iterable[Measurement], name: str) -> dict[int, float]:

@@ -11,6 +11,7 @@ from boxwood._internal.core import spec
 from boxwood._internal.core.examples import Examples
 from boxwood._internal.model.evaluation import evaluating
 from boxwood._internal.recipes.phase import State, World
+from boxwood._internal.train.answers import Answers
 from boxwood.errors import InvalidInput
 from boxwood_studies.beam_search import Carry, beam_search
 from boxwood_studies.error_rates import error_rates
@@ -62,7 +63,10 @@ class Decode:
     label: str = spec.field("", identity=False)
 
     def run(self, state: State, world: World) -> State:
-        """Decode; the state passes through unchanged but for its facts: what ``score`` returns."""
+        """Decode; the state passes through unchanged but for its facts.
+
+        They are what ``score`` returns, and which sources were written as one of their references.
+        """
         model = world.network(state)
         if not (hasattr(model, "begin") and hasattr(model, "next")):
             raise InvalidInput(
@@ -88,8 +92,11 @@ class Decode:
                 )
                 if world.progress is not None:
                     world.progress(len(answers), len(sources))
-        found = self.score(answers, [references[source] for source in sources])
-        return State(state.weights, state.masks, asdict(found))
+        wanted = [references[source] for source in sources]
+        right = torch.tensor([answer in each for answer, each in zip(answers, wanted, strict=True)])
+        facts = asdict(self.score(answers, wanted))
+        facts["written_answers"] = Answers.of_classes(right).facts()
+        return State(state.weights, state.masks, facts)
 
 
 def _references(examples: Examples) -> dict[Tokens, list[Tokens]]:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from boxwood._internal.report.contrasts import BySeed, contrast
 from boxwood._internal.report.estimates import Estimate, interval
 from boxwood._internal.report.significance import above, holm, seeds_needed, within
+from boxwood._internal.report.statistics import Interval
 from boxwood._internal.report.study import Finding
 
 SEEDS = 5
@@ -210,9 +211,8 @@ def corrected(findings: Sequence[Finding]) -> tuple[Finding, ...]:
 def disagreement(test: Estimate | None, validation: Estimate | None, digits: int = 2) -> str:
     """Warn where validation and test say different things; empty where they agree.
 
-    They disagree if the signs differ and one of both intervals leaves zero out, or if the intervals
-    have nothing in common. Settings were chosen on validation, which flatters it; but a claim that
-    holds on one part of the data only is no claim about either.
+    Settings were chosen on validation, which flatters it; but a claim that holds on one part of the
+    data only is no claim about either. What counts as disagreement says `disagree`.
 
     Example:
         >>> from boxwood._internal.report.estimates import over_seeds
@@ -221,17 +221,26 @@ def disagreement(test: Estimate | None, validation: Estimate | None, digits: int
     """
     if test is None or validation is None or min(test.seeds, validation.seeds) < 2:
         return ""
-    a, b = interval(test), interval(validation)
-    if a.low is None or a.high is None or b.low is None or b.high is None:
-        return ""
-    apart = a.low > b.high or b.low > a.high
-    opposed = test.value * validation.value < 0
-    clear = not (a.low <= 0 <= a.high and b.low <= 0 <= b.high)
-    return (
-        f"validation says otherwise: {shown(validation, digits)}"
-        if apart or (opposed and clear)
-        else ""
-    )
+    apart = disagree(interval(test), interval(validation))
+    return f"validation says otherwise: {shown(validation, digits)}" if apart else ""
+
+
+def disagree(test: Interval, validation: Interval) -> bool:
+    """Say whether two intervals of one difference contradict each other.
+
+    They do if the signs differ and one of both leaves zero out, or if they have nothing in common.
+
+    Example:
+        >>> from boxwood._internal.report.statistics import mean
+        >>> disagree(mean([0.1, 0.2, 0.15]), mean([-0.5, -0.4, -0.6]))
+        True
+    """
+    a, b = (test.low, test.high), (validation.low, validation.high)
+    if a[0] is None or a[1] is None or b[0] is None or b[1] is None:
+        return False
+    opposed = test.estimate * validation.estimate < 0
+    clear = not (a[0] <= 0 <= a[1] and b[0] <= 0 <= b[1])
+    return a[0] > b[1] or b[0] > a[1] or (opposed and clear)
 
 
 def shown(estimate: Estimate, digits: int = 2) -> str:

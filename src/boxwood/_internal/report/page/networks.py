@@ -10,9 +10,10 @@ from boxwood._internal.report.estimates import Estimate, interval
 from boxwood._internal.report.page.facts import counted
 from boxwood._internal.report.page.metrics import KEPT, Metric, Yardstick, judged_by
 from boxwood._internal.report.page.store_reader import Study
-from boxwood._internal.report.significance import above
+from boxwood._internal.report.significance import above, mcnemar
 from boxwood._internal.report.statistics import Interval, PairedComparison
 from boxwood._internal.report.study import Measurement
+from boxwood._internal.train.answers import Answers
 
 
 @dataclass(frozen=True)
@@ -186,12 +187,27 @@ def against(network: Network, other: Network, metric: Metric) -> PairedCompariso
     sign = -1 if metric.lower else 1
     found = statistics.paired_difference([sign * a for a, _ in whole], [sign * b for _, b in whole])
     shared = mine.keys() & theirs.keys()
-    both = ([m for m in each.members if m.seed in shared] for each in (network, other))
+    both = [[m for m in each.members if m.seed in shared] for each in (network, other)]
     over_both = _over_both(metric, list(zip((sign, -sign), both, strict=True)))
+    if len(shared) == 1 and metric.name in _OF_EXAMPLES:
+        found = replace(found, t_p=_of_single_networks(*both, part=_OF_EXAMPLES[metric.name][0]))
     if over_both is not None:
         p = above(over_both)
         found = replace(found, difference=interval(over_both), t_p=2 * min(p, 1 - p))
     return _reversed(found) if metric.lower else found
+
+
+def _of_single_networks(
+    a: Sequence[Measurement], b: Sequence[Measurement], *, part: str
+) -> float | None:
+    """McNemar's test for two networks of one seed, where answers were kept."""
+    facts = [each[0].facts.get(f"{part}_answers") for each in (a, b)]
+    if None in facts:
+        return None
+    ours, theirs = (Answers.read(each) for each in facts if each is not None)
+    if (ours.targets != 1).any() or len(ours.right) != len(theirs.right):
+        return None
+    return mcnemar(ours.right.astype(bool), theirs.right.astype(bool))
 
 
 _OF_EXAMPLES = {

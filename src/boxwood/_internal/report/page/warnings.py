@@ -9,6 +9,7 @@ from boxwood._internal.report.page.fairness import fairness
 from boxwood._internal.report.page.metrics import KEPT, percent
 from boxwood._internal.report.page.networks import Network, against, better, merit, yardstick
 from boxwood._internal.report.page.store_reader import Study
+from boxwood._internal.report.verdicts import disagree
 
 _FEW = 3
 _NEAR_COLLAPSE = 0.005
@@ -23,6 +24,7 @@ def cautions(study: Study, found: Sequence[Network], dense: Network | None) -> l
         *_collapsed(found),
         *_few_seeds(found),
         *_baseline(found, dense),
+        *_contradicted(found, dense),
         *fairness(study, found, dense),
         *_unfinished(study),
         *_overlapping(found),
@@ -105,6 +107,25 @@ def _baseline(found: Sequence[Network], dense: Network | None) -> Iterator[Note]
     if found and dense is None:
         text = "No dense network was measured: what pruning cost cannot be said."
         yield Note("serious", text, ("Add a branch that trains and measures without pruning.",))
+
+
+def _contradicted(found: Sequence[Network], dense: Network | None) -> Iterator[Note]:
+    """Networks that gain on test what they lose on validation, or the other way round."""
+    by, named = yardstick(found), []
+    for each in found:
+        if dense is None or each is dense or each.seeds < _FEW:
+            continue
+        test, validation = (against(each, dense, metric) for metric in (by.test, by.validation))
+        if test and validation and disagree(test.difference, validation.difference):
+            there = by.validation.change(validation.difference.estimate)
+            here = by.test.change(test.difference.estimate)
+            named.append(f"{each.name}: {here} on test, {there} on validation")
+    if named:
+        text = (
+            "Test and validation disagree about the difference to the dense network, in sign or beyond "
+            "their intervals: a claim about it needs more examples."
+        )
+        yield Note("mild", text, named)
 
 
 def _unfinished(study: Study) -> Iterator[Note]:
