@@ -118,3 +118,16 @@ def test_top5_is_not_asked_of_what_is_no_accuracy() -> None:
     """A language model is held to the other rules."""
     item = checklist(replace(SOUND, classes=None, judged_by="perplexity"))[6]
     assert (item.met, "judged by perplexity" in item.evidence) == (True, True)
+
+
+def test_test_and_validation_that_contradict_each_other(
+    empty: Store, hand: SimpleNamespace
+) -> None:
+    """Three seeds that gain 2 points on test and lose as many on validation."""
+    for seed in range(3):
+        for branch, gain, kept in (("dense", 0, (96, 18)), ("pruned", 19 + seed, (9, 2))):
+            facts = hand.measured(900 + gain, kept=kept, validation=900 - gain)
+            phases = [(hand.train(), hand.trained(), None), (hand.measure(branch), facts, kept)]
+            hand.note(empty, branch, seed, phases)
+    severity, details = one(said(empty), "Test and validation disagree")
+    assert (severity, details) == ("mild", ["pruned pruned: +2.00 on test, −2.00 on validation"])

@@ -11,6 +11,7 @@ from boxwood import Genesis
 from boxwood._internal.core.spec import Call
 from boxwood._internal.data.splits import Splits
 from boxwood._internal.recipes.phase import State, World
+from boxwood._internal.train.answers import Answers
 from boxwood._internal.zoo.lenet import lenet_300_100
 from boxwood.errors import BoxwoodError, MissingDependency
 from boxwood_studies import pronunciations
@@ -270,7 +271,10 @@ def decoded(phase: Decode, net) -> dict:
 
 def test_decoding_by_hand() -> None:
     """Examples of one source are one word: right by its second, one edit of one and of three."""
-    assert decoded(Decode(width=2), Copy) == {"edits": 2, "tokens": 6, "wrong": 2, "sequences": 3}
+    facts = decoded(Decode(width=2), Copy)
+    # Shorter sources come first: 3, then 1 2, then 4 4.
+    assert Answers.read(facts.pop("written_answers")).right.tolist() == [0, 1, 0]
+    assert facts == {"edits": 2, "tokens": 6, "wrong": 2, "sequences": 3}
     assert decoded(Decode(width=1, batch=1, first=2), Copy)["sequences"] == 2
 
 

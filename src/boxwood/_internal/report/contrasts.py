@@ -75,7 +75,8 @@ def contrast(
         sum(weight * group[s].of(what) for weight, group in zip(weights, whole, strict=True))
         for s in range(len(seeds))
     ])  # fmt: skip
-    return over_seeds_and_examples(scale * sums + shift * targets, targets)
+    weighted = None if (targets == 1).all() else targets
+    return over_seeds_and_examples(scale * sums + shift * targets, weighted)
 
 
 def difference(

@@ -228,7 +228,8 @@ def disagreement(test: Estimate | None, validation: Estimate | None, digits: int
 def disagree(test: Interval, validation: Interval) -> bool:
     """Say whether two intervals of one difference contradict each other.
 
-    They do if the signs differ and one of both leaves zero out, or if they have nothing in common.
+    They do if the signs differ and one of both leaves zero out, or if they have nothing in common. An
+    interval of no width, of seeds that agree exactly, says nothing about its error and contradicts none.
 
     Example:
         >>> from boxwood._internal.report.statistics import mean
@@ -237,6 +238,8 @@ def disagree(test: Interval, validation: Interval) -> bool:
     """
     a, b = (test.low, test.high), (validation.low, validation.high)
     if a[0] is None or a[1] is None or b[0] is None or b[1] is None:
+        return False
+    if a[0] == a[1] or b[0] == b[1]:
         return False
     opposed = test.estimate * validation.estimate < 0
     clear = not (a[0] <= 0 <= a[1] and b[0] <= 0 <= b[1])
