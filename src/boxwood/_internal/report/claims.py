@@ -183,7 +183,7 @@ def _spoilt(claim: Claim, reports: Mapping[str, Report]) -> bool:
 
 
 def _verdict(claim: Claim, found: Finding, fault: Fault | None) -> Verdict:
-    if fault is not None:
+    if fault is not None and found.seeds != 0:
         said = f"to be run again: {fault.reason}. Before that: {found.evidence}"
         found = replace(found, held=None, evidence=said, needed=max(SEEDS, found.needed or 0))
     over = found.estimate
