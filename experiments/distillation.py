@@ -354,7 +354,7 @@ def judge_ensemble(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
     if mine is None or whole is None:
         return (found,)
     text = (
-        f"{best}: {shown(mine)} of a gain of {shown(whole)} points; single "
+        f"{best}: {shown(mine, unit='points')} of a gain of {shown(whole, unit='points')}; single "
         f"{100 * average(single).value:.2f} %; beyond half of it"
     )
     return (_named(found, text),)

@@ -190,7 +190,7 @@ def judge(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
         return in_every_seed(
             claim,
             () if found is None else found.by_seed,
-            "" if found is None else f"points {shown(found)}",
+            "" if found is None else shown(found, unit="points"),
         )
 
     findings = [

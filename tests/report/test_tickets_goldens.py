@@ -64,6 +64,17 @@ def test_clearly_slower_than_reinit_is_no_ticket():
     assert found.word == "no ticket"
 
 
+def test_equal_steps_refute_nothing():
+    """Where every training stops at the same step, speed says nothing, whatever the last bits."""
+    for step in (200, 300, 700):
+        equal = [stops(step, points) for points in (DENSE, BETTER, SAME)]
+        for group in equal:
+            group[:] = [replace(one, step=step) for one in group]
+        dense, ticket, reinit = equal
+        found = verdict(dense, ticket, [[one] * 3 for one in reinit])
+        assert (found.word, found.speed.estimate) == ("undecided", pytest.approx(1.0))
+
+
 def test_no_difference_is_undecided_and_says_how_many_seeds():
     """Intervals around zero decide nothing; more seeds at the same spread might."""
     found = verdict(

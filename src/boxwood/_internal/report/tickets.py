@@ -172,12 +172,17 @@ def verdict(
     other = [fmean(_test(each) for each in group) for group in reinit]
     slow = [math.exp(fmean(math.log(each.step) for each in group)) for group in reinit]
     steps = [float(each.step) for each in ticket]
+    # Of equal steps exactly zero, which their ratio need not be.
+    slower = [
+        fmean(math.log(each.step) for each in group) - math.log(one.step)
+        for group, one in zip(reinit, ticket, strict=True)
+    ]
     against_dense = paired_difference([_test(e) for e in ticket], [_test(e) for e in dense])
     against_reinit = paired_difference([_test(e) for e in ticket], other)
     limits = (
         (_points(ticket, [[each] for each in dense], against_dense.differences), -tolerance),
         (_points(ticket, reinit, against_reinit.differences), 0.0),
-        (over_seeds([math.log(a / b) for a, b in zip(slow, steps, strict=True)]), 0.0),
+        (over_seeds(slower), 0.0),
     )
     # A ticket whose minimum is censored is slower than it seems; a censored reinit is slower still.
     late = sum(each.censored for each in ticket)

@@ -53,7 +53,7 @@ def exceeds(
         >>> from boxwood._internal.report.estimates import over_seeds
         >>> found = exceeds("iterative > one-step", over_seeds([0.5, 0.4, 0.6, 0.5, 0.7]))
         >>> found.word, found.evidence
-        ('holds', '0.54 [0.40, 0.68] points over 5 seeds, 5 of them above 0')
+        ('holds', '0.54 [0.40, 0.68] points over 5 seeds, 5 seeds above 0')
     """
     if estimate is None:
         return _not_run(claim)
@@ -246,15 +246,16 @@ def disagree(test: Interval, validation: Interval) -> bool:
     return a[0] > b[1] or b[0] > a[1] or (opposed and clear)
 
 
-def shown(estimate: Estimate, digits: int = 2) -> str:
-    """Write an estimate with its interval and what it rests on.
+def shown(estimate: Estimate, digits: int = 2, unit: str = "") -> str:
+    """Write an estimate with its interval, its unit and what it rests on.
 
     Example:
         >>> from boxwood._internal.report.estimates import over_seeds
         >>> shown(over_seeds([0.1, 0.2, 0.15]))
         '0.15 [0.03, 0.27] over 3 seeds'
     """
-    return f"{_figures(estimate, digits)} {_rests_on(estimate)}"
+    figures = f"{_figures(estimate, digits)} {unit}".rstrip()
+    return f"{figures} {_rests_on(estimate)}"
 
 
 def _decided(
@@ -272,7 +273,7 @@ def _decided(
     if needed is not None:
         needed = max(needed, estimate.seeds + 1)
     wins = sum(each > limit for each in estimate.by_seed)
-    said = f"{_figures(estimate, digits)} {unit} {_rests_on(estimate)}, {wins} of them above {limit + 0.0:.3g}"
+    said = f"{shown(estimate, digits, unit)}, {wins} seeds above {limit + 0.0:.3g}"
     if not decides:
         said += (
             f"; {needed} seeds would likely decide it"
