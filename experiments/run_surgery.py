@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from pruning_runs import report, write_once
 from surgery import FITTED, MEANS, PEER, PLAIN, SAME, STATISTICS, Case, studied
-from text_recogniser import Rendered, ctc, exact, pretrained
+from text_recogniser import Rendered, ctc, pretrained, read
 from text_recogniser import data as words
 from torch import nn
 
@@ -32,12 +32,12 @@ from boxwood._internal.report.charts.curves import curve_rows
 from boxwood._internal.report.charts.export import grid, still, write_chart
 from boxwood._internal.report.charts.looks import Spec, numbered
 from boxwood._internal.report.charts.marks import bars, channel, level, lines
-from boxwood._internal.report.estimates import over_seeds
+from boxwood._internal.report.contrasts import difference
 from boxwood._internal.report.study import Finding
 from boxwood._internal.report.verdicts import corrected, exceeds
+from boxwood._internal.train.answers import Answers, examine
 from boxwood._internal.train.loop import train_
 from boxwood._internal.train.lr_schedules import StepDecay
-from boxwood._internal.train.metrics import accuracy
 from boxwood._internal.train.settings import Regularisation
 from boxwood._internal.zoo.cifar_nets import small_resnet
 from boxwood._internal.zoo.lenet import lenet_5
@@ -105,7 +105,7 @@ def trained_here(build: Any, size: int) -> Case:
         example=data.train.take(torch.arange(2))[0],
         protect=(),
         calibration=calibration,
-        measure=lambda net: accuracy(net, data.test).fraction,
+        measure=lambda net: examine(net, data.test)[1],
         retrain_=lambda net, seed: train_(net, data.train, AGAIN, seed=seed),
     )
 
@@ -124,7 +124,7 @@ def recogniser(corpus: Path, protect: tuple[str, ...]) -> Case:
         example=torch.zeros(2, 1, 64, 200),
         protect=protect,
         calibration=calibration,
-        measure=lambda net: exact(net, tested),
+        measure=lambda net: Answers.of_classes(torch.tensor(read(net, tested))),
         retrain_=lambda net, seed: train_(net, train, WORDS_AGAIN, seed=seed),
     )
 
@@ -159,18 +159,31 @@ def values(runs: Sequence[Mapping[str, Any]], way: str, removed: float, key: str
     ]
 
 
+def by_seed(
+    runs: Sequence[Mapping[str, Any]], way: str, removed: float, key: str
+) -> dict[int, Mapping[str, Any]]:
+    """Rows of one way at one fraction, by seed, where they hold what is asked for."""
+    return {
+        run["seed"]: row
+        for run in runs
+        for row in run["rows"]
+        if (row["way"], row["removed"]) == (way, removed) and key in row
+    }
+
+
 def judged(name: str, runs: Sequence[Mapping[str, Any]]) -> Iterable[Finding]:
     """Hold every comparison to the paired interval over seeds, and the two libraries to equality."""
     for removed in FRACTIONS:
         for asked in ASKED:
-            ours, theirs = (values(runs, way, removed, asked.when) for way in (asked.a, asked.b))
-            if len(ours) != len(theirs) or not ours:
+            ours, theirs = (by_seed(runs, way, removed, asked.when) for way in (asked.a, asked.b))
+            if ours.keys() != theirs.keys() or not ours:
                 continue
             found = exceeds(
                 f"{NAMES[name]}, {removed:.0%} removed: {asked.words}",
-                over_seeds([100 * (a - b) for a, b in zip(ours, theirs, strict=True)]),
+                difference(ours, theirs, part=asked.when),
             )
-            both = f"{fmean(ours):.3f} against {fmean(theirs):.3f}"
+            means = (fmean(row[asked.when] for row in each.values()) for each in (ours, theirs))
+            both = " against ".join(f"{mean:.3f}" for mean in means)
             yield replace(found, evidence=f"{both}; difference {found.evidence}")
         alike = values(runs, SAME, removed, "agreement")
         if alike:

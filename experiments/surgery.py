@@ -21,6 +21,7 @@ from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.shrink import shrink
 from boxwood._internal.graph.surgery import cuts_of
 from boxwood._internal.graph.units import Units, find_units
+from boxwood._internal.train.answers import Answers
 
 PLAIN, STATISTICS, MEANS, FITTED = "ours", "batch statistics", "means folded", "least squares"
 SAME, PEER = "Torch-Pruning, same scores", "Torch-Pruning, its own scores"
@@ -39,7 +40,7 @@ class Case:
         example: an input that shows the way through it.
         protect: patterns of parameters whose units stay.
         calibration: unlabelled inputs of a seed; none of the test.
-        measure: accuracy on the test.
+        measure: which test examples it answers rightly.
         retrain_: trains in place, in an order that follows from a seed.
     """
 
@@ -47,7 +48,7 @@ class Case:
     example: Tensor
     protect: tuple[str, ...]
     calibration: Callable[[int], Sequence[Tensor]]
-    measure: Callable[[nn.Module], float]
+    measure: Callable[[nn.Module], Answers]
     retrain_: Callable[[nn.Module, int], object]
 
 
@@ -202,12 +203,19 @@ def studied(case: Case, seed: int, fractions: Sequence[float]) -> dict[str, Any]
             if way == SAME and same:
                 row |= done[PLAIN] | {"way": way, "equal_to_ours": True}
             else:
-                row |= sizes(small, case.example) | {"accuracy": case.measure(small)}
+                row |= sizes(small, case.example) | measured(case, small, "accuracy")
                 if way in RETRAINED:
                     case.retrain_(small, seed)
-                    row["retrained"] = case.measure(small.eval())
+                    row |= measured(case, small.eval(), "retrained")
             row["agreement"] = agreement(gone, operated.removed)
             rows.append(row)
             done[way] = row
-            print(seed, row, flush=True)
-    return {"seed": seed, "dense": case.measure(net), **sizes(net, case.example), "rows": rows}
+            print(seed, {k: v for k, v in row.items() if not k.endswith("_answers")}, flush=True)
+    whole = measured(case, net, "dense")
+    return {"seed": seed, **whole, **sizes(net, case.example), "rows": rows}
+
+
+def measured(case: Case, net: nn.Module, name: str) -> dict[str, Any]:
+    """Accuracy, and which test examples were answered rightly, under one name."""
+    answers = case.measure(net)
+    return {name: float(answers.right.mean()), f"{name}_answers": answers.facts()}
