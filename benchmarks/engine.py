@@ -25,14 +25,14 @@ from torch import Tensor, nn
 from boxwood._internal.core.allocation import uniform
 from boxwood._internal.core.blocks import Blocks
 from boxwood._internal.core.granularity import Elements, Granularity
-from boxwood._internal.engine.compiling import compile as compile_
-from boxwood._internal.engine.contenders import (
+from boxwood._internal.engine.backends import (
     onnx_runtime,
     openvino,
-    race,
+    time_backends,
     torch_compiled,
     torch_eager,
 )
+from boxwood._internal.engine.compiling import compile as compile_
 from boxwood._internal.model.oneshot import apply_masks_, find_masks
 from boxwood._internal.zoo.cifar_nets import resnet_20
 from boxwood._internal.zoo.lenet import lenet_5, lenet_300_100
@@ -202,7 +202,7 @@ def _rows(
         session = compile_(built(network, sparsity), example, threads=threads)
         runs[f"{sparsity:.0%}"] = lambda session=session: session(*example)
     clock = time.process_time if threads == 1 else time.perf_counter
-    results = {result.name: result for result in race(runs, turns=turns, clock=clock)}
+    results = {result.name: result for result in time_backends(runs, turns=turns, clock=clock)}
     found = []
     for sparsity in sparsities:
         ours = results[f"{sparsity:.0%}"].seconds

@@ -69,9 +69,9 @@ def layer(name: str, problem: Conv, sparsities: tuple[float, ...], repeats: int)
     useful = {}
     for sparsity in sparsities:
         weight = pruned(problem.weight_shape, sparsity, 1)
-        plan = costs.choose(problem, weight, host())
+        packing = costs.choose_packing(problem, weight, host())
         kernels[f"{sparsity:.0%}"] = (
-            conv.build(problem, weight, None, host(), plan=plan),
+            conv.build(problem, weight, None, host(), packing=packing),
             problem,
         )
         positions = problem.target.height * problem.target.width

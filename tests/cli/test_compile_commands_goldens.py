@@ -13,13 +13,13 @@ pytest.importorskip("llvmlite")
 from boxwood._internal.cli import main
 from boxwood._internal.cli.bench import OURS, Entry, verdict
 from boxwood._internal.cli.models import example_of, model_of
-from boxwood._internal.engine.contenders import (
-    Contender,
-    Result,
+from boxwood._internal.engine.backends import (
+    Backend,
+    BackendTimes,
     boxwood_engine,
     onnx_runtime,
     openvino,
-    race,
+    time_backends,
 )
 from boxwood._internal.engine.session import load_session
 from boxwood.errors import BoxwoodError
@@ -127,10 +127,10 @@ def test_what_bench_prints_fits_a_pipe(nets, monkeypatch, capsys) -> None:
     assert "\nFastest: " in rest or "\nNothing is measurably faster than torch, dense." in rest
 
 
-def results_of(**seconds: tuple[str, bool, float]) -> dict[Entry, Result]:
+def results_of(**seconds: tuple[str, bool, float]) -> dict[Entry, BackendTimes]:
     """Each ran nine times, and always took as long."""
     return {
-        Entry(engine, name, int8, lambda: Contender("", None)): Result(
+        Entry(engine, name, int8, lambda: Backend("", None)): BackendTimes(
             name, took, took, took, took, (took,) * 9
         )
         for name, (engine, int8, took) in seconds.items()
@@ -226,10 +226,10 @@ def test_an_input_is_needed() -> None:
 
 def test_a_race_needs_runners() -> None:
     """And turns."""
-    with pytest.raises(BoxwoodError, match="contenders and at least one turn"):
-        race({}, turns=3)
-    with pytest.raises(BoxwoodError, match="contenders and at least one turn"):
-        race({"nothing": lambda: None}, turns=0)
+    with pytest.raises(BoxwoodError, match="backends and at least one turn"):
+        time_backends({}, turns=3)
+    with pytest.raises(BoxwoodError, match="backends and at least one turn"):
+        time_backends({"nothing": lambda: None}, turns=0)
 
 
 @pytest.mark.parametrize("int8", [False, True])
@@ -242,7 +242,7 @@ def test_a_contender_that_cannot_run_says_why(make, int8) -> None:
             raise ValueError("odd")
 
     found = make(Odd(), (torch.zeros(1, 2),), 1, int8=int8)
-    assert isinstance(found, Contender)
+    assert isinstance(found, Backend)
     assert found.run is None
     assert found.why_not
 
@@ -254,7 +254,7 @@ def test_int8_without_what_quantises(make, package, monkeypatch) -> None:
         "importlib.util.find_spec", lambda name: None if name == package else object()
     )
     found = make(torch.nn.Linear(2, 2), (torch.zeros(1, 2),), 1, int8=True)
-    assert found == Contender(found.name, None, f"{package} is not installed")
+    assert found == Backend(found.name, None, f"{package} is not installed")
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ def test_the_engine_is_absent_where_it_leaves_a_network_to_torch() -> None:
 def test_a_race_tells_its_turns() -> None:
     """For a bar of progress."""
     told: list[tuple[int, int]] = []
-    race(
+    time_backends(
         {"nothing": lambda: None}, turns=2, progress=lambda done, turns: told.append((done, turns))
     )
     assert told == [(1, 2), (2, 2)]
@@ -318,7 +318,9 @@ def test_no_contender_of_a_race_always_follows_the_same_one() -> None:
     """What ran before leaves caches and threads behind; each has its turns all the same."""
     ran: list[str] = []
     names = "abcde"
-    results = race({name: partial(ran.append, name) for name in names}, turns=40, warm_up=0)
+    results = time_backends(
+        {name: partial(ran.append, name) for name in names}, turns=40, warm_up=0
+    )
     assert [(result.name, len(result.seconds)) for result in results] == [(n, 40) for n in names]
     turns = [ran[first : first + 10] for first in range(0, len(ran), 10)]
     assert len(turns) == 40

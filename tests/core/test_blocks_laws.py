@@ -64,7 +64,7 @@ def test_select_keeps_whole_blocks():
 
 def test_engine_finds_the_blocks():
     """The engine's cost model runs a matrix pruned in 8 × 1 blocks as such blocks."""
-    from boxwood._internal.engine.kernels.planning import block_columns, usual_height
+    from boxwood._internal.engine.kernels.packing import block_columns, usual_height
     from boxwood._internal.engine.targets import AVX2
 
     torch.manual_seed(0)

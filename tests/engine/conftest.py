@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from boxwood._internal.engine import runner
 from boxwood._internal.engine.kernels.contract import Kernel, arguments
 from boxwood._internal.engine.layouts import Array, Planes
-from boxwood._internal.engine.memory import LINE, Buffer
+from boxwood._internal.engine.memory import BYTES_PER_LINE, Buffer
 from boxwood._internal.engine.targets import AVX2, NEON, Target, host
 
 PAGE = mmap.PAGESIZE
@@ -40,7 +40,7 @@ class Guarded:
 
 
 class Runner:
-    """Compiles kernels once per target, runs them, and checks what they leave behind."""
+    """Compiles kernels once per target, runs them, and checks what they leave."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -135,7 +135,7 @@ def run_kernel(request: pytest.FixtureRequest) -> Callable[..., Array]:
 
 
 class Arena:
-    """Lays buffers out one by one, a forbidden page before and behind each."""
+    """Lays buffers out one by one, a forbidden page before and after each."""
 
     def __init__(self, *, at_end: bool) -> None:
         self.at_end = at_end
@@ -146,7 +146,7 @@ class Arena:
         """Put each buffer at an end of whole pages of its own."""
         self.forbidden, starts, place = [0], [], PAGE
         for buffer in buffers:
-            size = -(-buffer.nbytes // LINE) * LINE
+            size = -(-buffer.nbytes // BYTES_PER_LINE) * BYTES_PER_LINE
             pages = -(-size // PAGE) * PAGE
             starts.append(place + (pages - size if self.at_end else 0))
             self.forbidden.append(place + pages)
@@ -166,8 +166,8 @@ class Arena:
 def arena(request: pytest.FixtureRequest) -> Iterator[Arena]:
     made = Arena(at_end=request.param)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "arrange", made.arrange)
-        patch.setattr(runner, "allocate", made.allocate)
+        patch.setattr(runner, "arrange_buffers", made.arrange)
+        patch.setattr(runner, "allocate_aligned", made.allocate)
         yield made
 
 

@@ -9,13 +9,13 @@ pytest.importorskip("llvmlite")
 
 from boxwood._internal.engine.capture import capture
 from boxwood._internal.engine.compiling import optimised
-from boxwood._internal.engine.interface import learn
+from boxwood._internal.engine.interface import learn_interface
 from boxwood._internal.engine.kernel_cache import KernelCache
-from boxwood._internal.engine.ops import Attend, Native
+from boxwood._internal.engine.ops import Attend, NativeOp
 from boxwood._internal.engine.session import Session
-from boxwood._internal.engine.supported import problems
+from boxwood._internal.engine.supported import supported_problems
 from boxwood._internal.engine.targets import host
-from boxwood._internal.engine.thread_team import Team
+from boxwood._internal.engine.thread_team import ThreadTeam
 
 
 class Attention(nn.Module):
@@ -48,14 +48,16 @@ class Attention(nn.Module):
 
 
 def compiled(net: nn.Module, example: Tensor) -> Session:
-    tensors, function, interface = learn(net, example)
+    tensors, function, interface = learn_interface(net, example)
     program = optimised(capture(function, tensors).program)
-    able = frozenset(problems(program, program.batch or 0))
-    return Session(program, interface(), able, KernelCache(program, host(), 1), Team(1))
+    able = frozenset(supported_problems(program, program.batch or 0))
+    return Session(program, interface(), able, KernelCache(program, host(), 1), ThreadTeam(1))
 
 
 def attends(session: Session) -> int:
-    return sum(isinstance(op, Native) and isinstance(op.does, Attend) for op in session.program.ops)
+    return sum(
+        isinstance(op, NativeOp) and isinstance(op.kind, Attend) for op in session.program.ops
+    )
 
 
 NETS = {

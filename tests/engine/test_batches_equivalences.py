@@ -13,7 +13,13 @@ pytest.importorskip("llvmlite")
 from boxwood._internal.engine import aten_ops
 from boxwood._internal.engine.capture import capture
 from boxwood._internal.engine.compiling import compile as compile_
-from boxwood._internal.engine.program import Condition, Operator, PerExample, Program, Torch
+from boxwood._internal.engine.program import (
+    LinearSize,
+    Program,
+    SizeCondition,
+    SizeOperator,
+    TorchOp,
+)
 from boxwood._internal.engine.recording import UncapturableError
 from boxwood._internal.engine.session import Session, load_session
 from boxwood.errors import BoxwoodError
@@ -175,9 +181,9 @@ ALWAYS = (
 def replay(program: Program, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     tensors = dict(program.constants) | dict(zip(program.inputs, inputs, strict=True))
     for op in program.ops:
-        assert isinstance(op, Torch)
+        assert isinstance(op, TorchOp)
         op = aten_ops.at_batch(op, len(inputs[0]))
-        tensors.update(zip(op.writes, aten_ops.run(op, tensors), strict=True))
+        tensors.update(zip(op.writes, aten_ops.run_operator(op, tensors), strict=True))
     return [tensors[value] for value in program.outputs]
 
 
@@ -236,13 +242,13 @@ def test_a_refusal_says_what_the_code_asks() -> None:
 
 def test_conditions_hold_where_the_code_gets_the_same() -> None:
     """A quotient lies on the line of the program, a comparison gives what it gave."""
-    batch = PerExample(per=1, plus=0)
-    half = Condition(Operator.FLOOR, batch, 2, found=PerExample(per=1, plus=-1))
+    batch = LinearSize(per=1, plus=0)
+    half = SizeCondition(SizeOperator.FLOOR, batch, 2, found=LinearSize(per=1, plus=-1))
     assert [size for size in range(1, 9) if half.holds(size)] == [1, 2]
-    odd = Condition(Operator.REST, batch, 2, found=1)
+    odd = SizeCondition(SizeOperator.REST, batch, 2, found=1)
     assert [size for size in range(1, 9) if odd.holds(size)] == [1, 3, 5, 7]
-    assert not Condition(Operator.FLOOR, 8, PerExample(1, -1), found=8).holds(1)
-    small = Condition(Operator.MORE, PerExample(per=6, plus=1), 16, found=0)
+    assert not SizeCondition(SizeOperator.FLOOR, 8, LinearSize(1, -1), found=8).holds(1)
+    small = SizeCondition(SizeOperator.MORE, LinearSize(per=6, plus=1), 16, found=0)
     assert [size for size in range(1, 9) if small.holds(size)] == [1, 2]
     assert str(small) == "(6·batch +1) > 16 is false"
 

@@ -162,19 +162,19 @@ def test_threads_give_the_same_bits(monkeypatch, whose) -> None:
     from boxwood._internal.engine import thread_team
     from boxwood._internal.engine.kernel_cache import KernelCache
     from boxwood._internal.engine.session import Session
-    from boxwood._internal.engine.supported import problems
+    from boxwood._internal.engine.supported import supported_problems
 
     if whose == "ours":
         monkeypatch.setattr(thread_team, "torch_openmp", lambda: None)
     torch.manual_seed(0)
     body = nn.Sequential(nn.Conv2d(8, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 8, 1)).eval()
     one = compile_(body, torch.zeros(1, 8, 20, 20))
-    able = frozenset(problems(one.program, 1))
+    able = frozenset(supported_problems(one.program, 1))
     x = torch.randn(2, 8, 20, 20)
-    wanted = one.assigned(able)(x)
+    wanted = one.with_native(able)(x)
     for threads in (2, 3):
         kernels = KernelCache(one.program, one.kernels.target, threads)
-        many = Session(one.program, one.interface, able, kernels, thread_team.Team(threads))
+        many = Session(one.program, one.interface, able, kernels, thread_team.ThreadTeam(threads))
         for _ in range(20):
             assert torch.equal(many(x), wanted)
 
@@ -183,16 +183,20 @@ def test_kernels_run_on_the_threads_that_torch_has() -> None:
     """Other ones would fight with them for the processors."""
     from boxwood._internal.engine.kernel_cache import KernelCache
     from boxwood._internal.engine.session import Session
-    from boxwood._internal.engine.supported import problems
-    from boxwood._internal.engine.thread_team import Team, torch_openmp
+    from boxwood._internal.engine.supported import supported_problems
+    from boxwood._internal.engine.thread_team import ThreadTeam, torch_openmp
 
     if torch_openmp() is None:
         pytest.skip("torch has no GNU OpenMP here")
     net = nn.Linear(64, 64).eval()
     one = compile_(net, torch.zeros(8, 64))
-    able = frozenset(problems(one.program, one.program.batch or 0))
+    able = frozenset(supported_problems(one.program, one.program.batch or 0))
     many = Session(
-        one.program, one.interface, able, KernelCache(one.program, one.kernels.target, 2), Team(2)
+        one.program,
+        one.interface,
+        able,
+        KernelCache(one.program, one.kernels.target, 2),
+        ThreadTeam(2),
     )
     before = torch.get_num_threads()
     try:
@@ -208,7 +212,7 @@ def test_kernels_run_on_the_threads_that_torch_has() -> None:
 
 def test_nan_and_infinity_pass_as_in_torch() -> None:
     """Where no weight is zero; a kernel skips zeros, and with them what only they would meet."""
-    from boxwood._internal.engine.supported import problems
+    from boxwood._internal.engine.supported import supported_problems
 
     torch.manual_seed(0)
     net = nn.Sequential(
@@ -217,8 +221,8 @@ def test_nan_and_infinity_pass_as_in_torch() -> None:
         nn.Linear(256, 6), nn.ReLU6(),
     )  # fmt: skip
     compiled = compile_(net, torch.zeros(1, 3, 8, 8))
-    for native in (frozenset(problems(compiled.program, 1)), frozenset()):
-        fast = compiled.assigned(native)
+    for native in (frozenset(supported_problems(compiled.program, 1)), frozenset()):
+        fast = compiled.with_native(native)
         for value in (float("nan"), float("inf"), -float("inf")):
             x = torch.randn(1, 3, 8, 8)
             x[0, 1, 4, 5] = value
@@ -228,19 +232,19 @@ def test_nan_and_infinity_pass_as_in_torch() -> None:
 
 
 def test_kept_weights_take_less_than_dense_ones() -> None:
-    """Beside the packed kernels only a bit for each entry and the entries are kept."""
-    from boxwood._internal.engine.supported import problems
+    """Apart from the packed kernels only a bit for each entry and the entries are kept."""
+    from boxwood._internal.engine.supported import supported_problems
 
     net = nn.Linear(256, 256, bias=False)
     with torch.no_grad():
         net.weight.mul_(torch.rand_like(net.weight) >= 0.9)
     x = torch.randn(1, 256)
     fast = compile_(net, x)
-    fast = fast.assigned(frozenset(problems(fast.program, 1)))
+    fast = fast.with_native(frozenset(supported_problems(fast.program, 1)))
     fast.compact(1)
     found = fast.explain(x)
     assert found.kept_bytes <= 4 * found.nonzero + 256 * 256 // 8
     with torch.no_grad():
         torch.testing.assert_close(fast(x), net(x), rtol=1e-5, atol=1e-5)
-        wide = torch.randn(9, 256)  # another batch has to pack the weight anew
+        wide = torch.randn(9, 256)  # another batch has to pack the weight again
         torch.testing.assert_close(fast(wide), net(wide), rtol=1e-5, atol=1e-5)

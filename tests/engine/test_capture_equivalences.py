@@ -8,7 +8,7 @@ from boxwood._internal.engine import aten_ops
 from boxwood._internal.engine.capture import capture
 from boxwood._internal.engine.passes.fold_constants import fold_constants
 from boxwood._internal.engine.passes.simplify import simplify
-from boxwood._internal.engine.program import Program, Torch, check
+from boxwood._internal.engine.program import Program, TorchOp, check_program
 from boxwood._internal.engine.recording import UncapturableError
 
 
@@ -16,17 +16,19 @@ def replay(program: Program, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     batch = len(inputs[0])
     tensors = dict(program.constants) | dict(zip(program.inputs, inputs, strict=True))
     for op in program.ops:
-        assert isinstance(op, Torch)
+        assert isinstance(op, TorchOp)
         tensors.update(
-            zip(op.writes, aten_ops.run(aten_ops.at_batch(op, batch), tensors), strict=True)
+            zip(
+                op.writes, aten_ops.run_operator(aten_ops.at_batch(op, batch), tensors), strict=True
+            )
         )
     return [tensors[value] for value in program.outputs]
 
 
 def assert_same(function, example: Tensor, batches=(1, 2, 5), dynamic=True) -> None:
-    program = check(capture(function, (example,)).program)
+    program = check_program(capture(function, (example,)).program)
     assert (program.batch is not None) is dynamic
-    short = check(fold_constants(check(simplify(program))))
+    short = check_program(fold_constants(check_program(simplify(program))))
     assert len(short.ops) <= len(program.ops)
     for batch in batches if dynamic else (len(example),):
         x = torch.randn(batch, *example.shape[1:])

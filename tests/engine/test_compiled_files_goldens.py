@@ -36,9 +36,9 @@ def saved(net, tmp_path_factory):
     path = tmp_path_factory.mktemp("compiled") / "net.bxw"
     session = compile_(net, torch.zeros(1, 3, 16, 16))
     # Whatever was fastest for a net this small, the file shall hold kernels.
-    from boxwood._internal.engine.supported import problems
+    from boxwood._internal.engine.supported import supported_problems
 
-    session = session.assigned(frozenset(problems(session.program, 1)))
+    session = session.with_native(frozenset(supported_problems(session.program, 1)))
     session.compact(1)
     session.save(path)
     return session, path
@@ -56,7 +56,7 @@ def test_a_loaded_model_gives_the_same_bits(saved) -> None:
 
 def test_a_loaded_model_needs_no_llvm(saved, monkeypatch) -> None:
     """The file holds the machine code, and the packed weights."""
-    from boxwood._internal.engine import bind
+    from boxwood._internal.engine import kernel_problems
     from boxwood._internal.engine.llvm import jit
 
     session, path = saved
@@ -67,7 +67,7 @@ def test_a_loaded_model_needs_no_llvm(saved, monkeypatch) -> None:
         raise AssertionError("compiled or packed")
 
     monkeypatch.setattr(jit, "compile_text", refuse)
-    monkeypatch.setattr(bind, "build", refuse)
+    monkeypatch.setattr(kernel_problems, "build_kernel", refuse)
     assert torch.equal(load_session(path)(x), wanted)
 
 
@@ -76,7 +76,7 @@ def test_weights_take_little_more_than_their_nonzeros(net, tmp_path) -> None:
     wide = nn.Linear(512, 512, bias=False)
     with torch.no_grad():
         wide.weight.mul_(torch.rand_like(wide.weight) >= 0.9)
-    session = compile_(wide, torch.zeros(1, 512)).assigned(frozenset())
+    session = compile_(wide, torch.zeros(1, 512)).with_native(frozenset())
     session.compact(1)
     session.save(tmp_path / "wide.bxw")
     nonzero = int(wide.weight.count_nonzero())
@@ -138,7 +138,7 @@ def rewritten(path, target, change) -> None:
     ("old", "new", "message"),
     [
         ("aten.flatten.using_ints", "aten.relu_.default", None),
-        ('"is": "Native"', '"is": "Popen"', "Expected a part of a compiled program"),
+        ('"is": "NativeOp"', '"is": "Popen"', "Expected a part of a compiled program"),
         ('"program"', '"programme"', "cannot read"),
         (r'"kept": \[\d+, \d+\]', '"kept": [99999999, 64]', "cannot read"),
     ],

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 pytest.importorskip("llvmlite")
 
 from boxwood._internal.engine.compiling import compile as compile_
-from boxwood._internal.engine.copying import copied
+from boxwood._internal.engine.model_copy import copy_model
 from boxwood._internal.engine.session import Session, Uncompiled
 from boxwood.errors import BoxwoodError
 
@@ -286,7 +286,7 @@ def test_the_network_is_left_as_it_was_and_runs_as_in_torch(kind) -> None:
         net.drop.eval()
     else:
         net.eval()
-    start = copied(net).eval()
+    start = copy_model(net).eval()
     x = torch.randn(2, 6)
     before, given, drawn = digest(net), digest(x), chance()
     fast = compile_(net, x)

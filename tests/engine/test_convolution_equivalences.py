@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from boxwood._internal.engine.kernels import conv
 from boxwood._internal.engine.kernels.contract import Activation
 from boxwood._internal.engine.kernels.conv import Conv
-from boxwood._internal.engine.kernels.planning import Plan
+from boxwood._internal.engine.kernels.packing import ConvPacking
 from boxwood._internal.engine.layouts import columns, contiguous, padded
 from boxwood._internal.engine.targets import AVX2
 from boxwood.errors import BoxwoodError
@@ -22,7 +22,7 @@ def sparse(rng, shape, sparsity):
     return weight
 
 
-def check(run_kernel, problem, plan, *, sparsity, images=1, seed=0, in_place=False):
+def check(run_kernel, problem, packing, *, sparsity, images=1, seed=0, in_place=False):
     rng = np.random.default_rng(seed)
     weight = sparse(rng, problem.weight_shape, sparsity)
     bias = rng.standard_normal(problem.target.channels).astype(np.float32)
@@ -30,7 +30,7 @@ def check(run_kernel, problem, plan, *, sparsity, images=1, seed=0, in_place=Fal
     residual = None
     if problem.residual:
         residual = rng.standard_normal((images, *problem.target.shape)).astype(np.float32)
-    kernel = conv.build(problem, weight, bias, run_kernel.target, plan=plan)
+    kernel = conv.build(problem, weight, bias, run_kernel.target, packing=packing)
     second = None if residual is None else (problem.target, residual)
     y = run_kernel(kernel, problem.source, problem.target, x, second, in_place=in_place)
     expected = conv.reference(problem, x, weight, bias, residual)
@@ -39,8 +39,8 @@ def check(run_kernel, problem, plan, *, sparsity, images=1, seed=0, in_place=Fal
     return y
 
 
-plans = st.builds(
-    Plan,
+packings = st.builds(
+    ConvPacking,
     vectors=st.sampled_from([1, 3, 4]),
     block=st.integers(1, 60),
     height=st.sampled_from([1, 4]),
@@ -82,22 +82,24 @@ def convolutions(draw):
 
 
 @settings(max_examples=60, deadline=None)
-@given(problem=convolutions(), plan=st.none() | plans, sparsity=st.sampled_from([0, 0.5, 0.9, 1]))
-def test_any_convolution(run_kernel, problem, plan, sparsity):
+@given(
+    problem=convolutions(), packing=st.none() | packings, sparsity=st.sampled_from([0, 0.5, 0.9, 1])
+)
+def test_any_convolution(run_kernel, problem, packing, sparsity):
     """Any kernel size, stride, dilation, padding, groups and plan: equal to the reference."""
-    check(run_kernel, problem, plan, sparsity=sparsity, images=2)
+    check(run_kernel, problem, packing, sparsity=sparsity, images=2)
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 70), st.none() | plans)
-def test_linear(run_kernel, inputs, outputs, tokens, plan):
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 70), st.none() | packings)
+def test_linear(run_kernel, inputs, outputs, tokens, packing):
     """A linear layer over any number of tokens equals its reference."""
-    check(run_kernel, conv.linear(inputs, outputs, tokens), plan, sparsity=0.7)
+    check(run_kernel, conv.linear(inputs, outputs, tokens), packing, sparsity=0.7)
 
 
 @pytest.mark.parametrize("activation", list(Activation))
 def test_fused_activations(run_kernel, activation):
-    """Every activation is fused behind the residual."""
+    """Every activation is fused after the residual."""
     problem = conv.linear(9, 12, 20, activation=activation, residual=True)
     check(run_kernel, problem, None, sparsity=0.5)
 
@@ -106,7 +108,7 @@ def test_fused_activations(run_kernel, activation):
 def test_residual_in_place(run_kernel, block):
     """The residual may be the output's buffer, with one column block and with many."""
     problem = conv.linear(20, 13, 37, residual=True)
-    check(run_kernel, problem, Plan(2, block), sparsity=0.5, in_place=True)
+    check(run_kernel, problem, ConvPacking(2, block), sparsity=0.5, in_place=True)
 
 
 def test_plans_agree_to_the_last_bit(run_kernel):
@@ -114,8 +116,13 @@ def test_plans_agree_to_the_last_bit(run_kernel):
     layout = padded(6, 9, 11, halo=1)
     problem = Conv(layout, padded(10, 9, 11, halo=1), (3, 3), padding=(1, 1))
     results = [
-        check(run_kernel, problem, plan, sparsity=0.6)
-        for plan in (Plan(4, 9), Plan(1, 54), Plan(3, 20, gathered=True), Plan(2, 18, chunks=3))
+        check(run_kernel, problem, packing, sparsity=0.6)
+        for packing in (
+            ConvPacking(4, 9),
+            ConvPacking(1, 54),
+            ConvPacking(3, 20, gathered=True),
+            ConvPacking(2, 18, chunks=3),
+        )
     ]
     for other in results[1:]:
         np.testing.assert_array_equal(results[0], other)
@@ -141,7 +148,7 @@ def test_nan_and_infinity_flow_along_weights(run_kernel):
     x[0, 0, 0, 5], x[0, 1, 0, 6], x[0, 2, 0, 7] = np.nan, np.inf, np.inf
     weight = np.array([[1, 1, 0], [0, -1, 0], [0, 0, 0]], np.float32)[:, :, None, None]
     problem = conv.linear(3, 3, 40)
-    kernel = conv.build(problem, weight, None, run_kernel.target, plan=Plan(2, 2))
+    kernel = conv.build(problem, weight, None, run_kernel.target, packing=ConvPacking(2, 2))
     y = run_kernel(kernel, problem.source, problem.target, x)[0, :, 0]
     assert np.isnan(y[0, 5])
     assert y[0, 6] == np.inf
@@ -152,7 +159,7 @@ def test_nan_and_infinity_flow_along_weights(run_kernel):
 def test_more_rows_than_one_chunk_can_number(run_kernel):
     """Wide outputs are chunked before 16-bit row numbers run out."""
     problem = conv.linear(2, 70000, 1)
-    check(run_kernel, problem, Plan(1, 2, chunks=2), sparsity=0.5)
+    check(run_kernel, problem, ConvPacking(1, 2, chunks=2), sparsity=0.5)
 
 
 def test_wrong_weight_shape():
@@ -181,6 +188,6 @@ def test_groups_that_do_not_divide():
 
 
 def test_outputs_behind_the_input():
-    """A 1×1 output that would read behind the input is refused."""
+    """A 1×1 output that would read past the input is refused."""
     with pytest.raises(BoxwoodError, match="Expected outputs that stay within the input, got 5"):
         Conv(padded(1, 4, 4), padded(1, 5, 4))

@@ -6,7 +6,7 @@ import pytest
 from boxwood._internal.engine import costs
 from boxwood._internal.engine.kernels import conv
 from boxwood._internal.engine.kernels.conv import Conv
-from boxwood._internal.engine.kernels.planning import Rates, block_columns, neighbours, usual_height
+from boxwood._internal.engine.kernels.packing import Rates, block_columns, neighbours, usual_height
 from boxwood._internal.engine.layouts import padded
 from boxwood._internal.engine.llvm.cache import ObjectCache
 from boxwood._internal.engine.targets import AVX2, AVX512, NEON, host
@@ -35,7 +35,7 @@ def test_usual_plans(target):
     """Dense weights and weights pruned in blocks run in blocks of rows, sparse ones row by row."""
     problem = conv.linear(256, 96, 128)
     dense, single, blocks = (
-        conv.usual_plan(problem, sparse(problem.weight_shape, sparsity, height), target)
+        conv.usual_packing(problem, sparse(problem.weight_shape, sparsity, height), target)
         for sparsity, height in ((0.0, 1), (0.9, 1), (0.9, 8))
     )
     assert dense.height > 1
@@ -48,10 +48,10 @@ def test_usual_plans(target):
 def test_plans_fit_the_registers(target, sparsity):
     """Sums and operands of every plan near the usual one fit the vector registers."""
     problem = Conv(padded(64, 14, 14, halo=1), padded(64, 14, 14), (3, 3), padding=(1, 1))
-    usual = conv.usual_plan(problem, sparse(problem.weight_shape, sparsity), target)
-    for plan in neighbours(usual, target):
-        operands = plan.vectors if plan.height > 1 else 1
-        assert plan.vectors * plan.height + operands < target.registers
+    usual = conv.usual_packing(problem, sparse(problem.weight_shape, sparsity), target)
+    for packing in neighbours(usual, target):
+        operands = packing.vectors if packing.height > 1 else 1
+        assert packing.vectors * packing.height + operands < target.registers
 
 
 def test_threads_find_work():
@@ -99,15 +99,15 @@ def test_choices_are_remembered(cache, monkeypatch):
     monkeypatch.setattr(costs, "measure_rates", lambda *_: Rates())
     problem = conv.linear(64, 48, 40)
     weight = sparse(problem.weight_shape, 0.5)
-    plan = costs.choose(problem, weight, host(), cache=cache)
-    assert plan is not None
-    conv.build(problem, weight, None, host(), plan=plan)
+    packing = costs.choose_packing(problem, weight, host(), cache=cache)
+    assert packing is not None
+    conv.build(problem, weight, None, host(), packing=packing)
     monkeypatch.setattr(costs, "least_seconds", None)
-    assert costs.choose(problem, weight, host(), cache=cache) == plan
+    assert costs.choose_packing(problem, weight, host(), cache=cache) == packing
 
 
 def test_depthwise_has_one_plan(cache):
     """A depthwise convolution has nothing to choose."""
     layout = padded(4, 8, 8, halo=1)
     problem = Conv(layout, layout, (3, 3), padding=(1, 1), groups=4)
-    assert costs.choose(problem, sparse((4, 1, 3, 3), 0.0), host(), cache=cache) is None
+    assert costs.choose_packing(problem, sparse((4, 1, 3, 3), 0.0), host(), cache=cache) is None

@@ -15,9 +15,15 @@ pytest.importorskip("llvmlite")
 
 from boxwood._internal.engine import storage
 from boxwood._internal.engine.compiling import compile as compile_
-from boxwood._internal.engine.formats import Parts, from_dense, from_parts, join, to_dense
 from boxwood._internal.engine.session import load_session
-from boxwood._internal.engine.supported import problems
+from boxwood._internal.engine.supported import supported_problems
+from boxwood._internal.engine.weight_streams import (
+    StreamParts,
+    from_dense,
+    from_parts,
+    join,
+    to_dense,
+)
 from boxwood.errors import BoxwoodError
 
 
@@ -52,7 +58,7 @@ def file(request, tmp_path_factory) -> tuple[Path, tuple[int, ...]]:
         for parameter in net.parameters():
             parameter.mul_(torch.rand_like(parameter) >= 0.5)
     session = compile_(net, torch.zeros(1, *shape))
-    session = session.assigned(frozenset(problems(session.program, 1)))
+    session = session.with_native(frozenset(supported_problems(session.program, 1)))
     session.compact(1)
     path = tmp_path_factory.mktemp("forged") / "net.bxw"
     session.save(path)
@@ -95,7 +101,7 @@ def changed(header: Any, place: tuple[Any, ...], chance: random.Random) -> Any:
     number = old if isinstance(old, int) else 1
     options = [
         0, -1, number + 1, number - 1, 2 * number + 1, number + 64, 2**31, 2**62, 1.5, "x", None,
-        [], {}, True, [old], {"is": "PerExample", "per": 3, "plus": 1}, {"is": "Ref", "value": 0},
+        [], {}, True, [old], {"is": "LinearSize", "per": 3, "plus": 1}, {"is": "ValueRef", "value": 0},
     ]  # fmt: skip
     if isinstance(old, list) and old:
         options += [old[:-1], old[1:], old[::-1], [*old, old[0]]]
@@ -173,7 +179,7 @@ def test_a_stream_is_made_again_from_its_parts() -> None:
             for _ in range(groups)
         ]
         stream = join([from_dense(matrix, **settings) for matrix in matrices])
-        parts = Parts(
+        parts = StreamParts(
             stream.records["count"].ravel(), stream.headers, stream.indices, stream.values.ravel()
         )
         again = from_parts(parts, (21, 30), groups=groups, **settings)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from boxwood._internal.engine.layouts import (
-    LINE,
+    FLOATS_PER_LINE,
     Planes,
     columns,
     contiguous,
@@ -72,7 +72,7 @@ def test_padded_planes_are_aligned(size, halo):
     """First values start lines, and neighbouring planes lie an odd number of lines apart."""
     layout = padded(*size, halo=halo)
     assert layout.aligned
-    assert layout.plane // LINE % 2 == 1
+    assert layout.plane // FLOATS_PER_LINE % 2 == 1
 
 
 @given(sizes, st.sampled_from([4, 8, 16]))

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 pytest.importorskip("llvmlite")
 
 from boxwood._internal.engine.compiling import compile as compile_
-from boxwood._internal.engine.ops import Convolve, Native
+from boxwood._internal.engine.ops import Convolve, NativeOp
 from boxwood._internal.engine.session import Session, load_session
-from boxwood._internal.engine.supported import problems
+from boxwood._internal.engine.supported import supported_problems
 
 
 class Of(nn.Module):
@@ -46,8 +46,8 @@ def both_ways(net: nn.Module, x: Tensor) -> list[Session]:
     """Return sessions with every operation in a kernel that can be, and with none; both are right."""
     session = compile_(trained(net), x)
     assert isinstance(session, Session)
-    able = frozenset(problems(session.program, session.program.batch or 0))
-    found = [session.assigned(able), session.assigned(frozenset())]
+    able = frozenset(supported_problems(session.program, session.program.batch or 0))
+    found = [session.with_native(able), session.with_native(frozenset())]
     for given in (x, torch.randn(5, *x.shape[1:])):
         with torch.no_grad():
             wanted = net(given)
@@ -58,7 +58,7 @@ def both_ways(net: nn.Module, x: Tensor) -> list[Session]:
 
 def in_kernels(session: Session) -> int:
     ops = [session.program.ops[position] for position in session.native]
-    return sum(isinstance(op, Native) and isinstance(op.does, Convolve) for op in ops)
+    return sum(isinstance(op, NativeOp) and isinstance(op.kind, Convolve) for op in ops)
 
 
 def conv(inputs: int, outputs: int, size: int = 3, **settings) -> nn.Conv1d:
@@ -79,7 +79,7 @@ def test_a_convolution(settings) -> None:
     net = Of(lambda x, c, n: torch.relu(n(c(x))), conv(4, 8, **settings), nn.BatchNorm1d(8))
     sessions = both_ways(net, torch.randn(2, 4, 20))
     assert in_kernels(sessions[0]) == 1
-    assert [type(op) for op in sessions[0].program.ops].count(Native) == 1
+    assert [type(op) for op in sessions[0].program.ops].count(NativeOp) == 1
 
 
 def test_a_window_that_reaches_further_to_one_side_is_torchs() -> None:

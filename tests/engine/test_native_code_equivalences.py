@@ -10,7 +10,7 @@ import pytest
 from boxwood._internal.engine import targets
 from boxwood._internal.engine.kernels import conv, copying, elementwise, matvec, pooling, recurrent
 from boxwood._internal.engine.kernels.contract import Activation, Code
-from boxwood._internal.engine.kernels.planning import Plan
+from boxwood._internal.engine.kernels.packing import ConvPacking
 from boxwood._internal.engine.layouts import contiguous, padded
 from boxwood._internal.engine.llvm import jit, objects
 from boxwood._internal.engine.llvm.build import Builder, module
@@ -37,9 +37,9 @@ def kernels(target):
     matrix = filters.reshape(4, -1)
     return [
         conv.build(conv3, filters, None, target),
-        conv.build(conv3, filters, None, target, plan=Plan(3, 18)),
+        conv.build(conv3, filters, None, target, packing=ConvPacking(3, 18)),
         conv.build(strided, filters, None, target),
-        conv.build(conv3, filters, None, target, plan=Plan(2, 9, height=4)),
+        conv.build(conv3, filters, None, target, packing=ConvPacking(2, 9, height=4)),
         conv.build(deep, filters[:, :1], None, target),
         conv.build(conv.linear(4, 4, 20), filters[:, :, :1, :1], None, target),
         matvec.build(matvec.MatVec(36, 4), matrix, None, target),
@@ -71,7 +71,7 @@ def test_every_family_compiles(target):
 def test_inner_loops_use_full_vectors_and_do_not_spill(target, instruction, register):
     """The sparse kernel multiplies and adds whole registers, and no sum goes through the stack."""
     weight = np.ones((64, 64, 1, 1), np.float32)
-    kernel = conv.build(conv.linear(64, 64, 256), weight, None, target, plan=Plan(8, 32))
+    kernel = conv.build(conv.linear(64, 64, 256), weight, None, target, packing=ConvPacking(8, 32))
     text = objects.assembly(kernel.code.emit(), target)
     lines = [line for line in text.splitlines() if instruction in line]
     assert len(lines) >= 8
@@ -158,7 +158,7 @@ def test_objects_load_without_llvm(tmp_path):
     script = (
         "import sys, numpy; sys.modules['llvmlite'] = None\n"
         "from boxwood._internal.engine.llvm import objects\n"
-        "library = objects.load({'answer': open(sys.argv[1], 'rb').read()})\n"
+        "library = objects.load_library({'answer': open(sys.argv[1], 'rb').read()})\n"
         "block = numpy.zeros(1, numpy.int64)\n"
         "library.function('answer')(block.ctypes.data, 0, 1)\n"
         "assert block[0] == 42\n"
@@ -197,7 +197,7 @@ def test_cut_objects_are_refused(cut):
     """An object cut short is refused, not run."""
     data = jit.compile_all([answer()], targets.host())["answer"]
     with pytest.raises(BoxwoodError, match="compile the program again"):
-        objects.load({"answer": data[:cut]})
+        objects.load_library({"answer": data[:cut]})
 
 
 @pytest.mark.skipif(
@@ -208,10 +208,10 @@ def test_objects_of_another_machine_or_entry():
     """An Arm object, and one without the entry, are refused."""
     arm = jit.compile_all([answer()], targets.NEON)["answer"]
     with pytest.raises(BoxwoodError, match="Expected an x86-64 object that holds 'answer'"):
-        objects.load({"answer": arm})
+        objects.load_library({"answer": arm})
     own = jit.compile_all([answer()], targets.host())["answer"]
     with pytest.raises(BoxwoodError, match="Expected an object that holds 'question'"):
-        objects.load({"question": own})
+        objects.load_library({"question": own})
 
 
 def test_processors_without_vectors(monkeypatch):
@@ -235,7 +235,7 @@ def test_objects_that_need_a_linker():
     )
     data = objects.compile_text(text, targets.host())
     with pytest.raises(BoxwoodError, match="refers to nothing outside itself, got 'outside'"):
-        objects.load({"answer": data})
+        objects.load_library({"answer": data})
 
 
 @pytest.mark.skipif(
@@ -252,4 +252,4 @@ def test_systems_that_refuse_executable_memory(monkeypatch):
     data = jit.compile_all([answer()], targets.host())
     monkeypatch.setattr(objects.ctypes, "CDLL", lambda *_, **__: Refusing())
     with pytest.raises(BoxwoodError, match="Expected to make compiled code executable"):
-        objects.load(data)
+        objects.load_library(data)

@@ -317,7 +317,7 @@ def test_lstm_and_gru_cells(run_kernel, hidden):
     ],
 )
 def test_guard_pages_do_guard(touch):
-    """Touching a byte beside guarded memory kills the process, so that silence means something."""
+    """Touching a byte next to guarded memory kills the process, so that silence means something."""
     folder = Path(__file__).parent
     script = (
         "import sys, ctypes; sys.path.insert(0, sys.argv[1]);"

@@ -7,13 +7,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from boxwood._internal.engine import codec
-from boxwood._internal.engine.choosing import _cheapest, _copy_seconds
-from boxwood._internal.engine.explain import Times
+from boxwood._internal.engine.assignment import _copy_seconds, cheapest_assignment
+from boxwood._internal.engine.explain import OperationTimes
 from boxwood._internal.engine.kernels.contract import Activation
 from boxwood._internal.engine.layouts import padded
-from boxwood._internal.engine.memory import Buffer, arrange
-from boxwood._internal.engine.ops import Convolve, Native
-from boxwood._internal.engine.program import PerExample, Program, Ref, Torch, Value
+from boxwood._internal.engine.memory import Buffer, arrange_buffers
+from boxwood._internal.engine.ops import Convolve, NativeOp
+from boxwood._internal.engine.program import LinearSize, Program, TorchOp, Value, ValueRef
 
 
 @given(
@@ -33,7 +33,7 @@ def test_buffers_that_live_at_once_do_not_overlap(drawn) -> None:
         buffers.append(
             Buffer(nbytes, step, step + length, before if over and before >= 0 else None)
         )
-    starts, total = arrange(buffers)
+    starts, total = arrange_buffers(buffers)
     taken = {}
     for index, buffer in enumerate(buffers):
         assert starts[index] % 64 == 0
@@ -57,12 +57,12 @@ def test_the_minimum_cut_is_the_cheapest_assignment(data) -> None:
     ops = []
     for index in range(count):
         reads = data.draw(st.lists(st.integers(0, index), min_size=1, max_size=2, unique=True))
-        ops.append(Torch("aten.cat.default", (tuple(map(Ref, reads)),), (), (index + 1,)))
+        ops.append(TorchOp("aten.cat.default", (tuple(map(ValueRef, reads)),), (), (index + 1,)))
     value = Value(shape, torch.float32)
     program = Program(tuple(ops), dict.fromkeys(range(count + 1), value), {}, (0,), (count,), None)
     seconds = st.integers(1, 300).map(lambda micro: micro * 1e-6)
     times = {
-        position: Times(data.draw(st.one_of(st.none(), seconds)), data.draw(seconds))
+        position: OperationTimes(data.draw(st.one_of(st.none(), seconds)), data.draw(seconds))
         for position in range(count)
     }
 
@@ -81,7 +81,7 @@ def test_the_minimum_cut_is_the_cheapest_assignment(data) -> None:
         for size in range(count + 1)
         for chosen in itertools.combinations(range(count), size)
     )
-    assert cost(_cheapest(program, 0, times)) <= best + 1e-8 * count
+    assert cost(cheapest_assignment(program, 0, times)) <= best + 1e-8 * count
 
 
 def test_what_is_written_down_is_read_as_it_was() -> None:
@@ -92,8 +92,8 @@ def test_what_is_written_down_is_read_as_it_was() -> None:
 
     layout = padded(4, 5, 6, halo=1)
     parts = (
-        Torch("aten.full.default", ((PerExample(2, 1), 3), float("inf")), (("dtype", torch.int64),), (4,)),
-        Native(Convolve((1, 1), (0, 1), (1, 1), 2, Activation.GELU), (1, 2), 3, weight=7),
+        TorchOp("aten.full.default", ((LinearSize(2, 1), 3), float("inf")), (("dtype", torch.int64),), (4,)),
+        NativeOp(Convolve((1, 1), (0, 1), (1, 1), 2, Activation.GELU), (1, 2), 3, weight=7),
         Conv(layout, layout, (3, 3), padding=(1, 1)),
         torch.channels_last, torch.device("cpu"), None, True,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Compiled networks beside other processes, in long-lived ones, and without a home folder."""
+"""Compiled networks next to other processes, in long-lived ones, and without a home folder."""
 
 import copy
 import os
@@ -19,7 +19,7 @@ from boxwood._internal.engine import thread_team
 from boxwood._internal.engine.compiling import compile as compile_
 from boxwood._internal.engine.kernel_cache import KernelCache
 from boxwood._internal.engine.session import PLANS, Session, load_session
-from boxwood._internal.engine.supported import problems
+from boxwood._internal.engine.supported import supported_problems
 from boxwood.errors import BoxwoodError
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -28,9 +28,9 @@ forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def in_kernels(net: nn.Module, example: torch.Tensor, threads: int = 1) -> Session:
     """Compile with every operation that a kernel can do in one, whatever is fastest."""
     one = compile_(net, example)
-    able = frozenset(problems(one.program, len(example)))
+    able = frozenset(supported_problems(one.program, len(example)))
     kernels = KernelCache(one.program, one.kernels.target, threads)
-    session = Session(one.program, one.interface, able, kernels, thread_team.Team(threads))
+    session = Session(one.program, one.interface, able, kernels, thread_team.ThreadTeam(threads))
     session.compact(len(example))
     return session
 
@@ -149,9 +149,11 @@ def test_many_batches_take_no_more_memory_than_a_few(net) -> None:
 def test_batches_share_packed_weights(monkeypatch) -> None:
     """As far as they are packed alike."""
     from boxwood._internal.engine import costs
-    from boxwood._internal.engine.kernels.planning import Plan
+    from boxwood._internal.engine.kernels.packing import ConvPacking
 
-    monkeypatch.setattr(costs, "choose", lambda *args, **more: Plan(vectors=2, block=128))
+    monkeypatch.setattr(
+        costs, "choose_packing", lambda *args, **more: ConvPacking(vectors=2, block=128)
+    )
     fast = in_kernels(nn.Linear(256, 256).eval(), torch.zeros(8, 256))
     _, one = held(fast)
     for batch in range(20, 20 + PLANS):
@@ -163,7 +165,7 @@ def test_batches_share_packed_weights(monkeypatch) -> None:
 
 def test_a_loaded_session_keeps_the_kernels_of_its_file(net, tmp_path, monkeypatch) -> None:
     """However many other batches it has seen, it packs and compiles nothing for that one."""
-    from boxwood._internal.engine import bind
+    from boxwood._internal.engine import kernel_problems
 
     saved = in_kernels(net, torch.zeros(8, 64))
     saved.save(tmp_path / "net.bxw")
@@ -174,7 +176,7 @@ def test_a_loaded_session_keeps_the_kernels_of_its_file(net, tmp_path, monkeypat
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("packed")
 
-    monkeypatch.setattr(bind, "build", refuse)
+    monkeypatch.setattr(kernel_problems, "build_kernel", refuse)
     x = torch.randn(8, 64)
     assert torch.equal(loaded(x), saved(x))
 

@@ -10,7 +10,7 @@ pytest.importorskip("sklearn")
 import boxwood
 from boxwood._internal.data.digits import digits
 from boxwood._internal.engine.compiling import compile as compile_
-from boxwood._internal.engine.supported import problems
+from boxwood._internal.engine.supported import supported_problems
 from boxwood._internal.train.loop import train_
 
 
@@ -35,6 +35,6 @@ def test_a_compiled_network_keeps_its_accuracy_to_the_last_image() -> None:
         wanted = net(images).argmax(1)
     assert (wanted == labels).float().mean() > 0.9
     chosen = compile_(net, images[:1])
-    kernels = chosen.assigned(frozenset(problems(chosen.program, 1)))
+    kernels = chosen.with_native(frozenset(supported_problems(chosen.program, 1)))
     for fast in (chosen, kernels):
         assert torch.equal(fast(images).argmax(1), wanted)

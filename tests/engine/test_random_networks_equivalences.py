@@ -10,12 +10,12 @@ pytest.importorskip("llvmlite")
 
 from boxwood._internal.engine.capture import capture
 from boxwood._internal.engine.compiling import optimised
-from boxwood._internal.engine.interface import learn
+from boxwood._internal.engine.interface import learn_interface
 from boxwood._internal.engine.kernel_cache import KernelCache
 from boxwood._internal.engine.session import Session
-from boxwood._internal.engine.supported import problems
+from boxwood._internal.engine.supported import supported_problems
 from boxwood._internal.engine.targets import host
-from boxwood._internal.engine.thread_team import Team
+from boxwood._internal.engine.thread_team import ThreadTeam
 
 ACTIVATIONS = (
     nn.Identity(), nn.ReLU(), nn.ReLU6(), nn.SiLU(), nn.GELU(), nn.GELU("tanh"), nn.Hardswish(),
@@ -173,13 +173,13 @@ def randomise_(net: nn.Module, seed: int, sparsity: float) -> None:
 
 def session_of(net: nn.Module, example: Tensor, portion: float, seed: int, threads: int) -> Session:
     """Compile without timing: a drawn share of what kernels can do is done by them."""
-    tensors, function, interface = learn(net, example)
+    tensors, function, interface = learn_interface(net, example)
     program = optimised(capture(function, tensors).program)
     generator = torch.Generator().manual_seed(seed)
-    able = sorted(problems(program, program.batch or len(example)))
+    able = sorted(supported_problems(program, program.batch or len(example)))
     chosen = [p for p in able if torch.rand((), generator=generator).item() < portion]
     kernels = KernelCache(program, host(), threads)
-    return Session(program, interface(), frozenset(chosen), kernels, Team(threads))
+    return Session(program, interface(), frozenset(chosen), kernels, ThreadTeam(threads))
 
 
 def relative(ours: Tensor, theirs: Tensor) -> float:

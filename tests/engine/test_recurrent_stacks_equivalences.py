@@ -10,13 +10,13 @@ pytest.importorskip("llvmlite")
 
 from boxwood._internal.engine.capture import capture
 from boxwood._internal.engine.compiling import optimised
-from boxwood._internal.engine.interface import learn
+from boxwood._internal.engine.interface import learn_interface
 from boxwood._internal.engine.kernel_cache import KernelCache
 from boxwood._internal.engine.ops import Recurrent
 from boxwood._internal.engine.session import Session
-from boxwood._internal.engine.supported import problems
+from boxwood._internal.engine.supported import supported_problems
 from boxwood._internal.engine.targets import host
-from boxwood._internal.engine.thread_team import Team
+from boxwood._internal.engine.thread_team import ThreadTeam
 
 
 @settings(max_examples=60, deadline=None)
@@ -47,10 +47,10 @@ def test_a_recurrent_stack_computes_what_torch_computes(
     state = torch.randn(2 * layers if both else layers, batch, hidden)
     given_state = (state, torch.randn_like(state)) if kind is nn.LSTM else state
     example = (x, given_state) if with_state else (x,)
-    tensors, function, interface = learn(net, example)
+    tensors, function, interface = learn_interface(net, example)
     program = optimised(capture(function, tensors).program)
     assert any(isinstance(op, Recurrent) for op in program.ops)
-    able = frozenset(problems(program, program.batch or 0))
+    able = frozenset(supported_problems(program, program.batch or 0))
     assert bool(able) == (
         not both and (steps == 1 or not batch_first)
         if batch > 1
@@ -58,7 +58,7 @@ def test_a_recurrent_stack_computes_what_torch_computes(
     )  # fmt: skip
     for threads in (1, 2):
         kernels = KernelCache(program, host(), threads)
-        session = Session(program, interface(), able, kernels, Team(threads))
+        session = Session(program, interface(), able, kernels, ThreadTeam(threads))
         with torch.no_grad():
             wanted = net(*example)
         got = session(*example)

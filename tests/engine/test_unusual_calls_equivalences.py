@@ -8,7 +8,7 @@ pytest.importorskip("llvmlite")
 
 from boxwood._internal.engine.compiling import compile as compile_
 from boxwood._internal.engine.session import Session, Uncompiled, load_session
-from boxwood._internal.engine.supported import problems
+from boxwood._internal.engine.supported import supported_problems
 from boxwood.errors import BoxwoodError
 
 
@@ -27,8 +27,8 @@ def both_ways(net: nn.Module, *example: Tensor) -> list[Session]:
     """Return sessions with every operation in a kernel that can be, and with none."""
     session = compile_(net.eval(), example)
     assert isinstance(session, Session)
-    able = frozenset(problems(session.program, session.program.batch or 0))
-    return [session.assigned(able), session.assigned(frozenset())]
+    able = frozenset(supported_problems(session.program, session.program.batch or 0))
+    return [session.with_native(able), session.with_native(frozenset())]
 
 
 def same(net: nn.Module, sessions: list[Session], *inputs: Tensor) -> None:
@@ -183,7 +183,7 @@ def test_a_sparse_example_stays_in_torch() -> None:
 
 
 def test_arguments_that_may_hold_tensors_stay_in_torch() -> None:
-    """An array changes behind the program's back."""
+    """An array changes without the program's knowledge."""
     import numpy as np
 
     net = Of(lambda layer, x, scale: layer(x) * float(scale[0])).eval()

@@ -28,13 +28,13 @@ from boxwood._internal.cli.models import (
 from boxwood._internal.cli.progress import bar
 from boxwood._internal.cli.terminal import Console, say
 from boxwood._internal.core.timing import Run, median_interval
-from boxwood._internal.engine.contenders import (
-    Contender,
-    Result,
+from boxwood._internal.engine.backends import (
+    Backend,
+    BackendTimes,
     boxwood_engine,
     onnx_runtime,
     openvino,
-    race,
+    time_backends,
     torch_compiled,
     torch_eager,
 )
@@ -62,7 +62,7 @@ class Entry:
     engine: str
     network: str
     int8: bool
-    make: Callable[[], Contender]
+    make: Callable[[], Backend]
 
     @property
     def runner(self) -> str:
@@ -118,13 +118,13 @@ def bench(
         for done, entry in enumerate(entries):
             if told is not None:
                 told(done, len(entries))
-            contender = entry.make()
-            if contender.run is None:
-                absent[entry] = contender.why_not
+            backend = entry.make()
+            if backend.run is None:
+                absent[entry] = backend.why_not
             else:
-                runs[entry.name] = contender.run
+                runs[entry.name] = backend.run
     with bar("racing, turn", quiet=False) as told:
-        results = race(runs, turns=turns, progress=told or (lambda done, whole: None))  # noqa: ARG005
+        results = time_backends(runs, turns=turns, progress=told or (lambda done, whole: None))  # noqa: ARG005
     by_entry = {
         entry: result for entry in entries for result in results if result.name == entry.name
     }
@@ -177,7 +177,7 @@ def _pruned(model: nn.Module, sparsity: float) -> nn.Module:
 def _entries(
     networks: Mapping[str, nn.Module], example: Sequence[Tensor], threads: int, *, compiled: bool
 ) -> list[Entry]:
-    makers: list[tuple[str, bool, Callable[..., Contender]]] = [
+    makers: list[tuple[str, bool, Callable[..., Backend]]] = [
         ("torch", False, partial(torch_eager, "torch")),
         *([("torch.compile", False, torch_compiled)] if compiled else []),
         ("ONNX Runtime", False, onnx_runtime),
@@ -211,7 +211,7 @@ def _chosen(entries: Sequence[Entry], only: Sequence[str]) -> list[Entry]:
     ]
 
 
-def verdict(results: Mapping[Entry, Result]) -> str:
+def verdict(results: Mapping[Entry, BackendTimes]) -> str:
     """Name the fastest; compare turn by turn, so that what slows a whole turn drops out.
 
     The first result is that of dense torch.
@@ -238,11 +238,11 @@ def verdict(results: Mapping[Entry, Result]) -> str:
     return said
 
 
-def _fastest(results: Mapping[Entry, Result]) -> Entry:
+def _fastest(results: Mapping[Entry, BackendTimes]) -> Entry:
     return min(results, key=lambda entry: results[entry].median)
 
 
-def _times(results: Mapping[Entry, Result], one: Entry, other: Entry) -> str:
+def _times(results: Mapping[Entry, BackendTimes], one: Entry, other: Entry) -> str:
     """Say how many times as fast one is as another, up to "as"."""
     pairs = zip(results[other].seconds, results[one].seconds, strict=True)
     median, low, high = median_interval([theirs / mine for theirs, mine in pairs])
@@ -263,7 +263,7 @@ def _sizes(networks: Mapping[str, nn.Module]) -> dict[str, dict[str, int]]:
 
 
 def _size_lines(
-    sizes: Mapping[str, Mapping[str, int]], results: Mapping[Entry, Result]
+    sizes: Mapping[str, Mapping[str, int]], results: Mapping[Entry, BackendTimes]
 ) -> Iterator[str]:
     """A line for each network: how large it is, where it is fastest, and what nobody measured."""
     for name, size in sizes.items():
@@ -290,7 +290,7 @@ def _facts(entry: Entry) -> dict[str, Any]:
     return {"engine": entry.engine, "network": entry.network, "int8": entry.int8}
 
 
-def _table(results: Mapping[Entry, Result]) -> Table:
+def _table(results: Mapping[Entry, BackendTimes]) -> Table:
     table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("engine")
     table.add_column("network")

@@ -7,7 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from boxwood._internal.engine.program import Program, Ref, Torch, at, is_fixed, leaves
+from boxwood._internal.engine.program import (
+    Program,
+    TorchOp,
+    ValueRef,
+    is_fixed,
+    leaves_of,
+    sizes_at,
+)
 from boxwood.errors import InvalidInput
 
 _NAMESPACES = ("aten", "torchvision")
@@ -46,27 +53,27 @@ def operator(target: str) -> Any:
     return found
 
 
-def run(op: Torch, tensors: Mapping[int, Tensor]) -> tuple[Tensor, ...]:
+def run_operator(op: TorchOp, tensors: Mapping[int, Tensor]) -> tuple[Tensor, ...]:
     """Run one operator whose arguments are the same for every batch."""
     result = operator(op.target)(
         *_filled(op.args, tensors), **{name: _filled(part, tensors) for name, part in op.kwargs}
     )
-    return tuple(flat(result))
+    return tuple(tensors_of(result))
 
 
-def flat(result: Any) -> list[Tensor]:
+def tensors_of(result: Any) -> list[Tensor]:
     """Return the tensors of an operator's result in order."""
     if isinstance(result, Tensor):
         return [result]
-    return [tensor for part in result for tensor in flat(part)]
+    return [tensor for part in result for tensor in tensors_of(part)]
 
 
-def is_constant(op: Torch, program: Program) -> bool:
+def is_constant(op: TorchOp, program: Program) -> bool:
     """Say whether an operator gives the same tensors in every call with every batch."""
     return depends_on_batch_alone(op, program.constants.keys()) and is_fixed((op.args, op.kwargs))
 
 
-def depends_on_batch_alone(op: Torch, known: Any) -> bool:
+def depends_on_batch_alone(op: TorchOp, known: Any) -> bool:
     """Say whether an operator gives the same tensors in every call with one batch."""
     random = torch.Tag.nondeterministic_seeded in operator(op.target).tags
     return not random and all(value in known for value in op.reads)
@@ -74,8 +81,8 @@ def depends_on_batch_alone(op: Torch, known: Any) -> bool:
 
 def generators(program: Program) -> set[torch.Generator]:
     """Return the generators that a program's operators draw from, torch's own left out."""
-    calls = [(op.args, op.kwargs) for op in program.ops if isinstance(op, Torch)]
-    return {leaf for call in calls for leaf in leaves(call) if isinstance(leaf, torch.Generator)}
+    calls = [(op.args, op.kwargs) for op in program.ops if isinstance(op, TorchOp)]
+    return {leaf for call in calls for leaf in leaves_of(call) if isinstance(leaf, torch.Generator)}
 
 
 _VIEWS = frozenset(
@@ -95,9 +102,9 @@ def is_view(target: str) -> bool:
     return (looks or target.split(".")[1] in _VIEWS) and not target.endswith(".dtype")
 
 
-def at_batch(op: Torch, batch: int) -> Torch:
+def at_batch(op: TorchOp, batch: int) -> TorchOp:
     """Return an operator with its sizes worked out for one batch."""
-    return Torch(op.target, at(op.args, batch), at(op.kwargs, batch), op.writes)
+    return TorchOp(op.target, sizes_at(op.args, batch), sizes_at(op.kwargs, batch), op.writes)
 
 
 @cache
@@ -114,7 +121,7 @@ def may_alias(target: str) -> bool:
 
 
 def _filled(argument: Any, tensors: Mapping[int, Tensor]) -> Any:
-    if type(argument) is Ref:
+    if type(argument) is ValueRef:
         return tensors[argument.value]
     if type(argument) is tuple:
         return [_filled(part, tensors) for part in argument]

@@ -11,7 +11,7 @@ The function is run six times, on inputs that nobody else needs:
    what the function gave;
 5. recorded, with one example more: a size that differs is a linear function of the batch;
 6. recorded, with three more, where sizes have to lie on these lines. In this pass the sizes that
-   Python code reads are followed (`following`), which gives the conditions for other batches.
+   Python code reads are followed (`tracked_sizes`), which gives the conditions for other batches.
 
 Where 5 or 6 fail, the program is for the example's batch alone.
 """
@@ -24,21 +24,26 @@ import torch
 from torch import Tensor
 
 from boxwood._internal.engine import aten_ops
-from boxwood._internal.engine.chance import chance_as_it_was
-from boxwood._internal.engine.following import Follower
-from boxwood._internal.engine.merging import Merge, OtherProgramError, check_merged, differ
-from boxwood._internal.engine.program import Batches, Program, Torch
+from boxwood._internal.engine.merge_recordings import (
+    OtherProgramError,
+    check_merged,
+    differ,
+    merge_recordings,
+)
+from boxwood._internal.engine.program import Program, TorchOp, ValidBatches
+from boxwood._internal.engine.random_state import same_random_numbers
 from boxwood._internal.engine.recording import (
     UncapturableError,
-    check_kind,
-    record,
+    check_tensor,
+    record_program,
     whole_operators,
 )
+from boxwood._internal.engine.tracked_sizes import SizeTracker
 
 PROBED = tuple(range(1, 9))
 """Batches that are tried where code does with sizes what cannot be followed."""
 
-Function = Callable[..., Sequence[Tensor]]
+TensorFunction = Callable[..., Sequence[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -48,12 +53,12 @@ class Captured:
     Args:
         program: the operations.
         outputs: the tensors that the example gave, in the order of the program's outputs.
-        beside: what it gave beside tensors.
+        metadata: what it gave other than tensors.
     """
 
     program: Program
     outputs: tuple[Tensor, ...]
-    beside: Any
+    metadata: Any
 
 
 class NeedsGradientsError(UncapturableError):
@@ -61,7 +66,7 @@ class NeedsGradientsError(UncapturableError):
 
 
 def capture(
-    function: Function, inputs: Sequence[Tensor], beside: Callable[[], Any] = lambda: None
+    function: TensorFunction, inputs: Sequence[Tensor], metadata: Callable[[], Any] = lambda: None
 ) -> Captured:
     """Write down what a function of tensors does.
 
@@ -69,7 +74,7 @@ def capture(
         function: takes the inputs, returns tensors.
         inputs: example tensors, left as they are; those whose first axis has the length of the
             first one's form the batch.
-        beside: what the last call gave beside tensors.
+        metadata: returns what the last call gave other than tensors.
 
     Raises:
         UncapturableError: the pass depends on the inputs' values, carries something from call to
@@ -78,23 +83,23 @@ def capture(
     Example:
         >>> captured = capture(lambda x: (torch.relu(x),), (torch.zeros(2, 3),))
         >>> captured.program.ops[0].target, captured.program.values[0].shape
-        ('aten.relu.default', (PerExample(per=1, plus=0), 3))
+        ('aten.relu.default', (LinearSize(per=1, plus=0), 3))
     """
     for tensor in inputs:
-        check_kind(tensor)
-    with chance_as_it_was() as start:
+        check_tensor(tensor)
+    with same_random_numbers() as start:
         other, wanted = _run_plainly(function, inputs, start)
         try:
             start()
-            program, outputs = record(function, _own(inputs))
-            said = beside()
+            program, outputs = record_program(function, _own(inputs))
+            said = metadata()
             start()
-            again, results = record(function, _own(other))
+            again, results = record_program(function, _own(other))
         except UncapturableError:
             raise
         except Exception as error:
             raise UncapturableError(f"it cannot be recorded ({_first_line(error)})") from error
-        if differ(program, again) or not _equal(said, beside()):
+        if differ(program, again) or not _equal(said, metadata()):
             raise UncapturableError(
                 "a second call does something else than the first: it carries something from "
                 "call to call, or reads values where torch does not see it"
@@ -106,11 +111,11 @@ def capture(
                 "its operations, done again, give something else than it gave: it carries "
                 "something from call to call, or draws random numbers of its own"
             )
-        return Captured(_for_batches(function, inputs, program, beside), outputs, said)
+        return Captured(_for_batches(function, inputs, program, metadata), outputs, said)
 
 
 def _run_plainly(
-    function: Function, inputs: Sequence[Tensor], start: Callable[[], None]
+    function: TensorFunction, inputs: Sequence[Tensor], start: Callable[[], None]
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Return inputs of other values, as far as the function takes them, and what it gives."""
     error: Exception | None = None
@@ -167,8 +172,8 @@ def _replayed(program: Program, inputs: Sequence[Tensor]) -> list[Tensor]:
     tensors = dict(program.constants) | dict(zip(program.inputs, _own(inputs), strict=True))
     with torch.no_grad():
         for position, op in enumerate(program.ops):
-            if isinstance(op, Torch):
-                tensors.update(zip(op.writes, aten_ops.run(op, tensors), strict=True))
+            if isinstance(op, TorchOp):
+                tensors.update(zip(op.writes, aten_ops.run_operator(op, tensors), strict=True))
             for value in op.reads:
                 if last[value] == position and value not in program.outputs:
                     tensors.pop(value, None)
@@ -200,38 +205,38 @@ def _equal(one: object, two: object) -> bool:
 
 
 def _for_batches(
-    function: Function,
+    function: TensorFunction,
     inputs: Sequence[Tensor],
     program: Program,
-    beside: Callable[[], object],
+    metadata: Callable[[], object],
 ) -> Program:
     """Return the program for every batch that it holds for."""
     batch = inputs[0].shape[0] if inputs and inputs[0].ndim else 0
-    said = beside()
+    said = metadata()
     if not batch:
         return program
 
-    def recorded(size: int, follower: Follower | None = None) -> Program:
+    def recorded(size: int, tracker: SizeTracker | None = None) -> Program:
         try:
-            found, _ = record(function, _of_batch(inputs, batch, size), follower)
+            found, _ = record_program(function, _of_batch(inputs, batch, size), tracker)
         except Exception as error:
             raise OtherProgramError(_first_line(error)) from error
-        if not _equal(said, beside()):
-            raise OtherProgramError("it returns other values beside tensors")
+        if not _equal(said, metadata()):
+            raise OtherProgramError("what it returns besides tensors changes")
         return found
 
     try:
-        merged = Merge(batch).programs(program, recorded(batch + 1))
-        follower = Follower(merged.values, batch, batch + 3)
+        merged = merge_recordings(program, recorded(batch + 1), batch)
+        tracker = SizeTracker(merged.values, batch, batch + 3)
         try:
-            check_merged(merged, recorded(batch + 3, follower), batch + 3)
+            check_merged(merged, recorded(batch + 3, tracker), batch + 3)
         finally:
-            follower.following = False
+            tracker.tracking = False
     except OtherProgramError as error:
         limit = f"its operations depend on the batch in another way than in sizes ({error})"
-        return replace(program, batches=Batches((batch,), limit=limit))
+        return replace(program, batches=ValidBatches((batch,), limit=limit))
     seen = [batch, batch + 1, batch + 3]
-    if follower.lost:
+    if tracker.lost:
         for size in sorted({*PROBED} - {*seen}):
             try:
                 check_merged(merged, recorded(size), size)
@@ -240,14 +245,14 @@ def _for_batches(
             seen.append(size)
     limit = (
         f"its code uses sizes of the batch in a way that cannot be followed "
-        f"({', '.join(follower.lost)})"
+        f"({', '.join(tracker.lost)})"
     )
-    found = Batches(tuple(sorted(seen)), follower.conditions, limit if follower.lost else "")
+    found = ValidBatches(tuple(sorted(seen)), tracker.conditions, limit if tracker.lost else "")
     return replace(merged, batches=found)
 
 
 def _of_batch(inputs: Sequence[Tensor], batch: int, size: int) -> list[Tensor]:
-    """Repeat or drop examples until there are so many."""
+    """Repeat or drop examples until their number is right."""
 
     def sized(tensor: Tensor) -> Tensor:
         if tensor.ndim and tensor.shape[0] == batch:

@@ -8,15 +8,15 @@ import numpy as np
 import torch
 
 from boxwood._internal.engine import codec
-from boxwood._internal.engine.explain import Times
+from boxwood._internal.engine.explain import OperationTimes
 from boxwood._internal.engine.llvm.cache import ObjectCache, default_cache
 from boxwood._internal.engine.program import Program
 from boxwood._internal.engine.targets import Target
 from boxwood.errors import BoxwoodError
 
-_REVISION = "boxwood choices 1"
+_REVISION = "boxwood choices 2"
 
-Choice = tuple[frozenset[int], dict[int, Times]]
+Choice = tuple[frozenset[int], dict[int, OperationTimes]]
 
 
 def key(program: Program, target: Target, threads: int) -> str | None:
@@ -48,7 +48,7 @@ def recall(name: str, program: Program, cache: ObjectCache | None = None) -> Cho
         return None
     try:
         native, times = json.loads(content)
-        found = {int(position): Times(**each) for position, each in times}
+        found = {int(position): OperationTimes(**each) for position, each in times}
         choice = frozenset(native)
     except (ValueError, TypeError):
         return None

@@ -22,7 +22,7 @@ from boxwood._internal.engine.kernels import (
     elementwise,
     matvec,
     normalisation,
-    planning,
+    packing,
     pooling,
     recurrent,
 )
@@ -31,18 +31,23 @@ from boxwood.errors import CheckpointError
 _CLASSES: Mapping[str, type] = {
     kind.__name__: kind
     for kind in (
-        program.Torch, program.Value, program.Ref, program.PerExample, program.Condition,
-        program.Batches,
-        ops.Native, ops.Convolve, ops.Project, ops.PoolWindows, ops.Average, ops.Pointwise,
-        ops.Join, ops.Flatten, ops.Normalise, ops.Attend, ops.Recurrent, ops.Layer,
+        program.TorchOp, program.Value, program.ValueRef, program.LinearSize, program.SizeCondition,
+        program.ValidBatches,
+        ops.NativeOp, ops.Convolve, ops.Project, ops.PoolWindows, ops.Average, ops.Pointwise,
+        ops.Concatenate, ops.Flatten, ops.Normalise, ops.Attend, ops.Recurrent, ops.RecurrentLayer,
         layouts.Planes,
-        conv.Conv, planning.Plan, matvec.MatVec, matvec.Blocks, pooling.Pool, pooling.GlobalAverage, elementwise.Elementwise,
+        conv.Conv, packing.ConvPacking, matvec.MatVec, matvec.MatVecPacking, pooling.Pool, pooling.GlobalAverage, elementwise.Elementwise,
         copying.Copy, normalisation.LayerNorm, attention.Attention, recurrent.LstmCell, recurrent.GruCell,
     )
 }  # fmt: skip
 _ENUMS: Mapping[str, type[enum.Enum]] = {
     kind.__name__: kind
-    for kind in (contract.Activation, elementwise.Operation, ops.Cell, program.Operator)
+    for kind in (
+        contract.Activation,
+        elementwise.Operation,
+        ops.RecurrentCell,
+        program.SizeOperator,
+    )
 }
 _TORCH = (torch.dtype, torch.layout, torch.memory_format)
 
@@ -54,8 +59,8 @@ def encode(value: Any) -> Any:
         CheckpointError: an argument of an operator has no form in a file.
 
     Example:
-        >>> encode((program.Ref(3), torch.float32))
-        [{'is': 'Ref', 'value': 3}, {'torch': 'float32'}]
+        >>> encode((program.ValueRef(3), torch.float32))
+        [{'is': 'ValueRef', 'value': 3}, {'torch': 'float32'}]
     """
     if type(value).__name__ in _CLASSES and dataclasses.is_dataclass(value):
         parts = {each.name: encode(getattr(value, each.name)) for each in dataclasses.fields(value)}
@@ -83,8 +88,8 @@ def decode(value: Any) -> Any:
         CheckpointError: a class or a name is not one of the table's.
 
     Example:
-        >>> decode(encode((program.Ref(3), torch.float32)))
-        (Ref(value=3), torch.float32)
+        >>> decode(encode((program.ValueRef(3), torch.float32)))
+        (ValueRef(value=3), torch.float32)
     """
     if isinstance(value, list):
         return tuple(decode(part) for part in value)

@@ -8,24 +8,24 @@ from torch import nn
 from boxwood._internal.core.arguments import check_network
 from boxwood._internal.core.placement import check_whole
 from boxwood._internal.engine import aten_ops, choice_cache
+from boxwood._internal.engine.assignment import choose_assignment
 from boxwood._internal.engine.capture import NeedsGradientsError, capture
-from boxwood._internal.engine.chance import kept
-from boxwood._internal.engine.choosing import choose
-from boxwood._internal.engine.copying import copied
-from boxwood._internal.engine.interface import learn
+from boxwood._internal.engine.interface import learn_interface
 from boxwood._internal.engine.kernel_cache import KernelCache
 from boxwood._internal.engine.lower import lower
+from boxwood._internal.engine.model_copy import copy_model
 from boxwood._internal.engine.passes.fold_batch_norm import fold_batch_norm
 from boxwood._internal.engine.passes.fold_constants import fold_constants
 from boxwood._internal.engine.passes.fuse_attention import fuse_attention
 from boxwood._internal.engine.passes.fuse_epilogues import fuse_epilogues
 from boxwood._internal.engine.passes.lines_as_planes import lines_as_planes
 from boxwood._internal.engine.passes.simplify import simplify
-from boxwood._internal.engine.program import Program, check
+from boxwood._internal.engine.program import Program, check_program
+from boxwood._internal.engine.random_state import preserved_generators
 from boxwood._internal.engine.recording import UncapturableError
-from boxwood._internal.engine.session import Session, Uncompiled, undisturbed
+from boxwood._internal.engine.session import Session, Uncompiled, torch_defaults
 from boxwood._internal.engine.targets import Target, host
-from boxwood._internal.engine.thread_team import Team
+from boxwood._internal.engine.thread_team import ThreadTeam
 
 PASSES = (
     simplify, fold_constants, fold_batch_norm, lines_as_planes, lower, fuse_attention,
@@ -73,19 +73,21 @@ def compile(  # noqa: A001
     """
     check_network(model)
     check_whole(dict(model.named_parameters()))
-    team = Team(threads)
-    with undisturbed(threads):
+    team = ThreadTeam(threads)
+    with torch_defaults(threads):
         return _compiled(model, example, target or host(), team)
 
 
-def _compiled(model: nn.Module, example: Any, target: Target, team: Team) -> Session | Uncompiled:
-    twin = copied(model).eval()  # whatever it keeps from call to call is not the user's
+def _compiled(
+    model: nn.Module, example: Any, target: Target, team: ThreadTeam
+) -> Session | Uncompiled:
+    twin = copy_model(model).eval()  # whatever it keeps from call to call is not the user's
     try:
-        tensors, function, interface = learn(twin, example)
+        tensors, function, interface = learn_interface(twin, example)
         captured = capture(function, tensors, interface)
     except UncapturableError as reason:
         gradients = isinstance(reason, NeedsGradientsError)
-        return Uncompiled(copied(model).eval(), str(reason), team.threads, gradients=gradients)
+        return Uncompiled(copy_model(model).eval(), str(reason), team.threads, gradients=gradients)
     program = captured.program
     named = [*twin.named_parameters(), *twin.named_buffers()]
     by_address = {tensor.data_ptr(): name for name, tensor in named}
@@ -93,17 +95,17 @@ def _compiled(model: nn.Module, example: Any, target: Target, team: Team) -> Ses
     names = {
         n: by_address[t.data_ptr()] for n, t in constants.items() if t.data_ptr() in by_address
     }
-    program = _own(optimised(replace(check(program), names=names)), twin)
+    program = _own(optimised(replace(check_program(program), names=names)), twin)
     kernels = KernelCache(program, target, team.threads)
-    session = Session(program, captured.beside, frozenset(), kernels, team)
+    session = Session(program, captured.metadata, frozenset(), kernels, team)
     name = choice_cache.key(program, target, team.threads)
     choice = choice_cache.recall(name, program) if name else None
     if choice is None:
-        with kept(aten_ops.generators(program)):
-            choice = choose(session, tensors)
+        with preserved_generators(aten_ops.generators(program)):
+            choice = choose_assignment(session, tensors)
         if name:
             choice_cache.remember(name, choice)
-    session = session.assigned(*choice)
+    session = session.with_native(*choice)
     session.compact(program.batch or 0)
     return session
 
@@ -111,7 +113,7 @@ def _compiled(model: nn.Module, example: Any, target: Target, team: Team) -> Ses
 def optimised(program: Program) -> Program:
     """Return a captured program with everything folded, lowered and fused."""
     for rewrite in PASSES:
-        program = check(rewrite(program))
+        program = check_program(rewrite(program))
     return program
 
 

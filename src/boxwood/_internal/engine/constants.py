@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Compact:
+class CompactTensor:
     """A float32 tensor as a bit for each entry and the entries that are not zero.
 
     Args:
@@ -37,11 +37,11 @@ class Compact:
         return torch.from_numpy(flat).reshape(self.shape)
 
 
-def compact(tensor: Tensor) -> Compact | None:
+def compact_tensor(tensor: Tensor) -> CompactTensor | None:
     """Return a float32 tensor without its zeros, of either sign; None if that saves nothing.
 
     Example:
-        >>> found = compact(torch.tensor([[0.0, 2.0], [0.0, 0.0]]))
+        >>> found = compact_tensor(torch.tensor([[0.0, 2.0], [0.0, 0.0]]))
         >>> found.nbytes, found.tensor().tolist()
         (5, [[0.0, 2.0], [0.0, 0.0]])
     """
@@ -49,12 +49,12 @@ def compact(tensor: Tensor) -> Compact | None:
         return None
     flat = tensor.contiguous().numpy().reshape(-1)
     nonzero = flat != 0
-    found = Compact(tuple(tensor.shape), np.packbits(nonzero), flat[nonzero])
+    found = CompactTensor(tuple(tensor.shape), np.packbits(nonzero), flat[nonzero])
     return found if found.nbytes < flat.nbytes else None
 
 
 class Constants(Mapping[int, Tensor]):
-    """Tensors by number; compact ones are made anew each time they are asked for.
+    """Tensors by number; compact ones are expanded each time they are asked for.
 
     Args:
         tensors: whole and compact ones.
@@ -63,11 +63,11 @@ class Constants(Mapping[int, Tensor]):
     def __init__(self, tensors: Mapping[int, Any]) -> None:
         if isinstance(tensors, Constants):
             tensors = tensors._tensors
-        self._tensors: dict[int, Tensor | Compact] = dict(tensors)
+        self._tensors: dict[int, Tensor | CompactTensor] = dict(tensors)
 
     def __getitem__(self, number: int) -> Tensor:
         found = self._tensors[number]
-        return found.tensor() if isinstance(found, Compact) else found
+        return found.tensor() if isinstance(found, CompactTensor) else found
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._tensors)
@@ -77,7 +77,7 @@ class Constants(Mapping[int, Tensor]):
 
     def without_zeros(self, numbers: Iterable[int]) -> "Constants":
         """Return the same tensors with these kept compact where that saves memory."""
-        small = {number: compact(self[number]) for number in numbers}
+        small = {number: compact_tensor(self[number]) for number in numbers}
         return Constants(self._tensors | {n: each for n, each in small.items() if each is not None})
 
     @property

@@ -1,7 +1,7 @@
-"""What kernels cost on this machine: a few rates measured once, and plans decided by timing.
+"""What kernels cost on this machine: a few rates measured once, and packings decided by timing.
 
 The rates say what one weight costs when it is skipped over alone, in blocks of rows, or for a
-single vector. They decide between plans that lie far apart; plans that lie close are run.
+single vector. They decide between packings that lie far apart; packings that lie close are run.
 """
 
 import dataclasses
@@ -17,9 +17,9 @@ from boxwood._internal.core.timing import Run, by_turns, calls_lasting
 from boxwood._internal.engine.kernels import conv, matvec, peak
 from boxwood._internal.engine.kernels.contract import Kernel, arguments
 from boxwood._internal.engine.kernels.conv import Conv
-from boxwood._internal.engine.kernels.planning import (
+from boxwood._internal.engine.kernels.packing import (
     HEIGHTS,
-    Plan,
+    ConvPacking,
     Rates,
     block_columns,
     neighbours,
@@ -155,15 +155,15 @@ def rates(target: Target, cache: ObjectCache | None = None) -> Rates:
     return measured
 
 
-def choose(
+def choose_packing(
     problem: Conv,
     weight: Array,
     target: Target,
     *,
     threads: int = 1,
     cache: ObjectCache | None = None,
-) -> Plan | None:
-    """The fastest plan for a weight on this machine.
+) -> ConvPacking | None:
+    """The fastest packing of a weight on this machine.
 
     Decisions are kept by the shape of the problem and by the share of weights that are not zero,
     to a twentieth, so that the next compile measures nothing.
@@ -176,33 +176,33 @@ def choose(
         cache: where decisions are kept; the user's when None.
 
     Returns:
-        The plan; None for a depthwise convolution, which has one way only.
+        The packing; None for a depthwise convolution, which has one way only.
     """
     if problem.depthwise:
         return None
     cache = cache or default_cache("costs")
     density = round(20 * np.count_nonzero(weight) / weight.size)
-    first = conv.usual_plan(problem, weight, target, threads, rates(target))
+    first = conv.usual_packing(problem, weight, target, threads, rates(target))
     key = _key(f"{problem}|{threads}|{density}|{first}", target)
     found = cache.get(key)
     if found is not None:
-        return Plan(**json.loads(found))
-    plans = list(neighbours(first, target))
-    other = conv.usual_plan(problem, weight, target, threads, _other(first, rates(target)))
+        return ConvPacking(**json.loads(found))
+    packings = list(neighbours(first, target))
+    other = conv.usual_packing(problem, weight, target, threads, _other(first, rates(target)))
     if other.height != first.height:
-        plans.append(other)
-    kernels = [conv.build(problem, weight, None, target, plan=plan) for plan in plans]
+        packings.append(other)
+    kernels = [conv.build(problem, weight, None, target, packing=packing) for packing in packings]
     library = jit.load_codes([kernel.code for kernel in kernels], target, default_cache())
     runs = [TimedKernel(kernel, problem.source, problem.target, library) for kernel in kernels]
     times = least_seconds(runs, turns=3)
-    best = plans[int(np.argmin(times))]
+    best = packings[int(np.argmin(times))]
     cache.put(key, json.dumps(dataclasses.asdict(best)).encode())
     return best
 
 
-def _other(plan: Plan, known: Rates) -> Rates:
+def _other(packing: ConvPacking, known: Rates) -> Rates:
     """Rates that favour the other kind of rows as far as it may be close."""
-    factor = CLOSE if plan.height == 1 else 1 / CLOSE
+    factor = CLOSE if packing.height == 1 else 1 / CLOSE
     return dataclasses.replace(known, single=known.single * factor)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from boxwood._internal.engine.kernels.contract import Code
 from boxwood._internal.engine.llvm.objects import Library
 
-LINE = 8
+WORDS_PER_LINE = 8
 """Words of a cache line."""
 
 SPINS = 4096
@@ -129,8 +129,8 @@ def job(
         numbers: addresses of OpenMP's functions that tell a thread its number and how many there
             are; zeros without.
     """
-    words = np.zeros(JOB + LINE + 2 * len(calls), np.int64)
-    first = -(words.ctypes.data // 8) % LINE
+    words = np.zeros(JOB + WORDS_PER_LINE + 2 * len(calls), np.int64)
+    first = -(words.ctypes.data // 8) % WORDS_PER_LINE
     begin = first + JOB
     words[begin : begin + 2 * len(calls)] = np.array(calls, np.int64).ravel()
     table, own = words.ctypes.data + 8 * begin, library.address(CODE.entry)

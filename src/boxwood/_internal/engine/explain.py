@@ -9,14 +9,14 @@ from torch import Tensor
 
 from boxwood._internal.engine.constants import Constants
 from boxwood._internal.engine.kernels.contract import Activation
-from boxwood._internal.engine.ops import Native, Recurrent
+from boxwood._internal.engine.ops import NativeOp, Recurrent
 from boxwood._internal.engine.plan import KernelStep
-from boxwood._internal.engine.program import Op, Program, Torch, at
+from boxwood._internal.engine.program import Op, Program, TorchOp, sizes_at
 from boxwood._internal.engine.runner import Runner
 
 
 @dataclass(frozen=True)
-class Times:
+class OperationTimes:
     """Seconds of an operation by a kernel, where there is one, and by torch.
 
     Args:
@@ -29,7 +29,7 @@ class Times:
 
 
 @dataclass(frozen=True)
-class Line:
+class ExplainedOperation:
     """One operation.
 
     Args:
@@ -47,7 +47,7 @@ class Line:
     place: str
     why: str
     seconds: float
-    estimates: Times | None
+    estimates: OperationTimes | None
     nbytes: int
 
 
@@ -64,7 +64,7 @@ class Explanation:
         arena_bytes: of intermediate values.
     """
 
-    lines: tuple[Line, ...]
+    lines: tuple[ExplainedOperation, ...]
     kernel_bytes: int
     kept_bytes: int
     nonzero: int
@@ -105,20 +105,22 @@ class Explanation:
 
 
 def explain(
-    runner: Runner, times: Mapping[int, Times], inputs: Sequence[Tensor], repeats: int
+    runner: Runner, times: Mapping[int, OperationTimes], inputs: Sequence[Tensor], repeats: int
 ) -> Explanation:
     """Measure a runner's steps and say what each is."""
     program, batch = runner.program, runner.plan.batch
     kernels = {step.op for step in runner.plan.steps if isinstance(step, KernelStep)}
-    held = runner.held()
+    held = runner.weight_bytes()
     lines = []
     runner(inputs)
     for step, seconds in zip(
-        runner.single, runner.timed(inputs, repeats, time.perf_counter), strict=True
+        runner.single_steps, runner.time_steps(inputs, repeats, time.perf_counter), strict=True
     ):
         taken = statistics.median(seconds)
         if not step.positions:
-            lines.append(Line("copy", (), "copy", "between kernels and torch", taken, None, 0))
+            lines.append(
+                ExplainedOperation("copy", (), "copy", "between kernels and torch", taken, None, 0)
+            )
             continue
         for position in step.positions:
             op = program.ops[position]
@@ -127,10 +129,12 @@ def explain(
             if lines and lines[-1].name == _name(op, program) and isinstance(op, Recurrent):
                 last = lines.pop()
                 taken += last.seconds
-            shape = at(program.values[op.writes[0]].shape, batch)
+            shape = sizes_at(program.values[op.writes[0]].shape, batch)
             why = _why(op, place, estimate, program)
             nbytes = held.get(position, 0)
-            lines.append(Line(_name(op, program), shape, place, why, taken, estimate, nbytes))
+            lines.append(
+                ExplainedOperation(_name(op, program), shape, place, why, taken, estimate, nbytes)
+            )
     weights = {
         number
         for position in kernels
@@ -144,7 +148,7 @@ def explain(
     return Explanation(tuple(lines), sum(held.values()), kept, nonzero, dense, runner.arena_bytes)
 
 
-def _cells(line: Line) -> tuple[str, ...]:
+def _cells(line: ExplainedOperation) -> tuple[str, ...]:
     both = line.estimates
     return (
         line.name,
@@ -159,24 +163,24 @@ def _cells(line: Line) -> tuple[str, ...]:
 
 
 def _name(op: Op, program: Program) -> str:
-    if isinstance(op, Torch):
+    if isinstance(op, TorchOp):
         return op.name
     if isinstance(op, Recurrent):
-        return f"{op.cell.name.lower()} {program.names.get(op.layers[0].inward, '')}".strip()
-    if not isinstance(op, Native):
+        return f"{op.cell.name.lower()} {program.names.get(op.layers[0].weight_ih, '')}".strip()
+    if not isinstance(op, NativeOp):
         return type(op).__name__
-    parts = [type(op.does).__name__.lower(), program.names.get(op.weight or -1, "")]
-    activation = getattr(op.does, "activation", Activation.NONE)
+    parts = [type(op.kind).__name__.lower(), program.names.get(op.weight or -1, "")]
+    activation = getattr(op.kind, "activation", Activation.NONE)
     if activation is not Activation.NONE:
         parts.append(f"+ {activation.name.lower()}")
     return " ".join(part for part in parts if part)
 
 
-def _zeros(op: Op, program: Program) -> float:
+def _fraction_of_zeros(op: Op, program: Program) -> float:
     """The fraction of zeros in an operation's weight; 0 without one."""
     if isinstance(op, Recurrent):
-        weights = [program.constants[layer.across] for layer in op.layers]
-    elif isinstance(op, Native) and op.weight is not None:
+        weights = [program.constants[layer.weight_hh] for layer in op.layers]
+    elif isinstance(op, NativeOp) and op.weight is not None:
         weights = [program.constants[op.weight]]
     else:
         return 0.0
@@ -185,13 +189,13 @@ def _zeros(op: Op, program: Program) -> float:
 
 
 def _place(op: Op, program: Program) -> str:
-    return "sparse kernel" if _zeros(op, program) > 0 else "kernel"
+    return "sparse kernel" if _fraction_of_zeros(op, program) > 0 else "kernel"
 
 
-def _why(op: Op, place: str, times: Times | None, program: Program) -> str:
-    if isinstance(op, Torch):
+def _why(op: Op, place: str, times: OperationTimes | None, program: Program) -> str:
+    if isinstance(op, TorchOp):
         return op.why
-    zeros = _zeros(op, program)
+    zeros = _fraction_of_zeros(op, program)
     share = f"{100 * zeros:.0f} % zeros" if zeros else ""
     if times is None:
         return share

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from boxwood._internal.engine.program import Program, Value, at
+from boxwood._internal.engine.program import Program, Value, sizes_at
 from boxwood._internal.engine.recording import UncapturableError
 from boxwood.errors import InvalidInput
 
@@ -26,19 +26,19 @@ class Interface:
 
     Args:
         parameters: names and kinds of what ``forward`` takes.
-        given: the arguments' nesting, as torch writes it down.
-        fixed: the leaves that are not tensors, by position; every call has to repeat them.
-        returned: the output's nesting.
-        plain: the output's leaves that are not tensors, by position.
-        firsts: for each tensor of a call, the first one that is the same object.
+        argument_nesting: the arguments' nesting, as torch writes it down.
+        fixed_arguments: the leaves that are not tensors, by position; every call has to repeat them.
+        output_nesting: the output's nesting.
+        plain_outputs: the output's leaves that are not tensors, by position.
+        same_as: for each tensor of a call, the first one that is the same object.
     """
 
     parameters: Parameters
-    given: pytree.TreeSpec
-    fixed: tuple[tuple[int, Any], ...]
-    returned: pytree.TreeSpec
-    plain: tuple[tuple[int, Any], ...]
-    firsts: tuple[int, ...]
+    argument_nesting: pytree.TreeSpec
+    fixed_arguments: tuple[tuple[int, Any], ...]
+    output_nesting: pytree.TreeSpec
+    plain_outputs: tuple[tuple[int, Any], ...]
+    same_as: tuple[int, ...]
 
     def tensors(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
         """Return the tensors of a call.
@@ -46,28 +46,32 @@ class Interface:
         Raises:
             InvalidInput: the call has other arguments than the example had.
         """
-        if not kwargs and len(args) == self._plainly and all(type(each) is Tensor for each in args):
+        if (
+            not kwargs
+            and len(args) == self._positional_count
+            and all(type(each) is Tensor for each in args)
+        ):
             return list(args)  # the same as below, which a small network would take longer for
-        leaves, given = pytree.tree_flatten(_bound(self.parameters, args, kwargs))
-        if given != self.given:
+        leaves, argument_nesting = pytree.tree_flatten(_bound(self.parameters, args, kwargs))
+        if argument_nesting != self.argument_nesting:
             raise InvalidInput(
-                f"Expected arguments like the example's ({_sketch(self.given)}), got "
-                f"{_sketch(given)}; call it as the example was, or compile it with such an example."
+                f"Expected arguments like the example's ({_sketch(self.argument_nesting)}), got "
+                f"{_sketch(argument_nesting)}; call it as the example was, or compile it with such an example."
             )
-        for position, value in self.fixed:
+        for position, value in self.fixed_arguments:
             if not _is_same(leaves[position], value):
                 raise InvalidInput(
                     f"Expected the argument {value!r} of the example, got {leaves[position]!r}; "
                     f"only tensors may change: compile the model again with that argument."
                 )
-        skip = {position for position, _ in self.fixed}
+        skip = {position for position, _ in self.fixed_arguments}
         found = [leaf for position, leaf in enumerate(leaves) if position not in skip]
         for leaf in found:
             if not isinstance(leaf, Tensor):
                 raise InvalidInput(
                     f"Expected a tensor, got {type(leaf).__name__}; give what the example gave."
                 )
-        for index, first in enumerate(self.firsts):
+        for index, first in enumerate(self.same_as):
             if found[index] is not found[first]:
                 raise InvalidInput(
                     f"Expected tensors {first} and {index} of the call to be one and the same, as "
@@ -77,28 +81,28 @@ class Interface:
 
     def output(self, tensors: Sequence[Tensor]) -> Any:
         """Return tensors in the nesting of the network's output."""
-        if not self.plain and self.returned.is_leaf():
+        if not self.plain_outputs and self.output_nesting.is_leaf():
             return tensors[0]
         leaves: list[Any] = list(tensors)
-        for position, value in self.plain:
+        for position, value in self.plain_outputs:
             leaves.insert(position, value)
-        return pytree.tree_unflatten(leaves, self.returned)
+        return pytree.tree_unflatten(leaves, self.output_nesting)
 
     @cached_property
-    def _plainly(self) -> int:
+    def _positional_count(self) -> int:
         """How many tensors by position, none twice, make up a whole call; -1 where that is not so."""
-        count = len(self.firsts)
+        count = len(self.same_as)
         first = self.parameters[:count]
         nothing_else = (
-            not self.fixed
-            and self.firsts == tuple(range(count))
+            not self.fixed_arguments
+            and self.same_as == tuple(range(count))
             and all(kind in _BY_POSITION for _, kind in first)
-            and pytree.tree_structure({name: 0 for name, _ in first}) == self.given
+            and pytree.tree_structure({name: 0 for name, _ in first}) == self.argument_nesting
         )
         return count if nothing_else else -1
 
 
-def learn(
+def learn_interface(
     model: nn.Module, example: Any
 ) -> tuple[list[Tensor], Callable[..., list[Tensor]], Callable[[], Interface]]:
     """Return an example's tensors, the model as a function of them, and how to get its interface.
@@ -123,28 +127,36 @@ def learn(
             f"got {type(example).__name__}; give what the model is called with."
         )
     parameters = _parameters(model)
-    leaves, given = pytree.tree_flatten(_bound(parameters, args, kwargs))
+    leaves, argument_nesting = pytree.tree_flatten(_bound(parameters, args, kwargs))
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    fixed = tuple((i, leaf) for i, leaf in enumerate(leaves) if not isinstance(leaf, Tensor))
-    for _, leaf in fixed:
+    fixed_arguments = tuple(
+        (i, leaf) for i, leaf in enumerate(leaves) if not isinstance(leaf, Tensor)
+    )
+    for _, leaf in fixed_arguments:
         _check_plain(leaf, "takes")
-    firsts = tuple(next(i for i, each in enumerate(tensors) if each is one) for one in tensors)
+    same_as = tuple(next(i for i, each in enumerate(tensors) if each is one) for one in tensors)
     outcome: list[Any] = []
 
     def function(*inputs: Tensor) -> list[Tensor]:
         filled: list[Any] = list(inputs)
-        for position, value in fixed:
+        for position, value in fixed_arguments:
             filled.insert(position, value)
-        bound = inspect.BoundArguments(_signature(parameters), pytree.tree_unflatten(filled, given))
-        found, returned = pytree.tree_flatten(model(*bound.args, **bound.kwargs))
-        plain = tuple((i, leaf) for i, leaf in enumerate(found) if not isinstance(leaf, Tensor))
-        for _, leaf in plain:
+        bound = inspect.BoundArguments(
+            _signature(parameters), pytree.tree_unflatten(filled, argument_nesting)
+        )
+        found, output_nesting = pytree.tree_flatten(model(*bound.args, **bound.kwargs))
+        plain_outputs = tuple(
+            (i, leaf) for i, leaf in enumerate(found) if not isinstance(leaf, Tensor)
+        )
+        for _, leaf in plain_outputs:
             _check_plain(leaf, "returns")
-        outcome[:] = [returned, plain]
+        outcome[:] = [output_nesting, plain_outputs]
         return [leaf for leaf in found if isinstance(leaf, Tensor)]
 
     def interface() -> Interface:
-        return Interface(parameters, given, fixed, outcome[0], outcome[1], firsts)
+        return Interface(
+            parameters, argument_nesting, fixed_arguments, outcome[0], outcome[1], same_as
+        )
 
     return tensors, function, interface
 
@@ -171,7 +183,7 @@ def check_inputs(program: Program, inputs: Sequence[Tensor]) -> int:
             )
         if program.batch is not None and number == program.inputs[0] and tensor.ndim:
             batch = tensor.shape[0]
-        if tuple(tensor.shape) != at(value.shape, batch) or (program.batch and batch < 1):
+        if tuple(tensor.shape) != sizes_at(value.shape, batch) or (program.batch and batch < 1):
             limit = program.batches.limit if program.batch is None else ""
             raise InvalidInput(
                 f"Expected {name} of shape {_shape(value)}, got {tuple(tensor.shape)}; "
@@ -196,11 +208,11 @@ def to_json(interface: Interface) -> dict[str, Any]:
     try:
         found = {
             "parameters": interface.parameters,
-            "given": pytree.treespec_dumps(interface.given),
-            "fixed": interface.fixed,
-            "returned": pytree.treespec_dumps(interface.returned),
-            "plain": interface.plain,
-            "firsts": interface.firsts,
+            "given": pytree.treespec_dumps(interface.argument_nesting),
+            "fixed": interface.fixed_arguments,
+            "returned": pytree.treespec_dumps(interface.output_nesting),
+            "plain": interface.plain_outputs,
+            "firsts": interface.same_as,
         }
         json.dumps(found)
     except (NotImplementedError, TypeError) as error:
@@ -234,7 +246,7 @@ _BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_
 
 
 def _check_plain(leaf: Any, what: str) -> None:
-    """Raise for what may hold tensors, or change, behind the program's back."""
+    """Raise for what may hold tensors, or change without the program's knowledge."""
     if not isinstance(leaf, _PLAIN):
         raise UncapturableError(
             f"it {what} a {type(leaf).__name__}, which may hold tensors that cannot be seen"
@@ -252,8 +264,8 @@ def check_leaves(interface: Interface, program: Program) -> None:
         InvalidInput: so it is; the file was not written by `to_json`.
     """
     for spec, others, tensors in (
-        (interface.given, interface.fixed, program.inputs),
-        (interface.returned, interface.plain, program.outputs),
+        (interface.argument_nesting, interface.fixed_arguments, program.inputs),
+        (interface.output_nesting, interface.plain_outputs, program.outputs),
     ):
         places = [position for position, _ in others]
         if spec.num_leaves != len(others) + len(tensors) or places != sorted(set(places)):
@@ -261,9 +273,9 @@ def check_leaves(interface: Interface, program: Program) -> None:
         if any(type(each) is not int or not 0 <= each < spec.num_leaves for each in places):
             raise _no_interface("places")
     _signature(interface.parameters)
-    firsts = interface.firsts
-    if len(firsts) != len(program.inputs) or any(
-        type(first) is not int or not 0 <= first <= index for index, first in enumerate(firsts)
+    same_as = interface.same_as
+    if len(same_as) != len(program.inputs) or any(
+        type(first) is not int or not 0 <= first <= index for index, first in enumerate(same_as)
     ):
         raise _no_interface("equal tensors")
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from boxwood._internal.engine import bind, driver
+from boxwood._internal.engine import driver, kernel_problems
 from boxwood._internal.engine.kernels.contract import BoundKernel, Kernel
 from boxwood._internal.engine.llvm import jit
 from boxwood._internal.engine.llvm.cache import ObjectCache, default_cache
-from boxwood._internal.engine.llvm.objects import Library, load
-from boxwood._internal.engine.memory import LINE, allocate
+from boxwood._internal.engine.llvm.objects import Library, load_library
+from boxwood._internal.engine.memory import BYTES_PER_LINE, allocate_aligned
 from boxwood._internal.engine.plan import KernelStep
 from boxwood._internal.engine.program import Program
 from boxwood._internal.engine.targets import Target
@@ -59,7 +59,7 @@ class KernelCache:
             key = (step.problem, step.weight, step.bias)
             self.restore(key)
             if key not in self.built and key not in missing:
-                missing[key] = bind.build(
+                missing[key] = kernel_problems.build_kernel(
                     step.problem,
                     self.weight(step.weight),
                     self.weight(step.bias),
@@ -106,7 +106,7 @@ class KernelCache:
         }
         rest = [code for code in wanted if code.entry not in objects]
         self.objects.update(jit.compile_all(rest, self.target, self.cache))
-        return load({code.entry: self.objects[code.entry] for code in wanted})
+        return load_library({code.entry: self.objects[code.entry] for code in wanted})
 
     def weight(self, number: int | None) -> NDArray[np.float32] | None:
         """Return a constant; None for none."""
@@ -132,7 +132,7 @@ def place_constants(
     digests = {number: _digest(part) for number, part in parts.items() if number not in placed}
     placed |= {number: held[digest] for number, digest in digests.items() if digest in held}
     new = {number: part for number, part in parts.items() if number not in placed}
-    memory = allocate(sum(_whole_lines(part) for part in new.values()))
+    memory = allocate_aligned(sum(_whole_lines(part) for part in new.values()))
     start = 0
     for number, part in new.items():
         there = memory[start : start + part.nbytes].view(part.dtype)
@@ -148,7 +148,7 @@ def place_constants(
 
 
 def _whole_lines(part: NDArray[Any]) -> int:
-    return -(-part.nbytes // LINE) * LINE
+    return -(-part.nbytes // BYTES_PER_LINE) * BYTES_PER_LINE
 
 
 def _digest(part: NDArray[Any]) -> bytes:
@@ -161,4 +161,4 @@ def _stays(part: NDArray[Any], mapped: NDArray[np.uint8] | None) -> bool:
     if mapped is None:
         return False
     first, place = mapped.ctypes.data, part.ctypes.data
-    return first <= place < first + mapped.nbytes and place % LINE == 0
+    return first <= place < first + mapped.nbytes and place % BYTES_PER_LINE == 0

@@ -21,7 +21,7 @@ from boxwood.errors import InvalidInput
 
 Array = NDArray[np.float32]
 
-LINE = 16
+FLOATS_PER_LINE = 16
 """Floats per cache line of 64 bytes; buffers start on a line."""
 
 
@@ -56,16 +56,16 @@ class Planes:
 
     @property
     def span(self) -> int:
-        """Floats from a plane's first value to behind its last, gutters included."""
+        """Floats from a plane's first value to the one after its last, gutters included."""
         return (self.height - 1) * self.row_stride + self.width
 
     @property
     def aligned(self) -> bool:
         """Every plane's first value starts a line, and whole lines may be written up to its end."""
         return (
-            self.origin % LINE == 0
-            and self.plane % LINE == 0
-            and self.image % LINE == 0
+            self.origin % FLOATS_PER_LINE == 0
+            and self.plane % FLOATS_PER_LINE == 0
+            and self.image % FLOATS_PER_LINE == 0
             and self.origin + lines(self.span) <= self.plane
         )
 
@@ -77,7 +77,7 @@ class Planes:
         return Planes(1, 1, self.channels, 0, self.channels, 0, self.image, self.image)
 
     def size(self, images: int = 1) -> int:
-        """Floats of a buffer of so many images; kernels touch nothing outside it."""
+        """Floats of a buffer of a number of images; kernels touch nothing outside it."""
         return images * self.image
 
     def slice(self, start: int, stop: int) -> "Planes":
@@ -156,7 +156,7 @@ def padded(
 
     Example:
         >>> layout = padded(64, 14, 14, halo=1)
-        >>> layout.row_stride, layout.origin, layout.plane // LINE
+        >>> layout.row_stride, layout.origin, layout.plane // FLOATS_PER_LINE
         (15, 16, 17)
     """
     row_stride = width + halo if row_stride is None else row_stride
@@ -169,10 +169,10 @@ def padded(
     origin = lines(border)
     span = (height - 1) * row_stride + width
     plane = origin + lines(span + border)
-    if plane // LINE % 2 == 0:
-        plane += LINE
+    if plane // FLOATS_PER_LINE % 2 == 0:
+        plane += FLOATS_PER_LINE
     # A reader of the last plane may load whole lines at any offset within the halo.
-    image = channels * plane + lines(border) + 2 * LINE
+    image = channels * plane + lines(border) + 2 * FLOATS_PER_LINE
     return Planes(channels, height, width, halo, row_stride, origin, plane, image)
 
 
@@ -220,8 +220,8 @@ def zeros(floats: int) -> Array:
 
 
 def lines(floats: int) -> int:
-    """So many floats rounded up to whole cache lines."""
-    return math.ceil(floats / LINE) * LINE
+    """A number of floats, rounded up to whole cache lines."""
+    return math.ceil(floats / FLOATS_PER_LINE) * FLOATS_PER_LINE
 
 
 def position_mask(layout: Planes, lanes: int) -> NDArray[np.uint8]:

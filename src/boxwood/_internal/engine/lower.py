@@ -15,26 +15,26 @@ from boxwood._internal.engine.kernels.contract import Activation
 from boxwood._internal.engine.kernels.elementwise import Operation
 from boxwood._internal.engine.ops import (
     Average,
-    Cell,
+    Concatenate,
     Convolve,
-    Does,
     Flatten,
-    Join,
-    Layer,
-    Native,
+    NativeOp,
     Normalise,
+    OpKind,
     Pointwise,
     PoolWindows,
     Project,
     Recurrent,
+    RecurrentCell,
+    RecurrentLayer,
 )
 from boxwood._internal.engine.program import (
+    LinearSize,
     Op,
-    PerExample,
     Program,
-    Ref,
-    Torch,
+    TorchOp,
     Value,
+    ValueRef,
     without_unused,
 )
 
@@ -44,7 +44,7 @@ def lower(program: Program) -> Program:
     room = _Constants(program)
     ops: list[Op] = []
     for op in program.ops:
-        if isinstance(op, Torch):
+        if isinstance(op, TorchOp):
             rule = _RULES.get(op.target)
             found = rule(_Call(op, room)) if rule and _is_float(op, program) else None
             why = "" if found else "no kernel for this operator" if not rule else "these settings"
@@ -73,7 +73,7 @@ class _Constants:
 class _Call:
     """One operator call with its arguments by name, defaults filled in."""
 
-    def __init__(self, op: Torch, room: _Constants) -> None:
+    def __init__(self, op: TorchOp, room: _Constants) -> None:
         self.op, self.room = op, room
         namespace, name, overload = op.target.split(".")
         schema = getattr(getattr(getattr(torch.ops, namespace), name), overload)._schema
@@ -89,7 +89,7 @@ class _Call:
 
     def value(self, name: str) -> int | None:
         argument = self._arguments[name]
-        return argument.value if type(argument) is Ref else None
+        return argument.value if type(argument) is ValueRef else None
 
     def constant(self, name: str) -> Tensor | None:
         number = self.value(name)
@@ -107,17 +107,19 @@ class _Call:
     def out_shape(self) -> tuple[Any, ...]:
         return self.room.values[self.out].shape
 
-    def native(self, does: Does, *sources: int | None, **constants: int | None) -> Native | None:
+    def native(
+        self, kind: OpKind, *sources: int | None, **constants: int | None
+    ) -> NativeOp | None:
         if any(source is None for source in sources):
             return None
-        return Native(does, tuple(s for s in sources if s is not None), self.out, **constants)
+        return NativeOp(kind, tuple(s for s in sources if s is not None), self.out, **constants)
 
 
-def _is_float(op: Torch, program: Program) -> bool:
+def _is_float(op: TorchOp, program: Program) -> bool:
     return all(program.values[number].dtype == torch.float32 for number in (*op.reads, *op.writes))
 
 
-def _conv2d(call: _Call) -> Native | None:
+def _conv2d(call: _Call) -> NativeOp | None:
     weight = call.constant("weight")
     if weight is None or not _bias_known(call) or len(call.shape("input")) != 4:
         return None
@@ -129,13 +131,13 @@ def _conv2d(call: _Call) -> Native | None:
         if any(each % 2 for each in over):  # one side gets more than the other
             return None
         padding = [each // 2 for each in over]
-    does = Convolve(_pair(call["stride"]), _pair(padding), dilation, call["groups"])
+    kind = Convolve(_pair(call["stride"]), _pair(padding), dilation, call["groups"])
     return call.native(
-        does, call.value("input"), weight=call.value("weight"), bias=call.value("bias")
+        kind, call.value("input"), weight=call.value("weight"), bias=call.value("bias")
     )
 
 
-def _linear(call: _Call) -> Native | None:
+def _linear(call: _Call) -> NativeOp | None:
     weight = call.constant("weight")
     if weight is None or weight.ndim != 2 or not _bias_known(call):
         return None
@@ -146,7 +148,7 @@ def _linear(call: _Call) -> Native | None:
     )
 
 
-def _addmm(call: _Call) -> Native | None:
+def _addmm(call: _Call) -> NativeOp | None:
     weight, bias = call.constant("mat2"), call.constant("self")
     if weight is None or bias is None or bias.ndim != 1 or (call["alpha"], call["beta"]) != (1, 1):
         return None
@@ -154,7 +156,7 @@ def _addmm(call: _Call) -> Native | None:
     return call.native(Project(), call.value("mat1"), weight=turned, bias=call.value("self"))
 
 
-def _matmul(call: _Call) -> Native | None:
+def _matmul(call: _Call) -> NativeOp | None:
     names = list(call._arguments)
     weight = call.constant(names[1])
     if weight is None or weight.ndim != 2 or len(call.shape(names[0])) < 2:
@@ -163,7 +165,7 @@ def _matmul(call: _Call) -> Native | None:
     return call.native(Project(), call.value(names[0]), weight=turned)
 
 
-def _batch_norm(call: _Call) -> Native | None:
+def _batch_norm(call: _Call) -> NativeOp | None:
     """A scale and shift of each channel is a 1×1 convolution with a group per channel."""
     mean, variance = call.constant("running_mean"), call.constant("running_var")
     if mean is None or variance is None or call["training"] or len(call.shape("input")) != 4:
@@ -183,11 +185,11 @@ def _batch_norm(call: _Call) -> Native | None:
     )
 
 
-def _pool(call: _Call, *, average: bool) -> Native | None:
+def _pool(call: _Call, *, average: bool) -> NativeOp | None:
     if len(call.shape("self")) != 4 or (average and call["divisor_override"] is not None):
         return None
     kernel = _pair(call["kernel_size"])
-    does = PoolWindows(
+    kind = PoolWindows(
         kernel,
         _pair(call["stride"]) if call["stride"] else kernel,
         _pair(call["padding"]),
@@ -196,10 +198,10 @@ def _pool(call: _Call, *, average: bool) -> Native | None:
         count_padding=bool(call["count_include_pad"]) if average else True,
         ceil=call["ceil_mode"],
     )
-    return call.native(does, call.value("self"))
+    return call.native(kind, call.value("self"))
 
 
-def _adaptive_average(call: _Call) -> Native | None:
+def _adaptive_average(call: _Call) -> NativeOp | None:
     shape, size = call.shape("self"), _pair(call["output_size"])
     if len(shape) != 4 or not all(isinstance(extent, int) for extent in shape[2:]):
         return None
@@ -208,18 +210,18 @@ def _adaptive_average(call: _Call) -> Native | None:
     if any(extent % wanted for extent, wanted in zip(shape[2:], size, strict=True)):
         return None
     window = (shape[2] // size[0], shape[3] // size[1])
-    does = PoolWindows(window, window, (0, 0), (1, 1), average=True, count_padding=True, ceil=False)
-    return call.native(does, call.value("self"))
+    kind = PoolWindows(window, window, (0, 0), (1, 1), average=True, count_padding=True, ceil=False)
+    return call.native(kind, call.value("self"))
 
 
-def _mean(call: _Call) -> Native | None:
+def _mean(call: _Call) -> NativeOp | None:
     axes = tuple(sorted(axis % 4 for axis in call["dim"] or ()))
     fine = len(call.shape("self")) == 4 and axes == (2, 3) and call["dtype"] is None
     return call.native(Average(bool(call["keepdim"])), call.value("self")) if fine else None
 
 
-def _binary(operation: Operation) -> Callable[[_Call], Native | None]:
-    def rule(call: _Call) -> Native | None:
+def _binary(operation: Operation) -> Callable[[_Call], NativeOp | None]:
+    def rule(call: _Call) -> NativeOp | None:
         first, second = call.value("self"), call.value("other")
         if first is None or second is None or call._arguments.get("alpha", 1) != 1:
             return None
@@ -238,46 +240,46 @@ def _binary(operation: Operation) -> Callable[[_Call], Native | None]:
 
 def _activation(
     activation: Activation, **settings: tuple[Any, ...]
-) -> Callable[[_Call], Native | None]:
-    def rule(call: _Call) -> Native | None:
+) -> Callable[[_Call], NativeOp | None]:
+    def rule(call: _Call) -> NativeOp | None:
         if any(call[name] not in allowed for name, allowed in settings.items()):
             return None
-        does = Pointwise(Operation.COPY, activation=activation)
-        return call.native(does, call.value("self"))
+        kind = Pointwise(Operation.COPY, activation=activation)
+        return call.native(kind, call.value("self"))
 
     return rule
 
 
-def _gelu(call: _Call) -> Native | None:
+def _gelu(call: _Call) -> NativeOp | None:
     tanh = call["approximate"] == "tanh"
-    does = Pointwise(Operation.COPY, activation=Activation.GELU_TANH if tanh else Activation.GELU)
-    return call.native(does, call.value("self"))
+    kind = Pointwise(Operation.COPY, activation=Activation.GELU_TANH if tanh else Activation.GELU)
+    return call.native(kind, call.value("self"))
 
 
-def _clamp(call: _Call) -> Native | None:
+def _clamp(call: _Call) -> NativeOp | None:
     low, high = (call["min_val"], call["max_val"]) if "min_val" in call._arguments else (
         call["min"], call["max"],
     )  # fmt: skip
     if (low, high) == (0, 6):
-        does = Pointwise(Operation.COPY, activation=Activation.RELU6)
-        return call.native(does, call.value("self"))
+        kind = Pointwise(Operation.COPY, activation=Activation.RELU6)
+        return call.native(kind, call.value("self"))
     return None
 
 
-def _cat(call: _Call) -> Native | None:
+def _cat(call: _Call) -> NativeOp | None:
     tensors = [part.value for part in call["tensors"]]
     ranks = {len(call.room.values[number].shape) for number in tensors}
-    return call.native(Join(), *tensors) if ranks == {4} and call["dim"] in (1, -3) else None
+    return call.native(Concatenate(), *tensors) if ranks == {4} and call["dim"] in (1, -3) else None
 
 
-def _flatten(call: _Call) -> Native | None:
+def _flatten(call: _Call) -> NativeOp | None:
     shape, out = call.shape("self"), call.out_shape
-    if len(shape) != 4 or len(out) != 2 or shape[0] != out[0] or isinstance(out[1], PerExample):
+    if len(shape) != 4 or len(out) != 2 or shape[0] != out[0] or isinstance(out[1], LinearSize):
         return None
     return call.native(Flatten(), call.value("self"))
 
 
-def _layer_norm(call: _Call) -> Native | None:
+def _layer_norm(call: _Call) -> NativeOp | None:
     weight = call.constant("weight")
     if weight is None or weight.ndim != 1 or not _bias_known(call):
         return None
@@ -289,12 +291,12 @@ def _layer_norm(call: _Call) -> Native | None:
     )
 
 
-def _recurrent(cell: Cell) -> Callable[[_Call], Recurrent | None]:
+def _recurrent(cell: RecurrentCell) -> Callable[[_Call], Recurrent | None]:
     def rule(call: _Call) -> Recurrent | None:
         if call["train"]:
             return None
         directions = 2 if call["bidirectional"] else 1
-        state = call["hx"] if cell is Cell.LSTM else (call["hx"],)
+        state = call["hx"] if cell is RecurrentCell.LSTM else (call["hx"],)
         per_layer = 4 if call["has_biases"] else 2
         numbers = [part.value for part in call["params"]]
         if len(numbers) != per_layer * directions * call["num_layers"] or any(
@@ -303,12 +305,12 @@ def _recurrent(cell: Cell) -> Callable[[_Call], Recurrent | None]:
             return None
         layers = []
         for first in range(0, len(numbers), per_layer):
-            inward, across, *biases = numbers[first : first + per_layer]
+            weight_ih, weight_hh, *biases = numbers[first : first + per_layer]
             one, two = biases or (None, None)
             bias = None
-            if one is not None and two is not None and cell is Cell.LSTM:
+            if one is not None and two is not None and cell is RecurrentCell.LSTM:
                 bias = call.room.add(call.room.constants[one] + call.room.constants[two])
-            layers.append(Layer(inward, across, one, two, bias))
+            layers.append(RecurrentLayer(weight_ih, weight_hh, one, two, bias))
         sources = (call.value("input"), *(part.value for part in state))
         return Recurrent(
             cell, sources, tuple(layers), call["batch_first"], call.op.writes, directions
@@ -326,7 +328,7 @@ def _pair(sizes: Any) -> tuple[int, int]:
     return (sizes[0], sizes[-1])
 
 
-_RULES: Mapping[str, Callable[[_Call], Native | Recurrent | None]] = {
+_RULES: Mapping[str, Callable[[_Call], NativeOp | Recurrent | None]] = {
     "aten.conv2d.default": _conv2d,
     "aten.conv2d.padding": _conv2d,
     "aten.linear.default": _linear,
@@ -356,6 +358,6 @@ _RULES: Mapping[str, Callable[[_Call], Native | Recurrent | None]] = {
     "aten.reshape.default": _flatten,
     "aten.squeeze.dims": _flatten,
     "aten.layer_norm.default": _layer_norm,
-    "aten.lstm.input": _recurrent(Cell.LSTM),
-    "aten.gru.input": _recurrent(Cell.GRU),
+    "aten.lstm.input": _recurrent(RecurrentCell.LSTM),
+    "aten.gru.input": _recurrent(RecurrentCell.GRU),
 }

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-LINE = 64
+BYTES_PER_LINE = 64
 _HUGE = 2 * 1024 * 1024
 
 
-def allocate(nbytes: int) -> NDArray[np.uint8]:
+def allocate_aligned(nbytes: int) -> NDArray[np.uint8]:
     """Return zeroed memory that starts on a page, in huge pages where the system has them.
 
     It is this process's own: Python's default would share it with the children of a fork, whose
     results would then be written into each other.
 
     Example:
-        >>> allocate(100).ctypes.data % mmap.PAGESIZE
+        >>> allocate_aligned(100).ctypes.data % mmap.PAGESIZE
         0
     """
     huge = nbytes >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE")
@@ -53,7 +53,7 @@ class Buffer:
     over: int | None = None
 
 
-def arrange(buffers: list[Buffer]) -> tuple[list[int], int]:
+def arrange_buffers(buffers: list[Buffer]) -> tuple[list[int], int]:
     """Return where each buffer starts, and the bytes of all.
 
     Buffers that are needed at the same time do not overlap, except that one that is written over
@@ -63,14 +63,14 @@ def arrange(buffers: list[Buffer]) -> tuple[list[int], int]:
         buffers: in the order of their first steps.
 
     Example:
-        >>> arrange([Buffer(64, 0, 1), Buffer(128, 1, 2), Buffer(64, 2, 3)])
+        >>> arrange_buffers([Buffer(64, 0, 1), Buffer(128, 1, 2), Buffer(64, 2, 3)])
         ([0, 64, 0], 192)
     """
     starts: list[int] = []
     active: dict[int, tuple[int, int]] = {}  # where each buffer that is still needed lies
     total = 0
     for number, buffer in enumerate(buffers):
-        size = -(-buffer.nbytes // LINE) * LINE
+        size = -(-buffer.nbytes // BYTES_PER_LINE) * BYTES_PER_LINE
         taken = None
         if buffer.over is not None and buffer.over in active:
             old = buffers[buffer.over]

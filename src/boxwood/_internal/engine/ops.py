@@ -62,7 +62,7 @@ class Pointwise:
 
 
 @dataclass(frozen=True)
-class Join:
+class Concatenate:
     """Concatenation of images over channels."""
 
 
@@ -97,11 +97,21 @@ class Attend:
     batch_first: bool
 
 
-Does = Convolve | Project | PoolWindows | Average | Pointwise | Join | Flatten | Normalise | Attend
+OpKind = (
+    Convolve
+    | Project
+    | PoolWindows
+    | Average
+    | Pointwise
+    | Concatenate
+    | Flatten
+    | Normalise
+    | Attend
+)
 
 
 @dataclass(frozen=True)
-class Native:
+class NativeOp:
     """One operation on numbered values.
 
     Args:
@@ -112,7 +122,7 @@ class Native:
         bias: its constant bias, if it has one.
     """
 
-    does: Does
+    kind: OpKind
     sources: tuple[int, ...]
     out: int
     weight: int | None = None
@@ -129,7 +139,7 @@ class Native:
         """The one result."""
         return (self.out,)
 
-    def with_reads(self, same: Mapping[int, int]) -> "Native":
+    def with_reads(self, same: Mapping[int, int]) -> "NativeOp":
         """Return this op reading other values."""
         return replace(
             self,
@@ -139,7 +149,7 @@ class Native:
         )
 
 
-class Cell(enum.Enum):
+class RecurrentCell(enum.Enum):
     """What carries a recurrent network's state from step to step."""
 
     LSTM = enum.auto()
@@ -147,7 +157,7 @@ class Cell(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Layer:
+class RecurrentLayer:
     """Weights of a recurrent layer, by number.
 
     Args:
@@ -158,16 +168,16 @@ class Layer:
         bias: for an LSTM, the sum of both biases, or None.
     """
 
-    inward: int
-    across: int
-    inward_bias: int | None
-    across_bias: int | None
+    weight_ih: int
+    weight_hh: int
+    bias_ih: int | None
+    bias_hh: int | None
     bias: int | None
 
     @property
     def numbers(self) -> tuple[int, ...]:
         """Those that are there."""
-        found = (self.inward, self.across, self.inward_bias, self.across_bias, self.bias)
+        found = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, self.bias)
         return tuple(number for number in found if number is not None)
 
 
@@ -185,9 +195,9 @@ class Recurrent:
         directions: 1 or 2.
     """
 
-    cell: Cell
+    cell: RecurrentCell
     sources: tuple[int, ...]
-    layers: tuple[Layer, ...]
+    layers: tuple[RecurrentLayer, ...]
     batch_first: bool
     writes: tuple[int, ...]
     directions: int = 1

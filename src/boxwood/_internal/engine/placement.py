@@ -1,4 +1,4 @@
-"""Where values lie while a program runs: as torch's tensors, or laid out for kernels.
+"""How values lie while a program runs: as torch's tensors, or laid out for kernels.
 
 A kernel sees images of channel planes. Three ways lead from torch's axes to them:
 
@@ -18,14 +18,14 @@ from torch import Tensor
 
 from boxwood._internal.engine.layouts import Planes, columns, padded, vector
 
-FEW = 3
-"""Up to so many tokens, one matrix–vector product for each is the faster form."""
+VECTOR_TOKENS = 3
+"""Up to this number of tokens, one matrix–vector product for each is faster."""
 
 Shape = tuple[int, ...]
 Halos = Mapping[tuple[int, int], int]
 
 
-class Form(enum.Enum):
+class Axes(enum.Enum):
     """What the axes of a tensor are to the kernels."""
 
     IMAGES = enum.auto()
@@ -33,12 +33,12 @@ class Form(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Place:
-    """A layout, how many images of it, and how torch's axes map to it."""
+class Placement:
+    """A layout, the number of images in it, and what the tensor's axes are."""
 
     layout: Planes
     images: int
-    form: Form
+    axes: Axes
 
     @property
     def nbytes(self) -> int:
@@ -46,47 +46,47 @@ class Place:
         return 4 * self.layout.size(self.images)
 
 
-def place(shape: Shape, form: Form, halos: Halos) -> Place:
+def placement_of(shape: Shape, axes: Axes, halos: Halos) -> Placement:
     """Return where a kernel wants a tensor of this shape.
 
     Args:
         shape: [batch, channels, height, width] or [..., features].
-        form: what the axes are.
+        axes: what they are to the kernel.
         halos: for height and width, the zeros that any reader in the program needs.
 
     Example:
-        >>> place((1, 3, 8, 8), Form.IMAGES, {(8, 8): 1}).layout.halo
+        >>> placement_of((1, 3, 8, 8), Axes.IMAGES, {(8, 8): 1}).layout.halo
         1
-        >>> place((2, 128, 768), Form.TOKENS, {}).layout.shape
+        >>> placement_of((2, 128, 768), Axes.TOKENS, {}).layout.shape
         (768, 1, 256)
     """
-    if form is Form.IMAGES:
+    if axes is Axes.IMAGES:
         batch, channels, height, width = shape
         if height == width == 1:
-            return Place(vector(channels), batch, form)
+            return Placement(vector(channels), batch, axes)
         halo = halos.get((height, width), 0)
-        return Place(padded(channels, height, width, halo=halo), batch, form)
+        return Placement(padded(channels, height, width, halo=halo), batch, axes)
     tokens = math.prod(shape[:-1])
-    if tokens <= FEW:
-        return Place(vector(shape[-1]), tokens, form)
-    return Place(columns(shape[-1], tokens), 1, form)
+    if tokens <= VECTOR_TOKENS:
+        return Placement(vector(shape[-1]), tokens, axes)
+    return Placement(columns(shape[-1], tokens), 1, axes)
 
 
-def strided(buffer: Tensor, start: int, where: Place, shape: Shape) -> Tensor:
+def strided_view(buffer: Tensor, start: int, placement: Placement, shape: Shape) -> Tensor:
     """Return the values in a buffer as torch's axes show them, without a copy.
 
     Args:
         buffer: flat float32.
-        start: the place's first float in it.
-        where: the place.
+        start: the value's first float in it.
+        placement: how the value lies there.
         shape: the tensor's shape.
     """
-    layout = where.layout
+    layout = placement.layout
     first = start + layout.origin
-    if where.form is Form.IMAGES:
+    if placement.axes is Axes.IMAGES:
         steps: Shape = (layout.image, layout.plane, layout.row_stride, 1)
         return torch.as_strided(buffer, shape, steps, first)
-    token, feature = (1, layout.plane) if where.images == 1 and layout.width > 1 else (
+    token, feature = (1, layout.plane) if placement.images == 1 and layout.width > 1 else (
         layout.image, layout.plane,
     )  # fmt: skip
     steps = tuple(token * math.prod(shape[axis + 1 : -1]) for axis in range(len(shape) - 1))

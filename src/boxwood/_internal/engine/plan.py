@@ -12,14 +12,14 @@ from typing import Any
 from boxwood._internal.engine.kernels import copying
 from boxwood._internal.engine.layouts import contiguous
 from boxwood._internal.engine.memory import Buffer
-from boxwood._internal.engine.placement import Form, Place, Shape
+from boxwood._internal.engine.placement import Axes, Placement, Shape
 
 
 @dataclass(frozen=True)
 class Location:
     """Where a value lies: a place at a float offset into a buffer."""
 
-    where: Place
+    placement: Placement
     buffer: int
     start: int = 0
 
@@ -108,17 +108,17 @@ class PlanBuilder:
 
     def __init__(self, batch: int, shapes: Mapping[int, Shape]) -> None:
         self.plan = Plan(batch, shapes)
-        self._copies: dict[tuple[int, Place], Location] = {}
+        self._copies: dict[tuple[int, Placement], Location] = {}
         self._viewed: dict[int, frozenset[int]] = {}  # buffers that a torch value may look into
 
     def location(self, value: int) -> Location | None:
         """Return where a value lies as kernels read it; None if it does not lie so."""
         return self.plan.locations.get(value)
 
-    def locate(self, value: int, wanted: Place, *, exactly: bool = False) -> Location:
+    def locate(self, value: int, wanted: Placement, *, exactly: bool = False) -> Location:
         """Return where a kernel finds a value in a place like this, copied there if need be."""
         found = self.plan.locations.get(value)
-        if found is None or not _fits(found.where, wanted, exactly=exactly):
+        if found is None or not _fits(found.placement, wanted, exactly=exactly):
             found = self._copies.get((value, wanted))
         if found is None:
             found = self._copies[value, wanted] = self.new_buffer(wanted)
@@ -127,30 +127,33 @@ class PlanBuilder:
 
     def _copy(self, value: int, out: Location) -> KernelStep | CopyStep:
         """Copy by a kernel what is contiguous or laid out alike, the rest by torch."""
-        found, where = self.plan.locations.get(value), out.where
+        found, placement = self.plan.locations.get(value), out.placement
         if value in self.plan.views:
             return CopyStep(value, out)
         if found is not None:
             alike = (
-                found.where.form is where.form and found.where.layout.shape == where.layout.shape
+                found.placement.axes is placement.axes
+                and found.placement.layout.shape == placement.layout.shape
             )
-            if not alike or 1 in (found.where.layout.plane, where.layout.plane):
+            if not alike or 1 in (found.placement.layout.plane, placement.layout.plane):
                 return CopyStep(value, out)
-            problem = copying.Copy(found.where.layout, where.layout)
-            return KernelStep(None, problem, found, None, out, where.images)
-        channels, height, width = where.layout.shape
-        if where.form is Form.TOKENS and where.layout.plane > 1:
-            problem = copying.Copy(contiguous(width, 1, channels), where.layout, transposed=True)
+            problem = copying.Copy(found.placement.layout, placement.layout)
+            return KernelStep(None, problem, found, None, out, placement.images)
+        channels, height, width = placement.layout.shape
+        if placement.axes is Axes.TOKENS and placement.layout.plane > 1:
+            problem = copying.Copy(
+                contiguous(width, 1, channels), placement.layout, transposed=True
+            )
         else:
-            problem = copying.Copy(contiguous(channels, height, width), where.layout)
-        return KernelStep(None, problem, value, None, out, where.images)
+            problem = copying.Copy(contiguous(channels, height, width), placement.layout)
+        return KernelStep(None, problem, value, None, out, placement.images)
 
-    def new_buffer(self, where: Place, over: Location | None = None) -> Location:
+    def new_buffer(self, placement: Placement, over: Location | None = None) -> Location:
         """Return a location of its own, in place of another that is read last here if one is given."""
         now = len(self.plan.steps)
         number = None if over is None or over.start else over.buffer
-        self.plan.buffers.append(Buffer(where.nbytes, now, now, number))
-        return Location(where, len(self.plan.buffers) - 1)
+        self.plan.buffers.append(Buffer(placement.nbytes, now, now, number))
+        return Location(placement, len(self.plan.buffers) - 1)
 
     def append(self, step: KernelStep | CopyStep) -> None:
         """Add a step; what it touches lives at least until then."""
@@ -176,9 +179,9 @@ class PlanBuilder:
         """Have a kernel work on one image."""
         self.append(KernelStep(position, problem, source, second, out, 1, weight, bias))
 
-    def part(self, whole: Location, where: Place, start: int) -> Location:
+    def part(self, whole: Location, placement: Placement, start: int) -> Location:
         """Return a place that starts a number of floats after another one's start."""
-        return Location(where, whole.buffer, whole.start + start)
+        return Location(placement, whole.buffer, whole.start + start)
 
     def set_location(self, value: int, location: Location) -> None:
         """Say where a value lies, as kernels read it."""
@@ -215,12 +218,12 @@ class PlanBuilder:
         self.plan.buffers[buffer].last = len(self.plan.steps)
 
 
-def _fits(place: Place, wanted: Place, *, exactly: bool) -> bool:
-    if exactly or place == wanted:
-        return place == wanted
-    have, want = place.layout, wanted.layout
+def _fits(placement: Placement, wanted: Placement, *, exactly: bool) -> bool:
+    if exactly or placement == wanted:
+        return placement == wanted
+    have, want = placement.layout, wanted.layout
     return (
-        (place.images, place.form) == (wanted.images, wanted.form)
+        (placement.images, placement.axes) == (wanted.images, wanted.axes)
         and have.shape == want.shape
         and (have.halo, have.row_stride, have.origin, have.plane)
         == (want.halo, want.row_stride, want.origin, want.plane)

@@ -1,7 +1,7 @@
 """A captured network: a frozen list of operations on numbered values.
 
-Legend for the sizes in shapes and arguments: an `int`, or a `PerExample`, which is worked out when
-the batch is known. Every value is written once, before it is read; `check` holds each pass to that.
+Legend for the sizes in shapes and arguments: an `int`, or a `LinearSize`, which is worked out when
+the batch is known. Every value is written once, before it is read; `check_program` holds each pass to that.
 """
 
 import enum
@@ -17,11 +17,11 @@ from boxwood.errors import InvalidInput
 
 
 @dataclass(frozen=True)
-class PerExample:
+class LinearSize:
     """The integer ``per · batch + plus``.
 
     Example:
-        >>> at(PerExample(per=4, plus=1), batch=3)
+        >>> sizes_at(LinearSize(per=4, plus=1), batch=3)
         13
     """
 
@@ -29,10 +29,10 @@ class PerExample:
     plus: int
 
 
-Size = int | PerExample
+Size = int | LinearSize
 
 
-class Operator(enum.Enum):
+class SizeOperator(enum.Enum):
     """What Python code does with two sizes, other than what is linear in the batch."""
 
     TIMES = "*"
@@ -46,22 +46,22 @@ class Operator(enum.Enum):
     AT_LEAST = ">="
 
 
-COMPUTED: Mapping[Operator, Callable[[int, int], int]] = {
-    Operator.TIMES: operator.mul,
-    Operator.FLOOR: operator.floordiv,
-    Operator.REST: operator.mod,
-    Operator.EQUAL: operator.eq,
-    Operator.UNEQUAL: operator.ne,
-    Operator.LESS: operator.lt,
-    Operator.AT_MOST: operator.le,
-    Operator.MORE: operator.gt,
-    Operator.AT_LEAST: operator.ge,
+COMPUTED: Mapping[SizeOperator, Callable[[int, int], int]] = {
+    SizeOperator.TIMES: operator.mul,
+    SizeOperator.FLOOR: operator.floordiv,
+    SizeOperator.REST: operator.mod,
+    SizeOperator.EQUAL: operator.eq,
+    SizeOperator.UNEQUAL: operator.ne,
+    SizeOperator.LESS: operator.lt,
+    SizeOperator.AT_MOST: operator.le,
+    SizeOperator.MORE: operator.gt,
+    SizeOperator.AT_LEAST: operator.ge,
 }
-COMPARISONS = frozenset(Operator) - {Operator.TIMES, Operator.FLOOR, Operator.REST}
+COMPARISONS = frozenset(SizeOperator) - {SizeOperator.TIMES, SizeOperator.FLOOR, SizeOperator.REST}
 
 
 @dataclass(frozen=True)
-class Condition:
+class SizeCondition:
     """What a network's code computed from sizes, and what the program takes it to be.
 
     Args:
@@ -71,20 +71,20 @@ class Condition:
         found: the result in the program; 0 or 1 of a comparison.
 
     Example:
-        >>> small = Condition(Operator.AT_MOST, PerExample(per=1, plus=0), 16, found=1)
+        >>> small = SizeCondition(SizeOperator.AT_MOST, LinearSize(per=1, plus=0), 16, found=1)
         >>> small.holds(8), small.holds(20), str(small)
         (True, False, 'batch <= 16 is true')
     """
 
-    operator: Operator
+    operator: SizeOperator
     left: Size
     right: Size
     found: Size
 
     def holds(self, batch: int) -> bool:
         """Say whether the code gets what the program has at this batch."""
-        left, right, found = at((self.left, self.right, self.found), batch)
-        if right == 0 and self.operator in (Operator.FLOOR, Operator.REST):
+        left, right, found = sizes_at((self.left, self.right, self.found), batch)
+        if right == 0 and self.operator in (SizeOperator.FLOOR, SizeOperator.REST):
             return False
         return bool(COMPUTED[self.operator](left, right) == found)
 
@@ -102,7 +102,7 @@ def _written(size: Size) -> str:
 
 
 @dataclass(frozen=True)
-class Batches:
+class ValidBatches:
     """Sizes of the batch that a program holds for.
 
     Args:
@@ -112,7 +112,7 @@ class Batches:
     """
 
     seen: tuple[int, ...] = ()
-    conditions: tuple[Condition, ...] = ()
+    conditions: tuple[SizeCondition, ...] = ()
     limit: str = ""
 
     def against(self, batch: int) -> str:
@@ -126,7 +126,7 @@ class Batches:
 
 
 @dataclass(frozen=True)
-class Ref:
+class ValueRef:
     """An argument that is the value of this number."""
 
     value: int
@@ -164,12 +164,12 @@ class Op(Protocol):
 
 
 @dataclass(frozen=True)
-class Torch:
+class TorchOp:
     """A call of one of torch's operators.
 
     Args:
         target: its qualified name, as in ``aten.conv2d.default``.
-        args: positional arguments: constants, `Ref`, `PerExample`, and tuples of these.
+        args: positional arguments: constants, `ValueRef`, `LinearSize`, and tuples of these.
         kwargs: named arguments, likewise.
         writes: the tensors that it returns, in order.
         why: why it is left to torch, for `explain`.
@@ -184,9 +184,11 @@ class Torch:
     @property
     def reads(self) -> tuple[int, ...]:
         """Numbers of the values among the arguments."""
-        return tuple(leaf.value for leaf in leaves((self.args, self.kwargs)) if type(leaf) is Ref)
+        return tuple(
+            leaf.value for leaf in leaves_of((self.args, self.kwargs)) if type(leaf) is ValueRef
+        )
 
-    def with_reads(self, same: Mapping[int, int]) -> "Torch":
+    def with_reads(self, same: Mapping[int, int]) -> "TorchOp":
         """Return this op reading other values."""
         args, kwargs = substituted((self.args, self.kwargs), same)
         return replace(self, args=args, kwargs=kwargs)
@@ -219,39 +221,39 @@ class Program:
     outputs: tuple[int, ...]
     batch: int | None
     names: Mapping[int, str] = field(default_factory=dict)
-    batches: Batches = Batches()
+    batches: ValidBatches = ValidBatches()
 
     def next_value(self) -> int:
         """Return a number that no value has."""
         return max(self.values, default=-1) + 1
 
 
-def leaves(argument: Any) -> Iterator[Any]:
+def leaves_of(argument: Any) -> Iterator[Any]:
     """Walk an argument's constants and references.
 
     Example:
-        >>> list(leaves((1, (Ref(2), "same"))))
-        [1, Ref(value=2), 'same']
+        >>> list(leaves_of((1, (ValueRef(2), "same"))))
+        [1, ValueRef(value=2), 'same']
     """
     if isinstance(argument, tuple):
         for part in argument:
-            yield from leaves(part)
+            yield from leaves_of(part)
     else:
         yield argument
 
 
-def at(argument: Any, batch: int) -> Any:
+def sizes_at(argument: Any, batch: int) -> Any:
     """Work out every size in an argument for one batch."""
-    if isinstance(argument, PerExample):
+    if isinstance(argument, LinearSize):
         return argument.per * batch + argument.plus
     if isinstance(argument, tuple):
-        return tuple(at(part, batch) for part in argument)
+        return tuple(sizes_at(part, batch) for part in argument)
     return argument
 
 
 def is_fixed(argument: Any) -> bool:
     """Say whether an argument is the same for every batch."""
-    return not any(isinstance(leaf, PerExample) for leaf in leaves(argument))
+    return not any(isinstance(leaf, LinearSize) for leaf in leaves_of(argument))
 
 
 def renamed(op: Any, same: Mapping[int, int]) -> Any:
@@ -263,14 +265,14 @@ def renamed(op: Any, same: Mapping[int, int]) -> Any:
 
 def substituted(argument: Any, same: Mapping[int, int]) -> Any:
     """Return an argument with its references replaced."""
-    if type(argument) is Ref:
-        return Ref(same.get(argument.value, argument.value))
+    if type(argument) is ValueRef:
+        return ValueRef(same.get(argument.value, argument.value))
     if isinstance(argument, tuple):
         return tuple(substituted(part, same) for part in argument)
     return argument
 
 
-def readers(program: Program) -> dict[int, list[int]]:
+def readers_of(program: Program) -> dict[int, list[int]]:
     """Return the positions of the ops that read each value, the output counting as ``len(ops)``."""
     found: dict[int, list[int]] = {number: [] for number in program.values}
     for position, op in enumerate(program.ops):
@@ -299,7 +301,7 @@ def without_unused(program: Program) -> Program:
     )
 
 
-def check(program: Program) -> Program:
+def check_program(program: Program) -> Program:
     """Return the program if it is one; every pass's result goes through here.
 
     Raises:

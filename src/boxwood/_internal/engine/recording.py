@@ -15,32 +15,32 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from boxwood._internal.engine.following import Follower
-from boxwood._internal.engine.program import Program, Ref, Torch, Value
+from boxwood._internal.engine.program import Program, TorchOp, Value, ValueRef
+from boxwood._internal.engine.tracked_sizes import SizeTracker
 
 
 class UncapturableError(Exception):
     """A forward pass that is not the same list of operations for every input."""
 
 
-def record(
+def record_program(
     function: Callable[..., Sequence[Tensor]],
     inputs: Sequence[Tensor],
-    follower: Follower | None = None,
+    tracker: SizeTracker | None = None,
 ) -> tuple[Program, tuple[Tensor, ...]]:
     """Run a function and return what it did and gave.
 
     Args:
         function: takes the inputs, returns tensors.
         inputs: tensors that nobody else needs.
-        follower: told what Python code does with sizes.
+        tracker: notes what Python code does with sizes.
 
     Raises:
         UncapturableError: the pass depends on the inputs' values, or changes tensors that outlive it.
     """
     with torch.no_grad(), torch._C._AutoDispatchBelowAutograd(), whole_operators():
         recorder = _Recorder(inputs)
-        with _Watching(recorder, follower), recorder:
+        with _Watching(recorder, tracker), recorder:
             outputs = tuple(function(*inputs))
         return recorder.program(outputs), outputs
 
@@ -64,18 +64,18 @@ class _Watching(TorchFunctionMode):
          Tensor.__reduce_ex__, Tensor.__dlpack__, Tensor.storage, Tensor.untyped_storage)
     )  # fmt: skip
 
-    def __init__(self, recorder: "_Recorder", follower: Follower | None) -> None:
-        self.recorder, self.follower = recorder, follower
+    def __init__(self, recorder: "_Recorder", tracker: SizeTracker | None) -> None:
+        self.recorder, self.tracker = recorder, tracker
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
         if func in self._leaving and self.recorder.depends(args[0]):
             raise UncapturableError(f"the Python code reads values that {func.__name__} gives")
         result = func(*args, **(kwargs or {}))
-        if self.follower is None or not args:
+        if self.tracker is None or not args:
             return result
         number = self.recorder.number_of(args[0])
-        return result if number is None else self.follower.read(func, number, result, args, kwargs)
+        return result if number is None else self.tracker.read(func, number, result, args, kwargs)
 
 
 @dataclass
@@ -90,7 +90,7 @@ class _Memory:
 class _Recorder(TorchDispatchMode):
     def __init__(self, inputs: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.ops: list[Torch] = []
+        self.ops: list[TorchOp] = []
         self.values: dict[int, Value] = {}
         self.constants: dict[int, Tensor] = {}
         self.live: set[int] = set()  # values that depend on an input or on chance
@@ -118,7 +118,7 @@ class _Recorder(TorchDispatchMode):
         del types
         kwargs = kwargs or {}
         given, named = self._argument(args), self._argument(kwargs)
-        op = Torch(_name(func), given, tuple(named), ())
+        op = TorchOp(_name(func), given, tuple(named), ())
         live = any(value in self.live for value in op.reads)
         if live and _shape_depends_on_values(func, args):
             raise UncapturableError(f"the values of the input decide what {op.name} gives")
@@ -143,10 +143,12 @@ class _Recorder(TorchDispatchMode):
         if all(id(tensor) in self.tensors for tensor in tensors):
             return result  # gave back what it was given
         writes = tuple(self._new(tensor, live=live) for tensor in tensors)
-        self.ops.append(Torch(op.target, op.args, op.kwargs, writes))
+        self.ops.append(TorchOp(op.target, op.args, op.kwargs, writes))
         return result
 
-    def _write(self, func: Any, op: Torch, args: Any, kwargs: Any, result: Any, live: bool) -> None:
+    def _write(
+        self, func: Any, op: TorchOp, args: Any, kwargs: Any, result: Any, live: bool
+    ) -> None:
         """Record a call that writes into its first argument as one that makes a new value."""
         written = [a.name for a in func._schema.arguments if a.alias_info and a.alias_info.is_write]
         target = args[0] if args else None
@@ -163,7 +165,7 @@ class _Recorder(TorchDispatchMode):
             raise UncapturableError(f"{op.target} has no form that leaves its argument alone")
         live = live or memory.root in self.live
         new = self._number(target, live)
-        self.ops.append(Torch(_name(functional), op.args, op.kwargs, (new,)))
+        self.ops.append(TorchOp(_name(functional), op.args, op.kwargs, (new,)))
         memory.version += 1
         if target is memory.root_tensor:
             memory.root = new
@@ -177,7 +179,12 @@ class _Recorder(TorchDispatchMode):
         layout = (tuple(view.shape), view.stride(), view.storage_offset() - root.storage_offset())
         number = self._number(root.permute(order), live)
         self.ops.append(
-            Torch("aten.as_strided_scatter.default", (Ref(plain), Ref(new), *layout), (), (number,))
+            TorchOp(
+                "aten.as_strided_scatter.default",
+                (ValueRef(plain), ValueRef(new), *layout),
+                (),
+                (number,),
+            )
         )
         back = tuple(sorted(range(root.ndim), key=order.__getitem__))
         number = self._permuted(number, root.permute(order), back, live)
@@ -198,7 +205,7 @@ class _Recorder(TorchDispatchMode):
             raise UncapturableError("it writes into memory that no tensor it computed covers")
         permuted = self._permuted(memory.root, root, order, live)
         number = self._number(lies, live)
-        self.ops.append(Torch("aten.contiguous.default", (Ref(permuted),), (), (number,)))
+        self.ops.append(TorchOp("aten.contiguous.default", (ValueRef(permuted),), (), (number,)))
         return number, order
 
     def _permuted(self, value: int, shown: Tensor, order: tuple[int, ...], live: bool) -> int:
@@ -206,12 +213,12 @@ class _Recorder(TorchDispatchMode):
         if order == tuple(range(shown.ndim)):
             return value
         number = self._number(shown.permute(order), live)
-        self.ops.append(Torch("aten.permute.default", (Ref(value), order), (), (number,)))
+        self.ops.append(TorchOp("aten.permute.default", (ValueRef(value), order), (), (number,)))
         return number
 
     def _argument(self, argument: Any) -> Any:
         if isinstance(argument, Tensor):
-            return Ref(self._value_of(argument))
+            return ValueRef(self._value_of(argument))
         if isinstance(argument, tuple | list | torch.Size):
             return tuple(self._argument(part) for part in argument)
         if isinstance(argument, dict):
@@ -221,7 +228,7 @@ class _Recorder(TorchDispatchMode):
     def _value_of(self, tensor: Tensor) -> int:
         found = self.tensors.get(id(tensor))
         if found is None:
-            check_kind(tensor)
+            check_tensor(tensor)
             memory = self.memories.get(_storage(tensor))
             if memory is not None and memory.root in self.live:
                 raise UncapturableError("it looks at what it computed through another tensor")
@@ -240,7 +247,9 @@ class _Recorder(TorchDispatchMode):
         layout = (
             tuple(tensor.shape), tensor.stride(), tensor.storage_offset() - root.storage_offset()
         )  # fmt: skip
-        self.ops.append(Torch("aten.as_strided.default", (Ref(plain), *layout), (), (number,)))
+        self.ops.append(
+            TorchOp("aten.as_strided.default", (ValueRef(plain), *layout), (), (number,))
+        )
         self.tensors[id(tensor)] = (tensor, number, memory.version)
         return number
 
@@ -256,14 +265,14 @@ class _Recorder(TorchDispatchMode):
 
     def _new(self, tensor: Tensor, *, live: bool, key: Tensor | None = None) -> int:
         key = tensor if key is None else key
-        check_kind(tensor)
+        check_tensor(tensor)
         number = self._number(tensor, live)
         memory = self.memories.setdefault(_storage(tensor), _Memory(number, key))
         self.tensors[id(key)] = (key, number, memory.version)
         return number
 
 
-def check_kind(tensor: Tensor) -> None:
+def check_tensor(tensor: Tensor) -> None:
     """Raise for tensors that programs do not hold.
 
     Raises:

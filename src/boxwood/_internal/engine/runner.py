@@ -14,12 +14,12 @@ from boxwood._internal.core.timing import Clock, elapsed
 from boxwood._internal.engine import aten_ops, driver
 from boxwood._internal.engine.kernels import contract
 from boxwood._internal.engine.llvm.objects import Library
-from boxwood._internal.engine.memory import allocate, arrange
-from boxwood._internal.engine.ops import Native, Recurrent
-from boxwood._internal.engine.placement import strided
+from boxwood._internal.engine.memory import allocate_aligned, arrange_buffers
+from boxwood._internal.engine.ops import NativeOp, Recurrent
+from boxwood._internal.engine.placement import strided_view
 from boxwood._internal.engine.plan import CopyStep, KernelStep, Location, Plan, TorchStep
-from boxwood._internal.engine.program import Program, Ref, Torch
-from boxwood._internal.engine.thread_team import Team
+from boxwood._internal.engine.program import Program, TorchOp, ValueRef
+from boxwood._internal.engine.thread_team import ThreadTeam
 from boxwood.errors import InvalidInput
 
 Slots = list[Any]
@@ -27,22 +27,20 @@ Action = Callable[[Slots], None]
 
 
 @dataclass(frozen=True)
-class Step:
+class BoundStep:
     """Something to do, and the positions of the operations that it does.
 
     Args:
         act: what to do.
         positions: of operations; empty for a copy that the plan adds.
-        place: "kernel", "copy" or "torch".
     """
 
     act: Action
     positions: tuple[int, ...]
-    place: str
 
 
 @dataclass(frozen=True, eq=False)
-class Call:
+class KernelCall:
     """A kernel's address and arguments; ``outside`` is a torch value to take the source from."""
 
     address: int
@@ -69,15 +67,15 @@ class Runner:
         kernels: Mapping[int, contract.BoundKernel],
         library: Library | None,
         dense: Mapping[int, Callable[..., Tensor]],
-        team: Team,
+        team: ThreadTeam,
     ) -> None:
         self.program, self.plan, self._team = program, plan, team
         self.kernels, self._library, self._dense = kernels, library, dense
-        starts, total = arrange(plan.buffers)
+        starts, total = arrange_buffers(plan.buffers)
         self._starts = [start // 4 for start in starts]
         scratch = max((bound.kernel.scratch for bound in kernels.values()), default=0)
         self.arena_bytes = total + scratch * team.threads
-        self._memory = allocate(self.arena_bytes)
+        self._memory = allocate_aligned(self.arena_bytes)
         self._arena = torch.from_numpy(self._memory.view(np.float32))
         self._scratch = self._memory.ctypes.data + total
         self._static: dict[int, Tensor] = {
@@ -95,22 +93,22 @@ class Runner:
         self._slot_count = program.next_value()
         self._kept: list[Any] = []  # argument blocks and jobs, which are known by address alone
         self._last_reads = _last_reads(program, plan)
-        self.single = self._steps()
-        self.merged = self._merged()
+        self.single_steps = self._steps()
+        self.actions = self._merged()
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Run all steps."""
         slots = self._slots(inputs)
-        for act in self.merged:
+        for act in self.actions:
             act(slots)
         return self._outputs(slots, inputs)
 
-    def timed(self, inputs: Sequence[Tensor], repeats: int, clock: Clock) -> list[list[float]]:
+    def time_steps(self, inputs: Sequence[Tensor], repeats: int, clock: Clock) -> list[list[float]]:
         """Return seconds of every single step in every repeat."""
-        found: list[list[float]] = [[] for _ in self.single]
+        found: list[list[float]] = [[] for _ in self.single_steps]
         for _ in range(repeats):
             slots = self._slots(inputs)
-            for times, step in zip(found, self.single, strict=True):
+            for times, step in zip(found, self.single_steps, strict=True):
                 times.append(elapsed(partial(step.act, slots), clock))
         return found
 
@@ -120,7 +118,7 @@ class Runner:
             raise TypeError("a plan with kernels needs their code")
         return self._library
 
-    def held(self) -> dict[int, int]:
+    def weight_bytes(self) -> dict[int, int]:
         """Return the bytes of packed weights of each operation, by position."""
         found: dict[int, dict[int, int]] = {}
         for index, step in enumerate(self.plan.steps):
@@ -154,32 +152,33 @@ class Runner:
         return _memory(tensor) == self._memory.ctypes.data
 
     def _view(self, home: Location, shape: tuple[int, ...]) -> Tensor:
-        return strided(self._arena, self._starts[home.buffer] + home.start, home.where, shape)
+        return strided_view(
+            self._arena, self._starts[home.buffer] + home.start, home.placement, shape
+        )
 
     def _address(self, home: Location) -> int:
         return int(self._memory.ctypes.data) + 4 * (self._starts[home.buffer] + home.start)
 
-    def _steps(self) -> list[Step]:
-        found: list[Step] = []
-        self._calls: dict[int, Call] = {}  # by index in the result
+    def _steps(self) -> list[BoundStep]:
+        found: list[BoundStep] = []
+        self._calls: dict[int, KernelCall] = {}  # by index in the result
         for index, step in enumerate(self.plan.steps):
             if isinstance(step, KernelStep):
                 call = self._call(index, step)
                 self._calls[len(found)] = call
                 positions = () if step.op is None else (step.op,)
-                place = "kernel" if positions else "copy"
-                found.append(Step(self._native([call]), positions, place))
+                found.append(BoundStep(self._native([call]), positions))
             elif isinstance(step, CopyStep):
-                found.append(Step(self._copy(step), (), "copy"))
+                found.append(BoundStep(self._copy(step), ()))
             elif not self._known(step):
-                found.append(Step(self._torch(step), (step.op,), "torch"))
+                found.append(BoundStep(self._torch(step), (step.op,)))
         return found
 
     def _merged(self) -> list[Action]:
         """Kernels that follow one another are one native call."""
         found: list[Action] = []
-        run: list[Call] = []
-        for index, step in enumerate(self.single):
+        run: list[KernelCall] = []
+        for index, step in enumerate(self.single_steps):
             if index in self._calls:
                 call = self._calls[index]
                 # What it reads through torch may be a view of what this very run makes.
@@ -196,7 +195,7 @@ class Runner:
             found.append(self._native(run))
         return found
 
-    def _call(self, index: int, step: KernelStep) -> Call:
+    def _call(self, index: int, step: KernelStep) -> KernelCall:
         bound = self.kernels[index]
         outside = None if isinstance(step.source, Location) else step.source
         block = contract.arguments(
@@ -210,9 +209,9 @@ class Runner:
         )
         self._kept.append((block, bound))
         address = self._code.address(bound.kernel.code.entry)
-        return Call(address, block, outside)
+        return KernelCall(address, block, outside)
 
-    def _native(self, run: Sequence[Call]) -> Action:
+    def _native(self, run: Sequence[KernelCall]) -> Action:
         """One call for several kernels, whose sources in torch are looked up first."""
         openmp = self._team.openmp
         address, words = driver.job(
@@ -228,23 +227,23 @@ class Runner:
             return lambda _: start()
 
         def act(slots: Slots) -> None:
-            held = []
+            weight_bytes = []
             for block, value in outside:
                 tensor = self._static[value] if value in self._static else slots[value]
                 tensor = tensor.contiguous().resolve_neg()
                 block[0] = tensor.data_ptr()
-                held.append(tensor)
+                weight_bytes.append(tensor)
             start()
 
         return act
 
     def _copy(self, step: CopyStep) -> Action:
-        layout, shape = step.out.where.layout, self.plan.shapes[step.value]
+        layout, shape = step.out.placement.layout, self.plan.shapes[step.value]
         index, value = step.index, step.value
         view = self._view(step.out, shape if index is None else shape[1:])
         source = self._static.get(value)
         start = self._starts[step.out.buffer] + step.out.start
-        whole = self._arena[start : start + layout.size(step.out.where.images)]
+        whole = self._arena[start : start + layout.size(step.out.placement.images)]
         around = layout.halo > 0
 
         def act(slots: Slots) -> None:
@@ -258,12 +257,12 @@ class Runner:
     def _known(self, step: TorchStep) -> bool:
         """Run now what gives the same tensors, or the same views of the arena, in every call."""
         op = self.program.ops[step.op]
-        if not isinstance(op, Torch) or not aten_ops.depends_on_batch_alone(op, self._static):
+        if not isinstance(op, TorchOp) or not aten_ops.depends_on_batch_alone(op, self._static):
             return False
         fixed = not any(self._inside(self._static[value]) for value in op.reads)
         if not fixed and not aten_ops.may_alias(op.target):
             return False
-        results = aten_ops.run(aten_ops.at_batch(op, self.plan.batch), self._static)
+        results = aten_ops.run_operator(aten_ops.at_batch(op, self.plan.batch), self._static)
         self._check(op, results)
         if not fixed and not all(self._inside(tensor) for tensor in results):
             return False
@@ -273,30 +272,30 @@ class Runner:
     def _torch(self, step: TorchStep) -> Action:
         op = self.program.ops[step.op]
         done = self._last_reads.get(step.op, ())
-        if isinstance(op, Native | Recurrent):
-            function, template = self._dense[step.op], tuple(map(Ref, op.sources))
+        if isinstance(op, NativeOp | Recurrent):
+            function, template = self._dense[step.op], tuple(map(ValueRef, op.sources))
             named: dict[str, Any] = {}
-        elif not isinstance(op, Torch):
+        elif not isinstance(op, TorchOp):
             raise TypeError("torch runs its own operators and the engine's")
         else:
             op = aten_ops.at_batch(op, self.plan.batch)
             function, template = aten_ops.operator(op.target), op.args
             named = {name: self._fill(part) for name, part in op.kwargs}
         ready = [self._fill(part) for part in template]
-        holes = [(place, part) for place, part in enumerate(ready) if _has_holes(part)]
+        holes = [(index, part) for index, part in enumerate(ready) if _has_holes(part)]
         named_holes = [(name, part) for name, part in named.items() if _has_holes(part)]
         writes = op.writes
         kinds = self._kinds(writes)
 
         def act(slots: Slots) -> None:
             args = list(ready)
-            for place, part in holes:
-                args[place] = _filled(part, slots)
+            for index, part in holes:
+                args[index] = _filled(part, slots)
             kwargs = named
             if named_holes:
                 kwargs = named | {name: _filled(part, slots) for name, part in named_holes}
             result = function(*args, **kwargs)
-            made = (result,) if type(result) is Tensor else aten_ops.flat(result)
+            made = (result,) if type(result) is Tensor else aten_ops.tensors_of(result)
             if [(tensor.shape, tensor.dtype) for tensor in made] != kinds:
                 self._check(op, made)
             for number, tensor in zip(writes, made, strict=True):
@@ -314,7 +313,7 @@ class Runner:
         kinds = self._kinds(op.writes)
         if [(tensor.shape, tensor.dtype) for tensor in made] == kinds:
             return
-        name = op.name if isinstance(op, Torch) else type(op).__name__.lower()
+        name = op.name if isinstance(op, TorchOp) else type(op).__name__.lower()
         wanted = ", ".join(f"{tuple(shape)} of {dtype}" for shape, dtype in kinds)
         got = ", ".join(f"{tuple(tensor.shape)} of {tensor.dtype}" for tensor in made)
         raise InvalidInput(
@@ -325,7 +324,7 @@ class Runner:
 
     def _fill(self, argument: Any) -> Any:
         """Replace references to tensors that never change; what stays is a hole."""
-        if type(argument) is Ref:
+        if type(argument) is ValueRef:
             return self._static.get(argument.value, argument)
         if type(argument) is tuple:
             return [self._fill(part) for part in argument]
@@ -342,7 +341,7 @@ def _outside(program: Program, plan: Plan) -> set[int]:
     for step in plan.steps:
         if isinstance(step, TorchStep):
             op = program.ops[step.op]
-            found.update(op.sources if isinstance(op, Native | Recurrent) else op.reads)
+            found.update(op.sources if isinstance(op, NativeOp | Recurrent) else op.reads)
         elif isinstance(step, CopyStep):
             found.add(step.value)
         elif isinstance(step.source, int):
@@ -353,11 +352,11 @@ def _outside(program: Program, plan: Plan) -> set[int]:
 def _has_holes(argument: Any) -> bool:
     if type(argument) is list:
         return any(_has_holes(part) for part in argument)
-    return type(argument) is Ref
+    return type(argument) is ValueRef
 
 
 def _filled(argument: Any, slots: Slots) -> Any:
-    if type(argument) is Ref:
+    if type(argument) is ValueRef:
         return slots[argument.value]
     if type(argument) is list:
         return [_filled(part, slots) for part in argument]

@@ -11,18 +11,23 @@ import torch
 from torch import Tensor, nn
 
 from boxwood._internal.core.timing import by_turns
-from boxwood._internal.engine import dense, storage
+from boxwood._internal.engine import storage, torch_functions
 from boxwood._internal.engine.constants import Constants
-from boxwood._internal.engine.explain import Explanation, Line, Times, explain
+from boxwood._internal.engine.explain import (
+    ExplainedOperation,
+    Explanation,
+    OperationTimes,
+    explain,
+)
 from boxwood._internal.engine.interface import Interface, check_inputs
 from boxwood._internal.engine.kernel_cache import KernelCache
-from boxwood._internal.engine.ops import Native, Recurrent
+from boxwood._internal.engine.ops import NativeOp, Recurrent
 from boxwood._internal.engine.plan import KernelStep, Plan, TorchStep
 from boxwood._internal.engine.planner import plan_batch
 from boxwood._internal.engine.program import Op, Program
 from boxwood._internal.engine.runner import Runner
 from boxwood._internal.engine.shapes import check_shapes
-from boxwood._internal.engine.thread_team import Team
+from boxwood._internal.engine.thread_team import ThreadTeam
 from boxwood.errors import InvalidInput
 
 PLANS = 4
@@ -38,7 +43,7 @@ class Session:
         native: positions of the operations that kernels do.
         kernels: where its kernels come from.
         team: its threads.
-        times: what `choosing` measured, for `explain`.
+        times: what `assignment` measured, for `explain`.
     """
 
     def __init__(
@@ -47,8 +52,8 @@ class Session:
         interface: Interface,
         native: frozenset[int],
         kernels: KernelCache,
-        team: Team,
-        times: Mapping[int, Times] | None = None,
+        team: ThreadTeam,
+        times: Mapping[int, OperationTimes] | None = None,
     ) -> None:
         self.times = dict(times or {})
         self.program, self.interface, self.native = program, interface, native
@@ -69,9 +74,9 @@ class Session:
         """
         inputs = self.interface.tensors(args, kwargs)
         batch = check_inputs(self.program, inputs)
-        # A sign that torch keeps beside a tensor's memory is not seen by kernels.
+        # A sign that torch keeps apart from a tensor's memory is not seen by kernels.
         inputs = [tensor.resolve_neg() for tensor in inputs]
-        with self.team.lock, torch.no_grad(), undisturbed(self.threads):
+        with self.team.lock, torch.no_grad(), torch_defaults(self.threads):
             outputs = self.runner(batch)(inputs)
         return self.interface.output(outputs)
 
@@ -100,7 +105,7 @@ class Session:
             InvalidInput: its interface or an operator has no form in a file, or the disk is full
                 or not writable.
         """
-        storage.write(
+        storage.write_compiled(
             storage.CompiledProgram(
                 self.program, self.interface, self.native, self.times, self.kernels
             ),
@@ -117,11 +122,11 @@ class Session:
         """
         inputs = self.interface.tensors(args, kwargs)
         batch = check_inputs(self.program, inputs)
-        with self.team.lock, torch.no_grad(), undisturbed(self.threads):
+        with self.team.lock, torch.no_grad(), torch_defaults(self.threads):
             return explain(self.runner(batch), self.times, inputs, repeats)
 
-    def assigned(
-        self, native: frozenset[int], times: Mapping[int, Times] | None = None
+    def with_native(
+        self, native: frozenset[int], times: Mapping[int, OperationTimes] | None = None
     ) -> "Session":
         """Return a session of the same program whose kernels do these operations."""
         return Session(
@@ -158,16 +163,16 @@ class Session:
         steps = {i: step for i, step in enumerate(planned.steps) if isinstance(step, KernelStep)}
         kernels = self.kernels.of_steps(steps)
         # Kernels do for one batch what torch may have to do for another.
-        in_torch = {step.op for step in planned.steps if isinstance(step, TorchStep)}
+        torch_function = {step.op for step in planned.steps if isinstance(step, TorchStep)}
         for position, op in enumerate(self.program.ops):
-            if position in in_torch - self._dense.keys():
-                if isinstance(op, Native):
-                    self._dense[position] = dense.in_torch(
-                        op.does, self._constant(op.weight), self._constant(op.bias),
+            if position in torch_function - self._dense.keys():
+                if isinstance(op, NativeOp):
+                    self._dense[position] = torch_functions.torch_function(
+                        op.kind, self._constant(op.weight), self._constant(op.bias),
                         planned.shapes[op.sources[0]], planned.shapes[op.out],
                     )  # fmt: skip
                 elif isinstance(op, Recurrent):
-                    self._dense[position] = dense.recurrent(op, self.program.constants)
+                    self._dense[position] = torch_functions.torch_stack(op, self.program.constants)
         library = self.kernels.library(kernels.values()) if kernels else None
         return Runner(self.program, planned, kernels, library, self._dense, self.team)
 
@@ -188,17 +193,17 @@ def load_session(path: str | os.PathLike[str], *, threads: int | None = None) ->
     Raises:
         InvalidInput: no such file, or one that is cut short, changed, or of another format.
     """
-    found = storage.read(path, threads=threads)
+    found = storage.read_compiled(path, threads=threads)
     return Session(
         found.program, found.interface, found.native, found.kernels,
-        Team(found.kernels.threads), found.times,
+        ThreadTeam(found.kernels.threads), found.times,
     )  # fmt: skip
 
 
 def _weights(op: Op) -> tuple[int, ...]:
     if isinstance(op, Recurrent):
         return op.reads[len(op.sources) :]
-    return (op.weight,) if isinstance(op, Native) and op.weight is not None else ()
+    return (op.weight,) if isinstance(op, NativeOp) and op.weight is not None else ()
 
 
 class Uncompiled:
@@ -227,7 +232,7 @@ class Uncompiled:
         """Measure the whole call."""
         times = by_turns({"model": partial(self, *args, **kwargs)}, repeats)
         median = statistics.median(times["model"])
-        line = Line("model", (), "torch", self.why, median, None, 0)
+        line = ExplainedOperation("model", (), "torch", self.why, median, None, 0)
         return Explanation((line,), 0, 0, 0, 0, 0)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -239,10 +244,10 @@ class Uncompiled:
 
 
 class torch_threads:  # noqa: N801
-    """Give torch's operators so many threads, after a fork one, and back what it had."""
+    """Give torch's operators a number of threads, one after a fork, and restore the old one."""
 
     def __init__(self, threads: int) -> None:
-        self._threads = 1 if Team.forked else threads
+        self._threads = 1 if ThreadTeam.forked else threads
 
     def __enter__(self) -> None:
         self._before = torch.get_num_threads()
@@ -254,8 +259,8 @@ class torch_threads:  # noqa: N801
             torch.set_num_threads(self._before)
 
 
-class undisturbed(torch_threads):  # noqa: N801
-    """Run on so many threads, in the types that the operations say whatever autocast is set to."""
+class torch_defaults(torch_threads):  # noqa: N801
+    """Run on a number of threads, in the types that the operations name, whatever autocast says."""
 
     def __enter__(self) -> None:
         super().__enter__()

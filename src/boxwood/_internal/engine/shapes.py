@@ -10,24 +10,24 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from boxwood._internal.engine import aten_ops, dense
-from boxwood._internal.engine.chance import kept
+from boxwood._internal.engine import aten_ops, torch_functions
 from boxwood._internal.engine.kernels.elementwise import Operation
 from boxwood._internal.engine.ops import (
     Attend,
     Average,
+    Concatenate,
     Convolve,
-    Does,
     Flatten,
-    Join,
-    Native,
+    NativeOp,
     Normalise,
+    OpKind,
     Pointwise,
     PoolWindows,
     Project,
     Recurrent,
 )
-from boxwood._internal.engine.program import Op, Program, Torch, at
+from boxwood._internal.engine.program import Op, Program, TorchOp, sizes_at
+from boxwood._internal.engine.random_state import preserved_generators
 from boxwood.errors import InvalidInput
 
 
@@ -39,13 +39,13 @@ def check_shapes(program: Program, batch: int) -> None:
     Raises:
         InvalidInput: the program does not hold for this batch.
     """
-    with kept(aten_ops.generators(program)):
+    with preserved_generators(aten_ops.generators(program)):
         _check_shapes(program, batch)
 
 
 def _check_shapes(program: Program, batch: int) -> None:
     values = {
-        number: torch.empty(at(value.shape, batch), dtype=value.dtype, device="meta")
+        number: torch.empty(sizes_at(value.shape, batch), dtype=value.dtype, device="meta")
         for number, value in program.values.items()
     }
     for op in program.ops:
@@ -75,33 +75,33 @@ def _shapes(op: Op, values: Mapping[int, Tensor], batch: int) -> list[tuple[int,
 
 
 def _made(op: Op, values: Mapping[int, Tensor], batch: int) -> list[Tensor]:
-    if isinstance(op, Torch):
-        return list(aten_ops.run(aten_ops.at_batch(op, batch), values))
+    if isinstance(op, TorchOp):
+        return list(aten_ops.run_operator(aten_ops.at_batch(op, batch), values))
     if any(values[number].dtype != torch.float32 for number in (*op.reads, *op.writes)):
         raise TypeError("kernels compute with float32")
     if isinstance(op, Recurrent):
         sources = [values[number] for number in op.sources]
-        return aten_ops.flat(dense.recurrent(op, values)(*sources))
-    if not isinstance(op, Native):
+        return aten_ops.tensors_of(torch_functions.torch_stack(op, values)(*sources))
+    if not isinstance(op, NativeOp):
         raise TypeError("neither torch's nor the engine's")
     return [_native(op, values)]
 
 
-def _native(op: Native, values: Mapping[int, Tensor]) -> Tensor:
+def _native(op: NativeOp, values: Mapping[int, Tensor]) -> Tensor:
     x, *others = (values[number] for number in op.sources)
-    if len(others) not in _seconds(op.does):
+    if len(others) not in _seconds(op.kind):
         raise TypeError("it reads more or fewer values than it takes")
     weight, bias = (None if n is None else values[n] for n in (op.weight, op.bias))
-    match op.does:
+    match op.kind:
         case Convolve(stride, padding, dilation, groups) if weight is not None:
             y = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
             return _added(y, others)
         case Project() if weight is not None:
             return _added(F.linear(x, weight, bias), others)
-        case PoolWindows() as does if does.average:
-            return F.avg_pool2d(x, does.kernel, does.stride, does.padding, does.ceil)
-        case PoolWindows() as does:
-            moves = (does.kernel, does.stride, does.padding, does.dilation, does.ceil)
+        case PoolWindows() as kind if kind.average:
+            return F.avg_pool2d(x, kind.kernel, kind.stride, kind.padding, kind.ceil)
+        case PoolWindows() as kind:
+            moves = (kind.kernel, kind.stride, kind.padding, kind.dilation, kind.ceil)
             pooled: Tensor = torch.max_pool2d(x, *moves)
             return pooled
         case Average(keep):
@@ -110,7 +110,7 @@ def _native(op: Native, values: Mapping[int, Tensor]) -> Tensor:
             return _added(x, [_spread(other, x) for other in others])
         case Pointwise():
             return _added(x, others)
-        case Join():
+        case Concatenate():
             return torch.cat([x, *others], 1)
         case Flatten():
             return x.flatten(1)
@@ -123,16 +123,16 @@ def _native(op: Native, values: Mapping[int, Tensor]) -> Tensor:
             raise TypeError("an operation without its weight")
 
 
-def _seconds(does: Does) -> range:
-    """Return how many values an operation may read beside its first."""
-    match does:
+def _seconds(kind: OpKind) -> range:
+    """Return how many values an operation may read after its first."""
+    match kind:
         case Convolve() | Project():
             return range(2)
         case Pointwise(Operation.COPY):
             return range(1)
         case Pointwise():
             return range(1, 2)
-        case Join():
+        case Concatenate():
             return range(2**16)
         case _:
             return range(1)
@@ -151,7 +151,7 @@ def _added(y: Tensor, others: list[Tensor]) -> Tensor:
 
 
 def _unlike(op: Op, wanted: str, got: str, batch: int) -> InvalidInput:
-    name = op.name if isinstance(op, Torch) else type(getattr(op, "does", op)).__name__.lower()
+    name = op.name if isinstance(op, TorchOp) else type(getattr(op, "does", op)).__name__.lower()
     return InvalidInput(
         f"Expected the operation {name} to {wanted} at a batch of {batch}, got {got}: it follows "
         f"the batch otherwise than at the example's; compile the model with an example of this "

@@ -7,8 +7,8 @@
     sections   each starts at a multiple of 64 bytes from the file's start
 
 A weight with many zeros is a bit for each entry, then the entries that are not zero; packed
-kernels and their machine code lie beside it, so that a machine of the same family runs them from
-where they are. Nothing in a file is code of Python's, and the machine code is only as good as the
+kernels and their machine code follow, so that a machine of the same family runs them from where
+they are. Nothing in a file is code of Python's, and the machine code is only as good as the
 file's source: load files that you trust.
 """
 
@@ -30,23 +30,30 @@ from torch import Tensor
 
 from boxwood._internal.core.replacing import check_suffix, replacing
 from boxwood._internal.engine import codec
-from boxwood._internal.engine.bind import made
-from boxwood._internal.engine.constants import Compact, Constants, compact
-from boxwood._internal.engine.explain import Times
-from boxwood._internal.engine.formats import HEADER, Parts
+from boxwood._internal.engine.constants import CompactTensor, Constants, compact_tensor
+from boxwood._internal.engine.explain import OperationTimes
 from boxwood._internal.engine.interface import Interface, check_leaves, from_json, to_json
 from boxwood._internal.engine.kernel_cache import KernelCache, KernelKey, place_constants
+from boxwood._internal.engine.kernel_problems import packed_kernel
 from boxwood._internal.engine.kernels.contract import BoundKernel, Kernel
 from boxwood._internal.engine.kernels.conv import Conv
-from boxwood._internal.engine.kernels.matvec import Blocks, MatVec
-from boxwood._internal.engine.kernels.planning import HEIGHTS, Plan
-from boxwood._internal.engine.ops import Native, Recurrent
-from boxwood._internal.engine.program import Batches, Program, Torch, Value, check, check_numbers
+from boxwood._internal.engine.kernels.matvec import MatVec, MatVecPacking
+from boxwood._internal.engine.kernels.packing import HEIGHTS, ConvPacking
+from boxwood._internal.engine.ops import NativeOp, Recurrent
+from boxwood._internal.engine.program import (
+    Program,
+    TorchOp,
+    ValidBatches,
+    Value,
+    check_numbers,
+    check_program,
+)
 from boxwood._internal.engine.shapes import check_shapes
 from boxwood._internal.engine.targets import host
+from boxwood._internal.engine.weight_streams import HEADER, StreamParts
 from boxwood.errors import BoxwoodError, CheckpointError
 
-MAGIC = b"BXW\x00\x00\x00\x00\x02"
+MAGIC = b"BXW\x00\x00\x00\x00\x03"
 ALIGN = 64
 _START = len(MAGIC) + 32 + 8
 
@@ -66,11 +73,11 @@ class CompiledProgram:
     program: Program
     interface: Interface
     native: frozenset[int]
-    times: Mapping[int, Times]
+    times: Mapping[int, OperationTimes]
     kernels: KernelCache
 
 
-def write(compiled: CompiledProgram, path: str | os.PathLike[str]) -> None:
+def write_compiled(compiled: CompiledProgram, path: str | os.PathLike[str]) -> None:
     """Write a compiled network, whole or not at all.
 
     Args:
@@ -83,7 +90,7 @@ def write(compiled: CompiledProgram, path: str | os.PathLike[str]) -> None:
     """
     check_suffix(Path(path), ".bxw")
     sections = _Sections()
-    weights = {op.weight for op in compiled.program.ops if isinstance(op, Native)}
+    weights = {op.weight for op in compiled.program.ops if isinstance(op, NativeOp)}
     program, kernels = compiled.program, compiled.kernels
     for key in tuple(kernels.stored):
         kernels.restore(key)
@@ -119,8 +126,8 @@ def write(compiled: CompiledProgram, path: str | os.PathLike[str]) -> None:
     _write(Path(path), json.dumps(header).encode(), sections)
 
 
-def read(path: str | os.PathLike[str], *, threads: int | None = None) -> CompiledProgram:
-    """Read what `write` wrote; kernels for another processor family are left out.
+def read_compiled(path: str | os.PathLike[str], *, threads: int | None = None) -> CompiledProgram:
+    """Read what `write_compiled` wrote; kernels for another processor family are left out.
 
     The checksum finds damage. What else the file says is checked before anything runs, so that a
     wrong header is an error; wrong machine code is not found.
@@ -176,7 +183,7 @@ def _compiled(
         program,
         interface,
         _positions(header["native"], program),
-        {position: Times(**each) for position, each in header["times"]},
+        {position: OperationTimes(**each) for position, each in header["times"]},
         kernels,
     )
 
@@ -184,19 +191,19 @@ def _compiled(
 def _check(program: Program) -> None:
     """Raise for a program that no `save` wrote: kernels read what it says."""
     for parts, kind in (
-        (program.ops, Torch | Native | Recurrent),
+        (program.ops, TorchOp | NativeOp | Recurrent),
         (program.values.values(), Value),
-        ([program.batches], Batches),
+        ([program.batches], ValidBatches),
     ):
         if not all(isinstance(part, kind) for part in parts):
             raise ValueError(f"a part of the program is no {kind}")
     check_numbers(program)
     for op in program.ops:
-        if isinstance(op, Native | Recurrent):
+        if isinstance(op, NativeOp | Recurrent):
             weights = set(op.reads[len(op.sources) :])
             if not weights <= program.constants.keys():
                 raise ValueError("a weight is no constant")
-    check_shapes(check(program), program.batch or 0)
+    check_shapes(check_program(program), program.batch or 0)
 
 
 def _positions(native: list[int], program: Program) -> frozenset[int]:
@@ -207,7 +214,7 @@ def _positions(native: list[int], program: Program) -> frozenset[int]:
 
 
 class _Sections:
-    """Arrays for a file, and where each will lie behind the header."""
+    """Arrays for a file, and where each will lie after the header."""
 
     def __init__(self) -> None:
         self.arrays: list[NDArray[Any]] = []
@@ -225,7 +232,7 @@ class _Sections:
         tensor = tensor.detach().contiguous()
         found: dict[str, Any] = {"dtype": str(tensor.dtype).removeprefix("torch.")}
         found["shape"] = list(tensor.shape)
-        small = None if signed else compact(tensor)
+        small = None if signed else compact_tensor(tensor)
         if small is not None:
             return found | {"bits": self.add(small.bits), "kept": self.add(small.kept)}
         return found | {"all": self.add(tensor.reshape(-1).view(torch.uint8).numpy())}
@@ -253,22 +260,24 @@ def _kernel(
     if packing is not None:
         _check_packing(packing)
         counts, headers, indices, values = (_part(place, data) for place in spec["parts"])
-        given = Parts(
+        given = StreamParts(
             counts.view(np.int64), headers.view(HEADER), indices.view(np.uint16),
             values.view(np.float32),
         )  # fmt: skip
     elif (isinstance(problem, Conv) and not problem.depthwise) or isinstance(problem, MatVec):
         raise ValueError("the packed weight of a kernel is missing")
-    kernel = made(problem, given, kernels.weight(bias), kernels.target, packing, kernels.threads)
+    kernel = packed_kernel(
+        problem, given, kernels.weight(bias), kernels.target, packing, kernels.threads
+    )
     (found,) = place_constants([kernel], kernels.held, data)
     return replace(found, owner=(found.owner, data))
 
 
 def _check_packing(packing: Any) -> None:
     match packing:
-        case Plan(int(vectors), int(block), int(height), bool(), int(chunks)):
+        case ConvPacking(int(vectors), int(block), int(height), bool(), int(chunks)):
             fine = 1 <= vectors <= 32 and 1 <= height <= 64 and block >= 1 and chunks >= 1
-        case Blocks(int(height), int(chunks)):
+        case MatVecPacking(int(height), int(chunks)):
             fine = height in (1, *HEIGHTS) and chunks >= 1
         case _:
             fine = False
@@ -290,7 +299,7 @@ def _readable(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _tensor(spec: Mapping[str, Any], data: NDArray[np.uint8]) -> Tensor | Compact:
+def _tensor(spec: Mapping[str, Any], data: NDArray[np.uint8]) -> Tensor | CompactTensor:
     dtype = getattr(torch, spec["dtype"])
     if "bits" in spec:
         kept, bits = _part(spec["kept"], data).view(np.float32), _part(spec["bits"], data)
@@ -300,7 +309,7 @@ def _tensor(spec: Mapping[str, Any], data: NDArray[np.uint8]) -> Tensor | Compac
             raise ValueError("a weight has other bits than its shape")
         if int(np.unpackbits(bits, count=floats).sum()) != len(kept):
             raise ValueError("a weight has other entries than its bits")
-        return Compact(shape, bits, kept)
+        return CompactTensor(shape, bits, kept)
     raw = torch.from_numpy(_part(spec["all"], data).copy())
     return raw.view(dtype).reshape(spec["shape"])
 

@@ -3,30 +3,45 @@
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from boxwood._internal.engine import bind
-from boxwood._internal.engine.layouts import LINE, vector
-from boxwood._internal.engine.ops import Attend, Average, Cell, Flatten, Join, Native, Recurrent
-from boxwood._internal.engine.placement import FEW, Form, Halos, Place, Shape, place
-from boxwood._internal.engine.program import Program, at
+from boxwood._internal.engine import kernel_problems
+from boxwood._internal.engine.layouts import FLOATS_PER_LINE, vector
+from boxwood._internal.engine.ops import (
+    Attend,
+    Average,
+    Concatenate,
+    Flatten,
+    NativeOp,
+    Recurrent,
+    RecurrentCell,
+)
+from boxwood._internal.engine.placement import (
+    VECTOR_TOKENS,
+    Axes,
+    Halos,
+    Placement,
+    Shape,
+    placement_of,
+)
+from boxwood._internal.engine.program import Program, sizes_at
 
 
-def problems(program: Program, batch: int) -> dict[int, Any]:
+def supported_problems(program: Program, batch: int) -> dict[int, Any]:
     """Return, by position, the problem of every operation that a kernel could do."""
-    shapes = {number: at(value.shape, batch) for number, value in program.values.items()}
+    shapes = {number: sizes_at(value.shape, batch) for number, value in program.values.items()}
     halos = halos_of(program, shapes, range(len(program.ops)))
     found: dict[int, Any] = {}
     for position, op in enumerate(program.ops):
         if isinstance(op, Recurrent):
             if stack_is_supported(op, shapes):
                 found[position] = op
-        elif isinstance(op, Native) and isinstance(op.does, Join):
+        elif isinstance(op, NativeOp) and isinstance(op.kind, Concatenate):
             if shapes[op.out][2:] != (1, 1):
-                found[position] = op.does
-        elif isinstance(op, Native):
-            form = bind.form_of(op, len(shapes[op.sources[0]]))
-            sources = [place(shapes[value], form, halos) for value in op.sources]
-            out = out_place(op, form, shapes, halos)
-            problem = problem_of(op, sources, out, shapes)
+                found[position] = op.kind
+        elif isinstance(op, NativeOp):
+            axes = kernel_problems.axes_of(op, len(shapes[op.sources[0]]))
+            sources = [placement_of(shapes[value], axes, halos) for value in op.sources]
+            out = result_placement(op, axes, shapes, halos)
+            problem = problem_at(op, sources, out, shapes)
             if problem is not None:
                 found[position] = problem
     return found
@@ -36,17 +51,17 @@ def stack_is_supported(op: Recurrent, shapes: Mapping[int, Shape]) -> bool:
     """Say whether kernels can run a stack.
 
     One sequence: gates must fill whole lines, and two directions take more than a few steps.
-    Several: one direction, and the sequences' values of a step beside each other.
+    Several: one direction, and the sequences' values of a step next to each other.
     """
     batch, hidden = shapes[op.sources[1]][1:]
     steps = shapes[op.sources[0]][1 if op.batch_first else 0]
     if batch > 1:
         return op.directions == 1 and (steps == 1 or not op.batch_first)
-    aligned = op.cell is Cell.LSTM or 3 * hidden % LINE == 0
-    return aligned and (op.directions == 1 or steps > FEW)
+    aligned = op.cell is RecurrentCell.LSTM or 3 * hidden % FLOATS_PER_LINE == 0
+    return aligned and (op.directions == 1 or steps > VECTOR_TOKENS)
 
 
-def slices(
+def concatenated_slices(
     program: Program, shapes: Mapping[int, Shape], native: Collection[int]
 ) -> dict[int, tuple[int, int]]:
     """Return, for values that are made as part of a concatenation, its result and their first channel.
@@ -57,13 +72,13 @@ def slices(
     joins = [
         op
         for position, op in enumerate(program.ops)
-        if position in native and isinstance(op, Native) and isinstance(op.does, Join)
+        if position in native and isinstance(op, NativeOp) and isinstance(op.kind, Concatenate)
     ]
     made = {
         op.out
         for position, op in enumerate(program.ops)
-        if position in native and isinstance(op, Native)
-        and not isinstance(op.does, Join | Flatten | Average)
+        if position in native and isinstance(op, NativeOp)
+        and not isinstance(op.kind, Concatenate | Flatten | Average)
     }  # fmt: skip
     found: dict[int, tuple[int, int]] = {}
     for index, join in enumerate(joins):
@@ -86,16 +101,18 @@ def slices(
     return found
 
 
-def out_place(op: Native, form: Form, shapes: Mapping[int, Shape], halos: Halos) -> Place:
+def result_placement(
+    op: NativeOp, axes: Axes, shapes: Mapping[int, Shape], halos: Halos
+) -> Placement:
     """Return where an operation writes its result, unless it is part of a concatenation."""
     shape = shapes[op.out]
-    match op.does:
+    match op.kind:
         case Flatten() | Average(keep=False):
-            return Place(vector(shape[1]), shape[0], Form.TOKENS)
+            return Placement(vector(shape[1]), shape[0], Axes.TOKENS)
         case Average():
-            return Place(vector(shape[1]), shape[0], Form.IMAGES)
+            return Placement(vector(shape[1]), shape[0], Axes.IMAGES)
         case _:
-            return place(shape, form, halos)
+            return placement_of(shape, axes, halos)
 
 
 def halos_of(
@@ -104,20 +121,20 @@ def halos_of(
     """Return the zeros that the readers of planes of each size need, the most for all."""
     found: dict[tuple[int, int], int] = {}
     for position, op in enumerate(program.ops):
-        if position in native and isinstance(op, Native) and op.weight is not None:
+        if position in native and isinstance(op, NativeOp) and op.weight is not None:
             source, kernel = shapes[op.sources[0]], shapes[op.weight]
             if len(source) == len(kernel) == 4:
                 size = (source[2], source[3])
-                need = bind.halo_of(op, (kernel[2], kernel[3]), source, shapes[op.out])
+                need = kernel_problems.halo_of(op, (kernel[2], kernel[3]), source, shapes[op.out])
                 found[size] = max(found.get(size, 0), need)
     return found
 
 
-def problem_of(
-    op: Native, sources: Sequence[Place], out: Place, shapes: Mapping[int, Shape]
+def problem_at(
+    op: NativeOp, sources: Sequence[Placement], out: Placement, shapes: Mapping[int, Shape]
 ) -> Any:
     """Return the problem of an operation whose tensors lie so; None where no kernel does it."""
     weight = () if op.weight is None else shapes[op.weight]
-    batch_axis = 1 if isinstance(op.does, Attend) and not op.does.batch_first else 0
+    batch_axis = 1 if isinstance(op.kind, Attend) and not op.kind.batch_first else 0
     alone = shapes[op.sources[0]][batch_axis] == 1
-    return bind.problem_of(op, sources, out, weight, alone=alone)
+    return kernel_problems.problem_of(op, sources, out, weight, alone=alone)

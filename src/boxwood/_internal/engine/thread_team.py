@@ -22,8 +22,8 @@ import torch
 
 from boxwood.errors import InvalidInput
 
-Function = Callable[[int, int, int], None]  # job, thread, threads
-Task = tuple[Function, int, int, object]
+NativeFunction = Callable[[int, int, int], None]  # job, thread, threads
+Task = tuple[NativeFunction, int, int, object]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def torch_openmp() -> OpenMP | None:
     return OpenMP(library.GOMP_parallel, (number, count))
 
 
-class Team:
+class ThreadTeam:
     """The calling thread and ``threads - 1`` others: OpenMP's, or ones that wait for it.
 
     A job's function has to keep its threads together by itself (see `driver`), so `run` returns
@@ -71,13 +71,13 @@ class Team:
         threads: how many, at least 1.
 
     Example:
-        >>> Team(1).run(lambda job, thread, threads: None, 0, 0, None)
+        >>> ThreadTeam(1).run(lambda job, thread, threads: None, 0, 0, None)
     """
 
     forked: ClassVar[bool] = False
     """Whether this process is a child of ``fork``."""
 
-    _all: ClassVar[weakref.WeakSet["Team"]] = weakref.WeakSet()
+    _all: ClassVar[weakref.WeakSet["ThreadTeam"]] = weakref.WeakSet()
 
     def __init__(self, threads: int) -> None:
         self._queues: list[SimpleQueue[Task | None]] = []
@@ -89,12 +89,12 @@ class Team:
                 f"{threads!r}; give the number of cores to use."
             )
         self.threads = threads
-        Team._all.add(self)
+        ThreadTeam._all.add(self)
 
     @property
     def running(self) -> int:
         """How many threads run now: one after a fork."""
-        return 1 if Team.forked else self.threads
+        return 1 if ThreadTeam.forked else self.threads
 
     @classmethod
     def after_fork(cls) -> None:
@@ -103,7 +103,7 @@ class Team:
         for team in cls._all:
             team.lock, team._queues = threading.Lock(), []
 
-    def run(self, function: Function, share: int, job: int, owner: object) -> None:
+    def run(self, function: NativeFunction, share: int, job: int, owner: object) -> None:
         """Call the function on every thread with its number.
 
         Args:
@@ -142,7 +142,7 @@ class Team:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=Team.after_fork)
+    os.register_at_fork(after_in_child=ThreadTeam.after_fork)
 
 
 def _wait(queue: SimpleQueue[Task | None], thread: int) -> None:

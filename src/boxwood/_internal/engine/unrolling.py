@@ -2,8 +2,8 @@
 
 One sequence is matrix–vector products, and the inputs' part of the gates is one product for all
 steps; several sequences are the columns of products with a matrix, step by step. Each step adds the state's part to its
-row of gates, and its cell writes the next state beside the last one: behind it where a layer goes
-with the time, before it where it goes against it. The output sequence of one direction is therefore
+row of gates, and its cell writes the next state next to the last one: after it where a layer goes
+forwards in time, before it where it goes backwards. The output sequence of one direction is therefore
 a view of the states; two directions are copied into the channels of one. Rows of gates and states
 start on cache lines.
 """
@@ -13,8 +13,8 @@ from typing import Any
 
 from boxwood._internal.engine.kernels import conv, copying, matvec, recurrent
 from boxwood._internal.engine.layouts import Planes, columns, vector
-from boxwood._internal.engine.ops import Cell, Layer, Recurrent
-from boxwood._internal.engine.placement import FEW, Form, Place, place
+from boxwood._internal.engine.ops import Recurrent, RecurrentCell, RecurrentLayer
+from boxwood._internal.engine.placement import VECTOR_TOKENS, Axes, Placement, placement_of
 from boxwood._internal.engine.plan import Location, PlanBuilder
 
 
@@ -31,15 +31,15 @@ class _Unrolled:
         self.batch, self.hidden = shapes[op.sources[1]][1:]
         # Floats from a unit's value to the next one's.
         self.span = 1 if self.batch == 1 else columns(1, self.batch).plane
-        lstm = op.cell is Cell.LSTM
+        lstm = op.cell is RecurrentCell.LSTM
         cell = recurrent.LstmCell if lstm else recurrent.GruCell
         self.cell: Any = cell(self.hidden * self.span)
         self.gates = (4 if lstm else 3) * self.hidden  # that one product makes
         self.row = self.cell.source.image
         self.state = self.cell.target.image
-        # So many states from a layer's last one to the next one's, whatever their directions.
+        # States from a layer's last one to the next one's, whatever their directions.
         self.stride = self.steps + 1 if op.directions == 1 else 2 * self.steps + 1
-        states = Place(self.cell.target, len(op.layers) * self.stride, Form.TOKENS)
+        states = Placement(self.cell.target, len(op.layers) * self.stride, Axes.TOKENS)
         self.states = builder.new_buffer(states)
         self.sequence: Location | None = None  # of both directions of the layer before
 
@@ -47,8 +47,8 @@ class _Unrolled:
         for index, layer in enumerate(self.op.layers):
             for part, value in enumerate(self.op.sources[1:]):
                 start = self.at(index, 0) + part * self.hidden * self.span
-                where = Place(self.planes(self.hidden), 1, Form.TOKENS)
-                first = self.builder.part(self.states, where, start)
+                placement = Placement(self.planes(self.hidden), 1, Axes.TOKENS)
+                first = self.builder.part(self.states, placement, start)
                 self.builder.append_copy(value, first, index)
             rows = self.projected(index, layer)
             for taken in range(self.steps):
@@ -62,30 +62,30 @@ class _Unrolled:
         return self.op.directions == 2 and layer % 2 == 1
 
     def at(self, layer: int, taken: int) -> int:
-        """Floats from the first state to that of a layer after so many steps."""
-        place = 2 * self.steps - taken if self.backward(layer) else taken
-        return (layer * self.stride + place) * self.state
+        """Floats from the first state to that of a layer after a number of steps."""
+        placement_of = 2 * self.steps - taken if self.backward(layer) else taken
+        return (layer * self.stride + placement_of) * self.state
 
     def over_time(self, layer: int) -> Location:
         """Return a layer's output sequence, [steps, hidden]."""
         start = self.at(layer, self.steps if self.backward(layer) else 1)
-        where = self.rows(self.hidden, self.state)
-        return self.builder.part(self.states, Place(where, 1, Form.TOKENS), start)
+        placement = self.rows(self.hidden, self.state)
+        return self.builder.part(self.states, Placement(placement, 1, Axes.TOKENS), start)
 
     def joined(self, layer: int) -> Location:
         """Return the outputs of this layer and the one before as one sequence."""
         wide = columns(2 * self.hidden, self.steps)
-        both = self.builder.new_buffer(Place(wide, 1, Form.TOKENS))
+        both = self.builder.new_buffer(Placement(wide, 1, Axes.TOKENS))
         for half, source in enumerate((self.over_time(layer - 1), self.over_time(layer))):
             start = half * self.hidden
-            part = Place(wide.slice(start, start + self.hidden), 1, Form.TOKENS)
+            part = Placement(wide.slice(start, start + self.hidden), 1, Axes.TOKENS)
             out = self.builder.part(both, part, start * wide.plane)
-            problem = copying.Copy(source.where.layout, part.layout, transposed=True)
+            problem = copying.Copy(source.placement.layout, part.layout, transposed=True)
             self.kernel(problem, source, None, out)
         return both
 
     def part(self, whole: Location, start: int, length: int) -> Location:
-        return self.builder.part(whole, Place(vector(length), 1, Form.TOKENS), start)
+        return self.builder.part(whole, Placement(vector(length), 1, Axes.TOKENS), start)
 
     def planes(self, features: int) -> Planes:
         """Return how the values of one step lie."""
@@ -102,32 +102,34 @@ class _Unrolled:
         first = layer < self.op.directions
         return shapes[self.op.sources[0]][2] if first else self.op.directions * self.hidden
 
-    def projected(self, index: int, layer: Layer) -> Location:
+    def projected(self, index: int, layer: RecurrentLayer) -> Location:
         """Return rows of gates that hold the inputs' part."""
-        bias = layer.bias if self.op.cell is Cell.LSTM else layer.inward_bias
-        rows = self.builder.new_buffer(Place(self.cell.source, self.steps, Form.TOKENS))
+        bias = layer.bias if self.op.cell is RecurrentCell.LSTM else layer.bias_ih
+        rows = self.builder.new_buffer(Placement(self.cell.source, self.steps, Axes.TOKENS))
         inputs, builder = self.inputs(index), self.builder
-        if self.steps <= FEW or self.batch > 1:
+        if self.steps <= VECTOR_TOKENS or self.batch > 1:
             for step in range(self.steps):
                 self.kernel(
                     self.product(inputs),
                     self.given(index, step), None,
-                    self.part(rows, step * self.row, self.gates), layer.inward, bias,
+                    self.part(rows, step * self.row, self.gates), layer.weight_ih, bias,
                 )  # fmt: skip
             return rows
         wide, tall = columns(inputs, self.steps), columns(self.gates, self.steps)
         if index < self.op.directions:
             value = self.op.sources[0]
-            source = builder.locate(value, place(builder.plan.shapes[value], Form.TOKENS, {}))
+            source = builder.locate(
+                value, placement_of(builder.plan.shapes[value], Axes.TOKENS, {})
+            )
         elif self.sequence is not None:
             source = self.sequence
         else:
-            source = builder.new_buffer(Place(wide, 1, Form.TOKENS))
+            source = builder.new_buffer(Placement(wide, 1, Axes.TOKENS))
             before = self.over_time(index - 1)
-            problem = copying.Copy(before.where.layout, wide, transposed=True)
+            problem = copying.Copy(before.placement.layout, wide, transposed=True)
             self.kernel(problem, before, None, source)
-        product = builder.new_buffer(Place(tall, 1, Form.TOKENS))
-        self.kernel(conv.Conv(wide, tall), source, None, product, layer.inward, bias)
+        product = builder.new_buffer(Placement(tall, 1, Axes.TOKENS))
+        self.kernel(conv.Conv(wide, tall), source, None, product, layer.weight_ih, bias)
         turned = self.rows(self.gates, self.row)
         self.kernel(copying.Copy(tall, turned, transposed=True), product, None, rows)
         return rows
@@ -138,31 +140,31 @@ class _Unrolled:
             return self.part(self.states, self.at(layer - 1, step + 1), self.hidden)
         value, features = self.op.sources[0], self.inputs(0)
         if self.batch == 1:
-            where = place(self.builder.plan.shapes[value], Form.TOKENS, {})
-            whole = self.builder.locate(value, where)
-            return self.part(whole, step * where.layout.image, features)
+            placement = placement_of(self.builder.plan.shapes[value], Axes.TOKENS, {})
+            whole = self.builder.locate(value, placement)
+            return self.part(whole, step * placement.layout.image, features)
         layout = columns(features, self.steps * self.batch)
-        whole = self.builder.locate(value, Place(layout, 1, Form.TOKENS))
+        whole = self.builder.locate(value, Placement(layout, 1, Axes.TOKENS))
         if self.steps == 1:
             return whole
-        mine = self.builder.new_buffer(Place(self.planes(features), 1, Form.TOKENS))
+        mine = self.builder.new_buffer(Placement(self.planes(features), 1, Axes.TOKENS))
         source = replace(layout, width=self.batch, origin=step * self.batch)
-        self.kernel(copying.Copy(source, mine.where.layout), whole, None, mine)
+        self.kernel(copying.Copy(source, mine.placement.layout), whole, None, mine)
         return mine
 
     def rows(self, width: int, step: int) -> Planes:
         return Planes(self.steps, 1, width, 0, width, 0, step, self.steps * step)
 
-    def step(self, layer: Layer, index: int, taken: int, row: Location) -> None:
+    def step(self, layer: RecurrentLayer, index: int, taken: int, row: Location) -> None:
         old = self.part(self.states, self.at(index, taken), self.state)
         new = self.part(self.states, self.at(index, taken + 1), self.state)
-        if self.op.cell is Cell.LSTM:
+        if self.op.cell is RecurrentCell.LSTM:
             product, second, out = self.product(self.hidden, residual=True), row, row
             bias = None
         else:
             product, second = self.product(self.hidden), None
-            out, bias = self.part(row, self.gates * self.span, self.gates), layer.across_bias
-        self.kernel(product, old, second, out, layer.across, bias)
+            out, bias = self.part(row, self.gates * self.span, self.gates), layer.bias_hh
+        self.kernel(product, old, second, out, layer.weight_hh, bias)
         self.kernel(self.cell, row, old, new)
 
     def kernel(

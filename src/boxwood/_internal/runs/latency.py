@@ -24,7 +24,7 @@ from boxwood._internal.core.reading import read_whole, strict_json
 from boxwood._internal.core.replacing import replacing
 from boxwood._internal.core.timing import Clock, calls_lasting
 from boxwood._internal.engine import compiling
-from boxwood._internal.engine.contenders import race, torch_eager
+from boxwood._internal.engine.backends import time_backends, torch_eager
 from boxwood._internal.engine.session import Uncompiled
 from boxwood._internal.recipes.phase import Genesis, State
 from boxwood._internal.runs.provenance import provenance
@@ -202,7 +202,7 @@ def measure(
     if not why:
         runs[ENGINE] = lambda: session(example)
     calls = calls_lasting(runs[DENSE], _TURN, most=_MOST_CALLS, clock=settings.clock)
-    results = race(runs, turns=settings.turns, calls=calls, clock=settings.clock)
+    results = time_backends(runs, turns=settings.turns, calls=calls, clock=settings.clock)
     per_example = 1000 / len(example)
     return {each.name: [_digits(per_example * s) for s in each.seconds] for each in results}, why
 

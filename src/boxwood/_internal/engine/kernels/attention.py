@@ -15,7 +15,7 @@ import numpy as np
 
 from boxwood._internal.engine.kernels import activations, frame
 from boxwood._internal.engine.kernels.contract import Code, Kernel, Pointer
-from boxwood._internal.engine.kernels.planning import dense_tile
+from boxwood._internal.engine.kernels.packing import dense_tile
 from boxwood._internal.engine.layouts import Array, Planes, columns, lines, position_mask
 from boxwood._internal.engine.llvm.build import Builder, constant, lanes_of, module
 from boxwood._internal.engine.targets import Target
@@ -141,10 +141,10 @@ def emit(entry: str, target: Target) -> str:
     with frame.units(f, f.mul(a["images"], per_image)) as unit:
         image, rest = f.div(unit, per_image), f.rem(unit, per_image)
         head, tile = f.div(rest, a["tiles"]), f.rem(rest, a["tiles"])
-        # Wide tiles come first; each one of those behind is a single vector.
+        # Wide tiles come first; each later one is a single vector.
         narrow = f.compare("sge", tile, a["wide"])
-        behind = f.sub(tile, f.minimum(tile, a["wide"]))
-        vector = f.add(f.mul(f.minimum(tile, a["wide"]), width), behind)
+        later = f.sub(tile, f.minimum(tile, a["wide"]))
+        vector = f.add(f.mul(f.minimum(tile, a["wide"]), width), later)
         planes = f.mul(f.mul(head, a["size"]), a["plane"])
         x = f.offset(a["source"], f.add(f.mul(image, a["source_image"]), planes))
         y = f.offset(a["target"], f.add(f.mul(image, a["target_image"]), planes))

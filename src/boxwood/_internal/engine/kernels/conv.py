@@ -5,12 +5,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from boxwood._internal.engine import formats
+from boxwood._internal.engine import weight_streams
 from boxwood._internal.engine.kernels import activations, depthwise, rows
 from boxwood._internal.engine.kernels.contract import Activation, Code, Kernel, Pointer
-from boxwood._internal.engine.kernels.planning import Plan, Rates, usual
+from boxwood._internal.engine.kernels.packing import ConvPacking, Rates, usual
 from boxwood._internal.engine.kernels.tiling import column_offsets, runs, tile
-from boxwood._internal.engine.layouts import LINE, Array, Planes, columns, lines, position_mask
+from boxwood._internal.engine.layouts import (
+    FLOATS_PER_LINE,
+    Array,
+    Planes,
+    columns,
+    lines,
+    position_mask,
+)
 from boxwood._internal.engine.targets import Target
 from boxwood.errors import InvalidInput
 
@@ -65,7 +72,7 @@ class Conv:
 
     @property
     def weight_shape(self) -> tuple[int, int, int, int]:
-        """Shape of the weight as torch holds it."""
+        """Specialisation of the weight as torch holds it."""
         return (self.target.channels, self.source.channels // self.groups, *self.kernel)
 
     @property
@@ -134,11 +141,11 @@ def reference(
 
 def build(
     problem: Conv,
-    weight: Array | formats.Parts,
+    weight: Array | weight_streams.StreamParts,
     bias: Array | None,
     target: Target,
     *,
-    plan: Plan | None = None,
+    packing: ConvPacking | None = None,
     threads: int = 1,
 ) -> Kernel:
     """Pack the weight for a kernel of the target.
@@ -146,10 +153,10 @@ def build(
     Args:
         problem: the convolution.
         weight: [out, in / groups, rows, columns]; zeros are skipped. Or what a file holds of it,
-            packed by the same plan.
+            packed in the same way.
         bias: [out], or None for zeros.
         target: the family that runs it.
-        plan: how; the usual way when None.
+        packing: how; the usual way when None.
         threads: threads that shall have work.
 
     Returns:
@@ -174,12 +181,12 @@ def build(
         raise InvalidInput(
             f"Expected a bias of shape {(channels,)}, got {bias.shape}; give one per output."
         )
-    if isinstance(weight, formats.Parts):
-        if plan is None:
-            raise TypeError("a packed weight has a plan")
-        return _by_rows(problem, weight, bias, target, plan)
+    if isinstance(weight, weight_streams.StreamParts):
+        if packing is None:
+            raise TypeError("a packed weight says how it is packed")
+        return _by_rows(problem, weight, bias, target, packing)
     weight = np.asarray(weight, np.float32)
-    if problem.depthwise and plan is None:
+    if problem.depthwise and packing is None:
         return depthwise.build(
             problem.source,
             problem.target,
@@ -191,29 +198,33 @@ def build(
             target=target,
         )
     return _by_rows(
-        problem, weight, bias, target, plan or usual_plan(problem, weight, target, threads)
+        problem, weight, bias, target, packing or usual_packing(problem, weight, target, threads)
     )
 
 
 def _by_rows(
-    problem: Conv, weight: Array | formats.Parts, bias: Array, target: Target, plan: Plan
+    problem: Conv,
+    weight: Array | weight_streams.StreamParts,
+    bias: Array,
+    target: Target,
+    packing: ConvPacking,
 ) -> Kernel:
     """The kernel of `rows`, its weights as a stream per group."""
     source, out = problem.source, problem.target
     taps, inner = math.prod(problem.kernel), problem.weight_shape[1]
-    tiling = tile(out.span, plan.vectors, target.lanes)
-    mode = _source(problem, plan)
-    block = plan.block
+    tiling = tile(out.span, packing.vectors, target.lanes)
+    mode = _source(problem, packing)
+    block = packing.block
     if isinstance(mode, rows.Table):
         block = max(1, block // taps) * taps  # whole channels, so that blocks share the table
-    settings = {"height": plan.height, "block": block, "chunks": plan.chunks}
-    if isinstance(weight, formats.Parts):
+    settings = {"height": packing.height, "block": block, "chunks": packing.chunks}
+    if isinstance(weight, weight_streams.StreamParts):
         shape = (out.channels // problem.groups, inner * taps)
-        stream = formats.from_parts(weight, shape, groups=problem.groups, **settings)
+        stream = weight_streams.from_parts(weight, shape, groups=problem.groups, **settings)
     else:
-        stream = formats.join(
+        stream = weight_streams.join(
             [
-                formats.from_dense(part.reshape(len(part), -1), **settings)
+                weight_streams.from_dense(part.reshape(len(part), -1), **settings)
                 for part in np.split(weight, problem.groups)
             ]
         )
@@ -240,7 +251,7 @@ def _by_rows(
         "target_end": 4 * (out.origin + lines(out.span)),
         "last_row": out.channels // problem.groups - 1,
         "group_chunks": stream.chunks // problem.groups,
-        "chunk_rows": stream.chunk * plan.height,
+        "chunk_rows": stream.chunk * packing.height,
         "scratch_bytes": math.ceil(scratch / 64) * 64,
         "pitch": tiling.nbytes if gathered else 4 * source.plane,
     }
@@ -255,13 +266,13 @@ def _by_rows(
         "runs": copies.ravel(),
         "run_starts": starts,
     }
-    text = rows.Shape(
+    text = rows.Specialisation(
         tiling.vectors,
-        plan.height,
+        packing.height,
         mode,
         problem.activation,
         problem.residual,
-        masked=out.span % LINE > 0 or out.row_stride > out.width,
+        masked=out.span % FLOATS_PER_LINE > 0 or out.row_stride > out.width,
     )
     return Kernel(
         Code(text.entry(target), lambda: rows.emit(text, target)),
@@ -272,27 +283,27 @@ def _by_rows(
         tuple(constants[name] for name in rows.ADDRESSES),
         scratch=numbers["scratch_bytes"],
         units=tiling.tiles * stream.chunks,
-        note=f"{plan}",
-        packing=plan,
+        note=f"{packing}",
+        packing=packing,
     )
 
 
-def _source(problem: Conv, plan: Plan) -> rows.Source:
-    """How the kernel finds its input: what the layouts allow, else what the plan says."""
+def _source(problem: Conv, packing: ConvPacking) -> rows.Source:
+    """How the kernel finds its input: what the layouts allow, else what the packing says."""
     source, out = problem.source, problem.target
     straight = problem.stride == (1, 1) and source.row_stride == out.row_stride
     if not straight:
         return rows.Gathered(problem.stride[1])
-    if plan.gathered:
+    if packing.gathered:
         return rows.Gathered(0)
     pointwise = problem.kernel == (1, 1) and problem.padding == (0, 0)
     return rows.Pitch() if pointwise and source.aligned else rows.Table()
 
 
-def usual_plan(
+def usual_packing(
     problem: Conv, weight: Array, target: Target, threads: int = 1, rates: Rates | None = None
-) -> Plan:
-    """The plan for a weight when nothing is measured.
+) -> ConvPacking:
+    """The packing of a weight when nothing is measured.
 
     Args:
         problem: the convolution.

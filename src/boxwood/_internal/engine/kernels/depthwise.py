@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from boxwood._internal.engine.kernels import activations, frame
 from boxwood._internal.engine.kernels.contract import Activation, Code, Kernel, Pointer
-from boxwood._internal.engine.layouts import LINE, Array, Planes, lines, position_mask
+from boxwood._internal.engine.layouts import FLOATS_PER_LINE, Array, Planes, lines, position_mask
 from boxwood._internal.engine.llvm.build import Builder, module
 from boxwood._internal.engine.targets import Target
 
@@ -31,7 +31,7 @@ NUMBERS = (
     "target_plane",
     "target_origin",
     "target_row",
-    "end",  # bytes from the first value to behind the last whole line
+    "end",  # bytes from the first value to the end of the last whole line
     "height",
     "width",
     "scratch_bytes",
@@ -40,7 +40,7 @@ ADDRESSES = ("weights", "bias", "offsets", "mask")
 
 
 @dataclass(frozen=True)
-class Shape:
+class Specialisation:
     """Everything that the kernel's text depends on, besides the target.
 
     Args:
@@ -80,8 +80,8 @@ def build(
         target: the family that runs it.
     """
     straight = stride == (1, 1) and source.row_stride == out.row_stride
-    shape = Shape(0 if straight else stride[1], activation)
-    scratch = 0 if straight else 4 * lines(out.width + 2 * LINE)
+    shape = Specialisation(0 if straight else stride[1], activation)
+    scratch = 0 if straight else 4 * lines(out.width + 2 * FLOATS_PER_LINE)
     numbers = {
         "channels": source.channels,
         "taps": weight.shape[1],
@@ -109,7 +109,7 @@ def build(
     )
 
 
-def emit(shape: Shape, target: Target) -> str:
+def emit(shape: Specialisation, target: Target) -> str:
     """The text of the kernel: a range of planes for each thread."""
     f, a = frame.begin(shape.entry(target), NUMBERS, ADDRESSES)
     kind = target.vector
@@ -132,7 +132,7 @@ def emit(shape: Shape, target: Target) -> str:
 
 def _tiles(
     f: Builder,
-    shape: Shape,
+    shape: Specialisation,
     target: Target,
     a: Mapping[str, str],
     sums: list[str],
@@ -168,7 +168,7 @@ def _tiles(
 
 def _lines(
     f: Builder,
-    shape: Shape,
+    shape: Specialisation,
     target: Target,
     a: Mapping[str, str],
     sum_: str,

@@ -50,7 +50,7 @@ def reference(problem: Elementwise, x: Array, second: Array | None = None) -> Ar
 
 
 @dataclass(frozen=True)
-class Shape:
+class Specialisation:
     """Everything that the kernel's text depends on, besides the target."""
 
     operation: Operation
@@ -74,7 +74,7 @@ NUMBERS = (
     "target_image",
     "target_plane",
     "target_origin",
-    "end",  # bytes from the first value to behind the last whole line
+    "end",  # bytes from the first value to the end of the last whole line
     "second_image",
 )
 
@@ -99,7 +99,7 @@ def build(problem: Elementwise, target: Target) -> Kernel:
         4 * lines(out.span),
         4 * second,
     )
-    shape = Shape(problem.operation, problem.per_channel, problem.activation)
+    shape = Specialisation(problem.operation, problem.per_channel, problem.activation)
     return Kernel(
         Code(shape.entry(target), lambda: emit(shape, target)),
         (*numbers, Pointer(0)),
@@ -108,7 +108,7 @@ def build(problem: Elementwise, target: Target) -> Kernel:
     )
 
 
-def emit(shape: Shape, target: Target) -> str:
+def emit(shape: Specialisation, target: Target) -> str:
     """The text of the kernel: a range of planes for each thread."""
     f, a = frame.begin(shape.entry(target), NUMBERS, ("mask",))
     kind, size = target.vector, 4 * target.lanes

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from boxwood._internal.engine.formats import FIELDS
 from boxwood._internal.engine.llvm.build import Builder
 from boxwood._internal.engine.targets import Target
+from boxwood._internal.engine.weight_streams import FIELDS
 
 Values = dict[str, str]
 """Name of an argument to its value in the text."""

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from boxwood._internal.engine import formats
-from boxwood._internal.engine.formats import RECORD
+from boxwood._internal.engine import weight_streams
 from boxwood._internal.engine.kernels import activations, frame
 from boxwood._internal.engine.kernels.contract import Activation, Code, Kernel, Pointer
-from boxwood._internal.engine.kernels.planning import usual_height
-from boxwood._internal.engine.layouts import LINE, Array, Planes, vector
+from boxwood._internal.engine.kernels.packing import usual_height
+from boxwood._internal.engine.layouts import FLOATS_PER_LINE, Array, Planes, vector
 from boxwood._internal.engine.llvm.build import Builder, module
 from boxwood._internal.engine.targets import Target
+from boxwood._internal.engine.weight_streams import RECORD
 from boxwood.errors import InvalidInput
 
 
@@ -55,7 +55,7 @@ def reference(
 
 
 @dataclass(frozen=True)
-class Blocks:
+class MatVecPacking:
     """How a matrix is packed.
 
     Args:
@@ -76,7 +76,7 @@ SUMS = 4
 
 
 @dataclass(frozen=True)
-class Shape:
+class Specialisation:
     """Everything that the kernel's text depends on, besides the target."""
 
     height: int
@@ -91,13 +91,13 @@ class Shape:
 
 def build(
     problem: MatVec,
-    weight: Array | formats.Parts,
+    weight: Array | weight_streams.StreamParts,
     bias: Array | None,
     target: Target,
     *,
     height: int | None = None,
     threads: int = 1,
-    packing: Blocks | None = None,
+    packing: MatVecPacking | None = None,
 ) -> Kernel:
     """Pack the weight for a kernel of the target.
 
@@ -106,7 +106,7 @@ def build(
         weight: [outputs, inputs]; zeros are skipped. Or what a file holds of it.
         bias: [outputs], or None for zeros.
         target: the family that runs it.
-        height: rows per row block: 1 for single zeros, 8 or 16 for zeros common to so many rows;
+        height: rows per row block: 1 for single zeros, 8 or 16 for zeros that all rows of a block have;
             what costs least when None.
         threads: threads that shall have work.
         packing: how the weight is packed, if a file holds it so.
@@ -122,22 +122,22 @@ def build(
             f"Expected a weight of shape {(problem.outputs, problem.inputs)}, got {weight.shape}; "
             "give [outputs, inputs]."
         )
-    if isinstance(weight, formats.Parts):
+    if isinstance(weight, weight_streams.StreamParts):
         if packing is None:
             raise TypeError("a packed weight says how")
     else:
         weight = np.asarray(weight, np.float32)
         height = height or usual_height(weight, target)
-        packing = Blocks(height, 4 * threads if threads > 1 else 1)
+        packing = MatVecPacking(height, 4 * threads if threads > 1 else 1)
     height = packing.height
     settings = {
         "height": height, "block": problem.inputs, "chunks": packing.chunks,
-        "multiple": max(1, LINE // height),
+        "multiple": max(1, FLOATS_PER_LINE // height),
     }  # fmt: skip
-    if isinstance(weight, formats.Parts):
-        stream = formats.from_parts(weight, (problem.outputs, problem.inputs), **settings)
+    if isinstance(weight, weight_streams.StreamParts):
+        stream = weight_streams.from_parts(weight, (problem.outputs, problem.inputs), **settings)
     else:
-        stream = formats.from_dense(weight, **settings)
+        stream = weight_streams.from_dense(weight, **settings)
     padded = np.zeros(problem.target.image, np.float32)
     if bias is not None and bias.shape != (problem.outputs,):
         raise InvalidInput(
@@ -151,7 +151,7 @@ def build(
         stream.values.ravel(),
         padded,
     )
-    shape = Shape(height, problem.activation, problem.residual)
+    shape = Specialisation(height, problem.activation, problem.residual)
     images = (4 * problem.source.image, 4 * problem.target.image)
     return Kernel(
         Code(shape.entry(target), lambda: emit(shape, target)),
@@ -169,7 +169,7 @@ def build(
     )
 
 
-def emit(shape: Shape, target: Target) -> str:
+def emit(shape: Specialisation, target: Target) -> str:
     """The text of the kernel: a range of (chunk of rows, image) for each thread."""
     f, a = frame.begin(shape.entry(target), NUMBERS, ADDRESSES)
     with frame.units(f, f.mul(a["images"], a["chunks"])) as unit:
@@ -192,7 +192,7 @@ def emit(shape: Shape, target: Target) -> str:
 
 def _rows(
     f: Builder,
-    shape: Shape,
+    shape: Specialisation,
     a: dict[str, str],
     r: dict[str, str],
     source: str,
@@ -241,15 +241,15 @@ def _rows(
 
 
 def _finish(
-    f: Builder, shape: Shape, target: Target, a: dict[str, str], row: str, out: str
+    f: Builder, shape: Specialisation, target: Target, a: dict[str, str], row: str, out: str
 ) -> None:
-    """The activation, and zeros behind the last row."""
+    """The activation, and zeros after the last row."""
     kind, lanes = target.vector, target.lanes
     lane = "<" + ", ".join(f"i64 {number}" for number in range(lanes)) + ">"
     end = f.minimum(f.add(row, a["chunk_rows"]), a["rows"])
-    behind = f.mul(f.div(f.add(end, LINE - 1), LINE), LINE)
+    after = f.mul(f.div(f.add(end, FLOATS_PER_LINE - 1), FLOATS_PER_LINE), FLOATS_PER_LINE)
     integers = f"<{lanes} x i64>"
-    with f.loop(row, behind, lanes) as at:
+    with f.loop(row, after, lanes) as at:
         place = f.offset(out, at, "float")
         result = activations.emit(f, kind, shape.activation, f.load(kind, place, 4))
         left = f.sub(a["rows"], at)

@@ -7,7 +7,14 @@ import numpy as np
 
 from boxwood._internal.engine.kernels import frame
 from boxwood._internal.engine.kernels.contract import Code, Kernel, Pointer
-from boxwood._internal.engine.layouts import LINE, Array, Planes, lines, position_mask, vector
+from boxwood._internal.engine.layouts import (
+    FLOATS_PER_LINE,
+    Array,
+    Planes,
+    lines,
+    position_mask,
+    vector,
+)
 from boxwood._internal.engine.llvm.build import Builder, constant, lanes_of, module
 from boxwood._internal.engine.targets import Target
 from boxwood.errors import InvalidInput
@@ -173,7 +180,7 @@ def _counts(problem: Pool, axis: int) -> Array:
         count = (tap < size + problem.padding[axis]).sum(1)
     else:
         count = ((tap >= 0) & (tap < size)).sum(1)
-    padded = np.ones(out + LINE, np.float32)
+    padded = np.ones(out + FLOATS_PER_LINE, np.float32)
     padded[:out] = count
     return padded
 
@@ -191,7 +198,7 @@ def emit(entry: str, step: int, average: bool, target: Target) -> str:
         frame.zero(f, target, plane, "0", a["target_plane"])
         y = f.offset(plane, a["target_origin"])
         with f.loop(0, a["out_height"]) as row:
-            # Fill everything first: what lies beside the row counts as absent.
+            # Fill everything first: what lies next to the row counts as absent.
             with f.loop(0, a["out_row"], size) as at:
                 f.store(kind, fill, f.offset(joined, at), 4)
             top = f.sub(f.mul(row, a["stride_height"]), a["padding_height"])
@@ -206,8 +213,8 @@ def emit(entry: str, step: int, average: bool, target: Target) -> str:
                         f.store(kind, _join(f, kind, average, f.load(kind, sum_), value), sum_)
                 f.store(kind, f.load(kind, sum_), f.offset(inner, column, "float"), 4)
             # The last vector overran the row.
-            behind = f.offset(inner, a["width"], "float")
-            f.store(kind, fill, behind, 4)
+            after = f.offset(inner, a["width"], "float")
+            f.store(kind, fill, after, 4)
             with f.loop(0, a["out_width"], lanes) as column:
                 sum_ = f.variable(kind, fill)
                 with f.loop(0, a["kernel_width"]) as tap:
@@ -240,7 +247,7 @@ GLOBAL = (
     "source_image",
     "source_plane",
     "source_origin",
-    "end",  # bytes from the first value to behind the last whole line
+    "end",  # bytes from the first value to the end of the last whole line
     "target_image",
     "count",
 )

@@ -108,7 +108,7 @@ _Cell = Callable[[Builder, str, str, str, str, str, str], None]
 
 
 def _emit(entry: str, cell: _Cell, target: Target) -> str:
-    """Whole vectors of units, then single ones; then zeros behind the state."""
+    """Whole vectors of units, then single ones; then zeros after the state."""
     f, a = frame.begin(entry, ("hidden", "gates_image", "state_image"))
     hidden, lanes = a["hidden"], target.lanes
     per_image = f.div(f.add(hidden, lanes - 1), lanes)

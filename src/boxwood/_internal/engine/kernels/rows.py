@@ -17,21 +17,21 @@ not depend on them, nor on threads.
 
 from dataclasses import dataclass
 
-from boxwood._internal.engine.formats import AHEAD, RECORD
 from boxwood._internal.engine.kernels import activations, frame
 from boxwood._internal.engine.kernels.contract import Activation
 from boxwood._internal.engine.llvm.build import Builder, module
 from boxwood._internal.engine.targets import Target
+from boxwood._internal.engine.weight_streams import AHEAD, RECORD
 
 
 @dataclass(frozen=True)
 class Pitch:
-    """Column k of a block lies ``k · pitch`` bytes behind the block's first; starts aligned."""
+    """Column k of a block lies ``k · pitch`` bytes after the block's first; starts aligned."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Column k of a block lies ``table[k]`` bytes behind the block's first, anywhere."""
+    """Column k of a block lies ``table[k]`` bytes after the block's first, anywhere."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ Source = Pitch | Table | Gathered
 
 NUMBERS = (
     "tiles",  # tiles of positions per plane
-    "wide",  # of them, the first so many have all vectors, the rest one fewer
+    "wide",  # the number of tiles that have all vectors; later ones have one fewer
     "chunks",  # chunks of rows, over all groups
     "blocks",  # column blocks
     "source_image",  # bytes from image to image
@@ -54,7 +54,7 @@ NUMBERS = (
     "target_image",
     "target_plane",  # bytes from plane to plane
     "target_origin",
-    "target_end",  # bytes from a plane's start to behind its last whole line of values
+    "target_end",  # bytes from a plane's start to the end of its last whole line of values
     "last_row",  # index of a group's last row
     "group_chunks",  # chunks per group
     "chunk_rows",  # rows of a chunk that is full
@@ -78,7 +78,7 @@ ADDRESSES = (
 
 
 @dataclass(frozen=True)
-class Shape:
+class Specialisation:
     """Everything that the kernel's text depends on, besides the target.
 
     Args:
@@ -109,7 +109,7 @@ class Shape:
         )
 
 
-def emit(shape: Shape, target: Target) -> str:
+def emit(shape: Specialisation, target: Target) -> str:
     """The text of the kernel and of the functions that it calls."""
     entry = shape.entry(target)
     widths = [shape.vectors, *([shape.vectors - 1] if shape.vectors > 1 else [])]
@@ -138,7 +138,7 @@ _ROWS = (
 )
 
 
-def _rows(name: str, width: int, shape: Shape, target: Target) -> Builder:
+def _rows(name: str, width: int, shape: Specialisation, target: Target) -> Builder:
     """One tile, one column block, all listed rows of a chunk."""
     f = Builder(name, _ROWS, internal=True)
     kind, size, height = target.vector, 4 * target.lanes, shape.height
@@ -216,7 +216,7 @@ class _Step:
     """Adds one column's input, times its weights, to the sums of a row block."""
 
     f: Builder
-    shape: Shape
+    shape: Specialisation
     target: Target
     width: int
     sums: list[list[str]]
@@ -247,8 +247,8 @@ _GATHER = (
 )
 
 
-def _gather(name: str, width: int, shape: Shape, target: Target) -> Builder:
-    """Copy the tile of each column of a block into scratch, one behind the other."""
+def _gather(name: str, width: int, shape: Specialisation, target: Target) -> Builder:
+    """Copy the tile of each column of a block into scratch, one after the other."""
     f = Builder(name, _GATHER, internal=True)
     kind, size = target.vector, 4 * target.lanes
     step = shape.source.step if isinstance(shape.source, Gathered) else 0
@@ -284,7 +284,7 @@ def _copy_run(f: Builder, target: Target, step: int, x: str, y: str, run: str) -
             f.store("float", value, f.offset(y, i, "float"))
 
 
-def _driver(entry: str, widths: list[int], shape: Shape, target: Target) -> Builder:
+def _driver(entry: str, widths: list[int], shape: Specialisation, target: Target) -> Builder:
     """The function that threads call: units of (image, chunk, tile), a range for each thread."""
     f, a = frame.begin(entry, NUMBERS, ADDRESSES)
     size = 4 * target.lanes
@@ -295,9 +295,9 @@ def _driver(entry: str, widths: list[int], shape: Shape, target: Target) -> Buil
     with frame.units(f, f.mul(f.mul(a["images"], a["chunks"]), a["tiles"])) as unit:
         tile, rest = f.rem(unit, a["tiles"]), f.div(unit, a["tiles"])
         chunk, image = f.rem(rest, a["chunks"]), f.div(rest, a["chunks"])
-        # Tiles behind the wide ones are one vector narrower each.
-        behind = f.sub(tile, f.minimum(tile, a["wide"]))
-        vector = f.sub(f.mul(tile, shape.vectors), behind)
+        # Tiles after the wide ones are one vector narrower each.
+        later = f.sub(tile, f.minimum(tile, a["wide"]))
+        vector = f.sub(f.mul(tile, shape.vectors), later)
         narrow = f.compare("sge", tile, a["wide"])
         position = f.mul(vector, size)
         source = f.offset(a["source"], f.add(f.mul(image, a["source_image"]), a["source_origin"]))

@@ -17,7 +17,7 @@ class Tiling:
 
     Args:
         tiles: tiles of a plane.
-        wide: of them, the first so many have all registers.
+        wide: the number of tiles that have all registers; they come first.
         vectors: registers of a wide tile.
         lanes: positions of a register.
     """
@@ -33,7 +33,7 @@ class Tiling:
         return 4 * self.lanes * self.vectors
 
     def bounds(self, tile: int) -> Pair:
-        """First position of a tile, and the one behind its last."""
+        """First position of a tile, and the one after its last."""
         start = tile * self.vectors - max(0, tile - self.wide)
         width = self.vectors - (tile >= self.wide)
         return start * self.lanes, (start + width) * self.lanes

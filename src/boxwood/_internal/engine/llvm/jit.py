@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from boxwood._internal.engine.kernels.contract import Code
 from boxwood._internal.engine.llvm.cache import ObjectCache, default_cache
-from boxwood._internal.engine.llvm.objects import Library, compile_text, load
+from boxwood._internal.engine.llvm.objects import Library, compile_text, load_library
 from boxwood._internal.engine.targets import Target
 
 __all__ = ["ObjectCache", "compile_all", "default_cache", "load_codes"]
@@ -45,7 +45,7 @@ def compile_all(
 
 def load_codes(codes: Iterable[Code], target: Target, cache: ObjectCache | None = None) -> Library:
     """Compile or find each code, and load all: `compile_all`, then `objects.load`."""
-    return load(compile_all(codes, target, cache))
+    return load_library(compile_all(codes, target, cache))
 
 
 def _key(text: str, target: Target) -> str:

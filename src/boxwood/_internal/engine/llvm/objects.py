@@ -116,7 +116,7 @@ def _optimized(text: str, target: Target) -> tuple[Any, Any]:
     return machine, module
 
 
-def load(objects: Mapping[str, bytes]) -> Library:
+def load_library(objects: Mapping[str, bytes]) -> Library:
     """Load objects; on Linux with x86-64 this needs no LLVM.
 
     Args:
@@ -161,7 +161,7 @@ def _load_by_llvm(objects: Mapping[str, bytes]) -> Library:
 
 
 class _Image:
-    """The allocated sections of one ELF object, laid out one behind the other."""
+    """The allocated sections of one ELF object, laid out one after the other."""
 
     def __init__(self, entry: str, data: bytes) -> None:
         self.entry = entry

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from boxwood._internal.engine import aten_ops
-from boxwood._internal.engine.program import Op, Program, Torch, Value, without_unused
+from boxwood._internal.engine.program import Op, Program, TorchOp, Value, without_unused
 
 
 def fold_constants(program: Program) -> Program:
@@ -16,8 +16,10 @@ def fold_constants(program: Program) -> Program:
     with torch.inference_mode():
         for op in program.ops:
             known = replace(program, constants=constants)
-            if isinstance(op, Torch) and aten_ops.is_constant(op, known):
-                for number, tensor in zip(op.writes, aten_ops.run(op, constants), strict=True):
+            if isinstance(op, TorchOp) and aten_ops.is_constant(op, known):
+                for number, tensor in zip(
+                    op.writes, aten_ops.run_operator(op, constants), strict=True
+                ):
                     constants[number] = tensor
                     values[number] = Value(tuple(tensor.shape), tensor.dtype)
             else:

@@ -14,15 +14,15 @@ from torch import Tensor
 
 from boxwood._internal.engine import aten_ops
 from boxwood._internal.engine.kernels.contract import Activation
-from boxwood._internal.engine.ops import Attend, Native, Project
+from boxwood._internal.engine.ops import Attend, NativeOp, Project
 from boxwood._internal.engine.program import (
     Op,
     Program,
-    Ref,
-    Torch,
+    TorchOp,
     Value,
-    at,
-    readers,
+    ValueRef,
+    readers_of,
+    sizes_at,
     without_unused,
 )
 
@@ -32,12 +32,12 @@ Indices = dict[int, Tensor]
 
 
 def fuse_attention(program: Program) -> Program:
-    """Return the program with one operation from the projections to the tokens behind attention.
+    """Return the program with one operation from the projections to the tokens after attention.
 
     Projections of one source become one, so that queries, keys and values lie together. Masks,
     causal attention and fewer heads of keys stay torch's.
     """
-    found = [op for op in program.ops if isinstance(op, Torch) and op.name == _ATTENTION]
+    found = [op for op in program.ops if isinstance(op, TorchOp) and op.name == _ATTENTION]
     for op in found:
         position = program.ops.index(op)  # earlier ones moved it
         program = _fused(program, position, op) or program
@@ -59,7 +59,7 @@ class _Heads:
         return flat.permute(*axes).flatten(2)
 
 
-def _fused(program: Program, position: int, op: Torch) -> Program | None:
+def _fused(program: Program, position: int, op: TorchOp) -> Program | None:
     scale = _plain_scale(op)
     if scale is None:
         return None
@@ -77,7 +77,7 @@ def _fused(program: Program, position: int, op: Torch) -> Program | None:
     if len(match.sources) == 3:
         first = ops[makers[source]]
         merged = _joined([ops[makers[value]] for value in match.sources], program)
-        if merged is None or not isinstance(first, Native):
+        if merged is None or not isinstance(first, NativeOp):
             return None
         weight, bias = merged
         number = program.next_value()
@@ -90,8 +90,8 @@ def _fused(program: Program, position: int, op: Torch) -> Program | None:
         last = max(makers[value] for value in match.sources)
         source = number
         extra: Op = replace(first, out=number, weight=number + 1, bias=number + 2)
-    does = Attend(match.heads, match.size, scale, match.batch_first)
-    ops[makers[match.out]] = Native(does, (source,), match.out)
+    kind = Attend(match.heads, match.size, scale, match.batch_first)
+    ops[makers[match.out]] = NativeOp(kind, (source,), match.out)
     if len(match.sources) == 3:
         ops.insert(last + 1, extra)
     return replace(program, ops=tuple(ops), constants=constants, values=values, names=names)
@@ -99,7 +99,7 @@ def _fused(program: Program, position: int, op: Torch) -> Program | None:
 
 @dataclass(frozen=True)
 class _Match:
-    """What was recognised: the projections' values, the tokens behind, and what heads are."""
+    """What was recognised: the projections' values, the tokens after it, and what heads are."""
 
     sources: tuple[int, ...]
     out: int
@@ -109,10 +109,10 @@ class _Match:
 
 
 def _match(
-    program: Program, position: int, op: Torch, batch: int, batch_first: bool
+    program: Program, position: int, op: TorchOp, batch: int, batch_first: bool
 ) -> _Match | None:
     query, key, value = (part.value for part in op.args[:3])
-    shapes = {number: at(each.shape, batch) for number, each in program.values.items()}
+    shapes = {number: sizes_at(each.shape, batch) for number, each in program.values.items()}
     if len({shapes[number] for number in (query, key, value)}) != 1 or len(shapes[query]) != 4:
         return None
     heads = _Heads(*_sizes(shapes[query]))
@@ -132,7 +132,7 @@ def _match(
     for have, want in zip(seen, wanted, strict=True):
         if have is None or not torch.equal(have, want):
             return None
-    out = _behind(program, position, op.writes[0], heads, shapes, batch, batch_first)
+    out = _first_after(program, position, op.writes[0], heads, shapes, batch, batch_first)
     return None if out is None else _Match(sources, out, heads.heads, heads.size, batch_first)
 
 
@@ -159,10 +159,10 @@ def _origin(program: Program, position: int, number: int) -> int | None:
     makers = {value: op for op in program.ops[:position] for value in op.writes}
     while True:
         op = makers.get(number)
-        if isinstance(op, Native) and isinstance(op.does, Project):
-            plain = op.does.activation is Activation.NONE and len(op.sources) == 1
+        if isinstance(op, NativeOp) and isinstance(op.kind, Project):
+            plain = op.kind.activation is Activation.NONE and len(op.sources) == 1
             return number if plain else None
-        if not isinstance(op, Torch) or not aten_ops.is_view(op.target) or len(op.reads) != 1:
+        if not isinstance(op, TorchOp) or not aten_ops.is_view(op.target) or len(op.reads) != 1:
             return None
         number = op.reads[0]
 
@@ -177,21 +177,21 @@ def _sent(
 
 def _through(ops: Sequence[Op], found: Indices, batch: int) -> Indices:
     for op in ops:
-        known = isinstance(op, Torch) and op.reads and all(value in found for value in op.reads)
-        if isinstance(op, Torch) and known and aten_ops.is_view(op.target):
-            seen = aten_ops.run(aten_ops.at_batch(op, batch), found)
+        known = isinstance(op, TorchOp) and op.reads and all(value in found for value in op.reads)
+        if isinstance(op, TorchOp) and known and aten_ops.is_view(op.target):
+            seen = aten_ops.run_operator(aten_ops.at_batch(op, batch), found)
             found.update(zip(op.writes, seen, strict=True))
     return found
 
 
-def _behind(
+def _first_after(
     program: Program, position: int, result: int, heads: _Heads, shapes: Mapping[int, Any],
     batch: int, batch_first: bool,
 ) -> int | None:  # fmt: skip
-    """Return the first value behind attention that holds tokens of features, if it alone is read."""
+    """Return the first value after attention that holds tokens of features, if it alone is read."""
     entries = torch.arange(torch.Size(shapes[result]).numel()).reshape(shapes[result])
     wanted = heads.features(entries, batch_first=batch_first)
-    read_by = readers(program)
+    read_by = readers_of(program)
     found = _through(program.ops[position + 1 :], {result: entries}, batch)
     for number, indices in found.items():
         as_tokens = number != result and indices.shape[-1] == wanted.shape[-1]
@@ -202,23 +202,23 @@ def _behind(
     return None
 
 
-def _plain_scale(op: Torch) -> float | None:
+def _plain_scale(op: TorchOp) -> float | None:
     """Return the scale, 0 for torch's own; None if the attention has a mask or is causal."""
     kwargs = dict(op.kwargs)
     rest = dict(zip(("attn_mask", "dropout_p", "is_causal"), op.args[3:], strict=False))
     rest |= kwargs
     if rest.get("attn_mask") is not None or rest.get("dropout_p") or rest.get("is_causal"):
         return None
-    if rest.get("enable_gqa") or any(type(part) is not Ref for part in op.args[:3]):
+    if rest.get("enable_gqa") or any(type(part) is not ValueRef for part in op.args[:3]):
         return None
     return float(rest.get("scale") or 0.0)
 
 
 def _joined(makers: Sequence[Op], program: Program) -> tuple[Tensor, Tensor] | None:
-    """Return the weights and biases of projections of one source, one behind the other."""
+    """Return the weights and biases of projections of one source, one after the other."""
     weights, biases = [], []
     for op in makers:
-        if not isinstance(op, Native) or op.sources != makers[0].reads[:1] or op.weight is None:
+        if not isinstance(op, NativeOp) or op.sources != makers[0].reads[:1] or op.weight is None:
             return None
         weight = program.constants[op.weight]
         weights.append(weight)

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from boxwood._internal.engine.kernels.contract import Activation
 from boxwood._internal.engine.kernels.elementwise import Operation
-from boxwood._internal.engine.ops import Convolve, Native, Pointwise, Project
-from boxwood._internal.engine.program import Op, Program, readers, without_unused
+from boxwood._internal.engine.ops import Convolve, NativeOp, Pointwise, Project
+from boxwood._internal.engine.program import Op, Program, readers_of, without_unused
 
 
 def fuse_epilogues(program: Program) -> Program:
@@ -15,33 +15,33 @@ def fuse_epilogues(program: Program) -> Program:
     result. What is read elsewhere too stays by itself.
     """
     ops: list[Op | None] = list(program.ops)
-    read_by = readers(program)
+    read_by = readers_of(program)
     makers = {value: position for position, op in enumerate(program.ops) for value in op.writes}
     for position, op in enumerate(program.ops):
-        if not isinstance(op, Native) or not isinstance(op.does, Pointwise):
+        if not isinstance(op, NativeOp) or not isinstance(op.kind, Pointwise):
             continue
         for operand in sorted(set(op.sources), key=lambda value: -makers.get(value, -1)):
-            at = makers.get(operand)
-            before = ops[at] if at is not None else None
-            if at is None or not isinstance(before, Native) or len(read_by[operand]) > 1:
+            maker = makers.get(operand)
+            before = ops[maker] if maker is not None else None
+            if maker is None or not isinstance(before, NativeOp) or len(read_by[operand]) > 1:
                 continue
-            fused = _fused(before, op, op.does, operand, program)
+            fused = _fused(before, op, op.kind, operand, program)
             if fused is not None:
-                ops[at], ops[position] = None, fused
+                ops[maker], ops[position] = None, fused
                 break
     kept = tuple(op for op in ops if op is not None)
     return without_unused(replace(program, ops=kept))
 
 
 def _fused(
-    before: Native, after: Native, then: Pointwise, operand: int, program: Program
-) -> Native | None:
-    does = before.does
-    if not isinstance(does, Convolve | Project | Pointwise) or does.activation != Activation.NONE:
+    before: NativeOp, after: NativeOp, then: Pointwise, operand: int, program: Program
+) -> NativeOp | None:
+    kind = before.kind
+    if not isinstance(kind, Convolve | Project | Pointwise) or kind.activation != Activation.NONE:
         return None
     if then.operation is Operation.COPY:
-        return replace(before, does=replace(does, activation=then.activation), out=after.out)
-    if isinstance(does, Pointwise) or len(before.sources) > 1:
+        return replace(before, kind=replace(kind, activation=then.activation), out=after.out)
+    if isinstance(kind, Pointwise) or len(before.sources) > 1:
         return None
     if then.operation is not Operation.ADD or then.per_channel:
         return None
@@ -50,7 +50,7 @@ def _fused(
         return None
     return replace(
         before,
-        does=replace(does, activation=then.activation),
+        kind=replace(kind, activation=then.activation),
         sources=(*before.sources, others[0]),
         out=after.out,
     )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from boxwood._internal.engine.program import Op, Program, Ref, Torch, Value, without_unused
+from boxwood._internal.engine.program import Op, Program, TorchOp, Value, ValueRef, without_unused
 
 _CONVOLUTIONS = {
     "aten.conv1d.default": "aten.conv2d.default",
@@ -22,12 +22,12 @@ _CONVOLUTIONS = {
 
 def lines_as_planes(program: Program) -> Program:
     """Return the program with two-dimensional operators in place of the one-dimensional ones."""
-    if not any(isinstance(op, Torch) and op.target in _CONVOLUTIONS for op in program.ops):
+    if not any(isinstance(op, TorchOp) and op.target in _CONVOLUTIONS for op in program.ops):
         return program
     writer = _Writer(program)
     for op in program.ops:
-        rule = _RULES.get(op.target) if isinstance(op, Torch) else None
-        if rule is None or not isinstance(op, Torch) or not rule(writer, op):
+        rule = _RULES.get(op.target) if isinstance(op, TorchOp) else None
+        if rule is None or not isinstance(op, TorchOp) or not rule(writer, op):
             writer.ops.append(op)
     return without_unused(
         replace(
@@ -50,39 +50,39 @@ class _Writer:
 
     def is_line(self, argument: Any) -> bool:
         """Say whether an argument is a computed tensor of three axes."""
-        if type(argument) is not Ref or argument.value in self.constants:
+        if type(argument) is not ValueRef or argument.value in self.constants:
             return False
         value = self.values[argument.value]
         return len(value.shape) == 3 and value.dtype == torch.float32
 
     def has_plane(self, argument: Any) -> bool:
-        return type(argument) is Ref and argument.value in self.planes
+        return type(argument) is ValueRef and argument.value in self.planes
 
-    def plane(self, line: Ref) -> Ref:
+    def plane(self, line: ValueRef) -> ValueRef:
         """Return the plane of a line, a view of it where nothing has computed it."""
         if line.value not in self.planes:
             number = self._of(line.value)
-            self.ops.append(Torch("aten.unsqueeze.default", (line, 2), (), (number,)))
-        return Ref(self.planes[line.value])
+            self.ops.append(TorchOp("aten.unsqueeze.default", (line, 2), (), (number,)))
+        return ValueRef(self.planes[line.value])
 
-    def weight(self, line: Ref) -> Ref:
+    def weight(self, line: ValueRef) -> ValueRef:
         """Add a constant of one more axis."""
         tensor = self.constants[line.value].unsqueeze(2)
         number, self._next = self._next, self._next + 1
         self.constants[number] = tensor
         self.values[number] = Value(tuple(tensor.shape), tensor.dtype)
         self.names[number] = self.names.get(line.value, "")
-        return Ref(number)
+        return ValueRef(number)
 
-    def write(self, op: Torch, target: str, *args: Any) -> bool:
+    def write(self, op: TorchOp, target: str, *args: Any) -> bool:
         """Write an operator that makes the plane of the line that another one made."""
         line = op.writes[0]
         number = self._of(line)
         self.ops.append(replace(op, target=target, args=args, writes=(number,)))
-        self.ops.append(Torch("aten.squeeze.dim", (Ref(number), 2), (), (line,)))
+        self.ops.append(TorchOp("aten.squeeze.dim", (ValueRef(number), 2), (), (line,)))
         return True
 
-    def write_end(self, op: Torch, target: str, *args: Any) -> bool:
+    def write_end(self, op: TorchOp, target: str, *args: Any) -> bool:
         """Write an operator whose result is the same as that of another one on the line."""
         self.ops.append(replace(op, target=target, args=args))
         return True
@@ -95,9 +95,9 @@ class _Writer:
         return number
 
 
-def _convolve(writer: _Writer, op: Torch) -> bool:
+def _convolve(writer: _Writer, op: TorchOp) -> bool:
     x, weight, *rest = op.args
-    known = type(weight) is Ref and weight.value in writer.constants
+    known = type(weight) is ValueRef and weight.value in writer.constants
     if not known or not writer.is_line(x) or op.kwargs:
         return False
     given = (*rest, *(None, 1, 0 if op.target.endswith("default") else "valid", 1, 1)[len(rest) :])
@@ -109,16 +109,16 @@ def _convolve(writer: _Writer, op: Torch) -> bool:
     )  # fmt: skip
 
 
-def _each(writer: _Writer, op: Torch) -> bool:
+def _each(writer: _Writer, op: TorchOp) -> bool:
     """Element by element, of lines and plain numbers."""
-    tensors = [part for part in op.args if type(part) is Ref]
+    tensors = [part for part in op.args if type(part) is ValueRef]
     if not any(map(writer.has_plane, tensors)) or not all(map(writer.is_line, tensors)):
         return False
-    args = (writer.plane(part) if type(part) is Ref else part for part in op.args)
+    args = (writer.plane(part) if type(part) is ValueRef else part for part in op.args)
     return writer.write(op, op.target, *args)
 
 
-def _normalise(writer: _Writer, op: Torch) -> bool:
+def _normalise(writer: _Writer, op: TorchOp) -> bool:
     x, *rest = op.args
     training = rest[4]
     return (
@@ -126,7 +126,7 @@ def _normalise(writer: _Writer, op: Torch) -> bool:
     )
 
 
-def _pool(writer: _Writer, op: Torch, *, firsts: tuple[int, ...]) -> bool:
+def _pool(writer: _Writer, op: TorchOp, *, firsts: tuple[int, ...]) -> bool:
     """A window's sizes have a first number each: of what does nothing to a single row."""
     x, *rest = op.args
     sizes = (_row(first, size) for first, size in zip(firsts, rest, strict=False))
@@ -136,7 +136,7 @@ def _pool(writer: _Writer, op: Torch, *, firsts: tuple[int, ...]) -> bool:
     )
 
 
-def _mean(writer: _Writer, op: Torch) -> bool:
+def _mean(writer: _Writer, op: TorchOp) -> bool:
     x, axes, *keep = op.args
     if not writer.has_plane(x) or tuple(axes or ()) not in ((2,), (-1,)):
         return False
@@ -144,7 +144,7 @@ def _mean(writer: _Writer, op: Torch) -> bool:
     return write(op, op.target, writer.plane(x), (2, 3), *keep)
 
 
-def _join(writer: _Writer, op: Torch) -> bool:
+def _join(writer: _Writer, op: TorchOp) -> bool:
     parts, *axis = op.args
     if not any(map(writer.has_plane, parts)) or not all(map(writer.is_line, parts)):
         return False
@@ -153,7 +153,7 @@ def _join(writer: _Writer, op: Torch) -> bool:
     )
 
 
-def _flatten(writer: _Writer, op: Torch) -> bool:
+def _flatten(writer: _Writer, op: TorchOp) -> bool:
     x, shape = op.args[0], writer.values[op.writes[0]].shape
     if not writer.has_plane(x) or len(shape) != 2 or shape[0] != writer.values[x.value].shape[0]:
         return False
@@ -166,7 +166,7 @@ def _row(first: int, sizes: Any) -> tuple[int, ...]:
     return (first, *sizes) if sizes else ()
 
 
-_RULES: Mapping[str, Callable[[_Writer, Torch], bool]] = {
+_RULES: Mapping[str, Callable[[_Writer, TorchOp], bool]] = {
     **dict.fromkeys(_CONVOLUTIONS, _convolve),
     **{
         f"aten.{name}": _each

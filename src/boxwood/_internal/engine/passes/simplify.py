@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from boxwood._internal.engine.program import Op, Program, Ref, Torch, renamed, without_unused
+from boxwood._internal.engine.program import Op, Program, TorchOp, ValueRef, renamed, without_unused
 
 _IDENTITIES = frozenset(
     (
@@ -27,12 +27,12 @@ def simplify(program: Program) -> Program:
     strided = {
         value
         for op in program.ops
-        if isinstance(op, Torch) and op.name in ("as_strided", "as_strided_scatter")
+        if isinstance(op, TorchOp) and op.name in ("as_strided", "as_strided_scatter")
         for value in op.reads
     }
     for op in program.ops:
         op = renamed(op, same)
-        if isinstance(op, Torch):
+        if isinstance(op, TorchOp):
             # What reads memory by strides needs them as they were.
             if _is_identity(op, program) and not strided.intersection(op.writes):
                 same[op.writes[0]] = op.reads[0]
@@ -46,7 +46,7 @@ def simplify(program: Program) -> Program:
     return without_unused(replace(program, ops=tuple(ops), outputs=outputs))
 
 
-def _filled(op: Torch, program: Program) -> Torch:
+def _filled(op: TorchOp, program: Program) -> TorchOp:
     """What only asks another tensor for its shape and type does not depend on its values."""
     made = program.values[op.writes[0]]
     if op.name in ("new_full", "full_like"):
@@ -57,8 +57,8 @@ def _filled(op: Torch, program: Program) -> Torch:
     return replace(op, target="aten.full.default", args=(made.shape, fill), kwargs=kwargs)
 
 
-def _is_identity(op: Torch, program: Program) -> bool:
-    if not op.args or type(op.args[0]) is not Ref or len(op.writes) != 1:
+def _is_identity(op: TorchOp, program: Program) -> bool:
+    if not op.args or type(op.args[0]) is not ValueRef or len(op.writes) != 1:
         return False
     before, after = program.values[op.args[0].value], program.values[op.writes[0]]
     if before != after:

@@ -1,4 +1,4 @@
-"""Plans: how a product is tiled and blocked. Every plan gives the same result."""
+"""How a product is tiled and blocked, and its weight packed. Every way gives the same result."""
 
 import math
 from collections.abc import Iterator
@@ -12,14 +12,14 @@ from boxwood._internal.engine.targets import Target
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How a convolution is run.
+class ConvPacking:
+    """How a convolution is tiled and its weight packed.
 
     Args:
         vectors: registers of positions per tile.
         block: columns (channel, row, column of the weight) per block.
-        height: rows per row block: 1 skips single zeros, more skip zeros common to so many rows,
-            and read each input once for all of them, so that dense weights are fastest so.
+        height: rows per row block: 1 skips single zeros, more skip zeros that all of its rows have, and
+            read each input once for all of them, which is fastest for dense weights.
         gathered: whether the input of a block is copied to scratch before use.
         chunks: shares of rows per group.
     """
@@ -49,7 +49,7 @@ class Rates:
 
 
 HEIGHTS = (8, 16)
-"""Rows per row block that matrix–vector kernels offer besides single rows."""
+"""Rows per row block that matrix–vector kernels offer in addition to single rows."""
 
 USUAL = Rates()
 
@@ -79,8 +79,8 @@ def usual(
     *,
     threads: int = 1,
     rates: Rates | None = None,
-) -> Plan:
-    """The plan that is best on most layers; `costs` tries its neighbours where it matters.
+) -> ConvPacking:
+    """The packing that is best on most layers; `costs` tries its neighbours where it matters.
 
     Args:
         matrix: [groups, rows, columns] with zeros.
@@ -102,7 +102,7 @@ def usual(
         costs.append((each * block_columns(matrix, height), height, most))
     _, height, most = min(costs)
     return blocked(
-        Plan(most, 0, height, gathered=taps > 1),
+        ConvPacking(most, 0, height, gathered=taps > 1),
         density=block_columns(matrix, height) * height / matrix.size,
         shape=(groups, rows, columns),
         span=span,
@@ -112,7 +112,7 @@ def usual(
 
 
 def _registers_per_tile(height: int, columns: int, target: Target) -> int:
-    """At most so many registers of positions, so that sums and operands fit."""
+    """The most registers of positions, so that sums and operands fit."""
     if height == 1:
         # Long rows are cut into column blocks, for which fewer registers leave more columns.
         return 8 if columns <= 96 else 6
@@ -120,18 +120,18 @@ def _registers_per_tile(height: int, columns: int, target: Target) -> int:
 
 
 def blocked(
-    plan: Plan,
+    packing: ConvPacking,
     *,
     density: float,
     shape: tuple[int, int, int],
     span: int,
     target: Target,
     threads: int,
-) -> Plan:
-    """Fill in a plan's tiles, column blocks and chunks for its height and number of registers.
+) -> ConvPacking:
+    """Fill in a packing's tiles, column blocks and chunks for its height and number of registers.
 
     Args:
-        plan: at most so many vectors, and the height.
+        packing: the most vectors, and the height.
         density: fraction of the columns of row blocks that are not zero.
         shape: groups, rows and columns.
         span: positions of a plane.
@@ -140,7 +140,7 @@ def blocked(
     """
     groups, rows, columns = shape
     registers = lines(span) // target.lanes
-    tiles = math.ceil(registers / plan.vectors)
+    tiles = math.ceil(registers / packing.vectors)
     vectors = math.ceil(registers / tiles)
     # The block's input shares the first cache with weights and sums. Sparser weights reuse it
     # less, so that longer blocks save more on sums than they cost.
@@ -148,7 +148,7 @@ def blocked(
     room = int(share * target.l1 / (vectors * target.lanes * 4))
     block = math.ceil(columns / math.ceil(columns / max(room, 16)))
     chunks = math.ceil(3 * threads / (tiles * groups)) if threads > 1 else 1
-    return replace(plan, vectors=vectors, block=block, chunks=min(chunks, max(1, rows // 16)))
+    return replace(packing, vectors=vectors, block=block, chunks=min(chunks, max(1, rows // 16)))
 
 
 def block_columns(matrix: NDArray[np.float32], height: int) -> int:
@@ -166,15 +166,15 @@ def block_columns(matrix: NDArray[np.float32], height: int) -> int:
     return int(padded.reshape(groups, -1, height, columns).any(2).sum())
 
 
-def neighbours(plan: Plan, target: Target) -> Iterator[Plan]:
-    """Plans near one that are worth a measurement, the plan itself first."""
-    yield plan
+def neighbours(packing: ConvPacking, target: Target) -> Iterator[ConvPacking]:
+    """Packings near one that are worth a measurement, the packing itself first."""
+    yield packing
     for factor in (0.7, 1.5):
-        yield replace(plan, block=max(8, int(plan.block * factor)))
-    if plan.vectors > 1 and plan.height == 1:
-        yield replace(plan, vectors=plan.vectors - 1)
-    if plan.height == 1 and plan.vectors < target.registers - 3:
-        yield replace(plan, vectors=plan.vectors + 1)
+        yield replace(packing, block=max(8, int(packing.block * factor)))
+    if packing.vectors > 1 and packing.height == 1:
+        yield replace(packing, vectors=packing.vectors - 1)
+    if packing.height == 1 and packing.vectors < target.registers - 3:
+        yield replace(packing, vectors=packing.vectors + 1)
 
 
 def usual_height(weight: NDArray[np.float32], target: Target, rates: Rates | None = None) -> int:

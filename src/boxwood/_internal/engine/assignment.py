@@ -16,10 +16,10 @@ from torch import Tensor
 
 from boxwood._internal.core.timing import clock_for, elapsed, timed_turns
 from boxwood._internal.engine import aten_ops
-from boxwood._internal.engine.explain import Times
-from boxwood._internal.engine.program import Op, Program, Torch, at
+from boxwood._internal.engine.explain import OperationTimes
+from boxwood._internal.engine.program import Op, Program, TorchOp, sizes_at
 from boxwood._internal.engine.session import Session, torch_threads
-from boxwood._internal.engine.supported import problems
+from boxwood._internal.engine.supported import supported_problems
 
 COPY_SECONDS = 3e-6
 COPY_BYTES_PER_SECOND = 4e9
@@ -29,7 +29,9 @@ LONG = 2.0
 _NEVER = 2**30  # nanoseconds, a second: no operation is that slow, and sums stay in 31 bits
 
 
-def choose(session: Session, inputs: Sequence[Tensor]) -> tuple[frozenset[int], dict[int, Times]]:
+def choose_assignment(
+    session: Session, inputs: Sequence[Tensor]
+) -> tuple[frozenset[int], dict[int, OperationTimes]]:
     """Return the positions of the operations that kernels shall do, and what was measured.
 
     Args:
@@ -37,27 +39,30 @@ def choose(session: Session, inputs: Sequence[Tensor]) -> tuple[frozenset[int], 
         inputs: an example.
     """
     program, batch = session.program, session.program.batch or 0
-    able = frozenset(problems(program, batch))
-    if not able:
-        return able, {}
-    whole, none = session.assigned(able), session.assigned(frozenset())
+    supported = frozenset(supported_problems(program, batch))
+    if not supported:
+        return supported, {}
+    all_native, all_torch = session.with_native(supported), session.with_native(frozenset())
     with torch.no_grad(), torch_threads(session.threads):
-        by_kernel, by_torch = (_measured(each, inputs) for each in (whole, none))
+        by_kernel, by_torch = (_measured(each, inputs) for each in (all_native, all_torch))
         times = {
-            position: Times(
-                by_kernel.get(position, 0.0) if position in able or _is_view(op) else None,
+            position: OperationTimes(
+                by_kernel.get(position, 0.0) if position in supported or _is_view(op) else None,
                 by_torch.get(position, 0.0),
             )
             for position, op in enumerate(program.ops)
         }
-        cut = session.assigned(_cheapest(program, batch, times))
-        best = min((cut, whole, none), key=_least_seconds((cut, whole, none), inputs).__getitem__)
-    return best.native & able, times
+        cheapest = session.with_native(cheapest_assignment(program, batch, times))
+        best = min(
+            (cheapest, all_native, all_torch),
+            key=_least_seconds((cheapest, all_native, all_torch), inputs).__getitem__,
+        )
+    return best.native & supported, times
 
 
 def _is_view(op: Op) -> bool:
     """Views cost nothing on either side, and belong to the side of what they look at."""
-    return isinstance(op, Torch) and aten_ops.is_view(op.target)
+    return isinstance(op, TorchOp) and aten_ops.is_view(op.target)
 
 
 def _measured(session: Session, inputs: Sequence[Tensor]) -> dict[int, float]:
@@ -65,7 +70,9 @@ def _measured(session: Session, inputs: Sequence[Tensor]) -> dict[int, float]:
     runner, clock = session.runner(session.program.batch or 0), clock_for(session.threads)
     repeats = REPEATS if elapsed(partial(runner, inputs), clock) * REPEATS < LONG else 2
     found: dict[int, float] = {}
-    for step, seconds in zip(runner.single, runner.timed(inputs, repeats, clock), strict=True):
+    for step, seconds in zip(
+        runner.single_steps, runner.time_steps(inputs, repeats, clock), strict=True
+    ):
         for position in step.positions:
             found[position] = found.get(position, 0.0) + min(seconds)
     return found
@@ -85,16 +92,18 @@ def _least_seconds(sessions: Sequence[Session], inputs: Sequence[Tensor]) -> dic
     return best
 
 
-def _cheapest(program: Program, batch: int, times: Mapping[int, Times]) -> frozenset[int]:
+def cheapest_assignment(
+    program: Program, batch: int, times: Mapping[int, OperationTimes]
+) -> frozenset[int]:
     """Return the assignment of least summed time, copies included.
 
     Example:
-        >>> from boxwood._internal.engine.program import Ref, Torch, Value
+        >>> from boxwood._internal.engine.program import ValueRef, TorchOp, Value
         >>> value = Value((1000,), torch.float32)
-        >>> ops = tuple(Torch("aten.relu.default", (Ref(n),), (), (n + 1,)) for n in range(3))
+        >>> ops = tuple(TorchOp("aten.relu.default", (ValueRef(n),), (), (n + 1,)) for n in range(3))
         >>> program = Program(ops, dict.fromkeys(range(4), value), {}, (0,), (3,), None)
-        >>> slow, fast = Times(1e-3, 9e-3), Times(2e-3, 1e-3)
-        >>> sorted(_cheapest(program, 0, {0: slow, 1: Times(None, 1e-3), 2: fast}))
+        >>> slow, fast = OperationTimes(1e-3, 9e-3), OperationTimes(2e-3, 1e-3)
+        >>> sorted(cheapest_assignment(program, 0, {0: slow, 1: OperationTimes(None, 1e-3), 2: fast}))
         [0]
     """
     count = len(program.ops)
@@ -135,5 +144,5 @@ def _cheapest(program: Program, batch: int, times: Mapping[int, Times]) -> froze
 
 
 def _copy_seconds(program: Program, value: int, batch: int) -> float:
-    floats = math.prod(at(program.values[value].shape, batch))
+    floats = math.prod(sizes_at(program.values[value].shape, batch))
     return float(COPY_SECONDS + 4 * floats / COPY_BYTES_PER_SECOND)

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from boxwood.errors import InvalidInput
 
 
-def copied(model: nn.Module) -> nn.Module:
+def copy_model(model: nn.Module) -> nn.Module:
     """Return a deep copy of a network, of the activations that it has stored too.
 
     ``copy.deepcopy`` leaves functions as they are. One that a network holds, as a hook or an
@@ -22,7 +22,7 @@ def copied(model: nn.Module) -> nn.Module:
 
     Example:
         >>> net = nn.Linear(2, 2)
-        >>> copied(net).weight is net.weight
+        >>> copy_model(net).weight is net.weight
         False
     """
     try:

@@ -17,17 +17,17 @@ from boxwood._internal.engine.kernels.elementwise import Operation
 from boxwood._internal.engine.ops import (
     Attend,
     Average,
-    Cell,
+    Concatenate,
     Convolve,
-    Does,
     Flatten,
-    Join,
-    Layer,
     Normalise,
+    OpKind,
     Pointwise,
     PoolWindows,
     Project,
     Recurrent,
+    RecurrentCell,
+    RecurrentLayer,
 )
 from boxwood._internal.engine.placement import Shape
 
@@ -72,13 +72,13 @@ _FUSED: Mapping[Activation, tuple[str, list[float], str]] = {
 _PLAIN: tuple[str, list[float], str] = ("none", [], "")
 
 
-def in_torch(
-    does: Does, weight: Tensor | None, bias: Tensor | None, source: Shape, out: Shape
+def torch_function(
+    kind: OpKind, weight: Tensor | None, bias: Tensor | None, source: Shape, out: Shape
 ) -> Callable[..., Tensor]:
     """Return an operation as a function of its sources that calls torch.
 
     Args:
-        does: the operation.
+        kind: the operation, with its settings.
         weight: its constant weight, if it has one.
         bias: its constant bias, if it has one.
         source: shape of its first source; other batches work too.
@@ -86,41 +86,41 @@ def in_torch(
 
     Example:
         >>> add = Pointwise(Operation.ADD, activation=Activation.RELU)
-        >>> in_torch(add, None, None, (2,), (2,))(torch.tensor([1.0, -3.0]), torch.tensor([1.0, 1.0]))
+        >>> torch_function(add, None, None, (2,), (2,))(torch.tensor([1.0, -3.0]), torch.tensor([1.0, 1.0]))
         tensor([2., 0.])
     """
-    match does:
+    match kind:
         case Attend():
-            return _attend(does, out)
+            return _attend(kind, out)
         case Convolve():
-            return _convolve(does, _present(weight), bias, source)
+            return _convolve(kind, _present(weight), bias, source)
         case Project():
-            return _project(does, _present(weight), bias, source)
+            return _project(kind, _present(weight), bias, source)
         case PoolWindows(average=True):
-            window = (does.kernel, does.stride, does.padding, does.ceil, does.count_padding)
+            window = (kind.kernel, kind.stride, kind.padding, kind.ceil, kind.count_padding)
             return lambda x: F.avg_pool2d(x, *window)
         case PoolWindows():
-            moves = (does.kernel, does.stride, does.padding, does.dilation, does.ceil)
+            moves = (kind.kernel, kind.stride, kind.padding, kind.dilation, kind.ceil)
             return lambda x: torch.max_pool2d(x, *moves)
         case Average():
-            keep = does.keep
+            keep = kind.keep
             return lambda x: x.mean((2, 3), keepdim=keep)
         case Pointwise():
-            return _pointwise(does)
-        case Join():
+            return _pointwise(kind)
+        case Concatenate():
             return lambda *parts: torch.cat(parts, 1)
         case Flatten():
             return lambda x: x.flatten(1)
         case Normalise():
-            scale, epsilon = _present(weight), does.epsilon
+            scale, epsilon = _present(weight), kind.epsilon
             return lambda x: F.layer_norm(x, scale.shape, scale, bias, epsilon)
 
 
-def _attend(does: Attend, out: Shape) -> Callable[[Tensor], Tensor]:
-    heads, size, scale = does.heads, does.size, does.scale or None
+def _attend(kind: Attend, out: Shape) -> Callable[[Tensor], Tensor]:
+    heads, size, scale = kind.heads, kind.size, kind.scale or None
     # From [outer, inner, part, head, feature] to [part, batch, head, token, feature], and back.
     there, back = (
-        ((2, 0, 3, 1, 4), (0, 2, 1, 3)) if does.batch_first else ((2, 1, 3, 0, 4), (2, 0, 1, 3))
+        ((2, 0, 3, 1, 4), (0, 2, 1, 3)) if kind.batch_first else ((2, 1, 3, 0, 4), (2, 0, 1, 3))
     )
     rank = len(out)
 
@@ -135,36 +135,36 @@ def _attend(does: Attend, out: Shape) -> Callable[[Tensor], Tensor]:
     return run
 
 
-def recurrent(op: Recurrent, constants: Mapping[int, Tensor]) -> Callable[..., Any]:
+def torch_stack(op: Recurrent, constants: Mapping[int, Tensor]) -> Callable[..., Any]:
     """Return a stack of recurrent layers as a function of its sources that calls torch."""
-    biased = op.layers[0].inward_bias is not None
+    biased = op.layers[0].bias_ih is not None
     weights = [constants[number] for layer in op.layers for number in _torch_numbers(layer)]
     depth, both = len(op.layers) // op.directions, op.directions == 2
     settings = (biased, depth, 0.0, False, both, op.batch_first)
-    if op.cell is Cell.LSTM:
+    if op.cell is RecurrentCell.LSTM:
         return lambda x, h, c: torch.lstm(x, (h, c), weights, *settings)
     return lambda x, h: torch.gru(x, h, weights, *settings)
 
 
-def _torch_numbers(layer: Layer) -> list[int]:
-    found = (layer.inward, layer.across, layer.inward_bias, layer.across_bias)
+def _torch_numbers(layer: RecurrentLayer) -> list[int]:
+    found = (layer.weight_ih, layer.weight_hh, layer.bias_ih, layer.bias_hh)
     return [number for number in found if number is not None]
 
 
 def _convolve(
-    does: Convolve, weight: Tensor, bias: Tensor | None, source: Shape
+    kind: Convolve, weight: Tensor, bias: Tensor | None, source: Shape
 ) -> Callable[..., Tensor]:
-    settings = (does.padding, does.stride, does.dilation, does.groups)
+    settings = (kind.padding, kind.stride, kind.dilation, kind.groups)
     if not _packs():
-        call = (does.stride, does.padding, does.dilation, does.groups)
-        return _with_epilogue(lambda x: torch.conv2d(x, weight, bias, *call), does.activation)
+        call = (kind.stride, kind.padding, kind.dilation, kind.groups)
+        return _with_epilogue(lambda x: torch.conv2d(x, weight, bias, *call), kind.activation)
     one_dnn: Any = torch.ops.mkldnn
     last = torch.channels_last
     packed = one_dnn._reorder_convolution_weight(
         weight.contiguous(memory_format=last), *settings, list(source)
     )
-    fused = _FUSED.get(does.activation, _PLAIN)
-    finish = _WHOLE[Activation.NONE] if fused is not _PLAIN else _IN_PLACE[does.activation]
+    fused = _FUSED.get(kind.activation, _PLAIN)
+    finish = _WHOLE[Activation.NONE] if fused is not _PLAIN else _IN_PLACE[kind.activation]
 
     def run(x: Tensor, residual: Tensor | None = None) -> Tensor:
         x = x.contiguous(memory_format=last)
@@ -174,20 +174,20 @@ def _convolve(
         y = one_dnn._convolution_pointwise.binary(
             x, other, packed, bias, *settings, "add", 1.0, None, [], None
         )
-        return _IN_PLACE[does.activation](y)
+        return _IN_PLACE[kind.activation](y)
 
     return run
 
 
 def _project(
-    does: Project, weight: Tensor, bias: Tensor | None, source: Shape
+    kind: Project, weight: Tensor, bias: Tensor | None, source: Shape
 ) -> Callable[..., Tensor]:
     if not _packs():
-        return _with_epilogue(lambda x: F.linear(x, weight, bias), does.activation)
+        return _with_epilogue(lambda x: F.linear(x, weight, bias), kind.activation)
     one_dnn: Any = torch.ops.mkldnn
     packed = one_dnn._reorder_linear_weight(weight.contiguous(), _product(source[:-1]))
-    fused = _FUSED.get(does.activation, _PLAIN)
-    finish = _WHOLE[Activation.NONE] if fused is not _PLAIN else _IN_PLACE[does.activation]
+    fused = _FUSED.get(kind.activation, _PLAIN)
+    finish = _WHOLE[Activation.NONE] if fused is not _PLAIN else _IN_PLACE[kind.activation]
 
     def run(x: Tensor, residual: Tensor | None = None) -> Tensor:
         x = x.contiguous()
@@ -195,7 +195,7 @@ def _project(
             return finish(one_dnn._linear_pointwise(x, packed, bias, *fused))
         y = one_dnn._linear_pointwise(x, packed, bias, *_PLAIN)
         y += residual
-        return _IN_PLACE[does.activation](y)
+        return _IN_PLACE[kind.activation](y)
 
     return run
 
@@ -217,13 +217,13 @@ def _with_epilogue(product: Unary, activation: Activation) -> Callable[..., Tens
     return run
 
 
-def _pointwise(does: Pointwise) -> Callable[..., Tensor]:
-    if does.operation is Operation.COPY:
-        return _WHOLE[does.activation]
+def _pointwise(kind: Pointwise) -> Callable[..., Tensor]:
+    if kind.operation is Operation.COPY:
+        return _WHOLE[kind.activation]
     combine: Callable[[Tensor, Tensor], Tensor] = (
-        torch.add if does.operation is Operation.ADD else torch.mul
+        torch.add if kind.operation is Operation.ADD else torch.mul
     )
-    finish = _IN_PLACE[does.activation]
+    finish = _IN_PLACE[kind.activation]
     return lambda x, second: finish(combine(x, second))
 
 

@@ -3,10 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from boxwood._internal.engine import costs, formats
+from boxwood._internal.engine import costs, weight_streams
 from boxwood._internal.engine.kernels import (
     attention,
     conv,
@@ -18,48 +15,47 @@ from boxwood._internal.engine.kernels import (
     recurrent,
 )
 from boxwood._internal.engine.kernels.contract import Kernel
-from boxwood._internal.engine.layouts import LINE, Planes
+from boxwood._internal.engine.layouts import FLOATS_PER_LINE, Array, Planes
 from boxwood._internal.engine.ops import (
     Attend,
     Average,
     Convolve,
     Flatten,
-    Native,
+    NativeOp,
     Normalise,
     Pointwise,
     PoolWindows,
     Project,
 )
-from boxwood._internal.engine.placement import Form, Place, Shape
+from boxwood._internal.engine.placement import Axes, Placement, Shape
 from boxwood._internal.engine.targets import Target
 
 Problem = Any  # a frozen dataclass of one of the kernel files
-Array = NDArray[np.float32]
 
 
-def form_of(op: Native, rank: int) -> Form:
+def axes_of(op: NativeOp, rank: int) -> Axes:
     """Return what an operation takes the axes of its first source for."""
-    match op.does:
+    match op.kind:
         case Project() | Normalise() | Attend():
-            return Form.TOKENS
+            return Axes.TOKENS
         case Pointwise():
-            return Form.IMAGES if rank == 4 else Form.TOKENS
+            return Axes.IMAGES if rank == 4 else Axes.TOKENS
         case _:
-            return Form.IMAGES
+            return Axes.IMAGES
 
 
-def out_form(op: Native, rank: int) -> Form:
+def result_axes(op: NativeOp, rank: int) -> Axes:
     """Return what the axes of an operation's result are."""
-    match op.does:
+    match op.kind:
         case Flatten():
-            return Form.TOKENS
+            return Axes.TOKENS
         case Average(keep=False):
-            return Form.TOKENS
+            return Axes.TOKENS
         case _:
-            return form_of(op, rank)
+            return axes_of(op, rank)
 
 
-def halo_of(op: Native, kernel: tuple[int, int], source: Shape, out: Shape) -> int:
+def halo_of(op: NativeOp, kernel: tuple[int, int], source: Shape, out: Shape) -> int:
     """Return how many zeros an operation needs around its source [.., height, width].
 
     Args:
@@ -68,31 +64,33 @@ def halo_of(op: Native, kernel: tuple[int, int], source: Shape, out: Shape) -> i
         source: the source's shape.
         out: the result's shape.
     """
-    if not isinstance(op.does, Convolve):
+    if not isinstance(op.kind, Convolve):
         return 0
     need = 0
     for axis in (0, 1):
-        padding = op.does.padding[axis]
-        reach = (out[2 + axis] - 1) * op.does.stride[axis]
-        reach += (kernel[axis] - 1) * op.does.dilation[axis]
+        padding = op.kind.padding[axis]
+        reach = (out[2 + axis] - 1) * op.kind.stride[axis]
+        reach += (kernel[axis] - 1) * op.kind.dilation[axis]
         need = max(need, padding, reach - padding - (source[2 + axis] - 1))
     return need
 
 
-def flat(source: Planes) -> Planes:
+def flattened(source: Planes) -> Planes:
     """Return the layout of an image as a vector, channel after channel, in whole lines."""
     area = source.height * source.width
     floats = source.channels * area
-    return Planes(*source.shape, 0, source.width, 0, area, -(-floats // LINE) * LINE)
+    return Planes(
+        *source.shape, 0, source.width, 0, area, -(-floats // FLOATS_PER_LINE) * FLOATS_PER_LINE
+    )
 
 
 def problem_of(
-    op: Native, sources: Sequence[Place], out: Place, kernel: Shape, *, alone: bool
+    op: NativeOp, sources: Sequence[Placement], out: Placement, kernel: Shape, *, alone: bool
 ) -> Problem | None:
     """Return the kernel's problem that an operation is with its tensors in these places.
 
     Args:
-        op: the operation, any but `Join`.
+        op: the operation, any but `Concatenate`.
         sources: where what it reads is.
         out: where its result goes.
         kernel: shape of the weight, [out, in / groups, rows, columns] of a convolution.
@@ -103,28 +101,28 @@ def problem_of(
     """
     source = sources[0]
     residual = len(sources) > 1
-    match op.does:
+    match op.kind:
         case Convolve() if source.layout.plane == 1 or out.layout.plane == 1:
             whole = source.layout.plane == out.layout.plane and kernel[2:] == (1, 1)
-            if not whole or op.does.groups > 1 or op.does.stride != (1, 1):
+            if not whole or op.kind.groups > 1 or op.kind.stride != (1, 1):
                 return None
-            return matvec.MatVec(kernel[1], kernel[0], op.does.activation, residual)
+            return matvec.MatVec(kernel[1], kernel[0], op.kind.activation, residual)
         case Convolve():
-            does = op.does
+            kind = op.kind
             return conv.Conv(
-                source.layout, out.layout, (kernel[2], kernel[3]), does.stride, does.padding,
-                does.dilation, does.groups, does.activation, residual,
+                source.layout, out.layout, (kernel[2], kernel[3]), kind.stride, kind.padding,
+                kind.dilation, kind.groups, kind.activation, residual,
             )  # fmt: skip
         case Project() if source.layout.plane == 1:
-            return matvec.MatVec(kernel[1], kernel[0], op.does.activation, residual)
+            return matvec.MatVec(kernel[1], kernel[0], op.kind.activation, residual)
         case Project():
             return conv.Conv(
-                source.layout, out.layout, activation=op.does.activation, residual=residual
+                source.layout, out.layout, activation=op.kind.activation, residual=residual
             )
         case PoolWindows() if source.layout.plane == 1 or out.layout.plane == 1:
             return None
         case PoolWindows():
-            window = op.does
+            window = op.kind
             return pooling.Pool(
                 source.layout, out.layout, window.kernel, window.stride, window.padding,
                 window.dilation, window.average, window.count_padding,
@@ -140,28 +138,28 @@ def problem_of(
         case Attend(heads, size, scale) if source.layout.plane > 1 and alone:
             return attention.Attention(heads, size, source.layout.width, scale or None)
         case Flatten():
-            return copying.Copy(source.layout, flat(source.layout))
+            return copying.Copy(source.layout, flattened(source.layout))
         case _:
             return None
 
 
-def build(
+def build_kernel(
     problem: Problem, weight: Array | None, bias: Array | None, target: Target, threads: int
 ) -> Kernel:
     """Return a problem's kernel with the weight packed into it."""
-    plan = None
+    packing = None
     if isinstance(problem, conv.Conv):
         weight = _given(weight).reshape(problem.weight_shape)
-        plan = costs.choose(problem, weight, target, threads=threads)
+        packing = costs.choose_packing(problem, weight, target, threads=threads)
     if isinstance(problem, matvec.MatVec):
         weight = _given(weight)
         weight = weight.reshape(len(weight), -1)
-    return made(problem, weight, bias, target, plan, threads)
+    return packed_kernel(problem, weight, bias, target, packing, threads)
 
 
-def made(
+def packed_kernel(
     problem: Problem,
-    weight: Array | formats.Parts | None,
+    weight: Array | weight_streams.StreamParts | None,
     bias: Array | None,
     target: Target,
     packing: Any,
@@ -174,12 +172,14 @@ def made(
         weight: its weight, or what a file holds of it, packed.
         bias: its bias.
         target: the family that runs it.
-        packing: how the weight is packed: a convolution's plan, or what a file says.
+        packing: how the weight is packed, as was measured or as a file says; None for the usual way.
         threads: threads that shall have work.
     """
     match problem:
         case conv.Conv():
-            return conv.build(problem, _given(weight), bias, target, plan=packing, threads=threads)
+            return conv.build(
+                problem, _given(weight), bias, target, packing=packing, threads=threads
+            )
         case matvec.MatVec():
             return matvec.build(
                 problem, _given(weight), bias, target, threads=threads, packing=packing

@@ -17,14 +17,14 @@ HEADER = np.dtype([("count", np.uint16), ("row", np.uint16)])
 """Non-zeros of one block row, and which row of its chunk that is."""
 
 AHEAD = 3
-"""Headers that kernels look ahead; streams end in so many empty ones."""
+"""Headers that kernels read ahead; streams end in this number of empty ones."""
 
 NUMBERED = (1 << 16) - 1
 """What 16 bits count."""
 
 
 @dataclass(frozen=True, eq=False)
-class Stream:
+class WeightStream:
     """A matrix as non-zero columns of row blocks, blocked over columns for the first cache.
 
     Each non-zero column of a block of ``height`` rows takes a 16-bit column, counted from the
@@ -64,12 +64,12 @@ class Stream:
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
-    """What of a stream depends on a weight's values: a file holds it, and the rest is made anew.
+class StreamParts:
+    """What of a stream depends on a weight's values: a file holds it, and the rest is made again.
 
     Args:
         counts: headers of each record.
-        headers: `HEADER`, as in `Stream`.
+        headers: `HEADER`, as in `WeightStream`.
         indices: uint16 columns.
         values: float32, flat.
     """
@@ -87,7 +87,7 @@ def from_dense(
     block: int,
     chunks: int = 1,
     multiple: int = 1,
-) -> Stream:
+) -> WeightStream:
     """Pack a matrix.
 
     Args:
@@ -110,7 +110,7 @@ def from_dense(
     """
     rows, columns = weight.shape
     tall, chunk, chunks, blocks = _shares(weight.shape, height, block, chunks, multiple)
-    # Row blocks of full height: rows behind the last repeat it, which writes the same value twice.
+    # Row blocks of full height: rows after the last repeat it, which writes the same value twice.
     full = weight[np.minimum(np.arange(tall * height), rows - 1)].reshape(tall, height, columns)
     present = (full != 0).any(1)
     row, column = np.nonzero(present)
@@ -130,7 +130,7 @@ def from_dense(
     headers = np.zeros(int(keep.sum()) + AHEAD, HEADER)
     headers["count"][:-AHEAD] = listed[keep]
     headers["row"][:-AHEAD] = order[keep]
-    return Stream(
+    return WeightStream(
         (rows, columns),
         height,
         block,
@@ -151,7 +151,7 @@ def from_dense(
 
 
 def from_parts(
-    parts: Parts,
+    parts: StreamParts,
     shape: tuple[int, int],
     *,
     height: int,
@@ -159,7 +159,7 @@ def from_parts(
     chunks: int = 1,
     multiple: int = 1,
     groups: int = 1,
-) -> Stream:
+) -> WeightStream:
     """Make a packed matrix again from what a file holds of it.
 
     Args:
@@ -213,7 +213,7 @@ def from_parts(
         each["headers"] += HEADER.itemsize * (heads[group] + group * AHEAD)
         each["indices"] += 2 * entries[group]
         each["values"] += 4 * height * entries[group]
-    return Stream(
+    return WeightStream(
         (groups * shape[0], shape[1]),
         height,
         block,
@@ -269,8 +269,8 @@ def _records(
     return records
 
 
-def join(streams: Sequence[Stream]) -> Stream:
-    """Streams of equal shape and blocking, one behind the other: the groups of a convolution."""
+def join(streams: Sequence[WeightStream]) -> WeightStream:
+    """Streams of equal shape and blocking, one after the other: the groups of a convolution."""
     if len(streams) == 1:
         return streams[0]
     first = streams[0]
@@ -279,7 +279,7 @@ def join(streams: Sequence[Stream]) -> Stream:
     for name in ("headers", "indices", "values"):
         sizes = np.array([getattr(stream, name).nbytes for stream in streams])
         parts[name] += (np.cumsum(sizes) - sizes)[:, None, None]
-    return Stream(
+    return WeightStream(
         (first.shape[0] * len(streams), first.shape[1]),
         first.height,
         first.block,
@@ -293,7 +293,7 @@ def join(streams: Sequence[Stream]) -> Stream:
     )
 
 
-def to_dense(stream: Stream) -> NDArray[np.float32]:
+def to_dense(stream: WeightStream) -> NDArray[np.float32]:
     """The matrix of a stream.
 
     Example:
@@ -303,16 +303,16 @@ def to_dense(stream: Stream) -> NDArray[np.float32]:
     """
     weight = np.zeros(stream.shape, np.float32)
     for record in stream.records.ravel():
-        at = int(record["indices"]) // 2
+        position = int(record["indices"]) // 2
         start = int(record["headers"]) // HEADER.itemsize
         for header in stream.headers[start : start + int(record["count"])]:
-            stop = at + int(header["count"])
-            columns = stream.indices[at:stop].astype(np.int64) + record["first"]
+            stop = position + int(header["count"])
+            columns = stream.indices[position:stop].astype(np.int64) + record["first"]
             for lane in range(stream.height):
                 row = int(record["row"]) + int(header["row"]) * stream.height + lane
                 if row < stream.shape[0]:
-                    weight[row, columns] = stream.values[at:stop, lane]
-            at = stop
+                    weight[row, columns] = stream.values[position:stop, lane]
+            position = stop
     return weight
 
 
@@ -327,7 +327,7 @@ def _longest_first(
         chunk: row blocks per chunk.
 
     Returns:
-        Counts in order, -1 behind the last row, and the rows they belong to, counted within
+        Counts in order, -1 after the last row, and the rows they belong to, counted within
         their chunk: both [chunks, column blocks, chunk].
     """
     padded = np.full((chunks * chunk, count.shape[1]), -1, np.int64)

@@ -1,4 +1,4 @@
-"""Other ways to run a network on this machine, and a race among them."""
+"""Backends that can run a network on this machine, and a comparison of their times."""
 
 import importlib.util
 import io
@@ -17,15 +17,15 @@ from torch.utils._pytree import tree_flatten
 
 from boxwood._internal.core.timing import Clock, Run, median_interval, timed_turns
 from boxwood._internal.engine import compiling
-from boxwood._internal.engine.copying import copied
+from boxwood._internal.engine.model_copy import copy_model
 from boxwood._internal.engine.recording import whole_operators
 from boxwood._internal.engine.session import Uncompiled, torch_threads
 from boxwood.errors import BoxwoodError, InvalidInput
 
 
 @dataclass(frozen=True)
-class Contender:
-    """One way to run a network once on its example.
+class Backend:
+    """A way to run a network once on its example.
 
     Args:
         name: for people.
@@ -39,11 +39,11 @@ class Contender:
 
 
 @dataclass(frozen=True)
-class Result:
+class BackendTimes:
     """Seconds per run.
 
     Args:
-        name: of the contender.
+        name: of the backend.
         median: of all turns.
         low: lower end of the median's interval, by order statistics.
         high: its upper end.
@@ -59,20 +59,20 @@ class Result:
     seconds: tuple[float, ...]
 
 
-def torch_eager(name: str, model: nn.Module, example: Sequence[Tensor], threads: int) -> Contender:
+def torch_eager(name: str, model: nn.Module, example: Sequence[Tensor], threads: int) -> Backend:
     """The network as torch runs it."""
-    model = copied(model)  # what it keeps from a call in inference mode is not the user's
+    model = copy_model(model)  # what it keeps from a call in inference mode is not the user's
 
     def run() -> object:
         with torch.inference_mode(), torch_threads(threads):
             return model(*example)
 
-    return Contender(name, run)
+    return Backend(name, run)
 
 
-def torch_compiled(model: nn.Module, example: Sequence[Tensor], threads: int) -> Contender:
+def torch_compiled(model: nn.Module, example: Sequence[Tensor], threads: int) -> Backend:
     """The network through ``torch.compile``; it takes a C++ compiler and up to a minute."""
-    compiled = torch.compile(copied(model))
+    compiled = torch.compile(copy_model(model))
 
     def run() -> object:
         with torch.no_grad(), torch_threads(threads):
@@ -81,21 +81,21 @@ def torch_compiled(model: nn.Module, example: Sequence[Tensor], threads: int) ->
     return _tried("torch.compile", lambda: run)
 
 
-def boxwood_engine(model: nn.Module, example: Sequence[Tensor], threads: int) -> Contender:
+def boxwood_engine(model: nn.Module, example: Sequence[Tensor], threads: int) -> Backend:
     """The network in our engine; absent where the engine leaves the whole network to torch."""
     name = "Boxwood's engine"
     try:
         session = compiling.compile(model, tuple(example), threads=threads)
     except BoxwoodError as error:
-        return Contender(name, None, f"it refuses this network: {_first_line(error)}")
+        return Backend(name, None, f"it refuses this network: {_first_line(error)}")
     if isinstance(session, Uncompiled):
-        return Contender(name, None, f"it leaves this network to torch, because {session.why}")
-    return Contender(name, lambda: session(*example))
+        return Backend(name, None, f"it leaves this network to torch, because {session.why}")
+    return Backend(name, lambda: session(*example))
 
 
 def onnx_runtime(
     model: nn.Module, example: Sequence[Tensor], threads: int, *, int8: bool = False
-) -> Contender:
+) -> Backend:
     """The network exported to ONNX, in ONNX Runtime.
 
     Args:
@@ -107,7 +107,7 @@ def onnx_runtime(
     name = "ONNX Runtime int8" if int8 else "ONNX Runtime"
     missing = _missing("onnxruntime", *(["onnx"] if int8 else []))
     if missing:
-        return Contender(name, None, missing)
+        return Backend(name, None, missing)
 
     def prepare() -> Run:
         import onnxruntime
@@ -127,7 +127,7 @@ def onnx_runtime(
 
 def openvino(
     model: nn.Module, example: Sequence[Tensor], threads: int, *, int8: bool = False
-) -> Contender:
+) -> Backend:
     """The network in OpenVINO, in float32 as the others (its own choice may be bfloat16).
 
     Args:
@@ -139,14 +139,14 @@ def openvino(
     name = "OpenVINO int8" if int8 else "OpenVINO"
     missing = _missing("openvino", *(["nncf"] if int8 else []))
     if missing:
-        return Contender(name, None, missing)
+        return Backend(name, None, missing)
 
     def prepare() -> Run:
         import openvino as runtime
 
         arrays = [tensor.numpy() for tensor in example]
         with torch.no_grad(), whole_operators():
-            converted = runtime.convert_model(copied(model), example_input=tuple(example))
+            converted = runtime.convert_model(copy_model(model), example_input=tuple(example))
         shapes = [list(tensor.shape) for tensor in example]
         converted.reshape(dict(zip(converted.inputs, shapes, strict=True)))
         if int8:
@@ -165,22 +165,22 @@ def openvino(
     return _tried(name, prepare)
 
 
-def race(
-    contenders: Mapping[str, Run],
+def time_backends(
+    backends: Mapping[str, Run],
     *,
     turns: int,
     clock: Clock = time.perf_counter,
     warm_up: int = 2,
     calls: int = 1,
     progress: Callable[[int, int], None] = lambda done, turns: None,  # noqa: ARG005
-) -> list[Result]:
+) -> list[BackendTimes]:
     """Run all by turns, as in `timed_turns`.
 
     In its turn each runs twice, and the second run counts: at the first one threads of the one
     before are still awake, and the caches hold what it left.
 
     Args:
-        contenders: by name.
+        backends: by name.
         turns: how often each runs, at least 1.
         clock: wall time, or ``time.process_time`` for one thread on a busy machine.
         warm_up: runs of each that do not count.
@@ -188,20 +188,19 @@ def race(
         progress: called after each turn with the turns done and all of them.
 
     Raises:
-        InvalidInput: no contender, or no turn.
+        InvalidInput: no backend, or no turn.
 
     Example:
-        >>> [result.name for result in race({"nothing": lambda: None}, turns=3)]
+        >>> [result.name for result in time_backends({"nothing": lambda: None}, turns=3)]
         ['nothing']
     """
-    if not contenders or turns < 1:
+    if not backends or turns < 1:
         raise InvalidInput(
-            f"Expected contenders and at least one turn, got {len(contenders)} and {turns}; give "
-            "both."
+            f"Expected backends and at least one turn, got {len(backends)} and {turns}; give both."
         )
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    seconds: dict[str, list[float]] = {name: [] for name in backends}
     measured = timed_turns(
-        contenders, turns, calls=calls, clock=clock, warm_up=warm_up, before=lambda run: run()
+        backends, turns, calls=calls, clock=clock, warm_up=warm_up, before=lambda run: run()
     )
     for turn, taken in enumerate(measured, 1):
         for name, each in taken.items():
@@ -210,13 +209,13 @@ def race(
     return [_result(name, taken) for name, taken in seconds.items()]
 
 
-def _result(name: str, seconds: Sequence[float]) -> Result:
+def _result(name: str, seconds: Sequence[float]) -> BackendTimes:
     median, low, high = median_interval(seconds)
-    return Result(name, median, low, high, min(seconds), tuple(seconds))
+    return BackendTimes(name, median, low, high, min(seconds), tuple(seconds))
 
 
 def _onnx(model: nn.Module, example: Sequence[Tensor]) -> bytes:
-    buffer, model = io.BytesIO(), _Plain(copied(model))
+    buffer, model = io.BytesIO(), _Plain(copy_model(model))
     names = [f"input_{index}" for index in range(len(example))]
     with torch.no_grad(), whole_operators():
         torch.onnx.export(model, tuple(example), buffer, input_names=names, dynamo=False)  # type: ignore[arg-type]
@@ -273,7 +272,7 @@ def _missing(*packages: str) -> str:
     return f"{' and '.join(absent)} is not installed" if absent else ""
 
 
-def _tried(name: str, prepare: Callable[[], Run]) -> Contender:
+def _tried(name: str, prepare: Callable[[], Run]) -> Backend:
     """Prepare a way to run a network, and run it once: whatever goes wrong there is a result.
 
     What others print meanwhile is dropped, because standard output belongs to the caller.
@@ -285,8 +284,8 @@ def _tried(name: str, prepare: Callable[[], Run]) -> Contender:
             run = prepare()
             run()
     except Exception as error:  # noqa: BLE001 - whatever goes wrong there is a result
-        return Contender(name, None, f"it cannot run this network: {_first_line(error)}")
-    return Contender(name, run)
+        return Backend(name, None, f"it cannot run this network: {_first_line(error)}")
+    return Backend(name, run)
 
 
 def _first_line(error: Any) -> str:

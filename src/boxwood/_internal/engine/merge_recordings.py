@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from boxwood._internal.engine.program import PerExample, Program, Size, Torch, Value, at
+from boxwood._internal.engine.program import LinearSize, Program, TorchOp, Value, sizes_at
 
 
 class OtherProgramError(Exception):
@@ -21,49 +21,45 @@ def differ(one: Program, two: Program) -> bool:
     return False
 
 
-class Merge:
-    """Two recordings of one function as a program for every batch."""
+def merge_recordings(one: Program, two: Program, batch: int) -> Program:
+    """Return the program of every batch, from one recording and another with one example more.
 
-    def __init__(self, batch: int) -> None:
-        self.batch = batch
+    Args:
+        one: recorded at the batch.
+        two: recorded with one example more.
+        batch: the number of examples of the first.
 
-    def programs(self, one: Program, two: Program) -> Program:
-        """Put the second recording's sizes and the first one's on lines."""
-        _check_same_constants(one, two)
-        ops = tuple(self.argument(a, b) for a, b in zip(one.ops, two.ops, strict=True))
-        values = {
-            number: Value(self.argument(value.shape, two.values[number].shape), value.dtype)
-            for number, value in one.values.items()
-        }
-        return Program(ops, values, one.constants, one.inputs, one.outputs, self.batch)
+    Raises:
+        OtherProgramError: they differ in more than sizes.
+    """
+    _check_same_constants(one, two)
+    ops = tuple(_merged(a, b, batch) for a, b in zip(one.ops, two.ops, strict=True))
+    values = {
+        number: Value(_merged(value.shape, two.values[number].shape, batch), value.dtype)
+        for number, value in one.values.items()
+    }
+    return Program(ops, values, one.constants, one.inputs, one.outputs, batch)
 
-    def argument(self, one: Any, two: Any) -> Any:
-        """Put an argument's sizes on lines."""
-        if type(one) is not type(two):
-            raise OtherProgramError("operations take other arguments")
-        if isinstance(one, Torch):
-            if (one.target, one.writes) != (two.target, two.writes):
-                raise OtherProgramError(f"{one.name} is {two.name} at another batch")
-            return Torch(
-                one.target,
-                self.argument(one.args, two.args),
-                self.argument(one.kwargs, two.kwargs),
-                one.writes,
-            )
-        if isinstance(one, tuple):
-            if len(one) != len(two):
-                raise OtherProgramError("operations take more or fewer arguments")
-            return tuple(self.argument(a, b) for a, b in zip(one, two, strict=True))
-        if one == two or one is two or (one != one and two != two):
-            return one
-        if type(one) is int:
-            return self.size(one, two)
-        raise OtherProgramError(f"an argument is {one!r} and then {two!r}")
 
-    def size(self, one: int, two: int) -> Size:
-        """Put a size on a line."""
+def _merged(one: Any, two: Any, batch: int) -> Any:
+    """Return an argument whose sizes are linear in the batch."""
+    if type(one) is not type(two):
+        raise OtherProgramError("operations take other arguments")
+    if isinstance(one, TorchOp):
+        if (one.target, one.writes) != (two.target, two.writes):
+            raise OtherProgramError(f"{one.name} is {two.name} at another batch")
+        args, kwargs = _merged((one.args, one.kwargs), (two.args, two.kwargs), batch)
+        return TorchOp(one.target, args, kwargs, one.writes)
+    if isinstance(one, tuple):
+        if len(one) != len(two):
+            raise OtherProgramError("operations take more or fewer arguments")
+        return tuple(_merged(a, b, batch) for a, b in zip(one, two, strict=True))
+    if one == two or one is two or (one != one and two != two):
+        return one
+    if type(one) is int:
         per = two - one
-        return PerExample(per, one - per * self.batch)
+        return LinearSize(per, one - per * batch)
+    raise OtherProgramError(f"an argument is {one!r} and then {two!r}")
 
 
 def _check_same_constants(one: Program, two: Program) -> None:
@@ -102,16 +98,16 @@ def check_merged(merged: Program, recorded: Program, batch: int) -> None:
     """
     _check_same_constants(merged, recorded)
     for op, seen in zip(merged.ops, recorded.ops, strict=True):
-        if not isinstance(op, Torch) or not isinstance(seen, Torch):
+        if not isinstance(op, TorchOp) or not isinstance(seen, TorchOp):
             raise OtherProgramError("operations that are not torch's")
         same = op.target == seen.target and op.writes == seen.writes
         if not same or not _same_arguments(
-            at((op.args, op.kwargs), batch), (seen.args, seen.kwargs)
+            sizes_at((op.args, op.kwargs), batch), (seen.args, seen.kwargs)
         ):
             raise OtherProgramError(f"{op.name} is {seen.name}, or takes sizes off the line")
     for number, value in merged.values.items():
         other = recorded.values[number]
-        if at(value.shape, batch) != other.shape or value.dtype != other.dtype:
+        if sizes_at(value.shape, batch) != other.shape or value.dtype != other.dtype:
             raise OtherProgramError("a tensor has sizes off the line")
 
 

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 
 @contextmanager
-def chance_as_it_was() -> Iterator[Callable[[], None]]:
+def same_random_numbers() -> Iterator[Callable[[], None]]:
     """Give back the random generators as they were, and a way to start torch's again.
 
     Python's and numpy's are not started again, so that what is drawn from them differs from call
@@ -20,7 +20,7 @@ def chance_as_it_was() -> Iterator[Callable[[], None]]:
 
     Example:
         >>> before = torch.get_rng_state()
-        >>> with chance_as_it_was() as start:
+        >>> with same_random_numbers() as start:
         ...     one = torch.rand(2)
         ...     start()
         ...     two = torch.rand(2)
@@ -45,7 +45,7 @@ def chance_as_it_was() -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def kept(generators: Iterable[torch.Generator]) -> Iterator[None]:
+def preserved_generators(generators: Iterable[torch.Generator]) -> Iterator[None]:
     """Give back torch's own generator and these as they were."""
     states = [(each, each.get_state()) for each in generators]
     with torch.random.fork_rng(devices=[]):

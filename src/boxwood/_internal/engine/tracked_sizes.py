@@ -17,16 +17,16 @@ from torch import Tensor
 from boxwood._internal.engine.program import (
     COMPARISONS,
     COMPUTED,
-    Condition,
-    Operator,
-    PerExample,
+    LinearSize,
     Size,
+    SizeCondition,
+    SizeOperator,
     Value,
-    at,
+    sizes_at,
 )
 
 
-class Follower:
+class SizeTracker:
     """Collects what a network's code asks of sizes during one pass.
 
     Args:
@@ -37,12 +37,12 @@ class Follower:
 
     def __init__(self, values: Mapping[int, Value], batch: int, now: int) -> None:
         self._values, self._batch, self._now = values, batch, now
-        self._conditions: dict[Condition, None] = {}
+        self._conditions: dict[SizeCondition, None] = {}
         self._lost: dict[str, None] = {}
-        self.following = True
+        self.tracking = True
 
     @property
-    def conditions(self) -> tuple[Condition, ...]:
+    def conditions(self) -> tuple[SizeCondition, ...]:
         """What has to hold for the code to do the same."""
         return tuple(self._conditions)
 
@@ -75,7 +75,7 @@ class Follower:
             for size, now in zip(shape, args[0].shape, strict=True):
                 product = product * self._followed(size, now)
             return product
-        if function is Tensor.__len__ and type(shape[0]) is PerExample:
+        if function is Tensor.__len__ and type(shape[0]) is LinearSize:
             self.lose("len()")
         return result
 
@@ -83,7 +83,7 @@ class Follower:
         """Note that a size cannot be followed any further."""
         self._lost[what] = None
 
-    def compute(self, what: Operator, left: Any, right: Any, now: int) -> int:
+    def compute(self, what: SizeOperator, left: Any, right: Any, now: int) -> int:
         """Note that code relies on a computation with sizes, and return the result followed.
 
         Args:
@@ -94,41 +94,41 @@ class Follower:
         """
         lines = _line(left), _line(right)
         if what in COMPARISONS:
-            self._require(Condition(what, *lines, found=int(now)))
+            self._require(SizeCondition(what, *lines, found=int(now)))
             return now
         here, next_ = (
-            COMPUTED[what](*at(lines, batch)) for batch in (self._batch, self._batch + 1)
+            COMPUTED[what](*sizes_at(lines, batch)) for batch in (self._batch, self._batch + 1)
         )
         line = _line_of(next_ - here, here - (next_ - here) * self._batch)
-        self._require(Condition(what, *lines, found=line))
+        self._require(SizeCondition(what, *lines, found=line))
         return self._followed(line, now)
 
-    def _require(self, condition: Condition) -> None:
+    def _require(self, condition: SizeCondition) -> None:
         # What holds for all sizes at which the program is recorded tells nothing by itself, but
         # a comparison of a line with itself holds always.
         if condition.left != condition.right or condition.operator not in COMPARISONS:
             self._conditions[condition] = None
 
     def _followed(self, size: Size, now: int) -> int:
-        if type(size) is PerExample and size.per and at(size, self._now) == now:
-            return Followed(now, size, self)
+        if type(size) is LinearSize and size.per and sizes_at(size, self._now) == now:
+            return TrackedSize(now, size, self)
         return now
 
 
-class Followed(int):
+class TrackedSize(int):
     """A size in a pass that is followed."""
 
-    line: PerExample
-    follower: Follower
+    line: LinearSize
+    tracker: SizeTracker
 
-    def __new__(cls, value: int, line: PerExample, follower: Follower) -> Self:
+    def __new__(cls, value: int, line: LinearSize, tracker: SizeTracker) -> Self:
         """Make one that lies on a line."""
         made = int.__new__(cls, value)
-        made.line, made.follower = line, follower
+        made.line, made.tracker = line, tracker
         return made
 
     def __hash__(self) -> int:
-        if self.follower.following:
+        if self.tracker.tracking:
             raise TypeError("unhashable size: a table by the batch cannot be followed")
         return int.__hash__(self)
 
@@ -157,24 +157,24 @@ class Followed(int):
         return self
 
     def __mul__(self, other: Any) -> Any:
-        if type(other) is int and self.follower.following:
-            line = PerExample(self.line.per * other, self.line.plus * other)
-            return self.follower._followed(line, _plain(self) * other)
-        return _computed(Operator.TIMES, self, other)
+        if type(other) is int and self.tracker.tracking:
+            line = LinearSize(self.line.per * other, self.line.plus * other)
+            return self.tracker._followed(line, _plain(self) * other)
+        return _computed(SizeOperator.TIMES, self, other)
 
     __rmul__ = __mul__
 
     def __floordiv__(self, other: Any) -> Any:
-        return _computed(Operator.FLOOR, self, other)
+        return _computed(SizeOperator.FLOOR, self, other)
 
     def __rfloordiv__(self, other: Any) -> Any:
-        return _computed(Operator.FLOOR, other, self)
+        return _computed(SizeOperator.FLOOR, other, self)
 
     def __mod__(self, other: Any) -> Any:
-        return _computed(Operator.REST, self, other)
+        return _computed(SizeOperator.REST, self, other)
 
     def __rmod__(self, other: Any) -> Any:
-        return _computed(Operator.REST, other, self)
+        return _computed(SizeOperator.REST, other, self)
 
     def __divmod__(self, other: Any) -> Any:
         return self // other, self % other
@@ -183,22 +183,22 @@ class Followed(int):
         return other // self, other % self
 
     def __eq__(self, other: object) -> Any:
-        return _computed(Operator.EQUAL, self, other)
+        return _computed(SizeOperator.EQUAL, self, other)
 
     def __ne__(self, other: object) -> Any:
-        return _computed(Operator.UNEQUAL, self, other)
+        return _computed(SizeOperator.UNEQUAL, self, other)
 
     def __lt__(self, other: Any) -> Any:
-        return _computed(Operator.LESS, self, other)
+        return _computed(SizeOperator.LESS, self, other)
 
     def __le__(self, other: Any) -> Any:
-        return _computed(Operator.AT_MOST, self, other)
+        return _computed(SizeOperator.AT_MOST, self, other)
 
     def __gt__(self, other: Any) -> Any:
-        return _computed(Operator.MORE, self, other)
+        return _computed(SizeOperator.MORE, self, other)
 
     def __ge__(self, other: Any) -> Any:
-        return _computed(Operator.AT_LEAST, self, other)
+        return _computed(SizeOperator.AT_LEAST, self, other)
 
     def __bool__(self) -> bool:
         return bool(self != 0)
@@ -211,9 +211,9 @@ def _leaving(name: str) -> Callable[..., Any]:
     """Return a method of int's whose result is not followed."""
     method = getattr(int, name)
 
-    def called(self: Followed, *others: Any) -> Any:
-        if self.follower.following:
-            self.follower.lose(name.strip("_") + "()")
+    def called(self: TrackedSize, *others: Any) -> Any:
+        if self.tracker.tracking:
+            self.tracker.lose(name.strip("_") + "()")
         return method(_plain(self), *(_plain(each) for each in others))
 
     return called
@@ -223,44 +223,44 @@ for _each in (
     "truediv", "rtruediv", "pow", "rpow", "int", "float", "round", "trunc", "ceil", "floor",
     "lshift", "rlshift", "rshift", "rrshift", "and", "rand", "or", "ror", "xor", "rxor", "invert",
 ):  # fmt: skip
-    setattr(Followed, f"__{_each}__", _leaving(f"__{_each}__"))
+    setattr(TrackedSize, f"__{_each}__", _leaving(f"__{_each}__"))
 
 
-def _sum(first: Followed, other: Any, sign: int, plainly: Callable[[Any, Any], Any]) -> Any:
-    if not isinstance(other, int) or not first.follower.following:
+def _sum(first: TrackedSize, other: Any, sign: int, plainly: Callable[[Any, Any], Any]) -> Any:
+    if not isinstance(other, int) or not first.tracker.tracking:
         return _outside(plainly, first, other)
     one, two = first.line, _line(other)
-    per, plus = (two.per, two.plus) if isinstance(two, PerExample) else (0, two)
-    line = PerExample(one.per + sign * per, one.plus + sign * plus)
-    return first.follower._followed(line, plainly(_plain(first), _plain(other)))
+    per, plus = (two.per, two.plus) if isinstance(two, LinearSize) else (0, two)
+    line = LinearSize(one.per + sign * per, one.plus + sign * plus)
+    return first.tracker._followed(line, plainly(_plain(first), _plain(other)))
 
 
-def _computed(what: Operator, left: Any, right: Any) -> Any:
+def _computed(what: SizeOperator, left: Any, right: Any) -> Any:
     plainly = COMPUTED[what]
-    size = left if isinstance(left, Followed) else right
-    if not (isinstance(left, int) and isinstance(right, int)) or not size.follower.following:
+    size = left if isinstance(left, TrackedSize) else right
+    if not (isinstance(left, int) and isinstance(right, int)) or not size.tracker.tracking:
         return _outside(plainly, left, right)
     now = plainly(_plain(left), _plain(right))
-    return size.follower.compute(what, left, right, now)
+    return size.tracker.compute(what, left, right, now)
 
 
 def _outside(plainly: Callable[[Any, Any], Any], left: Any, right: Any) -> Any:
     """Compute with something else than sizes: a tensor, a float, a list."""
-    size, other = (left, right) if isinstance(left, Followed) else (right, left)
-    if isinstance(other, float) and size.follower.following:
-        size.follower.lose("arithmetic with a float")
-    if isinstance(other, list | tuple | str) and size.follower.following:
-        size.follower.lose("repetition of a list")
+    size, other = (left, right) if isinstance(left, TrackedSize) else (right, left)
+    if isinstance(other, float) and size.tracker.tracking:
+        size.tracker.lose("arithmetic with a float")
+    if isinstance(other, list | tuple | str) and size.tracker.tracking:
+        size.tracker.lose("repetition of a list")
     return plainly(_plain(left), _plain(right))
 
 
 def _plain(number: Any) -> Any:
-    return int.__add__(number, 0) if isinstance(number, Followed) else number
+    return int.__add__(number, 0) if isinstance(number, TrackedSize) else number
 
 
 def _line(size: int) -> Size:
-    return size.line if isinstance(size, Followed) else int(size)
+    return size.line if isinstance(size, TrackedSize) else int(size)
 
 
 def _line_of(per: int, plus: int) -> Size:
-    return PerExample(per, plus) if per else plus
+    return LinearSize(per, plus) if per else plus
