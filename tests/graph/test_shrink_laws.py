@@ -6,9 +6,10 @@ from torch import nn
 
 import boxwood
 from boxwood._internal.graph import surgery
+from boxwood._internal.graph.budgets import Budget, parameters
 from boxwood._internal.graph.equivalence import check_equivalence
 from boxwood._internal.graph.shrink import shrink
-from boxwood.errors import InvalidInput
+from boxwood.errors import InvalidInput, NoEffect
 
 X = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
 
@@ -42,7 +43,12 @@ def test_one_call_is_the_steps_in_a_row(keep: float) -> None:
 
 def test_half_of_the_units_stay_unless_something_else_is_said() -> None:
     net = network()
+    found = boxwood.find_units(net, X)
     assert same(shrink(net, X), shrink(net, X, 0.5))
+    assert (boxwood.select_units(found).kept == boxwood.select_units(found, 0.5).kept).all()
+    budget = Budget(1.0, parameters)
+    with pytest.warns(NoEffect):
+        assert boxwood.select_units(found, budget=budget).removed == 0
 
 
 def test_with_data_the_result_is_repaired() -> None:

@@ -14,6 +14,7 @@ from boxwood._internal.graph.carrying import carry_optimizer
 from boxwood._internal.graph.compensate import compensate
 from boxwood._internal.graph.equivalence import check_equivalence
 from boxwood._internal.graph.layout import Layout
+from boxwood._internal.graph.ranking import best_units
 from boxwood._internal.graph.record import load_shrunken, record_of, save_shrunken
 from boxwood._internal.graph.rules import RULES
 from boxwood._internal.graph.scoring import score_units
@@ -281,7 +282,7 @@ def test_one_of_fraction_and_budget():
     """Neither and both are refused."""
     found = find_units(net(), X)
     with pytest.raises(BoxwoodError, match="got neither"):
-        select_units(found)
+        best_units(found, score_units(found))
     with pytest.raises(BoxwoodError, match="got both"):
         select_units(found, 0.5, budget=Budget(0.5, multiply_adds))
 

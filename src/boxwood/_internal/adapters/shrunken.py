@@ -2,8 +2,8 @@
 
 import shutil
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from math import lcm
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +17,8 @@ from boxwood._internal.core.extras import extra
 from boxwood._internal.core.replacing import replacing_folder
 from boxwood._internal.files.checkpoint import companion_files, find_files
 from boxwood._internal.files.writing import check_new_folder
+from boxwood._internal.graph.compensate import Watch, compensate
+from boxwood._internal.graph.equivalence import check_outputs
 from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.shrink import shrink
 from boxwood._internal.graph.units import Group, Units
@@ -49,7 +51,7 @@ class Shrunken:
 def shrink_pretrained(
     model: transformers.PreTrainedModel,
     found: Units,
-    choose: Callable[[Callable[[Group], int]], UnitSelection],
+    select: Callable[[Callable[[Group], int]], UnitSelection],
     *,
     multiple: int | None = None,
 ) -> Shrunken:
@@ -62,7 +64,7 @@ def shrink_pretrained(
     Args:
         model: as `boxwood.load` returns it for a folder, with `config.use_cache` off.
         found: its units.
-        choose: what stays, given of how many units each group keeps a multiple.
+        select: chooses what stays, given of how many units each group keeps a multiple.
         multiple: for all groups; by default the largest power of two, up to 128, that leaves a
             group at least 8 sizes to choose from.
 
@@ -93,9 +95,9 @@ def shrink_pretrained(
         fine = (lcm(step, needs) for step in steps if lcm(step, needs) * _STEPS <= size)
         return next(fine, needs if multiple is None else lcm(multiple, needs))
 
-    selection = choose(multiple_of)
+    selection = select(multiple_of)
     while True:
-        small = shrink(model, selection)
+        small = shrink(model, selection, check=False)
         try:
             built = configured(cast("transformers.PreTrainedModel", small), found.example)
         except ConfigurationError as refusal:
@@ -105,12 +107,36 @@ def shrink_pretrained(
             needed = more
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", NoEffect)  # which is an error here
-                selection = choose(multiple_of)
+                selection = select(multiple_of)
             if not selection.removed:
                 raise
         else:
+            check_outputs(model, small, selection)
             whole = tuple(name for name, needs in needed.items() if not needs)
             return Shrunken(selection, small, built, whole)
+
+
+def repaired(
+    model: transformers.PreTrainedModel,
+    shrunken: Shrunken,
+    batches: Iterable[Any],
+    *,
+    watch: Watch | None = None,
+) -> Shrunken:
+    """Make up for what was removed, as `boxwood.compensate` does, in the model that was built too.
+
+    Args:
+        model: the original.
+        shrunken: what `shrink_pretrained` made of it; its ``built`` is changed.
+        batches: inputs, as for `boxwood.compensate`.
+        watch: as for `boxwood.compensate`.
+
+    Example:
+        >>> better = repaired(model, shrunken, [ids])  # doctest: +SKIP
+    """
+    better = compensate(model, shrunken.small, shrunken.selection, batches, watch=watch)
+    shrunken.built.load_state_dict(better.state_dict())
+    return replace(shrunken, small=better)
 
 
 def _more(found: Units, refusal: ConfigurationError, needed: dict[str, int]) -> dict[str, int]:

@@ -24,7 +24,7 @@ from boxwood._internal.graph.scoring import UnitScores, score_units
 from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.shrink import shrink as shrink_network
 from boxwood._internal.graph.units import Group, find_units
-from boxwood.errors import InvalidInput
+from boxwood.errors import EquivalenceError, InvalidInput
 
 _TURNS = 21
 _share = checks.fraction(of_what="what there is", one=True)
@@ -149,7 +149,7 @@ def shrink(
     if time is not None:
         budget = Budget(time, latency(model), steps=6)
 
-    def choose(scores: UnitScores, multiple: int | Callable[[Group], int]) -> UnitSelection:
+    def select(scores: UnitScores, multiple: int | Callable[[Group], int]) -> UnitSelection:
         return best_units(
             found, scores, keep, budget=budget, ranked_together=together, floor=floor,
             multiple=multiple, protect=protect or (),
@@ -157,36 +157,36 @@ def shrink(
 
     report: dict[str, Any] = {}
     if folder is None:
-        chosen = choose(score_units(found), multiple or 1)
-        small: Any = None if dry_run else shrink_network(model, chosen)
+        selection = select(score_units(found), multiple or 1)
+        small: Any = None if dry_run else shrink_network(model, selection)
     else:
         from boxwood._internal.cli.shrink_pretrained import criterion_of, reading_of, shrink_by
 
         criterion = criterion_of(model, by, text)
         reading = None if text is None else reading_of(folder, text, samples, length)
         done = shrink_by(
-            found, criterion, choose, reading, multiple=multiple, repair=repair and not dry_run,
+            found, criterion, select, reading, multiple=multiple, repair=repair and not dry_run,
             quiet=as_json,
         )  # fmt: skip
-        chosen, small = done.shrunken.selection, done.shrunken.small
+        selection, small = done.shrunken.selection, done.shrunken.small
         report = {"whole": list(done.shrunken.whole), "perplexity": dict(done.perplexity)}
-    report = {**_forecast(chosen), **report}
+    report = {**_forecast(selection), **report}
     if time is not None:
-        seen = turns(model, chosen, _TURNS)
+        seen = turns(model, selection, _TURNS)
         report["milliseconds"] = [
             1000 * statistics.median(each) for each in zip(*seen, strict=True)
         ]
     checked = None
     if not dry_run and out is not None:
-        checked = check_equivalence(model, small, chosen)
+        checked = check_equivalence(model, small, selection)
         report["equivalence"] = checked.to_json()
         if not checked.equivalent:
-            raise InvalidInput(
+            raise EquivalenceError(
                 f"Expected the smaller network to compute what the masked one does, got\n"
                 f"{checked}\nNothing was written: protect part of it with --protect."
             )
         if folder is None:
-            save_shrunken(small, record_of(model, chosen), out)
+            save_shrunken(small, record_of(model, selection), out)
         else:
             from boxwood._internal.adapters.shrunken import write_folder
 
@@ -196,14 +196,14 @@ def shrink(
         return
     console = Console()
     show(_table(report))
-    for line in _told(report):
+    for line in _notes(report):
         console.print(line)
     if checked is not None:
         console.print(str(checked))
         console.print(f"Written: {out}", soft_wrap=True)
 
 
-def _told(report: dict[str, Any]) -> Iterator[str]:
+def _notes(report: dict[str, Any]) -> Iterator[str]:
     whole, measured = report.get("whole"), report.get("perplexity")
     if "milliseconds" in report:
         before, after = report["milliseconds"]

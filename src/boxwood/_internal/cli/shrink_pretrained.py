@@ -1,7 +1,7 @@
 """``boxwood shrink`` on a Hugging Face folder: text decides what stays, repairs it, and measures."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +10,16 @@ from torch import Tensor
 
 from boxwood._internal.adapters.calibration_text import Tokens, batches_for, held_out
 from boxwood._internal.adapters.perplexity import perplexity
-from boxwood._internal.adapters.shrunken import Shrunken, shrink_pretrained
+from boxwood._internal.adapters.shrunken import Shrunken, repaired, shrink_pretrained
 from boxwood._internal.cli.progress import bar
 from boxwood._internal.cli.prune_blocks import read_text
 from boxwood._internal.core.criteria import magnitude, taylor, wanda
 from boxwood._internal.core.extras import extra
-from boxwood._internal.graph.compensate import compensate
-from boxwood._internal.graph.scoring import UnitScores, score_units
+from boxwood._internal.graph.scoring import UnitScores
 from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.units import Group, Units
 from boxwood._internal.model.evidence.calibration import Batches
-from boxwood._internal.model.prunable import linear_and_conv
-from boxwood._internal.recipes.unit_selection import unit_evidence
+from boxwood._internal.recipes.unit_selection import unit_scores
 from boxwood.errors import InvalidInput
 
 with extra("transformers", "transformers for pretrained models"):
@@ -125,8 +123,7 @@ def shrink_by(
     """
     model: Any = found.model
     shown = () if reading is None else reading.pairs()
-    evidence = unit_evidence(found, criterion, shown, next_token_loss, linear_and_conv)
-    scores = score_units(found, criterion, evidence=evidence)
+    scores = unit_scores(found, criterion, batches=shown, loss=next_token_loss)
     done = shrink_pretrained(
         model,
         found,
@@ -141,9 +138,7 @@ def shrink_by(
     if reading is not None and repair:
         ids = [batch["input_ids"] for batch in reading.calibration]
         with bar("repair", quiet=quiet) as watch:
-            better = compensate(model, done.small, done.selection, ids, watch=watch)
-        done.built.load_state_dict(better.state_dict())
-        done = replace(done, small=better)
+            done = repaired(model, done, ids, watch=watch)
         if measured:
             told["repaired"] = perplexity(done.built, reading.test)
     return Outcome(done, told)

@@ -8,7 +8,7 @@ from boxwood._internal.core.criteria import magnitude
 from boxwood._internal.core.evidence import evidence_of
 from boxwood._internal.graph.budgets import Budget
 from boxwood._internal.graph.ranking import best_units
-from boxwood._internal.graph.scoring import score_units
+from boxwood._internal.graph.scoring import UnitScores, score_units
 from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.units import Group, Units
 from boxwood._internal.model.evidence.calibration import Batches, Calibration, Loss
@@ -37,7 +37,8 @@ def select_units(
 
     Args:
         units: of the network.
-        keep: fraction of units that stay, in (0, 1]; of every group, or over all together.
+        keep: fraction of units that stay, in (0, 1]; of every group, or over all together. 0.5 if
+            neither this nor a budget is given.
         budget: instead of ``keep``: as many units as this allows.
         criterion: scores weights, or filters; what a unit owns is added up.
         batches: what is shown to the network, as for `boxwood.find_masks`: pairs (inputs, targets), or
@@ -57,22 +58,20 @@ def select_units(
     Example:
         >>> import torch
         >>> from torch import nn
+        >>> from boxwood import find_units
         >>> from boxwood._internal.core.criteria import wanda
-        >>> from boxwood._internal.graph.units import find_units
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> x = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
         >>> select_units(find_units(net, x), 0.5, criterion=wanda, batches=[x]).removed
         4
     """
-    check_kind(
-        units, Units, "the units of a network", "give what find_units(model, example) returns"
+    scores = unit_scores(
+        units, criterion, batches=batches, loss=loss, layers=layers, normalise=normalise
     )
-    evidence = unit_evidence(units, criterion, batches, loss, layers)
-    scores = score_units(units, criterion, evidence=evidence, normalise=normalise)
     return best_units(
         units,
         scores,
-        keep,
+        0.5 if keep is None and budget is None else keep,
         budget=budget,
         ranked_together=ranked_together,
         floor=floor,
@@ -81,19 +80,49 @@ def select_units(
     )
 
 
-def unit_evidence(
-    units: Units, criterion: Criterion, batches: Batches, loss: Loss | None, layers: Layers
-) -> Evidence:
-    """Gather what a criterion asks for, of the weights that units own.
+def unit_scores(
+    units: Units,
+    criterion: Criterion = magnitude,
+    *,
+    batches: Batches = (),
+    loss: Loss | None = None,
+    layers: Layers = linear_and_conv,
+    normalise: bool = True,
+) -> UnitScores:
+    """Score units by any criterion: what it asks for is gathered from batches.
+
+    Args:
+        units: of the network.
+        criterion: scores weights, or filters; what a unit owns is added up.
+        batches: what is shown to the network: pairs (inputs, targets), or inputs alone.
+        loss: outputs and targets to the mean over a batch, for criteria that ask for gradients.
+        layers: the parameters that are scored, where the criterion asks for more than weights.
+        normalise: divide scores by the mean of each group, so that groups can be compared.
+
+    Returns:
+        float64 [units], higher is kept.
+
+    Raises:
+        InvalidInput: batches or a loss are missing, or a score is not finite.
 
     Example:
         >>> import torch
         >>> from torch import nn
-        >>> from boxwood._internal.graph.units import find_units
+        >>> from boxwood import find_units
         >>> net = nn.Sequential(nn.Linear(1, 2), nn.Linear(2, 1))
-        >>> unit_evidence(find_units(net, torch.ones(1, 1)), magnitude, (), None, linear_and_conv)
-        {}
+        >>> unit_scores(find_units(net, torch.ones(1, 1))).shape
+        (2,)
     """
+    do = "give what find_units(model, example) returns"
+    check_kind(units, Units, "the units of a network", do)
+    evidence = _evidence(units, criterion, batches, loss, layers)
+    return score_units(units, criterion, evidence=evidence, normalise=normalise)
+
+
+def _evidence(
+    units: Units, criterion: Criterion, batches: Batches, loss: Loss | None, layers: Layers
+) -> Evidence:
+    """Gather what a criterion asks for, of the weights that units own."""
     needs: Iterable[str] = evidence_of(criterion)
     if not set(needs) & set(COLLECTORS):
         return {}

@@ -16,6 +16,7 @@ from boxwood._internal.data.splits import Splits
 from boxwood._internal.graph.budgets import Budget
 from boxwood._internal.graph.constraints import Kept
 from boxwood._internal.graph.equivalence import check_equivalence
+from boxwood._internal.graph.ranking import best_units
 from boxwood._internal.graph.reference import restatements
 from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.shrink import shrink
@@ -26,7 +27,7 @@ from boxwood._internal.model.oneshot import apply_masks_
 from boxwood._internal.model.prunable import Layers, linear_and_conv
 from boxwood._internal.model.scoring import Criterion
 from boxwood._internal.recipes.phase import State, World, state_of
-from boxwood._internal.recipes.unit_selection import select_units
+from boxwood._internal.recipes.unit_selection import unit_scores
 from boxwood._internal.train.metrics import device_of
 from boxwood.errors import InvalidInput
 
@@ -75,21 +76,25 @@ class PruneUnits:
         """Prune; the facts hold what each group keeps, and the report."""
         model = world.network(state)
         found = units_of(model, world.data)
-        kept = select_units(
+        scores = unit_scores(
             found,
-            self.keep,
-            budget=self.budget,
-            criterion=seeded(self.criterion, seed_for(world.seed, "criterion")),
+            seeded(self.criterion, seed_for(world.seed, "criterion")),
             batches=InBatches(world.data.train, _BATCH, self.evidence),
             loss=self.loss,
             layers=self.layers,
             normalise=self.normalise,
+        )
+        selection = best_units(
+            found,
+            scores,
+            self.keep,
+            budget=self.budget,
             floor=self.floor,
             multiple=self.multiple,
             protect=self.protect,
             ranked_together=self.ranked_together,
         )
-        return remove(model, kept, state)
+        return remove(model, selection, state)
 
 
 def remove(model: nn.Module, selection: UnitSelection, state: State) -> State:
@@ -139,9 +144,10 @@ def kept_under(found: Units, masks: Masks) -> Kept:
         InvalidInput: the masks take more away than whole units.
 
     Example:
+        >>> import boxwood
         >>> from torch import nn
         >>> net = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
-        >>> selection = select_units(find_units(net, torch.ones(1, 1)), 0.5)
+        >>> selection = boxwood.select_units(find_units(net, torch.ones(1, 1)), 0.5)
         >>> (kept_under(selection.units, masks_of(selection)) == selection.kept).all()
         np.True_
     """
@@ -166,9 +172,10 @@ def masks_of(selection: UnitSelection) -> dict[str, torch.Tensor]:
     """Write what is kept of units as masks over the parameters that lose something.
 
     Example:
+        >>> import boxwood
         >>> from torch import nn
         >>> net = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
-        >>> selection = select_units(find_units(net, torch.ones(1, 1)), 0.5)
+        >>> selection = boxwood.select_units(find_units(net, torch.ones(1, 1)), 0.5)
         >>> {name: int(mask.sum()) for name, mask in masks_of(selection).items()}
         {'0.weight': 1, '1.weight': 1}
     """
