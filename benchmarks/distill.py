@@ -15,8 +15,8 @@ from measuring import Row, compare, main
 from boxwood._internal.core.spec import Call, decode, encode
 from boxwood._internal.core.timing import by_turns
 from boxwood._internal.data.splits import InMemory, Splits, from_tensors
-from boxwood._internal.distill.cached_logits import Shards, ask_all
-from boxwood._internal.distill.ensembles import answering
+from boxwood._internal.distill.cached_logits import Shards, cache_logits
+from boxwood._internal.distill.ensembles import forward_of
 from boxwood._internal.distill.losses import Distillation
 from boxwood._internal.recipes.phase import Genesis
 from boxwood._internal.recipes.specialists import generalist, specialists
@@ -64,11 +64,11 @@ def epoch(name: str, net: Call, quick: bool) -> Row:
     taught, labelled, teacher = net(), net(), wide_net(hidden=(100,))
     with tempfile.TemporaryDirectory() as folder:
         shards = Shards(Path(folder))
-        ask_all(answering(teacher), examples, shards=shards)
+        cache_logits(forward_of(teacher), examples, shards=shards)
         soft = replace(TRAINING, loss=Distillation(temperature=4.0))
 
         def from_answers() -> None:
-            kept = ask_all(answering(teacher), examples, shards=shards)
+            kept = cache_logits(forward_of(teacher), examples, shards=shards)
             train_(taught, examples, soft, seed=0, make_targets=kept)
 
         ways = {

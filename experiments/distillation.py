@@ -18,14 +18,20 @@ from boxwood._internal.data.augmentation import FlipAndCrop
 from boxwood._internal.data.digits import digits
 from boxwood._internal.data.idx import fashion_mnist, mnist
 from boxwood._internal.data.subsets import first_examples, without_classes
-from boxwood._internal.distill.ensembles import arithmetic
+from boxwood._internal.distill.ensembles import arithmetic_mean
 from boxwood._internal.distill.losses import Distillation
 from boxwood._internal.recipes.phases.measure_teacher import MeasureTeacher
 from boxwood._internal.recipes.phases.shift_bias import ShiftBias
 from boxwood._internal.recipes.specialists import generalist
 from boxwood._internal.recipes.specialists import specialists as with_specialists
-from boxwood._internal.recipes.teacher_student import shifted, student, taught, teacher, trained
-from boxwood._internal.recipes.teachers import Past, Teacher
+from boxwood._internal.recipes.teacher_student import (
+    shifted,
+    student,
+    trained,
+    trained_teacher,
+    with_teacher,
+)
+from boxwood._internal.recipes.teachers import PastNetwork, Teacher
 from boxwood._internal.recipes.three_step import iterative
 from boxwood._internal.report.contrasts import BySeed, average, difference
 from boxwood._internal.report.estimates import over_seeds
@@ -71,7 +77,9 @@ def few_labels(data: Callable[[], Splits] = fashion_mnist, whole: int = 20_000) 
     training = Training(
         steps=steps, batch=100, optimizer=Adam(lr=1e-3, fused=True), watch_every=steps // 15
     )
-    source = teacher(TEACHER_NET, TEACHING, data=Call.of(first_examples, data=data, count=whole))
+    source = trained_teacher(
+        TEACHER_NET, TEACHING, data=Call.of(first_examples, data=data, count=whole)
+    )
     branches = [("hard", trained(training))]
     branches += [
         (f"soft {t:g}", student(training, source, Distillation(temperature=t)))
@@ -128,7 +136,7 @@ def ensemble(
             batch=100,
             optimizer=Adam(lr=1e-3, fused=True, lr_schedule=StepDecay(fractions=(0.7,))),
         )
-    source = teacher(net, training, members=members)
+    source = trained_teacher(net, training, members=members)
     losses = [Distillation(temperature=t) for t in TEMPERATURES[:3]]
     return _together(net, Call.of(first_examples, data=data, count=count), training, source, losses)
 
@@ -143,7 +151,7 @@ def acoustic(data: Callable[[], Splits] = speech, members: int = 10, epochs: int
     training = Training(epochs=epochs, batch=256, optimizer=optimizer)
     whole = data()
     net = Call.of(wide_net, hidden=(192,) * 4, inputs=prod(whole.shape), classes=whole.classes)
-    source = teacher(net, training, members=members, mean=arithmetic)
+    source = trained_teacher(net, training, members=members, mean=arithmetic_mean)
     losses = [Distillation(temperature=t, soft=1.0, hard=0.5) for t in (1.0, 2.0, 5.0, 10.0)]
     return _together(net, data, training, replace(source, cached=True), losses)
 
@@ -204,10 +212,11 @@ def pruned(data: Callable[[], Splits] = fashion_mnist, whole: int = 20_000) -> E
     )
     again = replace(training, epochs=3)
     plain = iterative(training, again, (0.9, 0.95, 0.98), dead=False)
-    past = Teacher(who=Past("dense"))
+    past = Teacher(source=PastNetwork("dense"))
     branches = [("labels", plain)]
     branches += [
-        (f"soft {t:g}", taught(plain, past, Distillation(temperature=t))) for t in TEMPERATURES[:3]
+        (f"soft {t:g}", with_teacher(plain, past, Distillation(temperature=t)))
+        for t in TEMPERATURES[:3]
     ]
     return Experiment(
         model=lenet_300_100,
@@ -233,7 +242,7 @@ def paper_mnist(data: Callable[[], Splits] = mnist, epochs: int = 60) -> Experim
         augment=FlipAndCrop(pad=2, flip=False),
     )
     big = Call.of(wide_net, input_dropout=0.2, dropout=0.5)
-    source = teacher(big, teaching, data=data)
+    source = trained_teacher(big, teaching, data=data)
     return Experiment(
         model=Call.of(wide_net, hidden=(800, 800)),
         data=data,
@@ -276,7 +285,7 @@ def _partial(
         batch=100,
         optimizer=Adam(lr=1e-3, fused=True, lr_schedule=StepDecay(fractions=(0.7,))),
     )
-    source: Teacher = teacher(TEACHER_NET, TEACHING, data=data)
+    source: Teacher = trained_teacher(TEACHER_NET, TEACHING, data=data)
     branches = [("hard", shifted(training, shift))]
     for t in TEMPERATURES[2:]:
         loss = Distillation(temperature=t, soft=1.0, hard=0.0)

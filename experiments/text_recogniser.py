@@ -35,7 +35,7 @@ from boxwood._internal.core.allocation_by_layer import lamp
 from boxwood._internal.core.digests import digest
 from boxwood._internal.core.examples import Examples
 from boxwood._internal.core.spec import encode
-from boxwood._internal.distill.losses import Lesson, soft_cross_entropy
+from boxwood._internal.distill.losses import TeacherTargets, soft_cross_entropy
 from boxwood._internal.model.evaluation import evaluating
 from boxwood._internal.model.oneshot import apply_masks_
 from boxwood._internal.model.prunable import parameter_names
@@ -157,10 +157,10 @@ def ctc(logits: Tensor, targets: Tensor) -> Tensor:
     )
 
 
-def taught(logits: Tensor, lesson: Lesson) -> Tensor:
+def distilled(logits: Tensor, targets: TeacherTargets) -> Tensor:
     """CTC loss, and at every place the cross-entropy with what the dense network says there."""
-    soft = soft_cross_entropy(logits.flatten(0, 1), lesson.logits.flatten(0, 1), 1.0)
-    return soft + ctc(logits, lesson.labels)
+    soft = soft_cross_entropy(logits.flatten(0, 1), targets.logits.flatten(0, 1), 1.0)
+    return soft + ctc(logits, targets.labels)
 
 
 # After 80 steps to 90 %, LAMP reads 0.84 of the watched words, one threshold for all layers 0.37,
@@ -169,7 +169,7 @@ TRAINING = Training(
     steps=STEPS,
     batch=BATCH,
     optimizer=Adam(lr=5e-4, fused=True, lr_schedule=StepDecay(fractions=(0.7, 0.9), factor=0.3)),
-    loss=taught,
+    loss=distilled,
     regularisation=Regularisation(max_gradient_norm=5.0),
     watch_every=300,
     policy=Gradual(schedule=Cubic(final=SPARSITY, begin=0, end=1000), every=20, allocation=lamp),
@@ -287,9 +287,9 @@ def main() -> None:
     at_once = exact(one_shot, test)
     model, teacher = pretrained(mixed=True), pretrained(mixed=True).eval()
 
-    def teach(_step: int, _indices: Tensor, inputs: Tensor, words: Tensor) -> Lesson:
+    def teach(_step: int, _indices: Tensor, inputs: Tensor, words: Tensor) -> TeacherTargets:
         with torch.no_grad():
-            return Lesson(words, teacher(inputs))
+            return TeacherTargets(words, teacher(inputs))
 
     def watch(network: nn.Module, rows: Sequence[Row]) -> Row:
         row = {"exact": exact(network, watched)}

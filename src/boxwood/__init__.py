@@ -26,8 +26,8 @@ from boxwood._internal.recipes.lottery_ticket import layer_wise, lottery_ticket,
 from boxwood._internal.recipes.phase import Experiment, Genesis
 from boxwood._internal.recipes.phases.search_filters import SearchFilters
 from boxwood._internal.recipes.structural import structural
-from boxwood._internal.recipes.teacher_student import taught
-from boxwood._internal.recipes.teachers import Past, Teacher, Trained
+from boxwood._internal.recipes.teacher_student import with_teacher
+from boxwood._internal.recipes.teachers import PastNetwork, Teacher, TrainedNetworks
 from boxwood._internal.recipes.three_step import dense, iterative, one_shot
 from boxwood._internal.recipes.unit_selection import select_units
 from boxwood._internal.runs.runner import run
@@ -54,7 +54,7 @@ __all__ = [
     "LayerByLayer",
     "MaskBinding",
     "NoEffect",
-    "Past",
+    "PastNetwork",
     "RigL",
     "SearchFilters",
     "SparseTraining",
@@ -62,7 +62,7 @@ __all__ = [
     "Static",
     "Store",
     "Teacher",
-    "Trained",
+    "TrainedNetworks",
     "Training",
     "TryAndLearn",
     "apply_masks_",
@@ -90,6 +90,6 @@ __all__ = [
     "shrink",
     "sparse_training",
     "structural",
-    "taught",
     "together",
+    "with_teacher",
 ]

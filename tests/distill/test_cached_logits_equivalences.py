@@ -15,12 +15,17 @@ from boxwood._internal.core.spec import Call
 from boxwood._internal.data.augmentation import FlipAndCrop
 from boxwood._internal.data.digits import digits
 from boxwood._internal.data.splits import InMemory
-from boxwood._internal.distill.cached_logits import Shards, StepAnswers, ask_all
-from boxwood._internal.distill.encodings import Encoding, Exact, Half, TopK
-from boxwood._internal.distill.ensembles import answering, arithmetic, ensemble, geometric
+from boxwood._internal.distill.cached_logits import CachedStepLogits, Shards, cache_logits
+from boxwood._internal.distill.encodings import Float16, Float32, LogitEncoding, TopK
+from boxwood._internal.distill.ensembles import (
+    arithmetic_mean,
+    ensemble,
+    forward_of,
+    geometric_mean,
+)
 from boxwood._internal.distill.losses import Distillation
 from boxwood._internal.recipes.phase import Genesis, Recipe, State
-from boxwood._internal.recipes.teacher_student import student, teacher
+from boxwood._internal.recipes.teacher_student import student, trained_teacher
 from boxwood._internal.runs.runner import run
 from boxwood._internal.runs.store import Store
 from boxwood._internal.train.optimizers import Adam
@@ -33,8 +38,8 @@ GENESIS = Genesis(model=Call.of(wide_net, hidden=(12,), inputs=64), data=digits)
 BIG = Call.of(wide_net, hidden=(40,), inputs=64, dropout=0.5)
 
 
-def recipe(training: Training, encoding: Encoding, *, cached: bool) -> Recipe:
-    source = replace(teacher(BIG, TRAINING, members=2), encoding=encoding, cached=cached)
+def recipe(training: Training, encoding: LogitEncoding, *, cached: bool) -> Recipe:
+    source = replace(trained_teacher(BIG, TRAINING, members=2), encoding=encoding, cached=cached)
     return student(training, source, Distillation(temperature=4.0))
 
 
@@ -48,8 +53,8 @@ def same(a: State, b: State) -> bool:
 @pytest.mark.parametrize(
     "training", [TRAINING, replace(TRAINING, augment=FlipAndCrop(pad=1, flip=False))]
 )
-@pytest.mark.parametrize("encoding", [Exact(), Half(), TopK(3, classes=10)])
-def test_cached_is_live(training: Training, encoding: Encoding, tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", [Float32(), Float16(), TopK(3, classes=10)])
+def test_cached_is_live(training: Training, encoding: LogitEncoding, tmp_path: Path) -> None:
     """A student has the same bytes whether its teacher answers, writes down, or has written down."""
     live = run(GENESIS, recipe(training, encoding, cached=False), Store(tmp_path / "live"))
     writes = run(GENESIS, recipe(training, encoding, cached=True), Store(tmp_path / "writes"))
@@ -74,7 +79,7 @@ class Counting:
     """Counts the inputs that a network is asked about, and gives up after some."""
 
     def __init__(self, patience: int = 10_000) -> None:
-        self.asked, self.patience, self.ask = 0, patience, answering(net())
+        self.asked, self.patience, self.ask = 0, patience, forward_of(net())
 
     def __call__(self, inputs: Tensor) -> Tensor:
         if self.asked + len(inputs) > self.patience:
@@ -86,11 +91,11 @@ class Counting:
 def test_interrupted_asking_goes_on(tmp_path: Path) -> None:
     """What was answered before an interruption is not asked again, and the result is the same."""
     with pytest.raises(KeyboardInterrupt):
-        ask_all(Counting(patience=12), data(), batch=5, shards=Shards(tmp_path))
+        cache_logits(Counting(patience=12), data(), batch=5, shards=Shards(tmp_path))
     rest = Counting()
-    known = ask_all(rest, data(), batch=5, shards=Shards(tmp_path))
+    known = cache_logits(rest, data(), batch=5, shards=Shards(tmp_path))
     assert rest.asked == 25 - 10
-    whole = ask_all(Counting(), data(), batch=5)
+    whole = cache_logits(Counting(), data(), batch=5)
     assert torch.equal(known.kept["logits"], whole.kept["logits"])
     assert not list(tmp_path.glob(".new-*"))
 
@@ -100,19 +105,19 @@ def test_steps_are_asked_once(tmp_path: Path) -> None:
     steps = [0, 1, 255, 256, 600]
     inputs = {step: torch.randn(3, 6) for step in steps}
     labels = torch.zeros(3, dtype=torch.int64)
-    lessons = []
+    targets = []
     for ask in (Counting(), Counting(patience=0)):
-        answers = StepAnswers(ask, Exact(), Shards(tmp_path))
-        lessons.append([answers(s, labels, inputs[s], labels).logits for s in steps])
+        answers = CachedStepLogits(ask, Float32(), Shards(tmp_path))
+        targets.append([answers(s, labels, inputs[s], labels).logits for s in steps])
         answers.close()
-    assert all(torch.equal(a, b) for a, b in zip(*lessons, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(*targets, strict=True))
 
 
 def test_a_resumed_shard_keeps_what_it_had(tmp_path: Path) -> None:
     """Steps added to a shard later do not push out those that were there."""
     labels, inputs = torch.zeros(3, dtype=torch.int64), torch.randn(3, 6)
     for step in (3, 9):
-        answers = StepAnswers(Counting(), Exact(), Shards(tmp_path))
+        answers = CachedStepLogits(Counting(), Float32(), Shards(tmp_path))
         answers(step, labels, inputs, labels)
         answers.close()
     assert set(load_file(tmp_path / "000000.safetensors")) == {"3/logits", "9/logits"}
@@ -121,7 +126,7 @@ def test_a_resumed_shard_keeps_what_it_had(tmp_path: Path) -> None:
 def test_a_teacher_does_not_learn_or_drop() -> None:
     """Asking puts dropout to rest and the mode back, and leaves no gradient."""
     model = net().train()
-    ask, inputs = answering(model), data().inputs
+    ask, inputs = forward_of(model), data().inputs
     assert torch.equal(ask(inputs), ask(inputs))
     assert model.training
     assert not ask(inputs).requires_grad
@@ -146,7 +151,7 @@ def test_top_k_keeps_probabilities(seed: int, k: int) -> None:
 def test_half_keeps_probabilities(seed: int) -> None:
     """Probabilities survive float16 to a relative error that the largest logit bounds."""
     logits = 4 * torch.randn(5, 10, generator=torch.Generator().manual_seed(seed))
-    p, q = logits.softmax(1), Half().decode(Half().encode(logits)).softmax(1)
+    p, q = logits.softmax(1), Float16().decode(Float16().encode(logits)).softmax(1)
     torch.testing.assert_close(q, p, rtol=2**-6, atol=0)
 
 
@@ -154,9 +159,11 @@ def test_ensembles_are_means() -> None:
     """The ensembles' probabilities are the arithmetic and the normalised geometric mean."""
     logits = torch.randn(3, 4, 6, dtype=torch.float64)
     p = logits.softmax(2)
-    torch.testing.assert_close(arithmetic(logits).softmax(1), p.mean(0))
+    torch.testing.assert_close(arithmetic_mean(logits).softmax(1), p.mean(0))
     product = p.log().mean(0).exp()
-    torch.testing.assert_close(geometric(logits).softmax(1), product / product.sum(1, keepdim=True))
+    torch.testing.assert_close(
+        geometric_mean(logits).softmax(1), product / product.sum(1, keepdim=True)
+    )
 
 
 def damage(path: Path) -> None:
@@ -168,19 +175,19 @@ def damage(path: Path) -> None:
 @pytest.mark.parametrize("how", [damage, lambda path: path.write_bytes(path.read_bytes()[:50])])
 def test_damaged_answers_are_refused(how: object, tmp_path: Path) -> None:
     """A shard that is not what was written is an error that names the file."""
-    ask_all(Counting(), data(), shards=Shards(tmp_path))
+    cache_logits(Counting(), data(), shards=Shards(tmp_path))
     how(tmp_path / "000000.safetensors")  # type: ignore[operator]
     with pytest.raises(BoxwoodError, match=r"000000.safetensors.*delete it"):
-        ask_all(Counting(), data(), shards=Shards(tmp_path))
+        cache_logits(Counting(), data(), shards=Shards(tmp_path))
 
 
 def test_answers_to_other_examples_are_refused(tmp_path: Path) -> None:
     """Answers to another number of examples are not taken for these."""
-    ask_all(Counting(), data(25), shards=Shards(tmp_path))
+    cache_logits(Counting(), data(25), shards=Shards(tmp_path))
     with pytest.raises(BoxwoodError, match="folder of their own"):
-        ask_all(Counting(), data(24), shards=Shards(tmp_path))
+        cache_logits(Counting(), data(24), shards=Shards(tmp_path))
     labels = torch.zeros(3, dtype=torch.int64)
-    answers = StepAnswers(Counting(), Exact(), Shards(tmp_path / "steps"))
+    answers = CachedStepLogits(Counting(), Float32(), Shards(tmp_path / "steps"))
     answers(0, labels, torch.randn(3, 6), labels)
     with pytest.raises(BoxwoodError, match="belong to another training"):
         answers(0, labels, torch.randn(2, 6), labels[:2])
@@ -190,14 +197,14 @@ def test_an_unwritable_folder_is_an_error(tmp_path: Path) -> None:
     """Where nothing can be written, the error says so."""
     (tmp_path / "file").write_text("")
     with pytest.raises(BoxwoodError, match="free some space"):
-        ask_all(Counting(), data(), shards=Shards(tmp_path / "file"))
+        cache_logits(Counting(), data(), shards=Shards(tmp_path / "file"))
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ask_all(lambda x: x[:, 0], data()), "finite logits"),
-        (lambda: ask_all(lambda x: x / 0, data()), "NaN or infinite values"),
+        (lambda: cache_logits(lambda x: x[:, 0], data()), "finite logits"),
+        (lambda: cache_logits(lambda x: x / 0, data()), "NaN or infinite values"),
         (lambda: ensemble([]), "at least one member"),
         (lambda: ensemble([lambda x: x, lambda x: x[:, :2]])(torch.ones(1, 3)), "the same classes"),
         (lambda: TopK(10, classes=10), "1 <= k < classes"),

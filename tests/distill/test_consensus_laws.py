@@ -6,8 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from boxwood._internal.distill.consensus import Opinion, consensus, covering, divergence
-from boxwood._internal.distill.ensembles import arithmetic, geometric
+from boxwood._internal.distill.consensus import (
+    SpecialistPrediction,
+    consensus,
+    divergence,
+    relevant_specialists,
+)
+from boxwood._internal.distill.ensembles import arithmetic_mean, geometric_mean
 from boxwood.errors import BoxwoodError
 
 SEEDS = st.integers(0, 10_000)
@@ -19,9 +24,11 @@ def distributions(seed: int, *shape: int) -> Tensor:
     return (3 * torch.randn(*shape, generator=chance, dtype=torch.float64)).softmax(-1)
 
 
-def opinions_of(seed: int, n: int, groups: tuple[tuple[int, ...], ...] = GROUPS) -> list[Opinion]:
+def opinions_of(
+    seed: int, n: int, groups: tuple[tuple[int, ...], ...] = GROUPS
+) -> list[SpecialistPrediction]:
     return [
-        Opinion(classes, distributions(seed + 1 + index, n, len(classes) + 1))
+        SpecialistPrediction(classes, distributions(seed + 1 + index, n, len(classes) + 1))
         for index, classes in enumerate(groups)
     ]
 
@@ -31,9 +38,9 @@ def opinions_of(seed: int, n: int, groups: tuple[tuple[int, ...], ...] = GROUPS)
 def test_full_support_is_the_arithmetic_mean(seed: int, members: int) -> None:
     """Where all members know all classes, the minimum is their arithmetic mean."""
     p = distributions(seed, members + 1, 4, 6)
-    q = consensus(p[0], [Opinion(tuple(range(6)), each) for each in p[1:]])
+    q = consensus(p[0], [SpecialistPrediction(tuple(range(6)), each) for each in p[1:]])
     torch.testing.assert_close(q, p.mean(0))
-    torch.testing.assert_close(q, arithmetic(p.log()).exp())
+    torch.testing.assert_close(q, arithmetic_mean(p.log()).exp())
 
 
 @settings(deadline=None, max_examples=20)
@@ -41,7 +48,7 @@ def test_full_support_is_the_arithmetic_mean(seed: int, members: int) -> None:
 def test_geometric_mean_minimises_the_reverse(seed: int) -> None:
     """The geometric mean minimises Σ KL(q, p_m): any other distribution has a larger sum."""
     p = distributions(seed, 3, 1, 6)
-    best = geometric(p.log()).softmax(1)
+    best = geometric_mean(p.log()).softmax(1)
 
     def reverse(q: Tensor) -> Tensor:
         return (q * (q.log() - p.log())).sum()
@@ -95,7 +102,10 @@ def test_batched_is_one_by_one() -> None:
     generalist, said = distributions(5, 7, 8), opinions_of(5, 7)
     together = consensus(generalist, said)
     for index in range(7):
-        alone = [Opinion(each.classes, each.probabilities[index : index + 1]) for each in said]
+        alone = [
+            SpecialistPrediction(each.classes, each.probabilities[index : index + 1])
+            for each in said
+        ]
         torch.testing.assert_close(
             together[index : index + 1], consensus(generalist[index : index + 1], alone)
         )
@@ -105,7 +115,9 @@ def test_who_is_not_asked_says_nothing() -> None:
     """An image that no specialist is asked about keeps the generalist's answer."""
     generalist = distributions(1, 4, 8)
     asked = torch.tensor([True, False, True, False])
-    said = [Opinion(each.classes, each.probabilities, asked) for each in opinions_of(1, 4)]
+    said = [
+        SpecialistPrediction(each.classes, each.probabilities, asked) for each in opinions_of(1, 4)
+    ]
     q = consensus(generalist, said)
     torch.testing.assert_close(q[~asked], generalist[~asked])
     with_all = consensus(generalist, opinions_of(1, 4))
@@ -118,14 +130,16 @@ def test_agreeing_specialists_change_nothing() -> None:
     said = []
     for classes in GROUPS:
         inside = generalist[:, list(classes)]
-        said.append(Opinion(classes, torch.cat([inside, 1 - inside.sum(1, keepdim=True)], 1)))
+        said.append(
+            SpecialistPrediction(classes, torch.cat([inside, 1 - inside.sum(1, keepdim=True)], 1))
+        )
     torch.testing.assert_close(consensus(generalist, said), generalist)
 
 
 def test_impossible_classes_and_certain_specialists() -> None:
     """Probabilities of 0 and 1 are allowed: what all hold impossible stays so."""
     generalist = torch.tensor([[0.5, 0.5, 0.0]])
-    certain = Opinion((0,), torch.tensor([[0.0, 1.0]]))
+    certain = SpecialistPrediction((0,), torch.tensor([[0.0, 1.0]]))
     q = consensus(generalist, [certain])
     torch.testing.assert_close(q, torch.tensor([[0.25, 0.75, 0.0]], dtype=torch.float64))
 
@@ -134,7 +148,7 @@ def test_many_specialists_about_the_rest() -> None:
     """Ten specialists that all say "something else" still reach the tolerance."""
     generalist = distributions(4, 3, 12)
     said = [
-        Opinion((index,), torch.tensor([[1e-6, 1 - 1e-6]]).double().expand(3, 2))
+        SpecialistPrediction((index,), torch.tensor([[1e-6, 1 - 1e-6]]).double().expand(3, 2))
         for index in range(10)
     ]
     q = consensus(generalist, said, tolerance=1e-9)
@@ -144,19 +158,31 @@ def test_many_specialists_about_the_rest() -> None:
 def test_covering_takes_likely_classes() -> None:
     """More likely classes are looked up as `top` grows."""
     p = torch.tensor([[0.6, 0.3, 0.1]])
-    assert covering(p, [(1,), (0,)]).tolist() == [[False, True]]
-    assert covering(p, [(1,), (0,)], top=2).tolist() == [[True, True]]
+    assert relevant_specialists(p, [(1,), (0,)]).tolist() == [[False, True]]
+    assert relevant_specialists(p, [(1,), (0,)], top=2).tolist() == [[True, True]]
 
 
 @pytest.mark.parametrize(
     ("said", "settings_", "message"),
     [
-        (Opinion((0, 1), torch.ones(1, 2) / 2), {}, "from specialist 0; give it one more column"),
-        (Opinion((0,), torch.ones(2, 2) / 2), {}, "Expected probabilities of 1 images"),
-        (Opinion((0,), torch.ones(1, 2) / 2), {"tolerance": 0.0}, "tolerance above 0 nats"),
+        (
+            SpecialistPrediction((0, 1), torch.ones(1, 2) / 2),
+            {},
+            "from specialist 0; give it one more column",
+        ),
+        (
+            SpecialistPrediction((0,), torch.ones(2, 2) / 2),
+            {},
+            "Expected probabilities of 1 images",
+        ),
+        (
+            SpecialistPrediction((0,), torch.ones(1, 2) / 2),
+            {"tolerance": 0.0},
+            "tolerance above 0 nats",
+        ),
     ],
 )
-def test_refusals(said: Opinion, settings_: dict[str, float], message: str) -> None:
+def test_refusals(said: SpecialistPrediction, settings_: dict[str, float], message: str) -> None:
     """Opinions that do not fit are refused."""
     with pytest.raises(BoxwoodError, match=message):
         consensus(torch.tensor([[0.5, 0.3, 0.2]]), [said], **settings_)

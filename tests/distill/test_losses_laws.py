@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from boxwood._internal.distill.losses import (
     Distillation,
-    Lesson,
+    TeacherTargets,
     feature_matching,
     logit_matching,
     soft_cross_entropy,
@@ -48,7 +48,7 @@ def test_gradient_by_finite_differences(seed: int, t: float) -> None:
     z, v = pair(seed, n=3)
     labels = torch.tensor([0, 1, 2])
     loss = Distillation(temperature=t, soft=0.7, hard=0.3)
-    assert torch.autograd.gradcheck(lambda each: loss(each, Lesson(labels, v)), z)
+    assert torch.autograd.gradcheck(lambda each: loss(each, TeacherTargets(labels, v)), z)
 
 
 @settings(deadline=None, max_examples=25)
@@ -120,7 +120,7 @@ def test_parts_of_the_mixture() -> None:
     certain = torch.full((5, 7), -math.inf, dtype=torch.float64)
     certain[range(5), labels] = 0.0
     expected = functional.cross_entropy(z, labels)
-    lesson = Lesson(labels, certain)
+    lesson = TeacherTargets(labels, certain)
     torch.testing.assert_close(Distillation(soft=0.0, hard=1.0)(z, lesson), expected)
     taught = Distillation(temperature=1.0, soft=1.0, hard=0.0)
     torch.testing.assert_close(taught(z, lesson), expected)

@@ -10,12 +10,12 @@ from torch import nn
 
 from boxwood._internal.data.splits import InMemory
 from boxwood._internal.distill.specialists import (
-    HalfAndHalf,
-    confusable,
-    cut_output,
-    cut_output_,
+    BalancedExamples,
+    confusable_classes,
     online_k_means,
-    places,
+    replace_output_layer_,
+    specialist_targets,
+    specialist_weights,
 )
 from boxwood._internal.model.output import output_layer
 from boxwood._internal.recipes.phases.specialise import Group
@@ -33,7 +33,7 @@ def examples(counts: list[int]) -> InMemory:
 def test_half_and_half(counts: list[int]) -> None:
     """An epoch has both halves, all examples of each, and none of them over twice as often."""
     whole = examples(counts)
-    half = HalfAndHalf.of(whole, (0, 2))
+    half = BalancedExamples.of(whole, (0, 2))
     inputs, targets = half.take(torch.arange(len(half)))
     seen = inputs.flatten().long()
     own = torch.isin(whole.targets[seen], torch.tensor([0, 2]))
@@ -49,7 +49,7 @@ def test_half_and_half(counts: list[int]) -> None:
 def test_dustbin_shift_restores_the_odds() -> None:
     """A specialist that learnt the half-and-half odds exactly has, shifted, those of the data."""
     counts = [30, 10, 40, 20]
-    half = HalfAndHalf.of(examples(counts), (1, 3))
+    half = BalancedExamples.of(examples(counts), (1, 3))
     learnt = torch.tensor([10 / 60, 20 / 60, 30 / 60]).log()
     learnt[-1] += half.dustbin_shift
     torch.testing.assert_close(learnt.softmax(0), torch.tensor([0.1, 0.2, 0.7]))
@@ -67,8 +67,8 @@ def test_cut_generalist_says_the_same_about_its_classes(seed: int) -> None:
         net[2].weight[[0, 2, 4]] = net[2].weight[0].clone()
         net[2].bias[[0, 2, 4]] = net[2].bias[0].clone()
     special = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 5))
-    cut_output_(special, layer, 3)
-    special.load_state_dict(cut_output(net.state_dict(), layer, (3, 1)))
+    replace_output_layer_(special, layer, 3)
+    special.load_state_dict(specialist_weights(net.state_dict(), layer, (3, 1)))
     inputs = torch.randn(4, 3)
     p, q = net(inputs).softmax(1), special(inputs).softmax(1)
     expected = torch.stack([p[:, 3], p[:, 1], p[:, [0, 2, 4]].sum(1)], 1)
@@ -93,20 +93,20 @@ def test_confused_classes_are_grouped() -> None:
     group = torch.tensor([0, 0, 0, 1, 1, 2, 3])[labels]
     near = torch.tensor([0, 0, 0, 1, 1, 2, 3]) == group[:, None]
     logits = 1.5 * nn.functional.one_hot(labels, 7) + 6.0 * near
-    assert confusable(logits.softmax(1), 4) == ((0, 1, 2), (3, 4))
+    assert confusable_classes(logits.softmax(1), 4) == ((0, 1, 2), (3, 4))
 
 
 def test_places_of_classes_in_any_order() -> None:
     """A class has the place that it has in the specialist's list."""
-    assert places(torch.tensor([5, 1, 0]), (5, 0, 1)).tolist() == [0, 2, 1]
+    assert specialist_targets(torch.tensor([5, 1, 0]), (5, 0, 1)).tolist() == [0, 2, 1]
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: confusable(torch.ones(3, 2) / 2, 3), "between 1 and 2 clusters"),
-        (lambda: HalfAndHalf.of(examples([1, 1]), (0, 1)), "some of the classes, not all"),
-        (lambda: HalfAndHalf.of(examples([1, 1]), (5,)), "got 0 and 2"),
+        (lambda: confusable_classes(torch.ones(3, 2) / 2, 3), "between 1 and 2 clusters"),
+        (lambda: BalancedExamples.of(examples([1, 1]), (0, 1)), "some of the classes, not all"),
+        (lambda: BalancedExamples.of(examples([1, 1]), (5,)), "got 0 and 2"),
         (lambda: output_layer(nn.Linear(2, 3), 4), "with 4 outputs, one per class, got '' with 3"),
         (lambda: output_layer(nn.ReLU(), 4), "got none"),
         (lambda: Group(), "either clusters or given groups"),
@@ -121,4 +121,4 @@ def test_refusals(call: object, message: str) -> None:
 
 def test_dustbin_of_one_own_example() -> None:
     """The rarer its classes, the larger the shift."""
-    assert HalfAndHalf.of(examples([1, 99]), (0,)).dustbin_shift == pytest.approx(math.log(99))
+    assert BalancedExamples.of(examples([1, 99]), (0,)).dustbin_shift == pytest.approx(math.log(99))

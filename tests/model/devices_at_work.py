@@ -30,8 +30,8 @@ from boxwood._internal.core.policies import SET
 from boxwood._internal.core.spec import Call
 from boxwood._internal.data.digits import digits
 from boxwood._internal.data.splits import InMemory, from_tensors
-from boxwood._internal.distill.cached_logits import Exact, Shards, StepAnswers, ask_all
-from boxwood._internal.distill.ensembles import answering
+from boxwood._internal.distill.cached_logits import CachedStepLogits, Float32, Shards, cache_logits
+from boxwood._internal.distill.ensembles import forward_of
 from boxwood._internal.distill.losses import Distillation
 from boxwood._internal.files.mask_files import load_masks, masks_file_of, write_with_masks
 from boxwood._internal.graph.compensate import compensate
@@ -314,11 +314,13 @@ def splits(device: Device) -> Numbers:
 def taught(device: Device) -> Numbers:
     teacher, data, order = chain().to(device), rows(), torch.tensor([3, 1])
     on_device = InMemory(data.inputs.to(device), data.targets)
-    answers = ask_all(answering(teacher), data, batch=7)
+    answers = cache_logits(forward_of(teacher), data, batch=7)
     with torch.no_grad():
-        raw = ask_all(lambda inputs: teacher(inputs), on_device)
+        raw = cache_logits(lambda inputs: teacher(inputs), on_device)
     with tempfile.TemporaryDirectory() as folder:
-        kept = StepAnswers(lambda x: teacher(x.to(device)).detach(), Exact(), Shards(Path(folder)))
+        kept = CachedStepLogits(
+            lambda x: teacher(x.to(device)).detach(), Float32(), Shards(Path(folder))
+        )
         step = kept(0, order, data.inputs[:2], data.targets[:2]).logits
         kept.close()
     student = nn.Linear(12, 3).to(device)

@@ -16,9 +16,12 @@ from boxwood._internal.core.spec import Call
 from boxwood._internal.data.augmentation import FlipAndCrop
 from boxwood._internal.data.digits import digits
 from boxwood._internal.data.subsets import first_examples, without_classes
-from boxwood._internal.distill.encodings import Half
-from boxwood._internal.distill.hints import Hinted, answering_with
-from boxwood._internal.distill.losses import Distillation, Lesson
+from boxwood._internal.distill.encodings import Float16
+from boxwood._internal.distill.feature_distillation import (
+    FeatureDistillation,
+    forward_with_features,
+)
+from boxwood._internal.distill.losses import Distillation, TeacherTargets
 from boxwood._internal.recipes.gradual import gradual_pruning
 from boxwood._internal.recipes.lottery_ticket import layer_wise, lottery_ticket
 from boxwood._internal.recipes.phase import Genesis, Recipe, State
@@ -30,8 +33,13 @@ from boxwood._internal.recipes.phases.shift_bias import ShiftBias
 from boxwood._internal.recipes.phases.train import Train
 from boxwood._internal.recipes.specialists import generalist, specialists
 from boxwood._internal.recipes.structural import structural
-from boxwood._internal.recipes.teacher_student import student, taught, teacher, trained
-from boxwood._internal.recipes.teachers import Past, Teacher, Trained
+from boxwood._internal.recipes.teacher_student import (
+    student,
+    trained,
+    trained_teacher,
+    with_teacher,
+)
+from boxwood._internal.recipes.teachers import PastNetwork, Teacher, TrainedNetworks
 from boxwood._internal.recipes.three_step import iterative, one_shot
 from boxwood._internal.runs.runner import Job, Settings, run, run_all, with_needs
 from boxwood._internal.runs.store import Store
@@ -49,7 +57,7 @@ BIG = Call.of(wide_net, hidden=(40,), inputs=64)
 GENESIS = Genesis(model=NET, data=digits)
 LOSS = Distillation(temperature=4.0)
 TAUGHT = replace(TRAINING, loss=LOSS)
-PAST = Teacher(who=Past("dense"))
+PAST = Teacher(source=PastNetwork("dense"))
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +84,9 @@ def equal(a: State, b: State) -> bool:
 )
 def test_every_recipe_can_be_taught(recipe: Recipe, store: Store) -> None:
     """A recipe with its dense past as teacher keeps its phases and masks, and ends elsewhere."""
-    with_teacher = taught(recipe, PAST, LOSS)
-    assert [type(phase) for phase in with_teacher] == [type(phase) for phase in recipe]
-    plain, distilled = (run(GENESIS, each, store) for each in (recipe, with_teacher))
+    with_past = with_teacher(recipe, PAST, LOSS)
+    assert [type(phase) for phase in with_past] == [type(phase) for phase in recipe]
+    plain, distilled = (run(GENESIS, each, store) for each in (recipe, with_past))
     assert distilled.masks.keys() == plain.masks.keys() != set()
     assert not equal(plain, distilled)
     for name, mask in distilled.masks.items():
@@ -87,7 +95,7 @@ def test_every_recipe_can_be_taught(recipe: Recipe, store: Store) -> None:
 
 def test_past_is_the_network_of_its_label(store: Store) -> None:
     """Learning from one's dense past is learning from that network's logits, in one's own loop."""
-    recipe = taught(one_shot(TRAINING, TRAINING, 0.5, dead=False), PAST, LOSS)[:3]
+    recipe = with_teacher(one_shot(TRAINING, TRAINING, 0.5, dead=False), PAST, LOSS)[:3]
     found = run(GENESIS, recipe, store)
     dense, pruned = (run(GENESIS, recipe[:end], store) for end in (1, 2))
     past, model = GENESIS.build(), GENESIS.build()
@@ -101,7 +109,7 @@ def test_past_is_the_network_of_its_label(store: Store) -> None:
     def teach(
         step: int, indices: torch.Tensor, inputs: torch.Tensor, labels: torch.Tensor
     ) -> object:
-        return Lesson(labels, logits[indices])
+        return TeacherTargets(labels, logits[indices])
 
     train_(model, data, recipe[2].training, seed=0, masks=pruned.masks, make_targets=teach)
     for name, weight in model.state_dict().items():
@@ -113,14 +121,16 @@ def test_hidden_layers_are_learnt_in_a_recipe(store: Store, augment: Augmentatio
     """With hints alone, kept or fresh, a hidden layer comes closer to that of the dense past."""
     training = replace(TRAINING, augment=augment)
     recipe = one_shot(TRAINING, training, 0.5, dead=False)
-    hinted = Hinted(layers=("relu1",), weight=10.0, soft=0.0, hard=1e-6)
+    hinted = FeatureDistillation(layers=("relu1",), weight=10.0, soft=0.0, hard=1e-6)
     dense, pruned = (run(GENESIS, recipe[:end], store) for end in (1, 2))
-    taught_ = run(GENESIS, taught(recipe, replace(PAST, cached=augment is None), hinted)[:3], store)
+    taught_ = run(
+        GENESIS, with_teacher(recipe, replace(PAST, cached=augment is None), hinted)[:3], store
+    )
     inputs, _ = digits().test.take(torch.arange(200))
 
     def hidden(state: State) -> torch.Tensor:
         network = GENESIS.network(state.weights)
-        return answering_with(network, ("relu1",))(inputs)[:, 10:]
+        return forward_with_features(network, ("relu1",))(inputs)[:, 10:]
 
     before, after = ((hidden(state) - hidden(dense)).square().mean() for state in (pruned, taught_))
     assert after < 0.5 * before
@@ -129,25 +139,29 @@ def test_hidden_layers_are_learnt_in_a_recipe(store: Store, augment: Augmentatio
 def test_refused_hints(store: Store) -> None:
     """Layers that are not there, have no mean, are of another width or are kept as logits are."""
     recipe = one_shot(TRAINING, TRAINING, 0.5, dead=False)
-    hinted = Hinted(layers=("relu1",))
-    several = teacher(BIG, TRAINING, members=2)
+    hinted = FeatureDistillation(layers=("relu1",))
+    several = trained_teacher(BIG, TRAINING, members=2)
     for who, loss, said in [
-        (PAST, Hinted(layers=("nowhere",)), "names of layers of .*, got 'nowhere'"),
-        (replace(PAST, encoding=Half()), hinted, "kept as they are, got the encoding Half"),
+        (PAST, FeatureDistillation(layers=("nowhere",)), "names of layers of .*, got 'nowhere'"),
+        (replace(PAST, encoding=Float16()), hinted, "kept as they are, got the encoding Float16"),
         (several, hinted, "one teacher .* got members=2"),
-        (teacher(BIG, TRAINING), hinted, "as wide as the teacher's, 40 features together, got 12"),
+        (
+            trained_teacher(BIG, TRAINING),
+            hinted,
+            "as wide as the teacher's, 40 features together, got 12",
+        ),
     ]:
         with pytest.raises(BoxwoodError, match=said):
-            run_all([Job(GENESIS, taught(recipe, who, loss))], store)
+            run_all([Job(GENESIS, with_teacher(recipe, who, loss))], store)
     with pytest.raises(BoxwoodError, match="names of layers and a weight"):
-        Hinted(layers=())
+        FeatureDistillation(layers=())
 
 
 def test_teachers_are_made_first_and_once() -> None:
     """Runs that a recipe needs come before it, each once, however many need them."""
-    source = teacher(BIG, TRAINING, members=3)
+    source = trained_teacher(BIG, TRAINING, members=3)
     recipe = student(TRAINING, source, LOSS)
-    grandchild = student(TRAINING, Teacher(who=Trained(model=NET, recipe=recipe)), LOSS)
+    grandchild = student(TRAINING, Teacher(source=TrainedNetworks(model=NET, recipe=recipe)), LOSS)
     jobs = with_needs([Job(GENESIS, grandchild, "c"), Job(GENESIS, recipe, "b")])
     assert len(jobs) == 5
     assert [job.name for job in jobs[3:]] == ["b", "c"]
@@ -157,17 +171,17 @@ def test_teachers_are_made_first_and_once() -> None:
 def test_a_named_run_keeps_its_name() -> None:
     """A run that is asked for by itself and needed by another is one run, under its own name."""
     own = Job(replace(GENESIS, model=BIG), trained(TRAINING), "teacher")
-    recipe = student(TRAINING, teacher(BIG, TRAINING), LOSS)
+    recipe = student(TRAINING, trained_teacher(BIG, TRAINING), LOSS)
     assert [job.name for job in with_needs([Job(GENESIS, recipe, "student"), own])] == ["teacher", "student"]  # fmt: skip
 
 
 def test_the_ensemble_is_its_members(store: Store) -> None:
     """Several members have seeds of their own, the first the student's, and are measured together."""
-    who = teacher(BIG, TRAINING, members=3).who
+    who = trained_teacher(BIG, TRAINING, members=3).source
     needs = who.needs(GENESIS)
     assert needs[0][0].seed == GENESIS.seed
     assert len({genesis.seed for genesis, _ in needs}) == 3
-    found = run(GENESIS, (MeasureTeacher(teacher=Teacher(who=who)),), store)
+    found = run(GENESIS, (MeasureTeacher(teacher=Teacher(source=who)),), store)
     states = [run(*need, store) for need in needs]
     inputs, labels = digits().test.take(torch.arange(360))
     logits = 0
@@ -180,7 +194,7 @@ def test_the_ensemble_is_its_members(store: Store) -> None:
 
 def test_keeping_answers_is_no_part_of_the_identity() -> None:
     """Whether answers are kept on disk changes no key; in which form they are kept does."""
-    source = teacher(BIG, TRAINING)
+    source = trained_teacher(BIG, TRAINING)
     kept = replace(source, cached=True)
     assert spec.encode(source, identity=True) == spec.encode(kept, identity=True)
     assert spec.decode(spec.encode(student(TRAINING, kept, LOSS))) == student(TRAINING, kept, LOSS)
@@ -189,7 +203,7 @@ def test_keeping_answers_is_no_part_of_the_identity() -> None:
 @pytest.mark.parametrize("augment", [None, FlipAndCrop(pad=1, flip=False)])
 def test_a_stopped_student_goes_on(augment: FlipAndCrop | None, tmp_path: Path) -> None:
     """A taught training that is stopped at a snapshot ends with the bytes of an undisturbed one."""
-    source = replace(teacher(BIG, TRAINING), cached=True)
+    source = replace(trained_teacher(BIG, TRAINING), cached=True)
     recipe = student(
         replace(
             TRAINING, epochs=2, augment=augment, regularisation=Regularisation(max_weight_norm=1.0)
@@ -330,11 +344,11 @@ def test_less_of_a_data_set() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: taught(one_shot(TRAINING, TRAINING, 0.5), PAST, LOSS, after="fine"), "a phase labelled 'fine'"),
-        (lambda: taught(one_shot(TRAINING, None, 0.5), PAST, LOSS), "Expected a training after"),
-        (lambda: Trained(model=NET, recipe=trained(TRAINING), members=0), "at least one member"),
+        (lambda: with_teacher(one_shot(TRAINING, TRAINING, 0.5), PAST, LOSS, after="fine"), "a phase labelled 'fine'"),
+        (lambda: with_teacher(one_shot(TRAINING, None, 0.5), PAST, LOSS), "Expected a training after"),
+        (lambda: TrainedNetworks(model=NET, recipe=trained(TRAINING), members=0), "at least one member"),
         (lambda: Train(training=TAUGHT), "got teacher=None with the loss Distillation"),
-        (lambda: Train(training=TRAINING, teacher=PAST), "got teacher=Past with the loss cross_entropy"),
+        (lambda: Train(training=TRAINING, teacher=PAST), "got teacher=PastNetwork with the loss cross_entropy"),
         (lambda: specialists(generalist(TRAINING), TAUGHT, groups=((1, 7),)), "got teacher=None with the loss"),
         (lambda: SearchFilters(layer="", search=TryAndLearn(bound=2.0), recover=TAUGHT), "got teacher=None with the loss"),
         (lambda: ShiftBias(classes=(), shifts=(1.0,)), "classes and shifts to try"),

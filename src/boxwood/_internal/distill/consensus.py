@@ -15,23 +15,23 @@ _ITERATIONS = 10_000
 
 
 @dataclass(frozen=True, eq=False)
-class Opinion:
+class SpecialistPrediction:
     """What one specialist says about some images.
 
     Args:
         classes: S, those that it knows.
         probabilities: [N, |S| + 1], the last for all other classes together; or [N, C] of one
             that knows all classes.
-        asked: bool [N], the images that it is asked about; None for all.
+        consulted: bool [N], the images that it is asked about; None for all.
     """
 
     classes: tuple[int, ...]
     probabilities: Tensor
-    asked: Tensor | None = None
+    consulted: Tensor | None = None
 
 
 def consensus(
-    generalist: Tensor, opinions: Sequence[Opinion], *, tolerance: float = 1e-6
+    generalist: Tensor, predictions: Sequence[SpecialistPrediction], *, tolerance: float = 1e-6
 ) -> Tensor:
     """Find q that minimises ``KL(p_g, q) + Σ_m KL(p_m, q_m)`` for every image.
 
@@ -44,7 +44,7 @@ def consensus(
 
     Args:
         generalist: p_g, [N, C], above 0.
-        opinions: of the specialists.
+        predictions: of the specialists.
         tolerance: largest distance of the sum from its minimum, in nats.
 
     Returns:
@@ -56,7 +56,7 @@ def consensus(
 
     Example:
         >>> p = torch.tensor([[0.5, 0.3, 0.2]])
-        >>> says = Opinion((0, 1), torch.tensor([[0.1, 0.8, 0.1]]))
+        >>> says = SpecialistPrediction((0, 1), torch.tensor([[0.1, 0.8, 0.1]]))
         >>> consensus(p, [says]).round(decimals=3)
         tensor([[0.3000, 0.5500, 0.1500]], dtype=torch.float64)
 
@@ -65,7 +65,7 @@ def consensus(
     """
     if not tolerance > 0:
         raise InvalidInput(f"Expected a tolerance above 0 nats, got {tolerance}; try 1e-6.")
-    known, dustbins, outside = _sums(generalist.double(), opinions)
+    known, dustbins, outside = _sums(generalist.double(), predictions)
     members = known.sum(1) + dustbins.sum(1)
     q = known / known.sum(1, keepdim=True)
     found = q.clone()
@@ -91,12 +91,14 @@ def consensus(
     )
 
 
-def divergence(generalist: Tensor, opinions: Sequence[Opinion], q: Tensor) -> Tensor:
+def divergence(
+    generalist: Tensor, predictions: Sequence[SpecialistPrediction], q: Tensor
+) -> Tensor:
     """Compute ``KL(p_g, q) + Σ_m KL(p_m, q_m)`` for every image: what `consensus` minimises.
 
     Args:
         generalist: p_g, [N, C].
-        opinions: of the specialists.
+        predictions: of the specialists.
         q: [N, C].
 
     Returns:
@@ -109,17 +111,19 @@ def divergence(generalist: Tensor, opinions: Sequence[Opinion], q: Tensor) -> Te
     """
     q = q.double()
     total = _kl(generalist.double(), q)
-    for opinion in opinions:
-        inside = q[:, list(opinion.classes)]
+    for prediction in predictions:
+        inside = q[:, list(prediction.classes)]
         parts = inside
-        if opinion.probabilities.shape[1] > len(opinion.classes):
-            parts = torch.cat([inside, _rest(q, opinion.classes).sum(1, keepdim=True)], 1)
-        each = _kl(opinion.probabilities.double(), parts)
-        total = total + (each if opinion.asked is None else each * opinion.asked)
+        if prediction.probabilities.shape[1] > len(prediction.classes):
+            parts = torch.cat([inside, _rest(q, prediction.classes).sum(1, keepdim=True)], 1)
+        each = _kl(prediction.probabilities.double(), parts)
+        total = total + (each if prediction.consulted is None else each * prediction.consulted)
     return total
 
 
-def covering(generalist: Tensor, groups: Sequence[Sequence[int]], *, top: int = 1) -> Tensor:
+def relevant_specialists(
+    generalist: Tensor, groups: Sequence[Sequence[int]], *, top: int = 1
+) -> Tensor:
     """Say which specialists to ask about which image: those that know one of its likely classes.
 
     Args:
@@ -131,7 +135,7 @@ def covering(generalist: Tensor, groups: Sequence[Sequence[int]], *, top: int = 
         bool [N, M].
 
     Example:
-        >>> covering(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), [(0,), (0, 1)])
+        >>> relevant_specialists(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), [(0,), (0, 1)])
         tensor([[False,  True],
                 [ True,  True]])
 
@@ -144,21 +148,23 @@ def covering(generalist: Tensor, groups: Sequence[Sequence[int]], *, top: int = 
     return member.to(likely.device).T[likely].any(1)
 
 
-def _sums(generalist: Tensor, opinions: Sequence[Opinion]) -> tuple[Tensor, Tensor, Tensor]:
+def _sums(
+    generalist: Tensor, predictions: Sequence[SpecialistPrediction]
+) -> tuple[Tensor, Tensor, Tensor]:
     """Probability that is known by class [N, C], that of dustbins [N, M], classes outside [M, C]."""
     known, classes = generalist.clone(), generalist.shape[1]
-    dustbins = known.new_zeros(len(known), len(opinions))
-    outside = known.new_ones(len(opinions), classes)
-    for number, opinion in enumerate(opinions):
-        own, said = list(opinion.classes), opinion.probabilities.double()
+    dustbins = known.new_zeros(len(known), len(predictions))
+    outside = known.new_ones(len(predictions), classes)
+    for number, prediction in enumerate(predictions):
+        own, said = list(prediction.classes), prediction.probabilities.double()
         if said.shape[0] != len(known) or said.shape[1] - len(own) != (len(own) < classes):
             raise InvalidInput(
                 f"Expected probabilities of {len(known)} images and {len(own)} classes with a "
                 f"dustbin, got {tuple(said.shape)} from specialist {number}; give it one more "
                 f"column than classes, unless it knows all {classes}."
             )
-        if opinion.asked is not None:
-            said = said * opinion.asked[:, None]
+        if prediction.consulted is not None:
+            said = said * prediction.consulted[:, None]
         known[:, own] += said[:, : len(own)]
         outside[number, own] = 0
         if said.shape[1] > len(own):

@@ -12,60 +12,60 @@ from torch import Tensor
 
 from boxwood.errors import InvalidInput
 
-Encoded = dict[str, Tensor]
+EncodedLogits = dict[str, Tensor]
 """Tensors whose first dimension is the examples."""
 
 
-class Encoding(Protocol):
+class LogitEncoding(Protocol):
     """A form of logits; what is kept is what is learnt from, on disk or not."""
 
-    def encode(self, logits: Tensor) -> Encoded:
+    def encode(self, logits: Tensor) -> EncodedLogits:
         """Logits [N, C] to what is kept of them."""
         ...
 
-    def decode(self, kept: Encoded) -> Tensor:
+    def decode(self, kept: EncodedLogits) -> Tensor:
         """What was kept, to float32 logits [N, C]."""
         ...
 
 
 @dataclass(frozen=True)
-class Exact:
+class Float32:
     """All logits in float32: 4 bytes each.
 
     Example:
-        >>> form, logits = Exact(), torch.tensor([[1.0, 2.0]])
+        >>> form, logits = Float32(), torch.tensor([[1.0, 2.0]])
         >>> torch.equal(form.decode(form.encode(logits)), logits)
         True
     """
 
-    def encode(self, logits: Tensor) -> Encoded:
+    def encode(self, logits: Tensor) -> EncodedLogits:
         """Keep all."""
         return {"logits": logits.float()}
 
-    def decode(self, kept: Encoded) -> Tensor:
+    def decode(self, kept: EncodedLogits) -> Tensor:
         """Return all."""
         return kept["logits"]
 
 
 @dataclass(frozen=True)
-class Half:
+class Float16:
     """All logits in float16, centred to mean zero: 2 bytes each, 11 bits of precision.
 
     Centring changes no probability, and keeps logits of a large common offset in range.
 
     Example:
-        >>> form = Half()
+        >>> form = Float16()
         >>> form.decode(form.encode(torch.tensor([[1e6, 1e6 + 2]])))
         tensor([[-1.,  1.]])
     """
 
-    def encode(self, logits: Tensor) -> Encoded:
+    def encode(self, logits: Tensor) -> EncodedLogits:
         """Centre and round."""
         centred = logits.float() - logits.float().mean(1, keepdim=True)
         limit = torch.finfo(torch.float16).max
         return {"logits": centred.clamp(-limit, limit).half()}
 
-    def decode(self, kept: Encoded) -> Tensor:
+    def decode(self, kept: EncodedLogits) -> Tensor:
         """Widen."""
         return kept["logits"].float()
 
@@ -95,11 +95,11 @@ class TopK:
     def __post_init__(self) -> None:
         if not 1 <= self.k < self.classes <= torch.iinfo(torch.int32).max:
             raise InvalidInput(
-                f"Expected 1 <= k < classes, got k={self.k}, classes={self.classes}; use Half() "
+                f"Expected 1 <= k < classes, got k={self.k}, classes={self.classes}; use Float16() "
                 f"to keep all logits."
             )
 
-    def encode(self, logits: Tensor) -> Encoded:
+    def encode(self, logits: Tensor) -> EncodedLogits:
         """Keep log-probabilities: the largest, where they are, and of one class of the rest."""
         if logits.shape[1] != self.classes:
             raise InvalidInput(
@@ -107,18 +107,18 @@ class TopK:
                 f"TopK(classes=...)."
             )
         logs = logits.float().log_softmax(1)
-        values, places = logs.topk(self.k, dim=1)
-        rest = logs.scatter(1, places, -math.inf).logsumexp(1, keepdim=True)
+        values, indices = logs.topk(self.k, dim=1)
+        rest = logs.scatter(1, indices, -math.inf).logsumexp(1, keepdim=True)
         limit = torch.finfo(torch.float16).max
         share = (rest - math.log(self.classes - self.k)).clamp(min=-limit)
         kind = torch.int16 if self.classes <= torch.iinfo(torch.int16).max else torch.int32
         return {
             "values": values.clamp(min=-limit).half(),
-            "places": places.to(kind),
+            "indices": indices.to(kind),
             "rest": share.half(),
         }
 
-    def decode(self, kept: Encoded) -> Tensor:
+    def decode(self, kept: EncodedLogits) -> Tensor:
         """Put the largest where they were, and the share everywhere else."""
         logits = kept["rest"].float().repeat(1, self.classes)
-        return logits.scatter_(1, kept["places"].long(), kept["values"].float())
+        return logits.scatter_(1, kept["indices"].long(), kept["values"].float())

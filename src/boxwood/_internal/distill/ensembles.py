@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from boxwood._internal.model.evaluation import evaluating
 from boxwood.errors import InvalidInput
 
-Ask = Callable[[Tensor], Tensor]
+Forward = Callable[[Tensor], Tensor]
 """Inputs [N, ...] to logits [N, C]: a network in evaluation mode, or anything else that answers."""
 
-Mean = Callable[[Tensor], Tensor]
+EnsembleMean = Callable[[Tensor], Tensor]
 """Logits of the members [M, N, C] to those of the ensemble [N, C]."""
 
 
-def answering(model: nn.Module) -> Ask:
+def forward_of(model: nn.Module) -> Forward:
     """Ask a network: in evaluation mode, without gradients, on its own device.
 
     Args:
@@ -29,7 +29,7 @@ def answering(model: nn.Module) -> Ask:
         Inputs on any device to logits on the CPU.
 
     Example:
-        >>> answering(nn.Dropout())(torch.ones(1, 2))
+        >>> forward_of(nn.Dropout())(torch.ones(1, 2))
         tensor([[1., 1.]])
     """
 
@@ -43,7 +43,7 @@ def answering(model: nn.Module) -> Ask:
     return ask
 
 
-def arithmetic(logits: Tensor) -> Tensor:
+def arithmetic_mean(logits: Tensor) -> Tensor:
     """Log of the mean of the members' probabilities, ``log(1/M Σ_m softmax(z_m))``.
 
     It minimises ``Σ_m KL(p_m, q)`` over q.
@@ -56,7 +56,7 @@ def arithmetic(logits: Tensor) -> Tensor:
 
     Example:
         >>> members = torch.tensor([[[0.9, 0.1]], [[0.5, 0.5]]]).log()
-        >>> arithmetic(members).exp()
+        >>> arithmetic_mean(members).exp()
         tensor([[0.7000, 0.3000]])
 
     Source: Hinton, Vinyals and Dean (2015), sections 2 and 5.4.
@@ -64,7 +64,7 @@ def arithmetic(logits: Tensor) -> Tensor:
     return torch.logsumexp(logits.log_softmax(2), 0) - math.log(len(logits))
 
 
-def geometric(logits: Tensor) -> Tensor:
+def geometric_mean(logits: Tensor) -> Tensor:
     """Mean of the members' logits: the normalised geometric mean of their probabilities.
 
     It minimises ``Σ_m KL(q, p_m)`` over q, and it is the mean at every temperature.
@@ -77,7 +77,7 @@ def geometric(logits: Tensor) -> Tensor:
 
     Example:
         >>> members = torch.tensor([[[0.8, 0.2]], [[0.2, 0.8]]]).log()
-        >>> geometric(members).softmax(1)
+        >>> geometric_mean(members).softmax(1)
         tensor([[0.5000, 0.5000]])
 
     Source: Hinton, Vinyals and Dean (2015), sections 2 and 5.4.
@@ -85,12 +85,12 @@ def geometric(logits: Tensor) -> Tensor:
     return logits.mean(0)
 
 
-def ensemble(members: Sequence[Ask], mean: Mean = geometric) -> Ask:
+def ensemble(members: Sequence[Forward], mean: EnsembleMean = geometric_mean) -> Forward:
     """Ask all members and take the mean.
 
     Args:
         members: one or more; a single one answers for itself.
-        mean: `arithmetic` or `geometric`.
+        mean: `arithmetic_mean` or `geometric_mean`.
 
     Raises:
         InvalidInput: there are no members; or, when asked, they disagree about the classes.

@@ -13,7 +13,7 @@ from boxwood.errors import InvalidInput
 
 
 @dataclass(frozen=True, eq=False)
-class Lesson:
+class TeacherTargets:
     """Targets of a batch that a teacher has looked at.
 
     Args:
@@ -24,9 +24,9 @@ class Lesson:
     labels: Tensor
     logits: Tensor
 
-    def to(self, device: torch.device) -> "Lesson":
+    def to(self, device: torch.device) -> "TeacherTargets":
         """Move both to a device."""
-        return Lesson(self.labels.to(device), self.logits.to(device))
+        return TeacherTargets(self.labels.to(device), self.logits.to(device))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -53,7 +53,7 @@ class Distillation:
     Example:
         >>> loss = Distillation(temperature=2.0, soft=1.0, hard=0.0)
         >>> z = torch.tensor([[2.0, 0.0]])
-        >>> loss(z, Lesson(torch.tensor([0]), z)) < loss(-z, Lesson(torch.tensor([0]), z))
+        >>> loss(z, TeacherTargets(torch.tensor([0]), z)) < loss(-z, TeacherTargets(torch.tensor([0]), z))
         tensor(True)
 
     Source: Hinton, Vinyals and Dean (2015), section 2, equation 1.
@@ -71,7 +71,7 @@ class Distillation:
                 f"hard={self.hard}; give the labels a small weight beside the teacher."
             )
 
-    def __call__(self, logits: Tensor, targets: Lesson | Tensor) -> Tensor:
+    def __call__(self, logits: Tensor, targets: TeacherTargets | Tensor) -> Tensor:
         """Mix the two losses.
 
         Args:

@@ -17,11 +17,11 @@ from boxwood._internal.core.examples import Examples
 from boxwood._internal.core.seeds import generator_for
 from boxwood.errors import InvalidInput
 
-Groups = tuple[tuple[int, ...], ...]
+ClassGroups = tuple[tuple[int, ...], ...]
 """Classes of each specialist, in order; a class may be in several or in none."""
 
 
-def confusable(probabilities: Tensor, clusters: int, *, seed: int = 0) -> Groups:
+def confusable_classes(probabilities: Tensor, clusters: int, *, seed: int = 0) -> ClassGroups:
     """Group classes that a network often predicts together: clusters of the covariance's columns.
 
     The diagonal is cut down to the largest covariance of two classes: a class's own variance says
@@ -40,7 +40,7 @@ def confusable(probabilities: Tensor, clusters: int, *, seed: int = 0) -> Groups
 
     Example:
         >>> p = torch.tensor([[0.5, 0.5, 0.0], [0.4, 0.6, 0.0], [0.0, 0.0, 1.0]])
-        >>> confusable(p, 2)
+        >>> confusable_classes(p, 2)
         ((0, 1),)
 
     Source: Hinton, Vinyals and Dean (2015), section 5.3.
@@ -99,7 +99,7 @@ def online_k_means(
 
 
 @dataclass(frozen=True, eq=False)
-class HalfAndHalf:
+class BalancedExamples:
     """What a specialist learns from: as many of its own examples as of all others.
 
     The fewer, usually its own, are repeated until they are as many. A shuffled batch has half of
@@ -118,7 +118,7 @@ class HalfAndHalf:
     targets: Tensor
 
     @classmethod
-    def of(cls, examples: Examples, classes: Sequence[int]) -> "HalfAndHalf":
+    def of(cls, examples: Examples, classes: Sequence[int]) -> "BalancedExamples":
         """Divide examples into those of some classes and the rest.
 
         Raises:
@@ -127,12 +127,12 @@ class HalfAndHalf:
         Example:
             >>> from boxwood._internal.data.splits import InMemory
             >>> some = InMemory(torch.eye(4), torch.tensor([0, 1, 2, 2]))
-            >>> own = HalfAndHalf.of(some, (1,))
+            >>> own = BalancedExamples.of(some, (1,))
             >>> len(own), own.take(torch.arange(6))[1]
             (6, tensor([1, 1, 1, 0, 0, 0]))
         """
         _, labels = examples.take(torch.arange(len(examples)))
-        targets = places(labels, classes)
+        targets = specialist_targets(labels, classes)
         inside = targets < len(classes)
         own, others = inside.nonzero().flatten(), (~inside).nonzero().flatten()
         if not len(own) or not len(others):
@@ -168,7 +168,7 @@ class HalfAndHalf:
         Example:
             >>> from boxwood._internal.data.splits import InMemory
             >>> some = InMemory(torch.eye(4), torch.tensor([0, 1, 2, 2]))
-            >>> round(HalfAndHalf.of(some, (1,)).dustbin_shift, 4) == round(math.log(3), 4)
+            >>> round(BalancedExamples.of(some, (1,)).dustbin_shift, 4) == round(math.log(3), 4)
             True
 
         Source: Hinton, Vinyals and Dean (2015), section 5.2.
@@ -176,7 +176,7 @@ class HalfAndHalf:
         return math.log(len(self.others) / len(self.own))
 
 
-def places(labels: Tensor, classes: Sequence[int]) -> Tensor:
+def specialist_targets(labels: Tensor, classes: Sequence[int]) -> Tensor:
     """Where classes are in a specialist's answer; the dustbin for all that it does not know.
 
     Args:
@@ -184,7 +184,7 @@ def places(labels: Tensor, classes: Sequence[int]) -> Tensor:
         classes: of the specialist, in order.
 
     Example:
-        >>> places(torch.tensor([7, 3, 0]), (3, 7))
+        >>> specialist_targets(torch.tensor([7, 3, 0]), (3, 7))
         tensor([1, 0, 2])
     """
     matches = labels[:, None] == torch.tensor(list(classes), device=labels.device)
@@ -192,7 +192,7 @@ def places(labels: Tensor, classes: Sequence[int]) -> Tensor:
     return torch.where(matches.any(1), found, len(classes))
 
 
-def cut_output(
+def specialist_weights(
     weights: Mapping[str, Tensor], layer: str, classes: Sequence[int]
 ) -> dict[str, Tensor]:
     """Turn a generalist's weights into a specialist's: its output rows, and one for the dustbin.
@@ -207,7 +207,7 @@ def cut_output(
 
     Example:
         >>> w = {"o.weight": torch.tensor([[1.0], [2.0], [4.0]]), "o.bias": torch.zeros(3)}
-        >>> cut = cut_output(w, "o", (0,))
+        >>> cut = specialist_weights(w, "o", (0,))
         >>> cut["o.weight"].flatten(), round(float(cut["o.bias"][1]), 4)
         (tensor([1., 3.]), 0.6931)
 
@@ -224,12 +224,12 @@ def cut_output(
     }
 
 
-def cut_output_(model: nn.Module, layer: str, outputs: int) -> None:
+def replace_output_layer_(model: nn.Module, layer: str, outputs: int) -> None:
     """Give a network's output layer another number of outputs, with new weights.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 10))
-        >>> cut_output_(net, "0", 3)
+        >>> replace_output_layer_(net, "0", 3)
         >>> net[0].weight.shape
         torch.Size([3, 2])
     """

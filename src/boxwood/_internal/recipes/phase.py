@@ -49,7 +49,7 @@ class World:
         progress: told (done, all) while a phase works.
         device: where networks are trained and measured.
         finished: the last state of a run that the phase said it needs.
-        cache: folder for what can be computed again, such as a teacher's answers.
+        cache: folder for what can be computed again, such as a teacher's logits.
     """
 
     genesis: "Genesis"

@@ -4,7 +4,7 @@ Each specialist is a run of its own that begins with the generalist's, so proces
 store train different specialists at the same time, and the generalist once.
 """
 
-from boxwood._internal.distill.specialists import Groups
+from boxwood._internal.distill.specialists import ClassGroups
 from boxwood._internal.recipes.phase import Recipe
 from boxwood._internal.recipes.phases.consult import Consult
 from boxwood._internal.recipes.phases.measure import Measure
@@ -25,7 +25,7 @@ def generalist(train: Training) -> Recipe:
     return (Train(training=train, label="generalist"), Measure(by_class=True, label="generalist"))
 
 
-def specialists(before: Recipe, special: Training, *, groups: Groups | int) -> Recipe:
+def specialists(before: Recipe, special: Training, *, groups: ClassGroups | int) -> Recipe:
     """Add specialists to a generalist, and ask them together.
 
     Args:

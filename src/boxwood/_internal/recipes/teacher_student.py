@@ -6,13 +6,13 @@ from dataclasses import replace
 from torch import nn
 
 from boxwood._internal.data.splits import Splits
-from boxwood._internal.distill.ensembles import Mean, geometric
+from boxwood._internal.distill.ensembles import EnsembleMean, geometric_mean
 from boxwood._internal.distill.losses import Distillation
 from boxwood._internal.recipes.phase import Phase, Recipe
 from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.recipes.phases.shift_bias import ShiftBias
 from boxwood._internal.recipes.phases.train import Train
-from boxwood._internal.recipes.teachers import Teacher, Trained
+from boxwood._internal.recipes.teachers import Teacher, TrainedNetworks
 from boxwood._internal.train.losses import Loss
 from boxwood._internal.train.settings import Training
 from boxwood.errors import InvalidInput
@@ -29,13 +29,13 @@ def trained(train: Training) -> Recipe:
     return (Train(training=train, label="trained"), Measure())
 
 
-def teacher(
+def trained_teacher(
     model: Callable[[], nn.Module],
     train: Training,
     *,
     data: Callable[[], Splits] | None = None,
     members: int = 1,
-    mean: Mean = geometric,
+    mean: EnsembleMean = geometric_mean,
 ) -> Teacher:
     """Describe a teacher, or an ensemble of them, that a run of its own trains.
 
@@ -44,18 +44,20 @@ def teacher(
         train: how it is trained.
         data: what it learns from; by default what the student does.
         members: how many networks, each with a seed of its own.
-        mean: `arithmetic` or `geometric`.
+        mean: `arithmetic_mean` or `geometric_mean`.
 
     Example:
         >>> from boxwood._internal.train.optimizers import SGD
         >>> from boxwood._internal.zoo.wide_nets import wide_net
-        >>> teacher(wide_net, Training(epochs=1, batch=60, optimizer=SGD(lr=0.1)), members=10).who.members
+        >>> trained_teacher(wide_net, Training(epochs=1, batch=60, optimizer=SGD(lr=0.1)), members=10).source.members
         10
 
     Source: Hinton, Vinyals and Dean (2015), sections 3 and 4.
     """
     return Teacher(
-        who=Trained(model=model, recipe=trained(train), data=data, members=members, mean=mean)
+        source=TrainedNetworks(
+            model=model, recipe=trained(train), data=data, members=members, mean=mean
+        )
     )
 
 
@@ -75,16 +77,16 @@ def student(
         shift: corrects the biases of classes that the transfer set lacks.
 
     Example:
-        >>> from boxwood._internal.recipes.teachers import Past
+        >>> from boxwood._internal.recipes.teachers import PastNetwork
         >>> from boxwood._internal.train.optimizers import SGD
         >>> training = Training(epochs=1, batch=60, optimizer=SGD(lr=0.1))
-        >>> recipe = student(training, Teacher(who=Past("genesis")), Distillation(temperature=20.0))
+        >>> recipe = student(training, Teacher(source=PastNetwork("genesis")), Distillation(temperature=20.0))
         >>> [type(phase).__name__ for phase in recipe]
         ['Train', 'Measure']
 
     Source: Hinton, Vinyals and Dean (2015), sections 2 and 3.
     """
-    return taught(shifted(train, shift), teacher, loss, after=None)
+    return with_teacher(shifted(train, shift), teacher, loss, after=None)
 
 
 def shifted(train: Training, shift: ShiftBias | None) -> Recipe:
@@ -107,7 +109,9 @@ def shifted(train: Training, shift: ShiftBias | None) -> Recipe:
     )
 
 
-def taught(recipe: Recipe, teacher: Teacher, loss: Loss, *, after: str | None = "dense") -> Recipe:
+def with_teacher(
+    recipe: Recipe, teacher: Teacher, loss: Loss, *, after: str | None = "dense"
+) -> Recipe:
     """Let a teacher take part in the trainings of a recipe: prune and distil in one.
 
     Args:
@@ -121,12 +125,12 @@ def taught(recipe: Recipe, teacher: Teacher, loss: Loss, *, after: str | None = 
         InvalidInput: no phase has that label, or no training follows it.
 
     Example:
-        >>> from boxwood._internal.recipes.teachers import Past
+        >>> from boxwood._internal.recipes.teachers import PastNetwork
         >>> from boxwood._internal.recipes.three_step import one_shot
         >>> from boxwood._internal.train.optimizers import SGD
         >>> training = Training(epochs=1, batch=60, optimizer=SGD(lr=0.1))
-        >>> recipe = taught(
-        ...     one_shot(training, training, 0.9, dead=False), Teacher(who=Past("dense")), Distillation()
+        >>> recipe = with_teacher(
+        ...     one_shot(training, training, 0.9, dead=False), Teacher(source=PastNetwork("dense")), Distillation()
         ... )
         >>> [phase.teacher is not None for phase in recipe if isinstance(phase, Train)]
         [False, True]

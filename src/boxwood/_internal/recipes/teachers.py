@@ -15,10 +15,14 @@ from boxwood._internal.core import spec
 from boxwood._internal.core.digests import digest
 from boxwood._internal.core.seeds import seed_for
 from boxwood._internal.data.splits import Splits, fingerprint
-from boxwood._internal.distill.cached_logits import Shards, StepAnswers, ask_all
-from boxwood._internal.distill.encodings import Encoding, Exact
-from boxwood._internal.distill.ensembles import Ask, Mean, ensemble, geometric
-from boxwood._internal.distill.hints import Hinted, answering_with, showing
+from boxwood._internal.distill.cached_logits import CachedStepLogits, Shards, cache_logits
+from boxwood._internal.distill.encodings import Float32, LogitEncoding
+from boxwood._internal.distill.ensembles import EnsembleMean, Forward, ensemble, geometric_mean
+from boxwood._internal.distill.feature_distillation import (
+    FeatureDistillation,
+    forward_with_features,
+    returning_features,
+)
 from boxwood._internal.distill.losses import Distillation
 from boxwood._internal.recipes.phase import Genesis, Recipe, Run, State, World
 from boxwood._internal.train.loop import MakeTargets
@@ -27,20 +31,20 @@ from boxwood._internal.train.settings import Training
 from boxwood.errors import InvalidInput
 
 
-class Who(Protocol):
+class TeacherSource(Protocol):
     """Where a teacher's networks come from."""
 
     def needs(self, genesis: Genesis) -> tuple[Run, ...]:
         """Runs that must have ended before."""
         ...
 
-    def ask(self, world: World, layers: Sequence[str] = ()) -> tuple[Ask, str]:
+    def forward(self, world: World, layers: Sequence[str] = ()) -> tuple[Forward, str]:
         """How to ask it, for features of ``layers`` too, and a name for its weights and code."""
         ...
 
 
 @dataclass(frozen=True)
-class Past:
+class PastNetwork:
     """The network as an earlier phase of the same run left it, masks and all.
 
     Args:
@@ -49,18 +53,18 @@ class Past:
 
     label: str = "dense"
 
-    def needs(self, genesis: Genesis) -> tuple[Run, ...]:  # noqa: ARG002 - see `Who`
+    def needs(self, genesis: Genesis) -> tuple[Run, ...]:  # noqa: ARG002 - see `TeacherSource`
         """Nothing but the run itself."""
         return ()
 
-    def ask(self, world: World, layers: Sequence[str] = ()) -> tuple[Ask, str]:
+    def forward(self, world: World, layers: Sequence[str] = ()) -> tuple[Forward, str]:
         """Ask the network of that phase."""
         state = world.earlier(self.label)
-        return answering_with(world.network(state), layers), _identity(world.genesis, state)
+        return forward_with_features(world.network(state), layers), _identity(world.genesis, state)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
+class TrainedNetworks:
     """Networks that runs of their own train; several are an ensemble.
 
     The runs are on the same store as the student's, made first if they are not there, shared with
@@ -72,14 +76,14 @@ class Trained:
         data: returns the `Splits` it learns from; by default the student's.
         members: how many networks. The first has the student's seed, the others ones derived
             from it.
-        mean: `arithmetic` or `geometric`, of several.
+        mean: `arithmetic_mean` or `geometric_mean`, of several.
     """
 
     model: Callable[[], nn.Module]
     recipe: Recipe
     data: Callable[[], Splits] | None = None
     members: int = 1
-    mean: Mean = geometric
+    mean: EnsembleMean = geometric_mean
 
     def __post_init__(self) -> None:
         if self.members < 1:
@@ -96,7 +100,7 @@ class Trained:
             (Genesis(model=self.model, data=data, seed=seed), self.recipe) for seed in seeds
         )
 
-    def ask(self, world: World, layers: Sequence[str] = ()) -> tuple[Ask, str]:
+    def forward(self, world: World, layers: Sequence[str] = ()) -> tuple[Forward, str]:
         """Ask all members and take the mean.
 
         Raises:
@@ -111,7 +115,7 @@ class Trained:
         for genesis, recipe in self.needs(world.genesis):
             state = world.finished(genesis, recipe)
             network = genesis.network(state.weights).to(world.device)
-            asks.append(answering_with(network, layers))
+            asks.append(forward_with_features(network, layers))
             names.append(_identity(genesis, state))
         return ensemble(asks, self.mean), digest(names, spec.encode(self.mean))
 
@@ -121,25 +125,25 @@ class Teacher:
     """Who is asked, and in which form the answers are kept.
 
     Args:
-        who: `Past` or `Trained`.
-        encoding: `Exact`, `Half` or `TopK`; the student learns from what is kept.
+        source: `PastNetwork` or `TrainedNetworks`.
+        encoding: `Float32`, `Float16` or `TopK`; the student learns from what is kept.
         batch: inputs per question, where answers do not depend on the step.
         cached: keep answers on disk, in the store, so that later students do not ask again. It
             changes no byte of a result. With augmentation, answers are kept for every step.
 
     Example:
-        >>> Teacher(who=Past("dense")).needs(Genesis(model=nn.Identity, data=tuple))
+        >>> Teacher(source=PastNetwork("dense")).needs(Genesis(model=nn.Identity, data=tuple))
         ()
     """
 
-    who: Who
-    encoding: Encoding = Exact()  # noqa: RUF009 - frozen
+    source: TeacherSource
+    encoding: LogitEncoding = Float32()  # noqa: RUF009 - frozen
     batch: int = 1000
     cached: bool = spec.field(False, identity=False)
 
     def needs(self, genesis: Genesis) -> tuple[Run, ...]:
         """Runs that must have ended before a student can learn."""
-        return self.who.needs(genesis)
+        return self.source.needs(genesis)
 
 
 def check_loss(teacher: Teacher | None, loss: Loss) -> None:
@@ -156,15 +160,15 @@ def check_loss(teacher: Teacher | None, loss: Loss) -> None:
     ):
         raise InvalidInput(
             f"Expected a teacher together with a loss that learns from one, got teacher="
-            f"{'None' if teacher is None else type(teacher.who).__name__} with the loss "
+            f"{'None' if teacher is None else type(teacher.source).__name__} with the loss "
             f"{getattr(loss, '__name__', type(loss).__name__)}; give both, such as "
             f"Train(training=Training(loss=Distillation(temperature=4.0), …), "
-            f"teacher=Teacher(who=Past('dense')))."
+            f"teacher=Teacher(source=PastNetwork('dense')))."
         )
 
 
 @contextmanager
-def lessons(
+def teacher_targets(
     world: World, teacher: Teacher | None, training: Training, student: nn.Module
 ) -> Iterator[MakeTargets | None]:
     """Give the function that makes targets of a teacher's logits, and keep its answers.
@@ -181,24 +185,24 @@ def lessons(
     if teacher is None:
         yield None
         return
-    layers = training.loss.layers if isinstance(training.loss, Hinted) else ()
-    if layers and not isinstance(teacher.encoding, Exact):
+    layers = training.loss.layers if isinstance(training.loss, FeatureDistillation) else ()
+    if layers and not isinstance(teacher.encoding, Float32):
         raise InvalidInput(
             f"Expected hidden features to be kept as they are, got the encoding "
-            f"{type(teacher.encoding).__name__}, which is for logits; use Teacher(encoding=Exact())."
+            f"{type(teacher.encoding).__name__}, which is for logits; use Teacher(encoding=Float32())."
         )
-    ask, name = teacher.who.ask(world, layers)
+    ask, name = teacher.source.forward(world, layers)
     parts: list[Any] = [name, spec.encode(teacher.encoding), world.data.identity, *layers]
-    with showing(student, layers):
+    with returning_features(student, layers):
         if training.augment is None:
             shards = _shards(world, teacher, *parts, teacher.batch)
-            yield ask_all(
+            yield cache_logits(
                 ask, world.data.train, encoding=teacher.encoding, batch=teacher.batch, shards=shards
             )
             return
         augmentation = spec.encode(training.augment, identity=True)
         inputs = [world.seed, training.shuffle_index, training.batch, augmentation]
-        answers = StepAnswers(ask, teacher.encoding, _shards(world, teacher, *parts, inputs))
+        answers = CachedStepLogits(ask, teacher.encoding, _shards(world, teacher, *parts, inputs))
         try:
             yield answers
         finally:

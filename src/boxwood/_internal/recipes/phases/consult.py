@@ -8,8 +8,12 @@ from torch import Tensor
 
 from boxwood._internal.core import spec
 from boxwood._internal.core.examples import Examples
-from boxwood._internal.distill.consensus import Opinion, consensus, covering
-from boxwood._internal.distill.ensembles import answering
+from boxwood._internal.distill.consensus import (
+    SpecialistPrediction,
+    consensus,
+    relevant_specialists,
+)
+from boxwood._internal.distill.ensembles import forward_of
 from boxwood._internal.recipes.phase import Genesis, Recipe, Run, State, World, load_weights_
 from boxwood._internal.recipes.phases.specialise import specialist_network
 from boxwood._internal.train.answers import Answers
@@ -20,7 +24,7 @@ from boxwood._internal.train.metrics import Accuracy
 class Consult:
     """Measure the generalist alone and with its specialists, on validation and test examples.
 
-    An image is shown to the specialists that know the generalist's answer, and their opinions are
+    An image is shown to the specialists that know the generalist's answer, and their predictions are
     joined by `consensus`. The specialists are runs of their own, made by as many processes as
     there are.
 
@@ -58,13 +62,15 @@ class Consult:
         inputs, labels = examples.take(torch.arange(len(examples)))
         alone = _probabilities(world.network(state), inputs)
         groups = [tuple(each.facts["classes"]) for each in specialists]
-        asked = covering(alone, groups)
-        opinions = []
+        asked = relevant_specialists(alone, groups)
+        predictions = []
         for number, (classes, specialist) in enumerate(zip(groups, specialists, strict=True)):
             network, _ = specialist_network(world, classes)
             load_weights_(network, specialist.weights)
-            opinions.append(Opinion(classes, _probabilities(network, inputs), asked[:, number]))
-        joint = consensus(alone, opinions, tolerance=self.tolerance)
+            predictions.append(
+                SpecialistPrediction(classes, _probabilities(network, inputs), asked[:, number])
+            )
+        joint = consensus(alone, predictions, tolerance=self.tolerance)
         right = {"generalist": alone.argmax(1) == labels, "joint": joint.argmax(1) == labels}
         number_of = asked.sum(1)
         rows = [
@@ -86,5 +92,5 @@ class Consult:
 
 
 def _probabilities(network: torch.nn.Module, inputs: Tensor) -> Tensor:
-    ask = answering(network)
+    ask = forward_of(network)
     return torch.cat([ask(part).double().softmax(1) for part in inputs.split(1000)])

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from boxwood._internal.core import spec
 from boxwood._internal.core.examples import Examples
-from boxwood._internal.distill.ensembles import Ask
+from boxwood._internal.distill.ensembles import Forward
 from boxwood._internal.recipes.phase import Genesis, Run, State, World
 from boxwood._internal.recipes.teachers import Teacher
 from boxwood._internal.train.answers import Answers
@@ -35,7 +35,7 @@ class MeasureTeacher:
 
     def run(self, state: State, world: World) -> State:
         """Measure; the state passes through unchanged but for its facts."""
-        ask, _ = self.teacher.who.ask(world)
+        ask, _ = self.teacher.source.forward(world)
         facts: dict[str, Any] = {}
         for part in ("test", "validation"):
             answers = _answers(ask, getattr(world.data, part))
@@ -44,7 +44,7 @@ class MeasureTeacher:
         return State(state.weights, state.masks, facts)
 
 
-def _answers(ask: Ask, examples: Examples) -> Answers:
+def _answers(ask: Forward, examples: Examples) -> Answers:
     right: list[Tensor] = []
     for indices in torch.arange(len(examples)).split(1000):
         inputs, labels = examples.take(indices)

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 
 from boxwood._internal.core import spec
-from boxwood._internal.distill.ensembles import answering
+from boxwood._internal.distill.ensembles import forward_of
 from boxwood._internal.model.output import output_layer
 from boxwood._internal.recipes.phase import State, World
 from boxwood.errors import InvalidInput
@@ -54,7 +54,7 @@ class ShiftBias:
                 f"the network with them."
             )
         inputs, labels = part.take(torch.arange(len(part)))
-        ask = answering(model)
+        ask = forward_of(model)
         logits = torch.cat([ask(each) for each in inputs.split(1000)])
         shifted = torch.zeros(world.data.classes)
         shifted[list(self.classes)] = 1.0

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from boxwood._internal.core import spec
-from boxwood._internal.distill.ensembles import answering
+from boxwood._internal.distill.ensembles import forward_of
 from boxwood._internal.distill.specialists import (
-    Groups,
-    HalfAndHalf,
-    confusable,
-    cut_output,
-    cut_output_,
+    BalancedExamples,
+    ClassGroups,
+    confusable_classes,
+    replace_output_layer_,
+    specialist_weights,
 )
 from boxwood._internal.model.output import output_layer
 from boxwood._internal.recipes.phase import State, World, load_weights_, state_of
@@ -47,7 +47,7 @@ class Group:
     revision: ClassVar[int] = 0
 
     clusters: int | None = None
-    given: Groups | None = None
+    given: ClassGroups | None = None
     label: str = spec.field("groups", identity=False)
 
     def __post_init__(self) -> None:
@@ -63,9 +63,9 @@ class Group:
         if groups is None:
             assert self.clusters is not None  # noqa: S101 - see above
             inputs, _ = world.data.validation.take(torch.arange(len(world.data.validation)))
-            ask = answering(world.network(state))
+            ask = forward_of(world.network(state))
             probabilities = torch.cat([ask(part).softmax(1) for part in inputs.split(1000)])
-            groups = confusable(probabilities, self.clusters, seed=world.seed)
+            groups = confusable_classes(probabilities, self.clusters, seed=world.seed)
         return State(state.weights, state.masks, {"groups": [list(group) for group in groups]})
 
 
@@ -73,7 +73,7 @@ class Group:
 class Specialise:
     """Turn the generalist into a specialist for one group, by training on half its own examples.
 
-    The specialist has the generalist's weights but another output layer, see `cut_output`; after
+    The specialist has the generalist's weights but another output layer, see `specialist_weights`; after
     training its dustbin is corrected for the oversampling. Masks stay, the output layer's cut
     like its weights with a dense dustbin. A group that was not found leaves the state as it is.
 
@@ -103,12 +103,12 @@ class Specialise:
             return State(state.weights, state.masks, {"classes": []})
         classes = tuple(groups[self.index])
         model, layer = specialist_network(world, classes)
-        load_weights_(model, cut_output(state.weights, layer, classes))
+        load_weights_(model, specialist_weights(state.weights, layer, classes))
         masks = dict(state.masks)
         if f"{layer}.weight" in masks:
             kept = masks[f"{layer}.weight"]
             masks[f"{layer}.weight"] = torch.cat([kept[list(classes)], torch.ones_like(kept[:1])])
-        half = HalfAndHalf.of(world.data.train, classes)
+        half = BalancedExamples.of(world.data.train, classes)
         done = train_(
             model,
             half,
@@ -129,5 +129,5 @@ def specialist_network(world: World, classes: tuple[int, ...]) -> tuple[nn.Modul
     """Build a network with an output per class and the dustbin, and name its output layer."""
     model = world.genesis.build()
     layer = output_layer(model, world.data.classes)
-    cut_output_(model, layer, len(classes) + 1)
+    replace_output_layer_(model, layer, len(classes) + 1)
     return model.to(world.device), layer

@@ -10,7 +10,7 @@ from boxwood._internal.core import spec
 from boxwood._internal.core.chance import draws_at_updates
 from boxwood._internal.model.dropout import corrected_dropout, set_dropout_
 from boxwood._internal.recipes.phase import Genesis, Run, State, World, state_of
-from boxwood._internal.recipes.teachers import Teacher, check_loss, lessons
+from boxwood._internal.recipes.teachers import Teacher, check_loss, teacher_targets
 from boxwood._internal.train.answers import examine
 from boxwood._internal.train.callbacks import Callbacks
 from boxwood._internal.train.loop import train_
@@ -82,7 +82,7 @@ class Train:
         callbacks = Callbacks(
             watch=watch, memory=best, checkpoints=world.checkpoints, progress=world.progress
         )
-        with lessons(world, self.teacher, self.training, model) as make_targets:
+        with teacher_targets(world, self.teacher, self.training, model) as make_targets:
             done = train_(
                 model,
                 world.data.train,

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from boxwood._internal.distill.ensembles import Ask, answering
-from boxwood._internal.distill.losses import Distillation, Lesson, feature_matching
+from boxwood._internal.distill.ensembles import Forward, forward_of
+from boxwood._internal.distill.losses import Distillation, TeacherTargets, feature_matching
 from boxwood.errors import InvalidInput
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hinted(Distillation):
+class FeatureDistillation(Distillation):
     """`Distillation`, and what hidden layers of the teacher compute: ``+ weight · mean((h - g)²) / 2``.
 
     A loss for the `Training` of any recipe whose teacher has layers of the same names and widths, as
@@ -31,8 +31,8 @@ class Hinted(Distillation):
         InvalidInput: there are no layers, or a number is out of range.
 
     Example:
-        >>> loss = Hinted(layers=("0",), weight=2.0, soft=0.0, hard=1.0)
-        >>> lesson = Lesson(torch.tensor([0]), torch.tensor([[0.0, 0.0, 3.0]]))
+        >>> loss = FeatureDistillation(layers=("0",), weight=2.0, soft=0.0, hard=1.0)
+        >>> lesson = TeacherTargets(torch.tensor([0]), torch.tensor([[0.0, 0.0, 3.0]]))
         >>> loss((torch.zeros(1, 2), torch.tensor([[1.0]])), lesson)  # log 2 + 2 · (1 - 3)² / 2
         tensor(4.6931)
 
@@ -52,7 +52,7 @@ class Hinted(Distillation):
                 f"{self.weight}; without layers, use Distillation."
             )
 
-    def __call__(self, outputs: Any, targets: Lesson | Tensor) -> Tensor:
+    def __call__(self, outputs: Any, targets: TeacherTargets | Tensor) -> Tensor:
         """Compute it from (logits [N, C], features [N, F]); from logits and labels, without them.
 
         Raises:
@@ -69,22 +69,22 @@ class Hinted(Distillation):
                 f"{theirs.shape[1]} features together, got {features.shape[1]}; name layers that "
                 f"pruning leaves as wide as they are."
             )
-        soft = super().__call__(logits, Lesson(targets.labels, wanted))
+        soft = super().__call__(logits, TeacherTargets(targets.labels, wanted))
         return soft + self.weight * feature_matching(features, theirs)
 
 
-def answering_with(model: nn.Module, layers: Sequence[str]) -> Ask:
-    """Ask a network as `answering` does, for features of hidden layers behind its logits.
+def forward_with_features(model: nn.Module, layers: Sequence[str]) -> Forward:
+    """Ask a network as `forward_of` does, for features of hidden layers behind its logits.
 
     Returns:
         Inputs to [N, C + F]; without layers, to [N, C].
 
     Example:
         >>> net = nn.Sequential(nn.Identity(), nn.Flatten())
-        >>> answering_with(net, ("0",))(torch.tensor([[1.0, 2.0]]))
+        >>> forward_with_features(net, ("0",))(torch.tensor([[1.0, 2.0]]))
         tensor([[1., 2., 1., 2.]])
     """
-    ask = answering(model)
+    ask = forward_of(model)
     if not layers:
         return ask
 
@@ -96,7 +96,7 @@ def answering_with(model: nn.Module, layers: Sequence[str]) -> Ask:
 
 
 @contextmanager
-def showing(model: nn.Module, layers: Sequence[str]) -> Iterator[None]:
+def returning_features(model: nn.Module, layers: Sequence[str]) -> Iterator[None]:
     """Let a network in training return (logits, features [N, F]); in evaluation logits as ever.
 
     Raises:
@@ -104,7 +104,7 @@ def showing(model: nn.Module, layers: Sequence[str]) -> Iterator[None]:
 
     Example:
         >>> net = nn.Sequential(nn.Identity(), nn.Flatten())
-        >>> with showing(net, ("0",)):
+        >>> with returning_features(net, ("0",)):
         ...     net(torch.ones(1, 1))
         (tensor([[1.]]), tensor([[1.]]))
     """
