@@ -119,7 +119,7 @@ def test_past_is_the_network_of_its_label(store: Store) -> None:
 @pytest.mark.parametrize("augment", [None, FlipAndCrop(pad=1, flip=False)])
 def test_hidden_layers_are_learnt_in_a_recipe(store: Store, augment: Augmentation | None) -> None:
     """With hints alone, kept or fresh, a hidden layer comes closer to that of the dense past."""
-    training = replace(TRAINING, augment=augment)
+    training = replace(TRAINING, epochs=2, augment=augment)
     recipe = one_shot(TRAINING, training, 0.5, dead=False)
     hinted = FeatureDistillation(layers=("relu1",), weight=10.0, soft=0.0, hard=1e-6)
     dense, pruned = (run(GENESIS, recipe[:end], store) for end in (1, 2))
