@@ -136,7 +136,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     locked = str(tmp_path / "LOCKED")
     monkeypatch.setattr("os.access", lambda path, mode: locked != str(path) and may(path, mode))
     for name in (
-        "run.execute", "demo.execute", "run.resolve", "plan.resolve", "shrink.units", "serve.open_server",
+        "run.execute", "demo.execute", "run.resolve", "plan.resolve", "shrink.find_units", "serve.open_server",
         "bench.read_network", "compile.read_network", "shrink.read_network", "prune.prune_checkpoint", "report.page",
         "runs.measure_all", "runs.to_tensorboard", "runs.to_mlflow", "runs.to_wandb", "pack.find_files",
     ):  # fmt: skip
