@@ -199,7 +199,7 @@ def test_the_command(llama: Path, tmp_path: Path) -> None:
         (["--by", "magnitude", "--sparsity", "0.5", "--pattern", "2:4"], "either --sparsity or --pattern"),
         (["--by", "magnitude", "--pattern", "half"], "Expected --pattern n:m, n kept of every m"),
         (["--by", "magnitude", "--pattern", "4:2"], "0 < n < m"),
-        (["--by", "magnitude", "--sparsity", "0.5", "--per-tensor"], "no --where and no --per-tensor with --by"),
+        (["--by", "magnitude", "--sparsity", "0.5", "--per-tensor"], "no --layers and no --per-tensor with --by"),
         (["--by", "wanda", "--sparsity", "0.5", "--text", "gone"], "Expected UTF-8 text in gone"),
         (["--pattern", "2:4"], "only with --by"),
         (["--by", "wanda", "--pattern", "2:4", "--owl"], "Expected no --owl with --pattern 2:4"),

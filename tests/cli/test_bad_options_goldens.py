@@ -66,7 +66,7 @@ OF_OTHERS: dict[tuple[str, str], tuple[str, ...]] = {
 }  # fmt: skip
 READ = {  # looked up, read or matched when they are used, or shown: tests of their own
     "--data", "--set", "--ray", "--weights", "--input", "--protect", "--by", "--text", "--blocks",
-    "--where", "--skip", "--masks", "--title", "--only", "--without", "--judge", "--compare",
+    "--layers", "--skip", "--masks", "--title", "--only", "--without", "--judge", "--compare",
     "--code",
 }  # fmt: skip
 

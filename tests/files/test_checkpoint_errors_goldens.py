@@ -149,7 +149,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_said(tmp_path):
 
 def test_nothing_to_prune_is_said(source, tmp_path):
     """Patterns that choose only what is no float matrix."""
-    with pytest.raises(BoxwoodError, match=r"Expected float tensors to prune, got none .*--where"):
+    with pytest.raises(BoxwoodError, match=r"Expected float tensors to prune, got none .*--layers"):
         prune_checkpoint(source, tmp_path / "out", 0.5, tensors=lambda name, entry: False)
     with pytest.raises(BoxwoodError, match="Expected sparsity"):
         prune_checkpoint(source, tmp_path / "out", 1.0)
@@ -187,11 +187,11 @@ def test_the_commands_from_pruning_to_unpacking(source, tmp_path):
 
 
 def test_uniform_sparsity_and_patterns_on_the_command_line(source, tmp_path):
-    """--per-tensor keeps the same fraction everywhere, --where and --skip choose."""
+    """--per-tensor keeps the same fraction everywhere, --layers and --skip choose."""
     options = ("--sparsity", 0.5, "--json", "--per-tensor")
     said = json.loads(command("prune", source, "--out", tmp_path / "a", *options).stdout)
     assert [row["kept"] for row in said["tensors"]] == [32, 32]
-    options += ("--where", "w*", "--skip", "*1")
+    options += ("--layers", "w*", "--skip", "*1")
     said = json.loads(command("prune", source, "--out", tmp_path / "b", *options).stdout)
     assert [row["name"] for row in said["tensors"]] == ["w0"]
 
@@ -214,7 +214,7 @@ def test_zstd_is_compared_where_it_is_installed(source):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["prune", "in", "--sparsity", "0.5", "--out", "out", "--where", "x*"], "got 'x*', which matches none"),
+        (["prune", "in", "--sparsity", "0.5", "--out", "out", "--layers", "x*"], "got 'x*', which matches none"),
         (["pack", "in", "--out", "out", "--masks", "gone"], "Expected --masks to name the file"),
         (["pack", "in/model-0.safetensors", "--out", "out"], "a file to write whose name ends in"),
         (["pack", "in", "--out", "in"], "Expected a new place to write, got in"),

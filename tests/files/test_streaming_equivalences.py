@@ -111,7 +111,7 @@ def test_it_is_the_headline_call(tmp_path):
 
 
 def test_patterns_choose_as_named_does(tmp_path):
-    """--where and --skip give the masks of the same patterns in memory."""
+    """--layers and --skip give the masks of the same patterns in memory."""
     net = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4))
     save_file(net.state_dict(), tmp_path / "net.safetensors")
     where = NamePatterns(("*.weight", "1.bias"), skip=("0.*",))

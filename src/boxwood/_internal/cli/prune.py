@@ -111,7 +111,7 @@ def prune(
     if by is not None:
         if layers or per_tensor:
             raise InvalidInput(
-                "Expected no --where and no --per-tensor with --by, which gives every linear layer "
+                "Expected no --layers and no --per-tensor with --by, which gives every linear layer "
                 "of the blocks the same sparsity, got one; leave layers out with --skip."
             )
         wanted, decide = decision(by, sparsity, pattern)
