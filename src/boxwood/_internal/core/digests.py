@@ -4,6 +4,7 @@ import ast
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -45,23 +46,25 @@ def source_digest(path: Path, name: str) -> str:
         True
     """
     root = _root(path)
-    reached: dict[str, list[str]] = {}
+    files: dict[Path, dict[str, _Definition]] = {}
+    reached: dict[str, tuple[str, ...]] = {}
     waiting, seen = [(path, name)], set()
     while waiting:
         file, wanted = waiting.pop()
         if (file, wanted) in seen:
             continue
         seen.add((file, wanted))
-        definitions = _definitions(file.read_text("utf-8"))
+        if file not in files:
+            files[file] = _definitions(file.read_bytes())
+        definitions = files[file]
         for each in [wanted] if wanted else definitions:
-            nodes = definitions.get(each, ())
-            # Relative, so that the whole may be moved.
-            place = file.relative_to(root).as_posix()
-            reached[f"{place}:{each}"] = [ast.dump(node) for node in nodes]
-            inner = [inner for node in nodes for inner in ast.walk(node)]
-            waiting += [(file, node.id) for node in inner if isinstance(node, ast.Name)]
-            waiting += [found for found in _imported(file, inner) if root in found[0].parents]
-    return digest({place: found for place, found in reached.items() if found})[:12]
+            if each in definitions:
+                found = definitions[each]
+                # Relative, so that the whole may be moved.
+                reached[f"{file.relative_to(root).as_posix()}:{each}"] = found.says
+                waiting += [(file, used) for used in found.names]
+                waiting += [at for at in _imported(file, found) if root in at[0].parents]
+    return digest(reached)[:12]
 
 
 def _root(path: Path) -> Path:
@@ -72,31 +75,53 @@ def _root(path: Path) -> Path:
     return folder
 
 
-@lru_cache(maxsize=64)
-def _definitions(text: str) -> dict[str, list[ast.stmt]]:
-    """Top-level statements of a file by the names that they give a meaning to."""
-    found: dict[str, list[ast.stmt]] = {}
-    for node in ast.parse(text).body:
-        for bound in _bound_by(node):
-            found.setdefault(bound, []).append(node)
-    return found
+@dataclass(frozen=True)
+class _Definition:
+    """What the top-level statements that define a name say, and what they use.
+
+    Args:
+        says: the statements, without comments and layout.
+        names: all names in them.
+        imports: level, module and name of what they import; no name for a whole module.
+    """
+
+    says: tuple[str, ...]
+    names: frozenset[str]
+    imports: tuple[tuple[int, str, str], ...]
 
 
-def _imported(path: Path, nodes: Iterable[ast.AST]) -> Iterator[tuple[Path, str]]:
-    """List what comes from files near one, with its name; no name for all that a file defines."""
-    near = (path.parent, _root(path))
+@lru_cache(maxsize=512)
+def _definitions(content: bytes) -> dict[str, _Definition]:
+    """Definitions of a file by their names."""
+    statements: dict[str, list[ast.stmt]] = {}
+    for statement in ast.parse(content).body:
+        for bound in _bound_by(statement):
+            statements.setdefault(bound, []).append(statement)
+    return {name: _definition(found) for name, found in statements.items()}
+
+
+def _definition(statements: Iterable[ast.stmt]) -> _Definition:
+    nodes = [node for statement in statements for node in ast.walk(statement)]
+    imports: list[tuple[int, str, str]] = []
     for node in nodes:
         if isinstance(node, ast.Import):
-            wanted = [(alias.name, "") for alias in node.names]
-            folders: tuple[Path, ...] = near
+            imports += [(0, alias.name, "") for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             names = ["" if alias.name == "*" else alias.name for alias in node.names]
-            wanted = [(node.module or "", name) for name in names]
-            folders = tuple(path.parents)[node.level - 1 : node.level] if node.level else near
-        else:
-            continue
-        for module, name in wanted:
-            yield from _found_in(folders, module, name)
+            imports += [(node.level, node.module or "", name) for name in names]
+    return _Definition(
+        says=tuple(ast.dump(statement) for statement in statements),
+        names=frozenset(node.id for node in nodes if isinstance(node, ast.Name)),
+        imports=tuple(imports),
+    )
+
+
+def _imported(path: Path, definition: _Definition) -> Iterator[tuple[Path, str]]:
+    """List what comes from files near one, with its name; no name for all that a file defines."""
+    for level, module, name in definition.imports:
+        relative = [*path.parents][level - 1 : level]
+        folders = relative if level else [path.parent, _root(path)]
+        yield from _found_in(folders, module, name)
 
 
 def _found_in(folders: Iterable[Path], module: str, name: str) -> Iterator[tuple[Path, str]]:
