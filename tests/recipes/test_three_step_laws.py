@@ -8,10 +8,12 @@ import torch
 from torch import nn
 
 from boxwood._internal.core.spec import Call
+from boxwood._internal.data.digits import digits
 from boxwood._internal.data.splits import Splits, from_tensors
+from boxwood._internal.model.dead import remove_dead
 from boxwood._internal.recipes.phase import Genesis, State
 from boxwood._internal.recipes.phases.train import Train
-from boxwood._internal.recipes.three_step import alternating, iterative
+from boxwood._internal.recipes.three_step import alternating, iterative, one_shot
 from boxwood._internal.runs.runner import run
 from boxwood._internal.runs.store import Store
 from boxwood._internal.train.optimizers import SGD
@@ -66,6 +68,28 @@ def test_alternating_moves_one_half_at_a_time(store: Store) -> None:
     linear = {"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"}
     assert moved(*states[:2]) == linear
     assert moved(*states[1:]) == set(states[0].weights) - linear
+
+
+def test_networks_of_one_sparsity_have_as_many_weights_that_do_something(store: Store) -> None:
+    """Iterative, one-step and not retrained: the same count, of which no unit is dead."""
+    net = Call.of(lenet_300_100, inputs=64)
+    start = Genesis(model=net, data=digits, seed=0)
+    training = Training(steps=40, batch=30, optimizer=SGD(lr=0.1, weight_decay=1e-3))
+    recipes = (
+        iterative(training, training, (0.9, 0.99)),
+        one_shot(training, training, 0.99),
+        one_shot(training, None, 0.99),
+    )
+    counts = []
+    for recipe in recipes:
+        state = run(start, recipe, store)
+        facts = state.facts
+        counts.append(facts["kept"])
+        again = remove_dead(start.network(state.weights), state.masks, digits().shape)
+        assert sum(int(mask.sum()) for mask in again.masks.values()) == facts["kept"]
+    wanted = round(0.01 * facts["weights"])
+    # A unit of the last layer that comes back brings a weight or two along.
+    assert all(wanted - 5 <= count <= wanted for count in counts)
 
 
 @pytest.fixture

@@ -127,12 +127,26 @@ def remove_dead_(
         0.0
     """
     done = remove_dead(model, masks, example_shape)
+    set_biases_(model, done)
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    for name, bias in done.biases.items():
-        parameters[name].copy_(bias)
     for name, mask in done.masks.items():
         parameters[name].masked_fill_(~mask.to(parameters[name].device), 0)
     return done
+
+
+@torch.no_grad()
+def set_biases_(model: nn.Module, done: DeadRemoval) -> None:
+    """Set the biases that a removal changes.
+
+    Example:
+        >>> net = nn.Linear(1, 1)
+        >>> set_biases_(net, DeadRemoval({}, {"bias": torch.zeros(1)}, {}, {}))
+        >>> net.bias.item()
+        0.0
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, bias in done.biases.items():
+        parameters[name].copy_(bias)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from boxwood._internal.model.scoring import Criterion
 from boxwood._internal.recipes.phase import Recipe
 from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.recipes.phases.prune import Prune
-from boxwood._internal.recipes.phases.remove_dead import RemoveDead
 from boxwood._internal.recipes.phases.rewind import Reinitialise
 from boxwood._internal.recipes.phases.train import Train
 from boxwood._internal.recipes.training_budget import checked_length
@@ -74,7 +73,8 @@ def iterative(
         sparsities: total fraction of zeros after each round.
         criterion: as for `boxwood.find_masks`; ``magnitude_over_std`` ranks by quality × std.
         allocation: as for `boxwood.find_masks`.
-        dead: remove dead neurons after every retraining, before measuring.
+        dead: dead neurons go with every pruning, and count: each of ``sparsities`` is met without
+            them. For plain feed-forward networks.
 
     Example:
         >>> from boxwood._internal.train.optimizers import SGD
@@ -86,9 +86,10 @@ def iterative(
     """
     phases: Recipe = (Train(training=train, label="dense"),)
     for round_, sparsity in enumerate(sparsities):
-        phases += (Prune(sparsity=sparsity, criterion=criterion, allocation=allocation),)
-        phases += _retrain(retraining, round_)
-        phases += (RemoveDead(),) * dead + (Measure(label=f"round-{round_ + 1}"),)
+        phases += (
+            Prune(sparsity=sparsity, criterion=criterion, allocation=allocation, effective=dead),
+        )
+        phases += (*_retrain(retraining, round_), Measure(label=f"round-{round_ + 1}"))
     return phases
 
 
@@ -111,10 +112,10 @@ def one_shot(
     """
     pruned = (
         Train(training=train, label="dense"),
-        Prune(sparsity=sparsity, criterion=criterion, allocation=allocation),
+        Prune(sparsity=sparsity, criterion=criterion, allocation=allocation, effective=dead),
     )
     after = () if retraining is None else _retrain(retraining, 0)
-    return pruned + after + (RemoveDead(),) * dead + (Measure(),)
+    return (*pruned, *after, Measure())
 
 
 def reinitialised(recipe: Recipe, train: Training) -> Recipe:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from boxwood._internal.core import spec
 from boxwood._internal.core.allocation import Allocation, global_
@@ -15,6 +16,8 @@ from boxwood._internal.core.masks import sparsity
 from boxwood._internal.core.schedules import Geometric
 from boxwood._internal.core.seeds import generator_for, seed_for
 from boxwood._internal.core.selection import candidates
+from boxwood._internal.model.dead import set_biases_
+from boxwood._internal.model.effective import without_dead
 from boxwood._internal.model.evidence.calibration import Loss
 from boxwood._internal.model.oneshot import apply_masks_, find_masks, find_masks_in_rounds
 from boxwood._internal.model.prunable import Layers, linear_and_conv
@@ -40,10 +43,14 @@ class Prune:
             each round removes the same fraction of the survivors.
         sample: which of the seed's random samples of training examples is the evidence; None takes
             the first examples, which are the same for every seed.
+        effective: prune dead units too, as `RemoveDead` does, and count them: ``sparsity`` is met
+            after that, so that networks of one sparsity have as many weights that do something.
+            For plain feed-forward networks.
         label: a name for later phases.
 
     Raises:
-        InvalidInput: there is less than one round, or there are several and no sparsity.
+        InvalidInput: there is less than one round, or there are several, or dead units count, and
+            there is no sparsity.
 
     Example:
         >>> from boxwood._internal.core.criteria import synflow
@@ -62,14 +69,17 @@ class Prune:
     batch: int = spec.field(256, legacy=256)
     rounds: int = spec.field(1, legacy=1)
     sample: int | None = spec.field(None, legacy=None)
+    effective: bool = spec.field(False, legacy=False)
     label: str = spec.field("", identity=False)
 
     def __post_init__(self) -> None:
-        if self.rounds < 1 or (self.rounds > 1 and self.sparsity is None):
+        total = self.rounds > 1 or self.effective
+        if self.rounds < 1 or (total and self.sparsity is None):
             raise InvalidInput(
-                f"Expected rounds >= 1, and a total sparsity where there are several, got "
-                f"rounds={self.rounds}, sparsity={self.sparsity}; give the sparsity after the last "
-                f"round and an allocation without numbers of its own, or rounds=1."
+                f"Expected rounds >= 1, and a total sparsity where there are several or dead units "
+                f"count, got rounds={self.rounds}, effective={self.effective}, "
+                f"sparsity={self.sparsity}; give the sparsity after the last round and an allocation "
+                f"without numbers of its own, or rounds=1."
             )
 
     @property
@@ -90,18 +100,29 @@ class Prune:
             "loss": self.loss,
             "batches": InBatches(self._seen(world), self.batch, self.evidence),
         }
-        if self.sparsity is None or self.rounds == 1:
-            masks = find_masks(model, self.sparsity, **settings)
-        else:
+
+        def choose(sparsity: float | None) -> dict[str, Tensor]:
+            if sparsity is None or self.rounds == 1:
+                return find_masks(model, sparsity, **settings)
             weights = self.layers(model)
             left = sum(candidates(weights, state.masks).values())
             pruned = 1 - left / sum(weight.numel() for weight in weights.values())
-            schedule = Geometric(final=self.sparsity, end=self.rounds, initial=pruned)
-            masks = find_masks_in_rounds(model, schedule, self.rounds, **settings)
-        masks = {**state.masks, **masks}
+            schedule = Geometric(final=sparsity, end=self.rounds, initial=pruned)
+            return find_masks_in_rounds(model, schedule, self.rounds, **settings)
+
+        more: dict[str, Any] = {}
+        if self.effective and self.sparsity is not None:
+            left = sum(candidates(self.layers(model), state.masks).values())
+            shape = world.data.shape
+            done = without_dead(model, choose, self.sparsity, shape, available=left)
+            masks = {**state.masks, **done.masks}
+            set_biases_(model, done)
+            more = {"removed": dict(done.removed), "kept_constant": dict(done.kept_constant)}
+        else:
+            masks = {**state.masks, **choose(self.sparsity)}
         apply_masks_(model, masks)
         kept = {name: int(mask.sum()) for name, mask in masks.items()}
-        return state_of(model, masks, {"kept": kept, "sparsity": sparsity(masks)})
+        return state_of(model, masks, {"kept": kept, "sparsity": sparsity(masks), **more})
 
     def _seen(self, world: World) -> Examples:
         """The training examples, those that serve as evidence first."""
