@@ -145,10 +145,10 @@ def examine(
 
 def _summed(loss: Loss, outputs: Tensor, wanted: Tensor, counted: Tensor) -> Tensor:
     """The loss of each example times its targets: a loss is a mean, so one call for each example."""
+    none = torch.zeros((), device=outputs.device)
     return torch.stack([
-        loss(outputs[i : i + 1], wanted[i : i + 1]).float() * number
-        if (number := int(count)) else torch.zeros((), device=outputs.device)
-        for i, count in enumerate(counted)
+        loss(outputs[i : i + 1], wanted[i : i + 1]).float() * number if number else none
+        for i, number in enumerate(counted.tolist())
     ])  # fmt: skip
 
 
