@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -23,6 +23,7 @@ def test_bits_are_read_back(right: list[bool]) -> None:
     assert found.targets.tolist() == [1] * len(right)
 
 
+@example([(-1, 1, 0.0)])
 @given(st.lists(st.tuples(st.integers(-5, 99), st.integers(0, 99), st.floats(0, 9, width=32))))
 def test_counts_and_losses_are_read_back(rows: list[tuple[int, int, float]]) -> None:
     """Of examples with several targets, counts and losses come back as they were."""

@@ -42,7 +42,7 @@ class Answers:
         Where examples have several targets, right answers and targets are 32-bit counts.
         """
         found: dict[str, Any] = {"examples": len(self.right)}
-        if (self.targets == 1).all():
+        if (self.targets == 1).all() and np.isin(self.right, (0, 1)).all():
             found["right"] = _text(np.packbits(self.right.astype(bool)))
         else:
             found["right"] = _text(self.right.astype("<i4"))
