@@ -40,7 +40,7 @@ from boxwood._internal.runs.store import Store
 from boxwood_studies.decode import Decode
 
 RESULTS = Path(__file__).parent / "results"
-SHOWN = (("test loss", "nats a phoneme", "~g"), ("phoneme error rate", "", "~%"))
+SHOWN = (("test loss", "nats a phoneme", "~r"), ("phoneme error rate", "", "~%"))
 COLUMNS = (
     ("non-zeros", (50_000, 100_000, 200_000, 400_000, 800_000), (("dense", DENSE, "nonzero"), ("large, pruned", SPARSE, "nonzero"))),
     ("bytes", (200_000, 400_000, 800_000, 1_600_000, 3_200_000), (

@@ -236,7 +236,7 @@ def draw(path: Path) -> None:
     rows = [Row(**run) for run in json.loads(path.read_text())["runs"]]
     criteria = ("OBD", "magnitude", DRAWS[0])
     deleted = channel("at", "deleted", "~%", ticks=(0.2, 0.4, 0.6, 0.8))
-    rise = channel("value", "rise of the penalised loss", "~g", ticks=RISES, type="log", domain=[1e-5, 30])  # fmt: skip
+    rise = channel("value", "rise of the penalised loss", "~r", ticks=RISES, type="log", domain=[1e-5, 30])  # fmt: skip
     looks = numbered([*criteria, PREDICTED])
     panels = []
     for inputs in INPUTS:

@@ -52,7 +52,7 @@ def still(spec: Spec, title: str, *, text: str = "", width: int = 460, height: i
         made["height"] = height
     marked = any("shape" in encoding for encoding in _encodings(made))
     for encoding in _encodings(made):
-        _show_legends(encoding, ("color", "shape" if marked else "strokeDash"))
+        _show_legends(encoding, marked=marked)
         for axis, length in (("x", width), ("y", made["height"])):
             _thin_ticks(encoding.get(axis), length)
     return made
@@ -148,14 +148,15 @@ def _coloured(node: Any) -> Any:
     return node
 
 
-def _show_legends(encoding: Spec, channels: tuple[str, str]) -> None:
+def _show_legends(encoding: Spec, *, marked: bool) -> None:
     """Give series a legend, in place of the page's check boxes; a single one needs none."""
-    for name in channels:
+    # A legend takes the opacity of bands otherwise, and the dashes of lines around markers.
+    shown = {"title": None, "symbolOpacity": 1, "symbolFillOpacity": 1}
+    shown |= {"symbolStrokeWidth": 0} if marked else {}
+    for name in ("color", "strokeDash", "shape"):
         found = encoding.get(name, {})
         if "legend" in found and found["legend"] is None and len(found["scale"]["domain"]) > 1:
-            # A legend takes the opacity of bands otherwise, and the dashes of lines around markers.
-            marked = {"symbolStrokeWidth": 0} if "shape" in channels else {}
-            found["legend"] = {"title": None, "symbolOpacity": 1, "symbolFillOpacity": 1, **marked}
+            found["legend"] = shown
 
 
 def _thin_ticks(channel: Any, length: int) -> None:

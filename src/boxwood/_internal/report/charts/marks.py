@@ -37,7 +37,7 @@ def only(field: str, value: str) -> Spec:
 
 
 def channel(
-    field: str, title: str, style: str = "~g", ticks: Sequence[float] = (), **scale: Any
+    field: str, title: str, style: str = "~r", ticks: Sequence[float] = (), **scale: Any
 ) -> Spec:
     """Encode a number along an axis.
 

@@ -184,7 +184,7 @@ def comparison_figure(found: Comparison) -> Figure:
     placed = sorted({row["kept_fraction"] for row in rows}, reverse=True)
     x = halving("kept_fraction", "weights remaining", placed)
     x["axis"]["values"] = placed
-    y = channel("difference", title, "+~g", zero=True)
+    y = channel("difference", title, "+~r", zero=True)
     spec = {
         **base(rows),
         "height": 260,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from boxwood._internal.report.charts.looks import tooltip
-from boxwood._internal.report.charts.marks import base, only
+from boxwood._internal.report.charts.marks import base, channel, only
 from boxwood._internal.report.page.document import (
     Column,
     Control,
@@ -89,19 +89,27 @@ def histogram_figure(found: Sequence[Pair]) -> Figure | None:
     rows = [row for pair, layer in drawn for row in _histogram(pair, layer, bins)]
     names = list(dict.fromkeys(layer for _, layer in drawn))
     whats = ("before pruning", "left at the end")
+    step = {"interpolate": "step"}
+    legend = {"orient": "top", "title": None, "symbolOpacity": 1, "symbolStrokeWidth": 0}
+    told_apart = {"field": "what", "type": "nominal", "legend": legend}
+    shades = {**told_apart, "scale": {"domain": whats, "range": ["var(--c7)", "var(--c1)"]}}
+    dashes = {**told_apart, "scale": {"domain": whats, "range": [[1, 0], [4, 2]]}}
     spec = {
         **base(rows, [only("layer", names[0])], field=PRUNED),
         "height": 280,
-        "mark": {"type": "area", "interpolate": "step", "opacity": 0.35, "line": {"strokeWidth": 1.8}},
         "encoding": {
-            "x": {"field": "weight", "type": "quantitative", "axis": {"title": "weight"}, "scale": {"nice": False}},
+            "x": channel("weight", "weight", nice=False),
             "y": {"field": "share", "type": "quantitative", "stack": None,
                   "axis": {"title": "share of its non-zero weights", "format": "~%"}},
-            "color": {"field": "what", "type": "nominal", "legend": {"orient": "top", "title": None},
-                      "scale": {"domain": whats, "range": ["var(--c7)", "var(--c1)"]}},
-            "strokeDash": {"field": "what", "type": "nominal", "scale": {"domain": whats, "range": [[1, 0], [4, 2]]}},
-            "tooltip": tooltip(("what", "of"), ("count", "weights here"), ("key", "key")),
+            "color": shades,
         },
+        "layer": [
+            {
+                "mark": {"type": "area", "opacity": 0.35, **step},
+                "encoding": {"tooltip": tooltip(("what", "of"), ("count", "weights here"), ("key", "key"))},
+            },
+            {"mark": {"type": "line", "strokeWidth": 1.8, **step}, "encoding": {"strokeDash": dashes}},
+        ],
     }  # fmt: skip
     return Figure(
         name="weights",

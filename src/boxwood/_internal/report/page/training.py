@@ -245,7 +245,7 @@ def _flat(facts: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, flo
 
 def _axis(kind: str, found: Sequence[Point]) -> dict[str, Any]:
     percent = fractions(kind, [each.value for each in found if each.what == kind])
-    return {"title": title_of(kind), "format": "~%" if percent else "~g"}
+    return {"title": title_of(kind), "format": "~%" if percent else "~r"}
 
 
 def _rising(rows: Sequence[Mapping[str, Any]]) -> str | None:
