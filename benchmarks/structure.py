@@ -1,4 +1,4 @@
-"""Structural pruning of many architectures: equivalent, refused or wrong; beside two other libraries.
+"""Structural pruning of many architectures: equivalent, refused or wrong; next to two other libraries.
 
 Half of the units of every group go. A network counts as equivalent if the smaller one computes what
 the masked one computes, in double precision, on given and random inputs, with its own weights and
@@ -140,7 +140,7 @@ SIDES = {"ours": ours, "peer": peer(_torch_pruning), "kirigami": peer(_torch_kir
 
 
 def to_smaller_ours(net: nn.Module, example: Any, *, check: bool) -> Callable[[], object]:
-    """From a network to the smaller one; ``check`` runs it beside the masked one."""
+    """From a network to the smaller one; ``check`` runs it and the masked one."""
 
     def run() -> nn.Module:
         selection = select_units(find_units(net, example), 0.5)

@@ -20,14 +20,17 @@ class Crooked(nn.Module):
 
     Args:
         inside: type into which the hidden layer is converted; None for none.
+        only: the one type that its code runs in; None for any.
     """
 
-    def __init__(self, inside=None):
+    def __init__(self, inside=None, only=None):
         super().__init__()
         self.a, self.b = nn.Linear(3, 8), nn.Linear(8, 2)
-        self.inside, self.factor, self.entry = inside, 1.0, (0, 0)
+        self.inside, self.only, self.factor, self.entry = inside, only, 1.0, (0, 0)
 
     def forward(self, x):
+        if self.only is not None and self.a.weight.dtype != self.only:
+            raise TypeError("no kernel for this type")
         weight = self.a.weight * 1
         if weight.requires_grad:
             weight.register_hook(self._crooked)
@@ -44,9 +47,9 @@ class Crooked(nn.Module):
         return changed
 
 
-def checked(own, inside, entry, factor):
+def checked(own, inside, entry, factor, only=None):
     torch.manual_seed(0)
-    net = Crooked(inside).eval().to(own)
+    net = Crooked(inside, only).eval().to(own)
     selection = select_units(find_units(net, ROWS.to(own)), 0.5)
     small = shrink(net, selection)
     small.factor, small.entry = factor, entry
@@ -74,3 +77,22 @@ def test_right_gradients_agree_in_every_type(own, inside):
     assert found.equivalent, str(found)
     assert found.gradients.difference is not None
     assert found.gradients.tolerance <= 1e-4
+
+
+@pytest.mark.parametrize("entry", [(0, 0), (1, 2), (3, 1)])
+def test_single_precision_finds_it_where_a_network_runs_in_nothing_finer(entry):
+    """Five percent of an entry is more than the rounding that is allowed there."""
+    right = checked(torch.float32, None, entry, 1.0, torch.float32)
+    assert right.equivalent, str(right)
+    assert right.gradients.tolerance == 1e-3
+    assert not checked(torch.float32, None, entry, 1.05, torch.float32).equivalent
+
+
+@pytest.mark.parametrize("own", [torch.float16, torch.bfloat16])
+def test_gradients_that_run_in_half_precision_alone_are_said_to_show_nothing(own):
+    """Their rounding may be as large as what is wrong; outputs are compared all the same."""
+    found = checked(own, None, (0, 0), 1.05, own)
+    assert found.gradients.difference is None
+    assert "not compared: they differ by 0.0" in str(found)
+    assert f"which may be rounding in {str(own).removeprefix('torch.')}" in str(found)
+    assert all(trial.equal for trial in found.trials)

@@ -45,7 +45,7 @@ class Reading:
     test: list[Tokens]
 
     def pairs(self) -> Batches:
-        """Inputs, and the tokens that are to be foretold from them."""
+        """Inputs, and the tokens that are to be predicted from them."""
         return [(batch, batch["input_ids"]) for batch in self.calibration]
 
 
@@ -55,7 +55,7 @@ class Outcome:
 
     Args:
         shrunken: the model.
-        perplexity: by the three words; empty where nothing is foretold.
+        perplexity: by the three words; empty where nothing is predicted.
     """
 
     shrunken: Shrunken
@@ -94,7 +94,7 @@ def criterion_of(
 
 
 def is_causal(model: transformers.PreTrainedModel) -> bool:
-    """Tell whether a model foretells the next token."""
+    """Say whether a model predicts the next token."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     return type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
@@ -130,18 +130,18 @@ def shrink_by(
         lambda multiple_of: choose(scores, multiple_of),
         multiple=multiple,
     )
-    told: dict[str, float] = {}
+    values: dict[str, float] = {}
     measured = reading is not None and is_causal(model)
     if reading is not None and measured:
-        told["dense"] = perplexity(model, reading.test)
-        told["cut"] = perplexity(done.built, reading.test)
+        values["dense"] = perplexity(model, reading.test)
+        values["cut"] = perplexity(done.built, reading.test)
     if reading is not None and repair:
         ids = [batch["input_ids"] for batch in reading.calibration]
         with bar("repair", quiet=quiet) as watch:
             done = repaired(model, done, ids, watch=watch)
         if measured:
-            told["repaired"] = perplexity(done.built, reading.test)
-    return Outcome(done, told)
+            values["repaired"] = perplexity(done.built, reading.test)
+    return Outcome(done, values)
 
 
 def next_token_loss(outputs: Any, ids: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Values that are known without computing the network: what follows from whole-number inputs.
 
 Much code looks at tokens, lengths and masks to decide what to do ("is anything masked?", "how long
-is the longest?"). These do not depend on what is removed, so beside tensors without data their real
+is the longest?"). These do not depend on what is removed, so next to tensors without data their real
 values are carried along, as long as nothing else enters.
 """
 
@@ -41,7 +41,7 @@ class ConcreteValues:
     def run(self, func: Any, args: Any, kwargs: Any, on_value: Callable[[], None]) -> Any:
         """Run an operation without data, and with data where all that it reads is known.
 
-        ``on_value`` is called where what comes out could not be told without data.
+        ``on_value`` is called where what comes out is not known without data.
         """
         tensors = [each for each in tree_flatten((args, kwargs))[0] if isinstance(each, Tensor)]
         written = list(_written(func, args, kwargs))
@@ -55,13 +55,13 @@ class ConcreteValues:
             return out
         real_args, real_kwargs = tree_map_only(Tensor, self._value, (args, kwargs))
         try:
-            out, told = func(*args, **kwargs), True
+            out, known = func(*args, **kwargs), True
         except (DataDependentOutputException, DynamicOutputShapeException):
-            out, told = None, False
+            out, known = None, False
             on_value()
         with unset_fake_temporarily():
             real = func(*real_args, **real_kwargs)
-        if not told:
+        if not known:
             out = tree_map(self._without_data, real)
         for fake, value in zip(tree_flatten(out)[0], tree_flatten(real)[0], strict=True):
             if isinstance(fake, Tensor):

@@ -20,10 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from boxwood._internal.graph.comparison import (
-    carries_gradients,
+    gradient_tolerance,
     is_coarser,
     name_of,
-    tolerance,
 )
 from boxwood._internal.graph.equivalence_report import Gradients
 from boxwood._internal.graph.pair import Pair
@@ -74,25 +73,25 @@ def _compared(pair: Pair, example: Any, dtype: torch.dtype | None) -> Gradients:
     if not finite and dtype is not None:
         raise ValueError("overflow that the network's own type may not have")
     kind = dtype or _type_of(small)
-    found = Gradients(_difference(expected, small), tolerance(kind), name_of(kind))
+    found = Gradients(_difference(expected, small), gradient_tolerance(kind), name_of(kind))
     agree = finite and found.equal
-    if not agree and not pair.throughout:
+    if not agree:
         # Where the code itself computes in a coarser type, the difference can show no more.
         coarsest = pair.coarsest(example, perturbed=True, dtype=dtype)
         if is_coarser(coarsest, kind):
-            name = name_of(coarsest)
-            if finer := pair.without_conversions(example, perturbed=True):
-                exact = _compared(finer, example, torch.float64)
-                return replace(exact, dtype=f"float64, conversions to {name} left out")
-            kind = coarsest
-            found = replace(
-                found, tolerance=tolerance(kind), dtype=f"{found.dtype} with parts in {name}"
+            exact = pair.in_double_throughout(
+                lambda finer: _compared(finer, example, torch.float64), example, perturbed=True
             )
+            if exact is not None:
+                said = f"float64, conversions to {name_of(coarsest)} left out"
+                return replace(exact, dtype=said)
+            kind, said = coarsest, f"{found.dtype} with parts in {name_of(coarsest)}"
+            found = replace(found, tolerance=gradient_tolerance(kind), dtype=said)
             agree = finite and found.equal
-    if not carries_gradients(kind):
+    if not gradient_tolerance(kind) and not agree:
         said = f"they differ by {found.difference:.2g}, which may be rounding in {name_of(kind)}"
         return replace(found, difference=None, said=said)
-    if agree and not own:
+    if agree and not (own and gradient_tolerance(kind)):
         return found
     steps = _STEPS.get(kind, _COARSE)
     derive = _Derivatives(pair, example, dtype, steps)
@@ -203,7 +202,7 @@ def _spread(pair: Pair, small: Mapping[str, Tensor], like: Mapping[str, Tensor])
 def _difference(expected: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> float:
     """Find the largest difference of a parameter's gradients, over the largest entry of its own.
 
-    What is all but zero beside the gradients of others is measured by those.
+    What is all but zero next to the gradients of others is measured by those.
     """
     largest = max((float(each.abs().max()) for each in got.values() if each.numel()), default=0.0)
     worst = 0.0

@@ -250,7 +250,7 @@ def _agreed(labels: Labels, mine: Layout, other: Layout) -> Layout:
 
 
 def _without_single(labels: Labels, layout: Layout) -> Layout:
-    """Keep what an axis of one index is: it cannot go, and stands for no index of the other."""
+    """Keep what an axis of one index is: it cannot go, and is no index of the other."""
     for block in layout.blocks:
         if len(block.axes) == 1 and block.ids.size == 1:
             layout = unlabel(labels, layout, block.axes[0])

@@ -1,4 +1,4 @@
-"""Take what a trace left behind out of the variables of a network's code.
+"""Take what a trace has left out of the variables of a network's code.
 
 A copy of the network is traced, but its code may also keep something in a table of its module or
 in an attribute of its class. A tensor without data that stays there would meet the next run.

@@ -1,9 +1,9 @@
 """The original and the smaller network, run with the same weights."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,8 @@ from boxwood._internal.graph.slicing import Cuts, mask_, sliced
 from boxwood._internal.graph.state import changed, state_of
 from boxwood._internal.graph.surgery import cuts_of
 from boxwood.errors import BoxwoodError, InvalidInput
+
+_T = TypeVar("_T")
 
 _QUICK = 1e-5
 """What outputs of networks run as they are may differ by, before they are run in double precision."""
@@ -90,8 +92,12 @@ class Pair:
         if not is_coarser(coarsest, dtype or getattr(torch, trial.dtype)):
             return trial
         name = name_of(coarsest)
-        if finer := self.without_conversions(example, perturbed=perturbed):
-            exact = finer._compare(example, inputs, perturbed=perturbed, dtype=torch.float64)
+        exact = self.in_double_throughout(
+            lambda pair: pair._compare(example, inputs, perturbed=perturbed, dtype=torch.float64),
+            example,
+            perturbed=perturbed,
+        )
+        if exact is not None:
             return replace(exact, dtype=f"float64, conversions to {name} left out")
         said = f"{trial.dtype} with parts in {name}"
         return replace(trial, dtype=said, tolerance=tolerance(coarsest))
@@ -113,17 +119,16 @@ class Pair:
         returned = precision(outputs, dtype)
         return returned if is_coarser(returned, noted.coarsest) else noted.coarsest
 
-    def without_conversions(self, example: Any, *, perturbed: bool) -> "Pair | None":
-        """Let both compute in double precision throughout; None where their code does not let them."""
-        made = replace(self, throughout=True)
+    def in_double_throughout(
+        self, compared: Callable[["Pair"], _T], example: Any, *, perturbed: bool
+    ) -> _T | None:
+        """Compare without conversions to coarser types; None where the code does not run so."""
+        finer = replace(self, throughout=True)
         try:
-            _, narrow = made.networks(perturbed=perturbed, dtype=torch.float64)
-            with torch.no_grad():
-                made.run(narrow, example, torch.float64)
-            exact = made.coarsest(example, perturbed=perturbed) == torch.float64
+            exact = finer.coarsest(example, perturbed=perturbed) == torch.float64
+            return compared(finer) if exact else None
         except Exception:  # noqa: BLE001 - kernels may exist for the coarser type alone
             return None
-        return made if exact else None
 
     def run(
         self,

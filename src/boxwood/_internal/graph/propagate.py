@@ -197,7 +197,7 @@ class Flow:
             self.bounds.append((size.expression, layout, axis))
 
     def expect(self, call: Call, size: Any, ids: Ids | None, axis: int = 0, scale: int = 1) -> None:
-        """Say what a size in the code stands for; None for ids: it must stay as it is."""
+        """Say what a size in the code means; None for ids: it must stay as it is."""
         if isinstance(size, Ref) or size is None:
             return
         count = np.zeros(abs(int(size)), dtype=np.int64) if ids is None else ids
@@ -212,7 +212,7 @@ class Flow:
         return [Size(n, OfShape(given.value, axis)) for axis, n in enumerate(self.shape(given))]
 
     def expect_shape(self, call: Call, sizes: Sequence[Any], layout: Layout) -> None:
-        """Say what every size of a shape in the code stands for; -1 follows by itself."""
+        """Say what every size of a shape in the code means; -1 follows by itself."""
         for axis, size in enumerate(sizes):
             if size == -1 or isinstance(size, Ref):
                 continue
@@ -330,10 +330,10 @@ class Flow:
                 bare = isinstance(expression, OfAttribute)
                 fixed = np.zeros(number if bare else 1, dtype=np.int64)
                 self.targets.append(Target(expression, fixed, 0, 1 if bare else number, source))
-        told = {leaf for target in self.targets for leaf in leaves(target.expression)}
+        known = {leaf for target in self.targets for leaf in leaves(target.expression)}
         for expression, (outcome, source) in self.trace.compared.items():
             if any(
-                leaf in told if isinstance(leaf, OfAttribute) else self._may_change(leaf)
+                leaf in known if isinstance(leaf, OfAttribute) else self._may_change(leaf)
                 for leaf in leaves(expression)
             ):
                 self.compared.append(Compared(expression, outcome, source))

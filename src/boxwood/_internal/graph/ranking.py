@@ -75,7 +75,7 @@ def best_units(
     if len(units) == 0:
         raise InvalidInput(
             f"Expected a network with removable units, got one with none: {_why_none(units)}; "
-            "Units.reasons() tells it of every axis."
+            "Units.reasons() says it of every axis."
         )
     if scores.shape != (len(units),) or not np.isfinite(scores).all():
         raise InvalidInput(
@@ -101,14 +101,14 @@ def best_units(
 
 
 def _why_none(units: Units) -> str:
-    """Tell of one axis what keeps it whole, rather of one that the model does not return."""
-    told = [
+    """Say of one axis what keeps it whole, rather of one that the model does not return."""
+    reasons = [
         (name, dim, why) for (name, dim), why in units.reasons().items() if name in units.shapes
     ]
-    told.sort(key=lambda each: (each[2] == "the model returns it", each[1]))
-    if not told:
+    reasons.sort(key=lambda each: (each[2] == "the model returns it", each[1]))
+    if not reasons:
         return "it has no parameters with more than one index along an axis"
-    name, dim, why = told[0]
+    name, dim, why = reasons[0]
     return f"axis {dim} of {name!r} stays, for {why}"
 
 

@@ -186,16 +186,16 @@ def read_record(path: Path) -> tuple[Record, dict[str, Tensor]]:
             "removed; load it as ordinary weights."
         )
     try:
-        told = strict_json(found.texts[_KEY].encode())
-        _check_format(told["format"], found, path)
+        read = strict_json(found.texts[_KEY].encode())
+        _check_format(read["format"], found, path)
         record = Record(
-            {name: tuple(shape) for name, shape in told["shapes"].items()},
+            {name: tuple(shape) for name, shape in read["shapes"].items()},
             {
                 n: [(d, [tuple(r) for r in rs]) for d, rs in axes]
-                for n, axes in told["kept"].items()
+                for n, axes in read["kept"].items()
             },
-            [(tuple(where), value) for where, value in told["attributes"]],
-            [(str(module), str(name)) for module, name in told.get("baked", ())],
+            [(tuple(where), value) for where, value in read["attributes"]],
+            [(str(module), str(name)) for module, name in read.get("baked", ())],
         )
         _check_shapes(record, found.tensors)
     except BoxwoodError:
@@ -232,7 +232,7 @@ def _check_attribute(
 ) -> None:
     """Refuse a file that would set anything but an int that the network has.
 
-    Only what stands in the tables of modules and settings is looked up: no method, no property and
+    Only what is in the tables of modules and settings is looked up: no method, no property and
     nothing that Python itself keeps there.
     """
     holder: Any = model

@@ -23,7 +23,7 @@ HERE = str(Path(__file__).parent) + os.sep
 
 @dataclass(frozen=True)
 class Ref:
-    """Stands in recorded arguments for a tensor: the number of its value."""
+    """Takes the place of a tensor in recorded arguments: the number of its value."""
 
     value: int
 
@@ -283,7 +283,7 @@ def unwrapped(tensor: Tensor) -> tuple[Tensor, list[int]]:
 
 
 def plain_shape(tensor: Tensor) -> Sequence[int]:
-    """Ask for a shape without anybody being told."""
+    """Ask for a shape without letting the listener know."""
     with torch._C.DisableTorchFunction():
         return tensor.shape
 

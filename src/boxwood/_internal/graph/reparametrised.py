@@ -203,7 +203,7 @@ def filled(model: nn.Module, plain: nn.Module) -> nn.Module:
 
 
 def finish_(small: nn.Module, how: Written) -> None:
-    """Assign what a cut alone does not give, and compute anew what hooks have left in attributes.
+    """Assign what a cut alone does not give, and compute again what hooks have left in attributes.
 
     Example:
         >>> layer = prune.identity(nn.Linear(1, 1), "weight")

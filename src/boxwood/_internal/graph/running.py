@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from boxwood._internal.core.generators import devices_of, own_random_numbers
-from boxwood._internal.graph.comparison import carries_gradients, is_coarser, is_numbers
+from boxwood._internal.graph.comparison import gradient_tolerance, is_coarser, is_numbers
 from boxwood._internal.graph.examples import called, mapped, moved_to, tensors_of
 from boxwood._internal.graph.rebuild import Replace, rebuilt
 
@@ -31,7 +31,7 @@ def in_finest(network: nn.Module, trial: Callable[[torch.dtype | None], _T]) -> 
         torch.float64
     """
     held = [each.dtype for each in (*network.parameters(), *network.buffers()) if is_numbers(each)]
-    half = any(not carries_gradients(dtype.to_real()) for dtype in held)
+    half = any(not gradient_tolerance(dtype.to_real()) for dtype in held)
     for dtype in (torch.float64, *[torch.float32] * half):
         try:
             return trial(dtype)

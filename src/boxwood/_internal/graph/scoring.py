@@ -73,22 +73,22 @@ def score_units(
             f"Expected a criterion whose positional parameters are among {', '.join(given)}, got "
             f"{missing[0]!r}; give evidence={{{missing[0]!r}: …}}, or another criterion."
         )
-    told = {need: evidence[need] for need in needs if need in evidence}
+    asked = {need: evidence[need] for need in needs if need in evidence}
     for computed_by in map(str, reparametrised(units.model)):
-        lacking = [need for need, each in told.items() if computed_by not in each]
+        lacking = [need for need, each in asked.items() if computed_by not in each]
         if lacking:
             raise InvalidInput(
                 f"Expected {lacking[0]} of {computed_by!r}, got none, for the layer computes this "
                 "weight from others; gather evidence and find units in "
                 "boxwood._internal.graph.reparametrised.baked(model)."
             )
-    owned = _owned(units, as_computed=not told)
+    owned = _owned(units, as_computed=not asked)
     scored: dict[int, Tensor] = {}
     for each in owned:
-        if not all(each.name in one for one in told.values()):
+        if not all(each.name in one for one in asked.values()):
             continue
         if id(each.weight) not in scored:
-            at_hand: dict[str, Any] = {need: one[each.name] for need, one in told.items()}
+            at_hand: dict[str, Any] = {need: one[each.name] for need, one in asked.items()}
             at_hand |= {"weight": each.weight, "name": each.name}
             made = scored[id(each.weight)] = criterion(*(at_hand[need] for need in needs))
             if made.is_complex():

@@ -3,7 +3,7 @@
 A network's code computes the sizes that it views tensors in: from other tensors' shapes, from
 attributes such as ``self.num_heads``, from plain numbers. After surgery the first follow by
 themselves, the second must be given new values and the last cannot change. A `Size` is an int that
-carries the expression it was made by, so that all three can be told apart.
+carries the expression it was made by, so that all three can be kept apart.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -36,7 +36,7 @@ Expression = Leaf | int | tuple[Callable[..., int], tuple["Expression", ...]]
 
 
 class Listener(Protocol):
-    """Told what code does with sizes, as long as it listens."""
+    """Is called with what code does with sizes, as long as it listens."""
 
     listening: bool
 
@@ -62,7 +62,7 @@ class Size(int):
     def __new__(
         cls, value: int, expression: Expression, listener: "Listener | None" = None
     ) -> Self:
-        """Make one; the listener is told what code does with it beside asking for sizes."""
+        """Make one; the listener hears what code does with it other than asking for sizes."""
         made = int.__new__(cls, value)
         made.expression = expression
         made.listener = listener
@@ -267,7 +267,7 @@ def _plain(each: Any) -> Any:
     return int.__index__(each) if isinstance(each, Size) else each
 
 
-def _told(each: Any) -> Expression:
+def _expression_of(each: Any) -> Expression:
     return expression_of(each) if isinstance(each, Size) and each.remembers else _plain(each)
 
 
@@ -276,14 +276,14 @@ def _compared(operation: Callable[..., Any], size: Size, other: Any) -> Any:
         return getattr(int, f"__{operation.__name__}__")(size, other)
     outcome = operation(_plain(size), _plain(other))
     if size.listener is not None and size.remembers:
-        comparison = (operation, (_told(size), _told(other)))
+        comparison = (operation, (_expression_of(size), _expression_of(other)))
         size.listener.on_compared(comparison, outcome)
     return outcome
 
 
 def _made(operation: Callable[..., int], *operands: Any) -> Any:
-    told = [each for each in operands if isinstance(each, Size) and each.remembers]
-    if told and all(isinstance(each, int) for each in operands):
+    sizes = [each for each in operands if isinstance(each, Size) and each.remembers]
+    if sizes and all(isinstance(each, int) for each in operands):
         value = operation(*map(_plain, operands))
-        return Size(value, (operation, tuple(map(_told, operands))), told[0].listener)
+        return Size(value, (operation, tuple(map(_expression_of, operands))), sizes[0].listener)
     return operation(*(each.as_number() if isinstance(each, Size) else each for each in operands))

@@ -14,7 +14,7 @@ _DEPTH = 3
 
 
 def state_of(network: nn.Module) -> State:
-    """Note what the modules of a network hold beside parameters and other modules.
+    """Note what the modules of a network hold other than parameters and other modules.
 
     Example:
         >>> sorted(state_of(nn.Linear(1, 1)))

@@ -48,7 +48,7 @@ class Steps:
     what a much earlier one returned), or there are no blocks, passes begin at the start.
 
     Args:
-        network: in evaluation; its layers may be changed behind the last block that `calls` reached.
+        network: in evaluation; its layers may be changed after the last block that `calls` reached.
         batches: inputs of several passes.
         layers: names of those that will be looked at.
         call: runs a network on inputs.
@@ -113,8 +113,8 @@ class Steps:
         return groups
 
     @staticmethod
-    def _reads_the_same(told: _Pass, before: str, name: str) -> bool:
-        return told.alike.get(name) == before and told.calls[name] == told.calls[before] == 1
+    def _reads_the_same(seen: _Pass, before: str, name: str) -> bool:
+        return seen.alike.get(name) == before and seen.calls[name] == seen.calls[before] == 1
 
     def calls(self, names: Sequence[str], batch: int) -> LayerCalls:
         """Run one batch as far as some layers, and return what they read and returned.
@@ -123,10 +123,10 @@ class Steps:
             names: of layers; those of earlier blocks can no longer be asked for afterwards.
             batch: its number.
         """
-        told = self._passes[batch]
-        self._finish(min(len(set(told.ended[name]) & set(self._blocks)) for name in names))
+        noted = self._passes[batch]
+        self._finish(min(len(set(noted.ended[name]) & set(self._blocks)) for name in names))
         seen: LayerCalls = {name: [] for name in names}
-        left = sum(told.calls[name] for name in names)
+        left = sum(noted.calls[name] for name in names)
 
         def see(name: str, args: Any, kwargs: Any, output: Any) -> None:
             nonlocal left
@@ -166,19 +166,19 @@ class Steps:
             return
 
     def _whole_pass(self, batch: Any, blocks: Sequence[str], layers: Sequence[str]) -> _Pass:
-        told = _Pass({}, {}, {})
+        noted = _Pass({}, {}, {})
         ended: list[str] = []
         last: tuple[Any, int, str] = (lambda: None, 0, "")
 
         def begin(name: str, args: Any, kwargs: Any) -> None:
             nonlocal last
-            told.calls[name] = told.calls.get(name, 0) + 1
-            told.ended.setdefault(name, tuple(ended))
+            noted.calls[name] = noted.calls.get(name, 0) + 1
+            noted.ended.setdefault(name, tuple(ended))
             read = args[0] if args else kwargs.get("input")
             if name not in self._layers or not isinstance(read, Tensor):
                 return
             if last[0]() is read and last[1] == read._version:  # not written to in between
-                told.alike[name] = last[2]
+                noted.alike[name] = last[2]
             last = weakref.ref(read), read._version, name
 
         every = list(dict.fromkeys((*blocks, *layers)))
@@ -187,7 +187,7 @@ class Steps:
             _watching_inputs(self._network, every, begin),
         ):
             self._call(self._network, batch)
-        return told
+        return noted
 
     def _may_skip(self, blocks: Sequence[str]) -> bool:
         """Compare what each block is called with, with the blocks before it run and skipped."""
@@ -234,7 +234,7 @@ def _outermost_items(network: nn.Module) -> list[str]:
 
 @contextmanager
 def _watching(network: nn.Module, names: Sequence[str], see: Any) -> Iterator[None]:
-    """Call ``see(name, args, kwargs, output)`` behind every call of some modules."""
+    """Call ``see(name, args, kwargs, output)`` after every call of some modules."""
     with ExitStack() as stack:
         for name in names:
             hook = network.get_submodule(name).register_forward_hook(
@@ -249,7 +249,7 @@ def _watching(network: nn.Module, names: Sequence[str], see: Any) -> Iterator[No
 def _watching_inputs(network: nn.Module, names: Sequence[str], see: Any) -> Iterator[None]:
     """Call ``see(name, args, kwargs)`` before every call of some modules."""
 
-    def told(name: str) -> Any:
+    def noted(name: str) -> Any:
         def hook(_: nn.Module, args: Any, kwargs: Any) -> None:
             see(name, args, kwargs)
 
@@ -258,7 +258,7 @@ def _watching_inputs(network: nn.Module, names: Sequence[str], see: Any) -> Iter
     with ExitStack() as stack:
         for name in names:
             module = network.get_submodule(name)
-            hook = module.register_forward_pre_hook(told(name), with_kwargs=True)
+            hook = module.register_forward_pre_hook(noted(name), with_kwargs=True)
             stack.callback(hook.remove)
         yield
 

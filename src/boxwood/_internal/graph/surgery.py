@@ -158,9 +158,9 @@ def correct_attributes_(module: nn.Module) -> None:
         >>> layer
         Linear(in_features=3, out_features=1, bias=True)
     """
-    for kind, told in _TOLD:
+    for kind, sizes_of in _SIZES:
         if isinstance(module, kind):
-            for name, value in told(module).items():
+            for name, value in sizes_of(module).items():
                 if getattr(module, name, None) is not None and getattr(module, name) != value:
                     setattr(module, name, value)
             return
@@ -193,8 +193,8 @@ def _shape_norm(m: Any) -> dict[str, Any]:
 
 def _recurrent(m: Any) -> dict[str, Any]:
     gates = {"LSTM": 4, "GRU": 3}.get(m.mode, 1)
-    told = {"input_size": m.weight_ih_l0.shape[1], "hidden_size": len(m.weight_ih_l0) // gates}
-    return told | ({"proj_size": m.weight_hh_l0.shape[1]} if m.proj_size else {})
+    sizes = {"input_size": m.weight_ih_l0.shape[1], "hidden_size": len(m.weight_ih_l0) // gates}
+    return sizes | ({"proj_size": m.weight_hh_l0.shape[1]} if m.proj_size else {})
 
 
 def _recurrent_cell(m: Any) -> dict[str, Any]:
@@ -210,7 +210,7 @@ def _attention(m: Any) -> dict[str, Any]:
     return {"embed_dim": width, "head_dim": width // m.num_heads, "kdim": keys, "vdim": values}
 
 
-_TOLD: tuple[tuple[Any, Any], ...] = (
+_SIZES: tuple[tuple[Any, Any], ...] = (
     (nn.Linear, _linear),
     (nn.Bilinear, _bilinear),
     (nn.modules.conv._ConvNd, _conv),

@@ -119,7 +119,7 @@ class Units:
         """Say of every axis of a parameter that nobody can cut what keeps it whole.
 
         An axis is named by the first name of its tensor and its number. Where several things keep
-        it whole the first one is told, of it or of what it is tied to.
+        it whole the first one is given, of it or of what it is tied to.
 
         Example:
             >>> import torch
@@ -237,7 +237,7 @@ def find_units(
         call: given the network and the inputs of one example, runs it and returns what came out:
             for other methods than ``forward``, or for several calls.
         freeze_unknown: keep whole what an operation without a rule reads, instead of refusing; and
-            what is read from where control flow begins to depend on data, as behind the
+            what is read from where control flow begins to depend on data, as after the
             non-maximum suppression of a detector.
 
     Raises:
@@ -307,7 +307,7 @@ def find_units(
 
 
 def _groups(axes: Sequence[Axis], count: int) -> tuple[Group, ...]:
-    """Put units together that own as many indices of the same axes."""
+    """Put units together that own equally many indices of the same axes."""
     owned = np.zeros(count, dtype=np.uint64)
     keys = np.random.default_rng(0).integers(1, 1 << 63, size=len(axes), dtype=np.uint64)
     for axis, key in zip(axes, keys, strict=True):

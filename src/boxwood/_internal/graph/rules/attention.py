@@ -62,7 +62,7 @@ def _repeated(batch: Layout, heads: int) -> Layout:
 
 
 def _multi_head(flow: Flow, call: Call) -> list[Layout | None]:
-    """``F.multi_head_attention_forward``, behind ``nn.MultiheadAttention``.
+    """``F.multi_head_attention_forward``, which ``nn.MultiheadAttention`` calls.
 
     Its code takes the width of the heads from the width of the query, so that a head can go only
     together with as many channels of the query: channel ``h · d + i`` goes with head ``h``.
