@@ -8,7 +8,7 @@ from torch import Tensor
 from boxwood.errors import InvalidInput
 
 Carry = tuple[Tensor, ...]
-"""What a network knows behind a beginning: tensors whose first axis is the beginnings."""
+"""What a network knows after a beginning: tensors whose first axis is the beginnings."""
 
 Next = Callable[[Tensor, Carry], tuple[Tensor, Carry]]
 """The last tokens, int64 [n], and what is carried, to scores [n, classes] and what is carried on."""
@@ -35,7 +35,7 @@ def beam_search(
         step: scores what comes next; they need not be normalised.
         carry: what is known at the start, [batch, ...] each.
         width: beginnings that go on, at least 1.
-        longest: tokens without the end, at least 0; behind so many a sequence ends.
+        longest: tokens without the end, at least 0; after that number a sequence ends.
         length_penalty: α; 0 scores by log-probability alone, which favours short sequences.
         boundary: the token of beginning and end.
 

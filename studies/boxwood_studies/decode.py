@@ -30,7 +30,7 @@ class Writer(Protocol):
         ...
 
     def next(self, last: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
-        """Score what comes behind the last tokens."""
+        """Score what comes after the last tokens."""
         ...
 
 
@@ -46,7 +46,7 @@ class Decode:
         length_penalty: α of the length normalisation.
         score: such as `error_rates`, whose rates are those of phonemes and words where these are
             the tokens and sequences, or `token_bleu`.
-        first: decode so many of the test sources, the first ones; None for all.
+        first: decode this number of test sources, from the first on; None for all.
         batch: sources at a time.
         label: a name for later phases.
 
@@ -104,7 +104,7 @@ def _references(examples: Examples) -> dict[Tokens, list[Tokens]]:
     inputs, targets = examples.take(torch.arange(len(examples)))
     found: dict[Tokens, list[Tokens]] = {}
     for source, target in zip(inputs[:, 0].tolist(), targets.tolist(), strict=True):
-        # 0 fills a source up and ends a target; what comes behind the end is below it.
+        # 0 fills a source up and ends a target; what comes after the end is below it.
         read = tuple(token for token in source if token > 0)
         found.setdefault(read, []).append(tuple(token for token in target if token > 0))
     return found

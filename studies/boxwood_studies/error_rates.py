@@ -135,7 +135,7 @@ def token_bleu(
     Args:
         answers: numbers of tokens.
         references: for each answer those that are right, at least one.
-        unknown: the number that stands for every unknown word, and so is never right.
+        unknown: the number of every unknown word, and so is never right.
 
     Raises:
         InvalidInput: as for `bleu`.

@@ -15,7 +15,7 @@ _PARTS = ("train", "valid", "test")
 
 @dataclass(frozen=True, eq=False)
 class ParallelText:
-    """A parallel text in numbers, and the words behind them.
+    """A parallel text in numbers, and the words that they stand for.
 
     Args:
         splits: the examples; see `boxwood_studies.pairs.paired`.

@@ -61,7 +61,7 @@ class AdditiveAttention(nn.Module):
 
 
 class Seq2Seq(nn.Module):
-    """Read a source, and say of each target token how likely it is behind those before it.
+    """Read a source, and say of each target token how likely it is after those before it.
 
     The encoder's first layer reads both ways, the layers above it forwards. The decoder's first
     layer asks the attention, whose context enters every layer above it. From the third layer on, a
@@ -160,15 +160,15 @@ class Seq2Seq(nn.Module):
     def decode(
         self, fed: Tensor, memory: Memory, carried: Carried | None = None
     ) -> tuple[Tensor, Carried]:
-        """Score the tokens behind those that are fed, int64 [batch, steps].
+        """Score the tokens after those that are fed, int64 [batch, steps].
 
         Args:
-            fed: 0 for the beginning, and the target behind it.
+            fed: 0 for the beginning, and then the target.
             memory: what `encode` made of the sources.
-            carried: the state behind the tokens that were fed before; None at the beginning.
+            carried: the state after the tokens that were fed before; None at the beginning.
 
         Returns:
-            Scores [batch, steps, classes], and the state behind.
+            Scores [batch, steps, classes], and the state after them.
 
         Example:
             >>> net = Seq2Seq(sources=5, classes=4, hidden=8)
@@ -184,8 +184,8 @@ class Seq2Seq(nn.Module):
             if carried is not None:
                 before = tuple(part[:, layer].unsqueeze(0).contiguous() for part in carried)
             entering = inner if context is None else torch.cat([inner, context], 2)
-            read, behind = lstm(self.dropout(entering), before)
-            states.append(behind)
+            read, after = lstm(self.dropout(entering), before)
+            states.append(after)
             inner = inner + read if layer > 1 else read
             if context is None:
                 context = self.attention(inner, memory)
@@ -199,7 +199,7 @@ class Seq2Seq(nn.Module):
         return (*memory, nothing, nothing)
 
     def next(self, last: Tensor, carry: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Score the token behind each last one: what `boxwood_studies.beam_search` asks, step by step.
+        """Score the token after each last one: what `boxwood_studies.beam_search` asks, step by step.
 
         Args:
             last: int64 [batch]; 0 at the beginning.

@@ -137,7 +137,7 @@ def test_a_name_stands_for_the_contents() -> None:
     )
     assert one == same != two
     assert len(asked) < 200
-    with pytest.raises(BoxwoodError, match="number of classes beside an identity"):
+    with pytest.raises(BoxwoodError, match="number of classes with an identity"):
         from_datasets("big", Counting(), FEW, FEW, identity="v1")
 
 

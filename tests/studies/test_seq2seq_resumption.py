@@ -25,7 +25,7 @@ def turned_round() -> Splits:
 
 @pytest.mark.parametrize("stop", [29, 30])
 def test_a_writer_of_sequences_stopped_in_a_ramp(stop, stopped_is_undisturbed):
-    """The attention, dense beside pruned LSTMs, and dropout go on as if nothing had happened."""
+    """The attention, dense next to pruned LSTMs, and dropout go on as if nothing had happened."""
     genesis = Genesis(
         model=Call.of(gnmt, sources=8, classes=8, hidden=8, layers=3), data=turned_round
     )

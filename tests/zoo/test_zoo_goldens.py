@@ -71,7 +71,7 @@ def test_lenet_300_100_flattens() -> None:
 
 
 def test_alexnet_counts() -> None:
-    """The weights per layer are the ones the docstring sets beside those of Han et al."""
+    """The weights per layer are the ones the docstring compares with those of Han et al."""
     pytest.importorskip("torchvision")
     with torch.device("meta"):
         net = alexnet()

@@ -143,7 +143,7 @@ def from_datasets(
     Raises:
         InvalidInput: a dataset has no length or no examples, cannot be put together into tensors,
             or gives another example when it is asked again; a DataLoader samples; ``classes`` is
-            missing beside ``identity``; a target or an input is out of range.
+            missing though ``identity`` is given; a target or an input is out of range.
 
     Example:
         >>> from torch.utils.data import DataLoader, TensorDataset
@@ -154,7 +154,7 @@ def from_datasets(
     """
     if identity is not None and classes is None:
         raise InvalidInput(
-            f"Expected the number of classes beside an identity, got none; give classes=, or leave "
+            f"Expected the number of classes with an identity, got none; give classes=, or leave "
             f"identity={identity!r} out to have every example read once."
         )
     own = not isinstance(validation, int)

@@ -199,7 +199,7 @@ def _rows(text: Tensor, length: int, what: str) -> InMemory:
             f"give a longer text, or shorter rows."
         )
     inputs, targets = text[: count * length], text[1 : count * length + 1]
-    # What fills up the last row is read as some word or other: nothing behind it counts.
+    # What fills up the last row is read as some word or other: nothing after it counts.
     return InMemory(inputs.clamp(min=0).view(count, length), targets.view(count, length))
 
 

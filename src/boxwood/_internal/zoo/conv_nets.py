@@ -24,7 +24,7 @@ def conv_2(
         channels: colours of the images.
         classes: outputs.
         dropout: probability, after each hidden linear layer.
-        width: filters of the first convolution, to which all other layers stand as in the paper.
+        width: filters of the first convolution, to which all other layers are in the paper's proportion.
 
     Raises:
         InvalidInput: the images cannot be halved that often.
@@ -56,7 +56,7 @@ def conv_4(
         channels: colours of the images.
         classes: outputs.
         dropout: probability, after each hidden linear layer.
-        width: filters of the first convolution, to which all other layers stand as in the paper.
+        width: filters of the first convolution, to which all other layers are in the paper's proportion.
 
     Raises:
         InvalidInput: the images cannot be halved that often.
@@ -87,7 +87,7 @@ def conv_6(
         channels: colours of the images.
         classes: outputs.
         dropout: probability, after each hidden linear layer.
-        width: filters of the first convolution, to which all other layers stand as in the paper.
+        width: filters of the first convolution, to which all other layers are in the paper's proportion.
 
     Raises:
         InvalidInput: the images cannot be halved that often.

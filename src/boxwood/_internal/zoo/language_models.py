@@ -55,7 +55,7 @@ class LSTMLanguageModel(nn.Module):
             tokens: int64 [rows, length], numbers of words.
 
         Returns:
-            Scores [rows, words, length] of the word behind each.
+            Scores [rows, words, length] of the word after each.
         """
         return self.forward_with_state(tokens, {})[0]
 

@@ -62,7 +62,7 @@ def inception_v3(*, classes: int = 1000, auxiliary: bool = False) -> nn.Module:
 
     Args:
         classes: outputs.
-        auxiliary: with the second classifier on the way, whose outputs come beside the others in
+        auxiliary: with the second classifier on the way, whose outputs come with the others in
             training: 27,161,264 parameters, the 27.1 million of Zhu and Gupta.
 
     Raises:
