@@ -25,7 +25,7 @@ from boxwood._internal.recipes.phases.train import Train
 from boxwood._internal.runs.runner import run
 from boxwood._internal.runs.store import Store
 from boxwood._internal.train.losses import squared_error
-from boxwood._internal.train.minimum import descend_
+from boxwood._internal.train.minimum import minimise_
 from boxwood._internal.train.optimizers import SGD
 from boxwood._internal.train.settings import Training
 from boxwood.errors import BoxwoodError
@@ -61,14 +61,14 @@ def test_a_descent_ends_at_a_minimum() -> None:
         solved = torch.linalg.solve(x.T @ x / 40 + decay * torch.eye(6), x.T @ wanted / 40).T
         for size in (40, 7):
             model = there.network(start)
-            arrival = descend_(
+            minimum = minimise_(
                 model, InBatches(there.data.train, size), squared_error, decay=decay, gradient=1e-5
             )
             found = torch.cat([model[0].weight, model[0].bias[:, None]], 1).detach().double()
             torch.testing.assert_close(found, solved, rtol=1e-4, atol=1e-5)
-            assert arrival.gradient <= 1e-5
+            assert minimum.gradient <= 1e-5
             loss = (x @ solved.T - wanted).square().sum(1).mean() + decay * solved.square().sum()
-            assert arrival.loss == pytest.approx(float(loss), rel=1e-5)
+            assert minimum.loss == pytest.approx(float(loss), rel=1e-5)
 
 
 def test_a_descent_under_masks() -> None:
@@ -76,8 +76,8 @@ def test_a_descent_under_masks() -> None:
     there, start = world()
     model = there.network(start).train()
     masks = find_masks(model, 0.5)
-    arrival = descend_(model, InBatches(there.data.train, 60), squared_error, masks=masks, iterations=7)  # fmt: skip
-    assert arrival.iterations == 7
+    minimum = minimise_(model, InBatches(there.data.train, 60), squared_error, masks=masks, iterations=7)  # fmt: skip
+    assert minimum.iterations == 7
     assert model.training
     for name, mask in masks.items():
         assert (model.get_parameter(name)[~mask] == 0).all()
@@ -88,9 +88,9 @@ def test_descents_that_cannot_be() -> None:
     """A loss that is not finite, or no examples."""
     model = linear_net()
     with pytest.raises(BoxwoodError, match="a finite loss, got nan; start from another network"):
-        descend_(model, [(torch.full((1, 5), float("nan")), torch.tensor([0]))], squared_error)
+        minimise_(model, [(torch.full((1, 5), float("nan")), torch.tensor([0]))], squared_error)
     with pytest.raises(BoxwoodError, match="batches to train on, got none"):
-        descend_(model, [], squared_error)
+        minimise_(model, [], squared_error)
 
 
 def test_predictions_are_exact_for_one_weight_of_a_quadratic() -> None:

@@ -11,7 +11,7 @@ from boxwood import SGD, Training
 from boxwood._internal.cli.main import app
 from boxwood._internal.recipes.phases import Measure, Prune, Rewind, Train
 from boxwood._internal.recipes.three_step import dense, iterative
-from boxwood._internal.recipes.training_budget import in_words, length_of, unequal
+from boxwood._internal.recipes.training_budget import in_words, length_of, unequal_training
 from boxwood._internal.report.page.fairness import one_budget
 from boxwood._internal.report.page.networks import baseline, networks
 from boxwood._internal.report.page.store_reader import read
@@ -207,8 +207,8 @@ def test_the_dense_network_takes_the_budget_of_a_recipe() -> None:
     for training in (TRAINING, STEPS):
         pruned = iterative(training, training, (0.5, 0.8))
         long = dense(training, as_long_as=pruned)
-        assert unequal({"dense": long, "pruned": pruned}) == ""
-        assert unequal({"dense": dense(training), "pruned": pruned})
+        assert unequal_training({"dense": long, "pruned": pruned}) == ""
+        assert unequal_training({"dense": dense(training), "pruned": pruned})
     with pytest.raises(BoxwoodError, match="counted in steps, got 10 epochs of batches of 50"):
         dense(STEPS, as_long_as=(Train(training=TRAINING),))
 

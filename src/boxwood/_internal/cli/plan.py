@@ -12,7 +12,7 @@ from boxwood._internal.cli.tables import show
 from boxwood._internal.cli.target import resolve, trusted
 from boxwood._internal.cli.terminal import Console, say
 from boxwood._internal.core.spec import encode
-from boxwood._internal.recipes.training_budget import unequal
+from boxwood._internal.recipes.training_budget import unequal_training
 from boxwood._internal.runs.runner import jobs_of, phase_title, with_needs
 from boxwood._internal.runs.store import Store
 
@@ -57,9 +57,9 @@ def plan(
             )
     show(table)
     say(f"{len(missing)} phases to run; phases with the same key run once.")
-    if told := unequal(dict(experiment.branches)):
+    if said := unequal_training(dict(experiment.branches)):
         Console().print(
-            f"Warning: training differs between the branches. {told}. Some of what they differ by "
+            f"Warning: training differs between the branches. {said}. Some of what they differ by "
             f"may come from that; dense(train, as_long_as=recipe) trains as long as a recipe.",
             style="yellow",
         )

@@ -1,1 +1,1 @@
-"""Teachers: losses, ensembles, their answers kept on disk, and specialists."""
+"""Distillation: losses, ensembles of teachers, their logits kept on disk, and specialists."""

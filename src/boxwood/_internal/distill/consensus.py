@@ -16,13 +16,13 @@ _ITERATIONS = 10_000
 
 @dataclass(frozen=True, eq=False)
 class SpecialistPrediction:
-    """What one specialist says about some images.
+    """One specialist's probabilities for some images.
 
     Args:
-        classes: S, those that it knows.
+        classes: S, the classes that it knows, in order.
         probabilities: [N, |S| + 1], the last for all other classes together; or [N, C] of one
             that knows all classes.
-        consulted: bool [N], the images that it is asked about; None for all.
+        consulted: bool [N], the images for which its probabilities count; None for all.
     """
 
     classes: tuple[int, ...]
@@ -40,7 +40,7 @@ def consensus(
     log-likelihood of observations some of which are known only up to a set of classes, and each
     step ``q ← q · g / (1 + M)`` with ``g = Σ p / q`` (over the sets where q enters in sums) is a
     step of expectation-maximisation: it never increases the sum and needs no rate. By convexity
-    ``max g - (1 + M)`` bounds what is left to gain, so the tolerance is kept, not hoped for.
+    ``max g - (1 + M)`` bounds what is left to gain, so the tolerance is certain.
 
     Args:
         generalist: p_g, [N, C], above 0.
@@ -124,12 +124,12 @@ def divergence(
 def relevant_specialists(
     generalist: Tensor, groups: Sequence[Sequence[int]], *, top: int = 1
 ) -> Tensor:
-    """Say which specialists to ask about which image: those that know one of its likely classes.
+    """Find the specialists of each image: those that know one of its likely classes.
 
     Args:
         generalist: logits or probabilities, [N, C].
         groups: classes of each of M specialists.
-        top: how many of the most likely classes count.
+        top: the number of most likely classes that count, in [1, C].
 
     Returns:
         bool [N, M].

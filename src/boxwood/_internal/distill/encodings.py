@@ -1,4 +1,4 @@
-"""In which form a teacher's logits are kept.
+"""Forms in which a teacher's logits are kept.
 
 Shape suffixes: N examples, C classes, k kept.
 """
@@ -17,7 +17,7 @@ EncodedLogits = dict[str, Tensor]
 
 
 class LogitEncoding(Protocol):
-    """A form of logits; what is kept is what is learnt from, on disk or not."""
+    """A form of logits. The student learns from what is kept, whether on disk or in memory."""
 
     def encode(self, logits: Tensor) -> EncodedLogits:
         """Logits [N, C] to what is kept of them."""

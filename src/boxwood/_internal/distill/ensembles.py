@@ -1,4 +1,4 @@
-"""The opinion of several networks as one.
+"""Networks as forward functions, and the mean of several.
 
 Shape suffixes: M members, N examples, C classes.
 """
@@ -13,17 +13,17 @@ from boxwood._internal.model.evaluation import evaluating
 from boxwood.errors import InvalidInput
 
 Forward = Callable[[Tensor], Tensor]
-"""Inputs [N, ...] to logits [N, C]: a network in evaluation mode, or anything else that answers."""
+"""Inputs [N, ...] to logits [N, C]: a network in evaluation mode, or any other function."""
 
 EnsembleMean = Callable[[Tensor], Tensor]
 """Logits of the members [M, N, C] to those of the ensemble [N, C]."""
 
 
 def forward_of(model: nn.Module) -> Forward:
-    """Ask a network: in evaluation mode, without gradients, on its own device.
+    """Return a network's forward function: in evaluation mode, without gradients, on its own device.
 
     Args:
-        model: outputs [N, C]; its training mode is put back after every question.
+        model: outputs [N, C]; its training mode is restored after every call.
 
     Returns:
         Inputs on any device to logits on the CPU.
@@ -34,13 +34,13 @@ def forward_of(model: nn.Module) -> Forward:
     """
 
     @torch.no_grad()
-    def ask(inputs: Tensor) -> Tensor:
+    def forward(inputs: Tensor) -> Tensor:
         first = next(model.parameters(), None)
         with evaluating(model):
             logits: Tensor = model(inputs if first is None else inputs.to(first.device))
         return logits.cpu()
 
-    return ask
+    return forward
 
 
 def arithmetic_mean(logits: Tensor) -> Tensor:
@@ -86,14 +86,14 @@ def geometric_mean(logits: Tensor) -> Tensor:
 
 
 def ensemble(members: Sequence[Forward], mean: EnsembleMean = geometric_mean) -> Forward:
-    """Ask all members and take the mean.
+    """Return the forward function of several networks: the mean of their logits.
 
     Args:
-        members: one or more; a single one answers for itself.
+        members: one or more; the ensemble of a single one is that one.
         mean: `arithmetic_mean` or `geometric_mean`.
 
     Raises:
-        InvalidInput: there are no members; or, when asked, they disagree about the classes.
+        InvalidInput: there are no members; or, when called, their logits differ in shape.
 
     Example:
         >>> both = ensemble([lambda x: x, lambda x: 3 * x])
@@ -105,14 +105,14 @@ def ensemble(members: Sequence[Forward], mean: EnsembleMean = geometric_mean) ->
     if len(members) == 1:
         return members[0]
 
-    def ask(inputs: Tensor) -> Tensor:
+    def forward(inputs: Tensor) -> Tensor:
         logits = [member(inputs) for member in members]
         shapes = sorted({tuple(each.shape) for each in logits})
         if len(shapes) > 1:
             raise InvalidInput(
-                f"Expected members that answer about the same classes, got logits of shapes "
+                f"Expected members with logits of the same classes, got logits of shapes "
                 f"{shapes}; leave out those that differ."
             )
         return mean(torch.stack(logits))
 
-    return ask
+    return forward

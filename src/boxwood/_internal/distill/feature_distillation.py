@@ -1,4 +1,4 @@
-"""What hidden layers of a teacher answer, learnt beside its logits.
+"""Distillation of hidden features as well as logits.
 
 Shape suffixes: N examples, C classes, F features of all layers together.
 """
@@ -18,10 +18,10 @@ from boxwood.errors import InvalidInput
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureDistillation(Distillation):
-    """`Distillation`, and what hidden layers of the teacher compute: ``+ weight · mean((h - g)²) / 2``.
+    """`Distillation` with hidden features of the teacher: ``+ weight · mean((h - g)²) / 2``.
 
-    A loss for the `Training` of any recipe whose teacher has layers of the same names and widths, as
-    the network's own past has unless surgery has made them narrower.
+    A loss for any recipe whose teacher has layers of the same names and widths. The network's own
+    past has them, unless units were removed in between.
 
     Args:
         layers: names of the modules whose outputs h are to be those of the teacher, g.
@@ -74,33 +74,44 @@ class FeatureDistillation(Distillation):
 
 
 def forward_with_features(model: nn.Module, layers: Sequence[str]) -> Forward:
-    """Ask a network as `forward_of` does, for features of hidden layers behind its logits.
+    """Return a network's forward function as `forward_of` does, with hidden features after the logits.
+
+    Args:
+        model: outputs [N, C]; a layer's output is flattened to [N, features].
+        layers: names of modules; none for the logits alone.
 
     Returns:
-        Inputs to [N, C + F]; without layers, to [N, C].
+        Inputs [N, ...] to [N, C + F] on the CPU.
+
+    Raises:
+        InvalidInput: the network has no layer of a name, or, when called, a layer returns no tensor.
 
     Example:
         >>> net = nn.Sequential(nn.Identity(), nn.Flatten())
         >>> forward_with_features(net, ("0",))(torch.tensor([[1.0, 2.0]]))
         tensor([[1., 2., 1., 2.]])
     """
-    ask = forward_of(model)
+    forward = forward_of(model)
     if not layers:
-        return ask
+        return forward
 
     def both(inputs: Tensor) -> Tensor:
-        with _watching(model, layers) as features:
-            return torch.cat([ask(inputs), features().cpu()], 1)
+        with _recording(model, layers) as features:
+            return torch.cat([forward(inputs), features().cpu()], 1)
 
     return both
 
 
 @contextmanager
 def returning_features(model: nn.Module, layers: Sequence[str]) -> Iterator[None]:
-    """Let a network in training return (logits, features [N, F]); in evaluation logits as ever.
+    """Let a network return (logits [N, C], features [N, F]) in training mode, logits in evaluation mode.
+
+    Args:
+        model: changed while the context is open.
+        layers: names of modules; none changes nothing.
 
     Raises:
-        InvalidInput: it has no layer of a name, or a layer returns no tensor in a pass.
+        InvalidInput: the network has no layer of a name, or a layer returns no tensor in a pass.
 
     Example:
         >>> net = nn.Sequential(nn.Identity(), nn.Flatten())
@@ -111,7 +122,7 @@ def returning_features(model: nn.Module, layers: Sequence[str]) -> Iterator[None
     if not layers:
         yield
         return
-    with _watching(model, layers) as features:
+    with _recording(model, layers) as features:
 
         def both(_: nn.Module, __: Any, logits: Tensor) -> Any:
             return (logits, features()) if model.training else logits
@@ -124,8 +135,8 @@ def returning_features(model: nn.Module, layers: Sequence[str]) -> Iterator[None
 
 
 @contextmanager
-def _watching(model: nn.Module, layers: Sequence[str]) -> Iterator[Callable[[], Tensor]]:
-    """Note what layers return; the callable lays the features of the last pass side by side."""
+def _recording(model: nn.Module, layers: Sequence[str]) -> Iterator[Callable[[], Tensor]]:
+    """Record what layers return; the callable concatenates the features of the last pass."""
     modules = dict(model.named_modules())
     unknown = [name for name in layers if not name or name not in modules]
     if unknown:

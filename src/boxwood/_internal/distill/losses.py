@@ -14,11 +14,15 @@ from boxwood.errors import InvalidInput
 
 @dataclass(frozen=True, eq=False)
 class TeacherTargets:
-    """Targets of a batch that a teacher has looked at.
+    """The targets of a batch with a teacher: its labels, and the teacher's logits.
 
     Args:
         labels: int64 [N].
-        logits: what the teacher answers, floating point [N, C], at temperature 1.
+        logits: of the teacher, floating point [N, C], at temperature 1.
+
+    Example:
+        >>> len(TeacherTargets(torch.tensor([0, 1]), torch.zeros(2, 10)))
+        2
     """
 
     labels: Tensor
@@ -34,7 +38,7 @@ class TeacherTargets:
 
 @dataclass(frozen=True, kw_only=True)
 class Distillation:
-    """Learn soft targets at a temperature, mixed with labels: the loss of a `Training` with a teacher.
+    """Learn soft targets at a temperature, mixed with labels: the loss of a training with a teacher.
 
     ``soft · T² · CE(softmax(v/T), softmax(z/T)) + hard · CE(y, softmax(z))``, the mean over a
     batch, in nats. The T² keeps the two parts in proportion when T changes, because the gradient
@@ -68,7 +72,7 @@ class Distillation:
         if min(self.soft, self.hard) < 0 or not self.soft + self.hard > 0:
             raise InvalidInput(
                 f"Expected weights soft >= 0 and hard >= 0, not both 0, got soft={self.soft}, "
-                f"hard={self.hard}; give the labels a small weight beside the teacher."
+                f"hard={self.hard}; give the labels a small weight next to the teacher's."
             )
 
     def __call__(self, logits: Tensor, targets: TeacherTargets | Tensor) -> Tensor:

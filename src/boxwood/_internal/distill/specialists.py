@@ -1,4 +1,4 @@
-"""Specialists: which classes they know, what they learn from, and how a generalist becomes one.
+"""Specialists: their classes, their training examples, and their start from a generalist.
 
 A specialist for the classes S answers with |S| + 1 logits: the classes of S in order, then the
 *dustbin*, everything else.
@@ -100,10 +100,10 @@ def online_k_means(
 
 @dataclass(frozen=True, eq=False)
 class BalancedExamples:
-    """What a specialist learns from: as many of its own examples as of all others.
+    """A specialist's training examples: as many of its own classes as of all others.
 
-    The fewer, usually its own, are repeated until they are as many. A shuffled batch has half of
-    each on average. Targets are the places of classes in the specialist's answer.
+    The fewer, usually its own, are repeated until both are as many. A shuffled batch has half of
+    each on average. Targets are the indices of classes among the specialist's outputs.
 
     Args:
         examples: all examples.
@@ -177,7 +177,7 @@ class BalancedExamples:
 
 
 def specialist_targets(labels: Tensor, classes: Sequence[int]) -> Tensor:
-    """Where classes are in a specialist's answer; the dustbin for all that it does not know.
+    """Map labels to a specialist's outputs: the index of its class, or the dustbin's.
 
     Args:
         labels: int64 [N].

@@ -1,4 +1,4 @@
-"""A student learns what its teachers know: Hinton, Vinyals and Dean (2015)."""
+"""Recipes with a teacher: a student that is distilled, and any recipe whose trainings are taught."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -37,19 +37,20 @@ def trained_teacher(
     members: int = 1,
     mean: EnsembleMean = geometric_mean,
 ) -> Teacher:
-    """Describe a teacher, or an ensemble of them, that a run of its own trains.
+    """Describe a teacher, or an ensemble of them, that other runs train.
 
     Args:
         model: returns a new network.
         train: how it is trained.
         data: what it learns from; by default what the student does.
-        members: how many networks, each with a seed of its own.
+        members: the number of networks, at least 1, each with its own seed.
         mean: `arithmetic_mean` or `geometric_mean`.
 
     Example:
         >>> from boxwood._internal.train.optimizers import SGD
         >>> from boxwood._internal.zoo.wide_nets import wide_net
-        >>> trained_teacher(wide_net, Training(epochs=1, batch=60, optimizer=SGD(lr=0.1)), members=10).source.members
+        >>> training = Training(epochs=1, batch=60, optimizer=SGD(lr=0.1))
+        >>> trained_teacher(wide_net, training, members=10).source.members
         10
 
     Source: Hinton, Vinyals and Dean (2015), sections 3 and 4.
@@ -80,7 +81,8 @@ def student(
         >>> from boxwood._internal.recipes.teachers import PastNetwork
         >>> from boxwood._internal.train.optimizers import SGD
         >>> training = Training(epochs=1, batch=60, optimizer=SGD(lr=0.1))
-        >>> recipe = student(training, Teacher(source=PastNetwork("genesis")), Distillation(temperature=20.0))
+        >>> past = Teacher(source=PastNetwork("genesis"))
+        >>> recipe = student(training, past, Distillation(temperature=20.0))
         >>> [type(phase).__name__ for phase in recipe]
         ['Train', 'Measure']
 
@@ -112,14 +114,17 @@ def shifted(train: Training, shift: ShiftBias | None) -> Recipe:
 def with_teacher(
     recipe: Recipe, teacher: Teacher, loss: Loss, *, after: str | None = "dense"
 ) -> Recipe:
-    """Let a teacher take part in the trainings of a recipe: prune and distil in one.
+    """Give the trainings of a recipe a teacher, so that it prunes and distils in one.
 
     Args:
-        recipe: any; every `Train` is a training.
-        teacher: who teaches.
-        loss: such as `Distillation`.
+        recipe: any; every `Train` after ``after`` is given the teacher and the loss.
+        teacher: whose logits are learned.
+        loss: such as `Distillation` or `FeatureDistillation`.
         after: label of the phase after which trainings are taught, usually the dense training
             whose network is the teacher; None to teach all.
+
+    Returns:
+        The recipe, with the other phases as they were.
 
     Raises:
         InvalidInput: no phase has that label, or no training follows it.
@@ -129,11 +134,12 @@ def with_teacher(
         >>> from boxwood._internal.recipes.three_step import one_shot
         >>> from boxwood._internal.train.optimizers import SGD
         >>> training = Training(epochs=1, batch=60, optimizer=SGD(lr=0.1))
-        >>> recipe = with_teacher(
-        ...     one_shot(training, training, 0.9, dead=False), Teacher(source=PastNetwork("dense")), Distillation()
-        ... )
+        >>> plain, past = one_shot(training, training, 0.9, dead=False), PastNetwork("dense")
+        >>> recipe = with_teacher(plain, Teacher(source=past), Distillation())
         >>> [phase.teacher is not None for phase in recipe if isinstance(phase, Train)]
         [False, True]
+
+    Source: Hinton, Vinyals and Dean (2015), sections 2 and 3.
     """
     labels = [phase.label for phase in recipe]
     if after is not None and after not in labels:

@@ -1,7 +1,7 @@
-"""Who teaches in a recipe: the network's own past, or networks that runs of their own train.
+"""Teachers of a recipe: the network's own past, or networks that other runs train.
 
 Every `Train` may have a teacher: after pruning, between rounds of it, while sparsity rises, after
-surgery.
+units are removed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,14 +32,23 @@ from boxwood.errors import InvalidInput
 
 
 class TeacherSource(Protocol):
-    """Where a teacher's networks come from."""
+    """Where a teacher's networks come from: a frozen dataclass with two methods."""
 
     def needs(self, genesis: Genesis) -> tuple[Run, ...]:
-        """Runs that must have ended before."""
+        """Return the runs that must have ended before the teacher can be used.
+
+        Args:
+            genesis: where the student's run starts.
+        """
         ...
 
     def forward(self, world: World, layers: Sequence[str] = ()) -> tuple[Forward, str]:
-        """How to ask it, for features of ``layers`` too, and a name for its weights and code."""
+        """Return the teacher's forward function, and a digest of its weights and code.
+
+        Args:
+            world: of the phase that trains the student.
+            layers: hidden layers whose features are returned after the logits.
+        """
         ...
 
 
@@ -48,35 +57,54 @@ class PastNetwork:
     """The network as an earlier phase of the same run left it, masks and all.
 
     Args:
-        label: label of that phase.
+        label: label of that phase; ``"genesis"`` is the untrained network.
+
+    Example:
+        >>> PastNetwork("dense").needs(Genesis(model=nn.Identity, data=tuple))
+        ()
     """
 
     label: str = "dense"
 
     def needs(self, genesis: Genesis) -> tuple[Run, ...]:  # noqa: ARG002 - see `TeacherSource`
-        """Nothing but the run itself."""
+        """Return nothing: the run itself is enough."""
         return ()
 
     def forward(self, world: World, layers: Sequence[str] = ()) -> tuple[Forward, str]:
-        """Ask the network of that phase."""
+        """Return the forward function of that phase's network, and its digest.
+
+        Raises:
+            InvalidInput: no earlier phase has that label, or a layer is unknown.
+        """
         state = world.earlier(self.label)
         return forward_with_features(world.network(state), layers), _identity(world.genesis, state)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedNetworks:
-    """Networks that runs of their own train; several are an ensemble.
+    """Networks that other runs train; several are an ensemble.
 
-    The runs are on the same store as the student's, made first if they are not there, shared with
-    every other student of them and, as any runs, by several processes.
+    Their runs are in the student's store. They are made first if they are not there, and are shared
+    by all their students. Several processes may make them, as any other runs.
 
     Args:
         model: returns a new network.
         recipe: how it is trained.
         data: returns the `Splits` it learns from; by default the student's.
-        members: how many networks. The first has the student's seed, the others ones derived
-            from it.
-        mean: `arithmetic_mean` or `geometric_mean`, of several.
+        members: the number of networks, at least 1. The first has the student's seed, the others
+            have seeds derived from it.
+        mean: `arithmetic_mean` or `geometric_mean` of the members.
+
+    Raises:
+        InvalidInput: there are no members.
+
+    Example:
+        >>> from boxwood._internal.recipes.phases.measure import Measure
+        >>> source = TrainedNetworks(model=nn.Identity, recipe=(Measure(),), members=3)
+        >>> len(source.needs(Genesis(model=nn.Identity, data=tuple)))
+        3
+
+    Source: Hinton, Vinyals and Dean (2015), sections 2 and 4.
     """
 
     model: Callable[[], nn.Module]
@@ -87,10 +115,13 @@ class TrainedNetworks:
 
     def __post_init__(self) -> None:
         if self.members < 1:
-            raise InvalidInput(f"Expected at least one member, got members={self.members}.")
+            raise InvalidInput(
+                f"Expected at least one member, got members={self.members}; give 1 for a single "
+                f"teacher."
+            )
 
     def needs(self, genesis: Genesis) -> tuple[Run, ...]:
-        """One run per member."""
+        """Return one run per member."""
         seeds = [
             seed_for(genesis.seed, "member", index) if index else genesis.seed
             for index in range(self.members)
@@ -101,39 +132,43 @@ class TrainedNetworks:
         )
 
     def forward(self, world: World, layers: Sequence[str] = ()) -> tuple[Forward, str]:
-        """Ask all members and take the mean.
+        """Return the forward function of the ensemble, and a digest of all members.
 
         Raises:
-            InvalidInput: hidden layers of an ensemble are asked for.
+            InvalidInput: there are hidden layers and several members, or a layer is unknown.
         """
         if layers and self.members > 1:
             raise InvalidInput(
                 f"Expected one teacher whose hidden layers are learnt, got members={self.members}, "
                 f"whose features have no mean; use Distillation for an ensemble."
             )
-        asks, names = [], []
+        members, digests = [], []
         for genesis, recipe in self.needs(world.genesis):
             state = world.finished(genesis, recipe)
             network = genesis.network(state.weights).to(world.device)
-            asks.append(forward_with_features(network, layers))
-            names.append(_identity(genesis, state))
-        return ensemble(asks, self.mean), digest(names, spec.encode(self.mean))
+            members.append(forward_with_features(network, layers))
+            digests.append(_identity(genesis, state))
+        return ensemble(members, self.mean), digest(digests, spec.encode(self.mean))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Teacher:
-    """Who is asked, and in which form the answers are kept.
+    """The networks whose logits a student learns, and the form in which the logits are kept.
 
     Args:
         source: `PastNetwork` or `TrainedNetworks`.
         encoding: `Float32`, `Float16` or `TopK`; the student learns from what is kept.
-        batch: inputs per question, where answers do not depend on the step.
-        cached: keep answers on disk, in the store, so that later students do not ask again. It
-            changes no byte of a result. With augmentation, answers are kept for every step.
+        batch: inputs per forward pass of the teacher, at least 1; with augmentation the student's
+            batch is taken.
+        cached: keep logits on disk, in the store, so that later students read them. It changes no
+            byte of a result. With augmentation, logits are kept for every step.
+
+    Raises:
+        InvalidInput: ``batch`` is below 1.
 
     Example:
-        >>> Teacher(source=PastNetwork("dense")).needs(Genesis(model=nn.Identity, data=tuple))
-        ()
+        >>> Teacher(source=PastNetwork("dense"), encoding=Float32()).cached
+        False
     """
 
     source: TeacherSource
@@ -141,8 +176,12 @@ class Teacher:
     batch: int = 1000
     cached: bool = spec.field(False, identity=False)
 
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise InvalidInput(f"Expected batch >= 1 inputs, got {self.batch}; try 1000.")
+
     def needs(self, genesis: Genesis) -> tuple[Run, ...]:
-        """Runs that must have ended before a student can learn."""
+        """Return the runs that must have ended before a student can learn."""
         return self.source.needs(genesis)
 
 
@@ -171,7 +210,7 @@ def check_loss(teacher: Teacher | None, loss: Loss) -> None:
 def teacher_targets(
     world: World, teacher: Teacher | None, training: Training, student: nn.Module
 ) -> Iterator[MakeTargets | None]:
-    """Give the function that makes targets of a teacher's logits, and keep its answers.
+    """Give the function that makes targets of a teacher's logits, and cache the logits.
 
     Args:
         world: of the phase that trains.
@@ -191,22 +230,27 @@ def teacher_targets(
             f"Expected hidden features to be kept as they are, got the encoding "
             f"{type(teacher.encoding).__name__}, which is for logits; use Teacher(encoding=Float32())."
         )
-    ask, name = teacher.source.forward(world, layers)
-    parts: list[Any] = [name, spec.encode(teacher.encoding), world.data.identity, *layers]
+    forward, identity = teacher.source.forward(world, layers)
+    parts: list[Any] = [identity, spec.encode(teacher.encoding), world.data.identity, *layers]
     with returning_features(student, layers):
         if training.augment is None:
             shards = _shards(world, teacher, *parts, teacher.batch)
             yield cache_logits(
-                ask, world.data.train, encoding=teacher.encoding, batch=teacher.batch, shards=shards
+                forward,
+                world.data.train,
+                encoding=teacher.encoding,
+                batch=teacher.batch,
+                shards=shards,
             )
             return
         augmentation = spec.encode(training.augment, identity=True)
         inputs = [world.seed, training.shuffle_index, training.batch, augmentation]
-        answers = CachedStepLogits(ask, teacher.encoding, _shards(world, teacher, *parts, inputs))
+        shards = _shards(world, teacher, *parts, inputs)
+        logits = CachedStepLogits(forward, teacher.encoding, shards)
         try:
-            yield answers
+            yield logits
         finally:
-            answers.close()
+            logits.close()
 
 
 def _identity(genesis: Genesis, state: State) -> str:

@@ -1,7 +1,7 @@
-"""How much training is behind a network: what a fair comparison keeps equal.
+"""How much a network was trained: what a fair comparison keeps equal.
 
 Amounts are counters by unit: ``steps``, or ``epochs of batches of 60`` where the number of examples
-is not known yet. They are read off encoded phases, so that a stored run can be judged as well.
+is not known yet. They are read from encoded phases, so that a stored run can be judged as well.
 """
 
 from collections import Counter
@@ -25,11 +25,11 @@ _VALUES_FROM = {
 """Phases that take the weights of an earlier phase, and the field that names it."""
 
 
-def behind(phases: Sequence[Spec], trained: Sequence[Amount]) -> list[Amount]:
-    """Add up the training behind the weights that each phase leaves.
+def accumulated_training(phases: Sequence[Spec], trained: Sequence[Amount]) -> list[Amount]:
+    """Add up the training of the weights that each phase leaves.
 
-    Weights that go back to an earlier phase have that phase's training behind them, and fresh ones
-    have none.
+    Weights that are rewound to an earlier phase have that phase's training, and fresh ones have
+    none.
 
     Args:
         phases: encoded phases of one recipe.
@@ -38,7 +38,7 @@ def behind(phases: Sequence[Spec], trained: Sequence[Amount]) -> list[Amount]:
     Example:
         >>> train, back = {"is": "a:Train"}, {"is": "a:Rewind", "to": "genesis"}
         >>> steps = [Counter(steps=9), Counter(), Counter(steps=9)]
-        >>> [each["steps"] for each in behind([train, back, train], steps)]
+        >>> [each["steps"] for each in accumulated_training([train, back, train], steps)]
         [9, 0, 9]
     """
     now: Amount = Counter()
@@ -87,7 +87,7 @@ def in_words(amount: Amount) -> str:
 
 
 def length_of(recipe: Recipe) -> Amount:
-    """Say how much training is behind the last weights of a recipe.
+    """Add up the training of the last weights of a recipe.
 
     Example:
         >>> from boxwood._internal.recipes.phases import Measure, Prune, Train
@@ -98,10 +98,10 @@ def length_of(recipe: Recipe) -> Amount:
         '200 steps'
     """
     phases = encode(recipe)
-    return behind(phases, planned(phases))[-1]
+    return accumulated_training(phases, planned(phases))[-1]
 
 
-def unequal(branches: Mapping[str, Recipe]) -> str:
+def unequal_training(branches: Mapping[str, Recipe]) -> str:
     """Say how the training of some recipes differs; empty where it is equal.
 
     Args:
@@ -112,9 +112,9 @@ def unequal(branches: Mapping[str, Recipe]) -> str:
         >>> from boxwood._internal.train.settings import Training
         >>> from boxwood._internal.train.optimizers import SGD
         >>> training = Training(epochs=10, batch=60, optimizer=SGD(lr=0.1))
-        >>> unequal({"dense": dense(training), "pruned": one_shot(training, training, 0.5)})
+        >>> unequal_training({"dense": dense(training), "pruned": one_shot(training, training, 0.5)})
         'dense: 10 epochs of batches of 60; pruned: 20 epochs of batches of 60'
-        >>> unequal({"dense": dense(training, as_long_as=one_shot(training, training, 0.5)),
+        >>> unequal_training({"dense": dense(training, as_long_as=one_shot(training, training, 0.5)),
         ...     "pruned": one_shot(training, training, 0.5)})
         ''
     """
@@ -129,10 +129,14 @@ def unequal(branches: Mapping[str, Recipe]) -> str:
 
 
 def checked_length(recipe: Recipe, unit: str) -> int:
-    """Give the training behind a recipe in one unit.
+    """Return the training of a recipe's last weights in one unit.
+
+    Args:
+        recipe: any.
+        unit: ``steps``, or ``epochs of batches of`` and the batch size.
 
     Raises:
-        InvalidInput: it is counted in another one too.
+        InvalidInput: some of it is counted in another unit.
     """
     amount = length_of(recipe)
     if set(amount) - {unit}:

@@ -1,1 +1,1 @@
-"""The training loop, its optimizers, losses and metrics."""
+"""Trainings as data, the loop that runs them, optimizers, losses and metrics."""

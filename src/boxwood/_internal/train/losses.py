@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Loss = Callable[[Tensor, Any], Tensor]
-"""Outputs of the network and targets (labels, or what a teacher made of them), to a scalar."""
+"""Outputs of the network, and targets (labels, or a teacher's targets), to a scalar."""
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, *, temperature: float = 1.0) -> Tensor:
@@ -50,8 +50,8 @@ def add_l1_gradient_(parameters: Sequence[nn.Parameter], strength: float) -> Non
     Added to the gradients rather than to the loss: one pass instead of a graph per parameter.
 
     Args:
-        parameters: those with a gradient are penalised.
-        strength: λ, in units of the loss per unit of weight; 0 does nothing.
+        parameters: those that have a gradient are penalised, in place.
+        strength: λ at least 0, in units of the loss per unit of weight; 0 does nothing.
 
     Example:
         >>> w = nn.Parameter(torch.tensor([2.0, -2.0, 0.0])); w.grad = torch.zeros(3)
@@ -81,7 +81,7 @@ def limit_norms_(weights: Sequence[nn.Parameter], limit: float) -> None:
         tensor([[0.6000, 0.8000],
                 [0.3000, 0.4000]])
 
-    Source: Hinton et al., arXiv:1207.0580, 2012, the constraint beside dropout.
+    Source: Hinton et al., arXiv:1207.0580, 2012, the constraint used with dropout.
     """
     for weight in weights:
         norms = weight.flatten(1).norm(dim=1)

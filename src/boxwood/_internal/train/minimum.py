@@ -19,13 +19,13 @@ _SCALE = 2.0**24
 
 
 @dataclass(frozen=True)
-class Arrival:
-    """Where a descent ended.
+class Minimum:
+    """The end of a minimisation.
 
     Args:
         loss: mean over all examples, with the penalty.
         gradient: Euclidean norm of its gradient, over parameters that are not masked.
-        iterations: of L-BFGS.
+        iterations: iterations of L-BFGS.
     """
 
     loss: float
@@ -33,7 +33,7 @@ class Arrival:
     iterations: int
 
 
-def descend_(
+def minimise_(
     model: nn.Module,
     batches: Iterable[Any],
     loss: Loss,
@@ -42,31 +42,36 @@ def descend_(
     decay: float = 0.0,
     gradient: float = 1e-3,
     iterations: int = 2000,
-) -> Arrival:
+) -> Minimum:
     """Take a network to a minimum of the mean loss, by L-BFGS, in evaluation mode.
 
-    Minimises ``E + decay · Σ w²``. Without decay a network that can fit its examples has its
-    minimum at infinity, and descends for ever.
+    Minimises ``E + decay · Σ w²``. Without decay a network that can fit all its examples has its
+    minimum at infinity, and the minimisation ends at ``iterations``.
 
     Args:
         model: trained in place; parameters outside ``masks`` stay zero.
         batches: (inputs, targets), read again for every evaluation.
-        loss: the mean over a batch.
+        loss: outputs and targets to the mean over a batch.
         masks: bool tensors by parameter name; True keeps.
-        decay: strength of the penalty on all parameters, in units of the loss per unit squared.
+        decay: strength of the penalty on all parameters, at least 0, in units of the loss per unit
+            of weight squared.
         gradient: stop once the gradient's norm is at most this; below some 1e-4 the network and
             its inputs must be float64: ``.double()`` and `InFloat64`.
-        iterations: stop after so many in any case.
+        iterations: stop after this number of iterations in any case; rounded up to hundreds.
 
     Raises:
-        InvalidInput: the loss is no longer finite, or there are no batches.
+        InvalidInput: there are no batches.
+        TrainingDiverged: the loss is no longer finite.
 
     Example:
         >>> net = nn.Linear(1, 1, bias=False)
         >>> batches = [(torch.ones(1, 1), torch.ones(1, 1))]
-        >>> arrival = descend_(net, batches, lambda x, d: (x - d).square().mean())
-        >>> round(net.weight.item(), 3), arrival.loss < 1e-6
+        >>> minimum = minimise_(net, batches, lambda x, d: (x - d).square().mean())
+        >>> round(net.weight.item(), 3), minimum.loss < 1e-6
         (1.0, True)
+
+    Source: Liu and Nocedal (1989), "On the limited memory BFGS method for large scale
+    optimization".
     """
     was = model.training
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -95,7 +100,7 @@ def descend_(
                     f"Expected a finite loss, got {value}; start from another network."
                 )
             if norm <= gradient or done >= iterations:
-                return Arrival(value, norm, done)
+                return Minimum(value, norm, done)
             optimizer.step(closure)
             done += chunk
     finally:

@@ -7,7 +7,7 @@ from boxwood._internal.core import spec
 from boxwood._internal.core.examples import InBatches
 from boxwood._internal.recipes.phase import State, World, state_of
 from boxwood._internal.train.losses import Loss
-from boxwood._internal.train.minimum import descend_
+from boxwood._internal.train.minimum import minimise_
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Descend:
     def run(self, state: State, world: World) -> State:
         """Train; the facts hold the loss, the norm of its gradient and the iterations."""
         model = world.network(state)
-        arrival = descend_(
+        minimum = minimise_(
             model,
             InBatches(world.data.train, self.batch),
             self.loss,
@@ -50,4 +50,4 @@ class Descend:
             gradient=self.gradient,
             iterations=self.iterations,
         )
-        return state_of(model, state.masks, asdict(arrival))
+        return state_of(model, state.masks, asdict(minimum))

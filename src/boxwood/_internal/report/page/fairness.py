@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from boxwood._internal.recipes.training_budget import Amount, behind
+from boxwood._internal.recipes.training_budget import Amount, accumulated_training
 from boxwood._internal.report.page.document import Note
 from boxwood._internal.report.page.facts import number
 from boxwood._internal.report.page.metrics import KEPT, percent
@@ -148,7 +148,9 @@ def _counts(found: Sequence[Network], made: Mapping[str, _Made]) -> Iterator[Not
 def _made(study: Study) -> dict[str, _Made]:
     found: dict[str, _Made] = {}
     for run in study.runs:
-        amounts = behind([step.spec for step in run.steps], [_taken(step) for step in run.steps])
+        amounts = accumulated_training(
+            [step.spec for step in run.steps], [_taken(step) for step in run.steps]
+        )
         asked, dead = "", False
         for step, amount in zip(run.steps, amounts, strict=True):
             if wanted := _asked(step.spec):
