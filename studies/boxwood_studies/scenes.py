@@ -71,7 +71,7 @@ def scenes(
 
 def _halves() -> tuple[list[Tensor], list[Tensor]]:
     """Left and right halves of the photographs, float32 [3, height, width] in [0, 1]."""
-    with extra("demo", "scikit-learn and Pillow for the photographs"):
+    with extra("digits,studies", "scikit-learn and Pillow for the photographs"):
         from sklearn.datasets import load_sample_images
 
         images = load_sample_images().images

@@ -11,7 +11,7 @@ def extra(name: str, wanted: str, *, instead: str = "") -> Iterator[None]:
     """Explain imports that fail because an extra is not installed.
 
     Args:
-        name: of the extra, as in ``pip install 'boxwood[NAME]'``.
+        name: of the extra, or of several with commas, as in ``pip install 'boxwood[NAME]'``.
         wanted: the packages, and what for.
         instead: another way out, if there is one.
 
