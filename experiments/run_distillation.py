@@ -83,7 +83,7 @@ def study(
     path.write_text(json.dumps(report, indent=1) + "\n")
     draw(path)
     for finding in findings:
-        print(f"{finding.word}: {finding.claim} ({finding.evidence})")
+        print(f"{finding.word}: {finding.claim} ({finding.said})")
 
 
 def shifts(jobs: Sequence[Job], store: Store) -> dict[str, float]:

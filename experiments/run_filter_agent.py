@@ -59,7 +59,7 @@ def study(
     out.write_text(json.dumps(report, indent=1) + "\n")
     draw(out)
     for finding in findings:
-        print(f"{finding.word}: {finding.claim} ({finding.evidence})")
+        print(f"{finding.word}: {finding.claim} ({finding.said})")
 
 
 def searched(experiment: Any, seeds: Sequence[int], store: Store) -> list[dict[str, Any]]:

@@ -147,7 +147,7 @@ def run(name: str, seeds: int, store: Path, *, controls: bool, finished: bool) -
     path.write_text(json.dumps(report, indent=1) + "\n")
     draw(path, study)
     for finding in findings:
-        print(f"{finding.word}: {finding.claim} ({finding.evidence})")
+        print(f"{finding.word}: {finding.claim} ({finding.said})")
 
 
 def judge(measured: Sequence[Measurement], study: Study) -> list[Finding]:

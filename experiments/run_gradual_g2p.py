@@ -87,7 +87,7 @@ def study(seeds: int, steps: int, store: Path, *, finished: bool = False) -> Non
     path.write_text(json.dumps(report, indent=1) + "\n")
     draw(path)
     for finding in findings:
-        print(f"{finding.word}: {finding.claim} ({finding.evidence})")
+        print(f"{finding.word}: {finding.claim} ({finding.said})")
 
 
 def rows(measured: Sequence[Measurement]) -> list[dict[str, Any]]:

@@ -294,7 +294,7 @@ def main() -> None:
     judged = findings(rows, exact, surgery_on_a_quadratic())
     for finding in judged:
         word = {True: "holds", False: "FAILS", None: "undecided"}[finding.held]
-        print(f"{word}: {finding.claim} ({finding.evidence})")
+        print(f"{word}: {finding.claim} ({finding.said})")
     report = {
         "seeds": list(seeds),
         "findings": [asdict(each) for each in judged],

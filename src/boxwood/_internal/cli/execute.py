@@ -83,6 +83,6 @@ def execute(
     show(summary_table(rows))
     for finding in findings:
         word = {True: "holds", False: "FAILS", None: "undecided"}[finding.held]
-        console.print(f"{word}: {finding.claim} ({finding.evidence})")
+        console.print(f"{word}: {finding.claim} ({finding.said})")
     console.print(f"Store: {store} (run the same command again to resume or extend)")
     return measurements

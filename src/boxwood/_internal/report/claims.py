@@ -170,8 +170,12 @@ def _finding(claim: Claim, report: Report | None) -> Finding:
 def _seeds(verdict: Verdict) -> str:
     if verdict.seeds is None:
         return "—"
-    if verdict.needed is None or verdict.needed <= verdict.seeds:
+    if verdict.word != "undecided":
         return str(verdict.seeds)
+    if verdict.needed is None:
+        return f"{verdict.seeds}, more would not do"
+    if verdict.needed <= verdict.seeds:
+        return f"{verdict.seeds}, to be run again"
     return f"{verdict.seeds} of {verdict.needed}"
 
 

@@ -100,6 +100,22 @@ class Finding:
         """``"holds"``, ``"fails"`` or ``"undecided"``."""
         return {True: "holds", False: "fails", None: "undecided"}[self.held]
 
+    @property
+    def said(self) -> str:
+        """The evidence, and for an undecided mean how many seeds would likely decide it.
+
+        Example:
+            >>> from boxwood._internal.report.estimates import over_seeds
+            >>> mean = over_seeds([0.2, 0.3])
+            >>> Finding("a > b", None, "0.2 [-0.1, 0.5]", needed=8, estimate=mean).said
+            '0.2 [-0.1, 0.5]; 8 seeds would likely decide it'
+        """
+        if self.held is not None or self.estimate is None:
+            return self.evidence
+        if self.needed is None:
+            return f"{self.evidence}; more seeds alone would not decide it"
+        return f"{self.evidence}; {self.needed} seeds would likely decide it"
+
 
 def collect(
     jobs: Iterable[Job], store: Store, *, phases: tuple[type, ...] = (Measure,)

@@ -186,7 +186,8 @@ def enough_hold(claim: str, findings: Sequence[Finding], count: int) -> Finding:
 def corrected(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     """Hold the claims of one study to Holm's correction: what chance alone could do is undecided.
 
-    Claims without a p-value are left as they are.
+    Claims without a p-value are left as they are. How many seeds an undecided one would need is
+    estimated again for the level that the correction asks for at worst, ``α / number of claims``.
 
     Example:
         >>> weak = Finding("weak", True, "0.2 [0.01, 0.4]", p=0.04, seeds=5)
@@ -201,10 +202,10 @@ def corrected(findings: Sequence[Finding]) -> tuple[Finding, ...]:
         each = findings[index]
         if each.held is not None and p > ALPHA:
             said = f"{each.evidence}; not after correction for {len(tested)} claims (p = {p:.2g})"
-            needed = _needed_among(each, len(tested))
-            if needed is not None:
-                said += f"; {needed} seeds would likely decide it"
-            found[index] = replace(each, held=None, evidence=said, needed=needed)
+            each = replace(each, held=None, evidence=said)
+        if each.held is None and each.estimate is not None:
+            each = replace(each, needed=_needed(each.estimate, each.limit, ALPHA / len(tested)))
+        found[index] = each
     return tuple(found)
 
 
@@ -269,28 +270,17 @@ def _decided(
     p = min(1.0, 2 * min(sides))
     decides = enough(estimate.seeds) and p <= ALPHA
     held = sides[0] < sides[1] if decides else None
-    needed = None if decides else seeds_needed(estimate, limit, level=1 - ALPHA, least=SEEDS)
-    if needed is not None:
-        needed = max(needed, estimate.seeds + 1)
+    needed = None if decides else _needed(estimate, limit, ALPHA)
     wins = sum(each > limit for each in estimate.by_seed)
     said = f"{shown(estimate, digits, unit)}, {wins} seeds above {limit + 0.0:.3g}"
-    if not decides:
-        said += (
-            f"; {needed} seeds would likely decide it"
-            if needed is not None
-            else "; more seeds alone would not decide it"
-        )
     return Finding(
         claim, held, said, p=p, seeds=estimate.seeds, needed=needed, estimate=estimate, limit=limit
     )
 
 
-def _needed_among(found: Finding, claims: int) -> int | None:
-    if found.estimate is None:
-        return None
-    level = 1 - ALPHA / claims
-    needed = seeds_needed(found.estimate, found.limit, level=level, least=SEEDS)
-    return None if needed is None else max(needed, found.estimate.seeds + 1)
+def _needed(estimate: Estimate, limit: float, alpha: float) -> int | None:
+    needed = seeds_needed(estimate, limit, level=1 - alpha, least=SEEDS)
+    return None if needed is None else max(needed, estimate.seeds + 1)
 
 
 def _joined(claim: str, held: bool | None, findings: Sequence[Finding], p: float | None) -> Finding:

@@ -130,5 +130,5 @@ def _verdicts(study: Study, judge: Judge) -> Table | Notes:
             Column("claim", "claim"),
             Column("evidence", "evidence"),
         ),
-        [{"status": words[f.held], "claim": f.claim, "evidence": f.evidence} for f in findings],
+        [{"status": words[f.held], "claim": f.claim, "evidence": f.said} for f in findings],
     )
