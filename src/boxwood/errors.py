@@ -64,6 +64,10 @@ class MissingDependency(BoxwoodError, ImportError):
     """A package is not installed that belongs to an extra; the message has the line for pip."""
 
 
+class EdgeOfGrid(UserWarning):
+    """The best of several settings is the lowest or highest that was tried."""
+
+
 class NoEffect(UserWarning):
     """A call was valid and changed nothing, which is rarely what was meant."""
 

@@ -6,6 +6,7 @@ from typing import Any
 from boxwood._internal.report.page.document import Note
 from boxwood._internal.report.page.facts import layers_of
 from boxwood._internal.report.page.fairness import fairness
+from boxwood._internal.report.page.grids import on_edges
 from boxwood._internal.report.page.metrics import KEPT, percent
 from boxwood._internal.report.page.networks import Network, against, better, merit, yardstick
 from boxwood._internal.report.page.store_reader import Study
@@ -28,6 +29,7 @@ def cautions(study: Study, found: Sequence[Network], dense: Network | None) -> l
         *fairness(study, found, dense),
         *_unfinished(study),
         *_overlapping(found),
+        *on_edges(study, found),
         *_machines(study),
     ]
     return sorted(notes, key=lambda note: note.severity != "serious")

@@ -1,0 +1,60 @@
+"""Settings chosen from a grid, and the warning that the best one lies on the edge of it."""
+
+import warnings
+from collections.abc import Mapping
+
+from boxwood.errors import EdgeOfGrid, InvalidInput
+
+
+def edge(scores: Mapping[float, float]) -> str:
+    """Say at which end of its grid the best value lies: ``"low"``, ``"high"``, or ``""`` for inside.
+
+    Beyond that end nobody has looked. Zero ends a grid for good where less makes no sense, such as
+    no penalty at all.
+
+    Args:
+        scores: value to its score on validation, more is better.
+
+    Example:
+        >>> edge({1e-5: 0.88, 3e-5: 0.90, 1e-4: 0.89}), edge({1e-4: 0.88, 5e-4: 0.89, 1e-3: 0.90})
+        ('', 'high')
+    """
+    best = _best(scores)
+    if best == max(scores):
+        return "high"
+    return "low" if best == min(scores) and best != 0 else ""
+
+
+def choose(setting: str, scores: Mapping[float, float]) -> float:
+    """Choose the value of the best score; of equals the smallest.
+
+    Args:
+        setting: what it is, such as ``"L2 at 8 %"``.
+        scores: value to its score on validation, more is better.
+
+    Raises:
+        InvalidInput: there is none.
+
+    Warns:
+        EdgeOfGrid: the best value is the lowest or highest.
+
+    Example:
+        >>> choose("L1", {1e-5: 0.88, 3e-5: 0.90, 1e-4: 0.89})
+        3e-05
+    """
+    best = _best(scores)
+    if end := edge(scores):
+        tried = ", ".join(f"{value:g}" for value in sorted(scores))
+        warnings.warn(
+            f"Expected the best {setting} inside of its grid, got the {end}est, {best:g} of {tried}; "
+            f"try {'higher' if end == 'high' else 'lower'} values.",
+            EdgeOfGrid,
+            stacklevel=2,
+        )
+    return best
+
+
+def _best(scores: Mapping[float, float]) -> float:
+    if not scores:
+        raise InvalidInput("Expected values to choose from, got none; give some.")
+    return min(scores, key=lambda value: (-scores[value], value))
