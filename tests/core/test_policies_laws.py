@@ -101,6 +101,24 @@ def test_counts_are_exact_at_every_update(
     )
 
 
+def test_a_dense_tensor_replaces_as_large_a_fraction_as_any_other() -> None:
+    """With one free place two weights go, and one of them may come again, as in the authors' code."""
+    masks = {"w": torch.tensor([True] * 9 + [False])}
+    scores = {"w": torch.tensor([2.0, 1.0, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0, 9.0, 0.0])}
+    gradients = {"w": torch.tensor([0.0, 5.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 4.0])}
+    after = RigL(0.1, until=10**9, fraction=0.3).update(100, masks, scores, gradients)["w"]
+    assert after.tolist() == [False] + [True] * 9
+
+
+@pytest.mark.parametrize("shape", [Cubic, Linear])
+def test_an_initial_sparsity_waits_for_the_begin(shape: type) -> None:
+    """Nothing is pruned before the window; its first update prunes what the schedule starts from."""
+    policy = Gradual(schedule=shape(final=0.8, initial=0.5, begin=100, end=300), every=50)
+    assert [t for t in range(1, 500) if policy.due(t)] == [100, 150, 200, 250, 300]
+    masks = {"w": torch.ones(1000, dtype=torch.bool)}
+    assert int(policy.update(100, masks, {"w": torch.rand(1000)}, {})["w"].sum()) == 500
+
+
 def test_the_cubic_ramp_is_seven_eighths_done_in_the_middle() -> None:
     """Zhu and Gupta's schedule: nothing at the start, 0.875 s_f in the middle, s_f at the end."""
     policy = Gradual(schedule=Cubic(final=0.8, begin=100, end=300), every=50)

@@ -14,14 +14,15 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from boxwood._internal.core.allocation import Allocation, ByName, allocate, uniform
+from boxwood._internal.core.allocation import Allocation, ByName, uniform
 from boxwood._internal.core.arguments import described
 from boxwood._internal.core.criteria import magnitude, random
-from boxwood._internal.core.granularity import Elements, Granularity, pool_within
+from boxwood._internal.core.granularity import Elements, Granularity
+from boxwood._internal.core.mask_changes import pruned, random_masks, replaced
 from boxwood._internal.core.masks import Masks
 from boxwood._internal.core.schedules import Schedule, check_sparsity
 from boxwood._internal.core.seeds import seed_for
-from boxwood._internal.core.selection import Scores, candidates, select
+from boxwood._internal.core.selection import Scores
 from boxwood.errors import InvalidInput
 
 _FAR = 10**12  # a step at which every schedule is at its end
@@ -109,10 +110,12 @@ class Gradual:
         return _ones(weights)
 
     def due(self, step: int) -> bool:
-        """Every ``every`` steps, as long as the schedule rises."""
-        if step < 1 or step % self.every:
+        """Every ``every`` steps from the schedule's ``begin`` on, if it has one, while it rises."""
+        first = max(1, getattr(self.schedule, "begin", 0))
+        if step < first or step % self.every:
             return False
-        before = self.schedule(step - self.every) if step > self.every else 0.0
+        # What a schedule starts from is pruned at its first update, not before.
+        before = self.schedule(step - self.every) if step - self.every >= first else 0.0
         return self.schedule(step) > before
 
     def update(
@@ -123,7 +126,7 @@ class Gradual:
         gradients: Mapping[str, Tensor],  # noqa: ARG002 - every policy has the same signature
     ) -> dict[str, Tensor]:
         """Prune to the sparsity of the step."""
-        return _pruned(scores, self.schedule(step), self.allocation, self.granularity, masks)
+        return pruned(scores, self.schedule(step), self.allocation, self.granularity, masks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +187,7 @@ class LayerByLayer:
         for index, name in enumerate(scores):
             left = 1 - min(max((step - self.begin) / wide - index, 0.0), 1.0)
             rows.append((name, self.final - self.final * left**3))
-        return _pruned(scores, None, ByName(tuple(rows)), Elements(), masks)
+        return pruned(scores, None, ByName(tuple(rows)), Elements(), masks)
 
 
 @dataclass(frozen=True)
@@ -214,7 +217,7 @@ class Static:
 
     def init(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Draw the masks."""
-        return _random_masks(weights, self.sparsity, self.allocation, self.seed or 0)
+        return random_masks(weights, self.sparsity, self.allocation, self.seed or 0)
 
     def due(self, step: int) -> bool:  # noqa: ARG002 - every policy has the same signature
         """Never."""
@@ -272,7 +275,7 @@ class SET:
 
     def init(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Draw the masks."""
-        return _random_masks(weights, self.sparsity, self.allocation, self.seed or 0)
+        return random_masks(weights, self.sparsity, self.allocation, self.seed or 0)
 
     def due(self, step: int) -> bool:
         """Every ``every`` steps before ``until``."""
@@ -288,7 +291,7 @@ class SET:
         """Replace weights, tensor by tensor."""
         seed = seed_for(self.seed or 0, "SET", step)
         growth = {name: random(score, name, seed=seed) for name, score in scores.items()}
-        return _replaced(masks, scores, growth, self.fraction)
+        return replaced(masks, scores, growth, self.fraction)
 
 
 @dataclass(frozen=True)
@@ -336,7 +339,7 @@ class RigL:
 
     def init(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Draw the masks."""
-        return _random_masks(weights, self.sparsity, self.allocation, self.seed or 0)
+        return random_masks(weights, self.sparsity, self.allocation, self.seed or 0)
 
     def due(self, step: int) -> bool:
         """Every ``every`` steps before ``until``."""
@@ -348,39 +351,7 @@ class RigL:
         """Replace weights, tensor by tensor."""
         fraction = self.fraction / 2 * (1 + math.cos(math.pi * step / self.until))
         growth = {name: gradient.detach().abs() for name, gradient in gradients.items()}
-        return _replaced(masks, scores, growth, fraction)
-
-
-def _pruned(
-    scores: Scores,
-    sparsity: float | None,
-    allocation: Allocation,
-    granularity: Granularity,
-    masks: Masks,
-) -> dict[str, Tensor]:
-    pooled = {n: pool_within(granularity, score, masks[n]) for n, score in scores.items()}
-    alive = {name: granularity.alive(mask) for name, mask in masks.items()}
-    keep = allocate(pooled, sparsity, allocation=allocation, masks=alive)
-    return select(scores, keep, granularity, masks=masks)
-
-
-def _replaced(masks: Masks, scores: Scores, growth: Scores, fraction: float) -> dict[str, Tensor]:
-    """Let the lowest of the kept go, and the highest growth of all others come; counts stay."""
-    new = {}
-    for name, mask in masks.items():
-        kept = candidates(scores, {name: mask})[name]
-        moved = min(int(fraction * kept), mask.numel() - kept)
-        stayed = select({name: scores[name]}, {name: kept - moved}, masks={name: mask})[name]
-        grown = select({name: growth[name]}, {name: moved}, masks={name: ~stayed})[name]
-        new[name] = stayed | grown
-    return new
-
-
-def _random_masks(
-    weights: Mapping[str, Tensor], sparsity: float, allocation: Allocation, seed: int
-) -> dict[str, Tensor]:
-    scores = {name: random(weight, name, seed=seed) for name, weight in weights.items()}
-    return select(scores, allocate(scores, sparsity, allocation=allocation))
+        return replaced(masks, scores, growth, fraction)
 
 
 def _ones(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,49 @@
+"""How policies change masks: prune further, replace weights, draw masks at random."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from boxwood._internal.core.allocation import Allocation, allocate
+from boxwood._internal.core.criteria import random
+from boxwood._internal.core.granularity import Granularity, pool_within
+from boxwood._internal.core.masks import Masks
+from boxwood._internal.core.selection import Scores, candidates, select
+
+
+def pruned(
+    scores: Scores,
+    sparsity: float | None,
+    allocation: Allocation,
+    granularity: Granularity,
+    masks: Masks,
+) -> dict[str, Tensor]:
+    """Prune to a sparsity, or to an allocation's own numbers; what is pruned stays pruned."""
+    pooled = {n: pool_within(granularity, score, masks[n]) for n, score in scores.items()}
+    alive = {name: granularity.alive(mask) for name, mask in masks.items()}
+    keep = allocate(pooled, sparsity, allocation=allocation, masks=alive)
+    return select(scores, keep, granularity, masks=masks)
+
+
+def replaced(masks: Masks, scores: Scores, growth: Scores, fraction: float) -> dict[str, Tensor]:
+    """Let the lowest of the kept go, and the highest growth of all others come; counts stay.
+
+    What goes may come again at once, as in the code of Evci et al., so that a tensor with hardly a
+    free place replaces the same fraction as any other.
+    """
+    new = {}
+    for name, mask in masks.items():
+        kept = candidates(scores, {name: mask})[name]
+        moved = int(fraction * kept)
+        stayed = select({name: scores[name]}, {name: kept - moved}, masks={name: mask})[name]
+        grown = select({name: growth[name]}, {name: moved}, masks={name: ~stayed})[name]
+        new[name] = stayed | grown
+    return new
+
+
+def random_masks(
+    weights: Mapping[str, Tensor], sparsity: float, allocation: Allocation, seed: int
+) -> dict[str, Tensor]:
+    """Draw masks of a total sparsity."""
+    scores = {name: random(weight, name, seed=seed) for name, weight in weights.items()}
+    return select(scores, allocate(scores, sparsity, allocation=allocation))
