@@ -68,6 +68,10 @@ class EdgeOfGrid(UserWarning):
     """The best of several settings is the lowest or highest that was tried."""
 
 
+class TooFewExamples(UserWarning):
+    """A fit has more unknowns than the data have rows: it follows them to the last detail."""
+
+
 class NoEffect(UserWarning):
     """A call was valid and changed nothing, which is rarely what was meant."""
 

@@ -224,6 +224,17 @@ def test_inputs_that_are_always_zero() -> None:
     assert done.weights["weight"].isfinite().all()
 
 
+def test_weights_of_inputs_that_are_always_zero_go_first() -> None:
+    """However large they are: as in the authors' code, whose line is ``W[:, dead] = 0``."""
+    net = nn.Linear(8, 4).double()
+    inputs = torch.randn(20, 8, dtype=torch.float64)
+    inputs[:, 3] = 0
+    net.weight.data[:, 3] = 100
+    done = prune_and_reconstruct(net, 0.5, [inputs])
+    assert not done.masks["weight"][:, 3].any()
+    assert not done.weights["weight"][:, 3].any()
+
+
 def test_counts_by_name_and_refusals() -> None:
     """Counts may come from any allocation; what does not fit is refused."""
     net = network()

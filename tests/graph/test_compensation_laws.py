@@ -1,5 +1,7 @@
 """Compensation: refitted readers give back accuracy that surgery took, without retraining."""
 
+import warnings
+
 import pytest
 import torch
 from torch import nn
@@ -16,7 +18,7 @@ from boxwood._internal.train.loop import train_
 from boxwood._internal.train.metrics import accuracy
 from boxwood._internal.train.optimizers import Adam
 from boxwood._internal.train.settings import Training
-from boxwood.errors import BoxwoodError
+from boxwood.errors import BoxwoodError, TooFewExamples
 
 pytest.importorskip("sklearn")
 
@@ -302,3 +304,16 @@ def test_masked_weights_stay_masked():
     repaired = compensate(net, small, selection, [x])
     assert torch.equal(repaired[2].weight, small[2].weight)
     assert not torch.equal(repaired[4].weight, small[4].weight)
+
+
+@pytest.mark.parametrize(("rows", "warned"), [(4, True), (5, False)])
+def test_fewer_rows_than_unknowns_are_warned_of(rows: int, warned: bool) -> None:
+    """Four weights and a bias need five rows; a convolution has one for each of its positions."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2))
+    selection = select_units(find_units(net, torch.ones(1, 3)), 0.5)
+    small, data = shrink(net, selection), [torch.randn(rows, 3)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        compensate(net, small, selection, data)
+    assert [each.category for each in caught] == [TooFewExamples] * warned

@@ -1,5 +1,6 @@
 """Make up for what was removed: refit the layers that read it, and re-estimate batch statistics."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from boxwood._internal.graph.rebuild import rebuilt
 from boxwood._internal.graph.reparametrised import assignable, baked, filled
 from boxwood._internal.graph.selection import UnitSelection, check_selection
 from boxwood._internal.graph.stepping import Steps
-from boxwood.errors import InvalidInput
+from boxwood.errors import InvalidInput, TooFewExamples
 
 _WIDEST = 6000
 """Inputs of a layer that least squares are solved for; wider ones have only their means folded."""
@@ -68,6 +69,11 @@ def compensate(
             for a batch normalisation, or ridge is negative;
             or ranks hold different weights.
 
+    Warns:
+        TooFewExamples: a layer has more unknowns, its inputs and a bias, than the batches have rows
+            for it (an example is a row of a linear layer, a position of a convolution): the refit
+            then follows these examples to the last detail, for better or worse.
+
     Example:
         >>> import numpy as np
         >>> from boxwood._internal.graph.ranking import best_units
@@ -108,18 +114,28 @@ def compensate(
             steps, whole = (
                 Steps(net, data, list(found), called_on_batch) for net in (repaired, original)
             )
-            order = steps.order
+            order, short = steps.order, list[str]()
             for several in alike(repaired, steps.together(order)):
                 if watch is not None:
                     watch(order.index(several[0]), len(order))
                 layers = [found[name] for name in several]
-                if refit and width_of(repaired.get_submodule(several[0])) <= _WIDEST:
-                    refit_(repaired, steps, whole, layers, len(data), ridge, group)
+                unknowns = width_of(repaired.get_submodule(several[0]))
+                if refit and unknowns <= _WIDEST:
+                    rows = refit_(repaired, steps, whole, layers, len(data), ridge, group)
+                    if rows < unknowns:
+                        short.append(f"{rows:,} for {unknowns:,} of {several[0]}")
                 else:
                     for reader in layers:
                         fold_mean_(original, repaired, whole, reader, len(data), group)
             if batch_norm:
                 reestimate_batch_norm_(repaired, data, group=group)
+        if short:
+            warnings.warn(
+                f"Expected batches with more rows than a layer has unknowns, got {', '.join(short)}; "
+                f"give more examples, or a higher ridge.",
+                TooFewExamples,
+                stacklevel=2,
+            )
         for mine, theirs in zip(repaired.modules(), plain.modules(), strict=True):
             mine.training = theirs.training
     return repaired if plain is small else filled(small, repaired)

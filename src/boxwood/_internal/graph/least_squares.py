@@ -88,7 +88,7 @@ def refit_(
     batches: int,
     ridge: float,
     ranks: Group,
-) -> None:
+) -> int:
     """Refit layers that read the same tensor: one sum over the data serves all of them.
 
     Args:
@@ -99,6 +99,9 @@ def refit_(
         batches: how many there are.
         ridge: the pull towards the old weights, over the mean square of the inputs.
         ranks: as for `compensate`.
+
+    Returns:
+        How many rows of data there were.
     """
     names = [reader.name for reader in group]
     layers: list[Any] = [repaired.get_submodule(name) for name in names]
@@ -106,17 +109,19 @@ def refit_(
     gram = torch.zeros(size, size, dtype=torch.float64)
     old = [_as_matrix(layer) for layer in layers]
     cross = [torch.zeros_like(each) for each in old]
+    count = 0
     for batch in range(batches):
         ours, theirs = steps.calls(names, batch), whole.calls(names, batch)
         for call, (x, _) in enumerate(ours[names[0]]):
             rows = _unfolded(layers[0], x).double().cpu()
             gram += rows.T @ rows
+            count += len(rows)
             for reader, layer, weights, total in zip(group, layers, old, cross, strict=True):
                 y = theirs[reader.name][call][1]
                 channel = -1 if isinstance(layer, nn.Linear) else 1 - layer.weight.dim() + y.dim()
                 wanted = y.movedim(channel, -1).reshape(-1, y.shape[channel]).double().cpu()
                 total += rows.T @ (wanted[:, reader.rows] - rows @ weights)
-    sums, _ = add_up({"gram": gram, "cross": torch.cat(cross, 1)}, 0, ranks)
+    sums, count = add_up({"gram": gram, "cross": torch.cat(cross, 1)}, count, ranks)
     penalty = ridge * float(sums["gram"].diagonal().mean()) + 1e-12
     regular = sums["gram"] + penalty * torch.eye(size, dtype=torch.float64)
     change = as_first_rank(torch.linalg.solve(regular, sums["cross"]), ranks)
@@ -129,6 +134,7 @@ def refit_(
             layer.bias.copy_(made[:, -1])
             made = made[:, :-1]
         layer.weight.copy_(made.reshape(layer.weight.shape))
+    return count
 
 
 def fold_mean_(

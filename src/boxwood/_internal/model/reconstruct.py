@@ -32,7 +32,7 @@ class Reconstruction(NamedTuple):
     masks: dict[str, Tensor]
 
 
-Solve = Callable[[str, Tensor, Tensor], tuple[Tensor, Tensor]]
+Solve = Callable[[str, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """A name, weights [groups, rows, n] and Hessians [groups, n, n], to new weights and their mask."""
 
 
@@ -76,7 +76,7 @@ def reconstruct(
     chosen = {name: parameters[name] for name in masks}
     shown = outputs_first(layouts_of(model, chosen), masks)
 
-    def solve(name: str, weight: Tensor, hessians: Tensor) -> tuple[Tensor, Tensor]:
+    def solve(name: str, weight: Tensor, hessians: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
         mask = shown[name].to(weight.device).view(weight.shape)
         parts = [adjust(*each) for each in zip(weight, hessians, mask, strict=True)]
         return torch.stack(parts), mask
@@ -109,6 +109,8 @@ def prune_and_reconstruct(
         damping: added to the diagonal of each layer's Hessian, in units of its mean; above 0.
         group: as for `reconstruct`.
 
+    Weights whose input is zero in all of ``batches`` become zero first, and so are the first to go.
+
     Example:
         >>> net = nn.Linear(8, 4)
         >>> done = prune_and_reconstruct(net, 0.5, [torch.randn(32, 8)], grouped=NofM(2, 4))
@@ -133,8 +135,9 @@ def prune_and_reconstruct(
                 f"shape {tuple(weight.shape)}; use layers=linear."
             )
 
-    def solve(name: str, weight: Tensor, hessians: Tensor) -> tuple[Tensor, Tensor]:
+    def solve(name: str, weight: Tensor, hessians: Tensor, dead: Tensor) -> tuple[Tensor, Tensor]:
         groups = len(weight)
+        weight = weight.masked_fill(dead[:, None], 0)
         ends = [round(counts[name] * g / groups) for g in range(groups + 1)]
         parts = [
             sparse_gpt(rows, hessian, end - start, grouped=grouped, block=block)
@@ -185,12 +188,14 @@ def _layer_by_layer(
         check_same_network(seen)
         for alike in sharing_input(seen):
             first = replace(seen, weights={alike[0]: weights[alike[0]]})
-            hessians = damped(input_gram(first)[alike[0]], damping)
+            gram = input_gram(first)[alike[0]]
+            dead = gram.diagonal(dim1=-2, dim2=-1) == 0
+            hessians = damped(gram, damping)
             for name in alike:
                 weight, layout = weights[name], layouts.get(name)
                 shown = weight if layout is None else layout.outputs_first(weight)
                 rows = shown.to(hessians.dtype).reshape(len(hessians), -1, hessians.shape[-1])
-                solved = (as_first_rank(each, group) for each in solve(name, rows, hessians))
+                solved = (as_first_rank(each, group) for each in solve(name, rows, hessians, dead))
                 new, mask = (each.view(shown.shape) for each in solved)
                 if layout is not None:
                     new, mask = layout.as_stored(new), layout.as_stored(mask)
