@@ -256,12 +256,12 @@ class Keeping(nn.Module):
 
     made = None
 
-    def __init__(self, layers):
+    def __init__(self, where):
         super().__init__()
-        self.a, self.b, self.layers = nn.Linear(6, 8), nn.Linear(8, 2), layers
+        self.a, self.b, self.where = nn.Linear(6, 8), nn.Linear(8, 2), where
 
     def forward(self, x):
-        return self.b(torch.relu(self.a(x)) * self.layers(x.shape[0]))
+        return self.b(torch.relu(self.a(x)) * self.where(x.shape[0]))
 
 
 def in_a_dict(count):
@@ -297,10 +297,10 @@ def in_another_class(count):
 @pytest.mark.parametrize(
     "where", [in_a_dict, in_a_list, in_a_variable, in_a_class, in_another_class]
 )
-def test_nothing_of_a_trace_is_left_in_the_code(layers):
+def test_nothing_of_a_trace_is_left_in_the_code(where):
     """The network runs as ever after its trace, and a trace after a run finds the same units."""
     torch.manual_seed(0)
-    net = Keeping(layers).eval()
+    net = Keeping(where).eval()
     assert len(find_units(net, ROWS)) == 8
     with torch.no_grad():
         out = net(ROWS)

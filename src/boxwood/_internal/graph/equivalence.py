@@ -39,9 +39,11 @@ def check_equivalence(
     about the surgery; weights that were refitted afterwards change nothing in it.
 
     Both are run in double precision, where outputs and gradients may differ by 1e-9 of the largest
-    entry. A network that does not run so is run in single precision (1e-4), or as it is (1e-2 in
-    float16, 5e-2 in bfloat16, gradients not at all). `graph.comparison.tolerance` has the rounding
-    that was measured. The report says what was run and allowed.
+    entry. Where code itself converts to a coarser type, it is run again without these conversions.
+    Networks that do not run so are run in single precision (outputs may differ by 1e-4, gradients by
+    1e-3), or as they are (outputs by 1e-2 in float16 and 5e-2 in bfloat16; gradients are not
+    compared). `boxwood._internal.graph.comparison` has the rounding that was measured. The report
+    says what was run and allowed.
 
     Args:
         model: the original.
