@@ -48,7 +48,7 @@ def test_every_phase_of_the_paper_is_traced() -> None:
     """The iterative recipe names where criterion, dead units and dropout come from."""
     recipe = iterative(TRAINING, TRAINING, (0.5,))
     used = {source.used for source in sources(encode(recipe))}
-    assert used == {"Train", "magnitude", "RemoveDead"}
+    assert used == {"Train", "magnitude", "Prune"}
 
 
 @pytest.mark.parametrize(

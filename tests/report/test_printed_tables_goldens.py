@@ -53,7 +53,7 @@ def commands(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> d
 NUMBERS = {
     "prune": ["1,064,960", r"\d\d,\d{3} +0\.98\d\d"],
     "info": ["4,259,840", "0.0000"],
-    "plan": [r"[0-9a-f]{20}", r"17"],
+    "plan": [r"[0-9a-f]{20}", r"15"],
     "runs list": [r"[0-9a-f]{20}"],
     "runs diff": [r"test\.correct +9\d\d +9\d\d"],
     "report --compare": [r"\+4\.00"],

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from boxwood._internal.report.page.provenance import phase_words
 from boxwood._internal.report.page.render import _packed, script_json
-from boxwood._internal.report.page.store_reader import Step, short
+from boxwood._internal.report.page.store_reader import short
 from boxwood._internal.report.page.training_history import steps_of, thinned
 from boxwood._internal.report.statistics import mean, paired_difference
+from boxwood._internal.report.study import Step
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.text(),

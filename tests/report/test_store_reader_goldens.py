@@ -7,6 +7,7 @@ import pytest
 from boxwood._internal.report.page.metrics import KEPT, TEST, further
 from boxwood._internal.report.page.networks import baseline, chosen, front, networks
 from boxwood._internal.report.page.store_reader import read, short
+from boxwood._internal.report.tickets import early_stop
 from boxwood._internal.runs.store import Store
 from boxwood.errors import BoxwoodError
 
@@ -108,17 +109,20 @@ def test_the_highlighted_network_is_near_the_dense_one_on_validation(store: Stor
 def test_early_stopping_is_read_off_the_history(empty: Store, hand: SimpleNamespace) -> None:
     """Where a training wrote down validation losses, its lowest gives a step and a test accuracy."""
     history = [
-        {"step": 100, "validation_loss": 0.9, "test": 0.7},
-        {"step": 200, "validation_loss": 0.4, "test": 0.8},
+        {"step": 100, "validation_loss": 0.9, "validation": 0.7, "test": 0.7},
+        {"step": 200, "validation_loss": 0.4, "validation": 0.8, "test": 0.8},
         {"step": 300, "validation_loss": 0.6},
     ]
     phases = [(hand.train(), {"history": history, "epochs": 1.5}, None), (hand.measure(""), hand.measured(9), None)]  # fmt: skip
     hand.note(empty, "a", 0, phases)
     (found,) = read([empty])[0].measurements
-    assert found.facts["step_of_lowest_validation_loss"] == 200
-    assert found.facts["test_at_lowest_validation_loss"] == 0.8
     step, test = further([found])
+    assert (step.name, test.name) == (
+        "step_of_lowest_validation_loss",
+        "test_at_lowest_validation_loss",
+    )
     assert (step.of(found), test.show(test.of(found))) == (200.0, "80.00 %")
+    assert early_stop(found.history[:2]).step == 200
 
 
 def test_names_choose_runs(store: Store) -> None:

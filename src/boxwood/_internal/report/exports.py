@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from boxwood._internal.core.extras import extra
-from boxwood._internal.report.page.facts import accuracy_of, loss_of
+from boxwood._internal.report.page.metrics import LOSS, SIZES, TEST, VALIDATION
 from boxwood._internal.report.page.store_reader import Run, short
 
-_MEASURED = ("nonzero", "multiply_adds", "bytes")
+_EXPORTED = (TEST, VALIDATION, LOSS.test, LOSS.validation, *SIZES)
+"""What is written of a measured network."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Tracked:
 def tracked(run: Run) -> Tracked:
     """Flatten a run: histories one after another, measurements at the step that they follow."""
     metrics: dict[str, list[tuple[int, float]]] = {}
+    networks = {each.key: each for each in run.measurements}
     step = 0
     for phase in run.steps:
         for row in phase.facts.get("history", ()):
@@ -55,9 +56,10 @@ def tracked(run: Run) -> Tracked:
             for name, value in row.items():
                 if name not in ("epoch", "step") and isinstance(value, int | float):
                     metrics.setdefault(f"train/{name}", []).append((step, float(value)))
-        if phase.measures:
-            for name, value in _measured(phase.facts):
-                metrics.setdefault(f"measure/{name}", []).append((step, value))
+        if (network := networks.get(phase.key)) is not None:
+            for metric in _EXPORTED:
+                if (value := metric.of(network)) is not None:
+                    metrics.setdefault(f"measure/{metric.name}", []).append((step, value))
     settings = {
         "model": short(run.genesis.get("model")),
         "data": short(run.genesis.get("data")),
@@ -138,19 +140,6 @@ def to_wandb(runs: Sequence[Run], folder: Path) -> None:
             for step, values in each.by_step():
                 run.log(values, step=step)
     wandb.teardown()  # its own process writes the files, and is waited for here
-
-
-def _measured(facts: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    for part in ("test", "validation"):
-        for name, read in ((part, accuracy_of), (f"{part}_loss", loss_of)):
-            value = read(facts, part)
-            if value is not None:
-                yield name, value
-    if facts.get("weights"):
-        yield "kept_fraction", facts["kept"] / facts["weights"]
-    for name in _MEASURED:
-        if name in facts:
-            yield name, float(facts[name])
 
 
 def _client(name: str) -> ModuleType:

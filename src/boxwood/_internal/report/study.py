@@ -1,6 +1,6 @@
 """From a store of runs to what a person wants to know: a row per network, and verdicts."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -10,7 +10,7 @@ from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.report import statistics
 from boxwood._internal.report.contrasts import average
 from boxwood._internal.report.estimates import Estimate, interval
-from boxwood._internal.report.page.facts import counted, number
+from boxwood._internal.report.page.facts import counted, describes_a_network, number
 from boxwood._internal.report.tables import SummaryRow
 from boxwood._internal.runs.records import damaged
 from boxwood._internal.runs.runner import Job
@@ -72,6 +72,81 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class Step:
+    """One phase of one run: what was asked for, and what came out once it is done.
+
+    Args:
+        key: its key in the store.
+        spec: the phase, encoded.
+        record: facts and provenance; None while it is not done.
+    """
+
+    key: str
+    spec: Mapping[str, Any]
+    record: Mapping[str, Any] | None
+
+    @property
+    def kind(self) -> str:
+        """Name of the phase's class, wherever that is defined."""
+        return str(self.spec.get("is", "?")).rpartition(":")[2]
+
+    @property
+    def label(self) -> str:
+        """Label of the phase."""
+        return str(self.spec.get("label", ""))
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What the phase measured; empty while it is not done."""
+        return {} if self.record is None else self.record["facts"]
+
+    @property
+    def seconds(self) -> float:
+        """Time that it took when it was made; 0 while it is not done."""
+        return 0.0 if self.record is None else float(self.record["provenance"].get("seconds", 0.0))
+
+    @property
+    def measures(self) -> bool:
+        """Whether its facts say how good a network is."""
+        return describes_a_network(self.facts)
+
+
+def measured_along(
+    steps: Iterable[Step], *, branch: str, seed: int, wanted: Collection[str]
+) -> Iterator[Measurement]:
+    """Read the measured networks of one run, each with the training before it.
+
+    Args:
+        steps: its phases, in order; those that are not done are passed over.
+        branch: name of the recipe.
+        seed: root seed.
+        wanted: keys of the phases that measure a network.
+    """
+    epochs, seconds = 0.0, 0.0
+    history: tuple[dict[str, float], ...] = ()
+    stopped = None
+    for step in steps:
+        facts = dict(step.facts)
+        epochs += number(facts.get("epochs")) or 0.0
+        seconds += step.seconds
+        if "history" in facts:
+            stopped = facts.get("stopped_answers")
+            history = tuple(facts["history"]) if isinstance(facts["history"], list) else history
+        if step.record is not None and step.key in wanted:
+            yield Measurement(
+                branch=branch,
+                label=step.label,
+                seed=seed,
+                key=step.key,
+                facts=facts,
+                epochs=epochs,
+                seconds=seconds,
+                history=history,
+                stopped=stopped,
+            )
+
+
+@dataclass(frozen=True)
 class Finding:
     """A claim, whether it held, and the figures that say so; ``held`` None means undecided.
 
@@ -127,39 +202,22 @@ def collect(
         store: where it is.
         phases: those that measure test and validation accuracy; `summarise` takes `Measure` alone.
     """
-    found: list[Measurement] = []
-    seen: set[str] = set()
+    found: dict[str, Measurement] = {}
     for job in jobs:
-        epochs, seconds = 0.0, 0.0
-        history: tuple[dict[str, float], ...] = ()
-        stopped = None
-        branch = job.name.rpartition(" / seed ")[0]
-        for phase, key in zip(job.recipe, job.chain[1:], strict=True):
-            record = store.record(key)
+        chain = list(zip(job.recipe, job.chain[1:], strict=True))
+        records = {key: store.record(key) for _, key in chain}
+        for phase, key in chain:
             if type(phase) is Measure:
-                _check_facts(record["facts"], store.root / "phases" / key / "phase.json")
-            epochs += number(record["facts"].get("epochs")) or 0.0
-            seconds += record["provenance"].get("seconds", 0.0)
-            rows = record["facts"].get("history", history)
-            if "history" in record["facts"]:
-                stopped = record["facts"].get("stopped_answers")
-            history = tuple(rows) if isinstance(rows, list) else history
-            if isinstance(phase, phases) and key not in seen:
-                seen.add(key)
-                found.append(
-                    Measurement(
-                        branch=branch,
-                        label=phase.label,
-                        seed=job.genesis.seed,
-                        key=key,
-                        facts=record["facts"],
-                        epochs=epochs,
-                        seconds=seconds,
-                        history=history,
-                        stopped=stopped,
-                    )
-                )
-    return tuple(found)
+                _check_facts(records[key]["facts"], store.root / "phases" / key / "phase.json")
+        wanted = {key for phase, key in chain if isinstance(phase, phases)}
+        for each in measured_along(
+            [Step(key, record["spec"], record) for key, record in records.items()],
+            branch=job.name.rpartition(" / seed ")[0],
+            seed=job.genesis.seed,
+            wanted=wanted,
+        ):
+            found.setdefault(each.key, each)
+    return tuple(found.values())
 
 
 def _check_facts(facts: Mapping[str, Any], path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from boxwood._internal.report.contrasts import contrast
 from boxwood._internal.report.estimates import Estimate, interval, over_seeds
+from boxwood._internal.report.page.facts import lowest_loss
 from boxwood._internal.report.significance import above, seeds_needed
 from boxwood._internal.report.statistics import (
     Interval,
@@ -71,12 +72,12 @@ def early_stop(
 
     Source: Frankle and Carbin (2019), section 2.
     """
-    if not history or "validation_loss" not in history[0]:
+    best = lowest_loss(history)
+    if best is None:
         raise InvalidInput(
             "Expected a history with validation losses, got none; measure a network that a Train "
             "phase of this version trained."
         )
-    best = min(history, key=lambda row: row["validation_loss"])
     late = best["step"] > (1 - margin) * history[-1]["step"]
     return EarlyStop(
         step=int(best["step"]),

@@ -56,6 +56,8 @@ class Prune:
         >>> from boxwood._internal.core.criteria import synflow
         >>> Prune(sparsity=0.99, criterion=synflow, rounds=100).rounds
         100
+
+    Source of ``effective``: Han, Pool, Tran and Dally (2015), section 3.5.
     """
 
     sparsity: float | None

@@ -106,6 +106,22 @@ def describes_a_network(facts: Facts) -> bool:
     return any(read(facts, "test") is not None for read in readers)
 
 
+def lowest_loss(history: Any) -> Mapping[str, Any] | None:
+    """Find the row of a history where the validation loss was lowest, the first of equal ones.
+
+    Example:
+        >>> rows = [{"step": step, "validation_loss": loss} for step, loss in ((1, 0.5), (2, 0.3))]
+        >>> lowest_loss(rows)["step"], lowest_loss([{"step": 1}])
+        (2, None)
+    """
+    names = ("validation_loss", "step")
+    whole = isinstance(history, list | tuple) and all(
+        isinstance(row, Mapping) and None not in [number(row.get(name)) for name in names]
+        for row in history
+    )
+    return min(history, key=lambda row: row["validation_loss"]) if whole and history else None
+
+
 def layers_of(facts: Facts) -> list[LayerCount]:
     """Read the layers of a measured network; none where something else stands under that name."""
     layers, names = facts.get("layers"), {each.name for each in fields(LayerCount)}

@@ -11,7 +11,8 @@ from boxwood._internal.report.page.document import Note
 from boxwood._internal.report.page.facts import number
 from boxwood._internal.report.page.metrics import KEPT, percent
 from boxwood._internal.report.page.networks import Network, against, better, merit, yardstick
-from boxwood._internal.report.page.store_reader import Step, Study
+from boxwood._internal.report.page.store_reader import Study
+from boxwood._internal.report.study import Step
 
 _UNKNOWN = "unknown"
 

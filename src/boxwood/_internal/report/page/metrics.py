@@ -12,6 +12,7 @@ from boxwood._internal.report.page.facts import (
     counted,
     layers_of,
     loss_of,
+    lowest_loss,
     number,
     overlap_of,
     perplexity_of,
@@ -113,10 +114,20 @@ VALIDATION_TOP5 = Metric(
     "validation_top5", "validation top-5 accuracy", _of(accuracy_of, "validation_top5"), percent
 )
 KEPT = Metric("kept_fraction", "weights remaining", _share("kept", "weights"), percent, log=True)
+_WORK = Metric(
+    "multiply_adds", "multiply-adds per example", _fact("multiply_adds"), human, log=True
+)
+_BYTES = Metric("bytes", "bytes on disk, index included", _fact("bytes"), human_bytes, log=True)
+SIZES = (
+    KEPT,
+    Metric("nonzero", "parameters that are not zero", _fact("nonzero"), human),
+    _WORK,
+    _BYTES,
+)
 COSTS = (
     KEPT,
-    Metric("multiply_adds", "multiply-adds per example", _fact("multiply_adds"), human, log=True),
-    Metric("bytes", "bytes on disk, index included", _fact("bytes"), human_bytes, log=True),
+    _WORK,
+    _BYTES,
     Metric("energy", "energy per example (µJ, 45 nm estimate)", estimated_energy, "{:.3g}".format, log=True),
     Metric("epochs", "training (epochs up to this network)", lambda m: float(m.epochs), "{:.4g}".format),
 )  # fmt: skip
@@ -219,6 +230,24 @@ def worths(measurements: Iterable[Measurement]) -> tuple[Metric, ...]:
     return (*found, *further(all_))
 
 
+def _lowest(name: str) -> Callable[[Measurement], float | None]:
+    """Read a number where the validation loss of the last training was lowest."""
+
+    def read(m: Measurement) -> float | None:
+        row = lowest_loss(m.history) or {}
+        found = accuracy_of(row, name)
+        return number(row.get(name)) if found is None else found
+
+    return read
+
+
+STOPS = (
+    Metric("step_of_lowest_validation_loss", "step of lowest validation loss", _lowest("step"), "{:.5g}".format),
+    Metric("test_at_lowest_validation_loss", "test accuracy at lowest validation loss", _lowest("test"), percent),
+)  # fmt: skip
+"""Where a training would have stopped, for networks whose training was watched."""
+
+
 def further(measurements: Iterable[Measurement]) -> tuple[Metric, ...]:
     """Metrics that a page knows nothing of: other numbers, and other accuracies, among the facts.
 
@@ -226,8 +255,10 @@ def further(measurements: Iterable[Measurement]) -> tuple[Metric, ...]:
         >>> further([])
         ()
     """
-    found: dict[str, Metric] = {}
-    for each in measurements:
+    all_ = list(measurements)
+    stops = (each for each in STOPS if any(each.of(m) is not None for m in all_))
+    found = {each.name: each for each in stops}
+    for each in all_:
         for name, value in each.facts.items():
             if name in _KNOWN or name in found or isinstance(value, bool):
                 continue

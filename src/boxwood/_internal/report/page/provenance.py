@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from boxwood._internal.report.page.document import Column, Table
-from boxwood._internal.report.page.store_reader import Run, Step, Study, short
+from boxwood._internal.report.page.store_reader import Run, Study, short
+from boxwood._internal.report.study import Step
 from boxwood._internal.report.tables import human_seconds
 
 

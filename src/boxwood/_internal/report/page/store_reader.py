@@ -8,47 +8,11 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
-from boxwood._internal.report.page.facts import describes_a_network, number
-from boxwood._internal.report.study import Measurement
+from boxwood._internal.report.study import Measurement, Step, measured_along
 from boxwood._internal.runs.store import Store
 from boxwood.errors import BoxwoodError, DamagedFileWarning, InvalidInput
 
 Spec = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Step:
-    """One phase of one run: what was asked for, and what came out once it is done.
-
-    Args:
-        key: its key in the store.
-        spec: the phase, encoded.
-        record: facts and provenance; None while it is not done.
-    """
-
-    key: str
-    spec: Spec
-    record: Mapping[str, Any] | None
-
-    @property
-    def kind(self) -> str:
-        """Name of the phase's class."""
-        return str(self.spec.get("is", "?")).rpartition(":")[2]
-
-    @property
-    def label(self) -> str:
-        """Label of the phase."""
-        return str(self.spec.get("label", ""))
-
-    @property
-    def facts(self) -> Mapping[str, Any]:
-        """What the phase measured; empty while it is not done."""
-        return {} if self.record is None else self.record["facts"]
-
-    @property
-    def measures(self) -> bool:
-        """Whether its facts say how good a network is."""
-        return describes_a_network(self.facts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,28 +56,13 @@ class Run:
     @property
     def seconds(self) -> float:
         """Time that its finished phases took when they were made."""
-        made = (step.record["provenance"] for step in self.steps if step.record)
-        return float(sum(about.get("seconds", 0.0) for about in made))
+        return sum(step.seconds for step in self.steps)
 
     @cached_property
     def measurements(self) -> tuple[Measurement, ...]:
         """The measured networks, in order."""
-        found, epochs, seconds = [], 0.0, 0.0
-        history: Any = None
-        for step in self.steps:
-            if step.record is None:
-                continue
-            epochs += number(step.facts.get("epochs")) or 0.0
-            seconds += step.record["provenance"].get("seconds", 0.0)
-            history = step.facts.get("history", history)
-            if step.measures:
-                facts = {**_stopping(history), **step.facts}
-                found.append(
-                    Measurement(
-                        self.branch, step.label, self.seed, step.key, facts, epochs, seconds
-                    )
-                )
-        return tuple(found)
+        wanted = {step.key for step in self.steps if step.measures}
+        return tuple(measured_along(self.steps, branch=self.branch, seed=self.seed, wanted=wanted))
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,23 +199,6 @@ def _record(store: Store, key: str) -> Mapping[str, Any] | None:
     except BoxwoodError as error:
         warnings.warn(str(error), DamagedFileWarning, stacklevel=2)
         return None
-
-
-def _stopping(history: Any) -> dict[str, float]:
-    """Where a training would have stopped by validation loss, and test accuracy there."""
-    wanted = {"validation_loss", "step"}
-    if (
-        not isinstance(history, list)
-        or not history
-        or not all(
-            isinstance(row, Mapping) and None not in [number(row.get(name)) for name in wanted]
-            for row in history
-        )
-    ):
-        return {}
-    best = min(history, key=lambda row: row["validation_loss"])
-    found = {"step_of_lowest_validation_loss": best["step"]}
-    return found | ({"test_at_lowest_validation_loss": best["test"]} if "test" in best else {})
 
 
 def _matches(run: Run, patterns: Sequence[str]) -> bool:

@@ -11,7 +11,7 @@ from boxwood._internal.report.charts.looks import tooltip
 from boxwood._internal.report.charts.marks import base, channel, one_line, only
 from boxwood._internal.report.page.document import Column, Control, Figure, Option, Table
 from boxwood._internal.report.page.episodes import searched
-from boxwood._internal.report.page.store_reader import Run, Step, Study
+from boxwood._internal.report.page.store_reader import Run, Study
 from boxwood._internal.report.page.training_history import (
     POINTS,
     Point,
@@ -24,6 +24,7 @@ from boxwood._internal.report.page.training_history import (
     thinned,
     title_of,
 )
+from boxwood._internal.report.study import Step
 
 BRANCH = "branch"
 """Name of the pick that chooses a branch in this section."""
