@@ -147,7 +147,14 @@ def _wanted(labels: Labels, target: Target, kept: Kept) -> int:
 
 
 def count_along(labels: Labels, ids: Ids, axis: int, kept: Kept) -> int:
-    """Count the indices of one axis of a block that a removal keeps."""
+    """Count the indices of one axis of a block that a removal keeps.
+
+    Args:
+        labels: of the trace.
+        ids: labels of a block.
+        axis: of ``ids``.
+        kept: bool [labels].
+    """
     stays = kept[labels.roots(ids)]
     others = tuple(each for each in range(stays.ndim) if each != axis)
     return int(np.sum(stays.any(others) if others else stays))

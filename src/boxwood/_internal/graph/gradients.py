@@ -52,7 +52,20 @@ _By = dict[str, Tensor]
 
 
 def compare_gradients(pair: Pair, example: Any) -> Gradients:
-    """Compare the gradients of what is kept, of a weighted sum of the outputs."""
+    """Compare the gradients of what is kept, of a weighted sum of the outputs.
+
+    Args:
+        pair: the networks; their weights have noise.
+        example: inputs.
+
+    Example:
+        >>> from boxwood import find_units, select_units, shrink
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> selection = select_units(find_units(net, torch.ones(1, 4)), 0.5)
+        >>> pair = Pair(net, shrink(net, selection), selection, seed=0)
+        >>> compare_gradients(pair, torch.ones(1, 4)).equal
+        True
+    """
     return in_finest(pair.model, lambda dtype: _compared(pair, example, dtype))
 
 

@@ -68,7 +68,11 @@ class Layout:
 def split_axis(labels: Labels, layout: Layout, axis: int, *, alone: bool = False) -> Layout:
     """Take one axis out of a joint block: it stays whole, and the others decide alone.
 
-    With ``alone`` it is the reverse: this axis decides alone, and the others stay whole.
+    Args:
+        labels: of the trace; what must go together is tied.
+        layout: of one tensor.
+        axis: in question.
+        alone: the reverse: this axis decides alone, and the others stay whole.
     """
     axis %= len(layout.shape)
     block = layout.block(axis)

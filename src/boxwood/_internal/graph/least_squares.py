@@ -145,7 +145,16 @@ def fold_mean_(
     batches: int,
     ranks: Group,
 ) -> None:
-    """Add what removed inputs were on average to the bias."""
+    """Add what removed inputs were on average to the bias.
+
+    Args:
+        original: the whole network.
+        repaired: the smaller network, whose bias is changed.
+        whole: calls of the original.
+        reader: the layer.
+        batches: how many there are.
+        ranks: as for `compensate`.
+    """
     layer: Any = repaired.get_submodule(reader.name)
     wide: Any = original.get_submodule(reader.name)
     if layer.bias is None:

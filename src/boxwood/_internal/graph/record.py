@@ -130,6 +130,9 @@ def load_shrunken(path: Path | str, build: Callable[[], nn.Module]) -> nn.Module
 
     Warns:
         UserWarning: the file is older than checksums.
+
+    Example:
+        >>> small = load_shrunken("small.safetensors", build=lambda: resnet50())  # doctest: +SKIP
     """
     record, tensors = read_record(Path(path))
     original = build()

@@ -43,7 +43,16 @@ class Restatement:
 
 
 def restatements(selection: UnitSelection) -> tuple[Restatement, ...]:
-    """List the statistics that span something removed."""
+    """List the statistics that span something removed.
+
+    Example:
+        >>> from torch import nn
+        >>> from boxwood import find_units, select_units
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2))
+        >>> for each in restatements(select_units(find_units(net, torch.ones(1, 4)), 0.5)):
+        ...     print(each)
+        layer_norm in '1' over 4 of 8
+    """
     found = []
     for number, axes in _spans(selection).items():
         place = next(r for r in selection.units.flow.restated if r.number == number)

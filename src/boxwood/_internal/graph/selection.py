@@ -17,6 +17,17 @@ class UnitSelection:
     Args:
         units: of the network.
         kept: bool [units].
+
+    Raises:
+        InvalidInput: ``kept`` is not one bool for each unit, or leaves nothing of an axis.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from boxwood import find_units
+        >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> UnitSelection(find_units(net, torch.ones(1, 4)), np.array([True, False, True])).removed
+        1
     """
 
     units: Units

@@ -34,12 +34,24 @@ class AttributeChange:
 def cut(model: nn.Module, selection: UnitSelection) -> tuple[nn.Module, tuple[str, ...]]:
     """Build the smaller module; nothing is checked by running it.
 
+    Args:
+        model: in which the units were found; it is not changed.
+        selection: what stays.
+
     Returns:
         The module, and the weights that are ordinary parameters in it, since what computed them
         would give other values.
 
     Raises:
-        UnsupportedModel: the units are another model's, or no attribute can make a size right.
+        InvalidInput: the units are another model's.
+        UnsupportedModel: no attribute can make a size right.
+
+    Example:
+        >>> from boxwood import find_units, select_units
+        >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> small, _ = cut(net, select_units(find_units(net, torch.ones(1, 4)), 0.5))
+        >>> small[0]
+        Linear(in_features=4, out_features=4, bias=True)
     """
     check_same_model(model, selection)
     labels = selection.units.kept_labels(selection.kept)

@@ -192,7 +192,12 @@ class Units:
 
 
 def kept_units(numbers: Ids, kept: Kept) -> NDArray[np.bool_]:
-    """Say which indices stay; -1 belongs to no unit and stays."""
+    """Say which indices stay; -1 belongs to no unit and stays.
+
+    Example:
+        >>> kept_units(np.array([0, 1, -1]), np.array([True, False])).tolist()
+        [True, False, True]
+    """
     return np.append(kept, True)[numbers]
 
 
