@@ -303,7 +303,7 @@ def test_a_schedule_that_had_not_ended_is_said(policy, steps: int, said: str | N
 
 
 def test_a_recipes_schedule_that_had_not_ended_is_said() -> None:
-    """Behind the last step of a whole course; a part of one may end anywhere."""
+    """After the last step of a whole training; a part of one may end anywhere."""
     policy = Gradual(schedule=Linear(final=0.8, end=8), every=2)
     training = Training(steps=6, batch=6, optimizer=SGD(lr=0.1), pruning=PolicyPruning(policy))
     examples = InMemory(torch.randn(12, 12), torch.arange(12) % 3)

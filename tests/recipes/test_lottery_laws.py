@@ -255,7 +255,7 @@ def test_continued_training_keeps_trained_values():
 
 
 def test_learning_rate_rewinding_replays_the_schedule_alone(store):
-    """Weights stay as trained, and training replays the course from step k on."""
+    """Weights stay as trained, and training is repeated from step k on."""
     again = replace(TRAINING, start_at=20)
     recipe = tickets.continued(train=TRAINING, prune=RATES, levels=1, again=again)
     dense, pruned = after(recipe, Train, store), after(recipe, Prune, store)
@@ -344,12 +344,12 @@ def test_accuracy_at_fixed_steps_is_asked_of_all_trainings_and_of_the_controls()
         assert [phase.test_at for phase in trainings] == [(10, 20)] * 3
 
 
-def test_courses_follow_the_steps_of_the_whole_training():
+def test_schedules_follow_the_steps_of_the_whole_training():
     """Warm-up is linear from zero, and drops come at their steps."""
-    course = LinearWarmup(steps=4, schedule=StepDecay(steps=(6, 8)))
-    rates = [course(step, 10) for step in range(10)]
+    schedule = LinearWarmup(steps=4, schedule=StepDecay(steps=(6, 8)))
+    rates = [schedule(step, 10) for step in range(10)]
     assert rates == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1, 0.1, 0.1, 0.01, 0.01])
-    with pytest.raises(BoxwoodError, match=r"a warm-up of over >= 1 steps, got 0"):
+    with pytest.raises(BoxwoodError, match=r"a warm-up of steps >= 1, got 0"):
         LinearWarmup(steps=0)
 
 
@@ -357,12 +357,12 @@ def test_a_replayed_training_has_the_rates_of_its_steps(store):
     """Entered at step k, a training has the learning rates of the steps k, k + 1, … of the whole."""
     seen: list[float] = []
 
-    def course(step: int, steps: int) -> float:
+    def schedule(step: int, steps: int) -> float:
         seen.append(step / steps)
         return 1.0
 
     from boxwood._internal.train.loop import train_
 
-    training = Training(steps=8, start_at=5, batch=60, optimizer=SGD(lr=0.1, lr_schedule=course))
+    training = Training(steps=8, start_at=5, batch=60, optimizer=SGD(lr=0.1, lr_schedule=schedule))
     train_(genesis().build(), digits().train, training, seed=0)
     assert seen == [5 / 8, 6 / 8, 7 / 8]

@@ -9,6 +9,10 @@ from typer.testing import CliRunner
 
 from boxwood import SGD, Training
 from boxwood._internal.cli.main import app
+from boxwood._internal.core import spec
+from boxwood._internal.core.policies import Gradual
+from boxwood._internal.core.schedules import Cubic
+from boxwood._internal.model.prunable import conv
 from boxwood._internal.recipes.phases import Measure, Prune, Rewind, Train
 from boxwood._internal.recipes.three_step import dense, iterative
 from boxwood._internal.recipes.training_budget import in_words, length_of, unequal_training
@@ -17,6 +21,7 @@ from boxwood._internal.report.page.networks import baseline, networks
 from boxwood._internal.report.page.store_reader import read
 from boxwood._internal.report.page.warnings import cautions
 from boxwood._internal.runs.store import Store
+from boxwood._internal.train.settings import PolicyPruning
 from boxwood.errors import BoxwoodError
 
 
@@ -124,7 +129,7 @@ def test_a_dense_network_that_trained_longer(empty: Store, hand: SimpleNamespace
 
 
 def test_epochs_are_counted_in_steps(empty: Store, hand: SimpleNamespace) -> None:
-    """Half of a course of 10 epochs and 1,000 steps is 500 steps."""
+    """Half of a training of 10 epochs and 1,000 steps is 500 steps."""
     half = training(0, 1000, steps=None, epochs=10, start_at=5)
     notes = note_all(empty, hand, dense=[training(0, 500)], pruned=[training(0, 500), half])
     assert one(notes, "The dense network (dense) was trained for 500")[1] == ["pruned: 1,000 steps"]
@@ -179,6 +184,25 @@ def test_equal_recipes_have_equal_counts(empty: Store, hand: SimpleNamespace) ->
             phases = [(hand.prune(0.5), {"sparsity": 0.5}, (48, 9)), *more]
             hand.note(empty, name, seed, [*phases, (hand.measure(name), hand.measured(950, (48, 9)), (48, 9))])  # fmt: skip
     assert not any(text.startswith("Unequal counts") for text in said(empty))
+
+
+@pytest.mark.parametrize(
+    ("other", "compared"), [(Prune(sparsity=0.5), True), (Prune(sparsity=0.5, layers=conv), False)]
+)
+def test_counts_of_other_layers_are_not_compared(
+    other: Prune, compared: bool, empty: Store, hand: SimpleNamespace
+) -> None:
+    """Half of all layers, by a policy, and half of the convolutions alone were not asked for alike."""
+    policy = PolicyPruning(Gradual(Cubic(final=0.5, begin=0, end=100)))
+    gradual = Train(training=Training(steps=100, batch=50, optimizer=SGD(lr=0.1), pruning=policy))
+    dead = {"is": "boxwood._internal.recipes.phases.remove_dead:RemoveDead", "label": ""}
+    for seed in range(3):
+        hand.note(empty, "dense", seed, [(hand.measure(""), hand.measured(990), None)])
+        plain = [(spec.encode(gradual), {}, (48, 9))]
+        hand.note(empty, "plain", seed, [*plain, (hand.measure(""), hand.measured(950, (48, 9)), (48, 9))])  # fmt: skip
+        clean = [(spec.encode(other), {}, (48, 9)), (dead, {"removed": {}}, (40, 6))]
+        hand.note(empty, "clean", seed, [*clean, (hand.measure(""), hand.measured(950, (40, 6)), (40, 6))])  # fmt: skip
+    assert any(text.startswith("Unequal counts") for text in said(empty)) == compared
 
 
 TRAINING = Training(epochs=10, batch=50, optimizer=SGD(lr=0.1))

@@ -30,7 +30,7 @@ def dense(train: Training, *, as_long_as: Recipe | None = None) -> Recipe:
         train: how, and how long.
         as_long_as: a recipe whose last network has more training behind it, such as one that
             retrains; the dense training then takes as many epochs or steps, with its learning-rate
-            course stretched over them.
+            schedule stretched over them.
 
     Raises:
         InvalidInput: that recipe's training is counted in other units than ``train``.

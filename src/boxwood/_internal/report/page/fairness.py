@@ -187,8 +187,8 @@ def _asked(spec: Mapping[str, Any]) -> str:
     policy = inside.get("policy") if isinstance(inside, Mapping) else None
     schedule = policy.get("schedule") if isinstance(policy, Mapping) else None
     final = schedule.get("final") if isinstance(schedule, Mapping) else None
-    where = inside.get("layers") if isinstance(inside, Mapping) else spec.get("where")
+    layers = inside.get("layers") if isinstance(inside, Mapping) else spec.get("layers")
     sparsity = final if number(final) is not None else spec.get("sparsity")
     if number(sparsity) is None:
         return ""
-    return json.dumps([number(sparsity), where], sort_keys=True)
+    return json.dumps([number(sparsity), layers], sort_keys=True)

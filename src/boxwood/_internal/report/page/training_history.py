@@ -133,7 +133,7 @@ def _places(run: Run) -> Iterator[_Place]:
 def steps_of(history: Sequence[Mapping[str, Any]], epochs: float) -> tuple[float, float]:
     """Where the steps of a history begin, and how many make an epoch; 0 and 1 for epochs.
 
-    A training that enters its course late, as after rewinding, counts from there.
+    A training that starts at a later step, as after rewinding, counts from there.
     """
     steps = [number(row["step"]) or 0.0 for row in history if "step" in row]
     if len(steps) < len(history) or not epochs:
