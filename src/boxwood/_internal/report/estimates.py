@@ -28,8 +28,8 @@ class Estimate:
     Args:
         value: the mean.
         seeds: number of seeds.
-        examples: number of examples that were resampled in thought; 0 where only one number for
-            each seed is known, so that the error of the test set is left out.
+        examples: number of examples that the error covers; 0 where only one number for each seed
+            is known, so that the error of the test set is left out.
         by_seed: the value of each seed, in the order given.
         example_error: standard error that the examples add, whatever the number of seeds.
     """
@@ -54,11 +54,6 @@ class Estimate:
     def freedom(self) -> float:
         """Degrees of freedom of the error, after Satterthwaite (1946); n - 1 over seeds alone."""
         return freedom(self.spread, self.seeds, self.example_error, self.examples)
-
-    @property
-    def wins(self) -> int:
-        """Seeds above zero."""
-        return sum(each > 0 for each in self.by_seed)
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:
