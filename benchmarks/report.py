@@ -19,6 +19,7 @@ import measuring
 import torch
 
 from boxwood._internal.core.digests import digest
+from boxwood._internal.core.timing import by_turns, elapsed
 from boxwood._internal.recipes.phase import State
 from boxwood._internal.report.page.build import Report, page
 from boxwood._internal.runs.store import Store
@@ -135,10 +136,12 @@ def opened(path: Path, times: int) -> list[float]:
         )
         for _ in range(times):
             tab = browser.new_page()
-            begin = time.perf_counter()
-            tab.goto(path.as_uri())
-            tab.wait_for_selector("figure.chart .view svg")
-            took.append(time.perf_counter() - begin)
+
+            def shown(tab: Any = tab) -> None:
+                tab.goto(path.as_uri())
+                tab.wait_for_selector("figure.chart .view svg")
+
+            took.append(elapsed(shown))
             tab.close()
         browser.close()
     return took
@@ -151,13 +154,12 @@ def measure(quick: bool) -> list[measuring.Row]:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder) / "runs")
         fill(store)
-        built = []
-        for _ in range(times):
-            begin = time.process_time()
-            text = page(Report(stores=(store.root,)))
-            built.append(time.process_time() - begin)
         path = Path(folder) / "report.html"
-        path.write_text(text, encoding="utf-8")
+
+        def build() -> None:
+            path.write_text(page(Report(stores=(store.root,))), encoding="utf-8")
+
+        built = by_turns({"page": build}, times, clock=time.process_time)["page"]
         limit = "limit"
         rows.append(
             measuring.compare("build, 200 runs", built, [10.0] * times, limit, unit="s of CPU")

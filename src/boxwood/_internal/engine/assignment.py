@@ -32,7 +32,7 @@ _NEVER = 2**30  # nanoseconds, a second: no operation is that slow, and sums sta
 def choose_assignment(
     session: Session, inputs: Sequence[Tensor]
 ) -> tuple[frozenset[int], dict[int, OperationTimes]]:
-    """Return the positions of the operations that kernels shall do, and what was measured.
+    """Return the positions of the operations that kernels will do, and what was measured.
 
     Args:
         session: of the program, with any assignment.

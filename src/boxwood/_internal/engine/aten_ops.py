@@ -80,7 +80,7 @@ def depends_on_batch_alone(op: TorchOp, known: Any) -> bool:
 
 
 def generators(program: Program) -> set[torch.Generator]:
-    """Return the generators that a program's operators draw from, torch's own left out."""
+    """Return the generators that a program's operators draw from, except torch's default one."""
     calls = [(op.args, op.kwargs) for op in program.ops if isinstance(op, TorchOp)]
     return {leaf for call in calls for leaf in leaves_of(call) if isinstance(leaf, torch.Generator)}
 
@@ -93,7 +93,7 @@ _VIEWS = frozenset(
 
 @cache
 def is_view(target: str) -> bool:
-    """Say whether an operator only looks at its first argument in another way.
+    """Say whether an operator's result is a view of its first argument.
 
     Some of these copy where strides leave no other choice; the values are the same.
     """
@@ -109,7 +109,7 @@ def at_batch(op: TorchOp, batch: int) -> TorchOp:
 
 @cache
 def may_alias(target: str) -> bool:
-    """Say whether an operator's result may look into the memory of what it was given.
+    """Say whether an operator's result may share memory with its arguments.
 
     Operators that are composed of others do not tell; they count as those that may.
     """

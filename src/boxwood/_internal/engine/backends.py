@@ -223,7 +223,7 @@ def _onnx(model: nn.Module, example: Sequence[Tensor]) -> bytes:
 
 
 class _Plain(nn.Module):
-    """A network as a function of tensors alone: the exporter would fill in all other arguments."""
+    """A network as a function of tensors only: the exporter would fill in all other arguments."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -273,7 +273,7 @@ def _missing(*packages: str) -> str:
 
 
 def _tried(name: str, prepare: Callable[[], Run]) -> Backend:
-    """Prepare a way to run a network, and run it once: whatever goes wrong there is a result.
+    """Prepare a backend and run it once; if that fails, the reason is the result.
 
     What others print meanwhile is dropped, because standard output belongs to the caller.
     """

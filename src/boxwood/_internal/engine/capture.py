@@ -117,7 +117,7 @@ def capture(
 def _run_plainly(
     function: TensorFunction, inputs: Sequence[Tensor], start: Callable[[], None]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Return inputs of other values, as far as the function takes them, and what it gives."""
+    """Return inputs with other values, where the function accepts them, and its results."""
     error: Exception | None = None
     with torch.no_grad(), whole_operators():
         for varied in (_varied(inputs, integers=True), _varied(inputs, integers=False), inputs):
@@ -142,7 +142,7 @@ def _first_line(error: Exception | None) -> str:
 
 
 def _varied(inputs: Sequence[Tensor], *, integers: bool) -> list[Tensor]:
-    """Return tensors of the same kinds with other values, in the range of theirs where possible."""
+    """Return tensors of the same types with other values, in the same range where possible."""
     found: dict[int, Tensor] = {}
     for tensor in inputs:
         if id(tensor) not in found:
@@ -185,7 +185,7 @@ def _close(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
 
 
 def _alike(one: Tensor, two: Tensor) -> bool:
-    """Say whether two results are the same up to the order of a few sums."""
+    """Say whether two results are equal up to the rounding of a few sums."""
     if one.shape != two.shape or one.dtype != two.dtype:
         return False
     if not one.numel() or torch.equal(one, two):

@@ -20,7 +20,7 @@ Choice = tuple[frozenset[int], dict[int, OperationTimes]]
 
 
 def key(program: Program, target: Target, threads: int) -> str | None:
-    """Return a digest of all that a choice depends on; None for a program with no form in a file.
+    """Return a digest of all that a choice depends on; None for a program that cannot be written to a file.
 
     Args:
         program: lowered.

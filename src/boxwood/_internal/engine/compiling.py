@@ -118,7 +118,7 @@ def optimised(program: Program) -> Program:
 
 
 def _own(program: Program, twin: nn.Module) -> Program:
-    """Copy the constants that are neither the twin's nor computed: code holds them elsewhere."""
+    """Copy the constants that belong neither to the copy of the model nor to the program: other code holds them."""
     ours = {tensor.untyped_storage().data_ptr() for tensor in (*twin.parameters(), *twin.buffers())}
     constants = {
         number: tensor if tensor.untyped_storage().data_ptr() in ours else tensor.clone()

@@ -26,7 +26,7 @@ class CompactTensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that it takes."""
+        """Bytes that it uses."""
         return self.bits.nbytes + self.kept.nbytes
 
     def tensor(self) -> Tensor:
@@ -82,5 +82,5 @@ class Constants(Mapping[int, Tensor]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all."""
+        """Bytes of all tensors."""
         return sum(each.nbytes for each in self._tensors.values())

@@ -201,7 +201,7 @@ def choose_packing(
 
 
 def _other(packing: ConvPacking, known: Rates) -> Rates:
-    """Rates that favour the other kind of rows as far as it may be close."""
+    """Rates that favour the other row height as far as measured times may be close."""
     factor = CLOSE if packing.height == 1 else 1 / CLOSE
     return dataclasses.replace(known, single=known.single * factor)
 
@@ -214,7 +214,7 @@ def _key(what: str, target: Target) -> str:
 
 @functools.cache
 def _processor() -> str:
-    """The processor's name, or nothing where the system does not tell."""
+    """The processor's name, or nothing where the system does not report it."""
     try:
         lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     except OSError:

@@ -17,7 +17,7 @@ from boxwood._internal.engine.runner import Runner
 
 @dataclass(frozen=True)
 class OperationTimes:
-    """Seconds of an operation by a kernel, where there is one, and by torch.
+    """Seconds of an operation in a kernel, if there is one, and in torch.
 
     Args:
         kernel: None where no kernel does it.
@@ -86,7 +86,7 @@ class Explanation:
 
     @property
     def rows(self) -> list[tuple[str, ...]]:
-        """The cells of the table; the first row are the headings."""
+        """The cells of the table; the first row has the headings."""
         head = ("operation", "result", "runs as", "ms", "kernel ms", "torch ms", "KB", "why")
         return [head, *map(_cells, self.lines)]
 

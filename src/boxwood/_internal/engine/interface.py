@@ -90,7 +90,7 @@ class Interface:
 
     @cached_property
     def _positional_count(self) -> int:
-        """How many tensors by position, none twice, make up a whole call; -1 where that is not so."""
+        """The number of different positional tensors that are a whole call; -1 for other calls."""
         count = len(self.same_as)
         first = self.parameters[:count]
         nothing_else = (
@@ -246,7 +246,7 @@ _BY_POSITION = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_
 
 
 def _check_plain(leaf: Any, what: str) -> None:
-    """Raise for what may hold tensors, or change without the program's knowledge."""
+    """Raise for objects that may hold tensors, or that may change without the program's knowledge."""
     if not isinstance(leaf, _PLAIN):
         raise UncapturableError(
             f"it {what} a {type(leaf).__name__}, which may hold tensors that cannot be seen"
@@ -258,7 +258,7 @@ def _is_same(one: Any, two: Any) -> bool:
 
 
 def check_leaves(interface: Interface, program: Program) -> None:
-    """Raise if calls do not give what a program takes, or results not what it makes.
+    """Raise if an interface has other inputs or outputs than a program.
 
     Raises:
         InvalidInput: so it is; the file was not written by `to_json`.
@@ -301,7 +301,7 @@ def _signature(parameters: Parameters) -> inspect.Signature:
 def _bound(
     parameters: Parameters, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Name every argument, so that a call by name and a call by position are one."""
+    """Name every argument, so that calls by name and by position are the same."""
     try:
         return dict(_signature(parameters).bind_partial(*args, **kwargs).arguments)
     except TypeError as error:

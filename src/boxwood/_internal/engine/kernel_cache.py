@@ -109,7 +109,7 @@ class KernelCache:
         return load_library({code.entry: self.objects[code.entry] for code in wanted})
 
     def weight(self, number: int | None) -> NDArray[np.float32] | None:
-        """Return a constant; None for none."""
+        """Return a constant as an array; None if there is no number."""
         return None if number is None else self.program.constants[number].numpy()
 
 
@@ -118,7 +118,7 @@ def place_constants(
     held: ConstantsByDigest | None = None,
     mapped: NDArray[np.uint8] | None = None,
 ) -> list[BoundKernel]:
-    """Copy the constants of kernels into memory of their own, each to a cache line.
+    """Copy the constants of kernels into new memory, each to the start of a cache line.
 
     Args:
         kernels: the kernels.

@@ -1,4 +1,4 @@
-"""From an operation and the places of its tensors to a kernel's problem, and to the kernel."""
+"""From an operation and the placements of its tensors to a kernel's problem, and to the kernel."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -34,7 +34,7 @@ Problem = Any  # a frozen dataclass of one of the kernel files
 
 
 def axes_of(op: NativeOp, rank: int) -> Axes:
-    """Return what an operation takes the axes of its first source for."""
+    """Return how an operation reads the axes of its first source."""
     match op.kind:
         case Project() | Normalise() | Attend():
             return Axes.TOKENS
@@ -87,7 +87,7 @@ def flattened(source: Planes) -> Planes:
 def problem_of(
     op: NativeOp, sources: Sequence[Placement], out: Placement, kernel: Shape, *, alone: bool
 ) -> Problem | None:
-    """Return the kernel's problem that an operation is with its tensors in these places.
+    """Return the kernel's problem for an operation whose tensors lie in these places.
 
     Args:
         op: the operation, any but `Concatenate`.
@@ -165,7 +165,7 @@ def packed_kernel(
     packing: Any,
     threads: int,
 ) -> Kernel:
-    """Return a problem's kernel as it was decided.
+    """Return a problem's kernel with a packing that is decided already.
 
     Args:
         problem: what it does.

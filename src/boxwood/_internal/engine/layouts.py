@@ -71,7 +71,7 @@ class Planes:
 
     @property
     def flat(self) -> "Planes":
-        """A vector as the row of one plane; other layouts as they are."""
+        """The layout with a vector as the row of one plane; other layouts unchanged."""
         if self.plane != 1:
             return self
         return Planes(1, 1, self.channels, 0, self.channels, 0, self.image, self.image)

@@ -1,4 +1,4 @@
-"""Recordings of one function at several batches: whether they are one program, and which."""
+"""From recordings of one function at several batches to one program for every batch."""
 
 from typing import Any
 
@@ -77,7 +77,7 @@ def _check_same_constants(one: Program, two: Program) -> None:
 
 
 def _same_memory(one: Tensor, two: Tensor) -> bool:
-    """Say so of weights without reading them; a pass that writes into them is refused."""
+    """Say whether two tensors share memory, without reading it; writing to weights is refused."""
     layouts = [(each.data_ptr(), each.shape, each.stride(), each.dtype) for each in (one, two)]
     return layouts[0] == layouts[1]
 

@@ -12,7 +12,7 @@ from boxwood.errors import InvalidInput
 
 
 def copy_model(model: nn.Module) -> nn.Module:
-    """Return a deep copy of a network, of the activations that it has stored too.
+    """Return a deep copy of a network, including activations that it has stored.
 
     ``copy.deepcopy`` leaves functions as they are. One that a network holds, as a hook or an
     attribute, often holds the network in turn; in the copy it holds the copy.
@@ -47,7 +47,7 @@ def copy_model(model: nn.Module) -> nn.Module:
 
 
 def _rebound(function: types.FunctionType, memo: dict[int, Any]) -> types.FunctionType:
-    """Return a function that holds copies of what it holds."""
+    """Return a function whose closure holds copies."""
     cells = tuple(
         types.CellType(copy.deepcopy(cell.cell_contents, memo))
         for cell in function.__closure__ or ()

@@ -150,7 +150,7 @@ class NativeOp:
 
 
 class RecurrentCell(enum.Enum):
-    """What carries a recurrent network's state from step to step."""
+    """The cell of a recurrent layer."""
 
     LSTM = enum.auto()
     GRU = enum.auto()
@@ -176,7 +176,7 @@ class RecurrentLayer:
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """Those that are there."""
+        """The numbers of all weights that the layer has."""
         found = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, self.bias)
         return tuple(number for number in found if number is not None)
 

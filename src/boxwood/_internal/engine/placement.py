@@ -26,7 +26,7 @@ Halos = Mapping[tuple[int, int], int]
 
 
 class Axes(enum.Enum):
-    """What the axes of a tensor are to the kernels."""
+    """What the axes of a tensor mean to a kernel."""
 
     IMAGES = enum.auto()
     TOKENS = enum.auto()
@@ -47,7 +47,7 @@ class Placement:
 
 
 def placement_of(shape: Shape, axes: Axes, halos: Halos) -> Placement:
-    """Return where a kernel wants a tensor of this shape.
+    """Return how a kernel wants a tensor of this shape to lie.
 
     Args:
         shape: [batch, channels, height, width] or [..., features].

@@ -99,7 +99,7 @@ class Plan:
 
 
 class PlanBuilder:
-    """A plan in the making: adds steps, copies what a kernel needs elsewhere, and keeps lifetimes.
+    """Puts a plan together: adds steps, copies values for kernels, and keeps track of lifetimes.
 
     Args:
         batch: the batch.
@@ -116,7 +116,7 @@ class PlanBuilder:
         return self.plan.locations.get(value)
 
     def locate(self, value: int, wanted: Placement, *, exactly: bool = False) -> Location:
-        """Return where a kernel finds a value in a place like this, copied there if need be."""
+        """Return where a kernel finds a value in a given placement, adding a copy if needed."""
         found = self.plan.locations.get(value)
         if found is None or not _fits(found.placement, wanted, exactly=exactly):
             found = self._copies.get((value, wanted))
@@ -149,7 +149,7 @@ class PlanBuilder:
         return KernelStep(None, problem, value, None, out, placement.images)
 
     def new_buffer(self, placement: Placement, over: Location | None = None) -> Location:
-        """Return a location of its own, in place of another that is read last here if one is given."""
+        """Return a location in a new buffer; in place of ``over``, if this step reads that last."""
         now = len(self.plan.steps)
         number = None if over is None or over.start else over.buffer
         self.plan.buffers.append(Buffer(placement.nbytes, now, now, number))
@@ -180,7 +180,7 @@ class PlanBuilder:
         self.append(KernelStep(position, problem, source, second, out, 1, weight, bias))
 
     def part(self, whole: Location, placement: Placement, start: int) -> Location:
-        """Return a place that starts a number of floats after another one's start."""
+        """Return a location that starts a number of floats after the start of another."""
         return Location(placement, whole.buffer, whole.start + start)
 
     def set_location(self, value: int, location: Location) -> None:
@@ -202,7 +202,7 @@ class PlanBuilder:
         self.plan.steps.append(TorchStep(position))
 
     def mark_outputs(self, values: Collection[int]) -> None:
-        """Keep values until all steps are done that were added so far."""
+        """Keep values until all steps that were added so far are done."""
         for value in values:
             self._touch(value)
 

@@ -65,7 +65,7 @@ class Planner:
         self.builder.append_torch(position, op.reads, op.writes, may_alias=may_alias)
 
     def _renamed(self, op: TorchOp) -> bool:
-        """Give tokens that only got other outer axes the same location."""
+        """Reuse the location of tokens if only their outer axes change."""
         location = self.builder.location(op.reads[0]) if len(op.reads) == 1 else None
         if location is None or location.placement.axes is not Axes.TOKENS or len(op.writes) != 1:
             return False
@@ -122,7 +122,7 @@ class Planner:
         return out
 
     def _join(self, position: int, op: NativeOp) -> None:
-        """Write what does not lie in its slice of the result yet."""
+        """Add copies of the sources that do not lie in their slice of the result yet."""
         root, first = self.slices.get(op.out, (op.out, 0))
         parent = self._parent(root)
         for value in op.sources:

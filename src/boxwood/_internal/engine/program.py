@@ -33,7 +33,7 @@ Size = int | LinearSize
 
 
 class SizeOperator(enum.Enum):
-    """What Python code does with two sizes, other than what is linear in the batch."""
+    """Operations of Python code on two sizes whose result is not linear in the batch."""
 
     TIMES = "*"
     FLOOR = "//"
@@ -62,7 +62,7 @@ COMPARISONS = frozenset(SizeOperator) - {SizeOperator.TIMES, SizeOperator.FLOOR,
 
 @dataclass(frozen=True)
 class SizeCondition:
-    """What a network's code computed from sizes, and what the program takes it to be.
+    """A result that a network's code computed from sizes, and that the program relies on.
 
     Args:
         operator: what was computed.
@@ -82,7 +82,7 @@ class SizeCondition:
     found: Size
 
     def holds(self, batch: int) -> bool:
-        """Say whether the code gets what the program has at this batch."""
+        """Say whether the code computes the same result at this batch."""
         left, right, found = sizes_at((self.left, self.right, self.found), batch)
         if right == 0 and self.operator in (SizeOperator.FLOOR, SizeOperator.REST):
             return False
@@ -103,12 +103,12 @@ def _written(size: Size) -> str:
 
 @dataclass(frozen=True)
 class ValidBatches:
-    """Sizes of the batch that a program holds for.
+    """The batch sizes for which a program is right.
 
     Args:
         seen: those at which the network was recorded as this program.
         conditions: of any other size, if its code chooses by sizes.
-        limit: why only those seen can be trusted; empty where the conditions tell.
+        limit: why only those seen can be trusted; empty where the conditions decide.
     """
 
     seen: tuple[int, ...] = ()
@@ -116,7 +116,7 @@ class ValidBatches:
     limit: str = ""
 
     def against(self, batch: int) -> str:
-        """Return why the program does not hold for a batch, or nothing."""
+        """Return why the program is wrong for a batch; empty if it is right."""
         if batch in self.seen:
             return ""
         if self.limit:
@@ -127,7 +127,7 @@ class ValidBatches:
 
 @dataclass(frozen=True)
 class ValueRef:
-    """An argument that is the value of this number."""
+    """An argument that is a value, by its number."""
 
     value: int
 
@@ -284,7 +284,7 @@ def readers_of(program: Program) -> dict[int, list[int]]:
 
 
 def without_unused(program: Program) -> Program:
-    """Drop the ops whose results nobody reads, and the values and constants left over."""
+    """Drop ops whose results are not read, and values and constants that are not used."""
     needed = set(program.outputs)
     kept: list[Op] = []
     for op in reversed(program.ops):
@@ -329,7 +329,7 @@ def check_program(program: Program) -> Program:
 
 
 def check_numbers(program: Program) -> None:
-    """Raise if a program that comes from a file has no numbers where it needs some.
+    """Raise if a program from a file has something else than numbers where it needs numbers.
 
     Raises:
         InvalidInput: so it is.

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 @contextmanager
 def same_random_numbers() -> Iterator[Callable[[], None]]:
-    """Give back the random generators as they were, and a way to start torch's again.
+    """Restore the random generators afterwards; yield a function that restarts torch's.
 
     Python's and numpy's are not started again, so that what is drawn from them differs from call
     to call.
@@ -46,7 +46,7 @@ def same_random_numbers() -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def preserved_generators(generators: Iterable[torch.Generator]) -> Iterator[None]:
-    """Give back torch's own generator and these as they were."""
+    """Restore torch's default generator and these ones afterwards."""
     states = [(each, each.get_state()) for each in generators]
     with torch.random.fork_rng(devices=[]):
         try:

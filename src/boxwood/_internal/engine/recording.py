@@ -80,7 +80,7 @@ class _Watching(TorchFunctionMode):
 
 @dataclass
 class _Memory:
-    """A storage that values share: the value that covers it, and how often it was written."""
+    """A storage that values share: the value that covers it, and the number of writes."""
 
     root: int
     root_tensor: Tensor

@@ -175,7 +175,7 @@ class Runner:
         return found
 
     def _merged(self) -> list[Action]:
-        """Kernels that follow one another are one native call."""
+        """Return the actions of a call; consecutive kernels are one native call."""
         found: list[Action] = []
         run: list[KernelCall] = []
         for index, step in enumerate(self.single_steps):
@@ -255,7 +255,7 @@ class Runner:
         return act
 
     def _known(self, step: TorchStep) -> bool:
-        """Run now what gives the same tensors, or the same views of the arena, in every call."""
+        """Run now an operator whose result is the same tensors or views of the arena in every call."""
         op = self.program.ops[step.op]
         if not isinstance(op, TorchOp) or not aten_ops.depends_on_batch_alone(op, self._static):
             return False
@@ -309,7 +309,7 @@ class Runner:
         return [(self.plan.shapes[each], self.program.values[each].dtype) for each in values]
 
     def _check(self, op: Any, made: Sequence[Tensor]) -> None:
-        """Raise if torch gave something else than planned: kernels read what the plan says."""
+        """Raise if torch returned other shapes or types than planned, which kernels rely on."""
         kinds = self._kinds(op.writes)
         if [(tensor.shape, tensor.dtype) for tensor in made] == kinds:
             return

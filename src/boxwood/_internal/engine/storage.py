@@ -189,7 +189,7 @@ def _compiled(
 
 
 def _check(program: Program) -> None:
-    """Raise for a program that no `save` wrote: kernels read what it says."""
+    """Raise for a program that `write_compiled` cannot have written: kernels trust it."""
     for parts, kind in (
         (program.ops, TorchOp | NativeOp | Recurrent),
         (program.values.values(), Value),
@@ -287,7 +287,7 @@ def _check_packing(packing: Any) -> None:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Say of whatever goes wrong with a file's parts that it does."""
+    """Turn any error in reading a file's parts into one that names the file."""
     try:
         yield
     except BoxwoodError:

@@ -118,7 +118,7 @@ def result_placement(
 def halos_of(
     program: Program, shapes: Mapping[int, Shape], native: Collection[int]
 ) -> dict[tuple[int, int], int]:
-    """Return the zeros that the readers of planes of each size need, the most for all."""
+    """Return, for planes of each size, the greatest halo of zeros that a reader needs."""
     found: dict[tuple[int, int], int] = {}
     for position, op in enumerate(program.ops):
         if position in native and isinstance(op, NativeOp) and op.weight is not None:
@@ -133,7 +133,7 @@ def halos_of(
 def problem_at(
     op: NativeOp, sources: Sequence[Placement], out: Placement, shapes: Mapping[int, Shape]
 ) -> Any:
-    """Return the problem of an operation whose tensors lie so; None where no kernel does it."""
+    """Return the problem of an operation with these placements; None if no kernel does it."""
     weight = () if op.weight is None else shapes[op.weight]
     batch_axis = 1 if isinstance(op.kind, Attend) and not op.kind.batch_first else 0
     alone = shapes[op.sources[0]][batch_axis] == 1

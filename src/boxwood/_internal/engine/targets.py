@@ -46,7 +46,7 @@ NEON = Target("aarch64-unknown-linux-gnu", "neoverse-n1", "", 4, 32)
 
 @functools.cache
 def host() -> Target:
-    """The family of this machine, with its cache sizes where the system tells them.
+    """The family of this machine, with its cache sizes where the system reports them.
 
     Compiled code is for the family, so it moves between machines of one family.
 

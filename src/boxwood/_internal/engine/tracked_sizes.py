@@ -27,7 +27,7 @@ from boxwood._internal.engine.program import (
 
 
 class SizeTracker:
-    """Collects what a network's code asks of sizes during one pass.
+    """Collects how a network's code uses sizes during one pass.
 
     Args:
         values: the program's, by the numbers that the pass gives its tensors.
@@ -43,7 +43,7 @@ class SizeTracker:
 
     @property
     def conditions(self) -> tuple[SizeCondition, ...]:
-        """What has to hold for the code to do the same."""
+        """The conditions under which the code does the same."""
         return tuple(self._conditions)
 
     @property
@@ -52,7 +52,7 @@ class SizeTracker:
         return tuple(self._lost)
 
     def read(self, function: Any, number: int, result: Any, args: Any, kwargs: Any) -> Any:
-        """Return what a function gave of a tensor, with its sizes followed.
+        """Return a function's result with the tensor's sizes tracked.
 
         Args:
             function: any of torch's.
@@ -66,14 +66,14 @@ class SizeTracker:
         shape = self._values[number].shape
         if isinstance(result, torch.Size):
             known = len(shape) == len(result)  # under vmap, code sees other axes
-            return torch.Size(map(self._followed, shape, result)) if known else result
+            return torch.Size(map(self._tracked, shape, result)) if known else result
         if function is Tensor.size and isinstance(result, int):
             axis = args[1] if len(args) > 1 else (kwargs or {})["dim"]
-            return self._followed(shape[axis], result)
+            return self._tracked(shape[axis], result)
         if function in (Tensor.numel, Tensor.nelement):
             product: int = 1
             for size, now in zip(shape, args[0].shape, strict=True):
-                product = product * self._followed(size, now)
+                product = product * self._tracked(size, now)
             return product
         if function is Tensor.__len__ and type(shape[0]) is LinearSize:
             self.lose("len()")
@@ -84,7 +84,7 @@ class SizeTracker:
         self._lost[what] = None
 
     def compute(self, what: SizeOperator, left: Any, right: Any, now: int) -> int:
-        """Note that code relies on a computation with sizes, and return the result followed.
+        """Note that code relies on a computation with sizes, and return the tracked result.
 
         Args:
             what: the computation.
@@ -92,16 +92,16 @@ class SizeTracker:
             right: second operand.
             now: what it gives in this pass.
         """
-        lines = _line(left), _line(right)
+        lines = _linear_size(left), _linear_size(right)
         if what in COMPARISONS:
             self._require(SizeCondition(what, *lines, found=int(now)))
             return now
         here, next_ = (
             COMPUTED[what](*sizes_at(lines, batch)) for batch in (self._batch, self._batch + 1)
         )
-        line = _line_of(next_ - here, here - (next_ - here) * self._batch)
+        line = _linear_size_of(next_ - here, here - (next_ - here) * self._batch)
         self._require(SizeCondition(what, *lines, found=line))
-        return self._followed(line, now)
+        return self._tracked(line, now)
 
     def _require(self, condition: SizeCondition) -> None:
         # What holds for all sizes at which the program is recorded tells nothing by itself, but
@@ -109,20 +109,20 @@ class SizeTracker:
         if condition.left != condition.right or condition.operator not in COMPARISONS:
             self._conditions[condition] = None
 
-    def _followed(self, size: Size, now: int) -> int:
+    def _tracked(self, size: Size, now: int) -> int:
         if type(size) is LinearSize and size.per and sizes_at(size, self._now) == now:
             return TrackedSize(now, size, self)
         return now
 
 
 class TrackedSize(int):
-    """A size in a pass that is followed."""
+    """A size that depends on the batch, in a pass that tracks sizes."""
 
     line: LinearSize
     tracker: SizeTracker
 
     def __new__(cls, value: int, line: LinearSize, tracker: SizeTracker) -> Self:
-        """Make one that lies on a line."""
+        """Make a size that is a linear function of the batch."""
         made = int.__new__(cls, value)
         made.line, made.tracker = line, tracker
         return made
@@ -159,7 +159,7 @@ class TrackedSize(int):
     def __mul__(self, other: Any) -> Any:
         if type(other) is int and self.tracker.tracking:
             line = LinearSize(self.line.per * other, self.line.plus * other)
-            return self.tracker._followed(line, _plain(self) * other)
+            return self.tracker._tracked(line, _plain(self) * other)
         return _computed(SizeOperator.TIMES, self, other)
 
     __rmul__ = __mul__
@@ -207,8 +207,8 @@ class TrackedSize(int):
         return self if self >= 0 else -self
 
 
-def _leaving(name: str) -> Callable[..., Any]:
-    """Return a method of int's whose result is not followed."""
+def _untracked(name: str) -> Callable[..., Any]:
+    """Return a method of int whose result is not tracked."""
     method = getattr(int, name)
 
     def called(self: TrackedSize, *others: Any) -> Any:
@@ -223,29 +223,29 @@ for _each in (
     "truediv", "rtruediv", "pow", "rpow", "int", "float", "round", "trunc", "ceil", "floor",
     "lshift", "rlshift", "rshift", "rrshift", "and", "rand", "or", "ror", "xor", "rxor", "invert",
 ):  # fmt: skip
-    setattr(TrackedSize, f"__{_each}__", _leaving(f"__{_each}__"))
+    setattr(TrackedSize, f"__{_each}__", _untracked(f"__{_each}__"))
 
 
 def _sum(first: TrackedSize, other: Any, sign: int, plainly: Callable[[Any, Any], Any]) -> Any:
     if not isinstance(other, int) or not first.tracker.tracking:
-        return _outside(plainly, first, other)
-    one, two = first.line, _line(other)
+        return _with_other_types(plainly, first, other)
+    one, two = first.line, _linear_size(other)
     per, plus = (two.per, two.plus) if isinstance(two, LinearSize) else (0, two)
     line = LinearSize(one.per + sign * per, one.plus + sign * plus)
-    return first.tracker._followed(line, plainly(_plain(first), _plain(other)))
+    return first.tracker._tracked(line, plainly(_plain(first), _plain(other)))
 
 
 def _computed(what: SizeOperator, left: Any, right: Any) -> Any:
     plainly = COMPUTED[what]
     size = left if isinstance(left, TrackedSize) else right
     if not (isinstance(left, int) and isinstance(right, int)) or not size.tracker.tracking:
-        return _outside(plainly, left, right)
+        return _with_other_types(plainly, left, right)
     now = plainly(_plain(left), _plain(right))
     return size.tracker.compute(what, left, right, now)
 
 
-def _outside(plainly: Callable[[Any, Any], Any], left: Any, right: Any) -> Any:
-    """Compute with something else than sizes: a tensor, a float, a list."""
+def _with_other_types(plainly: Callable[[Any, Any], Any], left: Any, right: Any) -> Any:
+    """Compute with another type than sizes: a tensor, a float, a list."""
     size, other = (left, right) if isinstance(left, TrackedSize) else (right, left)
     if isinstance(other, float) and size.tracker.tracking:
         size.tracker.lose("arithmetic with a float")
@@ -258,9 +258,9 @@ def _plain(number: Any) -> Any:
     return int.__add__(number, 0) if isinstance(number, TrackedSize) else number
 
 
-def _line(size: int) -> Size:
+def _linear_size(size: int) -> Size:
     return size.line if isinstance(size, TrackedSize) else int(size)
 
 
-def _line_of(per: int, plus: int) -> Size:
+def _linear_size_of(per: int, plus: int) -> Size:
     return LinearSize(per, plus) if per else plus

@@ -92,7 +92,7 @@ class _Unrolled:
         return vector(features) if self.batch == 1 else columns(features, self.batch)
 
     def product(self, inputs: int, *, residual: bool = False) -> Any:
-        """Return what makes the gates of one step."""
+        """Return the problem whose result is the gates of one step."""
         if self.batch == 1:
             return matvec.MatVec(inputs, self.gates, residual=residual)
         return conv.Conv(self.planes(inputs), self.planes(self.gates), residual=residual)

@@ -269,7 +269,7 @@ def _records(
     return records
 
 
-def join(streams: Sequence[WeightStream]) -> WeightStream:
+def concatenate(streams: Sequence[WeightStream]) -> WeightStream:
     """Streams of equal shape and blocking, one after the other: the groups of a convolution."""
     if len(streams) == 1:
         return streams[0]

@@ -222,7 +222,7 @@ def _by_rows(
         shape = (out.channels // problem.groups, inner * taps)
         stream = weight_streams.from_parts(weight, shape, groups=problem.groups, **settings)
     else:
-        stream = weight_streams.join(
+        stream = weight_streams.concatenate(
             [
                 weight_streams.from_dense(part.reshape(len(part), -1), **settings)
                 for part in np.split(weight, problem.groups)

@@ -99,7 +99,7 @@ def _fused(program: Program, position: int, op: TorchOp) -> Program | None:
 
 @dataclass(frozen=True)
 class _Match:
-    """What was recognised: the projections' values, the tokens after it, and what heads are."""
+    """The attention that was recognised: its projections, its result, and the sizes of its heads."""
 
     sources: tuple[int, ...]
     out: int

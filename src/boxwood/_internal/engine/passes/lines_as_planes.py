@@ -66,7 +66,7 @@ class _Writer:
         return ValueRef(self.planes[line.value])
 
     def weight(self, line: ValueRef) -> ValueRef:
-        """Add a constant of one more axis."""
+        """Add a constant with one more axis."""
         tensor = self.constants[line.value].unsqueeze(2)
         number, self._next = self._next, self._next + 1
         self.constants[number] = tensor

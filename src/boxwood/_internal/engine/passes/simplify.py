@@ -47,7 +47,7 @@ def simplify(program: Program) -> Program:
 
 
 def _filled(op: TorchOp, program: Program) -> TorchOp:
-    """What only asks another tensor for its shape and type does not depend on its values."""
+    """Return an operator that only reads another tensor's shape and type without that tensor."""
     made = program.values[op.writes[0]]
     if op.name in ("new_full", "full_like"):
         fill = op.args[1] if op.name == "full_like" else op.args[2]
