@@ -46,7 +46,7 @@ from boxwood._internal.runs.store import StoredCheckpoints
 from boxwood._internal.train.callbacks import Callbacks
 from boxwood._internal.train.loop import train_
 from boxwood._internal.train.lr_schedules import StepDecay
-from boxwood._internal.train.settings import Regularisation
+from boxwood._internal.train.settings import PolicyPruning, Regularisation
 from boxwood._internal.train.snapshots import Row
 
 OUT = Path(__file__).parent / "results" / "text_recogniser.json"
@@ -172,8 +172,10 @@ TRAINING = Training(
     loss=distilled,
     regularisation=Regularisation(max_gradient_norm=5.0),
     watch_every=300,
-    policy=Gradual(schedule=Cubic(final=SPARSITY, begin=0, end=1000), every=20, allocation=lamp),
-    layers=matrices,
+    pruning=PolicyPruning(
+        Gradual(schedule=Cubic(final=SPARSITY, begin=0, end=1000), every=20, allocation=lamp),
+        layers=matrices,
+    ),
 )
 
 

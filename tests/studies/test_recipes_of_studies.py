@@ -28,6 +28,12 @@ def recipes() -> list[str]:
     ]
 
 
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.py")), ids=lambda path: path.stem)
+def test_a_file_can_be_imported(path: Path) -> None:
+    """Its own names and those of Boxwood are there; what else it needs, it imports when it runs."""
+    assert load(f"{path}:__doc__", EVERYTHING)
+
+
 def test_there_are_recipes() -> None:
     assert len(recipes()) > 15
 
