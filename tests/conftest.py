@@ -1,8 +1,15 @@
-"""What the tests of this folder read from a store."""
+"""What tests of several folders share: what a store holds, stops and commands in processes of their own."""
 
 import json
-from collections.abc import Callable
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -65,3 +72,98 @@ def stopped_is_undisturbed() -> Callable[..., State]:
         return whole
 
     return compare
+
+
+class Forks:
+    """Processes that are forked from one that has imported Boxwood; see `fork_server.py`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._number = folder, 0
+        self._server = subprocess.Popen(
+            [sys.executable, Path(__file__).parent / "fork_server.py"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    def start(self, *argv: object, cwd: Path | None = None, entry: str = "command") -> "Fork":
+        """Begin a command, or a worker that reads an order."""
+        self._number += 1
+        given, out, err = (self._folder / f"{self._number}.{name}" for name in ("in", "out", "err"))
+        if entry == "worker":
+            os.mkfifo(given)
+        else:
+            given.touch()
+        files = [str(each) for each in (given, out, err)]
+        words = [str(each) for each in argv]
+        pid = self.ask(entry=entry, argv=words, cwd=str(cwd or self._folder), files=files)
+        return Fork(self, pid, given, out, err)
+
+    def run(self, *argv: object, cwd: Path | None = None) -> "Fork":
+        """Run a command to its end."""
+        process = self.start(*argv, cwd=cwd)
+        process.wait()
+        return process
+
+    def ask(self, **what: Any) -> Any:
+        """Ask the server, and wait for its answer."""
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(json.dumps(what) + "\n")
+        self._server.stdin.flush()
+        return json.loads(self._server.stdout.readline())
+
+    def close(self) -> None:
+        """End the server."""
+        self._server.kill()
+        self._server.wait()
+
+
+@dataclass
+class Fork:
+    """A process that was begun by `Forks`."""
+
+    server: Forks
+    pid: int
+    given: Path
+    out: Path
+    err: Path
+    returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Return the exit code; None while it runs."""
+        if self.returncode is None:
+            self.returncode = self.server.ask(wait=self.pid)
+        return self.returncode
+
+    def wait(self, timeout: float = 120) -> int:
+        """Return the exit code once there is one."""
+        end = time.monotonic() + timeout
+        while self.poll() is None:
+            assert time.monotonic() < end, f"{self.pid} runs for more than {timeout} s"
+            time.sleep(0.005)
+        assert self.returncode is not None
+        return self.returncode
+
+    def kill(self) -> None:
+        """End it with SIGKILL."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self.wait()
+
+    @property
+    def stdout(self) -> str:
+        """What it has printed so far."""
+        return self.out.read_text() if self.out.exists() else ""
+
+    @property
+    def stderr(self) -> str:
+        """What it has printed as errors so far."""
+        return self.err.read_text() if self.err.exists() else ""
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """Return what begins commands in processes of their own, without importing torch in each."""
+    found = Forks(tmp_path_factory.mktemp("forks"))
+    yield found
+    found.close()

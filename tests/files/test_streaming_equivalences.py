@@ -53,7 +53,7 @@ def bits(tensor: torch.Tensor) -> bytes:
 def in_memory(tensors, sparsity, allocation):
     """Masks of the tensors sorted by name; float8 has no order of its own, so as float32."""
     scores = {n: (t.float() if t.dtype in EIGHT else t).abs() for n, t in sorted(tensors.items())}
-    return select(scores, allocate(scores, sparsity, scope=allocation))
+    return select(scores, allocate(scores, sparsity, allocation=allocation))
 
 
 @st.composite

@@ -1,8 +1,5 @@
 """Bad input to runs and the command: one paragraph, the thing at fault, the way out, exit code 2."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from safetensors import SafetensorError
@@ -145,15 +142,9 @@ def test_an_unknown_label_is_refused(tmp_path):
         (["runs", "list", "--store", "gone"], "Expected a store at gone"),
     ],
 )
-def test_the_command_says_what_is_wrong_and_exits_with_2(arguments, words, tmp_path):
+def test_the_command_says_what_is_wrong_and_exits_with_2(arguments, words, tmp_path, forks):
     """One paragraph on standard error, nothing on standard output, nothing written."""
-    command = [
-        sys.executable,
-        "-c",
-        "from boxwood._internal.cli.main import main; main()",
-        *arguments,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    done = forks.run(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert words in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,10 +1,6 @@
 """Killed anywhere, run again: byte for byte the undisturbed run."""
 
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,7 +15,7 @@ def model():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 40), nn.ReLU(), nn.Dropout(0.2), nn.Linear(40, 10))
 
 def recipe():
-    training = Training(epochs=3, batch=60, optimizer=SGD(lr=0.05, momentum=0.9, weight_decay=1e-4))
+    training = Training(epochs=2, batch=60, optimizer=SGD(lr=0.05, momentum=0.9, weight_decay=1e-4))
     return Experiment(model=model, data=digits, branches=(("pruned", iterative(training, training, (0.5, 0.8))),))
 """
 
@@ -32,7 +28,7 @@ from boxwood._internal.recipes.phases.search_filters import SearchFilters
 from boxwood._internal.zoo.cifar_nets import small_vgg
 
 def recipe():
-    training = Training(epochs=2, batch=60, optimizer=SGD(lr=0.05, momentum=0.9))
+    training = Training(epochs=1, batch=60, optimizer=SGD(lr=0.05, momentum=0.9))
     search = SearchFilters(layer="", search=TryAndLearn(bound=4.0, updates=30, certainty=1.0))
     agent = filter_agent(training, search, training, layers=("conv1.weight", "conv2.weight"))
     return Experiment(
@@ -40,52 +36,42 @@ def recipe():
     )
 """
 
-
-def start(file: Path, store: Path) -> subprocess.Popen:
-    command = [sys.executable, "-c", "from boxwood._internal.cli.main import main; main()"]
-    options = ["run", f"{file}:recipe", "--store", str(store), "--snapshot-every", "0", "--json"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command + options, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
-    )
+EVERY_STEP = ("--snapshot-every", "0")
 
 
-def finish(process: subprocess.Popen) -> None:
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors.decode()
+def words(file: Path, store: Path, *more: str) -> tuple[str, ...]:
+    return ("run", f"{file}:recipe", "--store", str(store), "--json", *more)
 
 
 @pytest.mark.parametrize(("experiment", "times"), [(EXPERIMENT, 8), (SEARCH, 4)])
 def test_killed_at_random_moments_the_result_is_the_undisturbed_one(
-    tmp_path, contents, experiment, times
+    tmp_path, contents, forks, experiment, times
 ):
     """SIGKILL at many random moments, then a run to the end: every phase has the same bytes."""
     file = tmp_path / "study.py"
     file.write_text(experiment)
-    finish(start(file, tmp_path / "calm"))
+    assert forks.run(*words(file, tmp_path / "calm")).returncode == 0
     chance = random.Random(5)
     killed = 0
     for _ in range(times):
-        process = start(file, tmp_path / "storm")
+        process = forks.start(*words(file, tmp_path / "storm", *EVERY_STEP))
         # Most moments fall into the work itself, which begins once the store is there.
         deadline = time.monotonic() + 60
         while not (tmp_path / "storm" / "runs").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(chance.uniform(0, 0.6))
         killed += process.poll() is None
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.kill()
     assert killed
-    finish(start(file, tmp_path / "storm"))
+    assert forks.run(*words(file, tmp_path / "storm", *EVERY_STEP)).returncode == 0
     assert contents(tmp_path / "storm") == contents(tmp_path / "calm")
 
 
-def test_two_processes_on_one_store_share_the_work(tmp_path, contents):
+def test_two_processes_on_one_store_share_the_work(tmp_path, contents, forks):
     """Started together, two processes leave the phases of one, each made once."""
     file = tmp_path / "study.py"
     file.write_text(EXPERIMENT)
-    both = [start(file, tmp_path / "shared") for _ in range(2)]
-    for process in both:
-        finish(process)
-    finish(start(file, tmp_path / "alone"))
+    both = [forks.start(*words(file, tmp_path / "shared")) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0], [process.stderr for process in both]
+    assert forks.run(*words(file, tmp_path / "alone")).returncode == 0
     assert contents(tmp_path / "shared") == contents(tmp_path / "alone")

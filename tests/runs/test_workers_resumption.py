@@ -1,9 +1,6 @@
 """Several workers on one store: killed ones are replaced by the others, and nothing is done twice."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
 import time
 from dataclasses import asdict
@@ -38,19 +35,14 @@ def jobs(steps: int = 20, levels: int = 2, seeds: int = 1) -> list[Job]:
     return jobs_of(Experiment(model=NET, data=digits, branches=branches), range(seeds))
 
 
-def start(jobs: list[Job], store: Store, snapshot_every: float = 30.0) -> subprocess.Popen:
+def start(forks, jobs: list[Job], store: Store, snapshot_every: float = 30.0):
+    """Begin a worker; it ends when the pipe that is returned with it closes."""
     order = order_for(jobs, store, Settings(snapshot_every=snapshot_every), threads=1)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    worker = subprocess.Popen(
-        [sys.executable, "-m", "boxwood._internal.runs.workers"],
-        stdin=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment,
-        text=True,
-    )
-    worker.stdin.write(json.dumps(asdict(order)) + "\n")
-    worker.stdin.flush()
-    return worker
+    worker = forks.start(entry="worker")
+    pipe = worker.given.open("w")
+    pipe.write(json.dumps(asdict(order)) + "\n")
+    pipe.flush()
+    return worker, pipe
 
 
 def test_two_workers_leave_what_one_process_leaves(tmp_path, contents):
@@ -64,31 +56,31 @@ def test_two_workers_leave_what_one_process_leaves(tmp_path, contents):
     assert len(contents(tmp_path / "two")) == seen[-1][1]
 
 
-def test_a_killed_workers_phase_is_made_by_another(tmp_path, contents):
+def test_a_killed_workers_phase_is_made_by_another(tmp_path, contents, forks):
     """SIGKILL in the middle of a training: a worker that waited takes its lock and its snapshot."""
     wanted = jobs(steps=600, levels=1, seeds=1)[:1]
     store = Store(tmp_path / "store")
-    first = start(wanted, store, snapshot_every=0.1)
+    first, first_pipe = start(forks, wanted, store, snapshot_every=0.1)
     deadline = time.monotonic() + 60
     while not list((store.root / "partial").glob("[!.]*")) and time.monotonic() < deadline:
         time.sleep(0.01)
-    second = start(wanted, store, snapshot_every=0.1)
+    second, second_pipe = start(forks, wanted, store, snapshot_every=0.1)
     time.sleep(0.1)
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
+    first.kill()
     interrupted = len(contents(store.root))
-    with second:  # closing its standard input earlier would end it
-        assert second.wait(timeout=120) == 0, second.stderr.read()
+    assert second.wait() == 0, second.stderr
+    for pipe in (first_pipe, second_pipe):  # closing a worker's earlier would end it
+        pipe.close()
     assert interrupted < len(contents(store.root)) == len(wanted[0].chain)
     run_all(wanted, Store(tmp_path / "calm"))
     assert contents(store.root) == contents(tmp_path / "calm")
 
 
-def test_a_worker_ends_when_its_parent_does(tmp_path):
+def test_a_worker_ends_when_its_parent_does(tmp_path, forks):
     """When the pipe from the parent closes, a worker ends although work is left."""
-    with start(jobs(steps=100_000, seeds=1), Store(tmp_path)) as worker:
-        worker.stdin.close()
-        assert worker.wait(timeout=60) == 1
+    worker, pipe = start(forks, jobs(steps=100_000, seeds=1), Store(tmp_path))
+    pipe.close()
+    assert worker.wait() == 1
 
 
 def test_longest_chains_come_first(tmp_path):
@@ -99,25 +91,19 @@ def test_longest_chains_come_first(tmp_path):
     assert lengths == sorted(lengths, reverse=True)
 
 
-def test_bad_input_in_a_worker_is_told_by_the_parent(tmp_path):
-    """A training that diverges in a worker raises the worker's message here."""
-    training = Training(steps=20, batch=60, optimizer=SGD(lr=1e30), watch_every=5)
-    job = jobs_of(
-        Experiment(model=NET, data=digits, branches=(("bad", (Train(training=training),)),)), [0]
-    )
-    with pytest.raises(BoxwoodError, match=r"Expected a finite loss, .* use a learning rate below"):
-        run_in_processes(job, Store(tmp_path), workers=1)
-
-
-def test_what_workers_warn_of_is_said_here(tmp_path):
-    """Once, however many of them say it: here, that a schedule had not ended."""
+def test_what_workers_warn_of_and_refuse_is_said_here(tmp_path):
+    """A warning once, however many say it, and the message of a training that diverges."""
     policy = Gradual(schedule=Linear(final=0.5, end=20), every=5)
-    training = Training(steps=10, batch=60, optimizer=SGD(lr=0.1), pruning=PolicyPruning(policy))
-    experiment = Experiment(
-        model=NET, data=digits, branches=(("short", (Train(training=training),)),)
-    )
-    with pytest.warns(UserWarning, match="after 10 steps, at a sparsity of 0.250") as seen:
-        run_in_processes(jobs_of(experiment, [0, 1]), Store(tmp_path), workers=1)
+    short = Training(steps=10, batch=60, optimizer=SGD(lr=0.1), pruning=PolicyPruning(policy))
+    wild = Training(steps=20, batch=60, optimizer=SGD(lr=1e30), watch_every=5)
+    branches = (("short", (Train(training=short),)), ("bad", (Train(training=wild),)))
+    wanted = jobs_of(Experiment(model=NET, data=digits, branches=branches), [0, 1])
+    said = pytest.warns(UserWarning, match="after 10 steps, at a sparsity of 0.250")
+    refused = pytest.raises(BoxwoodError, match=r"Expected a finite loss, .* learning rate below")
+    with said as seen, refused:
+        run_in_processes(
+            sorted(wanted, key=lambda job: job.name.startswith("bad")), Store(tmp_path), workers=1
+        )
     assert len(seen) == 1
 
 
