@@ -86,7 +86,7 @@ class Forks:
         )  # fmt: skip
 
     def start(self, *argv: object, cwd: Path | None = None, entry: str = "command") -> "Fork":
-        """Begin a command, or a worker that reads an order."""
+        """Begin a command, a worker that reads an order, or code."""
         self._number += 1
         given, out, err = (self._folder / f"{self._number}.{name}" for name in ("in", "out", "err"))
         if entry == "worker":
@@ -114,8 +114,8 @@ class Forks:
 
     def close(self) -> None:
         """End the server."""
-        self._server.kill()
-        self._server.wait()
+        with self._server:  # closes its pipes
+            self._server.kill()
 
 
 @dataclass

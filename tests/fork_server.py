@@ -22,7 +22,14 @@ import sklearn.datasets  # noqa: F401 - what the digits are read with
 from boxwood._internal.cli.main import main as command
 from boxwood._internal.runs.workers import main as worker
 
-ENTRIES: dict[str, Callable[[], None]] = {"command": command, "worker": worker}
+
+def code() -> None:
+    """Run the first word as `python -c` does."""
+    text = sys.argv.pop(1)
+    exec(compile(text, "<test>", "exec"), {"__name__": "__main__"})  # noqa: S102 - a test's own
+
+
+ENTRIES: dict[str, Callable[[], None]] = {"command": command, "worker": worker, "code": code}
 _MODES = (os.O_RDONLY, os.O_WRONLY | os.O_CREAT, os.O_WRONLY | os.O_CREAT)
 
 
@@ -37,7 +44,8 @@ def begin(entry: str, argv: Sequence[str], cwd: str, files: Sequence[str]) -> in
         os.chdir(cwd)
         for number, (path, mode) in enumerate(zip(files, _MODES, strict=True)):
             os.dup2(os.open(path, mode, 0o600), number)
-        sys.stdin, sys.stdout, sys.stderr = (open(n, "r" if not n else "w") for n in range(3))  # noqa: PTH123, SIM115
+        sys.stdin, sys.stdout = open(0), open(1, "w")  # noqa: SIM115
+        sys.stderr = open(2, "w", buffering=1)  # noqa: SIM115 - line by line, as always
         sys.argv, sys.path[0] = ["boxwood", *argv], ""
         ENTRIES[entry]()
         code = 0

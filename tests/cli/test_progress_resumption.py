@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -150,23 +149,19 @@ def test_bars_are_lines_in_a_pipe(
     ]
 
 
-def test_workers_are_told_of_and_stopped(tmp_path: Path) -> None:
+def test_workers_are_told_of_and_stopped(tmp_path: Path, forks) -> None:
     """In a pipe; after Ctrl-C nobody works on, nothing is lost, and the same command goes on."""
     (tmp_path / "mine.py").write_text(RUN)
-    command = [
-        sys.executable, "-c", "from boxwood._internal.cli.main import main; main()", "run", "mine.py:recipe",
-        "--set", "epochs=3000", "--store", "store", "--workers", "2", "--seeds", "2",
-    ]  # fmt: skip
-    running = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert running.stderr is not None
-    lines = [running.stderr.readline(), running.stderr.readline()]  # the second: a start is done
+    words = ("--set", "epochs=3000", "--store", "store", "--workers", "2", "--seeds", "2")
+    running = forks.start("run", "mine.py:recipe", *words, cwd=tmp_path)
+    deadline = time.monotonic() + 60
+    while running.stderr.count("\n") < 2:  # the second line: a start is done
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     os.killpg(running.pid, signal.SIGINT)
-    _, rest = running.communicate(timeout=60)
-    assert running.returncode == 130
-    text = "".join(lines) + rest
+    assert running.wait() == 130
+    text = running.stderr
+    lines = text.splitlines(keepends=True)[:2]
     assert "\x1b" not in text
     assert "\r" not in text
     assert "Traceback" not in text

@@ -1,6 +1,5 @@
 """A file that the user names may import the files beside it, as where Python runs it."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -133,14 +132,15 @@ def test_an_installed_package_is_known_by_its_names(own_package: Path) -> None:
     assert encode(digits, identity=True) == {"function": "boxwood._internal.data.digits:digits"}
 
 
-def test_another_process_finds_it(folder: Path) -> None:
+def test_another_process_finds_it(folder: Path, forks) -> None:
     """A store names the file beside, and whoever reads the store needs no more."""
     told = encode(load(f"{folder}/mine.py:maker")())
     code = (
         "from boxwood._internal.core.spec import decode; from boxwood._internal.core.trust import EVERYTHING; "
         f"print(decode({told!r}, trust=EVERYTHING)(4).out_features)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = forks.start(code, entry="code")
+    assert done.wait() == 0, done.stderr
     assert done.stdout == "4\n"
 
 

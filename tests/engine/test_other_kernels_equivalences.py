@@ -1,8 +1,6 @@
 """Matrix–vector, depthwise, pooling, elementwise, copying and recurrent kernels against references."""
 
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -308,20 +306,19 @@ def test_lstm_and_gru_cells(run_kernel, hidden):
         np.testing.assert_allclose(y[:, :, 0, 0], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "touch",
-    [
-        "block = Guarded(64, at_end=True); ctypes.memset(block.address + 64, 0, 1)",
-        "arena, starts = arranged(True); ctypes.memset(arena.ctypes.data + starts[0] + 64, 0, 1)",
-        "arena, starts = arranged(False); ctypes.memset(arena.ctypes.data + starts[1] - 1, 0, 1)",
-    ],
+TOUCHES = (
+    "block = Guarded(64, at_end=True); ctypes.memset(block.address + 64, 0, 1)",
+    "arena, starts = arranged(True); ctypes.memset(arena.ctypes.data + starts[0] + 64, 0, 1)",
+    "arena, starts = arranged(False); ctypes.memset(arena.ctypes.data + starts[1] - 1, 0, 1)",
 )
-def test_guard_pages_do_guard(touch):
+
+
+@pytest.mark.parametrize("touch", TOUCHES)
+def test_guard_pages_do_guard(touch, forks):
     """Touching a byte next to guarded memory kills the process, so that silence means something."""
-    folder = Path(__file__).parent
-    script = (
+    code = (
         "import sys, ctypes; sys.path.insert(0, sys.argv[1]);"
         f"from conftest import Guarded, arranged; {touch}"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(folder)], check=False)
-    assert done.returncode == -signal.SIGSEGV
+    process = forks.start(code, Path(__file__).parent, entry="code")
+    assert process.wait() == -signal.SIGSEGV

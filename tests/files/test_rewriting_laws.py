@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -102,7 +100,7 @@ def test_nothing_half_written(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
 
 
-def test_a_kill_leaves_no_folder_of_that_name(tmp_path: Path) -> None:
+def test_a_kill_leaves_no_folder_of_that_name(tmp_path: Path, forks) -> None:
     """What a killed process leaves is hidden and named as unfinished, and nobody trips over it."""
     tensors = checkpoint(tmp_path / "in")
     code = (
@@ -115,8 +113,7 @@ def test_a_kill_leaves_no_folder_of_that_name(tmp_path: Path) -> None:
         "    copy.write('w1', torch.zeros(4), torch.zeros(4, dtype=torch.bool))\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
-    assert done.returncode == -signal.SIGKILL
+    assert forks.start(code, tmp_path, entry="code").wait() == -signal.SIGKILL
     left = sorted(path.name for path in tmp_path.iterdir())
     assert left[1:] == ["in"]
     assert left[0].startswith(".new-")

@@ -1,8 +1,6 @@
 """Laws of teachers in recipes: whom they need, what they change, and what they leave alone."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -237,12 +235,11 @@ run(genesis, recipe, Store(sys.argv[1]))
 """
 
 
-def test_one_process_or_two(tmp_path: Path) -> None:
+def test_one_process_or_two(tmp_path: Path, forks) -> None:
     """Specialists that two processes train have the bytes of those that one process trains."""
     recipe = specialists(generalist(TRAINING), TRAINING, groups=((1, 7), (3, 8), (4, 9), (5, 6)))
     text = json.dumps(spec.encode((GENESIS, recipe)))
-    command = [sys.executable, "-c", GO, str(tmp_path / "two"), text]
-    both = [subprocess.Popen(command) for _ in range(2)]
+    both = [forks.start(GO, tmp_path / "two", text, entry="code") for _ in range(2)]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
