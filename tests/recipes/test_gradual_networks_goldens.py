@@ -175,9 +175,9 @@ def test_all_recipes_train_for_the_same_number_of_steps() -> None:
         ),
     ]
     assert {recipe[0].training.steps for recipe in recipes} == {1000}
-    ends = {recipe[0].training.policy.schedule(600) for recipe in recipes[2:]}
+    ends = {recipe[0].training.pruning.policy.schedule(600) for recipe in recipes[2:]}
     assert ends == {0.8}
-    assert isinstance(recipes[-1][0].training.policy.schedule, OneShot)
+    assert isinstance(recipes[-1][0].training.pruning.policy.schedule, OneShot)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from boxwood._internal.recipes.phase import Genesis
 from boxwood._internal.runs.chain import keys
 from boxwood._internal.runs.runner import run
 from boxwood._internal.runs.store import Store
+from boxwood._internal.train.lr_schedules import StepDecay
 from boxwood._internal.train.optimizers import SGD, Adam
 from boxwood._internal.zoo.cifar_nets import resnet_20, vgg_19
 from boxwood._internal.zoo.conv_nets import conv_2, conv_4, conv_6
@@ -75,7 +76,7 @@ def test_resnet_20_weights():
     assert sum(found.values()) == 270_896
     assert sum(count for name, count in found.items() if "project" in name) == 2_560
     assert found["fc.weight"] == 640
-    pruned = networks.resnet().prune(1).where(resnet_20())
+    pruned = networks.resnet().prune(1).layers(resnet_20())
     assert sum(p.numel() for p in pruned.values()) == 267_696
     assert len(pruned) == 19
 
@@ -85,7 +86,7 @@ def test_vgg_19_weights():
     found = sizes(vgg_19())
     assert sum(found.values()) == 20_024_000
     assert found["fc.weight"] == 5_120
-    assert len(networks.vgg().prune(1).where(vgg_19())) == 16
+    assert len(networks.vgg().prune(1).layers(vgg_19())) == 16
 
 
 @pytest.mark.parametrize(
@@ -98,8 +99,28 @@ def test_vgg_19_weights():
         (networks.conv_two(dropout=True), 60_000, 60, Adam(lr=3e-4, fused=True)),
         (networks.conv_four(dropout=True), 75_000, 60, Adam(lr=2e-4, fused=True)),
         (networks.conv_six(dropout=True), 90_000, 60, Adam(lr=2e-4, fused=True)),
-        (networks.resnet(), 30_000, 128, SGD(lr=0.1, momentum=0.9, weight_decay=1e-4)),
-        (networks.vgg(lr=0.01), 112_640, 64, SGD(lr=0.01, momentum=0.9, weight_decay=1e-4)),
+        (
+            networks.resnet(),
+            30_000,
+            128,
+            SGD(
+                lr=0.1,
+                momentum=0.9,
+                weight_decay=1e-4,
+                lr_schedule=StepDecay(steps=(20_000, 25_000)),
+            ),
+        ),
+        (
+            networks.vgg(lr=0.01),
+            112_640,
+            64,
+            SGD(
+                lr=0.01,
+                momentum=0.9,
+                weight_decay=1e-4,
+                lr_schedule=StepDecay(steps=(56_320, 84_480)),
+            ),
+        ),
     ],
 )
 def test_training_of_the_table(row, steps, batch, optimizer):
