@@ -73,7 +73,7 @@ def chart(opened: Any, title: str) -> Any:
 
 
 def redrawn(figure: Any, act: Callable[[], Any]) -> None:
-    """Act, and wait until the figure has been drawn anew."""
+    """Act, and wait until the figure has been drawn again."""
     view = figure.locator(".view")
     before = view.get_attribute("data-drawn")
     act()
@@ -81,7 +81,7 @@ def redrawn(figure: Any, act: Callable[[], Any]) -> None:
         if view.get_attribute("data-drawn") != before:
             return
         figure.page.wait_for_timeout(50)
-    raise AssertionError(f"not drawn anew after {before}")
+    raise AssertionError(f"not drawn again after {before}")
 
 
 def texts(figure: Any) -> list[str]:

@@ -110,7 +110,7 @@ def test_a_chart_is_left_as_it_is(chart: Chart) -> None:
 
 
 def test_pixels_are_those_of_the_renderer(tmp_path: Path) -> None:
-    """The PNG is compressed anew, which changes no pixel."""
+    """The PNG is compressed again, which changes no pixel."""
     import vl_convert
 
     png, vector = write_chart(ticket_chart(), tmp_path / "chart")
@@ -214,7 +214,7 @@ def test_a_legend_names_every_series_and_a_single_one_has_none() -> None:
 
 
 def test_sensitivity_shows_the_dense_network() -> None:
-    """A dashed line stands at the dense accuracy, and each layer is named."""
+    """A dashed line is at the dense accuracy, and each layer is named."""
     made = sensitivity()
     assert made["layer"][0]["data"] == {"values": [{"accuracy": 0.982}]}
     drawn = svg(made)

@@ -19,7 +19,7 @@ from boxwood._internal.recipes.training_budget import in_words, length_of, unequ
 from boxwood._internal.report.page.fairness import one_budget
 from boxwood._internal.report.page.networks import baseline, networks
 from boxwood._internal.report.page.store_reader import read
-from boxwood._internal.report.page.warnings import cautions
+from boxwood._internal.report.page.warnings import warnings_of
 from boxwood._internal.runs.store import Store
 from boxwood._internal.train.settings import PolicyPruning
 from boxwood.errors import BoxwoodError
@@ -28,7 +28,7 @@ from boxwood.errors import BoxwoodError
 def said(store: Store) -> dict[str, tuple[str, list[str]]]:
     (study,) = read([store])
     found = networks(study)
-    notes = cautions(study, found, baseline(found))
+    notes = warnings_of(study, found, baseline(found))
     return {note.text: (note.severity, list(note.details)) for note in notes}
 
 

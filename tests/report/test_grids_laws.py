@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from boxwood._internal.report.grids import choose, edge
 from boxwood._internal.report.page.networks import baseline, networks
 from boxwood._internal.report.page.store_reader import read
-from boxwood._internal.report.page.warnings import cautions
+from boxwood._internal.report.page.warnings import warnings_of
 from boxwood._internal.runs.store import Store
 from boxwood.errors import EdgeOfGrid
 
@@ -50,6 +50,8 @@ def test_the_page_says_so(
             hand.note(empty, f"L1 {strength:g}", seed, phases)
     (study,) = read([empty])
     found = networks(study)
-    notes = [n for n in cautions(study, found, baseline(found)) if n.text.startswith("Best at the")]
+    notes = [
+        n for n in warnings_of(study, found, baseline(found)) if n.text.startswith("Best at the")
+    ]
     said = [list(note.details) for note in notes]
     assert said == ([["l1: the highest of 1e-05, 0.0001, 0.001 (L1 0.001 x)"]] if warned else [])

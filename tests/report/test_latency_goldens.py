@@ -88,7 +88,7 @@ def test_a_stopped_measurement_goes_on(store: Store, monkeypatch: pytest.MonkeyP
     kept = latency.read(store.root / FILE)
     assert (list(kept.networks), kept.refused) == ([first], {first: "it is odd"})
     told: list[tuple[int, int]] = []
-    found = measure_all(store, wanted(store), settings, told=lambda *now: told.append(now))
+    found = measure_all(store, wanted(store), settings, progress=lambda *now: told.append(now))
     assert (len(tried), told, len(found.networks)) == (3, [(0, 1)], 2)
 
 

@@ -59,7 +59,7 @@ def test_thinned_histories_keep_their_last_row(length: int) -> None:
 def test_steps_cover_the_epochs_of_their_training(
     first: int, gap: int, count: int, epochs: float
 ) -> None:
-    """Wherever a training starts, its last row is at its last epoch."""
+    """Whatever step a training starts at, its last row is at its last epoch."""
     history = [{"step": first + gap * (i + 1)} for i in range(count)]
     start, per_epoch = steps_of(history, epochs)
     assert start == first

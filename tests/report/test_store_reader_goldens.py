@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from boxwood._internal.report.page.metrics import KEPT, TEST, further
+from boxwood._internal.report.page.metrics import KEPT, TEST, other_metrics
 from boxwood._internal.report.page.networks import baseline, chosen, front, networks
 from boxwood._internal.report.page.store_reader import read, short
 from boxwood._internal.report.tickets import early_stop
@@ -116,7 +116,7 @@ def test_early_stopping_is_read_off_the_history(empty: Store, hand: SimpleNamesp
     phases = [(hand.train(), {"history": history, "epochs": 1.5}, None), (hand.measure(""), hand.measured(9), None)]  # fmt: skip
     hand.note(empty, "a", 0, phases)
     (found,) = read([empty])[0].measurements
-    step, test = further([found])
+    step, test = other_metrics([found])
     assert (step.name, test.name) == (
         "step_of_lowest_validation_loss",
         "test_at_lowest_validation_loss",

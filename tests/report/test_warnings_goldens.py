@@ -6,14 +6,14 @@ from types import SimpleNamespace
 from boxwood._internal.report.checklist import Reported, checklist
 from boxwood._internal.report.page.networks import baseline, networks
 from boxwood._internal.report.page.store_reader import read
-from boxwood._internal.report.page.warnings import cautions
+from boxwood._internal.report.page.warnings import warnings_of
 from boxwood._internal.runs.store import Store
 
 
 def said(store: Store) -> dict[str, tuple[str, list[str]]]:
     (study,) = read([store])
     found = networks(study)
-    notes = cautions(study, found, baseline(found))
+    notes = warnings_of(study, found, baseline(found))
     return {note.text: (note.severity, list(note.details)) for note in notes}
 
 

@@ -21,7 +21,7 @@ from boxwood._internal.report.page.networks import (
     yardstick,
 )
 from boxwood._internal.report.page.store_reader import read
-from boxwood._internal.report.page.warnings import cautions
+from boxwood._internal.report.page.warnings import warnings_of
 from boxwood._internal.report.paper_figures import write_figures
 from boxwood._internal.runs.store import Store
 
@@ -95,7 +95,7 @@ def test_differences_keep_their_sign_and_wins_their_sense(
     assert low <= 50 <= high
     assert "better at 3, worse at 0" in compare([study], "pruned", "by chance").summary
     assert "better at 0, worse at 3" in compare([study], "by chance", "pruned").summary
-    assert cautions(study, list(found.values()), found["dense"]) == []
+    assert warnings_of(study, list(found.values()), found["dense"]) == []
 
 
 def test_the_page_of_language_models(empty: Store, hand: SimpleNamespace) -> None:

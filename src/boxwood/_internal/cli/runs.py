@@ -195,7 +195,7 @@ def latency(
     settings = Settings(batch=batch, threads=threads, turns=turns)
     kept = "What was measured is kept; run the same command again to go on."
     with stoppable(kept), bar("measured", quiet=False) as told:
-        found = measure_all(opened, list(wanted.values()), settings, again=again, told=told)
+        found = measure_all(opened, list(wanted.values()), settings, again=again, progress=told)
     console = Console(soft_wrap=True)
     for key, why in found.refused.items():
         console.print(f"{key[:8]} could not be compiled: {why}")

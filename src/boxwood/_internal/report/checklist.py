@@ -38,7 +38,7 @@ class Reported:
         seeds: number of seeds of each network.
         criteria: names of the criteria used, such as ``magnitude``.
         scopes: names of the scopes used, such as ``global_``.
-        validation: whether every network has a validation accuracy beside that of test.
+        validation: whether every network has a validation accuracy as well as one on test.
         judged_by: what the accuracies are, if they are none, such as perplexity.
         classes: how many there are; None where it is not known.
         top5: whether every network has its top-5 accuracy.

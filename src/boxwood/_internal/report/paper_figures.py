@@ -6,7 +6,7 @@ from pathlib import Path
 from boxwood._internal.report.charts.export import grid, write_chart
 from boxwood._internal.report.charts.looks import Spec
 from boxwood._internal.report.page import layers
-from boxwood._internal.report.page.metrics import COSTS, KEPT, worths
+from boxwood._internal.report.page.metrics import COSTS, KEPT, qualities
 from boxwood._internal.report.page.networks import baseline, networks
 from boxwood._internal.report.page.pictures import histogram_figure, pairs
 from boxwood._internal.report.page.stills import options_of, view_of
@@ -51,7 +51,7 @@ def _trade_off(study: Study, title: str) -> Drawn:
     """Everything, not only what is near the dense network: paper cannot be asked for more."""
     found = networks(study)
     costs = [metric for metric in COSTS if any(each.values(metric) for each in found)]
-    said = worths(study.measurements)
+    said = qualities(study.measurements)
     if costs and said:
         figure = trade_off(found, baseline(found), costs, said)
         everything = options_of(figure, "Range")["everything"]

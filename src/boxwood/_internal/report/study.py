@@ -20,7 +20,7 @@ _NUMBERS = (
     "parameters", "nonzero", "weights", "kept", "multiply_adds", "dense_multiply_adds", "bytes",
     "dense_bytes",
 )  # fmt: skip
-"""Facts of a measured network beside its accuracies."""
+"""Facts of a measured network besides its accuracies."""
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ class SummaryRow:
 
     Args:
         name: What the reader calls it.
-        seeds: Number of trained networks behind the row.
+        seeds: Number of trained networks in the row.
         accuracy: Test accuracy as a fraction, with its interval.
         sparsity: Fraction of zeros among the prunable weights, in [0, 1).
         parameters: Number of parameters before pruning.
@@ -124,7 +124,7 @@ def total(rows: Sequence[LayerRow]) -> LayerTotal:
         (150, 0.12)
 
     Source: Han et al. (2015), tables 2 to 5. Differs from the paper: there is no activity, whose
-    weights in the paper's total are the numbers of outputs behind the pooling.
+    weights in the paper's total are the numbers of outputs after the pooling.
     """
     if not rows:
         raise InvalidInput(

@@ -117,8 +117,8 @@ class Wanted:
     key: str
 
 
-Told = Callable[[int, int], None]
-"""Told how many networks are done, and of how many."""
+Progress = Callable[[int, int], None]
+"""Is given how many networks are done, and of how many."""
 
 
 def measure_all(
@@ -127,7 +127,7 @@ def measure_all(
     settings: Settings | None = None,
     *,
     again: bool = False,
-    told: Told | None = None,
+    progress: Progress | None = None,
 ) -> Timings:
     """Measure networks of a store and write the times beside them, after each network.
 
@@ -138,7 +138,7 @@ def measure_all(
         wanted: which.
         settings: how.
         again: forget what is in the file.
-        told: told of progress.
+        progress: is called before each network.
 
     A network whose phase is damaged is left out, with a warning of the kind `DamagedFileWarning`.
 
@@ -158,8 +158,8 @@ def measure_all(
     inputs: dict[Any, Tensor] = {}
     found = Timings(about, networks, refused)
     for done, each in enumerate(left):
-        if told is not None:
-            told(done, len(left))
+        if progress is not None:
+            progress(done, len(left))
         if each.genesis.data not in inputs:
             inputs[each.genesis.data] = _example(each.genesis, settings.batch)
         try:

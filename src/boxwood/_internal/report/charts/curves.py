@@ -173,7 +173,7 @@ def dots(groups: Mapping[str, Sequence[float]], quantity: str, style: str = "~%"
 def bars_of_groups(
     values: Mapping[str, Mapping[str, float]], quantity: str, dense: float, style: str = "~r"
 ) -> Spec:
-    """Draw groups of bars beside one another, and a dashed line at the dense network.
+    """Draw groups of bars next to one another, and a dashed line at the dense network.
 
     Args:
         values: by series, by group.

@@ -143,7 +143,7 @@ def one_line(y: Spec, said: Sequence[Spec]) -> list[Spec]:
 def unmarked_lines(
     rows: Sequence[Mapping[str, Any]], *, x: Spec, y: Spec, looks: Mapping[str, int]
 ) -> Spec:
-    """Draw a line for each series, of so many points that marks would hide it.
+    """Draw a line for each series, with too many points for marks.
 
     Args:
         rows: with ``series``, and the fields of both axes.

@@ -1,4 +1,4 @@
-"""Put the parts of one study together: what was asked, what came out, and how sure that is."""
+"""The sections of one study: what was asked, what came out, and how sure that is."""
 
 from collections.abc import Sequence
 
@@ -32,7 +32,7 @@ from boxwood._internal.report.page.metrics import (
     VALIDATION_TOP5,
     Metric,
     latencies,
-    worths,
+    qualities,
 )
 from boxwood._internal.report.page.network_tables import accuracy_table, cost_table, latency_table
 from boxwood._internal.report.page.networks import Network, baseline, networks, yardstick
@@ -77,10 +77,10 @@ def article(
     sections = [
         summary(study, found, dense, judge),
         _compared(compared),
-        _results(found, dense, costs, worths(study.measurements), timings),
+        _results(found, dense, costs, qualities(study.measurements), timings),
         _inside(study, found),
         _weights(study),
-        _course(study),
+        _training(study),
         _rules(study, found, dense, together, timings),
         _origin(study),
         _citations(study),
@@ -177,7 +177,7 @@ def _longest_first(study: Study) -> list[str]:
     return [longest, *(branch for branch in study.branches if branch != longest)]
 
 
-def _course(study: Study) -> Section:
+def _training(study: Study) -> Section:
     parts: list[Part] = []
     trained, facts = training_figure(study), fact_table(study)
     ordered = _longest_first(study)
@@ -262,7 +262,7 @@ def _origin(study: Study) -> Section:
         "origin",
         "Where the numbers come from",
         "A key names a phase by what it is and by everything before it. The first eight digits of "
-        "the keys stand beside every number on this page.",
+        "the keys are next to every number on this page.",
         [recipe_table(study), run_table(study), environment_table(study)],
     )
 

@@ -30,7 +30,7 @@ class Report:
         only: patterns of run names, or of studies such as ``"lenet_5 on mnist"``; none takes all.
         without: the same, to leave out.
         judge: turns the measurements of a study into verdicts.
-        latencies: files of measured times, beside those that lie in the stores.
+        latencies: files of measured times, as well as those in the stores.
         compare: two recipes or networks to compare seed by seed.
     """
 
@@ -47,13 +47,13 @@ class Report:
         return read([Store(path) for path in self.stores], only=self.only, without=self.without)
 
     def timings(self) -> Timings:
-        """Read what was measured; of a network that two files have, ways of the later one stand.
+        """Read what was measured; of a network that two files have, the later one counts.
 
         Raises:
             InvalidInput: a file is damaged, or two were measured with different machines or settings.
         """
-        beside = [path / latency.FILE for path in self.stores]
-        paths = [*filter(Path.exists, beside), *self.latencies]
+        ours_in = [path / latency.FILE for path in self.stores]
+        paths = [*filter(Path.exists, ours_in), *self.latencies]
         found = [latency.read(path) for path in paths]
         ours = [n for n, each in enumerate(found) if latency.ENGINE in each.ways and each.about]
         for n in ours[1:]:

@@ -75,7 +75,7 @@ class Comparison:
 
     @property
     def summary(self) -> str:
-        """Say in words what came out, and what stands against believing it."""
+        """Say in words what came out, and what speaks against believing it."""
         signs = [better(pair.paired, self.test) for pair in self.pairs]
         won, lost = signs.count(1), signs.count(-1)
         apart = len(self.pairs) - won - lost

@@ -234,7 +234,7 @@ class Article:
 
 
 def tables_of(article: Article) -> list[Table]:
-    """All tables of an article, those beside figures too, in order."""
+    """All tables of an article in order, those of figures too."""
     found: list[Table] = []
     for section in article.sections:
         for part in section.parts:

@@ -59,7 +59,7 @@ def accuracy_of(facts: Facts, name: str) -> float | None:
 
 
 def loss_of(facts: Facts, part: str) -> float | None:
-    """Read the mean loss over a part, beside its accuracy or alone.
+    """Read the mean loss over a part, with its accuracy or alone.
 
     Example:
         >>> loss_of({"test": {"correct": 1, "total": 2, "loss": 0.7}}, "test")
@@ -79,9 +79,9 @@ def perplexity_of(facts: Facts, part: str) -> float | None:
         1.0
         >>> perplexity_of({"test_loss": 0.0}, "test")
     """
-    told, loss = number(facts.get(f"{part}_perplexity")), loss_of(facts, part)
-    if told is not None or loss is None or loss > _LARGEST or not _reads_words(facts):
-        return told
+    given, loss = number(facts.get(f"{part}_perplexity")), loss_of(facts, part)
+    if given is not None or loss is None or loss > _LARGEST or not _reads_words(facts):
+        return given
     return math.exp(loss)
 
 
@@ -123,7 +123,7 @@ def lowest_loss(history: Any) -> Mapping[str, Any] | None:
 
 
 def layers_of(facts: Facts) -> list[LayerCount]:
-    """Read the layers of a measured network; none where something else stands under that name."""
+    """Read the layers of a measured network; none where that name holds something else."""
     layers, names = facts.get("layers"), {each.name for each in fields(LayerCount)}
     if not isinstance(layers, list) or not all(
         isinstance(layer, dict) and set(layer) == names and _counts(layer) for layer in layers

@@ -22,7 +22,7 @@ class _Made:
     """How a measured network came about.
 
     Args:
-        steps: optimizer steps behind its weights; None where they are not known.
+        steps: optimizer steps that made its weights; None where they are not known.
         asked: which sparsity, of which parameters, was asked for last; empty for none.
         dead_removed: whether dead units were removed afterwards.
     """
@@ -63,13 +63,13 @@ def _training(
         yield Note(
             "mild",
             f"Unequal training: from {min(lengths):,} to {max(lengths):,} optimizer steps are "
-            f"behind the last networks of the recipes.",
+            f"before the last networks of the recipes.",
             [f"{steps:,} steps: {', '.join(lengths[steps])}" for steps in sorted(lengths)],
         )
 
 
 def one_budget(study: Study, found: Sequence[Network]) -> bool:
-    """Say whether the last networks of all recipes that prune have as many steps behind them.
+    """Say whether the last networks of all recipes that prune had as many steps.
 
     Example:
         >>> one_budget(Study("", "", ()), [])
@@ -81,7 +81,7 @@ def one_budget(study: Study, found: Sequence[Network]) -> bool:
 def _lengths(
     study: Study, found: Sequence[Network], made: Mapping[str, _Made]
 ) -> dict[int, list[str]]:
-    """Group the recipes that prune by the optimizer steps behind their last networks."""
+    """Group the recipes that prune by the optimizer steps before their last networks."""
     lengths: dict[int, list[str]] = {}
     keys = {member.key for each in found if not each.dense for member in each.members}
     for branch, runs in study.branches.items():

@@ -219,7 +219,7 @@ _KNOWN = {
 }  # fmt: skip
 
 
-def worths(measurements: Iterable[Measurement]) -> tuple[Metric, ...]:
+def qualities(measurements: Iterable[Measurement]) -> tuple[Metric, ...]:
     """List what can be said of how good the networks are, that by which they are judged first."""
     all_ = list(measurements)
     first = judged_by(all_)
@@ -227,7 +227,7 @@ def worths(measurements: Iterable[Measurement]) -> tuple[Metric, ...]:
     known = [metric for each in (first, *rest) for metric in (each.test, each.validation)]
     known[2:2] = [TOP5, VALIDATION_TOP5]
     found = [metric for metric in known if any(metric.of(m) is not None for m in all_)]
-    return (*found, *further(all_))
+    return (*found, *other_metrics(all_))
 
 
 def _lowest(name: str) -> Callable[[Measurement], float | None]:
@@ -248,11 +248,11 @@ STOPS = (
 """Where a training would have stopped, for networks whose training was watched."""
 
 
-def further(measurements: Iterable[Measurement]) -> tuple[Metric, ...]:
+def other_metrics(measurements: Iterable[Measurement]) -> tuple[Metric, ...]:
     """Metrics that a page knows nothing of: other numbers, and other accuracies, among the facts.
 
     Example:
-        >>> further([])
+        >>> other_metrics([])
         ()
     """
     all_ = list(measurements)
@@ -280,7 +280,7 @@ def latencies(timings: Timings) -> tuple[Metric, ...]:
         >>> [each.name for each in latencies(Timings(networks={"key": times}))]
         ['relative_time', 'latency_engine', 'latency_torch']
     """
-    # The dense network is a network of the study itself; beside others it is what they are held to.
+    # The dense network is a network of the study itself; next to others it is what they are held to.
     ways = sorted(way for way in timings.ways if way != DENSE)
     found = [_latency(timings, way) for way in ways]
     if ENGINE in ways and DENSE in timings.ways:

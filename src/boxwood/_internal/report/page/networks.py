@@ -46,7 +46,7 @@ class Network:
         return [value for value in found if value is not None]
 
     def mean(self, metric: Metric) -> float | None:
-        """Mean over seeds, to place a point; the interval belongs beside it."""
+        """Mean over seeds, to place a point; the interval belongs next to it."""
         values = self.values(metric)
         return fmean(values) if values else None
 
@@ -121,7 +121,7 @@ def yardstick(found: Sequence[Network]) -> Yardstick:
 def baseline(found: Sequence[Network]) -> Network | None:
     """The network that all are compared with: the unpruned one of most seeds, best on validation.
 
-    A study may train dense networks badly on purpose; pruned ones must not look good beside those.
+    A study may train dense networks badly on purpose; pruned ones must not look good next to those.
     """
     validation = yardstick(found).validation
     dense = [network for network in found if network.dense]

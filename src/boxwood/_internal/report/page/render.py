@@ -15,7 +15,7 @@ from boxwood._internal.report.page.document import Article, Column, Figure, Tabl
 
 _MOST_ROWS = 120
 """Tables of more rows are text in JSON until they are opened, so that the page opens at once."""
-_TAGS = {"serious": "Warning", "mild": "Caution", "fine": "Fine"}
+_TAGS = {"serious": "Warning", "mild": "Note", "fine": "Fine"}
 _MARKERS = {
     "circle": "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0",
     "square": "M-3.6-3.6h7.2v7.2h-7.2z",
@@ -76,7 +76,7 @@ def render(
 
 
 def script_json(value: Any) -> Markup:
-    r"""Write JSON that may stand between script tags, whatever text is in it.
+    r"""Write JSON that is safe between script tags, whatever text is in it.
 
     Example:
         >>> print(script_json("</script>"))

@@ -16,7 +16,7 @@ from boxwood._internal.report.page.facts import number
 from boxwood._internal.report.page.metrics import KEPT, Metric, Yardstick, times_fewer
 from boxwood._internal.report.page.networks import Network, against, chosen, yardstick
 from boxwood._internal.report.page.store_reader import Study
-from boxwood._internal.report.page.warnings import cautions
+from boxwood._internal.report.page.warnings import warnings_of
 from boxwood._internal.report.study import Finding, Measurement
 from boxwood.errors import BoxwoodError
 
@@ -26,7 +26,7 @@ Judge = Callable[[tuple[Measurement, ...]], Sequence[Finding]]
 def summary(
     study: Study, found: Sequence[Network], dense: Network | None, judge: Judge | None
 ) -> Section:
-    """Say what came out, and what stands against believing it.
+    """Say what came out, and what speaks against believing it.
 
     Args:
         study: its runs.
@@ -39,7 +39,7 @@ def summary(
     cards = _cards(dense, best, by.test)
     if cards:
         parts.append(Cards(cards))
-    notes = cautions(study, found, dense)
+    notes = warnings_of(study, found, dense)
     parts.append(
         Notes("Before you believe it", notes or [Note("fine", "Nothing was found to warn of.")])
     )

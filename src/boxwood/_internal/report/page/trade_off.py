@@ -26,21 +26,21 @@ def trade_off(
     found: Sequence[Network],
     dense: Network | None,
     costs: Sequence[Metric],
-    worths: Sequence[Metric],
+    qualities: Sequence[Metric],
 ) -> Figure:
-    """Draw worth against cost; every pair of the two can be chosen.
+    """Draw quality against cost; every pair of the two can be chosen.
 
     Args:
         found: the networks.
         dense: what they are compared with.
         costs: metrics for the horizontal axis that some network has.
-        worths: metrics for the vertical one.
+        qualities: metrics for the vertical one.
     """
     by = yardstick(found)
     fronts = {cost.name: front(found, cost) for cost in costs}
-    rows = [row for each in found for row in _rows(each, costs, worths, fronts)]
-    ends = {worth.name: _end(found, dense, worth) for worth in worths}
-    lower = {worth.name: worth.lower for worth in worths}
+    rows = [row for each in found for row in _rows(each, costs, qualities, fronts)]
+    ends = {quality.name: _end(found, dense, quality) for quality in qualities}
+    lower = {quality.name: quality.lower for quality in qualities}
     floors = {name: None if lower[name] else end for name, end in ends.items()}
     ceilings = {name: end if lower[name] else None for name, end in ends.items()}
     of_mean, of_seed = ({"filter": f"datum.what === '{what}'"} for what in ("mean", "seed"))
@@ -58,10 +58,10 @@ def trade_off(
             rows,
             [
                 {"calculate": "datum[cost]", "as": "x"},
-                {"calculate": "datum[worth]", "as": "y"},
-                {"calculate": "datum[worth + '_' + band + '_low']", "as": "low"},
-                {"calculate": "datum[worth + '_' + band + '_high']", "as": "high"},
-                {"calculate": "datum[worth + '_text']", "as": "text"},
+                {"calculate": "datum[quality]", "as": "y"},
+                {"calculate": "datum[quality + '_' + band + '_low']", "as": "low"},
+                {"calculate": "datum[quality + '_' + band + '_high']", "as": "high"},
+                {"calculate": "datum[quality + '_text']", "as": "text"},
                 {"calculate": "datum[cost + '_text']", "as": "at"},
                 {"filter": "isValid(datum.x) && isValid(datum.y)"},
             ],
@@ -69,7 +69,7 @@ def trade_off(
         "height": 420,
         "params": [
             {"name": "cost", "value": costs[0].name},
-            {"name": "worth", "value": worths[0].name},
+            {"name": "quality", "value": qualities[0].name},
             {"name": "band", "value": "interval"},
             {"name": "floors", "value": floors},
             {"name": "ceilings", "value": ceilings},
@@ -79,9 +79,9 @@ def trade_off(
             "y": {
                 "field": "y",
                 "type": "quantitative",
-                "axis": _y_axis(worths[0]),
-                "scale": {"zero": False, "domainMin": {"expr": "floors[worth]"},
-                          "domainMax": {"expr": "ceilings[worth]"}},
+                "axis": _y_axis(qualities[0]),
+                "scale": {"zero": False, "domainMin": {"expr": "floors[quality]"},
+                          "domainMax": {"expr": "ceilings[quality]"}},
             },
         },
         "layer": [
@@ -93,7 +93,7 @@ def trade_off(
                 },
                 "encoding": {"order": {"field": "x"}},
             },
-            *_dense_rule(dense, worths),
+            *_dense_rule(dense, qualities),
             _clipped(band(coloured), of_mean, known),
             _clipped(bars(coloured), of_mean, known),
             _clipped(line({**coloured, "strokeDash": look["strokeDash"], "order": {"field": "x"}}), of_mean),
@@ -125,9 +125,9 @@ def trade_off(
                 }) for cost in costs
             ]),
             Control("Vertical", [
-                Option(worth.title, {
-                    "/params/1/value": worth.name, "/encoding/y/axis": _y_axis(worth),
-                }) for worth in worths
+                Option(quality.title, {
+                    "/params/1/value": quality.name, "/encoding/y/axis": _y_axis(quality),
+                }) for quality in qualities
             ]),
             Control("Range", [
                 Option("near the dense network", {}),
@@ -153,7 +153,7 @@ def _clipped(layer: Spec, *transforms: Spec) -> Spec:
 def _rows(
     network: Network,
     costs: Sequence[Metric],
-    worths: Sequence[Metric],
+    qualities: Sequence[Metric],
     fronts: Mapping[str, set[str]],
 ) -> list[dict[str, Any]]:
     about = {"series": network.curve, "name": network.name, "n": network.seeds}
@@ -162,18 +162,18 @@ def _rows(
         mean[cost.name] = at = _placed(cost, network.mean(cost))
         mean[f"{cost.name}_text"] = _said(cost, at)
         mean[f"front_{cost.name}"] = network.name in fronts[cost.name]
-    for worth in worths:
-        interval, values = network.interval(worth), network.values(worth)
+    for quality in qualities:
+        interval, values = network.interval(quality), network.values(quality)
         if interval is None:
             continue
-        mean[worth.name] = interval.estimate
-        mean[f"{worth.name}_interval_low"] = interval.low
-        mean[f"{worth.name}_interval_high"] = interval.high
-        mean[f"{worth.name}_range_low"] = min(values)
-        mean[f"{worth.name}_range_high"] = max(values)
+        mean[quality.name] = interval.estimate
+        mean[f"{quality.name}_interval_low"] = interval.low
+        mean[f"{quality.name}_interval_high"] = interval.high
+        mean[f"{quality.name}_range_low"] = min(values)
+        mean[f"{quality.name}_range_high"] = max(values)
         ends = (interval.low, interval.high)
-        mean[f"{worth.name}_text"] = worth.show(interval.estimate) + (
-            " (1 seed)" if None in ends else f" [{', '.join(worth.show(e) for e in ends)}]"
+        mean[f"{quality.name}_text"] = quality.show(interval.estimate) + (
+            " (1 seed)" if None in ends else f" [{', '.join(quality.show(e) for e in ends)}]"
         )
     seeds = []
     for each in network.members:
@@ -181,9 +181,9 @@ def _rows(
         for cost in costs:
             row[cost.name] = at = _placed(cost, cost.of(each))
             row[f"{cost.name}_text"] = _said(cost, at)
-        for worth in worths:
-            row[worth.name] = value = worth.of(each)
-            row[f"{worth.name}_text"] = None if value is None else worth.show(value)
+        for quality in qualities:
+            row[quality.name] = value = quality.of(each)
+            row[f"{quality.name}_text"] = None if value is None else quality.show(value)
         seeds.append(row)
     return [mean, *seeds]
 
@@ -208,29 +208,32 @@ def _x_axis(found: Sequence[Network], cost: Metric) -> dict[str, Any]:
     return channel("x", cost.title, padding=14)
 
 
-def _y_axis(worth: Metric) -> dict[str, Any]:
-    return {"title": worth.title, "format": ".1~%" if worth.show is percent else "~s"}
+def _y_axis(quality: Metric) -> dict[str, Any]:
+    return {"title": quality.title, "format": ".1~%" if quality.show is percent else "~s"}
 
 
-def _end(found: Sequence[Network], dense: Network | None, worth: Metric) -> float:
+def _end(found: Sequence[Network], dense: Network | None, quality: Metric) -> float:
     """Where the closer view ends on the bad side: far below, or high above, the dense network."""
-    values = [value for each in found for value in each.values(worth)] or [0.0]
-    anchor = None if dense is None else dense.mean(worth)
-    if worth.lower:
+    values = [value for each in found for value in each.values(quality)] or [0.0]
+    anchor = None if dense is None else dense.mean(quality)
+    if quality.lower:
         return max(values) if anchor is None else min(max(values), anchor + _PART * abs(anchor))
-    if anchor is None or worth.show is not percent:
+    if anchor is None or quality.show is not percent:
         return min(values)
     return max(min(values), anchor - _MARGIN)
 
 
-def _dense_rule(dense: Network | None, worths: Sequence[Metric]) -> list[dict[str, Any]]:
+def _dense_rule(dense: Network | None, qualities: Sequence[Metric]) -> list[dict[str, Any]]:
     if dense is None:
         return []
-    row = {worth.name: dense.mean(worth) for worth in worths}
+    row = {quality.name: dense.mean(quality) for quality in qualities}
     return [
         {
             "data": {"values": [row]},
-            "transform": [{"calculate": "datum[worth]", "as": "y"}, {"filter": "isValid(datum.y)"}],
+            "transform": [
+                {"calculate": "datum[quality]", "as": "y"},
+                {"filter": "isValid(datum.y)"},
+            ],
             "mark": {"type": "rule", "strokeDash": [6, 4], "strokeWidth": 1.2},
             "encoding": {"x": None, "y": {"field": "y", "type": "quantitative"}},
         }

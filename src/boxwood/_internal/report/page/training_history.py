@@ -174,6 +174,6 @@ def numbers(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def thinned(rows: Sequence[Mapping[str, Any]], most: int) -> Sequence[Mapping[str, Any]]:
-    """Take at most so many rows, evenly spaced, the last among them."""
+    """Take at most ``most`` rows, evenly spaced, the last among them."""
     every = -(-len(rows) // most)
     return [row for i, row in enumerate(rows) if (len(rows) - 1 - i) % every == 0]

@@ -1,4 +1,4 @@
-"""What stands between the numbers and a conclusion, found in the store itself."""
+"""Warnings: what keeps the numbers from a conclusion, found in the store itself."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -18,7 +18,7 @@ _SAME_LEVEL = 0.1
 """Two networks are of one sparsity when the weights they kept differ by less than this part."""
 
 
-def cautions(study: Study, found: Sequence[Network], dense: Network | None) -> list[Note]:
+def warnings_of(study: Study, found: Sequence[Network], dense: Network | None) -> list[Note]:
     """List everything that limits what may be concluded, the gravest first."""
     notes = [
         *_test_used(study, found),
