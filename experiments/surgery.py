@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from boxwood._internal.core.criteria import magnitude
-from boxwood._internal.graph.compensate import compensate, reestimate_batch_norm_
+from boxwood._internal.graph.batch_norm import reestimate_batch_norm_
+from boxwood._internal.graph.compensate import compensate
 from boxwood._internal.graph.ranking import best_units
 from boxwood._internal.graph.scoring import score_units
 from boxwood._internal.graph.selection import UnitSelection
