@@ -123,6 +123,7 @@ def test_what_layers_read_and_return_is_what_whole_passes_show(name: str) -> Non
                     assert torch.equal(ours[1], theirs[1])
 
 
+@pytest.mark.filterwarnings("ignore::boxwood.errors.TooFewExamples")  # of one of these networks
 @pytest.mark.parametrize("name", NETS)
 def test_compensation_with_and_without_skipping_is_the_same(
     name: str, monkeypatch: pytest.MonkeyPatch
@@ -144,7 +145,7 @@ def test_work_grows_with_the_depth_and_not_with_its_square() -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             net = Deep(depth).eval()
-        x = torch.ones(3, 4)
+        x = torch.ones(8, 4)
         selection = select_units(find_units(net, x), 0.5)
         small = shrink(net, selection)
         count = 0

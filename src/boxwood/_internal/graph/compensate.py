@@ -130,9 +130,10 @@ def compensate(
             if batch_norm:
                 reestimate_batch_norm_(repaired, data, group=group)
         if short:
+            more = f" and {len(short) - 3} more layers" if len(short) > 3 else ""
             warnings.warn(
-                f"Expected batches with more rows than a layer has unknowns, got {', '.join(short)}; "
-                f"give more examples, or a higher ridge.",
+                f"Expected batches with more rows than a layer has unknowns, got "
+                f"{', '.join(short[:3])}{more}; give more examples, or a higher ridge.",
                 TooFewExamples,
                 stacklevel=2,
             )
