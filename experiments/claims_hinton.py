@@ -6,7 +6,7 @@ The only figures written here are the paper's own.
 from collections.abc import Callable
 from functools import partial
 
-from result_files import DATA, best_soft, better, network, not_judged
+from result_files import DATA, best, best_soft, better, network, not_judged
 
 from boxwood._internal.report.claims import Claim, Fault, NotRun, Report
 from boxwood._internal.report.estimates import over_seeds
@@ -185,7 +185,7 @@ def _missing_class_recall(report: Report) -> Finding:
 
 
 def _half_of_the_gain(report: Report) -> Finding:
-    soft, single = network(report, best_soft(report)), network(report, "single")
+    soft, single = network(report, best_soft(report)), network(report, best(report, "single"))
     return compared(
         "", [(1.0, soft), (-0.5, single), (-0.5, network(report, "ensemble"))],
         unit="points beyond half of the gain",

@@ -71,26 +71,30 @@ def claims() -> list[Claim]:
     gnmt = "80 % 26.86, dense 768 of three times the non-zeros 26.63 (BLEU, recalled in part)"
     width = "sparse 61.8, dense 50.6 % at 0.46 million (recalled)"
     return [
-        language(f"{equal} at the non-zeros of 16 units", lstm, partial(_loss_of, ours="as 16", theirs="dense 16")),
-        language(f"{equal} at the non-zeros of 32 units", lstm, partial(_loss_of, ours="as 32", theirs="dense 32"), ONE_EPOCH),
-        language(f"{equal} in the bytes of 16 units, bit mask included", lstm, partial(_loss_of, ours="bytes of 16", theirs="dense 16")),
-        language(f"{equal} in the bytes of 32 units, bit mask included", lstm, partial(_loss_of, ours="bytes of 32", theirs="dense 32"), ONE_EPOCH),
-        language("at 80 % within 3 % of the dense perplexity", "77.52 against 78.45 (recalled)", partial(_loss_of, ours="80 %", theirs="dense 64", limit=-log(1.03)), ONE_EPOCH),
-        language("the cubic rise beats a linear one", "not measured in the paper", partial(_loss_of, ours="as 16", theirs="as 16 linear"), ONE_EPOCH),
-        language("the cubic rise beats one shot at its end", "gradual is better", partial(_loss_of, ours="as 16", theirs="as 16 one-shot"), ONE_EPOCH),
-        language("pruning while the rate is high beats pruning after it fell", "no chance to recover at a tiny rate", partial(_loss_of, ours="as 16", theirs="as 16 late"), ONE_EPOCH),
+        language(f"{equal} at the non-zeros of the smallest", lstm, partial(_loss_of, ours="as {small}", theirs="dense {small}")),
+        language(f"{equal} at the non-zeros of the middle one", lstm, partial(_loss_of, ours="as {middle}", theirs="dense {middle}"), ONE_EPOCH),
+        language(f"{equal} in the bytes of the smallest, bit mask included", lstm, partial(_loss_of, ours="bytes of {small}", theirs="dense {small}")),
+        language(f"{equal} in the bytes of the middle one, bit mask included", lstm, partial(_loss_of, ours="bytes of {middle}", theirs="dense {middle}"), ONE_EPOCH),
+        language("at 80 % within 3 % of the dense perplexity", "77.52 against 78.45 (recalled)", partial(_loss_of, ours="80 %", theirs="dense {large}", limit=-log(1.03)), ONE_EPOCH),
+        language("the cubic rise beats a linear one", "not measured in the paper", partial(_loss_of, ours="as {small}", theirs="as {small} linear"), ONE_EPOCH),
+        language("the cubic rise beats one shot at its end", "gradual is better", partial(_loss_of, ours="as {small}", theirs="as {small} one-shot"), ONE_EPOCH),
+        language("pruning while the rate is high beats pruning after it fell", "no chance to recover at a tiny rate", partial(_loss_of, ours="as {small}", theirs="as {small} late"), ONE_EPOCH),
         sounds(f"{equal} at the non-zeros of 64 units", gnmt, partial(_sounds, ours="sparse, non-zeros of 64", theirs="dense 64")),
         sounds(f"{equal} at the non-zeros of 40 units", gnmt, partial(_sounds, ours="sparse, non-zeros of 40", theirs="dense 40")),
         sounds(f"{equal} in the bytes of 64 units", gnmt, partial(_sounds, ours="sparse 80 %", theirs="dense 64")),
         sounds(f"{equal} in the bytes of 40 units", gnmt, partial(_sounds, ours="sparse, bytes of 40", theirs="dense 40")),
         sounds("at 80 % within 3 % of the dense perplexity", "26.86 against 26.77 BLEU", partial(_sounds, ours="sparse 80 %", theirs="dense 128", limit=-log(1.03))),
-        sounds("layers pruned one after another are better than all together", "best of three schemes on average", partial(_sounds, ours="layer by layer, non-zeros of 64", theirs="sparse, non-zeros of 64")),
+        sounds("layers pruned one after another are better than all together", "best of three schemes on average", partial(_sounds, ours="sparse, non-zeros of 64", theirs="all together, non-zeros of 64")),
         mobile(f"{equal} at the non-zeros of width 0.1875", width, lambda r: better(r, "", "as 0.1875", "dense 0.1875")),
         mobile(f"{equal} at the non-zeros of width 0.25", width, lambda r: better(r, "", "as 0.25", "dense 0.25")),
     ]  # fmt: skip
 
 
 def _loss_of(report: Report, *, ours: str, theirs: str, limit: float = 0.0) -> Finding:
+    dense = {row["name"] for row in report["runs"] if row["name"].startswith("dense ")}
+    sizes = sorted(int(name.removeprefix("dense ")) for name in dense)
+    named = dict(zip(("small", "middle", "large"), sizes, strict=True))
+    ours, theirs = ours.format(**named), theirs.format(**named)
     return lower_loss(report, "", ours, theirs, limit, "nats a word")
 
 

@@ -43,7 +43,8 @@ BOUNDS = (2.0, 4.0, 8.0)  # percentage points; the paper has 0.5, 1, 2 and 4
 BASELINES: dict[str, Criterion] = {
     "L1": magnitude,
     "Taylor": taylor,
-    **{f"random {draw}": Call.of(random, draw=draw) for draw in range(3)},
+    "random": random,
+    **{f"random {draw}": Call.of(random, draw=draw) for draw in (1, 2)},
 }
 SLACK = 0.5  # points of validation accuracy by which a bound may be missed
 

@@ -49,16 +49,21 @@ def lower_loss(
 
 def best_soft(report: Report, label: str = "") -> str:
     """The taught network of the highest mean validation accuracy."""
+    return best(report, "soft", label)
+
+
+def best(report: Report, start: str, label: str = "") -> str:
+    """The network of the highest mean validation accuracy, of those whose names start alike."""
     names = dict.fromkeys(row["name"] for row in report["runs"])
-    soft = [n for n in names if n.startswith("soft") and n.endswith(label)]
-    if not soft:
-        raise NotRun("no taught network yet")
+    found = [n for n in names if n.startswith(start) and n.endswith(label)]
+    if not found:
+        raise NotRun(f"no network {start!r} yet")
 
     def validation(name: str) -> float:
         rows = network(report, name).values()
         return sum(value_of(row, "validation", "right") for row in rows) / len(rows)
 
-    return max(soft, key=validation)
+    return max(found, key=validation)
 
 
 def first_run(report: Report, names: Sequence[str]) -> str:

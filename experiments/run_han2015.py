@@ -39,6 +39,7 @@ WANTED = (
 STUDIES = (
     ("lenet_300_100", "fashion-mnist"),
     ("lenet_300_100", "mnist"),
+    ("lenet5", "mnist"),
     ("lenet5", "fashion-mnist"),
 )
 

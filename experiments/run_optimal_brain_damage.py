@@ -40,7 +40,7 @@ from boxwood._internal.train.losses import squared_error
 HERE = Path(__file__).parent
 STUDY = HERE / "optimal_brain_damage.py"
 INPUTS = ("standardised", "one_mean", "shifted")
-DRAWS = ("random 0", "random 1", "random 2")
+DRAWS = ("random", "random 1", "random 2")
 GRADIENT = 1e-6  # of the study, at which a network is at a minimum
 SHOWN = 1e-2  # the decay of the picture
 FIRST = 0.1  # fraction deleted that is drawn
