@@ -1,6 +1,7 @@
 """What tests of several folders share: what a store holds, stops and commands in processes of their own."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -167,3 +168,14 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
     found = Forks(tmp_path_factory.mktemp("forks"))
     yield found
     found.close()
+
+
+@pytest.fixture
+def quick_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let processes of a pool be forked from one that has imported Boxwood, as by `forks`.
+
+    The server lives as long as the tests: they pay for one import instead of one for each process.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["boxwood._internal.agent.environment"])
+    monkeypatch.setattr("boxwood._internal.agent.environment.get_context", lambda _: context)

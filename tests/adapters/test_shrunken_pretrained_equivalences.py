@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import Result
 from typer.testing import CliRunner
 
 from boxwood._internal.cli.main import app
@@ -84,6 +85,13 @@ def test_from_pretrained_gives_the_shrunken_model(name: str, tmp_path: Path) -> 
     assert model.config.to_dict() == made(name, settings).config.to_dict()
 
 
+def shrunken(folder: Path, keep: float, *more: object) -> Result:
+    """Shrink a folder by magnitude into one next to it, by the command."""
+    small = folder.parent / "small"
+    call = ("shrink", folder, small, "--keep", keep, "--by", "magnitude", *more)
+    return CliRunner().invoke(app, [str(word) for word in call])
+
+
 @pytest.mark.parametrize(
     ("name", "dtype", "layers"),
     [
@@ -97,17 +105,7 @@ def test_deep_models_in_their_own_precision(
 ) -> None:
     """As real folders are: up to 24 layers, half precision, and rotary frequencies that stay in float32."""
     made(name, {**GROUPED, "num_hidden_layers": layers}).to(dtype).save_pretrained(tmp_path / "big")
-    call = [
-        "shrink",
-        str(tmp_path / "big"),
-        str(tmp_path / "small"),
-        "--keep",
-        "0.7",
-        "--by",
-        "magnitude",
-        "--json",
-    ]
-    done = CliRunner().invoke(app, call)
+    done = shrunken(tmp_path / "big", 0.7, "--json")
     assert done.exit_code == 0, done.exception
     told = json.loads(done.stdout)["equivalence"]
     assert told["equivalent"]
@@ -148,17 +146,7 @@ def test_more_is_kept_where_a_configuration_asks_for_it(
     name: str, settings: dict[str, Any], fields: dict[str, int], whole: int, tmp_path: Path
 ) -> None:
     made(name, settings).save_pretrained(tmp_path / "big")
-    call = [
-        "shrink",
-        str(tmp_path / "big"),
-        str(tmp_path / "small"),
-        "--keep",
-        "0.7",
-        "--by",
-        "magnitude",
-        "--json",
-    ]
-    done = CliRunner().invoke(app, [*call, "--multiple", "1"])
+    done = shrunken(tmp_path / "big", 0.7, "--json", "--multiple", 1)
     assert done.exit_code == 0, done.exception
     assert len(json.loads(done.stdout)["whole"]) == whole
     again = getattr(transformers, name).from_pretrained(tmp_path / "small")
@@ -169,16 +157,7 @@ def test_a_model_that_no_configuration_makes_smaller_is_refused(tmp_path: Path) 
     """Bloom has one field for the width of the stream, of heads and of hidden layers."""
     settings = {"hidden_size": 16, "n_layer": 2, "n_head": 4, "vocab_size": 40}
     made("BloomForCausalLM", settings).save_pretrained(tmp_path / "big")
-    call = [
-        "shrink",
-        str(tmp_path / "big"),
-        str(tmp_path / "small"),
-        "--keep",
-        "0.7",
-        "--by",
-        "magnitude",
-    ]
-    done = CliRunner().invoke(app, call)
+    done = shrunken(tmp_path / "big", 0.7)
     assert isinstance(done.exception, ConfigurationError)
     assert not (tmp_path / "small").exists()
 
@@ -221,23 +200,13 @@ def test_command_line(tmp_path: Path) -> None:
     model.config.use_cache = True
     model.save_pretrained(tmp_path / "llama", max_shard_size="4KB")  # several shards and an index
     (tmp_path / "llama" / "tokenizer_config.json").write_text('{"a": 1}')
-    call = [
-        "shrink",
-        str(tmp_path / "llama"),
-        str(tmp_path / "small"),
-        "--keep",
-        "0.5",
-        "--by",
-        "magnitude",
-        "--json",
-    ]
-    done = CliRunner().invoke(app, call)
+    done = shrunken(tmp_path / "llama", 0.5, "--json")
     assert done.exit_code == 0, done.output
     config = json.loads((tmp_path / "small" / "config.json").read_text())
     assert (config["hidden_size"], config["use_cache"]) == (8, True)
     assert (tmp_path / "small" / "tokenizer_config.json").read_text() == '{"a": 1}'
     assert not list((tmp_path / "small").glob("*.index.json"))
-    assert "new or an empty folder" in str(CliRunner().invoke(app, call).exception)
+    assert "new or an empty folder" in str(shrunken(tmp_path / "llama", 0.5).exception)
 
 
 def test_masked_models_are_written_with_plain_weights(tmp_path):

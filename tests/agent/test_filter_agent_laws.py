@@ -258,7 +258,7 @@ def test_a_try_computes_what_the_masked_network_computes(make):
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
 
 
-def test_tries_in_processes_are_the_same_tries():
+def test_tries_in_processes_are_the_same_tries(quick_processes):
     """Two processes give the drops that one gives, in their order."""
     torch.manual_seed(0)
     tries = _tries(small_vgg(widths=(4, 4)), 1)

@@ -114,7 +114,7 @@ def test_an_unknown_layer_is_named(store):
         run(Genesis(model=NET, data=digits), (AGENT[0], search), store)
 
 
-def test_two_processes_search_as_one_does(store):
+def test_two_processes_search_as_one_does(store, quick_processes):
     """The facts do not depend on how many processes try."""
     dense = _after(store, AGENT, 1)
     brief = Training(steps=2, batch=60, optimizer=SGD(lr=0.01))
