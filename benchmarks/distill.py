@@ -20,7 +20,7 @@ from boxwood._internal.distill.ensembles import forward_of
 from boxwood._internal.distill.losses import Distillation
 from boxwood._internal.recipes.phase import Genesis
 from boxwood._internal.recipes.specialists import generalist, specialists
-from boxwood._internal.runs.runner import Job, run, run_all
+from boxwood._internal.runs.runner import Job, run_all, run_recipe
 from boxwood._internal.runs.store import Store
 from boxwood._internal.train.loop import train_
 from boxwood._internal.train.optimizers import SGD
@@ -87,7 +87,7 @@ def processes(quick: bool) -> Row:
     jobs = json.dumps([encode((genesis, member)) for member in recipe[-1].members])
     with tempfile.TemporaryDirectory() as folder:
         start = Path(folder) / "start"
-        run(genesis, recipe[:-1], Store(start))
+        run_recipe(genesis, recipe[:-1], Store(start))
         times: dict[int, list[float]] = {1: [], 2: []}
         for repeat in range(2 if quick else 7):
             for count in (1, 2) if repeat % 2 else (2, 1):

@@ -28,18 +28,18 @@ from boxwood._internal.zoo.lenet import lenet_300_100
 BRANCHES, SEEDS, KEPT = 20, 10, (0.5, 0.3, 0.2, 0.12, 0.08, 0.05)
 EPOCHS = 5
 ABOUT = {"provenance": {"processor": "synthetic", "torch": "-", "threads": 1, "seconds": 1.0}}
-PHASES = "boxwood._internal.recipes.phases"
+PHASES = "boxwood.phases"
 
 
 def fill(store: Store) -> None:
     """Write 200 runs of 18 phases; states that are alike are one file on the disk."""
     weights = {n: t.detach() for n, t in lenet_300_100().state_dict().items()}
-    training = {"is": "boxwood._internal.train.settings:Training", "epochs": EPOCHS, "batch": 60}
+    training = {"is": "boxwood.training:Training", "epochs": EPOCHS, "batch": 60}
     for seed in range(SEEDS):
         genesis = {
-            "is": "boxwood._internal.recipes.phase:Genesis", "seed": seed,
-            "model": {"function": "boxwood._internal.zoo.lenet:lenet_300_100"},
-            "data": {"function": "boxwood._internal.data.idx:fashion_mnist"},
+            "is": "boxwood.recipes:Genesis", "seed": seed,
+            "model": {"function": "boxwood.networks:lenet_300_100"},
+            "data": {"function": "boxwood.data:fashion_mnist"},
         }  # fmt: skip
         start = digest(genesis)
         _commit(store, start, genesis, None, {}, weights, 1.0)
@@ -82,14 +82,14 @@ def _level(
         "multiply_adds": left, "dense_multiply_adds": whole, "bytes": 5 * left,
         "dense_bytes": 4 * whole, "layers": layers,
     }  # fmt: skip
-    prune = {"is": f"{PHASES}.prune:Prune", "sparsity": 1 - kept, "variant": branch, "label": ""}
+    prune = {"is": f"{PHASES}:Prune", "sparsity": 1 - kept, "variant": branch, "label": ""}
     return [
         (prune, {"sparsity": 1 - kept, "kept": {f"{x['name']}.weight": x["kept"] for x in layers}}),
         (
-            {"is": f"{PHASES}.train:Train", "training": training, "label": ""},
+            {"is": f"{PHASES}:Train", "training": training, "label": ""},
             {"history": history, "epochs": EPOCHS},
         ),
-        ({"is": f"{PHASES}.measure:Measure", "label": f"round-{level}"}, measured),
+        ({"is": f"{PHASES}:Measure", "label": f"round-{level}"}, measured),
     ]
 
 

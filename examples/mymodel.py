@@ -3,7 +3,11 @@
 import torch
 from torch import nn
 
-from boxwood import SGD, Experiment, Splits, Training, dense, from_tensors, iterative
+from boxwood import Experiment
+from boxwood.data import Splits, from_tensors
+from boxwood.optim import SGD
+from boxwood.recipes import dense, iterative
+from boxwood.training import Training
 
 
 def model() -> nn.Module:

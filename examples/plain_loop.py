@@ -5,11 +5,11 @@ from torch import nn
 from torch.nn import functional
 
 import boxwood
-from boxwood._internal.data.digits import digits
-from boxwood._internal.train.metrics import accuracy
+from boxwood.data import digits
+from boxwood.training import accuracy
 
 
-def train(net: nn.Module, data: boxwood.Splits, epochs: int, lr: float, masks=None) -> None:
+def train(net: nn.Module, data: boxwood.data.Splits, epochs: int, lr: float, masks=None) -> None:
     """An ordinary loop; the one line that is Boxwood's holds the masks."""
     optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=0.9)
     held = boxwood.MaskBinding(net, optimizer, masks) if masks else None

@@ -13,8 +13,8 @@ from result_files import DATA, at_stop, better, controls, not_judged, stops, tic
 
 from boxwood._internal.report.claims import Claim, Report
 from boxwood._internal.report.estimates import over_seeds
-from boxwood._internal.report.study import Finding
 from boxwood._internal.report.verdicts import compared, exceeds
+from boxwood.runs import Finding
 
 Judge = Callable[[Report], Finding]
 

@@ -11,8 +11,8 @@ from result_files import DATA, better, first_run, network
 
 from boxwood._internal.report.claims import Claim, Fault, NotRun, Report
 from boxwood._internal.report.contrasts import difference
-from boxwood._internal.report.study import Finding
 from boxwood._internal.report.verdicts import exceeds
+from boxwood.runs import Finding
 
 Judge = Callable[[Report], Finding]
 

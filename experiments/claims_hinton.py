@@ -10,8 +10,8 @@ from result_files import DATA, best, best_soft, better, network, not_judged
 
 from boxwood._internal.report.claims import Claim, Fault, NotRun, Report
 from boxwood._internal.report.estimates import over_seeds
-from boxwood._internal.report.study import Finding
 from boxwood._internal.report.verdicts import compared, exceeds
+from boxwood.runs import Finding
 
 Judge = Callable[[Report], Finding]
 

@@ -13,8 +13,8 @@ from scipy.stats import page_trend_test
 from boxwood._internal.report.claims import Claim, Fault, NotRun, Report
 from boxwood._internal.report.contrasts import difference
 from boxwood._internal.report.estimates import over_seeds
-from boxwood._internal.report.study import Finding
 from boxwood._internal.report.verdicts import all_hold, by_p_value, compared, exceeds
+from boxwood.runs import Finding
 
 Judge = Callable[[Report], Finding]
 

@@ -12,8 +12,8 @@ from result_files import not_judged, rows_of
 
 from boxwood._internal.report.claims import Claim, Fault, NotRun, Report
 from boxwood._internal.report.estimates import over_seeds
-from boxwood._internal.report.study import Finding
 from boxwood._internal.report.verdicts import all_hold, exceeds, in_every_seed
+from boxwood.runs import Finding
 
 Judge = Callable[[Report], Finding]
 

@@ -12,8 +12,8 @@ from result_files import better, lower_loss
 
 from boxwood._internal.report.claims import Claim, Fault, NotRun, Report
 from boxwood._internal.report.estimates import over_seeds
-from boxwood._internal.report.study import Finding
 from boxwood._internal.report.verdicts import exceeds
+from boxwood.runs import Finding
 
 Judge = Callable[[Report], Finding]
 

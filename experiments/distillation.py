@@ -13,34 +13,29 @@ from functools import partial
 from math import prod
 from typing import Any
 
-from boxwood import SGD, Adam, Call, Experiment, Splits, Training
-from boxwood._internal.data.augmentation import FlipAndCrop
-from boxwood._internal.data.digits import digits
-from boxwood._internal.data.idx import fashion_mnist, mnist
-from boxwood._internal.data.subsets import first_examples, without_classes
-from boxwood._internal.distill.ensembles import arithmetic_mean
-from boxwood._internal.distill.losses import Distillation
-from boxwood._internal.recipes.phases.measure_teacher import MeasureTeacher
-from boxwood._internal.recipes.phases.shift_bias import ShiftBias
-from boxwood._internal.recipes.specialists import generalist
-from boxwood._internal.recipes.specialists import specialists as with_specialists
-from boxwood._internal.recipes.teacher_student import (
-    shifted,
-    student,
-    trained,
-    trained_teacher,
-    with_teacher,
-)
-from boxwood._internal.recipes.teachers import PastNetwork, Teacher
-from boxwood._internal.recipes.three_step import iterative
+from boxwood import Experiment
+from boxwood._internal.recipes.teacher_student import shifted, trained
 from boxwood._internal.report.contrasts import BySeed, average, difference
 from boxwood._internal.report.estimates import over_seeds
-from boxwood._internal.report.study import Finding, Measurement, by_seed, facts_by_seed
+from boxwood._internal.report.study import by_seed, facts_by_seed
 from boxwood._internal.report.verdicts import compared, corrected, exceeds, shown
-from boxwood._internal.train.lr_schedules import StepDecay
-from boxwood._internal.train.settings import Regularisation
-from boxwood._internal.zoo.lenet import lenet_300_100
-from boxwood._internal.zoo.wide_nets import wide_net
+from boxwood.data import (
+    FlipAndCrop,
+    Splits,
+    digits,
+    fashion_mnist,
+    first_examples,
+    mnist,
+    without_classes,
+)
+from boxwood.distill import Distillation, PastNetwork, Teacher, arithmetic_mean, with_teacher
+from boxwood.networks import lenet_300_100, wide_net
+from boxwood.optim import SGD, Adam, StepDecay
+from boxwood.phases import MeasureTeacher, ShiftBias
+from boxwood.recipes import Call, generalist, iterative, student, trained_teacher
+from boxwood.recipes import specialists as with_specialists
+from boxwood.runs import Finding, Measurement
+from boxwood.training import Regularisation, Training
 from boxwood_studies.glyphs import accents
 from boxwood_studies.speech import speech
 

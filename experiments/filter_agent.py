@@ -18,23 +18,20 @@ from dataclasses import replace
 import torch
 from scipy.stats import page_trend_test
 
-from boxwood import Adam, Call, Experiment, Splits, Training
-from boxwood._internal.agent.search import TryAndLearn, best_rewarded
-from boxwood._internal.core.criteria import magnitude, random, taylor
-from boxwood._internal.data.idx import fashion_mnist
-from boxwood._internal.data.subsets import first_examples
-from boxwood._internal.model.scoring import Criterion
-from boxwood._internal.recipes.filter_agent import by_sensitivity, filter_agent, layers_of, ranked
-from boxwood._internal.recipes.phase import Recipe
-from boxwood._internal.recipes.phases.measure import Measure
-from boxwood._internal.recipes.phases.rewind import Reinitialise
-from boxwood._internal.recipes.phases.search_filters import SearchFilters
-from boxwood._internal.recipes.three_step import dense
+from boxwood import Experiment
+from boxwood._internal.recipes.filter_agent import layers_of
 from boxwood._internal.report.contrasts import difference
-from boxwood._internal.report.study import Finding, Measurement, by_seed, facts_by_seed
+from boxwood._internal.report.study import by_seed, facts_by_seed
 from boxwood._internal.report.verdicts import by_p_value, compared, corrected, exceeds
-from boxwood._internal.train.lr_schedules import StepDecay
-from boxwood._internal.zoo.cifar_nets import small_resnet, small_vgg
+from boxwood.agent import TryAndLearn, best_rewarded
+from boxwood.criteria import Criterion, magnitude, random, taylor
+from boxwood.data import Splits, fashion_mnist, first_examples
+from boxwood.networks import small_resnet, small_vgg
+from boxwood.optim import Adam, StepDecay
+from boxwood.phases import Measure, Reinitialise, SearchFilters
+from boxwood.recipes import Call, Recipe, by_sensitivity, dense, filter_agent, ranked
+from boxwood.runs import Finding, Measurement
+from boxwood.training import Training
 from boxwood_studies.halved_images import halved
 from boxwood_studies.scenes import scenes
 from boxwood_studies.segmentation_nets import encoder_decoder

@@ -22,17 +22,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save, save_file
 
+from boxwood import find_units, select_units, shrink
 from boxwood._internal.files.checkpoint import read_index
 from boxwood._internal.files.header import announced_length, parse_header
-from boxwood._internal.files.mask_files import load_masks
-from boxwood._internal.files.packed import pack_file, unpack_file
-from boxwood._internal.files.streaming import prune_checkpoint
 from boxwood._internal.graph.record import load_shrunken, record_of, save_shrunken
-from boxwood._internal.graph.shrink import shrink
-from boxwood._internal.graph.units import find_units
-from boxwood._internal.recipes.unit_selection import select_units
 from boxwood._internal.runs.provenance import provenance
 from boxwood.errors import BoxwoodError
+from boxwood.files import load_masks, pack_file, unpack_file
+from boxwood.oneshot import prune_checkpoint
 
 PATH = Path("fuzzed.safetensors")
 SHARES = {"headers": 0.94, "indexes": 0.03, "packed": 0.018, "masks": 0.01, "checkpoints": 0.002, "shrunken": 0.01}  # fmt: skip

@@ -13,20 +13,19 @@ was not after the decay).
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from boxwood import SGD, Call, Experiment, Splits, Training
-from boxwood._internal.core.schedules import Linear
-from boxwood._internal.data.idx import fashion_mnist
-from boxwood._internal.model.prunable import Layers
-from boxwood._internal.recipes.gradual import Size, at_the_end, dense_training, gradual_pruning
+from boxwood import Experiment
 from boxwood._internal.recipes.gradual_networks import LANGUAGE_MODEL, MOBILENET, language_training
-from boxwood._internal.recipes.phase import Phase, Recipe
-from boxwood._internal.recipes.phases.measure import Measure
-from boxwood._internal.report.study import Finding, Measurement, facts_by_seed
+from boxwood._internal.report.study import facts_by_seed
 from boxwood._internal.report.verdicts import compared
-from boxwood._internal.train.losses import cross_entropy
-from boxwood._internal.train.lr_schedules import StepDecay
-from boxwood._internal.zoo.language_models import lstm_language_model
-from boxwood._internal.zoo.mobilenet import mobilenet_v1
+from boxwood.data import Splits, fashion_mnist
+from boxwood.layers import Layers
+from boxwood.networks import lstm_language_model, mobilenet_v1
+from boxwood.optim import SGD, StepDecay
+from boxwood.phases import Measure
+from boxwood.recipes import Call, Phase, Recipe, Size, at_the_end, dense_training, gradual_pruning
+from boxwood.runs import Finding, Measurement
+from boxwood.schedules import Linear
+from boxwood.training import Training, cross_entropy
 from boxwood_studies.brown import brown
 
 DENSE, AS, BYTES = "dense", "as", "bytes of"

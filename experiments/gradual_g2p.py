@@ -18,18 +18,18 @@ three seeds and of pruning all layers together); `tune` about 20 minutes a seed.
 from collections.abc import Callable, Iterable
 from math import log
 
-from boxwood import Adam, Call, Experiment, Splits, Training
-from boxwood._internal.core.policies import LayerByLayer
-from boxwood._internal.recipes.gradual import Size, dense_training, gradual_pruning, sparse_training
-from boxwood._internal.recipes.phase import Recipe
-from boxwood._internal.recipes.phases.measure import Measure
+from boxwood import Experiment
 from boxwood._internal.report.contrasts import difference
 from boxwood._internal.report.estimates import Estimate, over_seeds
-from boxwood._internal.report.study import Finding, Measurement, by_seed, facts_by_seed
+from boxwood._internal.report.study import by_seed, facts_by_seed
 from boxwood._internal.report.verdicts import corrected, exceeds
-from boxwood._internal.train.losses import cross_entropy
-from boxwood._internal.train.lr_schedules import StepDecay
-from boxwood._internal.train.settings import Regularisation
+from boxwood.data import Splits
+from boxwood.optim import Adam, StepDecay
+from boxwood.phases import Measure
+from boxwood.policies import LayerByLayer
+from boxwood.recipes import Call, Recipe, Size, dense_training, gradual_pruning, sparse_training
+from boxwood.runs import Finding, Measurement
+from boxwood.training import Regularisation, Training, cross_entropy
 from boxwood_studies.decode import Decode
 from boxwood_studies.pronunciations import LETTERS, PHONEMES, cmudict
 from boxwood_studies.seq2seq import gnmt, outside_attention

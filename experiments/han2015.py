@@ -23,24 +23,20 @@ from statistics import fmean
 import torch
 from torch import nn
 
-from boxwood import SGD, Experiment, Splits, Training
-from boxwood._internal.core.criteria import magnitude_over_std
-from boxwood._internal.data.idx import fashion_mnist
-from boxwood._internal.recipes.phase import Recipe
-from boxwood._internal.recipes.phases.measure import Measure
-from boxwood._internal.recipes.phases.prune import Prune
-from boxwood._internal.recipes.phases.rewind import Reinitialise
-from boxwood._internal.recipes.phases.scan import Scan
-from boxwood._internal.recipes.phases.train import Train
-from boxwood._internal.recipes.three_step import alternating, dense, iterative, one_shot
+from boxwood import Experiment
 from boxwood._internal.report.contrasts import difference
 from boxwood._internal.report.grids import inside
-from boxwood._internal.report.study import Finding, Measurement, by_seed, facts_by_seed
+from boxwood._internal.report.study import by_seed, facts_by_seed
 from boxwood._internal.report.verdicts import compared, corrected, in_every_seed, shown
-from boxwood._internal.train.lr_schedules import StepDecay
-from boxwood._internal.train.settings import Regularisation
-from boxwood._internal.zoo.lenet import lenet_5
-from boxwood._internal.zoo.lenet import lenet_300_100 as lenet_300_100_net
+from boxwood.criteria import magnitude_over_std
+from boxwood.data import Splits, fashion_mnist
+from boxwood.networks import lenet_5
+from boxwood.networks import lenet_300_100 as lenet_300_100_net
+from boxwood.optim import SGD, StepDecay
+from boxwood.phases import Measure, Prune, Reinitialise, Scan, Train
+from boxwood.recipes import Recipe, alternating, dense, iterative, one_shot
+from boxwood.runs import Finding, Measurement
+from boxwood.training import Regularisation, Training
 
 KEPT = (0.5, 0.3, 0.2, 0.12, 0.08, 0.05)
 

@@ -31,24 +31,22 @@ from typing import Any
 import torch
 from typer.testing import CliRunner
 
+from boxwood import Experiment
 from boxwood._internal.cli.execute import execute
 from boxwood._internal.cli.main import app
 from boxwood._internal.cli.serve import open_server
-from boxwood._internal.core.spec import Call, encode
-from boxwood._internal.data.digits import digits
-from boxwood._internal.recipes.phase import Experiment
-from boxwood._internal.recipes.structural import structural
-from boxwood._internal.recipes.three_step import dense
+from boxwood._internal.core.spec import encode
 from boxwood._internal.report.page.build import Report, articles
 from boxwood._internal.runs.provenance import provenance
-from boxwood._internal.runs.runner import Settings, jobs_of, run_all
-from boxwood._internal.runs.store import Store
 from boxwood._internal.runs.workers import order_for, work
-from boxwood._internal.train.optimizers import SGD
-from boxwood._internal.train.settings import Training
 from boxwood._internal.train.snapshots import Snapshot
-from boxwood._internal.zoo.lenet import lenet_300_100
+from boxwood.data import digits
 from boxwood.errors import BoxwoodError
+from boxwood.networks import lenet_300_100
+from boxwood.optim import SGD
+from boxwood.recipes import Call, dense, structural
+from boxwood.runs import RunSettings, Store, jobs_of, run_all
+from boxwood.training import Training
 
 PATIENCE = 20
 """Seconds after which a command counts as hanging."""
@@ -169,7 +167,7 @@ NOTE: dict[str, Damage] = {
     "no phases": edited(recipe=[]),
     "texts as phases": edited(recipe=["a", "b", "c"]),
     "a list as start": edited(genesis=[]),
-    "a start that is no start": edited(genesis={"is": "boxwood._internal.core.schedules:OneShot", "final": 0.5}),
+    "a start that is no start": edited(genesis={"is": "boxwood.schedules:OneShot", "final": 0.5}),
     "a text as seed": edited(genesis={"seed": "x"}),
 }  # fmt: skip
 RECORD: dict[str, Damage] = {
@@ -226,7 +224,7 @@ def resumed(store: Path) -> None:
 def worked(store: Path) -> None:
     """Begin as a worker does."""
     threads = torch.get_num_threads()
-    work(order_for(jobs_of(experiment(), range(1)), Store(store), Settings(), threads))
+    work(order_for(jobs_of(experiment(), range(1)), Store(store), RunSettings(), threads))
 
 
 def served(store: Path) -> None:
@@ -375,7 +373,7 @@ def payloads(folder: Path) -> dict[str, Any]:
 
     def call(function: str, **settings: Any) -> dict[str, Any]:
         settings_ = [[name, value] for name, value in sorted(settings.items())]
-        return {"is": "boxwood._internal.core.spec:Call", "function": {"function": function}, "settings": settings_}  # fmt: skip
+        return {"is": "boxwood.recipes:Call", "function": {"function": function}, "settings": settings_}  # fmt: skip
 
     touch = f"touch {marker}"
     return {

@@ -13,23 +13,18 @@ results have one reinitialised network a level and seed; `--set reinits=1` repea
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from boxwood import Call, Experiment, Splits, Training
+from boxwood import Experiment
 from boxwood._internal.core.shuffles import within_layers
-from boxwood._internal.data.idx import fashion_mnist
-from boxwood._internal.data.subsets import first_examples
 from boxwood._internal.recipes import lottery_networks as networks
-from boxwood._internal.recipes.lottery_ticket import (
-    Pruning,
-    lottery_ticket,
-    randomly_sparse,
-    reinitialised,
-)
-from boxwood._internal.recipes.phase import Recipe
-from boxwood._internal.report.study import Finding, Measurement, by_seed
+from boxwood._internal.recipes.lottery_ticket import Pruning
+from boxwood._internal.report.study import by_seed
 from boxwood._internal.report.tickets import EarlyStop, Verdict, early_stop, verdict
 from boxwood._internal.report.verdicts import corrected
-from boxwood._internal.zoo.conv_nets import conv_2
-from boxwood._internal.zoo.glorot import glorot
+from boxwood.data import Splits, fashion_mnist, first_examples
+from boxwood.networks import conv_2, glorot
+from boxwood.recipes import Call, Recipe, lottery_ticket, random_ticket, reinitialised_ticket
+from boxwood.runs import Finding, Measurement
+from boxwood.training import Training
 from boxwood_studies.halved_images import halved
 
 JUDGED = (7, 9)  # levels with 21.1 % and 13.5 % of LeNet's weights left
@@ -112,10 +107,10 @@ def _compared(
     for level in compared:
         for index in range(1, reinits + 1):
             name = f"{prefix}reinit {index} at {level}"
-            branches.append((name, reinitialised(ticket, level, index=index)))
+            branches.append((name, reinitialised_ticket(ticket, level, index=index)))
         if random:
             name = f"{prefix}random at {level}"
-            branches.append((name, randomly_sparse(ticket, level, how=within_layers)))
+            branches.append((name, random_ticket(ticket, level, how=within_layers)))
     return branches
 
 

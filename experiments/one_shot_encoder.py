@@ -26,8 +26,8 @@ from torch.nn.functional import normalize
 
 from boxwood._internal.report.charts.curves import bars_of_groups
 from boxwood._internal.report.charts.export import grid, still, write_chart
-from boxwood._internal.report.study import Finding
 from boxwood._internal.report.verdicts import in_every_seed
+from boxwood.runs import Finding
 
 OUT = Path(__file__).parent / "results" / "one_shot_encoder.json"
 LEVELS = ("0.5", "2:4", "0.7")

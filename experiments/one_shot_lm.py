@@ -29,8 +29,8 @@ from boxwood._internal.report.charts.curves import curve_rows
 from boxwood._internal.report.charts.export import grid, still, write_chart
 from boxwood._internal.report.charts.looks import Spec, numbered, scales
 from boxwood._internal.report.charts.marks import channel, lines
-from boxwood._internal.report.study import Finding
 from boxwood._internal.report.verdicts import in_every_seed
+from boxwood.runs import Finding
 
 OUT = Path(__file__).parent / "results" / "one_shot_lm.json"
 # The levels that the pass rule is about come first.

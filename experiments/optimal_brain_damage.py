@@ -14,24 +14,15 @@ three of them delete and retrain, down to 20 % of the weights. Chance has three 
 import torch
 from torch import Tensor, nn
 
-from boxwood import Call, Experiment, Splits
-from boxwood._internal.core.criteria import (
-    fisher,
-    hutchinson,
-    magnitude,
-    optimal_brain_damage_full,
-    random,
-)
-from boxwood._internal.core.criteria import optimal_brain_damage as obd
+from boxwood import Experiment
 from boxwood._internal.core.examples import InFloat64
-from boxwood._internal.data.digits import digits
-from boxwood._internal.data.splits import InMemory, fingerprint
-from boxwood._internal.model.scoring import Criterion
-from boxwood._internal.recipes.optimal_brain_damage import optimal_brain_damage
-from boxwood._internal.recipes.phase import Recipe
-from boxwood._internal.recipes.phases.descend import Descend
-from boxwood._internal.recipes.phases.predict import Predict
-from boxwood._internal.train.losses import squared_error
+from boxwood._internal.data.splits import fingerprint
+from boxwood.criteria import Criterion, fisher, hutchinson, magnitude, obd_full, random
+from boxwood.criteria import obd as obd
+from boxwood.data import InMemory, Splits, digits
+from boxwood.phases import Descend, Predict
+from boxwood.recipes import Call, Recipe, optimal_brain_damage
+from boxwood.training import squared_error
 
 DECAYS = (0.0, 1e-4, 1e-3, 1e-2)
 OFFSET_DECAYS = (1e-4, 1e-2)  # of inputs that share an offset
@@ -42,7 +33,7 @@ DELETED = (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.
 RETRAINED = (0.2, 0.4, 0.6, 0.8)
 SECOND_ORDER: tuple[tuple[str, Criterion], ...] = (
     ("OBD", obd),
-    ("OBD with f''", optimal_brain_damage_full),
+    ("OBD with f''", obd_full),
     ("Fisher", fisher),
     ("Hutchinson", hutchinson),
 )

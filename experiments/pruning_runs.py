@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from boxwood._internal.core.replacing import replacing
-from boxwood._internal.report.study import Finding
 from boxwood._internal.runs.provenance import provenance
+from boxwood.runs import Finding
 
 METHODS = ("magnitude", "wanda", "sparsegpt")
 Measure = Callable[[Path], dict[str, Any]]

@@ -7,11 +7,11 @@ from typing import Any
 
 from boxwood._internal.report.claims import NotRun, Report
 from boxwood._internal.report.contrasts import BySeed, value_of
-from boxwood._internal.report.study import Finding
 from boxwood._internal.report.tickets import EarlyStop
 from boxwood._internal.report.tickets import Verdict as TicketVerdict
 from boxwood._internal.report.tickets import verdict as ticket_verdict
 from boxwood._internal.report.verdicts import compared
+from boxwood.runs import Finding
 
 DATA = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
 RESULTS = Path(__file__).parent / "results"

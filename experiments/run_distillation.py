@@ -16,16 +16,12 @@ from statistics import fmean, stdev
 import torch
 
 from boxwood._internal.cli.target import resolve
-from boxwood._internal.recipes.phases.consult import Consult
-from boxwood._internal.recipes.phases.measure import Measure
-from boxwood._internal.recipes.phases.measure_teacher import MeasureTeacher
-from boxwood._internal.recipes.phases.shift_bias import ShiftBias
 from boxwood._internal.report.charts.curves import dots
 from boxwood._internal.report.charts.export import still, write_chart
-from boxwood._internal.report.study import Measurement, collect, kept_answers
+from boxwood._internal.report.study import kept_answers
 from boxwood._internal.runs.provenance import provenance
-from boxwood._internal.runs.runner import Job, jobs_of, run_all
-from boxwood._internal.runs.store import Store
+from boxwood.phases import Consult, Measure, MeasureTeacher, ShiftBias
+from boxwood.runs import Job, Measurement, Store, collect, jobs_of, run_all
 
 HERE = Path(__file__).parent
 EXTRA = ("test_by_class", "generalist", "covered", "groups")

@@ -18,15 +18,13 @@ from filter_agent import trend
 
 from boxwood._internal.cli.execute import execute
 from boxwood._internal.cli.target import resolve
-from boxwood._internal.recipes.phases.search_filters import SearchFilters
 from boxwood._internal.report.charts.curves import OVER_SEEDS, Curves, against_remaining, curve_rows
 from boxwood._internal.report.charts.export import grid, still, write_chart
 from boxwood._internal.report.charts.looks import Spec, numbered
 from boxwood._internal.report.charts.marks import channel, unmarked_lines
-from boxwood._internal.report.study import Finding, Measurement
 from boxwood._internal.report.verdicts import in_every_seed
-from boxwood._internal.runs.runner import jobs_of
-from boxwood._internal.runs.store import Store
+from boxwood.phases import SearchFilters
+from boxwood.runs import Finding, Measurement, Store, jobs_of
 
 HERE = Path(__file__).parent
 TICKS = (-100, -10, -1, -0.1, 0, 0.1, 1)  # of rewards

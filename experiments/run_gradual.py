@@ -31,26 +31,18 @@ from gradual import (
 )
 
 from boxwood import Experiment
-from boxwood._internal.model.prunable import Layers
-from boxwood._internal.recipes.gradual import Size
 from boxwood._internal.recipes.gradual_networks import LANGUAGE_MODEL, MOBILENET
 from boxwood._internal.report import statistics
 from boxwood._internal.report.charts.curves import Curves, curve_rows
 from boxwood._internal.report.charts.export import grid, still, write_chart
 from boxwood._internal.report.charts.looks import Spec, numbered
 from boxwood._internal.report.charts.marks import bars, channel, lines
-from boxwood._internal.report.study import (
-    Finding,
-    Measurement,
-    by_seed,
-    collect,
-    facts_by_seed,
-    kept_answers,
-)
+from boxwood._internal.report.study import by_seed, facts_by_seed, kept_answers
 from boxwood._internal.report.verdicts import compared, corrected, enough_hold
 from boxwood._internal.runs.provenance import provenance
-from boxwood._internal.runs.runner import jobs_of, run_all
-from boxwood._internal.runs.store import Store
+from boxwood.layers import Layers
+from boxwood.recipes import Size
+from boxwood.runs import Finding, Measurement, Store, collect, jobs_of, run_all
 
 RESULTS = Path(__file__).parent / "results"
 CONTROLS = (LINEAR, ONE_SHOT, LATE)

@@ -28,15 +28,14 @@ from gradual_g2p import (
     small,
 )
 
-from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.report.charts.curves import curve_rows
 from boxwood._internal.report.charts.export import grid, still, write_chart
 from boxwood._internal.report.charts.looks import numbered
 from boxwood._internal.report.charts.marks import bars, channel, lines
-from boxwood._internal.report.study import Measurement, by_seed, collect, kept_answers
+from boxwood._internal.report.study import by_seed, kept_answers
 from boxwood._internal.runs.provenance import provenance
-from boxwood._internal.runs.runner import jobs_of, run_all
-from boxwood._internal.runs.store import Store
+from boxwood.phases import Measure
+from boxwood.runs import Measurement, Store, collect, jobs_of, run_all
 from boxwood_studies.decode import Decode
 
 RESULTS = Path(__file__).parent / "results"

@@ -16,10 +16,9 @@ from typing import Any
 
 from torch import nn
 
+from boxwood import Experiment
 from boxwood._internal.cli.execute import execute
 from boxwood._internal.cli.target import resolve
-from boxwood._internal.recipes.phase import Experiment
-from boxwood._internal.recipes.phases.scan import Scan
 from boxwood._internal.report.charts.curves import (
     OVER_SEEDS,
     Curves,
@@ -27,10 +26,9 @@ from boxwood._internal.report.charts.curves import (
     sensitivity_chart,
 )
 from boxwood._internal.report.charts.export import still, write_chart
-from boxwood._internal.report.study import Finding
 from boxwood._internal.report.verdicts import in_every_seed
-from boxwood._internal.runs.runner import jobs_of
-from boxwood._internal.runs.store import Store
+from boxwood.phases import Scan
+from boxwood.runs import Finding, Store, jobs_of
 
 HERE = Path(__file__).parent
 WANTED = (

@@ -15,27 +15,24 @@ from statistics import median
 
 import torch
 
-from boxwood import BoxwoodError, Experiment, Store
+from boxwood import BoxwoodError, Experiment
 from boxwood._internal.core import spec
 from boxwood._internal.core.examples import InBatches
 from boxwood._internal.core.surgeon import remove
 from boxwood._internal.model.evidence.backpropagation import second_derivative
 from boxwood._internal.model.evidence.calibration import Calibration
-from boxwood._internal.model.prunable import linear_and_conv
 from boxwood._internal.recipes.phase import load_weights_
-from boxwood._internal.recipes.phases.descend import Descend
-from boxwood._internal.recipes.phases.measure import Measure
-from boxwood._internal.recipes.phases.predict import Predict
 from boxwood._internal.report.charts.curves import curve_rows
 from boxwood._internal.report.charts.export import grid, still, write_chart
 from boxwood._internal.report.charts.looks import numbered
 from boxwood._internal.report.charts.marks import channel, lines
 from boxwood._internal.report.estimates import over_seeds
-from boxwood._internal.report.study import Finding
 from boxwood._internal.report.verdicts import exceeds, in_every_seed
 from boxwood._internal.runs.provenance import provenance
-from boxwood._internal.runs.runner import Job, jobs_of, run_all
-from boxwood._internal.train.losses import squared_error
+from boxwood.layers import linear_and_conv
+from boxwood.phases import Descend, Measure, Predict
+from boxwood.runs import Finding, Job, Store, jobs_of, run_all
+from boxwood.training import squared_error
 
 HERE = Path(__file__).parent
 STUDY = HERE / "optimal_brain_damage.py"
@@ -140,14 +137,14 @@ def findings(rows: list[Row], exact: list[float], quadratic: float) -> list[Find
         low, high = ratios(0.1), ratios(0.6)
         slopes = [r.gradient for r in _pick(rows, "standardised", decay, "OBD")]
         arrived = max(slopes) <= GRADIENT
-        where = "at a minimum" if arrived else "not at a minimum"
+        place = "at a minimum" if arrived else "not at a minimum"
         parts = [
             rise / r.loss
             for rise, r in zip(rises("OBD", 0.1), _pick(rows, "standardised", decay, "OBD"), strict=True)
         ]  # fmt: skip
         found.append(
             in_every_seed(
-                f"(iii) the prediction tracks to 10%, {with_decay}, {where}",
+                f"(iii) the prediction tracks to 10%, {with_decay}, {place}",
                 [min(1.5 - each, each - 0.67) for each in low],
                 f"predicted / actual at 10%: {_range(low)}; 20%: {_range(ratios(0.2))}; "
                 f"30%: {_range(ratios(0.3))}; 60%: {_range(high)}; the rise at 10% is "

@@ -27,22 +27,18 @@ from text_recogniser import Rendered, ctc, pretrained, read
 from text_recogniser import data as words
 from torch import nn
 
-from boxwood import Adam, Splits, Training
-from boxwood._internal.data.idx import fashion_mnist
-from boxwood._internal.data.subsets import first_examples
 from boxwood._internal.report.charts.curves import curve_rows
 from boxwood._internal.report.charts.export import grid, still, write_chart
 from boxwood._internal.report.charts.looks import Spec, numbered
 from boxwood._internal.report.charts.marks import bars, channel, level, lines
 from boxwood._internal.report.contrasts import difference
-from boxwood._internal.report.study import Finding
 from boxwood._internal.report.verdicts import corrected, exceeds
 from boxwood._internal.train.answers import Answers, examine
-from boxwood._internal.train.loop import train_
-from boxwood._internal.train.lr_schedules import StepDecay
-from boxwood._internal.train.settings import Regularisation
-from boxwood._internal.zoo.cifar_nets import small_resnet
-from boxwood._internal.zoo.lenet import lenet_5
+from boxwood.data import Splits, fashion_mnist, first_examples
+from boxwood.networks import lenet_5, small_resnet
+from boxwood.optim import Adam, StepDecay
+from boxwood.runs import Finding
+from boxwood.training import Regularisation, Training, train_
 from boxwood_studies.halved_images import halved
 
 OUT = Path(__file__).parent / "results" / "surgery.json"

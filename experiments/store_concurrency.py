@@ -27,13 +27,11 @@ import torch
 from hostile_stores import experiment
 
 from boxwood._internal.core.replacing import UNFINISHED
-from boxwood._internal.recipes.phase import State
 from boxwood._internal.report.page.store_reader import read
-from boxwood._internal.runs.garbage import collect_garbage
 from boxwood._internal.runs.provenance import provenance
-from boxwood._internal.runs.runner import Job, Settings, jobs_of, run_all
-from boxwood._internal.runs.store import Store
 from boxwood.errors import BoxwoodError
+from boxwood.recipes import State
+from boxwood.runs import Job, RunSettings, Store, collect_garbage, jobs_of, run_all
 
 FORK = multiprocessing.get_context("fork")
 ORPHAN = "f" * 20
@@ -60,7 +58,7 @@ def contents(store: Path) -> dict[str, tuple[bytes, Any]]:
 
 def runs(root: Path) -> None:
     """Run everything, with a snapshot at every step."""
-    run_all(wanted(), Store(root), Settings(snapshot_every=0))
+    run_all(wanted(), Store(root), RunSettings(snapshot_every=0))
 
 
 def collects(root: Path) -> None:

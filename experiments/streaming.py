@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from boxwood._internal.files.checkpoint import open_checkpoint
 from boxwood._internal.files.mask_files import FOLDER, open_masks
-from boxwood._internal.files.streaming import prune_checkpoint
 from boxwood._internal.runs.provenance import provenance
+from boxwood.files import open_checkpoint
+from boxwood.oneshot import prune_checkpoint
 
 SPARSITY = 0.5
 BLOCK = 4_000_003  # values after which they repeat; odd, so that chunks never meet blocks

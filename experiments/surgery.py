@@ -13,16 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from boxwood._internal.core.criteria import magnitude
-from boxwood._internal.graph.batch_norm import reestimate_batch_norm_
-from boxwood._internal.graph.compensate import compensate
+from boxwood import compensate, find_units, shrink
 from boxwood._internal.graph.ranking import best_units
-from boxwood._internal.graph.scoring import score_units
-from boxwood._internal.graph.selection import UnitSelection
-from boxwood._internal.graph.shrink import shrink
 from boxwood._internal.graph.surgery import cuts_of
-from boxwood._internal.graph.units import Units, find_units
 from boxwood._internal.train.answers import Answers
+from boxwood.criteria import magnitude
+from boxwood.structure import Units, UnitSelection, reestimate_batch_norm_, score_units
 
 PLAIN, STATISTICS, MEANS, FITTED = "ours", "batch statistics", "means folded", "least squares"
 SAME, PEER = "Torch-Pruning, same scores", "Torch-Pruning, its own scores"

@@ -30,24 +30,26 @@ from plain_text import brown
 from torch import Tensor, nn
 from torch.nn import functional
 
-from boxwood import Adam, Cubic, Gradual, Store, Training, find_masks
-from boxwood._internal.core.allocation_by_layer import lamp
+from boxwood import apply_masks_, find_masks
 from boxwood._internal.core.digests import digest
 from boxwood._internal.core.examples import Examples
 from boxwood._internal.core.spec import encode
-from boxwood._internal.distill.losses import TeacherTargets, soft_cross_entropy
+from boxwood._internal.distill.losses import TeacherTargets
 from boxwood._internal.model.evaluation import evaluating
-from boxwood._internal.model.oneshot import apply_masks_
 from boxwood._internal.model.prunable import parameter_names
 from boxwood._internal.report.estimates import over_seeds_and_examples
 from boxwood._internal.report.verdicts import exceeds
 from boxwood._internal.runs.provenance import provenance
 from boxwood._internal.runs.store import StoredCheckpoints
 from boxwood._internal.train.callbacks import Callbacks
-from boxwood._internal.train.loop import train_
-from boxwood._internal.train.lr_schedules import StepDecay
-from boxwood._internal.train.settings import PolicyPruning, Regularisation
 from boxwood._internal.train.snapshots import Row
+from boxwood.allocation import lamp
+from boxwood.distill import soft_cross_entropy
+from boxwood.optim import Adam, StepDecay
+from boxwood.policies import Gradual
+from boxwood.runs import Store
+from boxwood.schedules import Cubic
+from boxwood.training import PolicyPruning, Regularisation, Training, train_
 
 OUT = Path(__file__).parent / "results" / "text_recogniser.json"
 FONTS = Path("/usr/share/fonts")

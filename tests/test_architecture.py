@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import boxwood
-from boxwood._internal.recipes import phases
+from boxwood import phases
 
 SOURCE = Path(boxwood.__file__).parent
 ROOT = SOURCE / "_internal"

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from boxwood._internal.data.data_paths import find_folder, folders_to_search
-from boxwood._internal.data.splits import Splits
 from boxwood._internal.data.text import HELD_OUT_LENGTH, LENGTH, corpus
+from boxwood.data import Splits
 from boxwood.errors import InvalidInput
 
 _FILES = 500

@@ -10,9 +10,9 @@ from torch import Tensor
 from boxwood._internal.core import spec
 from boxwood._internal.core.examples import Examples
 from boxwood._internal.model.evaluation import evaluating
-from boxwood._internal.recipes.phase import State, World
 from boxwood._internal.train.answers import Answers
 from boxwood.errors import InvalidInput
+from boxwood.recipes import State, World
 from boxwood_studies.beam_search import Carry, beam_search
 from boxwood_studies.error_rates import error_rates
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from boxwood._internal.core.extras import extra
-from boxwood._internal.data.splits import Splits, from_tensors, hold_out
+from boxwood._internal.data.splits import hold_out
+from boxwood.data import Splits, from_tensors
 from boxwood.errors import InvalidInput
 
 SYSTEM_FONTS = Path("/usr/share/fonts")

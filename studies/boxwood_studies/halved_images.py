@@ -7,7 +7,8 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 from boxwood._internal.core.examples import Examples
-from boxwood._internal.data.splits import InMemory, Splits, fingerprint
+from boxwood._internal.data.splits import fingerprint
+from boxwood.data import InMemory, Splits
 
 
 def halved(data: Callable[[], Splits]) -> Splits:
@@ -17,7 +18,7 @@ def halved(data: Callable[[], Splits]) -> Splits:
         data: returns the `Splits`, of images [channels, height, width].
 
     Example:
-        >>> from boxwood._internal.data.digits import digits
+        >>> from boxwood.data import digits
         >>> halved(digits).shape
         (1, 4, 4)
     """

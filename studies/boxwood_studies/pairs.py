@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from boxwood._internal.data.splits import InMemory
+from boxwood.data import InMemory
 from boxwood.errors import InvalidInput
 
 NO_TARGET = -100

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from boxwood._internal.data.splits import Splits, fingerprint
+from boxwood._internal.data.splits import fingerprint
 from boxwood._internal.data.text import UNKNOWN
+from boxwood.data import Splits
 from boxwood.errors import InvalidInput
 from boxwood_studies.pairs import paired
 

@@ -7,7 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from boxwood._internal.data.data_paths import find_folder, folders_to_search
-from boxwood._internal.data.splits import Splits, fingerprint
+from boxwood._internal.data.splits import fingerprint
+from boxwood.data import Splits
 from boxwood.errors import InvalidInput
 from boxwood_studies.pairs import paired
 

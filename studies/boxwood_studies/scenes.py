@@ -9,8 +9,8 @@ from torch.nn.functional import avg_pool2d
 from boxwood._internal.core.examples import Examples
 from boxwood._internal.core.extras import extra
 from boxwood._internal.core.seeds import generator_for
-from boxwood._internal.data.idx import fashion_mnist
-from boxwood._internal.data.splits import InMemory, Splits, fingerprint
+from boxwood._internal.data.splits import fingerprint
+from boxwood.data import InMemory, Splits, fashion_mnist
 
 SIZE = 32
 _MOST = 6  # garments in one scene

@@ -14,7 +14,8 @@ from boxwood._internal.core.replacing import disk_errors
 from boxwood._internal.core.seeds import generator_for
 from boxwood._internal.core.tensor_files import read_checked, write_tensors
 from boxwood._internal.data.data_paths import data_home
-from boxwood._internal.data.splits import Splits, fingerprint
+from boxwood._internal.data.splits import fingerprint
+from boxwood.data import Splits
 from boxwood.errors import CheckpointError, InvalidInput
 from boxwood_studies.brown import brown_sentences
 from boxwood_studies.espeak import Line, Utterance, speak

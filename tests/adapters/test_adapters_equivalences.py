@@ -93,8 +93,9 @@ def test_lightning(policy, tmp_path):
 def test_transformers(policy, tmp_path):
     """Trained by the Trainer, in one go or resumed, the weights are those of the plain loop."""
     transformers = pytest.importorskip("transformers")
+    from boxwood._internal.adapters.transformers import SparseTrainerCallback
+
     pytest.importorskip("accelerate")
-    from boxwood._internal.adapters.transformers import SparseTrainingCallback
     from boxwood.errors import BoxwoodError
 
     class Model(nn.Module):
@@ -129,20 +130,20 @@ def test_transformers(policy, tmp_path):
         )  # fmt: skip
 
     expected, masks = plain(policy)
-    whole = trainer(callback := SparseTrainingCallback(policy))
+    whole = trainer(callback := SparseTrainerCallback(policy))
     whole.train()
     assert_same(whole.model.net, expected, callback.training.masks, masks)
     checkpoint = tmp_path / f"checkpoint-{EPOCH}"
-    again = trainer(callback := SparseTrainingCallback(policy))
+    again = trainer(callback := SparseTrainerCallback(policy))
     again.train(resume_from_checkpoint=str(checkpoint))
     assert_same(again.model.net, expected, callback.training.masks, masks)
     path = checkpoint / "sparse_training.safetensors"
     one_bit(path)
     with pytest.raises(BoxwoodError, match="Expected undamaged masks of the resumed training at"):
-        trainer(SparseTrainingCallback(policy)).train(resume_from_checkpoint=str(checkpoint))
+        trainer(SparseTrainerCallback(policy)).train(resume_from_checkpoint=str(checkpoint))
     path.unlink()
     with pytest.raises(BoxwoodError, match="Expected the masks of the resumed training at"):
-        trainer(SparseTrainingCallback(policy)).train(resume_from_checkpoint=str(checkpoint))
+        trainer(SparseTrainerCallback(policy)).train(resume_from_checkpoint=str(checkpoint))
 
 
 def one_bit(path: Path) -> None:

@@ -191,9 +191,9 @@ class TestTransformers:
         return Model()
 
     def callback(self):
-        from boxwood._internal.adapters.transformers import SparseTrainingCallback
+        from boxwood._internal.adapters.transformers import SparseTrainerCallback
 
-        return SparseTrainingCallback(POLICY)
+        return SparseTrainerCallback(POLICY)
 
     def test_a_second_training_goes_on(self, transformers, tmp_path) -> None:
         """What was pruned stays, and the steps of both trainings count."""

@@ -82,7 +82,7 @@ def test_lightning() -> None:
 def test_transformers(tmp_path: Any) -> None:
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("accelerate")
-    from boxwood._internal.adapters.transformers import MaskCallback
+    from boxwood._internal.adapters.transformers import MaskTrainerCallback
 
     class Model(nn.Module):
         def __init__(self) -> None:
@@ -106,7 +106,7 @@ def test_transformers(tmp_path: Any) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     constant = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)
     trainer = Sequential(
-        model=model, args=arguments, train_dataset=points(), callbacks=[MaskCallback(masks())],
+        model=model, args=arguments, train_dataset=points(), callbacks=[MaskTrainerCallback(masks())],
         optimizers=(optimizer, constant),
         data_collator=lambda rows: {
             "inputs": torch.stack([x for x, _ in rows]), "targets": torch.stack([y for _, y in rows])

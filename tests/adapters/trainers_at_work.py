@@ -50,14 +50,14 @@ class Model(nn.Module):
 def by_transformers(folder: Path) -> Found:
     import transformers
 
-    from boxwood._internal.adapters.transformers import SparseTrainingCallback
+    from boxwood._internal.adapters.transformers import SparseTrainerCallback
 
     arguments = transformers.TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=8, max_steps=STEPS, learning_rate=0.05,
         save_strategy="no", report_to=[], disable_tqdm=True, use_cpu=True, ddp_backend="gloo",
         remove_unused_columns=False,
     )  # fmt: skip
-    callback, model = SparseTrainingCallback(POLICY), Model()
+    callback, model = SparseTrainerCallback(POLICY), Model()
     trainer = transformers.Trainer(
         model=model, args=arguments, train_dataset=Points(), callbacks=[callback]
     )

@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from boxwood import Genesis, TryAndLearn
 from boxwood._internal.agent.search import best_rewarded, thresholded
 from boxwood._internal.core.spec import Call
 from boxwood._internal.data.digits import digits
 from boxwood._internal.recipes.phase import World, state_of
 from boxwood._internal.recipes.phases.search_filters import SearchFilters
 from boxwood._internal.zoo.cifar_nets import small_vgg
+from boxwood.agent import TryAndLearn
+from boxwood.recipes import Genesis
 
 GENESIS = Genesis(model=Call.of(small_vgg, widths=(6, 8)), data=digits, seed=3)
 PHASE = SearchFilters(

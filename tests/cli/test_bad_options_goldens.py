@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from boxwood._internal.cli.main import app
 from boxwood.errors import BoxwoodError
 
-LENET = "boxwood._internal.zoo.lenet:lenet_5"
+LENET = "boxwood.networks:lenet_5"
 EXPERIMENT = "boxwood._internal.cli.demo:experiment"
 COMMANDS: dict[str, tuple[str, ...]] = {
     "bench": (LENET, "--input", "1x1x28x28"),

@@ -19,7 +19,7 @@ from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.recipes.phases.prune import Prune
 from boxwood._internal.recipes.phases.train import Train
 from boxwood._internal.report.tables import human_seconds
-from boxwood._internal.runs.runner import Settings, jobs_of, run_all
+from boxwood._internal.runs.runner import RunSettings, jobs_of, run_all
 from boxwood._internal.runs.store import Store
 from boxwood._internal.train.optimizers import SGD
 from boxwood._internal.train.settings import Training
@@ -60,7 +60,7 @@ def test_each_phase_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     """Counted up to all of them, in words, without control characters; again, all are done already."""
     jobs, store = jobs_of(experiment(), [0]), Store(tmp_path)
     with narrated(jobs, store) as watch:
-        run_all(jobs, store, Settings(watcher=watch))
+        run_all(jobs, store, RunSettings(watcher=watch))
     first, *lines = capsys.readouterr().err.splitlines()
     assert first == "boxwood: 6 phases"
     found = [LINE.fullmatch(line) for line in lines]
@@ -68,7 +68,7 @@ def test_each_phase_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert [int(each[1]) for each in found] == [1, 2, 3, 4, 5, 6]
     assert "; about" not in lines[-1]
     with narrated(jobs, store) as watch:
-        run_all(jobs, store, Settings(watcher=watch))
+        run_all(jobs, store, RunSettings(watcher=watch))
     assert capsys.readouterr().err == "boxwood: 6 phases, 6 of them done already\n"
 
 

@@ -11,7 +11,7 @@ from boxwood._internal.graph.record import load_shrunken
 from boxwood._internal.zoo.lenet import lenet_5
 from boxwood.errors import BoxwoodError
 
-LENET = "boxwood._internal.zoo.lenet:lenet_5"
+LENET = "boxwood.networks:lenet_5"
 EXAMPLE = ("--input", "1x1x28x28")
 
 

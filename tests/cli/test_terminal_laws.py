@@ -114,7 +114,7 @@ def test_names_of_files_and_tensors(tmp_path: Path) -> None:
 def test_names_in_stores_and_recipes(tmp_path: Path) -> None:
     """Names of runs and of branches, which are no markup either."""
     store, key = tmp_path / "store", "a" * 20
-    genesis = {"is": "boxwood._internal.recipes.phase:Genesis", "seed": 0}
+    genesis = {"is": "boxwood.recipes:Genesis", "seed": 0}
     Store(store).note_run(key, {"name": HOSTILE, "chain": [key], "genesis": genesis, "recipe": []})
     shown = command("runs", "list", "--store", store)
     assert harmless(shown)

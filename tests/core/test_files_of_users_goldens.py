@@ -129,7 +129,7 @@ def test_an_installed_package_is_known_by_its_names(own_package: Path) -> None:
     sys.path.insert(0, str(installed))  # undone with what the fixture changed
     assert encode(load("own_package:net"), identity=True) == {"function": "own_package.nets:net"}
     assert encode(torch.nn.Linear, identity=True) == {"function": "torch.nn.modules.linear:Linear"}
-    assert encode(digits, identity=True) == {"function": "boxwood._internal.data.digits:digits"}
+    assert encode(digits, identity=True) == {"function": "boxwood.data:digits"}
 
 
 def test_another_process_finds_it(folder: Path, forks) -> None:

@@ -11,7 +11,7 @@ from boxwood._internal.core.policies import RigL
 from boxwood._internal.engine.compiling import compile  # noqa: A004 - as torch names it
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.model.binding import MaskBinding
-from boxwood._internal.model.counting import count
+from boxwood._internal.model.counting import count_layers
 from boxwood._internal.model.dead import remove_dead
 from boxwood._internal.model.oneshot import apply_masks_, find_masks, masks_from_zeros
 from boxwood._internal.model.prunable import linear_and_conv
@@ -38,7 +38,7 @@ ACTIONS: dict[str, Callable[[nn.Module], object]] = {
     "apply_masks_": lambda net: apply_masks_(net, MASKS),
     "reconstruct": lambda net: reconstruct(net, MASKS, [X]),
     "load_": lambda net: load_(net, {"weight": torch.ones(3, 3)}),
-    "count": lambda net: count(net, X),
+    "count": lambda net: count_layers(net, X),
     "remove_dead": lambda net: remove_dead(net, MASKS, (3,)),
     "find_units": lambda net: find_units(net, X),
     "compile": lambda net: compile(net, X),

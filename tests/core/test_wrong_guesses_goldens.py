@@ -21,9 +21,9 @@ GUESSES: dict[str, tuple[Callable[[Any], object], str]] = {
     "names of parameters": (lambda n: boxwood.find_masks(n, 0.5, layers=["0.weight"]), r"give layers=Named\(\('0.weight',\)\)"),
     "the wrong way round": (lambda n: boxwood.find_masks(0.5, n), "Expected a network, got 0.5"),
     "a class": (lambda _: boxwood.find_masks(nn.Linear, 0.5), r"got the class Linear; make one of it first: Linear\(…\)"),
-    "a number as schedule": (lambda _: boxwood.Gradual(0.9), r"schedule, from step to sparsity, got 0.9; give one such as Cubic"),
+    "a number as schedule": (lambda _: boxwood.policies.Gradual(0.9), r"schedule, from step to sparsity, got 0.9; give one such as Cubic"),
     "a number as policy": (lambda n: boxwood.SparseTraining(n, sgd(n), 0.9), "Expected a policy, got 0.9"),
-    "a class as policy": (lambda n: boxwood.SparseTraining(n, sgd(n), boxwood.RigL), "Expected a policy, got the class RigL"),
+    "a class as policy": (lambda n: boxwood.SparseTraining(n, sgd(n), boxwood.policies.RigL), "Expected a policy, got the class RigL"),
     "no optimizer": (lambda n: boxwood.MaskBinding(n, boxwood.find_masks(n, 0.5)), "optimizer as the second argument, got a value of type dict"),
     "no masks": (lambda n: boxwood.MaskBinding(n, sgd(n)), "masks by parameter name, got None; give what boxwood.find_masks returns"),
     "masks and optimizer": (lambda n: boxwood.MaskBinding(n, boxwood.find_masks(n, 0.5), sgd(n)), "optimizer as the second argument"),
@@ -37,8 +37,8 @@ GUESSES: dict[str, tuple[Callable[[Any], object], str]] = {
     "one tensor as data": (lambda n: boxwood.shrink(n, X, data=X), r"Expected batches of inputs, got a value of type Tensor; give a DataLoader"),
     "units of a class": (lambda _: boxwood.find_units(nn.Linear, X), "got the class Linear"),
     "a budget's fraction": (lambda n: boxwood.select_units(boxwood.find_units(n, X), budget=0.5), r"Expected a budget, got 0.5; give Budget\(0.5, multiply_adds\)"),
-    "a budget the other way": (lambda _: boxwood.Budget(boxwood.parameters, 0.5), r"a budget in \(0, 1\], got a value of type function"),
-    "a budget's name": (lambda _: boxwood.Budget(0.5, "parameter"), "give the function: boxwood._internal.graph.budgets.parameters"),
+    "a budget the other way": (lambda _: boxwood.budgets.Budget(boxwood.budgets.parameters, 0.5), r"a budget in \(0, 1\], got a value of type function"),
+    "a budget's name": (lambda _: boxwood.budgets.Budget(0.5, "parameter"), "give the function: boxwood._internal.graph.budgets.parameters"),
     "a network for its units": (lambda n: boxwood.select_units(n, 0.5), "the units of a network, got a value of type Sequential"),
     "a class to compile": (lambda _: boxwood.compile(nn.Linear, X), "got the class Linear"),
     "branches without names": (lambda n: boxwood.Experiment(model=lambda: n, data=lambda: 0, branches=("a",)), r"branches as \(name, recipe\) pairs or a dict"),
@@ -60,14 +60,14 @@ def test_a_guess_is_answered(guess: str) -> None:
 
 def test_guesses_that_work() -> None:
     """The first setting of a schedule or policy by its place, branches as a dict, classes as calls."""
-    assert boxwood.Cubic(0.9, end=4) == boxwood.Cubic(final=0.9, end=4)
-    assert boxwood.RigL(0.9, until=4) == boxwood.RigL(sparsity=0.9, until=4)
-    cubic = boxwood.Cubic(0.9, end=4)
-    assert boxwood.Gradual(cubic) == boxwood.Gradual(schedule=cubic)
+    assert boxwood.schedules.Cubic(0.9, end=4) == boxwood.schedules.Cubic(final=0.9, end=4)
+    assert boxwood.policies.RigL(0.9, until=4) == boxwood.policies.RigL(sparsity=0.9, until=4)
+    cubic = boxwood.schedules.Cubic(0.9, end=4)
+    assert boxwood.policies.Gradual(cubic) == boxwood.policies.Gradual(schedule=cubic)
     made = boxwood.Call.of(nn.Linear, 8, out_features=4)
     assert made().weight.shape == (4, 8)
     assert decode(encode(made), trust=EVERYTHING) == made
-    training = boxwood.Training(steps=1, batch=1, optimizer=boxwood.SGD(lr=0.1))
-    pair = ("dense", boxwood.dense(train=training))
+    training = boxwood.training.Training(steps=1, batch=1, optimizer=boxwood.optim.SGD(lr=0.1))
+    pair = ("dense", boxwood.recipes.dense(train=training))
     study = boxwood.Experiment(model=made, data=int, branches={"dense": pair[1]})
     assert study == boxwood.Experiment(model=made, data=int, branches=(pair,))

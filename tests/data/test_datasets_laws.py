@@ -19,10 +19,14 @@ from torch.utils.data import (
 )
 
 import boxwood
-from boxwood import SGD, Genesis, Splits, Store, Training, dense, from_datasets
 from boxwood._internal.core.examples import Examples
-from boxwood._internal.recipes.phases import Train
+from boxwood.data import Splits, from_datasets
 from boxwood.errors import BoxwoodError
+from boxwood.optim import SGD
+from boxwood.phases import Train
+from boxwood.recipes import Genesis, dense
+from boxwood.runs import Store
+from boxwood.training import Training
 
 INPUTS = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(40) % 4
@@ -225,9 +229,9 @@ def test_runs_resume_and_go_on_with_the_same_data_only(
     start = Genesis(model=net, data=data)
     training = Training(epochs=2, batch=7, optimizer=SGD(lr=0.1))
     recipe = (*dense(training), Train(training=training))
-    ends = [boxwood.run(start, recipe, Store(tmp_path / name)) for name in ("a", "b")]
+    ends = [boxwood.runs.run_recipe(start, recipe, Store(tmp_path / name)) for name in ("a", "b")]
     assert torch.equal(ends[0].weights["weight"], ends[1].weights["weight"])
-    boxwood.run(start, recipe[:1], Store(tmp_path / "c"))
+    boxwood.runs.run_recipe(start, recipe[:1], Store(tmp_path / "c"))
     monkeypatch.setitem(SHIFT, "by", 1.0)
     with pytest.raises(BoxwoodError, match="Expected mine as it was when this run began"):
-        boxwood.run(start, recipe, Store(tmp_path / "c"))
+        boxwood.runs.run_recipe(start, recipe, Store(tmp_path / "c"))

@@ -26,7 +26,7 @@ from boxwood._internal.distill.ensembles import (
 from boxwood._internal.distill.losses import Distillation
 from boxwood._internal.recipes.phase import Genesis, Recipe, State
 from boxwood._internal.recipes.teacher_student import student, trained_teacher
-from boxwood._internal.runs.runner import run
+from boxwood._internal.runs.runner import run_recipe
 from boxwood._internal.runs.store import Store
 from boxwood._internal.train.optimizers import Adam
 from boxwood._internal.train.settings import Training
@@ -56,10 +56,12 @@ def same(a: State, b: State) -> bool:
 @pytest.mark.parametrize("encoding", [Float32(), Float16(), TopK(3, classes=10)])
 def test_cached_is_live(training: Training, encoding: LogitEncoding, tmp_path: Path) -> None:
     """A student has the same bytes whether its teacher answers, writes down, or has written down."""
-    live = run(GENESIS, recipe(training, encoding, cached=False), Store(tmp_path / "live"))
-    writes = run(GENESIS, recipe(training, encoding, cached=True), Store(tmp_path / "writes"))
+    live = run_recipe(GENESIS, recipe(training, encoding, cached=False), Store(tmp_path / "live"))
+    writes = run_recipe(
+        GENESIS, recipe(training, encoding, cached=True), Store(tmp_path / "writes")
+    )
     shutil.copytree(tmp_path / "writes" / "answers", tmp_path / "reads" / "answers")
-    reads = run(GENESIS, recipe(training, encoding, cached=True), Store(tmp_path / "reads"))
+    reads = run_recipe(GENESIS, recipe(training, encoding, cached=True), Store(tmp_path / "reads"))
     assert not (tmp_path / "live" / "answers").exists()
     assert same(live, writes)
     assert same(live, reads)

@@ -25,7 +25,9 @@ def test_a_compiled_network_keeps_its_accuracy_to_the_last_image() -> None:
         nn.Conv2d(16, 32, 3, padding=1, stride=2), nn.ReLU(), nn.Flatten(),
         nn.Linear(32 * (height // 2) * (width // 2), 10),
     )  # fmt: skip
-    settings = boxwood.Training(epochs=6, batch=60, optimizer=boxwood.SGD(lr=0.05, momentum=0.9))
+    settings = boxwood.training.Training(
+        epochs=6, batch=60, optimizer=boxwood.optim.SGD(lr=0.05, momentum=0.9)
+    )
     train_(net, data.train, settings, seed=0)
     masks = boxwood.find_masks(net, 0.9)
     train_(net, data.train, settings, seed=0, masks=masks)

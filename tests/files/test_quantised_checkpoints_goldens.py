@@ -165,15 +165,15 @@ def test_commands_for_pretrained_models(
     [
         (
             "shrink",
-            "boxwood._internal.zoo.lenet:lenet_5",
+            "boxwood.networks:lenet_5",
             "OUT",
             "--input",
             "1x1x28x28",
             "--keep",
             "0.5",
         ),
-        ("compile", "boxwood._internal.zoo.lenet:lenet_5", "--out", "OUT", "--input", "1x1x28x28"),
-        ("bench", "boxwood._internal.zoo.lenet:lenet_5", "--input", "1x1x28x28"),
+        ("compile", "boxwood.networks:lenet_5", "--out", "OUT", "--input", "1x1x28x28"),
+        ("bench", "boxwood.networks:lenet_5", "--input", "1x1x28x28"),
     ],
 )
 def test_weights_of_a_network(arguments: tuple[str, ...], tmp_path: Path) -> None:

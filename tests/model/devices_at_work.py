@@ -20,7 +20,6 @@ from pretend_device import GPU, MODULE, Pretending
 from torch import Tensor, nn
 
 import boxwood
-from boxwood import SGD, Adam, Cubic, Genesis, Gradual, LayerByLayer, RigL, Static, Store, Training
 from boxwood._internal.agent.environment import tries_of
 from boxwood._internal.agent.search import Agent, TryAndLearn
 from boxwood._internal.core import criteria
@@ -38,7 +37,7 @@ from boxwood._internal.graph.compensate import compensate
 from boxwood._internal.graph.equivalence import check_equivalence
 from boxwood._internal.graph.shrink import shrink
 from boxwood._internal.graph.units import find_units
-from boxwood._internal.model.counting import count
+from boxwood._internal.model.counting import count_layers
 from boxwood._internal.model.dead import remove_dead_
 from boxwood._internal.model.evidence.movement import TrackMovement
 from boxwood._internal.model.oneshot import (
@@ -51,12 +50,12 @@ from boxwood._internal.model.prunable import linear_and_conv
 from boxwood._internal.model.reconstruct import load_, prune_and_reconstruct, reconstruct
 from boxwood._internal.model.sparse_training import SparseTraining
 from boxwood._internal.recipes.filter_agent import filter_agent
-from boxwood._internal.recipes.lottery_ticket import layer_wise, lottery_ticket
+from boxwood._internal.recipes.lottery_ticket import layerwise_rates, lottery_ticket
 from boxwood._internal.recipes.optimal_brain_damage import optimal_brain_damage
 from boxwood._internal.recipes.phases.search_filters import SearchFilters
 from boxwood._internal.recipes.three_step import iterative
 from boxwood._internal.recipes.unit_selection import select_units
-from boxwood._internal.runs.runner import Settings
+from boxwood._internal.runs.runner import RunSettings
 from boxwood._internal.train.callbacks import Callbacks
 from boxwood._internal.train.loop import train_
 from boxwood._internal.train.losses import cross_entropy
@@ -65,6 +64,12 @@ from boxwood._internal.train.settings import Regularisation
 from boxwood._internal.train.snapshots import Snapshot
 from boxwood._internal.zoo.cifar_nets import small_vgg
 from boxwood._internal.zoo.lenet import lenet_300_100
+from boxwood.optim import SGD, Adam
+from boxwood.policies import Gradual, LayerByLayer, RigL, Static
+from boxwood.recipes import Genesis
+from boxwood.runs import Store
+from boxwood.schedules import Cubic
+from boxwood.training import Training
 
 Device = torch.device
 CPU = torch.device("cpu")
@@ -176,7 +181,7 @@ def masked(device: Device) -> Numbers:
         path = Path(folder) / "net.safetensors"
         write_with_masks(path, {n: p.detach().cpu() for n, p in net.named_parameters()}, zeros)
         read = load_masks(masks_file_of(path))
-    counts = count(net, rows().inputs, masks)
+    counts = count_layers(net, rows().inputs, masks)
     dead = remove_dead_(net, masks, (12,))
     return {**zeros, "counts": repr(counts), "dead": repr(dead.removed), **{f"r {n}": m for n, m in read.items()}}  # fmt: skip
 
@@ -349,7 +354,7 @@ def recipe(device: Device, which: str) -> Numbers:
     if which == "iterative":
         phases = iterative(training, training, (0.5, 0.7))
     elif which == "lottery ticket":
-        phases = lottery_ticket(train=training, prune=layer_wise(("*", 0.3)), levels=2)
+        phases = lottery_ticket(train=training, prune=layerwise_rates(("*", 0.3)), levels=2)
     elif which == "optimal brain damage":
         phases = optimal_brain_damage(
             training, training, (0.3, 0.6), loss=cross_entropy, examples=50
@@ -361,8 +366,8 @@ def recipe(device: Device, which: str) -> Numbers:
         layers = ("conv1.weight", "conv2.weight")
         phases = filter_agent(training, search, training, layers=layers)
     with tempfile.TemporaryDirectory() as folder:
-        settings = Settings(device=device)
-        state = boxwood.run(
+        settings = RunSettings(device=device)
+        state = boxwood.runs.run_recipe(
             Genesis(model=net, data=digits), phases, Store(folder), settings=settings
         )
         made = [json.loads(each.read_text()) for each in Path(folder).glob("phases/*/phase.json")]

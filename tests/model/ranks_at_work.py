@@ -31,7 +31,7 @@ from boxwood._internal.graph.equivalence import check_equivalence
 from boxwood._internal.graph.shrink import shrink
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.model.binding import MaskBinding
-from boxwood._internal.model.counting import count
+from boxwood._internal.model.counting import count_layers
 from boxwood._internal.model.dead import remove_dead
 from boxwood._internal.model.evidence.movement import TrackMovement
 from boxwood._internal.model.oneshot import apply_masks_, find_masks, masks_from_zeros
@@ -236,7 +236,7 @@ def refused(shard: Callable[[nn.Module], nn.Module]) -> list[str]:
         said(lambda: SparseTraining(held, sgd(), Static(sparsity=0.5))),
         said(lambda: reconstruct(held, masks, batches(1))),
         said(lambda: prune_and_reconstruct(held, 0.5, batches(1))),
-        said(lambda: count(held, example, masks)),
+        said(lambda: count_layers(held, example, masks)),
         said(lambda: remove_dead(held, masks, (2, 4, 4))),
         said(lambda: find_units(held, example)),
         said(lambda: shrink(held, selection)),

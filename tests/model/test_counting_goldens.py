@@ -8,7 +8,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from boxwood._internal.model.counting import LayerCount, count, nonzero, parameters
+from boxwood._internal.model.counting import (
+    LayerCount,
+    count_layers,
+    count_nonzero,
+    count_parameters,
+)
 from boxwood._internal.model.evidence.activations import input_norm
 from boxwood._internal.model.evidence.calibration import Calibration
 from boxwood._internal.model.prunable import Named
@@ -44,20 +49,20 @@ def total(layers: tuple[LayerCount, ...]) -> int:
 
 def test_lenet_300_100_as_the_paper_counts_it():
     """Table 2: 235K, 30K and 1K weights, and as many multiply-adds: 266,200, or 532K FLOPs."""
-    layers = count(lenet_300_100(), torch.rand(2, 1, 28, 28))
+    layers = count_layers(lenet_300_100(), torch.rand(2, 1, 28, 28))
     assert [layer.weights for layer in layers] == [235_200, 30_000, 1_000]
     assert [layer.multiply_adds for layer in layers] == [235_200, 30_000, 1_000]
     assert 2 * total(layers) == 532_400
-    assert parameters(lenet_300_100()) == 266_610
+    assert count_parameters(lenet_300_100()) == 266_610
 
 
 def test_lenet_5_as_the_paper_counts_it():
     """Table 3: 576K, 3200K, 800K and 10K FLOPs are 288K, 1600K, 400K and 5K multiply-adds."""
-    layers = count(lenet_5(), torch.rand(2, 1, 28, 28))
+    layers = count_layers(lenet_5(), torch.rand(2, 1, 28, 28))
     assert [layer.weights for layer in layers] == [500, 25_000, 400_000, 5_000]
     assert [layer.multiply_adds for layer in layers] == [288_000, 1_600_000, 400_000, 5_000]
     assert [layer.kind for layer in layers] == ["Conv2d", "Conv2d", "Linear", "Linear"]
-    assert parameters(lenet_5()) == 431_080
+    assert count_parameters(lenet_5()) == 431_080
 
 
 def test_kept_weights_count_at_their_positions():
@@ -65,10 +70,10 @@ def test_kept_weights_count_at_their_positions():
     net = nn.Sequential(nn.Conv2d(1, 20, 5), nn.Flatten(), nn.Linear(11520, 10))
     mask = torch.zeros(20, 1, 5, 5, dtype=torch.bool)
     mask[3, 0, 1, 2] = mask[7, 0, 0, 0] = True
-    conv, fc = count(net, torch.rand(3, 1, 28, 28), {"0.weight": mask})
+    conv, fc = count_layers(net, torch.rand(3, 1, 28, 28), {"0.weight": mask})
     assert (conv.kept, conv.effective_multiply_adds) == (2, 2 * 576)
     assert (fc.kept, fc.effective_multiply_adds) == (fc.weights, fc.multiply_adds)
-    assert nonzero(net, {"0.weight": mask}) == parameters(net) - 498
+    assert count_nonzero(net, {"0.weight": mask}) == count_parameters(net) - 498
 
 
 @pytest.mark.parametrize(
@@ -95,8 +100,10 @@ def test_kept_weights_count_at_their_positions():
 )
 def test_dense_counts_are_half_of_torch_flops(net, shape):
     """Multiply-adds per example are half of FlopCounterMode's FLOPs, whatever the batch."""
-    assert 2 * total(count(net, torch.rand(1, *shape))) == flops(net, torch.rand(1, *shape))
-    assert total(count(net, torch.rand(3, *shape))) == total(count(net, torch.rand(1, *shape)))
+    assert 2 * total(count_layers(net, torch.rand(1, *shape))) == flops(net, torch.rand(1, *shape))
+    assert total(count_layers(net, torch.rand(3, *shape))) == total(
+        count_layers(net, torch.rand(1, *shape))
+    )
 
 
 def test_activities_by_hand():
@@ -113,7 +120,7 @@ def test_activities_by_hand():
         "fc1.weight": torch.tensor([[True, False], [True, True], [True, True], [False, False]]),
         "fc2.weight": torch.tensor([[True, False, True, False]]),
     }
-    fc1, fc2 = count(net, torch.tensor([[1.0, 0], [2.0, 3.0]]), masks)
+    fc1, fc2 = count_layers(net, torch.tensor([[1.0, 0], [2.0, 3.0]]), masks)
     # Behind ReLU, of the masked net: (1, 0, 0, 0) and (2, 0, 3, 0).
     assert (fc1.input_activity, fc1.output_activity) == (3 / 4, 3 / 8)
     assert fc1.han_flops_kept == 5 / 8
@@ -130,7 +137,7 @@ def test_flop_percentages_follow_from_activities_as_in_the_tables():
         for name, parameter in net.named_parameters()
         if parameter.ndim > 1
     }
-    layers = count(net, torch.rand(4, 1, 28, 28, generator=generator), masks)
+    layers = count_layers(net, torch.rand(4, 1, 28, 28, generator=generator), masks)
     assert layers[0].han_flops_kept == layers[0].kept / layers[0].weights
     for before, layer in pairwise(layers):
         assert layer.input_activity == before.output_activity
@@ -171,7 +178,7 @@ class Recurrent(nn.Module):
 
 def test_a_layer_that_runs_three_times_adds_up():
     """Calls of one module add up, and a module that is not called is left out."""
-    start, again = count(Recurrent(), torch.rand(2, 3))
+    start, again = count_layers(Recurrent(), torch.rand(2, 3))
     assert (start.multiply_adds, again.weights, again.multiply_adds) == (12, 16, 48)
 
 
@@ -181,17 +188,17 @@ def test_tied_weights_take_the_mask_of_either_name():
     net[1].weight = net[0].weight
     mask = torch.eye(3).bool()
     for name in ("0.weight", "1.weight"):
-        assert [layer.kept for layer in count(net, torch.rand(1, 3), {name: mask})] == [3, 3]
-        assert nonzero(net, {name: mask}) == 9 + 6 - 6
+        assert [layer.kept for layer in count_layers(net, torch.rand(1, 3), {name: mask})] == [3, 3]
+        assert count_nonzero(net, {name: mask}) == 9 + 6 - 6
 
 
 def test_counting_leaves_the_model_as_it_was():
     """Modes, weights and hooks are unchanged, also after a pass that fails."""
     net = nn.Sequential(nn.Linear(3, 2), nn.Dropout().eval(), nn.BatchNorm1d(2))
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    count(net, torch.rand(4, 3), {"0.weight": torch.zeros(2, 3, dtype=torch.bool)})
+    count_layers(net, torch.rand(4, 3), {"0.weight": torch.zeros(2, 3, dtype=torch.bool)})
     with pytest.raises(RuntimeError, match="shapes"):
-        count(net, torch.rand(4, 5))
+        count_layers(net, torch.rand(4, 5))
     assert [module.training for module in net.modules()] == [True, True, False, True]
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert not any(module._forward_hooks for module in net.modules())
@@ -200,18 +207,18 @@ def test_counting_leaves_the_model_as_it_was():
 def test_wrong_input_is_refused_with_the_way_out():
     """No weight layer, no batch axis and masks that do not fit are refused."""
     with pytest.raises(BoxwoodError, match="runs a linear or convolution layer, got one that runs"):
-        count(nn.ReLU(), torch.rand(1, 2))
+        count_layers(nn.ReLU(), torch.rand(1, 2))
     with pytest.raises(BoxwoodError, match=r"Expected a batch to enter ''.*unsqueeze"):
-        count(nn.Linear(3, 2), torch.rand(3))
+        count_layers(nn.Linear(3, 2), torch.rand(3))
     with pytest.raises(BoxwoodError, match="Expected a batch to enter '0'"):
-        count(nn.Sequential(nn.Conv2d(1, 1, 1)), torch.rand(1, 4, 4))
+        count_layers(nn.Sequential(nn.Conv2d(1, 1, 1)), torch.rand(1, 4, 4))
     for name, mask, words in (
         ("wieght", torch.ones(2, 3).bool(), "named after parameters"),
         ("weight", torch.ones(2, 3), "Expected a bool mask of shape"),
         ("weight", torch.ones(3, 2).bool(), "Expected a bool mask of shape"),
     ):
         with pytest.raises(BoxwoodError, match=words):
-            count(nn.Linear(3, 2), torch.rand(1, 3), {name: mask})
+            count_layers(nn.Linear(3, 2), torch.rand(1, 3), {name: mask})
 
 
 def test_attention_counts_its_projections() -> None:
@@ -226,13 +233,13 @@ def test_attention_counts_its_projections() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.inner(x, x[..., :4].repeat(1, 2, 1), x[..., :3].repeat(1, 2, 1))[0]
 
-    (layer,) = count(Reading(attend), torch.rand(2, 5, 6))
+    (layer,) = count_layers(Reading(attend), torch.rand(2, 5, 6))
     assert layer.weights == 6 * 6 + 6 * 4 + 6 * 3 + 6 * 6
     assert layer.multiply_adds == 5 * 36 + 10 * 24 + 10 * 18 + 5 * 36
     together = nn.TransformerEncoderLayer(6, 2, 8, batch_first=True)
     mask = torch.zeros(18, 6, dtype=torch.bool)
     mask[:6] = True  # the queries alone
-    layers = count(together, torch.rand(2, 5, 6), {"self_attn.in_proj_weight": mask})
+    layers = count_layers(together, torch.rand(2, 5, 6), {"self_attn.in_proj_weight": mask})
     assert [each.name for each in layers] == ["self_attn", "linear1", "linear2"]
     assert [each.multiply_adds for each in layers] == [5 * 4 * 36, 5 * 48, 5 * 48]
     assert layers[0].effective_multiply_adds == 5 * 2 * 36
@@ -251,7 +258,7 @@ def test_cells_and_bilinear_layers() -> None:
             hidden = self.cell(x, self.cell(input=x))
             return self.pair(hidden, hidden)
 
-    cell, pair = count(Twice(), torch.rand(5, 3))
+    cell, pair = count_layers(Twice(), torch.rand(5, 3))
     assert (cell.weights, cell.multiply_adds) == (12 * 7, 2 * 12 * 7)
     assert (pair.weights, pair.multiply_adds) == (32, 32)
 
@@ -261,7 +268,9 @@ def test_linear_layers_of_transformers() -> None:
     utils = pytest.importorskip("transformers.pytorch_utils")
     example = torch.rand(2, 7, 4)
     plain, other = nn.Linear(4, 6), utils.Conv1D(6, 4)
-    figures = [(c.weights, c.multiply_adds) for net in (plain, other) for c in count(net, example)]
+    figures = [
+        (c.weights, c.multiply_adds) for net in (plain, other) for c in count_layers(net, example)
+    ]
     assert figures == [(24, 7 * 24)] * 2
 
 
@@ -280,7 +289,7 @@ class Padded(nn.Module):
 def test_an_encoder_with_padding_calls_its_layers() -> None:
     """Torch's fused encoder would leave padding out by nested tensors; its setting comes back."""
     net, example = Padded().eval(), torch.rand(2, 5, 6)
-    layers = count(net, example)
+    layers = count_layers(net, example)
     assert [each.multiply_adds for each in layers] == [5 * 4 * 36, 5 * 48, 5 * 48]
     weights = Named(("encoder.layers.*.linear*.weight",))(net)
     norms = input_norm(Calibration(net, weights, [example]))

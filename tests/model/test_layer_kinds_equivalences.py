@@ -68,7 +68,7 @@ GRANULARITIES: tuple[Granularity, ...] = (
     Elements(), Slices(), Slices((1,)), PerRow(), NofM(2, 4), Blocks(3, 2),
 )  # fmt: skip
 CRITERIA = (
-    criteria.magnitude, criteria.wanda, criteria.optimal_brain_surgeon, criteria.taylor,
+    criteria.magnitude, criteria.wanda, criteria.obs, criteria.taylor,
     criteria.fisher, criteria.snip, criteria.grasp, criteria.synflow, criteria.geometric_median,
     criteria.taylor_gate,
 )  # fmt: skip
@@ -264,7 +264,7 @@ def test_linear_layers_of_graph_packages() -> None:
     plain, other = nn.Linear(6, 4), Linear(6, 4)
     other.load_state_dict(plain.state_dict())
     batches = [torch.randn(9, 6)]
-    for criterion in (criteria.magnitude, criteria.wanda, criteria.optimal_brain_surgeon):
+    for criterion in (criteria.magnitude, criteria.wanda, criteria.obs):
         masks = [
             find_masks(net, 0.5, criterion=criterion, batches=batches) for net in (plain, other)
         ]

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from boxwood import SGD, Genesis, Training
 from boxwood._internal.core.policies import Gradual, RigL
 from boxwood._internal.core.schedules import Cubic
 from boxwood._internal.core.spec import Call
@@ -16,6 +15,9 @@ from boxwood._internal.recipes.phases.train import Train
 from boxwood._internal.train.settings import PolicyPruning, Regularisation
 from boxwood._internal.zoo.language_models import lstm_language_model
 from boxwood._internal.zoo.lenet import lenet_300_100
+from boxwood.optim import SGD
+from boxwood.recipes import Genesis
+from boxwood.training import Training
 
 GENESIS = Genesis(model=Call.of(lenet_300_100, inputs=64), data=digits, seed=3)
 STEPS = 60

@@ -17,20 +17,20 @@ from boxwood._internal.core.spec import Call, decode, encode
 from boxwood._internal.data.digits import digits
 from boxwood._internal.recipes.at_initialisation import (
     prune_at_initialisation,
-    reinitialised,
-    shuffled,
+    reinitialised_weights,
+    shuffled_masks,
 )
 from boxwood._internal.recipes.phase import Genesis, Recipe, State, World, state_of
-from boxwood._internal.recipes.phases import Predict, Prune, PruneUnits, Scan, Train
 from boxwood._internal.recipes.three_step import dense
 from boxwood._internal.runs.chain import keys
-from boxwood._internal.runs.runner import Job, run, run_all
+from boxwood._internal.runs.runner import Job, run_all, run_recipe
 from boxwood._internal.runs.store import Store
 from boxwood._internal.train.losses import cross_entropy, squared_error
 from boxwood._internal.train.optimizers import SGD
 from boxwood._internal.train.settings import PolicyPruning, Training
 from boxwood._internal.zoo.lenet import lenet_300_100
 from boxwood.errors import BoxwoodError
+from boxwood.phases import Predict, Prune, PruneUnits, Scan, Train
 
 TRAINING = Training(steps=20, batch=60, optimizer=SGD(lr=0.05, momentum=0.9))
 NAMES = ("fc1.weight", "fc2.weight", "fc3.weight")
@@ -47,7 +47,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 def pruned(store: Store, seed: int = 0, **settings: object) -> State:
     """The state after the first phase."""
-    return run(genesis(seed), prune_at_initialisation(TRAINING, 0.9, **settings)[:1], store)
+    return run_recipe(genesis(seed), prune_at_initialisation(TRAINING, 0.9, **settings)[:1], store)
 
 
 def same(one: State, other: State) -> bool:
@@ -80,7 +80,9 @@ def test_each_seed_has_its_own_evidence(store: Store) -> None:
 )
 def test_chance_follows_the_seed_of_the_run(store: Store, phase: Prune | PruneUnits) -> None:
     """Two seeds have two random masks that agree no more than chance has it; one has one."""
-    first, second = (run(genesis(seed), (phase,), store).masks["fc1.weight"] for seed in (0, 1))
+    first, second = (
+        run_recipe(genesis(seed), (phase,), store).masks["fc1.weight"] for seed in (0, 1)
+    )
     if isinstance(phase, PruneUnits):
         assert not torch.equal(first, second)
     else:
@@ -94,7 +96,7 @@ def test_random_masks_of_policies_follow_the_seed_of_the_run(store: Store, kind:
 
     def first_masks(root: int, **chance: int) -> Tensor:
         training = replace(TRAINING, steps=1, pruning=PolicyPruning(kind(0.5, **more, **chance)))
-        return run(genesis(root), (Train(training=training),), store).masks["fc1.weight"]
+        return run_recipe(genesis(root), (Train(training=training),), store).masks["fc1.weight"]
 
     agree = float((first_masks(0) == first_masks(1)).float().mean())
     assert agree == pytest.approx(0.5, abs=0.02)
@@ -125,7 +127,7 @@ def test_chance_in_every_phase_follows_the_seed_of_the_run(
 def test_a_seed_that_was_given_stays(store: Store) -> None:
     """Whoever names the seed of a criterion gets that, under the key that such runs had before."""
     phase = Prune(sparsity=0.5, criterion=Call.of(random, seed=3))
-    first, second = (run(genesis(seed), (phase,), store) for seed in (0, 1))
+    first, second = (run_recipe(genesis(seed), (phase,), store) for seed in (0, 1))
     assert same(first, second)
     assert "revision" not in encode(phase, identity=True)
     assert "revision" not in encode(Prune(sparsity=0.5), identity=True)
@@ -138,7 +140,7 @@ def test_synflow_takes_a_hundred_rounds(store: Store) -> None:
         prune_at_initialisation(TRAINING, 0.999, criterion=synflow, rounds=rounds)
         for rounds in (None, 1)
     ]
-    rounds, once = (run(genesis(), recipe[:1], store) for recipe in recipes)
+    rounds, once = (run_recipe(genesis(), recipe[:1], store) for recipe in recipes)
     total = sum(mask.numel() for mask in rounds.masks.values())
     assert sum(int(mask.sum()) for mask in rounds.masks.values()) == round(0.001 * total)
     assert all(mask.any() for mask in rounds.masks.values())
@@ -153,7 +155,7 @@ def test_rounds_go_on_from_the_masks_there_are(store: Store) -> None:
         seen.append(float(mask.float().mean()))
         return weight.abs()
 
-    state = run(genesis(), (Prune(sparsity=0.5),), store)
+    state = run_recipe(genesis(), (Prune(sparsity=0.5),), store)
     again = Prune(sparsity=0.9, criterion=noting, rounds=2, layers=_only_first)
     world = World(genesis=genesis(), data=digits(), earlier=lambda _: state)
     after = again.run(state, world).masks["fc1.weight"]
@@ -171,7 +173,7 @@ def _only_first(model: torch.nn.Module) -> dict[str, Tensor]:
 def test_what_is_pruned_stays_zero_and_the_rest_starts_at_its_initial_values(store: Store) -> None:
     """Before training survivors have their initial values; afterwards zeros are still zeros."""
     recipe = prune_at_initialisation(TRAINING, 0.9)
-    before, after = (run(genesis(), recipe[:count], store) for count in (1, 2))
+    before, after = (run_recipe(genesis(), recipe[:count], store) for count in (1, 2))
     start = genesis().build().state_dict()
     for name in NAMES:
         mask = before.masks[name]
@@ -183,8 +185,11 @@ def test_what_is_pruned_stays_zero_and_the_rest_starts_at_its_initial_values(sto
 def test_controls_keep_what_they_say(store: Store) -> None:
     """Shuffling keeps the count of each layer and the values; drawing again keeps the masks."""
     recipe = prune_at_initialisation(TRAINING, 0.9)
-    found = run(genesis(), recipe[:1], store)
-    moved, fresh = (run(genesis(), of(recipe)[:2], store) for of in (shuffled, reinitialised))
+    found = run_recipe(genesis(), recipe[:1], store)
+    moved, fresh = (
+        run_recipe(genesis(), of(recipe)[:2], store)
+        for of in (shuffled_masks, reinitialised_weights)
+    )
     start = genesis().build().state_dict()
     for name in NAMES:
         assert moved.masks[name].sum() == found.masks[name].sum()
@@ -193,7 +198,7 @@ def test_controls_keep_what_they_say(store: Store) -> None:
     assert same(fresh, found)
     assert not torch.equal(fresh.weights["fc1.weight"], found.weights["fc1.weight"])
     with pytest.raises(BoxwoodError, match="begins with pruning, got one that begins with Train"):
-        shuffled(dense(TRAINING))
+        shuffled_masks(dense(TRAINING))
 
 
 @pytest.mark.parametrize("criterion", [snip, grasp, synflow, magnitude, random])
@@ -204,7 +209,7 @@ def test_every_criterion_makes_a_recipe_of_one_budget(
     recipe: Recipe = prune_at_initialisation(TRAINING, 0.9, criterion=criterion)
     assert decode(encode(recipe)) == recipe
     assert recipe[1].training == dense(TRAINING)[0].training
-    state = run(genesis(), recipe, store)
+    state = run_recipe(genesis(), recipe, store)
     assert state.facts["kept"] == round(0.1 * state.facts["weights"])
     assert state.facts["test"]["total"] > 0
 
@@ -234,8 +239,8 @@ def test_controls_share_the_pruning(tmp_path: Path) -> None:
     """A recipe and its controls prune once."""
     recipe = prune_at_initialisation(TRAINING, 0.9)
     found = Store(tmp_path)
-    run_all([Job(genesis(), each[:2]) for each in (recipe, shuffled(recipe))], found)
-    assert len({*keys(genesis(), recipe[:2]), *keys(genesis(), shuffled(recipe)[:2])}) == 4
+    run_all([Job(genesis(), each[:2]) for each in (recipe, shuffled_masks(recipe))], found)
+    assert len({*keys(genesis(), recipe[:2]), *keys(genesis(), shuffled_masks(recipe)[:2])}) == 4
 
 
 @pytest.mark.parametrize("wrong", [{"rounds": 0}, {"rounds": 2, "sparsity": None}])

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from boxwood import SGD, Adam, Genesis, Store, Training, run
 from boxwood._internal.agent.search import TryAndLearn
 from boxwood._internal.core.criteria import magnitude, random, taylor
 from boxwood._internal.core.spec import Call
@@ -17,6 +16,10 @@ from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.recipes.phases.search_filters import Recovery, SearchFilters
 from boxwood._internal.zoo.cifar_nets import small_vgg
 from boxwood.errors import BoxwoodError
+from boxwood.optim import SGD, Adam
+from boxwood.recipes import Genesis
+from boxwood.runs import Store, run_recipe
+from boxwood.training import Training
 
 NET = Call.of(small_vgg, widths=(6, 8))
 LAYERS = ("conv1.weight", "conv2.weight")
@@ -33,7 +36,7 @@ def store(tmp_path_factory) -> Store:
 
 
 def _after(store: Store, recipe, phases: int, seed: int = 0) -> State:
-    return run(Genesis(model=NET, data=digits, seed=seed), recipe[:phases], store)
+    return run_recipe(Genesis(model=NET, data=digits, seed=seed), recipe[:phases], store)
 
 
 def test_layers_are_named_input_side_first():
@@ -111,7 +114,7 @@ def test_an_unknown_layer_is_named(store):
     """The error lists the layers that there are."""
     search = replace(SEARCH, layer="conv3.weight")
     with pytest.raises(BoxwoodError, match=r"got 'conv3.weight'; take one of conv1.weight, conv2"):
-        run(Genesis(model=NET, data=digits), (AGENT[0], search), store)
+        run_recipe(Genesis(model=NET, data=digits), (AGENT[0], search), store)
 
 
 def test_two_processes_search_as_one_does(store, quick_processes):

@@ -103,12 +103,12 @@ ROWS: tuple[tuple[Criterion, tuple[type[nn.Module], ...]], ...] = (
     (criteria.movement, EVERYWHERE),
     (criteria.hutchinson, EVERYWHERE),
     (criteria.wanda, LAYERS),
-    (criteria.optimal_brain_surgeon, LAYERS),
+    (criteria.obs, LAYERS),
     (criteria.taylor_gate, LAYERS),
     (criteria.network_slimming, (Convolutional,)),
     (criteria.rank_of_features, (Convolutional,)),
-    (criteria.optimal_brain_damage, ()),
-    (criteria.optimal_brain_damage_full, ()),
+    (criteria.obd, ()),
+    (criteria.obd_full, ()),
 )
 GRANULARITIES: tuple[Granularity, ...] = (
     Elements(),

@@ -5,7 +5,7 @@ from math import log
 import pytest
 import torch
 
-from boxwood import SGD, Experiment, Splits, Training
+from boxwood import Experiment
 from boxwood._internal.core.spec import Call
 from boxwood._internal.data.text import corpus
 from boxwood._internal.recipes.gradual import Size, dense_training, gradual_pruning
@@ -18,6 +18,9 @@ from boxwood._internal.runs.store import Store
 from boxwood._internal.train.losses import cross_entropy
 from boxwood._internal.train.settings import Regularisation
 from boxwood._internal.zoo.language_models import lstm_language_model
+from boxwood.data import Splits
+from boxwood.optim import SGD
+from boxwood.training import Training
 
 SMALL = Call.of(lstm_language_model, words=32, hidden=4)
 LARGE = Call.of(lstm_language_model, words=32, hidden=12)

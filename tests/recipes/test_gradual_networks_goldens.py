@@ -9,7 +9,7 @@ from torch import nn
 from boxwood._internal.core.policies import LayerByLayer
 from boxwood._internal.core.schedules import Cubic, Linear, OneShot
 from boxwood._internal.core.spec import Call
-from boxwood._internal.model.counting import count
+from boxwood._internal.model.counting import count_layers
 from boxwood._internal.recipes import gradual_networks
 from boxwood._internal.recipes.gradual import (
     Size,
@@ -28,7 +28,7 @@ from boxwood.errors import BoxwoodError
 
 
 def millions(count: float) -> float:
-    return round(count / 1e6, 2)
+    return round(count_layers / 1e6, 2)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_layers_of_a_language_model_are_counted() -> None:
     masks = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in LANGUAGE_MODEL(net).items()}
     for mask in masks.values():
         mask[0] = True
-    layers = count(net, torch.zeros(2, 5, dtype=torch.int64), masks)
+    layers = count_layers(net, torch.zeros(2, 5, dtype=torch.int64), masks)
     assert [each.kind for each in layers] == ["Embedding", "LSTM", "Linear"]
     assert [each.weights for each in layers] == [33, 2 * 2 * 3 * 12, 33]
     assert [each.kept for each in layers] == [3, 4 * 3, 3]

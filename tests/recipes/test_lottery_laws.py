@@ -17,7 +17,7 @@ from boxwood._internal.recipes.phases.prune import Prune
 from boxwood._internal.recipes.phases.rewind import Reinitialise, Rewind
 from boxwood._internal.recipes.phases.train import Train
 from boxwood._internal.runs.chain import keys
-from boxwood._internal.runs.runner import run
+from boxwood._internal.runs.runner import run_recipe
 from boxwood._internal.runs.store import Store
 from boxwood._internal.train.callbacks import Callbacks
 from boxwood._internal.train.lr_schedules import LinearWarmup, StepDecay
@@ -51,7 +51,7 @@ def until(recipe: Recipe, wanted: Callable[[object], bool], times: int = 1) -> R
 
 
 def after(recipe: Recipe, kind: type, store: Store, times: int = 1) -> State:
-    return run(genesis(), until(recipe, lambda phase: isinstance(phase, kind), times), store)
+    return run_recipe(genesis(), until(recipe, lambda phase: isinstance(phase, kind), times), store)
 
 
 def start() -> dict[str, Tensor]:
@@ -85,7 +85,7 @@ def test_masks_prune_exactly_what_the_rates_say(store):
 
 def test_pruned_weights_stay_zero_through_training(store):
     """After training a ticket, its pruned weights are zero and its survivors have moved."""
-    state = run(genesis(), ticket(), store)
+    state = run_recipe(genesis(), ticket(), store)
     before = after(ticket(), Rewind, store, 2)
     for name in MASKED:
         assert not state.weights[name][~state.masks[name]].any()
@@ -130,9 +130,9 @@ def test_controls_share_the_chain_of_the_ticket():
 def test_extending_runs_only_the_new_phases(tmp_path):
     """From 1 to 2 levels, the phases of the first are taken from the store."""
     store = Store(tmp_path)
-    run(genesis(), ticket(1), store)
+    run_recipe(genesis(), ticket(1), store)
     first = {key: store.record(key)["provenance"] for key in keys(genesis(), ticket(1))}
-    run(genesis(), ticket(2), store)
+    run_recipe(genesis(), ticket(2), store)
     assert {key: store.record(key)["provenance"] for key in first} == first
     assert len(list((tmp_path / "phases").iterdir())) == len(ticket(2)) + 1
 
@@ -218,7 +218,7 @@ def test_late_rewinding_puts_survivors_back_to_step_k(store):
     for name in MASKED:
         assert torch.equal(state.weights[name], early.weights[name] * state.masks[name])
     trained = until(recipe, lambda phase: isinstance(phase, Train), 3)
-    facts = run(genesis(), trained, store).facts
+    facts = run_recipe(genesis(), trained, store).facts
     assert [row["step"] for row in facts["history"]] == [20, 30]
 
 
@@ -262,7 +262,9 @@ def test_learning_rate_rewinding_replays_the_schedule_alone(store):
     assert torch.equal(
         pruned.weights["fc1.weight"], dense.weights["fc1.weight"] * pruned.masks["fc1.weight"]
     )
-    assert [row["step"] for row in run(genesis(), recipe[:-1], store).facts["history"]] == [30]
+    assert [row["step"] for row in run_recipe(genesis(), recipe[:-1], store).facts["history"]] == [
+        30
+    ]
 
 
 def test_conv_only_and_fc_only_leave_the_rest_dense():
@@ -278,18 +280,18 @@ def test_conv_only_and_fc_only_leave_the_rest_dense():
 def test_the_line_between_two_copies_ends_at_both(store):
     """α = 0 and 1 measure the second and the first copy; both started from θ_k in other orders."""
     recipe = tickets.instability(TRAINING, rewind=12, points=3)
-    state = run(genesis(), recipe, store)
+    state = run_recipe(genesis(), recipe, store)
     line = state.facts["line"]
     assert [row["alpha"] for row in line] == [0, 0.5, 1]
     for label, end in (("copy-2", line[0]), ("copy-1", line[-1])):
         measured = until(recipe, lambda phase, label=label: phase.label == label, 2)
-        assert run(genesis(), measured, store).facts["validation"] == end["validation"]
+        assert run_recipe(genesis(), measured, store).facts["validation"] == end["validation"]
 
 
 def test_the_line_of_a_ticket_stays_sparse(store):
     """Copies of a ticket keep its masks."""
     recipe = tickets.ticket_instability(ticket(1), 1, points=2)
-    state, found = run(genesis(), recipe, store), after(ticket(1), Prune, store)
+    state, found = run_recipe(genesis(), recipe, store), after(ticket(1), Prune, store)
     for name in MASKED:
         assert torch.equal(state.masks[name], found.masks[name])
         assert not state.weights[name][~state.masks[name]].any()
@@ -299,8 +301,8 @@ def test_normalisation_statistics_are_fresh_after_rewinding(store):
     """Rewinding puts running means and variances back as well."""
     start_ = Genesis(model=with_norm, data=digits)
     recipe = tickets.lottery_ticket(train=TRAINING, prune=tickets.together(0.2), levels=1)
-    dense = run(start_, recipe[:1], store)
-    state = run(start_, until(recipe, lambda phase: isinstance(phase, Rewind)), store)
+    dense = run_recipe(start_, recipe[:1], store)
+    state = run_recipe(start_, until(recipe, lambda phase: isinstance(phase, Rewind)), store)
     assert dense.weights["1.running_var"].ne(1).any()
     assert state.weights["1.running_var"].eq(1).all()
 
@@ -333,7 +335,7 @@ def test_what_a_ticket_refuses(store):
     with pytest.raises(
         BoxwoodError, match=r"masks before ShuffleMasks, got none; put a Prune phase"
     ):
-        run(genesis(), (ShuffleMasks(),), store)
+        run_recipe(genesis(), (ShuffleMasks(),), store)
 
 
 def test_accuracy_at_fixed_steps_is_asked_of_all_trainings_and_of_the_controls():

@@ -12,7 +12,7 @@ from boxwood._internal.recipes.lottery_networks import Row
 from boxwood._internal.recipes.lottery_ticket import lottery_ticket
 from boxwood._internal.recipes.phase import Genesis
 from boxwood._internal.runs.chain import keys
-from boxwood._internal.runs.runner import run
+from boxwood._internal.runs.runner import run_recipe
 from boxwood._internal.runs.store import Store
 from boxwood._internal.train.lr_schedules import StepDecay
 from boxwood._internal.train.optimizers import SGD, Adam
@@ -187,7 +187,7 @@ def test_a_residual_net_is_pruned_globally_and_rewound_late(tmp_path):
     recipe = lottery_ticket(train=train, prune=row.prune, levels=1, rewind=1)
     start, store = Genesis(model=row.model, data=images), Store(tmp_path)
     chain = keys(start, recipe)
-    run(start, recipe, store)
+    run_recipe(start, recipe, store)
     early, rewound = store.load(chain[4]), store.load(chain[7])
     assert [type(recipe[i - 1]).__name__ for i in (4, 7)] == ["Train", "Rewind"]
     for name, weight in rewound.weights.items():

@@ -22,7 +22,7 @@ from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.recipes.phases.predict import Predict
 from boxwood._internal.recipes.phases.prune import Prune
 from boxwood._internal.recipes.phases.train import Train
-from boxwood._internal.runs.runner import run
+from boxwood._internal.runs.runner import run_recipe
 from boxwood._internal.runs.store import Store
 from boxwood._internal.train.losses import squared_error
 from boxwood._internal.train.minimum import minimise_
@@ -97,9 +97,7 @@ def test_predictions_are_exact_for_one_weight_of_a_quadratic() -> None:
     """For a linear network with squared error the first deletion's rise is as predicted."""
     there, start = world(linear_net)
     at_minimum = Descend(loss=squared_error, gradient=1e-6).run(start, there)
-    predict = Predict(
-        criterion=criteria.optimal_brain_damage, loss=squared_error, sparsities=(0.1, 0.9)
-    )
+    predict = Predict(criterion=criteria.obd, loss=squared_error, sparsities=(0.1, 0.9))
     facts = predict.run(at_minimum, there).facts
     sparsity_, deleted, predicted, after = facts["deletions"][0]
     assert (sparsity_, deleted) == (0.1, 1)
@@ -110,9 +108,7 @@ def test_predictions_are_exact_for_one_weight_of_a_quadratic() -> None:
 def test_a_prediction_is_half_h_w_squared() -> None:
     """The recorded sum is that of the scores that the mask drops."""
     there, start = world()
-    phase = Predict(
-        criterion=criteria.optimal_brain_damage_full, loss=squared_error, sparsities=(0.5,)
-    )
+    phase = Predict(criterion=criteria.obd_full, loss=squared_error, sparsities=(0.5,))
     after = phase.run(start, there)
     model = there.network(start)
     weights = linear_and_conv(model)
@@ -145,13 +141,13 @@ def test_at_a_penalised_minimum_the_penalised_loss_is_what_is_predicted() -> Non
     arrived = Descend(loss=squared_error, decay=decay, gradient=1e-8).run(start, there)
     assert arrived.facts["gradient"] <= 1e-8
     settings = {"loss": squared_error, "sparsities": (0.1,)}
-    saliency = spec.Call.of(criteria.optimal_brain_damage, decay=decay)
+    saliency = spec.Call.of(criteria.obd, decay=decay)
     facts = Predict(criterion=saliency, decay=decay, **settings).run(arrived, there).facts
     _, deleted, predicted, after = facts["deletions"][0]
     assert deleted == 1
     assert after - facts["loss"] == pytest.approx(predicted, rel=1e-6)
     assert facts["loss"] == pytest.approx(arrived.facts["loss"], rel=1e-12)
-    alone = Predict(criterion=criteria.optimal_brain_damage, **settings).run(arrived, there).facts
+    alone = Predict(criterion=criteria.obd, **settings).run(arrived, there).facts
     _, _, predicted, after = alone["deletions"][0]
     assert after - alone["loss"] != pytest.approx(predicted, rel=0.1)
 
@@ -172,7 +168,7 @@ def test_the_recipe_ranks_by_the_loss_that_the_descent_minimises() -> None:
     (prune_,) = [
         p for p in optimal_brain_damage(go, go, (0.5,), loss=squared_error) if isinstance(p, Prune)
     ]
-    assert prune_.criterion == spec.Call.of(criteria.optimal_brain_damage, decay=0.01)
+    assert prune_.criterion == spec.Call.of(criteria.obd, decay=0.01)
 
 
 def test_the_recipe_runs_and_resumes(tmp_path: Path) -> None:
@@ -184,10 +180,10 @@ def test_the_recipe_runs_and_resumes(tmp_path: Path) -> None:
     )  # fmt: skip
     assert [type(phase) for phase in recipe[:4]] == [Descend, Measure, Prune, Train]
     genesis, store = Genesis(model=net, data=toy), Store(tmp_path)
-    state = run(genesis, recipe, store)
+    state = run_recipe(genesis, recipe, store)
     assert sparsity(state.masks) == pytest.approx(0.6, abs=0.02)
     assert all((state.weights[name][~mask] == 0).all() for name, mask in state.masks.items())
-    again = run(genesis, recipe, store)
+    again = run_recipe(genesis, recipe, store)
     assert all(torch.equal(again.weights[name], each) for name, each in state.weights.items())
     assert spec.decode(spec.encode(recipe)) == recipe
 
@@ -215,7 +211,7 @@ def test_old_keys_stay() -> None:
         "layers",
         "floor",
     }
-    assert written["criterion"] == {"function": "boxwood._internal.core.criteria:magnitude"}
+    assert written["criterion"] == {"function": "boxwood.criteria:magnitude"}
 
 
 def test_a_compiled_network_is_gathered_from_as_itself() -> None:

@@ -8,14 +8,14 @@ from boxwood._internal.cli.main import app
 from boxwood._internal.core.criteria import geometric_median, network_slimming, taylor_gate
 from boxwood._internal.core.spec import Call
 from boxwood._internal.data.digits import digits
+from boxwood._internal.deployment import load
 from boxwood._internal.graph.scoring import score_units
 from boxwood._internal.graph.units import find_units
-from boxwood._internal.loading import load
 from boxwood._internal.recipes.phase import Genesis
 from boxwood._internal.recipes.phases.prune_units import PruneUnits
 from boxwood._internal.recipes.structural import slimming, structural
 from boxwood._internal.runs.chain import keys
-from boxwood._internal.runs.runner import run
+from boxwood._internal.runs.runner import run_recipe
 from boxwood._internal.runs.store import Store
 from boxwood._internal.train.losses import cross_entropy
 from boxwood._internal.train.optimizers import SGD
@@ -27,7 +27,7 @@ def test_units_stay_gone_and_the_cut_network_computes_the_same(tmp_path):
     """After retraining, the network cut by its masks gives the outputs of the masked one."""
     training = Training(epochs=2, batch=60, optimizer=SGD(lr=0.05, momentum=0.9))
     start = Genesis(model=Call.of(lenet_300_100, inputs=64), data=digits)
-    state = run(start, structural(training, training, 0.25), Store(tmp_path))
+    state = run_recipe(start, structural(training, training, 0.25), Store(tmp_path))
     assert {n: int(m.any(1).sum()) for n, m in state.masks.items() if m.dim() == 2} == {
         "fc1.weight": 75, "fc2.weight": 25, "fc3.weight": 10,
     }  # fmt: skip
@@ -56,7 +56,7 @@ def test_the_smaller_network_of_a_run_is_a_file(tmp_path):
     training = Training(epochs=1, batch=60, optimizer=SGD(lr=0.05))
     start = Genesis(model=Call.of(lenet_300_100, inputs=64), data=digits)
     recipe, store = structural(training, training, 0.25), Store(tmp_path / "store")
-    state = run(start, recipe, store)
+    state = run_recipe(start, recipe, store)
     key = keys(start, recipe)[-1]
     call = ["runs", "export", key[:12], "--store", str(store.root), "--out"]
     done = CliRunner().invoke(app, [*call, str(tmp_path / "small.safetensors"), "--cut"])
@@ -85,7 +85,7 @@ def test_slimming_removes_the_filters_of_the_smallest_scales(tmp_path):
     start = Genesis(model=normed, data=digits)
     recipe = slimming(training, training, 0.5, l1=0.1)
     plain, dense, pruned = (
-        run(start, each, Store(tmp_path))
+        run_recipe(start, each, Store(tmp_path))
         for each in (structural(training, training, 0.5)[:1], recipe[:1], recipe[:2])
     )
     scales = {n: dense.weights[f"{n}.weight"].abs() for n in (1, 4)}
@@ -95,7 +95,7 @@ def test_slimming_removes_the_filters_of_the_smallest_scales(tmp_path):
     for (norm, scale), conv in zip(scales.items(), (0, 3), strict=True):
         kept = pruned.masks[f"{conv}.weight"].flatten(1).any(1)
         assert torch.equal(kept, scale >= cut), norm
-    assert run(start, recipe, Store(tmp_path)).facts["test"]["total"] == 360
+    assert run_recipe(start, recipe, Store(tmp_path)).facts["test"]["total"] == 360
 
 
 def test_criteria_of_filters_and_of_gradients_score_units(tmp_path):
@@ -119,4 +119,7 @@ def test_criteria_of_filters_and_of_gradients_score_units(tmp_path):
         structural(training, training, 0.5)[0],
         PruneUnits(keep=0.5, criterion=taylor_gate, loss=cross_entropy, evidence=50),
     )
-    assert run(start, phases, Store(tmp_path)).facts["kept"] == {"0.weight": 3, "3.weight": 2}
+    assert run_recipe(start, phases, Store(tmp_path)).facts["kept"] == {
+        "0.weight": 3,
+        "3.weight": 2,
+    }

@@ -21,7 +21,7 @@ from boxwood._internal.distill.feature_distillation import (
 )
 from boxwood._internal.distill.losses import Distillation, TeacherTargets
 from boxwood._internal.recipes.gradual import gradual_pruning
-from boxwood._internal.recipes.lottery_ticket import layer_wise, lottery_ticket
+from boxwood._internal.recipes.lottery_ticket import layerwise_rates, lottery_ticket
 from boxwood._internal.recipes.phase import Genesis, Recipe, State
 from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.recipes.phases.measure_teacher import MeasureTeacher
@@ -39,7 +39,7 @@ from boxwood._internal.recipes.teacher_student import (
 )
 from boxwood._internal.recipes.teachers import PastNetwork, Teacher, TrainedNetworks
 from boxwood._internal.recipes.three_step import iterative, one_shot
-from boxwood._internal.runs.runner import Job, Settings, run, run_all, with_needs
+from boxwood._internal.runs.runner import Job, RunSettings, run_all, run_recipe, with_needs
 from boxwood._internal.runs.store import Store
 from boxwood._internal.train.loop import train_
 from boxwood._internal.train.losses import limit_norms_
@@ -72,7 +72,7 @@ def equal(a: State, b: State) -> bool:
     [
         one_shot(TRAINING, TRAINING, 0.9, dead=False),
         iterative(TRAINING, TRAINING, (0.5, 0.8), dead=False),
-        lottery_ticket(train=TRAINING, prune=layer_wise(("*", 0.5)), levels=1),
+        lottery_ticket(train=TRAINING, prune=layerwise_rates(("*", 0.5)), levels=1),
         structural(TRAINING, TRAINING, 0.5),
         (
             Train(training=TRAINING, label="dense"),
@@ -84,7 +84,7 @@ def test_every_recipe_can_be_taught(recipe: Recipe, store: Store) -> None:
     """A recipe with its dense past as teacher keeps its phases and masks, and ends elsewhere."""
     with_past = with_teacher(recipe, PAST, LOSS)
     assert [type(phase) for phase in with_past] == [type(phase) for phase in recipe]
-    plain, distilled = (run(GENESIS, each, store) for each in (recipe, with_past))
+    plain, distilled = (run_recipe(GENESIS, each, store) for each in (recipe, with_past))
     assert distilled.masks.keys() == plain.masks.keys() != set()
     assert not equal(plain, distilled)
     for name, mask in distilled.masks.items():
@@ -94,8 +94,8 @@ def test_every_recipe_can_be_taught(recipe: Recipe, store: Store) -> None:
 def test_past_is_the_network_of_its_label(store: Store) -> None:
     """Learning from one's dense past is learning from that network's logits, in one's own loop."""
     recipe = with_teacher(one_shot(TRAINING, TRAINING, 0.5, dead=False), PAST, LOSS)[:3]
-    found = run(GENESIS, recipe, store)
-    dense, pruned = (run(GENESIS, recipe[:end], store) for end in (1, 2))
+    found = run_recipe(GENESIS, recipe, store)
+    dense, pruned = (run_recipe(GENESIS, recipe[:end], store) for end in (1, 2))
     past, model = GENESIS.build(), GENESIS.build()
     past.load_state_dict(dict(dense.weights))
     model.load_state_dict(dict(pruned.weights))
@@ -120,8 +120,8 @@ def test_hidden_layers_are_learnt_in_a_recipe(store: Store, augment: Augmentatio
     training = replace(TRAINING, epochs=2, augment=augment)
     recipe = one_shot(TRAINING, training, 0.5, dead=False)
     hinted = FeatureDistillation(layers=("relu1",), weight=10.0, soft=0.0, hard=1e-6)
-    dense, pruned = (run(GENESIS, recipe[:end], store) for end in (1, 2))
-    taught_ = run(
+    dense, pruned = (run_recipe(GENESIS, recipe[:end], store) for end in (1, 2))
+    taught_ = run_recipe(
         GENESIS, with_teacher(recipe, replace(PAST, cached=augment is None), hinted)[:3], store
     )
     inputs, _ = digits().test.take(torch.arange(200))
@@ -179,8 +179,8 @@ def test_the_ensemble_is_its_members(store: Store) -> None:
     needs = who.needs(GENESIS)
     assert needs[0][0].seed == GENESIS.seed
     assert len({genesis.seed for genesis, _ in needs}) == 3
-    found = run(GENESIS, (MeasureTeacher(teacher=Teacher(source=who)),), store)
-    states = [run(*need, store) for need in needs]
+    found = run_recipe(GENESIS, (MeasureTeacher(teacher=Teacher(source=who)),), store)
+    states = [run_recipe(*need, store) for need in needs]
     inputs, labels = digits().test.take(torch.arange(360))
     logits = 0
     for state in states:
@@ -209,7 +209,7 @@ def test_a_stopped_student_goes_on(augment: FlipAndCrop | None, tmp_path: Path) 
         source,
         LOSS,
     )
-    whole = run(GENESIS, recipe, Store(tmp_path / "whole"))
+    whole = run_recipe(GENESIS, recipe, Store(tmp_path / "whole"))
 
     def stop(job: Job, index: int, done: int, steps: int) -> None:
         if job.name == "x" and done == 27:
@@ -217,8 +217,8 @@ def test_a_stopped_student_goes_on(augment: FlipAndCrop | None, tmp_path: Path) 
 
     cut = Store(tmp_path / "cut")
     with pytest.raises(KeyboardInterrupt):
-        run_all([Job(GENESIS, recipe, "x")], cut, Settings(snapshot_every=0.0, watcher=stop))
-    assert equal(run(GENESIS, recipe, cut), whole)
+        run_all([Job(GENESIS, recipe, "x")], cut, RunSettings(snapshot_every=0.0, watcher=stop))
+    assert equal(run_recipe(GENESIS, recipe, cut), whole)
 
 
 GO = """
@@ -243,7 +243,7 @@ def test_one_process_or_two(tmp_path: Path, forks) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        run(GENESIS, recipe, Store(tmp_path / "one"))
+        run_recipe(GENESIS, recipe, Store(tmp_path / "one"))
     finally:
         torch.set_num_threads(threads)
     assert [process.wait() for process in both] == [0, 0]
@@ -263,13 +263,13 @@ def test_specialists_of_a_pruned_generalist(store: Store) -> None:
     """A pruned generalist's specialists keep its masks, with a dense dustbin."""
     before = (*generalist(TRAINING)[:1], Prune(sparsity=0.8))
     special = specialists(before, TRAINING, groups=((1, 7),))
-    pruned = run(GENESIS, before, store)
-    found = run(GENESIS, special[-1].members[0], store)
+    pruned = run_recipe(GENESIS, before, store)
+    found = run_recipe(GENESIS, special[-1].members[0], store)
     assert torch.equal(found.masks["fc1.weight"], pruned.masks["fc1.weight"])
     assert torch.equal(found.masks["fc2.weight"][:2], pruned.masks["fc2.weight"][[1, 7]])
     assert found.masks["fc2.weight"][2].all()
     assert not found.weights["fc2.weight"][~found.masks["fc2.weight"]].any()
-    facts = run(GENESIS, special, store).facts
+    facts = run_recipe(GENESIS, special, store).facts
     assert facts["groups"] == [[1, 7]]
     assert facts["covered"][0]["total"] < 360
     assert facts["covered"][0]["joint"] == facts["covered"][0]["generalist"]
@@ -278,7 +278,7 @@ def test_specialists_of_a_pruned_generalist(store: Store) -> None:
 def test_groups_that_were_not_found_are_left_out(store: Store) -> None:
     """Asking for more clusters than have two classes leaves fewer specialists, and no error."""
     recipe = specialists(generalist(TRAINING), TRAINING, groups=9)
-    facts = run(GENESIS, recipe, store).facts
+    facts = run_recipe(GENESIS, recipe, store).facts
     assert 1 <= len(facts["groups"]) < 9
 
 
@@ -286,7 +286,7 @@ def test_shift_is_the_best_on_validation(store: Store) -> None:
     """The shift with most right validation answers is taken, the smallest of equals, and no other bias moves."""
     start = (Train(training=TRAINING),)
     shift = ShiftBias(classes=(3,), shifts=(-100.0, -1.0, 0.0, 1.0, 100.0))
-    before, after = run(GENESIS, start, store), run(GENESIS, (*start, shift), store)
+    before, after = run_recipe(GENESIS, start, store), run_recipe(GENESIS, (*start, shift), store)
     moved = after.weights["fc2.bias"] - before.weights["fc2.bias"]
     expected = torch.zeros(10)
     expected[3] = after.facts["shift"]
@@ -295,13 +295,13 @@ def test_shift_is_the_best_on_validation(store: Store) -> None:
     for chosen, right in tried.items():
         ranked = (right, -abs(chosen))
         assert ranked <= (tried[after.facts["shift"]], -abs(after.facts["shift"]))
-    measured = run(GENESIS, (*start, shift, Measure()), store).facts["validation"]
+    measured = run_recipe(GENESIS, (*start, shift, Measure()), store).facts["validation"]
     assert measured["correct"] == round(tried[after.facts["shift"]] * measured["total"])
 
 
 def test_by_class_adds_up(store: Store) -> None:
     """Right answers by class are those of all classes together."""
-    facts = run(GENESIS, (Train(training=TRAINING), Measure(by_class=True)), store).facts
+    facts = run_recipe(GENESIS, (Train(training=TRAINING), Measure(by_class=True)), store).facts
     for part in ("test", "validation"):
         rows = facts[f"{part}_by_class"]
         assert sum(row["correct"] for row in rows) == facts[part]["correct"]
@@ -372,7 +372,7 @@ def test_phases_refuse(phase: object, message: str, store: Store) -> None:
     """A past that is not there, and an output layer without biases to shift."""
     genesis = Genesis(model=unbiased, data=digits)
     with pytest.raises(BoxwoodError, match=message):
-        run(genesis, (phase,), store)  # type: ignore[arg-type]
+        run_recipe(genesis, (phase,), store)  # type: ignore[arg-type]
 
 
 def unbiased() -> nn.Module:

@@ -14,7 +14,7 @@ from boxwood._internal.model.dead import remove_dead
 from boxwood._internal.recipes.phase import Genesis, State
 from boxwood._internal.recipes.phases.train import Train
 from boxwood._internal.recipes.three_step import alternating, iterative, one_shot
-from boxwood._internal.runs.runner import run
+from boxwood._internal.runs.runner import run_recipe
 from boxwood._internal.runs.store import Store
 from boxwood._internal.train.optimizers import SGD
 from boxwood._internal.train.settings import Training
@@ -60,7 +60,7 @@ def test_alternating_moves_one_half_at_a_time(store: Store) -> None:
     """LeNet-5 pruned once: linear layers learn first while convolutions rest, then the reverse."""
     recipe = iterative(TRAINING, alternating(TRAINING, lenet_5), (0.5,), dead=False)
     start = Genesis(model=Call.of(lenet_5, size=16), data=images, seed=0)
-    states = [run(start, recipe[:count], store) for count in (2, 3, 4)]
+    states = [run_recipe(start, recipe[:count], store) for count in (2, 3, 4)]
 
     def moved(before: State, after: State) -> set[str]:
         return {n for n, t in before.weights.items() if not torch.equal(t, after.weights[n])}
@@ -82,7 +82,7 @@ def test_networks_of_one_sparsity_have_as_many_weights_that_do_something(store: 
     )
     counts = []
     for recipe in recipes:
-        state = run(start, recipe, store)
+        state = run_recipe(start, recipe, store)
         facts = state.facts
         counts.append(facts["kept"])
         again = remove_dead(start.network(state.weights), state.masks, digits().shape)

@@ -12,9 +12,9 @@ from boxwood._internal.core.digests import digest
 from boxwood._internal.recipes.phase import State
 from boxwood._internal.runs.store import Store
 
-MODEL = {"function": "boxwood._internal.zoo.lenet:lenet_300_100"}
-DATA = {"function": "boxwood._internal.data.digits:digits"}
-PHASES = "boxwood._internal.recipes.phases"
+MODEL = {"function": "boxwood.networks:lenet_300_100"}
+DATA = {"function": "boxwood.data:digits"}
+PHASES = "boxwood.phases"
 SHAPES = {"fc1": (6, 16), "fc2": (3, 6)}
 SIZE = 114
 """Weights of both layers."""
@@ -22,18 +22,18 @@ SIZE = 114
 
 def prune(sparsity: float, criterion: str = "magnitude") -> dict[str, Any]:
     return {
-        "is": f"{PHASES}.prune:Prune",
+        "is": f"{PHASES}:Prune",
         "sparsity": sparsity,
-        "criterion": {"function": f"boxwood._internal.core.criteria:{criterion}"},
-        "allocation": {"function": "boxwood._internal.core.allocation:global_"},
+        "criterion": {"function": f"boxwood.criteria:{criterion}"},
+        "allocation": {"function": "boxwood.allocation:global_"},
         "label": "",
     }
 
 
 def train(label: str = "", epochs: int = 2) -> dict[str, Any]:
-    training = {"is": "boxwood._internal.train.settings:Training", "epochs": epochs, "batch": 60}
+    training = {"is": "boxwood.training:Training", "epochs": epochs, "batch": 60}
     return {
-        "is": f"{PHASES}.train:Train",
+        "is": f"{PHASES}:Train",
         "training": training,
         "correct_dropout": False,
         "label": label,
@@ -41,7 +41,7 @@ def train(label: str = "", epochs: int = 2) -> dict[str, Any]:
 
 
 def measure(label: str) -> dict[str, Any]:
-    return {"is": f"{PHASES}.measure:Measure", "label": label}
+    return {"is": f"{PHASES}:Measure", "label": label}
 
 
 def trained(epochs: int = 2, start: float = 0.5) -> dict[str, Any]:
@@ -95,7 +95,7 @@ Phase = tuple[dict[str, Any], dict[str, Any] | None, Sequence[int] | None]
 def note(store: Store, name: str, seed: int, phases: Sequence[Phase], **start: Any) -> list[str]:
     """Write one run; phases that are alike have one key, as everywhere."""
     genesis = {
-        "is": "boxwood._internal.recipes.phase:Genesis", "model": MODEL, "data": DATA, "seed": seed,
+        "is": "boxwood.recipes:Genesis", "model": MODEL, "data": DATA, "seed": seed,
         "checkpoint": None, "checkpoint_sha256": None, **start,
     }  # fmt: skip
     chain = [digest(genesis)]

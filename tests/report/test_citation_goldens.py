@@ -93,10 +93,7 @@ def test_bibtex_has_balanced_braces() -> None:
 
 def test_unknown_code_is_left_alone() -> None:
     """Names of a user's files, and of what this Boxwood does not have, cite nothing."""
-    assert (
-        sources([{"is": "mine.py:Phase"}, {"function": "boxwood._internal.core.criteria:gone"}])
-        == ()
-    )
+    assert sources([{"is": "mine.py:Phase"}, {"function": "boxwood.criteria:gone"}]) == ()
     assert bibtex(()) == ""
 
 

@@ -87,12 +87,12 @@ def test_runs_diff(store: Store) -> None:
     said = json.loads(typed(*words, "--json"))
     assert said["settings"][0] == {
         "where": "2 Prune", "what": "criterion.function",
-        "a": "boxwood._internal.core.criteria:magnitude", "b": "boxwood._internal.core.criteria:random",
+        "a": "boxwood.criteria:magnitude", "b": "boxwood.criteria:random",
     }  # fmt: skip
     assert "criterion.function" in typed(*words)
 
 
-def test_a_network_leaves_its_store_with_its_masks_beside_it(store: Store, tmp_path: Path) -> None:
+def test_a_network_leaves_its_store_with_its_masks_file_of_it(store: Store, tmp_path: Path) -> None:
     """The file holds the pruned weights; ``masks/`` holds what they kept, as other files have it."""
     (run,) = read([store], only=["pruned / seed 0"])[0].runs
     out = tmp_path / "out.safetensors"

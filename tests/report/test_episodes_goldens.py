@@ -31,7 +31,7 @@ def fill(store: Store, hand: SimpleNamespace) -> None:
         phases = [(hand.train(), hand.trained(), None)]
         for layer, first in (("conv1", 20), ("conv2", 50)):
             spec = {
-                "is": "boxwood._internal.recipes.phases.search_filters:SearchFilters",
+                "is": "boxwood.phases:SearchFilters",
                 "layer": layer,
             }
             phases.append((spec, search(layer, 4, first), (9, 2)))

@@ -7,13 +7,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from boxwood import SGD, Training
 from boxwood._internal.cli.main import app
 from boxwood._internal.core import spec
 from boxwood._internal.core.policies import Gradual
 from boxwood._internal.core.schedules import Cubic
 from boxwood._internal.model.prunable import conv
-from boxwood._internal.recipes.phases import Measure, Prune, Rewind, Train
 from boxwood._internal.recipes.three_step import dense, iterative
 from boxwood._internal.recipes.training_budget import in_words, length_of, unequal_training
 from boxwood._internal.report.page.fairness import one_budget
@@ -23,6 +21,9 @@ from boxwood._internal.report.page.warnings import warnings_of
 from boxwood._internal.runs.store import Store
 from boxwood._internal.train.settings import PolicyPruning
 from boxwood.errors import BoxwoodError
+from boxwood.optim import SGD
+from boxwood.phases import Measure, Prune, Rewind, Train
+from boxwood.training import Training
 
 
 def said(store: Store) -> dict[str, tuple[str, list[str]]]:
@@ -40,14 +41,14 @@ def one(notes: dict[str, tuple[str, list[str]]], start: str) -> tuple[str, list[
 def training(start: int, end: int, **settings: Any) -> tuple[dict, dict, None]:
     """A training from one step to another, as `Train` notes it down, and its history."""
     about = {
-        "is": "boxwood._internal.train.settings:Training",
+        "is": "boxwood.training:Training",
         "steps": end,
         "start_at": start,
         "batch": 60,
         **settings,
     }
     spec = {
-        "is": "boxwood._internal.recipes.phases.train:Train",
+        "is": "boxwood.phases:Train",
         "training": about,
         "label": "dense",
     }
@@ -57,7 +58,7 @@ def training(start: int, end: int, **settings: Any) -> tuple[dict, dict, None]:
 
 def rewinding() -> tuple[dict, dict, tuple[int, int]]:
     return (
-        {"is": "boxwood._internal.recipes.phases.rewind:Rewind", "to": "genesis", "label": ""},
+        {"is": "boxwood.phases:Rewind", "to": "genesis", "label": ""},
         {},
         (48, 9),
     )
@@ -157,7 +158,7 @@ def test_a_dense_network_below_its_pruned_ones(
 
 def test_dead_units_that_went_in_one_recipe_only(empty: Store, hand: SimpleNamespace) -> None:
     """Two recipes pruned to a half, one of which lost dead units too, are no equals."""
-    dead = {"is": "boxwood._internal.recipes.phases.remove_dead:RemoveDead", "label": ""}
+    dead = {"is": "boxwood.phases:RemoveDead", "label": ""}
     for seed in range(3):
         hand.note(empty, "dense", seed, [(hand.measure(""), hand.measured(990), None)])
         for name, more, kept in (("plain", [], (48, 9)), ("clean", [dead], (40, 6))):
@@ -174,7 +175,7 @@ def test_dead_units_that_went_in_one_recipe_only(empty: Store, hand: SimpleNames
 def test_equal_recipes_have_equal_counts(empty: Store, hand: SimpleNamespace) -> None:
     """Where removal found nothing dead, or where all recipes remove, there is nothing to say."""
     dead = (
-        {"is": "boxwood._internal.recipes.phases.remove_dead:RemoveDead", "label": ""},
+        {"is": "boxwood.phases:RemoveDead", "label": ""},
         {},
         (48, 9),
     )
@@ -195,7 +196,7 @@ def test_counts_of_other_layers_are_not_compared(
     """Half of all layers, by a policy, and half of the convolutions alone were not asked for alike."""
     policy = PolicyPruning(Gradual(Cubic(final=0.5, begin=0, end=100)))
     gradual = Train(training=Training(steps=100, batch=50, optimizer=SGD(lr=0.1), pruning=policy))
-    dead = {"is": "boxwood._internal.recipes.phases.remove_dead:RemoveDead", "label": ""}
+    dead = {"is": "boxwood.phases:RemoveDead", "label": ""}
     for seed in range(3):
         hand.note(empty, "dense", seed, [(hand.measure(""), hand.measured(990), None)])
         plain = [(spec.encode(gradual), {}, (48, 9))]
@@ -240,7 +241,10 @@ def test_the_dense_network_takes_the_budget_of_a_recipe() -> None:
 def test_plan_tells_of_unequal_training(tmp_path: Path) -> None:
     """Two recipes of another length are named with their lengths before anything runs."""
     text = """
-from boxwood import SGD, Experiment, Training, dense, one_shot
+from boxwood import Experiment
+from boxwood.optim import SGD
+from boxwood.recipes import dense, one_shot
+from boxwood.training import Training
 from boxwood._internal.core.spec import Call
 from boxwood._internal.data.digits import digits
 from boxwood._internal.zoo.lenet import lenet_300_100

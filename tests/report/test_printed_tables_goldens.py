@@ -45,8 +45,8 @@ def commands(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> d
         "runs list": ("runs", "list", *where),
         "runs diff": ("runs", "diff", a, b, *where),
         "report --compare": ("report", store.root, "--compare", "pruned", "by chance"),
-        "compile": ("compile", "boxwood._internal.zoo.lenet:lenet_5", "--input", "1x1x28x28", "--explain", "--sparsity", "0.9", "--out", "net.bxw"),
-        "shrink": ("shrink", "boxwood._internal.zoo.conv_nets:conv_4", "--input", "1x3x32x32", "--keep", "0.5", "--dry-run"),
+        "compile": ("compile", "boxwood.networks:lenet_5", "--input", "1x1x28x28", "--explain", "--sparsity", "0.9", "--out", "net.bxw"),
+        "shrink": ("shrink", "boxwood.networks:conv_4", "--input", "1x3x32x32", "--keep", "0.5", "--dry-run"),
     }  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from boxwood._internal.report.page.store_reader import read
 from boxwood._internal.runs.store import Store
 from boxwood.errors import BoxwoodError
 
-NET = ("boxwood._internal.zoo.lenet:lenet_300_100", "--set", "inputs=64", "--input", "2x64")
+NET = ("boxwood.networks:lenet_300_100", "--set", "inputs=64", "--input", "2x64")
 LOOK = "boxwood._internal.cli.demo:experiment"
 
 

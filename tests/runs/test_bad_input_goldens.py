@@ -11,7 +11,7 @@ from boxwood._internal.recipes.phase import Experiment, Genesis
 from boxwood._internal.recipes.phases.prune import Prune
 from boxwood._internal.recipes.phases.rewind import Rewind
 from boxwood._internal.runs.chain import keys
-from boxwood._internal.runs.runner import jobs_of, run, run_all
+from boxwood._internal.runs.runner import jobs_of, run_all, run_recipe
 from boxwood._internal.runs.store import Store
 from boxwood.errors import BoxwoodError
 
@@ -88,35 +88,35 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
     with pytest.raises(
         BoxwoodError, match=r"Expected to write into the store .*No space left.*free some space"
     ):
-        run(START, HALF, store)
+        run_recipe(START, HALF, store)
     assert not list((tmp_path / "store" / "phases").iterdir())
     monkeypatch.undo()
-    assert run(START, HALF, store).masks["1.weight"].sum() == 320
+    assert run_recipe(START, HALF, store).masks["1.weight"].sum() == 320
 
 
 def test_a_store_that_cannot_be_a_folder_is_refused(tmp_path):
     """A file in the way, or a place that cannot be written."""
     (tmp_path / "file").write_text("")
     with pytest.raises(BoxwoodError, match="Expected to write into the store"):
-        run(START, HALF, Store(tmp_path / "file"))
+        run_recipe(START, HALF, Store(tmp_path / "file"))
 
 
 def test_a_damaged_phase_is_named_with_what_to_delete(tmp_path):
     """Bytes that are not those that were written are not used."""
     store = Store(tmp_path)
-    run(START, HALF, store)
+    run_recipe(START, HALF, store)
     state = tmp_path / "phases" / keys(START, HALF)[-1] / "state.safetensors"
     state.write_bytes(state.read_bytes()[:-8])
     with pytest.raises(
         BoxwoodError, match=r"Expected an undamaged file at .*state.safetensors.*delete"
     ):
-        run(START, HALF, store)
+        run_recipe(START, HALF, store)
 
 
 def test_an_unknown_label_is_refused(tmp_path):
     """Rewinding needs a phase of that name before it."""
     with pytest.raises(BoxwoodError, match=r"label of an earlier phase \(genesis\), got 'dense'"):
-        run(START, (Rewind(to="dense"),), Store(tmp_path))
+        run_recipe(START, (Rewind(to="dense"),), Store(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_an_unknown_label_is_refused(tmp_path):
             ["run", "boxwood._internal.cli.demo:experiment", "--seeds", "0"],
             "Expected --seeds to be a whole number in [1,",
         ),
-        (["run", "boxwood._internal.data.digits:digits"], "to return an Experiment"),
+        (["run", "boxwood.data:digits"], "to return an Experiment"),
         (["run", "gone.json"], "Expected a recipe file at"),
         (["runs", "list", "--store", "gone"], "Expected a store at gone"),
     ],

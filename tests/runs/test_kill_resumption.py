@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 EXPERIMENT = """
-from boxwood import SGD, Call, Experiment, Training, iterative
+from boxwood import Experiment
+from boxwood.optim import SGD
+from boxwood.recipes import Call, iterative
+from boxwood.training import Training
 from boxwood._internal.data.digits import digits
 from torch import nn
 
@@ -20,7 +23,10 @@ def recipe():
 """
 
 SEARCH = """
-from boxwood import SGD, Call, Experiment, Training
+from boxwood import Experiment
+from boxwood.optim import SGD
+from boxwood.recipes import Call
+from boxwood.training import Training
 from boxwood._internal.agent.search import TryAndLearn
 from boxwood._internal.data.digits import digits
 from boxwood._internal.recipes.filter_agent import filter_agent

@@ -13,11 +13,15 @@ from boxwood._internal.core.policies import Gradual
 from boxwood._internal.core.schedules import Linear
 from boxwood._internal.core.spec import Call
 from boxwood._internal.data.digits import digits
-from boxwood._internal.recipes.lottery_ticket import layer_wise, lottery_ticket, reinitialised
+from boxwood._internal.recipes.lottery_ticket import (
+    layerwise_rates,
+    lottery_ticket,
+    reinitialised_ticket,
+)
 from boxwood._internal.recipes.phase import Experiment
 from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.recipes.phases.train import Train
-from boxwood._internal.runs.runner import Job, Settings, jobs_of, run_all
+from boxwood._internal.runs.runner import Job, RunSettings, jobs_of, run_all
 from boxwood._internal.runs.store import Store
 from boxwood._internal.runs.workers import order_for, run_in_processes, work
 from boxwood._internal.train.optimizers import SGD, Adam
@@ -30,14 +34,14 @@ NET = Call.of(lenet_300_100, inputs=64)
 
 def jobs(steps: int = 20, levels: int = 2, seeds: int = 1) -> list[Job]:
     training = Training(steps=steps, batch=60, optimizer=Adam(lr=1e-3), watch_every=10)
-    ticket = lottery_ticket(train=training, prune=layer_wise(("*", 0.3)), levels=levels)
-    branches = (("ticket", ticket), ("reinit", reinitialised(ticket, levels)))
+    ticket = lottery_ticket(train=training, prune=layerwise_rates(("*", 0.3)), levels=levels)
+    branches = (("ticket", ticket), ("reinit", reinitialised_ticket(ticket, levels)))
     return jobs_of(Experiment(model=NET, data=digits, branches=branches), range(seeds))
 
 
 def start(forks, jobs: list[Job], store: Store, snapshot_every: float = 30.0):
     """Begin a worker; it ends when the pipe that is returned with it closes."""
-    order = order_for(jobs, store, Settings(snapshot_every=snapshot_every), threads=1)
+    order = order_for(jobs, store, RunSettings(snapshot_every=snapshot_every), threads=1)
     worker = forks.start(entry="worker")
     pipe = worker.given.open("w")
     pipe.write(json.dumps(asdict(order)) + "\n")
@@ -85,7 +89,7 @@ def test_a_worker_ends_when_its_parent_does(tmp_path, forks):
 
 def test_longest_chains_come_first(tmp_path):
     """What is started last is short, so that workers end together."""
-    order = order_for(list(reversed(jobs())), Store(tmp_path), Settings(), threads=1)
+    order = order_for(list(reversed(jobs())), Store(tmp_path), RunSettings(), threads=1)
     chains = {job.chain[-1]: job.chain for job in jobs()}
     lengths = [len(chains[key]) for key in order.runs]
     assert lengths == sorted(lengths, reverse=True)
@@ -112,7 +116,7 @@ def test_what_workers_refuse(tmp_path, monkeypatch):
     with pytest.raises(BoxwoodError, match=r"at least one worker of one thread, got workers=0"):
         run_in_processes(jobs(), Store(tmp_path), workers=0)
     store = Store(tmp_path / "changed")
-    order = order_for(jobs(), store, Settings(), threads=torch.get_num_threads())
+    order = order_for(jobs(), store, RunSettings(), threads=torch.get_num_threads())
     for file in (store.root / "runs").iterdir():
         said = json.loads(file.read_text().replace("0.001", "0.002"))
         file.write_text(json.dumps({name: said[name] for name in said if name != "seal"}))

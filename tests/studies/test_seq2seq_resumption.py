@@ -2,7 +2,6 @@
 
 import pytest
 
-from boxwood import SGD, Genesis, Training
 from boxwood._internal.core.policies import Gradual
 from boxwood._internal.core.schedules import Cubic
 from boxwood._internal.core.spec import Call
@@ -10,6 +9,9 @@ from boxwood._internal.data.splits import Splits
 from boxwood._internal.recipes.phase import State, World
 from boxwood._internal.recipes.phases.train import Train
 from boxwood._internal.train.settings import PolicyPruning
+from boxwood.optim import SGD
+from boxwood.recipes import Genesis
+from boxwood.training import Training
 from boxwood_studies.pairs import paired
 from boxwood_studies.seq2seq import gnmt, outside_attention
 

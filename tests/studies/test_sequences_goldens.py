@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from boxwood import Genesis
 from boxwood._internal.core.spec import Call
 from boxwood._internal.data.splits import Splits
 from boxwood._internal.recipes.phase import State, World
 from boxwood._internal.train.answers import Answers
 from boxwood._internal.zoo.lenet import lenet_300_100
 from boxwood.errors import BoxwoodError, MissingDependency
+from boxwood.recipes import Genesis
 from boxwood_studies import pronunciations
 from boxwood_studies.decode import Decode
 from boxwood_studies.error_rates import (

@@ -118,11 +118,7 @@ def search_of(small: transformers.PreTrainedModel) -> Search:
         raise InvalidInput(
             f"Expected a configuration that describes {kind.__name__} before it was shrunk, got one "
             f"of which other parameters follow; shrink the model as from_pretrained returns it"
-            + (
-                ", or write boxwood._internal.graph.reparametrised.baked(small)."
-                if computed
-                else "."
-            )
+            + (", or write boxwood.structure.baked(small)." if computed else ".")
         )
     _say_head_dim_(kind, config, base)
     follows, floats = {}, {}
@@ -289,7 +285,7 @@ def without_value(
     return ConfigurationError(
         f"Expected sizes that the configuration of {search.kind.__name__} can say, got no value of "
         f"{what} for {listed}; keep as many units in every layer, protect these parameters, or "
-        f"write the model with boxwood._internal.graph.record.save_shrunken.",
+        f"write the model with boxwood.save.",
         [(name, dim) for _, name, dim in (places if field is None else search.axes_of(field))],
     )
 

@@ -153,6 +153,6 @@ def _computes_otherwise(
     return ConfigurationError(
         f"Expected {search.kind.__name__} built from the new configuration to compute the same, got "
         f"outputs that differ by {difference:.3g}: {cause}; protect what follows from it, or write "
-        f"the model with boxwood._internal.graph.record.save_shrunken.",
+        f"the model with boxwood.save.",
         axes,
     )

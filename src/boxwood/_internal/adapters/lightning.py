@@ -32,8 +32,8 @@ class SparseTrainingCallback(Callback):
             weights comes behind this one.
 
     Example:
-        >>> from boxwood._internal.core.policies import Gradual
-        >>> from boxwood._internal.core.schedules import Cubic
+        >>> from boxwood.policies import Gradual
+        >>> from boxwood.schedules import Cubic
         >>> callback = SparseTrainingCallback(Gradual(schedule=Cubic(final=0.9, end=10_000)))
         >>> trainer = Trainer(max_steps=1, callbacks=[callback], logger=False)  # doctest: +SKIP
 

@@ -32,7 +32,7 @@ def outlier_sparsities(
     Runs the dense model once, one block in memory at a time.
 
     Args:
-        source: as for `boxwood._internal.adapters.pretrained.prune_pretrained`.
+        source: as for `boxwood.integrations.transformers.prune_pretrained`.
         sparsity: of all blocks together.
         batches: what the model is called with.
         weighed: how strongly outliers count.

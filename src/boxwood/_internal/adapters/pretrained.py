@@ -55,7 +55,7 @@ def prune_pretrained(
             its dotted name, as `boxwood._internal.adapters.outliers.outlier_sparsities` gives.
         decide: `by_criterion`, by default of Wanda, or `by_sparse_gpt`, with their settings.
         batches: what the model is called with, such as ``{"input_ids": ids}``; none for a criterion
-            that looks at weights alone. See `boxwood._internal.adapters.calibration_text.batches_for`.
+            that looks at weights alone. See `boxwood.integrations.transformers.batches_for`.
         skip: patterns of names to leave alone, as in a shell: ``"*.k_proj.weight"``.
         blocks: dotted name of the list of blocks, where there are several.
         follow_links: let files be links out of the folder, as in a download cache.
@@ -73,7 +73,7 @@ def prune_pretrained(
             tensor, and stay dense.
 
     Example:
-        >>> from boxwood._internal.core.criteria import magnitude
+        >>> from boxwood.criteria import magnitude
         >>> how = Call.of(by_criterion, criterion=magnitude)
         >>> rows = prune_pretrained(Path("llama"), Path("half"), 0.5, decide=how)  # doctest: +SKIP
 
@@ -188,7 +188,7 @@ def _warn_of_others(opened: Resident) -> None:
             f"Expected the matrices of all blocks to be weights of linear layers, got {len(left)} of "
             f"other layers, which stay dense: {with_shapes(left)}; prune them in memory with "
             f"boxwood.find_masks and layers=Matrices(also={patterns_for(left, names)}) of "
-            f"boxwood._internal.model.prunable, or by magnitude with the whole checkpoint, without --by.",
+            f"boxwood.layers, or by magnitude with the whole checkpoint, without --by.",
             SelectionWarning,
             stacklevel=3,
         )

@@ -24,7 +24,7 @@ with extra("transformers", "transformers for this callback"):
 FILE = "sparse_training.safetensors"
 
 
-class SparseTrainingCallback(TrainerCallback):
+class SparseTrainerCallback(TrainerCallback):
     """Let a policy decide the masks while a Hugging Face ``Trainer`` trains.
 
     Beside each checkpoint that the trainer saves lies a file with the masks and the number of
@@ -40,9 +40,9 @@ class SparseTrainingCallback(TrainerCallback):
         InvalidInput: a checkpoint is resumed that has no masks beside it.
 
     Example:
-        >>> from boxwood._internal.core.policies import Gradual
-        >>> from boxwood._internal.core.schedules import Cubic
-        >>> callback = SparseTrainingCallback(Gradual(schedule=Cubic(final=0.9, end=10_000)))
+        >>> from boxwood.policies import Gradual
+        >>> from boxwood.schedules import Cubic
+        >>> callback = SparseTrainerCallback(Gradual(schedule=Cubic(final=0.9, end=10_000)))
         >>> trainer = Trainer(model=model, args=arguments, callbacks=[callback])  # doctest: +SKIP
 
     Source: Zhu and Gupta (2017), section 3.
@@ -117,7 +117,7 @@ class SparseTrainingCallback(TrainerCallback):
             )
 
 
-class MaskCallback(SparseTrainingCallback):
+class MaskTrainerCallback(SparseTrainerCallback):
     """Hold masks that were found before, while a Hugging Face ``Trainer`` trains.
 
     Args:
@@ -129,7 +129,7 @@ class MaskCallback(SparseTrainingCallback):
 
     Example:
         >>> import torch
-        >>> callback = MaskCallback({"fc1.weight": torch.tensor([[True, False]])})
+        >>> callback = MaskTrainerCallback({"fc1.weight": torch.tensor([[True, False]])})
         >>> trainer = Trainer(model=model, args=arguments, callbacks=[callback])  # doctest: +SKIP
 
     Source: Han, Pool, Tran and Dally (2015), section 3: retraining what is left.

@@ -114,7 +114,7 @@ def filters_of(
         weights: something else to take rows of, such as scores, by the names of the weights.
 
     Example:
-        >>> from boxwood._internal.graph.units import find_units
+        >>> from boxwood import find_units
         >>> net = nn.Sequential(nn.Conv2d(3, 8, 5), nn.ReLU(), nn.Conv2d(8, 2, 1))
         >>> found = find_units(net, torch.zeros(1, 3, 8, 8))
         >>> [tuple(weight.shape) for weight in filters_of(found, found.groups[0])]
@@ -149,8 +149,8 @@ def tries_of(
         InvalidInput: there is no such layer.
 
     Example:
-        >>> from boxwood._internal.agent.search import Agent, TryAndLearn
-        >>> from boxwood._internal.graph.shrink import shrink
+        >>> from boxwood.agent import Agent, TryAndLearn
+        >>> from boxwood import shrink
         >>> net = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
         >>> tries = tries_of(net, torch.ones(1, 2), "0.weight", lambda net: 0.9)
         >>> agent = Agent(tries.picture, TryAndLearn(bound=1.0), seed=0)

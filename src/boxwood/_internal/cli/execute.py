@@ -18,7 +18,7 @@ from boxwood._internal.report.study import Finding, Measurement, collect, kept_a
 from boxwood._internal.report.tables import summary_table, to_json_rows
 from boxwood._internal.runs.provenance import provenance
 from boxwood._internal.runs.ray_cluster import run_on_ray
-from boxwood._internal.runs.runner import Settings, jobs_of, run_all
+from boxwood._internal.runs.runner import RunSettings, jobs_of, run_all
 from boxwood._internal.runs.store import Store
 from boxwood._internal.runs.workers import run_in_processes
 
@@ -40,7 +40,7 @@ def execute(
     torch.set_num_threads(threads)
     jobs = jobs_of(experiment, seeds)
     opened = Store(store)
-    settings = Settings(snapshot_every=snapshot_every, device=torch.device(device))
+    settings = RunSettings(snapshot_every=snapshot_every, device=torch.device(device))
     again = (
         f"Nothing is lost: finished phases are in {store}, and a training under way goes on from its "
         f"last snapshot, one every {snapshot_every:g} s. Run the same command again to go on."

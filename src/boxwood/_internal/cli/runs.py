@@ -89,7 +89,7 @@ def export(
     """Write the network that a phase left as a plain checkpoint, its masks beside it.
 
     OUT loads with ``model.load_state_dict``; ``masks/OUT`` in the same folder holds the masks, where
-    `boxwood pack` and ``boxwood._internal.files.mask_files.load_masks`` find them. With --cut, which wants a
+    `boxwood pack` and ``boxwood.files.load_masks`` find them. With --cut, which wants a
     phase of structural pruning, OUT is the smaller network, and loads with ``boxwood.load``; it
     builds the network, so the store may only name code of Boxwood and of --code, unless --trust is
     given.

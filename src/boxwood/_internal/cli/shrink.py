@@ -114,7 +114,7 @@ def shrink(
 ) -> None:
     """Remove filters, channels, heads and hidden units, and check what is left against the masked network.
 
-    Example: boxwood shrink boxwood._internal.zoo.lenet:lenet_5 small.safetensors --input 1x1x28x28 --keep 0.5
+    Example: boxwood shrink boxwood.networks:lenet_5 small.safetensors --input 1x1x28x28 --keep 0.5
 
     From a Hugging Face folder comes a folder that from_pretrained loads: its configuration says the
     new sizes, and groups whose size it cannot say keep more. A text says which units matter, and

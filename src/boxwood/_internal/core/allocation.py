@@ -57,7 +57,7 @@ def allocate(
     if sparsity is not None:
         check_sparsity(sparsity)
     allocation = allocation or global_
-    check_function(allocation, "an allocation", "boxwood._internal.core.allocation")
+    check_function(allocation, "an allocation", "boxwood.allocation")
     keep = allocation(scores, sparsity, masks)
     available = candidates(scores, masks)
     for name, count in keep.items():

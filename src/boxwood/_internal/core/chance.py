@@ -15,7 +15,7 @@ def draws(criterion: Callable[..., Any]) -> bool:
     """Say whether a criterion scores by chance, from a setting ``seed`` that nobody has given yet.
 
     Example:
-        >>> from boxwood._internal.core.criteria import magnitude, random
+        >>> from boxwood.criteria import magnitude, random
         >>> draws(random), draws(Call.of(random, seed=3)), draws(magnitude)
         (True, False, False)
     """
@@ -28,7 +28,7 @@ def seeded(criterion: Callable[..., Any], seed: int) -> Callable[..., Any]:
     """Give a criterion that scores by chance its seed; any other one is returned as it is.
 
     Example:
-        >>> from boxwood._internal.core.criteria import random
+        >>> from boxwood.criteria import random
         >>> seeded(random, 5) == Call.of(random, seed=5)
         True
     """
@@ -48,7 +48,7 @@ def seeded_policy(policy: Frozen, root: int) -> Frozen:
     A criterion that scores by chance gets one too, as in `Prune`.
 
     Example:
-        >>> from boxwood._internal.core.policies import Static
+        >>> from boxwood.policies import Static
         >>> seeded_policy(Static(0.5), 0).seed is None, seeded_policy(Static(0.5, seed=3), 0).seed
         (False, 3)
     """
@@ -67,9 +67,9 @@ def draws_at_updates(policy: object) -> bool:
     """Say whether a policy's criterion scores by chance, from a seed that nobody has given yet.
 
     Example:
-        >>> from boxwood._internal.core.criteria import random
-        >>> from boxwood._internal.core.policies import Gradual
-        >>> from boxwood._internal.core.schedules import Cubic
+        >>> from boxwood.criteria import random
+        >>> from boxwood.policies import Gradual
+        >>> from boxwood.schedules import Cubic
         >>> draws_at_updates(Gradual(Cubic(final=0.5, end=100), criterion=random))
         True
     """

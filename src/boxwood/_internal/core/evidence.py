@@ -13,11 +13,11 @@ def evidence_of(criterion: Callable[..., Tensor]) -> tuple[str, ...]:
     """Read off what a criterion needs: the names of its positional parameters.
 
     Example:
-        >>> from boxwood._internal.core.criteria import random
+        >>> from boxwood.criteria import random
         >>> evidence_of(Call.of(random, seed=3))
         ('weight', 'name')
     """
-    check_function(criterion, "a criterion", "boxwood._internal.core.criteria")
+    check_function(criterion, "a criterion", "boxwood.criteria")
     function = criterion.function if isinstance(criterion, Call) else criterion
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = inspect.signature(function).parameters.values()

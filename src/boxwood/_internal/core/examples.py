@@ -38,7 +38,7 @@ class Chosen:
         indices: int64 [n], which of them, and in which order.
 
     Example:
-        >>> from boxwood._internal.data.splits import InMemory
+        >>> from boxwood.data import InMemory
         >>> part = Chosen(InMemory(torch.eye(5), torch.arange(5)), torch.tensor([4, 0, 2]))
         >>> len(part), part.take(torch.tensor([0, 2]))[1].tolist()
         (3, [4, 2])
@@ -67,7 +67,7 @@ class InFloat64:
         examples: what to take from.
 
     Example:
-        >>> from boxwood._internal.data.splits import InMemory
+        >>> from boxwood.data import InMemory
         >>> twice_as_long = InFloat64(InMemory(torch.eye(2), torch.arange(2)))
         >>> twice_as_long.take(torch.tensor([0]))[0].dtype
         torch.float64
@@ -97,7 +97,7 @@ class InBatches:
         InvalidInput: the size is below 1, or there are no examples.
 
     Example:
-        >>> from boxwood._internal.data.splits import InMemory
+        >>> from boxwood.data import InMemory
         >>> data = InMemory(torch.eye(5), torch.arange(5))
         >>> [targets.tolist() for _, targets in InBatches(data, 2, first=3)]
         [[0, 1], [2]]

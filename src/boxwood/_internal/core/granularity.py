@@ -68,12 +68,12 @@ def check_granularity(granularity: object) -> None:
         >>> check_granularity("2:4")
         Traceback (most recent call last):
         ...
-        boxwood.errors.InvalidInput: Expected a granularity, got '2:4'; give one such as Elements(), PerRow() or NofM(2, 4) of boxwood._internal.core.granularity.
+        boxwood.errors.InvalidInput: Expected a granularity, got '2:4'; give one such as Elements(), PerRow() or NofM(2, 4) of boxwood.granularity.
     """
     if isinstance(granularity, type) or not hasattr(granularity, "pool"):
         raise InvalidInput(
             f"Expected a granularity, got {described(granularity)}; give one such as Elements(), "
-            f"PerRow() or NofM(2, 4) of boxwood._internal.core.granularity."
+            f"PerRow() or NofM(2, 4) of boxwood.granularity."
         )
 
 

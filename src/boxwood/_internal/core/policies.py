@@ -70,7 +70,7 @@ class Gradual:
             the same sparsity by itself.
 
     Example:
-        >>> from boxwood._internal.core.schedules import Cubic
+        >>> from boxwood.schedules import Cubic
         >>> policy = Gradual(schedule=Cubic(final=0.8, begin=100, end=500))
         >>> [t for t in range(700) if policy.due(t)]
         [200, 300, 400, 500]

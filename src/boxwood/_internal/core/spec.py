@@ -25,6 +25,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from boxwood._internal.core.digests import digest, source_digest
+from boxwood._internal.core.public_names import public_name
 from boxwood._internal.core.trust import EVERYTHING, Trust
 from boxwood.errors import BoxwoodError, InvalidInput
 
@@ -68,7 +69,7 @@ class Call:
     """A function with some of its settings filled in, as data.
 
     Example:
-        >>> from boxwood._internal.core.criteria import magnitude
+        >>> from boxwood.criteria import magnitude
         >>> import torch
         >>> Call.of(magnitude, p=2)(torch.tensor([-3.0, 2.0]))
         tensor([9., 4.])
@@ -162,7 +163,7 @@ def decode(value: Any, trust: Trust = Trust()) -> Any:  # noqa: B008 - frozen
             missing or has a value that its class refuses.
 
     Example:
-        >>> from boxwood._internal.core.criteria import magnitude
+        >>> from boxwood.criteria import magnitude
         >>> decode(encode(Call.of(magnitude, p=2))) == Call.of(magnitude, p=2)
         True
         >>> decode({"function": "os:abort"})
@@ -332,6 +333,8 @@ def _is_worked_on(module: str) -> bool:
 
 def _name_of(thing: Any, *, identity: bool) -> str:
     """Where a class or function is found again; for an identity, also what it says."""
+    if public := public_name(thing):
+        return public
     module, name = thing.__module__, thing.__qualname__
     if "<" in name:
         raise InvalidInput(

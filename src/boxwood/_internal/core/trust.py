@@ -7,29 +7,11 @@ user named.
 """
 
 import dataclasses
-import re
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
+from boxwood._internal.core.public_names import is_public
 from boxwood.errors import UntrustedCode
-
-_OURS = re.compile(
-    r"boxwood\._internal\.(core|model|train|distill|agent|data|zoo|recipes)(\.[A-Za-z_][A-Za-z_0-9]*)*"
-)
-"""Modules of Boxwood from which recipes are made."""
-
-_REFUSED = frozenset(
-    {
-        "boxwood._internal.core.replacing",  # deletes and renames
-        "boxwood._internal.core.spec",  # imports what it is told to
-        "boxwood._internal.core.tensor_files",  # writes to the disk
-        "boxwood._internal.core.trust",
-        "boxwood._internal.data.downloads",  # writes to the disk, over a network
-        "boxwood._internal.model.held_weights",  # calls into the interpreter
-    }
-)
-"""Modules among them whose functions could be turned against the reader of a file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +24,7 @@ class Trust:
         everything: trust whatever is named, as a Python file is trusted that one runs.
 
     Example:
-        >>> Trust().check("boxwood._internal.zoo.lenet:lenet_5")
+        >>> Trust().check("boxwood.networks:lenet_5")
         >>> Trust().check("os:system")
         Traceback (most recent call last):
         ...
@@ -73,14 +55,13 @@ class Trust:
         Raises:
             UntrustedCode: neither Boxwood's recipes nor the user's places have it.
         """
-        where, _, name = target.rpartition(":")
-        if self.everything or self._has(_place(where)):
+        if self.everything or self._has(_place(target.rpartition(":")[0])):
             return
-        if not (_OURS.fullmatch(where) and name.isidentifier()):
+        if not is_public(target):
             raise _untrusted(target)
 
     def check_found(self, target: str, found: Any, module: str) -> None:
-        """Refuse what a module only imports, and functions that recipes have no use for.
+        """Refuse what a trusted module of the user only imports.
 
         Args:
             target: the name that was looked up.
@@ -88,7 +69,7 @@ class Trust:
             module: the name under which its module was imported.
 
         Raises:
-            UntrustedCode: it is defined elsewhere, or could run code or delete files.
+            UntrustedCode: it is defined elsewhere.
 
         Example:
             >>> from boxwood._internal.core.spec import load
@@ -102,9 +83,7 @@ class Trust:
         home = str(getattr(found, "__module__", ""))
         if self._has(_place(target.rpartition(":")[0])) and (home == module or self._has(home)):
             return
-        is_spec = isinstance(found, type) and dataclasses.is_dataclass(found)
-        harmless = isinstance(found, FunctionType) and home not in _REFUSED
-        if not (_OURS.fullmatch(home) and (is_spec or harmless)):
+        if not is_public(target):
             raise _untrusted(target)
 
     def _has(self, place: str) -> bool:

@@ -19,7 +19,7 @@ def torchvision_datasets() -> ModuleType:
 
 
 def download_mnist() -> None:
-    """Fetch MNIST into ``$BOXWOOD_DATA/MNIST/raw``, where `boxwood._internal.data.idx.mnist` looks.
+    """Fetch MNIST into ``$BOXWOOD_DATA/MNIST/raw``, where `boxwood.data.mnist` looks.
 
     Raises:
         MissingDependency: torchvision is not installed.

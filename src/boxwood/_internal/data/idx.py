@@ -102,7 +102,7 @@ def mnist(root: str | None = None) -> Splits:
     return _load(
         "mnist",
         folders_to_search(root, "MNIST_DIR", "mnist", "MNIST/raw"),
-        "run `make data`, call boxwood._internal.data.downloads.download_mnist() where there is a network, "
+        "run `make data`, call boxwood.downloads.download_mnist() where there is a network, "
         "or set MNIST_DIR to the folder of its four IDX files.",
     )
 
@@ -130,7 +130,7 @@ def fashion_mnist(root: str | None = None) -> Splits:
     return _load(
         "fashion-mnist",
         (*below, DEBIAN_FASHION_MNIST),
-        "run `make data`, call boxwood._internal.data.downloads.download_fashion_mnist() where there is a "
+        "run `make data`, call boxwood.downloads.download_fashion_mnist() where there is a "
         "network, or set FASHION_MNIST_DIR to the folder of its four IDX files.",
     )
 

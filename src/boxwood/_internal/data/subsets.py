@@ -23,7 +23,7 @@ def first_examples(data: Callable[[], Splits], count: int) -> Splits:
         InvalidInput: there are fewer.
 
     Example:
-        >>> from boxwood._internal.data.digits import digits
+        >>> from boxwood.data import digits
         >>> len(first_examples(digits, 100).train)
         100
     """
@@ -47,7 +47,7 @@ def without_classes(data: Callable[[], Splits], classes: Sequence[int]) -> Split
         InvalidInput: a class does not exist, or no training example is left.
 
     Example:
-        >>> from boxwood._internal.data.digits import digits
+        >>> from boxwood.data import digits
         >>> part = without_classes(digits, (3,))
         >>> part.classes, 3 in part.train.targets
         (10, False)

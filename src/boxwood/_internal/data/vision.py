@@ -43,7 +43,7 @@ def cifar10(root: str | None = None) -> Splits:
         "CIFAR-10's folder cifar-10-batches-py",
         folders_to_search(root, "CIFAR10_DIR", "."),
         lambda place: (place / "cifar-10-batches-py").is_dir(),
-        "call boxwood._internal.data.downloads.download_cifar10() where there is a network, or set "
+        "call boxwood.downloads.download_cifar10() where there is a network, or set "
         "CIFAR10_DIR to the folder that holds cifar-10-batches-py.",
     )
     try:

@@ -138,7 +138,7 @@ def cache_logits(
         CheckpointError: a shard is damaged or of another length, or the disk is full.
 
     Example:
-        >>> from boxwood._internal.data.splits import InMemory
+        >>> from boxwood.data import InMemory
         >>> known = cache_logits(lambda x: 2 * x, InMemory(torch.eye(2), torch.tensor([0, 1])))
         >>> known(0, torch.tensor([1]), torch.empty(0), torch.tensor([1])).logits
         tensor([[0., 2.]])

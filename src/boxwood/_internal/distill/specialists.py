@@ -125,7 +125,7 @@ class BalancedExamples:
             InvalidInput: one of the two is empty.
 
         Example:
-            >>> from boxwood._internal.data.splits import InMemory
+            >>> from boxwood.data import InMemory
             >>> some = InMemory(torch.eye(4), torch.tensor([0, 1, 2, 2]))
             >>> own = BalancedExamples.of(some, (1,))
             >>> len(own), own.take(torch.arange(6))[1]
@@ -166,7 +166,7 @@ class BalancedExamples:
         the dustbin are too small by ``others / own``.
 
         Example:
-            >>> from boxwood._internal.data.splits import InMemory
+            >>> from boxwood.data import InMemory
             >>> some = InMemory(torch.eye(4), torch.tensor([0, 1, 2, 2]))
             >>> round(BalancedExamples.of(some, (1,)).dustbin_shift, 4) == round(math.log(3), 4)
             True

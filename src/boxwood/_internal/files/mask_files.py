@@ -306,7 +306,7 @@ def load_masks(source: Path | str) -> dict[str, Tensor]:
         CheckpointError: a file is damaged, or there is none.
 
     Example:
-        >>> from boxwood._internal.files.streaming import prune_checkpoint
+        >>> from boxwood.oneshot import prune_checkpoint
         >>> pruned = prune_checkpoint(Path("gone"), Path("out"), 0.5)  # doctest: +SKIP
         >>> masks = load_masks(Path("out"))  # doctest: +SKIP
     """

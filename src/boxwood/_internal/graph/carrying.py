@@ -40,8 +40,8 @@ def carry_optimizer(
 
     Example:
         >>> import numpy as np
-        >>> from boxwood._internal.graph.units import find_units
-        >>> from boxwood._internal.graph.shrink import shrink
+        >>> from boxwood import find_units
+        >>> from boxwood import shrink
         >>> net = nn.Sequential(nn.Linear(1, 2), nn.Linear(2, 1))
         >>> selection = UnitSelection(find_units(net, torch.ones(1, 1)), np.array([False, True]))
         >>> sgd = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)

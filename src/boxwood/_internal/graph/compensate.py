@@ -77,8 +77,8 @@ def compensate(
     Example:
         >>> import numpy as np
         >>> from boxwood._internal.graph.ranking import best_units
-        >>> from boxwood._internal.graph.units import find_units
-        >>> from boxwood._internal.graph.shrink import shrink
+        >>> from boxwood import find_units
+        >>> from boxwood import shrink
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
         >>> selection = best_units(find_units(net, x), np.arange(8.0), 0.5)

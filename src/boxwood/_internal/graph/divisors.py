@@ -33,7 +33,7 @@ def divided_by(flow: Flow) -> frozenset[tuple[str, int]]:
 
     Example:
         >>> import torch
-        >>> from boxwood._internal.graph.units import find_units
+        >>> from boxwood import find_units
         >>> class Scaled(torch.nn.Module):
         ...     def __init__(self):
         ...         super().__init__()

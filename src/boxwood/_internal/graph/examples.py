@@ -110,7 +110,7 @@ def formed_like(traced: Any, example: Any) -> Any:
         return Calls((example,), traced.how)
     raise InvalidInput(
         f"Expected inputs for each of the {len(traced.examples)} calls that were traced, got those "
-        "of one; give boxwood._internal.graph.examples.Calls((first, second, …))."
+        "of one; give boxwood.structure.Calls((first, second, …))."
     )
 
 

@@ -51,7 +51,7 @@ def best_units(
     Example:
         >>> import torch
         >>> from torch import nn
-        >>> from boxwood._internal.graph.units import find_units
+        >>> from boxwood import find_units
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> found = find_units(net, torch.ones(1, 4))
         >>> best_units(found, np.arange(8.0), 0.25).kept.nonzero()[0].tolist()

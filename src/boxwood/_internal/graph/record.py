@@ -96,7 +96,7 @@ def save_shrunken(small: nn.Module, record: Record, path: Path | str) -> None:
     Example:
         >>> import tempfile, torch
         >>> from boxwood import find_units, select_units
-        >>> from boxwood._internal.graph.shrink import shrink
+        >>> from boxwood import shrink
         >>> import torch
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> selection = select_units(find_units(net, torch.ones(1, 4)), 0.5)

@@ -54,7 +54,7 @@ def score_units(
     Example:
         >>> import torch
         >>> from torch import nn
-        >>> from boxwood._internal.graph.units import find_units
+        >>> from boxwood import find_units
         >>> net = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
         >>> with torch.no_grad():
         ...     _ = net[0].weight.copy_(torch.tensor([[1.0], [3.0]])), net[1].weight.fill_(1)
@@ -80,7 +80,7 @@ def score_units(
             raise InvalidInput(
                 f"Expected {lacking[0]} of {computed_by!r}, got none, for the layer computes this "
                 "weight from others; gather evidence and find units in "
-                "boxwood._internal.graph.reparametrised.baked(model)."
+                "boxwood.structure.baked(model)."
             )
     owned = _owned(units, as_computed=not asked)
     scored: dict[int, Tensor] = {}

@@ -120,7 +120,7 @@ def cuts_of(selection: UnitSelection) -> dict[str, list[tuple[int, Tensor]]]:
     """List what stays of every tensor that loses something.
 
     Example:
-        >>> from boxwood._internal.graph.units import find_units
+        >>> from boxwood import find_units
         >>> net = nn.Sequential(nn.Linear(1, 2), nn.Linear(2, 1))
         >>> selection = UnitSelection(find_units(net, torch.ones(1, 1)), np.array([False, True]))
         >>> cuts_of(selection)["1.weight"]

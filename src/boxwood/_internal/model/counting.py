@@ -38,7 +38,7 @@ class LayerCount:
             tables of Han et al. 2015), in [0, 1].
 
     Example:
-        >>> (layer,) = count(nn.Linear(4, 3), torch.ones(1, 4))
+        >>> (layer,) = count_layers(nn.Linear(4, 3), torch.ones(1, 4))
         >>> layer.weights, layer.multiply_adds, layer.han_flops_kept
         (12, 12, 1.0)
     """
@@ -54,7 +54,7 @@ class LayerCount:
     han_flops_kept: float
 
 
-def count(
+def count_layers(
     model: nn.Module, example: Tensor, masks: Mapping[str, Tensor] | None = None
 ) -> tuple[LayerCount, ...]:
     """Count every layer with matrices or kernels, and every embedding, in one pass of the masked network.
@@ -83,7 +83,7 @@ def count(
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 20, 5), nn.Flatten(), nn.Linear(20 * 24 * 24, 10))
-        >>> [layer.multiply_adds for layer in count(net, torch.zeros(1, 1, 28, 28))]
+        >>> [layer.multiply_adds for layer in count_layers(net, torch.zeros(1, 1, 28, 28))]
         [288000, 115200]
 
     Reference: Han et al. 2015, arXiv:1506.02626, tables 2 to 5.
@@ -153,17 +153,17 @@ def count(
     return tuple(counts)
 
 
-def parameters(model: nn.Module) -> int:
+def count_parameters(model: nn.Module) -> int:
     """Count all parameters, biases and normalisations among them; tied ones once.
 
     Example:
-        >>> parameters(nn.Linear(4, 3))
+        >>> count_parameters(nn.Linear(4, 3))
         15
     """
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def nonzero(model: nn.Module, masks: Mapping[str, Tensor]) -> int:
+def count_nonzero(model: nn.Module, masks: Mapping[str, Tensor]) -> int:
     """Count the parameters that masks keep, and all of those without a mask.
 
     Zeros are not searched for: a bias that happens to be zero is a parameter still.
@@ -172,10 +172,10 @@ def nonzero(model: nn.Module, masks: Mapping[str, Tensor]) -> int:
         InvalidInput: a mask that does not fit.
 
     Example:
-        >>> nonzero(nn.Linear(2, 1), {"weight": torch.tensor([[True, False]])})
+        >>> count_nonzero(nn.Linear(2, 1), {"weight": torch.tensor([[True, False]])})
         2
     """
-    return parameters(model) - sum(
+    return count_parameters(model) - sum(
         int((~mask).sum()) for mask in by_parameter(model, masks).values()
     )
 

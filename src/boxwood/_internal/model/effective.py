@@ -36,7 +36,7 @@ def without_dead(
 
     Example:
         >>> import torch
-        >>> from boxwood._internal.model.oneshot import find_masks
+        >>> from boxwood import find_masks
         >>> _ = torch.manual_seed(0)
         >>> net = nn.Sequential(nn.Linear(9, 20), nn.ReLU(), nn.Linear(20, 3))
         >>> def choose(sparsity): return find_masks(net, sparsity)

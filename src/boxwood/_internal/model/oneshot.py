@@ -47,7 +47,7 @@ def find_masks(
         model: any module.
         sparsity: total fraction of zeros over the tensors of ``layers``, in [0, 1); None where the
             allocation carries its own numbers.
-        criterion: scores weights, higher is kept; a function of `boxwood._internal.core.criteria` or yours.
+        criterion: scores weights, higher is kept; a function of `boxwood.criteria` or yours.
         granularity: what lives or dies together; single weights by default.
         allocation: how the sparsity is shared out; one ranking over all tensors by default.
         layers: which parameters may be pruned; by default all matrices and kernels, and no biases,
@@ -130,8 +130,8 @@ def find_masks_in_rounds(
         settings: as for `find_masks`; ``masks`` is where the first round starts.
 
     Example:
-        >>> from boxwood._internal.core.criteria import synflow
-        >>> from boxwood._internal.core.schedules import Geometric
+        >>> from boxwood.criteria import synflow
+        >>> from boxwood.schedules import Geometric
         >>> net = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False))
         >>> rounds = Geometric(final=0.75, end=10)
         >>> masks = find_masks_in_rounds(net, rounds, 10, criterion=synflow, batches=[torch.ones(1, 8)])
@@ -170,6 +170,31 @@ def apply_masks_(model: nn.Module, masks: Masks) -> None:
     """
     check_network(model)
     apply_(parameter_names(model), checked_masks(masks))
+
+
+def prune_(model: nn.Module, sparsity: float | None, **settings: Any) -> dict[str, Tensor]:
+    """Find masks and write them onto a network: `find_masks`, then `apply_masks_`.
+
+    Args:
+        model: any module; its pruned weights become zero.
+        sparsity: total fraction of zeros over the tensors that are pruned, in [0, 1).
+        settings: as for `find_masks`.
+
+    Returns:
+        The masks. An optimizer moves pruned weights away from zero again, unless a `MaskBinding`
+        holds them.
+
+    Example:
+        >>> net = nn.Linear(10, 10)
+        >>> masks = prune_(net, 0.9)
+        >>> int((net.weight != 0).sum())
+        10
+
+    Source: Han, Pool, Tran and Dally (2015), with the defaults.
+    """
+    masks = find_masks(model, sparsity, **settings)
+    apply_masks_(model, masks)
+    return masks
 
 
 def masks_from_zeros(model: nn.Module, layers: Layers = linear_and_conv) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from boxwood._internal.model.layer_kinds import Layouts
 from boxwood.errors import InvalidInput
 
 Criterion = Callable[..., Tensor]
-"""A function as described in `boxwood._internal.core.criteria`, or a `Call` of one with settings."""
+"""A function as described in `boxwood.criteria`, or a `Call` of one with settings."""
 
 
 def score(
@@ -45,7 +45,7 @@ def score(
             scores do not fit the weight.
 
     Example:
-        >>> from boxwood._internal.core.criteria import magnitude, wanda
+        >>> from boxwood.criteria import magnitude, wanda
         >>> score({"w": torch.tensor([-3.0, 2.0])}, magnitude)
         {'w': tensor([3., 2.])}
         >>> norms = {"input_norm": {"w": torch.tensor([1.0, 2.0])}}

@@ -56,8 +56,8 @@ class SparseTraining:
             update, ranks hold different weights.
 
     Example:
-        >>> from boxwood._internal.core.policies import Gradual
-        >>> from boxwood._internal.core.schedules import Cubic
+        >>> from boxwood.policies import Gradual
+        >>> from boxwood.schedules import Cubic
         >>> net = nn.Linear(10, 10)
         >>> optimizer = torch.optim.Adam(net.parameters())
         >>> policy = Gradual(schedule=Cubic(final=0.9, end=4), every=1)
@@ -244,7 +244,7 @@ def warn_if_unfinished(training: SparseTraining) -> None:
     Policies without a sparsity ``final``, as `RigL`, are as sparse at any step as at their end.
 
     Example:
-        >>> from boxwood._internal.core.policies import Static
+        >>> from boxwood.policies import Static
         >>> net = nn.Linear(10, 10)
         >>> sgd = torch.optim.SGD(net.parameters())
         >>> warn_if_unfinished(SparseTraining(net, sgd, Static(sparsity=0.5)))

@@ -1,6 +1,6 @@
 """Pruning at initialisation: prune the untrained network, then train what is left.
 
-The dense network is trained for as long (`boxwood.dense`), so all networks of a study have one
+The dense network is trained for as long (`boxwood.recipes.dense`), so all networks of a study have one
 budget. What the criteria have in common is compared by Frankle, Dziugaite, Roy and Carbin (2021).
 """
 
@@ -50,7 +50,7 @@ def prune_at_initialisation(
         train: the training of the sparse network, as long as that of the dense one.
         sparsity: fraction of zeros over the tensors of ``layers``, in [0, 1).
         criterion: `snip`, `grasp`, `synflow`, `magnitude`, `random`, or another of
-            `boxwood._internal.core.criteria` or your own.
+            `boxwood.criteria` or your own.
         rounds: how often to score and prune; None takes 100 for `synflow` and 1 for all others.
         allocation: as for `boxwood.find_masks`.
         layers: as for `boxwood.find_masks`.
@@ -64,8 +64,8 @@ def prune_at_initialisation(
         InvalidInput: there is less than one round, or `grasp` needs a loss of its own.
 
     Example:
-        >>> from boxwood._internal.core.criteria import synflow
-        >>> from boxwood._internal.train.optimizers import SGD
+        >>> from boxwood.criteria import synflow
+        >>> from boxwood.optim import SGD
         >>> training = Training(epochs=10, batch=60, optimizer=SGD(lr=0.1))
         >>> recipe = prune_at_initialisation(training, 0.9, criterion=synflow)
         >>> [type(phase).__name__ for phase in recipe], recipe[0].rounds
@@ -88,7 +88,7 @@ def prune_at_initialisation(
     return (prune, Train(training=train), measure)
 
 
-def shuffled(recipe: Recipe, *, index: int = 1) -> Recipe:
+def shuffled_masks(recipe: Recipe, *, index: int = 1) -> Recipe:
     """Train as many weights of each layer, but at random places: the control of which ones.
 
     Where it does as well as the recipe, the criterion chose only how many weights each layer keeps.
@@ -101,9 +101,9 @@ def shuffled(recipe: Recipe, *, index: int = 1) -> Recipe:
         InvalidInput: the recipe does not begin with pruning.
 
     Example:
-        >>> from boxwood._internal.train.optimizers import SGD
+        >>> from boxwood.optim import SGD
         >>> training = Training(epochs=10, batch=60, optimizer=SGD(lr=0.1))
-        >>> [type(phase).__name__ for phase in shuffled(prune_at_initialisation(training, 0.9))]
+        >>> [type(phase).__name__ for phase in shuffled_masks(prune_at_initialisation(training, 0.9))]
         ['Prune', 'ShuffleMasks', 'Train', 'Measure']
 
     Source: Frankle, Dziugaite, Roy and Carbin (2021), the ablation that shuffles randomly.
@@ -111,7 +111,7 @@ def shuffled(recipe: Recipe, *, index: int = 1) -> Recipe:
     return _then(recipe, ShuffleMasks(how=within_layers, index=index))
 
 
-def reinitialised(recipe: Recipe, *, index: int = 1) -> Recipe:
+def reinitialised_weights(recipe: Recipe, *, index: int = 1) -> Recipe:
     """Train the same masks from fresh initial weights: the control of which values.
 
     Args:
@@ -122,9 +122,9 @@ def reinitialised(recipe: Recipe, *, index: int = 1) -> Recipe:
         InvalidInput: the recipe does not begin with pruning.
 
     Example:
-        >>> from boxwood._internal.train.optimizers import SGD
+        >>> from boxwood.optim import SGD
         >>> training = Training(epochs=10, batch=60, optimizer=SGD(lr=0.1))
-        >>> [type(phase).__name__ for phase in reinitialised(prune_at_initialisation(training, 0.9))]
+        >>> [type(phase).__name__ for phase in reinitialised_weights(prune_at_initialisation(training, 0.9))]
         ['Prune', 'Reinitialise', 'Train', 'Measure']
 
     Source: Frankle, Dziugaite, Roy and Carbin (2021), the ablation that reinitialises.

@@ -40,8 +40,8 @@ def filter_agent(
         InvalidInput: there are no layers, or one is named twice.
 
     Example:
-        >>> from boxwood._internal.agent.search import TryAndLearn
-        >>> from boxwood._internal.train.optimizers import Adam
+        >>> from boxwood.agent import TryAndLearn
+        >>> from boxwood.optim import Adam
         >>> training = Training(epochs=1, batch=50, optimizer=Adam(lr=1e-3))
         >>> search = SearchFilters(layer="", search=TryAndLearn(bound=2.0))
         >>> recipe = filter_agent(training, search, training, layers=("conv1.weight", "conv2.weight"))
@@ -73,8 +73,8 @@ def ranked(recipe: Recipe, criterion: Criterion = magnitude, *, loss: Loss | Non
         loss: for criteria that ask for gradients; cross-entropy where none is given.
 
     Example:
-        >>> from boxwood._internal.agent.search import TryAndLearn
-        >>> from boxwood._internal.train.optimizers import Adam
+        >>> from boxwood.agent import TryAndLearn
+        >>> from boxwood.optim import Adam
         >>> training = Training(epochs=1, batch=50, optimizer=Adam(lr=1e-3))
         >>> search = SearchFilters(layer="", search=TryAndLearn(bound=2.0))
         >>> agent = filter_agent(training, search, training, layers=("conv1.weight",))
@@ -107,8 +107,8 @@ def by_sensitivity(recipe: Recipe, finetune: Training, *, share: float = 0.125) 
         share: as for `RemoveBySensitivity`.
 
     Example:
-        >>> from boxwood._internal.agent.search import TryAndLearn
-        >>> from boxwood._internal.train.optimizers import Adam
+        >>> from boxwood.agent import TryAndLearn
+        >>> from boxwood.optim import Adam
         >>> training = Training(epochs=1, batch=50, optimizer=Adam(lr=1e-3))
         >>> search = SearchFilters(layer="", search=TryAndLearn(bound=2.0))
         >>> agent = filter_agent(training, search, training, layers=("conv1.weight",))
@@ -136,7 +136,7 @@ def layers_of(model: Callable[[], nn.Module], example: torch.Tensor) -> tuple[st
         example: an input.
 
     Example:
-        >>> from boxwood._internal.zoo.lenet import lenet_300_100
+        >>> from boxwood.networks import lenet_300_100
         >>> layers_of(lenet_300_100, torch.zeros(1, 1, 28, 28))
         ('fc1.weight', 'fc2.weight')
     """

@@ -16,7 +16,7 @@ from boxwood._internal.core.criteria import magnitude
 from boxwood._internal.core.granularity import Elements, Granularity
 from boxwood._internal.core.policies import Gradual, Policy
 from boxwood._internal.core.schedules import Cubic, OneShot, Schedule
-from boxwood._internal.model.counting import parameters
+from boxwood._internal.model.counting import count_parameters
 from boxwood._internal.model.prunable import Layers, linear_and_conv
 from boxwood._internal.recipes.phase import Phase, Recipe
 from boxwood._internal.recipes.phases.measure import Measure
@@ -38,7 +38,7 @@ def dense_training(*, train: Training, measure: Phase = _MEASURE) -> Recipe:
         measure: the phase behind the training.
 
     Example:
-        >>> from boxwood._internal.train.optimizers import SGD
+        >>> from boxwood.optim import SGD
         >>> len(dense_training(train=Training(steps=100, batch=20, optimizer=SGD(lr=1.0))))
         2
     """
@@ -57,8 +57,8 @@ def sparse_training(
         measure: the phase behind the training.
 
     Example:
-        >>> from boxwood._internal.core.policies import LayerByLayer
-        >>> from boxwood._internal.train.optimizers import SGD
+        >>> from boxwood.policies import LayerByLayer
+        >>> from boxwood.optim import SGD
         >>> training = Training(steps=1000, batch=20, optimizer=SGD(lr=1.0))
         >>> recipe = sparse_training(train=training, policy=LayerByLayer(final=0.8, end=600))
         >>> recipe[0].training.steps
@@ -101,7 +101,7 @@ def gradual_pruning(
         InvalidInput: the window reaches beyond the training, or is no multiple of ``every``.
 
     Example:
-        >>> from boxwood._internal.train.optimizers import SGD
+        >>> from boxwood.optim import SGD
         >>> training = Training(steps=1000, batch=20, optimizer=SGD(lr=1.0))
         >>> train, _ = gradual_pruning(train=training, sparsity=0.8, begin=100, end=500)
         >>> train.training.steps, round(train.training.pruning.policy.schedule(300), 3)  # 0.875 · 0.8
@@ -172,7 +172,7 @@ class Size:
         with torch.device("meta"):
             network = model()
         prunable = sum(parameter.numel() for parameter in layers(network).values())
-        return cls(prunable, parameters(network) - prunable)
+        return cls(prunable, count_parameters(network) - prunable)
 
     @property
     def total(self) -> int:

@@ -8,7 +8,7 @@ from torch import nn
 from boxwood._internal.core.spec import Call
 from boxwood._internal.data.augmentation import FlipAndCrop
 from boxwood._internal.model.prunable import Named
-from boxwood._internal.recipes.lottery_ticket import Pruning, layer_wise, together
+from boxwood._internal.recipes.lottery_ticket import Pruning, global_rate, layerwise_rates
 from boxwood._internal.train.lr_schedules import LinearWarmup, LRSchedule, StepDecay
 from boxwood._internal.train.optimizers import SGD, Adam
 from boxwood._internal.train.settings import Training
@@ -50,7 +50,7 @@ def lenet() -> Row:
     Source: Frankle and Carbin (2019), figure 2, as all rows of this module.
     Differs from the paper: Adam updates each tensor in one fused pass.
     """
-    rates = layer_wise(("fc3.*", 0.1), ("fc*", 0.2))
+    rates = layerwise_rates(("fc3.*", 0.1), ("fc*", 0.2))
     return Row(Call.of(glorot, net=lenet_300_100), _adam(50_000, 1.2e-3), rates)
 
 
@@ -98,7 +98,7 @@ def resnet(*, lr: float = 0.1, warmup: int = 0) -> Row:
     schedule = _warmed(StepDecay(steps=(20_000, 25_000)), warmup)
     train = _sgd(30_000, 128, lr, schedule)
     test_at = (10_000, 20_000, 30_000)
-    return Row(Call.of(glorot, net=resnet_20), train, together(0.2, _CONVOLUTIONS), test_at)
+    return Row(Call.of(glorot, net=resnet_20), train, global_rate(0.2, _CONVOLUTIONS), test_at)
 
 
 def vgg(*, lr: float = 0.1, warmup: int = 0) -> Row:
@@ -115,7 +115,7 @@ def vgg(*, lr: float = 0.1, warmup: int = 0) -> Row:
     schedule = _warmed(StepDecay(steps=(80 * per_epoch, 120 * per_epoch)), warmup)
     train = _sgd(160 * per_epoch, 64, lr, schedule)
     test_at = (30_000, 60_000, 112_000)
-    return Row(Call.of(glorot, net=vgg_19), train, together(0.2, _CONVOLUTIONS), test_at)
+    return Row(Call.of(glorot, net=vgg_19), train, global_rate(0.2, _CONVOLUTIONS), test_at)
 
 
 def _adam(steps: int, lr: float) -> Training:
@@ -143,4 +143,4 @@ def _conv_net(net: Callable[..., nn.Module], dropout: bool) -> Call:
 
 
 def _conv_rates(conv: float) -> Pruning:
-    return layer_wise(("conv*", conv), ("fc3.*", 0.1), ("fc*", 0.2))
+    return layerwise_rates(("conv*", conv), ("fc3.*", 0.1), ("fc*", 0.2))

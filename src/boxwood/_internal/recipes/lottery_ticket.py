@@ -27,7 +27,7 @@ Pruning = Callable[[int], Prune]
 """A level (1, 2, …) to the phase that prunes as far as that level goes."""
 
 
-def layer_wise(*rates: tuple[str, float]) -> Pruning:
+def layerwise_rates(*rates: tuple[str, float]) -> Pruning:
     """Prune each layer by itself, at each level a fraction of what is left of it.
 
     A layer of n weights keeps ``round((1 - rate)^level · n)`` at ``level``; counted from the whole
@@ -37,7 +37,7 @@ def layer_wise(*rates: tuple[str, float]) -> Pruning:
         rates: (pattern, rate) pairs; the first match counts, no match leaves a layer dense.
 
     Example:
-        >>> layer_wise(("fc3*", 0.1), ("fc*", 0.2))(2).allocation.sparsities[1][0]
+        >>> layerwise_rates(("fc3*", 0.1), ("fc*", 0.2))(2).allocation.sparsities[1][0]
         'fc*'
 
     Source: Frankle and Carbin (2019), section 2: the output layer at half the rate.
@@ -48,7 +48,7 @@ def layer_wise(*rates: tuple[str, float]) -> Pruning:
     )
 
 
-def together(rate: float, layers: Layers = linear_and_conv) -> Pruning:
+def global_rate(rate: float, layers: Layers = linear_and_conv) -> Pruning:
     """Prune all layers by one ranking, at each level a fraction of what is left of them.
 
     Args:
@@ -56,7 +56,7 @@ def together(rate: float, layers: Layers = linear_and_conv) -> Pruning:
         layers: which weights are ranked, such as `conv`; the others stay.
 
     Example:
-        >>> round(together(0.2)(3).sparsity, 3)
+        >>> round(global_rate(0.2)(3).sparsity, 3)
         0.488
 
     Source: Frankle and Carbin (2019), section 4: global pruning of the deeper networks.
@@ -75,7 +75,7 @@ def lottery_ticket(
 
     Args:
         train: the dense training, and that of every level.
-        prune: `layer_wise` or `together`.
+        prune: `layerwise_rates` or `global_rate`.
         levels: how often to prune.
         rewind: k, in epochs or steps as the length of ``train`` is; 0 is the initialisation.
         test_at: as for `Train`, of all trainings and those of the controls.
@@ -84,9 +84,9 @@ def lottery_ticket(
         InvalidInput: k is outside the training, or there is less than one level.
 
     Example:
-        >>> from boxwood._internal.train.optimizers import Adam
+        >>> from boxwood.optim import Adam
         >>> training = Training(steps=50_000, batch=60, optimizer=Adam(lr=1.2e-3))
-        >>> ticket = lottery_ticket(train=training, prune=layer_wise(("*", 0.2)), levels=1)
+        >>> ticket = lottery_ticket(train=training, prune=layerwise_rates(("*", 0.2)), levels=1)
         >>> [type(phase).__name__ for phase in ticket]
         ['Train', 'Measure', 'Prune', 'Rewind', 'Train', 'Measure']
 
@@ -98,22 +98,22 @@ def lottery_ticket(
     return beginning + _levels(prune, levels, (Rewind(to=start),), again)
 
 
-def one_shot(
+def one_shot_ticket(
     *, train: Training, prune: Pruning, level: int, rewind: int = 0, test_at: tuple[int, ...] = ()
 ) -> Recipe:
     """Find a ticket by pruning once, as far as ``level`` of the iterative one goes.
 
     Args:
         train: the dense training, and that of the ticket.
-        prune: `layer_wise` or `together`.
+        prune: `layerwise_rates` or `global_rate`.
         level: whose sparsity is reached at once.
         rewind: as for `lottery_ticket`.
         test_at: as for `lottery_ticket`.
 
     Example:
-        >>> from boxwood._internal.train.optimizers import SGD
+        >>> from boxwood.optim import SGD
         >>> training = Training(steps=100, batch=60, optimizer=SGD(lr=0.1))
-        >>> len(one_shot(train=training, prune=together(0.2), level=7))
+        >>> len(one_shot_ticket(train=training, prune=global_rate(0.2), level=7))
         6
 
     Source: Frankle and Carbin (2019), section 2, one-shot pruning.
@@ -123,22 +123,22 @@ def one_shot(
     return (*beginning, prune(level), Rewind(to=start), *_trained(again, level))
 
 
-def continued(
+def continued_training(
     *, train: Training, prune: Pruning, levels: int, again: Training | None = None
 ) -> Recipe:
     """Prune without going back: survivors keep their trained values.
 
     Args:
         train: the dense training.
-        prune: `layer_wise` or `together`.
+        prune: `layerwise_rates` or `global_rate`.
         levels: how often to prune.
         again: the training of every level; by default that of the dense network. With
             ``replace(train, start_at=k)`` the learning rate is rewound to step k, and nothing else.
 
     Example:
-        >>> from boxwood._internal.train.optimizers import SGD
+        >>> from boxwood.optim import SGD
         >>> training = Training(steps=100, batch=60, optimizer=SGD(lr=0.1))
-        >>> phases = continued(train=training, prune=together(0.2), levels=1)
+        >>> phases = continued_training(train=training, prune=global_rate(0.2), levels=1)
         >>> [type(phase).__name__ for phase in phases]
         ['Train', 'Measure', 'Prune', 'Train', 'Measure']
 
@@ -148,11 +148,11 @@ def continued(
     return _start(train, 0)[1] + _levels(prune, levels, (), Train(training=again or train))
 
 
-def reinitialised(ticket: Recipe, level: int, *, index: int = 1) -> Recipe:
+def reinitialised_ticket(ticket: Recipe, level: int, *, index: int = 1) -> Recipe:
     """Train the ticket's masks from fresh initial values.
 
     Args:
-        ticket: a recipe of `lottery_ticket` or `one_shot`.
+        ticket: a recipe of `lottery_ticket` or `one_shot_ticket`.
         level: whose masks are taken.
         index: which of the seed's initialisations; 0 is the ticket's own.
 
@@ -160,10 +160,10 @@ def reinitialised(ticket: Recipe, level: int, *, index: int = 1) -> Recipe:
         InvalidInput: the ticket does not reach that level.
 
     Example:
-        >>> from boxwood._internal.train.optimizers import SGD
+        >>> from boxwood.optim import SGD
         >>> training = Training(steps=100, batch=60, optimizer=SGD(lr=0.1))
-        >>> ticket = lottery_ticket(train=training, prune=together(0.2), levels=2)
-        >>> [type(phase).__name__ for phase in reinitialised(ticket, 1)[2:]]
+        >>> ticket = lottery_ticket(train=training, prune=global_rate(0.2), levels=2)
+        >>> [type(phase).__name__ for phase in reinitialised_ticket(ticket, 1)[2:]]
         ['Prune', 'Reinitialise', 'Train', 'Measure']
 
     Source: Frankle and Carbin (2019), section 2.
@@ -171,13 +171,13 @@ def reinitialised(ticket: Recipe, level: int, *, index: int = 1) -> Recipe:
     return _instead(ticket, level, Reinitialise(index=index), start_at=0)
 
 
-def randomly_sparse(
+def random_ticket(
     ticket: Recipe, level: int, *, how: Shuffle = within_layers, index: int = 1
 ) -> Recipe:
     """Train as many weights at random places, from their initial values.
 
     Args:
-        ticket: a recipe of `lottery_ticket` or `one_shot`.
+        ticket: a recipe of `lottery_ticket` or `one_shot_ticket`.
         level: how many weights.
         how: `within_layers` keeps each layer's count, `evenly` gives layers one sparsity, and
             `over_all_layers` keeps the total alone.
@@ -188,11 +188,11 @@ def randomly_sparse(
     return _instead(ticket, level, ShuffleMasks(how=how, index=index), start_at=0)
 
 
-def resampled(ticket: Recipe, level: int, *, index: int = 1) -> Recipe:
+def resampled_ticket(ticket: Recipe, level: int, *, index: int = 1) -> Recipe:
     """Train the ticket's masks from values drawn from the ticket's own initial ones.
 
     Args:
-        ticket: a recipe of `lottery_ticket` or `one_shot`.
+        ticket: a recipe of `lottery_ticket` or `one_shot_ticket`.
         level: whose masks are taken.
         index: which of the seed's draws.
 
@@ -205,7 +205,7 @@ def masked_at_start(ticket: Recipe, level: int) -> Recipe:
     """Train the weights that are largest at the start, as many per layer as the ticket has.
 
     Args:
-        ticket: a recipe of `lottery_ticket` or `one_shot`.
+        ticket: a recipe of `lottery_ticket` or `one_shot_ticket`.
         level: how many weights.
 
     Source: Frankle and Carbin (2019), the appendix that prunes networks before training.
@@ -213,11 +213,11 @@ def masked_at_start(ticket: Recipe, level: int) -> Recipe:
     return _instead(ticket, level, MasksFrom(), start_at=0)
 
 
-def noisy(ticket: Recipe, level: int, scale: float, *, index: int = 1) -> Recipe:
+def noisy_ticket(ticket: Recipe, level: int, scale: float, *, index: int = 1) -> Recipe:
     """Train the ticket from its initial values plus noise.
 
     Args:
-        ticket: a recipe of `lottery_ticket` or `one_shot`.
+        ticket: a recipe of `lottery_ticket` or `one_shot_ticket`.
         level: whose masks are taken.
         scale: of the noise, in standard deviations of a layer's initial weights.
         index: which of the seed's draws.
@@ -236,7 +236,7 @@ def instability(train: Training, *, rewind: int = 0, points: int = 30) -> Recipe
         points: on the line.
 
     Example:
-        >>> from boxwood._internal.train.optimizers import SGD
+        >>> from boxwood.optim import SGD
         >>> training = Training(steps=100, batch=60, optimizer=SGD(lr=0.1))
         >>> [type(phase).__name__ for phase in instability(training)[2:]]
         ['Rewind', 'Train', 'Measure', 'Rewind', 'Train', 'Measure', 'Interpolate']
@@ -251,7 +251,7 @@ def ticket_instability(ticket: Recipe, level: int, *, points: int = 30) -> Recip
     """Train two copies of a ticket in different orders, and measure the line between them.
 
     Args:
-        ticket: a recipe of `lottery_ticket` or `one_shot`.
+        ticket: a recipe of `lottery_ticket` or `one_shot_ticket`.
         level: whose masks are taken.
         points: on the line.
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from boxwood._internal.core.allocation import Allocation, global_
-from boxwood._internal.core.criteria import optimal_brain_damage as saliency
+from boxwood._internal.core.criteria import obd as saliency
 from boxwood._internal.core.spec import Call
 from boxwood._internal.model.prunable import Layers, linear_and_conv
 from boxwood._internal.model.scoring import Criterion
@@ -39,14 +39,14 @@ def optimal_brain_damage(
         retrain: the training after each deletion.
         sparsities: total fraction of zeros after each.
         loss: the mean over a batch, whose second derivatives count.
-        criterion: `boxwood._internal.core.criteria.optimal_brain_damage` of the loss that `Descend`
+        criterion: `boxwood.criteria.obd` of the loss that `Descend`
             minimises, its penalty included, if None; or another to compare it with.
         allocation: as for `boxwood.find_masks`.
         layers: as for `boxwood.find_masks`.
         examples: how many of the training examples the criterion sees; None for all.
 
     Example:
-        >>> from boxwood._internal.train.losses import squared_error
+        >>> from boxwood.training import squared_error
         >>> go = Descend(loss=squared_error)
         >>> steps = optimal_brain_damage(go, go, (0.3, 0.6), loss=squared_error)
         >>> [type(phase).__name__ for phase in steps][:5]

@@ -33,7 +33,7 @@ class State:
 def _no_store(genesis: "Genesis", recipe: "Recipe") -> State:
     raise InvalidInput(
         f"Expected a store that holds the run of {len(recipe)} phases which this phase needs, got "
-        f"none; run the recipe with boxwood.run, seed {genesis.seed} and a Store."
+        f"none; run the recipe with boxwood.runs.run_recipe, seed {genesis.seed} and a Store."
     )
 
 
@@ -141,9 +141,9 @@ class Experiment:
         checkpoint: safetensors file with trained weights to start from.
 
     Example:
-        >>> from boxwood._internal.recipes.phases.prune import Prune
-        >>> from boxwood._internal.data.digits import digits
-        >>> from boxwood._internal.zoo.lenet import lenet_300_100
+        >>> from boxwood.phases import Prune
+        >>> from boxwood.data import digits
+        >>> from boxwood.networks import lenet_300_100
         >>> study = Experiment(
         ...     model=spec.Call.of(lenet_300_100, inputs=64), data=digits,
         ...     branches=(("pruned", (Prune(sparsity=0.5),)),),

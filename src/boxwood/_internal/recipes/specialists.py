@@ -18,7 +18,7 @@ def generalist(train: Training) -> Recipe:
     """Train the network that knows all classes.
 
     Example:
-        >>> from boxwood._internal.train.optimizers import SGD
+        >>> from boxwood.optim import SGD
         >>> [type(p).__name__ for p in generalist(Training(epochs=1, batch=60, optimizer=SGD(lr=0.1)))]
         ['Train', 'Measure']
     """
@@ -37,7 +37,7 @@ def specialists(before: Recipe, special: Training, *, groups: ClassGroups | int)
         InvalidInput: there are no groups.
 
     Example:
-        >>> from boxwood._internal.train.optimizers import SGD
+        >>> from boxwood.optim import SGD
         >>> training = Training(epochs=1, batch=60, optimizer=SGD(lr=0.1))
         >>> recipe = specialists(generalist(training), training, groups=((0, 2, 4, 6), (5, 7, 9)))
         >>> [type(phase).__name__ for phase in recipe]

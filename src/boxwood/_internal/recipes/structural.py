@@ -34,7 +34,7 @@ def structural(
         protect: patterns of parameters whose units stay.
 
     Example:
-        >>> from boxwood._internal.train.optimizers import SGD
+        >>> from boxwood.optim import SGD
         >>> training = Training(epochs=1, batch=60, optimizer=SGD(lr=0.1))
         >>> [type(p).__name__ for p in structural(training, training, 0.5)]
         ['Train', 'PruneUnits', 'Train', 'Measure']
@@ -71,7 +71,7 @@ def slimming(
         protect: patterns of parameters whose filters stay.
 
     Example:
-        >>> from boxwood._internal.train.optimizers import SGD
+        >>> from boxwood.optim import SGD
         >>> training = Training(epochs=1, batch=60, optimizer=SGD(lr=0.1))
         >>> [type(p).__name__ for p in slimming(training, training, 0.5)]
         ['Train', 'PruneUnits', 'Train', 'Measure']

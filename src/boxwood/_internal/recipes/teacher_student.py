@@ -22,7 +22,7 @@ def trained(train: Training) -> Recipe:
     """Train, with labels alone or as ``train`` says, and measure: a teacher, or a control.
 
     Example:
-        >>> from boxwood._internal.train.optimizers import SGD
+        >>> from boxwood.optim import SGD
         >>> [type(p).__name__ for p in trained(Training(epochs=1, batch=60, optimizer=SGD(lr=0.1)))]
         ['Train', 'Measure']
     """
@@ -47,8 +47,8 @@ def trained_teacher(
         mean: `arithmetic_mean` or `geometric_mean`.
 
     Example:
-        >>> from boxwood._internal.train.optimizers import SGD
-        >>> from boxwood._internal.zoo.wide_nets import wide_net
+        >>> from boxwood.optim import SGD
+        >>> from boxwood.networks import wide_net
         >>> training = Training(epochs=1, batch=60, optimizer=SGD(lr=0.1))
         >>> trained_teacher(wide_net, training, members=10).source.members
         10
@@ -78,8 +78,8 @@ def student(
         shift: corrects the biases of classes that the transfer set lacks.
 
     Example:
-        >>> from boxwood._internal.recipes.teachers import PastNetwork
-        >>> from boxwood._internal.train.optimizers import SGD
+        >>> from boxwood.distill import PastNetwork
+        >>> from boxwood.optim import SGD
         >>> training = Training(epochs=1, batch=60, optimizer=SGD(lr=0.1))
         >>> past = Teacher(source=PastNetwork("genesis"))
         >>> recipe = student(training, past, Distillation(temperature=20.0))
@@ -95,7 +95,7 @@ def shifted(train: Training, shift: ShiftBias | None) -> Recipe:
     """Train, measure, and correct biases if asked to: for students and their controls alike.
 
     Example:
-        >>> from boxwood._internal.train.optimizers import SGD
+        >>> from boxwood.optim import SGD
         >>> training = Training(epochs=1, batch=60, optimizer=SGD(lr=0.1))
         >>> [type(p).__name__ for p in shifted(training, ShiftBias(classes=(3,), shifts=(0.0, 1.0)))]
         ['Train', 'Measure', 'ShiftBias', 'Measure']
@@ -130,9 +130,9 @@ def with_teacher(
         InvalidInput: no phase has that label, or no training follows it.
 
     Example:
-        >>> from boxwood._internal.recipes.teachers import PastNetwork
-        >>> from boxwood._internal.recipes.three_step import one_shot
-        >>> from boxwood._internal.train.optimizers import SGD
+        >>> from boxwood.distill import PastNetwork
+        >>> from boxwood.recipes import one_shot
+        >>> from boxwood.optim import SGD
         >>> training = Training(epochs=1, batch=60, optimizer=SGD(lr=0.1))
         >>> plain, past = one_shot(training, training, 0.9, dead=False), PastNetwork("dense")
         >>> recipe = with_teacher(plain, Teacher(source=past), Distillation())

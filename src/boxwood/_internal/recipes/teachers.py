@@ -99,7 +99,7 @@ class TrainedNetworks:
         InvalidInput: there are no members.
 
     Example:
-        >>> from boxwood._internal.recipes.phases.measure import Measure
+        >>> from boxwood.phases import Measure
         >>> source = TrainedNetworks(model=nn.Identity, recipe=(Measure(),), members=3)
         >>> len(source.needs(Genesis(model=nn.Identity, data=tuple)))
         3

@@ -36,7 +36,7 @@ def dense(train: Training, *, as_long_as: Recipe | None = None) -> Recipe:
         InvalidInput: that recipe's training is counted in other units than ``train``.
 
     Example:
-        >>> from boxwood._internal.train.optimizers import SGD
+        >>> from boxwood.optim import SGD
         >>> training = Training(epochs=10, batch=60, optimizer=SGD(lr=0.1))
         >>> [type(p).__name__ for p in dense(training)]
         ['Train', 'Measure']
@@ -77,7 +77,7 @@ def iterative(
             them. For plain feed-forward networks.
 
     Example:
-        >>> from boxwood._internal.train.optimizers import SGD
+        >>> from boxwood.optim import SGD
         >>> training = Training(epochs=1, batch=60, optimizer=SGD(lr=0.1))
         >>> [type(p).__name__ for p in iterative(training, training, (0.5,), dead=False)]
         ['Train', 'Prune', 'Train', 'Measure']
@@ -105,7 +105,7 @@ def one_shot(
     """Train, prune once to the end, and retrain; or with ``retraining=None`` do not retrain.
 
     Example:
-        >>> from boxwood._internal.train.optimizers import SGD
+        >>> from boxwood.optim import SGD
         >>> training = Training(epochs=1, batch=60, optimizer=SGD(lr=0.1))
         >>> [type(p).__name__ for p in one_shot(training, None, 0.5, dead=False)]
         ['Train', 'Prune', 'Measure']
@@ -142,8 +142,8 @@ def alternating(retrain: Training, model: Callable[[], nn.Module]) -> Retraining
         model: returns the network that is pruned.
 
     Example:
-        >>> from boxwood._internal.train.optimizers import SGD
-        >>> from boxwood._internal.zoo.lenet import lenet_5, lenet_300_100
+        >>> from boxwood.optim import SGD
+        >>> from boxwood.networks import lenet_5, lenet_300_100
         >>> training = Training(epochs=1, batch=60, optimizer=SGD(lr=0.01))
         >>> [half.training.frozen[0] for half in alternating(training, lenet_5)(0)]
         ['conv1.weight', 'fc1.weight']

@@ -90,9 +90,9 @@ def length_of(recipe: Recipe) -> Amount:
     """Add up the training of the last weights of a recipe.
 
     Example:
-        >>> from boxwood._internal.recipes.phases import Measure, Prune, Train
-        >>> from boxwood._internal.train.settings import Training
-        >>> from boxwood._internal.train.optimizers import SGD
+        >>> from boxwood.phases import Measure, Prune, Train
+        >>> from boxwood.training import Training
+        >>> from boxwood.optim import SGD
         >>> train = Train(training=Training(steps=100, batch=60, optimizer=SGD(lr=0.1)))
         >>> in_words(length_of((train, Prune(sparsity=0.5), train, Measure())))
         '200 steps'
@@ -108,9 +108,9 @@ def unequal_training(branches: Mapping[str, Recipe]) -> str:
         branches: recipes by name; each counts up to its last `Measure`, or to its end.
 
     Example:
-        >>> from boxwood._internal.recipes.three_step import dense, one_shot
-        >>> from boxwood._internal.train.settings import Training
-        >>> from boxwood._internal.train.optimizers import SGD
+        >>> from boxwood.recipes import dense, one_shot
+        >>> from boxwood.training import Training
+        >>> from boxwood.optim import SGD
         >>> training = Training(epochs=10, batch=60, optimizer=SGD(lr=0.1))
         >>> unequal_training({"dense": dense(training), "pruned": one_shot(training, training, 0.5)})
         'dense: 10 epochs of batches of 60; pruned: 20 epochs of batches of 60'

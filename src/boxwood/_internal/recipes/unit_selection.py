@@ -59,7 +59,7 @@ def select_units(
         >>> import torch
         >>> from torch import nn
         >>> from boxwood import find_units
-        >>> from boxwood._internal.core.criteria import wanda
+        >>> from boxwood.criteria import wanda
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> x = torch.randn(32, 4, generator=torch.Generator().manual_seed(0))
         >>> select_units(find_units(net, x), 0.5, criterion=wanda, batches=[x]).removed

@@ -45,7 +45,7 @@ def sources(spec: Any) -> tuple[Source, ...]:
         spec: what `boxwood._internal.core.spec.encode` returns, of recipes or experiments.
 
     Example:
-        >>> [s.papers[0].key for s in sources({"is": "boxwood._internal.recipes.phases.rewind:Rewind"})]
+        >>> [s.papers[0].key for s in sources({"is": "boxwood.phases:Rewind"})]
         ['frankle2019lottery']
     """
     found: dict[Source, None] = {}

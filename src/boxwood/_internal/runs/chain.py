@@ -14,9 +14,9 @@ def keys(genesis: Genesis, recipe: Recipe) -> tuple[str, ...]:
         One key more than there are phases; the first is that of the start.
 
     Example:
-        >>> from boxwood._internal.data.digits import digits
-        >>> from boxwood._internal.recipes.phases.prune import Prune
-        >>> from boxwood._internal.zoo.lenet import lenet_5
+        >>> from boxwood.data import digits
+        >>> from boxwood.phases import Prune
+        >>> from boxwood.networks import lenet_5
         >>> start = Genesis(model=lenet_5, data=digits)
         >>> short = keys(start, (Prune(sparsity=0.5),))
         >>> keys(start, (Prune(sparsity=0.5), Prune(sparsity=0.8)))[:2] == short

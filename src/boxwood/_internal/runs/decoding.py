@@ -23,7 +23,7 @@ def start_of(spec: Any, key: str, trust: Trust) -> Genesis:
             it did.
 
     Example:
-        >>> start_of({"is": "boxwood._internal.core.schedules:OneShot", "final": 0.5}, "3f2a", Trust())
+        >>> start_of({"is": "boxwood.schedules:OneShot", "final": 0.5}, "3f2a", Trust())
         Traceback (most recent call last):
         ...
         boxwood.errors.CheckpointError: Expected the start of a run, got OneShot; run the experiment again into a new store.
@@ -67,7 +67,7 @@ def places_in(spec: Any) -> Iterator[str]:
     """List the files and modules of an encoded spec that are not trusted by themselves.
 
     Example:
-        >>> list(places_in({"is": "boxwood._internal.core.spec:Call", "x": [{"function": "d.py:e"}]}))
+        >>> list(places_in({"is": "boxwood.recipes:Call", "x": [{"function": "d.py:e"}]}))
         ['d.py']
     """
     if isinstance(spec, Mapping):

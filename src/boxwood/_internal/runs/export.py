@@ -41,7 +41,7 @@ def save_cut(
         >>> save_cut(Store(Path("runs")), key, Path("small.safetensors"))  # doctest: +SKIP
         (266610, 56255)
 
-    Source: the law of `boxwood._internal.graph.equivalence.check_equivalence`.
+    Source: the law of `boxwood.check_equivalence`.
     """
     genesis = _genesis(store, key, trust)
     state = store.load(key)

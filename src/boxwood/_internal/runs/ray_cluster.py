@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from boxwood._internal.core.extras import extra
-from boxwood._internal.runs.runner import Job, Settings
+from boxwood._internal.runs.runner import Job, RunSettings
 from boxwood._internal.runs.store import Store
 from boxwood._internal.runs.workers import order_for, work
 from boxwood.errors import BoxwoodError, InvalidInput
@@ -13,7 +13,7 @@ from boxwood.errors import BoxwoodError, InvalidInput
 def run_on_ray(
     jobs: Sequence[Job],
     store: Store,
-    settings: Settings | None = None,
+    settings: RunSettings | None = None,
     *,
     workers: int,
     threads: int = 1,
@@ -38,7 +38,7 @@ def run_on_ray(
         InvalidInput: a phase refuses its input.
     """
     ray = _ray()
-    order = order_for(jobs, store, settings or Settings(), threads)
+    order = order_for(jobs, store, settings or RunSettings(), threads)
     mine = not ray.is_initialized()
     if mine:
         ray.init(

@@ -55,7 +55,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Settings:
+class RunSettings:
     """How to run, which changes no result.
 
     Args:
@@ -69,7 +69,9 @@ class Settings:
     watcher: Watcher | None = None
 
 
-def run(genesis: Genesis, recipe: Recipe, store: Store, settings: Settings | None = None) -> State:
+def run_recipe(
+    genesis: Genesis, recipe: Recipe, store: Store, settings: RunSettings | None = None
+) -> State:
     """Run a recipe to its end and return the last state.
 
     Finished phases are taken from the store. Killed at any moment and run again, the result is
@@ -88,13 +90,13 @@ def run(genesis: Genesis, recipe: Recipe, store: Store, settings: Settings | Non
     return store.load(keys(genesis, recipe)[-1])
 
 
-def run_all(jobs: Sequence[Job], store: Store, settings: Settings | None = None) -> None:
+def run_all(jobs: Sequence[Job], store: Store, settings: RunSettings | None = None) -> None:
     """Run several recipes; any number of processes on one store share the work.
 
     Each phase is made by the process that locks it first. A process that finds a phase taken goes
     on with another job, and waits only when nothing else is left.
     """
-    settings = settings or Settings()
+    settings = settings or RunSettings()
     data = _Data()
     jobs = with_needs(jobs)
     note(jobs, store)
@@ -158,7 +160,7 @@ def _done(job: Job, store: Store) -> int:
     return next((i for i, key in enumerate(job.chain) if not store.has(key)), len(job.chain))
 
 
-def _advance(job: Job, store: Store, settings: Settings, data: "_Data") -> bool:
+def _advance(job: Job, store: Store, settings: RunSettings, data: "_Data") -> bool:
     """Work until the end, or until a phase that another process is making."""
     if store.has(job.chain[-1]):
         return True
@@ -229,7 +231,7 @@ def _start(genesis: Genesis) -> State:
     return state_of(model, {}, {})
 
 
-def _world(job: Job, index: int, store: Store, settings: Settings, data: Splits) -> World:
+def _world(job: Job, index: int, store: Store, settings: RunSettings, data: Splits) -> World:
     labels = {"genesis": job.chain[0]}
     labels |= _labels(job.recipe[: index - 1], job.chain[1:])
     watcher = settings.watcher
@@ -298,7 +300,7 @@ def phase_title(phase: Phase) -> str:
     """Say what a phase is in a few words.
 
     Example:
-        >>> from boxwood._internal.recipes.phases.prune import Prune
+        >>> from boxwood.phases import Prune
         >>> phase_title(Prune(sparsity=0.9))
         'Prune to 90 %'
     """

@@ -24,7 +24,7 @@ import torch
 from boxwood._internal.core.spec import encode
 from boxwood._internal.core.trust import Trust
 from boxwood._internal.runs.decoding import places_in, recipe_of, start_of
-from boxwood._internal.runs.runner import Job, Settings, note, run_all, with_needs
+from boxwood._internal.runs.runner import Job, RunSettings, note, run_all, with_needs
 from boxwood._internal.runs.store import Store
 from boxwood.errors import BoxwoodError, InvalidInput
 
@@ -59,7 +59,7 @@ class Order:
     path: tuple[str, ...] = ()
 
 
-def order_for(jobs: Sequence[Job], store: Store, settings: Settings, threads: int) -> Order:
+def order_for(jobs: Sequence[Job], store: Store, settings: RunSettings, threads: int) -> Order:
     """Write jobs down in the store, the longest chains first: what comes last should be short."""
     note(jobs, store)
     longest = sorted(jobs, key=lambda job: -len(job.chain))
@@ -85,7 +85,7 @@ def work(order: Order) -> None:
     sys.path += [each for each in order.path if each not in sys.path]
     store = Store(order.store)
     asked = {run["chain"][-1]: run for run in store.runs()}
-    settings = Settings(snapshot_every=order.snapshot_every, device=torch.device(order.device))
+    settings = RunSettings(snapshot_every=order.snapshot_every, device=torch.device(order.device))
     if lost := [key for key in order.runs if key not in asked]:
         raise InvalidInput(
             f"Expected the run {lost[0]} to be noted in {store.root}, got none that can be read; "
@@ -98,7 +98,7 @@ def work(order: Order) -> None:
 def run_in_processes(
     jobs: Sequence[Job],
     store: Store,
-    settings: Settings | None = None,
+    settings: RunSettings | None = None,
     *,
     workers: int,
     threads: int = 1,
@@ -127,7 +127,7 @@ def run_in_processes(
             f"Expected at least one worker of one thread, got workers={workers}, "
             f"threads={threads}; the product should be at most the {os.cpu_count()} cores here."
         )
-    order = order_for(jobs, store, settings or Settings(), threads)
+    order = order_for(jobs, store, settings or RunSettings(), threads)
     keys = {key for job in with_needs(jobs) for key in job.chain}
     with tempfile.TemporaryFile("w+") as said:
         crew = [_start(order, said) for _ in range(workers)]

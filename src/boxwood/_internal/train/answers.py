@@ -119,7 +119,7 @@ def examine(
         InvalidInput: there are no examples.
 
     Example:
-        >>> from boxwood._internal.data.splits import InMemory
+        >>> from boxwood.data import InMemory
         >>> data = InMemory(torch.eye(3), torch.tensor([0, 1, 1]))
         >>> found, answers = examine(nn.Identity(), data)
         >>> found, answers.right

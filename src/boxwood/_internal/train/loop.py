@@ -79,8 +79,8 @@ def train_(
         TrainingDiverged: the loss is no longer finite.
 
     Example:
-        >>> from boxwood._internal.data.splits import InMemory
-        >>> from boxwood._internal.train.optimizers import SGD
+        >>> from boxwood.data import InMemory
+        >>> from boxwood.optim import SGD
         >>> net, data = nn.Linear(2, 2), InMemory(torch.eye(2), torch.tensor([0, 1]))
         >>> done = train_(net, data, Training(epochs=2, batch=2, optimizer=SGD(lr=1.0)), seed=0)
         >>> done.history[1]["loss"] < done.history[0]["loss"]

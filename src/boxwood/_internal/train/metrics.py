@@ -56,7 +56,7 @@ def accuracy(model: nn.Module, examples: Examples, *, batch: int = _BATCH) -> Ac
         InvalidInput: there are no examples.
 
     Example:
-        >>> from boxwood._internal.data.splits import InMemory
+        >>> from boxwood.data import InMemory
         >>> data = InMemory(torch.eye(3), torch.tensor([0, 1, 1]))
         >>> accuracy(nn.Identity(), data)
         Accuracy(correct=2, total=3)
@@ -84,7 +84,7 @@ def top_accuracy(model: nn.Module, examples: Examples, k: int, *, batch: int = _
         InvalidInput: there are no examples, or ``k`` is out of range.
 
     Example:
-        >>> from boxwood._internal.data.splits import InMemory
+        >>> from boxwood.data import InMemory
         >>> data = InMemory(torch.tensor([[0.5, 0.3, 0.2]] * 3), torch.arange(3))
         >>> top_accuracy(nn.Identity(), data, 2)
         Accuracy(correct=2, total=3)
@@ -118,7 +118,7 @@ def accuracy_by_class(
         InvalidInput: there are no examples.
 
     Example:
-        >>> from boxwood._internal.data.splits import InMemory
+        >>> from boxwood.data import InMemory
         >>> data = InMemory(torch.eye(3), torch.tensor([0, 1, 1]))
         >>> accuracy_by_class(nn.Identity(), data, 2)
         (Accuracy(correct=1, total=1), Accuracy(correct=1, total=2))
@@ -151,7 +151,7 @@ def mean_iou(model: nn.Module, examples: Examples, classes: int, *, batch: int =
         InvalidInput: there are no examples.
 
     Example:
-        >>> from boxwood._internal.data.splits import InMemory
+        >>> from boxwood.data import InMemory
         >>> data = InMemory(torch.eye(2)[None, :, [0, 0, 1]], torch.tensor([[0, 1, 1]]))
         >>> mean_iou(nn.Identity(), data, 2)
         0.5
@@ -185,8 +185,8 @@ def evaluate(
         InvalidInput: there are no examples.
 
     Example:
-        >>> from boxwood._internal.data.splits import InMemory
-        >>> from boxwood._internal.train.losses import cross_entropy
+        >>> from boxwood.data import InMemory
+        >>> from boxwood.training import cross_entropy
         >>> data = InMemory(torch.eye(3), torch.tensor([0, 1, 1]))
         >>> found = evaluate(nn.Identity(), data, cross_entropy)
         >>> found.correct, round(found.loss, 4)

@@ -75,7 +75,7 @@ class PolicyPruning:
         InvalidInput: ``evidence`` is below 1.
 
     Example:
-        >>> from boxwood._internal.core.policies import RigL
+        >>> from boxwood.policies import RigL
         >>> PolicyPruning(RigL(sparsity=0.9, until=1000)).evidence
         1000
     """
@@ -121,7 +121,7 @@ class Training:
             given.
 
     Example:
-        >>> from boxwood._internal.train.optimizers import SGD
+        >>> from boxwood.optim import SGD
         >>> training = Training(epochs=10, batch=60, optimizer=SGD(lr=0.1, momentum=0.9))
         >>> training.window(count=600)
         Window(first=0, last=100, steps=100, per_epoch=10)
@@ -165,7 +165,7 @@ class Training:
         """The length in words.
 
         Example:
-            >>> from boxwood._internal.train.optimizers import SGD
+            >>> from boxwood.optim import SGD
             >>> Training(steps=900, start_at=100, batch=60, optimizer=SGD(lr=0.1)).length
             'steps 100 to 900'
         """

@@ -15,7 +15,7 @@ def glorot(*, net: Callable[[], nn.Module]) -> nn.Module:
         net: builds the network, from torch's global random numbers.
 
     Example:
-        >>> from boxwood._internal.zoo.lenet import lenet_300_100
+        >>> from boxwood.networks import lenet_300_100
         >>> weight = glorot(net=lenet_300_100).fc1.weight.detach()
         >>> round(float(weight.std() / (2 / (784 + 300)) ** 0.5), 1)
         1.0

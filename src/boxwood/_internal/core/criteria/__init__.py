@@ -34,9 +34,9 @@ from boxwood._internal.core.criteria.activations import wanda
 from boxwood._internal.core.criteria.curvature import (
     fisher,
     hutchinson,
-    optimal_brain_damage,
-    optimal_brain_damage_full,
-    optimal_brain_surgeon,
+    obd,
+    obd_full,
+    obs,
 )
 from boxwood._internal.core.criteria.filters import (
     geometric_median,
@@ -70,9 +70,9 @@ __all__ = [
     "magnitude_over_survivor_std",
     "movement",
     "network_slimming",
-    "optimal_brain_damage",
-    "optimal_brain_damage_full",
-    "optimal_brain_surgeon",
+    "obd",
+    "obd_full",
+    "obs",
     "random",
     "rank_of_features",
     "snip",
@@ -81,8 +81,3 @@ __all__ = [
     "taylor_gate",
     "wanda",
 ]
-
-# A criterion's identity in stored runs is the package's name and its own, not the file that it
-# happens to be in, so that splitting a file makes no run anew.
-for _name in __all__:
-    globals()[_name].__module__ = __name__

@@ -11,9 +11,7 @@ At such a minimum E alone has the gradient ``-2 λ w``, so its rise is another o
 from torch import Tensor
 
 
-def optimal_brain_damage(
-    weight: Tensor, levenberg_marquardt: Tensor, *, decay: float = 0.0
-) -> Tensor:
+def obd(weight: Tensor, levenberg_marquardt: Tensor, *, decay: float = 0.0) -> Tensor:
     """Score by ``½ h w²`` with h back-propagated and f'' dropped, the variant the paper prefers.
 
     Args:
@@ -26,7 +24,7 @@ def optimal_brain_damage(
 
     Example:
         >>> import torch
-        >>> optimal_brain_damage(torch.tensor([2.0, -1.0]), torch.tensor([1.0, 4.0]))
+        >>> obd(torch.tensor([2.0, -1.0]), torch.tensor([1.0, 4.0]))
         tensor([2., 2.])
 
     Source: LeCun, Denker and Solla (1990), equations 3 to 6 and section 2.2.
@@ -34,9 +32,7 @@ def optimal_brain_damage(
     return _quadratic(weight, levenberg_marquardt, decay)
 
 
-def optimal_brain_damage_full(
-    weight: Tensor, second_derivative: Tensor, *, decay: float = 0.0
-) -> Tensor:
+def obd_full(weight: Tensor, second_derivative: Tensor, *, decay: float = 0.0) -> Tensor:
     """Score by ``½ h w²`` with h back-propagated, f'' included; it may be negative.
 
     Args:
@@ -46,7 +42,7 @@ def optimal_brain_damage_full(
 
     Example:
         >>> import torch
-        >>> optimal_brain_damage_full(torch.tensor([2.0, -1.0]), torch.tensor([-1.0, 4.0]))
+        >>> obd_full(torch.tensor([2.0, -1.0]), torch.tensor([-1.0, 4.0]))
         tensor([-2.,  2.])
 
     Source: LeCun, Denker and Solla (1990), equations 3 to 6.
@@ -98,7 +94,7 @@ def hutchinson(weight: Tensor, hessian_diagonal: Tensor, *, decay: float = 0.0) 
     return _quadratic(weight, hessian_diagonal, decay)
 
 
-def optimal_brain_surgeon(weight: Tensor, inverse_hessian_diagonal: Tensor) -> Tensor:
+def obs(weight: Tensor, inverse_hessian_diagonal: Tensor) -> Tensor:
     """Score by ``w² / (2 [H⁻¹]_qq)``: the rise if the weight goes and the others make up for it.
 
     H is that of the layer's own outputs, ``2 X Xᵀ / n``, the same for every row of weights. Adjust
@@ -113,7 +109,7 @@ def optimal_brain_surgeon(weight: Tensor, inverse_hessian_diagonal: Tensor) -> T
 
     Example:
         >>> import torch
-        >>> optimal_brain_surgeon(torch.tensor([[2.0, -1.0]]), torch.tensor([[0.5, 1.0]]))
+        >>> obs(torch.tensor([[2.0, -1.0]]), torch.tensor([[0.5, 1.0]]))
         tensor([[4.0000, 0.5000]])
 
     Source: Hassibi and Stork (1993), equation 5; per layer as Dong, Chen and Pan (2017).

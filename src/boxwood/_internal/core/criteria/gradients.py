@@ -53,7 +53,7 @@ def synflow(weight: Tensor, flow_gradient: Tensor) -> Tensor:
     """Score by the flow through the weight: ``|∂R/∂w · w|`` of the network of absolute values.
 
     R is the sum of the outputs for an input of ones. Meant to be scored anew over some 100 rounds
-    that multiply the density by the same factor: `boxwood._internal.model.oneshot.find_masks_in_rounds` with the
+    that multiply the density by the same factor: `boxwood.oneshot.find_masks_in_rounds` with the
     schedule ``Geometric``. In one round it may empty a layer like any other criterion.
 
     Args:
@@ -98,7 +98,7 @@ def taylor(weight: Tensor, batch_gradient_square: Tensor) -> Tensor:
 def movement(weight_movement: Tensor) -> Tensor:
     """Score by how far training pushed the weight away from zero: ``-Σ_t g_t · w_t``.
 
-    The evidence comes from `boxwood._internal.model.evidence.movement.TrackMovement`.
+    The evidence comes from `boxwood.criteria.TrackMovement`.
 
     Args:
         weight_movement: the accumulated score, any shape, of either sign.

@@ -108,7 +108,7 @@ class Calibration:
         if self.loss is None:
             raise InvalidInput(
                 "Expected a loss for evidence from gradients, got None; give "
-                "loss=boxwood._internal.train.losses.cross_entropy, or another function of outputs and targets."
+                "loss=boxwood.training.cross_entropy, or another function of outputs and targets."
             )
         for batch in self._nonempty():
             if not _is_pair(batch):

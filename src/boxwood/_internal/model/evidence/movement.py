@@ -25,8 +25,8 @@ class TrackMovement:
         weights: parameters by dotted name, such as ``linear_and_conv(model)``.
 
     Example:
-        >>> from boxwood._internal.core.criteria import movement
-        >>> from boxwood._internal.model.oneshot import find_masks
+        >>> from boxwood.criteria import movement
+        >>> from boxwood import find_masks
         >>> net = nn.Linear(2, 1, bias=False)
         >>> _ = net.weight.data.copy_(torch.tensor([[1.0, 1.0]]))
         >>> sgd = torch.optim.SGD(net.parameters(), lr=0.1)

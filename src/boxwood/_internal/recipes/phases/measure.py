@@ -7,7 +7,7 @@ import torch
 
 from boxwood._internal.core import spec
 from boxwood._internal.files.sizes import network_bytes
-from boxwood._internal.model.counting import count
+from boxwood._internal.model.counting import count_layers
 from boxwood._internal.recipes.phase import State, World
 from boxwood._internal.train.answers import examine
 from boxwood._internal.train.losses import Loss
@@ -46,7 +46,7 @@ class Measure:
         test, test_answers = examine(model, world.data.test, self.loss)
         validation, validation_answers = examine(model, world.data.validation, self.loss)
         example, _ = world.data.validation.take(torch.arange(min(200, len(world.data.validation))))
-        layers = count(model, example.to(world.device), state.masks)
+        layers = count_layers(model, example.to(world.device), state.masks)
         dense_bytes, encoded_bytes = network_bytes(state.weights, state.masks)
         parameters = sum(p.numel() for p in model.parameters())
         pruned = sum(int((~mask).sum()) for mask in state.masks.values())

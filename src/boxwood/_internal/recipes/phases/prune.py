@@ -53,7 +53,7 @@ class Prune:
             there is no sparsity.
 
     Example:
-        >>> from boxwood._internal.core.criteria import synflow
+        >>> from boxwood.criteria import synflow
         >>> Prune(sparsity=0.99, criterion=synflow, rounds=100).rounds
         100
 

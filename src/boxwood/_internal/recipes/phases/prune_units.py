@@ -39,7 +39,7 @@ class PruneUnits:
     """Prune units; the state holds them as masks, and the facts what the check of the cut gave.
 
     Training goes on under the masks, on the network as it is written; by the law that the facts
-    state, that is training the smaller network. `boxwood._internal.graph.shrink.shrink` cuts it out.
+    state, that is training the smaller network. `boxwood.shrink` cuts it out.
 
     Args:
         keep: fraction of units of every group that stay; None with a budget.
@@ -47,7 +47,7 @@ class PruneUnits:
         criterion: scores weights, or filters; what a unit owns is added up. As for `Prune`, one that
             scores by chance takes its numbers from the run's seed.
         floor, multiple, protect, ranked_together: as for `boxwood._internal.graph.ranking.best_units`.
-        normalise: as for `boxwood._internal.graph.scoring.score_units`.
+        normalise: as for `boxwood.structure.score_units`.
         layers: the parameters that are scored, where the criterion asks for more than weights.
         loss: outputs and targets to the mean over a batch, for criteria that ask for gradients.
         evidence: how many of the first training examples such criteria see.

@@ -139,10 +139,10 @@ def short(spec: Any) -> str:
     """Write a spec in one line: names without their modules, settings that are set.
 
     Example:
-        >>> short({"is": "boxwood._internal.train.optimizers:SGD", "lr": 0.1, "nesterov": False})
+        >>> short({"is": "boxwood.optim:SGD", "lr": 0.1, "nesterov": False})
         'SGD(lr=0.1)'
-        >>> short({"is": "boxwood._internal.core.spec:Call", "settings": [["inputs", 64]],
-        ...     "function": {"function": "boxwood._internal.zoo.lenet:lenet_300_100"}})
+        >>> short({"is": "boxwood.recipes:Call", "settings": [["inputs", 64]],
+        ...     "function": {"function": "boxwood.networks:lenet_300_100"}})
         'lenet_300_100(inputs=64)'
     """
     if isinstance(spec, list):

@@ -1,0 +1,20 @@
+"""Hugging Face models: callbacks of a ``Trainer``, pruning and shrinking of pretrained folders.
+
+Needs ``pip install 'boxwood[transformers]'``.
+"""
+
+from boxwood._internal.adapters.calibration_text import batches_for
+from boxwood._internal.adapters.perplexity import perplexity
+from boxwood._internal.adapters.pretrained import prune_pretrained
+from boxwood._internal.adapters.shrunken import save_pretrained, shrink_pretrained
+from boxwood._internal.adapters.transformers import MaskTrainerCallback, SparseTrainerCallback
+
+__all__ = [
+    "MaskTrainerCallback",
+    "SparseTrainerCallback",
+    "batches_for",
+    "perplexity",
+    "prune_pretrained",
+    "save_pretrained",
+    "shrink_pretrained",
+]
