@@ -19,9 +19,9 @@ from boxwood._internal.engine.session import load_session
 from boxwood._internal.engine.supported import supported_problems
 from boxwood._internal.engine.weight_streams import (
     StreamParts,
+    concatenate,
     from_dense,
     from_parts,
-    join,
     to_dense,
 )
 from boxwood.errors import BoxwoodError
@@ -178,7 +178,7 @@ def test_a_stream_is_made_again_from_its_parts() -> None:
             (rng.standard_normal((21, 30)) * (rng.random((21, 30)) < 0.3)).astype(np.float32)
             for _ in range(groups)
         ]
-        stream = join([from_dense(matrix, **settings) for matrix in matrices])
+        stream = concatenate([from_dense(matrix, **settings) for matrix in matrices])
         parts = StreamParts(
             stream.records["count"].ravel(), stream.headers, stream.indices, stream.values.ravel()
         )
