@@ -8,7 +8,7 @@ and without any there is no minimum. What is minimised, predicted and measured i
 penalty. Each criterion deletes weights at once, and what it predicts is held against what happens;
 three of them delete and retrain, down to 20 % of the weights. Chance has three draws in every seed.
 `one_mean` and `shifted` repeat the first part with inputs that share an offset.
-`run_optimal_brain_damage.py` judges and draws; it takes some 20 CPU minutes for five seeds.
+`run_optimal_brain_damage.py` judges and draws; it takes some 10 CPU minutes for five seeds.
 """
 
 import torch
