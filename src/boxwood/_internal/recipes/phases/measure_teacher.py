@@ -1,4 +1,4 @@
-"""Say what a teacher is worth: its accuracy, as an ensemble or alone."""
+"""Measure a teacher: its accuracy, alone or as an ensemble."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -20,7 +20,7 @@ class MeasureTeacher:
     """Measure a teacher's accuracy on validation and test examples.
 
     Args:
-        teacher: who is asked.
+        teacher: what is measured.
         label: a name for reports.
     """
 
@@ -30,23 +30,23 @@ class MeasureTeacher:
     label: str = spec.field("", identity=False)
 
     def needs(self, genesis: Genesis) -> tuple[Run, ...]:
-        """Runs that the teacher comes from."""
+        """Return the runs that the teacher comes from."""
         return self.teacher.needs(genesis)
 
     def run(self, state: State, world: World) -> State:
         """Measure; the state passes through unchanged but for its facts."""
-        ask, _ = self.teacher.source.forward(world)
+        forward, _ = self.teacher.source.forward(world)
         facts: dict[str, Any] = {}
         for part in ("test", "validation"):
-            answers = _answers(ask, getattr(world.data, part))
+            answers = _answers(forward, getattr(world.data, part))
             facts[part] = asdict(Accuracy(int(answers.right.sum()), len(answers.right)))
             facts[f"{part}_answers"] = answers.facts()
         return State(state.weights, state.masks, facts)
 
 
-def _answers(ask: Forward, examples: Examples) -> Answers:
+def _answers(forward: Forward, examples: Examples) -> Answers:
     right: list[Tensor] = []
     for indices in torch.arange(len(examples)).split(1000):
         inputs, labels = examples.take(indices)
-        right.append(ask(inputs).argmax(1) == labels)
+        right.append(forward(inputs).argmax(1) == labels)
     return Answers.of_classes(torch.cat(right))

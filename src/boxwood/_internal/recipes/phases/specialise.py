@@ -63,8 +63,8 @@ class Group:
         if groups is None:
             assert self.clusters is not None  # noqa: S101 - see above
             inputs, _ = world.data.validation.take(torch.arange(len(world.data.validation)))
-            ask = forward_of(world.network(state))
-            probabilities = torch.cat([ask(part).softmax(1) for part in inputs.split(1000)])
+            forward = forward_of(world.network(state))
+            probabilities = torch.cat([forward(part).softmax(1) for part in inputs.split(1000)])
             groups = confusable_classes(probabilities, self.clusters, seed=world.seed)
         return State(state.weights, state.masks, {"groups": [list(group) for group in groups]})
 
@@ -73,15 +73,19 @@ class Group:
 class Specialise:
     """Turn the generalist into a specialist for one group, by training on half its own examples.
 
-    The specialist has the generalist's weights but another output layer, see `specialist_weights`; after
-    training its dustbin is corrected for the oversampling. Masks stay, the output layer's cut
-    like its weights with a dense dustbin. A group that was not found leaves the state as it is.
+    The specialist has the generalist's weights but another output layer, see `specialist_weights`.
+    After training, its dustbin is corrected for the oversampling. Masks stay; that of the output
+    layer is cut like its weights, with a dense dustbin. A group that was not found leaves the
+    state as it is.
 
     Args:
-        index: which group.
-        training: how it is trained.
+        index: of the group, at least 0.
+        training: how it is trained; it learns from labels, not from a teacher.
         groups: label of the phase that grouped.
         label: a name for later phases.
+
+    Raises:
+        InvalidInput: the training's loss learns from a teacher.
 
     Source: Hinton, Vinyals and Dean (2015), section 5.2.
     """

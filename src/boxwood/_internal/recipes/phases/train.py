@@ -57,7 +57,7 @@ class Train:
         return int(draws_at_updates(pruning.policy if pruning else None))
 
     def needs(self, genesis: Genesis) -> tuple[Run, ...]:
-        """Runs that the teacher comes from."""
+        """Return the runs that the teacher comes from."""
         return () if self.teacher is None else self.teacher.needs(genesis)
 
     def run(self, state: State, world: World) -> State:
