@@ -5,6 +5,7 @@ from boxwood._internal.distill.ensembles import arithmetic_mean, geometric_mean
 from boxwood._internal.distill.feature_distillation import FeatureDistillation
 from boxwood._internal.distill.losses import (
     Distillation,
+    TeacherTargets,
     feature_matching,
     logit_matching,
     soft_cross_entropy,
@@ -21,6 +22,7 @@ __all__ = [
     "PastNetwork",
     "Teacher",
     "TeacherSource",
+    "TeacherTargets",
     "TopK",
     "TrainedNetworks",
     "arithmetic_mean",

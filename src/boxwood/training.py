@@ -1,5 +1,6 @@
 """The training loop of recipes, which can also be called alone."""
 
+from boxwood._internal.train.callbacks import Callbacks
 from boxwood._internal.train.loop import MakeTargets, TrainingResult, train_
 from boxwood._internal.train.losses import cross_entropy, squared_error
 from boxwood._internal.train.metrics import (
@@ -16,6 +17,7 @@ from boxwood._internal.train.settings import Augmentation, PolicyPruning, Regula
 __all__ = [
     "Accuracy",
     "Augmentation",
+    "Callbacks",
     "Evaluation",
     "MakeTargets",
     "PolicyPruning",

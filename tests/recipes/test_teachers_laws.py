@@ -226,12 +226,12 @@ import sys
 import torch
 from boxwood._internal.core.spec import decode
 from boxwood._internal.report.study import collect
-from boxwood._internal.runs.runner import run
+from boxwood._internal.runs.runner import run_recipe
 from boxwood._internal.runs.store import Store
 import json
 torch.set_num_threads(1)
 genesis, recipe = decode(json.loads(sys.argv[2]))
-run(genesis, recipe, Store(sys.argv[1]))
+run_recipe(genesis, recipe, Store(sys.argv[1]))
 """
 
 
