@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from measuring import Row, compare, main
 
-from boxwood._internal.core.spec import Call, decode, encode
+from boxwood._internal.core.call import Call
+from boxwood._internal.core.spec import decode, encode
 from boxwood._internal.core.timing import by_turns
 from boxwood._internal.data.splits import InMemory, Splits, from_tensors
 from boxwood._internal.distill.cached_logits import Shards, cache_logits

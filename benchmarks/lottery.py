@@ -9,7 +9,7 @@ import torch
 from measuring import Row, compare, main
 from torch.nn.functional import cross_entropy
 
-from boxwood._internal.core.spec import Call
+from boxwood._internal.core.call import Call
 from boxwood._internal.core.timing import by_turns
 from boxwood._internal.data.digits import digits
 from boxwood._internal.data.splits import InMemory, Splits

@@ -1,6 +1,6 @@
 """Recipes: functions that return a tuple of phases, from the six works and for comparison with them."""
 
-from boxwood._internal.core.spec import Call
+from boxwood._internal.core.call import Call
 from boxwood._internal.recipes.at_initialisation import (
     prune_at_initialisation,
     reinitialised_weights,

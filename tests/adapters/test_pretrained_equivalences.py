@@ -9,9 +9,9 @@ from torch import nn
 
 from boxwood._internal.core.allocation import uniform
 from boxwood._internal.core.allocation_by_layer import OutlierWeighed
+from boxwood._internal.core.call import Call
 from boxwood._internal.core.criteria import magnitude, wanda
 from boxwood._internal.core.granularity import Elements, Granularity, NofM, PerRow
-from boxwood._internal.core.spec import Call
 from boxwood._internal.files.mask_files import load_masks
 from boxwood._internal.model.blockwise import by_criterion, by_sparse_gpt
 from boxwood._internal.model.evidence.activations import input_norm

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from boxwood._internal.agent.search import best_rewarded, thresholded
-from boxwood._internal.core.spec import Call
+from boxwood._internal.core.call import Call
 from boxwood._internal.data.digits import digits
 from boxwood._internal.recipes.phase import World, state_of
 from boxwood._internal.recipes.phases.search_filters import SearchFilters

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from boxwood._internal.cli.main import app
 
 STUDY = """
-from boxwood._internal.core.spec import Call
+from boxwood._internal.core.call import Call
 from boxwood._internal.recipes.phase import Experiment
 from boxwood._internal.recipes.phases.measure import Measure
 from package_beside.networks.small import net

@@ -12,7 +12,7 @@ import pytest
 from boxwood._internal.cli import main
 from boxwood._internal.cli.narration import Narration, narrated
 from boxwood._internal.cli.progress import bar, byte_bar
-from boxwood._internal.core.spec import Call
+from boxwood._internal.core.call import Call
 from boxwood._internal.data.digits import digits
 from boxwood._internal.recipes.phase import Experiment
 from boxwood._internal.recipes.phases.measure import Measure
@@ -30,7 +30,7 @@ LINE = re.compile(
     r"(; about [^;]+ left)?"
 )
 RUN = """
-from boxwood._internal.core.spec import Call
+from boxwood._internal.core.call import Call
 from boxwood._internal.data.digits import digits
 from boxwood._internal.recipes.phase import Experiment
 from boxwood._internal.recipes.phases.measure import Measure

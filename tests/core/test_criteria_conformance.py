@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from boxwood._internal.core import criteria, spec
 from boxwood._internal.core.allocation import Allocation, ByName, global_, uniform
 from boxwood._internal.core.allocation_by_layer import OutlierWeighed, erdos_renyi_kernel, lamp
+from boxwood._internal.core.call import Call
 from boxwood._internal.core.evidence import evidence_of
 from boxwood._internal.core.granularity import (
     Elements,
@@ -29,7 +30,6 @@ from boxwood._internal.core.granularity import (
     total,
 )
 from boxwood._internal.core.masks import Masks
-from boxwood._internal.core.spec import Call
 from boxwood._internal.model.evidence.calibration import Calibration
 from boxwood._internal.model.evidence.gathering import COLLECTORS, gather
 from boxwood._internal.model.evidence.movement import TrackMovement

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from boxwood._internal.core import criteria
 from boxwood._internal.core.allocation import allocate, global_, uniform
+from boxwood._internal.core.call import Call
 from boxwood._internal.core.granularity import NofM, PerRow, Slices, total
 from boxwood._internal.core.masks import sparsity
 from boxwood._internal.core.schedules import Geometric
 from boxwood._internal.core.selection import select
-from boxwood._internal.core.spec import Call
 from boxwood._internal.model.evidence.activations import (
     feature_rank,
     gate_gradient_square,

@@ -24,9 +24,9 @@ from boxwood._internal.agent.environment import tries_of
 from boxwood._internal.agent.search import Agent, TryAndLearn
 from boxwood._internal.core import criteria
 from boxwood._internal.core.allocation import global_, uniform
+from boxwood._internal.core.call import Call
 from boxwood._internal.core.granularity import NofM, PerRow, Slices
 from boxwood._internal.core.policies import SET
-from boxwood._internal.core.spec import Call
 from boxwood._internal.data.digits import digits
 from boxwood._internal.data.splits import InMemory, from_tensors
 from boxwood._internal.distill.cached_logits import CachedStepLogits, Float32, Shards, cache_logits

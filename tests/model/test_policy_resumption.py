@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from boxwood._internal.core.call import Call
 from boxwood._internal.core.policies import Gradual, RigL
 from boxwood._internal.core.schedules import Cubic
-from boxwood._internal.core.spec import Call
 from boxwood._internal.data.digits import digits
 from boxwood._internal.data.splits import Splits
 from boxwood._internal.data.text import corpus

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy as entropy
 
+from boxwood._internal.core.call import Call
 from boxwood._internal.core.criteria import grasp, magnitude, random, snip, synflow
 from boxwood._internal.core.policies import SET, Gradual, LayerByLayer, RigL, Static
 from boxwood._internal.core.schedules import OneShot
 from boxwood._internal.core.seeds import generator_for
-from boxwood._internal.core.spec import Call, decode, encode
+from boxwood._internal.core.spec import decode, encode
 from boxwood._internal.data.digits import digits
 from boxwood._internal.recipes.at_initialisation import (
     prune_at_initialisation,

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from boxwood._internal.agent.search import TryAndLearn
+from boxwood._internal.core.call import Call
 from boxwood._internal.core.criteria import magnitude, random, taylor
-from boxwood._internal.core.spec import Call
 from boxwood._internal.data.digits import digits
 from boxwood._internal.recipes.filter_agent import by_sensitivity, filter_agent, layers_of, ranked
 from boxwood._internal.recipes.phase import State, World

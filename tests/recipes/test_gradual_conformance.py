@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from boxwood._internal.core import criteria
 from boxwood._internal.core.allocation import Allocation, global_, uniform
 from boxwood._internal.core.allocation_by_layer import OutlierWeighed, erdos_renyi_kernel, lamp
+from boxwood._internal.core.call import Call
 from boxwood._internal.core.evidence import evidence_of
 from boxwood._internal.core.granularity import Elements, Granularity, NofM, PerRow, Slices, total
 from boxwood._internal.core.policies import Gradual
 from boxwood._internal.core.schedules import Cubic, OneShot, Schedule
-from boxwood._internal.core.spec import Call
 from boxwood._internal.model.evidence.calibration import Calibration
 from boxwood._internal.model.evidence.gathering import Evidence, gather
 from boxwood._internal.model.evidence.movement import TrackMovement

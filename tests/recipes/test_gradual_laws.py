@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from boxwood import Experiment
-from boxwood._internal.core.spec import Call
+from boxwood._internal.core.call import Call
 from boxwood._internal.data.text import corpus
 from boxwood._internal.recipes.gradual import Size, dense_training, gradual_pruning
 from boxwood._internal.recipes.gradual_networks import LANGUAGE_MODEL

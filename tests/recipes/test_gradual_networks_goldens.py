@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from boxwood._internal.core.call import Call
 from boxwood._internal.core.policies import LayerByLayer
 from boxwood._internal.core.schedules import Cubic, Linear, OneShot
-from boxwood._internal.core.spec import Call
 from boxwood._internal.model.counting import count_layers
 from boxwood._internal.recipes import gradual_networks
 from boxwood._internal.recipes.gradual import (

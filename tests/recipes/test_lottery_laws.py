@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from boxwood._internal.core.call import Call
 from boxwood._internal.core.shuffles import evenly, over_all_layers, within_layers
-from boxwood._internal.core.spec import Call
 from boxwood._internal.data.digits import digits
 from boxwood._internal.recipes import lottery_ticket as tickets
 from boxwood._internal.recipes.phase import Genesis, Recipe, State

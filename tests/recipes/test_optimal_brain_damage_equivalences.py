@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from boxwood._internal.core import criteria, spec
+from boxwood._internal.core.call import Call
 from boxwood._internal.core.examples import InBatches, InFloat64
 from boxwood._internal.core.masks import sparsity
 from boxwood._internal.data.splits import Splits, from_tensors
@@ -141,7 +142,7 @@ def test_at_a_penalised_minimum_the_penalised_loss_is_what_is_predicted() -> Non
     arrived = Descend(loss=squared_error, decay=decay, gradient=1e-8).run(start, there)
     assert arrived.facts["gradient"] <= 1e-8
     settings = {"loss": squared_error, "sparsities": (0.1,)}
-    saliency = spec.Call.of(criteria.obd, decay=decay)
+    saliency = Call.of(criteria.obd, decay=decay)
     facts = Predict(criterion=saliency, decay=decay, **settings).run(arrived, there).facts
     _, deleted, predicted, after = facts["deletions"][0]
     assert deleted == 1
@@ -168,7 +169,7 @@ def test_the_recipe_ranks_by_the_loss_that_the_descent_minimises() -> None:
     (prune_,) = [
         p for p in optimal_brain_damage(go, go, (0.5,), loss=squared_error) if isinstance(p, Prune)
     ]
-    assert prune_.criterion == spec.Call.of(criteria.obd, decay=0.01)
+    assert prune_.criterion == Call.of(criteria.obd, decay=0.01)
 
 
 def test_the_recipe_runs_and_resumes(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from torch import nn
 from typer.testing import CliRunner
 
 from boxwood._internal.cli.main import app
+from boxwood._internal.core.call import Call
 from boxwood._internal.core.criteria import geometric_median, network_slimming, taylor_gate
-from boxwood._internal.core.spec import Call
 from boxwood._internal.data.digits import digits
 from boxwood._internal.deployment import load
 from boxwood._internal.graph.scoring import score_units

@@ -10,7 +10,7 @@ from torch import nn
 
 from boxwood._internal.agent.search import TryAndLearn
 from boxwood._internal.core import spec
-from boxwood._internal.core.spec import Call
+from boxwood._internal.core.call import Call
 from boxwood._internal.data.augmentation import FlipAndCrop
 from boxwood._internal.data.digits import digits
 from boxwood._internal.data.subsets import first_examples, without_classes

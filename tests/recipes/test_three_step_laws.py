@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from boxwood._internal.core.spec import Call
+from boxwood._internal.core.call import Call
 from boxwood._internal.data.digits import digits
 from boxwood._internal.data.splits import Splits, from_tensors
 from boxwood._internal.model.dead import remove_dead

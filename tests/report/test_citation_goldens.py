@@ -5,7 +5,8 @@ from types import ModuleType
 
 import pytest
 
-from boxwood._internal.core.spec import Call, encode
+from boxwood._internal.core.call import Call
+from boxwood._internal.core.spec import encode
 from boxwood._internal.data.digits import digits
 from boxwood._internal.recipes.phase import Experiment
 from boxwood._internal.recipes.phases.measure import Measure

@@ -245,7 +245,7 @@ from boxwood import Experiment
 from boxwood.optim import SGD
 from boxwood.recipes import dense, one_shot
 from boxwood.training import Training
-from boxwood._internal.core.spec import Call
+from boxwood._internal.core.call import Call
 from boxwood._internal.data.digits import digits
 from boxwood._internal.zoo.lenet import lenet_300_100
 

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from boxwood._internal.cli.main import app
 from boxwood._internal.cli.serve import version
-from boxwood._internal.core.spec import Call, decode
+from boxwood._internal.core.call import Call
+from boxwood._internal.core.spec import decode
 from boxwood._internal.data.digits import digits
 from boxwood._internal.recipes.phase import Experiment
 from boxwood._internal.recipes.phases.measure import Measure

@@ -13,8 +13,8 @@ import torch
 from typer.testing import CliRunner
 
 from boxwood._internal.cli.main import app
+from boxwood._internal.core.call import Call
 from boxwood._internal.core.replacing import UNFINISHED
-from boxwood._internal.core.spec import Call
 from boxwood._internal.data.digits import digits
 from boxwood._internal.recipes.phase import Genesis
 from boxwood._internal.recipes.phases.measure import Measure
@@ -60,7 +60,7 @@ def a_pipe(path: Path) -> None:
 
 
 def a_newer_format(path: Path) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 3}))
 
 
 def one_bit(path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_damaged_note_is_named_and_the_others_are_read(
         done = CliRunner().invoke(app, ["runs", "list", "--json", "--store", str(store.root)])
     assert [row["name"] for row in json.loads(done.stdout)] == ["dense / seed 0"]
     if damage is a_newer_format:
-        with pytest.raises(BoxwoodError, match="got format 2"):
+        with pytest.raises(BoxwoodError, match="got format 3"):
             run_all(JOBS, store)
     else:
         run_all(JOBS, store)
@@ -205,7 +205,7 @@ def training(store: Store) -> dict[str, torch.Tensor]:
     """Train for some steps with a snapshot at each of them; return the weights."""
     training = Training(steps=6, batch=60, optimizer=SGD(lr=0.05, momentum=0.9), watch_every=2)
     job = Job(START, (Train(training=training),))
-    run_all([job], store, runner.Settings(snapshot_every=0))
+    run_all([job], store, runner.RunSettings(snapshot_every=0))
     return dict(store.load(job.chain[-1]).weights)
 
 
@@ -258,11 +258,24 @@ def test_one_damaged_state_costs_one_measurement(store: Store) -> None:
 
 def test_a_snapshot_of_a_newer_boxwood_is_refused(store: Store, monkeypatch) -> None:
     """It is not thrown away: the newer one can go on from it."""
-    monkeypatch.setattr(store_module, "FORMAT", 2)
+    monkeypatch.setattr(store_module, "FORMAT", 3)
     store.save_snapshot(HALF, Snapshot({}, {}))
     monkeypatch.undo()
-    with pytest.raises(BoxwoodError, match=r"format 1 at most, got format 2 in .*partial"):
+    with pytest.raises(BoxwoodError, match=r"format 2, got format 3 in .*partial"):
         store.snapshot(HALF)
+
+
+def test_a_store_of_an_older_boxwood_says_that_it_must_be_run_again(store: Store) -> None:
+    """Its classes had other names; nothing of it is deleted, and nothing is taken for damaged."""
+    (note,) = [path for path in (store.root / "runs").glob("*.json") if path.stem == HALF]
+    old = json.loads(note.read_text())
+    note.write_text(json.dumps({k: v for k, v in old.items() if k not in ("format", "seal")}))
+    wanted = "format 2, got format 1 .* which an older Boxwood wrote; run the experiment again"
+    with pytest.warns(DamagedFileWarning, match=wanted):
+        store.runs()
+    with pytest.raises(BoxwoodError, match=wanted):
+        run_all(JOBS, store)
+    assert note.exists()
 
 
 def test_the_rest_of_a_phase_is_no_obstacle(store: Store) -> None:

@@ -1,6 +1,6 @@
 """Keys that stores in use hold must not change."""
 
-from boxwood._internal.core.spec import Call
+from boxwood._internal.core.call import Call
 from boxwood._internal.data.digits import digits
 from boxwood._internal.recipes.phase import Genesis
 from boxwood._internal.recipes.phases.remove_dead import RemoveDead

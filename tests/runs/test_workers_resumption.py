@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from boxwood._internal.cli.execute import execute
+from boxwood._internal.core.call import Call
 from boxwood._internal.core.policies import Gradual
 from boxwood._internal.core.schedules import Linear
-from boxwood._internal.core.spec import Call
 from boxwood._internal.data.digits import digits
 from boxwood._internal.recipes.lottery_ticket import (
     layerwise_rates,

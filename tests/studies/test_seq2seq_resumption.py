@@ -2,9 +2,9 @@
 
 import pytest
 
+from boxwood._internal.core.call import Call
 from boxwood._internal.core.policies import Gradual
 from boxwood._internal.core.schedules import Cubic
-from boxwood._internal.core.spec import Call
 from boxwood._internal.data.splits import Splits
 from boxwood._internal.recipes.phase import State, World
 from boxwood._internal.recipes.phases.train import Train

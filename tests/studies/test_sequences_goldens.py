@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from boxwood._internal.core.spec import Call
+from boxwood._internal.core.call import Call
 from boxwood._internal.data.splits import Splits
 from boxwood._internal.recipes.phase import State, World
 from boxwood._internal.train.answers import Answers

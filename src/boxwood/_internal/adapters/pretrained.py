@@ -12,8 +12,8 @@ from torch import nn
 
 from boxwood._internal.adapters.resident import Resident, open_resident
 from boxwood._internal.core import spec
+from boxwood._internal.core.call import Call
 from boxwood._internal.core.schedules import check_sparsity
-from boxwood._internal.core.spec import Call
 from boxwood._internal.files.checkpoint import StoredTensor
 from boxwood._internal.files.rewriting import rewritten_copy
 from boxwood._internal.files.streaming import REPORT, PrunedTensor

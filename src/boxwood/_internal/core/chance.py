@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import is_dataclass, replace
 from typing import Any, TypeVar, cast
 
+from boxwood._internal.core.call import Call
 from boxwood._internal.core.seeds import seed_for
-from boxwood._internal.core.spec import Call
 
 Frozen = TypeVar("Frozen")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from boxwood._internal.core.arguments import check_function
-from boxwood._internal.core.spec import Call
+from boxwood._internal.core.call import Call
 
 
 def evidence_of(criterion: Callable[..., Tensor]) -> tuple[str, ...]:

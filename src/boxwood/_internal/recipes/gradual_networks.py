@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from boxwood._internal.core.spec import Call
+from boxwood._internal.core.call import Call
 from boxwood._internal.model.prunable import Layers, Named
 from boxwood._internal.train.lr_schedules import LRSchedule, StepDecay
 from boxwood._internal.train.optimizers import SGD

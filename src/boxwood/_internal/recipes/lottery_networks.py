@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from boxwood._internal.core.spec import Call
+from boxwood._internal.core.call import Call
 from boxwood._internal.data.augmentation import FlipAndCrop
 from boxwood._internal.model.prunable import Named
 from boxwood._internal.recipes.lottery_ticket import Pruning, global_rate, layerwise_rates

@@ -142,10 +142,11 @@ class Experiment:
 
     Example:
         >>> from boxwood.phases import Prune
+        >>> from boxwood.recipes import Call
         >>> from boxwood.data import digits
         >>> from boxwood.networks import lenet_300_100
         >>> study = Experiment(
-        ...     model=spec.Call.of(lenet_300_100, inputs=64), data=digits,
+        ...     model=Call.of(lenet_300_100, inputs=64), data=digits,
         ...     branches=(("pruned", (Prune(sparsity=0.5),)),),
         ... )
         >>> study.genesis(seed=3).seed

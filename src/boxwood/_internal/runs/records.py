@@ -14,8 +14,8 @@ from boxwood._internal.core.digests import digest
 from boxwood._internal.core.reading import read_whole, shown, strict_json
 from boxwood.errors import BoxwoodError, CheckpointError
 
-FORMAT = 1
-"""The newest form of notes, records and snapshots that is known here."""
+FORMAT = 2
+"""The form of notes, records and snapshots. In form 1 classes had other names and other fields."""
 
 SEAL = "seal"
 """Key of the digest of everything else in a text."""
@@ -26,8 +26,8 @@ _LONGEST = 1e12
 _KEY = re.compile(r"[0-9A-Za-z_-]{1,64}")
 
 
-class NewerFormatError(CheckpointError):
-    """A newer Boxwood wrote this file, so it is whole, and stays."""
+class OtherFormatError(CheckpointError):
+    """An older or a newer Boxwood wrote this file, so it is whole, and stays."""
 
 
 def sealed_text(content: Mapping[str, Any]) -> str:
@@ -98,24 +98,33 @@ def is_key(value: object) -> bool:
 
 
 def check_format(found: Any, path: Path) -> None:
-    """Refuse what a newer Boxwood wrote.
+    """Refuse what a newer or an older Boxwood wrote.
 
     Raises:
-        NewerFormatError: its form is newer than `FORMAT`.
+        OtherFormatError: its form is another one than `FORMAT`.
         CheckpointError: its form is none.
 
     Example:
-        >>> check_format(2, Path("phase.json"))
+        >>> check_format(1, Path("phase.json"))
         Traceback (most recent call last):
         ...
-        boxwood._internal.runs.records.NewerFormatError: Expected a file of format 1 at most, got format 2 in phase.json; use the newer Boxwood that wrote it, or another store.
+        boxwood._internal.runs.records.OtherFormatError: Expected a file of format 2, got format 1 in phase.json, which an older Boxwood wrote; run the experiment again into a new store, or use that Boxwood.
+        >>> check_format(3, Path("phase.json"))
+        Traceback (most recent call last):
+        ...
+        boxwood._internal.runs.records.OtherFormatError: Expected a file of format 2, got format 3 in phase.json; use the newer Boxwood that wrote it, or another store.
     """
-    if type(found) is int and found > FORMAT:
-        raise NewerFormatError(
-            f"Expected a file of format {FORMAT} at most, got format {found} in {path}; use the "
-            f"newer Boxwood that wrote it, or another store."
+    _expect(path, type(found) is int and found >= 1, f"the format {shown(found)}")
+    if found < FORMAT:
+        raise OtherFormatError(
+            f"Expected a file of format {FORMAT}, got format {found} in {path}, which an older "
+            f"Boxwood wrote; run the experiment again into a new store, or use that Boxwood."
         )
-    _expect(path, found == FORMAT and type(found) is int, f"the format {shown(found)}")
+    if found > FORMAT:
+        raise OtherFormatError(
+            f"Expected a file of format {FORMAT}, got format {found} in {path}; use the newer "
+            f"Boxwood that wrote it, or another store."
+        )
 
 
 def damaged(path: Path, why: object) -> CheckpointError:
@@ -131,7 +140,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         found = strict_json(read_whole(path))
         json.dumps(found, ensure_ascii=False, allow_nan=False).encode()  # halves of characters
-        check_format(found.get("format", FORMAT), path)
+        check_format(found.get("format", 1), path)
         seal = found.pop(SEAL, None)
         if seal not in (None, digest(found)):
             raise damaged(path, "its text is not what was written")

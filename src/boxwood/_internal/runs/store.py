@@ -33,7 +33,7 @@ from boxwood._internal.core.tensor_files import read_checked, read_tensors, writ
 from boxwood._internal.recipes.phase import State
 from boxwood._internal.runs.records import (
     FORMAT,
-    NewerFormatError,
+    OtherFormatError,
     check_format,
     damaged,
     read_note,
@@ -180,14 +180,15 @@ class Store:
         """Write down what was asked for, before any of it is done.
 
         Raises:
-            CheckpointError: the disk is full or not writable, or a newer Boxwood has noted this run.
+            CheckpointError: the disk is full or not writable, or another version of Boxwood has noted
+                this run.
         """
         path = self._folder("runs") / f"{key}.json"
-        wanted = json.loads(json.dumps(about))
+        wanted = json.loads(json.dumps({"format": FORMAT, **about}))
         try:
             if read_note(path) == wanted:
                 return
-        except NewerFormatError:
+        except OtherFormatError:
             raise
         except (FileNotFoundError, BoxwoodError):
             pass  # it is new, or damaged and written again
