@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from boxwood._internal.cli.main import app
 from boxwood._internal.cli.tables import show
 from boxwood._internal.report.statistics import Interval
-from boxwood._internal.report.tables import SummaryRow, summary_table
+from boxwood._internal.report.summary_rows import SummaryRow
+from boxwood._internal.report.tables import summary_table
 from boxwood._internal.runs.store import Store
 
 BOX = re.compile(

@@ -6,8 +6,8 @@ import pytest
 
 from boxwood._internal.model.counting import LayerCount
 from boxwood._internal.report.statistics import mean
+from boxwood._internal.report.summary_rows import SummaryRow
 from boxwood._internal.report.tables import (
-    SummaryRow,
     human,
     human_bytes,
     human_seconds,

@@ -11,7 +11,7 @@ from boxwood._internal.report import statistics
 from boxwood._internal.report.contrasts import average
 from boxwood._internal.report.estimates import Estimate, interval
 from boxwood._internal.report.page.facts import counted, describes_a_network, number
-from boxwood._internal.report.tables import SummaryRow
+from boxwood._internal.report.summary_rows import SummaryRow
 from boxwood._internal.runs.records import damaged
 from boxwood._internal.runs.runner import Job
 from boxwood._internal.runs.store import Store

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from boxwood._internal.report.statistics import Interval
+from boxwood._internal.report.summary_rows import SummaryRow
 from boxwood.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -72,39 +72,6 @@ class LayerTotal:
     multiply_adds: int
     effective_multiply_adds: int
     han_flops_kept: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class SummaryRow:
-    """One network of the summary table, as means over its seeds.
-
-    Args:
-        name: What the reader calls it.
-        seeds: Number of trained networks in the row.
-        accuracy: Test accuracy as a fraction, with its interval.
-        sparsity: Fraction of zeros among the prunable weights, in [0, 1).
-        parameters: Number of parameters before pruning.
-        nonzero: Number of parameters that are not zero.
-        multiply_adds: Multiply-adds for one example of the kept weights.
-        dense_multiply_adds: The same before pruning.
-        bytes: Size of the encoded file on disk, index and all.
-        dense_bytes: The same before pruning.
-        epochs: Passes over the training set, from the first step to this network.
-        seconds: Wall-clock time of them.
-    """
-
-    name: str
-    seeds: int
-    accuracy: Interval
-    sparsity: float
-    parameters: int
-    nonzero: int
-    multiply_adds: int
-    dense_multiply_adds: int
-    bytes: int
-    dense_bytes: int
-    epochs: float
-    seconds: float
 
 
 def total(rows: Sequence[LayerRow]) -> LayerTotal:
@@ -192,6 +159,7 @@ def summary_table(rows: Sequence[SummaryRow]) -> Table:
         rows: One for each network, the dense original first.
 
     Example:
+        >>> from boxwood._internal.report.statistics import Interval
         >>> ticket = SummaryRow(name="ticket", seeds=5, sparsity=0.917,
         ...     accuracy=Interval(estimate=0.982, low=0.98, high=0.984, n=5, method="Student t"),
         ...     parameters=266_610, nonzero=22_218, multiply_adds=22_180, dense_multiply_adds=266_200,
@@ -227,6 +195,7 @@ def to_json_rows(rows: Sequence["DataclassInstance"]) -> list[dict[str, Any]]:
         rows: Layers, with their ``total`` where it is wanted, or networks of the summary.
 
     Example:
+        >>> from boxwood._internal.report.statistics import Interval
         >>> to_json_rows([Interval(estimate=0.5, low=None, high=None, n=1, method="Student t")])
         [{'estimate': 0.5, 'low': None, 'high': None, 'n': 1, 'method': 'Student t', 'level': 0.95}]
     """
