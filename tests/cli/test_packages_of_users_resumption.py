@@ -1,8 +1,7 @@
 """A recipe file may use a package beside it, and what a file says of that needs the user's word."""
 
-import os
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,28 +52,27 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def boxwood(*call: str, folder: Path) -> str:
-    """Run a command from another folder, so that nothing is found because it is here."""
-    code = "from boxwood._internal.cli.main import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, *call],
-        cwd=folder / "elsewhere",
-        env={**os.environ, "PYTHONSAFEPATH": "1"},  # for workers too
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def boxwood(forks, folder: Path) -> Callable[..., str]:
+    """Return what runs a command from another folder, so that nothing is found because it is here."""
+
+    def run(*call: str) -> str:
+        done = forks.run(*call, cwd=folder / "elsewhere")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
 
 
-def test_a_package_beside_the_recipe_needs_no_further_word(folder: Path) -> None:
+def test_a_package_beside_the_recipe_needs_no_further_word(
+    folder: Path, boxwood: Callable[..., str]
+) -> None:
     """Workers find it, and an edit of it is a new run."""
     study = (str(folder / "study.py:study"), "--store", "runs")
-    boxwood("run", *study, "--workers", "2", folder=folder)
-    assert "0 phases to run" in boxwood("plan", *study, folder=folder)
+    boxwood("run", *study, "--workers", "2")
+    assert "0 phases to run" in boxwood("plan", *study)
     (folder / "package_beside" / "sets.py").write_text(PACKAGE["sets.py"].replace("120", "180"))
-    assert "0 phases to run" not in boxwood("plan", *study, folder=folder)
+    assert "0 phases to run" not in boxwood("plan", *study)
 
 
 def test_a_recipe_file_that_names_a_package_needs_the_users_word(
