@@ -98,6 +98,9 @@ def first_convolution_most_sensitive(scans: list[dict[str, Any]], net: nn.Module
 def draw(net: str, data: str) -> None:
     """Draw the trade-off, and the sensitivity of seed 0 where the results hold scans."""
     path = HERE / "results" / f"han2015_{net}_{data}.json".replace("-", "_")
+    if not path.exists():
+        print(f"{path.name} is not there; run its study first")
+        return
     report = json.loads(path.read_text())
     title = f"{net} on {data}"
     chart = still(against_remaining(curves(report["runs"])), f"{title}, {len(report['seeds'])} seeds", text=OVER_SEEDS)  # fmt: skip
