@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from boxwood import Experiment
 from boxwood._internal.core.examples import InFloat64
 from boxwood._internal.data.splits import fingerprint
-from boxwood.criteria import Criterion, fisher, hutchinson, magnitude, obd_full, random
-from boxwood.criteria import obd as obd
+from boxwood.criteria import Criterion, fisher, hutchinson, magnitude, obd, obd_full, random
 from boxwood.data import InMemory, Splits, digits
 from boxwood.phases import Descend, Predict
 from boxwood.recipes import Call, Recipe, optimal_brain_damage

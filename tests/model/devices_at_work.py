@@ -117,12 +117,12 @@ def pruned_further(device: Device) -> Numbers:
 
 
 def pruned_by(device: Device, name: str) -> Numbers:
-    net = (chain() if name.startswith("optimal_brain_damage") else convolutions()).to(device)
+    net = (chain() if name.startswith("obd") else convolutions()).to(device)
     layers = linear_and_conv
     if name in ("network_slimming", "rank_of_features"):
         layers = boxwood._internal.model.prunable.Named(("0.weight",))
     batches: Any = images()
-    if name.startswith("optimal_brain_damage"):
+    if name.startswith("obd"):
         batches = [rows().take(torch.arange(20))]
     settings = {"loss": cross_entropy, "batches": batches, "layers": layers}
     masks = find_masks(net, 0.3, criterion=getattr(criteria, name), **settings)
