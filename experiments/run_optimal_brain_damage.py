@@ -18,7 +18,7 @@ import torch
 from boxwood import BoxwoodError, Experiment
 from boxwood._internal.core import spec
 from boxwood._internal.core.examples import InBatches
-from boxwood._internal.core.surgeon import remove
+from boxwood._internal.core.surgeon import remove_weights
 from boxwood._internal.model.evidence.backpropagation import second_derivative
 from boxwood._internal.model.evidence.calibration import Calibration
 from boxwood._internal.recipes.phase import load_weights_
@@ -219,7 +219,7 @@ def surgery_on_a_quadratic() -> float:
     root = torch.randn(20, 40, dtype=torch.float64, generator=generator)
     hessian = root @ root.T / 40
     minimum = torch.randn(20, dtype=torch.float64, generator=generator)
-    done = remove(minimum, torch.linalg.inv(hessian), 10)
+    done = remove_weights(minimum, torch.linalg.inv(hessian), 10)
     kept = done.mask
     best = torch.zeros_like(minimum)
     best[kept] = torch.linalg.solve(hessian[kept][:, kept], (hessian @ minimum)[kept])

@@ -6,7 +6,7 @@ What is used most is here; everything else is in these modules:
     schedules, policies                          when
     oneshot, structure, budgets                  without training; whole units
     recipes, phases, training, optim, distill, agent, data, networks    studies
-    runs, counting, files, downloads, errors     stores, sizes, files
+    runs, statistics, counting, files, downloads, errors    stores, sizes, files
     integrations                                 Lightning and transformers, with their extras
 
 Whatever is in none of them is private and may move at any time.
@@ -35,6 +35,7 @@ from boxwood import (  # noqa: F401 - public modules
     recipes,
     runs,
     schedules,
+    statistics,
     structure,
     training,
 )

@@ -1,5 +1,6 @@
 """Pruning of trained networks without training, from a few batches of calibration data."""
 
+from boxwood._internal.core.surgeon import Surgery, remove_weights
 from boxwood._internal.files.streaming import PrunedTensor, prune_checkpoint
 from boxwood._internal.model.blockwise import by_criterion, by_sparse_gpt
 from boxwood._internal.model.dead import DeadRemoval, remove_dead, remove_dead_
@@ -15,6 +16,7 @@ __all__ = [
     "DeadRemoval",
     "PrunedTensor",
     "Reconstruction",
+    "Surgery",
     "by_criterion",
     "by_sparse_gpt",
     "find_masks_in_rounds",
@@ -25,4 +27,5 @@ __all__ = [
     "reconstruct",
     "remove_dead",
     "remove_dead_",
+    "remove_weights",
 ]

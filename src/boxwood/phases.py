@@ -25,14 +25,14 @@ from boxwood._internal.recipes.phases.rewind import Reinitialise, Rewind
 from boxwood._internal.recipes.phases.scan import Scan
 from boxwood._internal.recipes.phases.search_filters import SearchFilters
 from boxwood._internal.recipes.phases.shift_bias import ShiftBias
-from boxwood._internal.recipes.phases.specialise import Group, Specialise
+from boxwood._internal.recipes.phases.specialise import GroupClasses, Specialise
 from boxwood._internal.recipes.phases.train import Train
 
 __all__ = [
     "AddNoise",
     "Consult",
     "Descend",
-    "Group",
+    "GroupClasses",
     "Interpolate",
     "MasksFrom",
     "Measure",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from boxwood._internal.core.granularity import NofM
-from boxwood._internal.core.surgeon import adjust, inverse_by_recursion, remove, sparse_gpt
+from boxwood._internal.core.surgeon import adjust, inverse_by_recursion, remove_weights, sparse_gpt
 from boxwood._internal.model.evidence.calibration import Calibration
 from boxwood._internal.model.evidence.curvature import damped, input_gram
 from boxwood._internal.model.oneshot import apply_masks_, find_masks
@@ -47,7 +47,7 @@ def test_surgery_is_exact(seed: int, size: int, data: st.DataObject) -> None:
     """Deleted one by one, the rest ends at the constrained minimum; the predicted rises add up."""
     (weight,), hessian = problem(seed, 1, size)
     keep = data.draw(st.integers(0, size))
-    done = remove(weight, torch.linalg.inv(hessian), keep)
+    done = remove_weights(weight, torch.linalg.inv(hessian), keep)
     assert int(done.mask.sum()) == keep
     torch.testing.assert_close(done.weight, best(weight, hessian, done.mask))
     actual = rise(hessian, (done.weight - weight)[None])
@@ -59,7 +59,7 @@ def test_surgery_is_exact(seed: int, size: int, data: st.DataObject) -> None:
 def test_the_first_deletion_is_the_best_of_all() -> None:
     """No other single weight costs less; and no adjustment of the rest does better."""
     (weight,), hessian = problem(3, 1, 8)
-    done = remove(weight, torch.linalg.inv(hessian), 7)
+    done = remove_weights(weight, torch.linalg.inv(hessian), 7)
     costs = []
     for q in range(8):
         mask = torch.arange(8) != q
@@ -78,7 +78,7 @@ def test_greedy_is_near_the_best_set() -> None:
             mask = torch.zeros(8, dtype=torch.bool)
             mask[list(kept)] = True
             costs.append(float(rise(hessian, (best(weight, hessian, mask) - weight)[None])))
-        greedy = float(remove(weight, torch.linalg.inv(hessian), 4).rise.sum())
+        greedy = float(remove_weights(weight, torch.linalg.inv(hessian), 4).rise.sum())
         small = weight.abs() >= weight.abs().sort().values[4]
         magnitude = float(rise(hessian, (best(weight, hessian, small) - weight)[None]))
         assert greedy >= min(costs) - 1e-9
@@ -250,7 +250,7 @@ def test_counts_by_name_and_refusals() -> None:
     with pytest.raises(BoxwoodError, match=r"model's names and shapes, got '7\.weight'"):
         load_(net, {"7.weight": torch.ones(2, 2)})
     with pytest.raises(BoxwoodError, match="keep between 0 and 2, got 3"):
-        remove(torch.ones(2), torch.eye(2), 3)
+        remove_weights(torch.ones(2), torch.eye(2), 3)
     with pytest.raises(BoxwoodError, match="alpha > 0, got 0"):
         inverse_by_recursion(torch.ones(1, 1), alpha=0)
     with pytest.raises(

@@ -18,7 +18,7 @@ from boxwood._internal.distill.specialists import (
     specialist_weights,
 )
 from boxwood._internal.model.output import output_layer
-from boxwood._internal.recipes.phases.specialise import Group
+from boxwood._internal.recipes.phases.specialise import GroupClasses
 from boxwood._internal.recipes.specialists import specialists
 from boxwood.errors import BoxwoodError
 
@@ -109,7 +109,7 @@ def test_places_of_classes_in_any_order() -> None:
         (lambda: BalancedExamples.of(examples([1, 1]), (5,)), "got 0 and 2"),
         (lambda: output_layer(nn.Linear(2, 3), 4), "with 4 outputs, one per class, got '' with 3"),
         (lambda: output_layer(nn.ReLU(), 4), "got none"),
-        (lambda: Group(), "either clusters or given groups"),
+        (lambda: GroupClasses(), "either clusters or given groups"),
         (lambda: specialists((), None, groups=()), "at least one group"),  # type: ignore[arg-type]
     ],
 )

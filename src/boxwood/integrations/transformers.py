@@ -4,6 +4,8 @@ Needs ``pip install 'boxwood[transformers]'``.
 """
 
 from boxwood._internal.adapters.calibration_text import batches_for
+from boxwood._internal.adapters.configurations import configured
+from boxwood._internal.adapters.outliers import outlier_sparsities
 from boxwood._internal.adapters.perplexity import perplexity
 from boxwood._internal.adapters.pretrained import prune_pretrained
 from boxwood._internal.adapters.shrunken import save_pretrained, shrink_pretrained
@@ -13,6 +15,8 @@ __all__ = [
     "MaskTrainerCallback",
     "SparseTrainerCallback",
     "batches_for",
+    "configured",
+    "outlier_sparsities",
     "perplexity",
     "prune_pretrained",
     "save_pretrained",

@@ -21,7 +21,7 @@ def perplexity(
 
     Args:
         model: a causal language model, in evaluation.
-        batches: ``input_ids`` [pieces, tokens], as `boxwood._internal.adapters.calibration_text` makes them;
+        batches: ``input_ids`` [pieces, tokens], as `batches_for` makes them;
             the first token of each piece is not foretold.
 
     Raises:

@@ -52,7 +52,7 @@ def prune_pretrained(
         source: a folder with config.json and safetensors files, as ``save_pretrained`` writes it.
         out: a folder that is new or empty; it appears once it is complete.
         sparsity: fraction of zeros of every linear layer, in [0, 1); or of those of each block, by
-            its dotted name, as `boxwood._internal.adapters.outliers.outlier_sparsities` gives.
+            its dotted name, as `outlier_sparsities` gives.
         decide: `by_criterion`, by default of Wanda, or `by_sparse_gpt`, with their settings.
         batches: what the model is called with, such as ``{"input_ids": ids}``; none for a criterion
             that looks at weights alone. See `boxwood.integrations.transformers.batches_for`.

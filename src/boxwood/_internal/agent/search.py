@@ -124,7 +124,7 @@ class Agent:
     """A policy that learns about one layer: `step_` until it is `finished`.
 
     Args:
-        picture: the layer's filters, see `boxwood._internal.agent.policy.picture_of`, [N, columns].
+        picture: the layer's filters as rows, [N, columns].
         how: the search.
         seed: root seed; the policy's first weights and all actions follow from it and ``purpose``.
         purpose: what the random numbers are for, such as the name of the layer.

@@ -179,10 +179,11 @@ class PerRow:
     Where a tensor's count is no multiple of its rows, the first rows keep one more.
 
     Example:
-        >>> from boxwood._internal.core.selection import select
-        >>> scores = torch.tensor([[1.0, 3.0], [9.0, 8.0]])
-        >>> select({"w": scores}, {"w": 2}, PerRow())
-        {'w': tensor([[False,  True],
+        >>> from boxwood import find_masks
+        >>> net = torch.nn.Linear(2, 2)
+        >>> _ = net.weight.data.copy_(torch.tensor([[1.0, 3.0], [9.0, 8.0]]))
+        >>> find_masks(net, 0.5, granularity=PerRow())
+        {'weight': tensor([[False,  True],
                 [ True, False]])}
 
     Source: Sun, Liu, Bair and Kolter (2024), section 3: the comparison group of Wanda.

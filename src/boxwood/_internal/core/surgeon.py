@@ -56,7 +56,7 @@ def inverse_by_recursion(gradients: Tensor, *, alpha: float = 1e-4) -> Tensor:
     return inverse
 
 
-def remove(weight: Tensor, inverse: Tensor, keep: int) -> Surgery:
+def remove_weights(weight: Tensor, inverse: Tensor, keep: int) -> Surgery:
     """Delete the weight with the least ``w_q² / (2 [H⁻¹]_qq)`` and adjust the rest, again and again.
 
     ``δw = -w_q / [H⁻¹]_qq · H⁻¹ e_q``; then q leaves the inverse. Each step is optimal; which set
@@ -69,7 +69,7 @@ def remove(weight: Tensor, inverse: Tensor, keep: int) -> Surgery:
 
     Example:
         >>> h = torch.tensor([[2.0, 1.0], [1.0, 2.0]])
-        >>> done = remove(torch.tensor([0.5, 3.0]), torch.linalg.inv(h), 1)
+        >>> done = remove_weights(torch.tensor([0.5, 3.0]), torch.linalg.inv(h), 1)
         >>> done.weight, done.mask, done.rise
         (tensor([0.0000, 3.2500]), tensor([False,  True]), tensor([0.1875]))
 

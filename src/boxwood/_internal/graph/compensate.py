@@ -75,13 +75,10 @@ def compensate(
             then follows these examples to the last detail, for better or worse.
 
     Example:
-        >>> import numpy as np
-        >>> from boxwood._internal.graph.ranking import best_units
-        >>> from boxwood import find_units
-        >>> from boxwood import shrink
+        >>> from boxwood import find_units, select_units, shrink
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
-        >>> selection = best_units(find_units(net, x), np.arange(8.0), 0.5)
+        >>> selection = select_units(find_units(net, x), keep=0.5)
         >>> small = shrink(net, selection)
         >>> better = compensate(net, small, selection, [x])
         >>> bool((better(x) - net(x)).square().mean() < (small(x) - net(x)).square().mean())

@@ -42,7 +42,7 @@ def check_equivalence(
     entry. Where code itself converts to a coarser type, it is run again without these conversions.
     Networks that do not run so are run in single precision (outputs may differ by 1e-4, gradients by
     1e-3), or as they are (outputs by 1e-2 in float16 and 5e-2 in bfloat16; gradients are not
-    compared). `boxwood._internal.graph.comparison` has the rounding that was measured. The report
+    compared). `graph/comparison.py` has the rounding that was measured. The report
     says what was run and allowed.
 
     Args:

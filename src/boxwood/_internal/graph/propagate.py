@@ -281,7 +281,7 @@ class Flow:
                     f"Expected operations with a rule, got {call} on "
                     f"{names[0] if names else 'a tensor'} of shape {layout.shape}, whose axes "
                     f"{sorted(live)} carry channels; give find_units(…, freeze_unknown=True) to keep "
-                    "these whole, or add a rule to boxwood._internal.graph.rules."
+                    "these whole, or add a rule to the folder graph/rules."
                 )
             freeze_all(self.labels, layout)
 

@@ -44,7 +44,7 @@ def score_units(
             evidence, say what it is given; it returns a score per weight, or one per filter.
         evidence: by its name, then by parameter name, where the criterion asks for more than
             weights: ``{"gradient": {"fc1.weight": …}}``, or what
-            `boxwood._internal.model.evidence.gathering.gather` returns. Parameters that it says nothing
+            `boxwood.criteria.Evidence` holds. Parameters that it says nothing
             about have no score.
         normalise: divide by the mean of each group, so that groups can be compared.
 

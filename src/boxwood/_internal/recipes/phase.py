@@ -137,7 +137,7 @@ class Experiment:
         model: returns a new network.
         data: returns the `Splits`.
         branches: (name, recipe) pairs, or a dict of them.
-        judge: given all results, returns verdicts; see `boxwood._internal.report.study`.
+        judge: given all results, returns verdicts; made of `boxwood.runs.Measurement`.
         checkpoint: safetensors file with trained weights to start from.
 
     Example:

@@ -8,7 +8,7 @@ from boxwood._internal.distill.specialists import ClassGroups
 from boxwood._internal.recipes.phase import Recipe
 from boxwood._internal.recipes.phases.consult import Consult
 from boxwood._internal.recipes.phases.measure import Measure
-from boxwood._internal.recipes.phases.specialise import Group, Specialise
+from boxwood._internal.recipes.phases.specialise import GroupClasses, Specialise
 from boxwood._internal.recipes.phases.train import Train
 from boxwood._internal.train.settings import Training
 from boxwood.errors import InvalidInput
@@ -41,16 +41,18 @@ def specialists(before: Recipe, special: Training, *, groups: ClassGroups | int)
         >>> training = Training(epochs=1, batch=60, optimizer=SGD(lr=0.1))
         >>> recipe = specialists(generalist(training), training, groups=((0, 2, 4, 6), (5, 7, 9)))
         >>> [type(phase).__name__ for phase in recipe]
-        ['Train', 'Measure', 'Group', 'Consult']
+        ['Train', 'Measure', 'GroupClasses', 'Consult']
         >>> [type(phase).__name__ for phase in recipe[-1].members[1]]
-        ['Train', 'Measure', 'Group', 'Specialise']
+        ['Train', 'Measure', 'GroupClasses', 'Specialise']
 
     Source: Hinton, Vinyals and Dean (2015), section 5.
     """
     count = groups if isinstance(groups, int) else len(groups)
     if count < 1:
         raise InvalidInput(f"Expected at least one group of classes, got {groups}; give some.")
-    grouping = Group(clusters=groups) if isinstance(groups, int) else Group(given=groups)
+    grouping = (
+        GroupClasses(clusters=groups) if isinstance(groups, int) else GroupClasses(given=groups)
+    )
     start = (*before, grouping)
     members = tuple((*start, Specialise(index=index, training=special)) for index in range(count))
     return (*start, Consult(members=members, label="together"))

@@ -26,7 +26,7 @@ def above(estimate: Estimate, limit: float = 0.0) -> float:
         seed says nothing: 0.5.
 
     Example:
-        >>> from boxwood._internal.report.estimates import over_seeds
+        >>> from boxwood.statistics import over_seeds
         >>> round(above(over_seeds([3.0, 4.0, 5.0, 6.0, 7.0]), limit=3.0), 4)
         0.0237
         >>> above(over_seeds([1.0]))
@@ -59,7 +59,7 @@ def within(estimate: Estimate, margin: float) -> float:
         InvalidInput: the margin is not above zero.
 
     Example:
-        >>> from boxwood._internal.report.estimates import over_seeds
+        >>> from boxwood.statistics import over_seeds
         >>> round(within(over_seeds([0.1, 0.0, -0.1, 0.05, -0.05]), margin=0.3), 4)
         0.0005
 
@@ -167,7 +167,7 @@ def seeds_needed(
         other, or the examples are too few.
 
     Example:
-        >>> from boxwood._internal.report.estimates import over_seeds
+        >>> from boxwood.statistics import over_seeds
         >>> seeds_needed(over_seeds([0.5, -0.1, 0.3, 0.2]))
         8
     """

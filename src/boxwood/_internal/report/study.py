@@ -180,7 +180,7 @@ class Finding:
         """The evidence, and for an undecided mean how many seeds would likely decide it.
 
         Example:
-            >>> from boxwood._internal.report.estimates import over_seeds
+            >>> from boxwood.statistics import over_seeds
             >>> mean = over_seeds([0.2, 0.3])
             >>> Finding("a > b", None, "0.2 [-0.1, 0.5]", needed=8, estimate=mean).said
             '0.2 [-0.1, 0.5]; 8 seeds would likely decide it'

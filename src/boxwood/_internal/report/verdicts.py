@@ -50,7 +50,7 @@ def exceeds(
         digits: of its figures.
 
     Example:
-        >>> from boxwood._internal.report.estimates import over_seeds
+        >>> from boxwood.statistics import over_seeds
         >>> found = exceeds("iterative > one-step", over_seeds([0.5, 0.4, 0.6, 0.5, 0.7]))
         >>> found.word, found.evidence
         ('holds', '0.54 [0.40, 0.68] points over 5 seeds, 5 seeds above 0')
@@ -107,7 +107,7 @@ def within_margin(
     by more than" take `exceeds` with a negative limit.
 
     Example:
-        >>> from boxwood._internal.report.estimates import over_seeds
+        >>> from boxwood.statistics import over_seeds
         >>> within_margin("as good as dense", over_seeds([0.1, 0, -0.1, 0.05, -0.05]), 0.3).word
         'holds'
     """
@@ -216,7 +216,7 @@ def disagreement(test: Estimate | None, validation: Estimate | None, digits: int
     data only is no claim about either. What counts as disagreement says `disagree`.
 
     Example:
-        >>> from boxwood._internal.report.estimates import over_seeds
+        >>> from boxwood.statistics import over_seeds
         >>> disagreement(over_seeds([0.1, 0.2, 0.15]), over_seeds([-0.5, -0.4, -0.6]))
         'validation says otherwise: -0.50 [-0.75, -0.25] over 3 seeds'
     """
@@ -251,7 +251,7 @@ def shown(estimate: Estimate, digits: int = 2, unit: str = "") -> str:
     """Write an estimate with its interval, its unit and what it rests on.
 
     Example:
-        >>> from boxwood._internal.report.estimates import over_seeds
+        >>> from boxwood.statistics import over_seeds
         >>> shown(over_seeds([0.1, 0.2, 0.15]))
         '0.15 [0.03, 0.27] over 3 seeds'
     """

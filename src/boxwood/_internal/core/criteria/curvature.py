@@ -98,7 +98,7 @@ def obs(weight: Tensor, inverse_hessian_diagonal: Tensor) -> Tensor:
     """Score by ``w² / (2 [H⁻¹]_qq)``: the rise if the weight goes and the others make up for it.
 
     H is that of the layer's own outputs, ``2 X Xᵀ / n``, the same for every row of weights. Adjust
-    what remains with `boxwood._internal.model.reconstruct`.
+    what remains with `boxwood.oneshot.reconstruct`.
 
     Args:
         weight: [out, ...].

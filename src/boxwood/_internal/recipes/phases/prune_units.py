@@ -46,7 +46,7 @@ class PruneUnits:
         budget: a limit instead.
         criterion: scores weights, or filters; what a unit owns is added up. As for `Prune`, one that
             scores by chance takes its numbers from the run's seed.
-        floor, multiple, protect, ranked_together: as for `boxwood._internal.graph.ranking.best_units`.
+        floor, multiple, protect, ranked_together: as for `boxwood.select_units`.
         normalise: as for `boxwood.structure.score_units`.
         layers: the parameters that are scored, where the criterion asks for more than weights.
         loss: outputs and targets to the mean over a batch, for criteria that ask for gradients.
@@ -114,7 +114,7 @@ def remove(model: nn.Module, selection: UnitSelection, state: State) -> State:
     if restatements(selection):
         raise InvalidInput(
             f"Expected a network whose statistics span no removed channels, got "
-            f"{restatements(selection)[0]}; shrink it with boxwood._internal.graph.shrink.shrink, and train "
+            f"{restatements(selection)[0]}; shrink it with boxwood.shrink, and train "
             "the smaller network."
         )
     report = check_equivalence(model, shrink(model, selection), selection)

@@ -25,7 +25,7 @@ from boxwood.errors import InvalidInput
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class GroupClasses:
     """Write down the classes of each specialist: clusters of confusions, or given ones.
 
     Args:
@@ -38,7 +38,7 @@ class Group:
         InvalidInput: not exactly one of the two is given.
 
     Example:
-        >>> Group(given=((0, 2, 4, 6), (5, 7, 9))).label
+        >>> GroupClasses(given=((0, 2, 4, 6), (5, 7, 9))).label
         'groups'
 
     Source: Hinton, Vinyals and Dean (2015), section 5.3.
@@ -58,7 +58,7 @@ class Group:
             )
 
     def run(self, state: State, world: World) -> State:
-        """Group; the state passes through, and the facts hold the groups."""
+        """GroupClasses; the state passes through, and the facts hold the groups."""
         groups = self.given
         if groups is None:
             assert self.clusters is not None  # noqa: S101 - see above
