@@ -104,4 +104,4 @@ def test_a_language_model_without_text_is_refused(
 def test_text_for_a_network_of_a_file_is_refused(tmp_path: Path) -> None:
     call = ("shrink", "boxwood.networks:lenet_300_100", tmp_path / "small.safetensors")
     done = command(*call, "--input", "1x1x28x28", "--keep", 0.5, "--text", tmp_path / "a.txt")
-    assert "with a Hugging Face folder, got boxwood._internal.zoo.lenet" in str(done.exception)
+    assert "with a Hugging Face folder, got boxwood.networks" in str(done.exception)

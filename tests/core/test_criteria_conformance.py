@@ -406,7 +406,7 @@ def test_a_criterion_is_data(row: Row) -> None:
     """It is written into recipes by its public name, and read again."""
     written = spec.encode(row.criterion)
     assert spec.decode(written) == row.criterion
-    assert "boxwood._internal.core.criteria:" in str(written)
+    assert "boxwood.criteria:" in str(written)
     assert criteria.__dict__[str(row)].__doc__.count("Source: ") == 1
 
 

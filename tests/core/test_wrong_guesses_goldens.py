@@ -14,8 +14,8 @@ from boxwood.errors import BoxwoodError
 
 X = torch.ones(2, 8)
 GUESSES: dict[str, tuple[Callable[[Any], object], str]] = {
-    "a criterion's name": (lambda n: boxwood.find_masks(n, 0.5, criterion="magnitude"), "criterion, got 'magnitude'; give the function: boxwood._internal.core.criteria.magnitude"),
-    "an allocation's name": (lambda n: boxwood.find_masks(n, 0.5, allocation="uniform"), "give the function: boxwood._internal.core.allocation.uniform"),
+    "a criterion's name": (lambda n: boxwood.find_masks(n, 0.5, criterion="magnitude"), "criterion, got 'magnitude'; give the function: boxwood.criteria.magnitude"),
+    "an allocation's name": (lambda n: boxwood.find_masks(n, 0.5, allocation="uniform"), "give the function: boxwood.allocation.uniform"),
     "a pattern's name": (lambda n: boxwood.find_masks(n, 0.5, granularity="2:4"), "granularity, got '2:4'; give one such as"),
     "a parameter's name": (lambda n: boxwood.find_masks(n, 0.5, layers="0.weight"), r"give layers=Named\(\('0.weight',\)\)"),
     "names of parameters": (lambda n: boxwood.find_masks(n, 0.5, layers=["0.weight"]), r"give layers=Named\(\('0.weight',\)\)"),
@@ -42,7 +42,7 @@ GUESSES: dict[str, tuple[Callable[[Any], object], str]] = {
     "a network for its units": (lambda n: boxwood.select_units(n, 0.5), "the units of a network, got a value of type Sequential"),
     "a class to compile": (lambda _: boxwood.compile(nn.Linear, X), "got the class Linear"),
     "branches without names": (lambda n: boxwood.Experiment(model=lambda: n, data=lambda: 0, branches=("a",)), r"branches as \(name, recipe\) pairs or a dict"),
-    "arguments of another function": (lambda _: boxwood.Call.of(nn.Linear, 1, 2, True, None, None, 7), "arguments that Linear takes, got others"),
+    "arguments of another function": (lambda _: boxwood.recipes.Call.of(nn.Linear, 1, 2, True, None, None, 7), "arguments that Linear takes, got others"),
 }  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def test_guesses_that_work() -> None:
     assert boxwood.policies.RigL(0.9, until=4) == boxwood.policies.RigL(sparsity=0.9, until=4)
     cubic = boxwood.schedules.Cubic(0.9, end=4)
     assert boxwood.policies.Gradual(cubic) == boxwood.policies.Gradual(schedule=cubic)
-    made = boxwood.Call.of(nn.Linear, 8, out_features=4)
+    made = boxwood.recipes.Call.of(nn.Linear, 8, out_features=4)
     assert made().weight.shape == (4, 8)
     assert decode(encode(made), trust=EVERYTHING) == made
     training = boxwood.training.Training(steps=1, batch=1, optimizer=boxwood.optim.SGD(lr=0.1))

@@ -28,7 +28,7 @@ from boxwood.errors import BoxwoodError
 
 
 def millions(count: float) -> float:
-    return round(count_layers / 1e6, 2)
+    return round(count / 1e6, 2)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from boxwood.errors import BoxwoodError
 
 STEPS = 30
 TRAINING = Training(steps=STEPS, batch=60, optimizer=Adam(lr=2e-3), watch_every=10)
-RATES = tickets.layer_wise(("fc3.*", 0.1), ("fc*", 0.2))
+RATES = tickets.layerwise_rates(("fc3.*", 0.1), ("fc*", 0.2))
 MASKED = ("fc1.weight", "fc2.weight", "fc3.weight")
 
 
@@ -105,7 +105,7 @@ def test_each_level_ranks_the_trained_survivors(store):
 def test_a_reinitialised_control_shares_the_mask_and_no_value(store):
     """Random reinit has the ticket's masks, and none of its nonzero weights."""
     found = after(ticket(), Prune, store, 2)
-    state = after(tickets.reinitialised(ticket(), 2), Reinitialise, store)
+    state = after(tickets.reinitialised_ticket(ticket(), 2), Reinitialise, store)
     for name in MASKED:
         assert torch.equal(state.masks[name], found.masks[name])
         assert not (state.weights[name] == start()[name])[state.masks[name]].any()
@@ -115,11 +115,11 @@ def test_controls_share_the_chain_of_the_ticket():
     """A control of level r costs one training: all keys up to the pruning are the ticket's."""
     whole = keys(genesis(), ticket(3))
     for control in (
-        tickets.reinitialised(ticket(3), 2),
-        tickets.randomly_sparse(ticket(3), 2),
-        tickets.resampled(ticket(3), 2),
+        tickets.reinitialised_ticket(ticket(3), 2),
+        tickets.random_ticket(ticket(3), 2),
+        tickets.resampled_ticket(ticket(3), 2),
         tickets.masked_at_start(ticket(3), 2),
-        tickets.noisy(ticket(3), 2, 0.5),
+        tickets.noisy_ticket(ticket(3), 2, 0.5),
     ):
         chain = keys(genesis(), control)
         shared = sum(a == b for a, b in zip(chain, whole, strict=False))
@@ -141,7 +141,7 @@ def test_extending_runs_only_the_new_phases(tmp_path):
 def test_random_masks_keep_as_many_weights(store, how):
     """A shuffle keeps the count that it promises, and other places than the ticket."""
     found = after(ticket(), Prune, store, 2)
-    state = after(tickets.randomly_sparse(ticket(), 2, how=how), ShuffleMasks, store)
+    state = after(tickets.random_ticket(ticket(), 2, how=how), ShuffleMasks, store)
     counts = [{n: int(m.sum()) for n, m in s.masks.items()} for s in (found, state)]
     assert sum(counts[0].values()) == sum(counts[1].values())
     if how is within_layers:
@@ -156,7 +156,7 @@ def test_random_masks_keep_as_many_weights(store, how):
 
 def test_resampled_values_are_the_tickets_own(store):
     """Every resampled weight is an initial value of a survivor of the same layer."""
-    state = after(tickets.resampled(ticket(), 2), Resample, store)
+    state = after(tickets.resampled_ticket(ticket(), 2), Resample, store)
     for name in MASKED:
         mask = state.masks[name]
         assert torch.isin(state.weights[name][mask], start()[name][mask]).all()
@@ -176,7 +176,7 @@ def test_masks_of_the_start_hold_its_largest_weights(store):
 
 def test_noise_has_the_scale_that_was_asked_for(store):
     """The change of the survivors has a standard deviation of c times that of the layer's weights."""
-    state = after(tickets.noisy(ticket(), 2, 2.0), AddNoise, store)
+    state = after(tickets.noisy_ticket(ticket(), 2, 2.0), AddNoise, store)
     for name in ("fc1.weight", "fc2.weight"):
         mask = state.masks[name]
         change = (state.weights[name] - start()[name])[mask]
@@ -229,7 +229,7 @@ def test_all_rewinding_steps_share_the_dense_training():
 
 def test_one_shot_reaches_the_counts_of_the_level(store):
     """Pruned once, a layer keeps as many weights as after as many levels."""
-    recipe = tickets.one_shot(train=TRAINING, prune=RATES, level=2)
+    recipe = tickets.one_shot_ticket(train=TRAINING, prune=RATES, level=2)
     once, step = after(recipe, Prune, store), after(ticket(), Prune, store, 2)
     assert {n: m.sum() for n, m in once.masks.items()} == {
         n: m.sum() for n, m in step.masks.items()
@@ -239,7 +239,7 @@ def test_one_shot_reaches_the_counts_of_the_level(store):
 
 def test_global_pruning_ranks_all_layers_together(store):
     """The smallest surviving magnitudes of all layers go, and the total is exact."""
-    recipe = tickets.lottery_ticket(train=TRAINING, prune=tickets.together(0.2), levels=1)
+    recipe = tickets.lottery_ticket(train=TRAINING, prune=tickets.global_rate(0.2), levels=1)
     dense, state = after(recipe, Train, store), after(recipe, Prune, store)
     total = sum(mask.numel() for mask in state.masks.values())
     assert sum(int(mask.sum()) for mask in state.masks.values()) == round(0.8 * total)
@@ -250,14 +250,14 @@ def test_global_pruning_ranks_all_layers_together(store):
 
 def test_continued_training_keeps_trained_values():
     """Without resetting there is no phase between pruning and training."""
-    recipe = tickets.continued(train=TRAINING, prune=RATES, levels=2)
+    recipe = tickets.continued_training(train=TRAINING, prune=RATES, levels=2)
     assert [type(phase).__name__ for phase in recipe[2:]] == ["Prune", "Train", "Measure"] * 2
 
 
 def test_learning_rate_rewinding_replays_the_schedule_alone(store):
     """Weights stay as trained, and training is repeated from step k on."""
     again = replace(TRAINING, start_at=20)
-    recipe = tickets.continued(train=TRAINING, prune=RATES, levels=1, again=again)
+    recipe = tickets.continued_training(train=TRAINING, prune=RATES, levels=1, again=again)
     dense, pruned = after(recipe, Train, store), after(recipe, Prune, store)
     assert torch.equal(
         pruned.weights["fc1.weight"], dense.weights["fc1.weight"] * pruned.masks["fc1.weight"]
@@ -269,7 +269,7 @@ def test_learning_rate_rewinding_replays_the_schedule_alone(store):
 
 def test_conv_only_and_fc_only_leave_the_rest_dense():
     """A layer that no pattern names keeps all its weights."""
-    phase = tickets.layer_wise(("fc1.*", 0.2))(1)
+    phase = tickets.layerwise_rates(("fc1.*", 0.2))(1)
     model = genesis().build()
     weights = {name: p.detach() for name, p in model.named_parameters() if p.dim() > 1}
     keep = phase.allocation(weights, None, None)
@@ -300,7 +300,7 @@ def test_the_line_of_a_ticket_stays_sparse(store):
 def test_normalisation_statistics_are_fresh_after_rewinding(store):
     """Rewinding puts running means and variances back as well."""
     start_ = Genesis(model=with_norm, data=digits)
-    recipe = tickets.lottery_ticket(train=TRAINING, prune=tickets.together(0.2), levels=1)
+    recipe = tickets.lottery_ticket(train=TRAINING, prune=tickets.global_rate(0.2), levels=1)
     dense = run_recipe(start_, recipe[:1], store)
     state = run_recipe(start_, until(recipe, lambda phase: isinstance(phase, Rewind)), store)
     assert dense.weights["1.running_var"].ne(1).any()
@@ -319,7 +319,7 @@ def test_what_a_ticket_refuses(store):
     with pytest.raises(
         BoxwoodError, match=r"a level that the ticket reaches, got 5; give the recipe"
     ):
-        tickets.reinitialised(ticket(2), 5)
+        tickets.reinitialised_ticket(ticket(2), 5)
     with pytest.raises(
         BoxwoodError, match=r"0 <= start_at <= stop_at <= 30, got start_at=0, stop_at=31"
     ):
@@ -327,7 +327,9 @@ def test_what_a_ticket_refuses(store):
     with pytest.raises(
         BoxwoodError, match=r"a ticket that rewinds after level 1, got one that keeps"
     ):
-        tickets.ticket_instability(tickets.continued(train=TRAINING, prune=RATES, levels=1), 1)
+        tickets.ticket_instability(
+            tickets.continued_training(train=TRAINING, prune=RATES, levels=1), 1
+        )
     with pytest.raises(BoxwoodError, match=r"noise of scale > 0 standard deviations, got 0"):
         AddNoise(scale=0)
     with pytest.raises(BoxwoodError, match=r"at least 2 points on the line, got 1"):
@@ -341,7 +343,7 @@ def test_what_a_ticket_refuses(store):
 def test_accuracy_at_fixed_steps_is_asked_of_all_trainings_and_of_the_controls():
     """``test_at`` reaches the dense training, every level and what is compared with it."""
     recipe = tickets.lottery_ticket(train=TRAINING, prune=RATES, levels=2, test_at=(10, 20))
-    for each in (recipe, tickets.reinitialised(recipe, 2)):
+    for each in (recipe, tickets.reinitialised_ticket(recipe, 2)):
         trainings = [phase for phase in each if isinstance(phase, Train)]
         assert [phase.test_at for phase in trainings] == [(10, 20)] * 3
 

@@ -24,8 +24,8 @@ def test_the_acoustic_study_on_digits(tmp_path: Path) -> None:
     assert len(list((store.root / "answers").iterdir())) == 1
     measured = collect(jobs, store, phases=(Measure, MeasureTeacher))
     assert [each.name for each in measured] == [
-        "single",
         "ensemble",
+        "single",
         *(f"soft {t}" for t in (1, 2, 5, 10)),
     ]
     (finding,) = study.judge(measured)
