@@ -1,7 +1,7 @@
 """What Boxwood raises and warns with.
 
 Every message has one form: ``Expected …, got …; do …``. ``except boxwood.BoxwoodError`` catches all
-of it; the classes below tell what a program can do about it.
+of it; the classes below say what a program can do about it.
 """
 
 

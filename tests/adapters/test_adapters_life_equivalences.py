@@ -129,7 +129,7 @@ class TestLightning:
         trainer.save_checkpoint(tmp_path / "end.ckpt")
         saved = torch.load(tmp_path / "end.ckpt", weights_only=False)["state_dict"]
         assert not any(saved[name][~mask].any() for name, mask in masks.items())
-        with pytest.raises(BoxwoodError, match="behind EMAWeightAveraging, got it before"):
+        with pytest.raises(BoxwoodError, match="after EMAWeightAveraging, got it before"):
             self.trainer(lightning, 1, [self.callback(), kind()]).fit(
                 self.module(lightning), loader
             )

@@ -54,7 +54,7 @@ def test_evidence_that_nothing_gives() -> None:
     def mine(weight: Tensor, flair: Tensor) -> Tensor:
         return weight * flair
 
-    with pytest.raises(BoxwoodError, match=r"got 'flair'; settings go behind a `\*`, evidence of"):
+    with pytest.raises(BoxwoodError, match=r"got 'flair'; settings go after a `\*`, evidence of"):
         find_masks(net, 0.5, criterion=mine)
     given = {"flair": {"weight": torch.ones(2, 4)}}
     assert int(find_masks(net, 0.5, criterion=mine, evidence=given)["weight"].sum()) == 4
@@ -80,7 +80,7 @@ def test_layers_that_do_not_fit_the_evidence() -> None:
     with pytest.raises(BoxwoodError, match=r"weights of Conv2d layers .* got '3\.weight'"):
         feature_rank(seen)
     with pytest.raises(
-        BoxwoodError, match=r"batch norm .* none behind '3\.weight'; leave it out .*'3\.weight'"
+        BoxwoodError, match=r"batch norm .* none after '3\.weight'; leave it out .*'3\.weight'"
     ):
         norm_scale(seen)
     with pytest.raises(BoxwoodError, match=r"Linear, Conv1d.* got '0\.bias', which is none"):

@@ -357,7 +357,7 @@ def test_steps_that_no_hook_sees_end_a_schedule() -> None:
             loss_of(net).backward()
             other.step()
 
-    with pytest.raises(BoxwoodError, match="got 20 changes of the weights behind backward passes"):
+    with pytest.raises(BoxwoodError, match="got 20 changes of the weights after backward passes"):
         train()
 
 

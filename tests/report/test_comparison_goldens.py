@@ -19,7 +19,7 @@ def test_recipes_are_paired_by_seed_and_sparsity(store: Store) -> None:
     for pair in found.pairs:
         assert pair.paired.differences == pytest.approx([0.04] * 5)
         assert (pair.paired.wins, pair.same_budget) == (5, True)
-    assert "better at 3, worse at 0 and not to be told apart at 0 of the 3" in found.summary
+    assert "better at 3, worse at 0 and undecided at 0 of the 3" in found.summary
 
 
 def test_single_networks_can_be_compared(store: Store) -> None:

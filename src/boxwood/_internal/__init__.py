@@ -1,1 +1,1 @@
-"""Everything that may move at any time; what is public is in the modules beside this folder."""
+"""Everything that may move at any time; what is public is in the modules next to this folder."""

@@ -26,7 +26,7 @@ def stream_batches(
     longest: int = 2048,
     size: int = 8,
 ) -> list[Tokens]:
-    """Cut a text into pieces of so many tokens, evenly spread over it: for language models.
+    """Cut a text into pieces of equal length, evenly spread over it: for language models.
 
     Args:
         tokenizer: from `boxwood._internal.adapters.resident.open_tokenizer`.
@@ -131,7 +131,7 @@ def batches_for(
     length: int | None = None,
     size: int = 8,
 ) -> list[Tokens]:
-    """Make batches for a model by the tokenizer that lies beside it.
+    """Make batches for a model by the tokenizer in its folder.
 
     Args:
         folder: config.json and tokenizer.
@@ -143,8 +143,8 @@ def batches_for(
         size: samples in a batch.
 
     Raises:
-        InvalidInput: there is no tokenizer, the text is too short, or the model does not take so
-            many tokens.
+        InvalidInput: there is no tokenizer, the text is too short, or the model does not take
+            ``length`` tokens.
 
     Example:
         >>> batches = batches_for(Path("llama"), "Once upon a time ...")  # doctest: +SKIP

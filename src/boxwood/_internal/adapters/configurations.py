@@ -107,7 +107,7 @@ def _refusal_of(config: Any) -> str | None:
 
 def _not_allowed(search: Search, values: Values, reason: str) -> ConfigurationError:
     """Say what the class does not allow, and which values near by it does."""
-    told = f"Expected sizes that {search.kind.__name__} allows, got: {reason}"
+    refused = f"Expected sizes that {search.kind.__name__} allows, got: {reason}"
     near: list[tuple[float, Field, list[int]]] = []
     for field in search.changed_fields(values):
         both = (_nearest(search.config, values, field, step) for step in (-1, 1))
@@ -116,11 +116,13 @@ def _not_allowed(search: Search, values: Values, reason: str) -> ConfigurationEr
             farthest = max(abs(other - values[field]) for other in found)
             near.append((farthest / values[field], field, found))
     if not near:
-        return ConfigurationError(f"{told}; keep other numbers of units, or protect some of them.")
+        return ConfigurationError(
+            f"{refused}; keep other numbers of units, or protect some of them."
+        )
     _, field, found = min(near)
     multiple = gcd(*found)
     return ConfigurationError(
-        f"{told}; the nearest values of {named(field)} that it allows are "
+        f"{refused}; the nearest values of {named(field)} that it allows are "
         f"{' and '.join(map(str, found))}: keep a multiple of {multiple}.",
         [(name, dim) for _, name, dim in search.axes_of(field)],
         multiple,

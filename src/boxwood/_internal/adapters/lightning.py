@@ -29,7 +29,7 @@ class SparseTrainingCallback(Callback):
 
     Raises:
         InvalidInput: a weight that is pruned learns under no optimizer, or a callback that averages
-            weights comes behind this one.
+            weights comes after this one.
 
     Example:
         >>> from boxwood.policies import Gradual
@@ -66,7 +66,7 @@ class SparseTrainingCallback(Callback):
             warn_if_unfinished(self.training)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:  # noqa: ARG002
-        """Let go, behind callbacks that write averages into the module at the end of training.
+        """Let go, after callbacks that write averages into the module at the end of training.
 
         ``training.masks`` stay readable.
         """
@@ -109,11 +109,11 @@ class SparseTrainingCallback(Callback):
 
     def _check_order(self, trainer: Trainer) -> None:
         every: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-        behind = every[every.index(self) + 1 :]
-        averaging = [type(each).__name__ for each in behind if _averages(each)]
+        later = every[every.index(self) + 1 :]
+        averaging = [type(each).__name__ for each in later if _averages(each)]
         if averaging:
             raise InvalidInput(
-                f"Expected SparseTrainingCallback behind {averaging[0]}, got it before; checkpoints "
+                f"Expected SparseTrainingCallback after {averaging[0]}, got it before; checkpoints "
                 f"would hold averages that are not pruned: put it last in Trainer(callbacks=[...])."
             )
 

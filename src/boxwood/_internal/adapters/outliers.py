@@ -38,7 +38,7 @@ def outlier_sparsities(
         weighed: how strongly outliers count.
         blocks: dotted name of the list of blocks, where there are several.
         follow_links: let files be links out of the folder.
-        watch: told of progress.
+        watch: called with the progress.
 
     Returns:
         Sparsity by the dotted name of the block.

@@ -22,10 +22,10 @@ def perplexity(
     Args:
         model: a causal language model, in evaluation.
         batches: ``input_ids`` [pieces, tokens], as `batches_for` makes them;
-            the first token of each piece is not foretold.
+            the first token of each piece is not predicted.
 
     Raises:
-        InvalidInput: no token is foretold, or the model returns no loss.
+        InvalidInput: no token is predicted, or the model returns no loss.
 
     Example:
         >>> config = transformers.GPT2Config(vocab_size=8, n_embd=8, n_layer=1, n_head=2)
@@ -34,7 +34,7 @@ def perplexity(
         >>> round(perplexity(model, [{"input_ids": torch.arange(6)[None]}]), 4)
         8.0
     """
-    total = foretold = 0.0
+    total = predicted = 0.0
     for batch in batches:
         ids = batch["input_ids"].to(model.device)
         with torch.no_grad():
@@ -45,9 +45,9 @@ def perplexity(
                 f"{type(model).__name__}; give a causal language model."
             )
         count = ids.shape[0] * (ids.shape[1] - 1)
-        total, foretold = total + float(loss) * count, foretold + count
-    if not foretold:
+        total, predicted = total + float(loss) * count, predicted + count
+    if not predicted:
         raise InvalidInput(
             "Expected pieces of at least two tokens to measure on, got none; give more text."
         )
-    return math.exp(total / foretold)
+    return math.exp(total / predicted)

@@ -25,7 +25,7 @@ from boxwood._internal.model.unpruned import matrices_left_out, patterns_for, wi
 from boxwood.errors import InvalidInput, SelectionWarning
 
 Watch = Callable[[int, int], None]
-"""Told how many blocks are done, and of how many."""
+"""Called with the number of blocks that are done, and of all blocks."""
 
 
 def prune_pretrained(
@@ -59,7 +59,7 @@ def prune_pretrained(
         skip: patterns of names to leave alone, as in a shell: ``"*.k_proj.weight"``.
         blocks: dotted name of the list of blocks, where there are several.
         follow_links: let files be links out of the folder, as in a download cache.
-        watch: told of progress.
+        watch: called with the progress.
 
     Returns:
         What was kept of every pruned tensor, in the order of the blocks.

@@ -201,7 +201,7 @@ def open_config(folder: Path | str) -> Any:
 
 
 def open_tokenizer(folder: Path | str) -> Any:
-    """Load the tokenizer that lies beside a model.
+    """Load the tokenizer in the folder of a model.
 
     Raises:
         InvalidInput: there is none.

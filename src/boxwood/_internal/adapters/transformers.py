@@ -27,8 +27,8 @@ FILE = "sparse_training.safetensors"
 class SparseTrainerCallback(TrainerCallback):
     """Let a policy decide the masks while a Hugging Face ``Trainer`` trains.
 
-    Beside each checkpoint that the trainer saves lies a file with the masks and the number of
-    steps; a training that is resumed from the checkpoint goes on where it was. So does a second
+    Each checkpoint that the trainer saves has a file with the masks and the number of steps next
+    to it; a training that is resumed from the checkpoint goes on where it was. So does a second
     ``train()`` of the same model with the same callback. With ``load_best_model_at_end`` the masks
     are those of the checkpoint that is loaded.
 
@@ -37,7 +37,7 @@ class SparseTrainerCallback(TrainerCallback):
         layers: which parameters are pruned.
 
     Raises:
-        InvalidInput: a checkpoint is resumed that has no masks beside it.
+        InvalidInput: a checkpoint is resumed that has no masks next to it.
 
     Example:
         >>> from boxwood.policies import Gradual
@@ -148,7 +148,7 @@ def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
 
 
 def _load(args: TrainingArguments, state: TrainerState) -> dict[str, Any]:
-    """Read what lies beside the checkpoint that the trainer resumes; nothing at a fresh start."""
+    """Read the masks next to the checkpoint that the trainer resumes; nothing at a fresh start."""
     if not state.global_step:
         return {}
     given = args.resume_from_checkpoint

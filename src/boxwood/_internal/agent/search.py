@@ -83,7 +83,7 @@ class TryAndLearn:
     Args:
         bound: b > 0, the drop of accuracy that is acceptable, in percentage points.
         tries: M, actions for one update.
-        updates: at most so many.
+        updates: the number of updates, at most.
         certainty: in [½, 1]; stop once the mean over the filters of ``max(q, 1 - q)`` is above it.
         lr: learning rate of Adam.
         choose: the final action: `thresholded` or `best_rewarded`.

@@ -114,17 +114,17 @@ def bench(
     entries = _chosen(_entries(networks, example, threads, compiled=torch_compile), only or ())
     runs: dict[str, Run] = {}
     absent: dict[Entry, str] = {}
-    with bar("preparing", quiet=False) as told:
+    with bar("preparing", quiet=False) as report:
         for done, entry in enumerate(entries):
-            if told is not None:
-                told(done, len(entries))
+            if report is not None:
+                report(done, len(entries))
             backend = entry.make()
             if backend.run is None:
                 absent[entry] = backend.why_not
             else:
                 runs[entry.name] = backend.run
-    with bar("racing, turn", quiet=False) as told:
-        results = time_backends(runs, turns=turns, progress=told or (lambda done, whole: None))  # noqa: ARG005
+    with bar("racing, turn", quiet=False) as report:
+        results = time_backends(runs, turns=turns, progress=report or (lambda done, whole: None))  # noqa: ARG005
     by_entry = {
         entry: result for entry in entries for result in results if result.name == entry.name
     }

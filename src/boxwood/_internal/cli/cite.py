@@ -1,4 +1,4 @@
-"""``boxwood cite``: the papers behind exactly what a recipe or a store uses."""
+"""``boxwood cite``: the papers for exactly what a recipe or a store uses."""
 
 from pathlib import Path
 

@@ -73,7 +73,7 @@ def main() -> None:
     except BoxwoodError as error:
         say(f"boxwood: {error}", error=True)
         sys.exit(2)
-    except OSError as error:  # of the system, such as a full disk behind the output
+    except OSError as error:  # of the system, such as a full disk under the output
         say(
             f"boxwood: Expected to read and write, got {error}; check it, and run again.",
             error=True,

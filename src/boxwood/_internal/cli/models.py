@@ -134,7 +134,7 @@ def model_of(
 def example_of(inputs: Sequence[str]) -> tuple[Tensor, ...]:
     """Draw an example for shapes such as ``1x3x224x224``, ``1x128:int64`` or ``1x128:99``.
 
-    What stands behind the colon is a dtype, or the number below which whole numbers are drawn.
+    What follows the colon is a dtype, or the number below which whole numbers are drawn.
 
     Raises:
         InvalidInput: a text is not a shape.

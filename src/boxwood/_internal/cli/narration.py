@@ -1,4 +1,4 @@
-"""What is done of a run, told in lines: for pipes, log files, and several workers."""
+"""What is done of a run, reported in lines: for pipes, log files, and several workers."""
 
 import threading
 import time
@@ -36,7 +36,7 @@ class Position:
 
 
 class Narration:
-    """Tells of the phases of some jobs that have come into a store since it was asked last.
+    """Reports the phases of some jobs that have come into a store since it was asked last.
 
     How long the rest takes is guessed from phases alike that are done: of the same title, else of
     the same kind, by their epochs or steps, else of any.
@@ -136,26 +136,28 @@ class Narration:
         return sum(seconds for _, seconds in self._took) / len(self._took)
 
     def _seconds(self, key: str) -> float:
-        with suppress(BoxwoodError, KeyError, TypeError, ValueError):  # damage is told elsewhere
+        with suppress(
+            BoxwoodError, KeyError, TypeError, ValueError
+        ):  # damage is reported elsewhere
             return float(self._store.record(key)["provenance"]["seconds"])
         return 0.0
 
 
 @contextmanager
 def narrated(jobs: Sequence[Job], store: Store, *, workers: int = 1) -> Iterator[Watcher]:
-    """Tell on standard error, in a line for each phase, what this and other processes have done.
+    """Report on standard error, in a line for each phase, what this and other processes have done.
 
     Yields:
-        What a process tells of the steps of its phases, so that long ones are told of as well.
+        The watcher, to which a process reports the steps of its phases, for lines about long ones.
     """
     narration, over = Narration(jobs, store, workers=workers), threading.Event()
 
-    def tell() -> None:
+    def report() -> None:
         while not over.wait(_POLL):
             _say(narration.news() or narration.reminder())
 
     _say([narration.first()])
-    thread = threading.Thread(target=tell, daemon=True)
+    thread = threading.Thread(target=report, daemon=True)
     thread.start()
     try:
         yield narration.watch

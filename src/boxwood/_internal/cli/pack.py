@@ -105,8 +105,10 @@ def unpack(
     Example: boxwood unpack packed/ --out dense/
     """
     with byte_bar(quiet=as_json) as watch:
-        told = _counting(watch, "unpacking")
-        sizes = _convert(checkpoint, out, unpack_file, told, dense_name, follow_links=follow_links)
+        progress = _counting(watch, "unpacking")
+        sizes = _convert(
+            checkpoint, out, unpack_file, progress, dense_name, follow_links=follow_links
+        )
     _say(sizes, out, as_json=as_json)
 
 

@@ -36,7 +36,7 @@ class _Lines:
     def __init__(self) -> None:
         self._begun = self._last = time.monotonic()
 
-    def tell(self, what: str, done: int, total: int, unit: Callable[[int], str]) -> None:
+    def report(self, what: str, done: int, total: int, unit: Callable[[int], str]) -> None:
         now = time.monotonic()
         if now - self._last < _EVERY:
             return
@@ -51,13 +51,13 @@ class _Lines:
 
 @contextmanager
 def bar(title: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """Show one bar on standard error, told (done, all); lines where that is no terminal."""
+    """Show one bar on standard error, called with (done, all); lines where that is no terminal."""
     console, lines = Console(file=sys.stderr), _Lines()
     if quiet:
         yield None
         return
     if not console.is_terminal:
-        yield lambda done, whole: lines.tell(title, done, whole, str)
+        yield lambda done, whole: lines.report(title, done, whole, str)
         return
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -113,7 +113,7 @@ def byte_bar(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
         yield lambda what, done, total: None  # noqa: ARG005
         return
     if not console.is_terminal:
-        yield lambda what, done, total: lines.tell(what, done, total, human_bytes)
+        yield lambda what, done, total: lines.report(what, done, total, human_bytes)
         return
     columns = (
         TextColumn("{task.description}", markup=False),

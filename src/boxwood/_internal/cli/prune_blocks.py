@@ -82,12 +82,12 @@ def prune_blocks(
     where: dict[str, Any] = {"blocks": blocks, "follow_links": follow_links}
     if outliers:
         with bar("outliers", quiet=as_json) as watch:
-            told = where if watch is None else {**where, "watch": watch}
-            wanted = outlier_sparsities(folder, sparsity, batches, **told)
+            options = where if watch is None else {**where, "watch": watch}
+            wanted = outlier_sparsities(folder, sparsity, batches, **options)
     with bar("blocks", quiet=as_json) as watch:
-        told = where if watch is None else {**where, "watch": watch}
+        options = where if watch is None else {**where, "watch": watch}
         rows = prune_pretrained(
-            folder, out, wanted, decide=decide, batches=batches, skip=skip, **told
+            folder, out, wanted, decide=decide, batches=batches, skip=skip, **options
         )
     weights, kept = sum(row.weights for row in rows), sum(row.kept for row in rows)
     total = {"weights": weights, "kept": kept, "sparsity": 1 - kept / weights}

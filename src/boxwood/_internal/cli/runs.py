@@ -86,7 +86,7 @@ def export(
     code: Code = None,
     trust: TrustAll = False,
 ) -> None:
-    """Write the network that a phase left as a plain checkpoint, its masks beside it.
+    """Write the network that a phase left as a plain checkpoint, its masks next to it.
 
     OUT loads with ``model.load_state_dict``; ``masks/OUT`` in the same folder holds the masks, where
     `boxwood pack` and ``boxwood.files.load_masks`` find them. With --cut, which wants a
@@ -194,8 +194,8 @@ def latency(
     }
     settings = Settings(batch=batch, threads=threads, turns=turns)
     kept = "What was measured is kept; run the same command again to go on."
-    with stoppable(kept), bar("measured", quiet=False) as told:
-        found = measure_all(opened, list(wanted.values()), settings, again=again, progress=told)
+    with stoppable(kept), bar("measured", quiet=False) as report:
+        found = measure_all(opened, list(wanted.values()), settings, again=again, progress=report)
     console = Console(soft_wrap=True)
     for key, why in found.refused.items():
         console.print(f"{key[:8]} could not be compiled: {why}")

@@ -118,7 +118,7 @@ def version(stores: list[Path]) -> str:
 
 
 class _Server(ThreadingHTTPServer):
-    """At most so many answers at a time; whoever goes away before the end is not reported."""
+    """A bounded number of answers at a time; whoever goes away before the end is not reported."""
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         self._free = threading.BoundedSemaphore(_THREADS)
@@ -166,7 +166,7 @@ class _Cache:
         except BoxwoodError as error:
             # A store in which nothing has been asked for yet gets its page when something is.
             return 200, "text/html", _sentence(str(error))
-        except Exception as error:  # noqa: BLE001 - the reader must be told, and serving goes on
+        except Exception as error:  # noqa: BLE001 - the reader gets the reason, and serving goes on
             what = f"Expected a report of the store, got {type(error).__name__}: {error}"
             way_out = "check the store and the function of --judge, or report a fault of Boxwood"
             return 500, "text/html", _sentence(f"{what}; {way_out}.")

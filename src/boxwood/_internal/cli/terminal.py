@@ -57,8 +57,8 @@ class Console(rich.console.Console):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(markup=False, emoji=False, **settings)
-        told = "width" in settings or os.environ.get("COLUMNS", "").isdecimal()
-        if not (self.is_terminal or told):
+        given = "width" in settings or os.environ.get("COLUMNS", "").isdecimal()
+        if not (self.is_terminal or given):
             self.width = NO_LIMIT
 
     def render(
@@ -114,7 +114,7 @@ def _visible(letter: str) -> str:
 
 
 def _turns(letter: str) -> bool:
-    """Say whether a character changes the direction of what stands around it, or hides it."""
+    """Say whether a character changes the direction of its neighbours, or hides it."""
     return letter in "\u061c\u200b\u200e\u200f\u2060\ufeff" or (
         "\u202a" <= letter <= "\u202e" or "\u2066" <= letter <= "\u2069"
     )

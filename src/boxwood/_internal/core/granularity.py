@@ -129,7 +129,7 @@ class Slices:
     """All weights that share their index in some dimensions are one group.
 
     Args:
-        dims: the dimensions that tell groups apart: (0,) for filters and rows, (1,) for input
+        dims: the dimensions that index the groups: (0,) for filters and rows, (1,) for input
             channels and columns, (0, 1) for the kernels of a convolution.
         pooling: how scores of weights become one of the group.
 
@@ -278,12 +278,12 @@ class NofM:
 
 
 def _lowered(scores: Tensor, alive: Tensor | None) -> Tensor:
-    """Put what is pruned already behind everything else."""
+    """Put what is pruned already after everything else."""
     return scores if alive is None else scores.masked_fill(~alive, -math.inf)
 
 
 def _standing(rows: Tensor) -> Tensor:
-    """Per row, 1 for the highest, then down in steps of 1/n; of equals, the first stands higher."""
+    """Per row, 1 for the highest, then down in steps of 1/n; of equals, the first is higher."""
     order = rows.argsort(dim=1, descending=True, stable=True)
     count = rows.shape[1]
     places = torch.arange(count, 0, -1, dtype=torch.float32, device=rows.device) / count

@@ -173,12 +173,12 @@ def placed_like(tensor: Tensor, like: Tensor) -> Tensor:
     return made
 
 
-def beside(tensor: Tensor, others: Sequence[Tensor]) -> Tensor:
+def on_device_of(tensor: Tensor, others: Sequence[Tensor]) -> Tensor:
     """Bring a tensor to the device of the first of others, unless it is on the device of one.
 
     Example:
         >>> import torch
-        >>> beside(torch.ones(1), [torch.ones(2)])
+        >>> on_device_of(torch.ones(1), [torch.ones(2)])
         tensor([1.])
     """
     devices = {other.device for other in others}

@@ -32,8 +32,8 @@ class Policy(Protocol):
     """What all policies are.
 
     ``step`` counts the optimizer steps that have been taken: the first update can come at step 1,
-    behind the first step. A policy on the way to a sparsity has it as ``final``, so that a training
-    that ends before that can be told.
+    after the first step. A policy on the way to a sparsity has it as ``final``, so that a training
+    that ends before it can be reported.
     """
 
     wants_gradients: ClassVar[bool]
@@ -48,7 +48,7 @@ class Policy(Protocol):
         ...
 
     def due(self, step: int) -> bool:
-        """Say whether masks change behind this step."""
+        """Say whether masks change after this step."""
         ...
 
     def update(

@@ -32,7 +32,7 @@ def public_name(thing: Any) -> str | None:
 
 
 def is_public(target: str) -> bool:
-    """Tell whether ``package.module:name`` is the public name of a part of recipes.
+    """Say whether ``package.module:name`` is the public name of a part of recipes.
 
     Example:
         >>> is_public("boxwood.criteria:magnitude"), is_public("os:abort")

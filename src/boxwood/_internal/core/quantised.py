@@ -23,7 +23,7 @@ _ENDS_OF_INTEGERS = ("_blocks", "_scales")  # MXFP4
 
 
 def looks_quantised(name: str, *, integer: bool, dims: int) -> bool:
-    """Say whether a tensor is part of a quantised layer, as far as its name and type tell.
+    """Say whether a tensor is part of a quantised layer, as far as its name and type say.
 
     Args:
         name: dotted name.

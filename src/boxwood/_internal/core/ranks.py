@@ -21,7 +21,7 @@ Group = Any
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _CHUNK = 1 << 20
-_TOLD = "The other ranks of the process group were told, and end as well."
+_NOTE = "The other ranks of the process group know of it, and end as well."
 _MULTIPLIER = 0x5851F42D4C957F2D  # Knuth's for MMIX; odd, so every bit of a value counts
 
 
@@ -150,31 +150,31 @@ def all_or_none(group: Group = None) -> Iterator[None]:
     except OtherRankError:
         raise
     except Exception as error:
-        if size(group) > 1 and _TOLD not in getattr(error, "__notes__", ()):
-            error.add_note(_TOLD)
-            _tell(group, well=False)
+        if size(group) > 1 and _NOTE not in getattr(error, "__notes__", ()):
+            error.add_note(_NOTE)
+            _report(group, well=False)
         raise
 
 
 def _meet(digest: int, group: Group, *, also: int = 0) -> list[int]:
     """Exchange digests, which must be equal, and a number that need not be."""
-    told = _tell(group, well=True, digest=digest, also=also)
-    failed = [number for number, (well, _, _) in enumerate(told) if not well]
+    reports = _report(group, well=True, digest=digest, also=also)
+    failed = [number for number, (well, _, _) in enumerate(reports) if not well]
     if failed:
         raise OtherRankError(
-            f"Expected all {len(told)} ranks of the process group to go on, got an error on rank "
+            f"Expected all {len(reports)} ranks of the process group to go on, got an error on rank "
             f"{', '.join(map(str, failed))} of them; see its message."
         )
-    if any(theirs != digest for _, theirs, _ in told):
+    if any(theirs != digest for _, theirs, _ in reports):
         raise OtherRankError(
-            f"Expected all {len(told)} ranks of the process group to ask for the same thing of the "
+            f"Expected all {len(reports)} ranks of the process group to ask for the same thing of the "
             f"same network, got tensors of other names or shapes on some; call it on every rank "
             f"alike, or give group= those ranks that hold the same network."
         )
-    return [number for _, _, number in told]
+    return [number for _, _, number in reports]
 
 
-def _tell(group: Group, *, well: bool, digest: int = 0, also: int = 0) -> list[list[int]]:
+def _report(group: Group, *, well: bool, digest: int = 0, also: int = 0) -> list[list[int]]:
     mine = torch.tensor([int(well), digest, also], device=_device(group))
     everywhere = [torch.empty_like(mine) for _ in range(size(group))]
     try:

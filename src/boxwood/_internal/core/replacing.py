@@ -14,16 +14,16 @@ _OTHERS = {
     ".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".npz", ".h5", ".onnx", ".gguf",
     ".safetensors", ".bxw",
 }  # fmt: skip
-"""Names by which other programs, and people, tell how a network is stored."""
+"""Names by which other programs, and people, know how a network is stored."""
 
 UNFINISHED = ".new-"
 """How the name of a file begins while it is being written."""
 
 
 def unfinished(path: Path) -> Path:
-    """Name a file or folder while it is being written: beside it, and as no other is named.
+    """Name a file or folder while it is being written: next to it, and as no other is named.
 
-    The random part tells processes apart whose numbers are the same, as in two containers.
+    The random part distinguishes processes whose numbers are the same, as in two containers.
 
     Example:
         >>> unfinished(Path("a/b.json")).name[:5], finished_name(unfinished(Path("a/b.json")))
@@ -67,8 +67,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give the place of a new file, which takes the name ``path`` once all of it is on the disk.
 
     The file has the permissions of any new file, whatever the library asks for that writes it.
-    Whoever calls this says in its own words what an ``OSError`` means; in any case nothing is left
-    behind, and what was there before is untouched.
+    Whoever calls this says in its own words what an ``OSError`` means; in any case nothing
+    unfinished is left, and what was there before is untouched.
 
     Example:
         >>> import tempfile
@@ -123,7 +123,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     """Give a new folder, which takes the name ``path`` once all that is put into it is on the disk.
 
     Nothing, or an empty folder, may have that name before. A process that is killed leaves a folder
-    whose name begins with `UNFINISHED` beside it.
+    whose name begins with `UNFINISHED` next to it.
 
     Example:
         >>> import tempfile

@@ -23,7 +23,7 @@ Scores = Mapping[str, Tensor]
 """Dotted parameter name to a float tensor; higher is kept."""
 
 Chunks = Callable[[], Iterable[Tensor]]
-"""Scores piece by piece, anew at every call; a piece may be overwritten once the next is asked for."""
+"""Scores piece by piece, again at every call; a piece may be overwritten once the next is asked for."""
 
 _CHUNK = 1 << 20  # weights handled at a time: 4 MB of floats, which stay in the cache
 _DIGIT = 16  # bits per histogram: 65,536 bins

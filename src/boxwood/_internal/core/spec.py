@@ -241,14 +241,14 @@ def _module(name: str) -> ModuleType:
 def _file_module(path: Path) -> ModuleType:
     """Import a file that is not on the path; the same file is imported once.
 
-    Files beside it can be imported by it, as where Python runs it; an installed module of the same
+    Files next to it can be imported by it, as where Python runs it; an installed module of the same
     name comes first.
     """
     path = path.resolve()
     name = f"{_USER_MODULE}{path.stem}_{digest(str(path))}"  # two files may have one name
     for known in (name, path.stem):
         module = sys.modules.get(known)
-        # By its own name where a file beside it has imported it.
+        # By its own name where a file next to it has imported it.
         if module is not None and module.__file__ == str(path):
             return module
     if not path.is_file():
@@ -275,7 +275,7 @@ def _file_module(path: Path) -> ModuleType:
 
 
 def _is_users(module: str) -> bool:
-    """Tell files that the user named, and those beside them, from installed modules."""
+    """Say whether it is a file that the user named, or one next to such a file: not installed."""
     if module.startswith(_USER_MODULE) or module == "__main__":
         return True
     file = getattr(sys.modules.get(module), "__file__", None)
@@ -283,7 +283,7 @@ def _is_users(module: str) -> bool:
 
 
 def _is_worked_on(module: str) -> bool:
-    """Tell packages that may change from run to run from installed ones and from Boxwood."""
+    """Say whether it is of a package that may change from run to run: not installed, not Boxwood."""
     file = getattr(sys.modules.get(module), "__file__", None)
     if module.partition(".")[0] == "boxwood" or file is None or not file.endswith(".py"):
         return False

@@ -35,7 +35,7 @@ def inverse_by_recursion(gradients: Tensor, *, alpha: float = 1e-4) -> Tensor:
 
     Args:
         gradients: X, [P, weights]: derivatives of an output, or of the loss, by the weights.
-        alpha: α > 0; small beside the eigenvalues that matter.
+        alpha: α > 0; small against the eigenvalues that matter.
 
     Returns:
         [weights, weights].

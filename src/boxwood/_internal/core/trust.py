@@ -87,7 +87,7 @@ class Trust:
             raise _untrusted(target)
 
     def _has(self, place: str) -> bool:
-        """Tell whether a file was named, or a module or a package that it is in."""
+        """Say whether a file was named, or a module or a package that it is in."""
         names = [place] if place.endswith(".py") else place.split(".")
         return any(".".join(names[:count]) in self.places for count in range(1, len(names) + 1))
 

@@ -40,7 +40,7 @@ def find_folder(
         title: what is looked for.
         looked: folders, in order; they need not exist.
         holds: says whether a folder holds it.
-        way_out: what the message tells the reader to do.
+        way_out: what the message asks the reader to do.
 
     Raises:
         InvalidInput: no place holds it; the message lists every place.

@@ -76,7 +76,7 @@ class FromDataset:
         pair = isinstance(batch, tuple | list) and len(batch) == 2
         if not pair or not all(isinstance(each, Tensor) for each in batch):
             raise InvalidInput(
-                f"Expected {self.what} that are pairs (input, target), got {_told(batch)} for a "
+                f"Expected {self.what} that are pairs (input, target), got {_described(batch)} for a "
                 f"batch; give collate=, a function of a list of examples that returns the tensor of "
                 f"inputs and that of targets."
             )
@@ -272,7 +272,7 @@ def _shuffled(count: int, seed: int, purpose: str) -> Tensor:
     return torch.randperm(count, generator=generator_for(seed, purpose))
 
 
-def _told(batch: Any) -> str:
+def _described(batch: Any) -> str:
     if isinstance(batch, Mapping):
         return f"a dict with the keys {', '.join(map(str, batch))}"
     if isinstance(batch, Sequence) and not isinstance(batch, str):

@@ -68,7 +68,7 @@ class Shards:
         """Write a shard in place of what was there.
 
         Raises:
-            CheckpointError: the disk is full or not writable; nothing is left behind.
+            CheckpointError: the disk is full or not writable; no unfinished file is left.
         """
         path = self._path(number)
         way_out = "free some space, or train without keeping them."

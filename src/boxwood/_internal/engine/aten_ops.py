@@ -111,7 +111,7 @@ def at_batch(op: TorchOp, batch: int) -> TorchOp:
 def may_alias(target: str) -> bool:
     """Say whether an operator's result may share memory with its arguments.
 
-    Operators that are composed of others do not tell; they count as those that may.
+    Operators that are composed of others do not say so; they count as those that may.
     """
     found = operator(target)
     composed = torch._C._dispatch_has_kernel_for_dispatch_key(

@@ -126,8 +126,8 @@ def job(
     Args:
         calls: addresses of functions and of their arguments.
         library: with the driver.
-        numbers: addresses of OpenMP's functions that tell a thread its number and how many there
-            are; zeros without.
+        numbers: addresses of OpenMP's functions for the number of a thread and the number of all
+            threads; zeros without.
     """
     words = np.zeros(JOB + WORDS_PER_LINE + 2 * len(calls), np.int64)
     first = -(words.ctypes.data // 8) % WORDS_PER_LINE

@@ -1,7 +1,7 @@
 """One forward pass with every operator call written down.
 
 The pass runs on real tensors. Autograd's layer is left out, so that torch hands over its operators
-whole (``conv2d``, ``linear``, ``lstm`` …) and what the pass leaves behind are ordinary tensors.
+whole (``conv2d``, ``linear``, ``lstm`` …) and what the pass leaves are ordinary tensors.
 Writes in place become new values; whoever else looks at the same memory is derived from them again.
 """
 

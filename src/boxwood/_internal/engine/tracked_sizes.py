@@ -104,7 +104,7 @@ class SizeTracker:
         return self._tracked(line, now)
 
     def _require(self, condition: SizeCondition) -> None:
-        # What holds for all sizes at which the program is recorded tells nothing by itself, but
+        # What holds for all sizes at which the program is recorded says nothing by itself, but
         # a comparison of a line with itself holds always.
         if condition.left != condition.right or condition.operator not in COMPARISONS:
             self._conditions[condition] = None

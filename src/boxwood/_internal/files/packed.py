@@ -149,7 +149,7 @@ def restored(
     """Read a tensor of a packed file chunk by chunk: patterns of its floats, and its mask if packed.
 
     Raises:
-        CheckpointError: it is not what was written; after the chunks, where only all of them tell.
+        CheckpointError: it is not what was written; after the chunks, where only all of them show it.
     """
     crc = mask_crc = 0
     if not layout.packed:

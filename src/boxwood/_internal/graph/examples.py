@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import register_pytree_node, tree_map
 
-from boxwood._internal.core.placement import beside
+from boxwood._internal.core.placement import on_device_of
 from boxwood.errors import BoxwoodError, InvalidInput
 
 
@@ -121,7 +121,7 @@ def inputs_like(traced: Any, batch: Any) -> Any:
     not in the batch, such as a flag, is the example's.
 
     Args:
-        traced: the example; it tells how many inputs there are, or their names.
+        traced: the example; it gives the number of inputs, or their names.
         batch: inputs as in the example, or a list, tuple or dict that begins with them.
 
     Raises:
@@ -220,7 +220,7 @@ def moved_to(network: nn.Module, example: Any) -> Any:
         {'input': tensor([[1., 1.]])}
     """
     weights = list(network.parameters())
-    return mapped(lambda each: beside(each, weights), example)
+    return mapped(lambda each: on_device_of(each, weights), example)
 
 
 def tensors_of(nested: Any) -> Iterator[Tensor]:

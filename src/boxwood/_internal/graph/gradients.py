@@ -134,7 +134,7 @@ def _compared(pair: Pair, example: Any, dtype: torch.dtype | None) -> Gradients:
             f"derivative of its outputs{named}"
         )
         return replace(found, difference=None, said=said)
-    return replace(found, said="finite differences cannot tell which are right")
+    return replace(found, said="finite differences cannot decide which are right")
 
 
 def _gradients(

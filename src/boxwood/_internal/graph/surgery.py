@@ -152,7 +152,7 @@ def corrected_(small: nn.Module, cut: Iterable[str], attributes: Attributes) -> 
         Linear(in_features=3, out_features=1, bias=True)
     """
     for path, value in attributes:
-        set_attribute_(small, path, value)  # such as groups, which tell how a shape is read
+        set_attribute_(small, path, value)  # such as groups, which say how a shape is read
     parts = [name.split(".") for name in cut]
     for holder in {".".join(each[:count]) for each in parts for count in range(len(each))}:
         correct_attributes_(small.get_submodule(holder))

@@ -243,7 +243,7 @@ def _remember_ints_(model: nn.Module, trace: Trace, listener: Listener) -> None:
 
 
 def _holds_settings(value: Any) -> bool:
-    """Tell a configuration object from modules, tensors, functions and containers."""
+    """Distinguish a configuration object from modules, tensors, functions and containers."""
     return (
         hasattr(value, "__dict__")
         and not isinstance(value, nn.Module | Tensor | type | FunctionType)

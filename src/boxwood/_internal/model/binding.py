@@ -100,7 +100,7 @@ class MaskBinding:
         self._check_ranks_once()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the masks, for saving beside the weights and the optimizer."""
+        """Return the masks, for saving with the weights and the optimizer."""
         return self.masks
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

@@ -45,7 +45,7 @@ def states_before(model: nn.Module, blocks: Sequence[nn.Module], batches: Batche
     """Run a model as far as its blocks, and return what each of them is called with.
 
     The first block runs, and what it makes is handed on in place of what the later ones would: their
-    weights need not be there. Nothing behind the blocks is run.
+    weights need not be there. Nothing after the blocks is run.
 
     Args:
         model: in evaluation mode for the time being.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from boxwood._internal.core.placement import beside
+from boxwood._internal.core.placement import on_device_of
 from boxwood._internal.model.evaluation import evaluating, without_fused_encoders
 from boxwood._internal.model.layer_kinds import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, matrices_in
 from boxwood._internal.model.named_masks import by_parameter
@@ -66,7 +66,7 @@ def count_layers(
     no weights and are not counted. Looking up a row of an embedding is none. Padding counts like the rest, groups as the smaller weights that they are.
 
     ``output_activity`` of a layer is ``input_activity`` of the weight layer that runs next, so it
-    is measured behind the non-linearity and whatever pooling follows; for the last layer it is
+    is measured after the non-linearity and whatever pooling follows; for the last layer it is
     that of its own output. ``han_flops_kept`` is ``kept / weights · input_activity``, where the
     layer that runs first has 1 for the activity, because the paper takes the network's own input
     as dense. Hence, in a chain, FLOP%(i) = weights%(i) · Act%(i - 1), as in its tables. A
@@ -113,7 +113,7 @@ def count_layers(
     hooks = [module.register_forward_hook(record, with_kwargs=True) for module in layers]
     try:
         with evaluating(model), without_fused_encoders(), torch.no_grad():
-            functional_call(model, masked, (beside(example, list(model.parameters())),))
+            functional_call(model, masked, (on_device_of(example, list(model.parameters())),))
     finally:
         for hook in hooks:
             hook.remove()

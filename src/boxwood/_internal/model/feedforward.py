@@ -132,7 +132,7 @@ def _check_unshared(model: nn.Module, links: list[Link]) -> None:
 
 
 def _check_layout(feeding: Link, fed: Link) -> None:
-    """Check that the units of one layer can be told apart in the inputs of the next."""
+    """Check that the units of one layer are distinct in the inputs of the next."""
     flattened = False
     for step in fed.before:
         if isinstance(step, Pool) and (flattened or isinstance(feeding.layer, nn.Linear)):

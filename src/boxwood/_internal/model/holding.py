@@ -21,7 +21,7 @@ from boxwood._internal.model.optimizer_memory import (
     listed,
     members,
     owned,
-    tells_steps,
+    reports_steps,
 )
 from boxwood._internal.model.reading import (
     ReadingHook,
@@ -33,7 +33,7 @@ from boxwood._internal.model.reading import (
 )
 from boxwood.errors import InvalidInput
 
-_PATIENCE = 20  # changes of weights behind backward passes, without a step of a bound optimizer
+_PATIENCE = 20  # changes of weights after backward passes, without a step of a bound optimizer
 
 
 class Holding:
@@ -86,7 +86,7 @@ class Holding:
         self._handles: list[Any] = []
         self._hooks: list[Any] = []
         for number, group in enumerate(self._members):
-            for each in filter(tells_steps, group):
+            for each in filter(reports_steps, group):
                 self._handles.append(each.register_step_pre_hook(self._before_step))
                 self._handles.append(each.register_step_post_hook(_AfterStep(self, number)))
         # Weak, so that a network does not keep the memory of an optimizer that is gone.
@@ -175,7 +175,7 @@ class Holding:
         if self.after_step is not None and self._unexplained >= _PATIENCE:
             raise InvalidInput(
                 f"Expected steps of the optimizer that was given, got {self._unexplained} changes "
-                f"of the weights behind backward passes and no step: the masks would never "
+                f"of the weights after backward passes and no step: the masks would never "
                 f"change; give the optimizer whose step() is called, or detach what holds this "
                 f"network no longer."
             )
@@ -200,7 +200,7 @@ class Holding:
                     self._masked(held)  # set by hand, not by a backward pass
 
     def stepped(self, optimizer: Any, number: int) -> None:
-        """Write the zeros behind a step."""
+        """Write the zeros after a step."""
         if torch.compiler.is_compiling():
             for held in self.weights.values():
                 and_(held.parameter, held.bits)
@@ -292,7 +292,7 @@ class Holding:
     def _forget(self, before: Mapping[str, Tensor] | None) -> None:
         """Let the optimizers forget what is pruned now, and what was pruned before.
 
-        Memory that cannot be told apart by weight goes where a weight loses its value, or comes
+        Memory that cannot be assigned to single weights goes where a weight loses its value, or comes
         back.
         """
         stayed, flat = {}, any(held.wrong() for held in self.weights.values())
@@ -307,7 +307,7 @@ class Holding:
 
 
 class _AfterStep:
-    """Behind a step of one of several optimizers."""
+    """What is done after a step of one of several optimizers."""
 
     def __init__(self, holding: Holding, number: int) -> None:
         self._holding, self._number = holding, number

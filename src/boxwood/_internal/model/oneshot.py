@@ -118,7 +118,7 @@ def find_masks(
 def find_masks_in_rounds(
     model: nn.Module, schedule: Schedule, rounds: int, **settings: Any
 ) -> dict[str, Tensor]:
-    """Prune, score what is left anew, prune further, without training in between.
+    """Prune, score what is left again, prune further, without training in between.
 
     Round k = 1 … rounds prunes to ``schedule(k)``. With ``Geometric(final=s, end=n)`` and `synflow`
     this is Iterative Synaptic Flow Pruning, whose density is ``(1 - s)^(k/n)``.
@@ -200,7 +200,7 @@ def prune_(model: nn.Module, sparsity: float | None, **settings: Any) -> dict[st
 def masks_from_zeros(model: nn.Module, layers: Layers = linear_and_conv) -> dict[str, Tensor]:
     """Read masks off a network that somebody else pruned: zeros count as pruned.
 
-    Masks are data of their own in Boxwood and are never inferred behind your back; this is for
+    Masks are data of their own in Boxwood and are never inferred without your knowledge; this is for
     weights that come without them.
 
     Raises:

@@ -52,7 +52,7 @@ def members(optimizer: Any) -> list[Any]:
     So wrappers are followed by what takes the steps: that of accelerate, SAM, Lookahead.
 
     Raises:
-        InvalidInput: none of them tells of its steps, as those of ``torch.optim`` do.
+        InvalidInput: none of them reports its steps, as those of ``torch.optim`` do.
 
     Example:
         >>> import torch
@@ -62,7 +62,7 @@ def members(optimizer: Any) -> list[Any]:
     """
     found: list[Any] = []
     _collect(optimizer, found)
-    if not any(tells_steps(each) for each in found):
+    if not any(reports_steps(each) for each in found):
         raise InvalidInput(
             f"Expected an optimizer of torch.optim, one derived from it, or a wrapper that holds "
             f"one in an attribute, got {described(optimizer)}; give the optimizer that takes "
@@ -71,12 +71,12 @@ def members(optimizer: Any) -> list[Any]:
     return found
 
 
-def tells_steps(optimizer: Any) -> bool:
+def reports_steps(optimizer: Any) -> bool:
     """Say whether hooks can be registered on an optimizer; some wrappers only look like one.
 
     Example:
         >>> import torch
-        >>> tells_steps(torch.optim.SGD([nn.Parameter(torch.zeros(1))]))
+        >>> reports_steps(torch.optim.SGD([nn.Parameter(torch.zeros(1))]))
         True
     """
     return hasattr(optimizer, "_optimizer_step_post_hooks")
@@ -127,7 +127,7 @@ def forget_(optimizer: Any, stayed: Mapping[nn.Parameter, Tensor], *, flat: bool
         if parameter not in state:
             continue
         if not parameter.dim():
-            # Counters have no dimension either, so what is remembered cannot be told from them.
+            # Counters have no dimension either, so what is remembered looks the same.
             if not bool(bits.any()):
                 state.pop(parameter)
             continue

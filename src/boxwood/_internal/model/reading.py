@@ -17,7 +17,7 @@ from boxwood.errors import InvalidInput
 
 
 class Holder(Protocol):
-    """What hooks on modules tell that weights are about to be read."""
+    """What hooks on modules notify when weights are about to be read."""
 
     def look(self, hook: "ReadingHook", module: nn.Module) -> None:
         """Project what was changed, before a module reads it."""
@@ -97,7 +97,7 @@ class _MasksOf:
 
 
 def check_names(model: nn.Module, weights: Iterable[HeldWeight]) -> None:
-    """Refuse a network in which a name stands for another parameter than the masked one.
+    """Refuse a network in which a name means another parameter than the masked one.
 
     Raises:
         InvalidInput: a parameter was replaced, or goes by another name.
@@ -195,7 +195,7 @@ def _hook_module(
     if found:
         forward = ReadingHook(holder, found, own, edges)
         save = ReadingHook(holder, found, own, edges, saving=True)
-        # Before fully_shard gathers the shards, and behind hooks that write to weights.
+        # Before fully_shard gathers the shards, and after hooks that write to weights.
         first = any(held.sharded for held in found)
         handles += [
             module.register_forward_pre_hook(forward, prepend=first),

@@ -55,7 +55,7 @@ class Rounds:
 
 
 def overflow(optimizer: Any) -> Tensor | None:
-    """Return what a ``GradScaler`` tells a fused optimizer: not zero where a gradient overflowed.
+    """Return what a ``GradScaler`` reports to a fused optimizer: not zero where a gradient overflowed.
 
     Example:
         >>> import torch

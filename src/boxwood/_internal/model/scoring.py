@@ -76,7 +76,7 @@ def score(
                 raise InvalidInput(
                     f"Expected a criterion whose positional parameters are among "
                     f"{', '.join(at_hand)}, or evidence that can be gathered from batches, got "
-                    f"{need!r}; settings go behind a `*`, evidence of your own into evidence=."
+                    f"{need!r}; settings go after a `*`, evidence of your own into evidence=."
                 )
         found = _fitted(criterion(*(at_hand[need]() for need in needs)), weight, name)
         scores[name] = found if layout is None else layout.as_stored(found)

@@ -32,7 +32,7 @@ _NEAR = 5e-4  # a difference of sparsities that is not worth a warning
 class SparseTraining:
     """Let a policy decide the masks of a network while any loop trains it.
 
-    Behind every ``optimizer.step()`` pruned weights are set to zero, as `MaskBinding` does; and
+    After every ``optimizer.step()`` pruned weights are set to zero, as `MaskBinding` does; and
     when the policy is due, the weights are scored and it decides new masks.
 
     Args:
@@ -135,12 +135,12 @@ class SparseTraining:
         return self.next_update() is None
 
     def next_update(self) -> int | None:
-        """The step behind which masks change next; None where they stay for a million steps."""
+        """The step after which masks change next; None where they stay for a million steps."""
         now = self._rounds.most
         return next(filter(self.policy.due, range(now + 1, now + _END)), None)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return all there is to save beside model and optimizer: the steps taken and the masks."""
+        """Return all there is to save with model and optimizer: the steps taken and the masks."""
         return {"steps": torch.tensor(self.steps), **self._held.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -267,6 +267,6 @@ def _is_captured(weight: Tensor) -> bool:
 
 
 def _split(state: Mapping[str, Tensor]) -> tuple[int, dict[str, Tensor]]:
-    """Tell the number of steps from the masks, which no parameter named ``steps`` disturbs."""
+    """Separate the number of steps from the masks, which no parameter named ``steps`` disturbs."""
     masks = {name: mask for name, mask in state.items() if name != "steps"}
     return int(state.get("steps", 0)), masks

@@ -35,7 +35,7 @@ def dense_training(*, train: Training, measure: Phase = _MEASURE) -> Recipe:
 
     Args:
         train: how, and how long.
-        measure: the phase behind the training.
+        measure: the phase after the training.
 
     Example:
         >>> from boxwood.optim import SGD
@@ -54,7 +54,7 @@ def sparse_training(
         train: the dense training.
         policy: such as `LayerByLayer` or `RigL`; for `Gradual` see `gradual_pruning`.
         layers: the parameters that are pruned.
-        measure: the phase behind the training.
+        measure: the phase after the training.
 
     Example:
         >>> from boxwood.policies import LayerByLayer
@@ -88,14 +88,14 @@ def gradual_pruning(
         sparsity: at the end, in [0, 1); `Size` says at which one a large network has as many
             non-zeros, or bytes, as a small one.
         begin: step at which the sparsity starts to rise, after some dense training.
-        end: step of the last update; training goes on behind it.
+        end: step of the last update; training goes on after it.
         every: steps between updates.
         shape: `Cubic` as in the paper; its controls are `Linear` and `at_the_end`.
         criterion: scores the weights.
         granularity: what goes together.
         allocation: how the sparsity is shared out; ``uniform`` prunes every layer to it by itself.
         layers: the parameters that are pruned.
-        measure: the phase behind the training.
+        measure: the phase after the training.
 
     Raises:
         InvalidInput: the window reaches beyond the training, or is no multiple of ``every``.
@@ -180,7 +180,7 @@ class Size:
         return self.prunable + self.rest
 
     def sparsity_at(self, nonzero: float) -> float:
-        """Return the sparsity of the prunable parameters that leaves so many: ``1 - (n - rest) / prunable``.
+        """Return the sparsity of the prunable parameters at which ``nonzero`` are left: ``1 - (n - rest) / prunable``.
 
         Pruned layer by layer to it, a network has ``nonzero`` parameters left up to the rounding
         of each layer's count.
@@ -190,7 +190,7 @@ class Size:
                 ``total``.
 
         Raises:
-            InvalidInput: no sparsity leaves so many.
+            InvalidInput: no sparsity leaves that number.
 
         Example:
             >>> Size(prunable=1000, rest=10).sparsity_at(260)
@@ -212,7 +212,7 @@ class Size:
             count: bytes of the whole network.
 
         Raises:
-            InvalidInput: no sparsity takes so many.
+            InvalidInput: no sparsity takes that number.
 
         Example:
             >>> Size(prunable=8000, rest=0).sparsity_at_bytes(9000)  # 2,000 values and 8,000 bits

@@ -46,7 +46,7 @@ class World:
         data: training, validation and test examples.
         earlier: a label to the state that the phase of that label left; ``"genesis"`` always is.
         checkpoints: where a long phase keeps how far it is.
-        progress: told (done, all) while a phase works.
+        progress: called with (done, all) while a phase works.
         device: where networks are trained and measured.
         finished: the last state of a run that the phase said it needs.
         cache: folder for what can be computed again, such as a teacher's logits.

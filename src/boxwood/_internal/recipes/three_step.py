@@ -28,7 +28,7 @@ def dense(train: Training, *, as_long_as: Recipe | None = None) -> Recipe:
 
     Args:
         train: how, and how long.
-        as_long_as: a recipe whose last network has more training behind it, such as one that
+        as_long_as: a recipe whose last network was trained for longer, such as one that
             retrains; the dense training then takes as many epochs or steps, with its learning-rate
             schedule stretched over them.
 

@@ -92,10 +92,10 @@ def compared(
     if test is None or any("validation" not in facts for _, by in terms for facts in by.values()):
         return found
     validation = contrast(terms, part="validation", what=what, scale=scale)
-    beside = disagreement(test, validation, digits) or (
+    on_validation = disagreement(test, validation, digits) or (
         f"on validation {shown(validation, digits)}" if validation is not None else ""
     )
-    return replace(found, evidence=f"{found.evidence}; {beside}")
+    return replace(found, evidence=f"{found.evidence}; {on_validation}")
 
 
 def within_margin(

@@ -18,7 +18,7 @@ from boxwood._internal.runs.store import Store
 from boxwood.errors import BoxwoodError, DamagedFileWarning
 
 _OLD = 3600.0
-"""Seconds after which something unfinished that carries no key counts as left behind."""
+"""Seconds after which something unfinished that carries no key counts as abandoned."""
 
 _KEY = re.compile("[0-9a-f]{20}")
 """Keys as `boxwood._internal.core.digests.digest` makes them; nothing of another name is touched."""
@@ -45,7 +45,7 @@ def collect_garbage(store: Store) -> int:
     freed = 0
     for path in _inside(store, "phases", "partial", "runs"):
         with _going_on(path):
-            if _left_behind(store, path):
+            if _is_abandoned(store, path):
                 size = _size(path)
                 _delete(path)
                 freed += size
@@ -72,7 +72,7 @@ def _set_unwanted_aside(store: Store) -> None:
                 path.rename(unfinished(path))
 
 
-def _left_behind(store: Store, path: Path) -> bool:
+def _is_abandoned(store: Store, path: Path) -> bool:
     """Say whether something is unfinished, and nobody is writing it any more."""
     name = finished_name(path)
     if name is None:

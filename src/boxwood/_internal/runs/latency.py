@@ -1,10 +1,10 @@
-"""How long the networks of a store take on this machine: measured by turns, kept beside the runs.
+"""How long the networks of a store take on this machine: measured by turns, kept next to the runs.
 
     latency.json    {"about": machine, versions, batch and threads,
                      "networks": {KEY: {WAY: [milliseconds per example, …]}}, "refused": {KEY: why}}
 
 Times are no facts of a phase, which are the same in every repetition; so they have a file of their
-own, which can be made anew on another machine and by other means.
+own, which can be made again on another machine and by other means.
 """
 
 import json
@@ -129,7 +129,7 @@ def measure_all(
     again: bool = False,
     progress: Progress | None = None,
 ) -> Timings:
-    """Measure networks of a store and write the times beside them, after each network.
+    """Measure networks of a store and write the times next to them, after each network.
 
     Networks that are in the file already are not measured again, so what was interrupted goes on.
 
@@ -229,7 +229,7 @@ def read(path: Path) -> Timings:
 
 
 def check_alike(wanted: Mapping[str, Any], about: Mapping[str, Any], path: Path) -> None:
-    """Refuse times that were measured with something else than those beside which they would stand.
+    """Refuse times that were measured with something else than those in the file.
 
     Raises:
         InvalidInput: machine, versions, batch or threads differ.
@@ -240,7 +240,7 @@ def check_alike(wanted: Mapping[str, Any], about: Mapping[str, Any], path: Path)
     here, there = ({name: each.get(name) for name in _SAME} for each in (wanted, about))
     if here != there:
         raise InvalidInput(
-            f"Expected {path} to hold times measured with {here}, got {there}; measure all anew "
+            f"Expected {path} to hold times measured with {here}, got {there}; measure all again "
             f"with `boxwood runs latency --again`, or move the file away."
         )
 

@@ -23,12 +23,12 @@ def run_on_ray(
 
     Every task is a worker as on one machine: the locks of the store share out the work, so its
     folder must be on a file system that all machines see and that has file locks. Ray starts a
-    task anew whose process or machine dies.
+    task again whose process or machine dies.
 
     Args:
         jobs: what to run.
         store: finished phases.
-        settings: how to run; its watcher is not told.
+        settings: how to run; its watcher is not called.
         workers: how many tasks.
         threads: CPUs that each task asks Ray for, and threads of torch in it.
         address: of the cluster, such as ``"auto"``; None starts one on this machine.

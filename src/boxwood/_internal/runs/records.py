@@ -31,7 +31,7 @@ class OtherFormatError(CheckpointError):
 
 
 def sealed_text(content: Mapping[str, Any]) -> str:
-    """Write JSON that tells when it was changed.
+    """Write JSON in which a change is noticed.
 
     Example:
         >>> print(sealed_text({"a": 1}), end="")

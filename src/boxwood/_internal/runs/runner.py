@@ -34,7 +34,7 @@ from boxwood._internal.runs.store import Store, StoredCheckpoints
 from boxwood.errors import InvalidInput
 
 Watcher = Callable[["Job", int, int, int], None]
-"""Told the job, the number of the phase, and (done, all) within it."""
+"""Called with the job, the number of the phase, and (done, all) within it."""
 
 _TELL_AFTER = 60.0
 """Seconds of waiting for other processes after which that is said."""
@@ -61,7 +61,7 @@ class RunSettings:
     Args:
         snapshot_every: seconds between snapshots inside a long phase.
         device: where to train; bit-exact resumption is promised on the CPU.
-        watcher: told of progress.
+        watcher: called with the progress.
     """
 
     snapshot_every: float = 30.0
@@ -201,7 +201,7 @@ def _check_data(store: Store, parent: str, data: Splits) -> None:
         raise InvalidInput(
             f"Expected {data.name} as it was when this run began (its identity was "
             f"{str(began)[:12]}), got other contents ({data.identity[:12]}); put the old data back, "
-            f"or begin anew with another --store, or with a function of another name."
+            f"or begin again with another --store, or with a function of another name."
         )
 
 

@@ -29,7 +29,7 @@ from boxwood._internal.runs.store import Store
 from boxwood.errors import BoxwoodError, InvalidInput
 
 Progress = Callable[[int, int], None]
-"""Told (done, all) phases of the graph."""
+"""Called with (done, all) phases of the graph."""
 
 _POLL = 0.2  # seconds
 _BAD_INPUT = 2
@@ -38,7 +38,7 @@ _WARNED = "boxwood worker warns: "
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What a worker is told: plain values, so that it may sit on another machine.
+    """What a worker is to do: plain values, so that it may sit on another machine.
 
     Args:
         store: folder that all workers see.
@@ -81,7 +81,7 @@ def work(order: Order) -> None:
         InvalidInput: a phase refuses its input, or a file that defines it has changed since.
     """
     torch.set_num_threads(order.threads)
-    # A file that was named put its folder there, for the packages beside it.
+    # A file that was named put its folder there, for the packages next to it.
     sys.path += [each for each in order.path if each not in sys.path]
     store = Store(order.store)
     asked = {run["chain"][-1]: run for run in store.runs()}
@@ -111,11 +111,11 @@ def run_in_processes(
 
     Args:
         jobs: what to run.
-        store: finished phases; ``settings.watcher`` is not told, as workers are other processes.
+        store: finished phases; ``settings.watcher`` is not called, as workers are other processes.
         settings: how to run.
         workers: how many processes.
         threads: of torch in each; more than the cores have is slower.
-        progress: told of finished phases.
+        progress: called with the number of finished phases.
 
     What workers warn of is warned of here, once.
 
@@ -160,7 +160,7 @@ def _start(order: Order, said: IO[str]) -> "subprocess.Popen[str]":
         text=True,
     )
     assert worker.stdin is not None  # noqa: S101 - it is a pipe
-    with suppress(BrokenPipeError):  # it died at once, which its exit code tells
+    with suppress(BrokenPipeError):  # it died at once, which its exit code says
         worker.stdin.write(json.dumps(asdict(order)) + "\n")
         worker.stdin.flush()
     return worker
@@ -189,7 +189,7 @@ def _job(run: Mapping[str, Any], trust: Trust) -> Job:
     return job
 
 
-def _tell(message: Warning | str, *_: object, **__: object) -> None:
+def _report(message: Warning | str, *_: object, **__: object) -> None:
     """Write a warning in a line, for the parent to repeat."""
     print(f"{_WARNED}{json.dumps(str(message))}", file=sys.stderr)  # noqa: T201
 
@@ -205,7 +205,7 @@ def _end_with_parent() -> None:
 def main() -> None:
     """Read an order from standard input and work on it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # interrupted together with the parent, silently
-    warnings.showwarning = _tell
+    warnings.showwarning = _report
     given: dict[str, Any] = json.loads(sys.stdin.readline())
     given |= {name: tuple(given[name]) for name in ("runs", "code", "path")}
     threading.Thread(target=_end_with_parent, daemon=True).start()

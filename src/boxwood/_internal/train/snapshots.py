@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from boxwood._internal.core.generators import devices_of, put_back, random_states
-from boxwood._internal.core.placement import beside
+from boxwood._internal.core.placement import on_device_of
 
 Row = dict[str, float]
 """Of a history: ``epoch`` and ``step`` reached, and the mean training ``loss`` since the row before."""
@@ -108,7 +108,7 @@ def resume_(
     for kind, part in state.tensors().items():
         part.update(_part(snapshot, kind))
     weights = list(model.parameters())
-    state.network_state = {n: beside(t, weights) for n, t in state.network_state.items()}
+    state.network_state = {n: on_device_of(t, weights) for n, t in state.network_state.items()}
     moments: dict[int, dict[str, Any]] = {
         int(index): dict(numbers) for index, numbers in snapshot.facts["numbers"].items()
     }

@@ -37,7 +37,7 @@ def geometric_median(weight: Tensor) -> Tensor:
 
 
 def network_slimming(weight: Tensor, norm_scale: Tensor) -> Tensor:
-    """Score a filter by the scale of the batch norm behind it: ``|γ|``.
+    """Score a filter by the scale of the batch norm after it: ``|γ|``.
 
     The paper trains with an L1 penalty on γ first, which is what makes the small ones mean
     something.
@@ -76,13 +76,13 @@ def rank_of_features(weight: Tensor, feature_rank: Tensor) -> Tensor:
         tensor([7.5000, 3.0000])
 
     Source: Lin, Ji, Wang, Zhang, Zhang, Tian and Shao (2020), equation 5.
-    Differs from the authors' code, which takes the ranks behind the activation function.
+    Differs from the authors' code, which takes the ranks after the activation function.
     """
     return _per_filter(feature_rank, weight)
 
 
 def taylor_gate(weight: Tensor, gate_gradient_square: Tensor) -> Tensor:
-    """Score a filter by a gate behind it: ``mean_b (gate · ∂E_b/∂gate)²`` at gate = 1.
+    """Score a filter by a gate after it: ``mean_b (gate · ∂E_b/∂gate)²`` at gate = 1.
 
     Args:
         weight: [out, ...]; only its shape counts.

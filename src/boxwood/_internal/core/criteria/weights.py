@@ -79,7 +79,7 @@ def magnitude_over_survivor_std(weight: Tensor, mask: Tensor) -> Tensor:
         tensor([0., 0., 1., 1.])
 
     Source: Han, Pool, Tran and Dally (2015), section 4, the reading in which every round computes
-    the standard deviation anew.
+    the standard deviation again.
     """
     return weight.detach().abs() / _spread(weight.detach()[mask])
 

@@ -93,8 +93,8 @@ def norm_scale(seen: Calibration) -> dict[str, Tensor]:
         scale = follows[name].weight if name in follows else None
         if not isinstance(scale, Tensor):
             raise InvalidInput(
-                f"Expected a batch norm with a scale right behind every layer for its γ, got none "
-                f"behind {name!r}; {leaving_out([name], seen.weights)}."
+                f"Expected a batch norm with a scale right after every layer for its γ, got none "
+                f"after {name!r}; {leaving_out([name], seen.weights)}."
             )
         scales[name] = scale.detach()
     return scales
@@ -103,7 +103,7 @@ def norm_scale(seen: Calibration) -> dict[str, Tensor]:
 def gate_gradient_square(seen: Calibration) -> dict[str, Tensor]:
     """Mean over the batches of ``(∂E_b/∂gate)²`` for a gate of 1 on each output channel, [out].
 
-    The gate sits behind the batch norm that reads the layer's outputs, or behind the layer where
+    The gate sits after the batch norm that reads the layer's outputs, or after the layer where
     none does.
 
     Example:
@@ -147,10 +147,10 @@ def gate_gradient_square(seen: Calibration) -> dict[str, Tensor]:
 def sharing_input(seen: Calibration) -> list[list[str]]:
     """Group linear layers that read the very same tensor, as those of queries, keys and values do.
 
-    The first batch tells. Layers of other kinds are alone.
+    The first batch decides. Layers of other kinds are alone.
 
     Returns:
-        Names of the weights in the order given, each group where its first one stands.
+        Names of the weights in the order given, each group at the place of its first one.
 
     Example:
         >>> class Gated(nn.Module):

@@ -194,7 +194,7 @@ class Calibration:
 
     def _nonempty(self) -> Iterator[Any]:
         # Here and wherever batches are looped over, names are dropped before the next batch is
-        # asked for: a loop variable would keep the last one, and its graph, beside it.
+        # asked for: a loop variable would keep the last one, and its graph, in memory too.
         some = False
         for batch in self.batches:
             some = True

@@ -46,7 +46,7 @@ COLLECTORS: Mapping[str, Callable[[Calibration], dict[str, Tensor]]] = {
         weight_movement,
     )
 }
-"""What a criterion's positional parameters may name, beside weight, mask and name."""
+"""What a criterion's positional parameters may name, as well as weight, mask and name."""
 
 
 def gather(names: Iterable[str], seen: Calibration, given: Evidence | None = None) -> Evidence:

@@ -60,7 +60,7 @@ class TrackMovement:
         self._hook.remove()
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:  # noqa: ARG002
-        # Fused optimizers unscale and skip inside their kernels, and are told so by attributes.
+        # Fused optimizers unscale and skip inside their kernels, and learn what to do from attributes.
         scale, skipped = getattr(optimizer, "grad_scale", None), overflow(optimizer)
         with torch.no_grad():
             for name, weight in self._weights.items():

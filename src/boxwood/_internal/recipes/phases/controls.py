@@ -61,7 +61,7 @@ class MasksFrom:
     label: str = spec.field("", identity=False)
 
     def run(self, state: State, world: World) -> State:
-        """Decide the masks anew."""
+        """Decide the masks again."""
         _require(state.masks, self)
         weights = world.earlier(self.of).weights
         scores = {name: magnitude(weights[name]) for name in state.masks}

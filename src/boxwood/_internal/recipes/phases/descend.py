@@ -25,7 +25,7 @@ class Descend:
         batch: examples at a time; changes memory, and nothing else.
         label: a name for later phases.
 
-    Source: LeCun, Denker and Solla (1990), section 2: second derivatives tell the rise of the loss
+    Source: LeCun, Denker and Solla (1990), section 2: second derivatives give the rise of the loss
     only at a minimum.
     """
 

@@ -14,7 +14,7 @@ from boxwood._internal.train.losses import Loss
 from boxwood._internal.train.metrics import accuracy_by_class, mean_iou, top_accuracy
 
 _FEW_CLASSES = 10
-"""Of so many the five likeliest say little."""
+"""Of this number of classes, or fewer, the five likeliest say little."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Measure:
     """Measure accuracy on validation and test examples, and count what is left.
 
     The test examples decide nothing: they are looked at here and nowhere else. Where there are
-    more than ten classes, top-5 accuracy stands beside top-1. Which examples are answered rightly is
+    more than ten classes, top-5 accuracy is measured as well as top-1. Which examples are answered rightly is
     kept too, so that networks can be compared over seeds and examples.
 
     Args:

@@ -1,4 +1,4 @@
-"""What a criterion says a deletion costs, beside what it costs."""
+"""What a criterion says a deletion costs, next to what it costs."""
 
 from dataclasses import dataclass
 

@@ -32,7 +32,7 @@ class Recovery:
     Args:
         examples: training examples.
         training: a brief training; None for none. Every try sees the same batches.
-        batches: of 250 examples, over which batch-norm statistics are taken anew, after ``training``.
+        batches: of 250 examples, over which batch-norm statistics are taken again, after ``training``.
         seed: root seed.
     """
 

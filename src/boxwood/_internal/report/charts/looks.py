@@ -1,8 +1,8 @@
 """How every chart looks: colours, markers, dashes and the theme.
 
 Colours are CSS variables, so that one drawing serves light, dark and print; `page.css` gives their
-values. Lines differ in colour, marker and dashes at once, so that they can be told apart in grey
-and by colour-blind readers.
+values. Lines differ in colour, marker and dashes at once, so that they differ in grey
+and for colour-blind readers.
 """
 
 from collections.abc import Mapping, Sequence

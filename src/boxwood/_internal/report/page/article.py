@@ -241,7 +241,7 @@ def _rules(
 
 
 def _rule_table(items: Sequence[Item]) -> Table:
-    words = {True: "met", False: "not met", None: "cannot tell"}
+    words = {True: "met", False: "not met", None: "not known"}
     return Table(
         "rules",
         "Checklist",

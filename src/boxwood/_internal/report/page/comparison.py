@@ -79,8 +79,8 @@ class Comparison:
         signs = [better(pair.paired, self.test) for pair in self.pairs]
         won, lost = signs.count(1), signs.count(-1)
         apart = len(self.pairs) - won - lost
-        said = [f"{self.a} against {self.b}: better at {won}, worse at {lost} and not to be"]
-        said.append(f"told apart at {apart} of the {len(self.pairs)} sparsities that both reach.")
+        said = [f"{self.a} against {self.b}: better at {won}, worse at {lost} and"]
+        said.append(f"undecided at {apart} of the {len(self.pairs)} sparsities that both reach.")
         unequal = [pair for pair in self.pairs if not pair.same_budget]
         if unequal:
             said.append(

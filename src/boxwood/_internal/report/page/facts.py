@@ -96,7 +96,7 @@ def overlap_of(facts: Facts, part: str) -> float | None:
 
 
 def describes_a_network(facts: Facts) -> bool:
-    """Say whether facts tell how good a network is on test examples, as those of `Measure` do.
+    """Say whether facts include how good a network is on test examples, as those of `Measure` do.
 
     Example:
         >>> describes_a_network({"test_loss": 0.3}), describes_a_network({"epochs": 3})

@@ -91,9 +91,9 @@ def histogram_figure(found: Sequence[Pair]) -> Figure | None:
     whats = ("before pruning", "left at the end")
     step = {"interpolate": "step"}
     legend = {"orient": "top", "title": None, "symbolOpacity": 1, "symbolStrokeWidth": 0}
-    told_apart = {"field": "what", "type": "nominal", "legend": legend}
-    shades = {**told_apart, "scale": {"domain": whats, "range": ["var(--c7)", "var(--c1)"]}}
-    dashes = {**told_apart, "scale": {"domain": whats, "range": [[1, 0], [4, 2]]}}
+    by_state = {"field": "what", "type": "nominal", "legend": legend}
+    shades = {**by_state, "scale": {"domain": whats, "range": ["var(--c7)", "var(--c1)"]}}
+    dashes = {**by_state, "scale": {"domain": whats, "range": [[1, 0], [4, 2]]}}
     spec = {
         **base(rows, [only("layer", names[0])], field=PRUNED),
         "height": 280,
@@ -228,7 +228,7 @@ def _pictures(pair: Pair) -> Iterator[Picture]:
 
 
 def _picture(pair: Pair, kept: Tensor, title: str, about: str) -> Picture:
-    # Sixteen shades are as many as an eye tells apart here, and half the bytes of 256.
+    # Sixteen shades are as many as an eye distinguishes here, and half the bytes of 256.
     grey = (17 * (15 - 15 * _pooled(kept).clamp(0, 1)).round()).to(torch.uint8).numpy()
     height, width = grey.shape
     scale = max(1, min(8, 160 // max(height, 1)))

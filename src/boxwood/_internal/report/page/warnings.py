@@ -145,7 +145,7 @@ def _unfinished(study: Study) -> Iterator[Note]:
 
 
 def _overlapping(found: Sequence[Network]) -> Iterator[Note]:
-    """At each sparsity, whether the best can be told from the next best."""
+    """At each sparsity, whether the best can be distinguished from the next best."""
     test = yardstick(found).test
     pruned = [each for each in found if not each.dense and each.values(test) and each.mean(KEPT)]
     pruned.sort(key=lambda each: each.mean(KEPT) or 0.0, reverse=True)
@@ -175,7 +175,7 @@ def _overlapping(found: Sequence[Network]) -> Iterator[Note]:
         yield Note(
             "mild",
             f"Intervals that overlap: at {len(said)} of {len(levels)} sparsities the best network "
-            f"cannot be told from the next best.",
+            f"cannot be distinguished from the next best.",
             said,
         )
 
