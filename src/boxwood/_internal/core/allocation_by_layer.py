@@ -22,8 +22,8 @@ def erdos_renyi_kernel(
     """Give each tensor a density in proportion to the sum of its sides over their product (ERK).
 
     ``density_l ∝ (n_out + n_in + k_h + k_w) / (n_out · n_in · k_h · k_w)``; a tensor that this
-    would fill beyond 1 stays dense, and the rest is shared among the others again. It looks at shapes alone,
-    and is meant for single weights.
+    would fill beyond 1 stays dense, and the rest is shared among the others again. It
+    looks at shapes alone, and is meant for single weights.
 
     Raises:
         InvalidInput: a tensor has fewer than two dimensions.

@@ -241,8 +241,8 @@ def _module(name: str) -> ModuleType:
 def _file_module(path: Path) -> ModuleType:
     """Import a file that is not on the path; the same file is imported once.
 
-    Files next to it can be imported by it, as where Python runs it; an installed module of the same
-    name comes first.
+    Files next to it can be imported by it, as where Python runs it; an installed module of the
+    same name comes first.
     """
     path = path.resolve()
     name = f"{_USER_MODULE}{path.stem}_{digest(str(path))}"  # two files may have one name

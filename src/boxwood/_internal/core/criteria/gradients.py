@@ -52,7 +52,7 @@ def grasp(weight: Tensor, hessian_gradient: Tensor) -> Tensor:
 def synflow(weight: Tensor, flow_gradient: Tensor) -> Tensor:
     """Score by the flow through the weight: ``|∂R/∂w · w|`` of the network of absolute values.
 
-    R is the sum of the outputs for an input of ones. Meant to be scored again in each of some 100 rounds
+    R is the sum of the outputs for an input of ones. Meant to be scored in each of some 100 rounds
     that multiply the density by the same factor: `boxwood.oneshot.find_masks_in_rounds` with the
     schedule ``Geometric``. In one round it may empty a layer like any other criterion.
 
