@@ -80,8 +80,9 @@ def test_public_names_are_documented(name: str) -> None:
 def test_documents_use_public_names_only(path: Path) -> None:
     """Nothing private is named, and every dotted name is there."""
     text = path.read_text()
-    assert "boxwood._internal" not in text
-    known = public()
+    if path.parent.name != "decisions":  # these are read by those who change what is private
+        assert "boxwood._internal" not in text
+    known = {**public(), "boxwood._internal": boxwood}
     for dotted in re.findall(r"(?<![\w/.-])(boxwood\b(?:\.[A-Za-z_]\w*)+)", text):
         assert _is_known(dotted, known), dotted
     for module, listed in re.findall(

@@ -10,7 +10,6 @@ from torch import nn
 from boxwood._internal.core.allocation import uniform
 from boxwood._internal.core.allocation_by_layer import OutlierWeighed
 from boxwood._internal.core.call import Call
-from boxwood._internal.core.criteria import magnitude, wanda
 from boxwood._internal.core.granularity import Elements, Granularity, NofM, PerRow
 from boxwood._internal.files.mask_files import load_masks
 from boxwood._internal.model.blockwise import by_criterion, by_sparse_gpt
@@ -18,6 +17,7 @@ from boxwood._internal.model.evidence.activations import input_norm
 from boxwood._internal.model.evidence.calibration import Calibration
 from boxwood._internal.model.oneshot import apply_masks_, find_masks
 from boxwood._internal.model.reconstruct import load_, prune_and_reconstruct
+from boxwood.criteria import magnitude, wanda
 from boxwood.errors import BoxwoodError, SelectionWarning
 
 transformers = pytest.importorskip("transformers")

@@ -13,10 +13,10 @@ from typer.testing import CliRunner
 import boxwood
 from boxwood._internal.cli.main import app
 from boxwood._internal.core.call import Call
-from boxwood._internal.core.criteria import magnitude
 from boxwood._internal.core.granularity import NofM
 from boxwood._internal.files.mask_files import load_masks
 from boxwood._internal.model.blockwise import by_criterion, by_sparse_gpt
+from boxwood.criteria import magnitude
 from boxwood.errors import BoxwoodError, MissingDependency
 
 transformers = pytest.importorskip("transformers")

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from boxwood._internal.core import criteria
+from boxwood import criteria
 from boxwood._internal.core.allocation import allocate
 from boxwood._internal.core.allocation_by_layer import OutlierWeighed, erdos_renyi_kernel, lamp
 from boxwood._internal.core.granularity import PerRow

@@ -14,8 +14,8 @@ from boxwood._internal.core.allocation import (
     std_quality,
     uniform,
 )
-from boxwood._internal.core.criteria import magnitude_over_std
 from boxwood._internal.core.selection import select
+from boxwood.criteria import magnitude_over_std
 from boxwood.errors import BoxwoodError
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from boxwood._internal.core import criteria
+from boxwood import criteria
 from boxwood._internal.core.allocation import allocate, global_, uniform
 from boxwood._internal.core.call import Call
 from boxwood._internal.core.granularity import NofM, PerRow, Slices, total

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from boxwood._internal.core import criteria
+from boxwood import criteria
 from boxwood._internal.core.policies import RigL
 from boxwood._internal.engine.compiling import compile  # noqa: A004 - as torch names it
 from boxwood._internal.graph.units import find_units

@@ -32,9 +32,21 @@ from boxwood._internal.engine.thread_team import ThreadTeam
     bias=st.booleans(),
     with_state=st.booleans(),
     sparsity=st.sampled_from((0.0, 0.8)),
+    threads=st.sampled_from((1, 2)),
 )
 def test_a_recurrent_stack_computes_what_torch_computes(
-    kind, inputs, hidden, layers, steps, batch, both, batch_first, bias, with_state, sparsity
+    kind,
+    inputs,
+    hidden,
+    layers,
+    steps,
+    batch,
+    both,
+    batch_first,
+    bias,
+    with_state,
+    sparsity,
+    threads,
 ) -> None:
     """Any stack in one direction or two, from any state, for any number of steps."""
     torch.manual_seed(0)
@@ -56,12 +68,11 @@ def test_a_recurrent_stack_computes_what_torch_computes(
         if batch > 1
         else not (kind is nn.GRU and hidden % 16) and (not both or steps > 3)
     )  # fmt: skip
-    for threads in (1, 2):
-        kernels = KernelCache(program, host(), threads)
-        session = Session(program, interface(), able, kernels, ThreadTeam(threads))
-        with torch.no_grad():
-            wanted = net(*example)
-        got = session(*example)
-        flat = [torch.utils._pytree.tree_leaves(each) for each in (got, wanted)]
-        for ours, theirs in zip(*flat, strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=2e-6)
+    kernels = KernelCache(program, host(), threads)
+    session = Session(program, interface(), able, kernels, ThreadTeam(threads))
+    with torch.no_grad():
+        wanted = net(*example)
+    got = session(*example)
+    flat = [torch.utils._pytree.tree_leaves(each) for each in (got, wanted)]
+    for ours, theirs in zip(*flat, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=2e-6)

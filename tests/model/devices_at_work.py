@@ -6,6 +6,7 @@ Run as ``python devices_at_work.py FILE``; the file gets a JSON object, name to 
 """
 
 import copy
+import inspect
 import json
 import sys
 import tempfile
@@ -20,9 +21,9 @@ from pretend_device import GPU, MODULE, Pretending
 from torch import Tensor, nn
 
 import boxwood
+from boxwood import criteria
 from boxwood._internal.agent.environment import tries_of
 from boxwood._internal.agent.search import Agent, TryAndLearn
-from boxwood._internal.core import criteria
 from boxwood._internal.core.allocation import global_, uniform
 from boxwood._internal.core.call import Call
 from boxwood._internal.core.granularity import NofM, PerRow, Slices
@@ -434,7 +435,7 @@ SCENARIOS: dict[str, Callable[[Device], Numbers]] = {
 SCENARIOS |= {
     f"by {name}": partial(pruned_by, name=name)
     for name in criteria.__all__
-    if name not in ("movement",)
+    if inspect.isfunction(getattr(criteria, name)) and name != "movement"
 }
 SCENARIOS |= {
     f"trained by {type(policy).__name__}": partial(trained, policy=policy)

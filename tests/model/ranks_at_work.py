@@ -3,6 +3,7 @@
 Run as ``python ranks_at_work.py RANK FOLDER``. Rank 0 repeats all of it in one process afterwards.
 """
 
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -20,7 +21,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
-from boxwood._internal.core import criteria
+from boxwood import criteria
 from boxwood._internal.core.masks import kept
 from boxwood._internal.core.placement import whole
 from boxwood._internal.core.policies import SET, Gradual, LayerByLayer, Policy, RigL, Static
@@ -409,7 +410,8 @@ def both(part: Part) -> dict[str, Callable[[], Found]]:
         name: lambda policy=policy, settings=settings: trained(part, policy, **settings)
         for name, (policy, settings) in policies().items()
     }
-    gathered = [name for name in criteria.__all__ if name != "movement"]
+    functions = [n for n in criteria.__all__ if inspect.isfunction(getattr(criteria, n))]
+    gathered = [name for name in functions if name != "movement"]
     found |= {name: lambda name=name: by_criterion(part, name) for name in gathered}
     return found | {
         "unequal batches": lambda: unequal(part),

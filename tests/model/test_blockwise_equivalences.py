@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from boxwood._internal.core import criteria
+from boxwood import criteria
 from boxwood._internal.core.allocation import uniform
 from boxwood._internal.core.granularity import NofM, PerRow
 from boxwood._internal.model.blockwise import (

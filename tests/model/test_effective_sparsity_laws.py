@@ -5,14 +5,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from boxwood._internal.core.criteria import magnitude, magnitude_over_std
 from boxwood._internal.core.masks import kept
 from boxwood._internal.model.dead import remove_dead
 from boxwood._internal.model.effective import without_dead
 from boxwood._internal.model.oneshot import find_masks
+from boxwood.criteria import magnitude, magnitude_over_std
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(
     st.integers(0, 10**6), st.floats(0.05, 0.99), st.sampled_from([magnitude, magnitude_over_std])
 )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from boxwood._internal.core import criteria
+from boxwood import criteria
 from boxwood._internal.core.examples import InBatches
 from boxwood._internal.data.splits import InMemory
 from boxwood._internal.model.binding import MaskBinding

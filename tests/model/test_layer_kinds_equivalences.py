@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 from torch.nn.utils import prune as torch_prune
 
-from boxwood._internal.core import criteria
+from boxwood import criteria
 from boxwood._internal.core.allocation import global_, uniform
 from boxwood._internal.core.allocation_by_layer import erdos_renyi_kernel, lamp
 from boxwood._internal.core.blocks import Blocks

@@ -13,7 +13,6 @@ from torch.nn.functional import cross_entropy, linear
 from torch.optim.swa_utils import AveragedModel
 
 from boxwood._internal.core.allocation import uniform
-from boxwood._internal.core.criteria import geometric_median, snip, taylor
 from boxwood._internal.core.granularity import Slices
 from boxwood._internal.core.policies import Gradual, RigL, Static
 from boxwood._internal.core.schedules import Cubic
@@ -27,6 +26,7 @@ from boxwood._internal.model.oneshot import apply_masks_, find_masks
 from boxwood._internal.model.prunable import Named
 from boxwood._internal.model.sparse_training import SparseTraining
 from boxwood._internal.recipes.unit_selection import select_units
+from boxwood.criteria import geometric_median, snip, taylor
 from boxwood.errors import BoxwoodError
 
 GENERATOR = torch.Generator().manual_seed(5)

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy as entropy
 
 from boxwood._internal.core.call import Call
-from boxwood._internal.core.criteria import grasp, magnitude, random, snip, synflow
 from boxwood._internal.core.policies import SET, Gradual, LayerByLayer, RigL, Static
 from boxwood._internal.core.schedules import OneShot
 from boxwood._internal.core.seeds import generator_for
@@ -30,6 +29,7 @@ from boxwood._internal.train.losses import cross_entropy, squared_error
 from boxwood._internal.train.optimizers import SGD
 from boxwood._internal.train.settings import PolicyPruning, Training
 from boxwood._internal.zoo.lenet import lenet_300_100
+from boxwood.criteria import grasp, magnitude, random, snip, synflow
 from boxwood.errors import BoxwoodError
 from boxwood.phases import Predict, Prune, PruneUnits, Scan, Train
 

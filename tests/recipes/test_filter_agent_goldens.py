@@ -8,13 +8,13 @@ from torch import nn
 
 from boxwood._internal.agent.search import TryAndLearn
 from boxwood._internal.core.call import Call
-from boxwood._internal.core.criteria import magnitude, random, taylor
 from boxwood._internal.data.digits import digits
 from boxwood._internal.recipes.filter_agent import by_sensitivity, filter_agent, layers_of, ranked
 from boxwood._internal.recipes.phase import State, World
 from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.recipes.phases.search_filters import Recovery, SearchFilters
 from boxwood._internal.zoo.cifar_nets import small_vgg
+from boxwood.criteria import magnitude, random, taylor
 from boxwood.errors import BoxwoodError
 from boxwood.optim import SGD, Adam
 from boxwood.recipes import Genesis

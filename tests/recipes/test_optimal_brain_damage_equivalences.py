@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from boxwood._internal.core import criteria, spec
+from boxwood import criteria
+from boxwood._internal.core import spec
 from boxwood._internal.core.call import Call
 from boxwood._internal.core.examples import InBatches, InFloat64
 from boxwood._internal.core.masks import sparsity

@@ -6,7 +6,6 @@ from typer.testing import CliRunner
 
 from boxwood._internal.cli.main import app
 from boxwood._internal.core.call import Call
-from boxwood._internal.core.criteria import geometric_median, network_slimming, taylor_gate
 from boxwood._internal.data.digits import digits
 from boxwood._internal.deployment import load
 from boxwood._internal.graph.scoring import score_units
@@ -21,6 +20,7 @@ from boxwood._internal.train.losses import cross_entropy
 from boxwood._internal.train.optimizers import SGD
 from boxwood._internal.train.settings import Training
 from boxwood._internal.zoo.lenet import lenet_300_100
+from boxwood.criteria import geometric_median, network_slimming, taylor_gate
 
 
 def test_units_stay_gone_and_the_cut_network_computes_the_same(tmp_path):

@@ -7,7 +7,7 @@ from torch import nn
 from boxwood._internal.adapters.pretrained import Watch, states_of
 from boxwood._internal.adapters.resident import open_resident
 from boxwood._internal.core.allocation_by_layer import OutlierWeighed
-from boxwood._internal.core.criteria import wanda
+from boxwood._internal.core.criteria.activations import wanda
 from boxwood._internal.core.evidence import evidence_of
 from boxwood._internal.model.blockwise import through_blocks
 from boxwood._internal.model.evidence.calibration import Batches, Calibration

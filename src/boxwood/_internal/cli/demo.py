@@ -11,7 +11,7 @@ from boxwood._internal.cli.run import NewStore
 from boxwood._internal.cli.tables import show
 from boxwood._internal.cli.terminal import Console
 from boxwood._internal.core.call import Call
-from boxwood._internal.core.criteria import magnitude_over_std
+from boxwood._internal.core.criteria.weights import magnitude_over_std
 from boxwood._internal.data.digits import digits
 from boxwood._internal.model.counting import LayerCount
 from boxwood._internal.recipes.phase import Experiment

@@ -12,7 +12,8 @@ from typing import Any
 from boxwood._internal.cli.progress import bar
 from boxwood._internal.cli.terminal import Console, say
 from boxwood._internal.core.call import Call
-from boxwood._internal.core.criteria import magnitude, wanda
+from boxwood._internal.core.criteria.activations import wanda
+from boxwood._internal.core.criteria.weights import magnitude
 from boxwood._internal.core.granularity import Elements, NofM, PerRow
 from boxwood._internal.core.spec import encode
 from boxwood._internal.model.blockwise import by_criterion, by_sparse_gpt

@@ -13,7 +13,9 @@ from boxwood._internal.adapters.perplexity import perplexity
 from boxwood._internal.adapters.shrunken import Shrunken, repaired, shrink_pretrained
 from boxwood._internal.cli.progress import bar
 from boxwood._internal.cli.prune_blocks import read_text
-from boxwood._internal.core.criteria import magnitude, taylor, wanda
+from boxwood._internal.core.criteria.activations import wanda
+from boxwood._internal.core.criteria.gradients import taylor
+from boxwood._internal.core.criteria.weights import magnitude
 from boxwood._internal.core.extras import extra
 from boxwood._internal.graph.scoring import UnitScores
 from boxwood._internal.graph.selection import UnitSelection

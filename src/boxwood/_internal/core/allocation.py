@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from torch import Tensor
 
 from boxwood._internal.core.arguments import check_function
-from boxwood._internal.core.criteria import magnitude_over_std
+from boxwood._internal.core.criteria.weights import magnitude_over_std
 from boxwood._internal.core.masks import Masks
 from boxwood._internal.core.schedules import check_sparsity
 from boxwood._internal.core.selection import Scores, candidates, count_above, kth_largest, select

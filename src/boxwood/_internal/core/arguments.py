@@ -98,11 +98,11 @@ def check_function(value: Any, wanted: str, module: str) -> None:
         InvalidInput: it is none.
 
     Example:
-        >>> import boxwood._internal.core.criteria
-        >>> check_function("magnitud", "a criterion", "boxwood._internal.core.criteria")
+        >>> import boxwood.criteria
+        >>> check_function("magnitud", "a criterion", "boxwood.criteria")
         Traceback (most recent call last):
         ...
-        boxwood.errors.InvalidInput: Expected a criterion, got 'magnitud'; give the function: boxwood._internal.core.criteria.magnitude.
+        boxwood.errors.InvalidInput: Expected a criterion, got 'magnitud'; give the function: boxwood.criteria.magnitude.
     """
     if callable(value) and not isinstance(value, type):
         return

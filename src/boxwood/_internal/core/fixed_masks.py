@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from boxwood._internal.core.criteria import magnitude
+from boxwood._internal.core.criteria.weights import magnitude
 from boxwood._internal.core.masks import Masks
 from boxwood._internal.core.selection import Scores
 from boxwood.errors import InvalidInput

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from boxwood._internal.core.allocation import Allocation, allocate
-from boxwood._internal.core.criteria import random
+from boxwood._internal.core.criteria.weights import random
 from boxwood._internal.core.granularity import Granularity, pool_within
 from boxwood._internal.core.masks import Masks
 from boxwood._internal.core.selection import Scores, candidates, select

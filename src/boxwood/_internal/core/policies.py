@@ -16,7 +16,7 @@ from torch import Tensor
 
 from boxwood._internal.core.allocation import Allocation, ByName, uniform
 from boxwood._internal.core.arguments import described
-from boxwood._internal.core.criteria import magnitude, random
+from boxwood._internal.core.criteria.weights import magnitude, random
 from boxwood._internal.core.granularity import Elements, Granularity
 from boxwood._internal.core.mask_changes import pruned, random_masks, replaced
 from boxwood._internal.core.masks import Masks

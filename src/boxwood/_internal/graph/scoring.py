@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from boxwood._internal.core.criteria import magnitude
+from boxwood._internal.core.criteria.weights import magnitude
 from boxwood._internal.core.evidence import evidence_of
 from boxwood._internal.graph.computed import computed, numbers_of
 from boxwood._internal.graph.labels import Ids

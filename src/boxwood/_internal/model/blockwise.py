@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from boxwood._internal.core.allocation import Allocation, uniform
-from boxwood._internal.core.criteria import wanda
+from boxwood._internal.core.criteria.activations import wanda
 from boxwood._internal.core.granularity import Granularity, NofM, PerRow
 from boxwood._internal.core.masks import apply
 from boxwood._internal.model.evaluation import evaluating

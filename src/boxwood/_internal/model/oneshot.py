@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from boxwood._internal.core.allocation import Allocation, allocate
 from boxwood._internal.core.arguments import check_network, checked_masks
-from boxwood._internal.core.criteria import magnitude
+from boxwood._internal.core.criteria.weights import magnitude
 from boxwood._internal.core.evidence import evidence_of
 from boxwood._internal.core.granularity import Elements, Granularity, check_granularity, pool_within
 from boxwood._internal.core.masks import Masks, apply_, kept, validate

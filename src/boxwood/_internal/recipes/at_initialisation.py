@@ -6,7 +6,7 @@ budget. What the criteria have in common is compared by Frankle, Dziugaite, Roy 
 
 from boxwood._internal.core.allocation import Allocation, global_
 from boxwood._internal.core.call import Call
-from boxwood._internal.core.criteria import snip
+from boxwood._internal.core.criteria.gradients import snip
 from boxwood._internal.core.evidence import evidence_of
 from boxwood._internal.core.shuffles import within_layers
 from boxwood._internal.model.prunable import Layers, linear_and_conv

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from boxwood._internal.core.criteria import magnitude
+from boxwood._internal.core.criteria.weights import magnitude
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.model.scoring import Criterion
 from boxwood._internal.recipes.phase import Phase, Recipe

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from boxwood._internal.core.allocation import Allocation, uniform
-from boxwood._internal.core.criteria import magnitude
+from boxwood._internal.core.criteria.weights import magnitude
 from boxwood._internal.core.granularity import Elements, Granularity
 from boxwood._internal.core.policies import Gradual, Policy
 from boxwood._internal.core.schedules import Cubic, OneShot, Schedule

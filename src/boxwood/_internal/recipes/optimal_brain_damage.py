@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from boxwood._internal.core.allocation import Allocation, global_
 from boxwood._internal.core.call import Call
-from boxwood._internal.core.criteria import obd as saliency
+from boxwood._internal.core.criteria.curvature import obd as saliency
 from boxwood._internal.model.prunable import Layers, linear_and_conv
 from boxwood._internal.model.scoring import Criterion
 from boxwood._internal.recipes.phase import Phase, Recipe

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from boxwood._internal.core.criteria import magnitude, network_slimming
+from boxwood._internal.core.criteria.filters import network_slimming
+from boxwood._internal.core.criteria.weights import magnitude
 from boxwood._internal.model.prunable import conv, norm_scales
 from boxwood._internal.model.scoring import Criterion
 from boxwood._internal.recipes.phase import Recipe

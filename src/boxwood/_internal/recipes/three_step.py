@@ -6,7 +6,7 @@ from dataclasses import replace
 from torch import nn
 
 from boxwood._internal.core.allocation import Allocation, global_
-from boxwood._internal.core.criteria import magnitude
+from boxwood._internal.core.criteria.weights import magnitude
 from boxwood._internal.core.generators import own_random_numbers
 from boxwood._internal.model.layer_kinds import linear_kinds
 from boxwood._internal.model.prunable import parameter_names

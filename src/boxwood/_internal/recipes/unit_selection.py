@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 
 from boxwood._internal.core.arguments import check_kind
-from boxwood._internal.core.criteria import magnitude
+from boxwood._internal.core.criteria.weights import magnitude
 from boxwood._internal.core.evidence import evidence_of
 from boxwood._internal.graph.budgets import Budget
 from boxwood._internal.graph.ranking import best_units

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from boxwood._internal.core import spec
-from boxwood._internal.core.criteria import magnitude
+from boxwood._internal.core.criteria.weights import magnitude
 from boxwood._internal.core.masks import Masks, apply
 from boxwood._internal.core.seeds import generator_for
 from boxwood._internal.core.selection import select

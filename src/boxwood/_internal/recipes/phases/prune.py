@@ -9,7 +9,7 @@ from torch import Tensor
 from boxwood._internal.core import spec
 from boxwood._internal.core.allocation import Allocation, global_
 from boxwood._internal.core.chance import draws, seeded
-from boxwood._internal.core.criteria import magnitude
+from boxwood._internal.core.criteria.weights import magnitude
 from boxwood._internal.core.examples import Chosen, Examples, InBatches
 from boxwood._internal.core.granularity import Elements, Granularity
 from boxwood._internal.core.masks import sparsity

@@ -8,7 +8,7 @@ from torch import nn
 
 from boxwood._internal.core import spec
 from boxwood._internal.core.chance import draws, seeded
-from boxwood._internal.core.criteria import magnitude
+from boxwood._internal.core.criteria.weights import magnitude
 from boxwood._internal.core.examples import InBatches
 from boxwood._internal.core.masks import Masks, combine, sparsity
 from boxwood._internal.core.seeds import seed_for

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from boxwood._internal.core import spec
 from boxwood._internal.core.allocation import uniform
 from boxwood._internal.core.chance import draws, seeded
-from boxwood._internal.core.criteria import magnitude
+from boxwood._internal.core.criteria.weights import magnitude
 from boxwood._internal.core.seeds import seed_for
 from boxwood._internal.model.oneshot import apply_masks_, find_masks
 from boxwood._internal.model.prunable import Layers, Named, linear_and_conv
