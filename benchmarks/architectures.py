@@ -166,7 +166,7 @@ def _transformers() -> dict[str, Callable[[], Built]]:
 
 
 def bert_base() -> Built:
-    """BERT as it is used, beside the tiny one of the corpus."""
+    """BERT in the size that is used; the corpus has a tiny one."""
     import transformers
 
     return transformers.BertModel(transformers.BertConfig()), {"input_ids": ids(1, 128)}

@@ -82,7 +82,7 @@ def ways(
 
 
 def owners(net: nn.Module, masks: Masks) -> Iterator[tuple[nn.Module, str, Tensor]]:
-    """Find the module and the attribute behind each dotted name."""
+    """Find the module and the attribute of each dotted name."""
     for name, mask in masks.items():
         module, _, attribute = name.rpartition(".")
         yield net.get_submodule(module), attribute, mask

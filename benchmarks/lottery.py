@@ -26,7 +26,7 @@ BATCH = 60
 
 
 def random_images() -> Splits:
-    """Noise of Fashion-MNIST's sizes, with classes that a linear map tells apart."""
+    """Noise of Fashion-MNIST's sizes, with classes that a linear map separates."""
     return _random_images()
 
 

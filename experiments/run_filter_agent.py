@@ -34,7 +34,7 @@ FIRST = 10  # updates that the pass rule compares the last ones with
 def study(
     net: str, data: str | None, seeds: int, workers: int, store: Path, settings: list[str]
 ) -> None:
-    """Run to the end and leave NAME.json, NAME-trade-off.* and NAME-rewards.* beside each other."""
+    """Run to the end and leave NAME.json, NAME-trade-off.* and NAME-rewards.* in one folder."""
     experiment = resolve(f"{HERE / 'filter_agent.py'}:{net}", data, settings)
     name = "_".join(["filter_agent", net, *([data] if data else [])]).replace("-", "_")
     out = HERE / "results" / f"{name}.json"

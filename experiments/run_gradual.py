@@ -91,9 +91,9 @@ STUDIES = {
 
 
 def run(name: str, seeds: int, store: Path, *, controls: bool, finished: bool) -> None:
-    """Run one study to its end, seed after seed, and leave its figures beside this file.
+    """Run one study to its end, seed after seed, and leave its figures next to this file.
 
-    With ``finished`` it runs nothing, and tells of the networks that are in the store.
+    With ``finished`` it runs nothing, and reports the networks that are in the store.
     """
     torch.set_num_threads(1)
     study = STUDIES[name]()

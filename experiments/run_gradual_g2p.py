@@ -51,7 +51,7 @@ COLUMNS = (
 
 
 def study(seeds: int, steps: int, store: Path, *, finished: bool = False) -> None:
-    """Run to the end, or take what is finished, and leave gradual_g2p.json and gradual_g2p.* beside each other."""
+    """Run to the end, or take what is finished, and leave gradual_g2p.json and gradual_g2p.* in one folder."""
     torch.set_num_threads(1)
     opened = Store(store)
     experiments = [of(steps=steps) for of in (medium, small, large)]

@@ -43,7 +43,7 @@ STUDIES = (
 
 
 def study(net: str, data: str, seeds: int, store: Path) -> None:
-    """Run one study to its end and leave NAME.json and NAME-*.png beside each other."""
+    """Run one study to its end and leave NAME.json and NAME-*.png in one folder."""
     name = f"han2015_{net}_{data}".replace("-", "_")
     experiment = resolve(f"{HERE / 'han2015.py'}:{net}", data)
     execute(

@@ -42,7 +42,7 @@ def study(
     settings: list[str],
     name: str | None,
 ) -> None:
-    """Run to the end and leave NAME.json, NAME-accuracy.* and NAME-steps.* beside each other."""
+    """Run to the end and leave NAME.json, NAME-accuracy.* and NAME-steps.* in one folder."""
     name = "_".join(["lottery", name or net, *([data] if data else [])]).replace("-", "_")
     experiment = resolve(f"{HERE / 'lottery_ticket.py'}:{net}", data, settings)
     out = HERE / "results" / f"{name}.json"

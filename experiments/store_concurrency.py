@@ -1,4 +1,4 @@
-"""Many processes on one store, killed at random, beside readers and garbage collection.
+"""Many processes on one store, killed at random, while others read and collect garbage.
 
 The law: what is in the store in the end is byte for byte what one undisturbed process leaves; a
 process that nobody kills ends by itself without an error; whoever reads meanwhile meets no damaged
@@ -122,7 +122,7 @@ def one_round(root: Path, said: Path, chance: random.Random) -> Counter[str]:
         child.start()
         return child
 
-    beside = [start(collects), start(reads), start(notes)]
+    companions = [start(collects), start(reads), start(notes)]
     runners = [start(runs) for _ in range(3)]
     end = time.monotonic() + PATIENCE
     kills = chance.randrange(4, 12)
@@ -140,9 +140,9 @@ def one_round(root: Path, said: Path, chance: random.Random) -> Counter[str]:
             kills -= 1
     counts["hangs"] += any(child.is_alive() for child in runners)
     counts["failures"] += sum(child.exitcode not in (0, None) for child in runners)
-    for child in [*beside[:2], *runners]:
+    for child in [*companions[:2], *runners]:
         child.kill()
-    for child in [*beside, *runners]:
+    for child in [*companions, *runners]:
         child.join()
     collect_garbage(store)
     left = [p for p in root.rglob("*") if p.name.startswith(UNFINISHED)]

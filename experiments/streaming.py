@@ -30,11 +30,11 @@ from boxwood.oneshot import prune_checkpoint
 
 SPARSITY = 0.5
 BLOCK = 4_000_003  # values after which they repeat; odd, so that chunks never meet blocks
-SHARDS, LARGEST = 8, 1 << 30  # at least so many shards, each of so many bytes at the most
+SHARDS, LARGEST = 8, 1 << 30  # at least this number of shards, each of this number of bytes at most
 
 
 def main() -> None:
-    """Prove memory on a large checkpoint and resumption on a small one; write both down."""
+    """Check memory on a large checkpoint and resumption on a small one; write both down."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gigabytes", type=float, default=20, help="of the large checkpoint (20)")
     parser.add_argument("--small", type=float, default=2, help="of the one that is killed (2)")

@@ -201,7 +201,7 @@ class Rendered:
         return self.count
 
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return float32 [batch, 1, 64, widest] and characters int64 [batch, longest], -1 behind."""
+        """Return float32 [batch, 1, 64, widest] and characters int64 [batch, longest], padded with -1."""
         drawn = [self._draw(index) for index in indices.tolist()]
         widest = max(picture.shape[1] for picture, _ in drawn)
         pictures = [

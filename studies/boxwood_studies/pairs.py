@@ -8,7 +8,7 @@ from boxwood.data import InMemory
 from boxwood.errors import InvalidInput
 
 NO_TARGET = -100
-"""Stands where there is nothing to say; losses and accuracies leave it out."""
+"""Marks places where there is nothing to say; losses and accuracies leave it out."""
 
 Tokens = Sequence[int]
 
