@@ -12,7 +12,7 @@ What is used most is here; everything else is in these modules:
 Whatever is in none of them is private and may move at any time.
 """
 
-from importlib.metadata import version
+from importlib.metadata import version as _version
 
 from boxwood import (  # noqa: F401 - public modules
     agent,
@@ -39,7 +39,7 @@ from boxwood import (  # noqa: F401 - public modules
     structure,
     training,
 )
-from boxwood._internal.core.public_names import publish
+from boxwood._internal.core.public_names import publish as _publish
 from boxwood._internal.deployment import load, save
 from boxwood._internal.engine.compiling import compile  # noqa: A004 - as torch names it
 from boxwood._internal.experiments import run
@@ -54,7 +54,7 @@ from boxwood._internal.recipes.phase import Experiment
 from boxwood._internal.recipes.unit_selection import select_units
 from boxwood.errors import BoxwoodError
 
-__version__ = version("boxwood")
+__version__ = _version("boxwood")
 
 __all__ = [
     "BoxwoodError",
@@ -80,5 +80,5 @@ for _module in (
     agent, allocation, criteria, data, distill, granularity, layers, networks, optim, phases,
     policies, recipes, schedules, training,
 ):  # fmt: skip
-    publish(_module.__name__, *(getattr(_module, _name) for _name in _module.__all__))
-publish("boxwood", Experiment)
+    _publish(_module.__name__, *(getattr(_module, _name) for _name in _module.__all__))
+_publish("boxwood", Experiment)
