@@ -29,7 +29,7 @@ def source_digest(path: Path, name: str) -> str:
     r"""Name the definition ``name`` of a file and all that it reaches there and in files near it.
 
     These are the files in the same folder and those of the package that the file belongs to.
-    Comments and layout do not count, and neither does what is installed.
+    Comments, docstrings and layout do not count, and neither does what is installed.
 
     Args:
         path: the file.
@@ -41,7 +41,7 @@ def source_digest(path: Path, name: str) -> str:
         ...     path = Path(folder) / "a.py"
         ...     _ = path.write_text("def f():\n    return 1  # one\n")
         ...     before = source_digest(path, "f")
-        ...     _ = path.write_text("def f():\n    return 1\n\ndef g():\n    return 2\n")
+        ...     _ = path.write_text("def f():\n    'Return 1.'\n    return 1\n\ndef g():\n    return 2\n")
         ...     source_digest(path, "f") == before
         True
     """
@@ -80,7 +80,7 @@ class _Definition:
     """What the top-level statements that define a name say, and what they use.
 
     Args:
-        says: the statements, without comments and layout.
+        says: the statements, without comments, docstrings and layout.
         names: all names in them.
         imports: level, module and name of what they import; no name for a whole module.
     """
@@ -94,10 +94,18 @@ class _Definition:
 def _definitions(content: bytes) -> dict[str, _Definition]:
     """Definitions of a file by their names."""
     statements: dict[str, list[ast.stmt]] = {}
-    for statement in ast.parse(content).body:
+    for statement in _without_docstrings(ast.parse(content)).body:
         for bound in _bound_by(statement):
             statements.setdefault(bound, []).append(statement)
     return {name: _definition(found) for name, found in statements.items()}
+
+
+def _without_docstrings(module: ast.Module) -> ast.Module:
+    documented = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    for node in ast.walk(module):
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return module
 
 
 def _definition(statements: Iterable[ast.stmt]) -> _Definition:
