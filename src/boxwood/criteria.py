@@ -30,7 +30,7 @@ in B batches, E the mean loss):
     weight_movement           -Σ_t (∂E/∂w) w over a training     that training
 """
 
-from boxwood._internal.core.criteria.activations import wanda
+from boxwood._internal.core.criteria.activations import ria, wanda
 from boxwood._internal.core.criteria.curvature import fisher, hutchinson, obd, obd_full, obs
 from boxwood._internal.core.criteria.filters import (
     geometric_median,
@@ -78,6 +78,7 @@ __all__ = [
     "obs",
     "random",
     "rank_of_features",
+    "ria",
     "snip",
     "synflow",
     "taylor",

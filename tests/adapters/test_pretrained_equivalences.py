@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from boxwood._internal.cli.prune_blocks import decision
 from boxwood._internal.core.allocation import uniform
 from boxwood._internal.core.allocation_by_layer import OutlierWeighed
 from boxwood._internal.core.call import Call
@@ -17,7 +18,7 @@ from boxwood._internal.model.evidence.activations import input_norm
 from boxwood._internal.model.evidence.calibration import Calibration
 from boxwood._internal.model.oneshot import apply_masks_, find_masks
 from boxwood._internal.model.reconstruct import load_, prune_and_reconstruct
-from boxwood.criteria import magnitude, wanda
+from boxwood.criteria import magnitude, ria, wanda
 from boxwood.errors import BoxwoodError, SelectionWarning
 
 transformers = pytest.importorskip("transformers")
@@ -123,9 +124,12 @@ def whole(name: str, decide: str) -> tuple[nn.Module, dict[str, torch.Tensor]]:
             load_(model, done.weights)
             masks |= done.masks
         else:
-            granularity: Granularity = PerRow() if decide == "wanda" else NofM(2, 4)
+            granularity: Granularity = {"wanda": PerRow(), "ria": Elements()}.get(
+                decide, NofM(2, 4)
+            )
+            criterion = ria if decide == "ria" else wanda
             found = find_masks(
-                model, 0.5, criterion=wanda, granularity=granularity, allocation=uniform, layers=layers,
+                model, 0.5, criterion=criterion, granularity=granularity, allocation=uniform, layers=layers,
                 batches=tokens(),
             )  # fmt: skip
             apply_masks_(model, found)
@@ -134,7 +138,7 @@ def whole(name: str, decide: str) -> tuple[nn.Module, dict[str, torch.Tensor]]:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("decide", ["wanda", "2:4", "sparsegpt"])
+@pytest.mark.parametrize("decide", ["wanda", "ria", "2:4", "sparsegpt"])
 def test_one_block_in_memory_is_the_whole_model_in_memory(
     name: str, decide: str, tmp_path: Path
 ) -> None:
@@ -142,6 +146,7 @@ def test_one_block_in_memory_is_the_whole_model_in_memory(
     saved(name, tmp_path / "dense")
     how = {
         "wanda": WANDA,
+        "ria": decision("ria", 0.5, None)[1],
         "2:4": Call.of(by_criterion, granularity=NofM(2, 4)),
         "sparsegpt": SPARSE_GPT,
     }[decide]

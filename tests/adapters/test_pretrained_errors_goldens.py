@@ -161,7 +161,7 @@ def test_the_command(llama: Path, tmp_path: Path) -> None:
     done = command("prune", llama, "--by", "wanda", "--sparsity", 0.25, *text, "--out", tmp_path / "a")  # fmt: skip
     assert "weights of 14 linear layers (sparsity 0.2500)" in done.stdout, done
     assert "32 calibration tokens" in done.stdout
-    for by in ("magnitude", "wanda", "sparsegpt"):
+    for by in ("magnitude", "wanda", "ria", "sparsegpt"):
         out = tmp_path / by
         done = command(
             "prune", llama, "--by", by, "--pattern", "1:4", *text, "--out", out, "--json"
@@ -194,7 +194,7 @@ def test_the_command(llama: Path, tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (["--by", "wanda", "--sparsity", "0.5"], "calibration text for wanda, got none; give --text"),
-        (["--by", "chance", "--sparsity", "0.5"], "Expected --by magnitude, wanda, sparsegpt, got 'chance'"),
+        (["--by", "chance", "--sparsity", "0.5"], "Expected --by magnitude, wanda, ria, sparsegpt, got 'chance'"),
         (["--by", "magnitude"], "either --sparsity or --pattern, got both or neither"),
         (["--by", "magnitude", "--sparsity", "0.5", "--pattern", "2:4"], "either --sparsity or --pattern"),
         (["--by", "magnitude", "--pattern", "half"], "Expected --pattern n:m, n kept of every m"),

@@ -110,6 +110,7 @@ ROWS = (
     Row(criteria.hutchinson, signed=True, degree=2),
     Row(criteria.obs, degree=2),
     Row(criteria.wanda),
+    Row(criteria.ria, degree=0),
     Row(criteria.geometric_median, per_filter=True),
     Row(criteria.network_slimming, per_filter=True, networks=(Residual,), degree=0),
     Row(criteria.rank_of_features, per_filter=True, networks=(Residual,), degree=0),

@@ -57,6 +57,62 @@ def test_wanda(seed: int, rows: int, columns: int, data: st.DataObject) -> None:
     assert np.array_equal(masks["weight"].numpy(), expected)
 
 
+def ria_by_loops(weight: np.ndarray, norms: np.ndarray, power: float) -> np.ndarray:
+    """Every weight by itself: what its input and its output have, and how active the input is."""
+    scores = np.zeros(weight.shape)
+    for out, into in np.ndindex(weight.shape):
+        size = abs(weight[out, into])
+        by_input = sum(abs(weight[row, into]) for row in range(weight.shape[0]))
+        by_output = sum(abs(weight[out, column]) for column in range(weight.shape[1]))
+        if size:
+            scores[out, into] = (size / by_input + size / by_output) * norms[into] ** power
+    return scores
+
+
+def test_ria_by_hand() -> None:
+    """Shares in the columns (sums 4, 2, 0) and rows (4, 2), times roots of 4, 9 and 1."""
+    weight = torch.tensor([[3.0, -1.0, 0.0], [-1.0, 1.0, 0.0]])
+    norms = torch.tensor([[4.0, 9.0, 1.0]])
+    wanted = [[(3 / 4 + 3 / 4) * 2, (1 / 2 + 1 / 4) * 3, 0], [(1 / 4 + 1 / 2) * 2, (1 / 2 + 1 / 2) * 3, 0]]  # fmt: skip
+    assert criteria.ria(weight, norms).tolist() == wanted
+    alone = [[1.5, 0.75, 0], [0.75, 1, 0]]
+    assert criteria.ria(weight, norms, power=0).tolist() == alone
+    assert criteria.ria(weight, norms, power=1).tolist() == [[6, 6.75, 0], [3, 9, 0]]
+    half = criteria.ria(weight.bfloat16(), norms)  # norms are float32 or wider, and so are scores
+    assert half.dtype == torch.float32
+    assert half.tolist() == wanted
+
+
+@given(st.integers(0, 1000), st.integers(1, 6), st.integers(1, 9), st.sampled_from([0.0, 0.5, 1.0]))
+@settings(max_examples=30, deadline=None)
+def test_ria(seed: int, rows: int, columns: int, power: float) -> None:
+    """Over two batches of sequences, with pruned rows and columns, it is a loop over weights."""
+    random = np.random.default_rng(seed)
+    layer = nn.Linear(columns, rows).double()
+    weight = random.normal(size=(rows, columns)) * (random.random((rows, columns)) < 0.6)
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(weight))
+    x = random.normal(size=(5, 3, columns))
+    seen = Calibration(
+        layer, {"weight": layer.weight}, [torch.from_numpy(x[:2]), torch.from_numpy(x[2:])]
+    )
+    found = scores_of(layer, Call.of(criteria.ria, power=power), {"input_norm": input_norm(seen)})
+    expected = ria_by_loops(weight, np.sqrt((x**2).sum((0, 1))), power)
+    np.testing.assert_allclose(found["weight"].numpy(), expected, rtol=1e-12)
+
+
+def test_ria_of_a_convolution() -> None:
+    """It is that of the matrix which the unfolded inputs are multiplied with."""
+    random = torch.Generator().manual_seed(0)
+    net = nn.Conv2d(3, 4, 2, padding=1).double()
+    x = torch.randn(5, 3, 4, 4, generator=random).double()
+    seen = Calibration(net, {"weight": net.weight}, [x])
+    found = scores_of(net, criteria.ria, {"input_norm": input_norm(seen)})["weight"]
+    norms = nn.functional.unfold(x, 2, padding=1).square().sum((0, 2)).sqrt()
+    expected = ria_by_loops(net.weight.detach().flatten(1).numpy(), norms.numpy(), 0.5)
+    np.testing.assert_allclose(found.flatten(1).numpy(), expected, rtol=1e-12)
+
+
 def grouped_in_numpy(scores: np.ndarray, n: int, m: int) -> np.ndarray:
     """The n highest of m neighbours along the second axis."""
     last = np.moveaxis(scores, 1, -1)

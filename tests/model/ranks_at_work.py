@@ -152,7 +152,7 @@ def policies() -> dict[str, tuple[Policy, dict[str, Any]]]:
 
 
 def by_criterion(part: Part, name: str) -> Found:
-    net = convolutions() if name in ("network_slimming", "wanda", "taylor_gate") else chain()
+    net = convolutions() if name in ("network_slimming", "wanda", "ria", "taylor_gate") else chain()
     layers: Layers = linear_and_conv
     if name in ("network_slimming", "rank_of_features"):
         layers = Named(("0.weight",))

@@ -68,7 +68,7 @@ GRANULARITIES: tuple[Granularity, ...] = (
     Elements(), Slices(), Slices((1,)), PerRow(), NofM(2, 4), Blocks(3, 2),
 )  # fmt: skip
 CRITERIA = (
-    criteria.magnitude, criteria.wanda, criteria.obs, criteria.taylor,
+    criteria.magnitude, criteria.wanda, criteria.ria, criteria.obs, criteria.taylor,
     criteria.fisher, criteria.snip, criteria.grasp, criteria.synflow, criteria.geometric_median,
     criteria.taylor_gate,
 )  # fmt: skip

@@ -33,6 +33,7 @@ EVIDENCE = (
     "obd_full",
     "obs",
     "rank_of_features",
+    "ria",
     "snip",
     "synflow",
     "taylor",

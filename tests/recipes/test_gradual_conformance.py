@@ -104,6 +104,7 @@ ROWS: tuple[tuple[Criterion, tuple[type[nn.Module], ...]], ...] = (
     (criteria.movement, EVERYWHERE),
     (criteria.hutchinson, EVERYWHERE),
     (criteria.wanda, LAYERS),
+    (criteria.ria, LAYERS),
     (criteria.obs, LAYERS),
     (criteria.taylor_gate, LAYERS),
     (criteria.network_slimming, (Convolutional,)),

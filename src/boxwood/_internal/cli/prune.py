@@ -54,8 +54,8 @@ def prune(
     by: Annotated[
         str | None,
         typer.Option(
-            help="magnitude, wanda or sparsegpt: prune the linear layers of a Hugging Face model, "
-            "all alike, one block in memory at a time. Default: magnitudes of the whole checkpoint."
+            help="magnitude, wanda, ria or sparsegpt: prune the linear layers of a Hugging Face "
+            "model, all alike, one block in memory at a time. Default: magnitudes of the whole checkpoint."
         ),
     ] = None,
     pattern: Annotated[
@@ -67,7 +67,7 @@ def prune(
         bool, typer.Option("--owl", help="With --by: lower sparsity in blocks with more outliers.")
     ] = False,
     text: Annotated[
-        Path | None, typer.Option(help="Calibration text, for --by wanda and sparsegpt.")
+        Path | None, typer.Option(help="Calibration text, for --by wanda, ria and sparsegpt.")
     ] = None,
     lines: Annotated[
         bool, typer.Option("--lines", help="Every line of the text is an example (encoders).")
@@ -145,7 +145,7 @@ def prune(
     if sparsity is None or pattern or owl or text or lines or blocks:
         raise InvalidInput(
             "Expected --sparsity, and --pattern, --owl, --text, --lines and --blocks only with --by, "
-            "got otherwise; add --by magnitude, wanda or sparsegpt for a pretrained transformer."
+            "got otherwise; add --by magnitude, wanda, ria or sparsegpt for a pretrained transformer."
         )
     chosen = NamePatterns(tuple(layers or ()), tuple(skip or ()))
     opened = open_checkpoint(checkpoint, follow_links=follow_links)

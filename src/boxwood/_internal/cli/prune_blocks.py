@@ -12,14 +12,20 @@ from typing import Any
 from boxwood._internal.cli.progress import bar
 from boxwood._internal.cli.terminal import Console, say
 from boxwood._internal.core.call import Call
-from boxwood._internal.core.criteria.activations import wanda
+from boxwood._internal.core.criteria.activations import ria, wanda
 from boxwood._internal.core.criteria.weights import magnitude
 from boxwood._internal.core.granularity import Elements, NofM, PerRow
 from boxwood._internal.core.spec import encode
 from boxwood._internal.model.blockwise import by_criterion, by_sparse_gpt
 from boxwood.errors import InvalidInput
 
-METHODS = ("magnitude", "wanda", "sparsegpt")
+# Each with the weights that its paper, or its authors' code, compares within a layer.
+_CRITERIA = {
+    "magnitude": (magnitude, Elements()),
+    "wanda": (wanda, PerRow()),
+    "ria": (ria, Elements()),
+}
+METHODS = (*_CRITERIA, "sparsegpt")
 
 
 def decision(by: str, sparsity: float | None, pattern: str | None) -> tuple[float, Call]:
@@ -49,7 +55,7 @@ def decision(by: str, sparsity: float | None, pattern: str | None) -> tuple[floa
         )
     if by == "sparsegpt":
         return wanted, Call.of(by_sparse_gpt, grouped=grouped)
-    criterion, alone = (magnitude, Elements()) if by == "magnitude" else (wanda, PerRow())
+    criterion, alone = _CRITERIA[by]
     return wanted, Call.of(by_criterion, criterion=criterion, granularity=grouped or alone)
 
 

@@ -71,6 +71,7 @@ PAPERS = (
     Paper("kwon2022fast", "Kwon, Woosuk and Kim, Sehoon and Mahoney, Michael W. and Hassoun, Joseph and Keutzer, Kurt and Gholami, Amir", 2022, "A Fast Post-Training Pruning Framework for Transformers", "NeurIPS", "2204.09656"),
     Paper("sun2024simple", "Sun, Mingjie and Liu, Zhuang and Bair, Anna and Kolter, J. Zico", 2024, "A Simple and Effective Pruning Approach for Large Language Models", "ICLR", "2306.11695", also=(2023,)),
     Paper("yin2024outlier", "Yin, Lu and Wu, You and Zhang, Zhenyu and Hsieh, Cheng-Yu and Wang, Yaqing and Jia, Yiling and others", 2024, "Outlier Weighed Layerwise Sparsity (OWL): A Missing Secret Sauce for Pruning LLMs to High Sparsity", "ICML", "2310.05175"),
+    Paper("zhang2024plug", "Zhang, Yingtao and Bai, Haoli and Lin, Haokun and Zhao, Jialin and Hou, Lu and Cannistraci, Carlo Vittorio", 2024, "Plug-and-Play: An Efficient Post-training Pruning Method for Large Language Models", "ICLR"),
     Paper("lee2019snip", "Lee, Namhoon and Ajanthan, Thalaiyasingam and Torr, Philip H. S.", 2019, "SNIP: Single-shot Network Pruning based on Connection Sensitivity", "ICLR", "1810.02340"),
     Paper("wang2020picking", "Wang, Chaoqi and Zhang, Guodong and Grosse, Roger", 2020, "Picking Winning Tickets Before Training by Preserving Gradient Flow", "ICLR", "2002.07376"),
     Paper("tanaka2020pruning", "Tanaka, Hidenori and Kunin, Daniel and Yamins, Daniel L. K. and Ganguli, Surya", 2020, "Pruning neural networks without any data by iteratively conserving synaptic flow", "NeurIPS", "2006.05467"),

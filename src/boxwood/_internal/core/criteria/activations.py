@@ -1,5 +1,6 @@
 """Criteria from what flows through a layer."""
 
+import torch
 from torch import Tensor
 
 
@@ -24,3 +25,47 @@ def wanda(weight: Tensor, input_norm: Tensor) -> Tensor:
     Source: Sun, Liu, Bair and Kolter (2024), equation 1.
     """
     return weight.abs() * input_norm
+
+
+def ria(weight: Tensor, input_norm: Tensor, *, power: float = 0.5) -> Tensor:
+    """Score by relative importance and activations: a weight's shares in its input and its output.
+
+    ``(|W_ij| / Σ_k |W_kj| + |W_ij| / Σ_k |W_ik|) · ‖X_j‖₂^power``: a large weight among large ones
+    counts less than the same weight alone, so that fewer inputs and outputs lose all of theirs.
+
+    In a convolution an input is one place in the kernel of one input channel, as in its unfolded
+    form: the first sum runs over the filters, the second over a whole filter. A zero weight scores 0, also
+    where a sum is 0. Scores do not change with the scale of ``weight``. The shares in an output of n
+    weights are 1/n on average, so a ranking over several layers prefers those with few inputs and
+    outputs: use ``allocation=uniform``, as the paper does.
+
+    Args:
+        weight: [out, in, ...].
+        input_norm: root of the summed squares of each input over the calibration examples and
+            positions, [1, in, ...], or of the shape of ``weight``.
+        power: of the activations, in [0, ∞); 0 leaves the relative importance alone.
+
+    Returns:
+        Scores of the shape of ``weight``, never negative.
+
+    Example:
+        >>> import torch
+        >>> ria(torch.tensor([[1.0, -3.0], [1.0, 0.0]]), torch.tensor([[4.0, 16.0]]))
+        tensor([[1.5000, 7.0000],
+                [3.0000, 0.0000]])
+
+    Source: Zhang, Bai, Lin, Zhao, Hou and Cannistraci (2024): the score called RIA, as in the authors' code.
+    Differs from the paper: it is about linear layers; in a grouped convolution the first sum runs
+    over the filters of all groups, which the shape of a weight does not tell apart. The
+    permutation of channels that the paper adds for n:m patterns is not part of the score.
+    """
+    size = weight.abs()
+    size = size.to(torch.result_type(size, input_norm))  # sums in 16 bits would tie many scores
+    shares = _share(size, (0,)) + _share(size, tuple(range(1, size.dim())))
+    return shares * input_norm**power
+
+
+def _share(size: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Divide by the sum over some dimensions; where all are zero, there is nothing to share."""
+    total = size.sum(dims, keepdim=True)
+    return size / total.where(total > 0, 1)
