@@ -15,10 +15,17 @@ from typing import Any
 
 from boxwood import Experiment
 from boxwood._internal.recipes.teacher_student import shifted, trained
-from boxwood._internal.report.contrasts import BySeed, average, difference
+from boxwood._internal.report.contrasts import BySeed, average, difference, value_of
 from boxwood._internal.report.estimates import over_seeds
 from boxwood._internal.report.study import by_seed, facts_by_seed
-from boxwood._internal.report.verdicts import compared, corrected, exceeds, shown
+from boxwood._internal.report.verdicts import (
+    compared,
+    corrected,
+    disagreement,
+    exceeds,
+    shown,
+    within_margin,
+)
 from boxwood.data import (
     FlipAndCrop,
     Splits,
@@ -48,6 +55,10 @@ TEACHING = Training(
     optimizer=Adam(lr=1e-3, fused=True, lr_schedule=StepDecay(fractions=(0.7, 0.9))),
 )
 UPWARDS = tuple(step / 4 for step in range(81))
+WIDTHS = (30, 300)
+"""Units of each hidden layer of the students of `temperature_by_width`."""
+LOW, HIGH = (2.5, 4.0), (8.0, 20.0)
+"""Temperatures that the paper found best for the narrow students, and alike for the wide ones."""
 
 
 def teachers(data: Callable[[], Splits] = fashion_mnist, whole: int = 20_000) -> Experiment:
@@ -262,6 +273,35 @@ def paper_mnist(data: Callable[[], Splits] = mnist, epochs: int = 60) -> Experim
     )
 
 
+def temperature_by_width(
+    data: Callable[[], Splits] = mnist,
+    units: int = WIDTHS[-1],
+    whole: int = 20_000,
+    epochs: int = 12,
+) -> Experiment:
+    """Students with two layers of ``units``, taught at five temperatures; the control has labels.
+
+    The runner joins the experiments of both `WIDTHS`, whose students share one teacher for each
+    seed. Students learn from soft targets alone, so that temperature is all that differs.
+    """
+    training = replace(TEACHING, epochs=epochs)
+    source = replace(trained_teacher(TEACHER_NET, TEACHING), cached=True)
+    branches = [(f"{units} units: hard", trained(training))]
+    for t in (1.0, *LOW, *HIGH):
+        loss = Distillation(temperature=t, soft=1.0, hard=0.0)
+        branches.append((_taught(units, t), student(training, source, loss)))
+    return Experiment(
+        model=Call.of(wide_net, hidden=(units, units)),
+        data=Call.of(first_examples, data=data, count=whole),
+        branches=tuple(branches),
+        judge=judge_temperatures,
+    )
+
+
+def _taught(units: int, temperature: float) -> str:
+    return f"{units} units: soft {temperature:g}"
+
+
 def _together(
     net: Call,
     data: Callable[[], Splits],
@@ -386,6 +426,56 @@ def judge_ensemble(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
         f"{100 * average(single).value:.2f} %; beyond half of it"
     )
     return (_named(found, text),)
+
+
+def judge_temperatures(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
+    """Narrow students want a low temperature, and wide ones do not mind which high one they get."""
+    networks = partial(facts_by_seed, measured)
+    return corrected([low_is_best(networks), high_are_alike(networks)])
+
+
+def low_is_best(networks: Callable[[str], BySeed]) -> Finding:
+    """At the smaller width the best low temperature beats the best other one.
+
+    Both are chosen by mean validation accuracy, and compared on test.
+
+    Args:
+        networks: from the name of a network to its facts by seed.
+    """
+
+    def best(temperatures: Sequence[float]) -> str:
+        names = [_taught(WIDTHS[0], each) for each in temperatures]
+        return max(names, key=lambda name: _validation(networks(name)))
+
+    ours, theirs = best(LOW), best((1.0, *HIGH))
+    found = compared(
+        f"{WIDTHS[0]} units: a temperature of 2.5 or 4 is best",
+        [(1.0, networks(ours)), (-1.0, networks(theirs))],
+    )
+    return _named(found, f"{ours} against {theirs}")
+
+
+def high_are_alike(networks: Callable[[str], BySeed], margin: float = 0.3) -> Finding:
+    """At the larger width the two high temperatures are within a margin, in points of accuracy.
+
+    Args:
+        networks: from the name of a network to its facts by seed.
+        margin: in points.
+    """
+    a, b = (networks(_taught(WIDTHS[1], each)) for each in HIGH)
+    test, validation = difference(a, b), difference(a, b, part="validation")
+    claim = f"{WIDTHS[1]} units: temperatures of 8 and 20 are within {margin:g} points"
+    found = within_margin(claim, test, margin)
+    if validation is None:
+        return found
+    also = disagreement(test, validation) or f"on validation {shown(validation)}"
+    return replace(found, evidence=f"{found.evidence}; {also}")
+
+
+def _validation(network: BySeed) -> float:
+    """Mean accuracy on validation; 0 where nothing was run, so that it is not chosen."""
+    found = [value_of(facts, "validation", "right") for facts in network.values()]
+    return _mean(found) if found else 0.0
 
 
 def judge_pruned(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import torch
+from distillation import WIDTHS
 
 from boxwood._internal.cli.target import resolve
 from boxwood._internal.report.charts.curves import dots
@@ -37,7 +38,10 @@ STUDIES = (
     ("pruned", "fashion-mnist", ()),
     ("letters", None, ()),
     ("paper_mnist", "mnist", ("epochs=20",)),
+    ("temperature_by_width", "mnist", ()),
 )
+PARTS = {"temperature_by_width": [f"units={units}" for units in WIDTHS]}
+"""Studies of several experiments: the setting that makes each of them."""
 
 
 def study(
@@ -45,11 +49,16 @@ def study(
 ) -> None:
     """Run one study to its end and leave its figures next to this file."""
     torch.set_num_threads(1)
-    experiment = resolve(f"{HERE / 'distillation.py'}:{function}", data, settings)
-    jobs, opened = jobs_of(experiment, range(seeds)), Store(store)
+    target = f"{HERE / 'distillation.py'}:{function}"
+    wanted = [[*settings, part] for part in PARTS[function]] if function in PARTS else [settings]
+    experiments = [resolve(target, data, each) for each in wanted]
+    # Seed by seed, so that whatever has been run when it is interrupted can be compared.
+    jobs = [job for seed in range(seeds) for each in experiments for job in jobs_of(each, [seed])]
+    opened = Store(store)
     run_all(jobs, opened)
     measured = collect(jobs, opened, phases=(Measure, MeasureTeacher, Consult))
-    findings = experiment.judge(measured) if experiment.judge is not None else ()
+    judge = experiments[0].judge
+    findings = judge(measured) if judge is not None else ()
     report = {
         "study": function,
         "data": data,
