@@ -34,10 +34,10 @@ def ria(weight: Tensor, input_norm: Tensor, *, power: float = 0.5) -> Tensor:
     counts less than the same weight alone, so that fewer inputs and outputs lose all of theirs.
 
     In a convolution an input is one place in the kernel of one input channel, as in its unfolded
-    form: the first sum runs over the filters, the second over a whole filter. A zero weight scores 0, also
-    where a sum is 0. Scores do not change with the scale of ``weight``. The shares in an output of n
-    weights are 1/n on average, so a ranking over several layers prefers those with few inputs and
-    outputs: use ``allocation=uniform``, as the paper does.
+    form: the first sum runs over the filters, the second over a whole filter. A zero weight scores
+    0, also where a sum is 0. Scores do not change with the scale of ``weight``. The shares in an
+    output of n weights are 1/n on average, so a ranking over several layers prefers those with few
+    inputs and outputs: use ``allocation=uniform``, as the paper does.
 
     Args:
         weight: [out, in, ...].
@@ -54,7 +54,8 @@ def ria(weight: Tensor, input_norm: Tensor, *, power: float = 0.5) -> Tensor:
         tensor([[1.5000, 7.0000],
                 [3.0000, 0.0000]])
 
-    Source: Zhang, Bai, Lin, Zhao, Hou and Cannistraci (2024): the score called RIA, as in the authors' code.
+    Source: Zhang, Bai, Lin, Zhao, Hou and Cannistraci (2024): the score called RIA, as in
+    the authors' code.
     Differs from the paper: it is about linear layers; in a grouped convolution the first sum runs
     over the filters of all groups, which the shape of a weight does not tell apart. The
     permutation of channels that the paper adds for n:m patterns is not part of the score.
