@@ -1,6 +1,24 @@
 """Optimizers and learning-rate schedules as data, for the trainings of recipes."""
 
-from boxwood._internal.train.lr_schedules import ConstantLR, LinearWarmup, LRSchedule, StepDecay
-from boxwood._internal.train.optimizers import SGD, Adam, OptimizerSpec
+from boxwood._internal.train.lr_schedules import (
+    ConstantLR,
+    CosineLR,
+    LinearWarmup,
+    LRSchedule,
+    OneCycleLR,
+    StepDecay,
+)
+from boxwood._internal.train.optimizers import SGD, Adam, AdamW, OptimizerSpec
 
-__all__ = ["SGD", "Adam", "ConstantLR", "LRSchedule", "LinearWarmup", "OptimizerSpec", "StepDecay"]
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "ConstantLR",
+    "CosineLR",
+    "LRSchedule",
+    "LinearWarmup",
+    "OneCycleLR",
+    "OptimizerSpec",
+    "StepDecay",
+]

@@ -219,6 +219,12 @@ def test_grasp_divides_the_outputs_or_says_that_it_cannot() -> None:
     """The paper's temperature is there without asking; another loss must be given."""
     phase = prune_at_initialisation(TRAINING, 0.9, criterion=grasp)[0]
     assert phase.loss == Call.of(cross_entropy, temperature=200.0)
+    smoothed = replace(TRAINING, loss=Call.of(cross_entropy, label_smoothing=0.1))
+    phase = prune_at_initialisation(smoothed, 0.9, criterion=grasp)[0]
+    assert phase.loss == Call.of(cross_entropy, label_smoothing=0.1, temperature=200.0)
+    cooled = replace(TRAINING, loss=Call.of(cross_entropy, temperature=2.0))
+    phase = prune_at_initialisation(cooled, 0.9, criterion=grasp)[0]
+    assert phase.loss == Call.of(cross_entropy, temperature=400.0)
     other = Training(steps=20, batch=60, optimizer=SGD(lr=0.05), loss=squared_error)
     assert prune_at_initialisation(other, 0.9)[0].loss == squared_error
     with pytest.raises(BoxwoodError, match="divided by 200"):

@@ -42,7 +42,7 @@ from boxwood._internal.recipes.three_step import iterative, one_shot
 from boxwood._internal.runs.runner import Job, RunSettings, run_all, run_recipe, with_needs
 from boxwood._internal.runs.store import Store
 from boxwood._internal.train.loop import train_
-from boxwood._internal.train.losses import limit_norms_
+from boxwood._internal.train.losses import cross_entropy, limit_norms_
 from boxwood._internal.train.optimizers import SGD, Adam
 from boxwood._internal.train.settings import Augmentation, Regularisation, Training
 from boxwood._internal.zoo.wide_nets import wide_net
@@ -346,6 +346,7 @@ def test_less_of_a_data_set() -> None:
         (lambda: TrainedNetworks(model=NET, recipe=trained(TRAINING), members=0), "at least one member"),
         (lambda: Train(training=TAUGHT), "got teacher=None with the loss Distillation"),
         (lambda: Train(training=TRAINING, teacher=PAST), "got teacher=PastNetwork with the loss cross_entropy"),
+        (lambda: Train(training=replace(TRAINING, loss=Call.of(cross_entropy, label_smoothing=0.1)), teacher=PAST), "got teacher=PastNetwork with the loss cross_entropy"),
         (lambda: specialists(generalist(TRAINING), TAUGHT, groups=((1, 7),)), "got teacher=None with the loss"),
         (lambda: SearchFilters(layer="", search=TryAndLearn(bound=2.0), recover=TAUGHT), "got teacher=None with the loss"),
         (lambda: ShiftBias(classes=(), shifts=(1.0,)), "classes and shifts to try"),

@@ -8,15 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from boxwood._internal.core.call import Call
 from boxwood._internal.data.augmentation import FlipAndCrop
 from boxwood._internal.data.splits import InMemory, Splits
 from boxwood._internal.recipes.phase import Genesis, State, World
 from boxwood._internal.recipes.phases.train import Train
 from boxwood._internal.train.callbacks import Callbacks
 from boxwood._internal.train.loop import train_
-from boxwood._internal.train.lr_schedules import LinearWarmup, StepDecay
+from boxwood._internal.train.losses import cross_entropy
+from boxwood._internal.train.lr_schedules import CosineLR, LinearWarmup, OneCycleLR, StepDecay
 from boxwood._internal.train.metrics import accuracy
-from boxwood._internal.train.optimizers import SGD, Adam
+from boxwood._internal.train.optimizers import SGD, Adam, AdamW
 from boxwood._internal.train.settings import Regularisation, Training
 from boxwood._internal.train.snapshots import Snapshot
 from boxwood.errors import BoxwoodError
@@ -38,6 +40,17 @@ TRAINING = Training(
     regularisation=Regularisation(max_gradient_norm=0.5),
     watch_every=3,
 )
+
+
+SMOOTHED = Call.of(cross_entropy, label_smoothing=0.1)
+MODERN = [
+    replace(TRAINING, optimizer=optimizer, loss=SMOOTHED)
+    for optimizer in (
+        AdamW(lr=1e-2, lr_schedule=LinearWarmup(steps=4, schedule=CosineLR(final=0.01))),
+        AdamW(lr=1e-2, weight_decay=0.1, fused=True, lr_schedule=OneCycleLR()),
+        SGD(lr=0.1, momentum=0.9, nesterov=True, lr_schedule=OneCycleLR(rise=0.5)),
+    )
+]
 
 
 class Kept:
@@ -74,11 +87,15 @@ def trained(training: Training, kept: Kept | None = None) -> tuple[dict[str, tor
 
 
 @pytest.mark.parametrize(
-    "optimizer", [TRAINING.optimizer, Adam(lr=1e-2), Adam(lr=1e-2, fused=True)]
+    "training",
+    [
+        TRAINING,
+        *(replace(TRAINING, optimizer=Adam(lr=1e-2, fused=fused)) for fused in (False, True)),
+        *MODERN,
+    ],
 )
-def test_stopped_at_every_step_the_result_is_the_undisturbed_one(optimizer):
+def test_stopped_at_every_step_the_result_is_the_undisturbed_one(training):
     """With augmentation, clipping, warm-up, dropout and a step-wise history: the same bits."""
-    training = replace(TRAINING, optimizer=optimizer)
     kept = Kept()
     weights, history = trained(training, kept)
     assert len(kept.all) == STEPS - 1
@@ -89,7 +106,14 @@ def test_stopped_at_every_step_the_result_is_the_undisturbed_one(optimizer):
 
 
 @pytest.mark.parametrize(
-    "optimizer", [TRAINING.optimizer, Adam(lr=1e-2), Adam(lr=1e-2, fused=True)]
+    "optimizer",
+    [
+        TRAINING.optimizer,
+        Adam(lr=1e-2),
+        Adam(lr=1e-2, fused=True),
+        AdamW(lr=1e-2),
+        AdamW(lr=1e-2, fused=True),
+    ],
 )
 def test_weights_that_lie_channels_last_are_resumed_too(optimizer):
     """Their momenta lie as they do, or a fused optimizer would pair one weight with another's."""
@@ -129,12 +153,13 @@ def test_a_row_holds_the_mean_loss_since_the_row_before():
 
 def test_leaving_the_course_early_is_the_beginning_of_the_whole():
     """``stop_at=k`` has the weights of the whole training at step k: the same bits."""
-    kept = Kept()
-    trained(TRAINING, kept)
-    for stop_at in (1, 7, 10):
-        weights, _ = trained(replace(TRAINING, stop_at=stop_at))
-        whole = kept.all[stop_at - 1].tensors
-        assert all(torch.equal(whole[f"model/{name}"], weights[name]) for name in weights)
+    for training in (TRAINING, *MODERN):
+        kept = Kept()
+        trained(training, kept)
+        for stop_at in (1, 7, 10):
+            weights, _ = trained(replace(training, stop_at=stop_at))
+            whole = kept.all[stop_at - 1].tensors
+            assert all(torch.equal(whole[f"model/{name}"], weights[name]) for name in weights)
 
 
 def test_entering_at_step_k_replays_data_rates_and_augmentation():

@@ -147,10 +147,13 @@ def _loss(train: Training, given: Loss | None, needs: set[str]) -> Loss:
         return given
     if "hessian_gradient" not in needs:
         return train.loss
-    if train.loss != cross_entropy:
+    call = train.loss if isinstance(train.loss, Call) else Call(train.loss)
+    if call.function != cross_entropy:
         raise InvalidInput(
             "Expected a loss for GraSP whose outputs are divided by 200, got none for a training "
             "that does not take cross_entropy; give one with loss=, or loss=train.loss to divide by "
             "nothing."
         )
-    return Call.of(cross_entropy, temperature=_TEMPERATURE)
+    settings = dict(call.settings)
+    temperature = _TEMPERATURE * settings.get("temperature", 1.0)
+    return Call.of(cross_entropy, **{**settings, "temperature": temperature})

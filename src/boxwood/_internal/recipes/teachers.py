@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from boxwood._internal.core import spec
+from boxwood._internal.core.call import Call
 from boxwood._internal.core.digests import digest
 from boxwood._internal.core.seeds import seed_for
 from boxwood._internal.data.splits import Splits, fingerprint
@@ -194,13 +195,14 @@ def check_loss(teacher: Teacher | None, loss: Loss) -> None:
     Example:
         >>> check_loss(None, cross_entropy)
     """
+    function = loss.function if isinstance(loss, Call) else loss
     if (teacher is None) == isinstance(loss, Distillation) or (
-        teacher is not None and loss is cross_entropy
+        teacher is not None and function is cross_entropy
     ):
         raise InvalidInput(
             f"Expected a teacher together with a loss that learns from one, got teacher="
             f"{'None' if teacher is None else type(teacher.source).__name__} with the loss "
-            f"{getattr(loss, '__name__', type(loss).__name__)}; give both, such as "
+            f"{getattr(function, '__name__', type(function).__name__)}; give both, such as "
             f"Train(training=Training(loss=Distillation(temperature=4.0), …), "
             f"teacher=Teacher(source=PastNetwork('dense')))."
         )

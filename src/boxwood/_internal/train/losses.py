@@ -7,23 +7,46 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from boxwood.errors import InvalidInput
+
 Loss = Callable[[Tensor, Any], Tensor]
 """Outputs of the network, and targets (labels, or a teacher's targets), to a scalar."""
 
 
-def cross_entropy(logits: Tensor, targets: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """Mean cross-entropy of class labels, ``-log softmax(z/T)_y``, in nats.
+def cross_entropy(
+    logits: Tensor, targets: Tensor, *, temperature: float = 1.0, label_smoothing: float = 0.0
+) -> Tensor:
+    """Mean cross-entropy of class labels, ``-Σ_k q_k log softmax(z/T)_k``, in nats.
+
+    Of K classes, ``q_k = (1 - ε) · [k = y] + ε / K``, which without smoothing is one at the label y
+    and zero elsewhere. Settings go into a training as ``loss=Call.of(cross_entropy,
+    label_smoothing=0.1)``; its losses, also those on validation examples, are then the smoothed ones.
 
     Args:
         logits: [batch, classes] or [batch, classes, ...].
         targets: int64 [batch] or [batch, ...].
         temperature: T > 0, which divides the logits.
+        label_smoothing: ε in [0, 1), the part of the target that all classes share.
+
+    Raises:
+        InvalidInput: ``label_smoothing`` is out of range.
 
     Example:
         >>> cross_entropy(torch.zeros(1, 2), torch.tensor([0]))
         tensor(0.6931)
+        >>> sure = torch.tensor([[9.0, 0.0]])
+        >>> cross_entropy(sure, torch.tensor([0]), label_smoothing=0.1)
+        tensor(0.4501)
+
+    Source of label smoothing: Szegedy et al., "Rethinking the Inception architecture for computer
+    vision", 2016, section 7.
     """
-    return functional.cross_entropy(logits if temperature == 1 else logits / temperature, targets)
+    if not 0 <= label_smoothing < 1:
+        raise InvalidInput(
+            f"Expected label_smoothing in [0, 1), got {label_smoothing}; try 0.1, or leave it out."
+        )
+    scaled = logits if temperature == 1 else logits / temperature
+    return functional.cross_entropy(scaled, targets, label_smoothing=label_smoothing)
 
 
 def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Learning-rate schedules as frozen data: a factor on the optimizer's rate, step by step."""
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -72,6 +73,87 @@ class StepDecay:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CosineLR:
+    """Fall from the full rate along half a cosine: ``final + (1 - final) (1 + cos(π t / T)) / 2``.
+
+    At step t of the T steps of the training; the rate would be ``final`` at step T, which is the
+    first one that is not taken. ``LinearWarmup(steps=500, schedule=CosineLR())`` warms up first.
+
+    Args:
+        final: the factor at the end, in [0, 1].
+
+    Raises:
+        InvalidInput: ``final`` is out of range.
+
+    Example:
+        >>> [round(CosineLR()(t, 4), 3) for t in range(4)]
+        [1.0, 0.854, 0.5, 0.146]
+        >>> round(CosineLR(final=0.1)(4, 4), 3)
+        0.1
+
+    Source: Loshchilov and Hutter (2017), "SGDR", equation 5, without restarts.
+    """
+
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.final <= 1:
+            raise InvalidInput(
+                f"Expected a final factor in [0, 1], got {self.final}; it multiplies the learning "
+                f"rate of the optimizer: leave it out to end at 0."
+            )
+
+    def __call__(self, step: int, steps: int) -> float:
+        """Return the height of the cosine."""
+        return _half_cosine(1.0, self.final, step / steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneCycleLR:
+    """Rise to the full rate along half a cosine, then fall along another, to almost nothing.
+
+    With T the steps of the training and ``p = rise · T - 1``, the factor goes from ``start`` at step
+    0 to 1 at step p, and to ``final`` at step T - 1, the last one. The learning rate of the
+    optimizer is that of the peak, ``max_lr`` in torch.
+
+    Args:
+        rise: the fraction of the training in which the rate rises, in (0, 1).
+        start: the factor at the first step, in [0, 1]; 1 / ``div_factor`` in torch.
+        final: the factor at the last step, in [0, 1]; ``start / final_div_factor`` in torch.
+
+    Raises:
+        InvalidInput: a value is out of range.
+
+    Example:
+        >>> [round(OneCycleLR(rise=0.5)(t, 8), 2) for t in range(8)]
+        [0.04, 0.28, 0.76, 1.0, 0.85, 0.5, 0.15, 0.0]
+
+    Source: Smith and Topin (2019), "Super-convergence", section 3.
+
+    Differs from the paper: it falls in one phase and along cosines, as in torch, where the paper has
+    two phases and straight lines. The momentum of the optimizer stays as it is.
+    """
+
+    rise: float = 0.3
+    start: float = 1 / 25
+    final: float = 1 / 250_000
+
+    def __post_init__(self) -> None:
+        if not (0 < self.rise < 1 and 0 <= self.start <= 1 and 0 <= self.final <= 1):
+            raise InvalidInput(
+                f"Expected rise in (0, 1), and start and final in [0, 1], got {self.rise}, "
+                f"{self.start} and {self.final}; these are factors on the rate of the peak."
+            )
+
+    def __call__(self, step: int, steps: int) -> float:
+        """Return the height of the cycle."""
+        peak = self.rise * steps - 1
+        if step < peak:
+            return _half_cosine(self.start, 1.0, step / peak)
+        return _half_cosine(1.0, self.final, (step - peak) / (steps - 1 - peak))
+
+
+@dataclass(frozen=True, kw_only=True)
 class LinearWarmup:
     """Rise from zero to the full rate over the first steps of another schedule: ``t / steps``.
 
@@ -86,6 +168,8 @@ class LinearWarmup:
     Example:
         >>> [LinearWarmup(steps=2)(t, 4) for t in range(4)]
         [0.0, 0.5, 1.0, 1.0]
+        >>> [round(LinearWarmup(steps=2, schedule=CosineLR())(t, 4), 3) for t in range(4)]
+        [0.0, 0.427, 0.5, 0.146]
 
     Source: Frankle and Carbin (2019), section 4 and figure 2.
     """
@@ -102,3 +186,7 @@ class LinearWarmup:
     def __call__(self, step: int, steps: int) -> float:
         """Return the factor of the rise times that of the schedule."""
         return min(1.0, step / self.steps) * self.schedule(step, steps)
+
+
+def _half_cosine(start: float, end: float, progress: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * progress)) / 2

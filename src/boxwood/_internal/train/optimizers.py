@@ -117,6 +117,59 @@ class Adam:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class AdamW:
+    """Adam with decoupled weight decay; data for a recipe, and `build` makes the `torch.optim.AdamW`.
+
+    ``w ← w - lr · (m / (√v + eps) + weight_decay · w)``, with m and v the running means of the
+    gradient and of its square, corrected for their start at zero. The decay is no part of the
+    gradient, so it is not divided by √v as in `Adam`. A pruned weight stays zero: the decay of zero
+    is zero.
+
+    Args:
+        lr: learning rate, above 0.
+        betas: decay of the running means of gradients and of their squares, each in [0, 1).
+        eps: added to the denominator, at least 0.
+        weight_decay: at least 0; a step takes ``lr · weight_decay`` of every parameter that learns,
+            biases and norms included.
+        fused: update each parameter in one pass; results differ in the last bits.
+        lr_schedule: factor on ``lr`` at every step, and so on the decay too.
+
+    Raises:
+        InvalidInput: the learning rate is not above 0.
+
+    Example:
+        >>> type(AdamW(lr=1e-3, weight_decay=0.05).build([nn.Parameter(torch.ones(1))])).__name__
+        'AdamW'
+
+    Source: Loshchilov and Hutter (2019), "Decoupled weight decay regularization", algorithm 2.
+
+    Differs from the paper: there only the schedule scales the decay; here the learning rate does
+    too, as in torch.
+    """
+
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    fused: bool = False
+    lr_schedule: LRSchedule = ConstantLR()  # noqa: RUF009 - frozen
+
+    def __post_init__(self) -> None:
+        _check_rate(self.lr)
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+        """Make the torch optimizer."""
+        return torch.optim.AdamW(
+            parameters,
+            lr=self.lr,
+            betas=self.betas,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            fused=self.fused or None,  # None leaves the choice to torch
+        )
+
+
 def _check_rate(lr: float) -> None:
     if not lr > 0:
         raise InvalidInput(f"Expected a learning rate above 0, got {lr}; try 0.1 for SGD.")

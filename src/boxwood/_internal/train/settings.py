@@ -103,8 +103,9 @@ class Training:
         start_at: where the training is entered, in epochs or steps as its length is.
         stop_at: where it is left, likewise; None for the end.
         batch: examples per step, at least 1.
-        optimizer: `SGD` or `Adam`, with its learning-rate schedule and its L2 strength.
-        loss: outputs and targets to a scalar, the mean over a batch.
+        optimizer: `SGD`, `Adam` or `AdamW`, with its learning-rate schedule and its weight decay.
+        loss: outputs and targets to a scalar, the mean over a batch; settings by `Call`, such as
+            ``Call.of(cross_entropy, label_smoothing=0.1)``.
         regularisation: L1 penalty, and limits of the norms of gradients and weights.
         frozen: patterns of parameters that do not learn, such as ``("conv*",)``.
         augment: changes the inputs of a batch at random, such as `FlipAndCrop`.
