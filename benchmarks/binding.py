@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import time
 from collections.abc import Callable, Iterator
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.prune import custom_from_mask
 
 from boxwood._internal.core.masks import Masks
-from boxwood._internal.core.timing import by_turns
+from boxwood._internal.core.timing import Clock, by_turns
 from boxwood._internal.model.binding import MaskBinding
 from boxwood._internal.model.oneshot import apply_masks_, find_masks
 from boxwood._internal.zoo.lenet import lenet_300_100
@@ -48,7 +49,14 @@ def measure(quick: bool) -> list[Row]:
 
 
 def ways(
-    net_name: str, net: nn.Module, inputs: Tensor, targets: Tensor, *, repeats: int, calls: int
+    net_name: str,
+    net: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    repeats: int,
+    calls: int,
+    clock: Clock = time.perf_counter,
 ) -> list[Row]:
     """Time one net without masks, under a `MaskBinding`, and the two ways of PyTorch."""
     masks = find_masks(net, SPARSITY)
@@ -66,7 +74,7 @@ def ways(
     }
     times = {
         way: [1e3 * seconds for seconds in each]
-        for way, each in by_turns(steps, turns=repeats, calls=calls, warm_up=1).items()
+        for way, each in by_turns(steps, turns=repeats, calls=calls, clock=clock, warm_up=1).items()
     }
     dense = times.pop("dense")
     return [

@@ -33,18 +33,26 @@ def compare(
 
 def machine() -> dict[str, object]:
     """What a figure is worth nothing without."""
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     return {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "python": platform.python_version(),
+        **gpu,
     }
 
 
-def main(measure: Callable[[bool], list[Row]], description: str) -> None:
-    """Read the command line, measure, print."""
-    parser = argparse.ArgumentParser(description=description)
+def main(
+    measure: Callable[[bool], list[Row]],
+    description: str,
+    *,
+    options: argparse.ArgumentParser | None = None,
+) -> None:
+    """Read the command line, measure, print; ``options`` are a script's own, which it has read."""
+    own = [] if options is None else [options]
+    parser = argparse.ArgumentParser(description=description, parents=own)
     parser.add_argument("--quick", action="store_true", help="less than a minute, less certain")
     parser.add_argument("--json", action="store_true", help="rows as JSON instead of a table")
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (1)")
