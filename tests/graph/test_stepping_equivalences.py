@@ -82,12 +82,25 @@ class Branches(nn.Module):
         return self.head((self.wide(x) + self.short(x)).relu())
 
 
+class Pooled(nn.Module):
+    """What is between two lists of modules takes the outputs of the first one alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.ReLU())
+        self.head = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x).mean((2, 3)))
+
+
 NETS: dict[str, tuple[Any, tuple[int, ...], bool]] = {
     "deep": (lambda: Deep(4), (5, 4), True),
     "skips": (lambda: Skips(4), (5, 4), False),
     "repeats": (lambda: Repeats(3), (5, 4), False),
     "convolutions": (convolutions, (5, 1, 8, 8), True),
     "branches": (Branches, (5, 1, 8, 8), False),
+    "pooled": (Pooled, (5, 1, 8, 8), False),
 }
 
 
