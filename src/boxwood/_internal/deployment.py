@@ -58,8 +58,7 @@ def save(
             )
         if selection is not None:
             save_shrunken(network, record_of(selection.units.model, selection), path)
-        else:
-            assert masks is not None  # noqa: S101 - checked above
+        elif masks is not None:
             weights = {name: tensor.detach() for name, tensor in network.state_dict().items()}
             write_with_masks(path, apply(weights, masks), masks)
         return

@@ -44,17 +44,6 @@ def axes_of(op: NativeOp, rank: int) -> Axes:
             return Axes.IMAGES
 
 
-def result_axes(op: NativeOp, rank: int) -> Axes:
-    """Return what the axes of an operation's result are."""
-    match op.kind:
-        case Flatten():
-            return Axes.TOKENS
-        case Average(keep=False):
-            return Axes.TOKENS
-        case _:
-            return axes_of(op, rank)
-
-
 def halo_of(op: NativeOp, kernel: tuple[int, int], source: Shape, out: Shape) -> int:
     """Return how many zeros an operation needs around its source [.., height, width].
 

@@ -107,14 +107,7 @@ class Adam:
 
     def build(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """Make the torch optimizer."""
-        return torch.optim.Adam(
-            parameters,
-            lr=self.lr,
-            betas=self.betas,
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-            fused=self.fused or None,  # None leaves the choice to torch
-        )
+        return _build_adam(torch.optim.Adam, self, parameters)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,14 +153,20 @@ class AdamW:
 
     def build(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """Make the torch optimizer."""
-        return torch.optim.AdamW(
-            parameters,
-            lr=self.lr,
-            betas=self.betas,
-            eps=self.eps,
-            weight_decay=self.weight_decay,
-            fused=self.fused or None,  # None leaves the choice to torch
-        )
+        return _build_adam(torch.optim.AdamW, self, parameters)
+
+
+def _build_adam(
+    kind: type[torch.optim.Adam], settings: Adam | AdamW, parameters: Iterable[nn.Parameter]
+) -> Optimizer:
+    return kind(
+        parameters,
+        lr=settings.lr,
+        betas=settings.betas,
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+        fused=settings.fused or None,  # None leaves the choice to torch
+    )
 
 
 def _check_rate(lr: float) -> None:
