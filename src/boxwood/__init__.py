@@ -42,7 +42,6 @@ from boxwood import (  # noqa: F401 - public modules
 from boxwood._internal.core.public_names import publish as _publish
 from boxwood._internal.deployment import load, save
 from boxwood._internal.engine.compiling import compile  # noqa: A004 - as torch names it
-from boxwood._internal.experiments import run
 from boxwood._internal.graph.compensate import compensate
 from boxwood._internal.graph.equivalence import check_equivalence
 from boxwood._internal.graph.shrink import shrink
@@ -52,6 +51,7 @@ from boxwood._internal.model.oneshot import apply_masks_, find_masks, prune_
 from boxwood._internal.model.sparse_training import SparseTraining
 from boxwood._internal.recipes.phase import Experiment
 from boxwood._internal.recipes.unit_selection import select_units
+from boxwood._internal.report.experiments import run
 from boxwood.errors import BoxwoodError
 
 __version__ = _version("boxwood")

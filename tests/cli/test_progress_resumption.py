@@ -184,11 +184,11 @@ def test_workers_are_told_of_and_stopped(tmp_path: Path, forks) -> None:
 @pytest.mark.parametrize(
     ("words", "where", "said"),
     [
-        (("run", "boxwood._internal.cli.demo:experiment", "--store", "s"), "boxwood._internal.cli.execute.run_all",
+        (("run", "boxwood._internal.cli.demo:experiment", "--store", "s"), "boxwood._internal.report.experiments.run_all",
          "Nothing is lost: finished phases are in s"),
         (("run", "boxwood._internal.cli.demo:experiment", "--store", "s", "--workers", "2"),
-         "boxwood._internal.cli.execute.run_in_processes", "Nothing is lost: finished phases are in s"),
-        (("demo", "--store", "s", "--json"), "boxwood._internal.cli.execute.run_all", "Nothing is lost"),
+         "boxwood._internal.report.experiments.run_in_processes", "Nothing is lost: finished phases are in s"),
+        (("demo", "--store", "s", "--json"), "boxwood._internal.report.experiments.run_all", "Nothing is lost"),
         (("prune", "in", "--sparsity", "0.5", "--out", "o"), "boxwood._internal.cli.prune.prune_checkpoint",
          "What is finished is kept in o; run the same command again to go on."),
         (("pack", "in", "--out", "o"), "boxwood._internal.cli.pack._convert", ""),

@@ -154,7 +154,7 @@ def test_the_command_hands_the_work_to_workers_or_to_ray(tmp_path, monkeypatch, 
         asked.append(given)
         run_all(jobs, store, settings)
 
-    monkeypatch.setattr("boxwood._internal.cli.execute.run_in_processes", here)
+    monkeypatch.setattr("boxwood._internal.report.experiments.run_in_processes", here)
     monkeypatch.setattr("boxwood._internal.cli.execute.run_on_ray", here)
     training = Training(steps=5, batch=60, optimizer=Adam(lr=1e-3))
     branches = (("dense", (Train(training=training), Measure())),)

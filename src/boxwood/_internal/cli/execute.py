@@ -14,13 +14,13 @@ from boxwood._internal.cli.tables import show
 from boxwood._internal.cli.terminal import Console, say, stoppable
 from boxwood._internal.core.replacing import write_whole
 from boxwood._internal.recipes.phase import Experiment
+from boxwood._internal.report.experiments import run_jobs
 from boxwood._internal.report.study import Finding, Measurement, collect, kept_answers, summarise
 from boxwood._internal.report.tables import summary_table, to_json_rows
 from boxwood._internal.runs.provenance import provenance
 from boxwood._internal.runs.ray_cluster import run_on_ray
-from boxwood._internal.runs.runner import RunSettings, jobs_of, run_all
+from boxwood._internal.runs.runner import RunSettings, jobs_of
 from boxwood._internal.runs.store import Store
-from boxwood._internal.runs.workers import run_in_processes
 
 
 def execute(
@@ -51,10 +51,8 @@ def execute(
         if ray is not None:
             address = None if ray == "local" else ray
             run_on_ray(jobs, opened, settings, workers=workers, threads=threads, address=address)
-        elif alone:
-            run_all(jobs, opened, replace(settings, watcher=watcher))
         else:
-            run_in_processes(jobs, opened, settings, workers=workers, threads=threads)
+            run_jobs(jobs, opened, replace(settings, watcher=watcher), workers=workers)
     measurements = collect(jobs, opened)
     findings: tuple[Finding, ...] = (
         tuple(experiment.judge(measurements)) if experiment.judge is not None else ()

@@ -7,7 +7,7 @@ import torch
 
 from boxwood._internal.recipes.phase import Experiment
 from boxwood._internal.report.study import Measurement, collect
-from boxwood._internal.runs.runner import RunSettings, jobs_of, run_all
+from boxwood._internal.runs.runner import Job, RunSettings, jobs_of, run_all
 from boxwood._internal.runs.store import Store
 from boxwood._internal.runs.workers import run_in_processes
 from boxwood.errors import InvalidInput
@@ -67,8 +67,13 @@ def run(
         )
     jobs, opened = jobs_of(experiment, chosen), store if isinstance(store, Store) else Store(store)
     settings = RunSettings(snapshot_every=snapshot_every, device=torch.device(device))
-    if workers == 1:
-        run_all(jobs, opened, settings)
-    else:
-        run_in_processes(jobs, opened, settings, workers=workers, threads=torch.get_num_threads())
+    run_jobs(jobs, opened, settings, workers=workers)
     return collect(jobs, opened)
+
+
+def run_jobs(jobs: Sequence[Job], store: Store, settings: RunSettings, *, workers: int) -> None:
+    """Run jobs in this process, or in several with as many threads each as this one has."""
+    if workers == 1:
+        run_all(jobs, store, settings)
+    else:
+        run_in_processes(jobs, store, settings, workers=workers, threads=torch.get_num_threads())
