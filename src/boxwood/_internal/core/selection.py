@@ -1,69 +1,27 @@
 """Exact selection: keep exactly as many weights as asked, the highest scores first.
 
-The threshold is the k-th largest score, found by a radix select on the bits of the floats: a
-histogram of their upper 16 bits, then a histogram of the lower 16 bits of those in the one bucket
-that matters. Memory is bounded by a chunk and a histogram, however many weights there are, and
-histograms of several tensors, shards or ranks simply add up.
+The threshold is the k-th largest score, which `radix_select` finds where the scores are.
 
 Ties go to the earlier position in C order, in the order of the names; so the result is stable and
 the count exact, where a comparison with the threshold alone would keep too many.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from boxwood._internal.core.granularity import Elements, Granularity, pool_within
 from boxwood._internal.core.masks import Masks, apply, bits_of
+from boxwood._internal.core.radix_select import Threshold, float_of, keys_of, kth_of_chunks
 from boxwood.errors import InvalidInput
 
 Scores = Mapping[str, Tensor]
 """Dotted parameter name to a float tensor; higher is kept."""
 
-Chunks = Callable[[], Iterable[Tensor]]
-"""Scores piece by piece, again at every call; a piece may be overwritten once the next is asked for."""
-
 _CHUNK = 1 << 20  # weights handled at a time: 4 MB of floats, which stay in the cache
-_DIGIT = 16  # bits per histogram: 65,536 bins
-_HALF = 1 << (_DIGIT - 1)  # digits of signed keys start below zero
+_DEVICE_CHUNK = 1 << 23  # on a device, where each piece costs several launches
 _FEW = 1 << 15  # scores that are partitioned sooner than a histogram is made
-
-
-@dataclass(frozen=True)
-class _TopDigit:
-    """Where the first digit of a key lies, and from which digit on a float is infinite or NaN."""
-
-    shift: int
-    infinite: int
-
-    def count_not_finite(self, counts: Tensor) -> int:
-        high = counts[_HALF + self.infinite :].sum()
-        low = counts[: _HALF - self.infinite].sum()
-        return int(high + low)
-
-
-_TOP = {False: _TopDigit(16, 0x7F80), True: _TopDigit(48, 0x7FF0)}
-_SHORT = {
-    torch.bfloat16,
-    torch.float8_e4m3fn,
-    torch.float8_e4m3fnuz,
-    torch.float8_e5m2,
-    torch.float8_e5m2fnuz,
-}
-"""Types whose values fit the upper half of a float32."""
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """The k-th largest score: what is above it stays, and so do the first ``ties`` equal to it.
-
-    With ``value`` None nothing stays.
-    """
-
-    value: float | None
-    ties: int = 0
 
 
 def select(
@@ -172,53 +130,10 @@ def _kth_of_few(scores: Scores, k: int, masks: Masks) -> Threshold:
         return Threshold(None)
     wide = torch.float64 in {score.dtype for score in scores.values()}
     alive = [_flat(s)[_flat(masks[n])] if n in masks else _flat(s) for n, s in scores.items()]
-    keys = torch.cat([_keys(score, wide=wide).cpu() for score in alive])
+    device = alive[0].device  # whose waiting costs more than the few that are elsewhere
+    keys = torch.cat([keys_of(score, wide=wide).to(device) for score in alive])
     key = int(keys.kthvalue(len(keys) - k + 1).values)
-    return Threshold(_float_of(key, wide=wide), k - int((keys > key).count_nonzero()))
-
-
-def kth_of_chunks(
-    chunks: Chunks, k: int, *, dtypes: set[torch.dtype], not_finite: Callable[[], None]
-) -> Threshold:
-    """Find the k-th largest of scores that do not fit into memory, read once for every 16 bits.
-
-    Args:
-        chunks: flat float tensors.
-        k: from 0 (nothing is kept) to the number of scores.
-        dtypes: the types of the scores; they decide how often they are read.
-        not_finite: called when a score is NaN or infinite, to raise an error that names it.
-
-    Example:
-        >>> pieces = torch.tensor([3.0, 1.0]), torch.tensor([2.0, 2.0])
-        >>> kth_of_chunks(lambda: pieces, 2, dtypes={torch.float32}, not_finite=exit)
-        Threshold(value=2.0, ties=1)
-    """
-    # Keys of 64 bits order doubles; everything else is exact in float32.
-    wide = torch.float64 in dtypes
-    top = _TOP[wide]
-    counts = torch.zeros(1 << _DIGIT, dtype=torch.int64)
-    for chunk in chunks():
-        counts += _histogram((_keys(chunk, wide=wide) >> top.shift) + _HALF)
-    if top.count_not_finite(counts):
-        not_finite()
-    if k == 0:
-        return Threshold(None)
-    bucket, rank = _bucket_of_rank(counts, k)
-    prefix = bucket - _HALF
-    # Each further pass looks at the keys that begin with the digits found so far. They are never
-    # kept: where many scores are equal, they would be as many as the weights.
-    for shift in range(top.shift - _DIGIT, -1, -_DIGIT):
-        if not wide and dtypes <= _SHORT:
-            # The rest of a key is zeros, or ones where a negative float was flipped.
-            prefix = (prefix << _DIGIT) + (0xFFFF if prefix < 0 else 0)
-            break
-        counts.zero_()
-        for chunk in chunks():
-            same = _beginning_with(_keys(chunk, wide=wide), prefix, shift + _DIGIT)
-            counts += _histogram((same >> shift) & 0xFFFF)
-        bucket, rank = _bucket_of_rank(counts, rank)
-        prefix = (prefix << _DIGIT) + bucket
-    return Threshold(_float_of(prefix, wide=wide), rank)
+    return Threshold(float_of(key, wide=wide), k - int((keys > key).count_nonzero()))
 
 
 def count_above(
@@ -237,12 +152,12 @@ def count_above(
         >>> count_above(scores, 2.0), count_above(scores, 2.0, or_equal=True)
         (1, 3)
     """
-    inside = None if within is None else _flat(within).split(_CHUNK)
+    inside = None if within is None else _pieces(within)
     # A comparison rounds the value to the type of the scores, which may be the coarser one.
     coarse = float(torch.tensor(value, dtype=score.dtype)) != value
     compare = torch.ge if or_equal else torch.gt
     count = 0
-    for index, chunk in enumerate(_flat(score).split(_CHUNK)):
+    for index, chunk in enumerate(_pieces(score)):
         found = compare(chunk.double() if coarse else chunk, value)
         count += int((found if inside is None else found & inside[index]).count_nonzero())
     return count
@@ -260,7 +175,7 @@ def check_finite(tensors: Mapping[str, Tensor], what: str = "scores") -> None:
     for name, tensor in tensors.items():
         if _is_finite(tensor):
             continue
-        bad: int = sum(int((~torch.isfinite(chunk)).sum()) for chunk in _flat(tensor).split(_CHUNK))
+        bad: int = sum(int((~torch.isfinite(chunk)).sum()) for chunk in _pieces(tensor))
         raise InvalidInput(
             f"Expected finite {what}, got {bad} NaN or infinite value{'s' * (bad > 1)} in "
             f"{name!r} of shape {tuple(tensor.shape)}; the network has probably diverged: "
@@ -270,6 +185,11 @@ def check_finite(tensors: Mapping[str, Tensor], what: str = "scores") -> None:
 
 def _flat(tensor: Tensor) -> Tensor:
     return tensor.detach().reshape(-1)
+
+
+def _pieces(tensor: Tensor) -> Sequence[Tensor]:
+    pieces: Sequence[Tensor] = _flat(tensor).split(_CHUNK if tensor.is_cpu else _DEVICE_CHUNK)
+    return pieces
 
 
 def _check_dtypes(scores: Scores) -> None:
@@ -288,62 +208,16 @@ def _chunks(scores: Scores, masks: Masks, *, unsigned: bool) -> Iterator[Tensor]
     """
     wide = torch.float64 if torch.float64 in {s.dtype for s in scores.values()} else torch.float32
     for name, score in scores.items():
-        chunks = _flat(score).split(_CHUNK)
+        chunks = _pieces(score)
         if name not in masks:
             yield from chunks
             continue
-        for chunk, inside in zip(chunks, _flat(masks[name]).split(_CHUNK), strict=True):
+        for chunk, inside in zip(chunks, _pieces(masks[name]), strict=True):
             if unsigned:
                 bits = bits_of(inside, chunk)
                 yield (chunk.view(bits.dtype) & bits).view(chunk.dtype)
             else:
                 yield torch.where(inside, chunk.to(wide), torch.finfo(wide).min)
-
-
-def _keys(chunk: Tensor, *, wide: bool) -> Tensor:
-    """Integers in the order of the scores."""
-    dtype, integers, sign = (
-        (torch.float64, torch.int64, 63) if wide else (torch.float32, torch.int32, 31)
-    )
-    bits = chunk.to(dtype).view(integers)
-    if bits.numel() and int(bits.amin()) < 0:
-        # Negative floats order backwards as integers: flip all but their sign. Adding 0 first
-        # makes -0.0 equal to 0.0. Magnitudes never come here.
-        bits = (chunk.to(dtype) + 0.0).view(integers)
-        bits = bits ^ ((bits >> sign) & torch.iinfo(integers).max)
-    return bits
-
-
-def _beginning_with(keys: Tensor, prefix: int, shift: int) -> Tensor:
-    """Take the keys whose bits from ``shift`` on are ``prefix``."""
-    matches = (keys >> shift) == prefix
-    whole = len(keys) // 8 * 8
-    rows = matches[:whole].view(torch.int64).nonzero().view(-1)
-    if 32 * len(rows) > whole:
-        return keys[matches]
-    # Where there are few, to look at eight flags as one integer halves the time.
-    near, flags = (each[:whole].view(-1, 8).index_select(0, rows) for each in (keys, matches))
-    return torch.cat((near[flags], keys[whole:][matches[whole:]]))
-
-
-def _histogram(digits: Tensor) -> Tensor:
-    """Count digits from 0 to 65,535."""
-    return torch.bincount(digits, minlength=1 << _DIGIT).cpu()
-
-
-def _bucket_of_rank(counts: Tensor, rank: int) -> tuple[int, int]:
-    """Find the bin of the rank-th largest, and its rank within that bin."""
-    from_top = counts.flip(0).cumsum(0)
-    place = int(torch.searchsorted(from_top, rank))
-    bucket = counts.numel() - 1 - place
-    return bucket, rank - (int(from_top[place]) - int(counts[bucket]))
-
-
-def _float_of(key: int, *, wide: bool) -> float:
-    """Undo the order-preserving map of `_keys`."""
-    integer = torch.tensor(key, dtype=torch.int64 if wide else torch.int32)
-    bits = integer ^ ((integer >> (63 if wide else 31)) & torch.iinfo(integer.dtype).max)
-    return float(bits.view(torch.float64 if wide else torch.float32))
 
 
 def _confirmed(
@@ -360,9 +234,9 @@ def _confirmed(
 
 
 def _is_finite(score: Tensor) -> bool:
-    flat = _flat(torch.view_as_real(score.detach().resolve_conj()) if score.is_complex() else score)
-    extremes = [torch.stack(chunk.aminmax()) for chunk in flat.split(_CHUNK) if len(chunk)]
-    return all(bool(each.isfinite().all()) for each in extremes)  # they show NaN as well
+    real = torch.view_as_real(score.detach().resolve_conj()) if score.is_complex() else score
+    extremes = [torch.stack(chunk.aminmax()) for chunk in _pieces(real) if len(chunk)]
+    return not extremes or bool(torch.stack(extremes).isfinite().all())  # they show NaN as well
 
 
 def keep_above_(
@@ -392,9 +266,7 @@ def keep_above_(
 def _above(score: Tensor, limit: Threshold, within: Tensor | None) -> Tensor:
     """Keep what is above the threshold, and the first ties."""
     mask = torch.empty(score.shape, dtype=torch.bool, device=score.device)
-    inside = None if within is None else _flat(within).split(_CHUNK)
-    for index, (chunk, out) in enumerate(
-        zip(_flat(score).split(_CHUNK), mask.view(-1).split(_CHUNK), strict=True)
-    ):
+    inside = None if within is None else _pieces(within)
+    for index, (chunk, out) in enumerate(zip(_pieces(score), _pieces(mask), strict=True)):
         limit = keep_above_(out, chunk, limit, None if inside is None else inside[index])
     return mask

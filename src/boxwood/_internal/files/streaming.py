@@ -20,10 +20,11 @@ import torch
 from filelock import FileLock, Timeout
 
 from boxwood._internal.core.allocation import keep_of
+from boxwood._internal.core.radix_select import Threshold
 from boxwood._internal.core.reading import read_whole, strict_json
 from boxwood._internal.core.replacing import UNFINISHED, disk_errors
 from boxwood._internal.core.schedules import check_sparsity
-from boxwood._internal.core.selection import Threshold, keep_above_
+from boxwood._internal.core.selection import keep_above_
 from boxwood._internal.files.checkpoint import (
     Checkpoint,
     OnRead,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from boxwood._internal.core.allocation import keep_of
-from boxwood._internal.core.selection import Threshold, kth_of_chunks
+from boxwood._internal.core.radix_select import Threshold, kth_of_chunks
 from boxwood._internal.files.checkpoint import OnRead, StoredTensor
 from boxwood._internal.files.header import FLOATS, Entry
 from boxwood.errors import InvalidInput
