@@ -10,11 +10,13 @@ from measuring import Row, compare, main
 from torch import Tensor
 
 from boxwood._internal.core.allocation import allocate
+from boxwood._internal.core.blocks import Blocks
 from boxwood._internal.core.selection import select
 from boxwood._internal.core.timing import by_turns
 
 SPARSITY = 0.9
 TENSORS = 10
+COLUMNS = 1000
 PEER = "cat + kthvalue"
 
 
@@ -26,8 +28,19 @@ def measure(quick: bool) -> list[Row]:
     weights = scores(each)
     steps = {"ours": lambda: ours(weights), "peer": lambda: theirs(weights)}
     times = by_turns(steps, turns=5 if quick else 7, warm_up=1)
+    grouped = {"ours": lambda: in_blocks(weights), "peer": lambda: ours(weights)}
+    blocks = by_turns(grouped, turns=5 if quick else 7, warm_up=1)
     name = f"{TENSORS} x {each / 1e6:.0f} M"
     rows = [compare(f"{name}: time", times["ours"], times["peer"], PEER, unit="s")]
+    rows.append(
+        compare(
+            f"{name} in 1x4 blocks: time",
+            blocks["ours"],
+            blocks["peer"],
+            "single weights",
+            unit="s",
+        )
+    )
     kinds = ("working memory", "with the masks")
     for kind, mine, peers in zip(kinds, grown["ours"], grown["theirs"], strict=True):
         rows.append(compare(f"{name}: {kind}", [mine], [peers], PEER, unit="weights' bytes"))
@@ -37,12 +50,22 @@ def measure(quick: bool) -> list[Row]:
 def scores(each: int) -> dict[str, Tensor]:
     """Absolute values of normal random numbers; in place, so that the peak is the weights alone."""
     generator = torch.Generator().manual_seed(0)
-    return {f"w{i}": torch.randn(each, generator=generator).abs_() for i in range(TENSORS)}
+    return {
+        f"w{i}": torch.randn(each, generator=generator).abs_().view(-1, COLUMNS)
+        for i in range(TENSORS)
+    }
 
 
 def ours(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Exact counts, and ties in order."""
     return select(weights, allocate(weights, SPARSITY))
+
+
+def in_blocks(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same share of blocks of four."""
+    blocks = Blocks(1, 4)
+    pooled = {name: blocks.pool(weight) for name, weight in weights.items()}
+    return select(weights, allocate(pooled, SPARSITY), blocks)
 
 
 def theirs(weights: dict[str, Tensor]) -> dict[str, Tensor]:

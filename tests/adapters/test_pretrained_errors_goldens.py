@@ -178,6 +178,13 @@ def test_the_command(llama: Path, tmp_path: Path) -> None:
         assert report["tensors"] == said["tensors"]
         transformers.AutoModelForCausalLM.from_pretrained(out)
         transformers.AutoTokenizer.from_pretrained(out)
+    for by in ("magnitude", "wanda", "ria", "sparsegpt"):
+        out = tmp_path / f"blocks of {by}"
+        blocks = ("--pattern", "1x4", "--sparsity", 0.75)
+        done = command("prune", llama, "--by", by, *blocks, *text, "--out", out, "--json")
+        assert json.loads(done.stdout)["total"]["sparsity"] == 0.75, done
+        kept = [mask.view(len(mask), -1, 4).sum(2) for mask in load_masks(out).values()]
+        assert all(bool(((each == 0) | (each == 4)).all()) for each in kept)
     done = command(
         "prune", llama, "--by", "magnitude", "--sparsity", 0.7, "--owl", *text,
         "--out", tmp_path / "owl", "--json",
@@ -195,8 +202,9 @@ def test_the_command(llama: Path, tmp_path: Path) -> None:
     [
         (["--by", "wanda", "--sparsity", "0.5"], "calibration text for wanda, got none; give --text"),
         (["--by", "chance", "--sparsity", "0.5"], "Expected --by magnitude, wanda, ria, sparsegpt, got 'chance'"),
-        (["--by", "magnitude"], "either --sparsity or --pattern, got both or neither"),
-        (["--by", "magnitude", "--sparsity", "0.5", "--pattern", "2:4"], "either --sparsity or --pattern"),
+        (["--by", "magnitude"], "--sparsity or --pattern, got neither"),
+        (["--by", "magnitude", "--pattern", "1x4"], "Expected --sparsity with --pattern 1x4, got none"),
+        (["--by", "magnitude", "--sparsity", "0.5", "--pattern", "2:4"], "either --sparsity or --pattern n:m, got both, 0.5 and 2:4"),
         (["--by", "magnitude", "--pattern", "half"], "Expected --pattern n:m, n kept of every m"),
         (["--by", "magnitude", "--pattern", "4:2"], "0 < n < m"),
         (["--by", "magnitude", "--sparsity", "0.5", "--per-tensor"], "no --layers and no --per-tensor with --by"),

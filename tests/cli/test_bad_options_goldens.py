@@ -59,7 +59,7 @@ OUT = {
 }  # fmt: skip
 STORE = dict.fromkeys(COMMANDS, ("FILE",)) | {"run": OF_FOLDERS, "demo": OF_FOLDERS}
 OF_OTHERS: dict[tuple[str, str], tuple[str, ...]] = {
-    ("prune", "--pattern"): ("0", "4:2", "x"),  # n:m
+    **{(command, "--pattern"): ("0", "4:2", "x", "0x4", "1x4x1") for command in ("prune", "compile", "bench")},
     ("shrink", "OUT"): (*WRITTEN, "MISSING/file"),
     ("prune", "--keep"): ("2:4", "0.5"),  # as it was before there was --pattern
     ("report", "--latency-file"): (), ("serve", "--latency-file"): (),  # a file that is read

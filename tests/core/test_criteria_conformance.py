@@ -20,6 +20,7 @@ from boxwood import criteria
 from boxwood._internal.core import spec
 from boxwood._internal.core.allocation import Allocation, ByName, global_, uniform
 from boxwood._internal.core.allocation_by_layer import OutlierWeighed, erdos_renyi_kernel, lamp
+from boxwood._internal.core.blocks import Blocks
 from boxwood._internal.core.call import Call
 from boxwood._internal.core.evidence import evidence_of
 from boxwood._internal.core.granularity import (
@@ -124,6 +125,7 @@ GRANULARITIES: tuple[Granularity, ...] = (
     Slices(dims=(0, 1), pooling=largest),
     PerRow(),
     NofM(2, 4),
+    Blocks(1, 4),
 )
 SCOPES: tuple[Allocation, ...] = (global_, uniform, erdos_renyi_kernel, lamp, OutlierWeighed(2.0))
 
@@ -301,6 +303,8 @@ def test_every_granularity(row: Row, granularity: Granularity) -> None:
             others = [dim for dim in range(mask.dim()) if dim not in granularity.dims]
             shares = mask.float().mean(others) if others else mask.float()
             assert ((shares == 0) | (shares == 1)).all()
+        if isinstance(granularity, Blocks):
+            assert torch.equal(granularity.spread(granularity.alive(mask), mask.shape), mask)
 
 
 @pytest.mark.parametrize("allocation", SCOPES, ids=named)
@@ -321,7 +325,7 @@ def test_every_scope(row: Row, allocation: Allocation) -> None:
 def test_pruning_further(row: Row) -> None:
     """What is pruned stays pruned, for groups too, and the sparsity is the total."""
     model = make(row.networks[-1])
-    for granularity in (Elements(), PerRow(), Slices()):
+    for granularity in (Elements(), PerRow(), Slices(), Blocks(1, 4)):
         first = pruned(row, model, 0.25, granularity=granularity, allocation=uniform)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

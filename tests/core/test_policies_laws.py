@@ -12,9 +12,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from boxwood._internal.core.allocation import global_, uniform
+from boxwood._internal.core.allocation_by_layer import erdos_renyi_kernel
+from boxwood._internal.core.blocks import Blocks
+from boxwood._internal.core.granularity import Slices
 from boxwood._internal.core.policies import SET, Gradual, LayerByLayer, Policy, RigL, Static
 from boxwood._internal.core.schedules import Cubic, Linear, OneShot, Steps
 from boxwood._internal.data.splits import InMemory
+from boxwood._internal.model.layer_kinds import layouts_of, outputs_first
 from boxwood._internal.model.sparse_training import SparseTraining
 from boxwood._internal.train.loop import train_
 from boxwood._internal.train.optimizers import SGD
@@ -169,6 +173,62 @@ def test_replacing_keeps_every_count(policy: Policy) -> None:
         assert int(mask.sum()) == int(first[name].sum()) == round(0.2 * mask.numel())
     assert not torch.equal(training.masks["0.weight"], first["0.weight"])
     assert not net[0].weight[~training.masks["0.weight"]].any()
+
+
+class Mixed(nn.Module):
+    """Every way in which a matrix can lie: kernels, of groups and transposed, and recurrent ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.grouped = nn.Conv2d(8, 12, 3, padding=1, groups=2)
+        self.up = nn.ConvTranspose2d(12, 6, 2, stride=2)
+        self.lstm = nn.LSTM(6, 8, batch_first=True)
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.up(self.grouped(self.first(x.view(-1, 3, 2, 2)).relu()).relu())
+        return self.last(self.lstm(maps.flatten(2).transpose(1, 2))[0][:, -1])
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        Static(sparsity=0.7, granularity=Blocks(1, 4)),
+        SET(sparsity=0.7, until=12, every=3, granularity=Blocks(1, 4)),
+        RigL(sparsity=0.7, until=12, every=3, granularity=Blocks(1, 4)),
+        RigL(sparsity=0.7, until=12, every=3, granularity=Blocks(1, 4), allocation=erdos_renyi_kernel),
+        LayerByLayer(final=0.7, end=10, every=1, granularity=Blocks(1, 4)),
+        Gradual(schedule=Cubic(final=0.7, end=9), every=3, granularity=Blocks(1, 4), allocation=global_),
+        RigL(sparsity=0.7, until=12, every=3, granularity=Slices()),
+    ],
+    ids=lambda policy: type(policy).__name__,
+)  # fmt: skip
+def test_groups_go_and_grow_whole(policy: Policy) -> None:
+    """Under every policy a group of inputs is whole at every step, and counts are of groups."""
+    torch.manual_seed(0)
+    net = Mixed()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
+    training = SparseTraining(net, optimizer, policy)
+    groups = policy.granularity
+
+    def pooled() -> dict[str, Tensor]:
+        shown = outputs_first(layouts_of(net, dict(net.named_parameters())), training.masks)
+        for mask in shown.values():
+            assert torch.equal(groups.spread(groups.alive(mask), tuple(mask.shape)), mask)
+        return {name: groups.alive(mask) for name, mask in shown.items()}
+
+    first = pooled()
+    train(net, optimizer, range(12), after=lambda step: pooled() and None)
+    last = pooled()
+    whole = sum(mask.numel() for mask in last.values())
+    kept = sum(int(mask.sum()) for mask in last.values())
+    if getattr(policy, "allocation", uniform) is uniform:
+        assert all(int(mask.sum()) == round(0.3 * mask.numel()) for mask in last.values())
+    else:
+        assert kept == round(0.3 * whole)
+    changed = not all(torch.equal(first[name], mask) for name, mask in last.items())
+    assert changed == (not isinstance(policy, Static))
 
 
 def test_rigl_grows_where_the_dense_gradient_is_largest() -> None:

@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from boxwood._internal.core.blocks import Blocks
 from boxwood._internal.core.granularity import NofM
 from boxwood._internal.core.surgeon import adjust, inverse_by_recursion, remove_weights, sparse_gpt
 from boxwood._internal.model.evidence.calibration import Calibration
 from boxwood._internal.model.evidence.curvature import damped, input_gram
 from boxwood._internal.model.oneshot import apply_masks_, find_masks
-from boxwood._internal.model.prunable import linear
+from boxwood._internal.model.prunable import Named, linear
 from boxwood._internal.model.reconstruct import load_, prune_and_reconstruct, reconstruct
 from boxwood.errors import BoxwoodError
 
@@ -159,6 +160,45 @@ def test_sparse_gpt_in_groups() -> None:
             sparse_gpt(weight[:, :columns], hessian[:columns, :columns], keep, grouped=NofM(2, 4))
 
 
+def slow_blocks(weight: Tensor, hessian: Tensor, keep: int, inputs: int, size: int) -> Tensor:
+    """The mask of 1 × 4 blocks, place by place, with the errors passed on one weight at a time."""
+    rows, columns = weight.shape
+    factor = torch.linalg.cholesky(torch.linalg.inv(hessian), upper=True)
+    left, mask = weight.clone(), torch.ones(weight.shape, dtype=torch.bool)
+    firsts = [a + b for a in range(0, columns, inputs) for b in range(0, inputs, 4)]
+    whole, seen, kept = rows * len(firsts), 0, 0
+    spans = [(a + b, min(a + b + size, a + inputs)) for a in range(0, columns, inputs) for b in range(0, inputs, size)]  # fmt: skip
+    for start, end in spans:
+        blocks = [(r, j, min(j + 4, end)) for r in range(rows) for j in range(start, end, 4)]
+        seen += len(blocks)
+        kept, wanted = round(keep * seen / whole), round(keep * seen / whole) - kept
+        scores = {
+            (r, i, j): float((left[r, i:j] / factor.diagonal()[i:j]).square().mean())
+            for r, i, j in blocks
+        }
+        for r, i, j in sorted(blocks, key=lambda block: -scores[block])[wanted:]:
+            mask[r, i:j] = False
+        for j in range(start, end):
+            error = left[:, j].masked_fill(mask[:, j], 0) / factor[j, j]
+            left[:, j:] -= torch.outer(error, factor[j, j:])
+    return mask
+
+
+@pytest.mark.parametrize(("inputs", "size"), [(24, 128), (24, 8), (6, 8), (12, 4), (3, 8)])
+def test_sparse_gpt_in_blocks(inputs: int, size: int) -> None:
+    """Four inputs go together, at each position of a kernel by itself; counts are of blocks."""
+    weight, hessian = problem(3, 6, 24)
+    places = 24 // inputs * -(-inputs // 4) * 6
+    keep = round(0.4 * places)
+    found, mask = sparse_gpt(weight, hessian, keep, grouped=Blocks(1, 4), inputs=inputs, block=size)
+    alive = Blocks(1, 4).alive(mask.view(6, -1, inputs).transpose(1, 2))
+    assert int(alive.sum()) == keep
+    assert torch.equal(Blocks(1, 4).spread(alive, (6, inputs, 24 // inputs)), mask.view(6, -1, inputs).transpose(1, 2))  # fmt: skip
+    assert torch.equal(mask, slow_blocks(weight, hessian, keep, inputs, size))
+    assert not found[~mask].any()
+    assert rise(hessian, found - weight) < rise(hessian, weight * mask - weight)
+
+
 def network() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -243,10 +283,14 @@ def test_counts_by_name_and_refusals() -> None:
     assert int(done.masks["7.weight"].sum()) == 5
     with pytest.raises(BoxwoodError, match=r"counts for every tensor .* none for '0\.weight'"):
         prune_and_reconstruct(net, 0.5, inputs(), keep=last)
-    with pytest.raises(BoxwoodError, match=r"linear layers for 2:4 by SparseGPT, got '0\.weight'"):
+    with pytest.raises(BoxwoodError, match=r"multiples of 4 for 2:4 by SparseGPT, got '0\.weight'"):
         prune_and_reconstruct(net, 0.5, inputs(), grouped=NofM(2, 4))
     grouped = prune_and_reconstruct(net, 0.5, inputs(), layers=linear, grouped=NofM(2, 4))
     assert (grouped.masks["7.weight"].view(4, 2, 4).sum(2) == 2).all()
+    second = prune_and_reconstruct(
+        net, 0.5, inputs(), layers=Named(("2.weight",)), grouped=NofM(2, 4)
+    )
+    assert (second.masks["2.weight"].sum(1) == 2).all()
     with pytest.raises(BoxwoodError, match=r"model's names and shapes, got '7\.weight'"):
         load_(net, {"7.weight": torch.ones(2, 2)})
     with pytest.raises(BoxwoodError, match="keep between 0 and 2, got 3"):
@@ -257,3 +301,22 @@ def test_counts_by_name_and_refusals() -> None:
         BoxwoodError, match=r"keep in \[0, 2\] and block >= 1, got keep=3, block=128"
     ):
         sparse_gpt(torch.ones(1, 2), torch.eye(2), 3)
+
+
+@pytest.mark.parametrize("blocks", [Blocks(1, 4), Blocks(3, 2)])
+def test_networks_in_blocks(blocks: Blocks) -> None:
+    """Blocks of inputs at each position of a kernel, in grouped convolutions and linear layers."""
+    net = network()
+    done = prune_and_reconstruct(net, 0.5, inputs(), grouped=blocks)
+    adjusted, zeroed = copy.deepcopy(net), copy.deepcopy(net)
+    load_(adjusted, done.weights)
+    apply_masks_(zeroed, done.masks)
+    assert output_error(net, adjusted) < output_error(net, zeroed)
+    for name, mask in done.masks.items():
+        groups = 2 if name == "0.weight" else 1
+        parts = mask.chunk(groups)
+        found = [blocks.alive(part) for part in parts]
+        assert all(
+            torch.equal(blocks.spread(a, p.shape), p) for a, p in zip(found, parts, strict=True)
+        )
+        assert sum(int(each.sum()) for each in found) == round(0.5 * groups * found[0].numel())

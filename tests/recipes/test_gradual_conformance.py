@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from boxwood import criteria
 from boxwood._internal.core.allocation import Allocation, global_, uniform
 from boxwood._internal.core.allocation_by_layer import OutlierWeighed, erdos_renyi_kernel, lamp
+from boxwood._internal.core.blocks import Blocks
 from boxwood._internal.core.call import Call
 from boxwood._internal.core.evidence import evidence_of
 from boxwood._internal.core.granularity import Elements, Granularity, NofM, PerRow, Slices, total
@@ -118,6 +119,7 @@ GRANULARITIES: tuple[Granularity, ...] = (
     Slices(dims=(1,), pooling=total),
     PerRow(),
     NofM(2, 4),
+    Blocks(1, 4),
 )
 SCOPES: tuple[Allocation, ...] = (
     uniform,

@@ -25,6 +25,7 @@ from boxwood._internal.cli.models import (
     check_takes,
     read_network,
 )
+from boxwood._internal.cli.patterns import Pattern, prune_magnitudes_, read_pattern
 from boxwood._internal.cli.progress import bar
 from boxwood._internal.cli.terminal import Console, say
 from boxwood._internal.core.timing import Run, median_interval
@@ -40,7 +41,6 @@ from boxwood._internal.engine.backends import (
 )
 from boxwood._internal.graph.shrink import shrink
 from boxwood._internal.graph.units import find_units
-from boxwood._internal.model.oneshot import apply_masks_, find_masks
 from boxwood._internal.recipes.unit_selection import select_units
 from boxwood.errors import InvalidInput
 
@@ -80,6 +80,7 @@ def bench(
     inputs: Inputs = None,
     weights: Weights = None,
     sparsity: Sparsity = 0.0,
+    pattern: Pattern = None,
     keep: Annotated[
         float | None,
         typer.Option(
@@ -110,7 +111,7 @@ def bench(
     dense, example = read_network(model, inputs or (), settings or (), weights)
     check_takes(dense, example)
     torch.set_num_threads(threads)
-    networks = _networks(dense, example, sparsity, keep)
+    networks = _networks(dense, example, sparsity, pattern, keep)
     entries = _chosen(_entries(networks, example, threads, compiled=torch_compile), only or ())
     runs: dict[str, Run] = {}
     absent: dict[Entry, str] = {}
@@ -153,24 +154,29 @@ def bench(
 
 
 def _networks(
-    dense: nn.Module, example: Sequence[Tensor], sparsity: float, keep: float | None
+    dense: nn.Module,
+    example: Sequence[Tensor],
+    sparsity: float,
+    pattern: str | None,
+    keep: float | None,
 ) -> dict[str, nn.Module]:
     """Return the network and what is made of it, by name."""
-    zeros = f"{100 * sparsity:.4g}% zeros"
+    share = sparsity if pattern is None else read_pattern(pattern, sparsity or None)[0]
+    zeros = f"{100 * share:.4g}% zeros" + (f" in {pattern}" if pattern else "")
     found = {DENSE: dense}
-    if sparsity:
-        found[zeros] = _pruned(dense, sparsity)
+    if share:
+        found[zeros] = _pruned(dense, sparsity, pattern)
     if keep is not None:
         name = f"{100 * keep:.4g}% of units"
         found[name] = shrink(dense, select_units(find_units(dense, tuple(example)), keep))
-        if sparsity:
-            found[f"{name}, {zeros}"] = _pruned(found[name], sparsity)
+        if share:
+            found[f"{name}, {zeros}"] = _pruned(found[name], sparsity, pattern)
     return found
 
 
-def _pruned(model: nn.Module, sparsity: float) -> nn.Module:
+def _pruned(model: nn.Module, sparsity: float, pattern: str | None) -> nn.Module:
     model = copy.deepcopy(model)
-    apply_masks_(model, find_masks(model, sparsity))
+    prune_magnitudes_(model, sparsity, pattern)
     return model
 
 

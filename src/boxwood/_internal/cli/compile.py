@@ -19,6 +19,7 @@ from boxwood._internal.cli.models import (
     check_takes,
     read_network,
 )
+from boxwood._internal.cli.patterns import Pattern
 from boxwood._internal.cli.tables import show
 from boxwood._internal.cli.terminal import Console, say
 from boxwood._internal.engine import compiling
@@ -36,6 +37,7 @@ def compile(  # noqa: A001
     inputs: Inputs = None,
     weights: Weights = None,
     sparsity: Sparsity = 0.0,
+    pattern: Pattern = None,
     settings: Settings = None,
     threads: Threads = 1,
     explain: Annotated[bool, typer.Option(help="Say what runs where, and why.")] = False,
@@ -46,7 +48,7 @@ def compile(  # noqa: A001
     Example: boxwood compile torchvision.models:resnet18 --input 1x3x224x224 --sparsity 0.9 --out r.bxw
     """
     checks.free(out, overwrite=overwrite)
-    network, example = read_network(model, inputs or (), settings or (), weights, sparsity)
+    network, example = read_network(model, inputs or (), settings or (), weights, sparsity, pattern)
     check_takes(network, example)
     torch.set_num_threads(threads)
     session = compiling.compile(network, example, threads=threads)

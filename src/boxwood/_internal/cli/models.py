@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from boxwood._internal.cli import checks
+from boxwood._internal.cli.patterns import prune_magnitudes_
 from boxwood._internal.cli.target import arguments
 from boxwood._internal.core.reading import check_regular
 from boxwood._internal.core.spec import load
 from boxwood._internal.files.header import read_header
 from boxwood._internal.files.quantised import refuse_unprunable_tensors
-from boxwood._internal.model.oneshot import apply_masks_, find_masks
 from boxwood._internal.recipes.phase import load_weights_
 from boxwood.errors import InvalidInput
 
@@ -72,6 +72,7 @@ def read_network(
     settings: Sequence[str] = (),
     weights: Path | None = None,
     sparsity: float = 0.0,
+    pattern: str | None = None,
 ) -> tuple[Any, tuple[Tensor, ...]]:
     """Make a network and an example of its input, out of a file, a package, or a folder.
 
@@ -81,12 +82,13 @@ def read_network(
         settings: ``name=value`` texts for a function that makes the network.
         weights: a file of its state.
         sparsity: fraction of weights to prune first.
+        pattern: which of them live or die together, as typed.
 
     Raises:
-        InvalidInput: the name, a setting, the file, a shape or the sparsity cannot be used.
+        InvalidInput: the name, a setting, the file, a shape, the pattern or the sparsity cannot be used.
     """
     if not Path(target).is_dir():
-        return model_of(target, settings, weights, sparsity), example_of(inputs)
+        return model_of(target, settings, weights, sparsity, pattern), example_of(inputs)
     from boxwood._internal.adapters.folders import (
         load_folder,  # transformers takes seconds to import
     )
@@ -98,19 +100,22 @@ def read_network(
         )
     model = load_folder(Path(target))
     model.config.use_cache = False  # of past tokens: an output of its own
-    if sparsity:
-        apply_masks_(model, find_masks(model, sparsity))
+    prune_magnitudes_(model, sparsity, pattern)
     words = getattr(model.config, "vocab_size", None)
     return model, example_of(inputs or ([f"2x16:{words}"] if words else ()))
 
 
 def model_of(
-    name: str, settings: Sequence[str] = (), weights: Path | None = None, sparsity: float = 0.0
+    name: str,
+    settings: Sequence[str] = (),
+    weights: Path | None = None,
+    sparsity: float = 0.0,
+    pattern: str | None = None,
 ) -> nn.Module:
     """Build or find a network in evaluation mode, with its weights loaded and pruned.
 
     Raises:
-        InvalidInput: the name, a setting, the file or the sparsity cannot be used.
+        InvalidInput: the name, a setting, the file, the sparsity or the pattern cannot be used.
     """
     found = load(name)
     if not isinstance(found, nn.Module):
@@ -126,8 +131,7 @@ def model_of(
         )
     if weights is not None:
         _load_(found, weights)
-    if sparsity:
-        apply_masks_(found, find_masks(found, sparsity))
+    prune_magnitudes_(found, sparsity, pattern)
     return found.eval()
 
 

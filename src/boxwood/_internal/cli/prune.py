@@ -12,6 +12,7 @@ from rich.text import Text
 
 from boxwood._internal.cli import checks
 from boxwood._internal.cli.models import Length, Samples
+from boxwood._internal.cli.patterns import check_pattern
 from boxwood._internal.cli.progress import byte_bar
 from boxwood._internal.cli.prune_blocks import decision, prune_blocks
 from boxwood._internal.cli.tables import show
@@ -60,7 +61,11 @@ def prune(
     ] = None,
     pattern: Annotated[
         str | None,
-        typer.Option(help="With --by: as 2:4, 2 of every 4 consecutive inputs stay."),
+        typer.Option(
+            help="With --by: as 2:4, 2 of every 4 consecutive inputs stay; or, with --sparsity, "
+            "1x4: four consecutive inputs of an output live or die together.",
+            callback=check_pattern,
+        ),
     ] = None,
     _keep: Annotated[str | None, typer.Option("--keep", hidden=True, callback=_no_keep)] = None,
     owl: Annotated[
@@ -106,6 +111,8 @@ def prune(
     Example: boxwood prune llama/ --by wanda --sparsity 0.5 --text wiki.txt --out pruned/
 
     Example: boxwood prune llama/ --by sparsegpt --pattern 2:4 --text wiki.txt --out pruned/
+
+    Example: boxwood prune bert/ --by wanda --sparsity 0.8 --pattern 1x4 --text wiki.txt --out pruned/
     """
     torch.set_num_threads(threads)
     if by is not None:
@@ -115,7 +122,7 @@ def prune(
                 "of the blocks the same sparsity, got one; leave layers out with --skip."
             )
         wanted, decide = decision(by, sparsity, pattern)
-        if owl and pattern is not None:
+        if owl and sparsity is None:
             raise InvalidInput(
                 f"Expected no --owl with --pattern {pattern}, which gives every block the same sparsity, "
                 f"got both; leave one out."

@@ -9,12 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from boxwood._internal.cli.patterns import read_pattern
 from boxwood._internal.cli.progress import bar
 from boxwood._internal.cli.terminal import Console, say
 from boxwood._internal.core.call import Call
 from boxwood._internal.core.criteria.activations import ria, wanda
 from boxwood._internal.core.criteria.weights import magnitude
-from boxwood._internal.core.granularity import Elements, NofM, PerRow
+from boxwood._internal.core.granularity import Elements, PerRow
 from boxwood._internal.core.spec import encode
 from boxwood._internal.model.blockwise import by_criterion, by_sparse_gpt
 from boxwood.errors import InvalidInput
@@ -34,10 +35,10 @@ def decision(by: str, sparsity: float | None, pattern: str | None) -> tuple[floa
     Args:
         by: one of `METHODS`.
         sparsity: fraction of zeros in every linear layer.
-        pattern: ``n:m`` in its place.
+        pattern: ``n:m`` in its place, or ``1x4`` as well.
 
     Raises:
-        InvalidInput: another method, both of them or neither, or no ``n:m``.
+        InvalidInput: another method or pattern, or no sparsity, or two.
 
     Example:
         >>> sparsity, how = decision("sparsegpt", None, "2:4")
@@ -46,12 +47,14 @@ def decision(by: str, sparsity: float | None, pattern: str | None) -> tuple[floa
     """
     if by not in METHODS:
         raise InvalidInput(f"Expected --by {', '.join(METHODS)}, got {by!r}; choose one.")
-    grouped = None if pattern is None else _grouped(pattern)
-    wanted = sparsity if grouped is None else 1 - grouped.n / grouped.m
-    if wanted is None or (sparsity is None) == (grouped is None):
+    grouped = None
+    if pattern is not None:
+        wanted, grouped = read_pattern(pattern, sparsity)
+    elif sparsity is not None:
+        wanted = sparsity
+    else:
         raise InvalidInput(
-            "Expected either --sparsity or --pattern, got both or neither; --pattern n:m is a "
-            "sparsity of 1 - n/m."
+            "Expected --sparsity or --pattern, got neither; --pattern n:m is a sparsity of 1 - n/m."
         )
     if by == "sparsegpt":
         return wanted, Call.of(by_sparse_gpt, grouped=grouped)
@@ -124,16 +127,6 @@ def _said(batches: list[dict[str, Any]]) -> str:
     each = f"{min(lengths)} to {max(lengths)}" if len(lengths) > 1 else str(max(lengths))
     tokens = sum(batch["input_ids"].numel() for batch in batches)
     return f"{tokens:,} calibration tokens ({pieces} pieces of {each})"
-
-
-def _grouped(pattern: str) -> NofM:
-    found = re.fullmatch(r"(\d+):(\d+)", pattern)
-    if found is None or not 0 < int(found[1]) < int(found[2]):
-        raise InvalidInput(
-            f"Expected --pattern n:m, n kept of every m consecutive inputs with 0 < n < m, got "
-            f"{pattern!r}; try 2:4."
-        )
-    return NofM(int(found[1]), int(found[2]))
 
 
 def read_text(text: Path) -> str:

@@ -1,7 +1,8 @@
 """Blocks of weights that live or die together, so that a processor skips them together."""
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -12,26 +13,33 @@ from boxwood.errors import InvalidInput
 
 @dataclass(frozen=True)
 class Blocks:
-    """Rectangles of the matrix [outputs, everything else] are groups, pooled by their mean.
+    """Outputs × consecutive inputs are groups, pooled by their mean.
 
-    Blocks of 8 or 16 rows × 1 column make products with one vector several times faster than
-    single zeros of the same number: one input is read for all the rows. Blocks at the lower and
-    right edge are smaller where the shape is no multiple.
+    The inputs are those of a linear layer or a recurrent matrix. In a convolution they are input
+    channels at one position of the kernel, of one group of channels: with ``Blocks(1, 4)`` four
+    input channels of one filter live or die together, at each position by itself. Blocks at the
+    last outputs and the last inputs are smaller where the sizes are no multiples, and count as one
+    block each.
+
+    ``Blocks(1, 4)`` is what kernels of 8-bit integers skip: four weights are one word of 32 bits.
+    Blocks of 8 or 16 outputs × 1 input make products of float32 with one vector several times
+    faster than single zeros of the same number: one input is read for all the outputs.
 
     Args:
         rows: outputs of a block.
-        columns: columns of a block.
+        columns: consecutive inputs of a block.
 
     Raises:
         InvalidInput: a block without rows or columns.
 
     Example:
-        >>> Blocks(2, 1).pool(torch.tensor([[1.0, 3.0], [5.0, 5.0]]))
-        tensor([[3., 4.]])
+        >>> Blocks(1, 4).pool(torch.tensor([[4.0, 0.0, 2.0, 2.0, 7.0, 9.0]]))
+        tensor([[2., 8.]])
 
     Source: Narang, Undersander and Diamos (2017), Block-Sparse Recurrent Neural Networks,
-    section 3.1. Differs from the paper: pools by the mean (theirs by the maximum), so that small
-    blocks at the edge compare with whole ones either way.
+    section 3.1; four inputs to a block as Shen et al. (2023), arXiv 2306.16601.
+    Differs from the papers: pools by the mean, so that smaller blocks at the edge compare with
+    whole ones.
     """
 
     rows: int = 8
@@ -44,13 +52,23 @@ class Blocks:
                 "give positive sizes."
             )
 
+    @property
+    def revision(self) -> int:
+        """1 for blocks of several inputs: in convolutions they once ran along the kernel."""
+        return int(self.columns > 1)
+
     def pool(self, scores: Tensor) -> Tensor:
-        """Mean score of each block, [blocks down, blocks across]."""
-        return self._cut(scores).sum((1, 3)) / self._cut(torch.ones_like(scores)).sum((1, 3))
+        """Mean score of each block, [blocks of outputs, blocks of inputs, positions of a kernel]."""
+        sums = self._joined(scores, Tensor.add_)
+        down, across, *kernel = sums.shape
+        rows, columns = _sides(scores.shape)
+        heights = _sizes(down, self.rows, rows).to(sums)
+        widths = _sizes(across, self.columns, columns).to(sums)
+        return sums / torch.outer(heights, widths).view(down, across, *(1 for _ in kernel))
 
     def alive(self, mask: Tensor) -> Tensor:
         """Find the blocks with a weight in them."""
-        return self._cut(mask.to(torch.uint8)).amax((1, 3)).bool()
+        return self._joined(mask, Tensor.logical_or_)
 
     def rank(self, pooled: Tensor, alive: Tensor | None) -> Tensor:  # noqa: ARG002
         """Return the scores as they are."""
@@ -58,14 +76,33 @@ class Blocks:
 
     def spread(self, decisions: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Give every weight the decision of its block."""
-        rows, columns = shape[0], math.prod(shape[1:])
-        wide = decisions.repeat_interleave(self.rows, 0).repeat_interleave(self.columns, 1)
-        return wide[:rows, :columns].reshape(shape)
+        down, across, *kernel = decisions.shape
+        wide = decisions[:, None, :, None].expand(down, self.rows, across, self.columns, *kernel)
+        whole = wide.reshape(down * self.rows, across * self.columns, *kernel)
+        rows, columns = _sides(shape)
+        return whole[:rows, :columns].reshape(shape).contiguous()  # a mask that can be written to
 
-    def _cut(self, values: Tensor) -> Tensor:
-        """[blocks down, rows, blocks across, columns], zeros where a block hangs over."""
-        matrix = values.reshape(len(values), -1)
-        rows, columns = matrix.shape
-        matrix = pad(matrix, (0, -columns % self.columns, 0, -rows % self.rows))
-        down, across = len(matrix) // self.rows, matrix.shape[1] // self.columns
-        return matrix.reshape(down, self.rows, across, self.columns)
+    def _joined(self, values: Tensor, join: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Join the weights of each block, whole tensors at a time: torch is slow at short sums."""
+        rows, columns = _sides(values.shape)
+        values = values.view(rows, columns, *values.shape[2:])
+        down, across = -rows % self.rows, -columns % self.columns
+        if down or across:
+            values = pad(values, (0, 0) * (values.dim() - 2) + (0, across, 0, down))
+        blocks: Tensor = values.unflatten(1, (-1, self.columns)).unflatten(0, (-1, self.rows))
+        for side in (3, 1):
+            first, *others = blocks.unbind(side)
+            blocks = reduce(join, others, first.clone())
+        return blocks
+
+
+def _sides(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Outputs and inputs; a vector has one input."""
+    return shape[0], shape[1] if len(shape) > 1 else 1
+
+
+def _sizes(blocks: int, each: int, whole: int) -> Tensor:
+    """Sizes of the blocks along a side: all but the last are full."""
+    sizes = torch.full((blocks,), each)
+    sizes[-1:] += whole - blocks * each
+    return sizes

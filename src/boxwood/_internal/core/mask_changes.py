@@ -8,7 +8,7 @@ from boxwood._internal.core.allocation import Allocation, allocate
 from boxwood._internal.core.criteria.weights import random
 from boxwood._internal.core.granularity import Granularity, pool_within
 from boxwood._internal.core.masks import Masks
-from boxwood._internal.core.selection import Scores, candidates, select
+from boxwood._internal.core.selection import Scores, select
 
 
 def pruned(
@@ -25,7 +25,9 @@ def pruned(
     return select(scores, keep, granularity, masks=masks)
 
 
-def replaced(masks: Masks, scores: Scores, growth: Scores, fraction: float) -> dict[str, Tensor]:
+def replaced(
+    masks: Masks, scores: Scores, growth: Scores, fraction: float, granularity: Granularity
+) -> dict[str, Tensor]:
     """Let the lowest of the kept go, and the highest growth of all others come; counts stay.
 
     What goes may come again at once, as in the code of Evci et al., so that a tensor with hardly a
@@ -33,17 +35,24 @@ def replaced(masks: Masks, scores: Scores, growth: Scores, fraction: float) -> d
     """
     new = {}
     for name, mask in masks.items():
-        kept = candidates(scores, {name: mask})[name]
+        kept = int(granularity.alive(mask).count_nonzero())
         moved = int(fraction * kept)
-        stayed = select({name: scores[name]}, {name: kept - moved}, masks={name: mask})[name]
-        grown = select({name: growth[name]}, {name: moved}, masks={name: ~stayed})[name]
-        new[name] = stayed | grown
+        stayed = select(
+            {name: scores[name]}, {name: kept - moved}, granularity, masks={name: mask}
+        )[name]
+        grown = select({name: growth[name]}, {name: moved}, granularity, masks={name: ~stayed})
+        new[name] = stayed | grown[name]
     return new
 
 
 def random_masks(
-    weights: Mapping[str, Tensor], sparsity: float, allocation: Allocation, seed: int
+    weights: Mapping[str, Tensor],
+    sparsity: float,
+    allocation: Allocation,
+    seed: int,
+    granularity: Granularity,
 ) -> dict[str, Tensor]:
     """Draw masks of a total sparsity."""
     scores = {name: random(weight, name, seed=seed) for name, weight in weights.items()}
-    return select(scores, allocate(scores, sparsity, allocation=allocation))
+    pooled = {name: granularity.pool(score) for name, score in scores.items()}
+    return select(scores, allocate(pooled, sparsity, allocation=allocation), granularity)

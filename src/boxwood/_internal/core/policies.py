@@ -14,6 +14,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from boxwood._internal.core import spec
 from boxwood._internal.core.allocation import Allocation, ByName, uniform
 from boxwood._internal.core.arguments import described
 from boxwood._internal.core.criteria.weights import magnitude, random
@@ -44,7 +45,7 @@ class Policy(Protocol):
         ...
 
     def init(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Masks before the first step."""
+        """Masks before the first step; outputs come first where a ``granularity`` is no single weights."""
         ...
 
     def due(self, step: int) -> bool:
@@ -141,6 +142,7 @@ class LayerByLayer:
         begin, end: steps.
         every: steps between updates.
         criterion: scores the weights.
+        granularity: what lives or dies together; single weights by default.
 
     Example:
         >>> policy = LayerByLayer(final=0.5, end=400, every=100)
@@ -161,6 +163,7 @@ class LayerByLayer:
     begin: int = 0
     every: int = 100
     criterion: Callable[..., Tensor] = magnitude
+    granularity: Granularity = spec.field(Elements(), legacy=Elements())  # noqa: RUF009 - a declaration
 
     def __post_init__(self) -> None:
         check_sparsity(self.final, "final sparsity")
@@ -187,7 +190,7 @@ class LayerByLayer:
         for index, name in enumerate(scores):
             left = 1 - min(max((step - self.begin) / wide - index, 0.0), 1.0)
             rows.append((name, self.final - self.final * left**3))
-        return pruned(scores, None, ByName(tuple(rows)), Elements(), masks)
+        return pruned(scores, None, ByName(tuple(rows)), self.granularity, masks)
 
 
 @dataclass(frozen=True)
@@ -198,6 +201,7 @@ class Static:
         sparsity: total fraction of zeros, in [0, 1).
         allocation: how it is shared out over the tensors, such as ``erdos_renyi_kernel``.
         seed: of the random masks; None is that of the run in a recipe, and 0 in a loop of your own.
+        granularity: what lives or dies together; single weights by default.
 
     Example:
         >>> masks = Static(sparsity=0.75).init({"w": torch.zeros(4, 4)})
@@ -214,10 +218,11 @@ class Static:
     allocation: Allocation = uniform
     seed: int | None = None
     criterion: Callable[..., Tensor] = magnitude
+    granularity: Granularity = spec.field(Elements(), legacy=Elements())  # noqa: RUF009 - a declaration
 
     def init(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Draw the masks."""
-        return random_masks(weights, self.sparsity, self.allocation, self.seed or 0)
+        return _drawn(self, weights)
 
     def due(self, step: int) -> bool:  # noqa: ARG002 - every policy has the same signature
         """Never."""
@@ -245,6 +250,7 @@ class SET:
         fraction: of each tensor's weights that is replaced, in (0, 1).
         allocation: how the sparsity is shared out over the tensors at the start.
         seed: of the first masks and of what grows; None is that of the run in a recipe, and 0 in a loop of your own.
+        granularity: what goes and grows together; single weights by default.
 
     Example:
         >>> policy = SET(sparsity=0.5, until=1000)
@@ -268,6 +274,7 @@ class SET:
     allocation: Allocation = uniform
     seed: int | None = None
     criterion: Callable[..., Tensor] = magnitude
+    granularity: Granularity = spec.field(Elements(), legacy=Elements())  # noqa: RUF009 - a declaration
 
     def __post_init__(self) -> None:
         _check_every(self.every)
@@ -275,7 +282,7 @@ class SET:
 
     def init(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Draw the masks."""
-        return random_masks(weights, self.sparsity, self.allocation, self.seed or 0)
+        return _drawn(self, weights)
 
     def due(self, step: int) -> bool:
         """Every ``every`` steps before ``until``."""
@@ -291,7 +298,7 @@ class SET:
         """Replace weights, tensor by tensor."""
         seed = seed_for(self.seed or 0, "SET", step)
         growth = {name: random(score, name, seed=seed) for name, score in scores.items()}
-        return replaced(masks, scores, growth, self.fraction)
+        return replaced(masks, scores, growth, self.fraction, self.granularity)
 
 
 @dataclass(frozen=True)
@@ -309,6 +316,7 @@ class RigL:
         fraction: replaced at the first update, in (0, 1).
         allocation: how the sparsity is shared out; ``erdos_renyi_kernel`` is best in the paper.
         seed: of the first masks; None is that of the run in a recipe, and 0 in a loop of your own.
+        granularity: what goes and grows together; single weights by default.
 
     Example:
         >>> policy = RigL(sparsity=0.5, until=1000)
@@ -332,6 +340,7 @@ class RigL:
     allocation: Allocation = uniform
     seed: int | None = None
     criterion: Callable[..., Tensor] = magnitude
+    granularity: Granularity = spec.field(Elements(), legacy=Elements())  # noqa: RUF009 - a declaration
 
     def __post_init__(self) -> None:
         _check_every(self.every)
@@ -339,7 +348,7 @@ class RigL:
 
     def init(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Draw the masks."""
-        return random_masks(weights, self.sparsity, self.allocation, self.seed or 0)
+        return _drawn(self, weights)
 
     def due(self, step: int) -> bool:
         """Every ``every`` steps before ``until``."""
@@ -351,7 +360,13 @@ class RigL:
         """Replace weights, tensor by tensor."""
         fraction = self.fraction / 2 * (1 + math.cos(math.pi * step / self.until))
         growth = {name: gradient.detach().abs() for name, gradient in gradients.items()}
-        return replaced(masks, scores, growth, fraction)
+        return replaced(masks, scores, growth, fraction, self.granularity)
+
+
+def _drawn(policy: Static | SET | RigL, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return random_masks(
+        weights, policy.sparsity, policy.allocation, policy.seed or 0, policy.granularity
+    )
 
 
 def _ones(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

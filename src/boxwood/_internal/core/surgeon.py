@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from boxwood._internal.core.granularity import NofM
+from boxwood._internal.core.blocks import Blocks
+from boxwood._internal.core.granularity import Elements, Granularity, NofM
 from boxwood._internal.core.selection import select
 from boxwood.errors import InvalidInput
 
@@ -130,21 +131,24 @@ def sparse_gpt(
     hessian: Tensor,
     keep: int,
     *,
-    grouped: NofM | None = None,
+    grouped: NofM | Blocks | None = None,
+    inputs: int | None = None,
     block: int = 128,
 ) -> tuple[Tensor, Tensor]:
     """Prune a matrix column by column, passing each error on to the columns not yet visited.
 
     Within a block of columns the lowest ``w² / [H⁻¹]_jj`` go, with H that of the columns from j
-    on; or, with ``grouped``, all but n of every m columns. The error of column j is made up for by
-    later columns alone, so one Cholesky factor serves all rows, and the result is not as good as
-    `adjust`, but far cheaper.
+    on; or, with ``grouped``, all but n of every m columns, or the groups of the lowest mean. The
+    error of column j is made up for by later columns alone, so one Cholesky factor serves all
+    rows, and the result is not as good as `adjust`, but far cheaper.
 
     Args:
         weight: [rows, n].
         hessian: H, [n, n], symmetric and positive definite (`damped` makes it so).
-        keep: weights that stay in all; blocks share them in proportion to their widths.
-        grouped: n of m; then keep must be n/m of all.
+        keep: weights, or `Blocks`, that stay in all; blocks of columns share them in proportion to
+            how many they hold.
+        grouped: n of m; then keep must be n/m of all; or what lives or dies together.
+        inputs: columns after which groups begin again, as at each position of a kernel; n if None.
         block: columns for which one mask is chosen at once.
 
     Returns:
@@ -158,30 +162,42 @@ def sparse_gpt(
     Source: Frantar and Alistarh (2023), algorithm 1.
     """
     rows, columns = weight.shape
-    if not 0 <= keep <= weight.numel() or block < 1:
+    inputs = columns if inputs is None else inputs
+    granularity: Granularity = grouped or Elements()
+    wide = 1
+    if isinstance(grouped, NofM):
+        _check_grouped(grouped, weight, keep, inputs)
+        wide = grouped.m
+    elif isinstance(grouped, Blocks):
+        wide = grouped.columns
+    step = max(block - block % wide, wide)
+    parts = [
+        (start, min(start + step, first + inputs))
+        for first in range(0, columns, inputs)
+        for start in range(first, first + inputs, step)
+    ]
+    held = [count_groups(granularity, (rows, end - start)) for start, end in parts]
+    if not 0 <= keep <= sum(held) or block < 1:
         raise InvalidInput(
-            f"Expected keep in [0, {weight.numel()}] and block >= 1, got keep={keep}, "
+            f"Expected keep in [0, {sum(held)}] and block >= 1, got keep={keep}, "
             f"block={block}; correct them."
         )
-    if grouped is not None:
-        _check_grouped(grouped, weight, keep)
-        block = max(block - block % grouped.m, grouped.m)
     lower = torch.linalg.cholesky(hessian)
     factor = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
     left = weight.clone()
     mask = torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
-    kept = 0
-    for start in range(0, columns, block):
-        end = min(start + block, columns)
+    seen = kept = 0
+    for (start, end), groups in zip(parts, held, strict=True):
         part, inner = left[:, start:end].clone(), factor[start:end, start:end]
         scales, inside = inner.diagonal().square(), mask[:, start:end]
-        if grouped is None:
-            wanted = round(keep * end / columns) - kept
+        if not isinstance(grouped, NofM):
+            seen += groups
+            wanted = round(keep * seen / sum(held)) - kept
             kept += wanted
-            inside[:] = select({"": part.square() / scales}, {"": wanted})[""]
+            inside[:] = select({"": part.square() / scales}, {"": wanted}, granularity)[""]
         errors = torch.empty_like(part)
         for j in range(end - start):
-            if grouped is not None and j % grouped.m == 0:
+            if isinstance(grouped, NofM) and j % grouped.m == 0:
                 group = slice(j, j + grouped.m)
                 scores = part[:, group].square() / scales[group]
                 inside[:, group] = select({"": scores}, {"": rows * grouped.n}, grouped)[""]
@@ -193,8 +209,18 @@ def sparse_gpt(
     return left, mask
 
 
-def _check_grouped(grouped: NofM, weight: Tensor, keep: int) -> None:
-    if weight.shape[1] % grouped.m or keep * grouped.m != weight.numel() * grouped.n:
+def count_groups(granularity: Granularity, shape: tuple[int, ...]) -> int:
+    """Count the groups of a tensor of a shape.
+
+    Example:
+        >>> count_groups(Blocks(1, 4), (3, 6))
+        6
+    """
+    return granularity.pool(torch.empty(shape, device="meta")).numel()
+
+
+def _check_grouped(grouped: NofM, weight: Tensor, keep: int, inputs: int) -> None:
+    if inputs % grouped.m or keep * grouped.m != weight.numel() * grouped.n:
         raise InvalidInput(
             f"Expected columns in multiples of {grouped.m} and {grouped.n}/{grouped.m} of them "
             f"kept, got shape {tuple(weight.shape)} and keep={keep}; ask for a sparsity of "

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from boxwood._internal.core.allocation import Allocation, uniform
+from boxwood._internal.core.blocks import Blocks
 from boxwood._internal.core.criteria.activations import wanda
 from boxwood._internal.core.granularity import Granularity, NofM, PerRow
 from boxwood._internal.core.masks import apply
@@ -155,7 +156,7 @@ def by_sparse_gpt(
     batches: Batches,
     *,
     sparsity: float,
-    grouped: NofM | None = None,
+    grouped: NofM | Blocks | None = None,
     layers: Layers = linear_and_conv,
 ) -> Reconstruction:
     """Decide a block's masks and weights by SparseGPT, its layers one after the other.

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from boxwood._internal.core.allocation import keep_of
-from boxwood._internal.core.granularity import NofM
+from boxwood._internal.core.blocks import Blocks
+from boxwood._internal.core.granularity import Elements, NofM
 from boxwood._internal.core.masks import Masks, validate
 from boxwood._internal.core.placement import check_data, placed_like
 from boxwood._internal.core.ranks import Group, all_or_none, as_first_rank
 from boxwood._internal.core.schedules import check_sparsity
-from boxwood._internal.core.surgeon import adjust, sparse_gpt
+from boxwood._internal.core.surgeon import adjust, count_groups, sparse_gpt
 from boxwood._internal.model.evidence.activations import sharing_input
 from boxwood._internal.model.evidence.calibration import Batches, Calibration
 from boxwood._internal.model.evidence.curvature import damped, input_gram
@@ -90,7 +91,7 @@ def prune_and_reconstruct(
     batches: Batches,
     *,
     layers: Layers = linear_and_conv,
-    grouped: NofM | None = None,
+    grouped: NofM | Blocks | None = None,
     keep: Mapping[str, int] | None = None,
     block: int = 128,
     damping: float = 0.01,
@@ -103,8 +104,8 @@ def prune_and_reconstruct(
         sparsity: fraction of zeros of every tensor, in [0, 1).
         batches: inputs, or (inputs, targets); read once for every input that layers share.
         layers: which parameters are pruned, in the order in which the layers run.
-        grouped: n of m, for linear layers.
-        keep: counts by name in place of the sparsity, such as `allocate` gives.
+        grouped: n of m consecutive inputs, or blocks.
+        keep: counts of weights or blocks by name in place of the sparsity, such as `allocate` gives.
         block: columns for which one mask is chosen at once.
         damping: added to the diagonal of each layer's Hessian, in units of its mean; above 0.
         group: as for `reconstruct`.
@@ -122,28 +123,42 @@ def prune_and_reconstruct(
     """
     check_sparsity(sparsity)
     parameters = layers(model)
-    counts = keep or {name: keep_of(w.numel(), sparsity) for name, w in parameters.items()}
-    for name, weight in parameters.items():
-        if name not in counts:
+    missing = [name for name in parameters if keep is not None and name not in keep]
+    if missing:
+        raise InvalidInput(
+            f"Expected counts for every tensor of layers=, got none for {missing[0]!r}; give both "
+            f"the same tensors."
+        )
+    flat = {name: torch.empty(weight.shape, device="meta") for name, weight in parameters.items()}
+    shapes = {n: t.shape for n, t in outputs_first(layouts_of(model, parameters), flat).items()}
+    for name, shape in shapes.items():
+        if isinstance(grouped, NofM) and shape[1] % grouped.m:
             raise InvalidInput(
-                f"Expected counts for every tensor of layers=, got none for {name!r}; give both the "
-                f"same tensors."
-            )
-        if grouped is not None and weight.dim() > 2:
-            raise InvalidInput(
-                f"Expected linear layers for {grouped.n}:{grouped.m} by SparseGPT, got {name!r} of "
-                f"shape {tuple(weight.shape)}; use layers=linear."
+                f"Expected inputs in multiples of {grouped.m} for {grouped.n}:{grouped.m} by "
+                f"SparseGPT, got {name!r} of shape {tuple(shape)}; leave it out with layers=."
             )
 
     def solve(name: str, weight: Tensor, hessians: Tensor, dead: Tensor) -> tuple[Tensor, Tensor]:
-        groups = len(weight)
-        weight = weight.masked_fill(dead[:, None], 0)
-        ends = [round(counts[name] * g / groups) for g in range(groups + 1)]
+        groups, rows, columns = weight.shape
+        inputs = columns if grouped is None else shapes[name][1]
+        # Groups run along the inputs, which a kernel's positions keep apart.
+        order = torch.arange(columns, device=weight.device).view(inputs, -1).T.flatten()
+        weight = weight.masked_fill(dead[:, None], 0)[..., order]
+        if inputs < columns:
+            hessians = hessians[:, order][..., order]
+        if keep is None:
+            each = count_groups(grouped or Elements(), (rows, inputs, columns // inputs))
+            count = keep_of(groups * each, sparsity)
+        else:
+            count = keep[name]
+        ends = [round(count * g / groups) for g in range(groups + 1)]
         parts = [
-            sparse_gpt(rows, hessian, end - start, grouped=grouped, block=block)
-            for rows, hessian, (start, end) in zip(weight, hessians, pairwise(ends), strict=True)
+            sparse_gpt(part, hessian, end - start, grouped=grouped, inputs=inputs, block=block)
+            for part, hessian, (start, end) in zip(weight, hessians, pairwise(ends), strict=True)
         ]
-        return torch.stack([rows for rows, _ in parts]), torch.stack([mask for _, mask in parts])
+        back = order.argsort()
+        new, masks = (torch.stack(each)[..., back] for each in zip(*parts, strict=True))
+        return new, masks
 
     return _layer_by_layer(model, parameters, batches, solve, damping, group)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from boxwood._internal.core.arguments import check_network, described
 from boxwood._internal.core.evidence import evidence_of
+from boxwood._internal.core.granularity import Elements
 from boxwood._internal.core.masks import sparsity
 from boxwood._internal.core.policies import Policy
 from boxwood._internal.core.ranks import Group, all_or_none
@@ -102,7 +103,7 @@ class SparseTraining:
         self._dense: dict[str, Tensor] = {}
         self._over = False
         if not masks:
-            masks = policy.init({name: p.detach() for name, p in self._weights.items()})
+            masks = self._first_masks()
         elif set(masks) != set(self._weights):
             raise InvalidInput(
                 f"Expected masks for {', '.join(self._weights)}, got masks for "
@@ -194,6 +195,13 @@ class SparseTraining:
             with all_or_none(self._seen.group):
                 self._update()
         self._dense = {}
+
+    def _first_masks(self) -> dict[str, Tensor]:
+        weights: dict[str, Tensor] = {name: p.detach() for name, p in self._weights.items()}
+        # Groups run along the inputs, wherever a layer stores them; single weights run nowhere.
+        grouped = not isinstance(getattr(self.policy, "granularity", Elements()), Elements)
+        layouts = self._layouts if grouped else {}
+        return as_stored(layouts, self.policy.init(outputs_first(layouts, weights)))
 
     def _update(self) -> None:
         masks = self.masks

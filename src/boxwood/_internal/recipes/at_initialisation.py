@@ -8,6 +8,7 @@ from boxwood._internal.core.allocation import Allocation, global_
 from boxwood._internal.core.call import Call
 from boxwood._internal.core.criteria.gradients import snip
 from boxwood._internal.core.evidence import evidence_of
+from boxwood._internal.core.granularity import Elements, Granularity
 from boxwood._internal.core.shuffles import within_layers
 from boxwood._internal.model.prunable import Layers, linear_and_conv
 from boxwood._internal.model.scoring import Criterion
@@ -35,6 +36,7 @@ def prune_at_initialisation(
     criterion: Criterion = snip,
     rounds: int | None = None,
     allocation: Allocation = global_,
+    granularity: Granularity = Elements(),
     layers: Layers = linear_and_conv,
     loss: Loss | None = None,
     evidence: int = 128,
@@ -53,6 +55,7 @@ def prune_at_initialisation(
             `boxwood.criteria` or your own.
         rounds: how often to score and prune; None takes 100 for `synflow` and 1 for all others.
         allocation: as for `boxwood.find_masks`.
+        granularity: as for `boxwood.find_masks`.
         layers: as for `boxwood.find_masks`.
         loss: for criteria that ask for gradients; None takes that of ``train``, and
             for `grasp` divides the outputs by 200.
@@ -79,7 +82,8 @@ def prune_at_initialisation(
     if rounds is None:
         rounds = _ROUNDS if flow else 1
     prune = Prune(
-        sparsity=sparsity, criterion=criterion, allocation=allocation, layers=layers, rounds=rounds,
+        sparsity=sparsity, criterion=criterion, allocation=allocation, granularity=granularity,
+        layers=layers, rounds=rounds,
         # Of the flow through a network only the shape of an example matters.
         loss=_loss(train, loss, needs) if needs and not flow else None,
         evidence=(1 if flow else evidence) if needs else None,

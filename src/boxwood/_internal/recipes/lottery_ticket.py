@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from boxwood._internal.core.allocation import ByName
+from boxwood._internal.core.granularity import Elements, Granularity
 from boxwood._internal.core.shuffles import Shuffle, within_layers
 from boxwood._internal.model.prunable import Layers, linear_and_conv
 from boxwood._internal.recipes.phase import Phase, Recipe
@@ -27,7 +28,7 @@ Pruning = Callable[[int], Prune]
 """A level (1, 2, …) to the phase that prunes as far as that level goes."""
 
 
-def layerwise_rates(*rates: tuple[str, float]) -> Pruning:
+def layerwise_rates(*rates: tuple[str, float], granularity: Granularity = Elements()) -> Pruning:
     """Prune each layer by itself, at each level a fraction of what is left of it.
 
     A layer of n weights keeps ``round((1 - rate)^level · n)`` at ``level``; counted from the whole
@@ -35,6 +36,7 @@ def layerwise_rates(*rates: tuple[str, float]) -> Pruning:
 
     Args:
         rates: (pattern, rate) pairs; the first match counts, no match leaves a layer dense.
+        granularity: as for `boxwood.find_masks`; its groups are what is counted.
 
     Example:
         >>> layerwise_rates(("fc3*", 0.1), ("fc*", 0.2))(2).allocation.sparsities[1][0]
@@ -45,15 +47,19 @@ def layerwise_rates(*rates: tuple[str, float]) -> Pruning:
     return lambda level: Prune(
         sparsity=None,
         allocation=ByName(tuple((name, _sparsity(rate, level)) for name, rate in rates)),
+        granularity=granularity,
     )
 
 
-def global_rate(rate: float, layers: Layers = linear_and_conv) -> Pruning:
+def global_rate(
+    rate: float, layers: Layers = linear_and_conv, *, granularity: Granularity = Elements()
+) -> Pruning:
     """Prune all layers by one ranking, at each level a fraction of what is left of them.
 
     Args:
         rate: fraction of the survivors that each level prunes.
         layers: which weights are ranked, such as `conv`; the others stay.
+        granularity: as for `boxwood.find_masks`; its groups are what is counted.
 
     Example:
         >>> round(global_rate(0.2)(3).sparsity, 3)
@@ -61,7 +67,9 @@ def global_rate(rate: float, layers: Layers = linear_and_conv) -> Pruning:
 
     Source: Frankle and Carbin (2019), section 4: global pruning of the deeper networks.
     """
-    return lambda level: Prune(sparsity=_sparsity(rate, level), layers=layers)
+    return lambda level: Prune(
+        sparsity=_sparsity(rate, level), layers=layers, granularity=granularity
+    )
 
 
 def lottery_ticket(

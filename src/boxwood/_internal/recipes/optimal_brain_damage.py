@@ -6,6 +6,7 @@ from dataclasses import replace
 from boxwood._internal.core.allocation import Allocation, global_
 from boxwood._internal.core.call import Call
 from boxwood._internal.core.criteria.curvature import obd as saliency
+from boxwood._internal.core.granularity import Elements, Granularity
 from boxwood._internal.model.prunable import Layers, linear_and_conv
 from boxwood._internal.model.scoring import Criterion
 from boxwood._internal.recipes.phase import Phase, Recipe
@@ -25,6 +26,7 @@ def optimal_brain_damage(
     loss: Loss,
     criterion: Criterion | None = None,
     allocation: Allocation = global_,
+    granularity: Granularity = Elements(),
     layers: Layers = linear_and_conv,
     examples: int | None = None,
 ) -> Recipe:
@@ -42,6 +44,7 @@ def optimal_brain_damage(
         criterion: `boxwood.criteria.obd` of the loss that `Descend`
             minimises, its penalty included, if None; or another to compare it with.
         allocation: as for `boxwood.find_masks`.
+        granularity: as for `boxwood.find_masks`.
         layers: as for `boxwood.find_masks`.
         examples: how many of the training examples the criterion sees; None for all.
 
@@ -65,6 +68,7 @@ def optimal_brain_damage(
                 sparsity=sparsity,
                 criterion=criterion,
                 allocation=allocation,
+                granularity=granularity,
                 layers=layers,
                 loss=loss,
                 evidence=examples,

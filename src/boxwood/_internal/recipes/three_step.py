@@ -8,6 +8,7 @@ from torch import nn
 from boxwood._internal.core.allocation import Allocation, global_
 from boxwood._internal.core.criteria.weights import magnitude
 from boxwood._internal.core.generators import own_random_numbers
+from boxwood._internal.core.granularity import Elements, Granularity
 from boxwood._internal.model.layer_kinds import linear_kinds
 from boxwood._internal.model.prunable import parameter_names
 from boxwood._internal.model.scoring import Criterion
@@ -61,6 +62,7 @@ def iterative(
     *,
     criterion: Criterion = magnitude,
     allocation: Allocation = global_,
+    granularity: Granularity = Elements(),
     dead: bool = True,
 ) -> Recipe:
     """Train, then prune and retrain for each of rising sparsities; measure after every round.
@@ -73,6 +75,7 @@ def iterative(
         sparsities: total fraction of zeros after each round.
         criterion: as for `boxwood.find_masks`; ``magnitude_over_std`` ranks by quality × std.
         allocation: as for `boxwood.find_masks`.
+        granularity: as for `boxwood.find_masks`.
         dead: dead neurons go with every pruning, and count: each of ``sparsities`` is met without
             them. For plain feed-forward networks.
 
@@ -87,7 +90,13 @@ def iterative(
     phases: Recipe = (Train(training=train, label="dense"),)
     for round_, sparsity in enumerate(sparsities):
         phases += (
-            Prune(sparsity=sparsity, criterion=criterion, allocation=allocation, effective=dead),
+            Prune(
+                sparsity=sparsity,
+                criterion=criterion,
+                allocation=allocation,
+                granularity=granularity,
+                effective=dead,
+            ),
         )
         phases += (*_retrain(retraining, round_), Measure(label=f"round-{round_ + 1}"))
     return phases
@@ -100,6 +109,7 @@ def one_shot(
     *,
     criterion: Criterion = magnitude,
     allocation: Allocation = global_,
+    granularity: Granularity = Elements(),
     dead: bool = True,
 ) -> Recipe:
     """Train, prune once to the end, and retrain; or with ``retraining=None`` do not retrain.
@@ -112,7 +122,13 @@ def one_shot(
     """
     pruned = (
         Train(training=train, label="dense"),
-        Prune(sparsity=sparsity, criterion=criterion, allocation=allocation, effective=dead),
+        Prune(
+            sparsity=sparsity,
+            criterion=criterion,
+            allocation=allocation,
+            granularity=granularity,
+            effective=dead,
+        ),
     )
     after = () if retraining is None else _retrain(retraining, 0)
     return (*pruned, *after, Measure())

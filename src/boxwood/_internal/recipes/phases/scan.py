@@ -6,6 +6,7 @@ from boxwood._internal.core import spec
 from boxwood._internal.core.allocation import uniform
 from boxwood._internal.core.chance import draws, seeded
 from boxwood._internal.core.criteria.weights import magnitude
+from boxwood._internal.core.granularity import Elements, Granularity
 from boxwood._internal.core.seeds import seed_for
 from boxwood._internal.model.oneshot import apply_masks_, find_masks
 from boxwood._internal.model.prunable import Layers, Named, linear_and_conv
@@ -23,6 +24,7 @@ class Scan:
         criterion: scores the weights; one that scores by chance takes its numbers from the run's
             seed, as in `Prune`.
         layers: which tensors to scan.
+        granularity: as for `boxwood.find_masks`.
         label: a name for later phases.
 
     Source: Han, Pool, Tran and Dally (2015), section 5, figure 6.
@@ -31,6 +33,7 @@ class Scan:
     sparsities: tuple[float, ...] = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
     criterion: Criterion = magnitude
     layers: Layers = linear_and_conv
+    granularity: Granularity = spec.field(Elements(), legacy=Elements())  # noqa: RUF009 - a declaration
     label: str = spec.field("", identity=False)
 
     @property
@@ -54,6 +57,7 @@ class Scan:
                     sparsity,
                     criterion=criterion,
                     allocation=uniform,
+                    granularity=self.granularity,
                     layers=Named((name,)),
                     masks=state.masks,
                 )
