@@ -12,8 +12,8 @@ from measuring import Row, compare, main
 from selection import SPARSITY, ours, theirs
 from torch import Tensor
 
-from boxwood._internal.core.policies import RigL
 from boxwood._internal.core.timing import Clock, by_turns
+from boxwood.policies import RigL
 
 TENSORS = 10
 RIGL = RigL(sparsity=SPARSITY, until=1000, every=100)

@@ -9,11 +9,11 @@ from measuring import Row, compare, main
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from boxwood._internal.core.policies import Gradual, Policy, RigL
 from boxwood._internal.core.schedules import Cubic
 from boxwood._internal.core.timing import by_turns, clock_for
 from boxwood._internal.model.prunable import Layers, Named, linear_and_conv
 from boxwood._internal.model.sparse_training import SparseTraining
+from boxwood.policies import Gradual, Policy, RigL
 
 EVERY = 100
 TRAININGS: dict[str, Policy | None] = {

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from boxwood._internal.core.policies import Gradual, Policy, RigL
 from boxwood._internal.core.schedules import Cubic
 from boxwood._internal.model.sparse_training import SparseTraining
+from boxwood.policies import Gradual, Policy, RigL
 
 EPOCH = 12  # steps
 POLICIES = [

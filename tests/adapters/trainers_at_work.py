@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from boxwood._internal.core.policies import RigL
 from boxwood.errors import BoxwoodError
+from boxwood.policies import RigL
 
 POLICY = RigL(sparsity=0.5, until=100, every=2)
 STEPS = 6

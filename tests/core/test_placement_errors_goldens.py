@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from boxwood import criteria
-from boxwood._internal.core.policies import RigL
 from boxwood._internal.engine.compiling import compile  # noqa: A004 - as torch names it
 from boxwood._internal.graph.units import find_units
 from boxwood._internal.model.binding import MaskBinding
@@ -19,6 +18,7 @@ from boxwood._internal.model.reconstruct import load_, reconstruct
 from boxwood._internal.model.scoring import score
 from boxwood._internal.model.sparse_training import SparseTraining
 from boxwood.errors import BoxwoodError
+from boxwood.policies import RigL
 
 MASKS = {"weight": torch.eye(3, dtype=torch.bool)}
 X = torch.ones(2, 3)

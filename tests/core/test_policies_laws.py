@@ -15,7 +15,6 @@ from boxwood._internal.core.allocation import global_, uniform
 from boxwood._internal.core.allocation_by_layer import erdos_renyi_kernel
 from boxwood._internal.core.blocks import Blocks
 from boxwood._internal.core.granularity import Slices
-from boxwood._internal.core.policies import SET, Gradual, LayerByLayer, Policy, RigL, Static
 from boxwood._internal.core.schedules import Cubic, Linear, OneShot, Steps
 from boxwood._internal.data.splits import InMemory
 from boxwood._internal.model.layer_kinds import layouts_of, outputs_first
@@ -24,6 +23,7 @@ from boxwood._internal.train.loop import train_
 from boxwood._internal.train.optimizers import SGD
 from boxwood._internal.train.settings import PolicyPruning, Training
 from boxwood.errors import BoxwoodError
+from boxwood.policies import SET, Gradual, LayerByLayer, Policy, RigL, Static
 
 
 def network(seed: int = 0) -> nn.Sequential:

@@ -27,7 +27,6 @@ from boxwood._internal.agent.search import Agent, TryAndLearn
 from boxwood._internal.core.allocation import global_, uniform
 from boxwood._internal.core.call import Call
 from boxwood._internal.core.granularity import NofM, PerRow, Slices
-from boxwood._internal.core.policies import SET
 from boxwood._internal.data.digits import digits
 from boxwood._internal.data.splits import InMemory, from_tensors
 from boxwood._internal.distill.cached_logits import CachedStepLogits, Float32, Shards, cache_logits
@@ -66,7 +65,7 @@ from boxwood._internal.train.snapshots import Snapshot
 from boxwood._internal.zoo.cifar_nets import small_vgg
 from boxwood._internal.zoo.lenet import lenet_300_100
 from boxwood.optim import SGD, Adam
-from boxwood.policies import Gradual, LayerByLayer, RigL, Static
+from boxwood.policies import SET, Gradual, LayerByLayer, RigL, Static
 from boxwood.recipes import Genesis
 from boxwood.runs import Store
 from boxwood.schedules import Cubic

@@ -24,7 +24,6 @@ from torch.nn.parallel import DistributedDataParallel
 from boxwood import criteria
 from boxwood._internal.core.masks import kept
 from boxwood._internal.core.placement import whole
-from boxwood._internal.core.policies import SET, Gradual, LayerByLayer, Policy, RigL, Static
 from boxwood._internal.core.schedules import Cubic
 from boxwood._internal.engine.compiling import compile  # noqa: A004 - as torch names it
 from boxwood._internal.graph.compensate import compensate
@@ -42,6 +41,7 @@ from boxwood._internal.model.scoring import score
 from boxwood._internal.model.sparse_training import SparseTraining
 from boxwood._internal.recipes.unit_selection import select_units
 from boxwood.errors import BoxwoodError
+from boxwood.policies import SET, Gradual, LayerByLayer, Policy, RigL, Static
 
 RANKS = 2
 Found = dict[str, Tensor]

@@ -15,7 +15,6 @@ from boxwood._internal.core.allocation import global_, uniform
 from boxwood._internal.core.allocation_by_layer import erdos_renyi_kernel, lamp
 from boxwood._internal.core.blocks import Blocks
 from boxwood._internal.core.granularity import Elements, Granularity, NofM, PerRow, Slices, total
-from boxwood._internal.core.policies import Gradual, RigL
 from boxwood._internal.core.schedules import Cubic
 from boxwood._internal.model.binding import MaskBinding
 from boxwood._internal.model.blockwise import by_criterion, by_sparse_gpt
@@ -25,6 +24,7 @@ from boxwood._internal.model.prunable import Matrices, Named, linear_and_conv
 from boxwood._internal.model.reconstruct import prune_and_reconstruct, reconstruct
 from boxwood._internal.model.sparse_training import SparseTraining
 from boxwood.errors import BoxwoodError, SelectionWarning
+from boxwood.policies import Gradual, RigL
 
 LINEAR, STORED = ("0.weight", "2.weight"), ("2.weight",)
 """Matrices of the networks, and those that one of them stores with its inputs first."""

@@ -14,7 +14,6 @@ from torch.optim.swa_utils import AveragedModel
 
 from boxwood._internal.core.allocation import uniform
 from boxwood._internal.core.granularity import Slices
-from boxwood._internal.core.policies import Gradual, RigL, Static
 from boxwood._internal.core.schedules import Cubic
 from boxwood._internal.graph.shrink import shrink
 from boxwood._internal.graph.units import find_units
@@ -28,6 +27,7 @@ from boxwood._internal.model.sparse_training import SparseTraining
 from boxwood._internal.recipes.unit_selection import select_units
 from boxwood.criteria import geometric_median, snip, taylor
 from boxwood.errors import BoxwoodError
+from boxwood.policies import Gradual, RigL, Static
 
 GENERATOR = torch.Generator().manual_seed(5)
 INPUTS = torch.randn(16, 6, generator=GENERATOR, dtype=torch.float64)

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from boxwood._internal.core.call import Call
-from boxwood._internal.core.policies import Gradual, RigL
 from boxwood._internal.core.schedules import Cubic
 from boxwood._internal.data.digits import digits
 from boxwood._internal.data.splits import Splits
@@ -16,6 +15,7 @@ from boxwood._internal.train.settings import PolicyPruning, Regularisation
 from boxwood._internal.zoo.language_models import lstm_language_model
 from boxwood._internal.zoo.lenet import lenet_300_100
 from boxwood.optim import SGD
+from boxwood.policies import Gradual, RigL
 from boxwood.recipes import Genesis
 from boxwood.training import Training
 

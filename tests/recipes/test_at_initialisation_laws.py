@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy as entropy
 
 from boxwood._internal.core.call import Call
-from boxwood._internal.core.policies import SET, Gradual, LayerByLayer, RigL, Static
 from boxwood._internal.core.schedules import OneShot
 from boxwood._internal.core.seeds import generator_for
 from boxwood._internal.core.spec import decode, encode
@@ -32,6 +31,7 @@ from boxwood._internal.zoo.lenet import lenet_300_100
 from boxwood.criteria import grasp, magnitude, random, snip, synflow
 from boxwood.errors import BoxwoodError
 from boxwood.phases import Predict, Prune, PruneUnits, Scan, Train
+from boxwood.policies import SET, Gradual, LayerByLayer, RigL, Static
 
 TRAINING = Training(steps=20, batch=60, optimizer=SGD(lr=0.05, momentum=0.9))
 NAMES = ("fc1.weight", "fc2.weight", "fc3.weight")

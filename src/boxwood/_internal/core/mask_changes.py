@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from boxwood._internal.core.allocation import Allocation, allocate
@@ -9,6 +10,11 @@ from boxwood._internal.core.criteria.weights import random
 from boxwood._internal.core.granularity import Granularity, pool_within
 from boxwood._internal.core.masks import Masks
 from boxwood._internal.core.selection import Scores, select
+
+
+def all_kept(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Make masks that keep everything."""
+    return {n: torch.ones_like(weight, dtype=torch.bool) for n, weight in weights.items()}
 
 
 def pruned(

@@ -1,28 +1,25 @@
 """Policies: how masks change while a network trains, step by step.
 
-A policy is frozen data with pure methods. Its only state is the masks, and whatever is random in it
-follows from its seed and the step, so to save and resume a training it is enough to keep the masks
-and the number of steps taken.
+A policy is frozen data with pure methods. Its only state is the masks, and what `remember` returns
+where it has such a method; whatever is random in it follows from its seed and the step. So to save
+and resume a training it is enough to keep these and the number of steps taken.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, Protocol
 
-import torch
 from torch import Tensor
 
 from boxwood._internal.core import spec
 from boxwood._internal.core.allocation import Allocation, ByName, uniform
 from boxwood._internal.core.arguments import described
-from boxwood._internal.core.criteria.weights import magnitude, random
+from boxwood._internal.core.criteria.weights import magnitude
 from boxwood._internal.core.granularity import Elements, Granularity
-from boxwood._internal.core.mask_changes import pruned, random_masks, replaced
+from boxwood._internal.core.mask_changes import all_kept, pruned, random_masks
 from boxwood._internal.core.masks import Masks
-from boxwood._internal.core.schedules import Schedule, check_sparsity
-from boxwood._internal.core.seeds import seed_for
+from boxwood._internal.core.schedules import Schedule, check_every, check_sparsity
 from boxwood._internal.core.selection import Scores
 from boxwood.errors import InvalidInput
 
@@ -55,7 +52,10 @@ class Policy(Protocol):
     def update(
         self, step: int, masks: Masks, scores: Scores, gradients: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Make the new masks; ``gradients`` are dense, and empty unless wanted."""
+        """Make the new masks; ``gradients`` are dense, and empty unless wanted.
+
+        Of a policy with a method ``remember``, see `StraightThrough`, they are what it remembers.
+        """
         ...
 
 
@@ -71,6 +71,7 @@ class Gradual:
             the same sparsity by itself.
 
     Example:
+        >>> import torch
         >>> from boxwood.schedules import Cubic
         >>> policy = Gradual(schedule=Cubic(final=0.8, begin=100, end=500))
         >>> [t for t in range(700) if policy.due(t)]
@@ -97,7 +98,7 @@ class Gradual:
                 f"Expected a schedule, from step to sparsity, got {described(self.schedule)}; give "
                 f"one such as Cubic(final=0.9, end=10_000)."
             )
-        _check_every(self.every)
+        check_every(self.every)
 
     @property
     def final(self) -> float | None:
@@ -108,7 +109,7 @@ class Gradual:
 
     def init(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Keep everything."""
-        return _ones(weights)
+        return all_kept(weights)
 
     def due(self, step: int) -> bool:
         """Every ``every`` steps from the schedule's ``begin`` on, if it has one, while it rises."""
@@ -145,6 +146,7 @@ class LayerByLayer:
         granularity: what lives or dies together; single weights by default.
 
     Example:
+        >>> import torch
         >>> policy = LayerByLayer(final=0.5, end=400, every=100)
         >>> masks = {n: torch.ones(8, dtype=torch.bool) for n in "ab"}
         >>> scores = {n: torch.arange(8.0) for n in "ab"}
@@ -167,11 +169,11 @@ class LayerByLayer:
 
     def __post_init__(self) -> None:
         check_sparsity(self.final, "final sparsity")
-        _check_every(self.every)
+        check_every(self.every)
 
     def init(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Keep everything."""
-        return _ones(weights)
+        return all_kept(weights)
 
     def due(self, step: int) -> bool:
         """Every ``every`` steps from ``begin`` on, until ``end`` has been reached."""
@@ -195,7 +197,7 @@ class LayerByLayer:
 
 @dataclass(frozen=True)
 class Static:
-    """Train a sparse network from the start, its random masks fixed: the control of the next two.
+    """Train a sparse network from the start, its random masks fixed: the control of `SET` and `RigL`.
 
     Args:
         sparsity: total fraction of zeros, in [0, 1).
@@ -204,6 +206,7 @@ class Static:
         granularity: what lives or dies together; single weights by default.
 
     Example:
+        >>> import torch
         >>> masks = Static(sparsity=0.75).init({"w": torch.zeros(4, 4)})
         >>> int(masks["w"].sum())
         4
@@ -222,7 +225,9 @@ class Static:
 
     def init(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Draw the masks."""
-        return _drawn(self, weights)
+        return random_masks(
+            weights, self.sparsity, self.allocation, self.seed or 0, self.granularity
+        )
 
     def due(self, step: int) -> bool:  # noqa: ARG002 - every policy has the same signature
         """Never."""
@@ -237,149 +242,3 @@ class Static:
     ) -> dict[str, Tensor]:
         """Leave the masks as they are."""
         return dict(masks)
-
-
-@dataclass(frozen=True)
-class SET:
-    """Sparse evolutionary training: drop the weights of least magnitude, grow as many at random.
-
-    Args:
-        sparsity: total fraction of zeros, in [0, 1), the same all the time.
-        until: no update from this step on.
-        every: steps between updates.
-        fraction: of each tensor's weights that is replaced, in (0, 1).
-        allocation: how the sparsity is shared out over the tensors at the start.
-        seed: of the first masks and of what grows; None is that of the run in a recipe, and 0 in a loop of your own.
-        granularity: what goes and grows together; single weights by default.
-
-    Example:
-        >>> policy = SET(sparsity=0.5, until=1000)
-        >>> masks = policy.init({"w": torch.zeros(4, 5)})
-        >>> after = policy.update(100, masks, {"w": torch.rand(4, 5)}, {})
-        >>> int(after["w"].sum()), torch.equal(after["w"], masks["w"])
-        (10, False)
-
-    Source: Mocanu et al. (2018), algorithm 1.
-    Differs from the paper: new weights start at zero rather than at random, and updates come every
-    some steps rather than every epoch.
-    """
-
-    wants_gradients: ClassVar[bool] = False
-
-    sparsity: float
-    _: KW_ONLY
-    until: int
-    every: int = 100
-    fraction: float = 0.3
-    allocation: Allocation = uniform
-    seed: int | None = None
-    criterion: Callable[..., Tensor] = magnitude
-    granularity: Granularity = spec.field(Elements(), legacy=Elements())  # noqa: RUF009 - a declaration
-
-    def __post_init__(self) -> None:
-        _check_every(self.every)
-        _check_fraction(self.fraction)
-
-    def init(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Draw the masks."""
-        return _drawn(self, weights)
-
-    def due(self, step: int) -> bool:
-        """Every ``every`` steps before ``until``."""
-        return 0 < step < self.until and step % self.every == 0
-
-    def update(
-        self,
-        step: int,
-        masks: Masks,
-        scores: Scores,
-        gradients: Mapping[str, Tensor],  # noqa: ARG002 - every policy has the same signature
-    ) -> dict[str, Tensor]:
-        """Replace weights, tensor by tensor."""
-        seed = seed_for(self.seed or 0, "SET", step)
-        growth = {name: random(score, name, seed=seed) for name, score in scores.items()}
-        return replaced(masks, scores, growth, self.fraction, self.granularity)
-
-
-@dataclass(frozen=True)
-class RigL:
-    """Drop the weights of least magnitude, grow those whose gradient is largest.
-
-    The fraction that is replaced falls along a cosine:
-    ``fraction / 2 · (1 + cos(π t / until))``. What grows starts at zero with an empty memory in
-    the optimizer; what is dropped and grown at once keeps its value.
-
-    Args:
-        sparsity: total fraction of zeros, in [0, 1), the same all the time.
-        until: no update from this step on; three quarters of the training in the paper.
-        every: steps between updates.
-        fraction: replaced at the first update, in (0, 1).
-        allocation: how the sparsity is shared out; ``erdos_renyi_kernel`` is best in the paper.
-        seed: of the first masks; None is that of the run in a recipe, and 0 in a loop of your own.
-        granularity: what goes and grows together; single weights by default.
-
-    Example:
-        >>> policy = RigL(sparsity=0.5, until=1000)
-        >>> masks = {"w": torch.tensor([True, True, True, True, False, False, False, False])}
-        >>> scores = {"w": torch.tensor([4.0, 3.0, 2.0, 1.0, 0.0, 0.0, 0.0, 0.0])}
-        >>> gradients = {"w": torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0, -9.0, 2.0, 3.0])}
-        >>> policy.update(100, masks, scores, gradients)["w"].int()
-        tensor([1, 1, 1, 0, 0, 1, 0, 0], dtype=torch.int32)
-
-    Source: Evci et al. (2020), algorithm 1.
-    Differs from the paper: the step of an update is taken as well, before it.
-    """
-
-    wants_gradients: ClassVar[bool] = True
-
-    sparsity: float
-    _: KW_ONLY
-    until: int
-    every: int = 100
-    fraction: float = 0.3
-    allocation: Allocation = uniform
-    seed: int | None = None
-    criterion: Callable[..., Tensor] = magnitude
-    granularity: Granularity = spec.field(Elements(), legacy=Elements())  # noqa: RUF009 - a declaration
-
-    def __post_init__(self) -> None:
-        _check_every(self.every)
-        _check_fraction(self.fraction)
-
-    def init(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Draw the masks."""
-        return _drawn(self, weights)
-
-    def due(self, step: int) -> bool:
-        """Every ``every`` steps before ``until``."""
-        return 0 < step < self.until and step % self.every == 0
-
-    def update(
-        self, step: int, masks: Masks, scores: Scores, gradients: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """Replace weights, tensor by tensor."""
-        fraction = self.fraction / 2 * (1 + math.cos(math.pi * step / self.until))
-        growth = {name: gradient.detach().abs() for name, gradient in gradients.items()}
-        return replaced(masks, scores, growth, fraction, self.granularity)
-
-
-def _drawn(policy: Static | SET | RigL, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return random_masks(
-        weights, policy.sparsity, policy.allocation, policy.seed or 0, policy.granularity
-    )
-
-
-def _ones(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {n: torch.ones_like(weight, dtype=torch.bool) for n, weight in weights.items()}
-
-
-def _check_every(every: int) -> None:
-    if every < 1:
-        raise InvalidInput(f"Expected every >= 1 steps, got {every}; 100 is usual.")
-
-
-def _check_fraction(fraction: float) -> None:
-    if not 0 < fraction < 1:
-        raise InvalidInput(
-            f"Expected a fraction in (0, 1) of weights to replace, got {fraction}; try 0.3."
-        )

@@ -35,6 +35,16 @@ def check_sparsity(sparsity: float, name: str = "sparsity") -> None:
         )
 
 
+def check_every(every: int) -> None:
+    """Refuse an interval between updates below one step.
+
+    Example:
+        >>> check_every(100)
+    """
+    if every < 1:
+        raise InvalidInput(f"Expected every >= 1 steps, got {every}; 100 is usual.")
+
+
 def _check_window(begin: int, end: int) -> None:
     if not 0 <= begin < end:
         raise InvalidInput(

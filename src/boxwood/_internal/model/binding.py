@@ -11,6 +11,7 @@ from boxwood._internal.core.placement import check_data, check_unflattened
 from boxwood._internal.core.ranks import Group
 from boxwood._internal.model.holding import Holding
 from boxwood._internal.model.optimizer_memory import Optimizers, check_optimizers
+from boxwood._internal.model.policy_memory import Hiding
 from boxwood._internal.model.reading import named_parameters
 from boxwood._internal.model.synchronised import check_same_masks
 from boxwood.errors import InvalidInput
@@ -37,6 +38,7 @@ class MaskBinding:
             regrow weights by them; the weights themselves still stay zero.
         group: ranks of ``torch.distributed`` that train copies of this network; all ranks by
             default.
+        hiding: how pruned weights go on learning, which `SparseTraining` gives under such policies.
 
     Raises:
         InvalidInput: a mask does not fit, two names of one parameter have different masks, or a
@@ -66,6 +68,7 @@ class MaskBinding:
         *,
         mask_gradients: bool = True,
         group: Group = None,
+        hiding: Hiding | None = None,
     ) -> None:
         check_network(model)
         check_optimizers(optimizer)
@@ -75,7 +78,11 @@ class MaskBinding:
         check_unflattened(self._named)
         check_data({name: p for name, p in self._named.items() if name in masks})
         self.holding = Holding(
-            model, optimizer, _merge_tied(self._named, masks), mask_gradients=mask_gradients
+            model,
+            optimizer,
+            _merge_tied(self._named, masks),
+            mask_gradients=mask_gradients and hiding is None,
+            hiding=hiding,
         )
         self._check_ranks_once()
 
@@ -103,15 +110,21 @@ class MaskBinding:
         """Return the masks, for saving with the weights and the optimizer."""
         return self.masks
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(
+        self, state: Mapping[str, Tensor], hidden: Mapping[str, Tensor] | None = None
+    ) -> None:
         """Take masks that `state_dict` returned; load model and optimizer before.
 
         The optimizer's memory of what is kept stays: it was saved under these masks.
 
+        Args:
+            state: the masks.
+            hidden: of weights that go on learning, what the forward pass does not see.
+
         Raises:
             InvalidInput: they are of another model; nothing is changed then.
         """
-        self.holding.set_masks(self._checked(state), forget=False)
+        self.holding.restore(self._checked(state), hidden or {})
         self._check_ranks_once()
 
     def detach(self) -> None:

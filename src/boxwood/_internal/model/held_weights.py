@@ -54,6 +54,8 @@ class HeldWeight:
         self.gradient_hook: Any = None
         self.gradient_masked = False  # since the last step of an optimizer
         self.gradient_came = False  # since the last change of the weight
+        self.hidden: Tensor | None = None  # the whole weight less what the forward pass reads
+        self.whole = False  # whether the hidden part is in the parameter at the moment
         self._gradient: tuple[Any, int] = (_nothing, 0)
         self._shape = parameter.shape
         self._version = self._pointer = -1
@@ -97,6 +99,21 @@ class HeldWeight:
             self._fit()
         and_(self.parameter, self.bits)
         self.note()
+
+    @torch.no_grad()
+    def reveal(self) -> None:
+        """Add the hidden part to what the forward pass has read, for a step to start from."""
+        if self.hidden is not None and not self.whole:
+            self.parameter.add_(self.hidden.to(self.parameter.device))
+            self.whole = True
+
+    @torch.no_grad()
+    def hide(self, shown: Tensor) -> None:
+        """Leave ``shown`` of the whole weight, with zeros at pruned places; keep the rest aside."""
+        self.hidden = self.parameter.detach() - shown
+        self.parameter.copy_(shown)
+        self.whole = False
+        self.project()
 
     def note(self) -> None:
         """Take the weight as it is now for unchanged."""

@@ -6,7 +6,8 @@ gradients, which are zeroed as they come; and the reading of the weights, by a f
 """
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from boxwood._internal.model.optimizer_memory import (
     owned,
     reports_steps,
 )
+from boxwood._internal.model.policy_memory import Hiding
 from boxwood._internal.model.reading import (
     ReadingHook,
     check_names,
@@ -44,6 +46,7 @@ class Holding:
         optimizers: all that train masked parameters.
         masks: as checked by the binding, one for each parameter.
         mask_gradients: whether gradients at pruned places are zeroed.
+        hiding: how pruned weights go on learning; None where they do not.
 
     Raises:
         InvalidInput: a masked parameter learns, and no optimizer has it.
@@ -63,15 +66,17 @@ class Holding:
         masks: Mapping[str, Tensor],
         *,
         mask_gradients: bool = True,
+        hiding: Hiding | None = None,
     ) -> None:
         self._model = model
         self._mask_gradients = mask_gradients
+        self._hiding = hiding
         self.before_masking: Callable[[str, nn.Parameter], None] | None = None
         self.after_step: Callable[[int, Any], None] | None = None
         self.at_first_step: Callable[[], None] | None = None
         self._stepping = False
         self._unexplained = 0
-        self._mine: dict[tuple[int, int], tuple[list[int], set[int]]] = {}
+        self._mine: dict[int, tuple[list[int], set[int]]] = {}
         named = named_parameters(model)
         self.weights = {
             name: HeldWeight(names_of(named, named[name]), named[name], mask)
@@ -82,6 +87,10 @@ class Holding:
         self._members = [each for each in self._members if self._owned(each)] or self._members
         self.trainers = len(self._members)
         self._forget(None)
+        if hiding is not None:
+            for name, held in self.weights.items():
+                held.hidden = hiding.hidden.get(name)
+                held.whole = held.hidden is None
         self._project_all()
         self._handles: list[Any] = []
         self._hooks: list[Any] = []
@@ -110,8 +119,35 @@ class Holding:
         """
         before = self.masks()
         for name, held in self.weights.items():
+            held.reveal()
             held.set_mask(masks[name])
         self._forget(before if forget else None)
+        self._project_all()
+
+    @contextmanager
+    def whole_weights(self) -> Iterator[None]:
+        """Show whole weights, where pruned ones go on learning."""
+        if self._hiding is None:
+            yield
+            return
+        for held in self.weights.values():
+            held.reveal()
+        try:
+            yield
+        finally:
+            self._project_all()
+
+    def hidden(self) -> dict[str, Tensor]:
+        """What the forward pass does not read of each weight, and an optimizer steps from."""
+        return {n: held.hidden for n, held in self.weights.items() if held.hidden is not None}
+
+    def restore(self, masks: Mapping[str, Tensor], hidden: Mapping[str, Tensor]) -> None:
+        """Take masks and hidden parts that go with the parameters as they are now."""
+        for name, held in self.weights.items():
+            held.hidden = hidden.get(name)
+            held.whole = self._hiding is not None and held.hidden is None
+            held.set_mask(masks[name])
+        self._forget(None)
         self._project_all()
 
     def release(self) -> None:
@@ -130,6 +166,8 @@ class Holding:
 
     def look(self, hook: ReadingHook, module: nn.Module) -> None:
         """Project what was changed since the last time, before a module reads it."""
+        if self._hiding is not None and self._stepping:
+            self._refuse_reading()
         weights = hook.below
         if not hook.saving and hook.moved():
             self._hook_modules()
@@ -170,6 +208,13 @@ class Holding:
         else:
             self._hook_modules()
 
+    def _refuse_reading(self) -> None:
+        self._stepping = False
+        raise InvalidInput(
+            "Expected an optimizer that does not evaluate the network in its step, under a policy "
+            "that lets pruned weights learn, got one that does, as L-BFGS; take SGD or Adam."
+        )
+
     def _count_unexplained(self) -> None:
         self._unexplained += 1
         if self.after_step is not None and self._unexplained >= _PATIENCE:
@@ -190,10 +235,19 @@ class Holding:
 
     # Optimizers
 
-    def _before_step(self, *_: object) -> None:
+    def _before_step(self, optimizer: Any, *_: object) -> None:
         if torch.compiler.is_compiling():
+            if self._hiding is not None:
+                raise InvalidInput(
+                    "Expected steps that Python takes, under a policy that lets pruned weights "
+                    "learn, got one that is compiled; compile the network alone."
+                )
             return
         self._stepping = True
+        if self._hiding is not None:
+            mine = self._owned_by(optimizer)
+            weights = [each for each in self.weights.values() if id(each.parameter) in mine]
+            self._hiding.reveal(weights, optimizer)
         if self._mask_gradients:
             for held in self.weights.values():
                 if not held.gradient_masked and held.parameter.grad is not None:
@@ -208,10 +262,10 @@ class Holding:
         if self.at_first_step is not None:
             check, self.at_first_step = self.at_first_step, None
             check()
-        mine = self._owned_by(number, optimizer)
+        mine = self._owned_by(optimizer)
         for held in self.weights.values():
             if id(held.parameter) in mine:
-                held.project()
+                self._project(held)
                 held.gradient_masked = held.gradient_came = False
             elif held.changed():
                 held.project()
@@ -221,12 +275,12 @@ class Holding:
             if self.after_step is not None:
                 self.after_step(number, optimizer)
 
-    def _owned_by(self, number: int, optimizer: Any) -> set[int]:
+    def _owned_by(self, optimizer: Any) -> set[int]:
         """What an optimizer trains; asked again only when it has more or fewer parameters."""
         sizes = [len(each["params"]) for each in optimizer.param_groups]
-        known = self._mine.get((number, id(optimizer)))
+        known = self._mine.get(id(optimizer))
         if known is None or known[0] != sizes:
-            known = self._mine[number, id(optimizer)] = sizes, owned(optimizer)
+            known = self._mine[id(optimizer)] = sizes, owned(optimizer)
         return known[1]
 
     def _owned(self, group: list[Any]) -> set[int]:
@@ -283,9 +337,15 @@ class Holding:
 
     # Masks
 
+    def _project(self, held: HeldWeight) -> None:
+        if self._hiding is not None and held.whole:
+            self._hiding.hide(held)
+        else:
+            held.project()
+
     def _project_all(self) -> None:
         for held in self.weights.values():
-            held.project()
+            self._project(held)
             if self._mask_gradients:
                 held.mask_gradient()
 
@@ -293,8 +353,10 @@ class Holding:
         """Let the optimizers forget what is pruned now, and what was pruned before.
 
         Memory that cannot be assigned to single weights goes where a weight loses its value, or comes
-        back.
+        back. Pruned weights that go on learning need theirs.
         """
+        if self._hiding is not None:
+            return
         stayed, flat = {}, any(held.wrong() for held in self.weights.values())
         for name, held in self.weights.items():
             stayed[held.parameter] = held.bits

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,13 +14,15 @@ from boxwood._internal.core.granularity import Elements
 from boxwood._internal.core.masks import sparsity
 from boxwood._internal.core.policies import Policy
 from boxwood._internal.core.ranks import Group, all_or_none
+from boxwood._internal.core.straight_through import Moment, StraightThrough
 from boxwood._internal.model.binding import MaskBinding
 from boxwood._internal.model.evidence.calibration import Batches, Calibration, Loss
 from boxwood._internal.model.evidence.gathering import Evidence, check_same_network, gather
 from boxwood._internal.model.layer_kinds import as_stored, layouts_of, outputs_first
 from boxwood._internal.model.optimizer_memory import Optimizers
+from boxwood._internal.model.policy_memory import Hiding, PolicyMemory
 from boxwood._internal.model.prunable import Layers, check_layers, linear_and_conv
-from boxwood._internal.model.rounds import Rounds
+from boxwood._internal.model.rounds import Rounds, overflow
 from boxwood._internal.model.scoring import score
 from boxwood._internal.model.synchronised import check_same_masks, mean_gradients
 from boxwood.errors import InvalidInput
@@ -40,7 +42,7 @@ class SparseTraining:
         model: the network, on its device.
         optimizer: any ``torch.optim`` optimizer over its parameters, a wrapper of one, or a list
             of all that train it; a step is over when all have stepped.
-        policy: `Gradual`, `LayerByLayer`, `RigL`, `SET` or `Static`, or your own.
+        policy: one of `boxwood.policies`, or your own.
         layers: which parameters are pruned.
         loss: with ``batches``, what a criterion's evidence is gathered from at an update, as for
             `boxwood.find_masks`; magnitudes need neither.
@@ -54,7 +56,8 @@ class SparseTraining:
 
     Raises:
         InvalidInput: nothing matches ``layers``, or the optimizer has none of the parameters; at an
-            update, ranks hold different weights.
+            update, ranks hold different weights; in a step, the optimizer evaluates the network,
+            and the policy lets pruned weights learn.
 
     Example:
         >>> from boxwood.policies import Gradual
@@ -95,7 +98,8 @@ class SparseTraining:
                 f"Gradual(schedule=Cubic(final=0.9, end=10_000))."
             )
         self.policy = policy
-        steps, masks = _split(state or {})
+        saved = _Saved.of(state or {})
+        masks = saved.masks
         self._weights = layers(model)
         self._layouts = layouts_of(model, self._weights)
         self._seen = Calibration(model, self._weights, batches, loss, group=group)
@@ -109,8 +113,13 @@ class SparseTraining:
                 f"Expected masks for {', '.join(self._weights)}, got masks for "
                 f"{', '.join(masks)}; say with `layers` which parameters are pruned."
             )
-        self._held = MaskBinding(model, optimizer, masks, group=group)
-        self._rounds = Rounds(self._held.holding.trainers, steps)
+        self._memory = PolicyMemory(policy, saved.memory)
+        hiding = None
+        if isinstance(policy, StraightThrough):
+            hiding = Hiding(policy, self._memory, lambda: self._rounds.most, saved.hidden)
+        self._held = MaskBinding(model, optimizer, masks, group=group, hiding=hiding)
+        self._explored = saved.explored_by(self._held.masks)
+        self._rounds = Rounds(self._held.holding.trainers, saved.steps)
         self._held.holding.after_step = self._after_step
         if policy.wants_gradients:
             self._held.holding.before_masking = self._keep_dense_gradient
@@ -131,6 +140,15 @@ class SparseTraining:
         return sparsity(self.masks)
 
     @property
+    def exploration(self) -> float:
+        """The fraction of weights that some mask has kept so far, in [0, 1].
+
+        Source: Liu, Yin, Mocanu and Pechenizkiy (2021), section 3.3: the In-Time
+        Over-Parameterization rate R_s, there times the density of the network.
+        """
+        return 1 - sparsity(self._explored)
+
+    @property
     def finished(self) -> bool:
         """Whether the policy changes masks no more, in the next million steps at least."""
         return self.next_update() is None
@@ -141,8 +159,25 @@ class SparseTraining:
         return next(filter(self.policy.due, range(now + 1, now + _END)), None)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return all there is to save with model and optimizer: the steps taken and the masks."""
-        return {"steps": torch.tensor(self.steps), **self._held.state_dict()}
+        """Return all there is to save with model and optimizer.
+
+        These are the steps taken and the masks, by their names; and, where there are such, what the
+        policy remembers, what the forward pass does not see of weights that go on learning, and
+        which weights have ever been kept, after ``memory/``, ``hidden/`` and ``explored/``.
+        """
+        masks = self._held.state_dict()
+        explored = {
+            name: each.new_ones(()) if bool(each.all()) else each
+            for name, each in self._explored.items()
+            if not torch.equal(each, masks[name])
+        }
+        return {
+            "steps": torch.tensor(self.steps),
+            **masks,
+            **_under("memory", self._memory.tensors),
+            **_under("hidden", self._held.holding.hidden()),
+            **_under("explored", explored),
+        }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on where `state_dict` was taken; load model and optimizer first.
@@ -155,9 +190,11 @@ class SparseTraining:
                 f"Expected a state with the number of steps, got {', '.join(state) or 'nothing'}; "
                 f"give what SparseTraining.state_dict returned."
             )
-        steps, masks = _split(state)
-        self._held.load_state_dict(masks)
-        self._rounds = Rounds(self._held.holding.trainers, steps)
+        saved = _Saved.of(state)
+        self._held.load_state_dict(saved.masks, saved.hidden)
+        self._memory.tensors = dict(saved.memory)
+        self._explored = saved.explored_by(self._held.masks)
+        self._rounds = Rounds(self._held.holding.trainers, saved.steps)
         self._dense = {}
 
     def detach(self, *, early: bool = False) -> None:
@@ -175,7 +212,7 @@ class SparseTraining:
 
     def _keep_dense_gradient(self, name: str, parameter: nn.Parameter) -> None:
         """Keep what the mask is about to take out of a gradient, summed up as the rest of it is."""
-        if not self.policy.due(self._rounds.most + 1):
+        if not (self._memory.used or self.policy.due(self._rounds.most + 1)):
             return
         assert parameter.grad is not None  # noqa: S101 - the gradient just came
         gradient = parameter.grad.detach()
@@ -191,8 +228,10 @@ class SparseTraining:
             return
         self._check_captured()
         step = self._rounds.most
+        if self._memory.used and self._dense:
+            self._remember(optimizer)
         if self.policy.due(step) and self.steps == step:
-            with all_or_none(self._seen.group):
+            with all_or_none(self._seen.group), self._held.holding.whole_weights():
                 self._update()
         self._dense = {}
 
@@ -203,6 +242,14 @@ class SparseTraining:
         layouts = self._layouts if grouped else {}
         return as_stored(layouts, self.policy.init(outputs_first(layouts, weights)))
 
+    def _remember(self, optimizer: Any) -> None:
+        """Let the policy remember the dense gradients of the step that was just taken."""
+        masks, step = self.masks, self._rounds.most - 1
+        for name, gradient in self._dense.items():
+            weight = self._weights[name].detach()
+            moment = Moment(step, weight, gradient, masks[name], None, rate=0.0)
+            self._memory.seen(name, moment, overflow(optimizer))
+
     def _update(self) -> None:
         masks = self.masks
         check_same_network(self._seen)
@@ -210,20 +257,31 @@ class SparseTraining:
         given = None if self._evidence is None else self._evidence()
         found = gather(evidence_of(criterion), replace(self._seen, masks=masks), given)
         scores = score(self._weights, criterion, masks=masks, evidence=found, layouts=self._layouts)
+        shown: Mapping[str, Tensor] = self._memory.tensors
         if self.policy.wants_gradients:
-            self._dense = mean_gradients(self._weights, self._dense, self._seen.group)
-            self._check_gradients()
-            if not all(bool(torch.isfinite(each).all()) for each in self._dense.values()):
+            shown = self._gradients()
+            if not all(bool(torch.isfinite(each).all()) for each in shown.values()):
                 warnings.warn(
                     f"Expected finite gradients of the pruned weights, got others at step "
                     f"{self.steps}; the masks stay as they are until the next update.",
                     stacklevel=2,
                 )
                 return
-        shown = (outputs_first(self._layouts, each) for each in (masks, scores, self._dense))
-        new = as_stored(self._layouts, self.policy.update(self.steps, *shown))
+        turned = (outputs_first(self._layouts, each) for each in (masks, scores, shown))
+        new = as_stored(self._layouts, self.policy.update(self.steps, *turned))
         check_same_masks(new, self._seen.group)
         self._held.replace_masks(new)
+        for name, mask in self.masks.items():
+            self._explored[name] |= mask
+
+    def _gradients(self) -> dict[str, Tensor]:
+        """Average over the ranks what the policy grows by: the dense gradients, or what it made of them."""
+        mine = self._memory.tensors if self._memory.used else self._dense
+        mine = mean_gradients(self._weights, mine, self._seen.group)
+        self._check_gradients(mine)
+        if self._memory.used:
+            self._memory.tensors = mine
+        return mine
 
     def _check_captured(self) -> None:
         if not _is_captured(next(iter(self._weights.values()))):
@@ -236,8 +294,8 @@ class SparseTraining:
                 "use a MaskBinding, whose masks a graph can hold."
             )
 
-    def _check_gradients(self) -> None:
-        missing = [name for name in self._weights if name not in self._dense]
+    def _check_gradients(self, gradients: Mapping[str, Tensor]) -> None:
+        missing = [name for name in self._weights if name not in gradients]
         if missing:
             raise InvalidInput(
                 f"Expected a gradient of every pruned parameter at step {self.steps}, got none of "
@@ -274,7 +332,35 @@ def _is_captured(weight: Tensor) -> bool:
     return weight.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
-def _split(state: Mapping[str, Tensor]) -> tuple[int, dict[str, Tensor]]:
-    """Separate the number of steps from the masks, which no parameter named ``steps`` disturbs."""
-    masks = {name: mask for name, mask in state.items() if name != "steps"}
-    return int(state.get("steps", 0)), masks
+@dataclass(frozen=True)
+class _Saved:
+    """A state that was saved, taken apart; no parameter has a slash in its name."""
+
+    steps: int
+    masks: Mapping[str, Tensor]
+    memory: Mapping[str, Tensor]
+    hidden: Mapping[str, Tensor]
+    explored: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, state: Mapping[str, Tensor]) -> "_Saved":
+        parts: dict[str, dict[str, Tensor]] = {"memory": {}, "hidden": {}, "explored": {}}
+        masks = {}
+        for name, tensor in state.items():
+            part, _, rest = name.partition("/")
+            if rest and part in parts:
+                parts[part][rest] = tensor.clone()
+            elif name != "steps":
+                masks[name] = tensor
+        return cls(steps=int(state.get("steps", 0)), masks=masks, **parts)
+
+    def explored_by(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What was kept at some time: what is kept now, unless more is listed."""
+        return {
+            name: self.explored.get(name, mask).to(mask.device).expand(mask.shape).clone()
+            for name, mask in masks.items()
+        }
+
+
+def _under(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{part}/{name}": tensor for name, tensor in tensors.items()}

@@ -37,10 +37,12 @@ class TrainingResult:
     Args:
         history: a row per epoch, or per ``watch_every`` steps, and one at the end; see `Row`.
         masks: bool tensors by parameter name at the end, True keeps; empty where nothing is pruned.
+        exploration: the fraction of weights that some mask of a policy has kept; None without one.
     """
 
     history: list[Row]
     masks: dict[str, Tensor]
+    exploration: float | None = None
 
 
 def train_(
@@ -129,7 +131,8 @@ def train_(
         ).run_()
         if isinstance(held, SparseTraining) and window.last == window.steps:
             warn_if_unfinished(held)
-        return TrainingResult(state.history, {} if held is None else held.masks)
+        explored = held.exploration if isinstance(held, SparseTraining) else None
+        return TrainingResult(state.history, {} if held is None else held.masks, explored)
 
 
 @dataclass(frozen=True)

@@ -94,6 +94,8 @@ class Train:
             )
         epochs = self.training.window(len(world.data.train)).epochs
         facts: dict[str, Any] = {"history": done.history, "epochs": epochs}
+        if done.exploration is not None:
+            facts["exploration"] = done.exploration
         if best:
             stopped, answers = examine(world.network(State(best, state.masks)), world.data.test)
             min(done.history, key=lambda row: row["validation_loss"])["test"] = stopped.fraction

@@ -1,0 +1,61 @@
+"""Policies under which pruned weights go on learning: the forward pass sees less than is kept.
+
+Between two steps of the optimizer a network holds what its forward pass reads, with zeros where the
+masks prune. For a step, the whole weights come back: the optimizer moves all of them, by gradients
+taken at what was read. So a weight that is pruned keeps its value, learns, and may return with it.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One weight before a step of the optimizer, as a policy is shown it.
+
+    Args:
+        step: the steps taken so far.
+        weight: the whole weight, which the optimizer is about to move; where the policy is no
+            `StraightThrough`, the pruned one, which it has just moved.
+        gradient: by what the forward pass has read, dense: pruned places have one too.
+        mask: True where the forward pass reads the weight.
+        memory: what the policy remembers of this weight; None before the first step.
+        rate: the learning rate of the weight's group, 0 where its optimizer has none.
+    """
+
+    step: int
+    weight: Tensor
+    gradient: Tensor
+    mask: Tensor
+    memory: Tensor | None
+    rate: float
+
+
+class StraightThrough:
+    """Base of policies under which pruned weights go on learning.
+
+    `SparseTraining` puts the whole weights back before a step of the optimizer and hides the pruned
+    part after it. At an update ``scores`` are those of the whole weights, and masks may keep what
+    was pruned before. The optimizer's memory of pruned weights stays, and weight decay acts on them.
+
+    A policy may also have a method ``remember(moment)`` that returns a tensor for each weight,
+    called before every step; ``update`` is then given these in the place of gradients. They are
+    saved with the masks.
+
+    Example:
+        >>> import torch
+        >>> w, m = torch.tensor([3.0, 1.0]), torch.tensor([True, False])
+        >>> StraightThrough().shown(w, m, None)
+        tensor([3., 0.])
+
+    Source: Bengio, Léonard and Courville (2013), section 4: the straight-through estimator.
+    """
+
+    def backward(self, moment: Moment) -> Tensor:
+        """Return the gradient that the optimizer steps by: by default that of what was read."""
+        return moment.gradient
+
+    def shown(self, weight: Tensor, mask: Tensor, memory: Tensor | None) -> Tensor:  # noqa: ARG002
+        """Return what the forward pass reads of the whole weight, zero where the mask prunes."""
+        return weight.masked_fill(~mask, 0)
