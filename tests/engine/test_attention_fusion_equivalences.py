@@ -65,7 +65,7 @@ NETS = {
     "chunk": (lambda: Attention("chunk", scale=0.7), 1),
     "one": (lambda: Attention("one"), 1),
     "two in a row": (lambda: nn.Sequential(Attention("one"), Attention("three")), 2),
-    "causal": (lambda: Attention("three", causal=True), 0),
+    "causal": (lambda: Attention("three", causal=True), 1),
     "by turns": (lambda: Attention("turns"), 0),
     "torch's, batch first": (
         lambda: nn.TransformerEncoderLayer(24, 3, 32, batch_first=True, activation="gelu"), 1,

@@ -75,8 +75,13 @@ def is_constant(op: TorchOp, program: Program) -> bool:
 
 def depends_on_batch_alone(op: TorchOp, known: Any) -> bool:
     """Say whether an operator gives the same tensors in every call with one batch."""
-    random = torch.Tag.nondeterministic_seeded in operator(op.target).tags
-    return not random and all(value in known for value in op.reads)
+    return not is_random(op.target) and all(value in known for value in op.reads)
+
+
+@cache
+def is_random(target: str) -> bool:
+    """Say whether an operator draws random numbers."""
+    return torch.Tag.nondeterministic_seeded in operator(target).tags
 
 
 def generators(program: Program) -> set[torch.Generator]:

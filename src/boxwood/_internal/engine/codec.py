@@ -25,6 +25,7 @@ from boxwood._internal.engine.kernels import (
     packing,
     pooling,
     recurrent,
+    rotary,
 )
 from boxwood.errors import CheckpointError
 
@@ -34,15 +35,17 @@ _CLASSES: Mapping[str, type] = {
         program.TorchOp, program.Value, program.ValueRef, program.LinearSize, program.SizeCondition,
         program.ValidBatches,
         ops.NativeOp, ops.Convolve, ops.Project, ops.PoolWindows, ops.Average, ops.Pointwise,
-        ops.Concatenate, ops.Flatten, ops.Normalise, ops.Attend, ops.Recurrent, ops.RecurrentLayer,
+        ops.Concatenate, ops.Flatten, ops.Normalise, ops.Rotate, ops.Attend, ops.Recurrent, ops.RecurrentLayer,
         layouts.Planes,
         conv.Conv, packing.ConvPacking, matvec.MatVec, matvec.MatVecPacking, pooling.Pool, pooling.GlobalAverage, elementwise.Elementwise,
-        copying.Copy, normalisation.LayerNorm, attention.Attention, recurrent.LstmCell, recurrent.GruCell,
+        copying.Copy, normalisation.LayerNorm, rotary.Rotary, attention.Attention,
+        recurrent.LstmCell, recurrent.GruCell,
     )
 }  # fmt: skip
 _ENUMS: Mapping[str, type[enum.Enum]] = {
     kind.__name__: kind
     for kind in (
+        attention.Mask,
         contract.Activation,
         elementwise.Operation,
         ops.RecurrentCell,

@@ -20,6 +20,7 @@ from boxwood._internal.engine.passes.fuse_attention import fuse_attention
 from boxwood._internal.engine.passes.fuse_epilogues import fuse_epilogues
 from boxwood._internal.engine.passes.lines_as_planes import lines_as_planes
 from boxwood._internal.engine.passes.simplify import simplify
+from boxwood._internal.engine.passes.written_out import recognise_written_out
 from boxwood._internal.engine.program import Program, check_program
 from boxwood._internal.engine.random_state import preserved_generators
 from boxwood._internal.engine.recording import UncapturableError
@@ -28,8 +29,8 @@ from boxwood._internal.engine.targets import Target, host
 from boxwood._internal.engine.thread_team import ThreadTeam
 
 PASSES = (
-    simplify, fold_constants, fold_batch_norm, lines_as_planes, lower, fuse_attention,
-    fuse_epilogues,
+    simplify, fold_constants, recognise_written_out, fold_batch_norm, lines_as_planes, lower,
+    fuse_attention, fuse_epilogues,
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from boxwood._internal.engine.kernels import (
     normalisation,
     pooling,
     recurrent,
+    rotary,
 )
 from boxwood._internal.engine.kernels.contract import Kernel
 from boxwood._internal.engine.layouts import FLOATS_PER_LINE, Array, Planes
@@ -26,6 +27,7 @@ from boxwood._internal.engine.ops import (
     Pointwise,
     PoolWindows,
     Project,
+    Rotate,
 )
 from boxwood._internal.engine.placement import Axes, Placement, Shape
 from boxwood._internal.engine.targets import Target
@@ -36,7 +38,7 @@ Problem = Any  # a frozen dataclass of one of the kernel files
 def axes_of(op: NativeOp, rank: int) -> Axes:
     """Return how an operation reads the axes of its first source."""
     match op.kind:
-        case Project() | Normalise() | Attend():
+        case Project() | Normalise() | Rotate() | Attend():
             return Axes.TOKENS
         case Pointwise():
             return Axes.IMAGES if rank == 4 else Axes.TOKENS
@@ -122,14 +124,37 @@ def problem_of(
             return elementwise.Elementwise(
                 source.layout, out.layout, operation, per_channel, activation
             )
-        case Normalise(epsilon) if source.layout.plane > 1:
-            return normalisation.LayerNorm(source.layout.channels, source.layout.width, epsilon)
-        case Attend(heads, size, scale) if source.layout.plane > 1 and alone:
-            return attention.Attention(heads, size, source.layout.width, scale or None)
+        case Normalise(epsilon, centred) if source.layout.plane > 1:
+            return normalisation.LayerNorm(
+                source.layout.channels, source.layout.width, epsilon, centred
+            )
+        case Rotate(heads, partners) if source.layout.plane > 1 and alone:
+            return rotary.Rotary(source.layout.channels, source.layout.width, heads, partners)
+        case Attend() as kind if source.layout.plane > 1 and alone:
+            mask = _mask(kind, sources)
+            if mask is None:
+                return None
+            return attention.Attention(
+                kind.heads, kind.size, source.layout.width, kind.scale or None, kind.key_heads,
+                kind.causal, mask,
+            )  # fmt: skip
         case Flatten():
             return copying.Copy(source.layout, flattened(source.layout))
         case _:
             return None
+
+
+def _mask(kind: Attend, sources: Sequence[Placement]) -> attention.Mask | None:
+    """Return what a mask that lies so says about queries and heads; None if no kernel takes it."""
+    if len(sources) == 1:
+        return attention.Mask.NONE
+    tokens, mask = sources[0].layout.width, sources[1]
+    if mask.layout.channels != tokens or mask.images > 1:
+        return None
+    if mask.layout.plane == 1:
+        return attention.Mask.KEYS
+    found = {tokens: attention.Mask.PAIRS, tokens * kind.heads: attention.Mask.HEADS}
+    return found.get(mask.layout.width)
 
 
 def build_kernel(
@@ -179,6 +204,8 @@ def packed_kernel(
             return pooling.build_global(problem, target)
         case normalisation.LayerNorm():
             return normalisation.build(problem, _given(weight), _given(bias), target)
+        case rotary.Rotary():
+            return rotary.build(problem, _given(weight), target)
         case attention.Attention():
             return attention.build(problem, target)
         case elementwise.Elementwise():

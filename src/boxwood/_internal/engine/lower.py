@@ -280,15 +280,29 @@ def _flatten(call: _Call) -> NativeOp | None:
 
 
 def _layer_norm(call: _Call) -> NativeOp | None:
-    weight = call.constant("weight")
-    if weight is None or weight.ndim != 1 or not _bias_known(call):
+    features = tuple(call["normalized_shape"])
+    known = call["weight"] is None or call.constant("weight") is not None
+    if len(features) != 1 or not known or not _bias_known(call):
         return None
-    bias = call.value("bias")
+    weight, bias = call.value("weight"), call.value("bias")
+    if weight is None:
+        weight = call.room.add(torch.ones(features))
     if bias is None:
-        bias = call.room.add(torch.zeros_like(weight))
-    return call.native(
-        Normalise(call["eps"]), call.value("input"), weight=call.value("weight"), bias=bias
-    )
+        bias = call.room.add(torch.zeros(features))
+    return call.native(Normalise(call["eps"]), call.value("input"), weight=weight, bias=bias)
+
+
+def _rms_norm(call: _Call) -> NativeOp | None:
+    shape, features = call.shape("input"), tuple(call["normalized_shape"])
+    weight = call.constant("weight")
+    if len(features) != 1 or shape[-1:] != features or (weight is None and call["weight"]):
+        return None
+    size = features[0]
+    scale = call.value("weight") if weight is not None else call.room.add(torch.ones(size))
+    epsilon = torch.finfo(torch.float32).eps if call["eps"] is None else call["eps"]
+    kind = Normalise(epsilon, centred=False)
+    bias = call.room.add(torch.zeros(size))
+    return call.native(kind, call.value("input"), weight=scale, bias=bias)
 
 
 def _recurrent(cell: RecurrentCell) -> Callable[[_Call], Recurrent | None]:
@@ -358,6 +372,7 @@ _RULES: Mapping[str, Callable[[_Call], NativeOp | Recurrent | None]] = {
     "aten.reshape.default": _flatten,
     "aten.squeeze.dims": _flatten,
     "aten.layer_norm.default": _layer_norm,
+    "aten.rms_norm.default": _rms_norm,
     "aten.lstm.input": _recurrent(RecurrentCell.LSTM),
     "aten.gru.input": _recurrent(RecurrentCell.GRU),
 }

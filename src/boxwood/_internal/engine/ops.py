@@ -73,28 +73,61 @@ class Flatten:
 
 @dataclass(frozen=True)
 class Normalise:
-    """Layer normalisation over the last axis: weight and bias are its scale and shift."""
+    """Normalisation over the last axis: weight and bias are its scale and shift.
+
+    Args:
+        epsilon: added to the variance.
+        centred: whether the mean is subtracted; if not, the variance is the mean of squares.
+    """
 
     epsilon: float
+    centred: bool = True
+
+
+@dataclass(frozen=True)
+class Rotate:
+    """Rotary positions of the first heads: ``x · near + x[partner] · far``; the rest is copied.
+
+    Its weight holds near and far, [2, tokens, features of a head].
+
+    Args:
+        heads: heads that are rotated.
+        partners: for each feature of a head, the number of the other one in it.
+    """
+
+    heads: int
+    partners: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Attend:
-    """``softmax(scale · q kᵀ) v`` of each head, over tokens of queries, keys and values.
+    """``softmax(scale · q kᵀ + mask) v`` of each head, over tokens of queries, keys and values.
 
     The source's features are queries, keys, values, each head after head; so are the result's.
+    The mask, if there is one, is the second source: [..., queries, keys], or one row for all
+    queries, for all heads or for each.
 
     Args:
-        heads: heads.
+        heads: heads of queries.
         size: features of a head.
         scale: factor of the scores; 1/√size when 0.
         batch_first: whether tokens are [batch, tokens], else [tokens, batch].
+        key_heads: heads of keys and values, which divide those of queries; as many when 0.
+        causal: whether a query sees itself and earlier tokens only.
     """
 
     heads: int
     size: int
     scale: float
     batch_first: bool
+    key_heads: int = 0
+    causal: bool = False
+
+    @property
+    def parts(self) -> tuple[int, int, int]:
+        """Heads of queries, keys and values."""
+        shared = self.key_heads or self.heads
+        return self.heads, shared, shared
 
 
 OpKind = (
@@ -106,6 +139,7 @@ OpKind = (
     | Concatenate
     | Flatten
     | Normalise
+    | Rotate
     | Attend
 )
 

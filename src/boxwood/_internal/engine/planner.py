@@ -4,7 +4,14 @@ import torch
 
 from boxwood._internal.engine import aten_ops, kernel_problems, supported, unrolling
 from boxwood._internal.engine.kernels import elementwise
-from boxwood._internal.engine.ops import Concatenate, Flatten, NativeOp, Pointwise, Recurrent
+from boxwood._internal.engine.ops import (
+    Attend,
+    Concatenate,
+    Flatten,
+    NativeOp,
+    Pointwise,
+    Recurrent,
+)
 from boxwood._internal.engine.placement import Axes, Placement, placement_of
 from boxwood._internal.engine.plan import KernelStep, Location, Plan, PlanBuilder
 from boxwood._internal.engine.program import Op, Program, TorchOp, sizes_at
@@ -93,11 +100,13 @@ class Planner:
         if len(wanted) > 1:
             # A residual is laid out as the result, a second operand as the first one.
             like = source.placement if isinstance(op.kind, Pointwise) else out
-            whole = wanted[1] if _per_channel(op) else like
+            whole = wanted[1] if _per_channel(op) or isinstance(op.kind, Attend) else like
             second = self.builder.locate(op.sources[1], whole, exactly=True)
         places = [operand.placement for operand in (source, second) if operand is not None]
         problem = supported.problem_at(op, places, out, self.shapes)
-        location = self._new(op.out, out, second if second != source else None)
+        # A mask is read by all heads, so that the result of one of them may not take its place.
+        over = None if second == source or isinstance(op.kind, Attend) else second
+        location = self._new(op.out, out, over)
         self.builder.append(
             KernelStep(
                 position, problem, source, second, location, places[0].images, op.weight, op.bias

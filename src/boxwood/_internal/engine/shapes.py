@@ -25,6 +25,7 @@ from boxwood._internal.engine.ops import (
     PoolWindows,
     Project,
     Recurrent,
+    Rotate,
 )
 from boxwood._internal.engine.program import Op, Program, TorchOp, sizes_at
 from boxwood._internal.engine.random_state import preserved_generators
@@ -116,8 +117,21 @@ def _native(op: NativeOp, values: Mapping[int, Tensor]) -> Tensor:
             return x.flatten(1)
         case Normalise() if weight is not None:
             return F.layer_norm(x, weight.shape[:1], weight, bias)
-        case Attend(heads, size):
-            whole: Tensor = x.unflatten(-1, (3, heads, size))[..., 0, :, :].flatten(-2)
+        case Rotate(heads, partners) if weight is not None:
+            near, _ = weight
+            if x.ndim != 3 or x.shape[1:2] != near.shape[:1] or near.shape[1:] != (len(partners),):
+                raise TypeError("factors of other tokens or heads")
+            if heads * len(partners) > x.shape[-1]:
+                raise TypeError("heads that are not there")
+            return torch.empty_like(x)
+        case Attend(heads, size) as kind:
+            if min(kind.parts) < 1 or heads % kind.parts[1]:
+                raise TypeError("heads of queries that those of keys do not divide")
+            whole: Tensor = x.split([heads * size, x.shape[-1] - heads * size], -1)[0]
+            x.unflatten(-1, (sum(kind.parts), size))
+            tokens = x.shape[1 if kind.batch_first else 0]
+            for mask in others:
+                mask.expand(x.shape[0 if kind.batch_first else 1], heads, tokens, tokens)
             return whole if len(values[op.out].shape) == 3 else whole.flatten(0, 1)
         case _:
             raise TypeError("an operation without its weight")
@@ -126,7 +140,7 @@ def _native(op: NativeOp, values: Mapping[int, Tensor]) -> Tensor:
 def _seconds(kind: OpKind) -> range:
     """Return how many values an operation may read after its first."""
     match kind:
-        case Convolve() | Project():
+        case Convolve() | Project() | Attend():
             return range(2)
         case Pointwise(Operation.COPY):
             return range(1)
@@ -151,7 +165,7 @@ def _added(y: Tensor, others: list[Tensor]) -> Tensor:
 
 
 def _unlike(op: Op, wanted: str, got: str, batch: int) -> InvalidInput:
-    name = op.name if isinstance(op, TorchOp) else type(getattr(op, "does", op)).__name__.lower()
+    name = op.name if isinstance(op, TorchOp) else type(getattr(op, "kind", op)).__name__.lower()
     return InvalidInput(
         f"Expected the operation {name} to {wanted} at a batch of {batch}, got {got}: it follows "
         f"the batch otherwise than at the example's; compile the model with an example of this "

@@ -28,6 +28,7 @@ from boxwood._internal.engine.ops import (
     Recurrent,
     RecurrentCell,
     RecurrentLayer,
+    Rotate,
 )
 from boxwood._internal.engine.placement import Shape
 
@@ -111,25 +112,44 @@ def torch_function(
             return lambda *parts: torch.cat(parts, 1)
         case Flatten():
             return lambda x: x.flatten(1)
+        case Rotate():
+            return _rotate(kind, _present(weight))
+        case Normalise(centred=False):
+            scale, epsilon = _present(weight), kind.epsilon
+            return lambda x: F.rms_norm(x, scale.shape, scale, epsilon)
         case Normalise():
             scale, epsilon = _present(weight), kind.epsilon
             return lambda x: F.layer_norm(x, scale.shape, scale, bias, epsilon)
 
 
-def _attend(kind: Attend, out: Shape) -> Callable[[Tensor], Tensor]:
-    heads, size, scale = kind.heads, kind.size, kind.scale or None
-    # From [outer, inner, part, head, feature] to [part, batch, head, token, feature], and back.
-    there, back = (
-        ((2, 0, 3, 1, 4), (0, 2, 1, 3)) if kind.batch_first else ((2, 1, 3, 0, 4), (2, 0, 1, 3))
-    )
-    rank = len(out)
+def _rotate(kind: Rotate, table: Tensor) -> Callable[[Tensor], Tensor]:
+    near, far = table.unsqueeze(2)  # one for each token, the same for all heads
+    size, partners = len(kind.partners), torch.tensor(kind.partners)
+    rotated = kind.heads * size
 
     def run(x: Tensor) -> Tensor:
-        parts = x.unflatten(-1, (3, heads, size))
-        if parts.ndim == 4:
+        heads = x[..., :rotated].unflatten(-1, (kind.heads, size))
+        y = heads * near + heads[..., partners] * far
+        return torch.cat([y.flatten(-2), x[..., rotated:]], -1)
+
+    return run
+
+
+def _attend(kind: Attend, out: Shape) -> Callable[..., Tensor]:
+    size, scale, rank = kind.size, kind.scale or None, len(out)
+    # From [outer, inner, head, feature] to [batch, head, token, feature], and back.
+    there, back = ((0, 2, 1, 3), (0, 2, 1, 3)) if kind.batch_first else ((1, 2, 0, 3), (2, 0, 1, 3))
+    shared = kind.parts[0] != kind.parts[1]
+
+    def run(x: Tensor, mask: Tensor | None = None) -> Tensor:
+        heads = x.unflatten(-1, (sum(kind.parts), size))
+        if heads.ndim == 3:
             raise TypeError("attention needs tokens and batch as axes of their own")
-        q, k, v = parts.permute(*there)
-        y = F.scaled_dot_product_attention(q, k, v, scale=scale).permute(*back).flatten(2)
+        q, k, v = (part.permute(*there) for part in heads.split(kind.parts, 2))
+        y = F.scaled_dot_product_attention(
+            q, k, v, mask, is_causal=kind.causal, scale=scale, enable_gqa=shared
+        )
+        y = y.permute(*back).flatten(2)
         return y if rank == 3 else y.flatten(0, 1)
 
     return run

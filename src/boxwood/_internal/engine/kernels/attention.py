@@ -2,11 +2,14 @@
 
 For each head and each few vectors of queries, every key's scores stay in the first cache::
 
-    for key in keys:     scores[key] = scale · Σ_d  k[d, key] · q[d, queries]
+    for key in keys:     scores[key] = scale · Σ_d  k[d, key] · q[d, queries]  + mask[key, queries]
     weights = softmax over keys, lane by lane
     for d in features:   y[d, queries] = Σ_key  v[d, key] · weights[key]
+
+Causal attention ends each tile's keys at its last query.
 """
 
+import enum
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,33 +19,55 @@ import numpy as np
 from boxwood._internal.engine.kernels import activations, frame
 from boxwood._internal.engine.kernels.contract import Code, Kernel, Pointer
 from boxwood._internal.engine.kernels.packing import dense_tile
-from boxwood._internal.engine.layouts import Array, Planes, columns, lines, position_mask
+from boxwood._internal.engine.layouts import Array, Planes, columns, lines, position_mask, vector
 from boxwood._internal.engine.llvm.build import Builder, constant, lanes_of, module
 from boxwood._internal.engine.targets import Target
 
 
+class Mask(enum.Enum):
+    """What is added to the scores."""
+
+    NONE = enum.auto()
+    KEYS = enum.auto()  # a vector: one number per key
+    PAIRS = enum.auto()  # columns: a plane of queries per key
+    HEADS = enum.auto()  # the same for each head, the heads' queries one after the other
+
+
 @dataclass(frozen=True)
 class Attention:
-    """``y = softmax(scale · qᵀk) v`` for each head, with no mask.
+    """``y = softmax(scale · qᵀk + mask) v`` for each head; queries that may see no key give zeros.
 
-    Queries, keys and values are the first, second and third part of one buffer's features.
+    The first part of one buffer's features are the queries of all heads, then come keys, then
+    values, which several heads may share.
 
     Args:
-        heads: heads, each with features of its own.
+        heads: heads of queries, each with features of its own.
         size: features of a head.
         tokens: tokens per image.
         scale: factor of the scores; 1/√size when None.
+        key_heads: heads of keys and values; as many as of queries when 0.
+        causal: whether queries see themselves and earlier tokens only.
+        mask: what the second input is.
     """
 
     heads: int
     size: int
     tokens: int
     scale: float | None = None
+    key_heads: int = 0
+    causal: bool = False
+    mask: Mask = Mask.NONE
+
+    @property
+    def shared(self) -> int:
+        """How many heads share keys and values."""
+        return self.heads // (self.key_heads or self.heads)
 
     @property
     def source(self) -> Planes:
         """Layout of queries, keys and values."""
-        return columns(3 * self.heads * self.size, self.tokens)
+        heads = self.heads + 2 * (self.key_heads or self.heads)
+        return columns(heads * self.size, self.tokens)
 
     @property
     def target(self) -> Planes:
@@ -50,68 +75,115 @@ class Attention:
         return columns(self.heads * self.size, self.tokens)
 
     @property
+    def second(self) -> Planes:
+        """Layout of the mask, [keys, queries]."""
+        if self.mask is Mask.KEYS:
+            return vector(self.tokens)
+        return columns(self.tokens, self.tokens * (self.heads if self.mask is Mask.HEADS else 1))
+
+    @property
     def factor(self) -> float:
         """The scale."""
         return 1 / math.sqrt(self.size) if self.scale is None else self.scale
 
 
-def reference(problem: Attention, x: Array) -> Array:
-    """What the kernel computes, in float64, of values [images, features, 1, tokens]."""
-    shape = (len(x), 3, problem.heads, problem.size, problem.tokens)
-    query, key, value = x.astype(np.float64).reshape(shape).swapaxes(0, 1)
+def reference(problem: Attention, x: Array, mask: Array | None = None) -> Array:
+    """What the kernel computes, in float64, of values [images, features, 1, tokens].
+
+    Args:
+        problem: the attention.
+        x: queries, keys and values.
+        mask: [keys], [keys, queries] or [keys, heads, queries].
+    """
+    tokens, size = problem.tokens, problem.size
+    parts = x.astype(np.float64).reshape(len(x), -1, size, tokens)
+    groups = problem.heads // problem.shared
+    query, key, value = np.split(parts, [problem.heads, problem.heads + groups], axis=1)
+    key, value = (np.repeat(part, problem.shared, axis=1) for part in (key, value))
     scores = problem.factor * np.einsum("nhdk,nhdq->nhkq", key, query)
-    power = np.exp(scores - scores.max(2, keepdims=True))
-    weights = power / power.sum(2, keepdims=True)
+    if mask is not None:
+        wide = mask.astype(np.float64).reshape(tokens, -1, tokens if mask.ndim > 1 else 1)
+        scores += wide.transpose(1, 0, 2)
+    if problem.causal:
+        scores = np.where(np.tri(tokens, dtype=bool).T, scores, -np.inf)
+    most = scores.max(2, keepdims=True)
+    power = np.exp(scores - np.where(np.isinf(most), 0, most))
+    total = power.sum(2, keepdims=True)
+    weights = power / np.where(total == 0, 1, total)
     y = np.einsum("nhdk,nhkq->nhdq", value, weights)
-    return np.asarray(y.reshape(len(x), -1, 1, problem.tokens), np.float32)
+    return np.asarray(y.reshape(len(x), -1, 1, tokens), np.float32)
 
 
 NUMBERS = (
     "heads",
+    "shared",  # heads that share keys and values
     "size",
     "tokens",
     "source_image",
     "target_image",
     "plane",
+    "keys",  # bytes from the first query to the first key
+    "values",
     "vectors",  # of queries
     "wide",  # tiles of all registers; the rest are single vectors
     "tiles",
     "line_end",
     "scale_bits",
     "scratch_bytes",
+    "mask_head",  # bytes of the mask from head to head
+    "mask_key",  # and from key to key
 )
 
 
 def build(problem: Attention, target: Target) -> Kernel:
     """Make the kernel."""
-    source, out = problem.source, problem.target
+    source, out, mask = problem.source, problem.target, problem.second
     width, _ = dense_tile(target)
     end = lines(out.span)
     vectors = end // target.lanes
     wide = vectors // width
     scratch = 4 * lines(problem.tokens * width * target.lanes)
+    key_heads = problem.heads // problem.shared
     numbers = {
         "heads": problem.heads,
+        "shared": problem.shared,
         "size": problem.size,
         "tokens": problem.tokens,
         "source_image": 4 * source.image,
         "target_image": 4 * out.image,
         "plane": 4 * source.plane,
+        "keys": 4 * source.plane * problem.heads * problem.size,
+        "values": 4 * source.plane * (problem.heads + key_heads) * problem.size,
         "vectors": vectors,
         "wide": wide,
         "tiles": wide + vectors % width,
         "line_end": 4 * end,
         "scale_bits": int(np.float32(problem.factor).view(np.int32)),
         "scratch_bytes": scratch,
+        "mask_head": 4 * problem.tokens if problem.mask is Mask.HEADS else 0,
+        "mask_key": 4 * mask.plane,
     }
-    entry = f"attention_{target.lanes}"
+    shape = Specialisation(problem.causal, problem.mask)
     return Kernel(
-        Code(entry, lambda: emit(entry, target)),
+        Code(shape.entry(target), lambda: emit(shape, target)),
         (*(numbers[name] for name in NUMBERS), Pointer(0)),
         (position_mask(out, target.lanes),),
         scratch=scratch,
         units=problem.heads * numbers["tiles"],
     )
+
+
+@dataclass(frozen=True)
+class Specialisation:
+    """Everything that the kernel's text depends on, besides the target."""
+
+    causal: bool
+    mask: Mask
+
+    def entry(self, target: Target) -> str:
+        """The symbol; one text serves masks of pairs with and without heads."""
+        mask = {Mask.NONE: "", Mask.KEYS: "_keys"}.get(self.mask, "_pairs")
+        return f"attention_{target.lanes}{'_causal' if self.causal else ''}{mask}"
 
 
 _PARAMETERS = (
@@ -120,24 +192,27 @@ _PARAMETERS = (
     ("ptr", "%value"),
     ("ptr", "%out"),
     ("ptr", "%scores"),
-    ("ptr", "%mask"),
+    ("ptr", "%keep"),
     ("i64", "%plane"),
     ("i64", "%size"),
-    ("i64", "%tokens"),
+    ("i64", "%seen"),  # keys
+    ("i64", "%first"),  # query
     ("float", "%scale"),
+    ("ptr", "%mask"),
+    ("i64", "%mask_key"),
 )
 
 
-def emit(entry: str, target: Target) -> str:
+def emit(shape: Specialisation, target: Target) -> str:
     """The text of the kernel: a range of (image, head, tile of queries) for each thread."""
     width, _ = dense_tile(target)
-    f, a = frame.begin(entry, NUMBERS, ("mask",))
+    entry = shape.entry(target)
+    f, a = frame.begin(entry, NUMBERS, ("keep",))
     size = 4 * target.lanes
     scratch = f.offset(a["scratch"], f.mul("%thread", a["scratch_bytes"]))
     bits = f.value(f"trunc i64 {a['scale_bits']} to i32")
     scale = f.value(f"bitcast i32 {bits} to float")
     per_image = f.mul(a["heads"], a["tiles"])
-    part = f.mul(f.mul(a["heads"], a["size"]), a["plane"])
     with frame.units(f, f.mul(a["images"], per_image)) as unit:
         image, rest = f.div(unit, per_image), f.rem(unit, per_image)
         head, tile = f.div(rest, a["tiles"]), f.rem(rest, a["tiles"])
@@ -145,41 +220,54 @@ def emit(entry: str, target: Target) -> str:
         narrow = f.compare("sge", tile, a["wide"])
         later = f.sub(tile, f.minimum(tile, a["wide"]))
         vector = f.add(f.mul(f.minimum(tile, a["wide"]), width), later)
-        planes = f.mul(f.mul(head, a["size"]), a["plane"])
-        x = f.offset(a["source"], f.add(f.mul(image, a["source_image"]), planes))
+        own = f.mul(a["size"], a["plane"])
+        planes, shared = f.mul(head, own), f.mul(f.div(head, a["shared"]), own)
+        x = f.offset(a["source"], f.mul(image, a["source_image"]))
         y = f.offset(a["target"], f.add(f.mul(image, a["target_image"]), planes))
         position = f.mul(vector, size)
-        values = (
-            f.offset(x, position),
-            f.offset(x, part),
-            f.offset(x, f.add(part, part)),
-            f.offset(y, position),
-            scratch,
-            f.offset(a["mask"], f.mul(vector, max(target.lanes, 8) // 8)),
-            a["plane"],
-            a["size"],
-            a["tokens"],
-            scale,
-        )
+        first = f.mul(vector, target.lanes)
+        mask = f.offset(a["second"], f.mul(head, a["mask_head"]))
         for registers, condition in ((width, f.otherwise), (1, f.when)):
             with condition(narrow):
+                seen = a["tokens"]
+                if shape.causal:
+                    seen = f.minimum(seen, f.add(first, registers * target.lanes))
+                values = (
+                    f.offset(x, f.add(planes, position)),
+                    f.offset(x, f.add(shared, a["keys"])),
+                    f.offset(x, f.add(shared, a["values"])),
+                    f.offset(y, position),
+                    scratch,
+                    f.offset(a["keep"], f.mul(vector, max(target.lanes, 8) // 8)),
+                    a["plane"],
+                    a["size"],
+                    seen,
+                    first,
+                    scale,
+                    mask if shape.mask is Mask.KEYS else f.offset(mask, position),
+                    a["mask_key"],
+                )
                 frame.call(f, f"{entry}.tile{registers}", _PARAMETERS, values)
         last = f.compare("eq", tile, f.sub(a["tiles"], 1))
         with f.when(last), f.loop(0, a["size"]) as feature:
             base = f.offset(y, f.mul(feature, a["plane"]))
             frame.zero(f, target, base, a["line_end"], a["plane"])
-    tiles = [_tile(f"{entry}.tile{registers}", registers, target) for registers in (width, 1)]
+    tiles = [
+        _tile(f"{entry}.tile{registers}", registers, shape, target) for registers in (width, 1)
+    ]
     return module([*tiles, f])
 
 
-def _tile(name: str, width: int, target: Target) -> Builder:
-    """All keys for a few vectors of queries of one head."""
+def _tile(name: str, width: int, shape: Specialisation, target: Target) -> Builder:
+    """All keys that a few vectors of queries of one head see."""
     f = Builder(name, _PARAMETERS, internal=True)
     kind, size = target.vector, 4 * target.lanes
     row = width * size
     scale = f.splat(kind, "%scale")
-    most = [f.variable(kind, constant(kind, -math.inf)) for _ in range(width)]
-    for key, lanes in _blocks(f, "%tokens", target):
+    lowest = constant(kind, -math.inf)
+    most = [f.variable(kind, lowest) for _ in range(width)]
+    queries_of = [_numbers(f, f.add("%first", v * target.lanes), target) for v in range(width)]
+    for key, lanes in _blocks(f, "%seen", target):
 
         def queries(d: str) -> str:
             return f.offset("%query", f.mul(d, "%plane"))
@@ -189,15 +277,28 @@ def _tile(name: str, width: int, target: Target) -> Builder:
             return f.offset(f.offset(at, key, "float"), 4 * lane)
 
         for lane, sums in enumerate(_products(f, kind, lanes, width, "%size", queries, keys)):
+            number = f.add(key, lane)
             for v, sum_ in enumerate(sums):
                 score = f.binary("fmul", kind, sum_, scale)
-                to = f.offset("%scores", f.mul(f.add(key, lane), row))
+                if shape.mask is not Mask.NONE:
+                    score = f.binary("fadd", kind, score, _mask(f, number, v, shape, target))
+                if shape.causal:
+                    integer = kind.replace("float", "i32")
+                    here = _splat(f, f.value(f"trunc i64 {number} to i32"), target)
+                    sees = f.value(f"icmp sle {integer} {here}, {queries_of[v]}")
+                    score = f.select(sees, kind, score, lowest)
+                to = f.offset("%scores", f.mul(number, row))
                 f.store(kind, score, f.offset(to, v * size), size)
                 old = f.load(kind, most[v])
                 more = f.value(f"fcmp ogt {kind} {score}, {old}")
                 f.store(kind, f.select(more, kind, score, old), most[v])
     totals = [f.variable(kind, "zeroinitializer") for _ in range(width)]
-    with f.loop(0, "%tokens") as key:
+    # Where nothing is seen, scores are compared with 0, so that their powers are 0.
+    for v in range(width):
+        old = f.load(kind, most[v])
+        none = f.value(f"fcmp oeq {kind} {old}, {lowest}")
+        f.store(kind, f.select(none, kind, "zeroinitializer", old), most[v])
+    with f.loop(0, "%seen") as key:
         at = f.offset("%scores", f.mul(key, row))
         for v in range(width):
             place = f.offset(at, v * size)
@@ -206,9 +307,13 @@ def _tile(name: str, width: int, target: Target) -> Builder:
             f.store(kind, power, place, size)
             f.store(kind, f.binary("fadd", kind, f.load(kind, totals[v]), power), totals[v])
     one = constant(kind, 1.0)
-    inverse = [f.binary("fdiv", kind, one, f.load(kind, total)) for total in totals]
+    inverse = []
+    for total in totals:
+        sum_ = f.load(kind, total)
+        none = f.value(f"fcmp oeq {kind} {sum_}, zeroinitializer")
+        inverse.append(f.binary("fdiv", kind, one, f.select(none, kind, one, sum_)))
     keeps = [
-        frame.mask(f, target, f.offset("%mask", v * max(target.lanes, 8) // 8))
+        frame.mask(f, target, f.offset("%keep", v * max(target.lanes, 8) // 8))
         for v in range(width)
     ]
     for feature, lanes in _blocks(f, "%size", target):
@@ -220,13 +325,37 @@ def _tile(name: str, width: int, target: Target) -> Builder:
             at = f.offset("%value", f.mul(f.add(feature, lane), "%plane"))
             return f.offset(at, key, "float")
 
-        for lane, sums in enumerate(_products(f, kind, lanes, width, "%tokens", weights, values)):
+        for lane, sums in enumerate(_products(f, kind, lanes, width, "%seen", weights, values)):
             to = f.offset("%out", f.mul(f.add(feature, lane), "%plane"))
             for v, sum_ in enumerate(sums):
                 y = f.binary("fmul", kind, sum_, inverse[v])
                 y = f.select(keeps[v], kind, y, "zeroinitializer")
                 f.store(kind, y, f.offset(to, v * size), size)
     return f
+
+
+def _mask(f: Builder, key: str, v: int, shape: Specialisation, target: Target) -> str:
+    """What is added to the scores of one key and one vector of queries."""
+    kind, lanes = target.vector, target.lanes
+    at = f.offset("%mask", f.mul(key, "%mask_key"))
+    if shape.mask is Mask.KEYS:
+        return f.splat(kind, f.load("float", at))
+    return f.load(kind, f.offset(at, 4 * lanes * v), 4)
+
+
+def _splat(f: Builder, number: str, target: Target) -> str:
+    """An i32 in every lane."""
+    kind, lanes = target.vector.replace("float", "i32"), target.lanes
+    first = f.value(f"insertelement {kind} poison, i32 {number}, i32 0")
+    return f.value(f"shufflevector {kind} {first}, {kind} poison, <{lanes} x i32> zeroinitializer")
+
+
+def _numbers(f: Builder, first: str, target: Target) -> str:
+    """The numbers of a vector's positions, as i32."""
+    kind = target.vector.replace("float", "i32")
+    steps = ", ".join(f"i32 {lane}" for lane in range(target.lanes))
+    start = _splat(f, f.value(f"trunc i64 {first} to i32"), target)
+    return f.value(f"add {kind} {start}, <{steps}>")
 
 
 def _blocks(f: Builder, count: str, target: Target) -> Iterator[tuple[str, int]]:

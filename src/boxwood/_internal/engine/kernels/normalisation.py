@@ -1,4 +1,4 @@
-"""Layer normalisation over the features of columns, without turning them into rows."""
+"""Layer and root-mean-square normalisation over the features of columns, without turning them into rows."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,11 +21,13 @@ class LayerNorm:
         features: features of a token.
         tokens: tokens per image.
         epsilon: added to the variance.
+        centred: whether the mean is subtracted; if not, the variance is the mean of squares.
     """
 
     features: int
     tokens: int
     epsilon: float = 1e-5
+    centred: bool = True
 
     @property
     def source(self) -> Planes:
@@ -41,7 +43,7 @@ class LayerNorm:
 def reference(problem: LayerNorm, x: Array, weight: Array, bias: Array) -> Array:
     """What the kernel computes, in float64, of values [images, features, 1, tokens]."""
     wide = x.astype(np.float64)
-    centred = wide - wide.mean(1, keepdims=True)
+    centred = wide - wide.mean(1, keepdims=True) if problem.centred else wide
     scale = np.sqrt((centred**2).mean(1, keepdims=True) + problem.epsilon)
     affine = centred / scale * weight[:, None, None] + bias[:, None, None]
     return np.asarray(affine, np.float32)
@@ -72,7 +74,7 @@ def build(problem: LayerNorm, weight: Array, bias: Array, target: Target) -> Ker
     layout = problem.source
     end = lines(layout.span)
     epsilon = int(np.float32(problem.epsilon).view(np.int32))
-    entry = f"layer_norm_{target.lanes}"
+    entry = f"{'layer' if problem.centred else 'rms'}_norm_{target.lanes}"
     steps = (4 * layout.image, 4 * layout.plane, end // target.lanes, 4 * end)
     constants = (
         np.asarray(weight, np.float32),
@@ -80,15 +82,15 @@ def build(problem: LayerNorm, weight: Array, bias: Array, target: Target) -> Ker
         position_mask(layout, target.lanes),
     )
     return Kernel(
-        Code(entry, lambda: emit(entry, target)),
+        Code(entry, lambda: emit(entry, problem.centred, target)),
         (problem.features, *steps, epsilon, *(Pointer(index) for index in range(3))),
         constants,
         units=end // target.lanes,
     )
 
 
-def emit(entry: str, target: Target) -> str:
-    """The text: a range of vectors of tokens for each thread, three passes over the features."""
+def emit(entry: str, centred: bool, target: Target) -> str:
+    """The text: a range of vectors of tokens for each thread, a pass over the features per sum."""
     f, a = frame.begin(entry, NUMBERS, ("weight", "bias", "mask"))
     kind, size = target.vector, 4 * target.lanes
     bits = f.value(f"trunc i64 {a['epsilon_bits']} to i32")
@@ -103,13 +105,16 @@ def emit(entry: str, target: Target) -> str:
         def value(feature: str, x: str = x) -> str:
             return f.load(kind, f.offset(x, f.mul(feature, a["plane"])), size)
 
-        total = _sum(f, kind, sums, a["features"], value)
-        mean = f.binary("fdiv", kind, total, count)
+        mean = "zeroinitializer"
+        if centred:
+            mean = f.binary("fdiv", kind, _sum(f, kind, sums, a["features"], value), count)
 
-        def square(feature: str, x: str = x, mean: str = mean) -> str:
-            place = f.offset(x, f.mul(feature, a["plane"]))
-            centred = f.binary("fsub", kind, f.load(kind, place, size), mean)
-            return f.binary("fmul", kind, centred, centred)
+        def moved(feature: str, value: Callable[[str], str] = value, mean: str = mean) -> str:
+            return f.binary("fsub", kind, value(feature), mean) if centred else value(feature)
+
+        def square(feature: str, moved: Callable[[str], str] = moved) -> str:
+            x = moved(feature)
+            return f.binary("fmul", kind, x, x)
 
         squares = _sum(f, kind, sums, a["features"], square)
         variance = f.binary("fdiv", kind, squares, count)
@@ -121,8 +126,7 @@ def emit(entry: str, target: Target) -> str:
         with f.loop(0, a["features"]) as feature:
             scale = f.splat(kind, f.load("float", f.offset(a["weight"], feature, "float")))
             shift = f.splat(kind, f.load("float", f.offset(a["bias"], feature, "float")))
-            centred = f.binary("fsub", kind, value(feature), mean)
-            unit_ = f.binary("fmul", kind, centred, inverse)
+            unit_ = f.binary("fmul", kind, moved(feature), inverse)
             result = f.select(keep, kind, f.fma(kind, unit_, scale, shift), "zeroinitializer")
             plane = f.mul(feature, a["plane"])
             f.store(kind, result, f.offset(y, plane), size)

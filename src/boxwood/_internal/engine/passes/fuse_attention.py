@@ -5,16 +5,18 @@ differs from model to model. What a chain does is seen by sending the numbers 0,
 it: if they arrive where heads of tokens would, the chain was that.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from boxwood._internal.engine import aten_ops
 from boxwood._internal.engine.kernels.contract import Activation
-from boxwood._internal.engine.ops import Attend, NativeOp, Project
+from boxwood._internal.engine.ops import Attend, NativeOp, Project, Rotate
+from boxwood._internal.engine.passes.entry_terms import origin_of, terms_of
+from boxwood._internal.engine.passes.rotations import Rotation, rotation_of
 from boxwood._internal.engine.program import (
     Op,
     Program,
@@ -28,19 +30,19 @@ from boxwood._internal.engine.program import (
 
 _ATTENTION = "scaled_dot_product_attention"
 
-Indices = dict[int, Tensor]
-
 
 def fuse_attention(program: Program) -> Program:
     """Return the program with one operation from the projections to the tokens after attention.
 
-    Projections of one source become one, so that queries, keys and values lie together. Masks,
-    causal attention and fewer heads of keys stay torch's.
+    Projections of one source become one, so that queries, keys and values lie together; heads of
+    keys and values may be fewer. Rotary positions between become an operation of their own, masks
+    a second source.
     """
     found = [op for op in program.ops if isinstance(op, TorchOp) and op.name == _ATTENTION]
+    masks: dict[int, int] = {}  # of numbers, by those of truth values
     for op in found:
         position = program.ops.index(op)  # earlier ones moved it
-        program = _fused(program, position, op) or program
+        program = _fused(program, position, op, masks) or program
     return without_unused(program)
 
 
@@ -52,6 +54,7 @@ class _Heads:
     heads: int
     tokens: int
     size: int
+    key_heads: int
 
     def features(self, flat: Tensor, *, batch_first: bool) -> Tensor:
         """Turn [batch, heads, tokens, size] into tokens of features."""
@@ -59,162 +62,264 @@ class _Heads:
         return flat.permute(*axes).flatten(2)
 
 
-def _fused(program: Program, position: int, op: TorchOp) -> Program | None:
-    scale = _plain_scale(op)
-    if scale is None:
-        return None
-    batches = (program.batch, program.batch + 1) if program.batch else (0,)
-    match = None
-    for batch_first in (True, False):  # with one example both may fit, with two only one does
-        found = {_match(program, position, op, batch, batch_first) for batch in batches}
-        match = match or (found.pop() if len(found) == 1 else None)
-    if match is None:
-        return None
-    ops: list[Op] = list(program.ops)
-    constants, values, names = dict(program.constants), dict(program.values), dict(program.names)
-    makers = {value: p for p, each in enumerate(ops) for value in each.writes}
-    source = match.sources[0]
-    if len(match.sources) == 3:
-        first = ops[makers[source]]
-        merged = _joined([ops[makers[value]] for value in match.sources], program)
-        if merged is None or not isinstance(first, NativeOp):
-            return None
-        weight, bias = merged
-        number = program.next_value()
-        shape = values[source].shape
-        values[number] = Value((*shape[:-1], len(weight)), weight.dtype)
-        constants[number + 1], constants[number + 2] = weight, bias
-        for added in (number + 1, number + 2):
-            values[added] = Value(tuple(constants[added].shape), constants[added].dtype)
-        names[number + 1] = names.get(first.weight or -1, "") + ", …"
-        last = max(makers[value] for value in match.sources)
-        source = number
-        extra: Op = replace(first, out=number, weight=number + 1, bias=number + 2)
-    kind = Attend(match.heads, match.size, scale, match.batch_first)
-    ops[makers[match.out]] = NativeOp(kind, (source,), match.out)
-    if len(match.sources) == 3:
-        ops.insert(last + 1, extra)
-    return replace(program, ops=tuple(ops), constants=constants, values=values, names=names)
-
-
 @dataclass(frozen=True)
+class _Settings:
+    """What an attention is called with besides queries, keys and values."""
+
+    scale: float  # 0 for torch's own
+    causal: bool
+    mask: int | None
+
+
+@dataclass(frozen=True, eq=False)
 class _Match:
-    """The attention that was recognised: its projections, its result, and the sizes of its heads."""
+    """The attention that was recognised: its projections, its result, and its heads."""
 
     sources: tuple[int, ...]
     out: int
     heads: int
+    key_heads: int
     size: int
     batch_first: bool
+    factor: float
+    rotation: Rotation
+
+    def equals(self, other: "_Match") -> bool:
+        """Say whether two are the same, at two batches."""
+        mine, theirs = (
+            (each.sources, each.out, each.heads, each.key_heads, each.batch_first, each.factor)
+            for each in (self, other)
+        )
+        return mine == theirs and self.rotation.equals(other.rotation)
+
+
+def _fused(program: Program, position: int, op: TorchOp, masks: dict[int, int]) -> Program | None:
+    settings = _settings(op)
+    if settings is None:
+        return None
+    batches = (program.batch, program.batch + 1) if program.batch else (0,)
+    makers: dict[int, Op] = {value: each for each in program.ops for value in each.writes}
+    for batch_first in (True, False):  # with one example both may fit, with two only one does
+        seen = [_match(program, makers, op, batch, batch_first) for batch in batches]
+        found = [each for each in seen if each is not None]
+        if len(found) == len(seen) and all(each.equals(found[0]) for each in found):
+            return _written(program, found[0], settings, position, masks)
+    return None
+
+
+def _written(
+    program: Program, match: _Match, settings: _Settings, position: int, masks: dict[int, int]
+) -> Program | None:
+    """Return the program with the operations that were recognised."""
+    writer = _Writer(program)
+    source = writer.joined(match.sources)
+    if source is None:
+        return None
+    if match.rotation.partners:
+        turns = Rotate(match.heads + match.key_heads, match.rotation.partners)
+        number = writer.value(writer.values[source])
+        table = writer.constant(match.rotation.table)
+        writer.added.append(NativeOp(turns, (source,), number, weight=table))
+        source = number
+    mask = () if settings.mask is None else (writer.mask(settings.mask, masks),)
+    scale = settings.scale
+    if match.factor != 1:
+        scale = (scale or 1 / math.sqrt(match.size)) * match.factor
+    shared = match.key_heads if match.key_heads != match.heads else 0
+    kind = Attend(match.heads, match.size, scale, match.batch_first, shared, settings.causal)
+    return writer.program(NativeOp(kind, (source, *mask), match.out), position)
+
+
+class _Writer:
+    """Collects what takes the place of an attention."""
+
+    def __init__(self, program: Program) -> None:
+        self.before = program
+        self.values = dict(program.values)
+        self.constants = dict(program.constants)
+        self.names = dict(program.names)
+        self.added: list[Op] = []
+        self._makers = {value: op for op in program.ops for value in op.writes}
+        self._next = program.next_value()
+
+    def value(self, value: Value) -> int:
+        number, self._next = self._next, self._next + 1
+        self.values[number] = value
+        return number
+
+    def constant(self, tensor: Tensor, name: str = "") -> int:
+        """Add a constant, unless it is there: all layers have the same rotary positions."""
+        for number, other in self.constants.items():
+            if other.shape == tensor.shape and torch.equal(other, tensor):
+                return number
+        number = self.value(Value(tuple(tensor.shape), tensor.dtype))
+        self.constants[number] = tensor
+        if name:
+            self.names[number] = name
+        return number
+
+    def joined(self, sources: Sequence[int]) -> int | None:
+        """Return the value that holds queries, keys and values."""
+        if len(sources) == 1:
+            return sources[0]
+        first = self._makers[sources[0]]
+        merged = _joined([self._makers[value] for value in sources], self.before)
+        if merged is None or not isinstance(first, NativeOp):
+            return None
+        weight, bias = merged
+        shape = self.values[sources[0]].shape
+        number = self.value(Value((*shape[:-1], len(weight)), weight.dtype))
+        name = self.names.get(first.weight or -1, "") + ", …"
+        self.added.append(
+            replace(
+                first,
+                out=number,
+                weight=self.constant(weight, name),
+                bias=None if bias is None else self.constant(bias),
+            )
+        )
+        return number
+
+    def mask(self, mask: int, known: dict[int, int]) -> int:
+        """Return a mask of numbers that are added."""
+        value = self.values[mask]
+        if value.dtype != torch.bool:
+            return mask
+        if mask not in known:
+            known[mask] = self.value(Value(value.shape, torch.float32))
+            args = (ValueRef(mask), 0.0, float("-inf"))
+            self.added.append(TorchOp("aten.where.Scalar", args, (), (known[mask],)))
+        return known[mask]
+
+    def program(self, attend: NativeOp, position: int) -> Program:
+        """Return the program with attention at a position, and nothing else that makes its result."""
+        ops = list(self.before.ops)
+        ops.remove(self._makers[attend.out])  # a view, after that position
+        ops[position:position] = [*self.added, attend]
+        return replace(
+            self.before, ops=tuple(ops), values=self.values, constants=self.constants,
+            names=self.names,
+        )  # fmt: skip
 
 
 def _match(
-    program: Program, position: int, op: TorchOp, batch: int, batch_first: bool
-) -> _Match | None:
+    program: Program, makers: Mapping[int, Op], op: TorchOp, batch: int,
+    batch_first: bool,
+) -> _Match | None:  # fmt: skip
     query, key, value = (part.value for part in op.args[:3])
-    shapes = {number: sizes_at(each.shape, batch) for number, each in program.values.items()}
-    if len({shapes[number] for number in (query, key, value)}) != 1 or len(shapes[query]) != 4:
+    shapes = {
+        number: sizes_at(program.values[number].shape, batch) for number in (query, key, value)
+    }
+    if any(len(shape) != 4 for shape in shapes.values()) or shapes[key] != shapes[value]:
         return None
-    heads = _Heads(*_sizes(shapes[query]))
-    origins = [_origin(program, position, number) for number in (query, key, value)]
-    if any(origin is None for origin in origins):
+    examples, heads, tokens, size = shapes[query]
+    if (shapes[key][0], *shapes[key][2:]) != (examples, tokens, size) or heads % shapes[key][1]:
         return None
-    sources = tuple(dict.fromkeys(origin for origin in origins if origin is not None))
-    if len(sources) not in (1, 3) or any(len(shapes[source]) != 3 for source in sources):
+    origins = [origin_of(makers, number, program.constants) for number in (query, key, value)]
+    if any(origin is None or not _is_plain(makers.get(origin)) for origin in origins):
         return None
-    parts = 3 // len(sources)
-    seen = [
-        _sent(program, position, source, shapes, batch).get(number)
-        for source, number in zip(origins, (query, key, value), strict=True)
-        if source is not None
+    known = [origin for origin in origins if origin is not None]
+    sources = tuple(dict.fromkeys(known))
+    widths = [sizes_at(program.values[source].shape, batch) for source in sources]
+    if len(sources) not in (1, 3) or any(len(width) != 3 for width in widths):
+        return None
+    key_heads = _key_heads(heads, size, shapes[key][1], [width[-1] for width in widths])
+    if key_heads is None:
+        return None
+    sizes = _Heads(examples, heads, tokens, size, key_heads)
+    terms = [
+        terms_of(program, makers, source, number, batch)
+        for source, number in zip(known, (query, key, value), strict=True)
     ]
-    wanted = _expected(heads, parts, batch_first=batch_first)
-    for have, want in zip(seen, wanted, strict=True):
-        if have is None or not torch.equal(have, want):
-            return None
-    out = _first_after(program, position, op.writes[0], heads, shapes, batch, batch_first)
-    return None if out is None else _Match(sources, out, heads.heads, heads.size, batch_first)
+    wanted = _expected(sizes, len(sources), batch_first=batch_first)
+    plain = terms[2].plain if terms[2] is not None else None
+    if plain is None or not torch.equal(plain, _repeated(wanted[2], shapes[value][1])):
+        return None
+    turned, other = (
+        rotation_of(each, _repeated(want, shapes[number][1]))
+        for each, want, number in zip(terms[:2], wanted[:2], (query, key), strict=True)
+    )
+    if turned is None or other is None or not turned.equals(other):
+        return None
+    if turned.partners and not batch_first:
+        return None
+    out = _first_after(program, op.writes[0], sizes, shapes[query], batch, batch_first)
+    if out is None:
+        return None
+    factor = turned.factor * other.factor
+    return _Match(sources, out, heads, key_heads, size, batch_first, factor, turned)
 
 
-def _sizes(shape: Sequence[int]) -> tuple[int, int, int, int]:
-    batch, heads, tokens, size = shape
-    return batch, heads, tokens, size
+def _key_heads(heads: int, size: int, seen: int, widths: Sequence[int]) -> int | None:
+    """Return how many heads of keys there are, before they are repeated for those of queries."""
+    if len(widths) == 3:
+        count, rest = divmod(widths[1], size)
+        fits = widths[0] == heads * size and widths[1] == widths[2]
+    else:
+        count, rest = divmod(widths[0] - heads * size, 2 * size)
+        fits = count > 0
+    return count if fits and not rest and count and seen % count == 0 == heads % count else None
 
 
-def _expected(heads: _Heads, parts: int, *, batch_first: bool) -> list[Tensor]:
+def _expected(sizes: _Heads, sources: int, *, batch_first: bool) -> list[Tensor]:
     """Where entries of queries, keys and values come from in their projections."""
-    outer = (heads.batch, heads.tokens) if batch_first else (heads.tokens, heads.batch)
-    width = heads.heads * heads.size
+    outer = (sizes.batch, sizes.tokens) if batch_first else (sizes.tokens, sizes.batch)
+    counts = (sizes.heads, sizes.key_heads, sizes.key_heads)
     found = []
-    for part in range(3):
-        whole = torch.arange(outer[0] * outer[1] * parts * width).reshape(*outer, -1)
-        mine = whole[..., part * width : (part + 1) * width] if parts == 3 else whole
-        split = mine.unflatten(-1, (heads.heads, heads.size))
+    for part, count in enumerate(counts):
+        width = (sum(counts) if sources == 1 else count) * sizes.size
+        whole = torch.arange(outer[0] * outer[1] * width).reshape(*outer, -1)
+        first = sum(counts[:part]) * sizes.size if sources == 1 else 0
+        mine = whole[..., first : first + count * sizes.size]
+        split = mine.unflatten(-1, (count, sizes.size))
         found.append(split.permute(0, 2, 1, 3) if batch_first else split.permute(1, 2, 0, 3))
     return found
 
 
-def _origin(program: Program, position: int, number: int) -> int | None:
-    """Follow views back to the projection that they look at."""
-    makers = {value: op for op in program.ops[:position] for value in op.writes}
-    while True:
-        op = makers.get(number)
-        if isinstance(op, NativeOp) and isinstance(op.kind, Project):
-            plain = op.kind.activation is Activation.NONE and len(op.sources) == 1
-            return number if plain else None
-        if not isinstance(op, TorchOp) or not aten_ops.is_view(op.target) or len(op.reads) != 1:
-            return None
-        number = op.reads[0]
+def _repeated(entries: Tensor, heads: int) -> Tensor:
+    return entries.repeat_interleave(heads // entries.shape[1], 1)
 
 
-def _sent(
-    program: Program, position: int, source: int, shapes: Mapping[int, Any], batch: int
-) -> Indices:
-    """Send the numbers of a value's entries through the views of it."""
-    found = {source: torch.arange(torch.Size(shapes[source]).numel()).reshape(shapes[source])}
-    return _through(program.ops[:position], found, batch)
-
-
-def _through(ops: Sequence[Op], found: Indices, batch: int) -> Indices:
-    for op in ops:
-        known = isinstance(op, TorchOp) and op.reads and all(value in found for value in op.reads)
-        if isinstance(op, TorchOp) and known and aten_ops.is_view(op.target):
-            seen = aten_ops.run_operator(aten_ops.at_batch(op, batch), found)
-            found.update(zip(op.writes, seen, strict=True))
-    return found
+def _is_plain(op: Op | None) -> bool:
+    """Say whether an operation is a projection and nothing else."""
+    if not isinstance(op, NativeOp) or not isinstance(op.kind, Project):
+        return False
+    return op.kind.activation is Activation.NONE and len(op.sources) == 1
 
 
 def _first_after(
-    program: Program, position: int, result: int, heads: _Heads, shapes: Mapping[int, Any],
-    batch: int, batch_first: bool,
+    program: Program, result: int, sizes: _Heads, shape: Sequence[int], batch: int,
+    batch_first: bool,
 ) -> int | None:  # fmt: skip
     """Return the first value after attention that holds tokens of features, if it alone is read."""
-    entries = torch.arange(torch.Size(shapes[result]).numel()).reshape(shapes[result])
-    wanted = heads.features(entries, batch_first=batch_first)
-    read_by = readers_of(program)
-    found = _through(program.ops[position + 1 :], {result: entries}, batch)
-    for number, indices in found.items():
-        as_tokens = number != result and indices.shape[-1] == wanted.shape[-1]
-        if as_tokens and torch.equal(indices.reshape(-1), wanted.reshape(-1)):
-            return number
-        if len(read_by[number]) != 1:
+    entries = torch.arange(torch.Size(shape).numel()).reshape(tuple(shape))
+    wanted = sizes.features(entries, batch_first=batch_first)
+    read_by, number = readers_of(program), result
+    while len(read_by[number]) == 1 and read_by[number][0] < len(program.ops):
+        op = program.ops[read_by[number][0]]
+        if not isinstance(op, TorchOp) or not aten_ops.is_view(op.target) or len(op.writes) > 1:
             return None
+        (entries,) = aten_ops.run_operator(aten_ops.at_batch(op, batch), {number: entries})
+        (number,) = op.writes
+        if entries.shape[-1] == wanted.shape[-1] and torch.equal(
+            entries.reshape(-1), wanted.reshape(-1)
+        ):
+            return number
     return None
 
 
-def _plain_scale(op: TorchOp) -> float | None:
-    """Return the scale, 0 for torch's own; None if the attention has a mask or is causal."""
-    kwargs = dict(op.kwargs)
+def _settings(op: TorchOp) -> _Settings | None:
+    """Return what attention does besides; None for dropout, or what is no tensor."""
     rest = dict(zip(("attn_mask", "dropout_p", "is_causal"), op.args[3:], strict=False))
-    rest |= kwargs
-    if rest.get("attn_mask") is not None or rest.get("dropout_p") or rest.get("is_causal"):
+    rest |= dict(op.kwargs)
+    mask = rest.get("attn_mask")
+    if rest.get("dropout_p") or any(type(part) is not ValueRef for part in op.args[:3]):
         return None
-    if rest.get("enable_gqa") or any(type(part) is not ValueRef for part in op.args[:3]):
-        return None
-    return float(rest.get("scale") or 0.0)
+    number = mask.value if type(mask) is ValueRef else None
+    return _Settings(float(rest.get("scale") or 0.0), bool(rest.get("is_causal")), number)
 
 
-def _joined(makers: Sequence[Op], program: Program) -> tuple[Tensor, Tensor] | None:
+def _joined(makers: Sequence[Op], program: Program) -> tuple[Tensor, Tensor | None] | None:
     """Return the weights and biases of projections of one source, one after the other."""
     weights, biases = [], []
     for op in makers:
@@ -222,6 +327,11 @@ def _joined(makers: Sequence[Op], program: Program) -> tuple[Tensor, Tensor] | N
             return None
         weight = program.constants[op.weight]
         weights.append(weight)
-        bias = None if op.bias is None else program.constants[op.bias]
-        biases.append(torch.zeros(len(weight)) if bias is None else bias)
-    return torch.cat(weights), torch.cat(biases)
+        biases.append(None if op.bias is None else program.constants[op.bias])
+    if all(bias is None for bias in biases):
+        return torch.cat(weights), None
+    filled = [
+        torch.zeros(len(weight)) if bias is None else bias
+        for weight, bias in zip(weights, biases, strict=True)
+    ]
+    return torch.cat(weights), torch.cat(filled)

@@ -1,7 +1,8 @@
-"""Drop the operators that change nothing, and ask for no memory layout."""
+"""Drop the operators that change nothing or repeat another, and ask for no memory layout."""
 
 from dataclasses import replace
 
+from boxwood._internal.engine import aten_ops
 from boxwood._internal.engine.program import Op, Program, TorchOp, ValueRef, renamed, without_unused
 
 _IDENTITIES = frozenset(
@@ -18,11 +19,12 @@ _CASTS = frozenset(("to", "_to_copy", "type_as"))
 
 
 def simplify(program: Program) -> Program:
-    """Return the program without dropout in evaluation, copies and casts to the same type.
+    """Return the program without dropout in evaluation, copies, casts to the same type and repetitions.
 
     ``view`` becomes ``reshape``, which serves every layout that a later pass may choose.
     """
     same: dict[int, int] = {}
+    first: dict[object, TorchOp] = {}  # that did what it does, by what it does
     ops: list[Op] = []
     strided = {
         value
@@ -41,6 +43,11 @@ def simplify(program: Program) -> Program:
                 op = _filled(op, program)
             if op.name in ("view", "_unsafe_view") and op.target.endswith("default"):
                 op = replace(op, target="aten.reshape.default")
+            if not aten_ops.is_random(op.target):
+                other = first.setdefault(repr((op.target, op.args, op.kwargs)), op)
+                if other is not op:
+                    same.update(zip(op.writes, other.writes, strict=True))
+                    continue
         ops.append(op)
     outputs = tuple(same.get(value, value) for value in program.outputs)
     return without_unused(replace(program, ops=tuple(ops), outputs=outputs))
