@@ -14,7 +14,7 @@ from boxwood._internal.engine.program import Program
 from boxwood._internal.engine.targets import Target
 from boxwood.errors import BoxwoodError
 
-_REVISION = "boxwood choices 2"
+_REVISION = "boxwood choices 3"
 
 Choice = tuple[frozenset[int], dict[int, OperationTimes]]
 

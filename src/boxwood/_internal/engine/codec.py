@@ -16,6 +16,7 @@ import torch
 from boxwood._internal.engine import layouts, ops, program
 from boxwood._internal.engine.kernels import (
     attention,
+    bit_packing,
     contract,
     conv,
     copying,
@@ -37,7 +38,7 @@ _CLASSES: Mapping[str, type] = {
         ops.NativeOp, ops.Convolve, ops.Project, ops.PoolWindows, ops.Average, ops.Pointwise,
         ops.Concatenate, ops.Flatten, ops.Normalise, ops.Rotate, ops.Attend, ops.Recurrent, ops.RecurrentLayer,
         layouts.Planes,
-        conv.Conv, packing.ConvPacking, matvec.MatVec, matvec.MatVecPacking, pooling.Pool, pooling.GlobalAverage, elementwise.Elementwise,
+        conv.Conv, packing.ConvPacking, matvec.MatVec, matvec.MatVecPacking, bit_packing.BitMaskPacking, pooling.Pool, pooling.GlobalAverage, elementwise.Elementwise,
         copying.Copy, normalisation.LayerNorm, rotary.Rotary, attention.Attention,
         recurrent.LstmCell, recurrent.GruCell,
     )
@@ -47,6 +48,7 @@ _ENUMS: Mapping[str, type[enum.Enum]] = {
     for kind in (
         attention.Mask,
         contract.Activation,
+        bit_packing.ValueType,
         elementwise.Operation,
         ops.RecurrentCell,
         program.SizeOperator,

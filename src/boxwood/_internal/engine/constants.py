@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -53,21 +53,34 @@ def compact_tensor(tensor: Tensor) -> CompactTensor | None:
     return found if found.nbytes < flat.nbytes else None
 
 
+class Kept(Protocol):
+    """A tensor that is made when it is asked for."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it uses."""
+        ...
+
+    def tensor(self) -> Tensor:
+        """The tensor."""
+        ...
+
+
 class Constants(Mapping[int, Tensor]):
-    """Tensors by number; compact ones are expanded each time they are asked for.
+    """Tensors by number; what is kept in another form is made each time it is asked for.
 
     Args:
-        tensors: whole and compact ones.
+        tensors: whole and kept ones.
     """
 
     def __init__(self, tensors: Mapping[int, Any]) -> None:
         if isinstance(tensors, Constants):
             tensors = tensors._tensors
-        self._tensors: dict[int, Tensor | CompactTensor] = dict(tensors)
+        self._tensors: dict[int, Tensor | Kept] = dict(tensors)
 
     def __getitem__(self, number: int) -> Tensor:
         found = self._tensors[number]
-        return found.tensor() if isinstance(found, CompactTensor) else found
+        return found if isinstance(found, Tensor) else found.tensor()
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._tensors)
@@ -75,10 +88,18 @@ class Constants(Mapping[int, Tensor]):
     def __len__(self) -> int:
         return len(self._tensors)
 
+    def replaced(self, kept: Mapping[int, Kept]) -> "Constants":
+        """Return the same tensors with these in another form."""
+        return Constants({**self._tensors, **kept})
+
     def without_zeros(self, numbers: Iterable[int]) -> "Constants":
         """Return the same tensors with these kept compact where that saves memory."""
-        small = {number: compact_tensor(self[number]) for number in numbers}
-        return Constants(self._tensors | {n: each for n, each in small.items() if each is not None})
+        small = {
+            number: compact_tensor(each)
+            for number in numbers
+            if isinstance(each := self._tensors[number], Tensor)
+        }
+        return self.replaced({n: each for n, each in small.items() if each is not None})
 
     @property
     def nbytes(self) -> int:

@@ -58,7 +58,7 @@ class Explanation:
     Args:
         lines: in order.
         kernel_bytes: of weights packed for kernels.
-        kept_bytes: of all weights as they are kept to plan for other batches.
+        kept_bytes: of all constants that are kept besides.
         nonzero: entries that are not zero in those weights.
         dense_bytes: of the same weights as float32.
         arena_bytes: of intermediate values.
@@ -98,7 +98,7 @@ class Explanation:
             f"{1e3 * total:.2f} ms in all, step by step. Weights in kernels: "
             f"{self.kernel_bytes / 1e6:.2f} MB for {self.nonzero} that are not zero "
             f"({self.kernel_bytes / max(self.nonzero, 1):.1f} bytes each), "
-            f"{self.dense_bytes / 1e6:.2f} MB dense; kept besides, for other batches and torch: "
+            f"{self.dense_bytes / 1e6:.2f} MB dense; other constants: "
             f"{self.kept_bytes / 1e6:.2f} MB; intermediate values: "
             f"{self.arena_bytes / 1e6:.2f} MB."
         )

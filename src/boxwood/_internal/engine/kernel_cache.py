@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from boxwood._internal.engine import driver, kernel_problems
 from boxwood._internal.engine.kernels.contract import BoundKernel, Kernel
+from boxwood._internal.engine.kernels.conv import Conv
 from boxwood._internal.engine.llvm import jit
 from boxwood._internal.engine.llvm.cache import ObjectCache, default_cache
 from boxwood._internal.engine.llvm.objects import Library, load_library
 from boxwood._internal.engine.memory import BYTES_PER_LINE, allocate_aligned
+from boxwood._internal.engine.packed_weights import PackedTensor
 from boxwood._internal.engine.plan import KernelStep
 from boxwood._internal.engine.program import Program
 from boxwood._internal.engine.targets import Target
@@ -84,6 +86,16 @@ class KernelCache:
         kernels = [each.kernel for each in self.built.values()]
         self.built = dict(zip(self.built, place_constants(kernels, self.held), strict=True))
         self.permanent = frozenset((*self.built, *self.stored))
+
+    def packed_weights(self) -> dict[int, PackedTensor]:
+        """Return the weights that kernels hold, by number."""
+        found = {}
+        for (problem, weight, _), bound in self.built.items():
+            if weight is not None and bound.kernel.packing is not None:
+                groups = problem.groups if isinstance(problem, Conv) else 1
+                shape = tuple(self.program.constants[weight].shape)
+                found[weight] = PackedTensor(shape, bound.kernel, groups)
+        return found
 
     def forget_all_but(self, kernels: Iterable[BoundKernel]) -> None:
         """Forget all kernels but these and the permanent ones."""

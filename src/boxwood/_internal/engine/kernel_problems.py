@@ -6,6 +6,7 @@ from typing import Any
 from boxwood._internal.engine import costs, weight_streams
 from boxwood._internal.engine.kernels import (
     attention,
+    bit_packing,
     conv,
     copying,
     elementwise,
@@ -173,7 +174,7 @@ def build_kernel(
 
 def packed_kernel(
     problem: Problem,
-    weight: Array | weight_streams.StreamParts | None,
+    weight: Array | weight_streams.StreamParts | bit_packing.BitMaskParts | None,
     bias: Array | None,
     target: Target,
     packing: Any,

@@ -26,6 +26,7 @@ from boxwood._internal.engine.plan import KernelStep, Plan, TorchStep
 from boxwood._internal.engine.planner import plan_batch
 from boxwood._internal.engine.program import Op, Program
 from boxwood._internal.engine.runner import Runner
+from boxwood._internal.engine.runner_pool import RunnerPool
 from boxwood._internal.engine.shapes import check_shapes
 from boxwood._internal.engine.thread_team import ThreadTeam
 from boxwood.errors import InvalidInput
@@ -58,7 +59,7 @@ class Session:
         self.times = dict(times or {})
         self.program, self.interface, self.native = program, interface, native
         self.kernels, self.team = kernels, team
-        self._runners: dict[int, Runner] = {}
+        self._runners: dict[int, RunnerPool] = {}
         self._dense: dict[int, Callable[..., Tensor]] = {}
 
     @property
@@ -76,8 +77,11 @@ class Session:
         batch = check_inputs(self.program, inputs)
         # A sign that torch keeps apart from a tensor's memory is not seen by kernels.
         inputs = [tensor.resolve_neg() for tensor in inputs]
-        with self.team.lock, torch.no_grad(), torch_defaults(self.threads):
-            outputs = self.runner(batch)(inputs)
+        with (
+            self.team.calls, torch.no_grad(), torch_defaults(self.threads),
+            self._pool(batch).taken() as runner,
+        ):  # fmt: skip
+            outputs = runner(inputs)
         return self.interface.output(outputs)
 
     def __repr__(self) -> str:
@@ -122,8 +126,11 @@ class Session:
         """
         inputs = self.interface.tensors(args, kwargs)
         batch = check_inputs(self.program, inputs)
-        with self.team.lock, torch.no_grad(), torch_defaults(self.threads):
-            return explain(self.runner(batch), self.times, inputs, repeats)
+        with (
+            self.team.calls, torch.no_grad(), torch_defaults(self.threads),
+            self._pool(batch).taken() as runner,
+        ):  # fmt: skip
+            return explain(runner, self.times, inputs, repeats)
 
     def with_native(
         self, native: frozenset[int], times: Mapping[int, OperationTimes] | None = None
@@ -134,7 +141,7 @@ class Session:
         )
 
     def compact(self, batch: int) -> None:
-        """Keep the kernels of one batch's plan, and no others; keep their weights without zeros."""
+        """Keep the kernels of one batch's plan, and no others; keep their weights only there."""
         self.kernels.permanent = frozenset()
         self.kernels.forget_all_but(self.runner(batch).kernels.values())
         self.kernels.compact()
@@ -142,24 +149,35 @@ class Session:
         packed = {n for position in self.native for n in _weights(ops[position])}
         packed -= {n for p, op in enumerate(ops) if p not in self.native for n in op.reads}
         constants = Constants(self.program.constants).without_zeros(packed)
+        held = self.kernels.packed_weights()
+        constants = constants.replaced({n: held[n] for n in packed & held.keys()})
         self.program = self.kernels.program = replace(self.program, constants=constants)
         self._runners = {}
 
     def runner(self, batch: int) -> Runner:
         """Return the bound plan for a batch, made when it is first asked for."""
-        if batch not in self._runners:
-            check_shapes(self.program, batch)
-            if len(self._runners) >= PLANS:
-                self._runners.pop(next(iter(self._runners)))
-                self.kernels.forget_all_but(
-                    kernel
-                    for runner in self._runners.values()
-                    for kernel in runner.kernels.values()
-                )
-            self._runners[batch] = self._bind(plan_batch(self.program, batch, self.native))
-        return self._runners[batch]
+        return self._pool(batch).first
 
-    def _bind(self, planned: Plan) -> Runner:
+    def _pool(self, batch: int) -> RunnerPool:
+        found = self._runners.get(batch)
+        if found is not None:
+            return found
+        with self.team.planning:
+            if batch not in self._runners:
+                check_shapes(self.program, batch)
+                if len(self._runners) >= PLANS:
+                    self._runners.pop(next(iter(self._runners)))
+                    self.kernels.forget_all_but(
+                        kernel
+                        for pool in self._runners.values()
+                        for kernel in pool.first.kernels.values()
+                    )
+                planned = plan_batch(self.program, batch, self.native)
+                self._runners[batch] = RunnerPool(self._binder(planned))
+            return self._runners[batch]
+
+    def _binder(self, planned: Plan) -> Callable[[], Runner]:
+        """Build a plan's kernels, and return what binds them to new memory."""
         steps = {i: step for i, step in enumerate(planned.steps) if isinstance(step, KernelStep)}
         kernels = self.kernels.of_steps(steps)
         # Kernels do for one batch what torch may have to do for another.
@@ -174,7 +192,7 @@ class Session:
                 elif isinstance(op, Recurrent):
                     self._dense[position] = torch_functions.torch_stack(op, self.program.constants)
         library = self.kernels.library(kernels.values()) if kernels else None
-        return Runner(self.program, planned, kernels, library, self._dense, self.team)
+        return partial(Runner, self.program, planned, kernels, library, self._dense, self.team)
 
     def _constant(self, number: int | None) -> Tensor | None:
         return None if number is None else self.program.constants[number]

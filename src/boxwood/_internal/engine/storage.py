@@ -16,7 +16,7 @@ import hashlib
 import json
 import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -35,6 +35,7 @@ from boxwood._internal.engine.explain import OperationTimes
 from boxwood._internal.engine.interface import Interface, check_leaves, from_json, to_json
 from boxwood._internal.engine.kernel_cache import KernelCache, KernelKey, place_constants
 from boxwood._internal.engine.kernel_problems import packed_kernel
+from boxwood._internal.engine.kernels.bit_packing import BitMaskPacking, BitMaskParts, ValueType
 from boxwood._internal.engine.kernels.contract import BoundKernel, Kernel
 from boxwood._internal.engine.kernels.conv import Conv
 from boxwood._internal.engine.kernels.matvec import MatVec, MatVecPacking
@@ -241,8 +242,10 @@ class _Sections:
         """Add the packed weight of a kernel; the rest is made again from its problem."""
         if kernel.packing is None:
             return {"packing": None}
-        records: Any = kernel.constants[0]
-        parts = (records["count"].copy(), *kernel.constants[1:4])
+        parts = kernel.constants[1:3]  # masks and values
+        if not isinstance(kernel.packing, BitMaskPacking):
+            records: Any = kernel.constants[0]
+            parts = (records["count"].copy(), *kernel.constants[1:4])
         return {"packing": codec.encode(kernel.packing), "parts": [self.add(p) for p in parts]}
 
 
@@ -259,11 +262,7 @@ def _kernel(
     given: Any = kernels.weight(weight)
     if packing is not None:
         _check_packing(packing)
-        counts, headers, indices, values = (_part(place, data) for place in spec["parts"])
-        given = StreamParts(
-            counts.view(np.int64), headers.view(HEADER), indices.view(np.uint16),
-            values.view(np.float32),
-        )  # fmt: skip
+        given = _packed_parts(packing, [_part(place, data) for place in spec["parts"]])
     elif (isinstance(problem, Conv) and not problem.depthwise) or isinstance(problem, MatVec):
         raise ValueError("the packed weight of a kernel is missing")
     kernel = packed_kernel(
@@ -273,8 +272,22 @@ def _kernel(
     return replace(found, owner=(found.owner, data))
 
 
+def _packed_parts(packing: Any, parts: Sequence[NDArray[np.uint8]]) -> StreamParts | BitMaskParts:
+    if isinstance(packing, BitMaskPacking):
+        masks, values = parts
+        wide = packing.values is ValueType.FLOAT32
+        return BitMaskParts(masks.view(np.uint16), values.view(np.float32 if wide else np.uint16))
+    counts, headers, indices, values = parts
+    return StreamParts(
+        counts.view(np.int64), headers.view(HEADER), indices.view(np.uint16),
+        values.view(np.float32),
+    )  # fmt: skip
+
+
 def _check_packing(packing: Any) -> None:
     match packing:
+        case BitMaskPacking(int(chunks), ValueType()):
+            fine = chunks >= 1
         case ConvPacking(int(vectors), int(block), int(height), bool(), int(chunks)):
             fine = 1 <= vectors <= 32 and 1 <= height <= 64 and block >= 1 and chunks >= 1
         case MatVecPacking(int(height), int(chunks)):
@@ -357,6 +370,9 @@ def _mapped(path: Path) -> NDArray[np.uint8]:
     try:
         with path.open("rb") as file:
             memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            file.seek(len(MAGIC) + 32)
+            # Read and not through the mapping, of which only what is used shall be in memory.
+            digest = hashlib.file_digest(file, "sha256").digest()
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"Expected a compiled model at {path}, got {error}; give a file that "
@@ -368,8 +384,7 @@ def _mapped(path: Path) -> NDArray[np.uint8]:
             f"Expected a compiled model in {path}, got another kind of file or another version of "
             f"the format; give a file that `boxwood compile` wrote."
         )
-    wanted = data[len(MAGIC) : len(MAGIC) + 32].tobytes()
-    if hashlib.sha256(data[len(MAGIC) + 32 :].data).digest() != wanted:
+    if data[len(MAGIC) : len(MAGIC) + 32].tobytes() != digest:
         raise CheckpointError(
             f"Expected {path} as it was written, got one that is cut short or changed (its "
             f"checksum differs); copy it again, or compile the model again."

@@ -66,6 +66,8 @@ class ThreadTeam:
 
     A job's function has to keep its threads together by itself (see `driver`), so `run` returns
     when the caller's share is done; the others may still be on their way out of the function.
+    ``calls`` lets as many callers in at once as there are cores for; ``planning`` is for one that
+    changes what they share.
 
     Args:
         threads: how many, at least 1.
@@ -80,8 +82,6 @@ class ThreadTeam:
     _all: ClassVar[weakref.WeakSet["ThreadTeam"]] = weakref.WeakSet()
 
     def __init__(self, threads: int) -> None:
-        self._queues: list[SimpleQueue[Task | None]] = []
-        self.lock = threading.Lock()
         self.openmp = torch_openmp()
         if not isinstance(threads, int) or not 1 <= threads <= 4 * (os.cpu_count() or 1):
             raise InvalidInput(
@@ -89,7 +89,16 @@ class ThreadTeam:
                 f"{threads!r}; give the number of cores to use."
             )
         self.threads = threads
+        self._renew()
         ThreadTeam._all.add(self)
+
+    def _renew(self) -> None:
+        """Make the locks, and forget the threads."""
+        # Threads of our own would wait for each other in two jobs; OpenMP has others for each caller.
+        alone = self.threads > 1 and self.openmp is None
+        self.calls = threading.BoundedSemaphore(1 if alone else max(1, _cores() // self.threads))
+        self.planning = threading.RLock()
+        self._queues: list[SimpleQueue[Task | None]] = []
 
     @property
     def running(self) -> int:
@@ -101,7 +110,7 @@ class ThreadTeam:
         """Forget the threads, and who held the locks, of the process that forked."""
         cls.forked = True
         for team in cls._all:
-            team.lock, team._queues = threading.Lock(), []
+            team._renew()
 
     def run(self, function: NativeFunction, share: int, job: int, owner: object) -> None:
         """Call the function on every thread with its number.
@@ -139,6 +148,13 @@ class ThreadTeam:
 
     def __del__(self) -> None:
         self.close()
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 if hasattr(os, "register_at_fork"):

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -301,18 +302,44 @@ def to_dense(stream: WeightStream) -> NDArray[np.float32]:
         >>> to_dense(from_dense(weight, block=1)).tolist()
         [[0.0, 2.0], [3.0, 0.0]]
     """
-    weight = np.zeros(stream.shape, np.float32)
-    for record in stream.records.ravel():
-        position = int(record["indices"]) // 2
-        start = int(record["headers"]) // HEADER.itemsize
-        for header in stream.headers[start : start + int(record["count"])]:
-            stop = position + int(header["count"])
-            columns = stream.indices[position:stop].astype(np.int64) + record["first"]
-            for lane in range(stream.height):
-                row = int(record["row"]) + int(header["row"]) * stream.height + lane
-                if row < stream.shape[0]:
-                    weight[row, columns] = stream.values[position:stop, lane]
-            position = stop
+    return unpack(stream.records, stream.headers, stream.indices, stream.values, stream.shape)
+
+
+def unpack(
+    records: NDArray[Any],
+    headers: NDArray[Any],
+    indices: NDArray[Any],
+    values: NDArray[Any],
+    shape: tuple[int, int],
+    groups: int = 1,
+) -> NDArray[np.float32]:
+    """The matrix of a stream, or of the joined ones of groups.
+
+    Args:
+        records: as in `WeightStream`.
+        headers: as in `WeightStream`.
+        indices: as in `WeightStream`.
+        values: float32 [non-zero columns, height].
+        shape: rows and columns of the whole matrix.
+        groups: how many streams were joined; each has its share of the rows.
+    """
+    records = records.ravel()
+    counts = records["count"]
+    # Of each header: the record that it belongs to, and its place.
+    owner = np.repeat(np.arange(len(records)), counts)
+    place = (records["headers"] // HEADER.itemsize - _starts(counts))[owner]
+    listed = headers[place + np.arange(len(owner))]
+    height, per_group = values.shape[1], shape[0] // groups
+    row = records["row"][owner] + height * listed["row"].astype(np.int64)
+    group = owner // (len(records) // groups)
+    # Of each non-zero column: its header.
+    header = np.repeat(np.arange(len(owner)), listed["count"])
+    column = indices + records["first"][owner[header]]
+    weight = np.zeros(shape, np.float32)
+    for lane in range(height):
+        real = (row + lane < per_group)[header]  # rows after the last repeat it
+        rows = (row + lane + per_group * group)[header[real]]
+        weight[rows, column[real]] = values[real, lane]
     return weight
 
 

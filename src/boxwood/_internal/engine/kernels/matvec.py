@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from boxwood._internal.engine import weight_streams
-from boxwood._internal.engine.kernels import activations, frame
+from boxwood._internal.engine.kernels import activations, bit_packing, bitmask, frame
 from boxwood._internal.engine.kernels.contract import Activation, Code, Kernel, Pointer
-from boxwood._internal.engine.kernels.packing import usual_height
+from boxwood._internal.engine.kernels.packing import prefers_bits, usual_height
 from boxwood._internal.engine.layouts import FLOATS_PER_LINE, Array, Planes, vector
 from boxwood._internal.engine.llvm.build import Builder, module
 from boxwood._internal.engine.targets import Target
@@ -91,13 +91,13 @@ class Specialisation:
 
 def build(
     problem: MatVec,
-    weight: Array | weight_streams.StreamParts,
+    weight: Array | weight_streams.StreamParts | bit_packing.BitMaskParts,
     bias: Array | None,
     target: Target,
     *,
     height: int | None = None,
     threads: int = 1,
-    packing: MatVecPacking | None = None,
+    packing: MatVecPacking | bit_packing.BitMaskPacking | None = None,
 ) -> Kernel:
     """Pack the weight for a kernel of the target.
 
@@ -107,7 +107,7 @@ def build(
         bias: [outputs], or None for zeros.
         target: the family that runs it.
         height: rows per row block: 1 for single zeros, 8 or 16 for zeros that all rows of a block have;
-            what costs least when None.
+            when None, what costs least of these and of a bit for each entry.
         threads: threads that shall have work.
         packing: how the weight is packed, if a file holds it so.
 
@@ -122,13 +122,20 @@ def build(
             f"Expected a weight of shape {(problem.outputs, problem.inputs)}, got {weight.shape}; "
             "give [outputs, inputs]."
         )
-    if isinstance(weight, weight_streams.StreamParts):
-        if packing is None:
-            raise TypeError("a packed weight says how")
-    else:
+    if bias is not None and bias.shape != (problem.outputs,):
+        raise InvalidInput(
+            f"Expected a bias of shape {(problem.outputs,)}, got {bias.shape}; give one per output."
+        )
+    if isinstance(weight, np.ndarray):
         weight = np.asarray(weight, np.float32)
-        height = height or usual_height(weight, target)
-        packing = MatVecPacking(height, 4 * threads if threads > 1 else 1)
+        if packing is None:
+            packing = _usual_packing(weight, target, height, threads)
+    if isinstance(packing, bit_packing.BitMaskPacking):
+        if isinstance(weight, weight_streams.StreamParts):
+            raise TypeError("a weight is packed in another way than it says")
+        return _by_bits(problem, weight, bias, packing)
+    if packing is None or isinstance(weight, bit_packing.BitMaskParts):
+        raise TypeError("a packed weight says how")
     height = packing.height
     settings = {
         "height": height, "block": problem.inputs, "chunks": packing.chunks,
@@ -139,10 +146,6 @@ def build(
     else:
         stream = weight_streams.from_dense(weight, **settings)
     padded = np.zeros(problem.target.image, np.float32)
-    if bias is not None and bias.shape != (problem.outputs,):
-        raise InvalidInput(
-            f"Expected a bias of shape {(problem.outputs,)}, got {bias.shape}; give one per output."
-        )
     padded[: problem.outputs] = 0 if bias is None else bias
     constants = (
         stream.records.ravel(),
@@ -167,6 +170,31 @@ def build(
         note=f"{height}×1 blocks" if height > 1 else "single weights",
         packing=packing,
     )
+
+
+def _usual_packing(
+    weight: Array, target: Target, height: int | None, threads: int
+) -> MatVecPacking | bit_packing.BitMaskPacking:
+    if height is None and bitmask.is_supported(target):
+        bits = bit_packing.usual_packing(weight, threads)
+        if prefers_bits(weight, bits.values.nbytes, target):
+            return bits
+    height = height or usual_height(weight, target)
+    return MatVecPacking(height, 4 * threads if threads > 1 else 1)
+
+
+def _by_bits(
+    problem: MatVec,
+    weight: Array | bit_packing.BitMaskParts,
+    bias: Array | None,
+    packing: bit_packing.BitMaskPacking,
+) -> Kernel:
+    source, target = problem.source.image, problem.target.image
+    return bitmask.build(
+        (problem.outputs, problem.inputs), weight, bias,
+        bitmask.Strides(source, target, target - problem.outputs), packing,
+        activation=problem.activation, residual=problem.residual,
+    )  # fmt: skip
 
 
 def emit(shape: Specialisation, target: Target) -> str:

@@ -40,18 +40,23 @@ class Rates:
         blocked: per row of a row block's non-zero and register of positions.
         scalar: per non-zero of a matrix that multiplies one vector.
         column: per row block's non-zero column there, for the heights of `HEIGHTS`.
+        bits: per entry there, zero or not, where each has a bit.
     """
 
     single: float = 0.90
     blocked: float = 0.62
     scalar: float = 1.15
     column: tuple[float, float] = (1.5, 2.4)
+    bits: float = 0.125
 
 
 HEIGHTS = (8, 16)
 """Rows per row block that matrix–vector kernels offer in addition to single rows."""
 
 USUAL = Rates()
+
+SMALLER = 0.85
+"""How much slower bits and entries may be than the fastest way: they take the least memory."""
 
 NEAR_BYTES, FAR_BYTES = 32.0, (16.0, 9.0)
 """Bytes a cycle from the second cache; from the third and from memory."""
@@ -178,22 +183,44 @@ def neighbours(packing: ConvPacking, target: Target) -> Iterator[ConvPacking]:
 
 
 def usual_height(weight: NDArray[np.float32], target: Target, rates: Rates | None = None) -> int:
-    """Rows per row block of a matrix that multiplies one vector.
+    """Rows per row block of a matrix that multiplies one vector: what costs least."""
+    return _cheapest_height(weight, target, rates or USUAL)[1]
+
+
+def _cheapest_height(
+    weight: NDArray[np.float32], target: Target, rates: Rates
+) -> tuple[float, int]:
+    """The least cycles of a product with one vector, and the rows per row block that take them.
 
     Each weight is used once, so that bytes count as much as work.
+    """
+    best = (math.inf, 1)
+    for height, cost in ((1, rates.scalar), *zip(HEIGHTS, rates.column, strict=True)):
+        entries = block_columns(weight[None], height)
+        cycles = max(cost * entries, _cycles(entries * (4 * height + 2), target))
+        best = min(best, (cycles, height))
+    return best
+
+
+def prefers_bits(
+    weight: NDArray[np.float32], entry_bytes: int, target: Target, rates: Rates | None = None
+) -> bool:
+    """Say whether a matrix that multiplies one vector is best kept as bits and entries.
 
     Args:
         weight: [rows, columns] with zeros.
+        entry_bytes: bytes of an entry.
         target: the family that runs it.
         rates: what work costs.
     """
     rates = rates or USUAL
-    best = (math.inf, 1)
-    for height, cost in ((1, rates.scalar), *zip(HEIGHTS, rates.column, strict=True)):
-        entries = block_columns(weight[None], height)
-        nbytes = entries * (4 * height + 2)
-        speed = NEAR_BYTES
-        if nbytes > target.l2 * 3 // 4:
-            speed = FAR_BYTES[nbytes > 16 * target.l2]
-        best = min(best, (max(cost * entries, nbytes / speed), height))
-    return best[1]
+    nbytes = weight.size // 8 + entry_bytes * int(np.count_nonzero(weight))
+    bits = max(rates.bits * weight.size, _cycles(nbytes, target))
+    return SMALLER * bits <= _cheapest_height(weight, target, rates)[0]
+
+
+def _cycles(nbytes: int, target: Target) -> float:
+    """Cycles that reading a matrix takes, from the cache that it fits."""
+    if nbytes <= target.l2 * 3 // 4:
+        return nbytes / NEAR_BYTES
+    return nbytes / FAR_BYTES[nbytes > 16 * target.l2]

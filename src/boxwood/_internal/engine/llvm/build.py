@@ -74,6 +74,10 @@ class Builder:
         self._lines.append(f"  {name} = {line}")
         return name
 
+    def declare(self, declaration: str) -> None:
+        """Note a function outside that this one calls."""
+        self._needs.add(declaration)
+
     def _fresh(self) -> str:
         self._count += 1
         return f"%v{self._count}"
