@@ -4,6 +4,7 @@ from boxwood._internal.data.augmentation import FlipAndCrop
 from boxwood._internal.data.datasets import from_datasets
 from boxwood._internal.data.digits import digits
 from boxwood._internal.data.idx import fashion_mnist, mnist
+from boxwood._internal.data.image_augmentation import ImageAugmentation
 from boxwood._internal.data.splits import InMemory, Splits, from_tensors
 from boxwood._internal.data.subsets import first_examples, without_classes
 from boxwood._internal.data.text import Corpus, ptb
@@ -12,6 +13,7 @@ from boxwood._internal.data.vision import cifar10, imagenet_folder
 __all__ = [
     "Corpus",
     "FlipAndCrop",
+    "ImageAugmentation",
     "InMemory",
     "Splits",
     "cifar10",

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,8 +42,12 @@ from boxwood._internal.recipes.teachers import PastNetwork, Teacher, TrainedNetw
 from boxwood._internal.recipes.three_step import iterative, one_shot
 from boxwood._internal.runs.runner import Job, RunSettings, run_all, run_recipe, with_needs
 from boxwood._internal.runs.store import Store
+from boxwood._internal.train.averaging import EMA, SWA
+from boxwood._internal.train.computation import Computation
+from boxwood._internal.train.loading import Loading
 from boxwood._internal.train.loop import train_
 from boxwood._internal.train.losses import cross_entropy, limit_norms_
+from boxwood._internal.train.mixing import CutMix, MixUp
 from boxwood._internal.train.optimizers import SGD, Adam
 from boxwood._internal.train.settings import Augmentation, Regularisation, Training
 from boxwood._internal.zoo.wide_nets import wide_net
@@ -198,17 +203,30 @@ def test_keeping_answers_is_no_part_of_the_identity() -> None:
     assert spec.decode(spec.encode(student(TRAINING, kept, LOSS))) == student(TRAINING, kept, LOSS)
 
 
-@pytest.mark.parametrize("augment", [None, FlipAndCrop(pad=1, flip=False)])
-def test_a_stopped_student_goes_on(augment: FlipAndCrop | None, tmp_path: Path) -> None:
+def shifted(image: torch.Tensor) -> torch.Tensor:
+    """Change an example as it is read."""
+    return image + torch.randn(image.shape) / 10
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"augment": FlipAndCrop(pad=1, flip=False)},
+        {"loading": Loading(transform=shifted, workers=1), "averaging": SWA(start=0.5, every=7)},
+        {
+            "mixing": (MixUp(), CutMix()),
+            "averaging": EMA(),
+            "computation": Computation(bfloat16=True),
+        },
+    ],
+)
+def test_a_stopped_student_goes_on(changes: dict[str, Any], tmp_path: Path) -> None:
     """A taught training that is stopped at a snapshot ends with the bytes of an undisturbed one."""
+    regularisation = Regularisation(max_weight_norm=1.0)
+    training = replace(TRAINING, epochs=2, regularisation=regularisation, **changes)
     source = replace(trained_teacher(BIG, TRAINING), cached=True)
-    recipe = student(
-        replace(
-            TRAINING, epochs=2, augment=augment, regularisation=Regularisation(max_weight_norm=1.0)
-        ),
-        source,
-        LOSS,
-    )
+    recipe = student(training, source, LOSS)
     whole = run_recipe(GENESIS, recipe, Store(tmp_path / "whole"))
 
     def stop(job: Job, index: int, done: int, steps: int) -> None:
@@ -219,6 +237,8 @@ def test_a_stopped_student_goes_on(augment: FlipAndCrop | None, tmp_path: Path) 
     with pytest.raises(KeyboardInterrupt):
         run_all([Job(GENESIS, recipe, "x")], cut, RunSettings(snapshot_every=0.0, watcher=stop))
     assert equal(run_recipe(GENESIS, recipe, cut), whole)
+    fresh = student(training, replace(source, cached=False), LOSS)
+    assert equal(run_recipe(GENESIS, fresh, Store(tmp_path / "fresh")), whole)
 
 
 GO = """

@@ -42,6 +42,35 @@ def recipe():
     )
 """
 
+MODERN = """
+from boxwood import Experiment
+from boxwood.data import digits
+from boxwood.layers import linear_and_conv
+from boxwood.networks import small_resnet
+from boxwood.optim import AdamW, CosineLR
+from boxwood.policies import Gradual
+from boxwood.recipes import Call, sparse_training
+from boxwood.schedules import Cubic
+from boxwood.training import EMA, Computation, CutMix, Loading, MixUp, Regularisation, Training
+import torch
+
+def transform(image):
+    return image + torch.randn(image.shape) / 10
+
+def recipe():
+    training = Training(
+        steps=20, batch=40, optimizer=AdamW(lr=0.01, lr_schedule=CosineLR()),
+        loading=Loading(transform=transform, workers=2), mixing=(MixUp(), CutMix()), averaging=EMA(),
+        computation=Computation(microbatches=2, bfloat16=True),
+        regularisation=Regularisation(decay_layers=linear_and_conv),
+    )
+    policy = Gradual(schedule=Cubic(final=0.8, end=15), every=5)
+    return Experiment(
+        model=Call.of(small_resnet, widths=(4, 4)), data=digits,
+        branches=(("pruned", sparse_training(train=training, policy=policy)),),
+    )
+"""
+
 EVERY_STEP = ("--snapshot-every", "0")
 
 
@@ -49,7 +78,7 @@ def words(file: Path, store: Path, *more: str) -> tuple[str, ...]:
     return ("run", f"{file}:recipe", "--store", str(store), "--json", *more)
 
 
-@pytest.mark.parametrize(("experiment", "times"), [(EXPERIMENT, 8), (SEARCH, 4)])
+@pytest.mark.parametrize(("experiment", "times"), [(EXPERIMENT, 8), (SEARCH, 4), (MODERN, 3)])
 def test_killed_at_random_moments_the_result_is_the_undisturbed_one(
     tmp_path, contents, forks, experiment, times
 ):

@@ -1,7 +1,10 @@
 """A training that stops at any step goes on as if it had not, whatever its settings."""
 
+import copy
+import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -9,17 +12,24 @@ from hypothesis import strategies as st
 from torch import nn
 
 from boxwood._internal.core.call import Call
+from boxwood._internal.core.policies import Gradual
+from boxwood._internal.core.schedules import Cubic
 from boxwood._internal.data.augmentation import FlipAndCrop
 from boxwood._internal.data.splits import InMemory, Splits
+from boxwood._internal.model.prunable import linear_and_conv
 from boxwood._internal.recipes.phase import Genesis, State, World
 from boxwood._internal.recipes.phases.train import Train
+from boxwood._internal.train.averaging import EMA, SWA
 from boxwood._internal.train.callbacks import Callbacks
+from boxwood._internal.train.computation import Computation
+from boxwood._internal.train.loading import Loading, batches_of
 from boxwood._internal.train.loop import train_
 from boxwood._internal.train.losses import cross_entropy
 from boxwood._internal.train.lr_schedules import CosineLR, LinearWarmup, OneCycleLR, StepDecay
 from boxwood._internal.train.metrics import accuracy
+from boxwood._internal.train.mixing import CutMix, MixUp
 from boxwood._internal.train.optimizers import SGD, Adam, AdamW
-from boxwood._internal.train.settings import Regularisation, Training
+from boxwood._internal.train.settings import PolicyPruning, Regularisation, Training
 from boxwood._internal.train.snapshots import Snapshot
 from boxwood.errors import BoxwoodError
 
@@ -42,6 +52,12 @@ TRAINING = Training(
 )
 
 
+def noisy(image: torch.Tensor) -> torch.Tensor:
+    """Draw from all the random numbers that transforms use."""
+    scale = 1 + random.random() / 10
+    return image * scale + torch.randn(image.shape) / 10 + float(np.random.rand()) / 10  # noqa: NPY002
+
+
 SMOOTHED = Call.of(cross_entropy, label_smoothing=0.1)
 MODERN = [
     replace(TRAINING, optimizer=optimizer, loss=SMOOTHED)
@@ -50,6 +66,22 @@ MODERN = [
         AdamW(lr=1e-2, weight_decay=0.1, fused=True, lr_schedule=OneCycleLR()),
         SGD(lr=0.1, momentum=0.9, nesterov=True, lr_schedule=OneCycleLR(rise=0.5)),
     )
+]
+
+MODERN += [
+    replace(TRAINING, mixing=(MixUp(alpha=1.0), CutMix()), averaging=EMA(decay=0.8)),
+    replace(
+        TRAINING,
+        averaging=SWA(start=0.4, every=3),
+        computation=Computation(microbatches=3, bfloat16=True),
+        regularisation=Regularisation(decay_layers=linear_and_conv),
+    ),
+    replace(
+        TRAINING,
+        loading=Loading(transform=noisy),
+        averaging=EMA(),
+        pruning=PolicyPruning(Gradual(schedule=Cubic(final=0.8, end=16), every=2)),
+    ),
 ]
 
 
@@ -138,6 +170,68 @@ def test_weights_that_lie_channels_last_are_resumed_too(optimizer):
     assert all(torch.equal(again[name], weights[name]) for name in weights)
 
 
+def test_a_training_that_stops_early_hands_on_the_average_of_its_steps():
+    """``stop_at=k`` leaves what the whole training would measure at step k."""
+    training = replace(TRAINING, averaging=EMA(decay=0.8), watch_every=1)
+    seen = []
+    watch = Callbacks(watch=lambda network, _: seen.append(copy.deepcopy(network)) or {})
+    train_(net(), IMAGES, training, seed=3, callbacks=watch)
+    for stop_at in (1, 7, 10):
+        weights, _ = trained(replace(training, stop_at=stop_at))
+        measured = seen[stop_at - 1].state_dict()
+        assert all(torch.equal(measured[name], weights[name]) for name in weights)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing_whenever_they_begin(workers):
+    """Read ahead by processes, stopped in an epoch and between two: the bits of one process."""
+    training = replace(TRAINING, loading=Loading(transform=noisy), averaging=EMA())
+    kept = Kept()
+    weights, history = trained(training, kept)
+    by_workers = replace(training, loading=Loading(transform=noisy, workers=workers))
+    for at in (None, kept.all[4], kept.all[6]):  # step 7 is the end of an epoch
+        again, rows = trained(by_workers, Kept(at))
+        assert rows == history
+        assert all(torch.equal(again[name], weights[name]) for name in weights)
+
+
+def test_reading_ahead_takes_the_examples_of_the_data_set():
+    """Without a transform a loader gives the training that takes each batch itself."""
+    weights, history = trained(TRAINING)
+    again, rows = trained(replace(TRAINING, loading=Loading(workers=1)))
+    assert rows == history
+    assert all(torch.equal(again[name], weights[name]) for name in weights)
+
+
+def test_every_example_has_random_numbers_of_its_own():
+    """Two places of a batch, two steps, two seeds and two orders differ; what is global stays."""
+
+    def inputs(seed=0, shuffle_index=0):
+        order = [(step, torch.tensor([1, 1])) for step in range(2)]
+        loading = Loading(transform=noisy)
+        return [
+            batch[1]
+            for batch in batches_of(IMAGES, order, loading, seed=seed, shuffle_index=shuffle_index)
+        ]
+
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    random.seed(0)
+    before = torch.get_rng_state(), random.getstate()
+    every = [*inputs(), *inputs(seed=1), *inputs(shuffle_index=1)]
+    assert len({float(image.sum()) for batch in every for image in batch}) == 12
+    assert torch.equal(torch.cat(inputs()), torch.cat(inputs()))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
+
+
+def test_a_transform_that_makes_no_tensors_is_refused():
+    """The message says what to do."""
+    for transform in (lambda image: image.tolist(), lambda x: x[:, : int(torch.randint(1, 6, ()))]):
+        with pytest.raises(BoxwoodError, match=r"a transform that makes tensors of one shape, got"):
+            trained(replace(TRAINING, loading=Loading(transform=transform)))
+
+
 def test_a_row_holds_the_mean_loss_since_the_row_before():
     """Rows come every ``watch_every`` steps and at the end, and say which step and epoch it is."""
     _, every = trained(replace(TRAINING, watch_every=1))
@@ -153,7 +247,7 @@ def test_a_row_holds_the_mean_loss_since_the_row_before():
 
 def test_leaving_the_course_early_is_the_beginning_of_the_whole():
     """``stop_at=k`` has the weights of the whole training at step k: the same bits."""
-    for training in (TRAINING, *MODERN):
+    for training in (TRAINING, *MODERN[:3]):
         kept = Kept()
         trained(training, kept)
         for stop_at in (1, 7, 10):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -27,6 +27,33 @@ class Examples(Protocol):
             Inputs, float32 [batch, ...], and targets, int64 [batch, ...].
         """
         ...
+
+
+@runtime_checkable
+class RawExamples(Protocol):
+    """Examples that can also be had as they are read, before they are made inputs of a network."""
+
+    def raw(self, index: int) -> tuple[Any, int]:
+        """Read one example, such as a Pillow image, and its target."""
+        ...
+
+
+def raw_example(examples: Examples, index: int) -> tuple[Any, int]:
+    """Read one example as it is, or as an input where it is kept in no other form.
+
+    Args:
+        examples: what to read from.
+        index: in [0, len).
+
+    Example:
+        >>> from boxwood.data import InMemory
+        >>> raw_example(InMemory(torch.eye(2), torch.arange(2)), 1)
+        (tensor([0., 1.]), 1)
+    """
+    if isinstance(examples, RawExamples):
+        return examples.raw(index)
+    inputs, targets = examples.take(torch.tensor([index]))
+    return inputs[0], int(targets)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +84,10 @@ class Chosen:
             indices: int64 [batch], each in [0, n).
         """
         return self.examples.take(self.indices[indices.to(self.indices.device)])
+
+    def raw(self, index: int) -> tuple[Any, int]:
+        """Read one example as it is; see `raw_example`."""
+        return raw_example(self.examples, int(self.indices[index]))
 
 
 @dataclass(frozen=True, eq=False)

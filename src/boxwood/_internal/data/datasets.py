@@ -89,6 +89,15 @@ class FromDataset:
             )
         return self._as_floats(inputs), self._as_integers(targets)
 
+    def raw(self, index: int) -> tuple[Any, int]:
+        """Fetch one example as the dataset gives it, which need not be a tensor yet.
+
+        Args:
+            index: in [0, n).
+        """
+        example, target = self.dataset[index]
+        return example, int(target)
+
     def _as_floats(self, inputs: Tensor) -> Tensor:
         if inputs.is_floating_point():
             return inputs.float()
@@ -234,7 +243,8 @@ def _check_repeatable(part: FromDataset) -> None:
         raise InvalidInput(
             f"Expected {part.what} that are the same whenever they are taken, got others the second "
             f"time; leave random transforms out of the dataset and give Training(augment=…) one, such as "
-            f"FlipAndCrop, whose random numbers follow from the run's seed."
+            f"FlipAndCrop, or Training(loading=Loading(transform=…)), whose random numbers follow "
+            f"from the run's seed."
         )
 
 

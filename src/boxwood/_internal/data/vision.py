@@ -11,11 +11,11 @@ from torch import Tensor
 from boxwood._internal.core.extras import extra
 from boxwood._internal.data.data_paths import find_folder, folders_to_search
 from boxwood._internal.data.downloads import torchvision_datasets
+from boxwood._internal.data.image_augmentation import IMAGENET_MEAN, IMAGENET_SD
 from boxwood._internal.data.splits import Splits, fingerprint, from_tensors, hold_out
 from boxwood.errors import InvalidInput
 
-_IMAGENET_MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
-_IMAGENET_SD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+_MEAN, _SD = (torch.tensor(each).view(3, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_SD))
 
 
 def cifar10(root: str | None = None) -> Splits:
@@ -66,7 +66,8 @@ class FolderImages:
 
     Each image is scaled so that its shorter edge is ``size · 256 / 224``, cropped to the central
     ``size`` × ``size``, and standardised with ImageNet's means and standard deviations. The same
-    image always gives the same tensor: nothing is flipped or cropped at random.
+    image always gives the same tensor: nothing is flipped or cropped at random, which is for
+    ``Loading(transform=ImageAugmentation(…))``.
 
     Args:
         paths: the files, n of them.
@@ -98,21 +99,37 @@ class FolderImages:
         with ThreadPoolExecutor() as pool:
             for row, image in zip(inputs, pool.map(self._read, wanted), strict=True):
                 row.copy_(image)
-        return inputs.sub_(_IMAGENET_MEAN).div_(_IMAGENET_SD), self.targets[indices]
+        return inputs.sub_(_MEAN).div_(_SD), self.targets[indices]
 
-    def _read(self, path: str) -> Tensor:
+    def raw(self, index: int) -> tuple[Any, int]:
+        """Read one file as a Pillow image in red, green and blue, and its target.
+
+        Args:
+            index: in [0, n).
+
+        Raises:
+            InvalidInput: the file is no image that can be read.
+        """
+        return self._open(self.paths[index]), int(self.targets[index])
+
+    def _open(self, path: str) -> Any:
         with extra("vision", "torchvision and Pillow to read images"):
             from PIL import Image
-            from torchvision.transforms import functional
 
         try:
             with Image.open(path) as file:
-                image = file.convert("RGB")
+                return file.convert("RGB")
         except OSError as error:
             raise InvalidInput(
                 f"Expected an image that can be read at {path}, got {type(error).__name__}: "
                 f"{error}; replace or remove the file."
             ) from error
+
+    def _read(self, path: str) -> Tensor:
+        image = self._open(path)
+        with extra("vision", "torchvision and Pillow to read images"):
+            from torchvision.transforms import functional
+
         image = functional.resize(image, [round(self.size * 256 / 224)])
         pixels: Tensor = functional.to_tensor(functional.center_crop(image, [self.size, self.size]))
         return pixels

@@ -1,6 +1,6 @@
 """Running statistics of batch normalisations, taken again for weights that have changed."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from boxwood.errors import InvalidInput
 
 
 def reestimate_batch_norm_(
-    network: nn.Module, batches: Sequence[Any], *, group: Group = None
+    network: nn.Module, batches: Iterable[Any], *, group: Group = None
 ) -> None:
     """Take the running statistics of all batch normalisations again, as averages over all values.
 

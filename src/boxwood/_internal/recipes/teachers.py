@@ -235,7 +235,9 @@ def teacher_targets(
     forward, identity = teacher.source.forward(world, layers)
     parts: list[Any] = [identity, spec.encode(teacher.encoding), world.data.identity, *layers]
     with returning_features(student, layers):
-        if training.augment is None:
+        loading = training.loading
+        changes = [training.augment, loading and loading.transform, training.mixing or None]
+        if not any(changes):
             shards = _shards(world, teacher, *parts, teacher.batch)
             yield cache_logits(
                 forward,
@@ -245,8 +247,9 @@ def teacher_targets(
                 shards=shards,
             )
             return
-        augmentation = spec.encode(training.augment, identity=True)
-        inputs = [world.seed, training.shuffle_index, training.batch, augmentation]
+        inputs = [world.seed, training.shuffle_index, training.batch]
+        # The first is there in any case, as it was before there were others.
+        inputs += [spec.encode(c, identity=True) for i, c in enumerate(changes) if c or not i]
         shards = _shards(world, teacher, *parts, inputs)
         logits = CachedStepLogits(forward, teacher.encoding, shards)
         try:

@@ -1,7 +1,7 @@
 """The training loop: a stateless order of examples, resumable at any step."""
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
 
 from boxwood._internal.core.chance import seeded_policy
 from boxwood._internal.core.examples import Examples, InBatches
@@ -18,9 +19,13 @@ from boxwood._internal.core.seeds import generator_for, seed_for
 from boxwood._internal.model.binding import MaskBinding
 from boxwood._internal.model.prunable import parameter_names
 from boxwood._internal.model.sparse_training import SparseTraining, warn_if_unfinished
+from boxwood._internal.train.averaging import WeightAverage
 from boxwood._internal.train.callbacks import Callbacks
+from boxwood._internal.train.computation import add_gradients_
+from boxwood._internal.train.loading import Batch, batches_of
 from boxwood._internal.train.losses import add_l1_gradient_, limit_norms_
 from boxwood._internal.train.metrics import device_of
+from boxwood._internal.train.mixing import mix, partners_targets
 from boxwood._internal.train.settings import Regularisation, Training, Window
 from boxwood._internal.train.snapshots import Row, TrainingState, resume_, take_snapshot
 from boxwood._internal.train.stateful_batches import as_stateful, stateful_batches
@@ -28,6 +33,9 @@ from boxwood.errors import InvalidInput, TrainingDiverged
 
 MakeTargets = Callable[[int, Tensor, Tensor, Tensor], Any]
 """Step, indices of the batch, inputs as the network sees them, and labels, to what the loss takes."""
+
+Outputs = Callable[[Tensor], Any]
+"""Inputs of a batch to outputs."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,8 @@ def train_(
     """Train a network in place.
 
     With k the training's ``shuffle_index``, the order of examples in epoch e follows from
-    (seed, k, e) alone, augmentation in step t from (seed, k, t), and dropout from (seed, k). So a
+    (seed, k, e) alone, augmentation and mixing in step t from (seed, k, t), what changes the i-th
+    example of that step as it is read from (seed, k, t, i), and dropout from (seed, k). So a
     resumed training is the undisturbed one, bit for bit (on the CPU, with the same number of
     threads). Torch's own random numbers are left as they were.
 
@@ -103,7 +112,7 @@ def train_(
                 f"Expected parameters that learn, got a model in which frozen={training.frozen} "
                 f"matches all; freeze fewer."
             )
-        optimizer = training.optimizer.build(learning)
+        optimizer = training.optimizer.build(_groups(model, learning, training.regularisation))
         window = training.window(len(examples))
         state = TrainingState(window.first, memory=callbacks.memory)
         snapshot = None if callbacks.checkpoints is None else callbacks.checkpoints.load()
@@ -125,10 +134,16 @@ def train_(
         elif masks:
             held = MaskBinding(model, optimizer, masks)
             stack.callback(held.detach)
+        average = None
+        if training.averaging is not None:
+            average = WeightAverage(model, training.averaging, state.average)
         model.train()
         _Loop(
-            model, examples, training, window, seed, optimizer, state, held, make_targets, callbacks
-        ).run_()
+            model, examples, training, window, seed, optimizer, state, held, average, make_targets,
+            callbacks,
+        ).run_()  # fmt: skip
+        if average is not None:
+            average.hand_over_(examples, training.batch)
         if isinstance(held, SparseTraining) and window.last == window.steps:
             warn_if_unfinished(held)
         explored = held.exploration if isinstance(held, SparseTraining) else None
@@ -145,6 +160,7 @@ class _Loop:
     optimizer: Optimizer
     state: TrainingState
     held: MaskBinding | SparseTraining | None
+    average: WeightAverage | None
     make_targets: MakeTargets | None
     callbacks: Callbacks
 
@@ -152,56 +168,93 @@ class _Loop:
         window, state, device = self.window, self.state, device_of(self.model)
         limits = _Limits.of(self.model, self.training.regularisation)
         every = self.training.watch_every or window.per_epoch
+        outputs_of = self.training.computation.prepared(self.model)
         # A tensor, so that nothing waits for the loss of a step before the next one starts.
         loss_sum = torch.tensor(state.loss_sum, dtype=torch.float64, device=device)
-        while state.step < window.last:
-            epoch, position = divmod(state.step, window.per_epoch)
-            if not position:
+        for batch in self._batches(device):
+            if state.step % window.per_epoch == 0:
                 state.network_state = {}
-            for indices in self._batches(epoch)[position : position + window.last - state.step]:
-                loss_sum += self._step_(indices, limits, device)
-                state.step += 1
-                if self.callbacks.progress is not None:
-                    self.callbacks.progress(state.step - window.first, window.last - window.first)
-                if state.step % every == 0 or state.step == window.last:
-                    since = max(window.first, (state.step - 1) // every * every)
-                    self._close_row(loss_sum, state.step - since)
-                self._save(loss_sum)
+            loss_sum += self._step_(batch, outputs_of, limits, device)
+            state.step += 1
+            self._update_average_()
+            if self.callbacks.progress is not None:
+                self.callbacks.progress(state.step - window.first, window.last - window.first)
+            if state.step % every == 0 or state.step == window.last:
+                since = max(window.first, (state.step - 1) // every * every)
+                self._close_row(loss_sum, state.step - since)
+            self._save(loss_sum)
 
-    def _step_(self, indices: Tensor, limits: "_Limits", device: torch.device) -> Tensor:
+    def _step_(
+        self, batch: Batch, outputs_of: Outputs, limits: "_Limits", device: torch.device
+    ) -> Tensor:
         """Take one step of the optimizer, and return the loss before it."""
         training, optimizer, step = self.training, self.optimizer, self.state.step
         rate = training.optimizer.lr * training.optimizer.lr_schedule(step, self.window.steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        inputs, targets = self.examples.take(indices)
+        indices, inputs, labels = batch
         if training.augment is not None:
-            chance = generator_for(self.seed, f"augment/{training.shuffle_index}", step)
-            inputs = training.augment(inputs, chance)
+            inputs = training.augment(inputs, self._chance("augment"))
+        share = 1.0
+        if training.mixing:
+            inputs, share = mix(training.mixing, inputs, self._chance("mixing"))
+        targets = labels
         if self.make_targets is not None:
-            targets = self.make_targets(step, indices, inputs, targets)
+            targets = self.make_targets(step, indices, inputs, labels)
+        both = [(share, targets)]
+        if training.mixing:
+            both.append((1 - share, partners_targets(targets)))
         optimizer.zero_grad(set_to_none=True)
-        loss = training.loss(self._outputs(inputs.to(device)), targets.to(device))
-        loss.backward()
+        if training.stateful:
+            outputs_of = self._stateful_outputs
+        loss = add_gradients_(outputs_of, inputs, both, training.loss, training.computation, device)
         limits.gradients_()
         optimizer.step()
         limits.weights_()
-        return loss.detach()
+        return loss
 
-    def _outputs(self, inputs: Tensor) -> Any:
-        if not self.training.stateful:
-            return self.model(inputs)
+    def _stateful_outputs(self, inputs: Tensor) -> Any:
         network, state = as_stateful(self.model), self.state
         outputs, state.network_state = network.forward_with_state(inputs, state.network_state)
         return outputs
 
-    def _batches(self, epoch: int) -> tuple[Tensor, ...]:
+    def _chance(self, purpose: str) -> torch.Generator:
+        return generator_for(self.seed, f"{purpose}/{self.training.shuffle_index}", self.state.step)
+
+    def _batches(self, device: torch.device) -> Iterator[Batch]:
+        return batches_of(
+            self.examples,
+            self._order(),
+            self.training.loading,
+            seed=self.seed,
+            shuffle_index=self.training.shuffle_index,
+            pinned=device.type == "cuda",
+        )
+
+    def _order(self) -> Iterator[tuple[int, Tensor]]:
+        """The steps that are left, and the indices of their examples."""
+        step, window = self.state.step, self.window
+        while step < window.last:
+            epoch, position = divmod(step, window.per_epoch)
+            for indices in self._order_of(epoch)[position : position + window.last - step]:
+                yield step, indices
+                step += 1
+
+    def _order_of(self, epoch: int) -> tuple[Tensor, ...]:
         count, batch = len(self.examples), self.training.batch
         if self.training.stateful:
             return stateful_batches(count, batch)
         shuffle = generator_for(self.seed, f"order/{self.training.shuffle_index}", epoch)
         order: tuple[Tensor, ...] = torch.randperm(count, generator=shuffle).split(batch)
         return order
+
+    def _update_average_(self) -> None:
+        if self.average is None:
+            return
+        step, window, held = self.state.step, self.window, self.held
+        changed = isinstance(held, SparseTraining) and held.policy.due(step)
+        masks = held.masks if held is not None and changed else None
+        self.average.update_(step, window.steps, window.per_epoch, masks)
 
     def _close_row(self, loss_sum: Tensor, steps: int) -> None:
         state = self.state
@@ -214,7 +267,14 @@ class _Loop:
         loss_sum.zero_()
         state.history.append({"epoch": epoch, "step": state.step, "loss": mean})
         if self.callbacks.watch is not None:
-            state.history[-1] |= self.callbacks.watch(self.model, state.history)
+            average = self.average
+            context = (
+                nullcontext()
+                if average is None
+                else average.in_place(self.examples, self.training.batch)
+            )
+            with context:
+                state.history[-1] |= self.callbacks.watch(self.model, state.history)
 
     def _save(self, loss_sum: Tensor) -> None:
         state, checkpoints = self.state, self.callbacks.checkpoints
@@ -251,6 +311,19 @@ class _Limits:
     def weights_(self) -> None:
         if self.regularisation.max_weight_norm is not None:
             limit_norms_(self.matrices, self.regularisation.max_weight_norm)
+
+
+def _groups(
+    model: nn.Module, learning: list[nn.Parameter], regularisation: Regularisation
+) -> ParamsT:
+    """Parameters as an optimizer takes them: those without weight decay in a group of their own."""
+    if regularisation.decay_layers is None:
+        return learning
+    found = {id(parameter) for parameter in regularisation.decay_layers(model).values()}
+    decaying = [p for p in learning if id(p) in found]
+    rest = [p for p in learning if id(p) not in found]
+    groups = ({"params": decaying}, {"params": rest, "weight_decay": 0.0})
+    return [group for group in groups if group["params"]]
 
 
 def _freeze_(model: nn.Module, patterns: tuple[str, ...], stack: ExitStack) -> None:

@@ -1,12 +1,11 @@
 """Optimizers as frozen data: what a recipe writes down, and the torch optimizer made of it."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
 
 from boxwood._internal.train.lr_schedules import ConstantLR, LRSchedule
 from boxwood.errors import InvalidInput
@@ -25,8 +24,8 @@ class OptimizerSpec(Protocol):
         """Factor on the learning rate at every step."""
         ...
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
-        """Make the torch optimizer of some parameters, at the learning rate ``lr``."""
+    def build(self, parameters: ParamsT) -> Optimizer:
+        """Make the torch optimizer of parameters, or of groups of them, at the learning rate ``lr``."""
         ...
 
 
@@ -47,7 +46,7 @@ class SGD:
         InvalidInput: the learning rate is not above 0.
 
     Example:
-        >>> type(SGD(lr=0.1, momentum=0.9).build([nn.Parameter(torch.ones(1))])).__name__
+        >>> type(SGD(lr=0.1, momentum=0.9).build([torch.nn.Parameter(torch.ones(1))])).__name__
         'SGD'
     """
 
@@ -60,7 +59,7 @@ class SGD:
     def __post_init__(self) -> None:
         _check_rate(self.lr)
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+    def build(self, parameters: ParamsT) -> Optimizer:
         """Make the torch optimizer."""
         return torch.optim.SGD(
             parameters,
@@ -89,7 +88,7 @@ class Adam:
         InvalidInput: the learning rate is not above 0.
 
     Example:
-        >>> type(Adam(lr=1e-3).build([nn.Parameter(torch.ones(1))])).__name__
+        >>> type(Adam(lr=1e-3).build([torch.nn.Parameter(torch.ones(1))])).__name__
         'Adam'
 
     Source: Kingma and Ba (2015), algorithm 1.
@@ -105,7 +104,7 @@ class Adam:
     def __post_init__(self) -> None:
         _check_rate(self.lr)
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+    def build(self, parameters: ParamsT) -> Optimizer:
         """Make the torch optimizer."""
         return _build_adam(torch.optim.Adam, self, parameters)
 
@@ -124,7 +123,7 @@ class AdamW:
         betas: decay of the running means of gradients and of their squares, each in [0, 1).
         eps: added to the denominator, at least 0.
         weight_decay: at least 0; a step takes ``lr · weight_decay`` of every parameter that learns,
-            biases and norms included.
+            biases and norms included, unless ``Regularisation(decay_layers=…)`` names fewer.
         fused: update each parameter in one pass; results differ in the last bits.
         lr_schedule: factor on ``lr`` at every step, and so on the decay too.
 
@@ -132,7 +131,7 @@ class AdamW:
         InvalidInput: the learning rate is not above 0.
 
     Example:
-        >>> type(AdamW(lr=1e-3, weight_decay=0.05).build([nn.Parameter(torch.ones(1))])).__name__
+        >>> type(AdamW(lr=1e-3, weight_decay=0.05).build([torch.nn.Parameter(torch.ones(1))])).__name__
         'AdamW'
 
     Source: Loshchilov and Hutter (2019), "Decoupled weight decay regularization", algorithm 2.
@@ -151,13 +150,13 @@ class AdamW:
     def __post_init__(self) -> None:
         _check_rate(self.lr)
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+    def build(self, parameters: ParamsT) -> Optimizer:
         """Make the torch optimizer."""
         return _build_adam(torch.optim.AdamW, self, parameters)
 
 
 def _build_adam(
-    kind: type[torch.optim.Adam], settings: Adam | AdamW, parameters: Iterable[nn.Parameter]
+    kind: type[torch.optim.Adam], settings: Adam | AdamW, parameters: ParamsT
 ) -> Optimizer:
     return kind(
         parameters,

@@ -6,9 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from boxwood._internal.core import spec
 from boxwood._internal.core.policies import Policy
 from boxwood._internal.model.prunable import Layers, linear_and_conv
+from boxwood._internal.train.averaging import Averaging
+from boxwood._internal.train.computation import Computation
+from boxwood._internal.train.loading import Loading
 from boxwood._internal.train.losses import Loss, cross_entropy
+from boxwood._internal.train.mixing import Mixing
 from boxwood._internal.train.optimizers import OptimizerSpec
 from boxwood._internal.train.stateful_batches import stateful_batches
 from boxwood.errors import InvalidInput
@@ -19,7 +24,9 @@ Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Regularisation:
-    """What keeps weights and gradients small; by default nothing does. L2 belongs to the optimizer.
+    """What keeps weights and gradients small; by default nothing does.
+
+    The strength of L2 and of decoupled decay belongs to the optimizer; what it is for is said here.
 
     In this order at every step: ``l1 · sign(w)`` is added to the gradient, which is that of
     ``l1 · Σ|w|``; the gradient g is scaled by ``min(1, max_gradient_norm / ‖g‖)``; and after the
@@ -33,6 +40,8 @@ class Regularisation:
             0; None for no limit.
         max_weight_norm: largest Euclidean norm of the weights that enter a unit, above 0; None for
             no limit.
+        decay_layers: which parameters the optimizer's weight decay is for, such as
+            `linear_and_conv`, which leaves norms, biases and embeddings without; None for all.
 
     Raises:
         InvalidInput: a value is out of range.
@@ -49,6 +58,7 @@ class Regularisation:
     l1_layers: Layers | None = None
     max_gradient_norm: float | None = None
     max_weight_norm: float | None = None
+    decay_layers: Layers | None = spec.field(None, legacy=None)  # noqa: RUF009 - a field
 
     def __post_init__(self) -> None:
         limits = (self.max_gradient_norm, self.max_weight_norm)
@@ -116,10 +126,21 @@ class Training:
             ``start_at``.
         watch_every: steps between two rows of the history, at least 1; None for a row per epoch.
         pruning: a policy that changes the masks while the network trains; None keeps them.
+        loading: how examples are read, by worker processes and with changes of single examples;
+            None takes each batch from the data set when its step comes.
+        mixing: `MixUp`, `CutMix` or both: at each step one of them, drawn at random, makes one
+            example of two, after ``augment``. The losses of the history are then those of mixed
+            examples.
+        averaging: `EMA` or `SWA`: an average of the weights, which is what rows of the history
+            measure, and what the training leaves in the network at its end or at ``stop_at``. The
+            policy of ``pruning`` sees the weights themselves; the average of a pruned weight is
+            zero. None leaves the weights of the last step.
+        computation: in parts, in bfloat16, compiled.
 
     Raises:
         InvalidInput: a value is out of range, or not exactly one of ``epochs`` and ``steps`` is
-            given.
+            given, or a stateful training is to be mixed, compiled, read by workers or computed in
+            parts.
 
     Example:
         >>> from boxwood.optim import SGD
@@ -142,6 +163,10 @@ class Training:
     stateful: bool = False
     watch_every: int | None = None
     pruning: PolicyPruning | None = None
+    loading: Loading | None = spec.field(None, legacy=None)  # noqa: RUF009 - a field
+    mixing: tuple[Mixing, ...] = spec.field((), legacy=())
+    averaging: Averaging | None = spec.field(None, legacy=None)  # noqa: RUF009 - a field
+    computation: Computation = spec.field(Computation(), legacy=Computation())  # noqa: RUF009
 
     def __post_init__(self) -> None:
         given = [length for length in (self.epochs, self.steps) if length is not None]
@@ -159,6 +184,12 @@ class Training:
             raise InvalidInput(
                 f"Expected watch_every >= 1 steps, got {self.watch_every}; leave it out for a row "
                 f"of the history per epoch."
+            )
+        plain = self.computation in (Computation(), Computation(bfloat16=True))
+        if self.stateful and (self.mixing or self.loading or not plain):
+            raise InvalidInput(
+                "Expected a stateful training whose batches are taken one by one and whole, got "
+                "loading, mixing, microbatches or compiled; leave them out, or stateful=False."
             )
 
     @property

@@ -50,6 +50,7 @@ class TrainingState:
         memory: tensors that the training's watch keeps between rows.
         masks: the state of a policy that changes masks: the masks, and what belongs to them.
         network_state: what a stateful network carries from one batch to the next.
+        average: of the weights over the steps so far; see `WeightAverage`.
     """
 
     step: int
@@ -58,10 +59,16 @@ class TrainingState:
     memory: dict[str, Tensor] = field(default_factory=dict)
     masks: dict[str, Tensor] = field(default_factory=dict)
     network_state: dict[str, Tensor] = field(default_factory=dict)
+    average: dict[str, Tensor] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
         """The tensors by what they are."""
-        return {"memory": self.memory, "masks": self.masks, "network_state": self.network_state}
+        return {
+            "memory": self.memory,
+            "masks": self.masks,
+            "network_state": self.network_state,
+            "average": self.average,
+        }
 
 
 def take_snapshot(model: nn.Module, optimizer: Optimizer, state: TrainingState) -> Snapshot:
@@ -108,7 +115,8 @@ def resume_(
     for kind, part in state.tensors().items():
         part.update(_part(snapshot, kind))
     weights = list(model.parameters())
-    state.network_state = {n: on_device_of(t, weights) for n, t in state.network_state.items()}
+    for part in (state.network_state, state.average):
+        part.update({name: on_device_of(tensor, weights) for name, tensor in part.items()})
     moments: dict[int, dict[str, Any]] = {
         int(index): dict(numbers) for index, numbers in snapshot.facts["numbers"].items()
     }
