@@ -11,14 +11,16 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, update_bn
 
 from boxwood._internal.core.call import Call
-from boxwood._internal.core.policies import Gradual
+from boxwood._internal.core.policies import Gradual, Policy
+from boxwood._internal.core.replacing_policies import RigL
 from boxwood._internal.core.schedules import Cubic
+from boxwood._internal.core.soft_threshold import STR
 from boxwood._internal.core.spec import encode
 from boxwood._internal.data.splits import InMemory
 from boxwood._internal.distill.losses import Distillation, TeacherTargets
 from boxwood._internal.model.prunable import linear_and_conv
 from boxwood._internal.train import loop
-from boxwood._internal.train.averaging import EMA, SWA
+from boxwood._internal.train.averaging import EMA, SWA, Averaging
 from boxwood._internal.train.callbacks import Callbacks
 from boxwood._internal.train.computation import Computation
 from boxwood._internal.train.loading import Loading
@@ -124,20 +126,32 @@ def test_rows_measure_the_average_and_the_training_goes_on_without_it() -> None:
 
 
 @pytest.mark.parametrize("averaging", [EMA(decay=0.95), SWA(start=0.2, every=1)])
-@pytest.mark.parametrize("start", [None, "masks"])
-def test_the_average_of_a_pruned_weight_is_zero(averaging: object, start: str | None) -> None:
-    """With masks that stay, and with masks that a policy takes further every other step."""
-    masks = {"3.weight": torch.arange(192).view(3, 64) % 2 == 0}
-    training = replace(TRAINING, averaging=averaging)
-    if start is None:
-        policy = Gradual(schedule=Cubic(final=0.8, end=16), every=2)
-        training = replace(training, pruning=PolicyPruning(policy))
+@pytest.mark.parametrize(
+    "policy",
+    [
+        None,
+        Gradual(schedule=Cubic(final=0.8, end=16), every=2),
+        RigL(sparsity=0.8, every=3, until=15),
+        STR(decay=0.1, initial=-2.0),
+    ],
+)
+def test_the_average_of_a_pruned_weight_is_zero(
+    averaging: Averaging, policy: Policy | None
+) -> None:
+    """With masks that stay and masks that move; and the training goes on as without an average."""
+    masks = {"3.weight": torch.arange(192).view(3, 64) % 2 == 0} if policy is None else None
+    pruning = None if policy is None else PolicyPruning(policy)
+    plain = replace(TRAINING, pruning=pruning)
     model = net()
-    done = train_(model, IMAGES, training, seed=3, masks=masks if start else None)
+    done = train_(model, IMAGES, replace(plain, averaging=averaging), seed=3, masks=masks)
+    without = train_(net(), IMAGES, plain, seed=3, masks=masks)
+    assert done.history == without.history
+    assert all(torch.equal(done.masks[name], mask) for name, mask in without.masks.items())
     kept = {name: p for name, p in model.named_parameters() if name in done.masks}
     assert kept
     for name, parameter in kept.items():
         assert torch.equal(parameter != 0, done.masks[name]), name
+        assert not done.masks[name].all()
 
 
 @given(st.integers(0, 99), st.sampled_from([MixUp(alpha=0.4), CutMix(), MixUp(alpha=5.0)]))
