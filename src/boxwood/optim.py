@@ -3,6 +3,7 @@
 from boxwood._internal.train.lr_schedules import (
     ConstantLR,
     CosineLR,
+    LinearLR,
     LinearWarmup,
     LRSchedule,
     OneCycleLR,
@@ -17,6 +18,7 @@ __all__ = [
     "ConstantLR",
     "CosineLR",
     "LRSchedule",
+    "LinearLR",
     "LinearWarmup",
     "OneCycleLR",
     "OptimizerSpec",

@@ -41,7 +41,18 @@ from boxwood._internal.model.scoring import score
 from boxwood._internal.model.sparse_training import SparseTraining
 from boxwood._internal.recipes.unit_selection import select_units
 from boxwood.errors import BoxwoodError
-from boxwood.policies import SET, Gradual, LayerByLayer, Policy, RigL, Static
+from boxwood.policies import (
+    ACDC,
+    SET,
+    SNFS,
+    STR,
+    Gradual,
+    LayerByLayer,
+    MovementPruning,
+    Policy,
+    RigL,
+    Static,
+)
 
 RANKS = 2
 Found = dict[str, Tensor]
@@ -143,6 +154,10 @@ def policies() -> dict[str, tuple[Policy, dict[str, Any]]]:
         "RigL with a static graph": (rigl, {"static_graph": True}),
         "RigL with accumulated gradients": (rigl, {"micro": 3}),
         "SET": (SET(sparsity=0.5, until=100, every=2), {}),
+        "SNFS": (SNFS(0.5, until=100, every=2), {}),
+        "AC/DC": (ACDC(0.5, begin=1, end=5, every=1), {}),
+        "STR": (STR(-3.0, decay=0.1), {}),
+        "movement with return": (MovementPruning(slope), {}),
         "Static": (Static(sparsity=0.5), {}),
         "Gradual": (Gradual(schedule=slope, every=2), {}),
         "LayerByLayer": (LayerByLayer(final=0.8, end=6, every=2), {}),

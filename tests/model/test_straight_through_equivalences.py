@@ -11,7 +11,9 @@ from torch.nn.functional import cross_entropy
 
 from boxwood import SparseTraining
 from boxwood.errors import InvalidInput
-from boxwood.policies import STR
+from boxwood.granularity import NofM
+from boxwood.policies import SRSTE, STR, MovementPruning, TopKAST
+from boxwood.schedules import Cubic
 
 _SPEC = importlib.util.spec_from_file_location("toy", Path(__file__).parent / "toy_trainings.py")
 toy = importlib.util.module_from_spec(_SPEC)
@@ -44,6 +46,87 @@ def naive(
             velocity[name] = MOMENTUM * velocity[name] + found[name] + DECAY * weight
             whole[name] = weight - RATE * velocity[name]
     return shown(whole, count)
+
+
+def largest(scores: Tensor, keep: int) -> Tensor:
+    """Mask the highest scores of a tensor."""
+    mask = torch.zeros(scores.numel(), dtype=torch.bool)
+    mask[scores.flatten().argsort(descending=True)[:keep]] = True
+    return mask.view(scores.shape)
+
+
+def test_n_of_m_from_scratch_is_the_naive_one() -> None:
+    """Two of four weights are read, all learn by what was read, and pruned ones decay besides."""
+
+    def chosen(weight: Tensor) -> Tensor:
+        rows = [largest(four.abs(), 2) for four in weight.reshape(-1, 4)]
+        return torch.stack(rows).view(weight.shape)
+
+    def shown(whole: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        return {n: w * chosen(w) if n in LAYERS else w for n, w in whole.items()}
+
+    def backward(
+        whole: dict[str, Tensor], found: dict[str, Tensor], step: int
+    ) -> dict[str, Tensor]:
+        return {n: g + 0.05 * (whole[n] * ~chosen(whole[n]) if n in LAYERS else 0) for n, g in found.items()}  # fmt: skip
+
+    net, training = trained(SRSTE(NofM(2, 4), decay=0.05), 25)
+    close(net, naive(shown, backward, 25))
+    assert training.exploration > 0.6
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_always_sparse_training_is_the_naive_one(every: int) -> None:
+    """A is read, B learns with its penalty, and both are chosen every few steps."""
+    sets: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def choose(whole: dict[str, Tensor], step: int) -> None:
+        for name in LAYERS:
+            if step % every == 0:
+                size, count = whole[name].abs(), whole[name].numel()
+                sets[name] = largest(size, count // 4), largest(size, count // 2)
+
+    def shown(whole: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        choose(whole, step)
+        return {n: w * sets[n][0] if n in LAYERS else w for n, w in whole.items()}
+
+    def backward(
+        whole: dict[str, Tensor], found: dict[str, Tensor], step: int
+    ) -> dict[str, Tensor]:
+        for name in LAYERS:
+            a, b = sets[name]
+            pull = 0.02 * torch.where(a, whole[name], whole[name] / 0.25)
+            found[name] = (found[name] + pull) * b
+        return found
+
+    policy = TopKAST(0.75, backward_sparsity=0.5, penalty=0.02, every=every)
+    close(trained(policy, 25)[0], naive(shown, backward, 25))
+
+
+def test_movement_with_return_is_the_naive_one() -> None:
+    """Scores sum -g w of all weights; pruned weights keep their values and may come back."""
+    sums = {name: torch.zeros_like(parameters(network())[name]) for name in LAYERS}
+    masks = {name: torch.ones_like(each, dtype=torch.bool) for name, each in sums.items()}
+    schedule, ever = Cubic(final=0.5, begin=4, end=16), []
+
+    def shown(whole: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+        for name in LAYERS:
+            if schedule(step) > 0:
+                keep = round((1 - schedule(step)) * sums[name].numel())
+                ever.append((largest(sums[name], keep) & ~masks[name]).any())
+                masks[name] = largest(sums[name], keep)
+        return {n: w * masks[n] if n in LAYERS else w for n, w in whole.items()}
+
+    def backward(
+        whole: dict[str, Tensor], found: dict[str, Tensor], step: int
+    ) -> dict[str, Tensor]:
+        for name in LAYERS:
+            sums[name] = sums[name] - found[name] * whole[name]
+            found[name] = found[name] * masks[name]
+        return found
+
+    close(trained(MovementPruning(schedule), 30)[0], naive(shown, backward, 30))
+    assert any(ever), "something came back"
 
 
 def test_soft_thresholds_are_those_of_autograd() -> None:
@@ -140,3 +223,9 @@ def test_bad_settings_are_refused() -> None:
     """Each setting has its range."""
     with pytest.raises(InvalidInput, match=r"Expected decay >= 0 and momentum in \[0, 1\)"):
         STR(initial=0.0, decay=-1.0)
+    with pytest.raises(InvalidInput, match=r"Expected decay >= 0, got -1"):
+        SRSTE(NofM(2, 4), decay=-1.0)
+    with pytest.raises(InvalidInput, match=r"Expected backward_sparsity in \[0, 0.5\]"):
+        TopKAST(0.5, backward_sparsity=0.6)
+    with pytest.raises(InvalidInput, match="Expected every >= 1"):
+        MovementPruning(Cubic(final=0.5, end=4), every=0)

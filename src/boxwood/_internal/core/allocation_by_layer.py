@@ -45,7 +45,7 @@ def erdos_renyi_kernel(
                 f"got {name!r} of shape {tuple(score.shape)}; leave it out with layers=."
             )
     wanted = {name: float(sum(score.shape)) for name, score in scores.items()}
-    return _exactly(wanted, total, candidates(scores, masks))
+    return exactly(wanted, total, candidates(scores, masks))
 
 
 def lamp(scores: Scores, sparsity: float | None, masks: Masks | None = None) -> dict[str, int]:
@@ -120,7 +120,7 @@ class OutlierWeighed:
         shares = {name: self._outliers(score) for name, score in scores.items()}
         density = self.densities(shares, sizes, wanted_sparsity)
         wanted = {name: density[name] * size for name, size in sizes.items()}
-        return _exactly(wanted, total, candidates(scores, masks))
+        return exactly(wanted, total, candidates(scores, masks))
 
     def densities(
         self, shares: Mapping[str, float], sizes: Mapping[str, int], sparsity: float
@@ -162,7 +162,7 @@ def _lamp_scores(score: Tensor, name: str) -> Tensor:
     return share[place]
 
 
-def _exactly(wanted: Mapping[str, float], total: int, most: Mapping[str, int]) -> dict[str, int]:
+def exactly(wanted: Mapping[str, float], total: int, most: Mapping[str, int]) -> dict[str, int]:
     """Share out ``total`` in proportion to ``wanted``, no tensor above its most.
 
     What a full tensor cannot take, the others share in the same proportion. Fractions are rounded

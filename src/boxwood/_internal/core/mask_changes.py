@@ -39,16 +39,25 @@ def replaced(
     What goes may come again at once, as in the code of Evci et al., so that a tensor with hardly a
     free place replaces the same fraction as any other.
     """
-    new = {}
-    for name, mask in masks.items():
-        kept = int(granularity.alive(mask).count_nonzero())
-        moved = int(fraction * kept)
-        stayed = select(
-            {name: scores[name]}, {name: kept - moved}, granularity, masks={name: mask}
-        )[name]
-        grown = select({name: growth[name]}, {name: moved}, granularity, masks={name: ~stayed})
-        new[name] = stayed | grown[name]
-    return new
+    kept = groups_kept(masks, granularity)
+    moved = {name: int(fraction * count) for name, count in kept.items()}
+    stay = {name: kept[name] - moved[name] for name in masks}
+    return grown(select(scores, stay, granularity, masks=masks), growth, moved, granularity)
+
+
+def groups_kept(masks: Masks, granularity: Granularity) -> dict[str, int]:
+    """Count the groups of which the masks keep anything."""
+    return {name: int(granularity.alive(mask).count_nonzero()) for name, mask in masks.items()}
+
+
+def grown(
+    masks: Masks, growth: Scores, counts: Mapping[str, int], granularity: Granularity
+) -> dict[str, Tensor]:
+    """Add the groups of highest growth to what masks keep."""
+    outside = {name: ~mask for name, mask in masks.items()}
+    ordered = {name: growth[name] for name in masks}
+    more = select(ordered, counts, granularity, masks=outside)
+    return {name: mask | more[name] for name, mask in masks.items()}
 
 
 def random_masks(
@@ -59,6 +68,27 @@ def random_masks(
     granularity: Granularity,
 ) -> dict[str, Tensor]:
     """Draw masks of a total sparsity."""
-    scores = {name: random(weight, name, seed=seed) for name, weight in weights.items()}
+    scores = _random_scores(weights, seed)
+    return select(scores, _random_counts(scores, sparsity, allocation, granularity), granularity)
+
+
+def random_counts(
+    weights: Mapping[str, Tensor],
+    sparsity: float,
+    allocation: Allocation,
+    seed: int,
+    granularity: Granularity,
+) -> dict[str, int]:
+    """Count the groups that `random_masks` keeps of each tensor."""
+    return _random_counts(_random_scores(weights, seed), sparsity, allocation, granularity)
+
+
+def _random_scores(weights: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    return {name: random(weight, name, seed=seed) for name, weight in weights.items()}
+
+
+def _random_counts(
+    scores: Scores, sparsity: float, allocation: Allocation, granularity: Granularity
+) -> dict[str, int]:
     pooled = {name: granularity.pool(score) for name, score in scores.items()}
-    return select(scores, allocate(pooled, sparsity, allocation=allocation), granularity)
+    return allocate(pooled, sparsity, allocation=allocation)

@@ -11,7 +11,7 @@ from boxwood._internal.core import spec
 from boxwood._internal.core.allocation import Allocation, uniform
 from boxwood._internal.core.criteria.weights import magnitude, random
 from boxwood._internal.core.granularity import Elements, Granularity
-from boxwood._internal.core.mask_changes import random_masks, replaced
+from boxwood._internal.core.mask_changes import random_counts, random_masks, replaced
 from boxwood._internal.core.masks import Masks
 from boxwood._internal.core.schedules import check_every
 from boxwood._internal.core.seeds import seed_for
@@ -44,6 +44,12 @@ class Replacing:
     def init(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Draw the masks."""
         return random_masks(
+            weights, self.sparsity, self.allocation, self.seed or 0, self.granularity
+        )
+
+    def counts(self, weights: Mapping[str, Tensor]) -> dict[str, int]:
+        """Count what each tensor keeps by the sparsity and the allocation."""
+        return random_counts(
             weights, self.sparsity, self.allocation, self.seed or 0, self.granularity
         )
 

@@ -3,11 +3,14 @@
 A step is whatever the caller counts: training steps, epochs, or rounds of pruning.
 """
 
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from typing import Protocol
 
 from boxwood._internal.core import spec
 from boxwood.errors import InvalidInput
+
+_FAR = 10**12  # a step at which every schedule is at its end
 
 
 class Schedule(Protocol):
@@ -33,6 +36,18 @@ def check_sparsity(sparsity: float, name: str = "sparsity") -> None:
             f"Expected {name} in [0, 1), got {sparsity}; give the fraction of weights that "
             f"become zero, such as 0.9."
         )
+
+
+def end_of(schedule: Schedule) -> float | None:
+    """Return the sparsity at the end of a schedule; None where it cannot say.
+
+    Example:
+        >>> end_of(Cubic(final=0.9, end=10_000))
+        0.9
+    """
+    with suppress(Exception):  # somebody's table may have no row for it
+        return schedule(_FAR)
+    return None
 
 
 def check_every(every: int) -> None:

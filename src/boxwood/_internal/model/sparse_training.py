@@ -267,8 +267,16 @@ class SparseTraining:
                     stacklevel=2,
                 )
                 return
-        turned = (outputs_first(self._layouts, each) for each in (masks, scores, shown))
-        new = as_stored(self._layouts, self.policy.update(self.steps, *turned))
+        layouts, steps = self._layouts, self.steps
+        # What a policy remembers need not lie as the weight does.
+        alike = {n: layouts[n] for n in layouts if n in shown and shown[n].shape == masks[n].shape}
+        new = self.policy.update(
+            steps,
+            outputs_first(layouts, masks),
+            outputs_first(layouts, scores),
+            outputs_first(alike, shown),
+        )
+        new = as_stored(layouts, new)
         check_same_masks(new, self._seen.group)
         self._held.replace_masks(new)
         for name, mask in self.masks.items():

@@ -109,6 +109,41 @@ class CosineLR:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LinearLR:
+    """Fall linearly from the full rate: ``1 - (1 - final) t / every``, once or again and again.
+
+    Args:
+        final: the factor that a fall ends at, in [0, 1].
+        every: steps of a fall, after which the rate is full again, at least 1; None for one fall
+            over the whole training.
+
+    Raises:
+        InvalidInput: a value is out of range.
+
+    Example:
+        >>> LinearLR()(1, 4), [LinearLR(final=0.5, every=2)(t, 4) for t in range(4)]
+        (0.75, [1.0, 0.75, 1.0, 0.75])
+
+    Source: Kurtic and Alistarh (2022), section 2, for the repeated falls, two epochs each.
+    """
+
+    final: float = 0.0
+    every: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.final <= 1 or (self.every is not None and self.every < 1):
+            raise InvalidInput(
+                f"Expected a final factor in [0, 1] and every >= 1 steps, got {self.final} and "
+                f"{self.every}; leave every out for one fall over the whole training."
+            )
+
+    def __call__(self, step: int, steps: int) -> float:
+        """Return the height of the slope."""
+        length = steps if self.every is None else self.every
+        return 1 - (1 - self.final) * (step % length / length)
+
+
+@dataclass(frozen=True, kw_only=True)
 class OneCycleLR:
     """Rise to the full rate along half a cosine, then fall along another, to almost nothing.
 

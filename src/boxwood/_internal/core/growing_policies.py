@@ -1,0 +1,270 @@
+"""Policies that replace weights by more than the gradient of a step: GraNet, SNFS and MEST."""
+
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from boxwood._internal.core.allocation import Allocation, global_
+from boxwood._internal.core.allocation_by_layer import exactly
+from boxwood._internal.core.mask_changes import (
+    all_kept,
+    groups_kept,
+    grown,
+    pruned,
+    random_masks,
+    replaced,
+)
+from boxwood._internal.core.masks import Masks
+from boxwood._internal.core.replacing_policies import Replacing, sizes
+from boxwood._internal.core.schedules import Cubic, check_sparsity
+from boxwood._internal.core.selection import Scores, select
+from boxwood._internal.core.straight_through import Moment
+from boxwood.errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class GraNet(Replacing):
+    """Prune gradually, and at every update let some weights go and others grow by their gradient.
+
+    An update at step t prunes to ``s_t``, the cubic rise of Zhu and Gupta from ``start`` to
+    ``sparsity``; then it replaces a fraction of what each tensor keeps, as `RigL` does: the least
+    magnitudes go, the largest gradients come. So pruned weights may come back, from zero and with
+    an empty memory in the optimizer, and no weight is added in all.
+
+    Args:
+        sparsity: total fraction of zeros from ``until`` on, in [0, 1).
+        until: step at which the rise ends.
+        begin: step at which it begins.
+        start: the sparsity until then, of random masks: 0 is dense-to-sparse, and 0.5 the paper's
+            sparse-to-sparse training.
+        every: steps between updates; 1000 in the paper.
+        fraction: replaced at the first update, in (0, 1), falling along half a cosine; 0.5 in the
+            paper.
+        start_allocation: how ``start`` is shared out; ``erdos_renyi_kernel`` in the paper.
+        allocation: how the sparsity of an update is shared out; ``global_`` in the paper.
+        seed: of the random masks; None is that of the run in a recipe, and 0 in a loop of your own.
+        criterion: scores what may go.
+        granularity: what goes and grows together; single weights by default.
+
+    Raises:
+        InvalidInput: a setting is out of range.
+
+    Example:
+        >>> policy = GraNet(0.5, until=200, every=100, fraction=0.5, allocation=global_)
+        >>> masks = {"w": torch.ones(8, dtype=torch.bool)}
+        >>> scores, g = {"w": torch.arange(8.0)}, {"w": torch.tensor([9.0, 0, 0, 0, 0, 0, 0, 0])}
+        >>> policy.update(100, masks, scores, g)["w"].int()  # four go, then w_4, and w_0 comes
+        tensor([1, 0, 0, 0, 0, 1, 1, 1], dtype=torch.int32)
+
+    Source: Liu et al. (2021), "Sparse training via boosting pruning plasticity with
+    neuroregeneration", algorithm 1.
+    """
+
+    wants_gradients: ClassVar[bool] = True
+
+    _: KW_ONLY
+    begin: int = 0
+    start: float = 0.0
+    fraction: float = 0.5
+    start_allocation: Allocation = global_
+    allocation: Allocation = global_
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sparsity(self.start, "start")
+        if not self.start <= self.sparsity or not 0 <= self.begin < self.until:
+            raise InvalidInput(
+                f"Expected start <= sparsity and 0 <= begin < until, got {self.start}, "
+                f"{self.sparsity}, {self.begin} and {self.until}; the sparsity rises."
+            )
+
+    @property
+    def final(self) -> float:
+        """The sparsity at the end."""
+        return self.sparsity
+
+    def init(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Keep everything, or draw the masks."""
+        if not self.start:
+            return all_kept(weights)
+        return random_masks(
+            weights, self.start, self.start_allocation, self.seed or 0, self.granularity
+        )
+
+    def due(self, step: int) -> bool:
+        """Every ``every`` steps from ``begin`` on, until the rise has ended."""
+        return self.begin < step < self.until + self.every and step % self.every == 0
+
+    def update(
+        self, step: int, masks: Masks, scores: Scores, gradients: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Prune, then replace."""
+        rise = Cubic(final=self.sparsity, initial=self.start, begin=self.begin, end=self.until)
+        fewer = pruned(scores, rise(step), self.allocation, self.granularity, masks)
+        fraction = self.annealed(min(step, self.until))
+        return replaced(fewer, scores, sizes(gradients), fraction, self.granularity)
+
+
+@dataclass(frozen=True)
+class SNFS(Replacing):
+    """Sparse networks from scratch: what goes in one tensor may grow in another, by momentum.
+
+    A smoothed dense gradient is remembered, ``m ← momentum · m + (1 - momentum) · g``. At an update
+    the same fraction of every tensor's weights goes, those of least magnitude. As many come in all:
+    each tensor gets a share in proportion to the mean of ``|m|`` over the weights that it kept, and
+    within it those of largest ``|m|`` grow. What a full tensor cannot take goes to the others.
+
+    m is kept here, whichever optimizer trains, and costs as much memory as the weights. Weight
+    decay is no part of it.
+
+    Args:
+        sparsity: total fraction of zeros, in [0, 1), the same all the time.
+        until: no update from this step on.
+        every: steps between updates; an epoch in the paper.
+        fraction: that goes at the first update, in (0, 1), falling along half a cosine.
+        momentum: of the gradients, in [0, 1).
+        allocation: how the sparsity is shared out at the start.
+        seed: of the first masks; None is that of the run in a recipe, and 0 in a loop of your own.
+        criterion: scores what may go.
+        granularity: what goes and grows together; single weights by default.
+
+    Raises:
+        InvalidInput: a setting is out of range.
+
+    Example:
+        >>> policy = SNFS(0.5, until=10**9, every=100, fraction=0.6)
+        >>> masks = {"a": torch.tensor([True, True, False, False]), "b": torch.tensor([True, True, False, False])}
+        >>> scores = {"a": torch.tensor([2.0, 1.0, 0.0, 0.0]), "b": torch.tensor([2.0, 1.0, 0.0, 0.0])}
+        >>> m = {"a": torch.tensor([0.0, 0.0, 0.0, 0.0]), "b": torch.tensor([1.0, 1.0, 3.0, 2.0])}
+        >>> [mask.int().tolist() for mask in policy.update(100, masks, scores, m).values()]
+        [[1, 0, 0, 0], [1, 0, 1, 1]]
+
+    Source: Dettmers and Zettlemoyer (2019), algorithm 1 and section 3.
+    Differs from the paper: m is of the gradients for Adam too, where the authors divide by the root
+    of its second moment; and a tensor with few zeros lets as large a fraction go as any other.
+    """
+
+    wants_gradients: ClassVar[bool] = True
+
+    _: KW_ONLY
+    fraction: float = 0.5
+    momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.momentum < 1:
+            raise InvalidInput(f"Expected momentum in [0, 1), got {self.momentum}; try 0.9.")
+
+    def remember(self, moment: Moment) -> Tensor:
+        """Smooth the dense gradient."""
+        new = (1 - self.momentum) * moment.gradient
+        return new if moment.memory is None else self.momentum * moment.memory + new
+
+    def update(
+        self, step: int, masks: Masks, scores: Scores, gradients: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Let weights go everywhere, and grow them where the momentum is."""
+        growth, granularity = sizes(gradients), self.granularity
+        kept = groups_kept(masks, granularity)
+        stay = {name: count - int(self.annealed(step) * count) for name, count in kept.items()}
+        stayed = select(scores, stay, granularity, masks=masks)
+        room = {
+            name: granularity.alive(torch.ones_like(mask)).numel() - stay[name]
+            for name, mask in masks.items()
+        }
+        shares = {
+            name: float(growth[name][mask].mean()) if kept[name] else 0.0
+            for name, mask in masks.items()
+        }
+        counts = exactly(shares, sum(kept.values()) - sum(stay.values()), room)
+        return grown(stayed, growth, counts, granularity)
+
+
+@dataclass(frozen=True)
+class MEST(Replacing):
+    """Memory-economic sparse training: drop by weight and gradient, grow at random.
+
+    At an update the weights of least ``|w| + scale · |g|`` go, g their gradient at that step, and
+    as many come at random (elastic mutation). With ``soft`` memory bound weights come first and go
+    at the next update, so that what is new has been trained before it is judged: between updates
+    each tensor keeps as many more as are in turn, and after ``until`` none. The dense gradient of
+    an update's step is looked at where weights are kept, and nowhere else.
+
+    Args:
+        sparsity: total fraction of zeros, in [0, 1); with ``soft`` from ``until`` on.
+        until: no weight comes from this step on.
+        every: steps between updates.
+        fraction: of each tensor's weights that is replaced at first, in (0, 1), falling along half a
+            cosine.
+        soft: whether weights come an interval before others go.
+        scale: λ, at least 0.
+        allocation: how the sparsity is shared out over the tensors, from their shapes.
+        seed: of all that is drawn; None is that of the run in a recipe, and 0 in a loop of your own.
+        criterion: what is added to the gradient.
+        granularity: what goes and grows together; single weights by default.
+
+    Raises:
+        InvalidInput: a setting is out of range.
+
+    Example:
+        >>> policy = MEST(0.5, until=10**9, fraction=0.6, scale=1.0)
+        >>> masks = {"w": torch.tensor([True, True, False, False])}
+        >>> scores = {"w": torch.tensor([2.0, 1.0, 0.0, 0.0])}
+        >>> after = policy.update(100, masks, scores, {"w": torch.tensor([0.0, 3.0, 9.0, 9.0])})["w"]
+        >>> after[1], after.sum()  # w_1 has more in weight and gradient
+        (tensor(True), tensor(2))
+
+    Source: Yuan et al. (2021), section 3, MEST with EM and EM&S.
+    Differs from the paper: the fraction falls along a cosine, as in `RigL`; in the paper it falls in
+    steps. The removal of training examples is not part of it.
+    """
+
+    wants_gradients: ClassVar[bool] = True
+
+    _: KW_ONLY
+    soft: bool = False
+    scale: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.scale >= 0:
+            raise InvalidInput(f"Expected scale >= 0, got {self.scale}; try 0.01.")
+
+    @property
+    def final(self) -> float:
+        """The sparsity at the end."""
+        return self.sparsity
+
+    def init(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Draw the masks."""
+        masks = super().init(weights)
+        return self._more(masks, self.chance(weights, 0), 0) if self.soft else masks
+
+    def due(self, step: int) -> bool:
+        """Every ``every`` steps before ``until``; with ``soft`` also where it has been reached."""
+        end = self.until + self.every if self.soft else self.until
+        return 0 < step < end and step % self.every == 0
+
+    def update(
+        self, step: int, masks: Masks, scores: Scores, gradients: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Let weights go, and draw others."""
+        judged = {n: score + self.scale * gradients[n].abs() for n, score in scores.items()}
+        keep = self.counts(masks)
+        if not self.soft:
+            keep = {name: count - self._turn(step, count) for name, count in keep.items()}
+        stayed = select(judged, keep, self.granularity, masks=masks)
+        return self._more(stayed, self.chance(scores, step), step)
+
+    def _more(self, masks: Masks, chance: Scores, step: int) -> dict[str, Tensor]:
+        counts = {name: self._turn(step, count) for name, count in self.counts(masks).items()}
+        room = {name: int((~mask).sum()) for name, mask in masks.items()}
+        counts = {name: min(count, room[name]) for name, count in counts.items()}
+        return grown(masks, chance, counts, self.granularity)
+
+    def _turn(self, step: int, count: int) -> int:
+        """How many of a tensor's weights are replaced at a step."""
+        return int(self.annealed(min(step, self.until)) * count)
