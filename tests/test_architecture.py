@@ -19,6 +19,7 @@ LAYERS = (
     {"recipes"},
     {"runs"},
     {"report", "adapters"},
+    {"compress"},
     {"cli"},
 )
 LEVEL = {folder: level for level, folders in enumerate(LAYERS) for folder in folders}

@@ -29,7 +29,25 @@ def test_a_users_own_file_runs_and_resumes(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("command", ["demo", "plan", "run", "runs"])
+def test_a_training_script_is_compressed(tmp_path):
+    """An ordinary script with a function of three lines becomes a folder; the plan prints first."""
+    target = f"{ROOT}/examples/compress.py:task"
+    asked = ["compress", target, "--for", "macs", "--max-drop", "3", "--steps", "60"]
+    planned = CliRunner().invoke(app, [*asked, "--dry-run", "--json"])
+    assert planned.exit_code == 0, planned.stderr
+    names = [each["name"] for each in json.loads(planned.stdout)["candidates"]]
+    assert "units 55%" in names
+    ran = CliRunner().invoke(app, [*asked, "--out", str(tmp_path / "small"), "--json"])
+    assert ran.exit_code == 0, ran.stderr
+    record = json.loads(ran.stdout)
+    assert record["held"]
+    assert record["cost"] < 0.5 * record["dense_cost"]
+    assert {each.name for each in (tmp_path / "small").iterdir()} >= {
+        "compress.json", "load.py", "model.bxw", "model.safetensors", "report.html",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["compress", "demo", "plan", "run", "runs"])
 def test_every_command_has_help(command):
     """Each command explains itself."""
     assert CliRunner().invoke(app, [command, "--help"]).exit_code == 0

@@ -2,6 +2,7 @@
 
 What is used most is here; everything else is in these modules:
 
+    compression                                  from a floor of accuracy to a folder
     criteria, granularity, allocation, layers    what is pruned, and by which scores
     schedules, policies                          when
     oneshot, structure, budgets                  without training; whole units
@@ -18,6 +19,7 @@ from boxwood import (  # noqa: F401 - public modules
     agent,
     allocation,
     budgets,
+    compression,
     counting,
     criteria,
     data,
@@ -39,6 +41,7 @@ from boxwood import (  # noqa: F401 - public modules
     structure,
     training,
 )
+from boxwood._internal.compress.api import compress
 from boxwood._internal.core.public_names import publish as _publish
 from boxwood._internal.deployment import load, save
 from boxwood._internal.engine.compiling import compile  # noqa: A004 - as torch names it
@@ -65,6 +68,7 @@ __all__ = [
     "check_equivalence",
     "compensate",
     "compile",
+    "compress",
     "find_masks",
     "find_units",
     "load",

@@ -10,6 +10,7 @@ from boxwood._internal.cli import (
     bench,
     cite,
     compile,  # noqa: A004 - the command's name
+    compress,
     demo,
     pack,
     plan,
@@ -51,6 +52,7 @@ def boxwood_(
 
 app.command()(bench.bench)
 app.command()(compile.compile)
+app.command()(compress.compress)
 app.command()(demo.demo)
 app.command()(plan.plan)
 app.command()(run.run)

@@ -115,7 +115,7 @@ def onnx_runtime(
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 3
-        content = _onnx(model, example)
+        content = to_onnx(model, example)
         if int8:
             content = _onnx_int8(content, example)
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
@@ -214,7 +214,8 @@ def _result(name: str, seconds: Sequence[float]) -> BackendTimes:
     return BackendTimes(name, median, low, high, min(seconds), tuple(seconds))
 
 
-def _onnx(model: nn.Module, example: Sequence[Tensor]) -> bytes:
+def to_onnx(model: nn.Module, example: Sequence[Tensor]) -> bytes:
+    """Export a network as an ONNX file, whatever of its outputs are tensors."""
     buffer, model = io.BytesIO(), _Plain(copy_model(model))
     names = [f"input_{index}" for index in range(len(example))]
     with torch.no_grad(), whole_operators():
