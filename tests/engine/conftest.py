@@ -13,7 +13,7 @@ from boxwood._internal.engine import runner
 from boxwood._internal.engine.kernels.contract import Kernel, arguments
 from boxwood._internal.engine.layouts import Array, Planes
 from boxwood._internal.engine.memory import BYTES_PER_LINE, Buffer
-from boxwood._internal.engine.targets import AVX2, NEON, Target, host
+from boxwood._internal.engine.targets import AVX2, AVX_VNNI, NEON, Dots, Target, host
 
 PAGE = mmap.PAGESIZE
 
@@ -56,10 +56,14 @@ class Runner:
         *,
         threads: Sequence[int] = (1, 2, 3),
         in_place: bool = False,
+        around: Sequence[np.float32 | int] = (0, 0),
     ) -> Array:
-        """The output values, after checking that all ways to run agree to the last bit."""
+        """The output values, after checking that all ways to run agree to the last bit.
+
+        ``around`` is what lies around the input's values, and has to lie around the output's.
+        """
         results = [
-            self.once(kernel, source, out, values, second, many, at_end, in_place)
+            self.once(kernel, source, out, values, second, many, at_end, in_place, around[0])
             for many in threads
             for at_end in (False, True)
         ]
@@ -67,11 +71,13 @@ class Runner:
             np.testing.assert_array_equal(results[0].view(np.int32), other.view(np.int32))
         images = len(values)
         clean = np.zeros(out.size(images), np.float32)
-        out.write_(clean, out.view(results[0], images).copy())
+        out.write_(clean, out.view(results[0], images).copy(), around[1])
         used = out.image if out.plane == 1 else out.channels * out.plane
         for image in range(images):
             part = slice(image * out.image, image * out.image + used)
-            np.testing.assert_array_equal(results[0][part], clean[part])
+            np.testing.assert_array_equal(
+                results[0][part].view(np.int32), clean[part].view(np.int32)
+            )
         return out.view(results[0], images)
 
     def once(
@@ -84,6 +90,7 @@ class Runner:
         threads: int,
         at_end: bool,
         in_place: bool,
+        around: np.float32 | int = 0,
     ) -> Array:
         """One run with all threads' shares one after the other, in buffers full of NaN."""
         from boxwood._internal.engine.llvm.jit import load_codes
@@ -97,7 +104,7 @@ class Runner:
         scratch = Guarded(threads * kernel.scratch, at_end=at_end)
         for buffer in (x, y, scratch):
             buffer.floats[:] = np.nan
-        source.write_(x.floats, values)
+        source.write_(x.floats, values, around)
         other = y
         if second is not None:
             other = y if in_place else Guarded(4 * second[0].size(images), at_end=at_end)
@@ -131,6 +138,24 @@ def _targets() -> list[Target]:
 @pytest.fixture(scope="session", params=_targets(), ids=lambda target: f"{target.lanes} lanes")
 def run_kernel(request: pytest.FixtureRequest) -> Callable[..., Array]:
     """A runner for each family that this machine can run."""
+    return Runner(request.param)
+
+
+def _bytes_targets() -> list[Target]:
+    family = host()
+    if family.lanes == NEON.lanes:
+        return [family]
+    narrow = [AVX_VNNI] if family.dots is Dots.VNNI and family.lanes == AVX2.lanes else []
+    return [AVX2, *narrow, *([family] if family.lanes > AVX2.lanes else [])]
+
+
+@pytest.fixture(
+    scope="session",
+    params=_bytes_targets(),
+    ids=lambda target: f"{target.lanes} lanes {target.dots.name.lower()}",
+)
+def run_on_bytes(request: pytest.FixtureRequest) -> Callable[..., Array]:
+    """A runner for each way of this machine to multiply bytes."""
     return Runner(request.param)
 
 

@@ -17,14 +17,18 @@ from boxwood._internal.engine import layouts, ops, program
 from boxwood._internal.engine.kernels import (
     attention,
     bit_packing,
+    borders,
     contract,
     conv,
     copying,
     elementwise,
+    int8_build,
+    int8_conv,
     matvec,
     normalisation,
     packing,
     pooling,
+    quads,
     recurrent,
     rotary,
 )
@@ -37,9 +41,11 @@ _CLASSES: Mapping[str, type] = {
         program.ValidBatches,
         ops.NativeOp, ops.Convolve, ops.Project, ops.PoolWindows, ops.Average, ops.Pointwise,
         ops.Concatenate, ops.Flatten, ops.Normalise, ops.Rotate, ops.Attend, ops.Recurrent, ops.RecurrentLayer,
+        ops.OnBytes, ops.Quantise, ops.Dequantise, quads.Quantisation,
         layouts.Planes,
         conv.Conv, packing.ConvPacking, matvec.MatVec, matvec.MatVecPacking, bit_packing.BitMaskPacking, pooling.Pool, pooling.GlobalAverage, elementwise.Elementwise,
         copying.Copy, normalisation.LayerNorm, rotary.Rotary, attention.Attention,
+        int8_conv.Int8Conv, int8_build.Int8Packing, borders.ToBytes, borders.ToFloats,
         recurrent.LstmCell, recurrent.GruCell,
     )
 }  # fmt: skip

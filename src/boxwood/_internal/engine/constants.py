@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class CompactTensor:
-    """A float32 tensor as a bit for each entry and the entries that are not zero.
+    """A float32 or int8 tensor as a bit for each entry and the entries that are not zero.
 
     Args:
         shape: of the tensor.
@@ -22,7 +22,7 @@ class CompactTensor:
 
     shape: tuple[int, ...]
     bits: NDArray[np.uint8]
-    kept: NDArray[np.float32]
+    kept: NDArray[Any]
 
     @property
     def nbytes(self) -> int:
@@ -32,20 +32,20 @@ class CompactTensor:
     def tensor(self) -> Tensor:
         """The tensor."""
         count = torch.Size(self.shape).numel()
-        flat = np.zeros(count, np.float32)
+        flat = np.zeros(count, self.kept.dtype)
         flat[np.unpackbits(self.bits, count=count).view(bool)] = self.kept
         return torch.from_numpy(flat).reshape(self.shape)
 
 
 def compact_tensor(tensor: Tensor) -> CompactTensor | None:
-    """Return a float32 tensor without its zeros, of either sign; None if that saves nothing.
+    """Return a float32 or int8 tensor without its zeros, of either sign; None if that saves nothing.
 
     Example:
         >>> found = compact_tensor(torch.tensor([[0.0, 2.0], [0.0, 0.0]]))
         >>> found.nbytes, found.tensor().tolist()
         (5, [[0.0, 2.0], [0.0, 0.0]])
     """
-    if tensor.dtype != torch.float32:
+    if tensor.dtype not in (torch.float32, torch.int8):
         return None
     flat = tensor.contiguous().numpy().reshape(-1)
     nonzero = flat != 0

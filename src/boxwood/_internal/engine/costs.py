@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from boxwood._internal.core.timing import Run, by_turns, calls_lasting
-from boxwood._internal.engine.kernels import conv, matvec, peak
+from boxwood._internal.engine.kernels import conv, int8_build, matvec, peak
 from boxwood._internal.engine.kernels.contract import Kernel, arguments
 from boxwood._internal.engine.kernels.conv import Conv
+from boxwood._internal.engine.kernels.int8_conv import Int8Conv, Weight
 from boxwood._internal.engine.kernels.packing import (
     HEIGHTS,
     ConvPacking,
@@ -192,12 +193,53 @@ def choose_packing(
     if other.height != first.height:
         packings.append(other)
     kernels = [conv.build(problem, weight, None, target, packing=packing) for packing in packings]
-    library = jit.load_codes([kernel.code for kernel in kernels], target, default_cache())
-    runs = [TimedKernel(kernel, problem.source, problem.target, library) for kernel in kernels]
-    times = least_seconds(runs, turns=3)
-    best = packings[int(np.argmin(times))]
+    best = packings[_fastest(kernels, problem, target)]
     cache.put(key, json.dumps(dataclasses.asdict(best)).encode())
     return best
+
+
+def choose_int8_packing(
+    problem: Int8Conv,
+    weight: Weight,
+    constants: Array,
+    target: Target,
+    *,
+    threads: int = 1,
+    cache: ObjectCache | None = None,
+) -> int8_build.Int8Packing | None:
+    """The fastest packing of a weight of bytes on this machine, as `choose_packing`.
+
+    Args:
+        problem: the convolution.
+        weight: its weight.
+        constants: its scales and offsets, [2, out].
+        target: the family of this machine.
+        threads: threads that shall have work.
+        cache: where decisions are kept; the user's when None.
+    """
+    cache = cache or default_cache("costs")
+    first = int8_build.usual_packing(problem, weight, target, threads)
+    density = round(20 * int8_build.density(weight))
+    about = (problem.shape, problem.out is None, first)
+    key = _key(f"int8|{about}|{threads}|{density}", target)
+    found = cache.get(key)
+    if found is not None:
+        return dataclasses.replace(first, conv=ConvPacking(**json.loads(found)))
+    packings = list(int8_build.neighbours(problem, first, weight, target, threads))
+    kernels = [
+        int8_build.build(problem, weight, constants, target, packing=packing)
+        for packing in packings
+    ]
+    best = packings[_fastest(kernels, problem.shape, target)]
+    cache.put(key, json.dumps(dataclasses.asdict(best.conv)).encode())
+    return best
+
+
+def _fastest(kernels: Sequence[Kernel], problem: Conv, target: Target) -> int:
+    """Return which of several kernels of one convolution is the fastest."""
+    library = jit.load_codes([kernel.code for kernel in kernels], target, default_cache())
+    runs = [TimedKernel(kernel, problem.source, problem.target, library) for kernel in kernels]
+    return int(np.argmin(least_seconds(runs, turns=3)))
 
 
 def _other(packing: ConvPacking, known: Rates) -> Rates:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from boxwood._internal.engine.constants import Constants
 from boxwood._internal.engine.kernels.contract import Activation
-from boxwood._internal.engine.ops import NativeOp, Recurrent
+from boxwood._internal.engine.kernels.int8_build import density
+from boxwood._internal.engine.ops import Dequantise, NativeOp, OnBytes, Quantise, Recurrent
 from boxwood._internal.engine.plan import KernelStep
 from boxwood._internal.engine.program import Op, Program, TorchOp, sizes_at
 from boxwood._internal.engine.runner import Runner
@@ -22,10 +23,14 @@ class OperationTimes:
     Args:
         kernel: None where no kernel does it.
         torch: seconds in torch.
+        int8: seconds in a kernel on bytes, if there is one and int8 was asked for.
+        note: what int8 costs here, or why it is none.
     """
 
     kernel: float | None
     torch: float
+    int8: float | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,8 @@ class ExplainedOperation:
     Args:
         name: the operation, with the name of its weight.
         shape: of its result.
-        place: "sparse kernel", "kernel", "torch" or "view"; "copy" between the two sides.
+        place: "sparse kernel", "kernel", both with "int8" where they work on bytes, "torch" or
+            "view"; "copy" between the sides.
         why: the reason for the place.
         seconds: measured, the median.
         estimates: what was measured at compile time for both places, if it was.
@@ -169,8 +175,9 @@ def _name(op: Op, program: Program) -> str:
         return f"{op.cell.name.lower()} {program.names.get(op.layers[0].weight_ih, '')}".strip()
     if not isinstance(op, NativeOp):
         return type(op).__name__
-    parts = [type(op.kind).__name__.lower(), program.names.get(op.weight or -1, "")]
-    activation = getattr(op.kind, "activation", Activation.NONE)
+    kind = op.kind.kind if isinstance(op.kind, OnBytes) else op.kind
+    parts = [type(kind).__name__.lower(), program.names.get(op.weight or -1, "")]
+    activation = getattr(kind, "activation", Activation.NONE)
     if activation is not Activation.NONE:
         parts.append(f"+ {activation.name.lower()}")
     return " ".join(part for part in parts if part)
@@ -184,25 +191,39 @@ def _fraction_of_zeros(op: Op, program: Program) -> float:
         weights = [program.constants[op.weight]]
     else:
         return 0.0
+    if isinstance(op, NativeOp) and isinstance(op.kind, OnBytes):
+        # Bytes are small enough to be 0 here and there; kernels skip four of them.
+        return 1 - density(weights[0].numpy())
     entries = sum(weight.numel() for weight in weights)
     return 1 - sum(int(weight.count_nonzero()) for weight in weights) / max(entries, 1)
 
 
 def _place(op: Op, program: Program) -> str:
-    return "sparse kernel" if _fraction_of_zeros(op, program) > 0 else "kernel"
+    precision = "int8 " if isinstance(getattr(op, "kind", None), OnBytes) else ""
+    sparse = "sparse " if _fraction_of_zeros(op, program) > 0 else ""
+    return f"{sparse}{precision}kernel"
 
 
 def _why(op: Op, place: str, times: OperationTimes | None, program: Program) -> str:
     if isinstance(op, TorchOp):
         return op.why
+    if isinstance(op, NativeOp) and isinstance(op.kind, Quantise | Dequantise):
+        return "between float32 and int8"
     zeros = _fraction_of_zeros(op, program)
-    share = f"{100 * zeros:.0f} % zeros" if zeros else ""
+    share = ", ".join(
+        [
+            *([f"{100 * zeros:.0f} % zeros"] if zeros else []),
+            *([times.note] if times and times.note else []),
+        ]
+    )
     if times is None:
         return share
     if times.kernel is None:
         return "no kernel for this shape"
     faster = times.kernel < times.torch
-    if place == "torch":
+    if isinstance(getattr(op, "kind", None), OnBytes):
+        found = "the kernel is faster" if (times.int8 or 0.0) < times.kernel else "saves copies"
+    elif place == "torch":
         found = "copies would cost more than the kernel saves" if faster else "torch is faster"
     else:
         found = "the kernel is faster" if faster else "saves copies"

@@ -113,19 +113,7 @@ def learn_interface(
 
     The interface is known once the function has run.
     """
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = {}
-    if isinstance(example, Tensor):
-        args = (example,)
-    elif isinstance(example, Mapping):
-        kwargs = dict(example)
-    elif isinstance(example, tuple | list):
-        args = tuple(example)
-    else:
-        raise InvalidInput(
-            f"Expected a tensor, a tuple of arguments or a mapping of named ones as the example, "
-            f"got {type(example).__name__}; give what the model is called with."
-        )
+    args, kwargs = arguments_of(example)
     parameters = _parameters(model)
     leaves, argument_nesting = pytree.tree_flatten(_bound(parameters, args, kwargs))
     tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
@@ -159,6 +147,24 @@ def learn_interface(
         )
 
     return tensors, function, interface
+
+
+def arguments_of(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a call by position and by name.
+
+    Args:
+        example: a tensor, a tuple of positional arguments, or a mapping of named ones.
+    """
+    if isinstance(example, Tensor):
+        return (example,), {}
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    if isinstance(example, tuple | list):
+        return tuple(example), {}
+    raise InvalidInput(
+        f"Expected a tensor, a tuple of arguments or a mapping of named ones as the example, "
+        f"got {type(example).__name__}; give what the model is called with."
+    )
 
 
 def check_inputs(program: Program, inputs: Sequence[Tensor]) -> int:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from boxwood._internal.engine import driver, kernel_problems
 from boxwood._internal.engine.kernels.contract import BoundKernel, Kernel
 from boxwood._internal.engine.kernels.conv import Conv
+from boxwood._internal.engine.kernels.int8_conv import Int8Conv
 from boxwood._internal.engine.llvm import jit
 from boxwood._internal.engine.llvm.cache import ObjectCache, default_cache
 from boxwood._internal.engine.llvm.objects import Library, load_library
@@ -92,7 +93,8 @@ class KernelCache:
         found = {}
         for (problem, weight, _), bound in self.built.items():
             if weight is not None and bound.kernel.packing is not None:
-                groups = problem.groups if isinstance(problem, Conv) else 1
+                conv = problem.shape if isinstance(problem, Int8Conv) else problem
+                groups = conv.groups if isinstance(conv, Conv) else 1
                 shape = tuple(self.program.constants[weight].shape)
                 found[weight] = PackedTensor(shape, bound.kernel, groups)
         return found

@@ -3,13 +3,17 @@
 from collections.abc import Sequence
 from typing import Any
 
-from boxwood._internal.engine import costs, weight_streams
+from numpy.typing import NDArray
+
+from boxwood._internal.engine import costs
 from boxwood._internal.engine.kernels import (
     attention,
-    bit_packing,
+    borders,
     conv,
     copying,
     elementwise,
+    int8_build,
+    int8_conv,
     matvec,
     normalisation,
     pooling,
@@ -17,20 +21,31 @@ from boxwood._internal.engine.kernels import (
     rotary,
 )
 from boxwood._internal.engine.kernels.contract import Kernel
+from boxwood._internal.engine.kernels.quads import Quantisation
 from boxwood._internal.engine.layouts import FLOATS_PER_LINE, Array, Planes
 from boxwood._internal.engine.ops import (
     Attend,
     Average,
     Convolve,
+    Dequantise,
     Flatten,
     NativeOp,
     Normalise,
+    OnBytes,
     Pointwise,
     PoolWindows,
     Project,
+    Quantise,
     Rotate,
 )
-from boxwood._internal.engine.placement import Axes, Placement, Shape
+from boxwood._internal.engine.placement import (
+    Axes,
+    Halos,
+    Placement,
+    Shape,
+    placement_of,
+    planes_of,
+)
 from boxwood._internal.engine.targets import Target
 
 Problem = Any  # a frozen dataclass of one of the kernel files
@@ -39,8 +54,10 @@ Problem = Any  # a frozen dataclass of one of the kernel files
 def axes_of(op: NativeOp, rank: int) -> Axes:
     """Return how an operation reads the axes of its first source."""
     match op.kind:
-        case Project() | Normalise() | Rotate() | Attend():
+        case Project() | Normalise() | Rotate() | Attend() | OnBytes(Project()):
             return Axes.TOKENS
+        case Quantise(_, tokens) | Dequantise(_, tokens):
+            return Axes.TOKENS if tokens else Axes.IMAGES
         case Pointwise():
             return Axes.IMAGES if rank == 4 else Axes.TOKENS
         case _:
@@ -56,15 +73,40 @@ def halo_of(op: NativeOp, kernel: tuple[int, int], source: Shape, out: Shape) ->
         source: the source's shape.
         out: the result's shape.
     """
-    if not isinstance(op.kind, Convolve):
+    kind = op.kind.kind if isinstance(op.kind, OnBytes) else op.kind
+    if not isinstance(kind, Convolve):
         return 0
     need = 0
     for axis in (0, 1):
-        padding = op.kind.padding[axis]
-        reach = (out[2 + axis] - 1) * op.kind.stride[axis]
-        reach += (kernel[axis] - 1) * op.kind.dilation[axis]
+        padding = kind.padding[axis]
+        reach = (out[2 + axis] - 1) * kind.stride[axis]
+        reach += (kernel[axis] - 1) * kind.dilation[axis]
         need = max(need, padding, reach - padding - (source[2 + axis] - 1))
     return need
+
+
+def wanted_placements(
+    op: NativeOp, axes: Axes, shapes: Sequence[Shape], halos: Halos
+) -> list[Placement]:
+    """Return how an operation wants its sources to lie.
+
+    Args:
+        op: the operation.
+        axes: how it reads them.
+        shapes: of its sources.
+        halos: as in `placement_of`.
+    """
+    match op.kind:
+        case OnBytes(out=out):
+            forms = (True, *[out is not None] * (len(shapes) - 1))
+            return [
+                planes_of(shape, axes, halos, quads=quads)
+                for shape, quads in zip(shapes, forms, strict=True)
+            ]
+        case Dequantise():
+            return [planes_of(shape, axes, halos, quads=True) for shape in shapes]
+        case _:
+            return [placement_of(shape, axes, halos) for shape in shapes]
 
 
 def flattened(source: Planes) -> Planes:
@@ -94,6 +136,17 @@ def problem_of(
     source = sources[0]
     residual = len(sources) > 1
     match op.kind:
+        case OnBytes(Convolve() | Project() as product, _, to, of):
+            return _product_of_bytes(product, source.layout, out.layout, kernel, residual, to, of)
+        case OnBytes(PoolWindows() as window, x):
+            return pooling.Pool(
+                source.layout, out.layout, window.kernel, window.stride, window.padding,
+                window.dilation, gutter=x.zero,
+            )  # fmt: skip
+        case Quantise(to, tokens):
+            return borders.ToBytes(source.layout, out.layout, to, tokens)
+        case Dequantise(of):
+            return borders.ToFloats(source.layout, out.layout, of)
         case Convolve() if source.layout.plane == 1 or out.layout.plane == 1:
             whole = source.layout.plane == out.layout.plane and kernel[2:] == (1, 1)
             if not whole or op.kind.groups > 1 or op.kind.stride != (1, 1):
@@ -158,14 +211,36 @@ def _mask(kind: Attend, sources: Sequence[Placement]) -> attention.Mask | None:
     return found.get(mask.layout.width)
 
 
+def _product_of_bytes(
+    kind: Convolve | Project,
+    source: Planes,
+    out: Planes,
+    kernel: Shape,
+    residual: bool,
+    to: Quantisation | None,
+    of: Quantisation | None,
+) -> Problem:
+    if isinstance(kind, Project):
+        shape = conv.Conv(source, out, activation=kind.activation, residual=residual)
+    else:
+        shape = conv.Conv(
+            source, out, (kernel[2], kernel[3]), kind.stride, kind.padding, kind.dilation,
+            kind.groups, kind.activation, residual,
+        )  # fmt: skip
+    return int8_conv.Int8Conv(shape, kernel[0], kernel[1], to, of)
+
+
 def build_kernel(
-    problem: Problem, weight: Array | None, bias: Array | None, target: Target, threads: int
+    problem: Problem, weight: NDArray[Any] | None, bias: Array | None, target: Target, threads: int
 ) -> Kernel:
     """Return a problem's kernel with the weight packed into it."""
-    packing = None
+    packing: Any = None
     if isinstance(problem, conv.Conv):
         weight = _given(weight).reshape(problem.weight_shape)
         packing = costs.choose_packing(problem, weight, target, threads=threads)
+    if isinstance(problem, int8_conv.Int8Conv):
+        weight = _given(weight).reshape(problem.weight_shape)
+        packing = costs.choose_int8_packing(problem, weight, _given(bias), target, threads=threads)
     if isinstance(problem, matvec.MatVec):
         weight = _given(weight)
         weight = weight.reshape(len(weight), -1)
@@ -174,7 +249,7 @@ def build_kernel(
 
 def packed_kernel(
     problem: Problem,
-    weight: Array | weight_streams.StreamParts | bit_packing.BitMaskParts | None,
+    weight: Any,
     bias: Array | None,
     target: Target,
     packing: Any,
@@ -195,6 +270,12 @@ def packed_kernel(
             return conv.build(
                 problem, _given(weight), bias, target, packing=packing, threads=threads
             )
+        case int8_conv.Int8Conv():
+            return int8_build.build(
+                problem, _given(weight), _given(bias), target, packing=packing, threads=threads
+            )
+        case borders.ToBytes() | borders.ToFloats():
+            return borders.build(problem, target)
         case matvec.MatVec():
             return matvec.build(
                 problem, _given(weight), bias, target, threads=threads, packing=packing

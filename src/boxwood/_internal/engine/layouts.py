@@ -105,15 +105,15 @@ class Planes:
             self.image,
         )
 
-    def write_(self, buffer: Array, values: Array) -> None:
-        """Write values [images, channels, height, width] and zeros around them."""
+    def write_(self, buffer: Array, values: Array, around: np.float32 | int = 0) -> None:
+        """Write values [images, channels, height, width] and zeros, or others, around them."""
         view = self.view(buffer, len(values))
         if view.shape != values.shape:
             raise InvalidInput(
                 f"Expected values of shape {view.shape}, got {values.shape}; "
                 "give [images, channels, height, width]."
             )
-        buffer[: self.size(len(values))] = 0
+        buffer[: self.size(len(values))] = around
         view[...] = values
 
     def view(self, buffer: Array, images: int = 1) -> Array:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from boxwood._internal.engine.kernels.contract import Activation
 from boxwood._internal.engine.kernels.elementwise import Operation
+from boxwood._internal.engine.kernels.quads import Quantisation
 
 Pair = tuple[int, int]
 
@@ -130,8 +131,57 @@ class Attend:
         return self.heads, shared, shared
 
 
+@dataclass(frozen=True)
+class OnBytes:
+    """An operation on bytes, see `Quantisation`; its result is bytes, or float32 for other readers.
+
+    A weight is int8; its bias is [2, out]: what one unit of an output's sum is worth, and what is
+    added to it.
+
+    Args:
+        kind: the operation.
+        x: what the source's bytes represent.
+        out: what the result's bytes represent; None for float32.
+        residual: what a residual's bytes represent; it is float32 where the result is.
+    """
+
+    kind: Convolve | Project | PoolWindows
+    x: Quantisation
+    out: Quantisation | None = None
+    residual: Quantisation | None = None
+
+
+@dataclass(frozen=True)
+class Quantise:
+    """Float32 into bytes.
+
+    Args:
+        to: what they represent.
+        tokens: features last, else images.
+    """
+
+    to: Quantisation
+    tokens: bool
+
+
+@dataclass(frozen=True)
+class Dequantise:
+    """Bytes into float32.
+
+    Args:
+        of: what they represent.
+        tokens: features last, else images.
+    """
+
+    of: Quantisation
+    tokens: bool
+
+
 OpKind = (
-    Convolve
+    OnBytes
+    | Quantise
+    | Dequantise
+    | Convolve
     | Project
     | PoolWindows
     | Average

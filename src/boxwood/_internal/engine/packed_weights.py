@@ -1,16 +1,20 @@
 """Weights read back from where kernels keep them packed, so that they are in memory once."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from boxwood._internal.engine import weight_streams
-from boxwood._internal.engine.kernels import bit_packing
+from boxwood._internal.engine.kernels import bit_packing, int8_build
 from boxwood._internal.engine.kernels.contract import Kernel
-from boxwood._internal.engine.layouts import Array
+from boxwood._internal.engine.kernels.matvec import MatVecPacking
+from boxwood._internal.engine.kernels.packing import HEIGHTS, ConvPacking
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +38,10 @@ class PackedTensor:
         """The weight; zeros are positive."""
         return torch.from_numpy(self._matrix()).reshape(self.shape)
 
-    def _matrix(self) -> Array:
+    def _matrix(self) -> NDArray[Any]:
         packing, constants = self.kernel.packing, self.kernel.constants
+        if isinstance(packing, int8_build.Int8Packing):
+            return int8_build.unpack(self.kernel, self.shape, self.groups)
         shape = (self.shape[0], math.prod(self.shape[1:]))
         if isinstance(packing, bit_packing.BitMaskPacking):
             _, masks, values, _ = constants
@@ -45,3 +51,43 @@ class PackedTensor:
         return weight_streams.unpack(
             records, headers, indices, values.reshape(-1, packing.height), shape, self.groups
         )
+
+
+def packed_parts(
+    packing: Any, parts: Sequence[NDArray[np.uint8]]
+) -> weight_streams.StreamParts | bit_packing.BitMaskParts:
+    """Return what a file holds of a packed weight, of whose packing `check_packing` has been asked."""
+    if isinstance(packing, bit_packing.BitMaskPacking):
+        masks, values = parts
+        wide = packing.values is bit_packing.ValueType.FLOAT32
+        return bit_packing.BitMaskParts(
+            masks.view(np.uint16), values.view(np.float32 if wide else np.uint16)
+        )
+    counts, headers, indices, values = parts
+    numbers, listed = counts.view(np.int64), headers.view(weight_streams.HEADER)
+    if isinstance(packing, int8_build.Int8Packing):
+        return weight_streams.StreamParts(numbers, listed, indices, values.view(np.int32))
+    columns = indices.view(np.uint16)
+    return weight_streams.StreamParts(numbers, listed, columns, values.view(np.float32))
+
+
+def check_packing(packing: Any) -> None:
+    """Raise for a packing that no kernel has.
+
+    Raises:
+        ValueError: so it is.
+    """
+    match packing:
+        case bit_packing.BitMaskPacking(int(chunks), bit_packing.ValueType()):
+            fine = chunks >= 1
+        case ConvPacking(int(vectors), int(block), int(height), bool(), int(chunks)):
+            fine = 1 <= vectors <= 32 and 1 <= height <= 64 and block >= 1 and chunks >= 1
+        case int8_build.Int8Packing(ConvPacking() as conv, bool()):
+            check_packing(conv)
+            fine = conv.block <= int8_build.COLUMNS
+        case MatVecPacking(int(height), int(chunks)):
+            fine = height in (1, *HEIGHTS) and chunks >= 1
+        case _:
+            fine = False
+    if not fine:
+        raise ValueError(f"a kernel is packed as {packing}")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from boxwood._internal.engine.kernels.quads import quad_count
 from boxwood._internal.engine.layouts import Planes, columns, padded, vector
 
 VECTOR_TOKENS = 3
@@ -34,11 +35,19 @@ class Axes(enum.Enum):
 
 @dataclass(frozen=True)
 class Placement:
-    """A layout, the number of images in it, and what the tensor's axes are."""
+    """A layout, the number of images in it, and what the tensor's axes are.
+
+    Args:
+        layout: of floats, or of words of four bytes.
+        images: how many.
+        axes: of the tensor.
+        quads: whether the layout is of words, four channels in each.
+    """
 
     layout: Planes
     images: int
     axes: Axes
+    quads: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -70,6 +79,28 @@ def placement_of(shape: Shape, axes: Axes, halos: Halos) -> Placement:
     if tokens <= VECTOR_TOKENS:
         return Placement(vector(shape[-1]), tokens, axes)
     return Placement(columns(shape[-1], tokens), 1, axes)
+
+
+def planes_of(shape: Shape, axes: Axes, halos: Halos, *, quads: bool) -> Placement:
+    """Return how a kernel of bytes wants a tensor to lie: never as a vector.
+
+    Args:
+        shape: as in `placement_of`.
+        axes: as in `placement_of`.
+        halos: as in `placement_of`.
+        quads: whether the values are bytes, four channels to a word.
+
+    Example:
+        >>> planes_of((1, 10), Axes.TOKENS, {}, quads=True).layout.shape
+        (3, 1, 1)
+    """
+    if axes is Axes.IMAGES:
+        batch, channels, height, width = shape
+        channels = quad_count(channels) if quads else channels
+        halo = halos.get((height, width), 0)
+        return Placement(padded(channels, height, width, halo=halo), batch, axes, quads)
+    features = quad_count(shape[-1]) if quads else shape[-1]
+    return Placement(columns(features, math.prod(shape[:-1])), 1, axes, quads)
 
 
 def strided_view(buffer: Tensor, start: int, placement: Placement, shape: Shape) -> Tensor:

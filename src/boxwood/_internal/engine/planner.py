@@ -90,7 +90,8 @@ class Planner:
 
     def _kernel(self, position: int, op: NativeOp) -> None:
         axes = self._form(op)
-        wanted = [placement_of(self.shapes[value], axes, self.halos) for value in op.sources]
+        shapes = [self.shapes[value] for value in op.sources]
+        wanted = kernel_problems.wanted_placements(op, axes, shapes, self.halos)
         if isinstance(op.kind, Flatten) and wanted[0].layout.plane == 1:
             self._rename(op, wanted[0])
             return

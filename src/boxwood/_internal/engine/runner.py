@@ -84,7 +84,8 @@ class Runner:
             if number in program.constants
         }
         for number, home in plan.locations.items():
-            self._static[number] = self._view(home, plan.shapes[number])
+            if not home.placement.quads:  # which torch never reads
+                self._static[number] = self._view(home, plan.shapes[number])
         for number, view in plan.views.items():
             start = self._starts[view.buffer] + view.start
             self._static[number] = torch.as_strided(

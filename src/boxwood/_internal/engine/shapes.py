@@ -5,6 +5,8 @@ batch otherwise than on a line, though its arguments do not change. A file may s
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
+from math import inf
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -12,18 +14,22 @@ from torch import Tensor
 
 from boxwood._internal.engine import aten_ops, torch_functions
 from boxwood._internal.engine.kernels.elementwise import Operation
+from boxwood._internal.engine.kernels.quads import Quantisation
 from boxwood._internal.engine.ops import (
     Attend,
     Average,
     Concatenate,
     Convolve,
+    Dequantise,
     Flatten,
     NativeOp,
     Normalise,
+    OnBytes,
     OpKind,
     Pointwise,
     PoolWindows,
     Project,
+    Quantise,
     Recurrent,
     Rotate,
 )
@@ -78,6 +84,8 @@ def _shapes(op: Op, values: Mapping[int, Tensor], batch: int) -> list[tuple[int,
 def _made(op: Op, values: Mapping[int, Tensor], batch: int) -> list[Tensor]:
     if isinstance(op, TorchOp):
         return list(aten_ops.run_operator(aten_ops.at_batch(op, batch), values))
+    if isinstance(op, NativeOp) and isinstance(op.kind, OnBytes | Quantise | Dequantise):
+        return [_on_bytes(op, op.kind, values)]
     if any(values[number].dtype != torch.float32 for number in (*op.reads, *op.writes)):
         raise TypeError("kernels compute with float32")
     if isinstance(op, Recurrent):
@@ -86,6 +94,44 @@ def _made(op: Op, values: Mapping[int, Tensor], batch: int) -> list[Tensor]:
     if not isinstance(op, NativeOp):
         raise TypeError("neither torch's nor the engine's")
     return [_native(op, values)]
+
+
+def _on_bytes(
+    op: NativeOp, kind: OnBytes | Quantise | Dequantise, values: Mapping[int, Tensor]
+) -> Tensor:
+    """Check the types that kernels of bytes trust, and run the same operation on floats."""
+    source, made = (values[number].dtype for number in (op.sources[0], op.out))
+    result = torch.uint8 if isinstance(kind, Quantise) else torch.float32
+    if isinstance(kind, OnBytes) and kind.out is not None:
+        result = torch.uint8
+    given = torch.float32 if isinstance(kind, Quantise) else torch.uint8
+    residuals = {values[number].dtype for number in op.sources[1:]}
+    if (source, made) != (given, result) or not residuals <= {result}:
+        raise TypeError("bytes and floats are mixed up")
+    check_quantisations(kind)
+    floats = {number: values[number].float() for number in op.sources}
+    if not isinstance(kind, OnBytes):
+        return _native(replace(op, kind=Pointwise(Operation.COPY)), floats)
+    bias = None
+    if isinstance(kind.kind, Convolve | Project):
+        if op.weight is None or op.bias is None:
+            raise TypeError("an operation without its weight")
+        weight, constants = values[op.weight], values[op.bias]
+        kinds = (weight.dtype, constants.dtype)
+        if kinds != (torch.int8, torch.float32) or constants.shape != (2, len(weight)):
+            raise TypeError("a weight of bytes without its scales")
+        if (kind.residual is None) != (kind.out is None or len(op.sources) < 2):
+            raise TypeError("a residual of bytes without its scale")
+        floats[op.weight], floats[op.bias] = weight.float(), constants[1]
+        bias = op.bias
+    return _native(replace(op, kind=kind.kind, bias=bias), floats)
+
+
+def check_quantisations(kind: OnBytes | Quantise | Dequantise) -> None:
+    """Raise if bytes represent what no bytes can."""
+    for each in vars(kind).values():
+        if isinstance(each, Quantisation) and not (0 < each.scale < inf and 0 <= each.zero <= 255):
+            raise TypeError(f"bytes represent {each}")
 
 
 def _native(op: NativeOp, values: Mapping[int, Tensor]) -> Tensor:

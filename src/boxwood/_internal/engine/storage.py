@@ -16,7 +16,7 @@ import hashlib
 import json
 import mmap
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -35,12 +35,13 @@ from boxwood._internal.engine.explain import OperationTimes
 from boxwood._internal.engine.interface import Interface, check_leaves, from_json, to_json
 from boxwood._internal.engine.kernel_cache import KernelCache, KernelKey, place_constants
 from boxwood._internal.engine.kernel_problems import packed_kernel
-from boxwood._internal.engine.kernels.bit_packing import BitMaskPacking, BitMaskParts, ValueType
+from boxwood._internal.engine.kernels.bit_packing import BitMaskPacking
 from boxwood._internal.engine.kernels.contract import BoundKernel, Kernel
 from boxwood._internal.engine.kernels.conv import Conv
-from boxwood._internal.engine.kernels.matvec import MatVec, MatVecPacking
-from boxwood._internal.engine.kernels.packing import HEIGHTS, ConvPacking
+from boxwood._internal.engine.kernels.int8_conv import Int8Conv
+from boxwood._internal.engine.kernels.matvec import MatVec
 from boxwood._internal.engine.ops import NativeOp, Recurrent
+from boxwood._internal.engine.packed_weights import check_packing, packed_parts
 from boxwood._internal.engine.program import (
     Program,
     TorchOp,
@@ -51,7 +52,6 @@ from boxwood._internal.engine.program import (
 )
 from boxwood._internal.engine.shapes import check_shapes
 from boxwood._internal.engine.targets import host
-from boxwood._internal.engine.weight_streams import HEADER, StreamParts
 from boxwood.errors import BoxwoodError, CheckpointError
 
 MAGIC = b"BXW\x00\x00\x00\x00\x03"
@@ -261,41 +261,17 @@ def _kernel(
     packing = codec.decode(spec["packing"])
     given: Any = kernels.weight(weight)
     if packing is not None:
-        _check_packing(packing)
-        given = _packed_parts(packing, [_part(place, data) for place in spec["parts"]])
-    elif (isinstance(problem, Conv) and not problem.depthwise) or isinstance(problem, MatVec):
+        check_packing(packing)
+        given = packed_parts(packing, [_part(place, data) for place in spec["parts"]])
+    elif isinstance(problem, Int8Conv | MatVec) or (
+        isinstance(problem, Conv) and not problem.depthwise
+    ):
         raise ValueError("the packed weight of a kernel is missing")
     kernel = packed_kernel(
         problem, given, kernels.weight(bias), kernels.target, packing, kernels.threads
     )
     (found,) = place_constants([kernel], kernels.held, data)
     return replace(found, owner=(found.owner, data))
-
-
-def _packed_parts(packing: Any, parts: Sequence[NDArray[np.uint8]]) -> StreamParts | BitMaskParts:
-    if isinstance(packing, BitMaskPacking):
-        masks, values = parts
-        wide = packing.values is ValueType.FLOAT32
-        return BitMaskParts(masks.view(np.uint16), values.view(np.float32 if wide else np.uint16))
-    counts, headers, indices, values = parts
-    return StreamParts(
-        counts.view(np.int64), headers.view(HEADER), indices.view(np.uint16),
-        values.view(np.float32),
-    )  # fmt: skip
-
-
-def _check_packing(packing: Any) -> None:
-    match packing:
-        case BitMaskPacking(int(chunks), ValueType()):
-            fine = chunks >= 1
-        case ConvPacking(int(vectors), int(block), int(height), bool(), int(chunks)):
-            fine = 1 <= vectors <= 32 and 1 <= height <= 64 and block >= 1 and chunks >= 1
-        case MatVecPacking(int(height), int(chunks)):
-            fine = height in (1, *HEIGHTS) and chunks >= 1
-        case _:
-            fine = False
-    if not fine:
-        raise ValueError(f"a kernel is packed as {packing}")
 
 
 @contextmanager
@@ -315,10 +291,16 @@ def _readable(path: Path) -> Iterator[None]:
 def _tensor(spec: Mapping[str, Any], data: NDArray[np.uint8]) -> Tensor | CompactTensor:
     dtype = getattr(torch, spec["dtype"])
     if "bits" in spec:
-        kept, bits = _part(spec["kept"], data).view(np.float32), _part(spec["bits"], data)
+        small = dtype == torch.int8
+        kept = _part(spec["kept"], data).view(np.int8 if small else np.float32)
+        bits = _part(spec["bits"], data)
         shape = tuple(spec["shape"])
         floats = torch.Size(shape).numel()
-        if dtype != torch.float32 or -(-floats // 8) != len(bits) or min(shape, default=0) < 0:
+        if (
+            not (small or dtype == torch.float32)
+            or -(-floats // 8) != len(bits)
+            or min(shape, default=0) < 0
+        ):
             raise ValueError("a weight has other bits than its shape")
         if int(np.unpackbits(bits, count=floats).sum()) != len(kept):
             raise ValueError("a weight has other entries than its bits")

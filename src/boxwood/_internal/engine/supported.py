@@ -9,8 +9,11 @@ from boxwood._internal.engine.ops import (
     Attend,
     Average,
     Concatenate,
+    Dequantise,
     Flatten,
     NativeOp,
+    OnBytes,
+    Quantise,
     Recurrent,
     RecurrentCell,
 )
@@ -21,6 +24,7 @@ from boxwood._internal.engine.placement import (
     Placement,
     Shape,
     placement_of,
+    planes_of,
 )
 from boxwood._internal.engine.program import Program, sizes_at
 
@@ -39,7 +43,8 @@ def supported_problems(program: Program, batch: int) -> dict[int, Any]:
                 found[position] = op.kind
         elif isinstance(op, NativeOp):
             axes = kernel_problems.axes_of(op, len(shapes[op.sources[0]]))
-            sources = [placement_of(shapes[value], axes, halos) for value in op.sources]
+            given = [shapes[value] for value in op.sources]
+            sources = kernel_problems.wanted_placements(op, axes, given, halos)
             out = result_placement(op, axes, shapes, halos)
             problem = problem_at(op, sources, out, shapes)
             if problem is not None:
@@ -78,7 +83,7 @@ def concatenated_slices(
         op.out
         for position, op in enumerate(program.ops)
         if position in native and isinstance(op, NativeOp)
-        and not isinstance(op.kind, Concatenate | Flatten | Average)
+        and not isinstance(op.kind, Concatenate | Flatten | Average | OnBytes | Dequantise)
     }  # fmt: skip
     found: dict[int, tuple[int, int]] = {}
     for index, join in enumerate(joins):
@@ -107,6 +112,12 @@ def result_placement(
     """Return where an operation writes its result, unless it is part of a concatenation."""
     shape = shapes[op.out]
     match op.kind:
+        case OnBytes(out=out):
+            return planes_of(shape, axes, halos, quads=out is not None)
+        case Quantise():
+            return planes_of(shape, axes, halos, quads=True)
+        case Dequantise():
+            return planes_of(shape, axes, halos, quads=False)
         case Flatten() | Average(keep=False):
             return Placement(vector(shape[1]), shape[0], Axes.TOKENS)
         case Average():

@@ -1,5 +1,6 @@
 """Targets: what a kernel may assume of the processor that it is emitted for."""
 
+import enum
 import functools
 import platform
 import sys
@@ -9,6 +10,14 @@ from pathlib import Path
 import torch
 
 from boxwood.errors import InvalidInput
+
+
+class Dots(enum.Enum):
+    """How a family adds four products of bytes to each 32-bit sum."""
+
+    VNNI = enum.auto()  # one instruction
+    PAIRS = enum.auto()  # products of neighbours are added to 16 bits first, which may saturate
+    SIGNED = enum.auto()  # one instruction whose factors both have signs
 
 
 @dataclass(frozen=True)
@@ -38,9 +47,23 @@ class Target:
         """LLVM's type of one vector register."""
         return f"<{self.lanes} x float>"
 
+    @property
+    def words(self) -> str:
+        """LLVM's type of one vector register of 32-bit words."""
+        return f"<{self.lanes} x i32>"
+
+    @property
+    def dots(self) -> Dots:
+        """What the family has for products of bytes."""
+        if not self.triple.startswith("x86_64"):
+            return Dots.SIGNED
+        return Dots.VNNI if "vnni" in self.features else Dots.PAIRS
+
 
 AVX2 = Target("x86_64-unknown-linux-gnu", "x86-64-v3", "", 8, 16)
+AVX_VNNI = replace(AVX2, features="+avxvnni")
 AVX512 = Target("x86_64-unknown-linux-gnu", "x86-64-v4", "-prefer-256-bit", 16, 32)
+AVX512_VNNI = replace(AVX512, features="-prefer-256-bit,+avx512vnni")
 NEON = Target("aarch64-unknown-linux-gnu", "neoverse-n1", "", 4, 32)
 
 
@@ -63,15 +86,28 @@ def host() -> Target:
         if sys.platform == "darwin":
             family = replace(NEON, triple="arm64-apple-darwin", cpu="apple-m1")
     elif capability == "AVX512":
-        family = AVX512
+        family = AVX512_VNNI if "avx512_vnni" in _features() else AVX512
     elif capability == "AVX2":
-        family = AVX2
+        # With AVX-512, torch is held to AVX2: then kernels are, too.
+        held = "avx512f" in _features()
+        family = AVX_VNNI if "avx_vnni" in _features() and not held else AVX2
     else:
         raise InvalidInput(
             f"Expected a processor with AVX2, AVX-512 or NEON, got {platform.machine()} with "
             f"torch's capability {capability}; run the model in torch on this machine."
         )
     return replace(family, l1=_cache_bytes(0, family.l1), l2=_cache_bytes(2, family.l2))
+
+
+@functools.cache
+def _features() -> frozenset[str]:
+    """What Linux says that this processor can do; nothing elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return frozenset()
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    return frozenset(flags.split())
 
 
 def _cache_bytes(index: int, fallback: int) -> int:

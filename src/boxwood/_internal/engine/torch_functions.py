@@ -19,18 +19,22 @@ from boxwood._internal.engine.ops import (
     Average,
     Concatenate,
     Convolve,
+    Dequantise,
     Flatten,
     Normalise,
+    OnBytes,
     OpKind,
     Pointwise,
     PoolWindows,
     Project,
+    Quantise,
     Recurrent,
     RecurrentCell,
     RecurrentLayer,
     Rotate,
 )
 from boxwood._internal.engine.placement import Shape
+from boxwood.errors import InvalidInput
 
 Unary = Callable[[Tensor], Tensor]
 
@@ -120,6 +124,11 @@ def torch_function(
         case Normalise():
             scale, epsilon = _present(weight), kind.epsilon
             return lambda x: F.layer_norm(x, scale.shape, scale, bias, epsilon)
+        case OnBytes() | Quantise() | Dequantise():
+            raise InvalidInput(
+                f"Expected a kernel for {type(kind).__name__}, which torch has not; compile the "
+                f"model again."
+            )
 
 
 def _rotate(kind: Rotate, table: Tensor) -> Callable[[Tensor], Tensor]:

@@ -43,7 +43,7 @@ class WeightStream:
         headers: `HEADER` of each row block with non-zeros; of all in the first and last block,
             and `AHEAD` empty ones at the end.
         indices: uint16 columns.
-        values: float32 [non-zero columns, height].
+        values: [non-zero columns, height], float32 or four int8 in an int32.
     """
 
     shape: tuple[int, int]
@@ -54,7 +54,7 @@ class WeightStream:
     records: NDArray[np.void]
     headers: NDArray[np.void]
     indices: NDArray[np.uint16]
-    values: NDArray[np.float32]
+    values: NDArray[Any]
 
     @property
     def nbytes(self) -> int:
@@ -71,18 +71,18 @@ class StreamParts:
     Args:
         counts: headers of each record.
         headers: `HEADER`, as in `WeightStream`.
-        indices: uint16 columns.
-        values: float32, flat.
+        indices: uint16 columns; uint8 of weights in bytes.
+        values: float32 or int32, flat.
     """
 
     counts: NDArray[np.int64]
     headers: NDArray[np.void]
-    indices: NDArray[np.uint16]
-    values: NDArray[np.float32]
+    indices: NDArray[Any]
+    values: NDArray[Any]
 
 
 def from_dense(
-    weight: NDArray[np.float32],
+    weight: NDArray[Any],
     *,
     height: int = 1,
     block: int,
@@ -92,7 +92,7 @@ def from_dense(
     """Pack a matrix.
 
     Args:
-        weight: [rows, columns] with zeros.
+        weight: [rows, columns] with zeros, of entries of four bytes.
         height: rows per row block.
         block: columns per column block, at most 65535.
         chunks: shares of rows, at most.
@@ -147,7 +147,7 @@ def from_dense(
         ),
         headers,
         (column - part * block).astype(np.uint16),
-        np.ascontiguousarray(full[row, :, column], np.float32),
+        np.ascontiguousarray(full[row, :, column]),
     )
 
 
@@ -294,7 +294,7 @@ def concatenate(streams: Sequence[WeightStream]) -> WeightStream:
     )
 
 
-def to_dense(stream: WeightStream) -> NDArray[np.float32]:
+def to_dense(stream: WeightStream) -> NDArray[Any]:
     """The matrix of a stream.
 
     Example:
@@ -312,14 +312,14 @@ def unpack(
     values: NDArray[Any],
     shape: tuple[int, int],
     groups: int = 1,
-) -> NDArray[np.float32]:
+) -> NDArray[Any]:
     """The matrix of a stream, or of the joined ones of groups.
 
     Args:
         records: as in `WeightStream`.
         headers: as in `WeightStream`.
         indices: as in `WeightStream`.
-        values: float32 [non-zero columns, height].
+        values: [non-zero columns, height].
         shape: rows and columns of the whole matrix.
         groups: how many streams were joined; each has its share of the rows.
     """
@@ -335,7 +335,7 @@ def unpack(
     # Of each non-zero column: its header.
     header = np.repeat(np.arange(len(owner)), listed["count"])
     column = indices + records["first"][owner[header]]
-    weight = np.zeros(shape, np.float32)
+    weight = np.zeros(shape, values.dtype)
     for lane in range(height):
         real = (row + lane < per_group)[header]  # rows after the last repeat it
         rows = (row + lane + per_group * group)[header[real]]

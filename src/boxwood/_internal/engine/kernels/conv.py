@@ -213,7 +213,7 @@ def _by_rows(
     source, out = problem.source, problem.target
     taps, inner = math.prod(problem.kernel), problem.weight_shape[1]
     tiling = tile(out.span, packing.vectors, target.lanes)
-    mode = _source(problem, packing)
+    mode = input_source(problem, packing)
     block = packing.block
     if isinstance(mode, rows.Table):
         block = max(1, block // taps) * taps  # whole channels, so that blocks share the table
@@ -288,7 +288,7 @@ def _by_rows(
     )
 
 
-def _source(problem: Conv, packing: ConvPacking) -> rows.Source:
+def input_source(problem: Conv, packing: ConvPacking) -> rows.Source:
     """How the kernel finds its input: what the layouts allow, else what the packing says."""
     source, out = problem.source, problem.target
     straight = problem.stride == (1, 1) and source.row_stride == out.row_stride

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +78,7 @@ def dense_tile(target: Target) -> tuple[int, int]:
 
 
 def usual(
-    matrix: NDArray[np.float32],
+    matrix: NDArray[Any],
     span: int,
     taps: int,
     target: Target,
@@ -156,7 +157,7 @@ def blocked(
     return replace(packing, vectors=vectors, block=block, chunks=min(chunks, max(1, rows // 16)))
 
 
-def block_columns(matrix: NDArray[np.float32], height: int) -> int:
+def block_columns(matrix: NDArray[Any], height: int) -> int:
     """How many columns of blocks of ``height`` rows hold a non-zero.
 
     Example:

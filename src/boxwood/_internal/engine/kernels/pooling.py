@@ -1,11 +1,12 @@
 """Pooling: maximum and average over windows, average over whole planes."""
 
+import enum
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from boxwood._internal.engine.kernels import frame
+from boxwood._internal.engine.kernels import frame, quads
 from boxwood._internal.engine.kernels.contract import Code, Kernel, Pointer
 from boxwood._internal.engine.layouts import (
     FLOATS_PER_LINE,
@@ -33,6 +34,7 @@ class Pool:
         dilation: steps between the values of a window.
         average: average instead of maximum.
         count_padding: the average divides by the window's full size (torch's default).
+        gutter: for bytes in quads, the byte of 0; None for floats.
     """
 
     source: Planes
@@ -43,6 +45,7 @@ class Pool:
     dilation: tuple[int, int] = (1, 1)
     average: bool = False
     count_padding: bool = True
+    gutter: int | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,7 @@ NUMBERS = (
     "padding_width",
     "dilation_height",
     "dilation_width",
+    "gutter",  # what lies around the output's values
     "out_row",  # bytes in scratch from the joined row to the output row
     "scratch_bytes",
 )
@@ -158,12 +162,15 @@ def build(problem: Pool, target: Target) -> Kernel:
         problem.stride[0],
         *problem.padding,
         *problem.dilation,
+        (problem.gutter or 0) * 0x01010101,
         4 * joined,
         scratch,
     )
-    entry = f"{'average' if problem.average else 'maximum'}_{lanes}_{step}"
+    how = _Join.AVERAGE if problem.average else _Join.MAXIMUM
+    how = how if problem.gutter is None else _Join.BYTES
+    entry = f"{how.name.lower()}_{lanes}_{step}"
     return Kernel(
-        Code(entry, lambda: emit(entry, step, problem.average, target)),
+        Code(entry, lambda: emit(entry, step, how, target)),
         (*numbers, Pointer(0), Pointer(1)),
         tuple(counts),
         scratch=scratch,
@@ -185,17 +192,26 @@ def _counts(problem: Pool, axis: int) -> Array:
     return padded
 
 
-def emit(entry: str, step: int, average: bool, target: Target) -> str:
+class _Join(enum.Enum):
+    """How the values of a window become one."""
+
+    AVERAGE = enum.auto()
+    MAXIMUM = enum.auto()
+    BYTES = enum.auto()  # the maximum of each of a word's bytes
+
+
+def emit(entry: str, step: int, how: _Join, target: Target) -> str:
     """The text: per output row, join input rows in scratch, then neighbours within the row."""
     f, a = frame.begin(entry, NUMBERS, ADDRESSES)
     kind, lanes, size = target.vector, target.lanes, 4 * target.lanes
-    fill = "zeroinitializer" if average else constant(kind, -math.inf)
+    fill = constant(kind, -math.inf) if how is _Join.MAXIMUM else "zeroinitializer"
+    gutter = quads.splat(f, target.words, f.value(f"trunc i64 {a['gutter']} to i32"))
     joined = f.offset(a["scratch"], f.mul("%thread", a["scratch_bytes"]))
     result = f.offset(joined, a["out_row"])
     inner = f.offset(joined, a["padding_width"], "float")
     with frame.units(f, f.mul(a["images"], a["channels"])) as unit:
         x, plane, _ = frame.plane(f, a, unit)
-        frame.zero(f, target, plane, "0", a["target_plane"])
+        quads.fill(f, target, plane, "0", a["target_plane"], gutter)
         y = f.offset(plane, a["target_origin"])
         with f.loop(0, a["out_height"]) as row:
             # Fill everything first: what lies next to the row counts as absent.
@@ -210,7 +226,7 @@ def emit(entry: str, step: int, average: bool, target: Target) -> str:
                     with f.when(inside):
                         at = f.offset(x, f.mul(line, a["source_row"]))
                         value = f.load(kind, f.offset(at, column, "float"), 4)
-                        f.store(kind, _join(f, kind, average, f.load(kind, sum_), value), sum_)
+                        f.store(kind, _join(f, target, how, f.load(kind, sum_), value), sum_)
                 f.store(kind, f.load(kind, sum_), f.offset(inner, column, "float"), 4)
             # The last vector overran the row.
             after = f.offset(inner, a["width"], "float")
@@ -220,9 +236,9 @@ def emit(entry: str, step: int, average: bool, target: Target) -> str:
                 with f.loop(0, a["kernel_width"]) as tap:
                     at = f.add(f.mul(column, step), f.mul(tap, a["dilation_width"]))
                     value = frame.strided(f, target, step, f.offset(joined, at, "float"))
-                    f.store(kind, _join(f, kind, average, f.load(kind, sum_), value), sum_)
+                    f.store(kind, _join(f, target, how, f.load(kind, sum_), value), sum_)
                 value = f.load(kind, sum_)
-                if average:
+                if how is _Join.AVERAGE:
                     rows = f.load("float", f.offset(a["row_counts"], row, "float"))
                     columns = f.load(kind, f.offset(a["column_counts"], column, "float"), 4)
                     count = f.binary("fmul", kind, f.splat(kind, rows), columns)
@@ -232,10 +248,16 @@ def emit(entry: str, step: int, average: bool, target: Target) -> str:
     return module([f])
 
 
-def _join(f: Builder, kind: str, average: bool, left: str, right: str) -> str:
+def _join(f: Builder, target: Target, how: _Join, left: str, right: str) -> str:
     """Sum, or maximum in which a NaN stays."""
-    if average:
+    kind = target.vector
+    if how is _Join.AVERAGE:
         return f.binary("fadd", kind, left, right)
+    if how is _Join.BYTES:
+        chars = f"<{4 * target.lanes} x i8>"
+        one, two = (f.value(f"bitcast {kind} {each} to {chars}") for each in (left, right))
+        greatest = f.intrinsic_of(f"umax.v{4 * target.lanes}i8", chars, (chars, chars), (one, two))
+        return f.value(f"bitcast {chars} {greatest} to {kind}")
     more = f.value(f"fcmp ogt {kind} {right}, {left}")
     nan = f.value(f"fcmp uno {kind} {right}, {right}")
     flags = f"<{lanes_of(kind)} x i1>"

@@ -115,7 +115,10 @@ def emit(shape: Specialisation, target: Target) -> str:
     widths = [shape.vectors, *([shape.vectors - 1] if shape.vectors > 1 else [])]
     functions = [_rows(f"{entry}.rows{width}", width, shape, target) for width in widths]
     if isinstance(shape.source, Gathered):
-        functions += [_gather(f"{entry}.gather{width}", width, shape, target) for width in widths]
+        functions += [
+            gather(f"{entry}.gather{width}", width, shape.vectors, shape.source, target)
+            for width in widths
+        ]
     return module([*functions, _driver(entry, widths, shape, target)])
 
 
@@ -236,7 +239,7 @@ class _Step:
                 f.store(kind, sum_, self.sums[lane][v])
 
 
-_GATHER = (
+GATHER = (
     ("ptr", "%x"),
     ("ptr", "%scratch"),
     ("ptr", "%offsets"),
@@ -247,22 +250,30 @@ _GATHER = (
 )
 
 
-def _gather(name: str, width: int, shape: Specialisation, target: Target) -> Builder:
-    """Copy the tile of each column of a block into scratch, one after the other."""
-    f = Builder(name, _GATHER, internal=True)
+def gather(name: str, width: int, vectors: int, source: Gathered, target: Target) -> Builder:
+    """Copy the tile of each column of a block into scratch, one after the other.
+
+    Args:
+        name: of the function, whose parameters are `GATHER`.
+        width: registers of positions to copy.
+        vectors: registers from column to column in scratch.
+        source: how the input lies.
+        target: the family.
+    """
+    f = Builder(name, GATHER, internal=True)
     kind, size = target.vector, 4 * target.lanes
-    step = shape.source.step if isinstance(shape.source, Gathered) else 0
+    step = source.step
     with f.loop(0, "%count") as k:
-        source = f.offset("%x", f.load_signed("i32", "%offsets", k))
-        to = f.offset("%scratch", f.mul(k, shape.vectors * size))
+        place = f.offset("%x", f.load_signed("i32", "%offsets", k))
+        to = f.offset("%scratch", f.mul(k, vectors * size))
         if step == 0:
             for v in range(width):
-                copied = f.load(kind, f.offset(source, v * size), 4)
+                copied = f.load(kind, f.offset(place, v * size), 4)
                 f.store(kind, copied, f.offset(to, v * size), size)
         else:
             with f.loop("%first_run", "%last_run") as r:
                 run = f.offset("%runs", f.mul(r, 12))
-                x = f.offset(source, f.load_signed("i32", run))
+                x = f.offset(place, f.load_signed("i32", run))
                 y = f.offset(to, f.load_signed("i32", run, 1))
                 _copy_run(f, target, step, x, y, run)
     return f
@@ -321,7 +332,7 @@ def _driver(entry: str, widths: list[int], shape: Specialisation, target: Target
                 with (f.otherwise if width == shape.vectors else f.when)(narrow):
                     if gathered:
                         values = (own, scratch, offsets, r["width"], a["runs"], *runs)
-                        frame.call(f, f"{entry}.gather{width}", _GATHER, values)
+                        frame.call(f, f"{entry}.gather{width}", GATHER, values)
                     values = (
                         scratch if gathered else own,
                         f.offset(a["target"], out),

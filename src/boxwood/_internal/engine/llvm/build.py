@@ -222,6 +222,21 @@ class Builder:
         listed = ", ".join(f"{kind} {value}" for value in values)
         return self.value(f"call {kind} @llvm.{name}.{suffix}({listed})")
 
+    def intrinsic_of(
+        self, name: str, kind: str, kinds: Sequence[str], values: Sequence[str]
+    ) -> str:
+        """Call one of a processor family's own intrinsics.
+
+        Args:
+            name: after ``llvm.``.
+            kind: type of the result.
+            kinds: types of the arguments.
+            values: the arguments.
+        """
+        self._needs.add(f"declare {kind} @llvm.{name}({', '.join(kinds)})")
+        listed = ", ".join(f"{of} {value}" for of, value in zip(kinds, values, strict=True))
+        return self.value(f"call {kind} @llvm.{name}({listed})")
+
     def select(self, condition: str, kind: str, a: str, b: str) -> str:
         """``a`` where the condition holds, else ``b``, lane by lane."""
         flag = "i1" if lanes_of(kind) == 1 else f"<{lanes_of(kind)} x i1>"

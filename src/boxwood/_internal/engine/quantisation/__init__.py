@@ -1,0 +1,1 @@
+"""Int8: ranges from calibration data, weights of bytes, the program with both, and the choice."""

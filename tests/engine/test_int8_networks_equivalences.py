@@ -1,0 +1,235 @@
+"""Networks in int8: near the network that they came from, saved and loaded, and refused clearly."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import boxwood
+from boxwood._internal.engine import compiling
+from boxwood._internal.engine.ops import Dequantise, NativeOp, OnBytes, PoolWindows, Quantise
+from boxwood._internal.engine.quantisation import choose
+from boxwood._internal.engine.quantisation.choose import LEAST_DECIBELS
+from boxwood._internal.engine.targets import AVX2, host
+from boxwood.errors import BoxwoodError, InvalidInput
+
+pytest.importorskip("llvmlite")
+
+
+@pytest.fixture(autouse=True)
+def every_layer(monkeypatch):
+    """Choose all layers that lose little, whatever times say: tests measure no time."""
+    monkeypatch.setattr(
+        choose, "_chosen", lambda session, _inputs, _whole, layers, _ranges: (
+            frozenset(layers), session.times
+        ),
+    )  # fmt: skip
+    monkeypatch.setattr(compiling.choice_cache, "recall", lambda *_: None)
+    monkeypatch.setattr(compiling.choice_cache, "remember", lambda *_: None)
+
+
+class Residual(nn.Module):
+    def __init__(self, channels, inner):
+        super().__init__()
+        self.narrow, self.wide = nn.Conv2d(channels, inner, 1), nn.Conv2d(inner, channels, 1)
+        self.middle = nn.Conv2d(inner, inner, 3, padding=1)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x):
+        y = self.middle(self.narrow(x).relu()).relu()
+        return (x + self.norm(self.wide(y))).relu()
+
+
+class Mixed(nn.Module):
+    """Concatenation, an activation that is no limit of bytes, and two readers of one value."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(6, 8, 3, padding=1, stride=2), nn.Conv2d(8, 12, 1)
+        self.three = nn.Conv2d(20, 10, 1)
+
+    def forward(self, x):
+        y = nn.functional.silu(self.one(x))
+        z = torch.cat([y, self.two(y)], 1)
+        return self.three(z).mean((2, 3)) + y.mean()
+
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(24), nn.Linear(24, 70), nn.Linear(70, 24)
+
+    def forward(self, x):
+        return x + self.down(nn.functional.gelu(self.up(self.norm(x))))
+
+
+def vision():
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+        Residual(16, 8), nn.Conv2d(16, 20, 3, stride=2), nn.ReLU6(), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(20, 10),
+    ), torch.randn(2, 3, 14, 14)  # fmt: skip
+
+
+def networks():
+    torch.manual_seed(0)
+    return {
+        "vision": vision(),
+        "mixed": (Mixed(), torch.randn(2, 6, 11, 9)),
+        "tokens": (Tokens(), torch.randn(2, 7, 24)),
+        "vectors": (nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 3)), torch.randn(2, 30)),
+        "groups": (nn.Conv2d(16, 8, 3, groups=2, padding=1), torch.randn(1, 16, 5, 5)),
+    }  # fmt: skip
+
+
+def compiled(net, x, **settings):
+    batches = [torch.randn(8, *x.shape[1:]) for _ in range(3)]
+    return boxwood.compile(net.eval(), x, precision="int8", calibration=batches, **settings)
+
+
+def kinds(session):
+    return [type(getattr(op, "kind", op)).__name__ for op in session.program.ops]
+
+
+def decibels(wanted, got):
+    noise = (wanted - got).square().sum()
+    return 10 * math.log10(wanted.square().sum() / noise) if noise else math.inf
+
+
+@pytest.mark.parametrize("name", networks())
+@pytest.mark.parametrize("batch", [1, 5])
+def test_near_the_network(name, batch):
+    """Any batch comes within the noise of bytes, and layers are on bytes."""
+    net, x = networks()[name]
+    session = compiled(net, x)
+    inputs = torch.randn(batch, *x.shape[1:])
+    with torch.no_grad():
+        assert decibels(net(inputs), session(inputs)) > 25
+    assert "OnBytes" in kinds(session)
+    assert all(
+        position in session.native
+        for position, op in enumerate(session.program.ops)
+        if isinstance(getattr(op, "kind", None), OnBytes | Quantise | Dequantise)
+    )
+
+
+def test_threads_change_no_bit():
+    net, x = networks()["vision"]
+    torch.manual_seed(1)
+    one = compiled(net, x)
+    torch.manual_seed(1)
+    two = compiled(net, x, threads=2)
+    inputs = torch.randn(3, *x.shape[1:])
+    assert torch.equal(one(inputs), two(inputs))
+
+
+def test_conversions_only_at_borders():
+    """A chain of layers is converted once, pooling and residuals stay bytes."""
+    net, x = networks()["vision"]
+    session = compiled(net, x)
+    made = kinds(session)
+    assert made.count("Quantise") == 2  # the input, and the mean of the planes
+    assert made.count("Dequantise") == 0
+    pools = [op for op in session.program.ops if isinstance(op, NativeOp) and isinstance(op.kind, OnBytes)
+             and isinstance(op.kind.kind, PoolWindows)]  # fmt: skip
+    assert len(pools) == 1
+
+
+def test_saved_and_loaded(tmp_path):
+    net, x = networks()["vision"]
+    session = compiled(net, x)
+    session.save(tmp_path / "net.bxw")
+    loaded = boxwood.load(tmp_path / "net.bxw")
+    for batch in (2, 3):
+        inputs = torch.randn(batch, *x.shape[1:])
+        assert torch.equal(session(inputs), loaded(inputs))
+    assert "int8" in str(loaded.explain(x))
+
+
+def test_a_file_for_another_family_computes_the_same(tmp_path, monkeypatch):
+    """Weights that were rounded for 32-bit sums are right where pairs are added in 16 bits, too."""
+    net, x = networks()["vision"]
+    session = compiled(net, x)
+    session.save(tmp_path / "net.bxw")
+    monkeypatch.setattr("boxwood._internal.engine.storage.host", lambda: AVX2)
+    if host().lanes < AVX2.lanes:
+        pytest.skip("this machine runs no AVX2")
+    assert torch.equal(boxwood.load(tmp_path / "net.bxw")(x), session(x))
+
+
+def test_explain_says_what_stays_float_and_why():
+    """A layer whose few great inputs drown the others loses too much, and says how much."""
+
+    class Outlier(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(16, 16), nn.Linear(16, 16)
+
+        def forward(self, x):
+            return self.two(self.one(x) * self.scale)
+
+        scale = torch.tensor([3e5] + [1.0] * 15)
+
+    net = Outlier()
+    with torch.no_grad():
+        net.two.weight[:, 0] = 0.0
+    x = torch.randn(4, 16)
+    session = compiled(net, x)
+    table = str(session.explain(x))
+    assert f"less than {LEAST_DECIBELS:.0f}" in table
+    assert "dB: " in table
+    lines = [line for line in table.splitlines() if "two.weight" in line]
+    assert "int8 kernel" not in lines[0]
+
+
+def test_constants_and_silence():
+    """A channel that never changes, and an input of zeros only, give what the network gives."""
+    net = nn.Sequential(nn.Conv2d(2, 4, 1), nn.ReLU(), nn.Conv2d(4, 3, 1))
+    with torch.no_grad():
+        net[0].weight[1], net[0].bias[1] = 0.0, 2.5
+    x = torch.zeros(1, 2, 4, 4)
+    session = boxwood.compile(net, x, precision="int8", calibration=[x])
+    with torch.no_grad():
+        assert decibels(net(x), session(x)) > 30
+    x = torch.randn(1, 2, 4, 4)
+    x[:, 1] = 3.0
+    session = boxwood.compile(net, x, precision="int8", calibration=[x])
+    with torch.no_grad():
+        assert decibels(net(x), session(x)) > 30
+
+
+def test_nothing_to_quantise():
+    """A network without layers of bytes runs as float32."""
+    x = torch.randn(2, 5)
+    session = boxwood.compile(nn.Softmax(1), x, precision="int8", calibration=[x])
+    assert torch.allclose(session(x), x.softmax(1))
+    assert "OnBytes" not in kinds(session)
+
+
+@pytest.mark.parametrize(
+    ("calibration", "message"),
+    [
+        ([], "at least one batch of calibration data"),
+        ([torch.full((1, 4), math.nan)], "got NaN or infinity in batch 0"),
+        ([torch.zeros(1, 4, dtype=torch.float64)], "to be torch.float32 on cpu, got torch.float64"),
+        ([torch.zeros(1, 5)], "of shape"),
+        (["text"], "got str"),
+        (3, "an iterable of inputs"),
+    ],
+)
+def test_bad_calibration_data(calibration, message):
+    with pytest.raises(InvalidInput, match=message):
+        boxwood.compile(
+            nn.Linear(4, 2), torch.zeros(1, 4), precision="int8", calibration=calibration
+        )
+
+
+def test_bad_settings():
+    net, x = nn.Linear(4, 2), torch.zeros(1, 4)
+    with pytest.raises(BoxwoodError, match="Expected precision 'float32' or 'int8', got 'int4'"):
+        boxwood.compile(net, x, precision="int4")
+    with pytest.raises(BoxwoodError, match="give both or neither"):
+        boxwood.compile(net, x, precision="int8")
+    with pytest.raises(BoxwoodError, match="give both or neither"):
+        boxwood.compile(net, x, calibration=[x])
