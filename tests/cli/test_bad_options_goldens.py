@@ -44,7 +44,7 @@ WRITTEN = ("FILE/below", "LOCKED/below", "n" * 300)
 BAD: dict[str, tuple[str, ...]] = {
     "--seeds": COUNTS, "--workers": COUNTS, "--threads": COUNTS, "--turns": COUNTS,
     "--batch": COUNTS, "--samples": COUNTS, "--length": COUNTS, "--floor": COUNTS,
-    "--multiple": COUNTS, "--first-seed": ("-1", "99999999999999999999"), "--port": ("-1", "99999"),
+    "--multiple": COUNTS, "--examples": COUNTS, "--first-seed": ("-1", "99999999999999999999"), "--port": ("-1", "99999"),
     "--snapshot-every": ("-1", "nan", "inf"), "--device": ("cuda:99", "meta", "nonsense", "gpu", ""),
     "--sparsity": SPARSITIES, "--keep": SHARES, "--macs": SHARES, "--size": SHARES,
     "--latency": SHARES, "--csv": WRITTEN, "--figures": WRITTEN,

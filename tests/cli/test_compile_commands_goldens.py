@@ -11,7 +11,9 @@ import torch
 pytest.importorskip("llvmlite")
 
 from boxwood._internal.cli import main
-from boxwood._internal.cli.bench import OURS, Entry, verdict
+from boxwood._internal.cli.agreement import Agreement, agreement, first_outputs, read_bench_data
+from boxwood._internal.cli.bench import OURS
+from boxwood._internal.cli.bench_results import Entry, verdict
 from boxwood._internal.cli.models import example_of, model_of
 from boxwood._internal.engine.backends import (
     Backend,
@@ -22,6 +24,7 @@ from boxwood._internal.engine.backends import (
     time_backends,
 )
 from boxwood._internal.engine.session import load_session
+from boxwood.data import digits
 from boxwood.errors import BoxwoodError
 
 NET = """
@@ -85,7 +88,7 @@ def test_bench_races_every_network_in_every_engine(nets, monkeypatch, capsys) ->
     )  # fmt: skip
     times = {result["name"]: result["median"] for result in found["results"]}
     assert {f"{each}, {name}" for each in ("torch", OURS) for name in NETWORKS} <= times.keys()
-    note = ", int8; accuracy not checked"
+    note = ", int8"
     for peer in (
         f"{peer}, {name}{end}" for peer in PEERS for name in NETWORKS for end in ("", note)
     ):
@@ -182,6 +185,83 @@ def test_the_verdict_follows_the_ratios(ours, small, int8, said) -> None:
         quantised=("other", True, int8),
     )
     assert verdict(results).splitlines() == said
+
+
+def test_the_verdict_says_what_speed_costs() -> None:
+    """Next to the fastest, the fastest of those that lose at most one point of accuracy."""
+    results = results_of(
+        dense=("torch", False, 9.0), pruned=(OURS, False, 1.0), small=("other", True, 3.0)
+    )
+    kinds = {"dense": (1.0, 0.9), "pruned": (0.75, 0.7), "small": (0.98, 0.895)}
+    judged = {e: Agreement(200, 0.1, *kinds[e.network]) for e in results}
+    assert verdict(results, judged).splitlines()[-2:] == [
+        ("On 200 examples it agrees with the dense network on 75.0 %, with an accuracy of 70.0 % "
+         "against 90.0 %."),
+        ("Fastest of those that lose at most one point: other, small, int8, 3.00 times as fast (95 % "
+         "interval of the ratio 3.00 to 3.00) as torch, dense."),
+    ]  # fmt: skip
+    less = {e: Agreement(200, 0.1 * (e.network != "dense"), None, None) for e in results}
+    assert verdict(results, less).splitlines()[-2:] == [
+        "On 200 examples it is off by 10 % of the dense network's outputs.",
+        "Nothing that loses at most one point is faster than torch, dense.",
+    ]
+    judged = {e: Agreement(200, 0.1, 1.0, 0.9) for e in results}
+    assert verdict(results, judged).splitlines()[-1].startswith("On 200 examples it agrees")
+
+
+def test_bench_tells_accuracy_on_data(nets, monkeypatch, capsys) -> None:
+    """Of splits the training examples calibrate; the input's shape is that of the data."""
+    nets.write_text(
+        "import torch\nfrom torch import nn\n"
+        "torch.manual_seed(0)\nnet = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+        "batches = [(torch.randn(2, 1, 8, 8), torch.tensor([1, 2])) for _ in range(9)]\n"
+        "def load():\n    return batches\n"
+    )
+    few = ("--turns", "1", "--only", "torch", "--only", "int8", "--sparsity", "0.5")
+    found = raced(monkeypatch, capsys, f"{nets}:net", "--data", "digits", "--examples", "30", *few)
+    net = model_of(f"{nets}:net")
+    inputs, targets = digits().test.take(torch.arange(30))
+    right = (net(inputs).argmax(1) == targets).double().mean()
+    judged = {each["name"]: each["judged"] for each in found["results"]}
+    whole = {"examples": 30, "error": 0.0, "agrees": 1.0, "accuracy": pytest.approx(right.item())}
+    assert judged["torch, dense"] == whole
+    assert 0 < judged["torch, 50% zeros"]["agrees"] < 1
+    assert all(0 < e["error"] < 0.05 for n, e in judged.items() if n.endswith("dense, int8"))
+    found = raced(monkeypatch, capsys, f"{nets}:net", "--data", f"{nets}:load", "--input", "2x1x8x8", *few)  # fmt: skip
+    assert found["results"][0]["judged"]["examples"] == 10
+    run(monkeypatch, "bench", f"{nets}:net", "--data", "digits", *few)
+    printed = capsys.readouterr().out
+    assert "accuracy not measured" not in printed
+    assert re.search(r"torch +dense .* 100.0 % +0 %", printed)
+
+
+def test_agreement_is_counted_place_by_place() -> None:
+    """Classes along the second dimension or the last; without targets only the outputs count."""
+    torch.manual_seed(0)
+    dense, mine = torch.randn(4, 5, 7).double(), torch.randn(4, 5, 7).double()
+    x = (torch.zeros(4, 3),)
+    for at, shape in ((1, (4, 7)), (2, (4, 5))):
+        targets = torch.randint(5, shape)
+        found = agreement([mine], [dense], [(x, targets)])
+        same, right = (mine.argmax(at) == other for other in (dense.argmax(at), targets))
+        assert (found.agrees, found.accuracy) == (same.double().mean(), right.double().mean())
+        assert found.error == pytest.approx(float((mine - dense).norm() / dense.norm()))
+    alone = agreement([mine], [dense], [(x, None)])
+    assert (alone.examples, alone.agrees, alone.accuracy) == (4, None, None)
+
+
+def test_data_that_cannot_judge_is_refused(nets) -> None:
+    """Too little of it, or of other shapes than the input that was typed."""
+    nets.write_text("import torch\none = lambda: [torch.zeros(1, 4)]\ntwo = lambda: 2 * one()\n")
+    with pytest.raises(BoxwoodError, match=r"--data .*one with examples to calibrate"):
+        read_bench_data(f"{nets}:one", None, 10)
+    with pytest.raises(BoxwoodError, match=r"got too few; give more"):
+        read_bench_data("digits", 4096, 10)
+    found = read_bench_data(f"{nets}:two", None, 10)
+    assert found.shapes() == ("1x4:float32",)
+    with pytest.raises(BoxwoodError, match=r"shapes of --data, 1x4:float32, got others"):
+        found.like((torch.zeros(2, 4),))
+    assert first_outputs(lambda inputs: [inputs[0] + 1], found.judged)[0].tolist() == [[1.0] * 4]
 
 
 @pytest.mark.parametrize(

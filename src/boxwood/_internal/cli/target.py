@@ -88,7 +88,7 @@ def arguments(
             raise InvalidInput(f"Expected --set name=value, got {setting!r}; add the value.")
         given[name] = _value(text)
     if data is not None:
-        given["data"] = _loader(data)
+        given["data"] = loader_of(data)
     for name in given:
         if name not in parameters:
             raise InvalidInput(
@@ -98,7 +98,13 @@ def arguments(
     return given
 
 
-def _loader(data: str) -> Callable[[], Splits]:
+def loader_of(data: str) -> Callable[[], Splits]:
+    """Find what loads the data that ``--data`` names: a data set, or ``file.py:function``.
+
+    Example:
+        >>> loader_of("digits")().classes
+        10
+    """
     loader: Callable[[], Splits] = load(data) if ":" in data else named(data)
     return loader
 

@@ -22,6 +22,12 @@ from boxwood._internal.engine.recording import whole_operators
 from boxwood._internal.engine.session import Uncompiled, torch_threads
 from boxwood.errors import BoxwoodError, InvalidInput
 
+Forward = Callable[[Sequence[Tensor]], list[Tensor]]
+"""Inputs to outputs, in the order in which the network returns them."""
+
+Calibration = Sequence[Sequence[Tensor]]
+"""Inputs of some calls."""
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -29,13 +35,15 @@ class Backend:
 
     Args:
         name: for people.
-        run: runs it; None where that is not possible here.
+        run: runs it on its example; None where that is not possible here.
         why_not: the reason, if it is not.
+        forward: runs it on other inputs of the example's shapes.
     """
 
     name: str
     run: Run | None
     why_not: str = ""
+    forward: Forward | None = None
 
 
 @dataclass(frozen=True)
@@ -63,22 +71,30 @@ def torch_eager(name: str, model: nn.Module, example: Sequence[Tensor], threads:
     """The network as torch runs it."""
     model = copy_model(model)  # what it keeps from a call in inference mode is not the user's
 
+    def forward(inputs: Sequence[Tensor]) -> list[Tensor]:
+        with torch.inference_mode(), torch_threads(threads):
+            return _tensors(model(*inputs))
+
     def run() -> object:
         with torch.inference_mode(), torch_threads(threads):
             return model(*example)
 
-    return Backend(name, run)
+    return Backend(name, run, forward=forward)
 
 
 def torch_compiled(model: nn.Module, example: Sequence[Tensor], threads: int) -> Backend:
     """The network through ``torch.compile``; it takes a C++ compiler and up to a minute."""
     compiled = torch.compile(copy_model(model))
 
+    def forward(inputs: Sequence[Tensor]) -> list[Tensor]:
+        with torch.no_grad(), torch_threads(threads):
+            return _tensors(compiled(*inputs))
+
     def run() -> object:
         with torch.no_grad(), torch_threads(threads):
             return compiled(*example)
 
-    return _tried("torch.compile", lambda: run)
+    return _tried("torch.compile", lambda: (run, forward))
 
 
 def boxwood_engine(model: nn.Module, example: Sequence[Tensor], threads: int) -> Backend:
@@ -90,26 +106,35 @@ def boxwood_engine(model: nn.Module, example: Sequence[Tensor], threads: int) ->
         return Backend(name, None, f"it refuses this network: {_first_line(error)}")
     if isinstance(session, Uncompiled):
         return Backend(name, None, f"it leaves this network to torch, because {session.why}")
-    return Backend(name, lambda: session(*example))
+    return Backend(
+        name, lambda: session(*example), forward=lambda inputs: _tensors(session(*inputs))
+    )
 
 
 def onnx_runtime(
-    model: nn.Module, example: Sequence[Tensor], threads: int, *, int8: bool = False
+    model: nn.Module,
+    example: Sequence[Tensor],
+    threads: int,
+    *,
+    int8: bool = False,
+    calibration: Calibration = (),
 ) -> Backend:
     """The network exported to ONNX, in ONNX Runtime.
 
     Args:
         model: the network.
-        example: its input; it calibrates int8 as well, which is enough to measure times.
+        example: its input.
         threads: to run on.
         int8: quantise weights by channel and activations, statically, in QDQ format.
+        calibration: what int8 is calibrated by; the example if empty, which is enough to measure
+            times.
     """
     name = "ONNX Runtime int8" if int8 else "ONNX Runtime"
     missing = _missing("onnxruntime", *(["onnx"] if int8 else []))
     if missing:
         return Backend(name, None, missing)
 
-    def prepare() -> Run:
+    def prepare() -> tuple[Run, Forward]:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -117,34 +142,44 @@ def onnx_runtime(
         options.log_severity_level = 3
         content = to_onnx(model, example)
         if int8:
-            content = _onnx_int8(content, example)
+            content = _onnx_int8(content, calibration or [example])
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         feed = _feed(session, example)
-        return lambda: session.run(None, feed)
+
+        def forward(inputs: Sequence[Tensor]) -> list[Tensor]:
+            return [torch.from_numpy(each) for each in session.run(None, _feed(session, inputs))]
+
+        return lambda: session.run(None, feed), forward
 
     return _tried(name, prepare)
 
 
 def openvino(
-    model: nn.Module, example: Sequence[Tensor], threads: int, *, int8: bool = False
+    model: nn.Module,
+    example: Sequence[Tensor],
+    threads: int,
+    *,
+    int8: bool = False,
+    calibration: Calibration = (),
 ) -> Backend:
     """The network in OpenVINO, in float32 as the others (its own choice may be bfloat16).
 
     Args:
         model: the network.
-        example: its input; it calibrates int8 as well, which is enough to measure times.
+        example: its input.
         threads: to run on.
         int8: quantise it by nncf, after training.
+        calibration: as for `onnx_runtime`.
     """
     name = "OpenVINO int8" if int8 else "OpenVINO"
     missing = _missing("openvino", *(["nncf"] if int8 else []))
     if missing:
         return Backend(name, None, missing)
 
-    def prepare() -> Run:
+    def prepare() -> tuple[Run, Forward]:
         import openvino as runtime
 
-        arrays = [tensor.numpy() for tensor in example]
+        arrays = _arrays(example)
         with torch.no_grad(), whole_operators():
             converted = runtime.convert_model(copy_model(model), example_input=tuple(example))
         shapes = [list(tensor.shape) for tensor in example]
@@ -152,7 +187,8 @@ def openvino(
         if int8:
             import nncf
 
-            converted = nncf.quantize(converted, nncf.Dataset([arrays]), subset_size=1)
+            shown = [_arrays(each) for each in calibration or [example]]
+            converted = nncf.quantize(converted, nncf.Dataset(shown), subset_size=len(shown))
         settings = {
             "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": "f32",
@@ -160,7 +196,12 @@ def openvino(
             "NUM_STREAMS": 1,
         }
         request = runtime.Core().compile_model(converted, "CPU", settings).create_infer_request()
-        return lambda: request.infer(arrays)
+
+        def forward(inputs: Sequence[Tensor]) -> list[Tensor]:
+            found = request.infer(_arrays(inputs))
+            return [torch.tensor(each) for each in found.values()]  # its buffers are used again
+
+        return lambda: request.infer(arrays), forward
 
     return _tried(name, prepare)
 
@@ -231,11 +272,10 @@ class _Plain(nn.Module):
         self.network = network
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        leaves, _ = tree_flatten(self.network(*inputs))
-        return tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
+        return tuple(_tensors(self.network(*inputs)))
 
 
-def _onnx_int8(content: bytes, example: Sequence[Tensor]) -> bytes:
+def _onnx_int8(content: bytes, calibration: Calibration) -> bytes:
     import onnx
     import onnxruntime
     from onnxruntime import quantization
@@ -243,7 +283,7 @@ def _onnx_int8(content: bytes, example: Sequence[Tensor]) -> bytes:
     class Example(quantization.CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-            self._left = [_feed(session, example)]
+            self._left = [_feed(session, each) for each in calibration]
 
         def get_next(self) -> dict[str, Any] | None:
             return self._left.pop() if self._left else None
@@ -264,8 +304,17 @@ def _onnx_int8(content: bytes, example: Sequence[Tensor]) -> bytes:
 
 def _feed(session: Any, example: Sequence[Tensor]) -> dict[str, Any]:
     taken = {each.name for each in session.get_inputs()}
-    given = {f"input_{index}": tensor.numpy() for index, tensor in enumerate(example)}
+    given = {f"input_{index}": array for index, array in enumerate(_arrays(example))}
     return {name: array for name, array in given.items() if name in taken}
+
+
+def _tensors(outputs: Any) -> list[Tensor]:
+    leaves, _ = tree_flatten(outputs)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+def _arrays(inputs: Sequence[Tensor]) -> list[Any]:
+    return [tensor.numpy() for tensor in inputs]
 
 
 def _missing(*packages: str) -> str:
@@ -273,7 +322,7 @@ def _missing(*packages: str) -> str:
     return f"{' and '.join(absent)} is not installed" if absent else ""
 
 
-def _tried(name: str, prepare: Callable[[], Run]) -> Backend:
+def _tried(name: str, prepare: Callable[[], tuple[Run, Forward]]) -> Backend:
     """Prepare a backend and run it once; if that fails, the reason is the result.
 
     What others print meanwhile is dropped, because standard output belongs to the caller.
@@ -282,11 +331,11 @@ def _tried(name: str, prepare: Callable[[], Run]) -> Backend:
     try:
         with warnings.catch_warnings(), redirect_stdout(dropped), redirect_stderr(dropped):
             warnings.simplefilter("ignore")
-            run = prepare()
+            run, forward = prepare()
             run()
     except Exception as error:  # noqa: BLE001 - whatever goes wrong there is a result
         return Backend(name, None, f"it cannot run this network: {_first_line(error)}")
-    return Backend(name, run)
+    return Backend(name, run, forward=forward)
 
 
 def _first_line(error: Any) -> str:
