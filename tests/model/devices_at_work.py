@@ -1,14 +1,11 @@
-"""What `test_devices.py` runs on the pretend device, in a process of its own.
+"""What runs on the pretend device, in a process of its own: see `run_devices.py`.
 
 Every scenario runs twice, with its network on the CPU and on the device, and gives the same numbers.
 What others hand over (masks, batches, evidence) stays where it usually is: on the CPU.
-Run as ``python devices_at_work.py FILE``; the file gets a JSON object, name to "" or what went wrong.
 """
 
 import copy
 import inspect
-import json
-import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping
@@ -25,7 +22,6 @@ from boxwood import criteria
 from boxwood._internal.agent.environment import tries_of
 from boxwood._internal.agent.search import Agent, TryAndLearn
 from boxwood._internal.core.allocation import global_, uniform
-from boxwood._internal.core.call import Call
 from boxwood._internal.core.granularity import NofM, PerRow, Slices
 from boxwood._internal.data.digits import digits
 from boxwood._internal.data.splits import InMemory, from_tensors
@@ -49,31 +45,57 @@ from boxwood._internal.model.oneshot import (
 from boxwood._internal.model.prunable import linear_and_conv
 from boxwood._internal.model.reconstruct import load_, prune_and_reconstruct, reconstruct
 from boxwood._internal.model.sparse_training import SparseTraining
-from boxwood._internal.recipes.filter_agent import filter_agent
-from boxwood._internal.recipes.lottery_ticket import layerwise_rates, lottery_ticket
-from boxwood._internal.recipes.optimal_brain_damage import optimal_brain_damage
-from boxwood._internal.recipes.phases.search_filters import SearchFilters
-from boxwood._internal.recipes.three_step import iterative
 from boxwood._internal.recipes.unit_selection import select_units
-from boxwood._internal.runs.runner import RunSettings
 from boxwood._internal.train.callbacks import Callbacks
 from boxwood._internal.train.loop import train_
 from boxwood._internal.train.losses import cross_entropy
 from boxwood._internal.train.metrics import evaluate
 from boxwood._internal.train.settings import Regularisation
 from boxwood._internal.train.snapshots import Snapshot
-from boxwood._internal.zoo.cifar_nets import small_vgg
-from boxwood._internal.zoo.lenet import lenet_300_100
 from boxwood.optim import SGD, Adam
-from boxwood.policies import SET, Gradual, LayerByLayer, RigL, Static
+from boxwood.policies import (
+    ACDC,
+    MEST,
+    SET,
+    SNFS,
+    SRSTE,
+    STR,
+    Gradual,
+    GraNet,
+    LayerByLayer,
+    MovementPruning,
+    RigL,
+    SRigL,
+    Static,
+    TopKAST,
+    gmp_star,
+)
 from boxwood.recipes import Genesis
-from boxwood.runs import Store
 from boxwood.schedules import Cubic
 from boxwood.training import Training
 
 Device = torch.device
 CPU = torch.device("cpu")
 Numbers = Mapping[str, Any]
+
+
+POLICIES: tuple[Any, ...] = (
+    Static(sparsity=0.5),
+    SET(sparsity=0.5, until=9, every=2),
+    RigL(sparsity=0.5, until=9, every=2),
+    MEST(sparsity=0.5, until=9, every=2),
+    SNFS(sparsity=0.5, until=9, every=2),
+    SRigL(sparsity=0.5, until=9, every=2),
+    GraNet(sparsity=0.5, until=9, every=2),
+    Gradual(schedule=Cubic(final=0.8, end=4), every=2, criterion=criteria.taylor),
+    MovementPruning(schedule=Cubic(final=0.8, end=4), every=2),
+    LayerByLayer(final=0.8, end=4, every=2),
+    ACDC(0.5, begin=1, end=5, every=2),
+    STR(initial=-2.0, decay=0.01),
+    SRSTE(NofM(2, 4)),
+    TopKAST(0.8, backward_sparsity=0.5),
+    gmp_star(0.8, begin=1, end=5, every=1),
+)
 
 
 def convolutions() -> nn.Module:
@@ -348,34 +370,6 @@ def searched(device: Device) -> Numbers:
     return {"action": agent.action, "tried": repr(agent.updates)}
 
 
-def recipe(device: Device, which: str) -> Numbers:
-    training = Training(steps=4, batch=60, optimizer=Adam(lr=5e-3))
-    net: Any = Call.of(lenet_300_100, inputs=64)
-    if which == "iterative":
-        phases = iterative(training, training, (0.5, 0.7))
-    elif which == "lottery ticket":
-        phases = lottery_ticket(train=training, prune=layerwise_rates(("*", 0.3)), levels=2)
-    elif which == "optimal brain damage":
-        phases = optimal_brain_damage(
-            training, training, (0.3, 0.6), loss=cross_entropy, examples=50
-        )
-    else:
-        net = Call.of(small_vgg, widths=(6, 8))
-        how = TryAndLearn(bound=60.0, updates=2, certainty=1.0)
-        search = SearchFilters(layer="", search=how, statistics=1, examples=50)
-        layers = ("conv1.weight", "conv2.weight")
-        phases = filter_agent(training, search, training, layers=layers)
-    with tempfile.TemporaryDirectory() as folder:
-        settings = RunSettings(device=device)
-        state = boxwood.runs.run_recipe(
-            Genesis(model=net, data=digits), phases, Store(folder), settings=settings
-        )
-        made = [json.loads(each.read_text()) for each in Path(folder).glob("phases/*/phase.json")]
-    devices = {phase["provenance"].get("device", "cpu") for phase in made}
-    assert devices == {str(device)}, devices
-    return {**state.weights, **state.masks}
-
-
 def undisturbed(device: Device) -> Numbers:
     """Torch's random numbers go on as if nothing had been called in between."""
     net = convolutions().to(device)
@@ -437,18 +431,7 @@ SCENARIOS |= {
     if inspect.isfunction(getattr(criteria, name)) and name != "movement"
 }
 SCENARIOS |= {
-    f"trained by {type(policy).__name__}": partial(trained, policy=policy)
-    for policy in (
-        Static(sparsity=0.5),
-        SET(sparsity=0.5, until=9, every=2),
-        RigL(sparsity=0.5, until=9, every=2),
-        Gradual(schedule=Cubic(final=0.8, end=4), every=2, criterion=criteria.taylor),
-        LayerByLayer(final=0.8, end=4, every=2),
-    )
-}
-SCENARIOS |= {
-    f"recipe: {which}": partial(recipe, which=which)
-    for which in ("iterative", "lottery ticket", "optimal brain damage", "filter agent")
+    f"trained by {type(policy).__name__}": partial(trained, policy=policy) for policy in POLICIES
 }
 
 
@@ -472,8 +455,3 @@ def said(scenario: Callable[[Device], Numbers]) -> str:
         if not (torch.equal(each, other[name]) if isinstance(each, Tensor) else each == other[name])
     ]
     return f"other numbers on the device: {', '.join(differ)}" if differ else ""
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    Path(sys.argv[1]).write_text(json.dumps({name: said(run) for name, run in SCENARIOS.items()}))

@@ -3,16 +3,23 @@
 Operations raise what they raise on CUDA: where tensors of two devices meet (other than in copies,
 as an index into a tensor of the accelerator, or as a number), where a generator of the CPU is to
 fill a tensor of the accelerator, and where such a tensor is to become a NumPy array. The device has
-random numbers of its own. It shows nothing about kernels, memory or speed.
+random numbers of its own. `LOG` counts the calls after which the host waits for CUDA, the bytes that
+go to the host, and the functions that were running while the device worked. It shows nothing about
+kernels, memory or speed.
 
 Registering a device changes torch for the whole process: import this only in one of its own.
 """
 
+import sys
+from collections import Counter
 from contextlib import nullcontext
+from dataclasses import dataclass, field
+from types import CodeType
 from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch._guards import active_fake_mode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
@@ -23,6 +30,47 @@ _INDEXING = {
     aten.index.Tensor, aten.index_put_.default, aten.index_put.default,
     aten._unsafe_index.Tensor, aten._index_put_impl_.default,
 }  # fmt: skip
+
+
+_WAITING = {
+    aten._local_scalar_dense.default: "item", aten.equal.default: "equal",
+    aten.nonzero.default: "nonzero", aten.masked_select.default: "masked_select",
+    aten.bincount.default: "bincount", aten._unique2.default: "unique",
+    aten.repeat_interleave.Tensor: "repeat_interleave", aten.is_nonzero.default: "item",
+    aten._linalg_check_errors.default: "linalg",
+}  # fmt: skip
+
+
+@dataclass
+class Log:
+    """What the device has seen since `clear`."""
+
+    waits: Counter[str] = field(default_factory=Counter)
+    """Calls for which the host waits, by their kind; copies from pageable memory are among them."""
+    to_host: int = 0
+    """Bytes that were copied to the host."""
+    ran: set[CodeType] = field(default_factory=set)
+    """Functions that were running while the device worked."""
+
+    def clear(self) -> None:
+        """Forget the counts; functions that ran are kept."""
+        self.waits.clear()
+        self.to_host = 0
+
+    def wait(self, kind: str, to_host: Tensor | None = None) -> None:
+        """Note that the host waits, for a tensor if one is copied to it."""
+        self.waits[kind] += 1
+        self.to_host += 0 if to_host is None else to_host.numel() * to_host.element_size()
+
+    def note_callers(self) -> None:
+        """Note all functions that are running."""
+        frame = sys._getframe(2)
+        while frame is not None:
+            self.ran.add(frame.f_code)
+            frame = frame.f_back
+
+
+LOG = Log()
 
 
 class Module:
@@ -84,7 +132,7 @@ class OnDevice(Tensor):
 
     @property
     def data(self) -> Tensor:
-        return self.detach()
+        return OnDevice(self.raw)  # writes to it are not counted as the tensor's own
 
     @data.setter
     def data(self, new: Tensor) -> None:
@@ -103,11 +151,13 @@ class OnDevice(Tensor):
         return f"OnDevice({self.raw!r})"
 
     def tolist(self) -> Any:
+        LOG.wait("tolist", self.raw)
         return self.raw.tolist()
 
     def numpy(self, *, force: bool = False) -> Any:
         if not force:
             raise TypeError("can't convert gpu:0 device type tensor to numpy; use Tensor.cpu()")
+        LOG.wait("copy to the host", self.raw)
         return self.raw.numpy(force=True)
 
     @classmethod
@@ -119,6 +169,8 @@ class Pretending(TorchDispatchMode):
     """While entered, tensors can be made on and moved to the device."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if active_fake_mode() is not None:  # torch asks it last, and it knows devices by itself
+            return func(*args, **(kwargs or {}))
         return _run(func, args, kwargs or {})
 
 
@@ -130,6 +182,9 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     asked = kwargs.get("device")
     to_gpu = asked is not None and torch.device(asked).type == "gpu"
     _check_generator(args, kwargs, gpu=bool(on_gpu) or to_gpu)
+    if on_gpu or to_gpu:
+        LOG.note_callers()
+        _note_waits(func, args, kwargs, to_gpu=to_gpu)
     if func is aten.copy_.default:
         _raw(args[0]).copy_(_raw(args[1]))
         return args[0]
@@ -157,6 +212,30 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         return written[id(each)] if id(each) in written else OnDevice(each)
 
     return tree_map(wrapped, out)
+
+
+def _note_waits(func: Any, args: Any, kwargs: dict[str, Any], *, to_gpu: bool) -> None:
+    """Note whether CUDA lets the host wait: for what a tensor holds, or for a copy."""
+    if func in _WAITING:
+        LOG.wait(_WAITING[func])
+    elif func in _INDEXING:
+        if any(each.dtype is torch.bool for each in args[1] if each is not None):
+            LOG.wait("boolean index")
+        elif any(not isinstance(each, OnDevice) for each in args[1] if each is not None):
+            LOG.wait("index from the host")
+    elif func is aten.copy_.default:
+        _note_copy(
+            args[1], on_device=isinstance(args[0], OnDevice), non_blocking=args[2:] == (True,)
+        )
+    elif func is aten._to_copy.default and kwargs.get("device") is not None:
+        _note_copy(args[0], on_device=to_gpu, non_blocking=kwargs.get("non_blocking", False))
+
+
+def _note_copy(source: Tensor, *, on_device: bool, non_blocking: bool) -> None:
+    if isinstance(source, OnDevice) and not on_device:
+        LOG.wait("copy to the host", source)
+    elif not isinstance(source, OnDevice) and on_device and not non_blocking:
+        LOG.wait("copy to the device")
 
 
 def _raw(each: Any) -> Any:

@@ -211,9 +211,9 @@ def pack(masks: Masks) -> dict[str, Tensor]:
     place = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8)
     packed = {}
     for name, mask in masks.items():
-        flat = mask.reshape(-1).to("cpu", torch.uint8)
+        flat = mask.reshape(-1).to(torch.uint8)
         padded = torch.nn.functional.pad(flat, (0, -flat.numel() % 8)).view(-1, 8)
-        packed[name] = (padded * place).sum(1, dtype=torch.uint8)
+        packed[name] = (padded * place.to(flat.device)).sum(1, dtype=torch.uint8).cpu()
     return packed
 
 

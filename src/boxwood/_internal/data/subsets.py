@@ -62,7 +62,9 @@ def without_classes(data: Callable[[], Splits], classes: Sequence[int]) -> Split
             f"classes=."
         )
     _, labels = whole.train.take(torch.arange(len(whole.train)))
-    kept = (~torch.isin(labels, torch.tensor(list(classes)))).nonzero().flatten()
+    kept = (
+        (~torch.isin(labels, torch.tensor(list(classes), device=labels.device))).nonzero().flatten()
+    )
     if not len(kept):
         raise InvalidInput(
             f"Expected training examples of {whole.name} that are left, got none without the "

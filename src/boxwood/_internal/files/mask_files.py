@@ -241,7 +241,7 @@ def write_with_masks(
     path = Path(path)
     check_suffix(path, ".safetensors")
     check_whole({**weights, **{f"mask of {name}": mask for name, mask in masks.items()}})
-    whole = save({name: tensor.contiguous() for name, tensor in weights.items()})
+    whole = save({name: tensor.cpu().contiguous() for name, tensor in weights.items()})
     start = 8 + int.from_bytes(whole[:8], "little")
     header = parse_header(whole[8:start], len(whole), path)
     shapes = {name: tuple(mask.shape) for name, mask in masks.items()}

@@ -106,24 +106,27 @@ def refit_(
     names = [reader.name for reader in group]
     layers: list[Any] = [repaired.get_submodule(name) for name in names]
     size = width_of(layers[0])
-    gram = torch.zeros(size, size, dtype=torch.float64)
     old = [_as_matrix(layer) for layer in layers]
+    gram = old[0].new_zeros(size, size)
+    rows_of = [reader.rows.to(gram.device) for reader in group]
     cross = [torch.zeros_like(each) for each in old]
     count = 0
     for batch in range(batches):
         ours, theirs = steps.calls(names, batch), whole.calls(names, batch)
         for call, (x, _) in enumerate(ours[names[0]]):
-            rows = _unfolded(layers[0], x).double().cpu()
+            rows = _unfolded(layers[0], x).double()
             gram += rows.T @ rows
             count += len(rows)
-            for reader, layer, weights, total in zip(group, layers, old, cross, strict=True):
-                y = theirs[reader.name][call][1]
+            for name, kept, layer, weights, total in zip(
+                names, rows_of, layers, old, cross, strict=True
+            ):
+                y = theirs[name][call][1]
                 channel = -1 if isinstance(layer, nn.Linear) else 1 - layer.weight.dim() + y.dim()
-                wanted = y.movedim(channel, -1).reshape(-1, y.shape[channel]).double().cpu()
-                total += rows.T @ (wanted[:, reader.rows] - rows @ weights)
+                wanted = y.movedim(channel, -1).reshape(-1, y.shape[channel]).double()
+                total += rows.T @ (wanted[:, kept] - rows @ weights)
     sums, count = add_up({"gram": gram, "cross": torch.cat(cross, 1)}, count, ranks)
     penalty = ridge * float(sums["gram"].diagonal().mean()) + 1e-12
-    regular = sums["gram"] + penalty * torch.eye(size, dtype=torch.float64)
+    regular = sums["gram"] + penalty * torch.eye(size, dtype=gram.dtype, device=gram.device)
     change = as_first_rank(torch.linalg.solve(regular, sums["cross"]), ranks)
     sizes = [total.shape[1] for total in cross]
     for layer, weights, part in zip(layers, old, change.split(sizes, 1), strict=True):
@@ -159,20 +162,20 @@ def fold_mean_(
     wide: Any = original.get_submodule(reader.name)
     if layer.bias is None:
         return
-    total, count = torch.zeros(wide.weight.shape[1], dtype=torch.float64), 0
+    weight = wide.weight.detach().double()
+    total, count = weight.new_zeros(weight.shape[1]), 0
     for batch in range(batches):
         for x, _ in whole.calls([reader.name], batch)[reader.name]:
             channel = -1 if isinstance(wide, nn.Linear) else 1 - wide.weight.dim() + x.dim()
             flat = x.movedim(channel, -1).reshape(-1, x.shape[channel])
-            total += flat.double().sum(0).cpu()
+            total += flat.double().sum(0)
             count += len(flat)
     sums, count = add_up({"total": total}, count, ranks)
     mean = sums["total"] / max(count, 1)
-    mean[reader.inputs] = 0
-    weight = wide.weight.double().cpu()[reader.rows].flatten(2).sum(2) if (
-        wide.weight.dim() > 2
-    ) else wide.weight.double().cpu()[reader.rows]  # fmt: skip
-    layer.bias.add_((weight @ mean).to(layer.bias))
+    mean[reader.inputs.to(mean.device)] = 0
+    kept = weight[reader.rows.to(weight.device)]
+    kept = kept.flatten(2).sum(2) if kept.dim() > 2 else kept
+    layer.bias.add_((kept @ mean).to(layer.bias))
 
 
 def width_of(layer: Any) -> int:
@@ -187,9 +190,9 @@ def width_of(layer: Any) -> int:
 
 def _as_matrix(layer: Any) -> Tensor:
     """Weights as [inputs (, 1 for the bias), outputs]."""
-    flat = layer.weight.detach().flatten(1).double().cpu()
+    flat = layer.weight.detach().flatten(1).double()
     if layer.bias is not None:
-        flat = torch.cat([flat, layer.bias.detach().double().cpu()[:, None]], 1)
+        flat = torch.cat([flat, layer.bias.detach().double()[:, None]], 1)
     return torch.transpose(flat, 0, 1)
 
 
