@@ -88,9 +88,9 @@ def test_bench_races_every_network_in_every_engine(nets, monkeypatch, capsys) ->
     )  # fmt: skip
     times = {result["name"]: result["median"] for result in found["results"]}
     assert {f"{each}, {name}" for each in ("torch", OURS) for name in NETWORKS} <= times.keys()
-    note = ", int8"
+    assert {f"{OURS}, {name}, int8" for name in NETWORKS} <= times.keys()
     for peer in (
-        f"{peer}, {name}{end}" for peer in PEERS for name in NETWORKS for end in ("", note)
+        f"{peer}, {name}{end}" for peer in PEERS for name in NETWORKS for end in ("", ", int8")
     ):
         assert (peer in times) != bool(found["absent"].get(peer)), peer
     assert all(len(result["seconds"]) == 6 for result in found["results"])
@@ -109,7 +109,8 @@ def test_bench_of_a_few(nets, monkeypatch, capsys) -> None:
     """Dense torch always runs, as all others are compared with it."""
     given = (f"{nets}:ready", "--input", "2x4", "--turns", "1", "--sparsity", "0.5")
     found = raced(monkeypatch, capsys, *given, "--only", "boxwood", "--only", "torch, 50%")
-    names = ["torch, dense", f"{OURS}, dense", "torch, 50% zeros", f"{OURS}, 50% zeros"]
+    names = ["torch, dense", f"{OURS}, dense", f"{OURS}, dense, int8"]
+    names += [name.replace("dense", "50% zeros") for name in names]
     assert [result["name"] for result in found["results"]] == names
     monkeypatch.setattr("sys.argv", ["boxwood", "bench", *given, "--only", "tvm"])
     with pytest.raises(SystemExit) as ended:
@@ -121,7 +122,7 @@ def test_bench_of_a_few(nets, monkeypatch, capsys) -> None:
 def test_what_bench_prints_fits_a_pipe(nets, monkeypatch, capsys) -> None:
     """The table is 80 columns wide; every other line is one sentence that grep finds."""
     given = ("--input", "2x4", "--turns", "1", "--sparsity", "0.5", "--keep", "0.25")
-    few = ("--only", "torch,", "--only", "boxwood")
+    few = ("--only", "torch,", "--only", "boxwood's engine,")
     run(monkeypatch, "bench", f"{nets}:ready", *given, *few)
     table, _, rest = capsys.readouterr().out.partition("dense: 114 parameters")
     assert {OURS, "25% of units, 50% zeros"} <= set(re.split(r"\s{2,}", table.replace("\n", "  ")))

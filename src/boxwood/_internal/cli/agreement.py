@@ -75,7 +75,8 @@ class Agreement:
         """What a table shows, by heading."""
         shown = {"accuracy": self.accuracy, "agrees": self.agrees}
         found = {name: f"{100 * each:.1f} %" for name, each in shown.items() if each is not None}
-        return {**found, "error": f"{100 * self.error:.2g} %"}
+        error = "< 0.1 %" if 0 < self.error < 0.001 else f"{100 * self.error:.2g} %"
+        return {**found, "error": error}
 
     def said(self, dense: "Agreement") -> str:
         """Say what it costs, after "On 500 examples it"."""

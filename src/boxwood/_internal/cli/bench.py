@@ -103,7 +103,7 @@ def bench(
     """Run a network in every engine that this machine has, by turns, and say what is fastest.
 
     It races the network, the pruned one (--sparsity), the one with fewer units (--keep), and that one
-    pruned, each in torch, in ONNX Runtime and OpenVINO (float32 and int8), and in Boxwood's engine.
+    pruned, each in torch, and in ONNX Runtime, OpenVINO and Boxwood's engine (float32 and int8).
 
     Example: boxwood bench torchvision.models:resnet50 --input 1x3x224x224 --sparsity 0.9 --keep 0.5
 
@@ -212,6 +212,7 @@ def _entries(
         (OURS, False, boxwood_engine),
         ("ONNX Runtime", True, partial(onnx_runtime, int8=True, calibration=calibration)),
         ("OpenVINO", True, partial(openvino, int8=True, calibration=calibration)),
+        (OURS, True, partial(boxwood_engine, int8=True, calibration=calibration)),
     ]
     return [
         Entry(engine, name, int8, partial(make, network, example, threads))

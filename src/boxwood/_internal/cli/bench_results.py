@@ -138,7 +138,7 @@ def absent_lines(absent: Mapping[Entry, str], networks: int) -> Iterator[str]:
 
 def table(results: Mapping[Entry, BackendTimes], judged: Mapping[Entry, Agreement]) -> Table:
     """A row for every network in every engine, the fastest first."""
-    found = Table(box=box.SIMPLE, pad_edge=False)
+    found = Table(box=box.SIMPLE, pad_edge=False, collapse_padding=True)
     found.add_column("engine")
     found.add_column("network")
     titles = next(iter(judged.values())).cells() if judged else {}
