@@ -44,6 +44,7 @@ from boxwood import (  # noqa: F401 - public modules
 from boxwood._internal.compress.api import compress
 from boxwood._internal.core.public_names import publish as _publish
 from boxwood._internal.deployment import load, save
+from boxwood._internal.engine.accelerate import accelerate_, restore_
 from boxwood._internal.engine.compiling import compile  # noqa: A004 - as torch names it
 from boxwood._internal.graph.compensate import compensate
 from boxwood._internal.graph.equivalence import check_equivalence
@@ -64,6 +65,7 @@ __all__ = [
     "Experiment",
     "MaskBinding",
     "SparseTraining",
+    "accelerate_",
     "apply_masks_",
     "check_equivalence",
     "compensate",
@@ -73,6 +75,7 @@ __all__ = [
     "find_units",
     "load",
     "prune_",
+    "restore_",
     "run",
     "save",
     "select_units",

@@ -67,12 +67,21 @@ def narrowest(weight: Array) -> ValueType:
         >>> narrowest(np.array([1.0, -0.5], np.float32)).value
         'bfloat16'
     """
-    bits = weight.view(np.uint32)
-    if not (bits & 0xFFFF).any():
+    if not (np.ascontiguousarray(weight).view(np.uint32) & 0xFFFF).any():
         return ValueType.BFLOAT16
+    flat = weight.reshape(-1)
+    # Most weights show at once that they need more.
+    fits = all(_are_halves(part) for part in (flat[:FIRST], flat[FIRST:]))
+    return ValueType.FLOAT16 if fits else ValueType.FLOAT32
+
+
+FIRST = 4096
+"""Entries that are looked at first."""
+
+
+def _are_halves(weight: Array) -> bool:
     with np.errstate(over="ignore"):
-        half = weight.astype(np.float16).astype(np.float32)
-    return ValueType.FLOAT16 if np.array_equal(half, weight) else ValueType.FLOAT32
+        return np.array_equal(weight.astype(np.float16).astype(np.float32), weight)
 
 
 def pack(weight: Array, values: ValueType) -> BitMaskParts:

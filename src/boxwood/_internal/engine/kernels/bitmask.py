@@ -169,20 +169,19 @@ _PARAMETERS = (
     ("i64", "%rows"),
     ("i64", "%blocks"),
     ("i64", "%tail"),
+    ("i64", "%last_image"),
 )
 
 
 def emit(shape: Specialisation) -> str:
     """The text of the kernel: a range of (chunk of rows, few images) for each thread."""
     f, a = frame.begin(shape.entry, NUMBERS, ADDRESSES)
-    # Whole fours of images first, then single ones.
-    fours = f.div(a["images"], IMAGES)
-    parts = f.add(fours, f.rem(a["images"], IMAGES))
+    parts = f.div(f.add(a["images"], IMAGES - 1), IMAGES)
     with frame.units(f, f.mul(parts, a["chunks"])) as unit:
         part, chunk = f.rem(unit, parts), f.div(unit, parts)
-        alone = f.compare("sge", part, fours)
-        whole = f.minimum(part, fours)
-        image = f.add(f.mul(whole, IMAGES), f.sub(part, whole))
+        image = f.mul(part, IMAGES)
+        count = f.minimum(IMAGES, f.sub(a["images"], image))
+        alone = f.compare("eq", count, 1)
         group = f.mul(chunk, a["chunk"])
         row = f.mul(group, ROWS)
         words = f.mul(f.mul(group, f.add(a["blocks"], 1)), 2 * ROWS)
@@ -201,13 +200,13 @@ def emit(shape: Specialisation) -> str:
             f.sub(a["rows"], row),
             a["blocks"],
             a["tail"],
+            f.sub(count, 1),
         )
         with f.otherwise(alone):
             frame.call(f, f"{shape.entry}.{IMAGES}", _PARAMETERS, values)
         with f.when(alone):
             frame.call(f, f"{shape.entry}.1", _PARAMETERS, values)
         last = f.compare("eq", chunk, f.sub(a["chunks"], 1))
-        count = f.value(f"select i1 {alone}, i64 1, i64 {IMAGES}")
         with f.when(last), f.loop(0, count) as each:
             place = f.mul(f.add(image, each), a["target_image"])
             end = f.offset(f.offset(a["target"], place), a["rows"], "float")
@@ -221,23 +220,25 @@ def _rows(name: str, images: int, shape: Specialisation) -> Builder:
     f = Builder(name, _PARAMETERS, internal=True)
     word, value = f.variable("ptr", "%masks"), f.variable("ptr", "%values")
     sums = [[f.variable(_VECTOR) for _ in range(ROWS)] for _ in range(images)]
-    inputs = [f.offset("%x", f.mul("%source_image", n)) for n in range(images)]
+    # Images after the last one repeat it, which writes the same values twice.
+    places = [f.minimum("%last_image", n) for n in range(images)]
+    inputs = [f.offset("%x", f.mul("%source_image", place)) for place in places]
+    outputs = [f.mul("%target_image", place) for place in places]
     narrow = f.value("trunc i64 %tail to i16")
     tail = f.value(f"bitcast i16 {narrow} to <{COLUMNS} x i1>")
     with f.loop(0, "%groups") as group:
         for sum_ in (each for row in sums for each in row):
             f.store(_VECTOR, "zeroinitializer", sum_, 64)
         with f.loop(0, "%blocks") as block:
-            places = [f.offset(x, block, _VECTOR) for x in inputs]
-            _block(f, shape.values, word, value, sums, [f.load(_VECTOR, at, 4) for at in places])
-        places = [f.offset(x, "%blocks", _VECTOR) for x in inputs]
+            loaded = [f.load(_VECTOR, f.offset(x, block, _VECTOR), 4) for x in inputs]
+            _block(f, shape.values, word, value, sums, loaded)
         f.declare(f"declare {_VECTOR} @llvm.masked.load.v16f32.p0(ptr, i32, <16 x i1>, {_VECTOR})")
         last = [
             f.value(
                 f"call {_VECTOR} @llvm.masked.load.v16f32.p0(ptr {at}, i32 4, <16 x i1> {tail}, "
                 f"{_VECTOR} zeroinitializer)"
             )
-            for at in places
+            for at in (f.offset(x, "%blocks", _VECTOR) for x in inputs)
         ]
         _block(f, shape.values, word, value, sums, last)
         row = f.mul(group, ROWS)
@@ -246,7 +247,7 @@ def _rows(name: str, images: int, shape: Specialisation) -> Builder:
         full = f.compare("sge", left, ROWS)
         for image in range(images):
             total = f.binary("fadd", _FOUR, _across(f, sums[image]), bias)
-            place = f.add(f.mul("%target_image", image), f.mul(row, 4))
+            place = f.add(outputs[image], f.mul(row, 4))
             out, residual = f.offset("%y", place), f.offset("%residual", place)
             with f.when(full):
                 _finish(f, shape, _FOUR, total, out, residual)

@@ -108,11 +108,11 @@ class Builder:
         """Remainder of ``a / b`` of i64 that are not negative."""
         return self.value(f"urem i64 {a}, {b}")
 
-    def compare(self, how: str, a: str, b: str | int) -> str:
+    def compare(self, how: str, a: str | int, b: str | int) -> str:
         """``icmp how`` of i64, an i1."""
         return self.value(f"icmp {how} i64 {a}, {b}")
 
-    def minimum(self, a: str, b: str | int) -> str:
+    def minimum(self, a: str | int, b: str | int) -> str:
         """The smaller of two signed i64."""
         less = self.compare("slt", a, b)
         return self.value(f"select i1 {less}, i64 {a}, i64 {b}")

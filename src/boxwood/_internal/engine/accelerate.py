@@ -1,0 +1,231 @@
+"""Sparse kernels for the layers of a network that stays torch's: whatever it does between them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from boxwood._internal.core.arguments import check_network
+from boxwood._internal.engine.accelerated_layers import AcceleratedLayer, AcceleratedLinear
+from boxwood._internal.engine.layer_plans import LinearPlan
+from boxwood._internal.engine.product_choice import (
+    Product,
+    Times,
+    Way,
+    measure,
+    speedup,
+    ways_by_positions,
+)
+from boxwood._internal.engine.sparse_products import FewPositions, ManyPositions
+from boxwood._internal.engine.targets import Target, host
+from boxwood._internal.engine.thread_team import ThreadTeam
+
+SMALLEST = 4096
+"""Weights of the smallest layers that are looked at: less is over sooner than a call."""
+
+MANY = 65
+"""Positions that the report calls many."""
+
+_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What `accelerate_` found for a layer.
+
+    Args:
+        name: of the layer.
+        sparsity: fraction of its weights that are zero.
+        one: how many times as fast as torch it runs for one position, as measured.
+        many: the same for many positions.
+        why: why the layer stays as it is; empty if it was replaced.
+    """
+
+    name: str
+    sparsity: float
+    one: float = 1.0
+    many: float = 1.0
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Acceleration:
+    """What `accelerate_` did, layer by layer; prints as a table."""
+
+    layers: tuple[LayerReport, ...]
+
+    @property
+    def replaced(self) -> int:
+        """How many layers run sparse kernels."""
+        return sum(not layer.why for layer in self.layers)
+
+    def __str__(self) -> str:
+        width = max((len(layer.name) for layer in self.layers), default=0)
+        lines = [f"{'layer'.ljust(width)}   zeros  one position  many positions"]
+        lines += [
+            f"{each.name.ljust(width)}  {100 * each.sparsity:4.0f} %  "
+            + (each.why or f"{each.one:11.2f}×  {each.many:13.2f}×")
+            for each in self.layers
+        ]
+        return "\n".join([*lines, f"{self.replaced} of {len(self.layers)} layers replaced."])
+
+
+def accelerate_(model: nn.Module) -> Acceleration:
+    """Let the linear layers of a network run sparse kernels, each where that is faster.
+
+    A layer ``y = x Wᵀ + b`` is replaced in place. It reads only the weights that are not zero, at
+    a few positions (as in decoding) from a bit for each entry and the entries, at many positions
+    (as in prefill) as vectors of positions. For each number of positions the faster of these and
+    torch was measured on this machine; a layer that nowhere wins stays as it is. Everything else
+    stays torch's: control flow, caches, shapes, ``torch.compile`` around it. Results differ from
+    torch's by rounding, because sums are formed in another order.
+
+    Names, parameters, ``state_dict`` and hooks stay as they are, and copies are accelerated too.
+    Gradients are torch's. When weights have changed, the layer warns once and runs in torch until
+    `accelerate_` is called again; what is written through ``weight.data`` is not seen. So does a
+    network that was loaded from a file. `restore_` undoes it. The packed weights take memory in
+    addition to the dense ones: at 80 % zeros a quarter of them for few positions, a third for many.
+
+    Args:
+        model: a network whose weights are on the CPU, in float32, bfloat16 or float16; others
+            stay as they are. It runs on as many threads as torch has now.
+
+    Returns:
+        What was done, layer by layer, with the measured factors; print it.
+
+    Raises:
+        InvalidInput: the model is no module.
+        MissingDependency: llvmlite is missing.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 256)).eval()
+        >>> x = torch.ones(1, 256)
+        >>> with torch.no_grad():
+        ...     before = net(x)
+        ...     report = accelerate_(net)
+        ...     torch.allclose(net(x), before, atol=1e-5)
+        True
+        >>> restore_(net)
+        >>> type(net[0]) is nn.Linear
+        True
+    """
+    check_network(model)
+    restore_(model)
+    target, reports, groups = host(), {}, dict[object, list[tuple[str, nn.Linear]]]()
+    for name, layer in _candidates(model):
+        why = _why_not(layer, target)
+        if why:
+            reports[name] = LayerReport(name, _sparsity(layer), why=why)
+        else:
+            groups.setdefault(_kind(layer), []).append((name, layer))
+    team = ThreadTeam(torch.get_num_threads())
+    for group in groups.values():
+        plans, times = _plans([layer for _, layer in group], target, team)
+        one, many = (max(1.0, speedup(times, positions)) for positions in (1, MANY))
+        for (name, layer), plan in zip(group, plans, strict=True):
+            why = "" if plan else "torch is faster"
+            reports[name] = LayerReport(name, _sparsity(layer), one, many, why)
+            if plan:
+                layer.__class__ = AcceleratedLinear
+                layer.take_(plan)  # type: ignore[operator]
+    return Acceleration(
+        tuple(reports[name] for name, _ in model.named_modules() if name in reports)
+    )
+
+
+def restore_(model: nn.Module) -> None:
+    """Undo `accelerate_`: every layer is again of the class that it was.
+
+    Args:
+        model: accelerated or not.
+    """
+    for module in model.modules():
+        if isinstance(module, AcceleratedLayer):
+            for name in ("plan", "plan_number"):
+                module.__dict__.pop(name, None)
+            module.__class__ = type(module).__mro__[2]
+
+
+def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
+    for name, module in model.named_modules():
+        if type(module) is nn.Linear and isinstance(module._parameters.get("weight"), Tensor):
+            yield name, module
+
+
+def _why_not(layer: nn.Linear, target: Target) -> str:
+    """Say why a layer stays as it is whatever is faster; empty if nothing speaks against it."""
+    weight = layer.weight
+    if weight.numel() < SMALLEST:
+        return "small"
+    for tensor in (weight, layer.bias):
+        if tensor is None:
+            continue
+        if type(tensor) not in (nn.Parameter, Tensor) or tensor.layout is not torch.strided:
+            return f"a {type(tensor).__name__} of layout {tensor.layout}"
+        if tensor.device.type != "cpu" or tensor.dtype not in _TYPES or tensor.is_inference():
+            return f"{tensor.dtype} on {tensor.device}".removeprefix("torch.")
+    if not FewPositions.is_supported(weight.shape, target):
+        return "sizes that are no multiples of 16"
+    return ""
+
+
+def _sparsity(layer: nn.Linear) -> float:
+    return 1 - int(layer.weight.count_nonzero()) / layer.weight.numel()
+
+
+def _kind(layer: nn.Linear) -> object:
+    """What layers have in common that are as fast as each other."""
+    weight = layer.weight
+    return weight.shape, weight.dtype, layer.bias is None, round(20 * _sparsity(layer))
+
+
+def _plans(
+    layers: Sequence[nn.Linear], target: Target, team: ThreadTeam
+) -> tuple[list[LinearPlan | None], Times]:
+    """Return the plans of layers of one kind, None where torch is always faster, and what was measured."""
+    # Layers that share their weights share a plan.
+    keys = [(layer.weight.data_ptr(), _address(layer.bias)) for layer in layers]
+    tensors = {
+        key: (layer.weight.detach(), None if layer.bias is None else layer.bias.detach())
+        for key, layer in zip(keys, layers, strict=True)
+    }
+    products = {key: _products(*each, target, team) for key, each in tensors.items()}
+    timed: dict[Way, list[Product]] = {
+        way: [_as_planned(*tensors[key], way, each[way]) for key, each in products.items()]
+        for way in (Way.FEW, Way.MANY)
+    }
+    timed[Way.DENSE] = [partial(F.linear, weight=w, bias=b) for w, b in tensors.values()]
+    weight, _ = tensors[keys[0]]
+    with torch.no_grad():
+        times = measure(timed, weight.shape[1], weight.dtype, team.threads)
+    ways = ways_by_positions(times)
+    used = {*ways} - {Way.DENSE}
+    plans = {
+        key: LinearPlan(*each, ways, {way: products[key][way] for way in used}) if used else None
+        for key, each in tensors.items()
+    }
+    return [plans[key] for key in keys], times
+
+
+def _products(
+    weight: Tensor, bias: Tensor | None, target: Target, team: ThreadTeam
+) -> dict[Way, Product]:
+    matrix = weight.float().contiguous().numpy()
+    added = None if bias is None else bias.float().numpy()
+    return {
+        Way.FEW: FewPositions(matrix, added, target, team),
+        Way.MANY: ManyPositions(matrix, added, target, team),
+    }
+
+
+def _as_planned(weight: Tensor, bias: Tensor | None, way: Way, product: Product) -> Product:
+    """Return a product as a plan runs it, with the types that the layer has."""
+    plan = LinearPlan(weight, bias, (way,) * 2, {way: product})
+    return partial(plan, weight=weight, bias=bias)
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
