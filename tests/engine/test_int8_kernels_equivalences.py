@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from boxwood._internal.engine.kernels import borders, int8_build, int8_conv, pooling, quads
+from boxwood._internal.engine.kernels import (
+    borders,
+    int8_build,
+    int8_conv,
+    int8_depthwise,
+    pooling,
+    quads,
+)
 from boxwood._internal.engine.kernels.contract import Activation
 from boxwood._internal.engine.kernels.conv import Conv
 from boxwood._internal.engine.kernels.int8_build import Int8Packing
@@ -276,3 +283,38 @@ def test_refusals():
     shape = Conv(padded(2, 4, 4), padded(6, 4, 4), groups=2)
     with pytest.raises(BoxwoodError, match="groups of whole quads"):
         Int8Conv(shape, 6, 3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(1, 9), st.sampled_from([(3, 1), (3, 2), (5, 2), (2, 1)]), st.integers(5, 21),
+    st.sampled_from([Activation.NONE, Activation.RELU6]), st.sampled_from([63, 127]), st.booleans(),
+)  # fmt: skip
+def test_depthwise(run_on_bytes, channels, window, size, activation, most, wider):
+    """A filter for each channel, its taps in fours, equals the reference."""
+    kernel, stride = window
+    padding = kernel // 2
+    after = (size + 2 * padding - kernel) // stride + 1
+    quads_ = quad_count(channels)
+    shape = Conv(
+        padded(quads_, size, size + wider, halo=padding),
+        padded(quads_, after, (size + wider + 2 * padding - kernel) // stride + 1, halo=1),
+        (kernel, kernel), (stride, stride), (padding, padding), groups=quads_,
+        activation=activation,
+    )  # fmt: skip
+    problem = int8_conv.Int8Depthwise(shape, channels, Quantisation(0.05, 31))
+    rng = np.random.default_rng(size)
+    weight = rng.integers(-most, most + 1, problem.weight_shape).astype(np.int8)
+    if most == 127:
+        weight = np.where(weight < 0, -127, 127).astype(np.int8)
+    x = rng.integers(0, 256, (2, channels, size, size + wider)).astype(np.uint8)
+    x[0] = 255
+    constants = np.stack([rng.uniform(1e-5, 1e-3, channels), rng.normal(size=channels)]).astype(
+        np.float32
+    )
+    kernel_ = int8_depthwise.build(problem, weight, constants, run_on_bytes.target)
+    y = run_on_bytes(
+        kernel_, shape.source, shape.target, words_of(x, 9), around=(gutter(9), gutter(31))
+    )
+    wanted = int8_conv.reference(problem, x, weight, constants, 9)
+    np.testing.assert_array_equal(to_bytes(y.view(np.int32), channels), wanted)

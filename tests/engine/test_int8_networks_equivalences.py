@@ -79,6 +79,14 @@ def networks():
         "mixed": (Mixed(), torch.randn(2, 6, 11, 9)),
         "tokens": (Tokens(), torch.randn(2, 7, 24)),
         "vectors": (nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 3)), torch.randn(2, 30)),
+        "depthwise": (
+            nn.Sequential(
+                nn.Conv2d(4, 10, 1), nn.ReLU6(),
+                nn.Conv2d(10, 10, 3, groups=10, padding=1, stride=2), nn.ReLU6(),
+                nn.Conv2d(10, 10, 3, groups=10, padding=1), nn.Conv2d(10, 6, 1),
+            ),
+            torch.randn(2, 4, 11, 11),
+        ),
         "groups": (nn.Conv2d(16, 8, 3, groups=2, padding=1), torch.randn(1, 16, 5, 5)),
     }  # fmt: skip
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from boxwood._internal.engine.constants import Constants
 from boxwood._internal.engine.kernels.contract import Activation
 from boxwood._internal.engine.kernels.int8_build import density
+from boxwood._internal.engine.kernels.quads import QUAD
 from boxwood._internal.engine.ops import Dequantise, NativeOp, OnBytes, Quantise, Recurrent
 from boxwood._internal.engine.plan import KernelStep
 from boxwood._internal.engine.program import Op, Program, TorchOp, sizes_at
@@ -193,7 +194,8 @@ def _fraction_of_zeros(op: Op, program: Program) -> float:
         return 0.0
     if isinstance(op, NativeOp) and isinstance(op.kind, OnBytes):
         # Bytes are small enough to be 0 here and there; kernels skip four of them.
-        return 1 - density(weights[0].numpy())
+        whole = weights[0].shape[1] >= QUAD
+        return 1 - density(weights[0].numpy()) if whole else 0.0
     entries = sum(weight.numel() for weight in weights)
     return 1 - sum(int(weight.count_nonzero()) for weight in weights) / max(entries, 1)
 

@@ -14,6 +14,7 @@ from boxwood._internal.engine.kernels import (
     elementwise,
     int8_build,
     int8_conv,
+    int8_depthwise,
     matvec,
     normalisation,
     pooling,
@@ -223,10 +224,13 @@ def _product_of_bytes(
     if isinstance(kind, Project):
         shape = conv.Conv(source, out, activation=kind.activation, residual=residual)
     else:
+        depthwise = kind.groups > 1 and kernel[1] == 1 and to is not None
         shape = conv.Conv(
             source, out, (kernel[2], kernel[3]), kind.stride, kind.padding, kind.dilation,
-            kind.groups, kind.activation, residual,
+            source.channels if depthwise else kind.groups, kind.activation, residual,
         )  # fmt: skip
+    if isinstance(kind, Convolve) and kind.groups > 1 and kernel[1] == 1 and to is not None:
+        return int8_conv.Int8Depthwise(shape, kernel[0], to)
     return int8_conv.Int8Conv(shape, kernel[0], kernel[1], to, of)
 
 
@@ -274,6 +278,8 @@ def packed_kernel(
             return int8_build.build(
                 problem, _given(weight), _given(bias), target, packing=packing, threads=threads
             )
+        case int8_conv.Int8Depthwise():
+            return int8_depthwise.build(problem, _given(weight), _given(bias), target)
         case borders.ToBytes() | borders.ToFloats():
             return borders.build(problem, target)
         case matvec.MatVec():

@@ -57,6 +57,11 @@ class Int8Conv:
             )
 
     @property
+    def groups(self) -> int:
+        """Groups of channels that do not mix."""
+        return self.shape.groups
+
+    @property
     def columns(self) -> int:
         """Words of weights of one output."""
         return quad_count(self.inputs) * math.prod(self.shape.kernel)
@@ -67,7 +72,43 @@ class Int8Conv:
         return (self.outputs, self.inputs, *self.shape.kernel)
 
 
-def epilogue(problem: Int8Conv, constants: Array) -> tuple[Array, Array, Array]:
+@dataclass(frozen=True)
+class Int8Depthwise:
+    """The same with a filter for each channel; the result is bytes.
+
+    Args:
+        shape: the convolution on words, as many groups as quads.
+        outputs: channels.
+        out: what bytes of the result represent.
+    """
+
+    shape: Conv
+    outputs: int
+    out: Quantisation
+
+    def __post_init__(self) -> None:
+        shape, quads = self.shape, quad_count(self.outputs)
+        if not shape.depthwise or shape.groups != quads:
+            raise InvalidInput(
+                f"Expected {quads} quads with a filter each and strides of 1 or 2, got {shape}; "
+                f"leave this layer to float32."
+            )
+
+    residual = None
+    inputs = 1
+
+    @property
+    def groups(self) -> int:
+        """Groups of channels that do not mix."""
+        return self.outputs
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int, int]:
+        """Of the weight as torch holds it."""
+        return (self.outputs, 1, *self.shape.kernel)
+
+
+def epilogue(problem: Int8Conv | Int8Depthwise, constants: Array) -> tuple[Array, Array, Array]:
     """Scales and offsets of rows and the settings, as kernel and reference use them.
 
     Args:
@@ -96,7 +137,7 @@ def epilogue(problem: Int8Conv, constants: Array) -> tuple[Array, Array, Array]:
 
 
 def reference(
-    problem: Int8Conv,
+    problem: Int8Conv | Int8Depthwise,
     x: Bytes,
     weight: Weight,
     constants: Array,
@@ -127,14 +168,16 @@ def reference(
     return np.asarray(np.rint(np.clip(y, low, high)), np.uint8)
 
 
-def exact_sums(problem: Int8Conv, x: Bytes, weight: Weight, zero: int) -> NDArray[np.int32]:
+def exact_sums(
+    problem: Int8Conv | Int8Depthwise, x: Bytes, weight: Weight, zero: int
+) -> NDArray[np.int32]:
     """The sums of products, exactly: [images, out, height, width]."""
     shape = problem.shape
     _, height, width = shape.target.shape
     halo = shape.source.halo
     around = ((0, 0), (0, 0), (halo, halo), (halo, halo))
     wide = np.pad(x, around, constant_values=zero).astype(np.float64)  # exact below 2^53
-    images, groups = len(x), shape.groups
+    images, groups = len(x), problem.groups
     parts = wide.reshape(images, groups, problem.inputs, *wide.shape[2:])
     filters = weight.astype(np.float64).reshape(groups, -1, *problem.weight_shape[1:])
     y = np.zeros((images, groups, filters.shape[1], height, width))

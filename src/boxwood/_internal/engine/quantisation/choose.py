@@ -18,7 +18,7 @@ from boxwood._internal.engine.quantisation.layers import (
     measured_layers,
     observed_ranges,
 )
-from boxwood._internal.engine.quantisation.rewrite import Rewritten, rewritten
+from boxwood._internal.engine.quantisation.rewrite import Rewritten, is_depthwise, rewritten
 from boxwood._internal.engine.session import Session
 from boxwood._internal.engine.supported import supported_problems
 from boxwood._internal.engine.targets import Dots
@@ -108,6 +108,9 @@ def unfit(op: NativeOp, program: Program) -> str:
     weight = program.constants[op.weight]
     groups = op.kind.groups if isinstance(op.kind, Convolve) else 1
     outer, inner = weight.shape[:2]
+    if isinstance(op.kind, Convolve) and is_depthwise(op, program):
+        stride = op.kind.stride[1]
+        return "" if stride <= 2 else f"a filter for each channel with a stride of {stride}"
     if groups > 1 and (inner % QUAD or outer // groups % QUAD):
         return f"groups of {inner} channels are not whole quads"
     if weight[0].numel() * QUAD > MOST_PRODUCTS:

@@ -55,6 +55,8 @@ def bytes_weight(weight: Tensor, *, pairs: bool) -> BytesWeight:
         [[127, -64]]
     """
     flat = weight.double().reshape(len(weight), weight.shape[1], -1)
+    if weight.shape[1] == 1:  # a filter for each channel: taps are neighbours
+        flat = flat.transpose(1, 2)
     most = flat.abs().amax((1, 2)) if flat.numel() else flat.new_zeros(len(flat))
     if pairs:
         even = torch.nn.functional.pad(flat, (0, 0, 0, flat.shape[1] % 2))

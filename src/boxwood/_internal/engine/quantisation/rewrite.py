@@ -114,6 +114,8 @@ class _Rewriter:
             if position not in self.layers and not pooled:
                 continue
             axes = axes_read(program, op)
+            if position in self.layers and is_depthwise(op, program):
+                gives.add(position)
             for reader in read_by[op.out]:
                 if reader == len(program.ops) or reader not in native:
                     continue
@@ -201,6 +203,14 @@ class _Rewriter:
         self.values[number] = Value(tuple(tensor.shape), tensor.dtype)
         self.constants[number] = tensor.contiguous()
         return number
+
+
+def is_depthwise(op: NativeOp, program: Program) -> bool:
+    """Say whether a convolution has a filter for each channel and adds nothing: its result is bytes."""
+    if not isinstance(op.kind, Convolve) or op.weight is None or len(op.sources) > 1:
+        return False
+    outer, inner = program.values[op.weight].shape[:2]
+    return op.kind.groups == outer and inner == 1 and op.kind.groups > 1
 
 
 def _is_maximum(op: NativeOp) -> bool:
