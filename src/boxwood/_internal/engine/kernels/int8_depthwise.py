@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from boxwood._internal.engine.kernels import activations, frame, int8_rows, quads
+from boxwood._internal.engine.kernels import byte_activations, frame, int8_rows, quads
 from boxwood._internal.engine.kernels.contract import Activation, Code, Kernel, Pointer
 from boxwood._internal.engine.kernels.int8_build import exceeds_pairs
 from boxwood._internal.engine.kernels.int8_conv import Int8Depthwise, Weight, epilogue
@@ -245,7 +245,7 @@ class _Sums:
         y = f.value(f"sitofp {self.target.words} {sum_} to {floats}")
         y = f.binary("fadd", floats, f.binary("fmul", floats, y, self.scale), self.offset)
         if self.shape.activation not in int8_rows.INLINE:
-            y = activations.emit(f, floats, self.shape.activation, y)
+            y = byte_activations.emit(f, floats, self.shape.activation, y)
             y = f.binary("fmul", floats, y, self._setting("inverse"))
             y = f.binary("fadd", floats, y, self._setting("zero"))
         return quads.rounded(f, self.target, y, self._setting("low"), self._setting("high"))

@@ -19,7 +19,7 @@ float32 arithmetic in a fixed order, without fused multiply-adds, as in the refe
 
 from dataclasses import dataclass
 
-from boxwood._internal.engine.kernels import activations, frame, quads, rows
+from boxwood._internal.engine.kernels import activations, byte_activations, frame, quads, rows
 from boxwood._internal.engine.kernels.contract import Activation
 from boxwood._internal.engine.kernels.quads import DotProducts
 from boxwood._internal.engine.kernels.rows import Gathered, Source, Table
@@ -286,7 +286,7 @@ class _Finish:
     def _set_bytes(self, y: str, to: str, shift: str, keep: str) -> None:
         f, kind, floats = self.f, self.target.words, self.target.vector
         if self.shape.activation not in INLINE:
-            y = activations.emit(f, floats, self.shape.activation, y)
+            y = byte_activations.emit(f, floats, self.shape.activation, y)
             y = f.binary("fmul", floats, y, self._setting("inverse"))
             y = f.binary("fadd", floats, y, self._setting("zero"))
         byte = quads.rounded(f, self.target, y, self._setting("low"), self._setting("high"))
