@@ -15,7 +15,7 @@ from boxwood._internal.core.replacing import replacing
 from boxwood._internal.runs.provenance import provenance
 from boxwood.runs import Finding
 
-METHODS = ("magnitude", "wanda", "sparsegpt")
+METHODS = ("magnitude", "wanda", "ria", "sparsegpt")
 Measure = Callable[[Path], dict[str, Any]]
 
 

@@ -31,7 +31,15 @@ in B batches, E the mean loss):
 """
 
 from boxwood._internal.core.criteria.activations import ria, wanda
-from boxwood._internal.core.criteria.curvature import fisher, hutchinson, obd, obd_full, obs
+from boxwood._internal.core.criteria.curvature import (
+    cap,
+    fisher,
+    hutchinson,
+    obd,
+    obd_full,
+    obs,
+    woodfisher,
+)
 from boxwood._internal.core.criteria.filters import (
     geometric_median,
     network_slimming,
@@ -63,6 +71,7 @@ __all__ = [
     "Evidence",
     "Loss",
     "TrackMovement",
+    "cap",
     "fisher",
     "geometric_median",
     "gradient_magnitude",
@@ -84,4 +93,5 @@ __all__ = [
     "taylor",
     "taylor_gate",
     "wanda",
+    "woodfisher",
 ]

@@ -104,6 +104,8 @@ ROWS: tuple[tuple[Criterion, tuple[type[nn.Module], ...]], ...] = (
     (criteria.fisher, EVERYWHERE),
     (criteria.movement, EVERYWHERE),
     (criteria.hutchinson, EVERYWHERE),
+    (criteria.woodfisher, EVERYWHERE),
+    (criteria.cap, EVERYWHERE),
     (criteria.wanda, LAYERS),
     (criteria.ria, LAYERS),
     (criteria.obs, LAYERS),

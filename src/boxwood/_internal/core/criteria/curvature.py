@@ -117,5 +117,52 @@ def obs(weight: Tensor, inverse_hessian_diagonal: Tensor) -> Tensor:
     return weight.square() / (2 * inverse_hessian_diagonal)
 
 
+def woodfisher(weight: Tensor, inverse_fisher_diagonal: Tensor) -> Tensor:
+    """Score by ``w² / (2 [F⁻¹]_qq)`` with F the empirical Fisher matrix in blocks of 50 weights.
+
+    The rise of the loss if the weight goes and the others of its block make up for it, in any
+    network that gives gradients. Adjust what remains with `boxwood.oneshot.reconstruct_by_fisher`.
+
+    Args:
+        weight: any shape.
+        inverse_fisher_diagonal: [F⁻¹]_qq > 0, of the same shape.
+
+    Returns:
+        Scores of the shape of ``weight``, never negative.
+
+    Example:
+        >>> import torch
+        >>> woodfisher(torch.tensor([2.0, -1.0]), torch.tensor([0.5, 1.0]))
+        tensor([4.0000, 0.5000])
+
+    Source: Singh and Alistarh (2020), equation 5; Kurtic et al. (2022), equation 4, in blocks of 50.
+    Differs from the papers: blocks do not reach from one output to the next, and F is summed and
+    inverted where the papers update its inverse gradient by gradient, which gives the same.
+    """
+    return weight.square() / (2 * inverse_fisher_diagonal)
+
+
+def cap(elimination_cost: Tensor) -> Tensor:
+    """Score by what the weight costs once the cheaper ones of its block are gone: correlation aware.
+
+    Weights of a block go one after the other, the cheapest first, each by the cost of
+    `woodfisher`, and the rest moves to make up for it before the next is chosen. Of two weights
+    that can stand in for each other, one scores low and the other high.
+
+    Args:
+        elimination_cost: of any shape, never negative; zero where nothing is left.
+
+    Example:
+        >>> import torch
+        >>> cap(torch.tensor([0.5, 2.0]))
+        tensor([0.5000, 2.0000])
+
+    Source: Kuznedelev, Kurtic, Frantar and Alistarh (2022), algorithm 1.
+    Differs from the paper: blocks do not reach from one output to the next, and a weight costs at
+    least what those that went before it did, so that ranking several blocks keeps their order.
+    """
+    return elimination_cost
+
+
 def _quadratic(weight: Tensor, curvature: Tensor, decay: float) -> Tensor:
     return (0.5 * curvature + decay) * weight.square()

@@ -12,6 +12,7 @@ from boxwood._internal.model.evidence.activations import (
     norm_scale,
 )
 from boxwood._internal.model.evidence.backpropagation import levenberg_marquardt, second_derivative
+from boxwood._internal.model.evidence.block_fisher import elimination_cost, inverse_fisher_diagonal
 from boxwood._internal.model.evidence.calibration import Calibration
 from boxwood._internal.model.evidence.curvature import hessian_diagonal, inverse_hessian_diagonal
 from boxwood._internal.model.evidence.gradients import (
@@ -31,6 +32,7 @@ COLLECTORS: Mapping[str, Callable[[Calibration], dict[str, Tensor]]] = {
     collector.__name__: collector
     for collector in (
         batch_gradient_square,
+        elimination_cost,
         feature_rank,
         flow_gradient,
         gate_gradient_square,
@@ -39,6 +41,7 @@ COLLECTORS: Mapping[str, Callable[[Calibration], dict[str, Tensor]]] = {
         hessian_diagonal,
         hessian_gradient,
         input_norm,
+        inverse_fisher_diagonal,
         inverse_hessian_diagonal,
         levenberg_marquardt,
         norm_scale,
