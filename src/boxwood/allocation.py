@@ -1,5 +1,6 @@
-"""Allocation: how a total sparsity is shared out among tensors."""
+"""Allocation: how a total sparsity is shared out among tensors, by a rule or by a search."""
 
+from boxwood._internal.agent.allocation_search import DDPG, AllocationSearch, amc
 from boxwood._internal.core.allocation import (
     Allocation,
     AtLeast,
@@ -9,12 +10,18 @@ from boxwood._internal.core.allocation import (
     uniform,
 )
 from boxwood._internal.core.allocation_by_layer import OutlierWeighed, erdos_renyi_kernel, lamp
+from boxwood._internal.model.gate_search import GateSearch, chipnet
 
 __all__ = [
+    "DDPG",
     "Allocation",
+    "AllocationSearch",
     "AtLeast",
     "ByName",
+    "GateSearch",
     "OutlierWeighed",
+    "amc",
+    "chipnet",
     "erdos_renyi_kernel",
     "global_",
     "lamp",

@@ -123,17 +123,19 @@ def test_of_two_weights_that_can_stand_in_for_each_other_one_stays() -> None:
 
 
 def test_the_loss_rises_less_after_an_adjustment() -> None:
-    """At a minimum, of a network with convolutions and attention."""
-    net, data = toy()
-    data = [(x, net(x).detach() + 0.1 * torch.randn(6, 4).double()) for x, _ in data]
-    masks = find_masks(net, 0.2, criterion=magnitude)
-    new = reconstruct_by_fisher(net, masks, data, squared, damping=1e-3)
+    """At a minimum, of a network with convolutions and attention: by half at least."""
+    net, _ = toy()
+    x = torch.randn(200, 2, 3, 3).double()
+    clean = net(x).detach()
+    data = [(x, clean + 0.1 * torch.randn(200, 4).double())]
+    masks = find_masks(net, 0.3, criterion=magnitude)
+    new = reconstruct_by_fisher(net, masks, data, squared, damping=1e-6)
     assert all(not new[name][~mask].any() for name, mask in masks.items())
     losses = []
     for weights in ({n: p.detach() * masks[n] for n, p in linear_and_conv(net).items()}, new):
         load_(net, weights)
-        losses.append(sum(float(squared(net(x), y).detach()) for x, y in data))
-    assert losses[1] < losses[0]
+        losses.append(float(squared(net(x), clean).detach()))
+    assert losses[1] < 0.5 * losses[0], losses
 
 
 def test_bad_settings_are_refused() -> None:

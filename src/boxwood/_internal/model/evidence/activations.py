@@ -1,6 +1,6 @@
 """Evidence from what flows through the layers: hooks for one pass, taken off afterwards."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -87,7 +87,7 @@ def norm_scale(seen: Calibration) -> dict[str, Tensor]:
     Source: Liu, Li, Shen, Huang, Yan and Zhang (2017), section 3.
     """
     with seen.at_rest():
-        follows = _norm_after(seen)
+        follows = norm_after(seen)
     scales: dict[str, Tensor] = {}
     for name in seen.weights:
         scale = follows[name].weight if name in follows else None
@@ -118,22 +118,14 @@ def gate_gradient_square(seen: Calibration) -> dict[str, Tensor]:
 
     Source: Molchanov, Mallya, Tyree, Frosio and Kautz (2019), section 3.1.
     """
-    modules = seen.modules(*filtered_kinds())
-    layouts = layouts_of(seen.model, seen.weights)
+    outputs = outputs_of(seen)
+    gates = {
+        name: wide(weight.detach()).new_ones(outputs[name]).requires_grad_()
+        for name, weight in seen.weights.items()
+    }
     sums: dict[str, Tensor] = {}
     batches = 0
-    with seen.at_rest(), ExitStack() as stack:
-        follows = _norm_after(seen)
-        gates: dict[str, Tensor] = {}
-        for layer, name in modules.items():
-            weight = seen.weights[name]
-            outputs = weight.shape[1] if name in layouts else weight.shape[0]
-            one = wide(weight.detach()).new_ones(outputs).requires_grad_()
-            gates.setdefault(name, one)
-            place = follows.get(name, layer)
-            linear = isinstance(layer, linear_kinds()) and place is layer
-            handle = place.register_forward_hook(_gate(gates[name], last=linear))
-            stack.callback(handle.remove)
+    with seen.at_rest(), gated(seen, norm_after(seen), gates.__getitem__):
         for loss, _ in seen.losses():
             batches += 1
             found = torch.autograd.grad(loss, list(gates.values()), materialize_grads=True)
@@ -142,6 +134,45 @@ def gate_gradient_square(seen: Calibration) -> dict[str, Tensor]:
             del loss
     sums, batches = seen.over_ranks({name: sums[name] for name in seen.weights}, batches)
     return {name: value / batches for name, value in sums.items()}
+
+
+def outputs_of(seen: Calibration) -> dict[str, int]:
+    """Count the outputs of the layer of each weight.
+
+    Example:
+        >>> net = nn.Linear(2, 3)
+        >>> outputs_of(Calibration(net, {"weight": net.weight}))
+        {'weight': 3}
+    """
+    layouts = layouts_of(seen.model, seen.weights)
+    return {n: weight.shape[1 if n in layouts else 0] for n, weight in seen.weights.items()}
+
+
+@contextmanager
+def gated(
+    seen: Calibration, follows: Mapping[str, nn.Module], gate: Callable[[str], Tensor]
+) -> Iterator[None]:
+    """Multiply every output channel by a gate: after the batch norm that reads it, if there is one.
+
+    Args:
+        seen: what the weights are of.
+        follows: the norms, from `norm_after`.
+        gate: from the name of a weight to numbers [outputs], asked for in every forward pass.
+
+    Example:
+        >>> net = nn.Linear(1, 2, bias=False)
+        >>> seen = Calibration(net, {"weight": net.weight}, [torch.ones(1, 1)])
+        >>> with gated(seen, {}, lambda name: torch.tensor([0.0, 1.0])):
+        ...     bool(net(torch.ones(1, 1))[0, 0] == 0)
+        True
+    """
+    with ExitStack() as stack:
+        for layer, name in seen.modules(*filtered_kinds()).items():
+            place = follows.get(name, layer)
+            linear = isinstance(layer, linear_kinds()) and place is layer
+            handle = place.register_forward_hook(_gate(gate, name, last=linear))
+            stack.callback(handle.remove)
+        yield
 
 
 def sharing_input(seen: Calibration) -> list[list[str]]:
@@ -216,8 +247,15 @@ def _hooked(modules: dict[nn.Module, str], register: Callable[[nn.Module], Any])
         yield
 
 
-def _norm_after(seen: Calibration) -> dict[str, nn.Module]:
-    """Find which norm reads which layer's outputs: the very tensor, in a run of the first batch."""
+def norm_after(seen: Calibration) -> dict[str, nn.Module]:
+    """Find which norm reads which layer's outputs: the very tensor, in a run of the first batch.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
+        >>> seen = Calibration(net, {"0.weight": net[0].weight}, [torch.rand(1, 1, 2, 2)])
+        >>> norm_after(seen)["0.weight"] is net[1]
+        True
+    """
     modules = seen.modules(*filtered_kinds())
     made: dict[int, tuple[str, Tensor]] = {}  # the tensor is kept, so that its id stays its own
     follows: dict[str, nn.Module] = {}
@@ -242,9 +280,11 @@ def _norm_after(seen: Calibration) -> dict[str, nn.Module]:
     return follows
 
 
-def _gate(gate: Tensor, *, last: bool) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+def _gate(
+    gate: Callable[[str], Tensor], name: str, *, last: bool
+) -> Callable[[nn.Module, Any, Tensor], Tensor]:
     def hook(module: nn.Module, args: Any, outputs: Tensor) -> Tensor:  # noqa: ARG001
         shape = (-1,) if last else (-1, *(1,) * (outputs.dim() - 2))
-        return outputs * gate.view(shape).to(outputs.dtype)
+        return outputs * gate(name).view(shape).to(outputs.dtype)
 
     return hook
