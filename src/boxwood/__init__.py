@@ -34,6 +34,7 @@ from boxwood import (  # noqa: F401 - public modules
     optim,
     phases,
     policies,
+    published,
     recipes,
     runs,
     schedules,
@@ -85,7 +86,7 @@ __all__ = [
 # Recipes are made of these, so files and stores may name them.
 for _module in (
     agent, allocation, criteria, data, distill, granularity, layers, networks, optim, phases,
-    policies, recipes, schedules, training,
+    policies, published, recipes, schedules, training,
 ):  # fmt: skip
     _publish(_module.__name__, *(getattr(_module, _name) for _name in _module.__all__))
 _publish("boxwood", Experiment)

@@ -1,6 +1,13 @@
 """The networks of the papers."""
 
-from boxwood._internal.zoo.cifar_nets import resnet_20, small_resnet, small_vgg, vgg_19
+from boxwood._internal.zoo.cifar_nets import (
+    cifar_vgg_16,
+    resnet_20,
+    resnet_56,
+    small_resnet,
+    small_vgg,
+    vgg_19,
+)
 from boxwood._internal.zoo.conv_nets import conv_2, conv_4, conv_6
 from boxwood._internal.zoo.glorot import glorot
 from boxwood._internal.zoo.language_models import (
@@ -11,14 +18,22 @@ from boxwood._internal.zoo.language_models import (
 )
 from boxwood._internal.zoo.lenet import lenet_5, lenet_300_100
 from boxwood._internal.zoo.mobilenet import mobilenet_v1
-from boxwood._internal.zoo.torchvision_nets import alexnet, inception_v3, vgg_16
+from boxwood._internal.zoo.torchvision_nets import (
+    alexnet,
+    deit_small,
+    inception_v3,
+    resnet_50,
+    vgg_16,
+)
 from boxwood._internal.zoo.wide_nets import wide_net
 
 __all__ = [
     "alexnet",
+    "cifar_vgg_16",
     "conv_2",
     "conv_4",
     "conv_6",
+    "deit_small",
     "glorot",
     "inception_v3",
     "lenet_5",
@@ -29,6 +44,8 @@ __all__ = [
     "ptb_medium",
     "ptb_small",
     "resnet_20",
+    "resnet_50",
+    "resnet_56",
     "small_resnet",
     "small_vgg",
     "vgg_16",

@@ -47,7 +47,7 @@ BAD: dict[str, tuple[str, ...]] = {
     "--multiple": COUNTS, "--examples": COUNTS, "--first-seed": ("-1", "99999999999999999999"), "--port": ("-1", "99999"),
     "--snapshot-every": ("-1", "nan", "inf"), "--device": ("cuda:99", "meta", "nonsense", "gpu", ""),
     "--sparsity": SPARSITIES, "--keep": SHARES, "--macs": SHARES, "--size": SHARES,
-    "--latency": SHARES, "--csv": WRITTEN, "--figures": WRITTEN,
+    "--latency": SHARES, "--utilisation": SHARES, "--card": ("abacus", "A100 PCIe", ""), "--csv": WRITTEN, "--figures": WRITTEN,
 }  # fmt: skip
 OF_FILES = (*WRITTEN, "FOLDER")  # where a file is written
 OF_FOLDERS = (*WRITTEN, "FILE")

@@ -127,6 +127,25 @@ class Genesis:
         return model
 
 
+@dataclass(frozen=True)
+class PublishedFigure:
+    """What a paper reports for a branch of an experiment.
+
+    Args:
+        branch: the name of the branch.
+        accuracy: top-1 accuracy on the test examples, in (0, 1).
+        source: who reports it, and where.
+
+    Example:
+        >>> PublishedFigure("dense", 0.9125, "He et al. (2015), table 6").accuracy
+        0.9125
+    """
+
+    branch: str
+    accuracy: float
+    source: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
     """What a user's function returns: a network, data, and named recipes that are compared.
@@ -139,6 +158,8 @@ class Experiment:
         branches: (name, recipe) pairs, or a dict of them.
         judge: given all results, returns verdicts; made of `boxwood.runs.Measurement`.
         checkpoint: safetensors file with trained weights to start from.
+        published: figures of papers, to be held against results; they decide nothing.
+        shape: of one input, without the batch, for counts where the data are not at hand.
 
     Example:
         >>> from boxwood.phases import Prune
@@ -159,6 +180,8 @@ class Experiment:
     judge: Callable[..., Any] | None = None
     checkpoint: str | None = None
     checkpoint_sha256: str | None = None
+    published: tuple[PublishedFigure, ...] = ()
+    shape: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.branches, Mapping):
@@ -169,6 +192,11 @@ class Experiment:
         if not names or len(set(names)) != len(names):
             raise InvalidInput(
                 f"Expected branches with names of their own, got {names}; rename them."
+            )
+        if unknown := [each.branch for each in self.published if each.branch not in names]:
+            raise InvalidInput(
+                f"Expected published figures of the branches {', '.join(names)}, got one of "
+                f"{unknown[0]!r}; correct its branch."
             )
         for name, recipe in self.branches:
             if not isinstance(recipe, tuple) or not recipe:

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from boxwood.errors import InvalidInput
 
+_VGG_16 = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 _VGG_19 = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))
 
 
@@ -67,6 +68,25 @@ def resnet_20(*, channels: int = 3, classes: int = 10) -> nn.Sequential:
     return small_resnet(channels=channels, classes=classes, blocks=3)
 
 
+def resnet_56(*, channels: int = 3, classes: int = 10) -> nn.Sequential:
+    """Build the 56-layer ResNet for CIFAR-10: `resnet_20` with nine blocks in each stage.
+
+    855,770 parameters.
+
+    Args:
+        channels: colours of the images, which may have any size.
+        classes: outputs.
+
+    Example:
+        >>> sum(p.numel() for p in resnet_56().parameters())
+        855770
+
+    Source: He et al., arXiv:1512.03385, 2015, section 4.2.
+    Differs from the source: as `resnet_20`.
+    """
+    return small_resnet(channels=channels, classes=classes, blocks=9)
+
+
 def small_resnet(
     *, channels: int = 1, classes: int = 10, widths: Sequence[int] = (16, 32, 64), blocks: int = 1
 ) -> nn.Sequential:
@@ -116,9 +136,34 @@ def vgg_19(*, channels: int = 3, classes: int = 10) -> nn.Sequential:
 
     Source: Frankle and Carbin (2019), figure 2, after K. Simonyan, A. Zisserman, arXiv:1409.1556.
     """
+    return _vgg(_VGG_19, channels, classes)
+
+
+def cifar_vgg_16(*, channels: int = 3, classes: int = 10) -> nn.Sequential:
+    """Build VGG-16 for CIFAR-10: 13 convolutions with batch norm and one linear layer.
+
+    14,724,042 parameters.
+
+    Args:
+        channels: colours of the images, whose size is a multiple of 16.
+        classes: outputs.
+
+    Example:
+        >>> sum(p.numel() for p in cifar_vgg_16().parameters())
+        14724042
+
+    Source: Li, Kadav, Durdanovic, Samet and Graf (2017), table 2, after K. Simonyan, A. Zisserman,
+    arXiv:1409.1556.
+    Differs from the paper: it has a second linear layer of 512 units.
+    """
+    return _vgg(_VGG_16, channels, classes)
+
+
+def _vgg(stages: Sequence[tuple[int, int]], channels: int, classes: int) -> nn.Sequential:
+    """Stages of (filters, convolutions), each but the first after pooling."""
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     inputs, index = channels, 0
-    for stage, (width, depth) in enumerate(_VGG_19, 1):
+    for stage, (width, depth) in enumerate(stages, 1):
         if stage > 1:
             layers[f"pool{stage - 1}"] = nn.MaxPool2d(2)
         for _ in range(depth):

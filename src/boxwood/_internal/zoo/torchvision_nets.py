@@ -1,4 +1,4 @@
-"""AlexNet, VGG-16 and Inception-v3 as torchvision builds them, untrained."""
+"""AlexNet, VGG-16, Inception-v3, ResNet-50 and DeiT-S as torchvision builds them, untrained."""
 
 from importlib import import_module
 from typing import Any
@@ -78,6 +78,57 @@ def inception_v3(*, classes: int = 1000, auxiliary: bool = False) -> nn.Module:
     """
     net: nn.Module = _models().inception_v3(
         weights=None, num_classes=classes, aux_logits=auxiliary, init_weights=False
+    )
+    return net
+
+
+def resnet_50(*, classes: int = 1000) -> nn.Module:
+    """Build torchvision's ResNet-50: 25,557,032 parameters for 1,000 classes.
+
+    Args:
+        classes: outputs.
+
+    Raises:
+        MissingDependency: torchvision is not installed.
+
+    Example:
+        >>> resnet_50().fc.weight.shape  # doctest: +SKIP
+        torch.Size([1000, 2048])
+
+    Source: He et al., arXiv:1512.03385, 2015, table 1; blocks stride in their 3 × 3 convolution.
+    """
+    net: nn.Module = _models().resnet50(weights=None, num_classes=classes)
+    return net
+
+
+def deit_small(*, classes: int = 1000, image_size: int = 224) -> nn.Module:
+    """Build DeiT-S: 12 transformer blocks of width 384 with 6 heads over patches of 16 × 16 pixels.
+
+    22,050,664 parameters for 1,000 classes.
+
+    Args:
+        classes: outputs.
+        image_size: height and width of the images, a multiple of 16.
+
+    Raises:
+        MissingDependency: torchvision is not installed.
+
+    Example:
+        >>> deit_small().heads.head.weight.shape  # doctest: +SKIP
+        torch.Size([1000, 384])
+
+    Source: Touvron et al. (2021), "Training data-efficient image transformers & distillation through
+    attention", table 1, without the distillation token.
+    Differs from the paper: no blocks are dropped at random in training (stochastic depth 0.1 there).
+    """
+    net: nn.Module = _models().VisionTransformer(
+        image_size=image_size,
+        patch_size=16,
+        num_layers=12,
+        num_heads=6,
+        hidden_dim=384,
+        mlp_dim=1536,
+        num_classes=classes,
     )
     return net
 
