@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from boxwood._internal.core.arguments import check_network
-from boxwood._internal.engine.accelerated_layers import AcceleratedLayer, AcceleratedLinear
+from boxwood._internal.engine.accelerated_layers import CLASSES, AcceleratedLayer
 from boxwood._internal.engine.layer_plans import LinearPlan
 from boxwood._internal.engine.product_choice import (
     Product,
@@ -19,6 +19,7 @@ from boxwood._internal.engine.product_choice import (
     speedup,
     ways_by_positions,
 )
+from boxwood._internal.engine.sparse_convolutions import ConvolutionPlan, ConvolutionSettings
 from boxwood._internal.engine.sparse_products import FewPositions, ManyPositions
 from boxwood._internal.engine.targets import Target, host
 from boxwood._internal.engine.thread_team import ThreadTeam
@@ -26,8 +27,14 @@ from boxwood._internal.engine.thread_team import ThreadTeam
 SMALLEST = 4096
 """Weights of the smallest layers that are looked at: less is over sooner than a call."""
 
+DENSE = 0.2
+"""Share of zeros below which a convolution is not worth a measurement."""
+
 MANY = 65
 """Positions that the report calls many."""
+
+Layer = nn.Linear | nn.Conv1d | nn.Conv2d
+"""What can be replaced."""
 
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -39,15 +46,16 @@ class LayerReport:
     Args:
         name: of the layer.
         sparsity: fraction of its weights that are zero.
-        one: how many times as fast as torch it runs for one position, as measured.
+        one: how many times as fast as torch it runs for one position, as measured; None for a
+            convolution, which is measured when it is called.
         many: the same for many positions.
         why: why the layer stays as it is; empty if it was replaced.
     """
 
     name: str
     sparsity: float
-    one: float = 1.0
-    many: float = 1.0
+    one: float | None = None
+    many: float | None = None
     why: str = ""
 
 
@@ -66,21 +74,29 @@ class Acceleration:
         width = max((len(layer.name) for layer in self.layers), default=0)
         lines = [f"{'layer'.ljust(width)}   zeros  one position  many positions"]
         lines += [
-            f"{each.name.ljust(width)}  {100 * each.sparsity:4.0f} %  "
-            + (each.why or f"{each.one:11.2f}×  {each.many:13.2f}×")
+            f"{each.name.ljust(width)}  {100 * each.sparsity:4.0f} %  {_factors(each)}"
             for each in self.layers
         ]
         return "\n".join([*lines, f"{self.replaced} of {len(self.layers)} layers replaced."])
 
 
-def accelerate_(model: nn.Module) -> Acceleration:
-    """Let the linear layers of a network run sparse kernels, each where that is faster.
+def _factors(layer: LayerReport) -> str:
+    if layer.why:
+        return layer.why
+    if layer.one is None or layer.many is None:
+        return "measured at each shape"
+    return f"{layer.one:11.2f}×  {layer.many:13.2f}×"
 
-    A layer ``y = x Wᵀ + b`` is replaced in place. It reads only the weights that are not zero, at
+
+def accelerate_(model: nn.Module) -> Acceleration:
+    """Let the layers of a network run sparse kernels, each where that is faster.
+
+    A linear layer ``y = x Wᵀ + b`` is replaced in place. It reads only the weights that are not zero, at
     a few positions (as in decoding) from a bit for each entry and the entries, at many positions
     (as in prefill) as vectors of positions. For each number of positions the faster of these and
-    torch was measured on this machine; a layer that nowhere wins stays as it is. Everything else
-    stays torch's: control flow, caches, shapes, ``torch.compile`` around it. Results differ from
+    torch was measured on this machine; a layer that nowhere wins stays as it is. Convolutions over
+    sequences and images measure each height and width when it first comes, up to eight, which
+    takes a moment; images that lie channels last are torch's. Everything else stays torch's: control flow, caches, shapes, ``torch.compile`` around it. Results differ from
     torch's by rounding, because sums are formed in another order.
 
     Names, parameters, ``state_dict`` and hooks stay as they are, and copies are accelerated too.
@@ -114,14 +130,17 @@ def accelerate_(model: nn.Module) -> Acceleration:
     """
     check_network(model)
     restore_(model)
-    target, reports, groups = host(), {}, dict[object, list[tuple[str, nn.Linear]]]()
+    target, team = host(), ThreadTeam(torch.get_num_threads())
+    reports, groups = {}, dict[object, list[tuple[str, nn.Linear]]]()
     for name, layer in _candidates(model):
         why = _why_not(layer, target)
         if why:
             reports[name] = LayerReport(name, _sparsity(layer), why=why)
-        else:
+        elif isinstance(layer, nn.Linear):
             groups.setdefault(_kind(layer), []).append((name, layer))
-    team = ThreadTeam(torch.get_num_threads())
+        else:
+            reports[name] = LayerReport(name, _sparsity(layer))
+            _replace_(layer, _convolution_plan(layer, target, team))
     for group in groups.values():
         plans, times = _plans([layer for _, layer in group], target, team)
         one, many = (max(1.0, speedup(times, positions)) for positions in (1, MANY))
@@ -129,8 +148,7 @@ def accelerate_(model: nn.Module) -> Acceleration:
             why = "" if plan else "torch is faster"
             reports[name] = LayerReport(name, _sparsity(layer), one, many, why)
             if plan:
-                layer.__class__ = AcceleratedLinear
-                layer.take_(plan)  # type: ignore[operator]
+                _replace_(layer, plan)
     return Acceleration(
         tuple(reports[name] for name, _ in model.named_modules() if name in reports)
     )
@@ -149,15 +167,20 @@ def restore_(model: nn.Module) -> None:
             module.__class__ = type(module).__mro__[2]
 
 
-def _candidates(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
+def _replace_(layer: nn.Module, plan: object) -> None:
+    layer.__class__ = CLASSES[type(layer)]
+    layer.take_(plan)  # type: ignore[operator]
+
+
+def _candidates(model: nn.Module) -> Iterator[tuple[str, Layer]]:
     for name, module in model.named_modules():
-        if type(module) is nn.Linear and isinstance(module._parameters.get("weight"), Tensor):
+        if type(module) in CLASSES and isinstance(module._parameters.get("weight"), Tensor):
             yield name, module
 
 
-def _why_not(layer: nn.Linear, target: Target) -> str:
+def _why_not(layer: Layer, target: Target) -> str:
     """Say why a layer stays as it is whatever is faster; empty if nothing speaks against it."""
-    weight = layer.weight
+    weight, linear = layer.weight, isinstance(layer, nn.Linear)
     if weight.numel() < SMALLEST:
         return "small"
     for tensor in (weight, layer.bias):
@@ -165,14 +188,25 @@ def _why_not(layer: nn.Linear, target: Target) -> str:
             continue
         if type(tensor) not in (nn.Parameter, Tensor) or tensor.layout is not torch.strided:
             return f"a {type(tensor).__name__} of layout {tensor.layout}"
-        if tensor.device.type != "cpu" or tensor.dtype not in _TYPES or tensor.is_inference():
+        types = _TYPES if linear else _TYPES[:1]
+        if tensor.device.type != "cpu" or tensor.dtype not in types or tensor.is_inference():
             return f"{tensor.dtype} on {tensor.device}".removeprefix("torch.")
-    if not FewPositions.is_supported(weight.shape, target):
-        return "sizes that are no multiples of 16"
-    return ""
+    if linear:
+        fits = FewPositions.is_supported(weight.shape, target)
+        return "" if fits else "sizes that are no multiples of 16"
+    if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
+        return f"padding by {layer.padding_mode}, {layer.padding}"
+    return "" if _sparsity(layer) >= DENSE else f"fewer than {100 * DENSE:.0f} % zeros"
 
 
-def _sparsity(layer: nn.Linear) -> float:
+def _convolution_plan(
+    layer: nn.Conv1d | nn.Conv2d, target: Target, team: ThreadTeam
+) -> ConvolutionPlan:
+    settings = ConvolutionSettings(layer.stride, layer.padding, layer.dilation, layer.groups)  # type: ignore[arg-type]
+    return ConvolutionPlan(layer.weight, layer.bias, settings, target, team)
+
+
+def _sparsity(layer: Layer) -> float:
     return 1 - int(layer.weight.count_nonzero()) / layer.weight.numel()
 
 

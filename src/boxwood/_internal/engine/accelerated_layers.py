@@ -5,6 +5,7 @@ stay what they were, and changing it back leaves no trace.
 """
 
 import copy
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from boxwood._internal.engine import layer_ops
 from boxwood._internal.engine.layer_plans import LinearPlan
+from boxwood._internal.engine.sparse_convolutions import ConvolutionPlan
 
 
 class AcceleratedLayer(nn.Module):
@@ -25,9 +27,9 @@ class AcceleratedLayer(nn.Module):
         """Run by a plan from now on."""
         self.plan, self.plan_number = plan, plan.number
 
-    def _plan_for(self, twin: "AcceleratedLayer") -> Any:
-        """Return this layer's plan for a copy of it."""
-        raise NotImplementedError
+    def parameters_of_plan(self) -> tuple[Tensor | None, ...]:
+        """Return the parameters that a plan is made of."""
+        return self.weight, self.bias  # type: ignore[return-value]
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k not in ("plan", "plan_number")}
@@ -37,7 +39,7 @@ class AcceleratedLayer(nn.Module):
         memo[id(self)] = twin
         twin.__dict__.update(copy.deepcopy(self.__getstate__(), memo))
         if self.plan is not None:
-            twin.take_(self._plan_for(twin))
+            twin.take_(self.plan.for_copy(*twin.parameters_of_plan()))
         return twin
 
 
@@ -48,14 +50,50 @@ class AcceleratedLinear(AcceleratedLayer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
         """Return the product."""
-        arguments = (input, self.weight, self.bias, self.plan_number)
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return layer_ops.linear(*arguments)  # type: ignore[no-any-return]
-        # Without gradients, the operator's own step for them takes as long as all the others.
-        with torch._C._AutoDispatchBelowAutograd():
-            return layer_ops.linear(*arguments)  # type: ignore[no-any-return]
+        return _run(layer_ops.linear, input, self.weight, self.bias, self.plan_number)
 
-    def _plan_for(self, twin: AcceleratedLayer) -> Any:
-        if self.plan is None or not isinstance(twin, AcceleratedLinear):
-            return None
-        return self.plan.for_copy(twin.weight, twin.bias)
+
+class AcceleratedConv1d(AcceleratedLayer, nn.Conv1d):
+    """A convolution of sequences that is as its plan says."""
+
+    plan: ConvolutionPlan | None
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        """Return the convolution."""
+        if input.ndim != 3 or not input.is_contiguous():
+            return super().forward(input)
+        return _run(
+            layer_ops.convolution, input, self.weight, self.bias, self.stride, self.padding,
+            self.dilation, self.groups, self.plan_number,
+        )  # fmt: skip
+
+
+class AcceleratedConv2d(AcceleratedLayer, nn.Conv2d):
+    """A convolution of images that is as its plan says; of channels-last ones, torch's."""
+
+    plan: ConvolutionPlan | None
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        """Return the convolution."""
+        if input.ndim != 4 or not input.is_contiguous():
+            return super().forward(input)
+        return _run(
+            layer_ops.convolution, input, self.weight, self.bias, self.stride, self.padding,
+            self.dilation, self.groups, self.plan_number,
+        )  # fmt: skip
+
+
+CLASSES: Mapping[type[nn.Module], type[AcceleratedLayer]] = {
+    nn.Linear: AcceleratedLinear,
+    nn.Conv1d: AcceleratedConv1d,
+    nn.Conv2d: AcceleratedConv2d,
+}
+"""What a layer of a class becomes."""
+
+
+def _run(operator: Callable[..., Tensor], *args: Any) -> Tensor:
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return operator(*args)
+    # Without gradients, the operator's own step for them takes as long as all the others.
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator(*args)

@@ -4,6 +4,7 @@ An operator computes what its dense function computes from the same tensors, wha
 number names; a plan that is gone, or was made for other weights, only makes it slower.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from boxwood._internal.engine.layer_plans import plans
+from boxwood._internal.engine.sparse_convolutions import ConvolutionSettings
 
 _library = torch.library.Library("boxwood", "DEF")
 _library.define("linear(Tensor x, Tensor weight, Tensor? bias, int plan) -> Tensor")
@@ -51,5 +53,59 @@ _library.impl("linear", _dense, "AutocastCPU")  # where torch says in which type
 torch.library.register_fake("boxwood::linear", _shape, lib=_library)
 torch.library.register_autograd("boxwood::linear", _gradients, setup_context=_save, lib=_library)
 
+_library.define(
+    "convolution(Tensor x, Tensor weight, Tensor? bias, int[] stride, int[] padding, "
+    "int[] dilation, int groups, int plan) -> Tensor"
+)
+
+_Moves = Sequence[int]
+
+
+def _convolution(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: _Moves, padding: _Moves,
+    dilation: _Moves, groups: int, plan: int,
+) -> Tensor:  # fmt: skip
+    settings = ConvolutionSettings(tuple(stride), tuple(padding), tuple(dilation), groups)
+    found = plans.get(plan)
+    if found is None:
+        return settings.dense(x, weight, bias)
+    return found(x, weight, bias, settings)  # type: ignore[no-any-return]
+
+
+def _dense_convolution(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: _Moves, padding: _Moves,
+    dilation: _Moves, groups: int, _: int,
+) -> Tensor:  # fmt: skip
+    settings = ConvolutionSettings(tuple(stride), tuple(padding), tuple(dilation), groups)
+    return settings.dense(x, weight, bias)
+
+
+def _save_convolution(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, bias, *ctx.moves, ctx.groups, _ = inputs
+    ctx.sizes = None if bias is None else list(bias.shape)
+    ctx.save_for_backward(x, weight)
+    del output
+
+
+def _convolution_gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight = ctx.saved_tensors
+    found = torch.ops.aten.convolution_backward(
+        grad, x, weight, ctx.sizes, *ctx.moves, False, [0] * len(ctx.moves[0]), ctx.groups,
+        list(ctx.needs_input_grad[:3]),
+    )  # fmt: skip
+    return (*found, None, None, None, None, None)
+
+
+_library.impl("convolution", _convolution, "CPU")
+_library.impl("convolution", _dense_convolution, "CompositeExplicitAutograd")
+_library.impl("convolution", _dense_convolution, "AutocastCPU")
+torch.library.register_fake("boxwood::convolution", _dense_convolution, lib=_library)
+torch.library.register_autograd(
+    "boxwood::convolution", _convolution_gradients, setup_context=_save_convolution, lib=_library
+)
+
 linear = torch.ops.boxwood.linear.default
 """``F.linear(x, weight, bias)``, by the plan of a number if it is of these weights."""
+
+convolution = torch.ops.boxwood.convolution.default
+"""``F.conv1d`` or ``F.conv2d`` of a batch, by the plan of a number if it is of these weights."""

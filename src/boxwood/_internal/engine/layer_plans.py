@@ -14,6 +14,11 @@ from boxwood._internal.engine.product_choice import Product, Way
 _numbers = itertools.count(1)
 
 
+def next_number() -> int:
+    """Return a number that no plan has."""
+    return next(_numbers)
+
+
 class Holding:
     """Tensors that something was made from, and whether they are still as they were.
 
@@ -68,7 +73,7 @@ class LinearPlan:
         ways: tuple[Way, ...],
         products: dict[Way, Product],
     ) -> None:
-        self.number = next(_numbers)
+        self.number = next_number()
         self._ways, self._last, self._products = ways, len(ways) - 1, products
         self._holding = Holding(weight, bias)
         self._dtype, self._inputs = weight.dtype, weight.shape[1]

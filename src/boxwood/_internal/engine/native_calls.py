@@ -87,7 +87,9 @@ class Chain:
             target: address that the last one writes.
             images: how many there are.
         """
-        self._first[0], self._last[1], self._first[4] = source, target, images
+        self._first[0], self._last[1] = source, target
+        for block in self._blocks:
+            block[4] = images
         self._run()
 
 
