@@ -19,6 +19,7 @@ from boxwood import (  # noqa: F401 - public modules
     agent,
     allocation,
     budgets,
+    comparison,
     compression,
     counting,
     criteria,

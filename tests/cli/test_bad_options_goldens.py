@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "report": ("STORE",),
     "serve": ("STORE",),
     "cite": (EXPERIMENT,),
+    "compare": ("examples/own_method.py:comparison", "--store", "OUT/store"),
     "runs list": (),
     "runs show": ("ab",),
     "runs export": ("ab", "--out", "OUT/net.safetensors"),
@@ -53,11 +54,15 @@ OF_FILES = (*WRITTEN, "FOLDER")  # where a file is written
 OF_FOLDERS = (*WRITTEN, "FILE")
 OUT = {
     "compile": (*OF_FILES, "MISSING/file"), "run": OF_FILES, "report": OF_FILES,
-    "runs export": (*OF_FILES, "MISSING/file"), "prune": OF_FOLDERS, "pack": (*WRITTEN, "MISSING/file"),
+    "compare": OF_FILES, "runs export": (*OF_FILES, "MISSING/file"), "prune": OF_FOLDERS, "pack": (*WRITTEN, "MISSING/file"),
     "unpack": (*WRITTEN, "MISSING/file"), "runs tensorboard": OF_FOLDERS, "runs mlflow": OF_FOLDERS,
     "runs wandb": OF_FOLDERS,
 }  # fmt: skip
-STORE = dict.fromkeys(COMMANDS, ("FILE",)) | {"run": OF_FOLDERS, "demo": OF_FOLDERS}
+STORE = dict.fromkeys(COMMANDS, ("FILE",)) | {
+    "run": OF_FOLDERS,
+    "demo": OF_FOLDERS,
+    "compare": OF_FOLDERS,
+}
 OF_OTHERS: dict[tuple[str, str], tuple[str, ...]] = {
     **{(command, "--pattern"): ("0", "4:2", "x", "0x4", "1x4x1") for command in ("prune", "compile", "bench")},
     ("shrink", "OUT"): (*WRITTEN, "MISSING/file"),
@@ -136,7 +141,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     locked = str(tmp_path / "LOCKED")
     monkeypatch.setattr("os.access", lambda path, mode: locked != str(path) and may(path, mode))
     for name in (
-        "run.execute", "demo.execute", "run.resolve", "plan.resolve", "shrink.find_units", "serve.open_server",
+        "run.execute", "demo.execute", "compare.compare_", "run.resolve", "plan.resolve", "shrink.find_units", "serve.open_server",
         "bench.read_network", "compile.read_network", "shrink.read_network", "prune.prune_checkpoint", "report.page",
         "runs.measure_all", "runs.to_tensorboard", "runs.to_mlflow", "runs.to_wandb", "pack.find_files",
     ):  # fmt: skip

@@ -9,6 +9,7 @@ import boxwood
 from boxwood._internal.cli import (
     bench,
     cite,
+    compare,
     compile,  # noqa: A004 - the command's name
     compress,
     demo,
@@ -53,6 +54,7 @@ def boxwood_(
 app.command()(bench.bench)
 app.command()(compile.compile)
 app.command()(compress.compress)
+app.command()(compare.compare)
 app.command()(demo.demo)
 app.command()(plan.plan)
 app.command()(run.run)

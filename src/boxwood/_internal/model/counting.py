@@ -153,6 +153,23 @@ def count_layers(
     return tuple(counts)
 
 
+def kept_multiply_adds(model: nn.Module, example: Tensor) -> int:
+    """Count the multiply-adds of the weights that are not zero, for one example.
+
+    Args:
+        model: as for `count_layers`.
+        example: likewise.
+
+    Example:
+        >>> net = nn.Linear(2, 2)
+        >>> _ = net.weight.data.copy_(torch.eye(2))
+        >>> kept_multiply_adds(net, torch.ones(1, 2))
+        2
+    """
+    masks = {name: p.detach() != 0 for name, p in model.named_parameters() if p.dim() > 1}
+    return sum(layer.effective_multiply_adds for layer in count_layers(model, example, masks))
+
+
 def count_parameters(model: nn.Module) -> int:
     """Count all parameters, biases and normalisations among them; tied ones once.
 

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from boxwood._internal.core import spec
 from boxwood._internal.core.chance import draws_at_updates
+from boxwood._internal.model.counting import kept_multiply_adds
 from boxwood._internal.model.dropout import corrected_dropout, set_dropout_
 from boxwood._internal.recipes.phase import Genesis, Run, State, World, state_of
 from boxwood._internal.recipes.teachers import Teacher, check_loss, teacher_targets
@@ -17,6 +19,7 @@ from boxwood._internal.train.loop import train_
 from boxwood._internal.train.metrics import accuracy, evaluate
 from boxwood._internal.train.settings import Training
 from boxwood._internal.train.snapshots import Row
+from boxwood.errors import TrainingDiverged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +31,12 @@ class Train:
         teacher: who makes the targets, together with a loss that learns from them, such as
             `Distillation`; None learns from the labels.
         test_at: steps at which to write down test accuracy too.
+        may_diverge: where the loss is no longer finite, leave the network and the masks as they were
+            before, and say so in the facts, in place of an error: for grids of learning rates.
         correct_dropout: scale dropout rates by the connections that are left, as Han et al. do.
         label: a name for later phases.
 
+    Under a policy, rows of the history also hold the multiply-adds of the weights that are not zero.
     With ``training.watch_every`` the history also holds the test accuracy where the validation loss
     was lowest: of the moment at which one would have stopped, as Frankle and Carbin (2019) report
     it. Which examples were answered rightly there is among the facts.
@@ -45,6 +51,7 @@ class Train:
     teacher: Teacher | None = None
     correct_dropout: bool = False
     test_at: tuple[int, ...] = ()
+    may_diverge: bool = spec.field(False, legacy=False)
     label: str = spec.field("", identity=False)
 
     def __post_init__(self) -> None:
@@ -67,10 +74,13 @@ class Train:
             set_dropout_(model, corrected_dropout(model, state.masks))
 
         best: dict[str, Tensor] = {}
+        example = world.data.validation.take(torch.tensor([0]))[0].to(world.device)
 
         def watch(network: nn.Module, rows: Sequence[Row]) -> Row:
             found = evaluate(network, world.data.validation, self.training.loss)
             row = {"validation": found.fraction, "validation_loss": found.loss}
+            if self.training.pruning is not None:
+                row["multiply_adds"] = kept_multiply_adds(network, example)
             if self.training.watch_every is not None and all(
                 found.loss < each["validation_loss"] for each in rows[:-1]
             ):
@@ -82,16 +92,21 @@ class Train:
         callbacks = Callbacks(
             watch=watch, memory=best, checkpoints=world.checkpoints, progress=world.progress
         )
-        with teacher_targets(world, self.teacher, self.training, model) as make_targets:
-            done = train_(
-                model,
-                world.data.train,
-                self.training,
-                seed=world.seed,
-                masks=state.masks,
-                make_targets=make_targets,
-                callbacks=callbacks,
-            )
+        try:
+            with teacher_targets(world, self.teacher, self.training, model) as make_targets:
+                done = train_(
+                    model,
+                    world.data.train,
+                    self.training,
+                    seed=world.seed,
+                    masks=state.masks,
+                    make_targets=make_targets,
+                    callbacks=callbacks,
+                )
+        except TrainingDiverged:
+            if not self.may_diverge:
+                raise
+            return State(state.weights, state.masks, {"history": [], "epochs": 0, "diverged": True})
         epochs = self.training.window(len(world.data.train)).epochs
         facts: dict[str, Any] = {"history": done.history, "epochs": epochs}
         if done.exploration is not None:
