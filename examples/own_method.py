@@ -1,5 +1,6 @@
 """A method of your own against others: `boxwood compare examples/own_method.py:comparison --seeds 3`."""
 
+from boxwood.allocation import uniform
 from boxwood.comparison import METHODS, Comparison, ComparisonTask
 from boxwood.data import digits
 from boxwood.networks import lenet_300_100, wide_net
@@ -10,11 +11,11 @@ from boxwood.training import Training
 
 
 def early(task, sparsity):
-    """Prune after a tenth of the steps, by magnitude, and train on for the rest."""
+    """Prune after a tenth of the steps, by magnitude in each layer, and train on for the rest."""
     first = task.steps // 10
     return (
         Train(training=task.part(first)),
-        Prune(sparsity=sparsity, layers=task.layers),
+        Prune(sparsity=sparsity, allocation=uniform, layers=task.layers),
         Train(training=task.part(task.steps - first, shuffle_index=1)),
         task.measure,
     )
@@ -35,7 +36,7 @@ def comparison() -> Comparison:
         train=Training(
             steps=150, batch=60, optimizer=SGD(lr=0.1, momentum=0.9, lr_schedule=CosineLR())
         ),
-        rates=(0.03, 0.1),
+        rates=(0.03, 0.1, 0.3),
         small=small,
     )
     methods = {"early": early, "RigL": METHODS["RigL"], "SNIP": METHODS["SNIP"]}
