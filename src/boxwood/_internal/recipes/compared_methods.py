@@ -109,7 +109,9 @@ def random_places(draw: int) -> Method:
     Args:
         draw: which of the seed's random masks.
     """
-    return three_step(global_, magnitude, ShuffleMasks(how=within_layers, index=draw))
+    return three_step(
+        global_, magnitude, ShuffleMasks(how=within_layers, values="dense", index=draw)
+    )
 
 
 def _halves(task: ComparisonTask, *between: Phase) -> Recipe:
