@@ -46,7 +46,7 @@ BAD: dict[str, tuple[str, ...]] = {
     "--seeds": COUNTS, "--workers": COUNTS, "--threads": COUNTS, "--turns": COUNTS,
     "--batch": COUNTS, "--samples": COUNTS, "--length": COUNTS, "--floor": COUNTS,
     "--multiple": COUNTS, "--examples": COUNTS, "--first-seed": ("-1", "99999999999999999999"), "--port": ("-1", "99999"),
-    "--snapshot-every": ("-1", "nan", "inf"), "--device": ("cuda:99", "meta", "nonsense", "gpu", ""),
+    "--snapshot-every": ("-1", "nan", "inf"), "--gpus-per-run": ("-1", "1.5", "nan", "inf"), "--device": ("cuda:99", "meta", "nonsense", "gpu", ""),
     "--sparsity": SPARSITIES, "--keep": SHARES, "--macs": SHARES, "--size": SHARES,
     "--latency": SHARES, "--utilisation": SHARES, "--card": ("abacus", "A100 PCIe", ""), "--csv": WRITTEN, "--figures": WRITTEN,
 }  # fmt: skip

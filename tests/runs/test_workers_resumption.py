@@ -166,5 +166,5 @@ def test_the_command_hands_the_work_to_workers_or_to_ray(tmp_path, monkeypatch, 
     capsys.readouterr()
     assert asked == [
         {"workers": 2, "threads": 1},
-        {"workers": 2, "threads": 1, "address": None},
+        {"workers": 2, "threads": 1, "gpus": None, "address": None},
     ]

@@ -69,8 +69,22 @@ def seconds(param: Param, value: float) -> float:
     return value
 
 
-def device(value: str) -> str:
-    """Check that torch can compute on a device of this machine.
+def gpus(param: Param, value: float | None) -> float | None:
+    """Check that a number of GPUs is whole, or a fraction of one."""
+    if value is None or 0 <= value <= 1 or (value > 1 and value.is_integer()):
+        return value
+    raise InvalidInput(
+        f"Expected {_name(param)} to be a whole number of GPUs or a fraction of one, got {value}; give "
+        f"such a number."
+    )
+
+
+def device(value: str, *, here: bool = True) -> str:
+    """Check that torch can compute on a device.
+
+    Args:
+        value: its name.
+        here: whether on this machine; otherwise only the name is looked at.
 
     Raises:
         InvalidInput: it is no device, this machine has none of the kind, or it holds no numbers.
@@ -80,7 +94,9 @@ def device(value: str) -> str:
         'cpu'
     """
     try:
-        torch.zeros(1, device=torch.device(value)).item()
+        named = torch.device(value)
+        if here:
+            torch.zeros(1, device=named).item()
     except Exception as error:
         said = (str(error).strip() or type(error).__name__).partition("\n")[0].rstrip(".")
         raise InvalidInput(

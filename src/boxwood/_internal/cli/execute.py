@@ -33,6 +33,7 @@ def execute(
     snapshot_every: float = 30.0,
     workers: int = 1,
     ray: str | None = None,
+    gpus: float | None = None,
     as_json: bool = False,
     out: Path | None = None,
 ) -> tuple[Measurement, ...]:
@@ -50,7 +51,10 @@ def execute(
     with stoppable(again), nullcontext() if as_json else shown as watcher:
         if ray is not None:
             address = None if ray == "local" else ray
-            run_on_ray(jobs, opened, settings, workers=workers, threads=threads, address=address)
+            run_on_ray(
+                jobs, opened, settings,
+                workers=workers, threads=threads, gpus=gpus, address=address,
+            )  # fmt: skip
         else:
             run_jobs(jobs, opened, replace(settings, watcher=watcher), workers=workers)
     measurements = collect(jobs, opened)

@@ -8,6 +8,7 @@ import typer
 from boxwood._internal.cli import checks
 from boxwood._internal.cli.execute import execute
 from boxwood._internal.cli.target import resolve, trusted
+from boxwood.errors import InvalidInput
 
 Target = Annotated[str, typer.Argument(help="file.py:function, or a recipe.json.")]
 Data = Annotated[
@@ -63,9 +64,20 @@ def run(
     ray: Annotated[
         str | None, typer.Option(help="Address of a Ray cluster to use, or local.")
     ] = None,
+    gpus_per_run: Annotated[
+        float | None,
+        typer.Option(
+            help="GPUs that each task of --ray asks for, such as 0.5 for two on one; 1 unless "
+            "--device is cpu.",
+            callback=checks.gpus,
+        ),
+    ] = None,
     device: Annotated[
         str,
-        typer.Option(help="Where to train, such as cpu or cuda.", callback=checks.device),
+        typer.Option(
+            help="Where to train, such as cpu or cuda; each of --workers has one of its own, as "
+            "long as there are enough."
+        ),
     ] = "cpu",
     snapshot_every: Annotated[
         float,
@@ -83,13 +95,21 @@ def run(
     """Run an experiment: every branch, every seed. Run it again to resume, extend or re-read it.
 
     Several processes may run the same command on one store: they share the work, as those of
-    --workers do. Each may be killed at any moment; the others do its work. A recipe.json may only
+    --workers and of --ray do. Each may be killed at any moment, with its machine; the others do its
+    work. A recipe.json may only
     name code of Boxwood and of --code, unless --trust is given.
 
     Example: boxwood run experiments/han2015.py:lenet_300_100 --data fashion-mnist --seeds 5
     """
     if out is not None:
         checks.free(out, overwrite=overwrite)
+    # Machines of a cluster may have devices that this one has not.
+    checks.device(device, here=ray in (None, "local"))
+    if gpus_per_run and (ray is None or device == "cpu"):
+        raise InvalidInput(
+            f"Expected --gpus-per-run together with --ray and a --device with GPUs, got "
+            f"--ray {ray} and --device {device}; give both, such as --ray auto --device cuda."
+        )
     execute(
         resolve(target, data, settings or (), trusted(code, trust)),
         store=store,
@@ -97,6 +117,7 @@ def run(
         threads=threads,
         workers=workers,
         ray=ray,
+        gpus=gpus_per_run,
         device=device,
         snapshot_every=snapshot_every,
         as_json=as_json,

@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import IO, Any
 
 import torch
@@ -45,7 +45,7 @@ class Order:
         runs: last keys of the jobs, in the order in which to try them.
         threads: of torch, in this worker.
         snapshot_every: seconds between snapshots in a phase.
-        device: where to train.
+        device: where to train; one with a number is made the current one of the process.
         code: files and modules that define the jobs; no others are imported.
         path: folders in which modules are found, after the worker's own.
     """
@@ -81,11 +81,14 @@ def work(order: Order) -> None:
         InvalidInput: a phase refuses its input, or a file that defines it has changed since.
     """
     torch.set_num_threads(order.threads)
+    device = torch.device(order.device)
+    if device.index is not None:  # else what names no number would hold memory on the first device
+        torch.get_device_module(device).set_device(device)
     # A file that was named put its folder there, for the packages next to it.
     sys.path += [each for each in order.path if each not in sys.path]
     store = Store(order.store)
     asked = {run["chain"][-1]: run for run in store.runs()}
-    settings = RunSettings(snapshot_every=order.snapshot_every, device=torch.device(order.device))
+    settings = RunSettings(snapshot_every=order.snapshot_every, device=device)
     if lost := [key for key in order.runs if key not in asked]:
         raise InvalidInput(
             f"Expected the run {lost[0]} to be noted in {store.root}, got none that can be read; "
@@ -106,7 +109,8 @@ def run_in_processes(
 ) -> None:
     """Run jobs in ``workers`` processes of ``threads`` threads each.
 
-    Workers that die are not replaced, for whatever killed one may kill the next; the others do
+    On a kind of device without a number, such as ``cuda``, each has one of this machine's to
+    itself as long as there are enough; then they share. Workers that die are not replaced, for whatever killed one may kill the next; the others do
     their work. All end when this process does.
 
     Args:
@@ -130,7 +134,8 @@ def run_in_processes(
     order = order_for(jobs, store, settings or RunSettings(), threads)
     keys = {key for job in with_needs(jobs) for key in job.chain}
     with tempfile.TemporaryFile("w+") as said:
-        crew = [_start(order, said) for _ in range(workers)]
+        devices = [device_of(number, torch.device(order.device)) for number in range(workers)]
+        crew = [_start(replace(order, device=str(each)), said) for each in devices]
         try:
             while any(worker.poll() is None for worker in crew):
                 time.sleep(_POLL)
@@ -146,6 +151,23 @@ def run_in_processes(
             if line.startswith(_WARNED):
                 warnings.warn(json.loads(line.removeprefix(_WARNED)), UserWarning, stacklevel=2)
         _check(jobs, store, [worker.returncode for worker in crew], words)
+
+
+def device_of(worker: int, device: torch.device) -> torch.device:
+    """Choose the device of one of several workers.
+
+    Args:
+        worker: its number, from 0.
+        device: what was asked for; one with a number is every worker's.
+
+    Example:
+        >>> device_of(3, torch.device("cpu"))
+        device(type='cpu')
+    """
+    if device.type == "cpu" or device.index is not None:
+        return device
+    count = torch.get_device_module(device).device_count()
+    return torch.device(device.type, worker % max(count, 1))
 
 
 def _start(order: Order, said: IO[str]) -> "subprocess.Popen[str]":
