@@ -12,6 +12,7 @@ from boxwood._internal.engine.kernels import (
     int8_build,
     int8_conv,
     int8_depthwise,
+    int8_matvec,
     pooling,
     quads,
 )
@@ -320,3 +321,35 @@ def test_depthwise(run_on_bytes, channels, window, size, activation, most, wider
     )
     wanted = int8_conv.reference(problem, x, weight, constants, 9)
     np.testing.assert_array_equal(to_bytes(y.view(np.int32), channels), wanted)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(1, 70) | st.integers(1000, 1300), st.integers(1, 40), st.booleans(),
+    st.sampled_from([0, 0.8, 1]), st.sampled_from([63, 127]), st.integers(1, 3),
+)  # fmt: skip
+def test_vectors(run_on_bytes, inputs, outputs, residual, sparsity, most, many):
+    """A matrix times one vector, in one column block and in two."""
+    rng = np.random.default_rng(inputs)
+    problem = int8_matvec.Int8MatVec(inputs, outputs, residual)
+    weight = rng.integers(-most, most + 1, (outputs, inputs)).astype(np.int8)
+    if most == 127:
+        weight = np.where(weight < 0, -127, 127).astype(np.int8)
+    dropped = rng.random((outputs, quad_count(inputs))) < sparsity
+    weight[np.repeat(dropped, 4, 1)[:, :inputs]] = 0
+    x = rng.integers(0, 256, (2, inputs)).astype(np.uint8)
+    x[0] = 255
+    constants = np.stack([rng.uniform(1e-5, 1e-3, outputs), rng.normal(size=outputs)]).astype(
+        np.float32
+    )
+    second = other = None
+    if residual:
+        other = rng.standard_normal((2, outputs)).astype(np.float32)
+        second = (problem.target, other[..., None, None])
+    kernel = int8_matvec.build(problem, weight, constants, run_on_bytes.target, threads=many)
+    y = run_on_bytes(
+        kernel, problem.source, problem.target, words_of(x[..., None, None]), second,
+        in_place=residual,
+    )  # fmt: skip
+    wanted = int8_matvec.reference(x, weight, constants, other)
+    np.testing.assert_array_equal(y[..., 0, 0], wanted)

@@ -8,9 +8,17 @@ from torch import nn
 
 import boxwood
 from boxwood._internal.engine import compiling
-from boxwood._internal.engine.ops import Dequantise, NativeOp, OnBytes, PoolWindows, Quantise
+from boxwood._internal.engine.ops import (
+    Dequantise,
+    NativeOp,
+    OnBytes,
+    PoolWindows,
+    Quantise,
+    Recurrent,
+    is_int8,
+)
 from boxwood._internal.engine.quantisation import choose
-from boxwood._internal.engine.quantisation.choose import LEAST_DECIBELS
+from boxwood._internal.engine.quantisation.calibrate import LEAST_DECIBELS
 from boxwood._internal.engine.targets import AVX2, host
 from boxwood.errors import BoxwoodError, InvalidInput
 
@@ -21,8 +29,8 @@ pytest.importorskip("llvmlite")
 def every_layer(monkeypatch):
     """Choose all layers that lose little, whatever times say: tests measure no time."""
     monkeypatch.setattr(
-        choose, "_chosen", lambda session, _inputs, _whole, layers, _ranges: (
-            frozenset(layers), session.times
+        choose, "_chosen", lambda session, _inputs, found, _whole: (
+            found.positions, session.times
         ),
     )  # fmt: skip
     monkeypatch.setattr(compiling.choice_cache, "recall", lambda *_: None)
@@ -72,6 +80,24 @@ def vision():
     ), torch.randn(2, 3, 14, 14)  # fmt: skip
 
 
+class Sequence(nn.Module):
+    def __init__(self, cell, **settings):
+        super().__init__()
+        self.cell, self.head = cell(12, 16, **settings), nn.Linear(16, 5)
+
+    def forward(self, x):
+        return self.head(self.cell(x)[0])
+
+
+class Directions(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.LSTM(8, 16, 2, bidirectional=True, batch_first=True)
+
+    def forward(self, x):
+        return self.cell(x)[0]
+
+
 def networks():
     torch.manual_seed(0)
     return {
@@ -87,12 +113,22 @@ def networks():
             ),
             torch.randn(2, 4, 11, 11),
         ),
+        "lstm": (Sequence(nn.LSTM, num_layers=2), torch.randn(7, 1, 12)),
+        "lstm step": (Sequence(nn.LSTM), torch.randn(1, 1, 12)),
+        "gru": (Sequence(nn.GRU, num_layers=2, bias=False), torch.randn(6, 1, 12)),
+        "sequences": (Sequence(nn.GRU), torch.randn(4, 3, 12)),
+        "directions": (Directions(), torch.randn(1, 9, 8)),
         "groups": (nn.Conv2d(16, 8, 3, groups=2, padding=1), torch.randn(1, 16, 5, 5)),
     }  # fmt: skip
 
 
+def drawn(*shape):
+    """Values none of which lies outside of what calibration sees."""
+    return torch.randn(shape).clamp(-2.5, 2.5)
+
+
 def compiled(net, x, **settings):
-    batches = [torch.randn(8, *x.shape[1:]) for _ in range(3)]
+    batches = [drawn(8, *x.shape[1:]) for _ in range(3)]
     return boxwood.compile(net.eval(), x, precision="int8", calibration=batches, **settings)
 
 
@@ -111,15 +147,29 @@ def test_near_the_network(name, batch):
     """Any batch comes within the noise of bytes, and layers are on bytes."""
     net, x = networks()[name]
     session = compiled(net, x)
-    inputs = torch.randn(batch, *x.shape[1:])
+    inputs = drawn(batch, *x.shape[1:])
     with torch.no_grad():
-        assert decibels(net(inputs), session(inputs)) > 25
-    assert "OnBytes" in kinds(session)
+        assert decibels(net(inputs), session(inputs)) > 30
+    assert any(is_int8(op) for op in session.program.ops)
     assert all(
         position in session.native
         for position, op in enumerate(session.program.ops)
         if isinstance(getattr(op, "kind", None), OnBytes | Quantise | Dequantise)
     )
+
+
+@pytest.mark.parametrize("name", ["lstm", "lstm step", "gru", "sequences", "directions"])
+def test_stacks_are_on_bytes_in_kernels_and_in_torch(name, tmp_path):
+    """Kernels give what torch gives with the same bytes for weights, up to the rounding of states."""
+    net, x = networks()[name]
+    session = compiled(net, x)
+    stacks = {p for p, op in enumerate(session.program.ops) if isinstance(op, Recurrent)}
+    assert stacks and all(is_int8(session.program.ops[p]) for p in stacks)  # noqa: PT018
+    assert stacks <= session.native
+    in_torch = session.with_native(session.native - stacks)
+    assert decibels(in_torch(x), session(x)) > 30
+    session.save(tmp_path / "net.bxw")
+    assert torch.equal(boxwood.load(tmp_path / "net.bxw")(x), session(x))
 
 
 def test_threads_change_no_bit():

@@ -24,6 +24,7 @@ from boxwood._internal.engine.kernels import (
     elementwise,
     int8_build,
     int8_conv,
+    int8_matvec,
     matvec,
     normalisation,
     packing,
@@ -45,7 +46,7 @@ _CLASSES: Mapping[str, type] = {
         layouts.Planes,
         conv.Conv, packing.ConvPacking, matvec.MatVec, matvec.MatVecPacking, bit_packing.BitMaskPacking, pooling.Pool, pooling.GlobalAverage, elementwise.Elementwise,
         copying.Copy, normalisation.LayerNorm, rotary.Rotary, attention.Attention,
-        int8_conv.Int8Conv, int8_conv.Int8Depthwise, int8_build.Int8Packing, borders.ToBytes, borders.ToFloats,
+        int8_conv.Int8Conv, int8_conv.Int8Depthwise, int8_matvec.Int8MatVec, int8_build.Int8Packing, borders.ToBytes, borders.ToFloats,
         recurrent.LstmCell, recurrent.GruCell,
     )
 }  # fmt: skip

@@ -11,7 +11,7 @@ from boxwood._internal.engine.constants import Constants
 from boxwood._internal.engine.kernels.contract import Activation
 from boxwood._internal.engine.kernels.int8_build import density
 from boxwood._internal.engine.kernels.quads import QUAD
-from boxwood._internal.engine.ops import Dequantise, NativeOp, OnBytes, Quantise, Recurrent
+from boxwood._internal.engine.ops import Dequantise, NativeOp, OnBytes, Quantise, Recurrent, is_int8
 from boxwood._internal.engine.plan import KernelStep
 from boxwood._internal.engine.program import Op, Program, TorchOp, sizes_at
 from boxwood._internal.engine.runner import Runner
@@ -192,16 +192,17 @@ def _fraction_of_zeros(op: Op, program: Program) -> float:
         weights = [program.constants[op.weight]]
     else:
         return 0.0
-    if isinstance(op, NativeOp) and isinstance(op.kind, OnBytes):
+    entries = sum(weight.numel() for weight in weights)
+    if is_int8(op):
         # Bytes are small enough to be 0 here and there; kernels skip four of them.
         whole = weights[0].shape[1] >= QUAD
-        return 1 - density(weights[0].numpy()) if whole else 0.0
-    entries = sum(weight.numel() for weight in weights)
+        kept = sum(density(weight.numpy()) * weight.numel() for weight in weights)
+        return 1 - kept / entries if whole else 0.0
     return 1 - sum(int(weight.count_nonzero()) for weight in weights) / max(entries, 1)
 
 
 def _place(op: Op, program: Program) -> str:
-    precision = "int8 " if isinstance(getattr(op, "kind", None), OnBytes) else ""
+    precision = "int8 " if is_int8(op) else ""
     sparse = "sparse " if _fraction_of_zeros(op, program) > 0 else ""
     return f"{sparse}{precision}kernel"
 
@@ -223,7 +224,7 @@ def _why(op: Op, place: str, times: OperationTimes | None, program: Program) -> 
     if times.kernel is None:
         return "no kernel for this shape"
     faster = times.kernel < times.torch
-    if isinstance(getattr(op, "kind", None), OnBytes):
+    if is_int8(op):
         found = "the kernel is faster" if (times.int8 or 0.0) < times.kernel else "saves copies"
     elif place == "torch":
         found = "copies would cost more than the kernel saves" if faster else "torch is faster"

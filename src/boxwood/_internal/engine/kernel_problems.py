@@ -15,6 +15,7 @@ from boxwood._internal.engine.kernels import (
     int8_build,
     int8_conv,
     int8_depthwise,
+    int8_matvec,
     matvec,
     normalisation,
     pooling,
@@ -276,6 +277,10 @@ def packed_kernel(
             )
         case int8_conv.Int8Conv():
             return int8_build.build(
+                problem, _given(weight), _given(bias), target, packing=packing, threads=threads
+            )
+        case int8_matvec.Int8MatVec():
+            return int8_matvec.build(
                 problem, _given(weight), _given(bias), target, packing=packing, threads=threads
             )
         case int8_conv.Int8Depthwise():

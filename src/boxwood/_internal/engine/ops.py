@@ -250,6 +250,9 @@ class RecurrentLayer:
         inward_bias: [gates · hidden], or None.
         across_bias: [gates · hidden], or None.
         bias: for an LSTM, the sum of both biases, or None.
+        x: what bytes of the input represent; None for float32. Weights are then int8, both biases
+            [2, gates · hidden] as in `OnBytes`, an LSTM's two in the first, and there is no sum.
+        h: what bytes of the state represent.
     """
 
     weight_ih: int
@@ -257,6 +260,8 @@ class RecurrentLayer:
     bias_ih: int | None
     bias_hh: int | None
     bias: int | None
+    x: Quantisation | None = None
+    h: Quantisation | None = None
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -294,3 +299,10 @@ class Recurrent:
     def with_reads(self, same: Mapping[int, int]) -> "Recurrent":
         """Return this op reading other sources."""
         return replace(self, sources=tuple(same.get(number, number) for number in self.sources))
+
+
+def is_int8(op: object) -> bool:
+    """Say whether an operation has weights of bytes, or works on bytes."""
+    if isinstance(op, Recurrent):
+        return op.layers[0].x is not None
+    return isinstance(op, NativeOp) and isinstance(op.kind, OnBytes)

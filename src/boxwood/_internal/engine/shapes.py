@@ -31,6 +31,7 @@ from boxwood._internal.engine.ops import (
     Project,
     Quantise,
     Recurrent,
+    RecurrentLayer,
     Rotate,
 )
 from boxwood._internal.engine.program import Op, Program, TorchOp, sizes_at
@@ -86,7 +87,11 @@ def _made(op: Op, values: Mapping[int, Tensor], batch: int) -> list[Tensor]:
         return list(aten_ops.run_operator(aten_ops.at_batch(op, batch), values))
     if isinstance(op, NativeOp) and isinstance(op.kind, OnBytes | Quantise | Dequantise):
         return [_on_bytes(op, op.kind, values)]
-    if any(values[number].dtype != torch.float32 for number in (*op.reads, *op.writes)):
+    numbers = (*op.reads, *op.writes)
+    if isinstance(op, Recurrent) and any(layer.x or layer.h for layer in op.layers):
+        numbers = (*op.sources, *op.writes)
+        _check_stack(op, values)
+    if any(values[number].dtype != torch.float32 for number in numbers):
         raise TypeError("kernels compute with float32")
     if isinstance(op, Recurrent):
         sources = [values[number] for number in op.sources]
@@ -127,7 +132,21 @@ def _on_bytes(
     return _native(replace(op, kind=kind.kind, bias=bias), floats)
 
 
-def check_quantisations(kind: OnBytes | Quantise | Dequantise) -> None:
+def _check_stack(op: Recurrent, values: Mapping[int, Tensor]) -> None:
+    """Raise if the weights of bytes of recurrent layers have other types or shapes than kernels trust."""
+    for layer in op.layers:
+        pairs = ((layer.weight_ih, layer.bias_ih), (layer.weight_hh, layer.bias_hh))
+        if layer.x is None or layer.h is None or layer.bias is not None:
+            raise TypeError("a layer of bytes without what they represent")
+        check_quantisations(layer)
+        for weight, bias in pairs:
+            if bias is None or values[bias].shape != (2, len(values[weight])):
+                raise TypeError("a weight of bytes without its scales")
+            if (values[weight].dtype, values[bias].dtype) != (torch.int8, torch.float32):
+                raise TypeError("a weight of bytes of another type")
+
+
+def check_quantisations(kind: OnBytes | Quantise | Dequantise | RecurrentLayer) -> None:
     """Raise if bytes represent what no bytes can."""
     for each in vars(kind).values():
         if isinstance(each, Quantisation) and not (0 < each.scale < inf and 0 <= each.zero <= 255):

@@ -39,6 +39,7 @@ from boxwood._internal.engine.kernels.bit_packing import BitMaskPacking
 from boxwood._internal.engine.kernels.contract import BoundKernel, Kernel
 from boxwood._internal.engine.kernels.conv import Conv
 from boxwood._internal.engine.kernels.int8_conv import Int8Conv
+from boxwood._internal.engine.kernels.int8_matvec import Int8MatVec
 from boxwood._internal.engine.kernels.matvec import MatVec
 from boxwood._internal.engine.ops import NativeOp, Recurrent
 from boxwood._internal.engine.packed_weights import check_packing, packed_parts
@@ -263,7 +264,7 @@ def _kernel(
     if packing is not None:
         check_packing(packing)
         given = packed_parts(packing, [_part(place, data) for place in spec["parts"]])
-    elif isinstance(problem, Int8Conv | MatVec) or (
+    elif isinstance(problem, Int8Conv | Int8MatVec | MatVec) or (
         isinstance(problem, Conv) and not problem.depthwise
     ):
         raise ValueError("the packed weight of a kernel is missing")

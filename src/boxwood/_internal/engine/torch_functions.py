@@ -167,7 +167,7 @@ def _attend(kind: Attend, out: Shape) -> Callable[..., Tensor]:
 def torch_stack(op: Recurrent, constants: Mapping[int, Tensor]) -> Callable[..., Any]:
     """Return a stack of recurrent layers as a function of its sources that calls torch."""
     biased = op.layers[0].bias_ih is not None
-    weights = [constants[number] for layer in op.layers for number in _torch_numbers(layer)]
+    weights = [each for layer in op.layers for each in _torch_weights(layer, constants)]
     depth, both = len(op.layers) // op.directions, op.directions == 2
     settings = (biased, depth, 0.0, False, both, op.batch_first)
     if op.cell is RecurrentCell.LSTM:
@@ -175,9 +175,20 @@ def torch_stack(op: Recurrent, constants: Mapping[int, Tensor]) -> Callable[...,
     return lambda x, h: torch.gru(x, h, weights, *settings)
 
 
-def _torch_numbers(layer: RecurrentLayer) -> list[int]:
-    found = (layer.weight_ih, layer.weight_hh, layer.bias_ih, layer.bias_hh)
-    return [number for number in found if number is not None]
+def _torch_weights(layer: RecurrentLayer, constants: Mapping[int, Tensor]) -> list[Tensor]:
+    if layer.x is None or layer.h is None:
+        found = (layer.weight_ih, layer.weight_hh, layer.bias_ih, layer.bias_hh)
+        return [constants[number] for number in found if number is not None]
+    weights, biases = [], []
+    for number, bias, of in (
+        (layer.weight_ih, layer.bias_ih, layer.x), (layer.weight_hh, layer.bias_hh, layer.h),
+    ):  # fmt: skip
+        if bias is None:
+            raise TypeError("a weight of bytes without its scales")
+        whole, (unit, offset) = constants[number].float(), constants[bias]
+        weights.append(whole * (unit / of.scale)[:, None])
+        biases.append(offset + unit * of.zero * whole.sum(1))
+    return weights + biases
 
 
 def _convolve(

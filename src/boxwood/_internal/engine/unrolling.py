@@ -12,6 +12,10 @@ from dataclasses import replace
 from typing import Any
 
 from boxwood._internal.engine.kernels import conv, copying, matvec, recurrent
+from boxwood._internal.engine.kernels.borders import ToBytes
+from boxwood._internal.engine.kernels.int8_conv import Int8Conv
+from boxwood._internal.engine.kernels.int8_matvec import Int8MatVec
+from boxwood._internal.engine.kernels.quads import Quantisation, quad_count
 from boxwood._internal.engine.layouts import Planes, columns, vector
 from boxwood._internal.engine.ops import Recurrent, RecurrentCell, RecurrentLayer
 from boxwood._internal.engine.placement import VECTOR_TOKENS, Axes, Placement, placement_of
@@ -91,11 +95,30 @@ class _Unrolled:
         """Return how the values of one step lie."""
         return vector(features) if self.batch == 1 else columns(features, self.batch)
 
-    def product(self, inputs: int, *, residual: bool = False) -> Any:
+    def product(self, inputs: int, of: Quantisation | None, *, residual: bool = False) -> Any:
         """Return the problem whose result is the gates of one step."""
+        if of is not None and self.batch == 1:
+            return Int8MatVec(inputs, self.gates, residual)
+        if of is not None:
+            return self.on_bytes(inputs, self.batch, residual=residual)
         if self.batch == 1:
             return matvec.MatVec(inputs, self.gates, residual=residual)
         return conv.Conv(self.planes(inputs), self.planes(self.gates), residual=residual)
+
+    def on_bytes(self, inputs: int, tokens: int, *, residual: bool = False) -> Int8Conv:
+        """Return the product of bytes of several tokens with a matrix."""
+        source, out = columns(quad_count(inputs), tokens), columns(self.gates, tokens)
+        return Int8Conv(conv.Conv(source, out, residual=residual), self.gates, inputs)
+
+    def taken(self, source: Location, planes: Planes, of: Quantisation | None) -> Location:
+        """Return the input of a product as it takes it: as bytes, if it is on bytes."""
+        if of is None:
+            return source
+        quads = quad_count(planes.channels)
+        words = vector(quads) if planes.plane == 1 else columns(quads, planes.width)
+        out = self.builder.new_buffer(Placement(words, 1, Axes.TOKENS, quads=True))
+        self.kernel(ToBytes(planes, words, of, tokens=planes.plane > 1), source, None, out)
+        return out
 
     def inputs(self, layer: int) -> int:
         shapes = self.builder.plan.shapes
@@ -104,14 +127,15 @@ class _Unrolled:
 
     def projected(self, index: int, layer: RecurrentLayer) -> Location:
         """Return rows of gates that hold the inputs' part."""
-        bias = layer.bias if self.op.cell is RecurrentCell.LSTM else layer.bias_ih
+        whole = self.op.cell is RecurrentCell.LSTM and layer.x is None
+        bias = layer.bias if whole else layer.bias_ih
         rows = self.builder.new_buffer(Placement(self.cell.source, self.steps, Axes.TOKENS))
         inputs, builder = self.inputs(index), self.builder
         if self.steps <= VECTOR_TOKENS or self.batch > 1:
             for step in range(self.steps):
                 self.kernel(
-                    self.product(inputs),
-                    self.given(index, step), None,
+                    self.product(inputs, layer.x),
+                    self.taken(self.given(index, step), self.planes(inputs), layer.x), None,
                     self.part(rows, step * self.row, self.gates), layer.weight_ih, bias,
                 )  # fmt: skip
             return rows
@@ -126,10 +150,14 @@ class _Unrolled:
         else:
             source = builder.new_buffer(Placement(wide, 1, Axes.TOKENS))
             before = self.over_time(index - 1)
-            problem = copying.Copy(before.placement.layout, wide, transposed=True)
-            self.kernel(problem, before, None, source)
+            turning = copying.Copy(before.placement.layout, wide, transposed=True)
+            self.kernel(turning, before, None, source)
         product = builder.new_buffer(Placement(tall, 1, Axes.TOKENS))
-        self.kernel(conv.Conv(wide, tall), source, None, product, layer.weight_ih, bias)
+        problem: Any = (
+            conv.Conv(wide, tall) if layer.x is None else self.on_bytes(inputs, self.steps)
+        )
+        source = self.taken(source, wide, layer.x)
+        self.kernel(problem, source, None, product, layer.weight_ih, bias)
         turned = self.rows(self.gates, self.row)
         self.kernel(copying.Copy(tall, turned, transposed=True), product, None, rows)
         return rows
@@ -159,12 +187,13 @@ class _Unrolled:
         old = self.part(self.states, self.at(index, taken), self.state)
         new = self.part(self.states, self.at(index, taken + 1), self.state)
         if self.op.cell is RecurrentCell.LSTM:
-            product, second, out = self.product(self.hidden, residual=True), row, row
-            bias = None
+            product, second, out = self.product(self.hidden, layer.h, residual=True), row, row
+            bias = None if layer.h is None else layer.bias_hh
         else:
-            product, second = self.product(self.hidden), None
+            product, second = self.product(self.hidden, layer.h), None
             out, bias = self.part(row, self.gates * self.span, self.gates), layer.bias_hh
-        self.kernel(product, old, second, out, layer.weight_hh, bias)
+        state = self.taken(old, self.planes(self.hidden), layer.h)
+        self.kernel(product, state, second, out, layer.weight_hh, bias)
         self.kernel(self.cell, row, old, new)
 
     def kernel(

@@ -69,6 +69,8 @@ def build(problem: ToBytes | ToFloats, target: Target) -> Kernel:
     source, out = problem.source, problem.target
     to_bytes = isinstance(problem, ToBytes)
     floats, words = (source, out) if to_bytes else (out, source)
+    if to_bytes and floats.plane == words.plane == 1:
+        return _flat(problem, target)
     vectors = floats.plane == 1
     alike = floats.row_stride == words.row_stride and floats.shape[1:] == words.shape[1:]
     if (
@@ -101,6 +103,39 @@ def build(problem: ToBytes | ToFloats, target: Target) -> Kernel:
         (position_mask(out, target.lanes), np.array(settings, np.float32)),
         units=words.channels,
     )
+
+
+FLAT = ("source_image", "target_image", "zeros")
+
+
+def _flat(problem: ToBytes | ToFloats, target: Target) -> Kernel:
+    """Vectors into vectors of words: bytes lie as floats do."""
+    source, out = problem.source, problem.target
+    if not isinstance(problem, ToBytes) or quad_count(source.channels) != out.channels:
+        raise InvalidInput(f"Expected a vector and its quads, got {source} and {out}; report it.")
+    entry = f"to_flat_{target.lanes}"
+    settings = np.array((1 / problem.to.scale, problem.to.zero), np.float32)
+    numbers = (4 * source.image, 4 * out.image, source.image)
+    return Kernel(
+        Code(entry, lambda: _flat_text(entry, target)), (*numbers, Pointer(0)), (settings,)
+    )
+
+
+def _flat_text(entry: str, target: Target) -> str:
+    f, a = frame.begin(entry, FLAT, ("settings",))
+    scale, zero = (_setting(f, target.vector, a["settings"], index) for index in (0, 1))
+    narrow = f"<{target.lanes} x i8>"
+    with frame.units(f, a["images"]) as image:
+        x = f.offset(a["source"], f.mul(image, a["source_image"]))
+        y = f.offset(a["target"], f.mul(image, a["target_image"]))
+        with f.loop(0, a["zeros"], target.lanes) as at:
+            value = f.load(target.vector, f.offset(x, at, "float"), 4)
+            byte = _byte(f, target, value, scale, zero)
+            bytes_ = f.value(f"trunc {target.words} {byte} to {narrow}")
+            f.store(narrow, bytes_, f.offset(y, at), 1)
+        with f.loop(a["zeros"], a["target_image"], 4) as at:
+            f.store("i32", "0", f.offset(y, at))
+    return module([f])
 
 
 def _setting(f: Builder, kind: str, settings: str, index: int) -> str:

@@ -123,6 +123,11 @@ def _stream(problem: Int8Conv, weight: Weight | StreamParts, packing: ConvPackin
         stream = weight_streams.concatenate(
             [weight_streams.from_dense(part, **settings) for part in np.split(matrix, groups)]
         )
+    return narrow(stream)
+
+
+def narrow(stream: WeightStream) -> WeightStream:
+    """Return a stream whose columns take a byte instead of two."""
     records = stream.records.copy()
     records["indices"] //= 2
     return replace(stream, records=records, indices=stream.indices.astype(np.uint8))
@@ -166,9 +171,9 @@ def _kernel(
     if not gathered:
         at["source"] += 4 * source.plane * (at["first"] // taps)
     places = column_offsets(source, inner, shape.kernel, shape.padding, shape.dilation)
-    copies, starts = np.zeros((1, 3), np.int32), np.zeros(tiling.tiles + 1, np.int32)
+    copies, begins = np.zeros((1, 3), np.int32), np.zeros(tiling.tiles + 1, np.int32)
     if isinstance(mode, rows.Gathered) and mode.step:
-        copies, starts = runs(source, out, shape.stride, tiling)
+        copies, begins = runs(source, out, shape.stride, tiling)
     copied = (block + 2) * tiling.nbytes if gathered else 0  # runs overrun the last column
     chunk_rows = stream.chunk * packing.height
     sums = chunk_rows * tiling.nbytes if stream.records.shape[1] > 1 else 0
@@ -200,11 +205,11 @@ def _kernel(
         "scales": scale,
         "offsets": offset,
         "settings": settings,
-        "starts": _starts(stream, target),
+        "starts": starts(stream, target),
         "mask": position_mask(out, target.lanes),
         "places": places[:block] if isinstance(mode, rows.Table) else places,
         "runs": copies.ravel(),
-        "run_starts": starts,
+        "run_starts": begins,
     }
     text = int8_rows.Specialisation(
         tiling.vectors,
@@ -230,7 +235,7 @@ def _kernel(
     )
 
 
-def _starts(stream: WeightStream, target: Target) -> NDArray[np.int32]:
+def starts(stream: WeightStream, target: Target) -> NDArray[np.int32]:
     """Where both factors have signs, bytes are less by 128: what that takes off each row's sum."""
     if target.dots is not Dots.SIGNED:
         return np.zeros(1, np.int32)

@@ -16,6 +16,9 @@ from boxwood._internal.engine.ops import (
     PoolWindows,
     Project,
     Quantise,
+    Recurrent,
+    RecurrentCell,
+    RecurrentLayer,
 )
 from boxwood._internal.engine.placement import Axes
 from boxwood._internal.engine.program import (
@@ -27,6 +30,7 @@ from boxwood._internal.engine.program import (
     without_unused,
 )
 from boxwood._internal.engine.quantisation.layers import Int8Layer
+from boxwood._internal.engine.quantisation.stacks import STATE, Int8Stack, constants_of
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,10 @@ class Rewritten:
 
 
 def rewritten(
-    program: Program, layers: Mapping[int, Int8Layer], ranges: Mapping[int, Quantisation]
+    program: Program,
+    layers: Mapping[int, Int8Layer],
+    ranges: Mapping[int, Quantisation],
+    stacks: Mapping[int, Int8Stack],
 ) -> Rewritten:
     """Return the program in which these layers work on bytes.
 
@@ -54,8 +61,9 @@ def rewritten(
         program: of float32.
         layers: by position.
         ranges: what the bytes of each value represent.
+        stacks: recurrent ones, by position; they read and write floats.
     """
-    return _Rewriter(program, layers, ranges).run()
+    return _Rewriter(program, layers, ranges, stacks).run()
 
 
 def axes_read(program: Program, op: NativeOp) -> Axes:
@@ -69,8 +77,10 @@ class _Rewriter:
         program: Program,
         layers: Mapping[int, Int8Layer],
         ranges: Mapping[int, Quantisation],
+        stacks: Mapping[int, Int8Stack],
     ) -> None:
         self.program, self.layers, self.ranges = program, layers, dict(ranges)
+        self.stacks = stacks
         self.values = dict(program.values)
         self.constants: dict[int, Tensor] = {n: program.constants[n] for n in program.constants}
         self.names = dict(program.names)
@@ -90,7 +100,10 @@ class _Rewriter:
                 continue
             for value in op.reads:
                 self._as_floats(value)
-            self._append(op, position)
+            if isinstance(op, Recurrent) and position in self.stacks:
+                self._append(self._stack(op, self.stacks[position]), position)
+            else:
+                self._append(op, position)
             self.floats.update(op.writes)
         for value in program.outputs:
             self._as_floats(value)
@@ -172,6 +185,16 @@ class _Rewriter:
         self.names[number] = self.names.get(op.weight or -1, "")
         pair = torch.stack([unit, offset]).float()
         return replace(op, weight=number, bias=self._constant(pair))
+
+    def _stack(self, op: Recurrent, stack: Int8Stack) -> Recurrent:
+        layers = []
+        joined = op.cell is RecurrentCell.LSTM
+        for layer, weights, x in zip(op.layers, stack.weights, stack.ranges, strict=True):
+            pairs = constants_of(layer, weights, x, self.program, joined=joined)
+            (one, unit), (two, other) = (map(self._constant, pair) for pair in pairs)
+            self.names[one] = self.names.get(layer.weight_ih, "")
+            layers.append(RecurrentLayer(one, two, unit, other, None, x, STATE))
+        return replace(op, layers=tuple(layers))
 
     def _as_bytes(self, value: int, axes: Axes) -> int:
         if (value, axes) not in self.bytes:
