@@ -30,7 +30,7 @@ from boxwood._internal.engine.program import (
     without_unused,
 )
 from boxwood._internal.engine.quantisation.layers import Int8Layer
-from boxwood._internal.engine.quantisation.stacks import STATE, Int8Stack, constants_of
+from boxwood._internal.engine.quantisation.stacks import Int8Stack, constants_of
 
 
 @dataclass(frozen=True)
@@ -189,11 +189,11 @@ class _Rewriter:
     def _stack(self, op: Recurrent, stack: Int8Stack) -> Recurrent:
         layers = []
         joined = op.cell is RecurrentCell.LSTM
-        for layer, weights, x in zip(op.layers, stack.weights, stack.ranges, strict=True):
-            pairs = constants_of(layer, weights, x, self.program, joined=joined)
+        for layer, weights, of in zip(op.layers, stack.weights, stack.ranges, strict=True):
+            pairs = constants_of(layer, weights, of, self.program, joined=joined)
             (one, unit), (two, other) = (map(self._constant, pair) for pair in pairs)
             self.names[one] = self.names.get(layer.weight_ih, "")
-            layers.append(RecurrentLayer(one, two, unit, other, None, x, STATE))
+            layers.append(RecurrentLayer(one, two, unit, other, None, *of))
         return replace(op, layers=tuple(layers))
 
     def _as_bytes(self, value: int, axes: Axes) -> int:

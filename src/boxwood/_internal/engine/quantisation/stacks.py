@@ -1,7 +1,7 @@
 """Recurrent stacks in int8: both matrices of each layer, states as bytes from step to step."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,8 +19,8 @@ from boxwood._internal.engine.quantisation.layers import (
 )
 from boxwood._internal.engine.quantisation.observe import Observer
 
-STATE = Quantisation(2 / 255, 128)
-"""States lie between -1 and 1."""
+MARGIN = 1.25
+"""How much further than on calibration data states may go, up to ±1, where they end in any case."""
 
 Weights = tuple[BytesWeight, BytesWeight]
 """Of a layer: its input's and its state's."""
@@ -32,12 +32,12 @@ class Int8Stack:
 
     Args:
         weights: of each layer.
-        ranges: what bytes of each layer's input represent.
+        ranges: what bytes of each layer's input represent, and of its state.
         decibels: signal to noise of its output on calibration data; states are floats in it.
     """
 
     weights: tuple[Weights, ...]
-    ranges: tuple[Quantisation, ...]
+    ranges: tuple[tuple[Quantisation, Quantisation], ...]
     decibels: float
 
 
@@ -66,6 +66,7 @@ def measured_stacks(
         position: torch_functions.torch_stack(op, _rounded(program, op, weights[position]))
         for position, op in stacks.items()
     }
+    states: dict[int, list[float]] = {p: [0.0] * len(op.layers) for p, op in stacks.items()}
     errors = {p: [LayerError() for _ in choices[op.sources[0]]] for p, op in stacks.items()}
     observer = Observer(program)
     for inputs, batch in batches[:ERROR_BATCHES] if stacks else ():
@@ -73,24 +74,48 @@ def measured_stacks(
             if position not in stacks:
                 continue
             op = stacks[position]
-            x, *states = (now[n] if n in now else program.constants[n] for n in op.sources)
+            x, *first = (now[n] if n in now else program.constants[n] for n in op.sources)
             exact = now[op.writes[0]].reshape(1, -1)
+            sizes = _greatest_states(program, op, x, first)
+            states[position] = list(map(max, states[position], sizes))
             for error, choice in zip(errors[position], choices[op.sources[0]], strict=True):
                 bytes_ = torch.from_numpy(ranges.rounded(x.numpy(), choice))
-                error.add(exact, functions[position](bytes_, *states)[0].reshape(1, -1))
+                error.add(exact, functions[position](bytes_, *first)[0].reshape(1, -1))
     found = {}
     for position, op in stacks.items():
         best = max(range(len(errors[position])), key=lambda n: errors[position][n].decibels)
-        first = choices[op.sources[0]][best]
-        own = tuple(first if n < op.directions else STATE for n in range(len(op.layers)))
-        found[position] = Int8Stack(weights[position], own, errors[position][best].decibels)
+        given = choices[op.sources[0]][best]
+        made = [min(1.0, MARGIN * most) or 1.0 for most in states[position]]
+        own = []
+        for layer, most in enumerate(made):
+            below = layer - layer % op.directions - op.directions  # the layer that it reads
+            end = max(made[below : below + op.directions]) if below >= 0 else 0.0
+            x_ = ranges.spanning(-end, end) if below >= 0 else given
+            own.append((x_, ranges.spanning(-most, most)))
+        found[position] = Int8Stack(weights[position], tuple(own), errors[position][best].decibels)
+    return found
+
+
+def _greatest_states(
+    program: Program, op: Recurrent, x: Tensor, first: Sequence[Tensor]
+) -> list[float]:
+    """Return the greatest size of each layer's states on one input."""
+    found = []
+    for start in range(0, len(op.layers), op.directions):
+        stop = start + op.directions
+        own = replace(op, layers=op.layers[start:stop])
+        begin = [state[start:stop] for state in first]
+        x = torch_functions.torch_stack(own, program.constants)(x, *begin)[0]
+        sizes = x.abs().reshape(-1, op.directions, x.shape[-1] // op.directions).amax((0, 2))
+        before = begin[0].abs().amax((1, 2))
+        found += torch.maximum(sizes, before).tolist()
     return found
 
 
 def constants_of(
     layer: RecurrentLayer,
     weights: Weights,
-    x: Quantisation,
+    of: tuple[Quantisation, Quantisation],
     program: Program,
     *,
     joined: bool,
@@ -100,7 +125,7 @@ def constants_of(
     Args:
         layer: of float32.
         weights: as bytes.
-        x: what bytes of the input represent.
+        of: what bytes of the input represent, and of the state.
         program: of the layer.
         joined: whether both biases go with the input's part, as an LSTM's do.
     """
@@ -112,9 +137,9 @@ def constants_of(
     )
     biases = (one + two, torch.zeros_like(two)) if joined else (one, two)
     found = []
-    for weight, bias, of in zip(weights, biases, (x, STATE), strict=True):
-        unit = weight.scale.double() * of.scale
-        offset = bias - unit * of.zero * weight.weight.double().sum(1)
+    for weight, bias, each in zip(weights, biases, of, strict=True):
+        unit = weight.scale.double() * each.scale
+        offset = bias - unit * each.zero * weight.weight.double().sum(1)
         found.append((weight.weight, torch.stack([unit, offset]).float()))
     return found
 
