@@ -50,6 +50,7 @@ class KernelCache:
             KernelKey, Callable[[], BoundKernel]
         ] = {}  # kernels of a file, not yet looked at
         self.objects: dict[str, bytes] = {}
+        self.checked: set[int] = set()  # batches at which operations give the program's shapes
         self.held: ConstantsByDigest = weakref.WeakValueDictionary()
         self.permanent: frozenset[KernelKey] = (
             frozenset()

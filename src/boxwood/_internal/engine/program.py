@@ -8,6 +8,7 @@ import enum
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -181,7 +182,7 @@ class TorchOp:
     writes: tuple[int, ...]
     why: str = field(default="", compare=False)
 
-    @property
+    @cached_property
     def reads(self) -> tuple[int, ...]:
         """Numbers of the values among the arguments."""
         return tuple(

@@ -164,7 +164,9 @@ class Session:
             return found
         with self.team.planning:
             if batch not in self._runners:
-                check_shapes(self.program, batch)
+                if batch not in self.kernels.checked:
+                    check_shapes(self.program, batch)
+                    self.kernels.checked.add(batch)
                 if len(self._runners) >= PLANS:
                     self._runners.pop(next(iter(self._runners)))
                     self.kernels.forget_all_but(

@@ -118,7 +118,7 @@ def _written(
     if match.rotation.partners:
         turns = Rotate(match.heads + match.key_heads, match.rotation.partners)
         number = writer.value(writer.values[source])
-        table = writer.constant(match.rotation.table)
+        table = writer.same_constant(match.rotation.table)
         writer.added.append(NativeOp(turns, (source,), number, weight=table))
         source = number
     mask = () if settings.mask is None else (writer.mask(settings.mask, masks),)
@@ -148,15 +148,19 @@ class _Writer:
         return number
 
     def constant(self, tensor: Tensor, name: str = "") -> int:
-        """Add a constant, unless it is there: all layers have the same rotary positions."""
-        for number, other in self.constants.items():
-            if other.shape == tensor.shape and torch.equal(other, tensor):
-                return number
+        """Add a constant."""
         number = self.value(Value(tuple(tensor.shape), tensor.dtype))
         self.constants[number] = tensor
         if name:
             self.names[number] = name
         return number
+
+    def same_constant(self, tensor: Tensor) -> int:
+        """Add a constant, unless it is there: all layers have the same rotary positions."""
+        for number, other in self.constants.items():
+            if other.shape == tensor.shape and torch.equal(other, tensor):
+                return number
+        return self.constant(tensor)
 
     def joined(self, sources: Sequence[int]) -> int | None:
         """Return the value that holds queries, keys and values."""
