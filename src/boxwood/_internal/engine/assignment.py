@@ -17,7 +17,7 @@ from torch import Tensor
 from boxwood._internal.core.timing import clock_for, elapsed, timed_turns
 from boxwood._internal.engine import aten_ops
 from boxwood._internal.engine.explain import OperationTimes
-from boxwood._internal.engine.program import Op, Program, TorchOp, sizes_at
+from boxwood._internal.engine.program import Batch, Op, Program, TorchOp, sizes_at
 from boxwood._internal.engine.session import Session, torch_threads
 from boxwood._internal.engine.supported import supported_problems
 
@@ -42,7 +42,7 @@ def choose_assignment(session: Session, inputs: Sequence[Tensor]) -> Choice:
         session: of the program, with any assignment.
         inputs: an example.
     """
-    program, batch = session.program, session.program.batch or 0
+    program, batch = session.program, session.program.example
     supported = frozenset(supported_problems(program, batch))
     if not supported:
         return supported, {}
@@ -71,7 +71,7 @@ def _is_view(op: Op) -> bool:
 
 def measured(session: Session, inputs: Sequence[Tensor]) -> dict[int, float]:
     """Return the least seconds of each operation, by position."""
-    runner, clock = session.runner(session.program.batch or 0), clock_for(session.threads)
+    runner, clock = session.runner(session.program.example), clock_for(session.threads)
     repeats = REPEATS if elapsed(partial(runner, inputs), clock) * REPEATS < LONG else 2
     found: dict[int, float] = {}
     for step, seconds in zip(
@@ -85,7 +85,7 @@ def measured(session: Session, inputs: Sequence[Tensor]) -> dict[int, float]:
 def least_seconds(sessions: Sequence[Session], inputs: Sequence[Tensor]) -> dict[Session, float]:
     """Return the least seconds of each session, run by turns."""
     runs = {
-        session: partial(session.runner(session.program.batch or 0), inputs) for session in sessions
+        session: partial(session.runner(session.program.example), inputs) for session in sessions
     }
     clock, begin = clock_for(sessions[0].threads), time.monotonic()
     best = dict.fromkeys(sessions, math.inf)
@@ -97,7 +97,7 @@ def least_seconds(sessions: Sequence[Session], inputs: Sequence[Tensor]) -> dict
 
 
 def cheapest_assignment(
-    program: Program, batch: int, times: Mapping[int, OperationTimes]
+    program: Program, batch: Batch, times: Mapping[int, OperationTimes]
 ) -> frozenset[int]:
     """Return the assignment of least summed time, copies included.
 
@@ -114,7 +114,7 @@ def cheapest_assignment(
 
 
 def cheapest_forms(
-    program: Program, batch: int, times: Mapping[int, OperationTimes]
+    program: Program, batch: Batch, times: Mapping[int, OperationTimes]
 ) -> tuple[frozenset[int], frozenset[int]]:
     """Return the operations of kernels, and those among them on bytes, of least summed time.
 
@@ -172,7 +172,7 @@ def cheapest_forms(
     return natives, on_bytes & natives
 
 
-def _conversion_seconds(program: Program, value: int, batch: int) -> float:
+def _conversion_seconds(program: Program, value: int, batch: Batch) -> float:
     floats = math.prod(sizes_at(program.values[value].shape, batch))
     return float(CONVERSION_SECONDS + 4 * floats / CONVERSION_BYTES_PER_SECOND)
 
@@ -183,6 +183,6 @@ def _bytes_node(position: int, count: int, times: Mapping[int, OperationTimes]) 
     return count + position if known else 2 * count + 1
 
 
-def _copy_seconds(program: Program, value: int, batch: int) -> float:
+def _copy_seconds(program: Program, value: int, batch: Batch) -> float:
     floats = math.prod(sizes_at(program.values[value].shape, batch))
     return float(COPY_SECONDS + 4 * floats / COPY_BYTES_PER_SECOND)

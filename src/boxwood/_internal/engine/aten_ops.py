@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from boxwood._internal.engine.program import (
+    Batch,
     Program,
     TorchOp,
     ValueRef,
@@ -90,6 +91,16 @@ def generators(program: Program) -> set[torch.Generator]:
     return {leaf for call in calls for leaf in leaves_of(call) if isinstance(leaf, torch.Generator)}
 
 
+def constants_at(program: Program, batch: Batch) -> dict[int, Tensor]:
+    """Return a program's constants, and what its operators make of them and of sizes alone."""
+    found = dict(program.constants)
+    with torch.no_grad():
+        for op in program.ops:
+            if isinstance(op, TorchOp) and depends_on_batch_alone(op, found):
+                found.update(zip(op.writes, run_operator(at_batch(op, batch), found), strict=True))
+    return found
+
+
 _VIEWS = frozenset(
     ("reshape", "flatten", "unflatten", "contiguous", "chunk", "split", "movedim", "swapaxes",
      "swapdims", "narrow")
@@ -107,7 +118,7 @@ def is_view(target: str) -> bool:
     return (looks or target.split(".")[1] in _VIEWS) and not target.endswith(".dtype")
 
 
-def at_batch(op: TorchOp, batch: int) -> TorchOp:
+def at_batch(op: TorchOp, batch: Batch) -> TorchOp:
     """Return an operator with its sizes worked out for one batch."""
     return TorchOp(op.target, sizes_at(op.args, batch), sizes_at(op.kwargs, batch), op.writes)
 

@@ -44,6 +44,7 @@ PROBED = tuple(range(1, 9))
 """Batches that are tried where code does with sizes what cannot be followed."""
 
 TensorFunction = Callable[..., Sequence[Tensor]]
+Extension = Callable[[TensorFunction, Sequence[Tensor], Program, Callable[[], object]], Program]
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,10 @@ class NeedsGradientsError(UncapturableError):
 
 
 def capture(
-    function: TensorFunction, inputs: Sequence[Tensor], metadata: Callable[[], Any] = lambda: None
+    function: TensorFunction,
+    inputs: Sequence[Tensor],
+    metadata: Callable[[], Any] = lambda: None,
+    extended: Extension | None = None,
 ) -> Captured:
     """Write down what a function of tensors does.
 
@@ -75,6 +79,8 @@ def capture(
         inputs: example tensors, left as they are; those whose first axis has the length of the
             first one's form the batch.
         metadata: returns what the last call gave other than tensors.
+        extended: makes a program for other sizes out of that of the example; for other batches when
+            None.
 
     Raises:
         UncapturableError: the pass depends on the inputs' values, carries something from call to
@@ -111,7 +117,8 @@ def capture(
                 "its operations, done again, give something else than it gave: it carries "
                 "something from call to call, or draws random numbers of its own"
             )
-        return Captured(_for_batches(function, inputs, program, metadata), outputs, said)
+        extended = extended or _for_batches
+        return Captured(extended(function, inputs, program, metadata), outputs, said)
 
 
 def _run_plainly(

@@ -28,7 +28,9 @@ def key(program: Program, target: Target, threads: int) -> str | None:
         threads: that run it.
     """
     try:
-        parts = codec.encode((program.ops, program.inputs, program.outputs, program.batch))
+        parts = codec.encode(
+            (program.ops, program.inputs, program.outputs, program.batch, program.example)
+        )
         values = [[number, codec.encode(value)] for number, value in program.values.items()]
     except BoxwoodError:
         return None

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from boxwood._internal.engine import layouts, ops, program
+from boxwood._internal.engine import dynamic_sizes, layouts, ops, program
 from boxwood._internal.engine.kernels import (
     attention,
     bit_packing,
@@ -39,7 +39,8 @@ _CLASSES: Mapping[str, type] = {
     kind.__name__: kind
     for kind in (
         program.TorchOp, program.Value, program.ValueRef, program.LinearSize, program.SizeCondition,
-        program.ValidBatches,
+        program.ValidBatches, dynamic_sizes.DynamicSize, dynamic_sizes.SeenSize,
+        dynamic_sizes.DynamicRange,
         ops.NativeOp, ops.Convolve, ops.Project, ops.PoolWindows, ops.Average, ops.Pointwise,
         ops.Concatenate, ops.Flatten, ops.Normalise, ops.Rotate, ops.Attend, ops.Recurrent, ops.RecurrentLayer,
         ops.OnBytes, ops.Quantise, ops.Dequantise, quads.Quantisation,

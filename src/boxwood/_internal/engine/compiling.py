@@ -1,6 +1,6 @@
 """From a module to a session."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
@@ -10,8 +10,15 @@ from boxwood._internal.core.arguments import check_network
 from boxwood._internal.core.placement import check_whole
 from boxwood._internal.engine import aten_ops, choice_cache
 from boxwood._internal.engine.assignment import choose_assignment
-from boxwood._internal.engine.capture import NeedsGradientsError, capture
-from boxwood._internal.engine.interface import arguments_of, check_inputs, learn_interface
+from boxwood._internal.engine.capture import Captured, Extension, NeedsGradientsError, capture
+from boxwood._internal.engine.dynamic_capture import DynamicCapture
+from boxwood._internal.engine.dynamic_sizes import read_ranges
+from boxwood._internal.engine.interface import (
+    arguments_of,
+    check_inputs,
+    learn_interface,
+    named_tensors,
+)
 from boxwood._internal.engine.kernel_cache import KernelCache
 from boxwood._internal.engine.lower import lower
 from boxwood._internal.engine.model_copy import copy_model
@@ -25,7 +32,7 @@ from boxwood._internal.engine.passes.written_out import recognise_written_out
 from boxwood._internal.engine.program import Program, check_program
 from boxwood._internal.engine.quantisation.choose import checked_batches, quantised
 from boxwood._internal.engine.random_state import preserved_generators
-from boxwood._internal.engine.recording import UncapturableError
+from boxwood._internal.engine.recording import UncapturableError, as_if_compiling
 from boxwood._internal.engine.session import Session, Uncompiled, torch_defaults
 from boxwood._internal.engine.targets import Target, host
 from boxwood._internal.engine.thread_team import ThreadTeam
@@ -47,6 +54,7 @@ def compile(  # noqa: A001
     threads: int = 1,
     precision: Precision = "float32",
     calibration: Iterable[Any] | None = None,
+    dynamic: Mapping[str, Mapping[int, Sequence[int]]] | None = None,
 ) -> Session | Uncompiled:
     """Compile a network for this machine: operations run by sparse kernels where that is faster.
 
@@ -70,6 +78,11 @@ def compile(  # noqa: A001
             operations stay float32. NaN in the input of such a layer becomes its least value.
         calibration: for int8, typical inputs, each as the example; no labels are needed. Some
             hundred examples in all are plenty. They decide the ranges of activations.
+        dynamic: axes that calls may choose the size of, by the names of arguments, with the least
+            and the greatest size, and perhaps a step between sizes:
+            ``{"input_ids": {1: (1, 512)}}``. Axes of several arguments with one size in the example
+            and one range are one size; all other axes, the batch too, have the example's sizes.
+            Plans for 16 choices are kept, which share their weights.
 
     Returns:
         A callable with the model's interface. A network whose operations depend on the values of
@@ -77,9 +90,9 @@ def compile(  # noqa: A001
 
     Raises:
         InvalidInput: the arguments do not fit the model, its weights are sharded or not there, or
-            it cannot be copied. Calls raise it for a batch at which the
-            network may do something else. Int8 without calibration data, or with data that is not
-            finite or not like the example.
+            it cannot be copied; or it does something else at some of the sizes in ``dynamic``. Calls
+            raise it for a batch or a size at which the network may do something else. Int8 without
+            calibration data, or with data that is not finite or not like the example.
         MissingDependency: llvmlite is missing.
 
     Example:
@@ -100,11 +113,16 @@ def compile(  # noqa: A001
             f"precision={precision!r} and calibration{' without' if calibration is None else ''} "
             "data; give both or neither."
         )
+    if dynamic and calibration is not None:
+        raise InvalidInput(
+            "Expected precision='float32' with dynamic, got 'int8'; compile one network for each "
+            "size, or in float32."
+        )
     check_network(model)
     check_whole(dict(model.named_parameters()))
     team = ThreadTeam(threads)
     with torch_defaults(threads):
-        return _compiled(model, example, target or host(), team, calibration)
+        return _compiled(model, example, target or host(), team, calibration, dynamic or {})
 
 
 def _compiled(
@@ -113,11 +131,14 @@ def _compiled(
     target: Target,
     team: ThreadTeam,
     calibration: Iterable[Any] | None,
+    dynamic: Mapping[str, Mapping[int, Sequence[int]]],
 ) -> Session | Uncompiled:
     twin = copy_model(model).eval()  # whatever it keeps from call to call is not the user's
     try:
         tensors, function, interface = learn_interface(twin, example)
-        captured = capture(function, tensors, interface)
+        ranges = read_ranges(dynamic, named_tensors(twin, example))
+        extended = DynamicCapture(ranges) if ranges else None
+        captured = _captured(function, tensors, interface, extended)
     except UncapturableError as reason:
         gradients = isinstance(reason, NeedsGradientsError)
         return Uncompiled(copy_model(model).eval(), str(reason), team.threads, gradients=gradients)
@@ -143,7 +164,9 @@ def _compiled(
         batches = checked_batches(_calls(session, calibration))
         with preserved_generators(aten_ops.generators(program)):
             session = quantised(session, tensors, batches)
-    session.compact(program.batch or 0)
+    session.compact(program.example)
+    if program.ranges:
+        session.prepare()
     return session
 
 
@@ -158,8 +181,29 @@ def _calls(session: Session, examples: Iterable[Any]) -> list[tuple[list[Tensor]
     for example in examples:
         args, kwargs = arguments_of(example)
         inputs = session.interface.tensors(args, kwargs)
-        found.append((inputs, check_inputs(session.program, inputs)))
+        batch = check_inputs(session.program, inputs)
+        if isinstance(batch, int):  # int8 networks have no ranges of sizes
+            found.append((inputs, batch))
     return found
+
+
+def _captured(
+    function: Callable[..., list[Tensor]],
+    tensors: list[Tensor],
+    interface: Callable[[], Any],
+    extended: Extension | None,
+) -> Captured:
+    """Record a function; if it looks at values, once more as it does while torch compiles it."""
+    try:
+        return capture(function, tensors, interface, extended)
+    except NeedsGradientsError:
+        raise
+    except UncapturableError as reason:
+        try:
+            with as_if_compiling():
+                return capture(function, tensors, interface, extended)
+        except UncapturableError:
+            raise reason from None
 
 
 def optimised(program: Program) -> Program:

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from boxwood._internal.engine.program import Program, Value, sizes_at
+from boxwood._internal.engine.dynamic_sizes import DynamicRange, Sizes
+from boxwood._internal.engine.placement import Shape
+from boxwood._internal.engine.program import Batch, Program, Value, sizes_at
 from boxwood._internal.engine.recording import UncapturableError
 from boxwood.errors import InvalidInput
 
@@ -167,13 +169,24 @@ def arguments_of(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     )
 
 
-def check_inputs(program: Program, inputs: Sequence[Tensor]) -> int:
-    """Return the batch of a call.
+def named_tensors(model: nn.Module, example: Any) -> dict[str, tuple[int, Shape]]:
+    """Return the number and the shape of each argument of an example that is a tensor, by name."""
+    bound = _bound(_parameters(model), *arguments_of(example))
+    found, count = {}, 0
+    for name, argument in bound.items():
+        if isinstance(argument, Tensor):
+            found[name] = (count, tuple(argument.shape))
+        count += sum(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(argument))
+    return found
+
+
+def check_inputs(program: Program, inputs: Sequence[Tensor]) -> Batch:
+    """Return the sizes of a call that the program's sizes follow: its batch, or those in its ranges.
 
     Raises:
         InvalidInput: a tensor has another dtype, shape or device than the program takes.
     """
-    batch = program.batch or 0
+    batch = _chosen(program, inputs) if program.ranges else program.batch or 0
     for index, (tensor, number) in enumerate(zip(inputs, program.inputs, strict=True)):
         name = f"tensor {index} of the call"
         value = program.values[number]
@@ -189,13 +202,15 @@ def check_inputs(program: Program, inputs: Sequence[Tensor]) -> int:
             )
         if program.batch is not None and number == program.inputs[0] and tensor.ndim:
             batch = tensor.shape[0]
-        if tuple(tensor.shape) != sizes_at(value.shape, batch) or (program.batch and batch < 1):
+        if tuple(tensor.shape) != sizes_at(value.shape, batch) or (program.batch and batch == 0):
             limit = program.batches.limit if program.batch is None else ""
             raise InvalidInput(
-                f"Expected {name} of shape {_shape(value)}, got {tuple(tensor.shape)}; "
+                f"Expected {name} of shape {_shape(program, value)}, got {tuple(tensor.shape)}; "
                 f"give that shape, or compile the model with such an example"
-                f"{f' ({limit})' if limit else ''}."
+                f"{f' ({limit})' if limit else ''}, or with dynamic=, for other sizes of its axes."
             )
+    if isinstance(batch, tuple):
+        return batch
     against = program.batches.against(batch) if program.batch is not None else ""
     if against:
         raise InvalidInput(
@@ -203,6 +218,36 @@ def check_inputs(program: Program, inputs: Sequence[Tensor]) -> int:
             f"it with an example of that batch."
         )
     return batch
+
+
+def _chosen(program: Program, inputs: Sequence[Tensor]) -> Sizes:
+    """Return the sizes that a call chooses, one for each range.
+
+    Raises:
+        InvalidInput: one that is out of its range, or at which the network may do something else.
+    """
+    found = []
+    for index, each in enumerate(program.ranges):
+        number, axis = each.places[0]
+        shape = inputs[number].shape
+        size = shape[axis] if axis < len(shape) else each.example  # another rank is refused later
+        if not each.allows(size):
+            raise InvalidInput(
+                f"Expected {each}, got {size}; give a size within, or compile the model with a "
+                f"wider range in dynamic."
+            )
+        against = program.limits[index].against(each.count(size))
+        if against:
+            raise InvalidInput(
+                f"Expected a size at which the network does the same, got {size} as {each.name}: "
+                f"{against.replace('batch', _counted(each))}; compile the model with such an example."
+            )
+        found.append(size)
+    return tuple(found)
+
+
+def _counted(each: DynamicRange) -> str:
+    return "it" if each.step == 1 else f"it // {each.step}"
 
 
 def to_json(interface: Interface) -> dict[str, Any]:
@@ -322,6 +367,10 @@ def _sketch(spec: pytree.TreeSpec) -> str:
     return str(pytree.tree_unflatten(["·"] * spec.num_leaves, spec))
 
 
-def _shape(value: Value) -> str:
+def _shape(program: Program, value: Value) -> str:
     sizes = [str(size) if isinstance(size, int) else "batch" for size in value.shape]
+    for each in program.ranges:
+        for number, axis in each.places:
+            if program.values[program.inputs[number]] is value:
+                sizes[axis] = f"{each.low} to {each.high}"
     return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"

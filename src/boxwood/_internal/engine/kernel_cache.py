@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwood._internal.engine import driver, kernel_problems
+from boxwood._internal.engine.kernels import conv
 from boxwood._internal.engine.kernels.contract import BoundKernel, Kernel
 from boxwood._internal.engine.kernels.conv import Conv
 from boxwood._internal.engine.kernels.int8_conv import Int8Conv
@@ -63,7 +64,7 @@ class KernelCache:
             key = (step.problem, step.weight, step.bias)
             self.restore(key)
             if key not in self.built and key not in missing:
-                missing[key] = kernel_problems.build_kernel(
+                missing[key] = self._of_other_sizes(step) or kernel_problems.build_kernel(
                     step.problem,
                     self.weight(step.weight),
                     self.weight(step.bias),
@@ -76,6 +77,18 @@ class KernelCache:
         return {
             index: self.built[step.problem, step.weight, step.bias] for index, step in steps.items()
         }
+
+    def _of_other_sizes(self, step: KernelStep) -> Kernel | None:
+        """Return a kernel that shares the packed weight of one for other sizes."""
+        if not self.program.ranges or not isinstance(step.problem, Conv):
+            return None
+        for key in tuple(self.stored):
+            if key[1:] == (step.weight, step.bias):
+                self.restore(key)
+        for (problem, weight, bias), bound in self.built.items():
+            if (weight, bias) == (step.weight, step.bias) and isinstance(problem, Conv):
+                return conv.resized(step.problem, problem, bound.kernel, self.target)
+        return None
 
     def restore(self, key: KernelKey) -> None:
         """Take a kernel from the file, if it is there."""
@@ -108,6 +121,8 @@ class KernelCache:
             for key, each in self.built.items()
             if id(each) in kept or key in self.permanent
         }
+        if self.program.ranges:
+            return  # code of all sizes is kept, so that a plan for new ones compiles nothing
         own = {driver.CODE.entry, driver.SHARE.entry}
         entries = own | {b.kernel.code.entry for b in self.built.values()}
         self.objects = {e: code for e, code in self.objects.items() if e in entries}
@@ -143,16 +158,19 @@ def place_constants(
     """
     held = weakref.WeakValueDictionary() if held is None else held
     parts = {id(part): part for kernel in kernels for part in kernel.constants}
-    placed = {number: part for number, part in parts.items() if _stays(part, mapped)}
+    there = {id(part) for part in held.values()}
+    placed = {
+        number: part for number, part in parts.items() if number in there or _stays(part, mapped)
+    }
     digests = {number: _digest(part) for number, part in parts.items() if number not in placed}
     placed |= {number: held[digest] for number, digest in digests.items() if digest in held}
     new = {number: part for number, part in parts.items() if number not in placed}
     memory = allocate_aligned(sum(_whole_lines(part) for part in new.values()))
     start = 0
     for number, part in new.items():
-        there = memory[start : start + part.nbytes].view(part.dtype)
-        there[:] = part.reshape(-1)
-        placed[number] = held[digests[number]] = there
+        lies = memory[start : start + part.nbytes].view(part.dtype)
+        lies[:] = part.reshape(-1)
+        placed[number] = held[digests[number]] = lies
         start += _whole_lines(part)
     found = []
     for kernel in kernels:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from boxwood._internal.engine.program import LinearSize, Program, TorchOp, Value, sizes_at
+from boxwood._internal.engine.program import Batch, LinearSize, Program, TorchOp, Value, sizes_at
 
 
 class OtherProgramError(Exception):
@@ -32,7 +32,7 @@ def merge_recordings(one: Program, two: Program, batch: int) -> Program:
     Raises:
         OtherProgramError: they differ in more than sizes.
     """
-    _check_same_constants(one, two)
+    check_same_constants(one, two)
     ops = tuple(_merged(a, b, batch) for a, b in zip(one.ops, two.ops, strict=True))
     values = {
         number: Value(_merged(value.shape, two.values[number].shape, batch), value.dtype)
@@ -62,7 +62,12 @@ def _merged(one: Any, two: Any, batch: int) -> Any:
     raise OtherProgramError(f"an argument is {one!r} and then {two!r}")
 
 
-def _check_same_constants(one: Program, two: Program) -> None:
+def check_same_constants(one: Program, two: Program) -> None:
+    """Raise if two recordings have other values, or constants of other values.
+
+    Raises:
+        OtherProgramError: they do.
+    """
     if (
         len(one.ops) != len(two.ops)
         or (one.inputs, one.outputs) != (two.inputs, two.outputs)
@@ -96,7 +101,20 @@ def check_merged(merged: Program, recorded: Program, batch: int) -> None:
     Raises:
         OtherProgramError: it is not.
     """
-    _check_same_constants(merged, recorded)
+    check_same_constants(merged, recorded)
+    check_arguments(merged, recorded, batch)
+    for number, value in merged.values.items():
+        other = recorded.values[number]
+        if sizes_at(value.shape, batch) != other.shape or value.dtype != other.dtype:
+            raise OtherProgramError("a tensor has sizes off the line")
+
+
+def check_arguments(merged: Program, recorded: Program, batch: Batch) -> None:
+    """Raise if operators take other arguments in a recording.
+
+    Raises:
+        OtherProgramError: they do.
+    """
     for op, seen in zip(merged.ops, recorded.ops, strict=True):
         if not isinstance(op, TorchOp) or not isinstance(seen, TorchOp):
             raise OtherProgramError("operations that are not torch's")
@@ -104,11 +122,8 @@ def check_merged(merged: Program, recorded: Program, batch: int) -> None:
         if not same or not _same_arguments(
             sizes_at((op.args, op.kwargs), batch), (seen.args, seen.kwargs)
         ):
-            raise OtherProgramError(f"{op.name} is {seen.name}, or takes sizes off the line")
-    for number, value in merged.values.items():
-        other = recorded.values[number]
-        if sizes_at(value.shape, batch) != other.shape or value.dtype != other.dtype:
-            raise OtherProgramError("a tensor has sizes off the line")
+            what = "other arguments" if same else f"the place of {seen.name}"
+            raise OtherProgramError(f"{op.name} takes {what}")
 
 
 def _same_arguments(one: Any, two: Any) -> bool:

@@ -89,7 +89,7 @@ class Normalise:
 class Rotate:
     """Rotary positions of the first heads: ``x · near + x[partner] · far``; the rest is copied.
 
-    Its weight holds near and far, [2, tokens, features of a head].
+    Its weight holds near and far, [2, tokens, features of a head], of as many tokens or more.
 
     Args:
         heads: heads that are rotated.

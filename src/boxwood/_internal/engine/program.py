@@ -14,6 +14,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from boxwood._internal.engine.dynamic_sizes import (
+    DynamicRange,
+    DynamicSize,
+    SeenSize,
+    Sizes,
+    corners,
+)
 from boxwood.errors import InvalidInput
 
 
@@ -29,8 +36,15 @@ class LinearSize:
     per: int
     plus: int
 
+    def at(self, batch: int) -> int:
+        """Work the integer out."""
+        return self.per * batch + self.plus
 
-Size = int | LinearSize
+
+BatchSize = int | LinearSize
+Size = BatchSize | DynamicSize | SeenSize
+Batch = int | Sizes
+"""What sizes follow: the leading size of the inputs, or those that a caller chose to vary."""
 
 
 class SizeOperator(enum.Enum):
@@ -78,9 +92,9 @@ class SizeCondition:
     """
 
     operator: SizeOperator
-    left: Size
-    right: Size
-    found: Size
+    left: BatchSize
+    right: BatchSize
+    found: BatchSize
 
     def holds(self, batch: int) -> bool:
         """Say whether the code computes the same result at this batch."""
@@ -95,7 +109,7 @@ class SizeCondition:
         return f"{_written(self.left)} {self.operator.value} {_written(self.right)} is {found}"
 
 
-def _written(size: Size) -> str:
+def _written(size: BatchSize) -> str:
     if isinstance(size, int):
         return str(size)
     batch = "batch" if size.per == 1 else f"{size.per}·batch"
@@ -213,6 +227,8 @@ class Program:
         batch: the leading size of the example if other sizes may be called, else None.
         names: of constants that are a network's parameters or buffers, or come from one.
         batches: what leading sizes may be called.
+        ranges: the sizes that calls may choose, if those are not the batch.
+        limits: what each of these has to keep to besides.
     """
 
     ops: tuple[Op, ...]
@@ -223,6 +239,21 @@ class Program:
     batch: int | None
     names: Mapping[int, str] = field(default_factory=dict)
     batches: ValidBatches = ValidBatches()
+    ranges: tuple[DynamicRange, ...] = ()
+    limits: tuple[ValidBatches, ...] = ()
+
+    @property
+    def example(self) -> Batch:
+        """The sizes of the example."""
+        return tuple(each.example for each in self.ranges) if self.ranges else self.batch or 0
+
+    @property
+    def samples(self) -> tuple[Batch, ...]:
+        """Sizes at which shapes are looked at, to see what follows them."""
+        if self.ranges:
+            found = corners(self.ranges)
+            return found[0], found[-1], tuple(each.high for each in self.ranges)
+        return (self.batch, self.batch + 1) if self.batch else (0,)
 
     def next_value(self) -> int:
         """Return a number that no value has."""
@@ -243,10 +274,10 @@ def leaves_of(argument: Any) -> Iterator[Any]:
         yield argument
 
 
-def sizes_at(argument: Any, batch: int) -> Any:
+def sizes_at(argument: Any, batch: Batch) -> Any:
     """Work out every size in an argument for one batch."""
-    if isinstance(argument, LinearSize):
-        return argument.per * batch + argument.plus
+    if isinstance(argument, LinearSize | DynamicSize | SeenSize):
+        return argument.at(batch)  # type: ignore[arg-type]
     if isinstance(argument, tuple):
         return tuple(sizes_at(part, batch) for part in argument)
     return argument
@@ -254,7 +285,9 @@ def sizes_at(argument: Any, batch: int) -> Any:
 
 def is_fixed(argument: Any) -> bool:
     """Say whether an argument is the same for every batch."""
-    return not any(isinstance(leaf, LinearSize) for leaf in leaves_of(argument))
+    return not any(
+        isinstance(leaf, LinearSize | DynamicSize | SeenSize) for leaf in leaves_of(argument)
+    )
 
 
 def renamed(op: Any, same: Mapping[int, int]) -> Any:

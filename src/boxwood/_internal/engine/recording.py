@@ -56,6 +56,17 @@ def whole_operators() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
+@contextmanager
+def as_if_compiling() -> Iterator[None]:
+    """Have code that asks ``torch.compiler.is_compiling()`` take the path without looking at values."""
+    before = torch.compiler._is_compiling_flag
+    torch.compiler._is_compiling_flag = True
+    try:
+        yield
+    finally:
+        torch.compiler._is_compiling_flag = before
+
+
 class _Watching(TorchFunctionMode):
     """Notice values and sizes that leave torch without an operator call."""
 
@@ -141,10 +152,29 @@ class _Recorder(TorchDispatchMode):
                 raise UncapturableError(f"the Python code reads the result of {op.name}")
             return result
         if all(id(tensor) in self.tensors for tensor in tensors):
-            return result  # gave back what it was given
+            if len(tensors) == 1 and args and tensors[0] is args[0]:
+                self._again(op, tensors[0], live)
+            return result
+        if op.target == "aten.contiguous.default" and op.reads[0] not in self.constants:
+            # Where there is nothing to copy, torch does not even call it: a copy has the same values.
+            self._same(tensors[0], op.reads[0])
+            return result
         writes = tuple(self._new(tensor, live=live) for tensor in tensors)
         self.ops.append(TorchOp(op.target, op.args, op.kwargs, writes))
         return result
+
+    def _same(self, tensor: Tensor, number: int) -> None:
+        """Note a tensor of its own memory that holds a value that is known."""
+        memory = self.memories.setdefault(_storage(tensor), _Memory(number, tensor))
+        self.tensors[id(tensor)] = (tensor, number, memory.version)
+
+    def _again(self, op: TorchOp, tensor: Tensor, live: bool) -> None:
+        """Record an operator that gave back what it was given; at other sizes it may copy."""
+        _, number, version = self.tensors[id(tensor)]
+        if version == self._memory(tensor).version and number not in self.constants:
+            new = self._number(tensor, live)
+            self.ops.append(TorchOp(op.target, op.args, op.kwargs, (new,)))
+            self.tensors[id(tensor)] = (tensor, new, version)
 
     def _write(
         self, func: Any, op: TorchOp, args: Any, kwargs: Any, result: Any, live: bool
@@ -284,8 +314,13 @@ def check_tensor(tensor: Tensor) -> None:
 
 
 def _name(func: Any) -> str:
+    """Return an operator's name; reshape instead of view, because copies are not recorded."""
     namespace, name = func._schema.name.split("::")
-    return f"{namespace}.{name}.{func._overloadname}"
+    found = f"{namespace}.{name}.{func._overloadname}"
+    return _RESHAPE if found in ("aten.view.default", "aten._unsafe_view.default") else found
+
+
+_RESHAPE = "aten.reshape.default"
 
 
 def _storage(tensor: Tensor) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from boxwood._internal.core.timing import by_turns
 from boxwood._internal.engine import storage, torch_functions
 from boxwood._internal.engine.constants import Constants
+from boxwood._internal.engine.dynamic_sizes import usual_sizes
 from boxwood._internal.engine.explain import (
     ExplainedOperation,
     Explanation,
@@ -24,15 +25,18 @@ from boxwood._internal.engine.kernel_cache import KernelCache
 from boxwood._internal.engine.ops import NativeOp, Recurrent
 from boxwood._internal.engine.plan import KernelStep, Plan, TorchStep
 from boxwood._internal.engine.planner import plan_batch
-from boxwood._internal.engine.program import Op, Program
+from boxwood._internal.engine.program import Batch, Op, Program
 from boxwood._internal.engine.runner import Runner
 from boxwood._internal.engine.runner_pool import RunnerPool
-from boxwood._internal.engine.shapes import check_shapes
+from boxwood._internal.engine.shapes import at_sizes, check_shapes
 from boxwood._internal.engine.thread_team import ThreadTeam
 from boxwood.errors import InvalidInput
 
 PLANS = 4
 """Batch sizes whose plans are kept ready."""
+
+DYNAMIC_PLANS = 16
+"""Choices of dynamic sizes whose plans are kept ready."""
 
 
 class Session:
@@ -59,7 +63,7 @@ class Session:
         self.times = dict(times or {})
         self.program, self.interface, self.native = program, interface, native
         self.kernels, self.team = kernels, team
-        self._runners: dict[int, RunnerPool] = {}
+        self._runners: dict[Batch, RunnerPool] = {}
         self._dense: dict[int, Callable[..., Tensor]] = {}
 
     @property
@@ -140,7 +144,7 @@ class Session:
             self.program, self.interface, native, self.kernels, self.team, times or self.times
         )
 
-    def compact(self, batch: int) -> None:
+    def compact(self, batch: Batch) -> None:
         """Keep the kernels of one batch's plan, and no others; keep their weights only there."""
         self.kernels.permanent = frozenset()
         self.kernels.forget_all_but(self.runner(batch).kernels.values())
@@ -154,31 +158,43 @@ class Session:
         self.program = self.kernels.program = replace(self.program, constants=constants)
         self._runners = {}
 
-    def runner(self, batch: int) -> Runner:
+    def runner(self, batch: Batch) -> Runner:
         """Return the bound plan for a batch, made when it is first asked for."""
         return self._pool(batch).first
 
-    def _pool(self, batch: int) -> RunnerPool:
+    def _pool(self, batch: Batch) -> RunnerPool:
         found = self._runners.get(batch)
         if found is not None:
             return found
         with self.team.planning:
             if batch not in self._runners:
-                if batch not in self.kernels.checked:
-                    check_shapes(self.program, batch)
-                    self.kernels.checked.add(batch)
-                if len(self._runners) >= PLANS:
+                program, planned = self._planned(batch)
+                if len(self._runners) >= (DYNAMIC_PLANS if self.program.ranges else PLANS):
                     self._runners.pop(next(iter(self._runners)))
                     self.kernels.forget_all_but(
                         kernel
                         for pool in self._runners.values()
                         for kernel in pool.first.kernels.values()
                     )
-                planned = plan_batch(self.program, batch, self.native)
-                self._runners[batch] = RunnerPool(self._binder(planned))
+                self._runners[batch] = RunnerPool(self._binder(program, planned))
             return self._runners[batch]
 
-    def _binder(self, planned: Plan) -> Callable[[], Runner]:
+    def _planned(self, batch: Batch) -> tuple[Program, Plan]:
+        """Return a plan, and the program that it is of, whose shapes are checked."""
+        if isinstance(batch, tuple):
+            program = at_sizes(self.program, batch)
+            return program, plan_batch(program, 0, self.native)
+        if batch not in self.kernels.checked:
+            check_shapes(self.program, batch)
+            self.kernels.checked.add(batch)
+        return self.program, plan_batch(self.program, batch, self.native)
+
+    def prepare(self) -> None:
+        """Compile the kernels that plans for sizes in the program's ranges need, as far as they are few."""
+        for sizes in usual_sizes(self.program.ranges):
+            self._binder(*self._planned(sizes))
+
+    def _binder(self, program: Program, planned: Plan) -> Callable[[], Runner]:
         """Build a plan's kernels, and return what binds them to new memory."""
         steps = {i: step for i, step in enumerate(planned.steps) if isinstance(step, KernelStep)}
         kernels = self.kernels.of_steps(steps)
@@ -194,7 +210,7 @@ class Session:
                 elif isinstance(op, Recurrent):
                     self._dense[position] = torch_functions.torch_stack(op, self.program.constants)
         library = self.kernels.library(kernels.values()) if kernels else None
-        return partial(Runner, self.program, planned, kernels, library, self._dense, self.team)
+        return partial(Runner, program, planned, kernels, library, self._dense, self.team)
 
     def _constant(self, number: int | None) -> Tensor | None:
         return None if number is None else self.program.constants[number]

@@ -13,6 +13,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from boxwood._internal.engine import aten_ops, torch_functions
+from boxwood._internal.engine.dynamic_sizes import Sizes
 from boxwood._internal.engine.kernels.elementwise import Operation
 from boxwood._internal.engine.kernels.quads import Quantisation
 from boxwood._internal.engine.ops import (
@@ -34,7 +35,7 @@ from boxwood._internal.engine.ops import (
     RecurrentLayer,
     Rotate,
 )
-from boxwood._internal.engine.program import Op, Program, TorchOp, sizes_at
+from boxwood._internal.engine.program import Batch, Op, Program, TorchOp, sizes_at
 from boxwood._internal.engine.random_state import preserved_generators
 from boxwood.errors import InvalidInput
 
@@ -78,11 +79,56 @@ def _check_shapes(program: Program, batch: int) -> None:
             raise _unlike(op, f"give {_listed(wanted)}", _listed(got), batch)
 
 
-def _shapes(op: Op, values: Mapping[int, Tensor], batch: int) -> list[tuple[int, ...]]:
+def at_sizes(program: Program, sizes: Sizes) -> Program:
+    """Return the program of one choice of the sizes in its ranges.
+
+    What operations give decides over shapes, not what the program says; a file may say anything.
+
+    Raises:
+        InvalidInput: an operation does not run at these sizes.
+    """
+    constants = program.constants
+    values: dict[int, Tensor] = {
+        number: torch.empty(
+            sizes_at(program.values[number].shape, sizes), dtype=program.values[number].dtype,
+            device="meta",
+        )
+        for number in (*program.inputs, *constants)
+    }  # fmt: skip
+    with preserved_generators(aten_ops.generators(program)):
+        for op in program.ops:
+            if not isinstance(op, TorchOp):  # ranks of results decide over the nesting of tokens
+                for number in op.writes:
+                    rank = len(program.values[number].shape)
+                    values[number] = torch.empty((0,) * rank, device="meta")
+            try:
+                made = _made(op, values, sizes)
+            except Exception:  # noqa: BLE001 - as in the check above
+                real = {number: constants.get(number) for number in op.reads}
+                zeros = {n: torch.zeros_like(values[n], device="cpu") for n in op.reads}
+                real_values = values | {n: zeros[n] if t is None else t for n, t in real.items()}
+                try:
+                    made = _made(op, real_values, sizes)
+                except Exception as error:
+                    raise _unlike(op, "run", f"{type(error).__name__}: {error}", sizes) from error
+            if [each.dtype for each in made] != [program.values[n].dtype for n in op.writes]:
+                raise _unlike(op, "give tensors of its types", "others", sizes)
+            values.update(zip(op.writes, (each.to("meta") for each in made), strict=True))
+    ops = tuple(
+        aten_ops.at_batch(op, sizes) if isinstance(op, TorchOp) else op for op in program.ops
+    )
+    shapes = {
+        number: replace(program.values[number], shape=tuple(tensor.shape))
+        for number, tensor in values.items()
+    }
+    return replace(program, ops=ops, values=shapes, ranges=(), limits=())
+
+
+def _shapes(op: Op, values: Mapping[int, Tensor], batch: Batch) -> list[tuple[int, ...]]:
     return [tuple(tensor.shape) for tensor in _made(op, values, batch)]
 
 
-def _made(op: Op, values: Mapping[int, Tensor], batch: int) -> list[Tensor]:
+def _made(op: Op, values: Mapping[int, Tensor], batch: Batch) -> list[Tensor]:
     if isinstance(op, TorchOp):
         return list(aten_ops.run_operator(aten_ops.at_batch(op, batch), values))
     if isinstance(op, NativeOp) and isinstance(op.kind, OnBytes | Quantise | Dequantise):
@@ -163,7 +209,10 @@ def _native(op: NativeOp, values: Mapping[int, Tensor]) -> Tensor:
             y = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
             return _added(y, others)
         case Project() if weight is not None:
-            return _added(F.linear(x, weight, bias), others)
+            features = (len(weight), x.shape[-1])
+            if weight.shape != features or (bias is not None and bias.shape != features[:1]):
+                raise TypeError("a weight of other features")
+            return _added(x.new_empty((*x.shape[:-1], len(weight))), others)
         case PoolWindows() as kind if kind.average:
             return F.avg_pool2d(x, kind.kernel, kind.stride, kind.padding, kind.ceil)
         case PoolWindows() as kind:
@@ -186,7 +235,7 @@ def _native(op: NativeOp, values: Mapping[int, Tensor]) -> Tensor:
             return torch.empty_like(x)
         case Rotate(heads, partners) if weight is not None:
             near, _ = weight
-            if x.ndim != 3 or x.shape[1:2] != near.shape[:1] or near.shape[1:] != (len(partners),):
+            if x.ndim != 3 or x.shape[1] > near.shape[0] or near.shape[1:] != (len(partners),):
                 raise TypeError("factors of other tokens or heads")
             if heads * len(partners) > x.shape[-1]:
                 raise TypeError("heads that are not there")
@@ -231,7 +280,7 @@ def _added(y: Tensor, others: list[Tensor]) -> Tensor:
     return y
 
 
-def _unlike(op: Op, wanted: str, got: str, batch: int) -> InvalidInput:
+def _unlike(op: Op, wanted: str, got: str, batch: Batch) -> InvalidInput:
     name = op.name if isinstance(op, TorchOp) else type(getattr(op, "kind", op)).__name__.lower()
     return InvalidInput(
         f"Expected the operation {name} to {wanted} at a batch of {batch}, got {got}: it follows "

@@ -31,6 +31,7 @@ from torch import Tensor
 from boxwood._internal.core.replacing import check_suffix, replacing
 from boxwood._internal.engine import codec
 from boxwood._internal.engine.constants import CompactTensor, Constants, compact_tensor
+from boxwood._internal.engine.dynamic_sizes import DynamicRange, check_ranges
 from boxwood._internal.engine.explain import OperationTimes
 from boxwood._internal.engine.interface import Interface, check_leaves, from_json, to_json
 from boxwood._internal.engine.kernel_cache import KernelCache, KernelKey, place_constants
@@ -51,7 +52,7 @@ from boxwood._internal.engine.program import (
     check_numbers,
     check_program,
 )
-from boxwood._internal.engine.shapes import check_shapes
+from boxwood._internal.engine.shapes import at_sizes, check_shapes
 from boxwood._internal.engine.targets import host
 from boxwood.errors import BoxwoodError, CheckpointError
 
@@ -111,6 +112,8 @@ def write_compiled(compiled: CompiledProgram, path: str | os.PathLike[str]) -> N
             "batch": program.batch,
             "batches": codec.encode(program.batches),
             "names": list(program.names.items()),
+            "ranges": codec.encode(program.ranges),
+            "limits": codec.encode(program.limits),
         },
         "native": sorted(compiled.native),
         "times": [[position, asdict(each)] for position, each in compiled.times.items()],
@@ -119,6 +122,7 @@ def write_compiled(compiled: CompiledProgram, path: str | os.PathLike[str]) -> N
         "kernels": [
             [codec.encode(key), sections.kernel(bound.kernel)]
             for key, bound in kernels.built.items()
+            if not program.ranges or key in kernels.permanent  # others are made of these again
         ],
         "objects": {
             entry: sections.add(np.frombuffer(code, np.uint8))
@@ -162,6 +166,8 @@ def _compiled(
         batch=parts["batch"],
         names=dict(parts["names"]),
         batches=codec.decode(parts["batches"]),
+        ranges=codec.decode(parts["ranges"]),
+        limits=codec.decode(parts["limits"]),
     )
     target = host()
     _check(program)
@@ -195,7 +201,8 @@ def _check(program: Program) -> None:
     for parts, kind in (
         (program.ops, TorchOp | NativeOp | Recurrent),
         (program.values.values(), Value),
-        ([program.batches], ValidBatches),
+        ([program.batches, *program.limits], ValidBatches),
+        (program.ranges, DynamicRange),
     ):
         if not all(isinstance(part, kind) for part in parts):
             raise ValueError(f"a part of the program is no {kind}")
@@ -205,7 +212,14 @@ def _check(program: Program) -> None:
             weights = set(op.reads[len(op.sources) :])
             if not weights <= program.constants.keys():
                 raise ValueError("a weight is no constant")
-    check_shapes(check_program(program), program.batch or 0)
+    check_program(program)
+    if program.ranges:
+        check_ranges(program.ranges, [program.values[number].shape for number in program.inputs])
+        if len(program.limits) != len(program.ranges) or program.batch is not None:
+            raise ValueError("ranges of sizes without limits, or with a batch")
+        at_sizes(program, tuple(each.example for each in program.ranges))
+    else:
+        check_shapes(program, program.batch or 0)
 
 
 def _positions(native: list[int], program: Program) -> frozenset[int]:

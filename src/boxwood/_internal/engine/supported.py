@@ -26,10 +26,10 @@ from boxwood._internal.engine.placement import (
     placement_of,
     planes_of,
 )
-from boxwood._internal.engine.program import Program, sizes_at
+from boxwood._internal.engine.program import Batch, Program, sizes_at
 
 
-def supported_problems(program: Program, batch: int) -> dict[int, Any]:
+def supported_problems(program: Program, batch: Batch) -> dict[int, Any]:
     """Return, by position, the problem of every operation that a kernel could do."""
     shapes = {number: sizes_at(value.shape, batch) for number, value in program.values.items()}
     halos = halos_of(program, shapes, range(len(program.ops)))

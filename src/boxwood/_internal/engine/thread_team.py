@@ -83,6 +83,7 @@ class ThreadTeam:
 
     def __init__(self, threads: int) -> None:
         self.openmp = torch_openmp()
+        self._queues: list[SimpleQueue[Task | None]] = []  # first, because __del__ closes them
         if not isinstance(threads, int) or not 1 <= threads <= 4 * (os.cpu_count() or 1):
             raise InvalidInput(
                 f"Expected threads between 1 and four per core ({4 * (os.cpu_count() or 1)}), got "
@@ -98,7 +99,7 @@ class ThreadTeam:
         alone = self.threads > 1 and self.openmp is None
         self.calls = threading.BoundedSemaphore(1 if alone else max(1, _cores() // self.threads))
         self.planning = threading.RLock()
-        self._queues: list[SimpleQueue[Task | None]] = []
+        self._queues = []
 
     @property
     def running(self) -> int:

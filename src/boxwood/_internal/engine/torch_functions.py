@@ -138,7 +138,8 @@ def _rotate(kind: Rotate, table: Tensor) -> Callable[[Tensor], Tensor]:
 
     def run(x: Tensor) -> Tensor:
         heads = x[..., :rotated].unflatten(-1, (kind.heads, size))
-        y = heads * near + heads[..., partners] * far
+        tokens = x.shape[1]
+        y = heads * near[:tokens] + heads[..., partners] * far[:tokens]
         return torch.cat([y.flatten(-2), x[..., rotated:]], -1)
 
     return run

@@ -17,6 +17,7 @@ from torch import Tensor
 from boxwood._internal.engine.program import (
     COMPARISONS,
     COMPUTED,
+    BatchSize,
     LinearSize,
     Size,
     SizeCondition,
@@ -258,9 +259,9 @@ def _plain(number: Any) -> Any:
     return int.__add__(number, 0) if isinstance(number, TrackedSize) else number
 
 
-def _linear_size(size: int) -> Size:
+def _linear_size(size: int) -> BatchSize:
     return size.line if isinstance(size, TrackedSize) else int(size)
 
 
-def _linear_size_of(per: int, plus: int) -> Size:
+def _linear_size_of(per: int, plus: int) -> BatchSize:
     return LinearSize(per, plus) if per else plus

@@ -1,14 +1,15 @@
 """Convolution and linear layers on channel planes: the problem, its reference, its kernel."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from boxwood._internal.engine import weight_streams
 from boxwood._internal.engine.kernels import activations, depthwise, rows
 from boxwood._internal.engine.kernels.contract import Activation, Code, Kernel, Pointer
-from boxwood._internal.engine.kernels.packing import ConvPacking, Rates, usual
+from boxwood._internal.engine.kernels.packing import ConvPacking, Rates, registers_per_tile, usual
 from boxwood._internal.engine.kernels.tiling import column_offsets, runs, tile
 from boxwood._internal.engine.layouts import (
     FLOATS_PER_LINE,
@@ -202,9 +203,50 @@ def build(
     )
 
 
+def resized(problem: Conv, other: Conv, kernel: Kernel, target: Target) -> Kernel | None:
+    """Return the kernel of the same layer at another size, which shares the packed weight.
+
+    Args:
+        problem: the convolution.
+        other: that of the kernel.
+        kernel: with the weight.
+        target: the family that runs it.
+
+    Returns:
+        None where the weight would be packed in another way at this size.
+    """
+    if kernel.packing is None or problem.weight_shape != other.weight_shape:
+        return None
+    registers = lines(problem.target.span) // target.lanes
+    columns_ = math.prod(problem.weight_shape[1:])
+    most = registers_per_tile(kernel.packing.height, columns_, target)
+    tiles = math.ceil(registers / most)
+    packing = replace(kernel.packing, vectors=math.ceil(registers / tiles))
+    if type(input_source(problem, packing)) is not type(input_source(other, kernel.packing)):
+        return None
+    numbers: Any = dict(zip(rows.NUMBERS, kernel.slots, strict=False))
+    records, headers, indices, values, bias = kernel.constants[:5]
+    again: Any = records.copy()
+    again["source"] = 0
+    stream: Any = weight_streams.WeightStream(
+        (problem.target.channels, columns_), packing.height, _block(problem, packing),
+        numbers["chunks"], numbers["chunk_rows"] // packing.height,
+        again.reshape(numbers["chunks"], -1), headers, indices, values,  # type: ignore[arg-type]
+    )  # fmt: skip
+    return _by_rows(problem, stream, np.asarray(bias, np.float32), target, packing)
+
+
+def _block(problem: Conv, packing: ConvPacking) -> int:
+    """Columns of a block: whole channels where blocks share a table."""
+    taps = math.prod(problem.kernel)
+    if isinstance(input_source(problem, packing), rows.Table):
+        return max(1, packing.block // taps) * taps
+    return packing.block
+
+
 def _by_rows(
     problem: Conv,
-    weight: Array | weight_streams.StreamParts,
+    weight: Array | weight_streams.StreamParts | weight_streams.WeightStream,
     bias: Array,
     target: Target,
     packing: ConvPacking,
@@ -214,11 +256,11 @@ def _by_rows(
     taps, inner = math.prod(problem.kernel), problem.weight_shape[1]
     tiling = tile(out.span, packing.vectors, target.lanes)
     mode = input_source(problem, packing)
-    block = packing.block
-    if isinstance(mode, rows.Table):
-        block = max(1, block // taps) * taps  # whole channels, so that blocks share the table
+    block = _block(problem, packing)
     settings = {"height": packing.height, "block": block, "chunks": packing.chunks}
-    if isinstance(weight, weight_streams.StreamParts):
+    if isinstance(weight, weight_streams.WeightStream):
+        stream = weight
+    elif isinstance(weight, weight_streams.StreamParts):
         shape = (out.channels // problem.groups, inner * taps)
         stream = weight_streams.from_parts(weight, shape, groups=problem.groups, **settings)
     else:

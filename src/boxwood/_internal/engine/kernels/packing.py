@@ -101,7 +101,7 @@ def usual(
     registers = lines(span) // target.lanes
     costs = []
     for height in sorted({1, min(dense_tile(target)[1], rows), min(8, rows)}):
-        most = _registers_per_tile(height, columns, target)
+        most = registers_per_tile(height, columns, target)
         tiles = math.ceil(registers / most)
         work = rates.single if height == 1 else rates.blocked * height
         each = work * registers + tiles * (4 * height + 2) / FAR_BYTES[0]
@@ -117,7 +117,7 @@ def usual(
     )
 
 
-def _registers_per_tile(height: int, columns: int, target: Target) -> int:
+def registers_per_tile(height: int, columns: int, target: Target) -> int:
     """The most registers of positions, so that sums and operands fit."""
     if height == 1:
         # Long rows are cut into column blocks, for which fewer registers leave more columns.

@@ -64,13 +64,15 @@ def build(problem: Rotary, table: Array, target: Target) -> Kernel:
 
     Args:
         problem: the rotation.
-        table: near and far, [2, tokens, features of a head].
+        table: near and far, [2, tokens, features of a head]; there may be more tokens.
         target: the family that runs it.
 
     Raises:
         InvalidInput: the table's shape is not the problem's, or a partner is not in the head.
     """
     layout, size = problem.source, len(problem.partners)
+    enough = table.ndim == 3 and table.shape[1] >= problem.tokens
+    table = table[:, : problem.tokens] if enough else table
     if table.shape != (2, problem.tokens, size) or problem.heads * size > problem.features:
         raise InvalidInput(
             f"Expected factors of shape {(2, problem.tokens, size)} for heads within "

@@ -15,7 +15,7 @@ from torch import Tensor
 from boxwood._internal.engine import aten_ops
 from boxwood._internal.engine.kernels.elementwise import Operation
 from boxwood._internal.engine.ops import NativeOp, Pointwise
-from boxwood._internal.engine.program import Op, Program, TorchOp, ValueRef, sizes_at
+from boxwood._internal.engine.program import Batch, Op, Program, TorchOp, ValueRef, sizes_at
 
 _MOST = 4
 """Terms of an entry; rotary positions have two, of which a half may be absent."""
@@ -42,12 +42,18 @@ class Terms:
 
 
 def terms_of(
-    program: Program, makers: Mapping[int, Op], source: int, value: int, batch: Any
+    program: Program,
+    makers: Mapping[int, Op],
+    constants: Mapping[int, Tensor],
+    source: int,
+    value: int,
+    batch: Batch,
 ) -> Terms | None:
     """Return a value's entries as terms of a source's; None if they are something else.
 
     Args:
         program: of both.
+        constants: tensors by number, with those that follow from the sizes.
         makers: the operation that writes each value.
         source: number of the value that terms are of.
         value: number of the value that is a chain of operators further.
@@ -64,7 +70,7 @@ def terms_of(
             if op is not None and _is_sum(op):
                 found[number] = _sum(*map(of, op.reads))
             elif isinstance(op, TorchOp) and len(op.writes) == 1:
-                found[number] = _of_op(aten_ops.at_batch(op, batch), of, program.constants)
+                found[number] = _of_op(aten_ops.at_batch(op, batch), of, constants)
             elif isinstance(op, TorchOp) and aten_ops.is_view(op.target):
                 _split(aten_ops.at_batch(op, batch), of, found)
         return found[number]

@@ -18,6 +18,7 @@ from boxwood._internal.engine.ops import Attend, NativeOp, Project, Rotate
 from boxwood._internal.engine.passes.entry_terms import origin_of, terms_of
 from boxwood._internal.engine.passes.rotations import Rotation, rotation_of
 from boxwood._internal.engine.program import (
+    Batch,
     Op,
     Program,
     TorchOp,
@@ -27,6 +28,9 @@ from boxwood._internal.engine.program import (
     sizes_at,
     without_unused,
 )
+
+Known = Mapping[Batch, Mapping[int, Tensor]]
+"""Tensors that follow from sizes alone, for some of them."""
 
 _ATTENTION = "scaled_dot_product_attention"
 
@@ -39,10 +43,11 @@ def fuse_attention(program: Program) -> Program:
     a second source.
     """
     found = [op for op in program.ops if isinstance(op, TorchOp) and op.name == _ATTENTION]
+    known = {batch: aten_ops.constants_at(program, batch) for batch in program.samples if found}
     masks: dict[int, int] = {}  # of numbers, by those of truth values
     for op in found:
         position = program.ops.index(op)  # earlier ones moved it
-        program = _fused(program, position, op, masks) or program
+        program = _fused(program, position, op, known, masks) or program
     return without_unused(program)
 
 
@@ -93,17 +98,23 @@ class _Match:
         return mine == theirs and self.rotation.equals(other.rotation)
 
 
-def _fused(program: Program, position: int, op: TorchOp, masks: dict[int, int]) -> Program | None:
+def _fused(
+    program: Program, position: int, op: TorchOp, known: Known, masks: dict[int, int]
+) -> Program | None:
     settings = _settings(op)
     if settings is None:
         return None
-    batches = (program.batch, program.batch + 1) if program.batch else (0,)
     makers: dict[int, Op] = {value: each for each in program.ops for value in each.writes}
     for batch_first in (True, False):  # with one example both may fit, with two only one does
-        seen = [_match(program, makers, op, batch, batch_first) for batch in batches]
-        found = [each for each in seen if each is not None]
-        if len(found) == len(seen) and all(each.equals(found[0]) for each in found):
-            return _written(program, found[0], settings, position, masks)
+        found: list[_Match] = []
+        for batch, constants in known.items():
+            match = _match(program, makers, constants, op, batch, batch_first)
+            if match is None or not match.equals((found or [match])[0]):
+                break
+            found.append(match)
+        else:
+            longest = max(found, key=lambda each: each.rotation.table.numel())
+            return _written(program, longest, settings, position, masks)
     return None
 
 
@@ -207,8 +218,8 @@ class _Writer:
 
 
 def _match(
-    program: Program, makers: Mapping[int, Op], op: TorchOp, batch: int,
-    batch_first: bool,
+    program: Program, makers: Mapping[int, Op], constants: Mapping[int, Tensor], op: TorchOp,
+    batch: Batch, batch_first: bool,
 ) -> _Match | None:  # fmt: skip
     query, key, value = (part.value for part in op.args[:3])
     shapes = {
@@ -219,7 +230,7 @@ def _match(
     examples, heads, tokens, size = shapes[query]
     if (shapes[key][0], *shapes[key][2:]) != (examples, tokens, size) or heads % shapes[key][1]:
         return None
-    origins = [origin_of(makers, number, program.constants) for number in (query, key, value)]
+    origins = [origin_of(makers, number, constants) for number in (query, key, value)]
     if any(origin is None or not _is_plain(makers.get(origin)) for origin in origins):
         return None
     known = [origin for origin in origins if origin is not None]
@@ -232,7 +243,7 @@ def _match(
         return None
     sizes = _Heads(examples, heads, tokens, size, key_heads)
     terms = [
-        terms_of(program, makers, source, number, batch)
+        terms_of(program, makers, constants, source, number, batch)
         for source, number in zip(known, (query, key, value), strict=True)
     ]
     wanted = _expected(sizes, len(sources), batch_first=batch_first)
@@ -292,7 +303,7 @@ def _is_plain(op: Op | None) -> bool:
 
 
 def _first_after(
-    program: Program, result: int, sizes: _Heads, shape: Sequence[int], batch: int,
+    program: Program, result: int, sizes: _Heads, shape: Sequence[int], batch: Batch,
     batch_first: bool,
 ) -> int | None:  # fmt: skip
     """Return the first value after attention that holds tokens of features, if it alone is read."""

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from boxwood._internal.engine.passes.entry_terms import Terms
 
+_ROUNDING = 1e-6
+"""Between cosines of the same position in tables of several lengths."""
+
 
 @dataclass(frozen=True, eq=False)
 class Rotation:
@@ -23,8 +26,12 @@ class Rotation:
     partners: tuple[int, ...]
 
     def equals(self, other: "Rotation") -> bool:
-        """Say whether two rotations are the same; factors may differ."""
-        return self.partners == other.partners and torch.equal(self.table, other.table)
+        """Say whether two rotations are the same, as far as both have tokens; factors may differ."""
+        if self.partners != other.partners:
+            return False
+        tokens = min(self.table.shape[1], other.table.shape[1])
+        one, two = (each.table[:, :tokens] for each in (self, other))
+        return bool(torch.isclose(one, two, rtol=0, atol=_ROUNDING).all())
 
 
 def rotation_of(terms: Terms | None, own: Tensor) -> Rotation | None:
@@ -54,7 +61,7 @@ def rotation_of(terms: Terms | None, own: Tensor) -> Rotation | None:
         return None
     if bool((one == features).all()):
         factor = float(near[0, 0, 0, 0])
-        return Rotation(factor, torch.empty(0), ()) if bool((near == factor).all()) else None
+        return Rotation(factor, torch.empty(2, 0, 0), ()) if bool((near == factor).all()) else None
     return Rotation(1.0, table.reshape(2, tokens, size), tuple(one.tolist()))
 
 
