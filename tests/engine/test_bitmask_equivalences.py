@@ -40,11 +40,12 @@ def as_planes(values: np.ndarray) -> np.ndarray:
     activation=st.sampled_from([Activation.NONE, Activation.SIGMOID]),
     images=st.integers(1, 9),
     chunks=st.integers(1, 5),
+    in_place=st.booleans(),
 )
 def test_matrix_times_vectors(
-    run_kernel, inputs, outputs, values, sparsity, residual, activation, images, chunks
+    run_kernel, inputs, outputs, values, sparsity, residual, activation, images, chunks, in_place
 ):
-    """Any matrix, of any type and in any chunks, equals the reference."""
+    """Any matrix, of any type and in any chunks, equals the reference, over its residual too."""
     if not bitmask.is_supported(run_kernel.target):
         return
     problem = MatVec(inputs, outputs, activation, residual)
@@ -57,7 +58,8 @@ def test_matrix_times_vectors(
     packing = BitMaskPacking(chunks, values)
     kernel = matvec.build(problem, weight, bias, run_kernel.target, packing=packing)
     second = (problem.target, as_planes(added)) if residual else None
-    y = run_kernel(kernel, problem.source, problem.target, as_planes(x), second)
+    source, out = problem.source, problem.target
+    y = run_kernel(kernel, source, out, as_planes(x), second, in_place=in_place)
     expected = matvec.reference(problem, x, weight, bias, added if residual else None)
     np.testing.assert_allclose(y[:, :, 0, 0], expected, atol=4e-6)
 

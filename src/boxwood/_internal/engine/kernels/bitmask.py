@@ -245,16 +245,13 @@ def _rows(name: str, images: int, shape: Specialisation) -> Builder:
         bias = f.load(_FOUR, f.offset("%bias", row, "float"), 4)
         left = f.sub("%rows", row)
         full = f.compare("sge", left, ROWS)
-        for image in range(images):
-            total = f.binary("fadd", _FOUR, _across(f, sums[image]), bias)
-            place = f.add(outputs[image], f.mul(row, 4))
-            out, residual = f.offset("%y", place), f.offset("%residual", place)
-            with f.when(full):
-                _finish(f, shape, _FOUR, total, out, residual)
-            with f.otherwise(full), f.loop(0, left) as lane:
-                single = f.value(f"extractelement {_FOUR} {total}, i64 {lane}")
-                at = f.mul(lane, 4)
-                _finish(f, shape, "float", single, f.offset(out, at), f.offset(residual, at))
+        totals = [f.binary("fadd", _FOUR, _across(f, each), bias) for each in sums]
+        at = [f.add(output, f.mul(row, 4)) for output in outputs]
+        with f.when(full):
+            _finish(f, shape, _FOUR, totals, at)
+        with f.otherwise(full), f.loop(0, left) as lane:
+            singles = [f.value(f"extractelement {_FOUR} {each}, i64 {lane}") for each in totals]
+            _finish(f, shape, "float", singles, [f.add(each, f.mul(lane, 4)) for each in at])
     return f
 
 
@@ -336,9 +333,19 @@ def _pairs(f: Builder, one: str, two: str) -> str:
 
 
 def _finish(
-    f: Builder, shape: Specialisation, kind: str, total: str, out: str, residual: str
+    f: Builder, shape: Specialisation, kind: str, totals: Sequence[str], places: Sequence[str]
 ) -> None:
-    """Residual, activation, and the store."""
+    """Residual, activation, and the store, of all images.
+
+    Residuals are read before anything is written: they may lie where results go, and the last image
+    may be there several times.
+    """
     if shape.residual:
-        total = f.binary("fadd", kind, total, f.load(kind, residual, 4))
-    f.store(kind, activations.emit(f, kind, shape.activation, total), out, 4)
+        residuals = [f.load(kind, f.offset("%residual", place), 4) for place in places]
+        totals = [
+            f.binary("fadd", kind, total, each)
+            for total, each in zip(totals, residuals, strict=True)
+        ]
+    for total, place in zip(totals, places, strict=True):
+        result = activations.emit(f, kind, shape.activation, total)
+        f.store(kind, result, f.offset("%y", place), 4)
