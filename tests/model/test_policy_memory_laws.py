@@ -71,6 +71,9 @@ def test_a_step_that_is_skipped_is_not_remembered(
         seen = memory.seen("w", moment, skipped)
         assert seen.memory is memory.tensors["w"]
         assert (memory.tensors["w"].tolist() == [1.0, 2.0]) == kept
+        fresh = PolicyMemory(policy, {})
+        fresh.seen("w", moment, skipped)
+        assert ("w" not in fresh.tensors) == kept
 
 
 @pytest.mark.parametrize(

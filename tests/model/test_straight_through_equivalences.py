@@ -1,7 +1,8 @@
 """Policies under which pruned weights learn, against twenty lines of each method by itself."""
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from boxwood import SparseTraining
+from boxwood.criteria import magnitude
 from boxwood.errors import InvalidInput
 from boxwood.granularity import NofM
-from boxwood.policies import SRSTE, STR, MovementPruning, TopKAST
+from boxwood.policies import SRSTE, STR, MovementPruning, StraightThrough, TopKAST
 from boxwood.schedules import Cubic
 
 _SPEC = importlib.util.spec_from_file_location("toy", Path(__file__).parent / "toy_trainings.py")
@@ -20,6 +22,27 @@ toy = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(toy)
 LAYERS, batch, gradients, network = toy.LAYERS, toy.batch, toy.gradients, toy.network
 parameters, sgd, steps, trained = toy.parameters, toy.sgd, toy.steps, toy.trained
+
+
+@dataclass(frozen=True)
+class Feedback(StraightThrough):
+    """A user's own: the largest weights of each layer, chosen again every fourth step."""
+
+    sparsity: float
+    criterion = staticmethod(magnitude)
+    wants_gradients = False
+
+    def init(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            n: largest(w.abs(), round((1 - self.sparsity) * w.numel())) for n, w in weights.items()
+        }
+
+    def due(self, step: int) -> bool:
+        return step > 0 and step % 4 == 0
+
+    def update(self, step, masks, scores, gradients) -> dict[str, Tensor]:
+        return self.init(scores)
+
 
 RATE, MOMENTUM, DECAY = 0.1, 0.9, 0.01  # of `sgd`
 
@@ -229,3 +252,33 @@ def test_bad_settings_are_refused() -> None:
         TopKAST(0.5, backward_sparsity=0.6)
     with pytest.raises(InvalidInput, match="Expected every >= 1"):
         MovementPruning(Cubic(final=0.5, end=4), every=0)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_scaled_training_is_the_plain_one(fused: bool) -> None:
+    """Gradients under a scaler are taken unscaled, and a step that it skips changes nothing."""
+    found = []
+    for scaled in (False, True):
+        net = network().float()
+        optimizer = torch.optim.AdamW(net.parameters(), lr=0.01, fused=fused)
+        training = SparseTraining(net, optimizer, MovementPruning(Cubic(final=0.5, end=4)))
+        scaler = torch.amp.GradScaler("cpu", init_scale=256.0, enabled=scaled)
+        for step in range(8):
+            for overflow in (False, True)[: 1 + scaled]:  # a skipped step before every other one
+                inputs, targets = batch(step)
+                optimizer.zero_grad()
+                loss = cross_entropy(net(inputs.float()), targets)
+                loss = loss * torch.inf if not overflow and scaled else loss
+                scaler.scale(loss).backward()
+                scaler.step(optimizer)
+                scaler.update(256.0)
+        found.append({**parameters(net), **training.state_dict()})
+    for name, wanted in found[0].items():
+        torch.testing.assert_close(found[1][name], wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_a_policy_of_a_user_s_own() -> None:
+    """Ten lines: the largest weights of all, refreshed, with the gradient of what was read."""
+    _, training = trained(Feedback(0.75), 20)
+    assert training.sparsity == 0.75
+    assert training.exploration > 0.25

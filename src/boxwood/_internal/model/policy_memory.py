@@ -50,11 +50,13 @@ class PolicyMemory:
         if self._remember is None:
             return moment
         after = self._remember(moment)
+        taken = torch.isfinite(moment.gradient).all()
+        if skipped is not None:
+            taken = taken & (skipped.to(taken.device) == 0)
         if before is not None:
-            finite = torch.isfinite(moment.gradient).all()
-            taken = finite if skipped is None else finite & (skipped.to(after.device) == 0)
             after = torch.where(taken, after, before)
-        self.tensors[name] = after
+        if before is not None or bool(taken):  # waits for the device at the first step alone
+            self.tensors[name] = after
         return replace(moment, memory=after)
 
 

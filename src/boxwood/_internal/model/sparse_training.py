@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from boxwood._internal.model.optimizer_memory import Optimizers
 from boxwood._internal.model.policy_memory import Hiding, PolicyMemory
 from boxwood._internal.model.prunable import Layers, check_layers, linear_and_conv
 from boxwood._internal.model.rounds import Rounds, overflow
+from boxwood._internal.model.saved_training import SavedTraining
 from boxwood._internal.model.scoring import score
 from boxwood._internal.model.synchronised import check_same_masks, mean_gradients
 from boxwood.errors import InvalidInput
@@ -98,7 +99,7 @@ class SparseTraining:
                 f"Gradual(schedule=Cubic(final=0.9, end=10_000))."
             )
         self.policy = policy
-        saved = _Saved.of(state or {})
+        saved = SavedTraining.of(state or {})
         masks = saved.masks
         self._weights = layers(model)
         self._layouts = layouts_of(model, self._weights)
@@ -113,7 +114,7 @@ class SparseTraining:
                 f"Expected masks for {', '.join(self._weights)}, got masks for "
                 f"{', '.join(masks)}; say with `layers` which parameters are pruned."
             )
-        self._memory = PolicyMemory(policy, saved.memory)
+        self._memory = PolicyMemory(policy, self._placed(saved.memory))
         hiding = None
         if isinstance(policy, StraightThrough):
             hiding = Hiding(policy, self._memory, lambda: self._rounds.most, saved.hidden)
@@ -143,8 +144,7 @@ class SparseTraining:
     def exploration(self) -> float:
         """The fraction of weights that some mask has kept so far, in [0, 1].
 
-        Source: Liu, Yin, Mocanu and Pechenizkiy (2021), section 3.3: the In-Time
-        Over-Parameterization rate R_s, there times the density of the network.
+        Source: Liu, Yin, Mocanu and Pechenizkiy (2021), the In-Time Over-Parameterization rate R_s.
         """
         return 1 - sparsity(self._explored)
 
@@ -165,19 +165,14 @@ class SparseTraining:
         policy remembers, what the forward pass does not see of weights that go on learning, and
         which weights have ever been kept, after ``memory/``, ``hidden/`` and ``explored/``.
         """
-        masks = self._held.state_dict()
-        explored = {
-            name: each.new_ones(()) if bool(each.all()) else each
-            for name, each in self._explored.items()
-            if not torch.equal(each, masks[name])
-        }
-        return {
-            "steps": torch.tensor(self.steps),
-            **masks,
-            **_under("memory", self._memory.tensors),
-            **_under("hidden", self._held.holding.hidden()),
-            **_under("explored", explored),
-        }
+        saved = SavedTraining(
+            steps=self.steps,
+            masks=self._held.state_dict(),
+            memory=self._memory.tensors,
+            hidden=self._held.holding.hidden(),
+            explored=self._explored,
+        )
+        return saved.tensors()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on where `state_dict` was taken; load model and optimizer first.
@@ -190,9 +185,9 @@ class SparseTraining:
                 f"Expected a state with the number of steps, got {', '.join(state) or 'nothing'}; "
                 f"give what SparseTraining.state_dict returned."
             )
-        saved = _Saved.of(state)
+        saved = SavedTraining.of(state)
         self._held.load_state_dict(saved.masks, saved.hidden)
-        self._memory.tensors = dict(saved.memory)
+        self._memory.tensors = self._placed(saved.memory)
         self._explored = saved.explored_by(self._held.masks)
         self._rounds = Rounds(self._held.holding.trainers, saved.steps)
         self._dense = {}
@@ -234,6 +229,9 @@ class SparseTraining:
             with all_or_none(self._seen.group), self._held.holding.whole_weights():
                 self._update()
         self._dense = {}
+
+    def _placed(self, memory: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: each.to(self._weights[name].device) for name, each in memory.items()}
 
     def _first_masks(self) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = {name: p.detach() for name, p in self._weights.items()}
@@ -279,8 +277,7 @@ class SparseTraining:
         new = as_stored(layouts, new)
         check_same_masks(new, self._seen.group)
         self._held.replace_masks(new)
-        for name, mask in self.masks.items():
-            self._explored[name] |= mask
+        self._explored = {n: self._explored[n] | mask for n, mask in self.masks.items()}
 
     def _gradients(self) -> dict[str, Tensor]:
         """Average over the ranks what the policy grows by: the dense gradients, or what it made of them."""
@@ -338,37 +335,3 @@ def warn_if_unfinished(training: SparseTraining) -> None:
 
 def _is_captured(weight: Tensor) -> bool:
     return weight.is_cuda and torch.cuda.is_current_stream_capturing()
-
-
-@dataclass(frozen=True)
-class _Saved:
-    """A state that was saved, taken apart; no parameter has a slash in its name."""
-
-    steps: int
-    masks: Mapping[str, Tensor]
-    memory: Mapping[str, Tensor]
-    hidden: Mapping[str, Tensor]
-    explored: Mapping[str, Tensor]
-
-    @classmethod
-    def of(cls, state: Mapping[str, Tensor]) -> "_Saved":
-        parts: dict[str, dict[str, Tensor]] = {"memory": {}, "hidden": {}, "explored": {}}
-        masks = {}
-        for name, tensor in state.items():
-            part, _, rest = name.partition("/")
-            if rest and part in parts:
-                parts[part][rest] = tensor.clone()
-            elif name != "steps":
-                masks[name] = tensor
-        return cls(steps=int(state.get("steps", 0)), masks=masks, **parts)
-
-    def explored_by(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What was kept at some time: what is kept now, unless more is listed."""
-        return {
-            name: self.explored.get(name, mask).to(mask.device).expand(mask.shape).clone()
-            for name, mask in masks.items()
-        }
-
-
-def _under(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{part}/{name}": tensor for name, tensor in tensors.items()}
