@@ -13,7 +13,7 @@ _PARTS = ("memory", "hidden", "explored")
 class SavedTraining:
     """Steps and masks, and what else a policy goes by, each by the names of the weights.
 
-    No parameter has a slash in its name, so parts are told apart by what stands before one.
+    No parameter has a slash in its name, so parts are told apart by what comes before one.
 
     Args:
         steps: optimizer steps taken.
