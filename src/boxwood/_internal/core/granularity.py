@@ -11,6 +11,8 @@ from torch import Tensor
 from boxwood._internal.core.arguments import described
 from boxwood.errors import InvalidInput
 
+_SHORT = 8  # numbers in a row that are compared pair by pair
+
 
 class Granularity(Protocol):
     """Groups of weights: scores become scores of groups, decisions about groups become masks."""
@@ -284,8 +286,23 @@ def _lowered(scores: Tensor, alive: Tensor | None) -> Tensor:
 
 def _standing(rows: Tensor) -> Tensor:
     """Per row, 1 for the highest, then down in steps of 1/n; of equals, the first is higher."""
-    order = rows.argsort(dim=1, descending=True, stable=True)
     count = rows.shape[1]
+    if count <= _SHORT:
+        return (count - _ahead(rows).float()) / count
+    order = rows.argsort(dim=1, descending=True, stable=True)
     places = torch.arange(count, 0, -1, dtype=torch.float32, device=rows.device) / count
     standing = torch.empty(order.shape, dtype=torch.float32, device=rows.device)
     return standing.scatter_(1, order, places.expand_as(order))
+
+
+def _ahead(rows: Tensor) -> Tensor:
+    """Count what comes before each, which for short rows is several times as fast as sorting."""
+    columns = rows.unbind(1)
+    counts = []
+    for i, mine in enumerate(columns):
+        ahead = torch.zeros(mine.shape, dtype=torch.uint8, device=rows.device)
+        for j, other in enumerate(columns):
+            if j != i:
+                ahead += other >= mine if j < i else other > mine
+        counts.append(ahead)
+    return torch.stack(counts, 1)

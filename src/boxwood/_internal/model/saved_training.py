@@ -13,14 +13,14 @@ _PARTS = ("memory", "hidden", "explored")
 class SavedTraining:
     """Steps and masks, and what else a policy goes by, each by the names of the weights.
 
-    No parameter has a slash in its name, so parts are told apart by what comes before one.
+    No parameter has a slash in its name, so what comes before one says which part it is.
 
     Args:
         steps: optimizer steps taken.
         masks: True keeps.
         memory: what the policy remembers.
         hidden: what the forward pass does not see of weights that go on learning.
-        explored: which weights some mask has kept; a single True stands for all of them, and none
+        explored: which weights some mask has kept; a single True means all of them, and none
             for those that the mask keeps.
 
     Example:
