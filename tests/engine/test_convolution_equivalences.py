@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+import boxwood
 from boxwood._internal.engine.kernels import conv
 from boxwood._internal.engine.kernels.contract import Activation
 from boxwood._internal.engine.kernels.conv import Conv
@@ -191,3 +194,37 @@ def test_outputs_behind_the_input():
     """A 1×1 output that would read past the input is refused."""
     with pytest.raises(BoxwoodError, match="Expected outputs that stay within the input, got 5"):
         Conv(padded(1, 4, 4), padded(1, 5, 4))
+
+
+@pytest.mark.parametrize(
+    ("pad", "padding", "folded"),
+    [((1, 1, 2, 2), 0, True), ((1, 1, 1, 1), (0, 1), True), ((0, 1, 0, 1), 0, False)],
+)
+def test_padding_goes_into_its_convolution(pad, padding, folded):
+    """Zeros that are put around an image on both sides alike are the convolution's own."""
+
+    class Padded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, stride=2, padding=padding)
+
+        def forward(self, x):
+            return self.conv(nn.functional.pad(x, pad))
+
+    net, x = Padded(), torch.randn(2, 3, 9, 11)
+    session = boxwood.compile(net, x)
+    assert (len(session.program.ops) == 1) is folded
+    with torch.no_grad():
+        torch.testing.assert_close(session(x), net(x), rtol=0, atol=2e-6)
+
+
+def test_other_padding_stays():
+    """Padding with another number or with neighbours is none of a convolution."""
+    for mode in ("reflect", "replicate"):
+        net = nn.Conv2d(2, 3, 3, padding=1, padding_mode=mode)
+        x = torch.randn(1, 2, 6, 6)
+        with torch.no_grad():
+            torch.testing.assert_close(boxwood.compile(net, x)(x), net(x), rtol=0, atol=2e-6)
+    net = nn.Sequential(nn.ConstantPad2d(1, 0.5), nn.Conv2d(2, 3, 3))
+    with torch.no_grad():
+        torch.testing.assert_close(boxwood.compile(net, x)(x), net(x), rtol=0, atol=2e-6)

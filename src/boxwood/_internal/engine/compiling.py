@@ -24,6 +24,7 @@ from boxwood._internal.engine.lower import lower
 from boxwood._internal.engine.model_copy import copy_model
 from boxwood._internal.engine.passes.fold_batch_norm import fold_batch_norm
 from boxwood._internal.engine.passes.fold_constants import fold_constants
+from boxwood._internal.engine.passes.fold_padding import fold_padding
 from boxwood._internal.engine.passes.fuse_attention import fuse_attention
 from boxwood._internal.engine.passes.fuse_epilogues import fuse_epilogues
 from boxwood._internal.engine.passes.lines_as_planes import lines_as_planes
@@ -41,8 +42,8 @@ from boxwood.errors import InvalidInput
 Precision = Literal["float32", "int8"]
 
 PASSES = (
-    simplify, fold_constants, recognise_written_out, fold_batch_norm, lines_as_planes, lower,
-    fuse_attention, fuse_epilogues,
+    simplify, fold_constants, recognise_written_out, fold_batch_norm, fold_padding, lines_as_planes,
+    lower, fuse_attention, fuse_epilogues,
 )  # fmt: skip
 
 
