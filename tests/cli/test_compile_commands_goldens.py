@@ -71,6 +71,27 @@ def test_compile_writes_a_file_that_runs(nets, tmp_path, monkeypatch, capsys) ->
     assert load_session(out)(torch.zeros(3, 4)).shape == (3, 2)
 
 
+def test_compile_in_int8(nets, tmp_path, monkeypatch, capsys) -> None:
+    """Data that a function returns calibrate it, and explain says what it costs."""
+    nets.write_text(
+        NET
+        + "def load():\n    torch.manual_seed(1)\n    return [torch.randn(16, 4) for _ in range(3)]\n"
+    )
+    out = tmp_path / "net.bxw"
+    run(
+        monkeypatch, "compile", f"{nets}:net", "--set", "width=64", "--int8", "--data", f"{nets}:load",
+        "--out", str(out), "--explain",
+    )  # fmt: skip
+    assert "dB" in capsys.readouterr().out
+    assert load_session(out)(torch.zeros(3, 4)).shape == (3, 2)
+    monkeypatch.setattr(
+        "sys.argv", ["boxwood", "compile", f"{nets}:net", "--int8", "--out", "o.bxw"]
+    )
+    with pytest.raises(SystemExit):
+        main.main()
+    assert "--int8 and --data together" in capsys.readouterr().err
+
+
 PEERS = ("ONNX Runtime", "OpenVINO")
 NETWORKS = ("dense", "50% zeros", "25% of units", "25% of units, 50% zeros")
 
