@@ -42,8 +42,8 @@ from boxwood.errors import InvalidInput
 Precision = Literal["float32", "int8"]
 
 PASSES = (
-    simplify, fold_constants, recognise_written_out, fold_batch_norm, fold_padding, lines_as_planes,
-    lower, fuse_attention, fuse_epilogues,
+    simplify, fold_constants, recognise_written_out, fold_batch_norm, lines_as_planes, lower,
+    fold_padding, fuse_attention, fuse_epilogues,
 )  # fmt: skip
 
 

@@ -124,14 +124,15 @@ def _conv2d(call: _Call) -> NativeOp | None:
     if weight is None or not _bias_known(call) or len(call.shape("input")) != 4:
         return None
     padding, dilation = call["padding"], _pair(call["dilation"])
+    after: tuple[int, int] | None = None
     if padding == "valid":
         padding = 0
     elif padding == "same":
         over = [d * (size - 1) for d, size in zip(dilation, weight.shape[2:], strict=True)]
-        if any(each % 2 for each in over):  # one side gets more than the other
-            return None
         padding = [each // 2 for each in over]
-    kind = Convolve(_pair(call["stride"]), _pair(padding), dilation, call["groups"])
+        if any(each % 2 for each in over):  # torch puts the odd one after
+            after = (over[0] - padding[0], over[1] - padding[1])
+    kind = Convolve(_pair(call["stride"]), _pair(padding), dilation, call["groups"], after=after)
     return call.native(
         kind, call.value("input"), weight=call.value("weight"), bias=call.value("bias")
     )

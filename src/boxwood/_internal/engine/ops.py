@@ -17,13 +17,29 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Convolve:
-    """``activation(weight ∗ x + bias + residual)`` over images [batch, channels, height, width]."""
+    """``activation(weight ∗ x + bias + residual)`` over images [batch, channels, height, width].
+
+    Args:
+        stride: steps between outputs, down and right.
+        padding: zeros before the first row and column, and after the last.
+        dilation: steps between the taps of a filter.
+        groups: groups of channels that do not mix.
+        activation: applied last.
+        after: zeros after the last row and column, where they are more or fewer.
+    """
 
     stride: Pair
     padding: Pair
     dilation: Pair
     groups: int
     activation: Activation = Activation.NONE
+    after: Pair | None = None
+
+    @property
+    def sides(self) -> tuple[int, int, int, int]:
+        """Zeros on the left, on the right, above and below."""
+        after = self.padding if self.after is None else self.after
+        return (self.padding[1], after[1], self.padding[0], after[0])
 
 
 @dataclass(frozen=True)

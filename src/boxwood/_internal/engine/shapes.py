@@ -205,8 +205,11 @@ def _native(op: NativeOp, values: Mapping[int, Tensor]) -> Tensor:
         raise TypeError("it reads more or fewer values than it takes")
     weight, bias = (None if n is None else values[n] for n in (op.weight, op.bias))
     match op.kind:
-        case Convolve(stride, padding, dilation, groups) if weight is not None:
-            y = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+        case Convolve() as kind if weight is not None:
+            if min(kind.sides) < 0:
+                raise TypeError("a convolution cuts its image")
+            x = F.pad(x, kind.sides)
+            y = F.conv2d(x, weight, bias, kind.stride, 0, kind.dilation, kind.groups)
             return _added(y, others)
         case Project() if weight is not None:
             features = (len(weight), x.shape[-1])

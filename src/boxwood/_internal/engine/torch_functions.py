@@ -6,6 +6,7 @@ next. oneDNN's own ReLU loses NaN, so clipping activations are applied by torch,
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -195,6 +196,11 @@ def _torch_weights(layer: RecurrentLayer, constants: Mapping[int, Tensor]) -> li
 def _convolve(
     kind: Convolve, weight: Tensor, bias: Tensor | None, source: Shape
 ) -> Callable[..., Tensor]:
+    if kind.after is not None:
+        sides = kind.sides
+        wide = (*source[:2], source[2] + sum(sides[2:]), source[3] + sum(sides[:2]))
+        inner = _convolve(replace(kind, padding=(0, 0), after=None), weight, bias, wide)
+        return lambda x, *residual: inner(F.pad(x, sides), *residual)
     settings = (kind.padding, kind.stride, kind.dilation, kind.groups)
     if not _packs():
         call = (kind.stride, kind.padding, kind.dilation, kind.groups)

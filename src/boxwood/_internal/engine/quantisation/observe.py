@@ -71,8 +71,9 @@ class Observer:
 def product(op: NativeOp, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return what a convolution or linear layer computes before residual and activation."""
     match op.kind:
-        case Convolve(stride, padding, dilation, groups):
-            return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
+        case Convolve() as kind:
+            x = F.pad(x, kind.sides)
+            return F.conv2d(x, weight, bias, kind.stride, 0, kind.dilation, kind.groups)
         case Project():
             return F.linear(x, weight, bias)
         case _:
