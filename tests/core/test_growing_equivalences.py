@@ -8,6 +8,7 @@ from torch import Tensor
 
 from boxwood.allocation import uniform
 from boxwood.errors import InvalidInput
+from boxwood.granularity import Slices
 from boxwood.policies import MEST, SNFS, GraNet, SRigL, gmp_star
 
 SHAPES = {"a": (6, 8), "b": (4, 12), "c": (3, 4)}
@@ -135,6 +136,20 @@ def test_structured_rigl_keeps_the_fan_in_constant(seed: int, salient: float) ->
         masks = after
     if not salient:
         assert all(mask.any(1).all() for mask in masks.values())
+
+
+def test_filters_are_replaced_as_wholes() -> None:
+    """Every policy that takes a granularity keeps whole groups, also where a tensor is nearly full."""
+    for kind, settings in ((GraNet, {}), (SNFS, {}), (MEST, {"soft": True}), (MEST, {})):
+        policy = kind(0.25, until=400, fraction=0.5, granularity=Slices(), allocation=uniform, **settings)  # fmt: skip
+        masks = policy.init({name: torch.zeros(shape) for name, shape in SHAPES.items()})
+        for step in (100, 200, 300, 400):
+            _, scores, found = drawn(step)
+            masks = policy.update(step, masks, scores, found)
+            for mask in masks.values():
+                assert torch.equal(mask.any(1), mask.all(1))
+        kept = {name: int(mask.any(1).sum()) for name, mask in masks.items()}
+        assert kind is SNFS or kept == {"a": 4, "b": 3, "c": 2}  # halves to the even neighbour
 
 
 def test_the_modern_schedule_begins_with_a_large_step() -> None:

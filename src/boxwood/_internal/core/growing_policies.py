@@ -9,6 +9,7 @@ from torch import Tensor
 
 from boxwood._internal.core.allocation import Allocation, global_
 from boxwood._internal.core.allocation_by_layer import exactly
+from boxwood._internal.core.granularity import Granularity
 from boxwood._internal.core.mask_changes import (
     all_kept,
     groups_kept,
@@ -171,10 +172,7 @@ class SNFS(Replacing):
         kept = groups_kept(masks, granularity)
         stay = {name: count - int(self.annealed(step) * count) for name, count in kept.items()}
         stayed = select(scores, stay, granularity, masks=masks)
-        room = {
-            name: granularity.alive(torch.ones_like(mask)).numel() - stay[name]
-            for name, mask in masks.items()
-        }
+        room = {name: _groups(mask, granularity) - stay[name] for name, mask in masks.items()}
         shares = {
             name: float(growth[name][mask].mean()) if kept[name] else 0.0
             for name, mask in masks.items()
@@ -260,11 +258,17 @@ class MEST(Replacing):
         return self._more(stayed, self.chance(scores, step), step)
 
     def _more(self, masks: Masks, chance: Scores, step: int) -> dict[str, Tensor]:
-        counts = {name: self._turn(step, count) for name, count in self.counts(masks).items()}
-        room = {name: int((~mask).sum()) for name, mask in masks.items()}
-        counts = {name: min(count, room[name]) for name, count in counts.items()}
+        kept, whole = groups_kept(masks, self.granularity), self.counts(masks)
+        counts = {
+            name: min(self._turn(step, whole[name]), _groups(mask, self.granularity) - kept[name])
+            for name, mask in masks.items()
+        }
         return grown(masks, chance, counts, self.granularity)
 
     def _turn(self, step: int, count: int) -> int:
         """How many of a tensor's weights are replaced at a step."""
         return int(self.annealed(min(step, self.until)) * count)
+
+
+def _groups(mask: Tensor, granularity: Granularity) -> int:
+    return granularity.alive(torch.ones_like(mask)).numel()
