@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import boxwood
-from boxwood._internal.compress.api import cost_of
+from boxwood._internal.compress.costs import cost_of
 from boxwood._internal.compress.knobs import Knob, at_cost, descent
 from boxwood._internal.compress.scores import accuracy, drop
 from boxwood._internal.compress.task import first_rows, rows_of

@@ -129,5 +129,5 @@ class _Watch:
         said = ""
         if best is not None:
             held = "" if best.drop.held(self._asked.max_drop) else ", not held"
-            said = f"; best so far: {best.candidate.name}, {100 * best.drop.mean:+.2f} points lost{held}"
+            said = f"; best so far: {best.name}, {100 * best.drop.mean:+.2f} points lost{held}"
         say(f"boxwood: {what}{said}{left}", error=True)

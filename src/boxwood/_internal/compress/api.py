@@ -1,7 +1,6 @@
 """One call: a network and what it may lose, to a folder with a smaller one."""
 
 import math
-import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from torch import nn
 from boxwood._internal.compress.candidates import Candidate, Made, Maker, candidates
 from boxwood._internal.compress.costs import (
     Costs,
+    cost_of,
     latency_costs,
     multiply_add_costs,
     size_costs,
@@ -26,10 +26,11 @@ from boxwood._internal.compress.page import write_page
 from boxwood._internal.compress.race import advice, race
 from boxwood._internal.compress.result import Compressed
 from boxwood._internal.compress.scores import Drop, Scorer, Scores, drop, examples_needed, shuffled
-from boxwood._internal.compress.search import Attempt, Search, Wanted
+from boxwood._internal.compress.search import AsModule, Attempt, Search, Wanted
 from boxwood._internal.compress.task import Task, Validate, first_rows
 from boxwood._internal.core.arguments import check_kind
 from boxwood._internal.core.tensor_files import checksum_of
+from boxwood._internal.engine.compiling import Precision
 from boxwood._internal.graph.rebuild import named_tensors
 from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.shrink import shrink
@@ -216,9 +217,9 @@ def prepared(task: Task, out: Path, asked: Asked, watch: Watch) -> Prepared:
     scores = np.array(journal.fact("scores of the dense network", lambda: scorer(dense).tolist()))
     _check_scores(journal, scorer, scores, dense, asked.max_drop)
     watch(f"measuring {asked.target}", 0.0, None)
-    costs = COSTS[asked.target](dense, maker.units, example, journal.fact)
+    costs = COSTS[asked.target](dense, maker.units, example, repair, journal.fact)
     wanted = Wanted(asked.max_drop, asked.limit(costs.whole, costs.unit))
-    search = Search(task, maker, costs, scorer, wanted, journal, asked.seed, watch)
+    search = Search(task, maker, costs, scorer, wanted, journal, example, asked.seed, watch)
     found = candidates(
         maker, costs, journal.fact,
         lambda done, whole: watch(f"measuring what can go, {done} of {whole}", 0.0, None),
@@ -239,22 +240,25 @@ def _compressed(task: Task, out: Path, asked: Asked, watch: Watch) -> Compressed
     tried = search.run(ready.candidates, ready.dense, ready.steps)
     best = search.wanted.best(tried) or min(tried, key=lambda e: (e.drop.most, e.cost))
     made = search.network(best)
-    watch(f"checking {best.candidate.name}", 1.0, best)
+    watch(f"checking {best.name}", 1.0, best)
     notes = [_checked(task.model, made.selection)]
-    cost = journal.fact(f"cost of {best.candidate.name}", lambda: costs.measure(made.network))
-    test = _tested(task, journal, best, made) if task.test is not None else None
+    name = f"cost of {best.candidate.name}, {best.precision}"
+    cost = journal.fact(name, lambda: costs.measure(made.network, best.precision))
+    session = _session(search, made, best.precision)
+    test = None
+    if task.test is not None:
+        served = made.network if best.precision == "float32" else AsModule(session)
+        test = _tested(task, journal, best, served)
     watch("racing against dense engines", 1.0, best)
     seconds = journal.fact(
-        f"race of {best.key}", lambda: race(task.model, made.network, ready.example)
+        f"race of {best.key}, {best.precision}",
+        lambda: race(task.model, made.network, session, ready.example),
     )
-    uses = layer_uses(task.model, ready.example)
-    absent = write_files(out, made, ready.example)
-    apart = check_files(out, made.network, ready.example)
+    absent = write_files(out, made, session, ready.example)
     if "model.bxw" not in absent:
-        notes.append(
-            f"The compiled file gives the network's outputs up to {apart:.1g} of the largest."
-        )
+        notes.append(check_files(out, made.network, ready.example))
     notes += [f"There is no {name}: {why}." for name, why in absent.items()]
+    uses = layer_uses(task.model, ready.example)
     result = Compressed(
         network=made.network,
         held=search.wanted.held(best),
@@ -298,41 +302,6 @@ def record_of_result(result: Compressed, max_drop: float, notes: Sequence[str]) 
         "tried": [asdict(each) for each in result.tried],
         "machine": provenance(),
     }
-
-
-def cost_of(given: str | float, whole: float, unit: str) -> float:
-    """Read a cost: a fraction of the dense network's, or a number with its unit.
-
-    Args:
-        given: such as 0.5, ``"0.5"``, ``"8ms"``, ``"5MB"`` or ``"1.5G"``.
-        whole: cost of the dense network.
-        unit: of the target.
-
-    Raises:
-        InvalidInput: it is neither, or the unit is another target's.
-
-    Example:
-        >>> cost_of("8ms", 0.02, "seconds"), cost_of(0.5, 0.02, "seconds")
-        (0.008, 0.01)
-    """
-    found = re.fullmatch(r"([0-9.]+(?:e-?[0-9]+)?)\s*([a-zA-Z]*)", str(given).strip())
-    scales = {"seconds": _SECONDS, "bytes": _BYTES, "multiply-adds": _COUNTS}[unit]
-    try:
-        number, suffix = float(found[1]), found[2]  # type: ignore[index]
-        scale = whole if not suffix and number < 1 else scales[suffix]
-    except (TypeError, ValueError, KeyError) as error:
-        raise InvalidInput(
-            f"Expected at most a fraction in (0, 1) or a number with one of {', '.join(scales)}, "
-            f"got {given!r}; give such as 0.5 or {'8ms' if unit == 'seconds' else '5' + list(scales)[1]}."
-        ) from error
-    if not number > 0:
-        raise InvalidInput(f"Expected a cost above 0, got {given!r}; give such as 0.5.")
-    return number * scale
-
-
-_SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
-_BYTES = {"B": 1.0, "MB": 1e6, "kB": 1e3, "KB": 1e3, "GB": 1e9, "MiB": 2.0**20, "KiB": 2.0**10}
-_COUNTS = {"": 1.0, "M": 1e6, "G": 1e9, "k": 1e3}
 
 
 def _check_scores(
@@ -383,10 +352,21 @@ def _checked(dense: nn.Module, selection: UnitSelection) -> str:
     return "The removal of units was checked against the masked network."
 
 
-def _tested(task: Task, journal: Journal, best: Attempt, made: Made) -> Drop:
+def _session(search: Search, made: Made, precision: Precision) -> Any:
+    """Compile the network that was chosen; without the engine's extra it stays torch's."""
+    try:
+        return search.compiled(made, precision)
+    except MissingDependency as error:
+        return str(error)
+
+
+def _tested(task: Task, journal: Journal, best: Attempt, served: nn.Module) -> Drop:
     """Read the test examples, once for each network that was ever chosen."""
     scorer = Scorer(task, task.test, task.model)  # type: ignore[arg-type]
-    pair: dict[str, nn.Module] = {"the dense network": task.model, best.key: made.network}
+    pair: dict[str, nn.Module] = {
+        "the dense network": task.model,
+        f"{best.key}, {best.precision}": served,
+    }
     found = [
         np.array(journal.fact(f"test scores of {name}", partial(_listed, scorer, network)))
         for name, network in pair.items()

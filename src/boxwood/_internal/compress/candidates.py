@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from boxwood._internal.compress.costs import Costs
 from boxwood._internal.compress.journal import Fact
 from boxwood._internal.compress.knobs import (
+    IN_BLOCKS,
+    SINGLE,
     Knob,
     Setting,
     Watch,
@@ -31,10 +33,11 @@ from boxwood._internal.graph.surgery import cut
 from boxwood._internal.graph.units import Units, find_units
 from boxwood._internal.recipes.unit_selection import unit_scores
 
-UNITS = (0.85, 0.7, 0.55, 0.45, 0.35, 0.25, 0.18, 0.12)
+WHOLE = "whole network"
+UNITS = (0.8, 0.6, 0.45, 0.35, 0.25, 0.17)
 """Costs of the candidates that lose units alone, as shares of the dense network's."""
-WEIGHTS = (0.7, 0.5, 0.4, 0.3, 0.22, 0.15, 0.1)
-"""Costs of those that lose weights alone."""
+WEIGHTS = (0.7, 0.5, 0.35, 0.25, 0.15)
+"""Costs of those that lose weights alone, single ones or blocks."""
 BEFORE = (0.7, 0.45)
 """Costs after units, of candidates that then lose weights."""
 AFTER = (0.5, 0.3, 0.2)
@@ -49,12 +52,14 @@ class Candidate:
         name: such as ``"units 55 %"``.
         units: share of each group of units that stays; others stay whole.
         weights: share of each matrix's weights that stays; others stay whole.
-        forecast: cost that its search forecast, in the unit of the target.
+        in_blocks: whether weights go in blocks of four inputs.
+        forecast: cost that is forecast in float32, in the unit of the target.
     """
 
     name: str
     units: Mapping[str, float]
     weights: Mapping[str, float]
+    in_blocks: bool
     forecast: float
 
 
@@ -108,7 +113,8 @@ class Maker:
     def make(self, candidate: Candidate) -> Made:
         """Remove units, repair, and then set the smallest weights to zero."""
         made = self.cut(candidate.units)
-        masks = masks_at(made.network, candidate.weights)
+        granularity = IN_BLOCKS if candidate.in_blocks else SINGLE
+        masks = masks_at(made.network, candidate.weights, granularity)
         if masks:
             with torch.no_grad():
                 apply_(dict(made.network.named_parameters()), masks)
@@ -158,24 +164,38 @@ def _candidates(maker: Maker, costs: Costs, fact: Fact, watch: Watch) -> Iterato
         return costs.of_units(kept_units_at(maker.units, maker.scores, shares))
 
     def thinned(
-        name: str, network: nn.Module, units: Mapping[str, float], sizes: Sequence[float]
+        name: str,
+        network: nn.Module,
+        units: Mapping[str, float],
+        sizes: Sequence[float],
+        *,
+        in_blocks: bool,
     ) -> Iterator[Candidate]:
-        knobs = _remembered(fact, name, lambda: weight_knobs(network, apart, watch))
+        granularity = IN_BLOCKS if in_blocks else SINGLE
+        knobs = _remembered(fact, name, lambda: weight_knobs(network, granularity, apart, watch))
         cost_of_weights = costs.of_weights(network)
         way = descent(knobs, cost_of_weights)
         for size, setting in _settings(way, sizes, cost_of_weights):
-            yield Candidate(f"{name} {size:.0%}", units, setting.shares, setting.cost)
+            yield Candidate(f"{name} {size:.0%}", units, setting.shares, in_blocks, setting.cost)
 
     knobs = _remembered(
         fact, "units", lambda: unit_knobs(maker.dense, maker.units, maker.scores, apart, watch)
     )
     way = descent(knobs, cost_of)
+    if "int8" in costs.precisions:
+        yield Candidate(WHOLE, {}, {}, False, costs.whole)
     for size, setting in _settings(way, UNITS, cost_of):
-        yield Candidate(f"units {size:.0%}", setting.shares, {}, setting.cost)
-    yield from thinned("weights", maker.dense, {}, WEIGHTS)
+        yield Candidate(f"units {size:.0%}", setting.shares, {}, False, setting.cost)
+    yield from thinned("weights", maker.dense, {}, WEIGHTS, in_blocks=False)
+    kinds = {"weights": False}
+    if "int8" in costs.precisions:
+        yield from thinned("blocks", maker.dense, {}, WEIGHTS, in_blocks=True)
+        kinds["blocks"] = True
     for size, setting in _settings(way, BEFORE, cost_of):
-        name = f"units {size:.0%}, weights"
-        yield from thinned(name, maker.cut(setting.shares).network, setting.shares, AFTER)
+        network = maker.cut(setting.shares).network
+        for kind, in_blocks in kinds.items():
+            name = f"units {size:.0%}, {kind}"
+            yield from thinned(name, network, setting.shares, AFTER, in_blocks=in_blocks)
 
 
 def _settings(

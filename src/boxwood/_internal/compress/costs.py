@@ -1,5 +1,6 @@
 """What a network costs: multiply-adds, bytes of its file, or time on this machine."""
 
+import re
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -18,13 +19,13 @@ from boxwood._internal.compress.knobs import DENSITIES, masks_at, prunable
 from boxwood._internal.compress.layer_times import LayerUse, layer_uses, zero_multiply_adds
 from boxwood._internal.core.masks import apply_
 from boxwood._internal.core.timing import Clock, Run, by_turns, calls_lasting, clock_for
-from boxwood._internal.engine.compiling import compile  # noqa: A004
+from boxwood._internal.engine.compiling import Precision, compile  # noqa: A004
 from boxwood._internal.graph.examples import as_arguments
 from boxwood._internal.graph.ranking import best_units
 from boxwood._internal.graph.rebuild import rebuilt
 from boxwood._internal.graph.surgery import cut
 from boxwood._internal.graph.units import Units, find_units
-from boxwood.errors import BoxwoodError
+from boxwood.errors import BoxwoodError, InvalidInput
 
 Kept = NDArray[np.bool_]
 TURNS = 9
@@ -40,30 +41,37 @@ class Costs:
         whole: of the dense network.
         of_units: what is left of the units to a forecast.
         of_weights: a network to a forecast from the share of each of its matrices that stays.
-        measure: of a network, as exactly as this machine can.
+        measure: of a network in a precision, as exactly as this machine can.
+        precisions: in which networks are tried, and what the dense network costs in each as a share
+            of its cost in float32.
     """
 
     unit: str
     whole: float
     of_units: Callable[[Kept], float]
     of_weights: Callable[[nn.Module], Callable[[Mapping[str, float]], float]]
-    measure: Callable[[nn.Module], float]
+    measure: Callable[[nn.Module, Precision], float]
+    precisions: Mapping[Precision, float]
 
 
 def multiply_add_costs(
-    model: nn.Module, units: Units, example: Any, fact: Fact = unremembered
+    model: nn.Module,
+    units: Units,
+    example: Any,
+    calibration: Sequence[Any] = (),
+    fact: Fact = unremembered,
 ) -> Costs:
     """Count multiply-adds for one call; those with a weight of zero are none.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
         >>> x = torch.ones(1, 4)
-        >>> multiply_add_costs(net, find_units(net, x), x).measure(net)
+        >>> multiply_add_costs(net, find_units(net, x), x).measure(net, "float32")
         48.0
     """
-    del model, fact
+    del model, calibration, fact
 
-    def measure(network: nn.Module) -> float:
+    def measure(network: nn.Module, precision: Precision) -> float:  # noqa: ARG001
         uses = layer_uses(network, example, repeats=1)
         return float(_all_multiply_adds(network, example, uses) - zero_multiply_adds(network, uses))
 
@@ -79,20 +87,27 @@ def multiply_add_costs(
         lambda kept: float(units.multiply_adds(kept)),
         of_weights,
         measure,
+        {"float32": 1.0},
     )
 
 
-def size_costs(model: nn.Module, units: Units, example: Any, fact: Fact = unremembered) -> Costs:
+def size_costs(
+    model: nn.Module,
+    units: Units,
+    example: Any,
+    calibration: Sequence[Any],
+    fact: Fact = unremembered,
+) -> Costs:
     """Count the bytes of the compiled file.
 
     The forecast is four bytes for each weight that is not zero, and a bit for each place in a
     matrix that has zeros; a file also holds machine code, which no forecast knows.
     """
 
-    def measure(network: nn.Module) -> float:
+    def measure(network: nn.Module, precision: Precision) -> float:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.bxw"
-            compile(network, example).save(path)
+            compiled(network, example, precision, calibration).save(path)
             return float(path.stat().st_size)
 
     def of_weights(network: nn.Module) -> Callable[[Mapping[str, float]], float]:
@@ -100,17 +115,25 @@ def size_costs(model: nn.Module, units: Units, example: Any, fact: Fact = unreme
         everything = 4.0 * sum(each.numel() for each in network.parameters())
         return _by_share(everything, bytes_of, curve)
 
-    curve = [(1.0, 1.0), (0.96, 0.99), (0.0, 1 / 32)]
+    curve = [(1.0, 1.0), (31 / 32, 1.0), (0.0, 1 / 32)]
+    whole = fact("bytes of the dense network", lambda: measure(model, "float32"))
     return Costs(
         "bytes",
-        fact("bytes of the dense network", lambda: measure(model)),
-        lambda kept: 4.0 * units.parameters(kept),
+        whole,
+        lambda kept: whole * units.parameters(kept) / units.parameters(),
         of_weights,
         measure,
+        {"float32": 1.0, "int8": fact("bytes in int8", lambda: measure(model, "int8")) / whole},
     )
 
 
-def latency_costs(model: nn.Module, units: Units, example: Any, fact: Fact = unremembered) -> Costs:
+def latency_costs(
+    model: nn.Module,
+    units: Units,
+    example: Any,
+    calibration: Sequence[Any],
+    fact: Fact = unremembered,
+) -> Costs:
     """Measure seconds for one call of the compiled network, on one thread.
 
     The forecast is a + b Σ t: of each layer ``t`` is the time that torch takes, times the share of
@@ -184,10 +207,28 @@ def latency_costs(model: nn.Module, units: Units, example: Any, fact: Fact = unr
         scale = now / max(sum(inner.values()), 1e-12)
         return _by_share(now, {name: scale * each for name, each in inner.items()}, curve)
 
-    def measure(network: nn.Module) -> float:
-        return whole * ratio(compile(network, example))
+    def measure(network: nn.Module, precision: Precision) -> float:
+        return whole * ratio(compiled(network, example, precision, calibration))
 
-    return Costs("seconds", whole, of_units, of_weights, measure)
+    precisions: dict[Precision, float] = {
+        "float32": 1.0,
+        "int8": fact("seconds in int8", lambda: measure(model, "int8")) / whole,
+    }
+    return Costs("seconds", whole, of_units, of_weights, measure, precisions)
+
+
+def compiled(
+    network: nn.Module, example: Any, precision: Precision, calibration: Sequence[Any]
+) -> Any:
+    """Compile a network in a precision.
+
+    Example:
+        >>> import torch
+        >>> compiled(nn.Linear(4, 2), torch.ones(1, 4), "float32", ())(torch.ones(1, 4)).shape
+        torch.Size([1, 2])
+    """
+    given = calibration if precision == "int8" else None
+    return compile(network, example, precision=precision, calibration=given)
 
 
 def _calls(runs: Mapping[str, Run], clock: Clock) -> dict[str, int]:
@@ -237,3 +278,38 @@ def _all_multiply_adds(network: nn.Module, example: Any, uses: Mapping[str, Laye
         return float(find_units(network, example, freeze_unknown=True).multiply_adds())
     except BoxwoodError:
         return sum(_multiply_adds_by_matrix(network, uses).values())
+
+
+def cost_of(given: str | float, whole: float, unit: str) -> float:
+    """Read a cost: a fraction of the dense network's, or a number with its unit.
+
+    Args:
+        given: such as 0.5, ``"0.5"``, ``"8ms"``, ``"5MB"`` or ``"1.5G"``.
+        whole: cost of the dense network.
+        unit: of the target.
+
+    Raises:
+        InvalidInput: it is neither, or the unit is another target's.
+
+    Example:
+        >>> cost_of("8ms", 0.02, "seconds"), cost_of(0.5, 0.02, "seconds")
+        (0.008, 0.01)
+    """
+    found = re.fullmatch(r"([0-9.]+(?:e-?[0-9]+)?)\s*([a-zA-Z]*)", str(given).strip())
+    scales = {"seconds": _SECONDS, "bytes": _BYTES, "multiply-adds": _COUNTS}[unit]
+    try:
+        number, suffix = float(found[1]), found[2]  # type: ignore[index]
+        scale = whole if not suffix and number < 1 else scales[suffix]
+    except (TypeError, ValueError, KeyError) as error:
+        raise InvalidInput(
+            f"Expected at most a fraction in (0, 1) or a number with one of {', '.join(scales)}, "
+            f"got {given!r}; give such as 0.5 or {'8ms' if unit == 'seconds' else '5' + list(scales)[1]}."
+        ) from error
+    if not number > 0:
+        raise InvalidInput(f"Expected a cost above 0, got {given!r}; give such as 0.5.")
+    return number * scale
+
+
+_SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
+_BYTES = {"B": 1.0, "MB": 1e6, "kB": 1e3, "KB": 1e3, "GB": 1e9, "MiB": 2.0**20, "KiB": 2.0**10}
+_COUNTS = {"": 1.0, "M": 1e6, "G": 1e9, "k": 1e3}

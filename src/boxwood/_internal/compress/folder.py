@@ -12,11 +12,10 @@ from boxwood._internal.compress.candidates import Made
 from boxwood._internal.compress.race import positional
 from boxwood._internal.core.replacing import disk_errors, write_whole
 from boxwood._internal.engine.backends import to_onnx
-from boxwood._internal.engine.compiling import compile  # noqa: A004
 from boxwood._internal.engine.session import Session, load_session
 from boxwood._internal.graph.examples import as_arguments, tensors_of
 from boxwood._internal.graph.record import record_of, save_shrunken
-from boxwood.errors import BoxwoodError, MissingDependency
+from boxwood.errors import BoxwoodError
 
 LOAD = '''"""Run the compressed network; this needs neither its code nor what trained it.
 
@@ -37,8 +36,14 @@ if __name__ == "__main__":
 '''
 
 
-def write_files(folder: Path, made: Made, example: Any) -> dict[str, str]:
+def write_files(folder: Path, made: Made, session: Any, example: Any) -> dict[str, str]:
     """Write the network in every form that it has.
+
+    Args:
+        folder: made if it is not there.
+        made: the network.
+        session: compiled; or why it is not.
+        example: of the inputs.
 
     Returns:
         Why a file is not there, by its name.
@@ -51,15 +56,11 @@ def write_files(folder: Path, made: Made, example: Any) -> dict[str, str]:
     absent: dict[str, str] = {}
     record = record_of(made.selection.units.model, made.selection)
     save_shrunken(made.network, record, folder / "model.safetensors")
-    try:
-        session = compile(made.network, example)
-        if isinstance(session, Session):
-            session.save(folder / "model.bxw")
-            write_whole(folder / "load.py", _loader(example).encode())
-        else:
-            absent["model.bxw"] = str(session)
-    except MissingDependency as error:
-        absent["model.bxw"] = str(error)
+    if isinstance(session, Session):
+        session.save(folder / "model.bxw")
+        write_whole(folder / "load.py", _loader(example).encode())
+    else:
+        absent["model.bxw"] = str(session)
     given = positional(example)
     if given is None:
         absent["model.onnx"] = "the example gives inputs by name"
@@ -78,27 +79,21 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     write_whole(folder / "compress.json", (json.dumps(record, indent=1) + "\n").encode())
 
 
-def check_files(folder: Path, network: nn.Module, example: Any) -> float:
-    """Load the compiled file again, and return how far its outputs are from the network's.
-
-    It is the greatest difference over the greatest output.
-    """
-    path = folder / "model.bxw"
-    if not path.exists():
-        return 0.0
+def check_files(folder: Path, network: nn.Module, example: Any) -> str:
+    """Load the compiled file again, and say how far its outputs are from the network's."""
     args, kwargs = as_arguments(example)
     with torch.no_grad():
         pairs = zip(
             tensors_of(network(*args, **kwargs)),
-            tensors_of(load_session(path)(*args, **kwargs)),
+            tensors_of(load_session(folder / "model.bxw")(*args, **kwargs)),
             strict=True,
         )
         found = [
-            (float((a - b).abs().max()), float(a.abs().max()))
+            float((a - b).abs().max()) / max(float(a.abs().max()), 1e-12)
             for a, b in pairs
             if a.is_floating_point() and a.numel()
         ]
-    return max((apart / max(most, 1e-12) for apart, most in found), default=0.0)
+    return f"The compiled file gives the network's outputs up to {max(found, default=0.0):.1g} of the largest."
 
 
 def _loader(example: Any) -> str:

@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from boxwood._internal.core.allocation import keep_of
+from boxwood._internal.core.blocks import Blocks
+from boxwood._internal.core.granularity import Elements, Granularity
 from boxwood._internal.core.masks import apply_
 from boxwood._internal.core.selection import select
 from boxwood._internal.graph.scoring import UnitScores
 from boxwood._internal.graph.selection import UnitSelection
 from boxwood._internal.graph.surgery import cut
 from boxwood._internal.graph.units import Units
+from boxwood._internal.model.layer_kinds import as_stored, layouts_of, outputs_first
 from boxwood._internal.model.prunable import linear_and_conv
 from boxwood.errors import SelectionWarning
 
@@ -25,6 +28,8 @@ SHARES = (1.0, 0.75, 0.5, 0.25, 0.125)
 DENSITIES = (1.0, 0.5, 0.3, 0.2, 0.1, 0.05)
 """Of the weights of a matrix."""
 
+SINGLE, IN_BLOCKS = Elements(), Blocks(1, 4)
+"""Single weights, and four inputs of an output, which int8 kernels skip together."""
 _HALVINGS = 8
 """Of the interval in which the last share lies."""
 
@@ -175,22 +180,27 @@ def kept_units_at(
     return kept
 
 
-def masks_at(model: nn.Module, shares: Mapping[str, float]) -> dict[str, Tensor]:
-    """Keep of each matrix the share of its weights with the largest magnitudes.
+def masks_at(
+    model: nn.Module, shares: Mapping[str, float], granularity: Granularity = SINGLE
+) -> dict[str, Tensor]:
+    """Keep of each matrix the share of its weights, or groups of them, with the largest magnitudes.
 
     Args:
         model: the network.
         shares: by name of the parameter; others stay whole and have no mask.
+        granularity: what goes together.
 
     Example:
         >>> net = nn.Linear(4, 2)
         >>> int(masks_at(net, {"weight": 0.25})["weight"].sum())
         2
     """
-    weights = dict(model.named_parameters())
-    scores = {name: weights[name].detach().abs() for name, share in shares.items() if share < 1}
-    keep = {name: max(1, keep_of(each.numel(), 1 - shares[name])) for name, each in scores.items()}
-    return select(scores, keep)
+    weights = {name: each for name, each in model.named_parameters() if shares.get(name, 1.0) < 1}
+    layouts = layouts_of(model, weights)
+    scores = outputs_first(layouts, {name: w.detach().abs() for name, w in weights.items()})
+    groups = {name: granularity.pool(each).numel() for name, each in scores.items()}
+    keep = {name: max(1, keep_of(count, 1 - shares[name])) for name, count in groups.items()}
+    return as_stored(layouts, select(scores, keep, granularity))
 
 
 def prunable(model: nn.Module) -> dict[str, Tensor]:
@@ -230,11 +240,14 @@ def unit_knobs(
     return found
 
 
-def weight_knobs(model: nn.Module, apart: Measure, watch: Watch) -> list[Knob]:
+def weight_knobs(
+    model: nn.Module, granularity: Granularity, apart: Measure, watch: Watch
+) -> list[Knob]:
     """Zero shares of one matrix after another, and measure how far the outputs move.
 
     Args:
         model: the network; it is put back.
+        granularity: what goes together.
         apart: how far a network is from the dense one.
         watch: called with how many measurements are done, and of all.
     """
@@ -245,7 +258,7 @@ def weight_knobs(model: nn.Module, apart: Measure, watch: Watch) -> list[Knob]:
         whole, losses = parameters[name].detach().clone(), []
         for step, density in enumerate(DENSITIES[1:]):
             with torch.no_grad():
-                apply_(parameters, masks_at(model, {name: density}))
+                apply_(parameters, masks_at(model, {name: density}, granularity))
                 losses.append(apart(model))
                 parameters[name].copy_(whole)
             watch(number * (len(DENSITIES) - 1) + step + 1, len(names) * (len(DENSITIES) - 1))

@@ -99,8 +99,8 @@ def _decision(result: Compressed, max_drop: float, notes: Sequence[str]) -> tupl
 def _rows(result: Compressed) -> list[dict[str, Any]]:
     return [
         {
-            "series": kind_of(each.candidate),
-            "name": each.candidate.name,
+            "series": f"{kind_of(each.candidate)}{', int8' * (each.precision == 'int8')}",
+            "name": each.name,
             "rung": each.rung,
             "steps": each.steps,
             "cost": each.cost,
@@ -119,12 +119,13 @@ def kind_of(candidate: Candidate) -> str:
     """Say what kind of pruning a candidate is.
 
     Example:
-        >>> kind_of(Candidate("weights 50%", {}, {"weight": 0.5}, 1.0))
+        >>> kind_of(Candidate("weights 50%", {}, {"weight": 0.5}, False, 1.0))
         'fewer weights'
     """
+    weights = "fewer blocks of weights" if candidate.in_blocks else "fewer weights"
     if candidate.units and candidate.weights:
-        return "fewer units, then fewer weights"
-    return "fewer units" if candidate.units else "fewer weights"
+        return f"fewer units, then {weights}"
+    return weights if candidate.weights else "fewer units" if candidate.units else "all weights"
 
 
 def _figure(result: Compressed, max_drop: float) -> Figure:

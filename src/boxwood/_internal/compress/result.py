@@ -53,7 +53,7 @@ class Compressed:
         upper = "" if found.examples == 1 else f", at most {100 * found.most:.2f} (95 %)"
         over = "" if self.held else ": this is more than was allowed"
         lines = [
-            f"{self.attempt.candidate.name}: the dense network has {ratio:.2f} times the {self.unit}.",
+            f"{self.attempt.name}: the dense network has {ratio:.2f} times the {self.unit}.",
             f"On validation its {self.score} falls by {100 * found.mean:.2f} points{upper}{over}.",
         ]
         if self.test is not None:
