@@ -36,7 +36,7 @@ def test_a_training_script_is_compressed(tmp_path):
     planned = CliRunner().invoke(app, [*asked, "--dry-run", "--json"])
     assert planned.exit_code == 0, planned.stderr
     names = [each["name"] for each in json.loads(planned.stdout)["candidates"]]
-    assert "units 55%" in names
+    assert "units 60%" in names
     ran = CliRunner().invoke(app, [*asked, "--out", str(tmp_path / "small"), "--json"])
     assert ran.exit_code == 0, ran.stderr
     record = json.loads(ran.stdout)
