@@ -47,7 +47,10 @@ def brown(
     """
     texts: tuple[list[list[str]], ...] = ([], [], [])
     for part, path in _parts(root):
-        written = ([each for word in words for each in ptb_words(word)] for words in _read(path))
+        written = (
+            [each for word in words for each in ptb_words(word)]
+            for words in map(_words, _read(path))
+        )
         texts[part].extend(filter(None, written))
     return corpus("brown", *texts, words=words).splits(length, held_out_length)
 
@@ -73,8 +76,31 @@ def brown_sentences(root: str | None = None) -> tuple[list[list[str]], ...]:
     """
     texts: tuple[list[list[str]], ...] = ([], [], [])
     for part, path in _parts(root):
-        texts[part].extend(_read(path))
+        texts[part].extend(map(_words, _read(path)))
     return texts
+
+
+def brown_parts_of_speech(root: str | None = None) -> tuple[list[list[tuple[str, str]]], ...]:
+    """Read the sentences of the Brown corpus as words with their parts of speech.
+
+    Words are in lower case. Of a tag like ``np$-hl`` the first part counts: ``np$``.
+
+    Args:
+        root: folder to look in first.
+
+    Returns:
+        Sentences of the training, validation and test part.
+
+    Raises:
+        InvalidInput: no place holds the 500 files, or one is not tagged text.
+    """
+    found: tuple[list[list[tuple[str, str]]], ...] = ([], [], [])
+    for part, path in _parts(root):
+        found[part].extend(
+            [(word.lower(), tag.partition("-")[0] or tag) for word, tag in sentence]
+            for sentence in _read(path)
+        )
+    return found
 
 
 def ptb_words(word: str) -> list[str]:
@@ -119,7 +145,11 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
 
 
-def _read(path: Path) -> Iterator[list[str]]:
+def _words(sentence: list[tuple[str, str]]) -> list[str]:
+    return [word for word, _ in sentence]
+
+
+def _read(path: Path) -> Iterator[list[tuple[str, str]]]:
     """Read sentences, one a line of words that are each followed by a slash and their tag."""
     try:
         lines = path.read_text("ascii").splitlines()
@@ -129,7 +159,7 @@ def _read(path: Path) -> Iterator[list[str]]:
             f"{error}; fetch it again."
         ) from error
     for line in lines:
-        written: list[str] = []
+        written: list[tuple[str, str]] = []
         for token in line.split():
             word, slash, tag = token.rpartition("/")
             if not (word and slash and tag):
@@ -137,6 +167,6 @@ def _read(path: Path) -> Iterator[list[str]]:
                     f"Expected words with a slash and a tag in {path}, got {token!r}; give the "
                     f"tagged form of the corpus."
                 )
-            written.append(word)
+            written.append((word, tag))
         if written:
             yield written
