@@ -1,6 +1,7 @@
 """Steps under masks, selection and updates of masks on a GPU, against what PyTorch has for them."""
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Mapping
@@ -8,7 +9,7 @@ from functools import partial
 
 import torch
 from binding import resnet, ways
-from measuring import Row, compare, main
+from measuring import Row, compare, machine, main
 from selection import SPARSITY, ours, theirs
 from torch import Tensor
 
@@ -102,8 +103,11 @@ if __name__ == "__main__":
     options.add_argument(
         "--device", choices=["cuda", "cpu"], default="cuda", help="cpu: small sizes, to try it out"
     )
-    device = options.parse_known_args()[0].device
+    given, others = options.parse_known_args()
+    device = given.device
     if device == "cuda" and not torch.cuda.is_available():
+        if "--json" in others:
+            print(json.dumps({"machine": machine(), "rows": []}))
         print("Nothing measured: PyTorch finds no CUDA device (try --device cpu).", file=sys.stderr)
         sys.exit(0)
     main(partial(measure, device), f"Masks on a device ({device})", options=options)

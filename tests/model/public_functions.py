@@ -19,6 +19,7 @@ DATA = "makes or describes frozen data; the phases that run it are here"
 STATE = "works on a state, which is on the CPU between phases; its random numbers are the CPU's"
 SAME = "hands back what it is given, or sets it aside"
 FILES = "reads, prunes or writes files, on the CPU"
+KERNELS = "for the CPU and its kernels; the scenario `left to the CPU` gives it a device"
 AGENT = "the agent is a network of its own, on the CPU"
 READS = "reads files, or draws, on the CPU; the loop moves each batch"
 BUILDS = "builds a network on the CPU; the scenario `networks` moves and runs it"
@@ -27,6 +28,8 @@ NAMES = "chooses parameters by module and name, and looks at none"
 REASONS = {
     "boxwood.Experiment.*": DATA,
     "boxwood.SparseTraining.next_update": NO_TENSORS,
+    "boxwood.compress": KERNELS,
+    "boxwood.restore_": KERNELS,
     "boxwood.load": FILES,
     "boxwood.agent.Agent.[!_s]*": AGENT,
     "boxwood.agent.FilterPolicy.*": AGENT,
@@ -39,9 +42,12 @@ REASONS = {
     "boxwood.budgets.latency": "returns what measures, which the scenario `whole units` calls",
     "boxwood.budgets.multiply_adds": NO_TENSORS,
     "boxwood.budgets.parameters": NO_TENSORS,
+    "boxwood.comparison.[!c]*": DATA,
+    "boxwood.compression.[A-Z]*": KERNELS,
     "boxwood.counting.count_parameters": "counts from shapes",
     "boxwood.counting.energy": NO_TENSORS,
     "boxwood.criteria.TrackMovement.detach": SAME,
+    "boxwood.criteria.cap": SAME,
     "boxwood.criteria.movement": SAME,
     "boxwood.data.Corpus.*": READS,
     "boxwood.data.ImageAugmentation.__call__": READS,
@@ -82,6 +88,7 @@ REASONS = {
     "boxwood.policies.StraightThrough.backward": "of a base class; the scenarios run what is made of it",
     "boxwood.policies.FixedMasks.[!d]*": SAME,
     "boxwood.policies.Static.update": SAME,
+    "boxwood.published.*": DATA,
     "boxwood.recipes.[!W]*": DATA,
     "boxwood.runs.[!r]*": "writes and reads a store; what phases leave is on the CPU",
     "boxwood.schedules.*": NO_TENSORS,

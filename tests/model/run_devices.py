@@ -16,6 +16,7 @@ from pathlib import Path
 import devices_at_work
 import devices_in_parts
 import devices_in_recipes
+import devices_in_searches
 import devices_in_trainers
 import torch
 from pretend_device import LOG
@@ -26,6 +27,7 @@ SCENARIOS = {
     **devices_at_work.SCENARIOS,
     **devices_in_parts.SCENARIOS,
     **devices_in_recipes.SCENARIOS,
+    **devices_in_searches.SCENARIOS,
     **devices_in_trainers.SCENARIOS,
 }
 

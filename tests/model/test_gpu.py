@@ -5,7 +5,7 @@ masks hold under fused, captured and compiled steps. ``pytest -m gpu`` runs that
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch.optim import SGD, Adam, AdamW
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from boxwood import MaskBinding, SparseTraining, apply_masks_, find_masks
+from boxwood._internal.core import selection
 from boxwood.allocation import erdos_renyi_kernel, uniform
 from boxwood.criteria import random
 from boxwood.granularity import NofM, PerRow, Slices
@@ -50,6 +51,14 @@ SELECTIONS = {
 def device(request: pytest.FixtureRequest) -> str:
     """Yield the CPU, and a GPU where there is one."""
     return request.param
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    """Let torch raise where a kernel of CUDA may give other results the next time."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 def network(device: str = "cpu", dtype: torch.dtype = torch.float64) -> nn.Sequential:
@@ -130,8 +139,12 @@ def tied_network(outputs: int, dtype: torch.dtype) -> nn.Module:
 
 @pytest.mark.parametrize("outputs", [100, 40_000], ids=["partition", "histogram"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
-def test_global_masks_are_those_of_the_cpu(device: str, dtype: torch.dtype, outputs: int) -> None:
+@pytest.mark.usefixtures("deterministic")
+def test_global_masks_are_those_of_the_cpu(
+    device: str, dtype: torch.dtype, outputs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Bit for bit, ties included, at the first pruning and at one that goes on from it."""
+    monkeypatch.setattr(selection, "_DEVICE_CHUNK", 1 << 18)  # several pieces
     net = tied_network(outputs, dtype)
     moved = copy.deepcopy(net).to(device)
     mine, masks = None, None

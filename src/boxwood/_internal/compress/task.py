@@ -60,6 +60,12 @@ class Task:
 
     def __post_init__(self) -> None:
         check_network(self.model)
+        for name, parameter in self.model.named_parameters():
+            if not parameter.is_cpu:  # else the race at the end would fail, after the whole search
+                raise InvalidInput(
+                    f"Expected a network on the CPU, for which files are written and times are taken, "
+                    f"got {name!r} on {parameter.device}; move it there by .cpu()."
+                )
         _check_batches(self.train, "train")
         for name in ("validate", "test"):
             given = getattr(self, name)

@@ -132,7 +132,9 @@ def _kth_of_few(scores: Scores, k: int, masks: Masks) -> Threshold:
     alive = [_flat(s)[_flat(masks[n])] if n in masks else _flat(s) for n, s in scores.items()]
     device = alive[0].device  # whose waiting costs more than the few that are elsewhere
     keys = torch.cat([keys_of(score, wide=wide).to(device) for score in alive])
-    key = int(keys.kthvalue(len(keys) - k + 1).values)
+    # On CUDA torch refuses kthvalue where deterministic algorithms are asked for.
+    place = len(keys) - k
+    key = int(keys.kthvalue(place + 1).values if keys.is_cpu else keys.sort().values[place])
     return Threshold(float_of(key, wide=wide), k - int((keys > key).count_nonzero()))
 
 
