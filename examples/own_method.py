@@ -34,7 +34,7 @@ def comparison() -> Comparison:
         model=Call.of(lenet_300_100, inputs=64),
         data=digits,
         train=Training(
-            steps=150, batch=60, optimizer=SGD(lr=0.1, momentum=0.9, lr_schedule=CosineLR())
+            steps=100, batch=60, optimizer=SGD(lr=0.1, momentum=0.9, lr_schedule=CosineLR())
         ),
         rates=(0.03, 0.1, 0.3),
         small=small,

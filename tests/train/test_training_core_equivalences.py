@@ -341,3 +341,16 @@ def test_what_they_refuse() -> None:
     replace(TRAINING, stateful=True, computation=Computation(bfloat16=True))
     call = Call.of(cross_entropy, label_smoothing=0.1)
     assert replace(TRAINING, loss=call, averaging=SWA()).averaging == SWA()
+
+
+def test_parts_of_a_batch_grow_the_weights_that_the_whole_would_grow() -> None:
+    """The dense gradient that RigL looks at is the sum over the parts."""
+    policy = RigL(sparsity=0.8, every=3, until=15)
+    training = replace(TRAINING, pruning=PolicyPruning(policy))
+    one, parts = net(norm=False), net(norm=False)
+    whole = train_(one, IMAGES, training, seed=3)
+    in_parts = replace(training, computation=Computation(microbatches=4))
+    done = train_(parts, IMAGES, in_parts, seed=3)
+    assert whole.masks.keys() == done.masks.keys()
+    assert all(torch.equal(mask, done.masks[name]) for name, mask in whole.masks.items())
+    assert_close(parts, one.state_dict())

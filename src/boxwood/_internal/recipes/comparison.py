@@ -120,6 +120,13 @@ class Comparison:
             )
         for sparsity in self.sparsities:
             check_sparsity(sparsity)
+        known = {*self.methods, *self.controls}
+        for task in self.tasks:
+            if unknown := [name for name in task.without if name not in known]:
+                raise InvalidInput(
+                    f"Expected {task.name} to do without some of {', '.join(sorted(known))}, got "
+                    f"{unknown[0]!r}; correct the name."
+                )
 
     def entries(self) -> tuple[Entry, ...]:
         """List every recipe at every rate, controls first.
@@ -135,6 +142,8 @@ class Comparison:
                 for sparsity in self.sparsities:
                     found += _small(task, sparsity)
                     for name, draws in (*self.controls.items(), *self.methods.items()):
+                        if name in task.without:
+                            continue
                         several = draws if isinstance(draws, tuple) else (draws,)
                         for draw, method in enumerate(several, 1 if len(several) > 1 else 0):
                             recipe = method(task, sparsity)

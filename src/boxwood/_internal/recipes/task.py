@@ -29,6 +29,8 @@ class ComparisonTask:
         layers: the parameters that are pruned.
         small: returns a smaller network of the same family for the keyword ``width``, a factor in
             (0, 1]: for the control that is dense and small from the start. None leaves it out.
+        without: names of methods that cannot run on this network, such as SynFlow on tokens; they are
+            missing from its table, and from ranks over tasks.
         measure: the last phase of every recipe; with a loss the task is judged by that, less is
             better, as for language models.
 
@@ -54,6 +56,7 @@ class ComparisonTask:
     rates: tuple[float, ...] = ()
     layers: Layers = linear_and_conv
     small: Callable[..., nn.Module] | None = None
+    without: tuple[str, ...] = ()
     measure: Measure = _MEASURE
 
     def __post_init__(self) -> None:
