@@ -1,7 +1,7 @@
 """The training loop: a stateless order of examples, resumable at any step."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -252,9 +252,15 @@ class _Loop:
         if self.average is None:
             return
         step, window, held = self.state.step, self.window, self.held
-        changed = isinstance(held, SparseTraining) and held.policy.due(step)
-        masks = held.masks if held is not None and changed else None
+        moved = isinstance(held, SparseTraining) and held.policy.due(step)
+        masks = held.masks if held is not None and moved else None
         self.average.update_(step, window.steps, window.per_epoch, masks)
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """The context in which the network has the averaged weights, if there is an average."""
+        if self.average is None:
+            return nullcontext()
+        return self.average.in_place(self.examples, self.training.batch)
 
     def _close_row(self, loss_sum: Tensor, steps: int) -> None:
         state = self.state
@@ -267,13 +273,7 @@ class _Loop:
         loss_sum.zero_()
         state.history.append({"epoch": epoch, "step": state.step, "loss": mean})
         if self.callbacks.watch is not None:
-            average = self.average
-            context = (
-                nullcontext()
-                if average is None
-                else average.in_place(self.examples, self.training.batch)
-            )
-            with context:
+            with self._averaged():
                 state.history[-1] |= self.callbacks.watch(self.model, state.history)
 
     def _save(self, loss_sum: Tensor) -> None:
