@@ -1,26 +1,19 @@
 """Sparse kernels for the layers of a network that stays torch's: whatever it does between them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from boxwood._internal.core.arguments import check_network
 from boxwood._internal.engine.accelerated_layers import CLASSES, AcceleratedLayer
-from boxwood._internal.engine.layer_plans import LinearPlan
-from boxwood._internal.engine.product_choice import (
-    Product,
-    Times,
-    Way,
-    measure,
-    speedup,
-    ways_by_positions,
-)
+from boxwood._internal.engine.kernels import bitmask
+from boxwood._internal.engine.linear_plans import linear_plans
+from boxwood._internal.engine.product_choice import speedup
 from boxwood._internal.engine.sparse_convolutions import ConvolutionPlan, ConvolutionSettings
-from boxwood._internal.engine.sparse_products import FewPositions, ManyPositions
+from boxwood._internal.engine.sparse_products import FewPositions
+from boxwood._internal.engine.sparse_recurrence import RecurrentPlan, RecurrentSettings
 from boxwood._internal.engine.targets import Target, host
 from boxwood._internal.engine.thread_team import ThreadTeam
 
@@ -33,7 +26,7 @@ DENSE = 0.2
 MANY = 65
 """Positions that the report calls many."""
 
-Layer = nn.Linear | nn.Conv1d | nn.Conv2d
+Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.LSTM | nn.GRU
 """What can be replaced."""
 
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -46,8 +39,8 @@ class LayerReport:
     Args:
         name: of the layer.
         sparsity: fraction of its weights that are zero.
-        one: how many times as fast as torch it runs for one position, as measured; None for a
-            convolution, which is measured when it is called.
+        one: how many times as fast as torch it runs for one position, as measured; None for
+            convolutions and recurrence, which are measured when they are called.
         many: the same for many positions.
         why: why the layer stays as it is; empty if it was replaced.
     """
@@ -95,8 +88,9 @@ def accelerate_(model: nn.Module) -> Acceleration:
     a few positions (as in decoding) from a bit for each entry and the entries, at many positions
     (as in prefill) as vectors of positions. For each number of positions the faster of these and
     torch was measured on this machine; a layer that nowhere wins stays as it is. Convolutions over
-    sequences and images measure each height and width when it first comes, up to eight, which
-    takes a moment; images that lie channels last are torch's. Everything else stays torch's: control flow, caches, shapes, ``torch.compile`` around it. Results differ from
+    sequences and images, LSTMs and GRUs measure each shape when it first comes, up to eight, which
+    takes a moment. Images that lie channels last, and recurrence with gradients or over packed
+    sequences, are torch's. Everything else stays torch's: control flow, caches, shapes, ``torch.compile`` around it. Results differ from
     torch's by rounding, because sums are formed in another order.
 
     Names, parameters, ``state_dict`` and hooks stay as they are, and copies are accelerated too.
@@ -140,9 +134,9 @@ def accelerate_(model: nn.Module) -> Acceleration:
             groups.setdefault(_kind(layer), []).append((name, layer))
         else:
             reports[name] = LayerReport(name, _sparsity(layer))
-            _replace_(layer, _convolution_plan(layer, target, team))
+            _replace_(layer, _plan(layer, target, team))
     for group in groups.values():
-        plans, times = _plans([layer for _, layer in group], target, team)
+        plans, times = linear_plans([layer for _, layer in group], target, team)
         one, many = (max(1.0, speedup(times, positions)) for positions in (1, MANY))
         for (name, layer), plan in zip(group, plans, strict=True):
             why = "" if plan else "torch is faster"
@@ -164,7 +158,7 @@ def restore_(model: nn.Module) -> None:
         if isinstance(module, AcceleratedLayer):
             for name in ("plan", "plan_number"):
                 module.__dict__.pop(name, None)
-            module.__class__ = type(module).__mro__[2]
+            module.__class__ = module.dense_class()  # type: ignore[assignment]
 
 
 def _replace_(layer: nn.Module, plan: object) -> None:
@@ -173,93 +167,65 @@ def _replace_(layer: nn.Module, plan: object) -> None:
 
 
 def _candidates(model: nn.Module) -> Iterator[tuple[str, Layer]]:
+    """Find the layers whose weights are parameters, and not worked out when they are called."""
     for name, module in model.named_modules():
-        if type(module) in CLASSES and isinstance(module._parameters.get("weight"), Tensor):
-            yield name, module
+        if isinstance(module, Layer) and type(module) in CLASSES:
+            own = {id(each) for each in module._parameters.values() if each is not None}
+            if all(id(weight) in own for weight in _weights(module)):
+                yield name, module
+
+
+def _weights(layer: Layer) -> list[Tensor]:
+    """A layer's weights and biases, in the order of its plan."""
+    if isinstance(layer, nn.RNNBase):
+        return [weight for weight in layer._flat_weights if weight is not None]
+    weight = layer._parameters.get("weight", layer.weight)
+    return [each for each in (weight, layer.bias) if each is not None]
+
+
+def _matrices(layer: Layer) -> list[Tensor]:
+    return [weight for weight in _weights(layer) if weight.ndim > 1]
+
+
+def _sparsity(layer: Layer) -> float:
+    kept = sum(int(weight.count_nonzero()) for weight in _matrices(layer))
+    return 1 - kept / max(1, sum(weight.numel() for weight in _matrices(layer)))
 
 
 def _why_not(layer: Layer, target: Target) -> str:
     """Say why a layer stays as it is whatever is faster; empty if nothing speaks against it."""
-    weight, linear = layer.weight, isinstance(layer, nn.Linear)
-    if weight.numel() < SMALLEST:
+    if sum(weight.numel() for weight in _matrices(layer)) < SMALLEST:
         return "small"
-    for tensor in (weight, layer.bias):
-        if tensor is None:
-            continue
+    types = _TYPES if isinstance(layer, nn.Linear) else _TYPES[:1]
+    for tensor in _weights(layer):
         if type(tensor) not in (nn.Parameter, Tensor) or tensor.layout is not torch.strided:
             return f"a {type(tensor).__name__} of layout {tensor.layout}"
-        types = _TYPES if linear else _TYPES[:1]
         if tensor.device.type != "cpu" or tensor.dtype not in types or tensor.is_inference():
             return f"{tensor.dtype} on {tensor.device}".removeprefix("torch.")
-    if linear:
-        fits = FewPositions.is_supported(weight.shape, target)
+    if isinstance(layer, nn.Linear):
+        fits = FewPositions.is_supported(layer.weight.shape, target)
         return "" if fits else "sizes that are no multiples of 16"
-    if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
+    if isinstance(layer, nn.RNNBase):
+        if layer.proj_size or not bitmask.is_supported(target):
+            return "projected outputs" if layer.proj_size else "no kernel for this processor"
+    elif isinstance(layer.padding, str) or layer.padding_mode != "zeros":
         return f"padding by {layer.padding_mode}, {layer.padding}"
     return "" if _sparsity(layer) >= DENSE else f"fewer than {100 * DENSE:.0f} % zeros"
 
 
-def _convolution_plan(
-    layer: nn.Conv1d | nn.Conv2d, target: Target, team: ThreadTeam
-) -> ConvolutionPlan:
-    settings = ConvolutionSettings(layer.stride, layer.padding, layer.dilation, layer.groups)  # type: ignore[arg-type]
-    return ConvolutionPlan(layer.weight, layer.bias, settings, target, team)
-
-
-def _sparsity(layer: Layer) -> float:
-    return 1 - int(layer.weight.count_nonzero()) / layer.weight.numel()
+def _plan(layer: Layer, target: Target, team: ThreadTeam) -> ConvolutionPlan | RecurrentPlan:
+    """Return the plan of a layer that looks at each shape when it first comes."""
+    if isinstance(layer, nn.RNNBase):
+        settings = RecurrentSettings(
+            4 if isinstance(layer, nn.LSTM) else 3, layer.bias, layer.num_layers,
+            layer.bidirectional, layer.batch_first,
+        )  # fmt: skip
+        return RecurrentPlan(_weights(layer), settings, target, team)
+    moves = ConvolutionSettings(layer.stride, layer.padding, layer.dilation, layer.groups)  # type: ignore[arg-type]
+    return ConvolutionPlan(layer.weight, layer.bias, moves, target, team)
 
 
 def _kind(layer: nn.Linear) -> object:
     """What layers have in common that are as fast as each other."""
     weight = layer.weight
     return weight.shape, weight.dtype, layer.bias is None, round(20 * _sparsity(layer))
-
-
-def _plans(
-    layers: Sequence[nn.Linear], target: Target, team: ThreadTeam
-) -> tuple[list[LinearPlan | None], Times]:
-    """Return the plans of layers of one kind, None where torch is always faster, and what was measured."""
-    # Layers that share their weights share a plan.
-    keys = [(layer.weight.data_ptr(), _address(layer.bias)) for layer in layers]
-    tensors = {
-        key: (layer.weight.detach(), None if layer.bias is None else layer.bias.detach())
-        for key, layer in zip(keys, layers, strict=True)
-    }
-    products = {key: _products(*each, target, team) for key, each in tensors.items()}
-    timed: dict[Way, list[Product]] = {
-        way: [_as_planned(*tensors[key], way, each[way]) for key, each in products.items()]
-        for way in (Way.FEW, Way.MANY)
-    }
-    timed[Way.DENSE] = [partial(F.linear, weight=w, bias=b) for w, b in tensors.values()]
-    weight, _ = tensors[keys[0]]
-    with torch.no_grad():
-        times = measure(timed, weight.shape[1], weight.dtype, team.threads)
-    ways = ways_by_positions(times)
-    used = {*ways} - {Way.DENSE}
-    plans = {
-        key: LinearPlan(*each, ways, {way: products[key][way] for way in used}) if used else None
-        for key, each in tensors.items()
-    }
-    return [plans[key] for key in keys], times
-
-
-def _products(
-    weight: Tensor, bias: Tensor | None, target: Target, team: ThreadTeam
-) -> dict[Way, Product]:
-    matrix = weight.float().contiguous().numpy()
-    added = None if bias is None else bias.float().numpy()
-    return {
-        Way.FEW: FewPositions(matrix, added, target, team),
-        Way.MANY: ManyPositions(matrix, added, target, team),
-    }
-
-
-def _as_planned(weight: Tensor, bias: Tensor | None, way: Way, product: Product) -> Product:
-    """Return a product as a plan runs it, with the types that the layer has."""
-    plan = LinearPlan(weight, bias, (way,) * 2, {way: product})
-    return partial(plan, weight=weight, bias=bias)
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()

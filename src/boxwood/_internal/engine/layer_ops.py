@@ -13,6 +13,7 @@ from torch import Tensor
 
 from boxwood._internal.engine.layer_plans import plans
 from boxwood._internal.engine.sparse_convolutions import ConvolutionSettings
+from boxwood._internal.engine.sparse_recurrence import RecurrentSettings
 
 _library = torch.library.Library("boxwood", "DEF")
 _library.define("linear(Tensor x, Tensor weight, Tensor? bias, int plan) -> Tensor")
@@ -104,8 +105,46 @@ torch.library.register_autograd(
     "boxwood::convolution", _convolution_gradients, setup_context=_save_convolution, lib=_library
 )
 
+_library.define(
+    "recurrence(Tensor x, Tensor[] state, Tensor[] weights, int gates, bool biased, int layers, "
+    "bool both, bool batch_first, int plan) -> Tensor[]"
+)
+
+_Tensors = Sequence[Tensor]
+
+
+def _recurrence(x: Tensor, state: _Tensors, weights: _Tensors, *settings: Any) -> list[Tensor]:
+    *how, plan = settings
+    found = plans.get(plan)
+    if found is None:
+        return RecurrentSettings(*how).dense(x, state, weights)
+    return found(x, state, weights, RecurrentSettings(*how))  # type: ignore[no-any-return]
+
+
+def _dense_recurrence(
+    x: Tensor, state: _Tensors, weights: _Tensors, *settings: Any
+) -> list[Tensor]:
+    return RecurrentSettings(*settings[:-1]).dense(x, state, weights)
+
+
+def _recurrence_shapes(
+    x: Tensor, state: _Tensors, weights: _Tensors, *settings: Any
+) -> list[Tensor]:
+    del weights
+    features = state[0].shape[2] * (2 if RecurrentSettings(*settings[:-1]).both else 1)
+    return [x.new_empty((*x.shape[:2], features)), *(x.new_empty(each.shape) for each in state)]
+
+
+_library.impl("recurrence", _recurrence, "CPU")
+_library.impl("recurrence", _dense_recurrence, "CompositeExplicitAutograd")
+_library.impl("recurrence", _dense_recurrence, "AutocastCPU")
+torch.library.register_fake("boxwood::recurrence", _recurrence_shapes, lib=_library)
+
 linear = torch.ops.boxwood.linear.default
 """``F.linear(x, weight, bias)``, by the plan of a number if it is of these weights."""
 
 convolution = torch.ops.boxwood.convolution.default
 """``F.conv1d`` or ``F.conv2d`` of a batch, by the plan of a number if it is of these weights."""
+
+recurrence = torch.ops.boxwood.recurrence.default
+"""``torch.lstm`` or ``torch.gru`` without gradients, by the plan of a number likewise."""

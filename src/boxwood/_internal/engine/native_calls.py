@@ -4,6 +4,9 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
+import numpy as np
+from numpy.typing import NDArray
+
 from boxwood._internal.engine import driver
 from boxwood._internal.engine.kernels.contract import BoundKernel, Code, arguments
 from boxwood._internal.engine.llvm import jit
@@ -28,6 +31,39 @@ def loaded(codes: Iterable[Code], target: Target) -> Mapping[str, Library]:
         return {entry: _libraries[target, entry] for entry in wanted}
 
 
+class NativeList:
+    """Kernels that run one after the other in one native call; one caller at a time.
+
+    Args:
+        calls: kernels and their arguments.
+        target: the family that they are for.
+        team: the threads.
+    """
+
+    def __init__(
+        self,
+        calls: Sequence[tuple[BoundKernel, NDArray[np.int64]]],
+        target: Target,
+        team: ThreadTeam,
+    ) -> None:
+        self._calls = calls  # whose memory is known by address alone
+        libraries = loaded([bound.kernel.code for bound, _ in calls], target)
+        entries = [bound.kernel.code.entry for bound, _ in calls]
+        if len(calls) == 1 and team.threads == 1:
+            function = libraries[entries[0]].function(entries[0])
+            self.run = partial(function, calls[0][1].ctypes.data, 0, 1)
+            return
+        table = [
+            (libraries[entry].address(entry), block.ctypes.data)
+            for entry, (_, block) in zip(entries, calls, strict=True)
+        ]
+        own = libraries[driver.CODE.entry]
+        numbers = team.openmp.numbers if team.openmp else (0, 0)
+        address, self._words = driver.job(table, own, numbers)
+        share = libraries[driver.SHARE.entry].address(driver.SHARE.entry)
+        self.run = partial(team.run, driver.function(own), share, address, self)
+
+
 class Chain:
     """Kernels that run one after the other, with arguments and memory of their own.
 
@@ -47,13 +83,11 @@ class Chain:
         target: Target,
         team: ThreadTeam,
     ) -> None:
-        libraries = loaded([bound.kernel.code for bound in kernels], target)
         scratch = max(bound.kernel.scratch for bound in kernels) * team.threads
         starts = [sum(between[:place]) for place in range(len(between))]
         self._memory = allocate_aligned(sum(between) + scratch)
         base = self._memory.ctypes.data
         places = [0, *(base + start for start in starts), 0]
-        self._kernels = kernels
         self._blocks = [
             arguments(
                 bound.kernel, bound.addresses, source=places[number], target=places[number + 1],
@@ -62,22 +96,7 @@ class Chain:
             for number, bound in enumerate(kernels)
         ]  # fmt: skip
         self._first, self._last = self._blocks[0], self._blocks[-1]
-        self._run = self._caller(libraries, team)
-
-    def _caller(self, libraries: Mapping[str, Library], team: ThreadTeam) -> Callable[[], None]:
-        entries = [bound.kernel.code.entry for bound in self._kernels]
-        if len(entries) == 1 and team.threads == 1:
-            function = libraries[entries[0]].function(entries[0])
-            return partial(function, self._blocks[0].ctypes.data, 0, 1)
-        calls = [
-            (libraries[entry].address(entry), block.ctypes.data)
-            for entry, block in zip(entries, self._blocks, strict=True)
-        ]
-        own = libraries[driver.CODE.entry]
-        numbers = team.openmp.numbers if team.openmp else (0, 0)
-        address, self._words = driver.job(calls, own, numbers)
-        share = libraries[driver.SHARE.entry].address(driver.SHARE.entry)
-        return partial(team.run, driver.function(own), share, address, self)
+        self._list = NativeList(list(zip(kernels, self._blocks, strict=True)), target, team)
 
     def __call__(self, source: int, target: int, images: int) -> None:
         """Run the kernels.
@@ -90,7 +109,7 @@ class Chain:
         self._first[0], self._last[1] = source, target
         for block in self._blocks:
             block[4] = images
-        self._run()
+        self._list.run()
 
 
 class ChainPool:

@@ -27,16 +27,24 @@ class FewPositions:
         bias: [outputs], or None.
         target: the family that runs it.
         team: the threads.
+        row: floats from a position's outputs to those of the next; none lie between when None.
     """
 
-    def __init__(self, weight: Array, bias: Array | None, target: Target, team: ThreadTeam) -> None:
+    def __init__(
+        self,
+        weight: Array,
+        bias: Array | None,
+        target: Target,
+        team: ThreadTeam,
+        row: int | None = None,
+    ) -> None:
         self.outputs, inputs = weight.shape
-        if self.outputs % FLOATS_PER_LINE == 0 == inputs % FLOATS_PER_LINE:
+        if row is None and self.outputs % FLOATS_PER_LINE == 0 == inputs % FLOATS_PER_LINE:
             kernel = matvec.build(
                 matvec.MatVec(inputs, self.outputs), weight, bias, target, threads=team.threads
             )
         else:
-            strides = bitmask.Strides(inputs, self.outputs)
+            strides = bitmask.Strides(inputs, row or self.outputs)
             packing = bit_packing.usual_packing(weight, team.threads)
             kernel = bitmask.build(weight.shape, weight, bias, strides, packing)
         self.nbytes = kernel.nbytes
@@ -52,8 +60,12 @@ class FewPositions:
         """Return the product for contiguous float32 x [..., inputs]."""
         *lead, inputs = x.shape
         y = torch.empty((*lead, self.outputs))
-        self._chains(x.data_ptr(), y.data_ptr(), x.numel() // inputs)
+        self.into(x.data_ptr(), x.numel() // inputs, y.data_ptr())
         return y
+
+    def into(self, source: int, count: int, target: int) -> None:
+        """Multiply positions that lie at an address, and write at another."""
+        self._chains(source, target, count)
 
 
 class ManyPositions:
@@ -66,10 +78,19 @@ class ManyPositions:
         bias: [outputs], or None.
         target: the family that runs it.
         team: the threads.
+        row: floats from a position's outputs to those of the next; none lie between when None.
     """
 
-    def __init__(self, weight: Array, bias: Array | None, target: Target, team: ThreadTeam) -> None:
+    def __init__(
+        self,
+        weight: Array,
+        bias: Array | None,
+        target: Target,
+        team: ThreadTeam,
+        row: int | None = None,
+    ) -> None:
         self.outputs, self.inputs = weight.shape
+        self._row = row or self.outputs
         self._target, self._team = target, team
         self._source, self._out = (columns(n, POSITIONS) for n in (self.inputs, self.outputs))
         problem = conv.Conv(self._source, self._out)
@@ -84,19 +105,22 @@ class ManyPositions:
         """Return the product for contiguous float32 x [..., inputs]."""
         *lead, inputs = x.shape
         y = torch.empty((*lead, self.outputs))
-        count, source, target = x.numel() // inputs, x.data_ptr(), y.data_ptr()
+        self.into(x.data_ptr(), x.numel() // inputs, y.data_ptr())
+        return y
+
+    def into(self, source: int, count: int, target: int) -> None:
+        """Multiply positions that lie at an address, and write at another."""
         for start in range(0, count, POSITIONS):
             positions = min(POSITIONS, count - start)
             chains = self._chains.get(positions)
             if chains is None:
                 chains = self._chains[positions] = ChainPool(partial(self._chain, positions))
-            chains(source + 4 * inputs * start, target + 4 * self.outputs * start, 1)
-        return y
+            chains(source + 4 * self.inputs * start, target + 4 * self._row * start, 1)
 
     def _chain(self, positions: int) -> Chain:
         source, out, family = self._source, self._out, self._target
         there = transposing.build(positions, self.inputs, self.inputs, source.plane, family)
-        back = transposing.build(self.outputs, positions, out.plane, self.outputs, family)
+        back = transposing.build(self.outputs, positions, out.plane, self._row, family)
         kernels = [
             BoundKernel(there, (), None),
             dataclasses.replace(self._bound, kernel=self._shortened(positions)),
