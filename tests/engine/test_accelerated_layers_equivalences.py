@@ -15,7 +15,7 @@ from torch import Tensor, nn
 pytest.importorskip("llvmlite")
 
 import boxwood
-from boxwood._internal.engine import accelerate, layer_ops
+from boxwood._internal.engine import layer_ops, linear_plans
 from boxwood._internal.engine.accelerated_layers import AcceleratedLinear
 from boxwood._internal.engine.layer_plans import LinearPlan
 from boxwood._internal.engine.product_choice import Way, measure, ways_by_positions
@@ -30,9 +30,9 @@ CHANGED = "Expected the weights that accelerate_ has packed"
 @pytest.fixture
 def in_kernels(monkeypatch) -> None:
     """Up to two positions go one way, more the other, whatever is fastest."""
-    monkeypatch.setattr(accelerate, "measure", lambda *_: {1: {Way.DENSE: 1.0}})
+    monkeypatch.setattr(linear_plans, "measure", lambda *_: {1: {Way.DENSE: 1.0}})
     ways = (Way.DENSE, Way.FEW, Way.FEW, Way.MANY)
-    monkeypatch.setattr(accelerate, "ways_by_positions", lambda _: ways)
+    monkeypatch.setattr(linear_plans, "ways_by_positions", lambda _: ways)
 
 
 def pruned(net: nn.Module, sparsity: float = 0.7) -> nn.Module:
@@ -270,6 +270,20 @@ def test_shared_weights_are_packed_once(in_kernels) -> None:
     assert table.weight is head.weight
     with torch.no_grad():
         near(net["again"](x), wanted)
+
+
+def test_other_tools_see_torchs_layers(in_kernels) -> None:
+    """Compiling takes them as they were; what would change them says what to do."""
+    net, x = network(), torch.randn(2, 80)
+    boxwood.accelerate_(net)
+    with torch.no_grad():
+        session = boxwood.compile(net, x)
+        near(session(x), net(x))
+    assert not any("boxwood" in getattr(op, "target", "") for op in session.program.ops)
+    assert type(net[0]) is AcceleratedLinear
+    assert set(boxwood.find_masks(net, 0.5)) == set(boxwood.find_masks(network(), 0.5))
+    with pytest.raises(boxwood.BoxwoodError, match=r"call boxwood.restore_\(model\) first"):
+        boxwood.shrink(net, x, keep=0.5)
 
 
 def test_layers_that_stay_as_they_are() -> None:

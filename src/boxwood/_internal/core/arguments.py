@@ -64,6 +64,19 @@ def check_network(model: Any) -> None:
     check_kind(model, nn.Module, "a network", do)
 
 
+def check_not_accelerated(model: nn.Module) -> None:
+    """Refuse a network whose layers run packed copies of their weights.
+
+    Raises:
+        InvalidInput: it has such layers.
+    """
+    if any(hasattr(module, "dense_class") for module in model.modules()):
+        raise InvalidInput(
+            "Expected a network of torch's own layers, got one with accelerated ones; call "
+            "boxwood.restore_(model) first, and boxwood.accelerate_ again afterwards."
+        )
+
+
 def checked_masks(masks: Any) -> Mapping[str, Tensor]:
     """Give masks by name back, and refuse what are none.
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from boxwood._internal.core.arguments import check_network
 from boxwood._internal.core.placement import check_whole
 from boxwood._internal.engine import aten_ops, choice_cache
+from boxwood._internal.engine.accelerate import restore_
 from boxwood._internal.engine.assignment import choose_assignment
 from boxwood._internal.engine.capture import Captured, Extension, NeedsGradientsError, capture
 from boxwood._internal.engine.dynamic_capture import DynamicCapture
@@ -135,6 +136,7 @@ def _compiled(
     dynamic: Mapping[str, Mapping[int, Sequence[int]]],
 ) -> Session | Uncompiled:
     twin = copy_model(model).eval()  # whatever it keeps from call to call is not the user's
+    restore_(twin)
     try:
         tensors, function, interface = learn_interface(twin, example)
         ranges = read_ranges(dynamic, named_tensors(twin, example))

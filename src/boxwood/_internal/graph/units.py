@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from boxwood._internal.core.arguments import check_network
+from boxwood._internal.core.arguments import check_network, check_not_accelerated
 from boxwood._internal.graph.constraints import Kept, solve_constraints
 from boxwood._internal.graph.examples import Calls, plainly
 from boxwood._internal.graph.labels import Ids
@@ -270,6 +270,7 @@ def find_units(
         8
     """
     check_network(model)
+    check_not_accelerated(model)
     if more or call is not None:
         example = Calls((example, *more), call or plainly)
     whole = baked(model)  # layers compute with effective weights, so these are what can be removed
