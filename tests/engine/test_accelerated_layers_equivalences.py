@@ -15,7 +15,7 @@ from torch import Tensor, nn
 pytest.importorskip("llvmlite")
 
 import boxwood
-from boxwood._internal.engine import layer_ops, linear_plans
+from boxwood._internal.engine import layer_ops, linear_plans, native_calls
 from boxwood._internal.engine.accelerated_layers import AcceleratedLinear
 from boxwood._internal.engine.layer_plans import LinearPlan
 from boxwood._internal.engine.product_choice import Way, measure, ways_by_positions
@@ -253,6 +253,31 @@ def test_other_types_and_places(in_kernels) -> None:
         boxwood.accelerate_(half)
         near(half(x.bfloat16()), wanted.detach().bfloat16())
     assert type(half[0]) is AcceleratedLinear
+
+
+def test_the_default_type_is_not_asked(in_kernels) -> None:
+    """Results are of the input's type, whatever tensors are made of by default."""
+    net, x = network(), torch.randn(5, 80)
+    with torch.no_grad():
+        wanted = net(x)
+        boxwood.accelerate_(net)
+        torch.set_default_dtype(torch.float64)
+        try:
+            near(net(x), wanted)
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
+def test_layers_share_what_lies_between(in_kernels, monkeypatch) -> None:
+    """Memory is that of the largest layer, however many there are and lengths they see."""
+    monkeypatch.setattr(native_calls, "_idle", [])
+    net = nn.Sequential(*(pruned(nn.Linear(80, 80)) for _ in range(6)))
+    boxwood.accelerate_(net)
+    with torch.no_grad():
+        for positions in range(3, 90, 7):
+            net(torch.randn(positions, 80))
+    assert len(native_calls._idle) == 1
+    assert all(len(layer.plan._products[Way.MANY]._chains) <= 8 for layer in net)
 
 
 def test_shared_weights_are_packed_once(in_kernels) -> None:

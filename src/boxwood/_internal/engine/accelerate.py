@@ -84,19 +84,21 @@ def _factors(layer: LayerReport) -> str:
 def accelerate_(model: nn.Module) -> Acceleration:
     """Let the layers of a network run sparse kernels, each where that is faster.
 
-    A linear layer ``y = x Wᵀ + b`` is replaced in place. It reads only the weights that are not zero, at
-    a few positions (as in decoding) from a bit for each entry and the entries, at many positions
-    (as in prefill) as vectors of positions. For each number of positions the faster of these and
-    torch was measured on this machine; a layer that nowhere wins stays as it is. Convolutions over
-    sequences and images, LSTMs and GRUs measure each shape when it first comes, up to eight, which
-    takes a moment. Images that lie channels last, and recurrence with gradients or over packed
-    sequences, are torch's. Everything else stays torch's: control flow, caches, shapes, ``torch.compile`` around it. Results differ from
-    torch's by rounding, because sums are formed in another order.
+    A linear layer ``y = x Wᵀ + b`` is replaced in place. It reads only the weights that are not
+    zero: at a few positions (as in decoding) from a bit for each entry and the entries, at many
+    positions (as in prefill) as vectors of positions. For each number of positions the faster of
+    these and torch was measured on this machine; a layer that nowhere wins stays as it is.
+
+    Convolutions over sequences and images, LSTMs and GRUs measure each shape when it first comes,
+    up to eight, which takes a moment. Images that lie channels last, and recurrence with gradients
+    or over packed sequences, are torch's. So is everything else: control flow, caches,
+    ``torch.compile`` around it. Results differ from torch's by rounding, because sums are formed
+    in another order.
 
     Names, parameters, ``state_dict`` and hooks stay as they are, and copies are accelerated too.
     Gradients are torch's. When weights have changed, the layer warns once and runs in torch until
-    `accelerate_` is called again; what is written through ``weight.data`` is not seen. So does a
-    network that was loaded from a file. `restore_` undoes it. The packed weights take memory in
+    `accelerate_` is called again; what is written through ``weight.data`` is not seen. A network
+    that was pickled comes back dense. `restore_` undoes it. The packed weights take memory in
     addition to the dense ones: at 80 % zeros a quarter of them for few positions, a third for many.
 
     Args:

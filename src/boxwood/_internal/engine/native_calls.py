@@ -1,5 +1,6 @@
 """Kernels called on memory that changes from call to call, by any number of threads at once."""
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -18,6 +19,7 @@ from boxwood._internal.engine.thread_team import ThreadTeam
 
 _libraries: dict[tuple[Target, str], Library] = {}
 _loading = threading.Lock()
+_idle: list[NDArray[np.uint8]] = []  # memory for what lies between kernels, of all layers
 
 
 def loaded(codes: Iterable[Code], target: Target) -> Mapping[str, Library]:
@@ -29,6 +31,16 @@ def loaded(codes: Iterable[Code], target: Target) -> Mapping[str, Library]:
             library = jit.load_codes(missing, target, default_cache())
             _libraries.update({(target, code.entry): library for code in missing})
         return {entry: _libraries[target, entry] for entry in wanted}
+
+
+def _after_fork() -> None:
+    """Another thread of the parent may have held the lock."""
+    global _loading
+    _loading = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class NativeList:
@@ -61,13 +73,22 @@ class NativeList:
         numbers = team.openmp.numbers if team.openmp else (0, 0)
         address, self._words = driver.job(table, own, numbers)
         share = libraries[driver.SHARE.entry].address(driver.SHARE.entry)
-        self.run = partial(team.run, driver.function(own), share, address, self)
+        run = partial(team.run, driver.function(own), share, address, self)
+        # Threads of our own would wait for each other in two jobs.
+        alone = team.threads > 1 and team.openmp is None
+        self.run = partial(_one_at_a_time, team, run) if alone else run
+
+
+def _one_at_a_time(team: ThreadTeam, run: Callable[[], None]) -> None:
+    with team.calls:
+        run()
 
 
 class Chain:
-    """Kernels that run one after the other, with arguments and memory of their own.
+    """Kernels that run one after the other, with arguments of their own; one caller at a time.
 
-    The first reads, and the last writes, where a call says; what lies between is the chain's.
+    The first reads, and the last writes, where a call says; what lies between is in memory that
+    all chains share, each call its own.
 
     Args:
         kernels: in order; each reads what the one before wrote.
@@ -83,20 +104,12 @@ class Chain:
         target: Target,
         team: ThreadTeam,
     ) -> None:
-        scratch = max(bound.kernel.scratch for bound in kernels) * team.threads
-        starts = [sum(between[:place]) for place in range(len(between))]
-        self._memory = allocate_aligned(sum(between) + scratch)
-        base = self._memory.ctypes.data
-        places = [0, *(base + start for start in starts), 0]
-        self._blocks = [
-            arguments(
-                bound.kernel, bound.addresses, source=places[number], target=places[number + 1],
-                scratch=base + sum(between),
-            )
-            for number, bound in enumerate(kernels)
-        ]  # fmt: skip
+        self._blocks = [arguments(b.kernel, b.addresses, source=0, target=0) for b in kernels]
         self._first, self._last = self._blocks[0], self._blocks[-1]
         self._list = NativeList(list(zip(kernels, self._blocks, strict=True)), target, team)
+        self._starts = [sum(between[:place]) for place in range(len(between) + 1)]
+        scratch = max(bound.kernel.scratch for bound in kernels) * team.threads
+        self._nbytes = self._starts[-1] + scratch
 
     def __call__(self, source: int, target: int, images: int) -> None:
         """Run the kernels.
@@ -106,10 +119,28 @@ class Chain:
             target: address that the last one writes.
             images: how many there are.
         """
+        memory = self._take() if self._nbytes else None
         self._first[0], self._last[1] = source, target
         for block in self._blocks:
             block[4] = images
         self._list.run()
+        if memory is not None:
+            _idle.append(memory)
+
+    def _take(self) -> NDArray[np.uint8]:
+        """Take memory that no other call uses, and let the kernels write there."""
+        try:
+            memory = _idle.pop()
+        except IndexError:
+            memory = allocate_aligned(self._nbytes)
+        if memory.nbytes < self._nbytes:
+            memory = allocate_aligned(self._nbytes)
+        base = memory.ctypes.data
+        for number, start in enumerate(self._starts[:-1]):
+            self._blocks[number][1] = self._blocks[number + 1][0] = base + start
+        for block in self._blocks:
+            block[3] = base + self._starts[-1]
+        return memory
 
 
 class ChainPool:

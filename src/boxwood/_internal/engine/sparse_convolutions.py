@@ -22,7 +22,7 @@ from boxwood._internal.engine.thread_team import ThreadTeam
 Pair = tuple[int, int]
 
 BATCHES = 4
-"""Numbers of images for which memory is kept."""
+"""Numbers of images whose arguments are kept."""
 
 
 class SparseConvolution:
@@ -84,7 +84,7 @@ class SparseConvolution:
     def __call__(self, x: Tensor) -> Tensor:
         """Return the convolution of contiguous float32 x [images, channels, height, width]."""
         images = len(x)
-        y = torch.empty((images, *self._shape))
+        y = x.new_empty((images, *self._shape))
         chains = self._chains.get(images)
         if chains is None:
             if len(self._chains) >= BATCHES:

@@ -3,7 +3,6 @@
 import dataclasses
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from boxwood._internal.engine.kernel_cache import place_constants
@@ -17,6 +16,9 @@ from boxwood._internal.engine.thread_team import ThreadTeam
 
 POSITIONS = 64
 """Positions that one pass over the weights serves at most, in products of many."""
+
+LENGTHS = 8
+"""Numbers of positions whose arguments are kept."""
 
 
 class FewPositions:
@@ -59,7 +61,7 @@ class FewPositions:
     def __call__(self, x: Tensor) -> Tensor:
         """Return the product for contiguous float32 x [..., inputs]."""
         *lead, inputs = x.shape
-        y = torch.empty((*lead, self.outputs))
+        y = x.new_empty((*lead, self.outputs))
         self.into(x.data_ptr(), x.numel() // inputs, y.data_ptr())
         return y
 
@@ -104,7 +106,7 @@ class ManyPositions:
     def __call__(self, x: Tensor) -> Tensor:
         """Return the product for contiguous float32 x [..., inputs]."""
         *lead, inputs = x.shape
-        y = torch.empty((*lead, self.outputs))
+        y = x.new_empty((*lead, self.outputs))
         self.into(x.data_ptr(), x.numel() // inputs, y.data_ptr())
         return y
 
@@ -114,6 +116,8 @@ class ManyPositions:
             positions = min(POSITIONS, count - start)
             chains = self._chains.get(positions)
             if chains is None:
+                if len(self._chains) >= LENGTHS:
+                    self._chains = {}
                 chains = self._chains[positions] = ChainPool(partial(self._chain, positions))
             chains(source + 4 * self.inputs * start, target + 4 * self._row * start, 1)
 
