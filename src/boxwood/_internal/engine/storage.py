@@ -56,7 +56,7 @@ from boxwood._internal.engine.shapes import at_sizes, check_shapes
 from boxwood._internal.engine.targets import host
 from boxwood.errors import BoxwoodError, CheckpointError
 
-MAGIC = b"BXW\x00\x00\x00\x00\x03"
+MAGIC = b"BXW\x00\x00\x00\x00\x04"
 ALIGN = 64
 _START = len(MAGIC) + 32 + 8
 
