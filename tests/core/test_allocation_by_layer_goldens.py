@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from boxwood import criteria
-from boxwood._internal.core.allocation import allocate
+from boxwood._internal.core.allocation import allocate, split
 from boxwood._internal.core.allocation_by_layer import OutlierWeighed, erdos_renyi_kernel, lamp
 from boxwood._internal.core.granularity import PerRow
+from boxwood._internal.core.layer_adaptive import layer_adaptive_counts, layer_adaptive_scores
 from boxwood._internal.core.selection import select
 from boxwood._internal.model.oneshot import find_masks
 from boxwood.errors import BoxwoodError
@@ -132,3 +133,20 @@ def test_a_sparsity_is_required() -> None:
             BoxwoodError, match=rf"a sparsity for the allocation {name}.*, got None"
         ):
             allocate({"w": torch.ones(2, 2)}, None, allocation=allocation)
+
+
+@given(st.integers(0, 1000), st.integers(0, 60), st.sampled_from([torch.float32, torch.float64]))
+@settings(max_examples=40, deadline=None)
+def test_lamp_by_counting_is_lamp_by_scores(seed: int, keep: int, dtype: torch.dtype) -> None:
+    """What shards do, sums and counts alone, is what one process does with scores; ties too."""
+    chance = torch.Generator().manual_seed(seed)
+    scores = {
+        "a": torch.randn(40, generator=chance, dtype=dtype).abs(),
+        "b": torch.randint(0, 4, (30,), generator=chance).to(dtype),
+        "c": 1e-4 * torch.randint(0, 3, (20,), generator=chance).to(dtype),
+        "d": torch.zeros(5, dtype=dtype),
+    }
+    masks = {"a": torch.rand(40, generator=chance) < 0.8}
+    counts = layer_adaptive_counts(scores, keep, masks)
+    assert counts == split(layer_adaptive_scores(scores), keep, masks)
+    assert sum(counts.values()) == keep

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from boxwood._internal.core import selection
 from boxwood._internal.core.allocation import allocate, global_
-from boxwood._internal.core.selection import Threshold, candidates, count_above, kth_largest, select
+from boxwood._internal.core.radix_select import Threshold
+from boxwood._internal.core.selection import candidates, count_above, kth_largest, select
 from boxwood.errors import BoxwoodError
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]

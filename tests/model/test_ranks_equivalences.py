@@ -96,16 +96,16 @@ def test_shards_hold_what_the_whole_network_holds(found, scenario):
 
 
 def test_shards_are_refused_by_what_needs_the_whole_network(found):
-    """Every function says so in the same words; masks alone can be taken to ``DTensor`` shards."""
+    """Every function says so in the same words; masks are decided and held on ``DTensor`` shards."""
     for rank in "01":
         said = found[rank]["refused when sharded"].split("\n")
         assert len(said) == 17
-        for each in said[:-2]:
+        for each in said[:-7]:
             assert each.startswith(
                 "Expected tensors that this process holds whole, got '0.weight', a DTensor of "
                 "which it holds a shard; do this before fully_shard or tensor parallelism"
             )
-        assert said[-2:] == ["", ""]
+        assert said[-7:] == [""] * 7
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from boxwood._internal.core.allocation import keep_of, required, split
+from boxwood._internal.core.layer_adaptive import layer_adaptive_counts, layer_adaptive_scores
 from boxwood._internal.core.masks import Masks
 from boxwood._internal.core.selection import Scores, candidates
+from boxwood._internal.core.shards import any_distributed, local, total, total_of
 from boxwood.errors import InvalidInput
 
 
@@ -72,8 +73,10 @@ def lamp(scores: Scores, sparsity: float | None, masks: Masks | None = None) -> 
     Differs from the authors' code only among equal weights, which it puts in some order.
     """
     keep = _total(scores, required(sparsity, "lamp"))
-    adapted = {name: _lamp_scores(score, name) for name, score in scores.items()}
-    return split(adapted, keep, masks)
+    _check_left(keep, candidates(scores, masks))
+    if any_distributed(scores.values()):
+        return layer_adaptive_counts(scores, keep, masks)
+    return split(layer_adaptive_scores(scores), keep, masks)
 
 
 @dataclass(frozen=True)
@@ -140,26 +143,21 @@ class OutlierWeighed:
         }
 
     def _outliers(self, score: Tensor) -> float:
-        values = score.detach().double()
-        return float((values > self.outlier * values.mean()).double().mean())
+        values = local(score.detach()).double()
+        mean = float(total_of(values.sum(), score)) / score.numel()
+        return total(int((values > self.outlier * mean).count_nonzero()), score) / score.numel()
 
 
 def _total(scores: Scores, sparsity: float) -> int:
     return keep_of(sum(score.numel() for score in scores.values()), sparsity)
 
 
-def _lamp_scores(score: Tensor, name: str) -> Tensor:
-    if score.numel() and float(score.min()) < 0:
+def _check_left(keep: int, most: Mapping[str, int]) -> None:
+    if keep > sum(most.values()):
         raise InvalidInput(
-            f"Expected scores that are not negative for lamp, got {float(score.min()):g} in "
-            f"{name!r}; take the criterion magnitude, or another allocation."
+            f"Expected a sparsity that keeps at most the {sum(most.values())} weights left, got "
+            f"one that keeps {keep}; what is pruned stays pruned: ask for a higher sparsity."
         )
-    values, place, times = torch.unique(
-        score.detach().double().square(), return_inverse=True, return_counts=True
-    )
-    at_least = (values * times).flip(0).cumsum(0).flip(0)
-    share: Tensor = values / at_least.where(at_least > 0, torch.ones_like(at_least))
-    return share[place]
 
 
 def exactly(wanted: Mapping[str, float], total: int, most: Mapping[str, int]) -> dict[str, int]:
@@ -168,11 +166,7 @@ def exactly(wanted: Mapping[str, float], total: int, most: Mapping[str, int]) ->
     What a full tensor cannot take, the others share in the same proportion. Fractions are rounded
     down, and the largest of them up until the sum is right.
     """
-    if total > sum(most.values()):
-        raise InvalidInput(
-            f"Expected a sparsity that keeps at most the {sum(most.values())} weights left, got "
-            f"one that keeps {total}; what is pruned stays pruned: ask for a higher sparsity."
-        )
+    _check_left(total, most)
     full: dict[str, int] = {}
     while True:
         free = {name: share for name, share in wanted.items() if name not in full}

@@ -61,6 +61,8 @@ def check_network(model: Any) -> None:
     do = f"make one of it first: {model.__name__}(…)" if isinstance(model, type) else (
         "give an nn.Module as the first argument"
     )  # fmt: skip
+    if isinstance(getattr(model, "submod", None), nn.Module):  # torch.distributed.pipelining
+        do = "give its submod, and as group= the ranks that hold the same stage"
     check_kind(model, nn.Module, "a network", do)
 
 

@@ -82,6 +82,10 @@ class Blocks:
         rows, columns = _sides(shape)
         return whole[:rows, :columns].reshape(shape).contiguous()  # a mask that can be written to
 
+    def may_cut(self, shape: tuple[int, ...], dim: int, place: int) -> bool:  # noqa: ARG002
+        """Say whether blocks stay whole; those at another position of a kernel are others."""
+        return place % (self.rows, self.columns)[dim] == 0 if dim < 2 else True
+
     def _joined(self, values: Tensor, join: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Join the weights of each block, whole tensors at a time: torch is slow at short sums."""
         rows, columns = _sides(values.shape)

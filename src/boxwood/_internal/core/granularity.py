@@ -15,7 +15,11 @@ _SHORT = 8  # numbers in a row that are compared pair by pair
 
 
 class Granularity(Protocol):
-    """Groups of weights: scores become scores of groups, decisions about groups become masks."""
+    """Groups of weights: scores become scores of groups, decisions about groups become masks.
+
+    One that also has ``may_cut(shape, dim, place)``, which says whether no group lies on both sides
+    of the cut before an index of a dimension, works on tensors that are cut there into shards.
+    """
 
     def pool(self, scores: Tensor) -> Tensor:
         """One score per group, any shape: what an allocation counts."""
@@ -57,7 +61,7 @@ class Elements:
 
     def spread(self, decisions: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Return the decisions as they are, in ``shape``."""
-        return decisions.view(shape)
+        return decisions if decisions.shape == shape else decisions.view(shape)
 
 
 def check_granularity(granularity: object) -> None:
@@ -165,6 +169,10 @@ class Slices:
         """Give every weight the decision of its slice."""
         return decisions.expand(shape).clone()
 
+    def may_cut(self, shape: tuple[int, ...], dim: int, place: int) -> bool:  # noqa: ARG002
+        """Say whether slices stay whole: those along a dimension that indexes them."""
+        return dim in self.dims
+
     def _others(self, dims: int) -> tuple[int, ...]:
         if not self.dims or not all(0 <= dim < dims for dim in self.dims):
             raise InvalidInput(
@@ -202,6 +210,10 @@ class PerRow:
     def rank(self, pooled: Tensor, alive: Tensor | None) -> Tensor:
         """Return each weight's standing in its row: 1 for the best, 1/n for the last of n."""
         return _standing(_lowered(pooled, alive).flatten(1)).view(pooled.shape)
+
+    def may_cut(self, shape: tuple[int, ...], dim: int, place: int) -> bool:  # noqa: ARG002
+        """Say whether rows stay whole."""
+        return dim == 0
 
     def spread(self, decisions: Tensor, shape: tuple[int, ...]) -> Tensor:
         """Return the decisions as they are, in ``shape``."""
@@ -266,6 +278,10 @@ class NofM:
                 f"starting from masks that leave {self.n} in every {self.m}."
             )
         return mask
+
+    def may_cut(self, shape: tuple[int, ...], dim: int, place: int) -> bool:  # noqa: ARG002
+        """Say whether each m stays whole."""
+        return dim != 1 or place % self.m == 0
 
     def _grouped(self, tensor: Tensor) -> Tensor:
         if tensor.dim() < 2 or tensor.shape[1] % self.m:

@@ -22,6 +22,7 @@ from boxwood._internal.core.masks import Masks
 from boxwood._internal.core.replacing_policies import Replacing, sizes
 from boxwood._internal.core.schedules import Cubic, check_sparsity
 from boxwood._internal.core.selection import Scores, select
+from boxwood._internal.core.shard_groups import over_shards
 from boxwood._internal.core.straight_through import Moment
 from boxwood.errors import InvalidInput
 
@@ -271,4 +272,4 @@ class MEST(Replacing):
 
 
 def _groups(mask: Tensor, granularity: Granularity) -> int:
-    return granularity.alive(torch.ones_like(mask)).numel()
+    return over_shards(granularity).alive(torch.ones_like(mask)).numel()

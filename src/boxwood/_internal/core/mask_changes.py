@@ -9,7 +9,8 @@ from boxwood._internal.core.allocation import Allocation, allocate
 from boxwood._internal.core.criteria.weights import random
 from boxwood._internal.core.granularity import Granularity, pool_within
 from boxwood._internal.core.masks import Masks
-from boxwood._internal.core.selection import Scores, select
+from boxwood._internal.core.selection import Scores, candidates, select
+from boxwood._internal.core.shard_groups import over_shards
 
 
 def all_kept(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -25,6 +26,7 @@ def pruned(
     masks: Masks,
 ) -> dict[str, Tensor]:
     """Prune to a sparsity, or to an allocation's own numbers; what is pruned stays pruned."""
+    granularity = over_shards(granularity)
     pooled = {n: pool_within(granularity, score, masks[n]) for n, score in scores.items()}
     alive = {name: granularity.alive(mask) for name, mask in masks.items()}
     keep = allocate(pooled, sparsity, allocation=allocation, masks=alive)
@@ -47,7 +49,9 @@ def replaced(
 
 def groups_kept(masks: Masks, granularity: Granularity) -> dict[str, int]:
     """Count the groups of which the masks keep anything."""
-    return {name: int(granularity.alive(mask).count_nonzero()) for name, mask in masks.items()}
+    granularity = over_shards(granularity)
+    alive = {name: granularity.alive(mask) for name, mask in masks.items()}
+    return candidates(alive, alive)
 
 
 def grown(
@@ -90,5 +94,6 @@ def _random_scores(weights: Mapping[str, Tensor], seed: int) -> dict[str, Tensor
 def _random_counts(
     scores: Scores, sparsity: float, allocation: Allocation, granularity: Granularity
 ) -> dict[str, int]:
+    granularity = over_shards(granularity)
     pooled = {name: granularity.pool(score) for name, score in scores.items()}
     return allocate(pooled, sparsity, allocation=allocation)

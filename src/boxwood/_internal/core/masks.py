@@ -6,13 +6,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from boxwood._internal.core.placement import (
-    check_data,
-    check_whole,
-    is_distributed,
-    placed_like,
-    whole,
-)
+from boxwood._internal.core.placement import check_data, check_whole
+from boxwood._internal.core.shards import local, placed_like, total
 from boxwood.errors import InvalidInput
 
 Masks = Mapping[str, Tensor]
@@ -171,10 +166,7 @@ def kept(masks: Masks) -> int:
         >>> kept({"a": torch.tensor([True, False, True])})
         2
     """
-    return sum(
-        int(whole(mask.sum())) if is_distributed(mask) else int(mask.count_nonzero())
-        for mask in masks.values()
-    )
+    return sum(total(int(local(mask).count_nonzero()), mask) for mask in masks.values())
 
 
 def sparsity(masks: Masks) -> float:

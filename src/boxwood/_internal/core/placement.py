@@ -1,12 +1,11 @@
 """Where tensors lie: on which device, whole or in shards, with data or without."""
 
-import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from boxwood._internal.core.shards import is_distributed
 from boxwood.errors import InvalidInput
 
 
@@ -97,80 +96,9 @@ def check_unflattened(tensors: Mapping[str, Tensor]) -> None:
             raise InvalidInput(
                 f"Expected parameters of the network's own shapes, got {name!r}, which "
                 f"{by} has flattened and shared out; decide masks before the "
-                f"network is wrapped, and wrap it by fully_shard, under which MaskBinding holds them."
+                f"network is wrapped, or wrap it by fully_shard, on whose shards masks are decided "
+                f"and held."
             )
-
-
-def is_distributed(tensor: Tensor) -> bool:
-    """Say whether a tensor is a ``DTensor``, of which this process holds one part.
-
-    Example:
-        >>> import torch
-        >>> is_distributed(torch.ones(1))
-        False
-    """
-    distributed = _tensor_package()
-    return distributed is not None and isinstance(tensor, distributed.DTensor)
-
-
-def local(tensor: Tensor) -> Tensor:
-    """Return what this process holds of a tensor: all of it, or its part of a ``DTensor``.
-
-    Example:
-        >>> import torch
-        >>> local(torch.ones(1))
-        tensor([1.])
-    """
-    part: Tensor = tensor._local_tensor if is_distributed(tensor) else tensor  # type: ignore[attr-defined]
-    return part
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """Return all of a tensor: of a ``DTensor``, gathered from all ranks, which must all ask.
-
-    Example:
-        >>> import torch
-        >>> whole(torch.ones(1))
-        tensor([1.])
-    """
-    sharded: Any = tensor
-    found: Tensor = sharded.full_tensor() if is_distributed(tensor) else tensor
-    return found
-
-
-def placed_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """Bring a tensor to where another of its shape lies: to its device, and into its shards.
-
-    Where it has to be cut into shards, that of the first rank counts; all ranks must call this.
-
-    Args:
-        tensor: whole, or sharded as ``like`` is.
-        like: of the same shape.
-
-    Raises:
-        InvalidInput: torch cannot shard a plain tensor as ``like`` is sharded.
-
-    Example:
-        >>> import torch
-        >>> placed_like(torch.tensor([True]), torch.ones(1))
-        tensor([True])
-    """
-    if not is_distributed(like) or is_distributed(tensor):
-        return tensor.to(like.device)
-    sharded: Any = like
-    distributed = _tensor_package()
-    try:
-        made: Tensor = distributed.distribute_tensor(
-            tensor, sharded.device_mesh, sharded.placements
-        )
-    except (RuntimeError, ValueError, NotImplementedError, AssertionError) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InvalidInput(
-            f"Expected a plain tensor that torch can place as {sharded.placements} on "
-            f"{sharded.device_mesh}, got one of shape {tuple(tensor.shape)}, on which it fails "
-            f"({said}); give a DTensor that is placed like the parameter."
-        ) from error
-    return made
 
 
 def on_device_of(tensor: Tensor, others: Sequence[Tensor]) -> Tensor:
@@ -183,8 +111,3 @@ def on_device_of(tensor: Tensor, others: Sequence[Tensor]) -> Tensor:
     """
     devices = {other.device for other in others}
     return tensor if not devices or tensor.device in devices else tensor.to(others[0].device)
-
-
-def _tensor_package() -> Any:
-    # Slow to import; where nobody has, no tensor is one of its.
-    return sys.modules.get("torch.distributed.tensor")

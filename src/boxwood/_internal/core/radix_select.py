@@ -79,7 +79,7 @@ def kth_of_chunks(
         not_finite()
     if k == 0:
         return Threshold(None)
-    bucket, rank = _bucket_of_rank(counts, k)
+    bucket, rank = bucket_of_rank(counts, k)
     prefix = bucket - _HALF
     # Each further pass looks at the keys that begin with the digits found so far. They are never
     # kept: where many scores are equal, they would be as many as the weights.
@@ -89,7 +89,7 @@ def kth_of_chunks(
             prefix = (prefix << _DIGIT) + (0xFFFF if prefix < 0 else 0)
             break
         further = partial(_next_digits, wide=wide, prefix=prefix, shift=shift)
-        bucket, rank = _bucket_of_rank(_histogram(chunks(), further), rank)
+        bucket, rank = bucket_of_rank(_histogram(chunks(), further), rank)
         prefix = (prefix << _DIGIT) + bucket
     return Threshold(float_of(prefix, wide=wide), rank)
 
@@ -148,7 +148,7 @@ def _histogram(chunks: Iterable[Tensor], digits_of: Callable[[Tensor], Tensor]) 
     return sum((each.cpu() for each in found.values()), none)
 
 
-def _bucket_of_rank(counts: Tensor, rank: int) -> tuple[int, int]:
+def bucket_of_rank(counts: Tensor, rank: int) -> tuple[int, int]:
     """Find the bin of the rank-th largest, and its rank within that bin."""
     from_top = counts.flip(0).cumsum(0)
     place = int(torch.searchsorted(from_top, rank))

@@ -19,10 +19,8 @@ from boxwood.errors import DistributedError
 Group = Any
 """A ``torch.distributed`` process group whose ranks hold the same network; None for all ranks."""
 
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_CHUNK = 1 << 20
+_MOST = 200  # characters of a message that say what a rank asked for
 _NOTE = "The other ranks of the process group know of it, and end as well."
-_MULTIPLIER = 0x5851F42D4C957F2D  # Knuth's for MMIX; odd, so every bit of a value counts
 
 
 class OtherRankError(DistributedError):
@@ -59,6 +57,47 @@ def rank(group: Group = None) -> int:
     return dist.get_rank(group) if size(group) > 1 else 0
 
 
+def meet(what: object, group: Group = None, *, also: int = 0) -> list[int]:
+    """Wait until all ranks are about to do the same thing; end where one is not, or has failed.
+
+    Args:
+        what: says in strings, numbers and lists of them what this rank is about to do.
+        group: see `Group`.
+        also: a number that may differ.
+
+    Returns:
+        The numbers of all ranks.
+
+    Raises:
+        DistributedError: a rank has failed, or says something else.
+
+    Example:
+        >>> meet(["add", [2, 3]], also=5)
+        [5]
+    """
+    if size(group) == 1:
+        return [also]
+    digest = _digest(what)
+    reports = _report(group, well=True, digest=digest, also=also)
+    failed = [number for number, (well, _, _) in enumerate(reports) if not well]
+    if failed:
+        raise OtherRankError(
+            f"Expected all {len(reports)} ranks of the process group to go on, got an error on rank "
+            f"{', '.join(map(str, failed))} of them; see its message."
+        )
+    if any(theirs != digest for _, theirs, _ in reports):
+        asked: list[Any] = [None] * len(reports)
+        dist.all_gather_object(asked, what, group=group)
+        other = next(number for number, each in enumerate(asked) if each != asked[0])
+        first, second = _difference(asked[0], asked[other])
+        raise OtherRankError(
+            f"Expected all {len(reports)} ranks of the process group to ask for the same thing of the "
+            f"same network, got {first} on rank 0 and {second} on rank {other}; call it on every "
+            f"rank alike, or give group= those ranks that hold the same network."
+        )
+    return [number for _, _, number in reports]
+
+
 def add_up(
     tensors: Mapping[str, Tensor], count: int, group: Group = None
 ) -> tuple[dict[str, Tensor], int]:
@@ -82,40 +121,23 @@ def add_up(
     if size(group) == 1:
         return dict(tensors), count
     layout = [[name, list(each.shape), str(each.dtype)] for name, each in tensors.items()]
-    counts = _meet(_digest(layout), group, also=count)
-    return {name: _sum(each, group) for name, each in tensors.items()}, sum(counts)
+    counts = meet(layout, group, also=count)
+    return {name: summed(each, group) for name, each in tensors.items()}, sum(counts)
 
 
-def check_alike(tensors: Mapping[str, Tensor], what: str, advice: str, group: Group = None) -> None:
-    """Refuse to go on where ranks hold different tensors, bit for bit.
-
-    Args:
-        tensors: by name.
-        what: what they are, in the plural, for the message.
-        advice: what to do about it.
-        group: see `Group`.
-
-    Raises:
-        DistributedError: names, shapes or contents differ; or another rank failed.
+def summed(tensor: Tensor, group: Group = None) -> Tensor:
+    """Sum a tensor that has the same shape on all ranks, which must all call this.
 
     Example:
-        >>> check_alike({"a": torch.ones(2)}, "weights", "wrap the network first")
+        >>> summed(torch.ones(2))
+        tensor([1., 1.])
     """
     if size(group) == 1:
-        return
-    _meet(_digest([[name, list(each.shape)] for name, each in tensors.items()]), group)
-    if not tensors:
-        return
-    sums = torch.stack([_checksum(each).to(_device(group)) for each in tensors.values()])
-    everywhere = [torch.empty_like(sums) for _ in range(size(group))]
-    dist.all_gather(everywhere, sums, group=group)
-    differ = torch.stack([each != everywhere[0] for each in everywhere]).any(0).tolist()
-    names = [name for name, differs in zip(tensors, differ, strict=True) if differs]
-    if names:
-        raise OtherRankError(
-            f"Expected the same {what} on all {size(group)} ranks of the process group, got "
-            f"different ones of {', '.join(names[:4])}{', …' * (len(names) > 4)}; {advice}."
-        )
+        return tensor
+    whole = tensor.detach().to(device_of(group, tensor)).contiguous().clone()
+    with _coming(group):
+        dist.all_reduce(whole, group=group)
+    return whole.to(tensor.device)
 
 
 def as_first_rank(tensor: Tensor, group: Group = None) -> Tensor:
@@ -127,7 +149,7 @@ def as_first_rank(tensor: Tensor, group: Group = None) -> Tensor:
     """
     if size(group) == 1:
         return tensor
-    sent = tensor.detach().to(_device(group, tensor)).contiguous().clone()
+    sent = tensor.detach().to(device_of(group, tensor)).contiguous().clone()
     dist.broadcast(sent, group_src=0, group=group)
     return sent.to(tensor.device)
 
@@ -145,8 +167,7 @@ def all_or_none(group: Group = None) -> Iterator[None]:
     """
     try:
         yield
-        if size(group) > 1:
-            _meet(0, group)
+        meet("the end", group)
     except OtherRankError:
         raise
     except Exception as error:
@@ -156,46 +177,43 @@ def all_or_none(group: Group = None) -> Iterator[None]:
         raise
 
 
-def _meet(digest: int, group: Group, *, also: int = 0) -> list[int]:
-    """Exchange digests, which must be equal, and a number that need not be."""
-    reports = _report(group, well=True, digest=digest, also=also)
-    failed = [number for number, (well, _, _) in enumerate(reports) if not well]
-    if failed:
-        raise OtherRankError(
-            f"Expected all {len(reports)} ranks of the process group to go on, got an error on rank "
-            f"{', '.join(map(str, failed))} of them; see its message."
+def _difference(first: Any, second: Any) -> tuple[str, str]:
+    """Find the smallest parts in which two nests of lists differ."""
+    if isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
+        return _difference(
+            *next(pair for pair in zip(first, second, strict=True) if pair[0] != pair[1])
         )
-    if any(theirs != digest for _, theirs, _ in reports):
-        raise OtherRankError(
-            f"Expected all {len(reports)} ranks of the process group to ask for the same thing of the "
-            f"same network, got tensors of other names or shapes on some; call it on every rank "
-            f"alike, or give group= those ranks that hold the same network."
-        )
-    return [number for _, _, number in reports]
+    shown = (each if isinstance(each, str) else str(each) for each in (first, second))
+    one, other = (each if len(each) <= _MOST else f"{each[:_MOST]}…" for each in shown)
+    return one, other
 
 
 def _report(group: Group, *, well: bool, digest: int = 0, also: int = 0) -> list[list[int]]:
-    mine = torch.tensor([int(well), digest, also], device=_device(group))
+    mine = torch.tensor([int(well), digest, also], device=device_of(group))
     everywhere = [torch.empty_like(mine) for _ in range(size(group))]
-    try:
+    with _coming(group):
         dist.all_gather(everywhere, mine, group=group)
-    except RuntimeError as error:  # a rank is gone, or did not come within the group's time limit
+    return [each.tolist() for each in everywhere]
+
+
+@contextmanager
+def _coming(group: Group) -> Iterator[None]:
+    """Say what to do where a rank is gone, or did not come within the group's time limit."""
+    try:
+        yield
+    except RuntimeError as error:
         raise OtherRankError(
             f"Expected all {size(group)} ranks of the process group to come here, got "
             f"{str(error).splitlines()[0]}; call it on every rank alike, or give group= a process "
             f"group of this rank alone."
         ) from error
-    return [each.tolist() for each in everywhere]
 
 
-def _sum(tensor: Tensor, group: Group) -> Tensor:
-    summed = tensor.detach().to(_device(group, tensor)).contiguous().clone()
-    dist.all_reduce(summed, group=group)
-    return summed.to(tensor.device)
+def device_of(group: Group, tensor: Tensor | None = None) -> torch.device:
+    """Say where a group's backend takes tensors: where ``tensor`` lies, if it can.
 
-
-def _device(group: Group, tensor: Tensor | None = None) -> torch.device:
-    """Where a group's backend takes tensors: where ``tensor`` lies, if it can."""
+    The group must have ranks.
+    """
     backends = dist.get_backend_config(group).split(",")
     kinds = [each.partition(":")[0] for each in backends]
     if tensor is not None and tensor.device.type in kinds:
@@ -207,15 +225,3 @@ def _device(group: Group, tensor: Tensor | None = None) -> torch.device:
 
 def _digest(layout: object) -> int:
     return int.from_bytes(hashlib.sha256(repr(layout).encode()).digest()[:8], "big", signed=True)
-
-
-def _checksum(tensor: Tensor) -> Tensor:
-    """Sum the bits of all values, each multiplied by a number of its place, modulo 2^64."""
-    flat = tensor.detach()
-    flat = (torch.view_as_real(flat) if flat.is_complex() else flat).reshape(-1)
-    total = torch.zeros((), dtype=torch.int64, device=flat.device)
-    for number, chunk in enumerate(flat.split(_CHUNK)):
-        places = torch.arange(len(chunk), device=flat.device) + number * _CHUNK
-        bits = chunk.view(_INTEGERS[chunk.element_size()]).long()
-        total += (bits * (places * _MULTIPLIER | 1)).sum()
-    return total

@@ -14,6 +14,16 @@ from torch import Tensor
 from boxwood._internal.core.granularity import Elements, Granularity, pool_within
 from boxwood._internal.core.masks import Masks, apply, bits_of
 from boxwood._internal.core.radix_select import Threshold, float_of, keys_of, kth_of_chunks
+from boxwood._internal.core.shard_groups import over_shards
+from boxwood._internal.core.shard_selection import kth_over_shards, ties_held
+from boxwood._internal.core.shards import (
+    any_distributed,
+    check_agreed,
+    is_distributed,
+    local,
+    total,
+    wrapped,
+)
 from boxwood.errors import InvalidInput
 
 Scores = Mapping[str, Tensor]
@@ -48,8 +58,12 @@ def select(
         >>> select({"w": torch.tensor([3.0, 1.0, 1.0, 2.0])}, {"w": 3})  # ties: the first
         {'w': tensor([ True,  True, False,  True])}
     """
-    granularity = granularity or Elements()
+    granularity = over_shards(granularity or Elements())
     masks = {n: mask.to(scores[n].device) for n, mask in (masks or {}).items() if n in scores}
+    if any_distributed(scores.values()):
+        check_agreed(
+            {name: keep[name] for name in scores}, next(filter(is_distributed, scores.values()))
+        )
     chosen, limit = {}, Threshold(None)
     for name, score in scores.items():
         whole = masks.get(name)
@@ -83,7 +97,8 @@ def candidates(scores: Scores, masks: Masks | None = None) -> dict[str, int]:
     """
     masks = masks or {}
     return {
-        n: int(masks[n].count_nonzero()) if n in masks else s.numel() for n, s in scores.items()
+        n: total(int(local(masks[n]).count_nonzero()), masks[n]) if n in masks else s.numel()
+        for n, s in scores.items()
     }
 
 
@@ -108,6 +123,9 @@ def kth_largest(scores: Scores, k: int, *, masks: Masks | None = None) -> Thresh
     def check() -> None:
         check_finite(apply(scores, masks))
 
+    if any_distributed(scores.values()):
+        check()
+        return kth_over_shards(scores, k, masks)
     if sum(score.numel() for score in scores.values()) <= _FEW:
         check()
         return _kth_of_few(scores, k, masks)
@@ -162,7 +180,7 @@ def count_above(
     for index, chunk in enumerate(_pieces(score)):
         found = compare(chunk.double() if coarse else chunk, value)
         count += int((found if inside is None else found & inside[index]).count_nonzero())
-    return count
+    return total(count, score)
 
 
 def check_finite(tensors: Mapping[str, Tensor], what: str = "scores") -> None:
@@ -177,7 +195,7 @@ def check_finite(tensors: Mapping[str, Tensor], what: str = "scores") -> None:
     for name, tensor in tensors.items():
         if _is_finite(tensor):
             continue
-        bad: int = sum(int((~torch.isfinite(chunk)).sum()) for chunk in _pieces(tensor))
+        bad = total(sum(int((~torch.isfinite(each)).sum()) for each in _pieces(tensor)), tensor)
         raise InvalidInput(
             f"Expected finite {what}, got {bad} NaN or infinite value{'s' * (bad > 1)} in "
             f"{name!r} of shape {tuple(tensor.shape)}; the network has probably diverged: "
@@ -186,7 +204,8 @@ def check_finite(tensors: Mapping[str, Tensor], what: str = "scores") -> None:
 
 
 def _flat(tensor: Tensor) -> Tensor:
-    return tensor.detach().reshape(-1)
+    """What this process holds."""
+    return local(tensor.detach()).reshape(-1)
 
 
 def _pieces(tensor: Tensor) -> Sequence[Tensor]:
@@ -236,9 +255,11 @@ def _confirmed(
 
 
 def _is_finite(score: Tensor) -> bool:
-    real = torch.view_as_real(score.detach().resolve_conj()) if score.is_complex() else score
+    real = local(score.detach())
+    real = torch.view_as_real(real.resolve_conj()) if real.is_complex() else real
     extremes = [torch.stack(chunk.aminmax()) for chunk in _pieces(real) if len(chunk)]
-    return not extremes or bool(torch.stack(extremes).isfinite().all())  # they show NaN as well
+    good = not extremes or bool(torch.stack(extremes).isfinite().all())  # they show NaN as well
+    return not total(int(not good), score)
 
 
 def keep_above_(
@@ -267,8 +288,9 @@ def keep_above_(
 
 def _above(score: Tensor, limit: Threshold, within: Tensor | None) -> Tensor:
     """Keep what is above the threshold, and the first ties."""
-    mask = torch.empty(score.shape, dtype=torch.bool, device=score.device)
+    limit = ties_held(score, limit, within)
+    mask = torch.empty(local(score).shape, dtype=torch.bool, device=score.device)
     inside = None if within is None else _pieces(within)
     for index, (chunk, out) in enumerate(zip(_pieces(score), _pieces(mask), strict=True)):
         limit = keep_above_(out, chunk, limit, None if inside is None else inside[index])
-    return mask
+    return wrapped(mask, score, score.shape)

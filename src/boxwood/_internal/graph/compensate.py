@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from boxwood._internal.core.agreement import check_alike
 from boxwood._internal.core.arguments import check_network, described
 from boxwood._internal.core.generators import devices_of, own_random_numbers
 from boxwood._internal.core.placement import check_whole
-from boxwood._internal.core.ranks import Group, all_or_none, check_alike
+from boxwood._internal.core.ranks import Group, all_or_none
 from boxwood._internal.graph.batch_norm import reestimate_batch_norm_
 from boxwood._internal.graph.examples import called_on_batch, inputs_like, moved_to
 from boxwood._internal.graph.least_squares import alike, fold_mean_, readers, refit_, width_of

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from boxwood._internal.core.criteria.weights import magnitude
 from boxwood._internal.core.evidence import evidence_of
+from boxwood._internal.core.placement import check_whole
 from boxwood._internal.graph.computed import computed, numbers_of
 from boxwood._internal.graph.labels import Ids
 from boxwood._internal.graph.recording import Ref, Trace
@@ -83,6 +84,7 @@ def score_units(
                 "boxwood.structure.baked(model)."
             )
     owned = _owned(units, as_computed=not asked)
+    check_whole({each.name: each.weight for each in owned})
     scored: dict[int, Tensor] = {}
     for each in owned:
         if not all(each.name in one for one in asked.values()):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from boxwood._internal.core.agreement import check_same_masks, placed, together
 from boxwood._internal.core.arguments import check_network, checked_masks
 from boxwood._internal.core.masks import Masks, validate
 from boxwood._internal.core.placement import check_data, check_unflattened
@@ -13,7 +14,6 @@ from boxwood._internal.model.holding import Holding
 from boxwood._internal.model.optimizer_memory import Optimizers, check_optimizers
 from boxwood._internal.model.policy_memory import Hiding
 from boxwood._internal.model.reading import named_parameters
-from boxwood._internal.model.synchronised import check_same_masks
 from boxwood.errors import InvalidInput
 
 
@@ -33,7 +33,7 @@ class MaskBinding:
             of all that train it.
         masks: bool tensors by parameter name; True keeps. A parameter with two names (tied
             weights) takes one mask, under either name. Where parameters are ``DTensor`` shards,
-            masks of the whole network are cut as they are, those of the first rank.
+            masks of the whole network, the same on every rank, are cut as they are.
         mask_gradients: False leaves gradients at pruned places as they are, for methods that
             regrow weights by them; the weights themselves still stay zero.
         group: ranks of ``torch.distributed`` that train copies of this network; all ranks by
@@ -42,8 +42,10 @@ class MaskBinding:
 
     Raises:
         InvalidInput: a mask does not fit, two names of one parameter have different masks, or a
-            masked parameter learns and no optimizer has it; at the first step under new masks,
-            ranks hold different ones; at a forward pass, a masked parameter was replaced.
+            masked parameter learns and no optimizer has it; at a forward pass, a masked parameter
+            was replaced.
+        DistributedError: ranks hold different masks, which shows at the first step under them, or
+            at once where parameters are shards.
 
     Example:
         >>> net = nn.Linear(2, 1, bias=False)
@@ -72,18 +74,19 @@ class MaskBinding:
     ) -> None:
         check_network(model)
         check_optimizers(optimizer)
-        masks = checked_masks(masks)
         self._group = group
         self._named = named_parameters(model)
-        check_unflattened(self._named)
-        check_data({name: p for name, p in self._named.items() if name in masks})
-        self.holding = Holding(
-            model,
-            optimizer,
-            _merge_tied(self._named, masks),
-            mask_gradients=mask_gradients and hiding is None,
-            hiding=hiding,
-        )
+        with together(self._named.values(), group):
+            masks = checked_masks(masks)
+            check_unflattened(self._named)
+            check_data({name: p for name, p in self._named.items() if name in masks})
+            self.holding = Holding(
+                model,
+                optimizer,
+                self._merged(masks),
+                mask_gradients=mask_gradients and hiding is None,
+                hiding=hiding,
+            )
         self._check_ranks_once()
 
     @property
@@ -103,7 +106,8 @@ class MaskBinding:
         Raises:
             InvalidInput: the names or shapes differ; nothing is changed then.
         """
-        self.holding.set_masks(self._checked(masks), forget=True)
+        with together(self._named.values(), self._group):
+            self.holding.set_masks(self._checked(masks), forget=True)
         self._check_ranks_once()
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -124,15 +128,20 @@ class MaskBinding:
         Raises:
             InvalidInput: they are of another model; nothing is changed then.
         """
-        self.holding.restore(self._checked(state), hidden or {})
+        with together(self._named.values(), self._group):
+            self.holding.restore(self._checked(state), hidden or {})
         self._check_ranks_once()
 
     def detach(self) -> None:
         """Write the zeros once more, and let go: from now on nothing keeps pruned weights at zero."""
         self.holding.release()
 
+    def _merged(self, masks: Masks) -> dict[str, Tensor]:
+        validate(self._named, masks)
+        return _merge_tied(self._named, placed(masks, self._named, self._group))
+
     def _checked(self, masks: Masks) -> dict[str, Tensor]:
-        masks = _merge_tied(self._named, masks)
+        masks = self._merged(masks)
         if set(masks) != set(self.holding.weights):
             raise InvalidInput(
                 f"Expected masks for {', '.join(self.holding.weights)}, got masks for "
@@ -146,8 +155,7 @@ class MaskBinding:
 
 
 def _merge_tied(named: Mapping[str, nn.Parameter], masks: Masks) -> dict[str, Tensor]:
-    """Check the masks, and keep one of those that fall on the same parameter."""
-    validate(named, masks)
+    """Keep one of the masks that fall on the same parameter."""
     first: dict[int, str] = {}
     for name, parameter in named.items():
         first.setdefault(id(parameter), name)

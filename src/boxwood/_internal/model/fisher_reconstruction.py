@@ -4,8 +4,8 @@ from torch import Tensor, nn
 
 from boxwood._internal.core.block_surgery import adjusted
 from boxwood._internal.core.masks import Masks, validate
-from boxwood._internal.core.placement import placed_like
 from boxwood._internal.core.ranks import Group, all_or_none
+from boxwood._internal.core.shards import placed_like
 from boxwood._internal.model.evidence.block_fisher import cut, fisher_blocks, joined, turned
 from boxwood._internal.model.evidence.calibration import Batches, Calibration, Loss
 from boxwood._internal.model.evidence.gathering import check_same_network

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from boxwood._internal.core.masks import and_, bits_of, mask_of, sparse_and, zero_
-from boxwood._internal.core.placement import check_unflattened, is_distributed, local
+from boxwood._internal.core.placement import check_unflattened
+from boxwood._internal.core.shards import is_distributed, local
 from boxwood.errors import UnsupportedModel
 
 _WORDS: dict[int, Any] = {
@@ -56,7 +57,7 @@ class HeldWeight:
         self.gradient_came = False  # since the last change of the weight
         self.hidden: Tensor | None = None  # the whole weight less what the forward pass reads
         self.whole = False  # whether the hidden part is in the parameter at the moment
-        self._gradient: tuple[Any, int] = (_nothing, 0)
+        self._gradient: tuple[Any, int, int] = (_nothing, 0, 0)
         self._shape = parameter.shape
         self._version = self._pointer = -1
         self._word: Any = None  # how a weight is read from main memory
@@ -150,13 +151,23 @@ class HeldWeight:
         """Take the gradient as it is now for the sum of all passes so far."""
         gradient = self.parameter.grad
         if gradient is not None:
-            self._gradient = weakref.ref(gradient), gradient._version
+            self._gradient = weakref.ref(gradient), gradient._version, local(gradient)._version
 
-    def accumulates(self) -> bool:
-        """Say whether the gradient is the one that was noted, plus that of one more pass."""
-        gradient, version = self._gradient
+    def accumulates(self, *, averaged: bool) -> bool:
+        """Say whether the gradient is the one that was noted, plus that of one more pass.
+
+        Args:
+            averaged: whether DistributedDataParallel may have averaged it in between.
+        """
+        gradient, version, version_of_part = self._gradient
         now = self.parameter.grad
-        return now is not None and gradient() is now and now._version == version + 1
+        if now is None or gradient() is not now:
+            return False
+        # What fully_shard adds it adds to the shard alone, and all others to the whole alone.
+        added = now._version - version, local(now)._version != version_of_part
+        if self.sharded:
+            return added in ((1, False), (0, True))
+        return added[0] == 1 or (averaged and added[0] > 1)
 
     def _data_ptr(self) -> int:
         return (local(self.parameter) if self.sharded else self.parameter).data_ptr()

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from boxwood._internal.core.masks import and_, bits_of
-from boxwood._internal.core.placement import check_unflattened, local
+from boxwood._internal.core.placement import check_unflattened
+from boxwood._internal.core.shards import local, total
 from boxwood._internal.model.held_weights import HeldWeight
 from boxwood._internal.model.optimizer_memory import (
     Optimizers,
@@ -295,8 +296,8 @@ class Holding:
             raise InvalidInput(
                 f"Expected an optimizer over the masked parameters "
                 f"({', '.join(self.weights)}), got {have}; give all optimizers that train this "
-                f"network in a list, built from its parameters after it was moved to its device, "
-                f"and freeze what does not learn (requires_grad=False)."
+                f"network in a list, built from its parameters after it was moved to its device and "
+                f"sharded, and freeze what does not learn (requires_grad=False)."
             )
 
     # Gradients
@@ -357,15 +358,17 @@ class Holding:
         """
         if self._hiding is not None:
             return
-        stayed, flat = {}, any(held.wrong() for held in self.weights.values())
+        stayed = {}
+        flat = sum([total(held.wrong(), held.parameter) for held in self.weights.values()])
         for name, held in self.weights.items():
             stayed[held.parameter] = held.bits
             if before is not None:
                 stayed[held.parameter] = held.bits & bits_of(before[name], held.parameter)
-                flat = flat or bool((local(held.mask) & ~local(before[name])).any())
+                came = int((local(held.mask) & ~local(before[name])).any())
+                flat += total(came, held.parameter)
         for group in self._members:
             for optimizer in _alive(group):
-                forget_(optimizer, stayed, flat=flat)
+                forget_(optimizer, stayed, flat=flat > 0)
 
 
 class _AfterStep:

@@ -4,7 +4,11 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
+
+from boxwood._internal.core.shards import is_distributed, local, places_of_cuts, wrapped
+from boxwood.errors import InvalidInput
 
 CONVOLUTIONS = (
     nn.Conv1d,
@@ -89,9 +93,24 @@ class Layout:
         return self._turned(tensor)  # the other way round is the same: groups stay where they are
 
     def _turned(self, tensor: Tensor) -> Tensor:
+        if is_distributed(tensor):
+            return self._turned_shards(tensor)
         inputs = len(tensor) // self.groups
         grouped = tensor.reshape(self.groups, inputs, *tensor.shape[1:]).transpose(1, 2)
         return grouped.flatten(0, 1).contiguous()
+
+    def _turned_shards(self, tensor: Tensor) -> Tensor:
+        if self.groups > 1 and any(dim < 2 for dim, _ in places_of_cuts(tensor)):
+            raise InvalidInput(
+                f"Expected a transposed convolution with groups to be whole in its first two "
+                f"dimensions, got shards of one of shape {tuple(tensor.shape)}; decide masks before "
+                f"the network is sharded, or leave it out with layers=."
+            )
+        shape = self._turned(torch.empty(tensor.shape, device="meta")).shape
+        if self.groups > 1:
+            return wrapped(self._turned(local(tensor)), tensor, shape)
+        part = local(tensor).transpose(0, 1).contiguous()
+        return wrapped(part, tensor, shape, dims={0: 1, 1: 0})
 
 
 Layouts = Mapping[str, Layout]

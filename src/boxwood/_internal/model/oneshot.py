@@ -6,16 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from boxwood._internal.core.agreement import check_same_request, placed, together
 from boxwood._internal.core.allocation import Allocation, allocate
 from boxwood._internal.core.arguments import check_network, checked_masks
 from boxwood._internal.core.criteria.weights import magnitude
 from boxwood._internal.core.evidence import evidence_of
 from boxwood._internal.core.granularity import Elements, Granularity, check_granularity, pool_within
 from boxwood._internal.core.masks import Masks, apply_, kept, validate
-from boxwood._internal.core.placement import check_whole
+from boxwood._internal.core.placement import check_data
 from boxwood._internal.core.ranks import Group
 from boxwood._internal.core.schedules import Schedule
 from boxwood._internal.core.selection import candidates, select
+from boxwood._internal.core.shard_groups import over_shards
 from boxwood._internal.model.evidence.calibration import Batches, Calibration, Loss
 from boxwood._internal.model.evidence.gathering import Evidence, gather
 from boxwood._internal.model.layer_kinds import as_stored, layouts_of, outputs_first
@@ -89,23 +91,30 @@ def find_masks(
     check_layers(layers)
     granularity = granularity or Elements()
     check_granularity(granularity)
-    parameters = layers(model)
-    if masks is not None:
-        validate(parameter_names(model), masks)
-        masks = {n: m.to(parameters[n].device) for n, m in masks.items() if n in parameters}
-    seen = Calibration(model, parameters, batches, loss, masks, group)
-    found = gather(evidence_of(criterion), seen, evidence)
-    weights: dict[str, Tensor] = {name: p.detach() for name, p in parameters.items()}
-    layouts = layouts_of(model, parameters)
-    scores = score(weights, criterion, masks=masks, evidence=found, layouts=layouts)
-    # From here on rows are outputs, whatever the layer.
-    scores = outputs_first(layouts, scores)
-    before = outputs_first(layouts, masks or {})
-    groups = {n: pool_within(granularity, each, before.get(n)) for n, each in scores.items()}
-    alive = {name: granularity.alive(mask) for name, mask in before.items()}
-    keep = allocate(groups, sparsity, allocation=allocation, floor=floor, masks=alive)
-    chosen = as_stored(layouts, select(scores, keep, granularity, masks=before))
-    if kept(chosen) == sum(candidates(weights, masks).values()):
+    with together(model.parameters(), group):
+        parameters = layers(model)
+        asked: dict[str, Any] = {"sparsity": sparsity, "criterion": criterion, "floor": floor}
+        asked |= {"granularity": granularity, "allocation": allocation}
+        asked["masks"] = sorted(masks or {})
+        check_same_request(parameters, asked, group)
+        if masks is not None:
+            validate(parameter_names(model), masks)
+            masks = placed({n: m for n, m in masks.items() if n in parameters}, parameters, group)
+        seen = Calibration(model, parameters, batches, loss, masks, group)
+        found = gather(evidence_of(criterion), seen, evidence)
+        weights: dict[str, Tensor] = {name: p.detach() for name, p in parameters.items()}
+        layouts = layouts_of(model, parameters)
+        scores = score(weights, criterion, masks=masks, evidence=found, layouts=layouts)
+        # From here on rows are outputs, whatever the layer.
+        scores = outputs_first(layouts, scores)
+        before = outputs_first(layouts, masks or {})
+        seen_by = over_shards(granularity)
+        groups = {n: pool_within(seen_by, each, before.get(n)) for n, each in scores.items()}
+        alive = {name: seen_by.alive(mask) for name, mask in before.items()}
+        keep = allocate(groups, sparsity, allocation=allocation, floor=floor, masks=alive)
+        chosen = as_stored(layouts, select(scores, keep, granularity, masks=before))
+        left = kept(chosen), sum(candidates(weights, masks).values())
+    if left[0] == left[1]:
         warnings.warn(
             "Expected pruning to remove weights, got masks that keep all that was there; "
             "ask for a higher sparsity.",
@@ -152,15 +161,18 @@ def find_masks_in_rounds(
 
 
 @torch.no_grad()
-def apply_masks_(model: nn.Module, masks: Masks) -> None:
+def apply_masks_(model: nn.Module, masks: Masks, *, group: Group = None) -> None:
     """Write zeros where the masks are False: onto a trained network, or an average of networks.
 
     Args:
         model: any module, compiled or not.
-        masks: bool tensors by parameter name.
+        masks: bool tensors by parameter name. To ``DTensor`` shards masks of the whole network are
+            taken, the same on every rank.
+        group: ranks that hold the shards of this network; all ranks by default.
 
     Raises:
         InvalidInput: a name matches no parameter, or a shape differs; nothing is changed then.
+        DistributedError: ranks that hold shards give different masks.
 
     Example:
         >>> net = nn.Linear(2, 1, bias=False)
@@ -169,7 +181,11 @@ def apply_masks_(model: nn.Module, masks: Masks) -> None:
         True
     """
     check_network(model)
-    apply_(parameter_names(model), checked_masks(masks))
+    named = parameter_names(model)
+    with together(named.values(), group):
+        masks = checked_masks(masks)
+        validate(named, masks)
+        apply_(named, placed(masks, named, group))
 
 
 def prune_(model: nn.Module, sparsity: float | None, **settings: Any) -> dict[str, Tensor]:
@@ -193,7 +209,7 @@ def prune_(model: nn.Module, sparsity: float | None, **settings: Any) -> dict[st
     Source: Han, Pool, Tran and Dally (2015), with the defaults.
     """
     masks = find_masks(model, sparsity, **settings)
-    apply_masks_(model, masks)
+    apply_masks_(model, masks, group=settings.get("group"))
     return masks
 
 
@@ -214,7 +230,7 @@ def masks_from_zeros(model: nn.Module, layers: Layers = linear_and_conv) -> dict
         {'weight': tensor([[False,  True]])}
     """
     parameters = layers(model)
-    check_whole(parameters)
+    check_data(parameters)
     masks = {name: p.detach() != 0 for name, p in parameters.items()}
     if kept(masks) == sum(mask.numel() for mask in masks.values()):
         raise InvalidInput(

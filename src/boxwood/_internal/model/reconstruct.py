@@ -13,9 +13,10 @@ from boxwood._internal.core.allocation import keep_of
 from boxwood._internal.core.blocks import Blocks
 from boxwood._internal.core.granularity import Elements, NofM
 from boxwood._internal.core.masks import Masks, validate
-from boxwood._internal.core.placement import check_data, placed_like
+from boxwood._internal.core.placement import check_data, check_whole
 from boxwood._internal.core.ranks import Group, all_or_none, as_first_rank
 from boxwood._internal.core.schedules import check_sparsity
+from boxwood._internal.core.shards import placed_like
 from boxwood._internal.core.surgeon import adjust, count_groups, sparse_gpt
 from boxwood._internal.model.evidence.activations import sharing_input
 from boxwood._internal.model.evidence.calibration import Batches, Calibration
@@ -198,6 +199,7 @@ def _layer_by_layer(
 ) -> Reconstruction:
     found, masks = {}, {}
     layouts = layouts_of(model, weights)
+    check_whole(weights)
     seen = Calibration(model, weights, batches, group=group)
     with all_or_none(group), _restoring(weights), torch.no_grad():
         check_same_network(seen)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from boxwood._internal.core.shards import is_distributed, placed_like
+
 _PARTS = ("memory", "hidden", "explored")
 
 
@@ -54,9 +56,10 @@ class SavedTraining:
     def tensors(self) -> dict[str, Tensor]:
         """Put everything into one mapping."""
         explored = {
-            name: each.new_ones(()) if bool(each.all()) else each
+            name: each.new_ones(()) if not is_distributed(each) and bool(each.all()) else each
             for name, each in self.explored.items()
-            if not torch.equal(each, self.masks[name])
+            # A checkpoint of shards is read into the names of a training that begins.
+            if is_distributed(each) or not torch.equal(each, self.masks[name])
         }
         found = {"steps": torch.tensor(self.steps), **self.masks}
         for part, tensors in zip(_PARTS, (self.memory, self.hidden, explored), strict=True):
@@ -65,7 +68,9 @@ class SavedTraining:
 
     def explored_by(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What was kept at some time: what the masks keep now, unless more is listed."""
-        return {
-            name: self.explored.get(name, mask).to(mask.device).expand(mask.shape).clone()
-            for name, mask in masks.items()
-        }
+        found = {}
+        for name, mask in masks.items():
+            each = self.explored.get(name, mask)
+            all_of_it = each.dim() < mask.dim()
+            found[name] = torch.ones_like(mask) if all_of_it else placed_like(each, mask).clone()
+        return found

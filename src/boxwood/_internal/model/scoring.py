@@ -8,8 +8,9 @@ from torch import Tensor
 
 from boxwood._internal.core.evidence import evidence_of
 from boxwood._internal.core.masks import Masks
-from boxwood._internal.core.placement import check_whole
+from boxwood._internal.core.placement import check_data
 from boxwood._internal.core.selection import check_finite
+from boxwood._internal.core.shards import is_distributed, placed_like
 from boxwood._internal.model.layer_kinds import Layouts
 from boxwood.errors import InvalidInput
 
@@ -52,7 +53,7 @@ def score(
         >>> score({"w": torch.tensor([-3.0, 2.0])}, wanda, evidence=norms)
         {'w': tensor([3., 4.])}
     """
-    check_whole(weights)
+    check_data(weights)
     check_finite(weights, "weights")
     needs = evidence_of(criterion)
     scores = {}
@@ -78,9 +79,27 @@ def score(
                     f"{', '.join(at_hand)}, or evidence that can be gathered from batches, got "
                     f"{need!r}; settings go after a `*`, evidence of your own into evidence=."
                 )
-        found = _fitted(criterion(*(at_hand[need]() for need in needs)), weight, name)
+        shown = [at_hand[need]() for need in needs]
+        given = _on_shards(criterion, shown, name) if is_distributed(weight) else criterion(*shown)
+        found = _fitted(given, weight, name)
         scores[name] = found if layout is None else layout.as_stored(found)
     return scores
+
+
+def _on_shards(criterion: Criterion, shown: list[Any], name: str) -> Tensor:
+    """Score a ``DTensor``; torch computes the same as of the whole, or says that it cannot."""
+    try:
+        found = criterion(*shown)
+        if not is_distributed(found):
+            raise InvalidInput(f"a {type(found).__name__}, no DTensor")
+    except (RuntimeError, NotImplementedError, ValueError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InvalidInput(
+            f"Expected a criterion that works on the shards of {name!r}, weight by weight, got one "
+            f"that fails on them ({said}); decide masks before the network is sharded: MaskBinding "
+            f"and SparseTraining(state=masks) take them to its shards."
+        ) from error
+    return found
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:
@@ -96,7 +115,7 @@ def _shown(evidence: Tensor, weight: Tensor, turned: Callable[[Tensor], Tensor])
 
 def _mask_of(weight: Tensor, name: str, masks: Masks | None) -> Tensor:
     if masks is not None and name in masks:
-        return masks[name].to(weight.device)
+        return placed_like(masks[name], weight)
     return torch.ones_like(weight, dtype=torch.bool)
 
 
@@ -109,4 +128,6 @@ def _fitted(scores: Tensor, weight: Tensor, name: str) -> Tensor:
             f"Expected scores of shape {tuple(weight.shape)} for {name!r}, or with ones in it, got "
             f"{tuple(scores.shape)}; return one score per weight, or per slice of them."
         )
-    return scores.expand(weight.shape)
+    if scores.shape != weight.shape:
+        scores = scores.expand(weight.shape)
+    return placed_like(scores, weight)

@@ -8,12 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from boxwood._internal.core.agreement import (
+    check_same_masks,
+    check_same_request,
+    spelled,
+    together,
+)
 from boxwood._internal.core.arguments import check_network, described
+from boxwood._internal.core.constant_fan_in import SRigL
 from boxwood._internal.core.evidence import evidence_of
 from boxwood._internal.core.granularity import Elements
 from boxwood._internal.core.masks import sparsity
 from boxwood._internal.core.policies import Policy
-from boxwood._internal.core.ranks import Group, all_or_none
+from boxwood._internal.core.ranks import Group, all_or_none, meet, size
+from boxwood._internal.core.shards import any_distributed, local, total
 from boxwood._internal.core.straight_through import Moment, StraightThrough
 from boxwood._internal.model.binding import MaskBinding
 from boxwood._internal.model.evidence.calibration import Batches, Calibration, Loss
@@ -25,7 +33,7 @@ from boxwood._internal.model.prunable import Layers, check_layers, linear_and_co
 from boxwood._internal.model.rounds import Rounds, overflow
 from boxwood._internal.model.saved_training import SavedTraining
 from boxwood._internal.model.scoring import score
-from boxwood._internal.model.synchronised import check_same_masks, mean_gradients
+from boxwood._internal.model.synchronised import mean_gradients
 from boxwood.errors import InvalidInput
 
 _AHEAD = 100_000  # steps in which a policy that changes masks at all changes them
@@ -107,20 +115,26 @@ class SparseTraining:
         self._evidence = evidence
         self._dense: dict[str, Tensor] = {}
         self._over = False
-        if not masks:
-            masks = self._first_masks()
-        elif set(masks) != set(self._weights):
-            raise InvalidInput(
-                f"Expected masks for {', '.join(self._weights)}, got masks for "
-                f"{', '.join(masks)}; say with `layers` which parameters are pruned."
-            )
-        self._memory = PolicyMemory(policy, self._placed(saved.memory))
-        hiding = None
-        if isinstance(policy, StraightThrough):
-            hiding = Hiding(policy, self._memory, lambda: self._rounds.most, saved.hidden)
-        self._held = MaskBinding(model, optimizer, masks, group=group, hiding=hiding)
-        self._explored = saved.explored_by(self._held.masks)
+        with together(self._weights.values(), group):
+            self._check_placed(policy)
+            asked = {"policy": policy, "steps": saved.steps, "masks": sorted(masks)}
+            check_same_request(self._weights, asked, group)
+            if not masks:
+                masks = self._first_masks()
+            elif set(masks) != set(self._weights):
+                raise InvalidInput(
+                    f"Expected masks for {', '.join(self._weights)}, got masks for "
+                    f"{', '.join(masks)}; say with `layers` which parameters are pruned."
+                )
+            self._memory = PolicyMemory(policy, self._placed(saved.memory))
+            hiding = None
+            if isinstance(policy, StraightThrough):
+                hiding = Hiding(policy, self._memory, lambda: self._rounds.most, saved.hidden)
+            self._held = MaskBinding(model, optimizer, masks, group=group, hiding=hiding)
+            self._explored = saved.explored_by(self._held.masks)
+            self._count()
         self._rounds = Rounds(self._held.holding.trainers, saved.steps)
+        self._held.holding.at_first_step = self._check_ranks
         self._held.holding.after_step = self._after_step
         if policy.wants_gradients:
             self._held.holding.before_masking = self._keep_dense_gradient
@@ -137,8 +151,8 @@ class SparseTraining:
 
     @property
     def sparsity(self) -> float:
-        """The fraction of zeros among the pruned parameters, in [0, 1]."""
-        return sparsity(self.masks)
+        """The fraction of zeros among the pruned parameters, in [0, 1]; of all shards together."""
+        return sparsity(self.masks) if self._counted is None else self._counted[0]
 
     @property
     def exploration(self) -> float:
@@ -146,7 +160,7 @@ class SparseTraining:
 
         Source: Liu, Yin, Mocanu and Pechenizkiy (2021), the In-Time Over-Parameterization rate R_s.
         """
-        return 1 - sparsity(self._explored)
+        return 1 - (sparsity(self._explored) if self._counted is None else self._counted[1])
 
     @property
     def finished(self) -> bool:
@@ -189,6 +203,7 @@ class SparseTraining:
         self._held.load_state_dict(saved.masks, saved.hidden)
         self._memory.tensors = self._placed(saved.memory)
         self._explored = saved.explored_by(self._held.masks)
+        self._count()
         self._rounds = Rounds(self._held.holding.trainers, saved.steps)
         self._dense = {}
 
@@ -205,6 +220,26 @@ class SparseTraining:
         self._over = True
         self._held.detach()
 
+    def _check_placed(self, policy: Policy) -> None:
+        more = isinstance(policy, StraightThrough | SRigL) or hasattr(policy, "remember")
+        if more and any_distributed(self._weights.values()):
+            raise InvalidInput(
+                f"Expected a policy that ranks single weights and remembers masks alone, for a "
+                f"network in shards, got {type(policy).__name__}; take Gradual, RigL or SET, or train "
+                f"whole copies under DistributedDataParallel."
+            )
+
+    def _count(self) -> None:
+        # Shards can only be counted where all ranks are; later one of them may ask alone.
+        self._counted: tuple[float, float] | None = None
+        if any_distributed(self._weights.values()):
+            self._counted = sparsity(self.masks), sparsity(self._explored)
+
+    def _check_ranks(self) -> None:
+        steps = f"steps={self._rounds.most}"
+        meet(["training", spelled(self.policy, "policy"), steps], self._seen.group)
+        check_same_masks(self.masks, self._seen.group)
+
     def _keep_dense_gradient(self, name: str, parameter: nn.Parameter) -> None:
         """Keep what the mask is about to take out of a gradient, summed up as the rest of it is."""
         if not (self._memory.used or self.policy.due(self._rounds.most + 1)):
@@ -213,7 +248,7 @@ class SparseTraining:
         gradient = parameter.grad.detach()
         dense = gradient.to_dense() if gradient.is_sparse else gradient.clone()
         held = self._held.holding.weights[name]
-        if name in self._dense and held.accumulates():
+        if name in self._dense and held.accumulates(averaged=size(self._seen.group) > 1):
             # The sum so far is in the gradient where the mask keeps, and nowhere but here else.
             dense += self._dense[name].masked_fill_(held.mask, 0)
         self._dense[name] = dense
@@ -250,6 +285,7 @@ class SparseTraining:
 
     def _update(self) -> None:
         masks = self.masks
+        meet(["update", f"steps={self.steps}"], self._seen.group)
         check_same_network(self._seen)
         criterion = self.policy.criterion
         given = None if self._evidence is None else self._evidence()
@@ -258,7 +294,7 @@ class SparseTraining:
         shown: Mapping[str, Tensor] = self._memory.tensors
         if self.policy.wants_gradients:
             shown = self._gradients()
-            if not all(bool(torch.isfinite(each).all()) for each in shown.values()):
+            if sum([_not_finite(each) for each in shown.values()]):
                 warnings.warn(
                     f"Expected finite gradients of the pruned weights, got others at step "
                     f"{self.steps}; the masks stay as they are until the next update.",
@@ -278,6 +314,7 @@ class SparseTraining:
         check_same_masks(new, self._seen.group)
         self._held.replace_masks(new)
         self._explored = {n: self._explored[n] | mask for n, mask in self.masks.items()}
+        self._count()
 
     def _gradients(self) -> dict[str, Tensor]:
         """Average over the ranks what the policy grows by: the dense gradients, or what it made of them."""
@@ -331,6 +368,10 @@ def warn_if_unfinished(training: SparseTraining) -> None:
             f"with the next update due at step {due:,}; train longer, or end the schedule earlier.",
             stacklevel=3,
         )
+
+
+def _not_finite(gradient: Tensor) -> int:
+    return total(int(not torch.isfinite(local(gradient)).all()), gradient)
 
 
 def _is_captured(weight: Tensor) -> bool:

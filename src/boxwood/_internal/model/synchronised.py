@@ -5,29 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from boxwood._internal.core.masks import Masks
-from boxwood._internal.core.placement import is_distributed
-from boxwood._internal.core.ranks import Group, add_up, check_alike, size
-
-
-def check_same_masks(masks: Masks, group: Group = None) -> None:
-    """Refuse masks that differ between ranks.
-
-    Of a sharded mask every rank holds another part, and there is nothing to compare.
-
-    Raises:
-        InvalidInput: the ranks of the group hold different ones.
-
-    Example:
-        >>> check_same_masks({"weight": torch.tensor([True, False])})
-    """
-    check_alike(
-        {name: mask for name, mask in masks.items() if not is_distributed(mask)},
-        "masks",
-        "decide them from what is the same on every rank (weights, averaged evidence, one seed), "
-        "or send those of one rank to all",
-        group,
-    )
+from boxwood._internal.core.ranks import Group, add_up, size
+from boxwood._internal.core.shards import is_distributed, placed_like
 
 
 def mean_gradients(
@@ -36,6 +15,7 @@ def mean_gradients(
     """Average gradients over the ranks, as DistributedDataParallel does.
 
     Under it a gradient is still that of the rank's own batch when hooks on the parameter see it.
+    Those of ``DTensor`` parameters are averaged by then.
 
     Args:
         weights: what the gradients are of.
@@ -53,6 +33,12 @@ def mean_gradients(
     ranks = size(group)
     if ranks == 1:
         return dict(gradients)
+    averaged = {
+        name: placed_like(gradients[name], weight)
+        for name, weight in weights.items()
+        if is_distributed(weight) and name in gradients
+    }
+    weights = {name: weight for name, weight in weights.items() if not is_distributed(weight)}
     used = {name: torch.tensor(int(name in gradients)) for name in weights}
     wide = {name: torch.promote_types(each.dtype, torch.float32) for name, each in weights.items()}
     mine = {
@@ -63,4 +49,4 @@ def mean_gradients(
     }
     used, _ = add_up(used, 0, group)
     summed, _ = add_up(mine, 0, group)
-    return {name: summed[name] / ranks for name, count in used.items() if int(count)}
+    return averaged | {name: summed[name] / ranks for name, count in used.items() if int(count)}

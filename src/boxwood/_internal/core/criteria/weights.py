@@ -4,6 +4,9 @@ import torch
 from torch import Tensor
 
 from boxwood._internal.core.seeds import generator_for
+from boxwood._internal.core.shards import is_distributed, local, positions, total_of, wrapped
+
+_CHUNK = 1 << 20
 
 
 def magnitude(weight: Tensor, *, p: int = 1) -> Tensor:
@@ -47,7 +50,22 @@ def random(weight: Tensor, name: str, *, seed: int = 0, draw: int = 0) -> Tensor
     Source: Blalock et al. (2020), section 6: a baseline under the same budget.
     """
     generator = generator_for(seed, f"random criterion/{name}", draw)
+    if is_distributed(weight):
+        return _drawn_for(weight, generator)
     return torch.rand(weight.shape, generator=generator).to(weight.device)
+
+
+def _drawn_for(weight: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw the numbers of a whole tensor piece by piece, and keep those of the part held here."""
+    places = positions(weight).cpu()
+    found = torch.empty(len(places))
+    for begin in range(0, weight.numel(), _CHUNK):
+        end = min(begin + _CHUNK, weight.numel())
+        drawn = torch.rand(end - begin, generator=generator)
+        first, last = torch.searchsorted(places, torch.tensor([begin, end])).tolist()
+        found[first:last] = drawn[places[first:last] - begin]
+    part = local(weight)
+    return wrapped(found.view(part.shape).to(part.device), weight, weight.shape)
 
 
 def magnitude_over_std(weight: Tensor) -> Tensor:
@@ -66,7 +84,7 @@ def magnitude_over_std(weight: Tensor) -> Tensor:
     Differs from the paper: it does not say over which weights the standard deviation is taken;
     `magnitude_over_survivor_std` is the other reading.
     """
-    return weight.detach().abs() / _spread(weight.detach())
+    return weight.detach().abs().div(_spread(weight.detach()))
 
 
 def magnitude_over_survivor_std(weight: Tensor, mask: Tensor) -> Tensor:
@@ -81,10 +99,17 @@ def magnitude_over_survivor_std(weight: Tensor, mask: Tensor) -> Tensor:
     Source: Han, Pool, Tran and Dally (2015), section 4, the reading in which every round computes
     the standard deviation again.
     """
-    return weight.detach().abs() / _spread(weight.detach()[mask])
+    return weight.detach().abs().div(_spread(weight.detach(), mask))
 
 
-def _spread(values: Tensor) -> Tensor:
+def _spread(weight: Tensor, mask: Tensor | None = None) -> Tensor | float:
     """Standard deviation, or 1 for a constant tensor, which no threshold can divide."""
+    values = local(weight) if mask is None else local(weight)[local(mask)]
+    if is_distributed(weight):
+        wide = values.double()
+        count = total_of(torch.tensor(float(values.numel())), weight)
+        mean = total_of(wide.sum(), weight) / count
+        square = total_of((wide - mean).square().sum(), weight) / count
+        return (float(square.sqrt().to(weight.dtype)) if count else 0.0) or 1.0
     spread = values.std(correction=0) if values.numel() else torch.zeros(())
     return torch.where(spread > 0, spread, torch.ones_like(spread))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from boxwood._internal.core.generators import devices_of, own_random_numbers
 from boxwood._internal.core.masks import Masks
-from boxwood._internal.core.placement import check_whole
+from boxwood._internal.core.placement import check_data
 from boxwood._internal.core.ranks import Group, add_up
 from boxwood._internal.model.evaluation import evaluating, without_fused_encoders
 from boxwood._internal.model.prunable import unwrapped
@@ -60,7 +60,7 @@ class Calibration:
     group: Group = None
 
     def __post_init__(self) -> None:
-        check_whole(self.weights)
+        check_data(self.weights)
         object.__setattr__(self, "model", unwrapped(self.model))
         if isinstance(self.batches, Iterator):
             raise InvalidInput(

@@ -4,7 +4,10 @@ from collections.abc import Callable, Iterable, Mapping
 
 from torch import Tensor
 
-from boxwood._internal.core.ranks import all_or_none, check_alike
+from boxwood._internal.core.agreement import check_alike
+from boxwood._internal.core.placement import check_whole
+from boxwood._internal.core.ranks import all_or_none
+from boxwood._internal.core.shards import placed_like
 from boxwood._internal.model.evidence.activations import (
     feature_rank,
     gate_gradient_square,
@@ -85,6 +88,7 @@ def gather(names: Iterable[str], seen: Calibration, given: Evidence | None = Non
         else:
             lacking.append(need)
     if lacking:
+        check_whole(seen.weights)
         with all_or_none(seen.group):
             check_same_network(seen)
             for need in lacking:
@@ -130,4 +134,10 @@ def _checked_given(
                 f"Expected the evidence {need!r} of every weight, got none for {name!r}; gather it "
                 f"for the weights of the same layers=."
             )
-    return {name: tensors[name].to(weight.device) for name, weight in seen.weights.items()}
+    return {name: _placed(tensors[name], weight) for name, weight in seen.weights.items()}
+
+
+def _placed(evidence: Tensor, weight: Tensor) -> Tensor:
+    """Bring evidence to the weight, and evidence of its shape into its shards."""
+    same = evidence.shape == weight.shape
+    return placed_like(evidence, weight) if same else evidence.to(weight.device)
