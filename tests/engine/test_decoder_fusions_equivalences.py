@@ -16,7 +16,7 @@ from boxwood._internal.engine.compiling import optimised
 from boxwood._internal.engine.interface import learn_interface
 from boxwood._internal.engine.kernel_cache import KernelCache
 from boxwood._internal.engine.ops import Attend, NativeOp, Normalise, Rotate
-from boxwood._internal.engine.program import TorchOp
+from boxwood._internal.engine.program import TorchOp, sizes_at
 from boxwood._internal.engine.session import Session, load_session
 from boxwood._internal.engine.supported import supported_problems
 from boxwood._internal.engine.targets import host
@@ -218,8 +218,8 @@ def test_masks(mask: str, rows: int) -> None:
     assert session.native.issuperset(attends)
 
 
-def test_several_examples_are_torchs() -> None:
-    """One session serves one example in kernels, several in torch."""
+def test_several_examples() -> None:
+    """One session serves one example and several."""
     torch.manual_seed(0)
     net = Block(rope="halves", mask="causal").eval()
     session = in_kernels(net, torch.randn(1, 19, 16))
@@ -245,6 +245,30 @@ def test_gates() -> None:
     torch.manual_seed(0)
     session = check(Gated(), torch.randn(1, 9, 8))
     assert not any(isinstance(op, TorchOp) for op in session.program.ops)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_head_scores_only_the_tokens_that_are_read(batch: int) -> None:
+    """The last token, or a few, are taken before the product; all are where features are taken."""
+
+    class Head(nn.Module):
+        def __init__(self, which: str) -> None:
+            super().__init__()
+            self.which, self.head = which, nn.Linear(8, 50)
+
+        def forward(self, x: Tensor) -> Tensor:
+            scores = self.head(F.relu(x))
+            return {"last": scores[:, -1], "few": scores[:, 2:5], "words": scores[..., :7]}[
+                self.which
+            ]
+
+    x = torch.randn(batch, 9, 8)
+    for which, rows in (("last", 1), ("few", 3), ("words", 9)):
+        torch.manual_seed(0)
+        session = check(Head(which), x)
+        (head,) = (op for op in session.program.ops if isinstance(op, NativeOp) and op.weight)
+        shape = sizes_at(session.program.values[head.out].shape, batch)
+        assert shape == {1: (batch, 50), 3: (batch, 3, 50), 9: (batch, 9, 50)}[rows]
 
 
 def test_files(tmp_path: Path) -> None:

@@ -76,6 +76,34 @@ def test_masked_attention(run_kernel, heads, key_heads, size, tokens, causal, ma
     np.testing.assert_allclose(y, expected, atol=5e-6)
 
 
+@pytest.mark.parametrize(("sequences", "tokens"), [(2, 1), (3, 5), (2, 16), (3, 37), (2, 70)])
+@pytest.mark.parametrize("causal", [False, True])
+def test_several_sequences(run_kernel, sequences, tokens, causal):
+    """Each attends to itself, wherever it begins."""
+    problem = Attention(2, 6, tokens, None, 1, causal, sequences=sequences)
+    x = normal(1, 24, 1, sequences * tokens)
+    kernel = attention.build(problem, run_kernel.target)
+    y = run_kernel(kernel, problem.source, problem.target, x)
+    rows = torch.from_numpy(x).reshape(4, 6, sequences, tokens).permute(2, 0, 3, 1)
+    parts = rows.split((2, 1, 1), 1)
+    expected = functional.scaled_dot_product_attention(*parts, is_causal=causal, enable_gqa=True)
+    expected = expected.permute(1, 3, 0, 2).reshape(1, 12, 1, -1).numpy()
+    np.testing.assert_allclose(attention.reference(problem, x), expected, atol=5e-6)
+    np.testing.assert_allclose(y, expected, atol=5e-6)
+
+
+def test_rotary_positions_of_several_sequences(run_kernel):
+    """Each begins at the first position."""
+    problem, table = Rotary(7, 5, 2, (1, 0, 2), sequences=3), normal(2, 5, 3, seed=1)
+    x = normal(1, 7, 1, 15)
+    y = run_kernel(
+        rotary.build(problem, table, run_kernel.target), problem.source, problem.target, x
+    )
+    alone = Rotary(7, 5, 2, (1, 0, 2))
+    parts = [rotary.reference(alone, x[..., at : at + 5], table) for at in (0, 5, 10)]
+    np.testing.assert_allclose(y, np.concatenate(parts, -1), atol=1e-6)
+
+
 @pytest.mark.parametrize(("heads", "size", "tokens"), [(1, 2, 1), (3, 8, 37), (2, 6, 16)])
 def test_rotary_positions(run_kernel, heads, size, tokens):
     """Halves of heads are rotated against each other; what follows is copied as it is."""

@@ -29,6 +29,7 @@ from boxwood._internal.engine.passes.fold_padding import fold_padding
 from boxwood._internal.engine.passes.fuse_attention import fuse_attention
 from boxwood._internal.engine.passes.fuse_epilogues import fuse_epilogues
 from boxwood._internal.engine.passes.lines_as_planes import lines_as_planes
+from boxwood._internal.engine.passes.narrow_products import narrow_products
 from boxwood._internal.engine.passes.simplify import simplify
 from boxwood._internal.engine.passes.written_out import recognise_written_out
 from boxwood._internal.engine.program import Program, check_program
@@ -44,7 +45,7 @@ Precision = Literal["float32", "int8"]
 
 PASSES = (
     simplify, fold_constants, recognise_written_out, fold_batch_norm, lines_as_planes, lower,
-    fold_padding, fuse_attention, fuse_epilogues,
+    fold_padding, narrow_products, fuse_attention, fuse_epilogues,
 )  # fmt: skip
 
 

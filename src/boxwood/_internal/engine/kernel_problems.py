@@ -121,7 +121,7 @@ def flattened(source: Planes) -> Planes:
 
 
 def problem_of(
-    op: NativeOp, sources: Sequence[Placement], out: Placement, kernel: Shape, *, alone: bool
+    op: NativeOp, sources: Sequence[Placement], out: Placement, kernel: Shape, *, sequences: int
 ) -> Problem | None:
     """Return the kernel's problem for an operation whose tensors lie in these places.
 
@@ -130,7 +130,7 @@ def problem_of(
         sources: where what it reads is.
         out: where its result goes.
         kernel: shape of the weight, [out, in / groups, rows, columns] of a convolution.
-        alone: whether the batch is one.
+        sequences: examples in the batch.
 
     Returns:
         None where no kernel does it.
@@ -184,15 +184,19 @@ def problem_of(
             return normalisation.LayerNorm(
                 source.layout.channels, source.layout.width, epsilon, centred
             )
-        case Rotate(heads, partners) if source.layout.plane > 1 and alone:
-            return rotary.Rotary(source.layout.channels, source.layout.width, heads, partners)
-        case Attend() as kind if source.layout.plane > 1 and alone:
-            mask = _mask(kind, sources)
-            if mask is None:
+        case Rotate(heads, partners) if source.layout.plane > 1:
+            length = source.layout.width // sequences
+            return rotary.Rotary(source.layout.channels, length, heads, partners, sequences)
+        case Attend() as kind if source.layout.plane > 1:
+            length = source.layout.width // sequences
+            mask = _mask(kind, sources, length)
+            several = sequences > 1
+            # The tokens of each sequence lie next to each other, and one mask is of all.
+            if mask is None or (several and (not kind.batch_first or len(sources) > 1)):
                 return None
             return attention.Attention(
-                kind.heads, kind.size, source.layout.width, kind.scale or None, kind.key_heads,
-                kind.causal, mask,
+                kind.heads, kind.size, length, kind.scale or None, kind.key_heads, kind.causal,
+                mask, sequences,
             )  # fmt: skip
         case Flatten():
             return copying.Copy(source.layout, flattened(source.layout))
@@ -200,11 +204,11 @@ def problem_of(
             return None
 
 
-def _mask(kind: Attend, sources: Sequence[Placement]) -> attention.Mask | None:
+def _mask(kind: Attend, sources: Sequence[Placement], tokens: int) -> attention.Mask | None:
     """Return what a mask that lies so says about queries and heads; None if no kernel takes it."""
     if len(sources) == 1:
         return attention.Mask.NONE
-    tokens, mask = sources[0].layout.width, sources[1]
+    mask = sources[1]
     if mask.layout.channels != tokens or mask.images > 1:
         return None
     if mask.layout.plane == 1:

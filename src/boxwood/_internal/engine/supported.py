@@ -147,5 +147,5 @@ def problem_at(
     """Return the problem of an operation with these placements; None if no kernel does it."""
     weight = () if op.weight is None else shapes[op.weight]
     batch_axis = 1 if isinstance(op.kind, Attend) and not op.kind.batch_first else 0
-    alone = shapes[op.sources[0]][batch_axis] == 1
-    return kernel_problems.problem_of(op, sources, out, weight, alone=alone)
+    sequences = shapes[op.sources[0]][batch_axis]
+    return kernel_problems.problem_of(op, sources, out, weight, sequences=sequences)

@@ -11,21 +11,20 @@ Causal attention ends each tile's keys at its last query.
 
 import enum
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from boxwood._internal.engine.kernels import activations, frame
+from boxwood._internal.engine.kernels import activations, dense_products, frame
 from boxwood._internal.engine.kernels.contract import Code, Kernel, Pointer
 from boxwood._internal.engine.kernels.packing import dense_tile
 from boxwood._internal.engine.layouts import Array, Planes, columns, lines, position_mask, vector
-from boxwood._internal.engine.llvm.build import Builder, constant, lanes_of, module
+from boxwood._internal.engine.llvm.build import Builder, constant, module
 from boxwood._internal.engine.targets import Target
 
 
 class Mask(enum.Enum):
-    """What is added to the scores."""
+    """What is added to the scores, the same for all sequences."""
 
     NONE = enum.auto()
     KEYS = enum.auto()  # a vector: one number per key
@@ -48,6 +47,7 @@ class Attention:
         key_heads: heads of keys and values; as many as of queries when 0.
         causal: whether queries see themselves and earlier tokens only.
         mask: what the second input is.
+        sequences: of this number of tokens, one after the other in each plane.
     """
 
     heads: int
@@ -57,6 +57,7 @@ class Attention:
     key_heads: int = 0
     causal: bool = False
     mask: Mask = Mask.NONE
+    sequences: int = 1
 
     @property
     def shared(self) -> int:
@@ -67,12 +68,12 @@ class Attention:
     def source(self) -> Planes:
         """Layout of queries, keys and values."""
         heads = self.heads + 2 * (self.key_heads or self.heads)
-        return columns(heads * self.size, self.tokens)
+        return columns(heads * self.size, self.sequences * self.tokens)
 
     @property
     def target(self) -> Planes:
         """Layout of y."""
-        return columns(self.heads * self.size, self.tokens)
+        return columns(self.heads * self.size, self.sequences * self.tokens)
 
     @property
     def second(self) -> Planes:
@@ -96,6 +97,10 @@ def reference(problem: Attention, x: Array, mask: Array | None = None) -> Array:
         mask: [keys], [keys, queries] or [keys, heads, queries].
     """
     tokens, size = problem.tokens, problem.size
+    images, sequences = len(x), problem.sequences
+    x = np.moveaxis(x.reshape(images, -1, sequences, tokens), 2, 1).reshape(
+        images * sequences, -1, tokens
+    )
     parts = x.astype(np.float64).reshape(len(x), -1, size, tokens)
     groups = problem.heads // problem.shared
     query, key, value = np.split(parts, [problem.heads, problem.heads + groups], axis=1)
@@ -111,7 +116,8 @@ def reference(problem: Attention, x: Array, mask: Array | None = None) -> Array:
     total = power.sum(2, keepdims=True)
     weights = power / np.where(total == 0, 1, total)
     y = np.einsum("nhdk,nhkq->nhdq", value, weights)
-    return np.asarray(y.reshape(len(x), -1, 1, tokens), np.float32)
+    y = np.moveaxis(y.reshape(images, sequences, -1, tokens), 1, 2)
+    return np.asarray(y.reshape(images, -1, 1, sequences * tokens), np.float32)
 
 
 NUMBERS = (
@@ -119,6 +125,7 @@ NUMBERS = (
     "shared",  # heads that share keys and values
     "size",
     "tokens",
+    "sequences",
     "source_image",
     "target_image",
     "plane",
@@ -139,7 +146,7 @@ def build(problem: Attention, target: Target) -> Kernel:
     """Make the kernel."""
     source, out, mask = problem.source, problem.target, problem.second
     width, _ = dense_tile(target)
-    end = lines(out.span)
+    end = lines(problem.tokens)
     vectors = end // target.lanes
     wide = vectors // width
     scratch = 4 * lines(problem.tokens * width * target.lanes)
@@ -149,6 +156,7 @@ def build(problem: Attention, target: Target) -> Kernel:
         "shared": problem.shared,
         "size": problem.size,
         "tokens": problem.tokens,
+        "sequences": problem.sequences,
         "source_image": 4 * source.image,
         "target_image": 4 * out.image,
         "plane": 4 * source.plane,
@@ -157,19 +165,19 @@ def build(problem: Attention, target: Target) -> Kernel:
         "vectors": vectors,
         "wide": wide,
         "tiles": wide + vectors % width,
-        "line_end": 4 * end,
+        "line_end": 4 * lines(out.span),
         "scale_bits": int(np.float32(problem.factor).view(np.int32)),
         "scratch_bytes": scratch,
         "mask_head": 4 * problem.tokens if problem.mask is Mask.HEADS else 0,
         "mask_key": 4 * mask.plane,
     }
-    shape = Specialisation(problem.causal, problem.mask)
+    shape = Specialisation(problem.causal, problem.mask, problem.sequences > 1)
     return Kernel(
         Code(shape.entry(target), lambda: emit(shape, target)),
         (*(numbers[name] for name in NUMBERS), Pointer(0)),
-        (position_mask(out, target.lanes),),
+        (position_mask(columns(1, problem.tokens), target.lanes),),
         scratch=scratch,
-        units=problem.heads * numbers["tiles"],
+        units=problem.sequences * problem.heads * numbers["tiles"],
     )
 
 
@@ -179,11 +187,13 @@ class Specialisation:
 
     causal: bool
     mask: Mask
+    several: bool
 
     def entry(self, target: Target) -> str:
         """The symbol; one text serves masks of pairs with and without heads."""
         mask = {Mask.NONE: "", Mask.KEYS: "_keys"}.get(self.mask, "_pairs")
-        return f"attention_{target.lanes}{'_causal' if self.causal else ''}{mask}"
+        flags = f"{'_causal' if self.causal else ''}{'_several' if self.several else ''}"
+        return f"attention_{target.lanes}{flags}{mask}"
 
 
 _PARAMETERS = (
@@ -204,7 +214,7 @@ _PARAMETERS = (
 
 
 def emit(shape: Specialisation, target: Target) -> str:
-    """The text of the kernel: a range of (image, head, tile of queries) for each thread."""
+    """The text of the kernel: a range of (image, sequence, head, tile of queries) for each thread."""
     width, _ = dense_tile(target)
     entry = shape.entry(target)
     f, a = frame.begin(entry, NUMBERS, ("keep",))
@@ -212,9 +222,10 @@ def emit(shape: Specialisation, target: Target) -> str:
     scratch = f.offset(a["scratch"], f.mul("%thread", a["scratch_bytes"]))
     bits = f.value(f"trunc i64 {a['scale_bits']} to i32")
     scale = f.value(f"bitcast i32 {bits} to float")
-    per_image = f.mul(a["heads"], a["tiles"])
-    with frame.units(f, f.mul(a["images"], per_image)) as unit:
-        image, rest = f.div(unit, per_image), f.rem(unit, per_image)
+    each = f.mul(a["heads"], a["tiles"])
+    with frame.units(f, f.mul(f.mul(a["images"], a["sequences"]), each)) as unit:
+        sequence, rest = f.div(unit, each), f.rem(unit, each)
+        image, sequence = f.div(sequence, a["sequences"]), f.rem(sequence, a["sequences"])
         head, tile = f.div(rest, a["tiles"]), f.rem(rest, a["tiles"])
         # Wide tiles come first; each later one is a single vector.
         narrow = f.compare("sge", tile, a["wide"])
@@ -222,8 +233,10 @@ def emit(shape: Specialisation, target: Target) -> str:
         vector = f.add(f.mul(f.minimum(tile, a["wide"]), width), later)
         own = f.mul(a["size"], a["plane"])
         planes, shared = f.mul(head, own), f.mul(f.div(head, a["shared"]), own)
-        x = f.offset(a["source"], f.mul(image, a["source_image"]))
-        y = f.offset(a["target"], f.add(f.mul(image, a["target_image"]), planes))
+        start = f.mul(f.mul(sequence, a["tokens"]), 4)
+        x = f.offset(a["source"], f.add(f.mul(image, a["source_image"]), start))
+        out = f.offset(a["target"], f.add(f.mul(image, a["target_image"]), planes))
+        y = f.offset(out, start)
         position = f.mul(vector, size)
         first = f.mul(vector, target.lanes)
         mask = f.offset(a["second"], f.mul(head, a["mask_head"]))
@@ -248,9 +261,14 @@ def emit(shape: Specialisation, target: Target) -> str:
                     a["mask_key"],
                 )
                 frame.call(f, f"{entry}.tile{registers}", _PARAMETERS, values)
-        last = f.compare("eq", tile, f.sub(a["tiles"], 1))
+        number = f.add(f.mul(sequence, a["tiles"]), tile)
+        last = f.compare("eq", number, f.sub(f.mul(a["sequences"], a["tiles"]), 1))
         with f.when(last), f.loop(0, a["size"]) as feature:
-            base = f.offset(y, f.mul(feature, a["plane"]))
+            base = f.offset(out, f.mul(feature, a["plane"]))
+            if shape.several:
+                whole = f.mul(f.mul(a["sequences"], a["tokens"]), 4)
+                with f.loop(whole, a["line_end"], 4) as at:
+                    f.store("float", "0.0", f.offset(base, at))
             frame.zero(f, target, base, a["line_end"], a["plane"])
     tiles = [
         _tile(f"{entry}.tile{registers}", registers, shape, target) for registers in (width, 1)
@@ -267,7 +285,7 @@ def _tile(name: str, width: int, shape: Specialisation, target: Target) -> Build
     lowest = constant(kind, -math.inf)
     most = [f.variable(kind, lowest) for _ in range(width)]
     queries_of = [_numbers(f, f.add("%first", v * target.lanes), target) for v in range(width)]
-    for key, lanes in _blocks(f, "%seen", target):
+    for key, lanes in dense_products.blocks(f, "%seen", target):
 
         def queries(d: str) -> str:
             return f.offset("%query", f.mul(d, "%plane"))
@@ -276,7 +294,9 @@ def _tile(name: str, width: int, shape: Specialisation, target: Target) -> Build
             at = f.offset("%key", f.mul(d, "%plane"))
             return f.offset(f.offset(at, key, "float"), 4 * lane)
 
-        for lane, sums in enumerate(_products(f, kind, lanes, width, "%size", queries, keys)):
+        align = 4 if shape.several else size
+        made = dense_products.products(f, kind, lanes, width, "%size", queries, keys, align)
+        for lane, sums in enumerate(made):
             number = f.add(key, lane)
             for v, sum_ in enumerate(sums):
                 score = f.binary("fmul", kind, sum_, scale)
@@ -316,7 +336,7 @@ def _tile(name: str, width: int, shape: Specialisation, target: Target) -> Build
         frame.mask(f, target, f.offset("%keep", v * max(target.lanes, 8) // 8))
         for v in range(width)
     ]
-    for feature, lanes in _blocks(f, "%size", target):
+    for feature, lanes in dense_products.blocks(f, "%size", target):
 
         def weights(key: str) -> str:
             return f.offset("%scores", f.mul(key, row))
@@ -325,12 +345,16 @@ def _tile(name: str, width: int, shape: Specialisation, target: Target) -> Build
             at = f.offset("%value", f.mul(f.add(feature, lane), "%plane"))
             return f.offset(at, key, "float")
 
-        for lane, sums in enumerate(_products(f, kind, lanes, width, "%seen", weights, values)):
+        made = dense_products.products(f, kind, lanes, width, "%seen", weights, values, size)
+        for lane, sums in enumerate(made):
             to = f.offset("%out", f.mul(f.add(feature, lane), "%plane"))
             for v, sum_ in enumerate(sums):
                 y = f.binary("fmul", kind, sum_, inverse[v])
-                y = f.select(keeps[v], kind, y, "zeroinitializer")
-                f.store(kind, y, f.offset(to, v * size), size)
+                if shape.several:  # the next sequence's results may lie there already
+                    f.masked_store(kind, y, f.offset(to, v * size), keeps[v])
+                else:
+                    y = f.select(keeps[v], kind, y, "zeroinitializer")
+                    f.store(kind, y, f.offset(to, v * size), size)
     return f
 
 
@@ -356,38 +380,3 @@ def _numbers(f: Builder, first: str, target: Target) -> str:
     steps = ", ".join(f"i32 {lane}" for lane in range(target.lanes))
     start = _splat(f, f.value(f"trunc i64 {first} to i32"), target)
     return f.value(f"add {kind} {start}, <{steps}>")
-
-
-def _blocks(f: Builder, count: str, target: Target) -> Iterator[tuple[str, int]]:
-    """Loop over full blocks of rows of a dense tile, then over single rows."""
-    _, height = dense_tile(target)
-    whole = f.sub(count, f.rem(count, height))
-    with f.loop(0, whole, height) as row:
-        yield row, height
-    with f.loop(whole, count) as row:
-        yield row, 1
-
-
-def _products(
-    f: Builder,
-    kind: str,
-    rows: int,
-    width: int,
-    count: str,
-    vectors: Callable[[str], str],
-    scalars: Callable[[str, int], str],
-) -> list[list[str]]:
-    """``Σ_i scalar(i, row) · vector(i)`` for some rows: the tile of a dense matrix product."""
-    size = 4 * lanes_of(kind)
-    sums = [[f.variable(kind) for _ in range(width)] for _ in range(rows)]
-    for row in sums:
-        for sum_ in row:
-            f.store(kind, "zeroinitializer", sum_)
-    with f.loop(0, count) as i:
-        base = vectors(i)
-        loaded = [f.load(kind, f.offset(base, v * size), size) for v in range(width)]
-        for lane, row in enumerate(sums):
-            scalar = f.splat(kind, f.load("float", scalars(i, lane)))
-            for v, sum_ in enumerate(row):
-                f.store(kind, f.fma(kind, scalar, loaded[v], f.load(kind, sum_)), sum_)
-    return [[f.load(kind, sum_) for sum_ in row] for row in sums]

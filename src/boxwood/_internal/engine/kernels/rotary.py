@@ -21,22 +21,24 @@ class Rotary:
         tokens: tokens per image.
         heads: heads at the start of the features that are rotated.
         partners: for each feature of a head, the number of the other one in it.
+        sequences: of this number of tokens, one after the other in each plane.
     """
 
     features: int
     tokens: int
     heads: int
     partners: tuple[int, ...]
+    sequences: int = 1
 
     @property
     def source(self) -> Planes:
         """Layout of x."""
-        return columns(self.features, self.tokens)
+        return columns(self.features, self.sequences * self.tokens)
 
     @property
     def target(self) -> Planes:
         """Layout of y."""
-        return columns(self.features, self.tokens)
+        return columns(self.features, self.sequences * self.tokens)
 
 
 def reference(problem: Rotary, x: Array, table: Array) -> Array:
@@ -48,11 +50,11 @@ def reference(problem: Rotary, x: Array, table: Array) -> Array:
         table: near and far, [2, tokens, features of a head].
     """
     size = len(problem.partners)
-    near, far = table.astype(np.float64).transpose(0, 2, 1)
+    near, far = np.tile(table.astype(np.float64).transpose(0, 2, 1), problem.sequences)
     whole = x.astype(np.float64)
     heads = whole[:, : problem.heads * size].reshape(len(x), problem.heads, size, -1)
     rotated = heads * near + heads[:, :, list(problem.partners)] * far
-    whole[:, : problem.heads * size] = rotated.reshape(len(x), -1, 1, problem.tokens)
+    whole[:, : problem.heads * size] = rotated.reshape(len(x), -1, 1, x.shape[-1])
     return whole.astype(np.float32)
 
 
@@ -85,7 +87,7 @@ def build(problem: Rotary, table: Array, target: Target) -> Kernel:
         )
     end = lines(layout.span)
     factors = np.zeros((2, size, end), np.float32)
-    factors[..., : problem.tokens] = table.transpose(0, 2, 1)
+    factors[..., : layout.width] = np.tile(table.transpose(0, 2, 1), problem.sequences)
     entry = f"rotary_{target.lanes}"
     numbers = (
         problem.features, problem.heads * size, size, 4 * layout.image, 4 * layout.plane, 4 * end,

@@ -129,6 +129,13 @@ class Builder:
         """Store a value."""
         self.do(f"store {kind} {value}, ptr {pointer}, align {align or _natural(kind)}")
 
+    def masked_store(self, kind: str, value: str, pointer: str, keep: str) -> None:
+        """Store the lanes of a vector of floats whose bit is set; the others stay as they are."""
+        lanes = lanes_of(kind)
+        name = f"@llvm.masked.store.v{lanes}f32.p0"
+        self.declare(f"declare void {name}({kind}, ptr, i32, <{lanes} x i1>)")
+        self.do(f"call void {name}({kind} {value}, ptr {pointer}, i32 4, <{lanes} x i1> {keep})")
+
     def prefetch(self, pointer: str) -> None:
         """Fetch the line of an address that will be written; any address is harmless."""
         self._needs.add("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
