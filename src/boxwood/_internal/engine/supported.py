@@ -56,12 +56,12 @@ def stack_is_supported(op: Recurrent, shapes: Mapping[int, Shape]) -> bool:
     """Say whether kernels can run a stack.
 
     One sequence: gates must fill whole lines, and two directions take more than a few steps.
-    Several: one direction, and the sequences' values of a step next to each other.
+    Several are columns of products with matrices, in any direction and order.
     """
     batch, hidden = shapes[op.sources[1]][1:]
     steps = shapes[op.sources[0]][1 if op.batch_first else 0]
     if batch > 1:
-        return op.directions == 1 and (steps == 1 or not op.batch_first)
+        return True
     aligned = op.cell is RecurrentCell.LSTM or 3 * hidden % FLOATS_PER_LINE == 0
     return aligned and (op.directions == 1 or steps > VECTOR_TOKENS)
 

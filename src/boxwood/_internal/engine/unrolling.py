@@ -78,6 +78,8 @@ class _Unrolled:
 
     def joined(self, layer: int) -> Location:
         """Return the outputs of this layer and the one before as one sequence."""
+        if self.batch > 1:
+            return self.joined_steps(layer)
         wide = columns(2 * self.hidden, self.steps)
         both = self.builder.new_buffer(Placement(wide, 1, Axes.TOKENS))
         for half, source in enumerate((self.over_time(layer - 1), self.over_time(layer))):
@@ -86,6 +88,20 @@ class _Unrolled:
             out = self.builder.part(both, part, start * wide.plane)
             problem = copying.Copy(source.placement.layout, part.layout, transposed=True)
             self.kernel(problem, source, None, out)
+        return both
+
+    def joined_steps(self, layer: int) -> Location:
+        """Return the same of several sequences, step after step."""
+        wide, planes = columns(2 * self.hidden, self.batch), self.planes(self.hidden)
+        both = self.builder.new_buffer(Placement(wide, self.steps, Axes.TOKENS))
+        for time in range(self.steps):
+            for half, taken in enumerate((time + 1, self.steps - time)):
+                start = half * self.hidden
+                layout = wide.slice(start, start + self.hidden)
+                place = time * wide.image + start * wide.plane
+                out = self.builder.part(both, Placement(layout, 1, Axes.TOKENS), place)
+                state = self.part(self.states, self.at(layer - 1 + half, taken), self.hidden)
+                self.kernel(copying.Copy(planes, layout), state, None, out)
         return both
 
     def part(self, whole: Location, start: int, length: int) -> Location:
@@ -164,7 +180,11 @@ class _Unrolled:
 
     def given(self, layer: int, step: int) -> Location:
         """Return where the input of a step lies."""
-        if layer > 0:
+        if layer >= self.op.directions and self.sequence is not None:
+            features = self.inputs(layer)
+            image = columns(features, self.batch).image
+            return self.part(self.sequence, step * image, features)
+        if layer >= self.op.directions:
             return self.part(self.states, self.at(layer - 1, step + 1), self.hidden)
         value, features = self.op.sources[0], self.inputs(0)
         if self.batch == 1:
@@ -176,8 +196,13 @@ class _Unrolled:
         if self.steps == 1:
             return whole
         mine = self.builder.new_buffer(Placement(self.planes(features), 1, Axes.TOKENS))
+        target = mine.placement.layout
         source = replace(layout, width=self.batch, origin=step * self.batch)
-        self.kernel(copying.Copy(source, mine.placement.layout), whole, None, mine)
+        if self.op.batch_first:  # a step's values are as far apart as there are steps
+            tall = {"height": self.batch, "width": 1}
+            source = replace(layout, **tall, origin=step, row_stride=self.steps)
+            target = replace(target, **tall, row_stride=1)
+        self.kernel(copying.Copy(source, target), whole, None, mine)
         return mine
 
     def rows(self, width: int, step: int) -> Planes:
@@ -204,7 +229,11 @@ class _Unrolled:
 
     def outputs(self) -> None:
         sequence, *last = self.op.writes
-        if self.sequence is not None:
+        if self.sequence is not None and self.batch > 1:
+            wide = columns(2 * self.hidden, self.batch)
+            steps = (1, wide.image) if self.op.batch_first else (wide.image, 1)
+            self.builder.set_view(sequence, self.sequence, 0, (*steps, wide.plane))
+        elif self.sequence is not None:
             self.builder.set_location(sequence, self.sequence)
         else:
             top = self.at(len(self.op.layers) - 1, 1)
