@@ -16,6 +16,7 @@ EXPERIMENT = "boxwood._internal.cli.demo:experiment"
 COMMANDS: dict[str, tuple[str, ...]] = {
     "bench": (LENET, "--input", "1x1x28x28"),
     "compile": (LENET, "--input", "1x1x28x28", "--out", "OUT/net.bxw"),
+    "compress": ("examples/compress.py:task", "--out", "OUT/small"),
     "demo": ("--store", "OUT/store"),
     "plan": (EXPERIMENT,),
     "run": (EXPERIMENT, "--store", "OUT/store"),
@@ -44,7 +45,7 @@ SPARSITIES = ("1", "1.5", "-0.1", "nan", "inf")
 WRITTEN = ("FILE/below", "LOCKED/below", "n" * 300)
 BAD: dict[str, tuple[str, ...]] = {
     "--seeds": COUNTS, "--workers": COUNTS, "--threads": COUNTS, "--turns": COUNTS,
-    "--batch": COUNTS, "--samples": COUNTS, "--length": COUNTS, "--floor": COUNTS,
+    "--batch": COUNTS, "--samples": COUNTS, "--length": COUNTS, "--floor": COUNTS, "--steps": COUNTS,
     "--multiple": COUNTS, "--examples": COUNTS, "--first-seed": ("-1", "99999999999999999999"), "--port": ("-1", "99999"),
     "--snapshot-every": ("-1", "nan", "inf"), "--gpus-per-run": ("-1", "1.5", "nan", "inf"), "--device": ("cuda:99", "meta", "nonsense", "gpu", ""),
     "--sparsity": SPARSITIES, "--keep": SHARES, "--macs": SHARES, "--size": SHARES,
@@ -53,7 +54,7 @@ BAD: dict[str, tuple[str, ...]] = {
 OF_FILES = (*WRITTEN, "FOLDER")  # where a file is written
 OF_FOLDERS = (*WRITTEN, "FILE")
 OUT = {
-    "compile": (*OF_FILES, "MISSING/file"), "run": OF_FILES, "report": OF_FILES,
+    "compress": OF_FOLDERS, "compile": (*OF_FILES, "MISSING/file"), "run": OF_FILES, "report": OF_FILES,
     "compare": OF_FILES, "runs export": (*OF_FILES, "MISSING/file"), "prune": OF_FOLDERS, "pack": (*WRITTEN, "MISSING/file"),
     "unpack": (*WRITTEN, "MISSING/file"), "runs tensorboard": OF_FOLDERS, "runs mlflow": OF_FOLDERS,
     "runs wandb": OF_FOLDERS,
@@ -68,6 +69,7 @@ OF_OTHERS: dict[tuple[str, str], tuple[str, ...]] = {
     ("shrink", "OUT"): (*WRITTEN, "MISSING/file"),
     ("prune", "--keep"): ("2:4", "0.5"),  # as it was before there was --pattern
     ("report", "--latency-file"): (), ("serve", "--latency-file"): (),  # a file that is read
+    **{("compress", each): () for each in ("--for", "--at-most", "--hours", "--max-drop", "--seed")},  # the search checks them
 }  # fmt: skip
 READ = {  # looked up, read or matched when they are used, or shown: tests of their own
     "--data", "--set", "--ray", "--weights", "--input", "--protect", "--by", "--text", "--blocks",
