@@ -1,7 +1,7 @@
 """Resident memory of a pruned network: a compiled file that is loaded, against torch's dense weights.
 
 Each is loaded in a process of its own, which runs it once and says by how much its resident memory
-has grown since before. Weights are random and pruned to the stated sparsity.
+has grown since it had loaded and run a small one. Weights are random and pruned to the stated sparsity.
 """
 
 import os
@@ -20,19 +20,18 @@ import boxwood
 _CHILD = """
 import resource, sys, torch, boxwood
 from pathlib import Path
-which, path, shape = sys.argv[1], sys.argv[2], [int(n) for n in sys.argv[3].split("x")]
+which, path, small, shape = sys.argv[1:4] + [[int(n) for n in sys.argv[4].split("x")]]
 torch.set_num_threads(1)
 x = torch.zeros(shape)
-warm = torch.nn.Sequential(torch.nn.Linear(shape[-1], 8)).eval()
-with torch.inference_mode():
-    warm(x)
-    def resident():
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * resource.getpagesize()
-    before = resident()
+def grown(path, x):
+    pages = lambda: int(Path("/proc/self/statm").read_text().split()[1])
+    before = pages()
     net = boxwood.load(path) if which == "ours" else torch.load(path, weights_only=False)
     net(x)
-    print(resident() - before)
+    return resource.getpagesize() * (pages() - before)
+with torch.inference_mode():
+    grown(small, torch.zeros(1, 8))  # what is loaded once for any network
+    print(grown(path, x))
 """
 
 
@@ -48,9 +47,19 @@ def encoder(depth: int) -> nn.Module:
     return nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
 
 
-def grown(which: str, path: Path, shape: tuple[int, ...]) -> float:
-    """Megabytes that a new process grows by."""
-    command = [sys.executable, "-c", _CHILD, which, str(path), "x".join(map(str, shape))]
+def written(net: nn.Module, shape: tuple[int, ...], folder: Path) -> dict[str, Path]:
+    """Write a network as either side loads it."""
+    folder.mkdir()
+    paths = {"ours": folder / "net.bxw", "dense": folder / "net.pt"}
+    boxwood.compile(net, torch.zeros(shape)).save(paths["ours"])
+    torch.save(net, paths["dense"])
+    return paths
+
+
+def grown(which: str, path: Path, small: Path, shape: tuple[int, ...]) -> float:
+    """Megabytes that a process grows by, which has loaded and run a small network before."""
+    size = "x".join(map(str, shape))
+    command = [sys.executable, "-c", _CHILD, which, str(path), str(small), size]
     found = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ)
     return int(found.stdout) / 1e6
 
@@ -68,11 +77,12 @@ def measure(quick: bool) -> list[Row]:
             net = make().eval()
             boxwood.prune_(net, sparsity, allocation=boxwood.allocation.uniform)
             with tempfile.TemporaryDirectory() as folder:
-                ours, dense = Path(folder) / "net.bxw", Path(folder) / "net.pt"
-                boxwood.compile(net, torch.zeros(shape)).save(ours)
-                torch.save(net, dense)
-                turns = range(1 if quick else 3)
-                pairs = [(grown("ours", ours, shape), grown("dense", dense, shape)) for _ in turns]
+                paths = written(net, shape, Path(folder) / "net")
+                small = written(nn.Linear(8, 8).eval(), (1, 8), Path(folder) / "small")
+                pairs = [
+                    tuple(grown(which, path, small[which], shape) for which, path in paths.items())
+                    for _ in range(1 if quick else 3)
+                ]
             who = f"{name}, {100 * sparsity:.0f} %"
             found.append(compare(who, *zip(*pairs, strict=True), "torch, dense", unit="MB"))
     return found

@@ -274,7 +274,7 @@ def _kernel(
     """
     problem, weight, bias = key
     packing = codec.decode(spec["packing"])
-    given: Any = kernels.weight(weight)
+    given: Any
     if packing is not None:
         check_packing(packing)
         given = packed_parts(packing, [_part(place, data) for place in spec["parts"]])
@@ -282,6 +282,8 @@ def _kernel(
         isinstance(problem, Conv) and not problem.depthwise
     ):
         raise ValueError("the packed weight of a kernel is missing")
+    else:
+        given = kernels.weight(weight)  # which a packed one would only make for nothing
     kernel = packed_kernel(
         problem, given, kernels.weight(bias), kernels.target, packing, kernels.threads
     )
