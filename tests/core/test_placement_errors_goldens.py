@@ -1,6 +1,7 @@
 """Weights that are not there are refused by name, before anything is done with them."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from boxwood._internal.model.prunable import linear_and_conv
 from boxwood._internal.model.reconstruct import load_, reconstruct
 from boxwood._internal.model.scoring import score
 from boxwood._internal.model.sparse_training import SparseTraining
-from boxwood.errors import BoxwoodError
+from boxwood.errors import BoxwoodError, InvalidInput
 from boxwood.policies import RigL
 
 MASKS = {"weight": torch.eye(3, dtype=torch.bool)}
@@ -80,3 +81,10 @@ def test_partitioned_weights_are_refused(name: str) -> None:
         "Expected parameters of the network's own shapes, got 'weight', which DeepSpeed's ZeRO-3 "
         "has flattened and shared out; decide masks before the network is wrapped"
     )
+
+
+def test_a_stage_of_a_pipeline_is_refused_with_the_way_out() -> None:
+    """Its module is what has weights, and the ranks that hold the same stage are a group."""
+    stage = SimpleNamespace(submod=nn.Linear(2, 2))
+    with pytest.raises(InvalidInput, match=r"got a value of type SimpleNamespace; give its submod"):
+        find_masks(stage, 0.5)
