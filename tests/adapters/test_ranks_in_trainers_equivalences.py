@@ -37,11 +37,14 @@ def read(folder: Path, case: str, who: str) -> Any:
 
 
 @pytest.mark.parametrize("what", ["policy", "masks"])
-@pytest.mark.parametrize("trainer", ["accelerate", "transformers", "lightning"])
+@pytest.mark.parametrize("trainer", ["accelerate", "transformers", "lightning", "lightning fsdp2"])
 def test_ranks_train_as_one_process(trainer: str, what: str, results: Path) -> None:
-    """RigL by averaged gradients, and masks of one's own; masks bit for bit, weights within 1e-6."""
-    pytest.importorskip("accelerate" if trainer == "transformers" else trainer)
-    pytest.importorskip(trainer)
+    """RigL by averaged gradients, and masks of one's own; masks bit for bit, weights within 1e-6.
+
+    ``fsdp2``: the module is wrapped by ``fully_shard``, under Lightning's ``ModelParallelStrategy``.
+    """
+    pytest.importorskip("accelerate" if trainer == "transformers" else trainer.split()[0])
+    pytest.importorskip(trainer.split()[0])
     case = f"{trainer}, {what}"
     mine, other, alone = (read(results, case, who) for who in ("0", "1", "alone"))
     assert mine.keys() == other.keys() == alone.keys()

@@ -146,7 +146,8 @@ def by_lightning(folder: Path, *, policy: bool, how: str = "ddp") -> Found:
             )
 
     callback = SparseTrainingCallback(POLICY) if policy else MaskCallback(masks("model."))
-    kind = {"ddp": DDPStrategy, "fsdp1": OnCPU, "fsdp2": ModelParallelStrategy}[how]
+    sharded = partial(ModelParallelStrategy, data_parallel_size=RANKS, tensor_parallel_size=1)
+    kind: Any = {"ddp": DDPStrategy, "fsdp1": OnCPU, "fsdp2": sharded}[how]
     strategy = kind(process_group_backend="gloo")
     strategy.cluster_environment = TorchElasticEnvironment()
     module = Module()
@@ -200,6 +201,7 @@ if find_spec("lightning") is not None:
     for policy in (True, False):
         what, plain = "policy" if policy else "masks", partial(alone, policy=policy, within="model")
         CASES[f"lightning, {what}"] = partial(by_lightning, policy=policy), plain
+        CASES[f"lightning fsdp2, {what}"] = partial(by_lightning, policy=policy, how="fsdp2"), plain
         CASES[f"lightning fsdp1, {what}"] = partial(by_lightning, policy=policy, how="fsdp1"), None
 
 
