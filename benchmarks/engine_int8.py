@@ -10,7 +10,7 @@ out without; the peers need onnx, onnxruntime, openvino and nncf. Networks come 
 importance; none is begun once --minutes are over, and --out holds what is done, with a roofline for
 each layer of the network at 80 %. BOXWOOD_NETWORKS=name;name narrows it down.
 
-    python benchmarks/engine_int8.py --minutes 7 --out experiments/results/engine_int8.json
+    python benchmarks/engine_int8.py --out experiments/results/engine_int8.json
 """
 
 import argparse
@@ -233,7 +233,7 @@ def options() -> argparse.ArgumentParser:
     """What this benchmark adds to those that all have."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument(
-        "--minutes", type=float, default=8.0, help="no network begins after them (8)"
+        "--minutes", type=float, default=6.0, help="no network begins after them (6)"
     )
     parser.add_argument("--out", type=Path, help="a JSON file, written again after every network")
     return parser

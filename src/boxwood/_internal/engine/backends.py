@@ -207,7 +207,12 @@ def openvino(
             import nncf
 
             shown = [_arrays(each) for each in calibration or [example]]
-            converted = nncf.quantize(converted, nncf.Dataset(shown), subset_size=len(shown))
+            norms = any(isinstance(module, nn.LayerNorm) for module in model.modules())
+            converted = nncf.quantize(
+                converted, nncf.Dataset(shown), subset_size=len(shown),
+                # Without it the rank correlation of a sentence encoder falls from 0.996 to 0.71.
+                model_type=nncf.ModelType.TRANSFORMER if norms else None,
+            )  # fmt: skip
         settings = {
             "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": "f32",
