@@ -54,7 +54,12 @@ def compact_tensor(tensor: Tensor) -> CompactTensor | None:
 
 
 class Kept(Protocol):
-    """A tensor that is made when it is asked for."""
+    """A float32 tensor that is made when it is asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        ...
 
     @property
     def nbytes(self) -> int:
@@ -87,6 +92,12 @@ class Constants(Mapping[int, Tensor]):
 
     def __len__(self) -> int:
         return len(self._tensors)
+
+    def kind(self, number: int) -> tuple[tuple[int, ...], torch.dtype]:
+        """Return the shape and type of a tensor, without making it."""
+        found = self._tensors[number]
+        dtype = found.dtype if isinstance(found, Tensor) else torch.float32
+        return tuple(found.shape), dtype
 
     def replaced(self, kept: Mapping[int, Kept]) -> "Constants":
         """Return the same tensors with these in another form."""

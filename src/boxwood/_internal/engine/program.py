@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from boxwood._internal.engine.constants import Constants
 from boxwood._internal.engine.dynamic_sizes import (
     DynamicRange,
     DynamicSize,
@@ -355,10 +356,11 @@ def check_program(program: Program) -> Program:
     for value in program.outputs:
         if value not in written:
             raise _broken(f"output {value} written", program.outputs)
-    for number, constant in program.constants.items():
-        declared = program.values[number]
-        if declared.shape != tuple(constant.shape) or declared.dtype != constant.dtype:
-            raise _broken(f"constant {number} to be {declared}", tuple(constant.shape))
+    constants = Constants(program.constants)
+    for number in constants:
+        declared, kind = program.values[number], constants.kind(number)
+        if (declared.shape, declared.dtype) != kind:
+            raise _broken(f"constant {number} to be {declared}", kind)
     return program
 
 
