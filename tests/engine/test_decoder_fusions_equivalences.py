@@ -131,8 +131,10 @@ class Block(nn.Module):
         if self.rope:
             q, k = (ROPES[self.rope](each) for each in (q, k))
         repeated = self.mask != "grouped"
-        if repeated:
-            times = self.heads // self.key_heads
+        times = self.heads // self.key_heads
+        if self.mask == "interleaved":
+            k, v = k.repeat_interleave(times, 1), v.repeat_interleave(times, dim=1)
+        elif repeated:
             k, v = (
                 each[:, :, None].expand(-1, -1, times, -1, -1).reshape(batch, self.heads, tokens, 8)
                 for each in (k, v)
@@ -183,6 +185,7 @@ ROPES = {"halves": halves, "by turns": by_turns, "partial": partial}
 MASKS = {
     "": lambda q, k, v, _: F.scaled_dot_product_attention(q, k, v),
     "causal": lambda q, k, v, _: F.scaled_dot_product_attention(q, k, v, is_causal=True),
+    "interleaved": lambda q, k, v, _: F.scaled_dot_product_attention(q, k, v, is_causal=True),
     "grouped": lambda q, k, v, _: F.scaled_dot_product_attention(
         q, k, v, is_causal=True, enable_gqa=True, scale=0.2
     ),

@@ -79,7 +79,7 @@ def terms_of(
 
 
 def _of_op(op: TorchOp, of: Any, constants: Mapping[int, Tensor]) -> Terms | None:
-    if aten_ops.is_view(op.target) and len(op.reads) == 1:
+    if _moves(op) and len(op.reads) == 1:
         terms = of(op.reads[0])
         return None if terms is None else _viewed(op, terms)[0]
     name = op.target.removeprefix("aten.")
@@ -95,6 +95,11 @@ def _of_op(op: TorchOp, of: Any, constants: Mapping[int, Tensor]) -> Terms | Non
             return None
         return _sum(one, _scaled(two, torch.tensor(-1.0)) if name.startswith("sub") else two)
     return None
+
+
+def _moves(op: TorchOp) -> bool:
+    """Say whether an operator puts entries elsewhere, once or several times, and nothing else."""
+    return aten_ops.is_view(op.target) or op.target.removeprefix("aten.") in _COPIES
 
 
 def _split(op: TorchOp, of: Any, found: dict[int, Terms | None]) -> None:
@@ -185,7 +190,7 @@ def origin_of(makers: Mapping[int, Op], number: int, constants: Mapping[int, Ten
         seen.add(number)
         op = makers.get(number)
         moves = isinstance(op, TorchOp) and (
-            aten_ops.is_view(op.target) or op.target.removeprefix("aten.") in _FOLLOWED
+            _moves(op) or op.target.removeprefix("aten.") in _FOLLOWED
         )
         if op is not None and (moves or _is_sum(op)):
             left += op.reads
@@ -194,6 +199,7 @@ def origin_of(makers: Mapping[int, Op], number: int, constants: Mapping[int, Ten
     return ends.pop() if len(ends) == 1 else None
 
 
+_COPIES = frozenset(("repeat_interleave.self_int", "repeat.default", "flip.default"))
 _FOLLOWED = frozenset(
     ("cat.default", "stack.default", "neg.default", "mul.Tensor", "add.Tensor", "sub.Tensor")
 )
