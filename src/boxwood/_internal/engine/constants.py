@@ -87,6 +87,9 @@ class Constants(Mapping[int, Tensor]):
         found = self._tensors[number]
         return found if isinstance(found, Tensor) else found.tensor()
 
+    def __contains__(self, number: object) -> bool:
+        return number in self._tensors  # a mapping's own way would make the tensor
+
     def __iter__(self) -> Iterator[int]:
         return iter(self._tensors)
 
