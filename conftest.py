@@ -14,7 +14,14 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Programs that tests start, and a device that importing it registers with torch for good.
-collect_ignore_glob = ["tests/*/*_at_work.py", "tests/model/pretend_device.py"]
+collect_ignore_glob = [
+    "tests/*/*_at_work.py",
+    "tests/model/devices_in_*.py",
+    "tests/model/pretend_device.py",
+    "tests/model/public_functions.py",
+    "tests/model/run_devices.py",
+    "tests/model/synchronisations.py",
+]
 
 
 @pytest.hookimpl(wrapper=True)

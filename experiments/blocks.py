@@ -33,7 +33,7 @@ def small_images() -> Splits:
     return first_examples(partial(halved, fashion_mnist), LEARNED)
 
 
-def experiment(name: str) -> Experiment:
+def experiment(name: str = "lenet") -> Experiment:
     """A dense training, and those that prune to each sparsity in each way."""
     steps = STEPS[name]
     images = Training(steps=steps, batch=64, optimizer=Adam(lr=2e-3, lr_schedule=FALLING))

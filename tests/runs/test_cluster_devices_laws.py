@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
 from types import ModuleType, SimpleNamespace
@@ -27,6 +28,14 @@ from boxwood.runs import Job, RunSettings, Store, run_all
 from boxwood.training import Training
 
 CUDA = RunSettings(device=torch.device("cuda"))
+
+
+@pytest.fixture(autouse=True)
+def _own_threads() -> Iterator[None]:
+    """Tasks that run here and now set this process's threads, which decides how sums are rounded."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ LABELS = ("round-", "before", "after", "together", "generalist")
 JUDGES = {
     "han2015_lenet_300_100_mnist": ("han2015", "judge"),
     "filter_agent_conv_net_fashion_mnist": ("filter_agent", "judge"),
-    "distillation_ensemble_fashion_mnist": ("distillation", "judge_ensemble"),
+    "distillation_ensemble_mnist": ("distillation", "judge_ensemble"),
     "distillation_missing_class_mnist": ("distillation", "judge_missing"),
     "distillation_pruned_fashion_mnist": ("distillation", "judge_pruned"),
     "distillation_specialists_fashion_mnist": ("distillation", "judge_specialists"),

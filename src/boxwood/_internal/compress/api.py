@@ -22,7 +22,6 @@ from boxwood._internal.compress.costs import (
 from boxwood._internal.compress.folder import check_files, write_files, write_record
 from boxwood._internal.compress.journal import Journal
 from boxwood._internal.compress.layer_times import layer_uses
-from boxwood._internal.compress.page import write_page
 from boxwood._internal.compress.race import advice, race
 from boxwood._internal.compress.result import Compressed
 from boxwood._internal.compress.scores import Drop, Scorer, Scores, drop, examples_needed, shuffled
@@ -275,6 +274,8 @@ def _compressed(task: Task, out: Path, asked: Asked, watch: Watch) -> Compressed
         advice=[*_said_of_scores(ready.dense), *advice(seconds, uses, search.scorer.name)],
         hours=sum(journal.seconds.values()) / 3600,
     )
+    from boxwood._internal.compress.page import write_page  # its packages are slow to import
+
     try:
         write_page(result, made, asked.max_drop, notes)
     except MissingDependency as error:

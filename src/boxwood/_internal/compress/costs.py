@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 from torch import nn
 
 from boxwood._internal.compress.journal import Fact, unremembered
@@ -183,6 +182,8 @@ def latency_costs(
 
     def line_of_units() -> tuple[float, float]:
         """Fit constant and slope of the time over the share of the layers' time, both at least 0."""
+        from scipy.optimize import nnls  # slow to import, as `import boxwood` is not
+
         points = [(1.0, 1.0)]
         for share in (0.5, 0.25) if len(units) else ():
             chosen = best_units(units, np.zeros(len(units)), share)

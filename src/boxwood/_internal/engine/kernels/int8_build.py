@@ -287,7 +287,7 @@ def density(weight: Weight) -> float:
     """The share of quads of input channels that hold a weight.
 
     Example:
-        >>> density(np.array([[1, 0, 0, 0, 0]], np.int8))
+        >>> float(density(np.array([[1, 0, 0, 0, 0]], np.int8)))
         0.5
     """
     words = to_words(weight)

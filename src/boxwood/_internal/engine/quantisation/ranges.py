@@ -19,8 +19,8 @@ def spanning(low: float, high: float) -> Quantisation:
     """Return the bytes that span a range; 0 is always one of them.
 
     Example:
-        >>> spanning(-1.0, 1.55)
-        Quantisation(scale=0.01, zero=100)
+        >>> spanning(-1.0, 254.0)
+        Quantisation(scale=1.0, zero=1)
     """
     low, high = min(low, 0.0), max(high, 0.0)
     if high - low < LEAST_SPAN:
