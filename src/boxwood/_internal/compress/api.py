@@ -136,9 +136,9 @@ def compress(
             optimizer.
 
     Raises:
-        InvalidInput: the network is on a GPU, the data cannot be read, the score is no finite number, the network is no
-            better than chance, ``max_drop`` is less than one validation example, or the network
-            meets ``at_most`` already.
+        InvalidInput: the network is on a GPU, the data cannot be read, the score is no finite
+            number, the network is no better than chance, ``max_drop`` is less than one validation
+            example, or the network meets ``at_most`` already.
         CheckpointError: the folder holds another search, or cannot be written.
 
     Example:
