@@ -14,7 +14,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import compress_tasks
-import numpy as np
 import torch
 
 from boxwood._internal.cli.terminal import say
@@ -26,8 +25,6 @@ from boxwood._internal.compress.scores import Drop, Scorer, drop
 from boxwood._internal.compress.search import Attempt
 from boxwood._internal.compress.task import Task
 from boxwood._internal.graph.scoring import score_units
-from boxwood._internal.graph.selection import UnitSelection
-from boxwood._internal.graph.surgery import cut
 from boxwood._internal.runs.provenance import provenance
 
 HERE = Path(__file__).parent
@@ -39,9 +36,7 @@ class Unrepaired(Maker):
 
     def cut(self, shares: Mapping[str, float]) -> Made:
         """Remove units."""
-        kept = kept_units_at(self.units, self.scores, shares)
-        selection = UnitSelection(self.units, kept)
-        return Made(cut(self.dense, selection)[0].eval(), selection)
+        return self.unrepaired(shares)
 
 
 def control(
@@ -96,10 +91,9 @@ def main() -> None:
     asked = Asked(given.max_drop / 100, given.target, None, None, given.steps, 0)
     found = compress_task(task, folder, asked, _say)
     uniform, tested = control(task, asked, folder, given.steps)
-    scores = np.array([found.dense_score])
     row = {
         "task": given.task, "target": given.target, "max_drop": given.max_drop / 100,
-        "steps": given.steps, "dense_score": float(scores[0]), "unit": found.unit,
+        "steps": given.steps, "dense_score": found.dense_score, "unit": found.unit,
         "dense_cost": found.dense_cost, "cost": found.cost, "held": found.held,
         "chosen": found.attempt.name, "validation": asdict(found.attempt.drop),
         "test": None if found.test is None else asdict(found.test), "hours": found.hours,

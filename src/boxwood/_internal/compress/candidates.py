@@ -101,14 +101,18 @@ class Maker:
         scores = unit_scores(units, wanda, batches=repair) if len(units) else np.zeros(0)
         return Maker(dense, units, scores, repair)
 
+    def unrepaired(self, shares: Mapping[str, float]) -> Made:
+        """Remove units."""
+        selection = UnitSelection(self.units, kept_units_at(self.units, self.scores, shares))
+        return Made(cut(self.dense, selection)[0].eval(), selection)
+
     def cut(self, shares: Mapping[str, float]) -> Made:
         """Remove units, and refit what read them by least squares."""
-        kept = kept_units_at(self.units, self.scores, shares)
-        selection = UnitSelection(self.units, kept)
-        small = cut(self.dense, selection)[0].eval()
-        if selection.removed:
-            small = compensate(self.dense, small, selection, self.repair)
-        return Made(small, selection)
+        made = self.unrepaired(shares)
+        if not made.selection.removed:
+            return made
+        repaired = compensate(self.dense, made.network, made.selection, self.repair)
+        return Made(repaired, made.selection)
 
     def make(self, candidate: Candidate) -> Made:
         """Remove units, repair, and then set the smallest weights to zero."""
@@ -122,16 +126,16 @@ class Maker:
 
     def loaded(self, candidate: Candidate, tensors: Mapping[str, Tensor]) -> Made:
         """Make a candidate again, from what `state_of` returned after it was trained."""
-        kept = kept_units_at(self.units, self.scores, candidate.units)
-        selection = UnitSelection(self.units, kept)
-        small = cut(self.dense, selection)[0].eval()
+        made = self.unrepaired(candidate.units)
         masks = {
             name.removeprefix("mask/"): each
             for name, each in tensors.items()
             if name.startswith("mask/")
         }
-        small.load_state_dict({n: each for n, each in tensors.items() if not n.startswith("mask/")})
-        return Made(small, selection, masks)
+        made.network.load_state_dict(
+            {n: each for n, each in tensors.items() if not n.startswith("mask/")}
+        )
+        return Made(made.network, made.selection, masks)
 
 
 def state_of(made: Made) -> dict[str, Tensor]:
