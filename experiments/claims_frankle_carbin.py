@@ -13,7 +13,7 @@ from result_files import DATA, at_stop, better, controls, not_judged, stops, tic
 
 from boxwood._internal.report.claims import Claim, Report
 from boxwood._internal.report.estimates import over_seeds
-from boxwood._internal.report.verdicts import compared, exceeds
+from boxwood._internal.report.verdicts import SMALLEST_GAIN, compared, exceeds
 from boxwood.runs import Finding
 
 Judge = Callable[[Report], Finding]
@@ -123,13 +123,14 @@ def _ticket(report: Report, *, level: int, prefix: str = "") -> Finding:
 
 def _above_dense(report: Report, *, level: int) -> Finding:
     ours, dense = (at_stop(report, f"ticket level-{each}") for each in (level, 0))
-    return compared("", [(1.0, ours), (-1.0, dense)])
+    return compared("", [(1.0, ours), (-1.0, dense)], smallest_gain=SMALLEST_GAIN)
 
 
 def _above_control(report: Report, *, level: int, control: str) -> Finding:
     names = controls(report, level, control)
     others = [(-1.0 / len(names), at_stop(report, name)) for name in names]
-    return compared("", [(1.0, at_stop(report, f"ticket level-{level}")), *others])
+    terms = [(1.0, at_stop(report, f"ticket level-{level}")), *others]
+    return compared("", terms, smallest_gain=SMALLEST_GAIN)
 
 
 def _slower(report: Report, *, level: int) -> Finding:

@@ -13,7 +13,13 @@ from scipy.stats import page_trend_test
 from boxwood._internal.report.claims import Claim, Fault, NotRun, Report
 from boxwood._internal.report.contrasts import difference
 from boxwood._internal.report.estimates import over_seeds
-from boxwood._internal.report.verdicts import all_hold, by_p_value, compared, exceeds
+from boxwood._internal.report.verdicts import (
+    SMALLEST_GAIN,
+    all_hold,
+    by_p_value,
+    compared,
+    exceeds,
+)
 from boxwood.runs import Finding
 
 Judge = Callable[[Report], Finding]
@@ -97,7 +103,7 @@ def _agent_against(report: Report, *, other: str, bound: float) -> Finding:
     if not names:
         raise NotRun(f"no network {other + ending!r} yet")
     others = [(-1.0 / len(names), network(report, name)) for name in names]
-    return compared("", [(1.0, agent), *others])
+    return compared("", [(1.0, agent), *others], smallest_gain=SMALLEST_GAIN)
 
 
 def _bounds(report: Report) -> list[float]:

@@ -12,7 +12,7 @@ from result_files import better, lower_loss
 
 from boxwood._internal.report.claims import Claim, Fault, NotRun, Report
 from boxwood._internal.report.estimates import over_seeds
-from boxwood._internal.report.verdicts import exceeds
+from boxwood._internal.report.verdicts import SMALLEST_GAIN_IN_LOSS, exceeds
 from boxwood.runs import Finding
 
 Judge = Callable[[Report], Finding]
@@ -108,4 +108,5 @@ def _sounds(report: Report, *, ours: str, theirs: str, limit: float = 0.0) -> Fi
         raise NotRun(f"no network {ours!r} yet")
     a, b = tables[ours], tables[theirs]
     found = over_seeds([b[seed] - a[seed] for seed in sorted(a.keys() & b.keys())])
-    return exceeds("", found, limit, unit=unit, digits=4)
+    least = 0.0 if limit else SMALLEST_GAIN_IN_LOSS
+    return exceeds("", found, limit, smallest_gain=least, unit=unit, digits=4)

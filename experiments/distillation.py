@@ -19,6 +19,7 @@ from boxwood._internal.report.contrasts import BySeed, average, difference, valu
 from boxwood._internal.report.estimates import over_seeds
 from boxwood._internal.report.study import by_seed, facts_by_seed
 from boxwood._internal.report.verdicts import (
+    SMALLEST_GAIN,
     compared,
     corrected,
     disagreement,
@@ -383,7 +384,12 @@ def judge_few_labels(
     soft = facts_by_seed(measured, best)
     hard = {seed: early_stopped(each) for seed, each in by_seed(measured, "hard").items()}
     claim = f"{claim}: soft < hard error"
-    return (_named(compared(claim, [(1.0, soft), (-1.0, hard)]), f"{best}, {_errors(soft, hard)}"),)
+    return (
+        _named(
+            compared(claim, [(1.0, soft), (-1.0, hard)], smallest_gain=SMALLEST_GAIN),
+            f"{best}, {_errors(soft, hard)}",
+        ),
+    )
 
 
 def judge_missing(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
@@ -401,7 +407,9 @@ def judge_missing(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
     return corrected([
         _named(exceeds("(b) recall of the missing class > 50 %", recall, 50.0, unit="%"), text),
         compared(
-            "(b) soft beats hard after the shift", [(1.0, networks[0]), (-1.0, networks[1])]
+            "(b) soft beats hard after the shift",
+            [(1.0, networks[0]), (-1.0, networks[1])],
+            smallest_gain=SMALLEST_GAIN,
         ),
     ])  # fmt: skip
 
@@ -451,6 +459,7 @@ def low_is_best(networks: Callable[[str], BySeed]) -> Finding:
     found = compared(
         f"{WIDTHS[0]} units: a temperature of 2.5 or 4 is best",
         [(1.0, networks(ours)), (-1.0, networks(theirs))],
+        smallest_gain=SMALLEST_GAIN,
     )
     return _named(found, f"{ours} against {theirs}")
 
@@ -484,7 +493,12 @@ def judge_pruned(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
     soft = facts_by_seed(measured, f"{best} round-3")
     hard = facts_by_seed(measured, "labels round-3")
     claim = "pruned to 2 %: taught by its past > labels"
-    return (_named(compared(claim, [(1.0, soft), (-1.0, hard)]), f"{best}, {_errors(soft, hard)}"),)
+    return (
+        _named(
+            compared(claim, [(1.0, soft), (-1.0, hard)], smallest_gain=SMALLEST_GAIN),
+            f"{best}, {_errors(soft, hard)}",
+        ),
+    )
 
 
 def judge_specialists(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
@@ -503,11 +517,16 @@ def judge_specialists(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
             gains.append(100 * (more - right) / total)
             relative.append((more - right) / (total - right))
         # Which images are covered differs from seed to seed, so that examples cannot be paired.
-        gain = exceeds(f"(d) gain on covered classes > 0, {branch} groups", over_seeds(gains))
+        gain = exceeds(
+            f"(d) gain on covered classes > 0, {branch} groups",
+            over_seeds(gains),
+            smallest_gain=SMALLEST_GAIN,
+        )
         findings.append(_named(gain, f"{_mean(relative):.1%} of the errors on covered images"))
         ours = {each.seed: each.facts for each in together}
         claim = f"{branch} groups beat training the generalist on"
-        findings.append(compared(claim, [(1.0, ours), (-1.0, facts_by_seed(measured, "longer"))]))
+        terms = [(1.0, ours), (-1.0, facts_by_seed(measured, "longer"))]
+        findings.append(compared(claim, terms, smallest_gain=SMALLEST_GAIN))
     return corrected(findings)
 
 

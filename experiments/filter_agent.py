@@ -22,7 +22,13 @@ from boxwood import Experiment
 from boxwood._internal.recipes.filter_agent import layers_of
 from boxwood._internal.report.contrasts import difference
 from boxwood._internal.report.study import by_seed, facts_by_seed
-from boxwood._internal.report.verdicts import by_p_value, compared, corrected, exceeds
+from boxwood._internal.report.verdicts import (
+    SMALLEST_GAIN,
+    by_p_value,
+    compared,
+    corrected,
+    exceeds,
+)
 from boxwood.agent import TryAndLearn, best_rewarded
 from boxwood.criteria import Criterion, magnitude, random, taylor
 from boxwood.data import Splits, fashion_mnist, first_examples
@@ -187,7 +193,8 @@ def judge(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
             names = f"agent b={bound:g}", f"{other} b={bound:g}"
             ours, theirs = (facts_by_seed(measured, name) for name in names)
             claim = f"b={bound:g}: agent is better than {other}"
-            findings.append(compared(claim, [(1.0, ours), (-1.0, theirs)]))
+            terms = [(1.0, ours), (-1.0, theirs)]
+            findings.append(compared(claim, terms, smallest_gain=SMALLEST_GAIN))
     return corrected(findings)
 
 

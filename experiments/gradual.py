@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from boxwood import Experiment
 from boxwood._internal.recipes.gradual_networks import LANGUAGE_MODEL, MOBILENET, language_training
 from boxwood._internal.report.study import facts_by_seed
-from boxwood._internal.report.verdicts import compared
+from boxwood._internal.report.verdicts import SMALLEST_GAIN, SMALLEST_GAIN_IN_LOSS, compared
 from boxwood.data import Splits, fashion_mnist
 from boxwood.layers import Layers
 from boxwood.networks import lstm_language_model, mobilenet_v1
@@ -181,5 +181,8 @@ def better(
     a, b = facts_by_seed(measured, one), facts_by_seed(measured, other)
     if what == "loss":
         terms = [(-1.0, a), (1.0, b)]
-        return compared(claim, terms, what=what, scale=1.0, unit="nats", digits=4)
-    return compared(claim, [(1.0, a), (-1.0, b)])
+        least = SMALLEST_GAIN_IN_LOSS
+        return compared(
+            claim, terms, smallest_gain=least, what=what, scale=1.0, unit="nats", digits=4
+        )
+    return compared(claim, [(1.0, a), (-1.0, b)], smallest_gain=SMALLEST_GAIN)

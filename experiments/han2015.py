@@ -27,7 +27,13 @@ from boxwood import Experiment
 from boxwood._internal.report.contrasts import difference
 from boxwood._internal.report.grids import inside
 from boxwood._internal.report.study import by_seed, facts_by_seed
-from boxwood._internal.report.verdicts import compared, corrected, in_every_seed, shown
+from boxwood._internal.report.verdicts import (
+    SMALLEST_GAIN,
+    compared,
+    corrected,
+    in_every_seed,
+    shown,
+)
 from boxwood.criteria import magnitude_over_std
 from boxwood.data import Splits, fashion_mnist
 from boxwood.networks import lenet_5
@@ -239,7 +245,7 @@ def judge(measured: tuple[Measurement, ...]) -> tuple[Finding, ...]:
 
     def compare(claim: str, better: str, worse: str, margin: float = 0.0) -> Finding:
         terms = [(1.0, facts_by_seed(measured, better)), (-1.0, facts_by_seed(measured, worse))]
-        return compared(claim, terms, -margin)
+        return compared(claim, terms, -margin, smallest_gain=0.0 if margin else SMALLEST_GAIN)
 
     def every_seed(claim: str, better: str, worse: str) -> Finding:
         networks = facts_by_seed(measured, better), facts_by_seed(measured, worse)

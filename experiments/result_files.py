@@ -10,7 +10,11 @@ from boxwood._internal.report.contrasts import BySeed, value_of
 from boxwood._internal.report.tickets import EarlyStop
 from boxwood._internal.report.tickets import Verdict as TicketVerdict
 from boxwood._internal.report.tickets import verdict as ticket_verdict
-from boxwood._internal.report.verdicts import compared
+from boxwood._internal.report.verdicts import (
+    SMALLEST_GAIN,
+    SMALLEST_GAIN_IN_LOSS,
+    compared,
+)
 from boxwood.runs import Finding
 
 DATA = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}
@@ -36,7 +40,7 @@ def better(
 ) -> Finding:
     """Whether one network is better than another by more than a limit."""
     terms = [(1.0, network(report, ours)), (-1.0, network(report, theirs))]
-    return compared(claim, terms, limit, **how)
+    return compared(claim, terms, limit, smallest_gain=0.0 if limit else SMALLEST_GAIN, **how)
 
 
 def lower_loss(
@@ -44,7 +48,10 @@ def lower_loss(
 ) -> Finding:
     """Whether the test loss of one network is lower than another's by more than a limit."""
     terms = [(1.0, network(report, theirs)), (-1.0, network(report, ours))]
-    return compared(claim, terms, limit, what="loss", scale=1.0, unit=unit, digits=4)
+    least = 0.0 if limit else SMALLEST_GAIN_IN_LOSS
+    return compared(
+        claim, terms, limit, smallest_gain=least, what="loss", scale=1.0, unit=unit, digits=4
+    )
 
 
 def best_soft(report: Report, label: str = "") -> str:

@@ -52,6 +52,31 @@ def test_the_interval_decides_and_five_seeds_are_needed(values: list[float], lim
     assert (found.needed is None) or found.held is None
 
 
+@settings(deadline=None)
+@given(VALUES, st.sampled_from([0.3, 2.0]))
+def test_a_gain_that_counts_only_turns_undecided_claims_into_failed_ones(
+    values: list[float], gain: float
+) -> None:
+    """What holds or fails without it stays; the rest fails where the interval lies below the gain."""
+    estimate = over_seeds(values)
+    plain, strict = (exceeds("c", estimate, smallest_gain=least) for least in (0.0, gain))
+    ends = interval(estimate)
+    if plain.p is not None and abs(plain.p - 0.05) < 1e-9:
+        return
+    if plain.held is not None or len(values) < SEEDS:
+        assert strict.held is plain.held
+    elif abs(ends.high - gain) > 1e-9:
+        assert strict.held is (False if ends.high < gain else None)
+    assert ("would count" in strict.evidence) is (strict.held is False and plain.held is None)
+
+
+def test_a_gain_that_counts_needs_seeds_on_the_nearer_side() -> None:
+    """Level networks need few more seeds to fail, where showing which is better would take over a thousand."""
+    level = over_seeds([0.4, -0.35, 0.1, -0.2, 0.05])
+    assert exceeds("c", level).needed is None
+    assert 5 < exceeds("c", level, smallest_gain=0.3).needed < 30
+
+
 @pytest.mark.parametrize("rule", [
     lambda v: exceeds("c", over_seeds(v)),
     lambda v: within_margin("c", over_seeds(v), 9.0),

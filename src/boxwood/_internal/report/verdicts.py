@@ -6,6 +6,7 @@ where answers were kept, corrected for the number of claims of the study by `cor
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import log
 
 from boxwood._internal.report.contrasts import BySeed, contrast
 from boxwood._internal.report.estimates import Estimate, interval
@@ -18,6 +19,12 @@ SEEDS = 5
 
 ALPHA = 0.05
 """Chance of a wrong verdict, two-sided: half of it on each side."""
+
+SMALLEST_GAIN = 0.3
+"""Points of accuracy by which a better network must be better: as near as that counts as equally good."""
+
+SMALLEST_GAIN_IN_LOSS = log(1.03)
+"""The same in nats: 3 % of perplexity."""
 
 
 def enough(seeds: int) -> bool:
@@ -35,17 +42,21 @@ def exceeds(
     estimate: Estimate | None,
     limit: float = 0.0,
     *,
+    smallest_gain: float = 0.0,
     unit: str = "points",
     digits: int = 2,
 ) -> Finding:
     """Decide whether a mean is above a limit.
 
-    It holds if the 95 % interval lies above the limit, and fails if it lies below.
+    It holds if the 95 % interval lies above the limit, and fails if it lies below. A claim that one
+    network is *better* also fails if the interval lies below the smallest gain that counts: more
+    seeds would only show ever more surely that both are about as good.
 
     Args:
         claim: in words.
         estimate: from `contrast` or `over_seeds`; None where nothing was run.
         limit: -0.3 asks whether ours is at most 0.3 points worse.
+        smallest_gain: above the limit; declared before the study is run, 0 where any gain counts.
         unit: of the estimate.
         digits: of its figures.
 
@@ -54,11 +65,21 @@ def exceeds(
         >>> found = exceeds("iterative > one-step", over_seeds([0.5, 0.4, 0.6, 0.5, 0.7]))
         >>> found.word, found.evidence
         ('holds', '0.54 [0.40, 0.68] points over 5 seeds, 5 seeds above 0')
+        >>> level = over_seeds([0.05, -0.02, 0.03, -0.04, 0.02])
+        >>> exceeds("a > b", level).word, exceeds("a > b", level, smallest_gain=0.3).word
+        ('undecided', 'fails')
     """
     if estimate is None:
         return _not_run(claim)
-    p = above(estimate, limit)
-    return _decided(claim, estimate, (p, 1 - p), limit, unit, digits)
+    # What is clearly above the limit holds, however small it is.
+    p, too_small = above(estimate, limit), 1 - above(estimate, limit + smallest_gain)
+    sides = (p, 1.0) if smallest_gain and 2 * p <= ALPHA else (p, too_small)
+    farther = max(limit, limit + smallest_gain, key=lambda each: abs(estimate.value - each))
+    found = _decided(claim, estimate, sides, farther, unit, digits, counted=limit)
+    if found.held is False and smallest_gain and 1 - p > ALPHA / 2:
+        said = f"{found.evidence}; less than the {smallest_gain:g} {unit} that would count"
+        found = replace(found, evidence=said)
+    return found
 
 
 def compared(
@@ -66,6 +87,7 @@ def compared(
     terms: Sequence[tuple[float, BySeed]],
     limit: float = 0.0,
     *,
+    smallest_gain: float = 0.0,
     what: str = "right",
     scale: float = 100.0,
     unit: str = "points",
@@ -77,6 +99,7 @@ def compared(
         claim: in words.
         terms: as for `contrast`: ``[(1, a), (-1, b)]`` asks whether a is better than b.
         limit: as for `exceeds`.
+        smallest_gain: likewise.
         what: as for `contrast`.
         scale: likewise.
         unit: of the estimate.
@@ -88,7 +111,7 @@ def compared(
         'holds'
     """
     test = contrast(terms, what=what, scale=scale)
-    found = exceeds(claim, test, limit, unit=unit, digits=digits)
+    found = exceeds(claim, test, limit, smallest_gain=smallest_gain, unit=unit, digits=digits)
     if test is None or any("validation" not in facts for _, by in terms for facts in by.values()):
         return found
     validation = contrast(terms, part="validation", what=what, scale=scale)
@@ -266,13 +289,16 @@ def _decided(
     limit: float,
     unit: str,
     digits: int,
+    counted: float | None = None,
 ) -> Finding:
+    """Take the side of the smaller p-value; wins are counted above ``counted``, by default the limit."""
     p = min(1.0, 2 * min(sides))
     decides = enough(estimate.seeds) and p <= ALPHA
     held = sides[0] < sides[1] if decides else None
     needed = None if decides else _needed(estimate, limit, ALPHA)
-    wins = sum(each > limit for each in estimate.by_seed)
-    said = f"{shown(estimate, digits, unit)}, {wins} seeds above {limit + 0.0:.3g}"
+    counted = limit if counted is None else counted
+    wins = sum(each > counted for each in estimate.by_seed)
+    said = f"{shown(estimate, digits, unit)}, {wins} seeds above {counted + 0.0:.3g}"
     return Finding(
         claim, held, said, p=p, seeds=estimate.seeds, needed=needed, estimate=estimate, limit=limit
     )
