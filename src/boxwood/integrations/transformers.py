@@ -1,10 +1,12 @@
-"""Hugging Face models: callbacks of a ``Trainer``, pruning and shrinking of pretrained folders.
+"""Hugging Face models: callbacks of a ``Trainer``, pruning, shrinking and evaluation of pretrained
+folders.
 
 Needs ``pip install 'boxwood[transformers]'``.
 """
 
 from boxwood._internal.adapters.calibration_text import batches_for
 from boxwood._internal.adapters.configurations import configured
+from boxwood._internal.adapters.evaluating import FolderScore, evaluate_pretrained
 from boxwood._internal.adapters.outliers import outlier_sparsities
 from boxwood._internal.adapters.perplexity import perplexity
 from boxwood._internal.adapters.pretrained import prune_pretrained
@@ -12,10 +14,12 @@ from boxwood._internal.adapters.shrunken import save_pretrained, shrink_pretrain
 from boxwood._internal.adapters.transformers import MaskTrainerCallback, SparseTrainerCallback
 
 __all__ = [
+    "FolderScore",
     "MaskTrainerCallback",
     "SparseTrainerCallback",
     "batches_for",
     "configured",
+    "evaluate_pretrained",
     "outlier_sparsities",
     "perplexity",
     "prune_pretrained",

@@ -50,9 +50,7 @@ def stream_batches(
     Source: Frantar and Alistarh (2023), section 4.
     Differs from the paper: pieces are spread evenly, not drawn at random.
     """
-    ids: list[int] = []
-    for part in _parts(text):
-        ids += tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
+    ids = token_ids(tokenizer, text)
     if length is None:
         length = min(longest, max(len(ids) // (samples or _FEWEST), _SHORTEST))
     samples = min(_SAMPLES, max(len(ids) // length, 1)) if samples is None else samples
@@ -160,6 +158,26 @@ def batches_for(
         )
     cut = line_batches if lines else stream_batches
     return cut(tokenizer, text, samples=samples, length=length, longest=min(most, 2048), size=size)
+
+
+def token_ids(tokenizer: Any, text: str) -> list[int]:
+    """Turn a text into token ids, without special tokens, in little memory.
+
+    Args:
+        tokenizer: of transformers.
+        text: of any length.
+
+    Example:
+        >>> class Letters:
+        ...     def __call__(self, text, **settings):
+        ...         return {"input_ids": [ord(letter) for letter in text]}
+        >>> token_ids(Letters(), "ab")
+        [97, 98]
+    """
+    ids: list[int] = []
+    for part in _parts(text):
+        ids += tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
+    return ids
 
 
 def held_out(text: str, fraction: float = 0.1) -> tuple[str, str]:

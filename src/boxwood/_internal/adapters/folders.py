@@ -1,7 +1,7 @@
 """The model in a Hugging Face folder, whose weights may be packed."""
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import safetensors.torch
 from torch import Tensor
@@ -63,3 +63,13 @@ def load_folder(folder: Path | str) -> transformers.PreTrainedModel:
             f"{str(error).splitlines()[0]}; give a folder as save_pretrained writes it."
         ) from error
     return cast("transformers.PreTrainedModel", model.eval())
+
+
+def quiet_loading() -> None:
+    """Let transformers draw no bars of its own while it loads and writes weights.
+
+    Example:
+        >>> quiet_loading()
+    """
+    silence: Any = transformers.utils.logging.disable_progress_bar
+    silence()

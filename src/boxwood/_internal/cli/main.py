@@ -13,6 +13,7 @@ from boxwood._internal.cli import (
     compile,  # noqa: A004 - the command's name
     compress,
     demo,
+    evaluate,
     pack,
     plan,
     prune,
@@ -56,6 +57,7 @@ app.command()(compile.compile)
 app.command()(compress.compress)
 app.command()(compare.compare)
 app.command()(demo.demo)
+app.command()(evaluate.evaluate)
 app.command()(plan.plan)
 app.command()(run.run)
 app.command()(shrink.shrink)

@@ -1,9 +1,6 @@
 """``boxwood prune --by``: a pretrained Hugging Face model, block by block."""
 
 import json
-import re
-import resource
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +13,7 @@ from boxwood._internal.core.call import Call
 from boxwood._internal.core.criteria.activations import ria, wanda
 from boxwood._internal.core.criteria.weights import magnitude
 from boxwood._internal.core.granularity import Elements, PerRow
+from boxwood._internal.core.memory import peak_memory
 from boxwood._internal.core.spec import encode
 from boxwood._internal.model.blockwise import by_criterion, by_sparse_gpt
 from boxwood.errors import InvalidInput
@@ -135,14 +133,3 @@ def read_text(text: Path) -> str:
         return text.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"Expected UTF-8 text in {text}, got {error}; check it.") from error
-
-
-def peak_memory() -> int:
-    """Return the most memory that this process has held, in bytes."""
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage counts what the parent held when it forked
-        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
-        if found is not None:
-            return 1024 * int(found[1])
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else 1024 * most
