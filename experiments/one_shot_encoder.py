@@ -137,7 +137,8 @@ def package() -> Path:
 def findings(rows: Mapping[str, Any]) -> Iterator[Finding]:
     """Whether the order of the papers for language models holds for this encoder."""
     for level in LEVELS:
-        size, wanda, gpt = (rows[place(Path(), by, level).stem] for by in METHODS)
+        ordered = ("magnitude", "wanda", "sparsegpt")
+        size, wanda, gpt = (rows[place(Path(), by, level).stem] for by in ordered)
         for score in ("spearman", "top1"):
             yield in_every_seed(  # one draw of calibration text: undecided until there are five
                 f"SparseGPT > Wanda > magnitude at {level}, {score}",
@@ -157,6 +158,7 @@ def draw() -> None:
                 {
                     by: {level: rows[place(Path(), by, level).stem][score] for level in LEVELS}
                     for by in METHODS
+                    if place(Path(), by, LEVELS[0]).stem in rows
                 },
                 title,
                 rows["dense"][score],

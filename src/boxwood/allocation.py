@@ -10,6 +10,7 @@ from boxwood._internal.core.allocation import (
     uniform,
 )
 from boxwood._internal.core.allocation_by_layer import OutlierWeighed, erdos_renyi_kernel, lamp
+from boxwood._internal.core.heavy_tails import HeavyTailed, tail_exponent
 from boxwood._internal.model.gate_search import GateSearch, chipnet
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "AtLeast",
     "ByName",
     "GateSearch",
+    "HeavyTailed",
     "OutlierWeighed",
     "amc",
     "chipnet",
@@ -26,5 +28,6 @@ __all__ = [
     "global_",
     "lamp",
     "std_quality",
+    "tail_exponent",
     "uniform",
 ]

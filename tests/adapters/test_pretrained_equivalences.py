@@ -1,6 +1,7 @@
 """A folder pruned block by block is the model pruned as a whole, and loads as any other."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,24 +13,46 @@ from boxwood._internal.core.allocation import uniform
 from boxwood._internal.core.allocation_by_layer import OutlierWeighed
 from boxwood._internal.core.call import Call
 from boxwood._internal.core.granularity import Elements, Granularity, NofM, PerRow
+from boxwood._internal.core.heavy_tails import tail_exponent
 from boxwood._internal.files.mask_files import load_masks
-from boxwood._internal.model.blockwise import by_criterion, by_sparse_gpt
+from boxwood._internal.model.block_methods import with_tuning
+from boxwood._internal.model.blockwise import (
+    by_criterion,
+    by_sparse_gpt,
+    states_before,
+    through_blocks,
+)
 from boxwood._internal.model.evidence.activations import input_norm
 from boxwood._internal.model.evidence.calibration import Calibration
+from boxwood._internal.model.mask_refinement import refine_masks
 from boxwood._internal.model.oneshot import apply_masks_, find_masks
-from boxwood._internal.model.reconstruct import load_, prune_and_reconstruct
+from boxwood._internal.model.reconstruct import (
+    load_,
+    prune_and_reconstruct,
+    prune_by_alps,
+    reconstruct,
+)
 from boxwood.criteria import magnitude, ria, wanda
 from boxwood.errors import BoxwoodError, SelectionWarning
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
+from boxwood._internal.adapters.heavy_tails import heavy_tail_sparsities  # noqa: E402
 from boxwood._internal.adapters.outliers import outlier_sparsities  # noqa: E402
 from boxwood._internal.adapters.pretrained import prune_pretrained  # noqa: E402
 from boxwood._internal.adapters.resident import open_resident  # noqa: E402
 
 WANDA = Call.of(by_criterion)
 SPARSE_GPT = Call.of(by_sparse_gpt)
+METHODS = {
+    "wanda": WANDA,
+    "2:4": Call.of(by_criterion, granularity=NofM(2, 4)),
+    "sparsegpt": SPARSE_GPT,
+    **{by: decision(by, 0.5, None)[1] for by in ("ria", "alps", "dsnot")},
+    **{f"{by} 2:4": decision(by, None, "2:4")[1] for by in ("alps", "dsnot")},
+    "refit": decision("wanda", 0.5, None, refit=True)[1],
+}
 
 
 def llama(**more: object) -> object:
@@ -119,37 +142,39 @@ def whole(name: str, decide: str) -> tuple[nn.Module, dict[str, torch.Tensor]]:
         def layers(module: nn.Module, names: list[str] = names) -> dict[str, nn.Parameter]:
             return {name: module.get_parameter(name) for name in names}
 
-        if decide == "sparsegpt":
-            done = prune_and_reconstruct(model, 0.5, tokens(), layers=layers)
+        if decide in ("sparsegpt", "alps", "alps 2:4"):
+            by = prune_and_reconstruct if decide == "sparsegpt" else prune_by_alps
+            grouped = NofM(2, 4) if decide.endswith("2:4") else None
+            done = by(model, 0.5, tokens(), layers=layers, grouped=grouped)
             load_(model, done.weights)
             masks |= done.masks
         else:
-            granularity: Granularity = {"wanda": PerRow(), "ria": Elements()}.get(
-                decide, NofM(2, 4)
-            )
+            granularity: Granularity = {"ria": Elements()}.get(decide, PerRow())
+            granularity = NofM(2, 4) if decide.endswith("2:4") else granularity
             criterion = ria if decide == "ria" else wanda
             found = find_masks(
                 model, 0.5, criterion=criterion, granularity=granularity, allocation=uniform, layers=layers,
                 batches=tokens(),
             )  # fmt: skip
+            if decide == "dsnot":
+                found = refine_masks(model, found, tokens())
+            if decide == "dsnot 2:4":
+                found = refine_masks(model, found, tokens(), grouped=NofM(2, 4))
+            if decide == "refit":
+                load_(model, reconstruct(model, found, tokens()))
             apply_masks_(model, found)
             masks |= found
     return model, masks
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("decide", ["wanda", "ria", "2:4", "sparsegpt"])
+@pytest.mark.parametrize("decide", METHODS)
 def test_one_block_in_memory_is_the_whole_model_in_memory(
     name: str, decide: str, tmp_path: Path
 ) -> None:
     """Weights and masks are bit for bit those of the model that is pruned as a whole."""
     saved(name, tmp_path / "dense")
-    how = {
-        "wanda": WANDA,
-        "ria": decision("ria", 0.5, None)[1],
-        "2:4": Call.of(by_criterion, granularity=NofM(2, 4)),
-        "sparsegpt": SPARSE_GPT,
-    }[decide]
+    how = METHODS[decide]
     rows = prune_pretrained(tmp_path / "dense", tmp_path / "out", 0.5, decide=how, batches=tokens())
     model, masks = whole(name, decide)
     loaded = type(model).from_pretrained(tmp_path / "out").eval()
@@ -164,7 +189,7 @@ def test_one_block_in_memory_is_the_whole_model_in_memory(
             == next(row.kept for row in rows if row.name == key)
             == mask.numel() // 2
         )
-        if decide == "2:4":
+        if decide.endswith("2:4"):
             assert (mask.view(len(mask), -1, 4).sum(2) == 2).all()
     assert torch.equal(loaded(**tokens()[0])[0], model(**tokens()[0])[0])
 
@@ -287,6 +312,72 @@ def test_blocks_with_more_outliers_stay_denser(tmp_path: Path) -> None:
         )
     with pytest.raises(BoxwoodError, match=r"sparsity for each of the blocks model.layers.0"):
         prune_pretrained(tmp_path / "dense", tmp_path / "other", {"model.layers.0": 0.5})
+
+
+def test_blocks_with_heavier_tails_stay_denser(tmp_path: Path) -> None:
+    """Exponents are means over a block's layers, which decide; the total is what was asked for."""
+    model = built("llama")
+    with torch.no_grad():
+        for layer in (module for module in model.model.layers[1].modules() if isinstance(module, nn.Linear)):  # fmt: skip
+            layer.weight *= torch.exp(-torch.arange(layer.weight.shape[1]) / 2.0)
+    model.save_pretrained(tmp_path / "dense")
+    found = heavy_tail_sparsities(tmp_path / "dense", 0.6, spread=0.2)
+    exponents = []
+    for names in names_by_block(model):
+        every = [tail_exponent(model.get_parameter(name)) for name in names]
+        exponents.append(sum(every) / len(every))
+    low, high = min(exponents), max(exponents)
+    mapped = [0.8 + 0.4 * (alpha - low) / (high - low) for alpha in exponents]
+    assert list(found.values()) == pytest.approx([0.6 * 3 * each / sum(mapped) for each in mapped])
+    assert min(found, key=found.get) == "model.layers.1"
+    rows = prune_pretrained(tmp_path / "dense", tmp_path / "out", found, batches=tokens())
+    weights = sum(row.weights for row in rows)
+    assert sum(row.kept for row in rows) / weights == pytest.approx(0.4, abs=1e-3)
+
+
+@pytest.mark.parametrize("measure", ["outliers", "spectra"])
+def test_what_is_skipped_has_no_part_in_the_sparsities(measure: str, tmp_path: Path) -> None:
+    """Neither as evidence nor in the total; a block that is skipped whole keeps the given sparsity."""
+    model = saved("llama", tmp_path / "dense")
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[:2] *= 50
+    model.save_pretrained(tmp_path / "other")
+    skip = ("*.1.mlp.up_proj.weight", "*.layers.2.*")
+    found = [
+        heavy_tail_sparsities(tmp_path / name, 0.5, skip=skip)
+        if measure == "spectra"
+        else outlier_sparsities(tmp_path / name, 0.5, tokens(), weighed=OutlierWeighed(2.0, 0.2), skip=skip)
+        for name in ("dense", "other")
+    ]  # fmt: skip
+    assert found[0]["model.layers.2"] == found[1]["model.layers.2"] == 0.5
+    assert found[0]["model.layers.0"] != 0.5
+    if measure == "spectra":  # the first two blocks' own layers are the same in both
+        assert found[0] == found[1]
+    rows = prune_pretrained(
+        tmp_path / "other", tmp_path / "out", found[1], batches=tokens(), skip=skip
+    )
+    assert len(rows) == 7 + 6
+    kept = sum(row.kept for row in rows) / sum(row.weights for row in rows)
+    assert kept == pytest.approx(0.5, abs=2e-3)
+
+
+def test_tuning_by_blocks(tmp_path: Path) -> None:
+    """Each block is tuned on what the tuned ones before it make; masks are those of before."""
+    model = saved("llama", tmp_path / "dense")
+    how = decision("wanda", 0.5, None, tune=6)[1]
+    prune_pretrained(tmp_path / "dense", tmp_path / "out", 0.5, decide=how, batches=tokens())
+    model.config.use_cache = False
+    states = states_before(model, model.model.layers, tokens())
+    decide = Call.of(with_tuning, decide=WANDA, steps=6)
+    masks: dict[str, torch.Tensor] = {}
+    for place, (_, found) in enumerate(
+        through_blocks(model.model.layers, states, partial(decide, sparsity=0.5))
+    ):
+        masks |= {f"model.layers.{place}.{name}": mask for name, mask in found.items()}
+    loaded = type(model).from_pretrained(tmp_path / "out").state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in model.state_dict().items())
+    stored = load_masks(tmp_path / "out")
+    assert all(torch.equal(stored[name], mask) for name, mask in masks.items())
 
 
 def test_experts_in_one_tensor_are_named(tmp_path: Path) -> None:

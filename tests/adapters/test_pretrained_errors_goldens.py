@@ -161,7 +161,7 @@ def test_the_command(llama: Path, tmp_path: Path) -> None:
     done = command("prune", llama, "--by", "wanda", "--sparsity", 0.25, *text, "--out", tmp_path / "a")  # fmt: skip
     assert "weights of 14 linear layers (sparsity 0.2500)" in done.stdout, done
     assert "32 calibration tokens" in done.stdout
-    for by in ("magnitude", "wanda", "ria", "sparsegpt"):
+    for by in ("magnitude", "wanda", "ria", "sparsegpt", "alps", "dsnot"):
         out = tmp_path / by
         done = command(
             "prune", llama, "--by", by, "--pattern", "1:4", *text, "--out", out, "--json"
@@ -178,7 +178,7 @@ def test_the_command(llama: Path, tmp_path: Path) -> None:
         assert report["tensors"] == said["tensors"]
         transformers.AutoModelForCausalLM.from_pretrained(out)
         transformers.AutoTokenizer.from_pretrained(out)
-    for by in ("magnitude", "wanda", "ria", "sparsegpt"):
+    for by in ("magnitude", "wanda", "ria", "sparsegpt", "alps"):
         out = tmp_path / f"blocks of {by}"
         blocks = ("--pattern", "1x4", "--sparsity", 0.75)
         done = command("prune", llama, "--by", by, *blocks, *text, "--out", out, "--json")
@@ -192,6 +192,29 @@ def test_the_command(llama: Path, tmp_path: Path) -> None:
     said = json.loads(done.stdout)
     assert said["total"]["sparsity"] == pytest.approx(0.7, abs=0.005)
     assert len({round(row["kept"] / row["weights"], 2) for row in said["tensors"]}) == 2
+    done = command(
+        "prune", llama, "--by", "magnitude", "--sparsity", 0.7, "--alpha", "--out", tmp_path / "alpha",
+        "--json",
+    )  # fmt: skip
+    said = json.loads(done.stdout)
+    assert said["total"]["sparsity"] == pytest.approx(0.7, abs=0.005)
+    shares: dict[str, set[float]] = {}
+    for row in said["tensors"]:  # one density for each block, to whole weights
+        shares.setdefault(row["name"].split(".")[2], set()).add(row["kept"] / row["weights"])
+    assert all(max(each) - min(each) < 0.02 for each in shares.values())
+    assert abs(max(shares["0"]) - max(shares["1"])) > 0.1
+    assert said["calibration_tokens"] == 0
+    done = command(
+        "prune", llama, "--by", "dsnot", "--start", "magnitude", "--refit", "--tune", 2, "--sparsity", 0.5,
+        *text, "--out", tmp_path / "better", "--json",
+    )  # fmt: skip
+    names = []
+    way = json.loads(done.stdout)["by"]
+    while way is not None:
+        names.append(way["function"]["function"].partition(":")[2])
+        inner = dict(map(tuple, way["settings"]))
+        way = inner.get("decide", inner.get("start"))
+    assert names == ["with_tuning", "with_least_squares", "by_dsnot", "by_criterion"]
     by_line = ("--text", tmp_path / "text.txt", "--samples", 2, "--lines", "--json")
     done = command("prune", llama, "--by", "wanda", "--sparsity", 0.5, *by_line, "--out", tmp_path / "b")  # fmt: skip
     assert json.loads(done.stdout)["calibration_tokens"] == 32
@@ -201,7 +224,7 @@ def test_the_command(llama: Path, tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (["--by", "wanda", "--sparsity", "0.5"], "calibration text for wanda, got none; give --text"),
-        (["--by", "chance", "--sparsity", "0.5"], "Expected --by magnitude, wanda, ria, sparsegpt, got 'chance'"),
+        (["--by", "chance", "--sparsity", "0.5"], "Expected --by magnitude, wanda, ria, sparsegpt, alps, dsnot, got 'chance'"),
         (["--by", "magnitude"], "--sparsity or --pattern, got neither"),
         (["--by", "magnitude", "--pattern", "1x4"], "Expected --sparsity with --pattern 1x4, got none"),
         (["--by", "magnitude", "--sparsity", "0.5", "--pattern", "2:4"], "either --sparsity or --pattern n:m, got both, 0.5 and 2:4"),
@@ -212,6 +235,16 @@ def test_the_command(llama: Path, tmp_path: Path) -> None:
         (["--pattern", "2:4"], "only with --by"),
         (["--by", "wanda", "--pattern", "2:4", "--owl"], "Expected no --owl with --pattern 2:4"),
         (["--by", "magnitude", "--sparsity", "0.5", "--owl"], "calibration text for --owl, got none"),
+        (["--by", "wanda", "--sparsity", "0.5", "--alpha", "--owl"], "Expected --owl or --alpha, which both give every block"),
+        (["--by", "wanda", "--pattern", "2:4", "--alpha"], "Expected no --alpha with --pattern 2:4"),
+        (["--by", "magnitude", "--sparsity", "0.5", "--refit"], "calibration text for --refit, got none"),
+        (["--by", "magnitude", "--sparsity", "0.5", "--tune", "3"], "calibration text for --tune, got none"),
+        (["--by", "alps", "--sparsity", "0.5", "--alpha"], "calibration text for alps, got none"),
+        (["--by", "wanda", "--sparsity", "0.5", "--start", "ria"], "Expected --start magnitude, wanda, ria, sparsegpt with --by dsnot, which refines masks, got --start ria with --by wanda"),
+        (["--by", "dsnot", "--sparsity", "0.5", "--start", "alps"], "got --start alps with --by dsnot"),
+        (["--by", "dsnot", "--sparsity", "0.5", "--pattern", "1x4"], "with --by dsnot, which exchanges single weights, got blocks"),
+        (["--sparsity", "0.5", "--alpha"], "--owl and --alpha only with --by"),
+        (["--sparsity", "0.5", "--tune", "3"], "--owl and --alpha only with --by"),
         ([], "Expected --sparsity, and"),
         (["--sparsity", "0.5", "--text", "text.txt"], "only with --by"),
     ],

@@ -48,7 +48,7 @@ BAD: dict[str, tuple[str, ...]] = {
     "--seeds": COUNTS, "--workers": COUNTS, "--threads": COUNTS, "--turns": COUNTS,
     "--batch": COUNTS, "--samples": COUNTS, "--length": COUNTS, "--floor": COUNTS, "--steps": COUNTS,
     "--stride": COUNTS, "--tokens": COUNTS, "--limit": COUNTS, "--dtype": ("float8", "half", ""),
-    "--report": (*WRITTEN, "FOLDER"), "--multiple": COUNTS, "--examples": COUNTS, "--first-seed": ("-1", "99999999999999999999"), "--port": ("-1", "99999"),
+    "--report": (*WRITTEN, "FOLDER"), "--tune": ("-1", "99999999999999999999"), "--multiple": COUNTS, "--examples": COUNTS, "--first-seed": ("-1", "99999999999999999999"), "--port": ("-1", "99999"),
     "--snapshot-every": ("-1", "nan", "inf"), "--gpus-per-run": ("-1", "1.5", "nan", "inf"), "--device": ("cuda:99", "meta", "nonsense", "gpu", ""),
     "--sparsity": SPARSITIES, "--keep": SHARES, "--macs": SHARES, "--size": SHARES,
     "--latency": SHARES, "--utilisation": SHARES, "--card": ("abacus", "A100 PCIe", ""), "--csv": WRITTEN, "--figures": WRITTEN,
@@ -69,6 +69,7 @@ STORE = dict.fromkeys(COMMANDS, ("FILE",)) | {
 OF_OTHERS: dict[tuple[str, str], tuple[str, ...]] = {
     **{(command, "--pattern"): ("0", "4:2", "x", "0x4", "1x4x1") for command in ("prune", "compile", "bench")},
     ("shrink", "OUT"): (*WRITTEN, "MISSING/file"),
+    ("prune", "--start"): ("x", "wanda"),  # without --by
     ("prune", "--keep"): ("2:4", "0.5"),  # as it was before there was --pattern
     ("report", "--latency-file"): (), ("serve", "--latency-file"): (),  # a file that is read
     **{("compress", each): () for each in ("--for", "--at-most", "--hours", "--max-drop", "--seed")},  # the search checks them

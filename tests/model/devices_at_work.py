@@ -36,6 +36,7 @@ from boxwood._internal.graph.units import find_units
 from boxwood._internal.model.counting import count_layers
 from boxwood._internal.model.dead import remove_dead_
 from boxwood._internal.model.evidence.movement import TrackMovement
+from boxwood._internal.model.mask_refinement import refine_masks
 from boxwood._internal.model.oneshot import (
     apply_masks_,
     find_masks,
@@ -43,7 +44,12 @@ from boxwood._internal.model.oneshot import (
     masks_from_zeros,
 )
 from boxwood._internal.model.prunable import linear_and_conv
-from boxwood._internal.model.reconstruct import load_, prune_and_reconstruct, reconstruct
+from boxwood._internal.model.reconstruct import (
+    load_,
+    prune_and_reconstruct,
+    prune_by_alps,
+    reconstruct,
+)
 from boxwood._internal.model.sparse_training import SparseTraining
 from boxwood._internal.recipes.unit_selection import select_units
 from boxwood._internal.train.callbacks import Callbacks
@@ -214,7 +220,14 @@ def reconstructed(device: Device) -> Numbers:
     first = reconstruct(net, find_masks(convolutions(), 0.5), inputs)
     second = prune_and_reconstruct(net, 0.5, inputs)
     load_(net, {name: weight.cpu() for name, weight in first.items()})
-    return first | {f"second {name}": weight for name, weight in second.weights.items()}
+    third = prune_by_alps(net, 0.5, inputs)
+    refined = refine_masks(net, find_masks(convolutions(), 0.5), inputs)
+    return {
+        **first,
+        **{f"second {name}": weight for name, weight in second.weights.items()},
+        **{f"third {name}": weight for name, weight in third.weights.items()},
+        **{f"refined {name}": mask for name, mask in refined.items()},
+    }
 
 
 def shrunken(device: Device) -> Numbers:

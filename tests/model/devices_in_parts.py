@@ -57,7 +57,11 @@ def allocated(device: Device) -> Numbers:
         found |= {f"{name} {key}": mask for key, mask in masks.items()}
     weights = {name: p.detach() for name, p in chain().to(device).named_parameters()}
     counts = allocation.std_quality(weights, (("*weight", 0.5),))
-    return found | {"counts": repr(counts)}
+    heavy = allocation.HeavyTailed.of({n: each for n, each in weights.items() if each.dim() > 1})
+    spread = boxwood.find_masks(chain().to(device), 0.5, allocation=heavy)
+    exponents = [allocation.tail_exponent(each) for each in weights.values() if each.dim() > 1]
+    found |= {f"heavy {key}": mask for key, mask in spread.items()}
+    return found | {"counts": repr(counts), "exponents": torch.tensor(exponents)}
 
 
 def grouped(device: Device) -> Numbers:
@@ -158,12 +162,25 @@ def one_layer(device: Device) -> Numbers:
         how(chain()[0].to(device), batches, sparsity=0.5)
         for how in (oneshot.by_criterion, oneshot.by_sparse_gpt)
     )
+    alps, dsnot, fitted, tuned = (
+        how(chain()[0].to(device), batches, sparsity=0.5)
+        for how in (
+            oneshot.by_alps,
+            oneshot.by_dsnot,
+            oneshot.with_least_squares,
+            oneshot.with_tuning,
+        )
+    )
     inverse = torch.eye(6) + 0.1
     surgery = oneshot.remove_weights(drawn(6, device=device), inverse.to(device), 3)
     dead = oneshot.remove_dead(net, {"0.weight": torch.zeros(8, 12, dtype=torch.bool)}, (12,))
     return {
         **{f"wanda {name}": weight for name, weight in wanda.weights.items()},
         **{f"gpt {name}": weight for name, weight in gpt.weights.items()},
+        **{f"alps {name}": weight for name, weight in alps.weights.items()},
+        **{f"dsnot {name}": mask for name, mask in dsnot.masks.items()},
+        **{f"fitted {name}": weight for name, weight in fitted.weights.items()},
+        **{f"tuned {name}": weight for name, weight in tuned.weights.items()},
         "surgery": surgery.weight,
         "rise": surgery.rise,
         **{f"dead {name}": mask for name, mask in dead.masks.items()},

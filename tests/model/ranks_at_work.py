@@ -33,9 +33,15 @@ from boxwood._internal.model.binding import MaskBinding
 from boxwood._internal.model.counting import count_layers
 from boxwood._internal.model.dead import remove_dead
 from boxwood._internal.model.evidence.movement import TrackMovement
+from boxwood._internal.model.mask_refinement import refine_masks
 from boxwood._internal.model.oneshot import apply_masks_, find_masks, masks_from_zeros
 from boxwood._internal.model.prunable import Layers, Named, linear_and_conv
-from boxwood._internal.model.reconstruct import load_, prune_and_reconstruct, reconstruct
+from boxwood._internal.model.reconstruct import (
+    load_,
+    prune_and_reconstruct,
+    prune_by_alps,
+    reconstruct,
+)
 from boxwood._internal.model.scoring import score
 from boxwood._internal.model.sparse_training import SparseTraining
 from boxwood._internal.recipes.unit_selection import select_units
@@ -301,6 +307,16 @@ def sparse_gpt(part: Part) -> Found:
     return done.weights | {f"mask {name}": mask for name, mask in done.masks.items()}
 
 
+def alps(part: Part) -> Found:
+    done = prune_by_alps(convolutions(), 0.5, part.of(batches(4)), refinements=60)
+    return done.weights | {f"mask {name}": mask for name, mask in done.masks.items()}
+
+
+def refined(part: Part) -> Found:
+    masks = find_masks(convolutions(), 0.5)
+    return refine_masks(convolutions(), masks, part.of(batches(4)), threshold=0.01)
+
+
 def compensated(part: Part) -> Found:
     net, whole_data = convolutions(), [inputs for inputs, _ in batches(4)]
     selection = select_units(find_units(net, whole_data[0]), 0.5)
@@ -437,6 +453,8 @@ def both(part: Part) -> dict[str, Callable[[], Found]]:
         "unequal batches": lambda: unequal(part),
         "reconstruct": lambda: reconstructed(part),
         "SparseGPT": lambda: sparse_gpt(part),
+        "ALPS": lambda: alps(part),
+        "DSnoT": lambda: refined(part),
         "unused on one rank": lambda: unused_on_one_rank(part),
         "compensate": lambda: compensated(part),
         "wrapped afterwards": lambda: wrapped_afterwards(part),

@@ -127,7 +127,7 @@ def test_flat_parameters_are_refused(found, scenario, name):
             )
 
 
-@pytest.mark.parametrize("scenario", ["reconstruct", "SparseGPT", "compensate"])
+@pytest.mark.parametrize("scenario", ["reconstruct", "SparseGPT", "ALPS", "DSnoT", "compensate"])
 def test_adjusted_weights_are_those_of_one_process(found, scenario):
     """Hessians and statistics add up over the ranks, and all get the same bits."""
     mine, other, alone = (found[name][scenario] for name in ("0", "1", "alone"))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from boxwood._internal.adapters.pretrained import Watch, states_of
+from boxwood._internal.adapters.pretrained import Watch, not_skipped, states_of
 from boxwood._internal.adapters.resident import open_resident
 from boxwood._internal.core.allocation_by_layer import OutlierWeighed
 from boxwood._internal.core.criteria.activations import wanda
@@ -12,7 +12,6 @@ from boxwood._internal.core.evidence import evidence_of
 from boxwood._internal.model.blockwise import through_blocks
 from boxwood._internal.model.evidence.calibration import Batches, Calibration
 from boxwood._internal.model.evidence.gathering import gather
-from boxwood._internal.model.prunable import linear
 from boxwood._internal.model.reconstruct import Reconstruction
 from boxwood._internal.model.scoring import score
 
@@ -23,6 +22,7 @@ def outlier_sparsities(
     batches: Batches,
     *,
     weighed: OutlierWeighed = OutlierWeighed(),  # noqa: B008 - frozen
+    skip: tuple[str, ...] = (),
     blocks: str | None = None,
     follow_links: bool = False,
     watch: Watch = lambda done, total: None,  # noqa: ARG005
@@ -36,6 +36,7 @@ def outlier_sparsities(
         sparsity: of all blocks together.
         batches: what the model is called with.
         weighed: how strongly outliers count.
+        skip: patterns of names that will be left alone, as for ``prune_pretrained``.
         blocks: dotted name of the list of blocks, where there are several.
         follow_links: let files be links out of the folder.
         watch: called with the progress.
@@ -54,10 +55,13 @@ def outlier_sparsities(
     names = iter(opened.blocks)
 
     def look(fed: nn.Module, seen: Batches) -> Reconstruction:
-        weights = linear(fed)
+        name = next(names)
+        chosen = not_skipped(name, opened.weights(name), skip)
+        if not chosen:
+            return Reconstruction({}, {})
+        weights = {f"block.{each}": fed.get_parameter(f"block.{each}") for each in chosen}
         evidence = gather(evidence_of(wanda), Calibration(fed, weights, seen))
         scores = score(weights, wanda, evidence=evidence).values()
-        name = next(names)
         sizes[name] = sum(each.numel() for each in scores)
         mean = sum(float(each.double().sum()) for each in scores) / sizes[name]
         above = sum(int((each > weighed.outlier * mean).sum()) for each in scores)
@@ -65,7 +69,8 @@ def outlier_sparsities(
         return Reconstruction({}, {})
 
     watch(0, len(opened.blocks))
-    for _ in through_blocks(opened.resident(), states_of(opened, batches), look):
-        watch(len(shares), len(opened.blocks))
+    blocks_seen = through_blocks(opened.resident(), states_of(opened, batches), look)
+    for done, _ in enumerate(blocks_seen, start=1):
+        watch(done, len(opened.blocks))
     densities = weighed.densities(shares, sizes, sparsity)
-    return {name: max(1 - density, 0.0) for name, density in densities.items()}
+    return {name: max(1 - densities.get(name, 1 - sparsity), 0.0) for name in opened.blocks}

@@ -81,7 +81,7 @@ def prune_pretrained(
     """
     source, out = Path(source), Path(out)
     opened = open_resident(source, blocks=blocks, follow_links=follow_links)
-    chosen = {name: _left(name, opened.weights(name), skip) for name in opened.blocks}
+    chosen = {name: not_skipped(name, opened.weights(name), skip) for name in opened.blocks}
     _check(opened, chosen, skip, sparsity)
     _warn_of_others(opened)
     masked = {tensor.name: tensor for each in chosen.values() for tensor in each.values()}
@@ -133,9 +133,15 @@ def _parameters(module: nn.Module, names: tuple[str, ...]) -> dict[str, nn.Param
     return {name: module.get_parameter(name) for name in names}
 
 
-def _left(
-    block: str, weights: dict[str, StoredTensor], skip: tuple[str, ...]
+def not_skipped(
+    block: str, weights: Mapping[str, StoredTensor], skip: tuple[str, ...]
 ) -> dict[str, StoredTensor]:
+    """Leave out the weights of a block whose full names match a pattern.
+
+    Example:
+        >>> not_skipped("layers.0", {}, ("*.k_proj.weight",))
+        {}
+    """
     return {
         name: tensor
         for name, tensor in weights.items()

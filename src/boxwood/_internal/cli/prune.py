@@ -14,7 +14,7 @@ from boxwood._internal.cli import checks
 from boxwood._internal.cli.models import Length, Samples
 from boxwood._internal.cli.patterns import check_pattern
 from boxwood._internal.cli.progress import byte_bar
-from boxwood._internal.cli.prune_blocks import decision, prune_blocks
+from boxwood._internal.cli.prune_blocks import Uneven, decision, prune_blocks
 from boxwood._internal.cli.tables import show
 from boxwood._internal.cli.terminal import Console, say, stoppable
 from boxwood._internal.files.checkpoint import open_checkpoint
@@ -55,8 +55,9 @@ def prune(
     by: Annotated[
         str | None,
         typer.Option(
-            help="magnitude, wanda, ria or sparsegpt: prune the linear layers of a Hugging Face "
-            "model, all alike, one block in memory at a time. Default: magnitudes of the whole checkpoint."
+            help="magnitude, wanda, ria, sparsegpt, alps or dsnot: prune the linear layers of a Hugging "
+            "Face model, all alike, one block in memory at a time. Default: magnitudes of the whole "
+            "checkpoint."
         ),
     ] = None,
     pattern: Annotated[
@@ -68,11 +69,37 @@ def prune(
         ),
     ] = None,
     _keep: Annotated[str | None, typer.Option("--keep", hidden=True, callback=_no_keep)] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            help="With --by dsnot: magnitude, wanda, ria or sparsegpt, whose masks it refines. "
+            "Default: wanda."
+        ),
+    ] = None,
+    refit: Annotated[
+        bool,
+        typer.Option(
+            "--refit", help="With --by: solve for the weights that stay, by least squares."
+        ),
+    ] = False,
+    tune: Annotated[
+        int,
+        typer.Option(
+            help="With --by: steps of Adam on each block's outputs; 32 is a start.",
+            callback=checks.whole(0, 100_000),
+        ),
+    ] = 0,
     owl: Annotated[
         bool, typer.Option("--owl", help="With --by: lower sparsity in blocks with more outliers.")
     ] = False,
+    alpha: Annotated[
+        bool,
+        typer.Option(
+            "--alpha", help="With --by: lower sparsity in blocks whose spectra have heavier tails."
+        ),
+    ] = False,
     text: Annotated[
-        Path | None, typer.Option(help="Calibration text, for --by wanda, ria and sparsegpt.")
+        Path | None, typer.Option(help="Calibration text, for all that looks at activations.")
     ] = None,
     lines: Annotated[
         bool, typer.Option("--lines", help="Every line of the text is an example (encoders).")
@@ -112,6 +139,10 @@ def prune(
 
     Example: boxwood prune llama/ --by sparsegpt --pattern 2:4 --text wiki.txt --out pruned/
 
+    Example: boxwood prune llama/ --by alps --alpha --sparsity 0.7 --text wiki.txt --out pruned/
+
+    Example: boxwood prune llama/ --by dsnot --start magnitude --refit --sparsity 0.6 --text wiki.txt --out pruned/
+
     Example: boxwood prune bert/ --by wanda --sparsity 0.8 --pattern 1x4 --text wiki.txt --out pruned/
     """
     torch.set_num_threads(threads)
@@ -121,25 +152,22 @@ def prune(
                 "Expected no --layers and no --per-tensor with --by, which gives every linear layer "
                 "of the blocks the same sparsity, got one; leave layers out with --skip."
             )
-        wanted, decide = decision(by, sparsity, pattern)
-        if owl and sparsity is None:
+        wanted, decide = decision(by, sparsity, pattern, start=start, refit=refit, tune=tune)
+        uneven = _uneven(owl=owl, alpha=alpha, pattern=pattern, sparsity=sparsity)
+        # The first that applies is named where there is no text.
+        asking = {by: by != "magnitude", "--owl": owl, "--refit": refit, "--tune": tune > 0}
+        needing = [name for name, needs in asking.items() if needs]
+        if needing and text is None:
             raise InvalidInput(
-                f"Expected no --owl with --pattern {pattern}, which gives every block the same sparsity, "
-                f"got both; leave one out."
-            )
-        needed = by != "magnitude" or owl
-        if needed and text is None:
-            raise InvalidInput(
-                f"Expected calibration text for {'--owl' if owl else by}, got none; give --text "
-                f"FILE."
+                f"Expected calibration text for {needing[0]}, got none; give --text FILE."
             )
         prune_blocks(
             checkpoint,
             out,
             wanted,
             decide,
-            outliers=owl,
-            text=text if needed else None,
+            uneven=uneven,
+            text=text if needing else None,
             lines=lines,
             samples=samples,
             length=length,
@@ -149,10 +177,15 @@ def prune(
             as_json=as_json,
         )
         return
-    if sparsity is None or pattern or owl or text or lines or blocks:
+    if sparsity is None or pattern or text or lines or blocks:
         raise InvalidInput(
-            "Expected --sparsity, and --pattern, --owl, --text, --lines and --blocks only with --by, "
-            "got otherwise; add --by magnitude, wanda, ria or sparsegpt for a pretrained transformer."
+            "Expected --sparsity, and --pattern, --text, --lines and --blocks only with --by, got "
+            "otherwise; add --by magnitude, wanda, ria or sparsegpt for a pretrained transformer."
+        )
+    if start or refit or tune or owl or alpha:
+        raise InvalidInput(
+            "Expected --start, --refit, --tune, --owl and --alpha only with --by, got otherwise; add "
+            "--by magnitude, wanda, ria or sparsegpt for a pretrained transformer."
         )
     chosen = NamePatterns(tuple(layers or ()), tuple(skip or ()))
     opened = open_checkpoint(checkpoint, follow_links=follow_links)
@@ -180,6 +213,21 @@ def prune(
         f"masks in {out / 'masks'}.",
         soft_wrap=True,
     )
+
+
+def _uneven(*, owl: bool, alpha: bool, pattern: str | None, sparsity: float | None) -> Uneven:
+    given = [name for name, is_given in (("--owl", owl), ("--alpha", alpha)) if is_given]
+    if len(given) == 2:
+        raise InvalidInput(
+            "Expected --owl or --alpha, which both give every block a sparsity of its own, got both; "
+            "leave one out."
+        )
+    if given and sparsity is None:
+        raise InvalidInput(
+            f"Expected no {given[0]} with --pattern {pattern}, which gives every block the same "
+            f"sparsity, got both; leave one out."
+        )
+    return Uneven.OUTLIERS if owl else Uneven.HEAVY_TAILS if alpha else Uneven.NOT
 
 
 def _table(rows: tuple[PrunedTensor, ...]) -> Table:

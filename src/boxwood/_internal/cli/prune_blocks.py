@@ -3,18 +3,26 @@
 import json
 import time
 from dataclasses import asdict
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from boxwood._internal.cli.patterns import read_pattern
 from boxwood._internal.cli.progress import bar
 from boxwood._internal.cli.terminal import Console, say
+from boxwood._internal.core.blocks import Blocks
 from boxwood._internal.core.call import Call
 from boxwood._internal.core.criteria.activations import ria, wanda
 from boxwood._internal.core.criteria.weights import magnitude
-from boxwood._internal.core.granularity import Elements, PerRow
+from boxwood._internal.core.granularity import Elements, NofM, PerRow
 from boxwood._internal.core.memory import peak_memory
 from boxwood._internal.core.spec import encode
+from boxwood._internal.model.block_methods import (
+    by_alps,
+    by_dsnot,
+    with_least_squares,
+    with_tuning,
+)
 from boxwood._internal.model.blockwise import by_criterion, by_sparse_gpt
 from boxwood.errors import InvalidInput
 
@@ -24,19 +32,33 @@ _CRITERIA = {
     "wanda": (wanda, PerRow()),
     "ria": (ria, Elements()),
 }
-METHODS = (*_CRITERIA, "sparsegpt")
+_SOLVERS = {"sparsegpt": by_sparse_gpt, "alps": by_alps}
+METHODS = (*_CRITERIA, *_SOLVERS, "dsnot")
+_STARTS = (*_CRITERIA, "sparsegpt")
 
 
-def decision(by: str, sparsity: float | None, pattern: str | None) -> tuple[float, Call]:
+def decision(
+    by: str,
+    sparsity: float | None,
+    pattern: str | None,
+    *,
+    start: str | None = None,
+    refit: bool = False,
+    tune: int = 0,
+) -> tuple[float, Call]:
     """Say how a block is pruned, in the words of the command line.
 
     Args:
         by: one of `METHODS`.
         sparsity: fraction of zeros in every linear layer.
         pattern: ``n:m`` in its place, or ``1x4`` as well.
+        start: the method whose masks dsnot refines; wanda by default.
+        refit: solve for the weights that stay.
+        tune: steps of tuning each block; 0 for none.
 
     Raises:
-        InvalidInput: another method or pattern, or no sparsity, or two.
+        InvalidInput: another method or pattern, or no sparsity, or two; or settings that do not go
+            together.
 
     Example:
         >>> sparsity, how = decision("sparsegpt", None, "2:4")
@@ -45,6 +67,11 @@ def decision(by: str, sparsity: float | None, pattern: str | None) -> tuple[floa
     """
     if by not in METHODS:
         raise InvalidInput(f"Expected --by {', '.join(METHODS)}, got {by!r}; choose one.")
+    if start is not None and (by != "dsnot" or start not in _STARTS):
+        raise InvalidInput(
+            f"Expected --start {', '.join(_STARTS)} with --by dsnot, which refines masks, got "
+            f"--start {start} with --by {by}; correct one of the two."
+        )
     grouped = None
     if pattern is not None:
         wanted, grouped = read_pattern(pattern, sparsity)
@@ -54,10 +81,34 @@ def decision(by: str, sparsity: float | None, pattern: str | None) -> tuple[floa
         raise InvalidInput(
             "Expected --sparsity or --pattern, got neither; --pattern n:m is a sparsity of 1 - n/m."
         )
-    if by == "sparsegpt":
-        return wanted, Call.of(by_sparse_gpt, grouped=grouped)
+    decide = _method(by, grouped, start or "wanda")
+    if refit:
+        decide = Call.of(with_least_squares, decide=decide)
+    if tune:
+        decide = Call.of(with_tuning, decide=decide, steps=tune)
+    return wanted, decide
+
+
+def _method(by: str, grouped: NofM | Blocks | None, start: str) -> Call:
+    if by == "dsnot":
+        if isinstance(grouped, Blocks):
+            raise InvalidInput(
+                "Expected --pattern n:m or --sparsity alone with --by dsnot, which exchanges single "
+                "weights, got blocks; choose another --by."
+            )
+        return Call.of(by_dsnot, start=_method(start, grouped, ""), grouped=grouped)
+    if by in _SOLVERS:
+        return Call.of(_SOLVERS[by], grouped=grouped)
     criterion, alone = _CRITERIA[by]
-    return wanted, Call.of(by_criterion, criterion=criterion, granularity=grouped or alone)
+    return Call.of(by_criterion, criterion=criterion, granularity=grouped or alone)
+
+
+class Uneven(Enum):
+    """What decides which blocks are pruned more than others."""
+
+    NOT = ""
+    OUTLIERS = "outliers"
+    HEAVY_TAILS = "spectra"
 
 
 def prune_blocks(
@@ -66,7 +117,7 @@ def prune_blocks(
     sparsity: float,
     decide: Call,
     *,
-    outliers: bool,
+    uneven: Uneven,
     text: Path | None,
     lines: bool,
     samples: int | None,
@@ -79,6 +130,7 @@ def prune_blocks(
     """Prune, and print what was kept, how long it took and how much memory."""
     # Only here: transformers takes seconds to import.
     from boxwood._internal.adapters.calibration_text import Tokens, batches_for
+    from boxwood._internal.adapters.heavy_tails import heavy_tail_sparsities
     from boxwood._internal.adapters.outliers import outlier_sparsities
     from boxwood._internal.adapters.pretrained import prune_pretrained
 
@@ -88,10 +140,13 @@ def prune_blocks(
         batches = batches_for(folder, read_text(text), lines=lines, samples=samples, length=length)
     wanted: float | dict[str, float] = sparsity
     where: dict[str, Any] = {"blocks": blocks, "follow_links": follow_links}
-    if outliers:
-        with bar("outliers", quiet=as_json) as watch:
-            options = where if watch is None else {**where, "watch": watch}
-            wanted = outlier_sparsities(folder, sparsity, batches, **options)
+    if uneven is not Uneven.NOT:
+        with bar(uneven.value, quiet=as_json) as watch:
+            options = {**where, "skip": skip} | ({} if watch is None else {"watch": watch})
+            if uneven is Uneven.OUTLIERS:
+                wanted = outlier_sparsities(folder, sparsity, batches, **options)
+            else:
+                wanted = heavy_tail_sparsities(folder, sparsity, **options)
     with bar("blocks", quiet=as_json) as watch:
         options = where if watch is None else {**where, "watch": watch}
         rows = prune_pretrained(

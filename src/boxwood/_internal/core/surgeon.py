@@ -166,7 +166,7 @@ def sparse_gpt(
     granularity: Granularity = grouped or Elements()
     wide = 1
     if isinstance(grouped, NofM):
-        _check_grouped(grouped, weight, keep, inputs)
+        check_n_of_m(grouped, weight, keep, inputs)
         wide = grouped.m
     elif isinstance(grouped, Blocks):
         wide = grouped.columns
@@ -219,7 +219,12 @@ def count_groups(granularity: Granularity, shape: tuple[int, ...]) -> int:
     return granularity.pool(torch.empty(shape, device="meta")).numel()
 
 
-def _check_grouped(grouped: NofM, weight: Tensor, keep: int, inputs: int) -> None:
+def check_n_of_m(grouped: NofM, weight: Tensor, keep: int, inputs: int) -> None:
+    """Refuse a matrix that has no n of every m columns, and another count than that.
+
+    Example:
+        >>> check_n_of_m(NofM(2, 4), torch.ones(3, 8), 12, 8)
+    """
     if inputs % grouped.m or keep * grouped.m != weight.numel() * grouped.n:
         raise InvalidInput(
             f"Expected columns in multiples of {grouped.m} and {grouped.n}/{grouped.m} of them "
