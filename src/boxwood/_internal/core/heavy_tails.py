@@ -175,8 +175,8 @@ def _eigenvalues(weight: Tensor) -> Tensor:
         )
     singular = torch.linalg.svdvals(matrices).flatten().double().sort().values
     rounding = torch.finfo(wide.dtype).eps * max(matrices.shape[1:])
-    seen: Tensor = singular > rounding * singular[-1]
-    return singular[seen].square()
+    found: Tensor = singular[singular > rounding * singular[-1]].square()
+    return found
 
 
 def _peak(logs: Tensor) -> float:
