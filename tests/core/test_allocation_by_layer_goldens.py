@@ -11,6 +11,7 @@ from boxwood import criteria
 from boxwood._internal.core.allocation import allocate, split
 from boxwood._internal.core.allocation_by_layer import OutlierWeighed, erdos_renyi_kernel, lamp
 from boxwood._internal.core.granularity import PerRow
+from boxwood._internal.core.heavy_tails import HeavyTailed
 from boxwood._internal.core.layer_adaptive import layer_adaptive_counts, layer_adaptive_scores
 from boxwood._internal.core.selection import select
 from boxwood._internal.model.oneshot import find_masks
@@ -113,7 +114,8 @@ def test_allocations_are_exact_under_masks(
     masks = {n: torch.rand(s.shape, generator=generator) < 0.8 for n, s in scores.items()}
     keep = round((1 - wanted) * sum(score.numel() for score in scores.values()))
     left = {name: int(mask.sum()) for name, mask in masks.items()}
-    for allocation in (erdos_renyi_kernel, OutlierWeighed(1.5, 0.3)):
+    heavy = HeavyTailed(tuple((name, 1.5 + int(name)) for name in scores), 0.4)
+    for allocation in (erdos_renyi_kernel, OutlierWeighed(1.5, 0.3), heavy):
         assert sum(allocate(scores, wanted, allocation=allocation).values()) == keep
         if keep > sum(left.values()):
             with pytest.raises(BoxwoodError, match=r"keeps at most .* what is pruned stays pruned"):

@@ -1,7 +1,10 @@
 """What improving a pruned block promises: exact least squares, and tuning that never makes it worse."""
 
 import copy
-from collections.abc import Callable
+import gc
+import weakref
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -16,7 +19,7 @@ from boxwood._internal.model.block_methods import (
     with_least_squares,
     with_tuning,
 )
-from boxwood._internal.model.blockwise import by_criterion, by_sparse_gpt
+from boxwood._internal.model.blockwise import by_criterion, by_sparse_gpt, through_blocks
 from boxwood._internal.model.reconstruct import Reconstruction
 from boxwood.criteria import magnitude
 from boxwood.errors import BoxwoodError
@@ -166,6 +169,32 @@ def test_refined_masks_carry_dense_weights() -> None:
     for name, mask in done.masks.items():
         assert torch.equal(done.weights[name], block.get_parameter(name).detach() * mask)
         assert torch.equal(mask.sum(1), begun.masks[name].sum(1))
+
+
+@pytest.mark.parametrize("better", [None, with_least_squares, with_tuning])
+@pytest.mark.parametrize("method", METHODS)
+def test_one_block_is_in_memory(method: str, better: Callable[..., Reconstruction] | None) -> None:
+    """When the next block is loaded nothing holds on to the one before, nor to its graph."""
+    decide = METHODS[method] if better is None else Call.of(better, decide=METHODS[method])
+    alive: list[weakref.ref] = []
+
+    def loading() -> Iterator[nn.Module]:
+        for _ in range(3):
+            assert not any(ref() is not None for ref in alive)
+            block = Block().double()
+            alive.extend(weakref.ref(each) for each in (block, *block.parameters()))
+            yield block
+            del block
+
+    _, batches = case()
+    states = [(inputs[0], (((inputs[1],), {}),) * 3) for inputs, _ in batches]
+    gc.disable()  # what is in a cycle would be found by chance
+    try:
+        for block, masks in through_blocks(loading(), states, partial(decide, sparsity=0.5)):
+            assert masks.keys() == {"up.weight", "down.weight"}
+            del block, masks
+    finally:
+        gc.enable()
 
 
 def test_settings_out_of_range() -> None:
