@@ -65,6 +65,7 @@ def test_every_phase_of_the_paper_is_traced() -> None:
         ("Lee, Park, Mo, Ahn and Shin (2021), equation 1", ["lee2021layer"]),
         ("Molchanov, Mallya, Tyree, Frosio and Kautz (2019)", ["molchanov2019importance"]),
         ("Frantar and Alistarh (2023), algorithm 1", ["frantar2023sparsegpt"]),
+        ("Zhang, Zhao, Lin et al. (2024), algorithm 1", ["zhang2024dynamic"]),
         ("Zhang, Bai, Lin, Zhao, Hou and Cannistraci (2024): RIA", ["zhang2024plug"]),
         ("Frankle and Carbin (2019), section 1; Renda, Frankle and Carbin (2020)", ["frankle2019lottery", "renda2020comparing"]),
         ("the preprocessing of torchvision's classification reference", []),

@@ -51,7 +51,7 @@ def dsnot(
         >>> dsnot(weight, mask, ones, ones, ones)
         tensor([[ True,  True, False]])
 
-    Source: Zhang et al. (2024), "Dynamic sparse no training", equations 4 to 6 and algorithm 1;
+    Source: Zhang, Zhao, Lin et al. (2024), "Dynamic sparse no training", equations 4 to 6 and algorithm 1;
     cycles and threshold, and its units, as in the authors' code.
     Differs from the paper: an exchange that would not lower ``|Δ_q|`` ends the row, where the paper
     goes on to the last cycle, and the authors' code for n:m ends at a change of sign. The authors'

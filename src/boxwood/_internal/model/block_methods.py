@@ -76,7 +76,7 @@ def by_dsnot(
         >>> done.masks["weight"].sum(1)
         tensor([2, 2])
 
-    Source: Zhang et al. (2024), "Dynamic sparse no training", algorithm 1; see `refine_masks`.
+    Source: Zhang, Zhao, Lin et al. (2024), "Dynamic sparse no training", algorithm 1; see `refine_masks`.
     """
     found = start(block, batches, sparsity=sparsity, layers=layers)
     masks = refine_masks(

@@ -55,7 +55,7 @@ def refine_masks(
         >>> refine_masks(net, masks, [torch.tensor([[0.0, 1.0, 2.0], [2.0, 1.0, 0.0]])])
         {'weight': tensor([[ True,  True, False]])}
 
-    Source: Zhang et al. (2024), "Dynamic sparse no training", algorithm 1.
+    Source: Zhang, Zhao, Lin et al. (2024), "Dynamic sparse no training", algorithm 1.
     Differs from the paper: a row ends at an exchange that would not lower ``|Δ|``. The authors' code
     leaves the layers of the feed-forward network out by default; here all that have masks take part.
     """
