@@ -49,6 +49,7 @@ BAD: dict[str, tuple[str, ...]] = {
     "--batch": COUNTS, "--samples": COUNTS, "--length": COUNTS, "--floor": COUNTS, "--steps": COUNTS,
     "--stride": COUNTS, "--tokens": COUNTS, "--limit": COUNTS, "--dtype": ("float8", "half", ""),
     "--report": (*WRITTEN, "FOLDER"), "--tune": ("-1", "99999999999999999999"), "--multiple": COUNTS, "--examples": COUNTS, "--first-seed": ("-1", "99999999999999999999"), "--port": ("-1", "99999"),
+    "--drop-blocks": COUNTS, "--drop-experts": COUNTS,
     "--snapshot-every": ("-1", "nan", "inf"), "--gpus-per-run": ("-1", "1.5", "nan", "inf"), "--device": ("cuda:99", "meta", "nonsense", "gpu", ""),
     "--sparsity": SPARSITIES, "--keep": SHARES, "--macs": SHARES, "--size": SHARES,
     "--latency": SHARES, "--utilisation": SHARES, "--card": ("abacus", "A100 PCIe", ""), "--csv": WRITTEN, "--figures": WRITTEN,
@@ -173,7 +174,7 @@ def test_a_bad_value(command: str, title: str, value: str, places: dict[str, str
         given += [f"{title}={placed(value)}"]
     else:
         given[len(command.split()) + 1] = placed(value)
-    if command in ("prune", "shrink") and title != "--sparsity" and title not in ("--keep", "--macs", "--size", "--latency", "--pattern"):  # fmt: skip
+    if command in ("prune", "shrink") and title != "--sparsity" and title not in ("--keep", "--macs", "--size", "--latency", "--pattern", "--drop-blocks"):  # fmt: skip
         given += ["--sparsity=0.5"] if command == "prune" else ["--keep=0.5"]
     if command == "prune" and title == "--pattern":
         given += ["--by=magnitude"]

@@ -86,7 +86,14 @@ def trainer_of_transformers(device: Device) -> Numbers:
 def language_model(device: Device) -> Numbers:
     import transformers
 
-    from boxwood.integrations.transformers import perplexity, shrink_pretrained
+    from boxwood.integrations.transformers import (
+        block_influences,
+        block_perplexities,
+        drop_blocks,
+        greedy_blocks,
+        perplexity,
+        shrink_pretrained,
+    )
 
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
@@ -99,8 +106,16 @@ def language_model(device: Device) -> Numbers:
     done = shrink_pretrained(
         model, units, lambda multiple: boxwood.select_units(units, 0.5, multiple=multiple)
     )
+    batches = [{"input_ids": ids}]
+    small = drop_blocks(model, list(greedy_blocks(model, 1, batches)))
+    found = {
+        "influence": block_influences(model, batches),
+        "left": block_perplexities(model, batches),
+    }
     return {
-        "perplexity": round(perplexity(model, [{"input_ids": ids}]), 4),
+        "perplexity": round(perplexity(model, batches), 4),
+        "shallower": round(perplexity(small, batches), 4),
+        **{f"{how} {n}": round(each, 4) for how, by in found.items() for n, each in by.items()},
         **dict(done.built.named_parameters()),
     }
 

@@ -107,6 +107,7 @@ REASONS = {
     "boxwood.integrations.transformers.batches_for": READS,
     "boxwood.integrations.transformers.evaluate_pretrained": READS,
     "boxwood.integrations.transformers.heavy_tail_sparsities": FILES,
+    "boxwood.integrations.transformers.drop_blocks_pretrained": FILES,
     "boxwood.integrations.transformers.outlier_sparsities": FILES,
     "boxwood.integrations.transformers.prune_pretrained": FILES,
     "boxwood.integrations.transformers.save_pretrained": FILES,

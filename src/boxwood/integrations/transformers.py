@@ -6,6 +6,13 @@ Needs ``pip install 'boxwood[transformers]'``.
 
 from boxwood._internal.adapters.calibration_text import batches_for
 from boxwood._internal.adapters.configurations import configured
+from boxwood._internal.adapters.depth import (
+    block_influences,
+    block_perplexities,
+    drop_blocks,
+    greedy_blocks,
+)
+from boxwood._internal.adapters.depth_folders import drop_blocks_pretrained
 from boxwood._internal.adapters.evaluating import FolderScore, evaluate_pretrained
 from boxwood._internal.adapters.heavy_tails import heavy_tail_sparsities
 from boxwood._internal.adapters.outliers import outlier_sparsities
@@ -19,8 +26,13 @@ __all__ = [
     "MaskTrainerCallback",
     "SparseTrainerCallback",
     "batches_for",
+    "block_influences",
+    "block_perplexities",
     "configured",
+    "drop_blocks",
+    "drop_blocks_pretrained",
     "evaluate_pretrained",
+    "greedy_blocks",
     "heavy_tail_sparsities",
     "outlier_sparsities",
     "perplexity",

@@ -1,7 +1,7 @@
 """Calibration text to batches of token ids, by a model's own tokenizer."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -141,8 +141,8 @@ def batches_for(
         size: samples in a batch.
 
     Raises:
-        InvalidInput: there is no tokenizer, the text is too short, or the model does not take
-            ``length`` tokens.
+        InvalidInput: there is no tokenizer or it does not fit, the text is too short, or the model
+            does not take ``length`` tokens.
 
     Example:
         >>> batches = batches_for(Path("llama"), "Once upon a time ...")  # doctest: +SKIP
@@ -157,7 +157,44 @@ def batches_for(
             f"{length}; ask for shorter ones."
         )
     cut = line_batches if lines else stream_batches
-    return cut(tokenizer, text, samples=samples, length=length, longest=min(most, 2048), size=size)
+    found = cut(tokenizer, text, samples=samples, length=length, longest=min(most, 2048), size=size)
+    words = getattr(config.get_text_config(), "vocab_size", None)
+    highest = max(int(batch["input_ids"].max()) for batch in found)
+    if words is not None and highest >= words:
+        raise InvalidInput(
+            f"Expected a tokenizer whose tokens are below the {words} that the model in {folder} knows, "
+            f"got token {highest}; copy the model's own tokenizer there."
+        )
+    return found
+
+
+def continuations(batches: Iterable[Tokens]) -> list[Tokens]:
+    """Cut every piece in halves: an encoder reads the first, a decoder continues with the second.
+
+    Args:
+        batches: ``input_ids`` of at least two tokens.
+
+    Raises:
+        InvalidInput: a piece is a single token.
+
+    Example:
+        >>> continuations([{"input_ids": torch.arange(4)[None]}])
+        [{'input_ids': tensor([[0, 1]]), 'labels': tensor([[2, 3]])}]
+
+    Source: Raffel et al. (2020), section 3.2.1, the prefix language model.
+    """
+    halves = []
+    for batch in batches:
+        ids = batch["input_ids"]
+        middle = ids.shape[1] // 2
+        if not middle:
+            raise InvalidInput(
+                "Expected pieces of at least two tokens, for an encoder and a decoder, got one; ask "
+                "for longer ones."
+            )
+        first, second = ids[:, :middle].contiguous(), ids[:, middle:].contiguous()
+        halves.append({"input_ids": first, "labels": second})
+    return halves
 
 
 def token_ids(tokenizer: Any, text: str) -> list[int]:

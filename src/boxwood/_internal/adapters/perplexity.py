@@ -20,9 +20,10 @@ def perplexity(
     """Measure exp of the mean cross-entropy of the next token.
 
     Args:
-        model: a causal language model, in evaluation.
+        model: a language model, in evaluation.
         batches: ``input_ids`` [pieces, tokens], as `batches_for` makes them;
-            the first token of each piece is not predicted.
+            the first token of each piece is not predicted. Of an encoder and a decoder, ``labels``
+            too, all of which are.
 
     Raises:
         InvalidInput: no token is predicted, or the model returns no loss.
@@ -36,15 +37,18 @@ def perplexity(
     """
     total = predicted = 0.0
     for batch in batches:
-        ids = batch["input_ids"].to(model.device)
+        # Parameters that are read when they are called have no device before.
+        device = "cpu" if model.device.type == "meta" else model.device
+        ids = batch["input_ids"].to(device)
+        labels = batch["labels"].to(device) if "labels" in batch else ids
         with torch.no_grad():
-            loss: Any = model(input_ids=ids, labels=ids, use_cache=False).loss
+            loss: Any = model(input_ids=ids, labels=labels, use_cache=False).loss
         if loss is None:
             raise InvalidInput(
                 f"Expected a language model that returns a loss for labels, got "
                 f"{type(model).__name__}; give a causal language model."
             )
-        count = ids.shape[0] * (ids.shape[1] - 1)
+        count = labels.numel() if "labels" in batch else ids.shape[0] * (ids.shape[1] - 1)
         total, predicted = total + float(loss) * count, predicted + count
     if not predicted:
         raise InvalidInput(

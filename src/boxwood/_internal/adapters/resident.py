@@ -8,15 +8,17 @@ import ctypes
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from boxwood._internal.adapters.block_lists import find_blocks
+from boxwood._internal.adapters.stored_tensors import Stored, stored_by_name
 from boxwood._internal.core.extras import extra
 from boxwood._internal.files.checkpoint import Checkpoint, StoredTensor, open_checkpoint
 from boxwood._internal.files.quantised import refuse_unprunable
-from boxwood._internal.files.rewriting import read_tensor
 from boxwood._internal.model.evidence.calibration import wide
 from boxwood.errors import InvalidInput
 
@@ -33,14 +35,16 @@ class Resident:
     Args:
         model: parameters are on the ``meta`` device unless they are asked for.
         checkpoint: the folder's files.
-        stored: tensors in them, by the names that the model has for them.
+        stored: what its parameters are made of, by the names that the model has for them.
         blocks: dotted names of the blocks, in order.
+        turned: names of weights that lie transposed in the file.
     """
 
     model: nn.Module
     checkpoint: Checkpoint
-    stored: Mapping[str, StoredTensor]
+    stored: Mapping[str, Stored]
     blocks: tuple[str, ...]
+    turned: frozenset[str]
 
     @contextmanager
     def loaded(self, name: str) -> Iterator[nn.Module]:
@@ -78,6 +82,23 @@ class Resident:
             stack.enter_context(self.loaded(self.blocks[0]))
             yield self.model
 
+    @contextmanager
+    def block_by_block(self) -> Iterator[nn.Module]:
+        """Run the whole model with one of its blocks in memory at a time, and of the rest what is called.
+
+        Every call reads the blocks again.
+        """
+        with self.loading_when_called() as model, ExitStack() as stack:
+            for name in self.blocks:
+                block = model.get_submodule(name)
+                load = partial(self._load_block, name)
+                stack.callback(block.register_forward_pre_hook(load).remove)
+                stack.callback(block.register_forward_hook(_forget).remove)
+            yield model
+
+    def _load_block(self, name: str, block: nn.Module, args: Any) -> None:  # noqa: ARG002
+        self._load_(block, f"{name}.", list(block.state_dict()))
+
     def weights(self, block: str) -> dict[str, StoredTensor]:
         """Find the weights of a block's linear layers, by their names in the block.
 
@@ -86,13 +107,19 @@ class Resident:
         """
         layers = self.model.get_submodule(block).named_modules()
         names = [f"{name}.weight" for name, layer in layers if isinstance(layer, nn.Linear)]
-        return {name: self._find(f"{block}.{name}") for name in names}
+        found = {name: self._find(f"{block}.{name}") for name in names}
+        for name, each in found.items():
+            if each.convert is not None:
+                raise InvalidInput(
+                    f"Expected the weight of a linear layer to be one tensor of the file, got "
+                    f"{', '.join(t.name for t in each.tensors[:3])} for {f'{block}.{name}'!r}; leave "
+                    f"this model to boxwood.find_masks."
+                )
+        return {name: each.tensors[0] for name, each in found.items()}
 
     def as_stored(self, name: str, tensor: Tensor) -> Tensor:
         """Give a weight, or its mask, the way in which it lies in the file; or back again."""
-        owner, _, last = name.rpartition(".")
-        turned = last == "weight" and isinstance(self.model.get_submodule(owner), _Transposed)
-        return tensor.T.contiguous() if turned else tensor
+        return tensor.T.contiguous() if name in self.turned else tensor
 
     def _loader(self, name: str, own: list[str]) -> Any:
         def load(module: nn.Module, args: Any) -> None:  # noqa: ARG001
@@ -116,11 +143,11 @@ class Resident:
         module.load_state_dict(state, strict=False, assign=True)
 
     def _read(self, name: str) -> Tensor:
-        tensor = read_tensor(self._find(name))
+        tensor = self._find(name).read()
         wanted = wide(tensor) if tensor.is_floating_point() else tensor
         return self.as_stored(name, wanted)
 
-    def _find(self, name: str) -> StoredTensor:
+    def _find(self, name: str) -> Stored:
         if name not in self.stored:
             raise InvalidInput(
                 f"Expected a tensor for {name!r} of {type(self.model).__name__}, got none in "
@@ -158,14 +185,16 @@ def open_resident(
     with init_empty_weights(include_buffers=False):
         model = architecture_of(config, folder)(config).eval()
         _turn_(model)
-    stored = _by_name(model, checkpoint)
-    for tensor in stored.values():
+    model.tie_weights()
+    stored = stored_by_name(model, checkpoint)
+    for tensor in (tensor for each in stored.values() for tensor in each.tensors):
         if tensor.entry.dtype.startswith("F8"):
             raise InvalidInput(
                 f"Expected floats of 16 bits or more, got {tensor.entry.dtype} for "
                 f"{tensor.name!r}; convert the checkpoint to bfloat16 first."
             )
-    return Resident(model, checkpoint, stored, _blocks(model, blocks))
+    turned = {f"{n}.weight" for n, m in model.named_modules() if isinstance(m, _Transposed)}
+    return Resident(model, checkpoint, stored, find_blocks(model, blocks), frozenset(turned))
 
 
 def open_config(folder: Path | str) -> Any:
@@ -246,42 +275,6 @@ def architecture_of(config: Any, folder: Path) -> Any:
     return found
 
 
-def _by_name(model: Any, checkpoint: Checkpoint) -> dict[str, StoredTensor]:
-    """Find tensors by the model's names: those of the bare model lack the prefix of one with a head."""
-    there = {tensor.name: tensor for tensor in checkpoint.tensors()}
-    prefix = f"{model.base_model_prefix}."
-    found = {}
-    for name in model.state_dict():
-        for stored in (name, name.removeprefix(prefix), prefix + name):
-            if stored in there:
-                found[name] = there[stored]
-                break
-    return found
-
-
-def _blocks(model: nn.Module, name: str | None) -> tuple[str, ...]:
-    """Find the outermost list of modules with linear layers in them; there must be one."""
-    found: dict[str, nn.ModuleList] = {}
-    for each, module in model.named_modules():
-        inside = any(each.startswith(f"{outer}.") for outer in found)
-        if isinstance(module, nn.ModuleList) and not inside and _has_linear(module):
-            found[each] = module
-    if name is not None:
-        found = {each: module for each, module in found.items() if each == name}
-    if len(found) != 1:
-        listed = ", ".join(found) or "none"
-        raise InvalidInput(
-            f"Expected one list of blocks in {type(model).__name__}, got {listed}; "
-            f"name the one that is meant with blocks=."
-        )
-    ((outer, blocks),) = found.items()
-    return tuple(f"{outer}.{place}" for place in range(len(blocks)))
-
-
-def _has_linear(module: nn.Module) -> bool:
-    return any(isinstance(each, nn.Linear) for each in module.modules())
-
-
 class _Transposed(nn.Linear):
     """A linear layer whose weight is stored as [in, out], as GPT-2's are."""
 
@@ -292,6 +285,10 @@ def _turn_(model: nn.Module) -> None:
         for name, child in parent.named_children():
             if isinstance(child, Conv1D):
                 setattr(parent, name, _Transposed(child.nx, child.nf))
+
+
+def _forget(block: nn.Module, args: Any, outputs: Any) -> None:  # noqa: ARG001
+    _unload_(block)
 
 
 def _unload_(part: nn.Module) -> None:

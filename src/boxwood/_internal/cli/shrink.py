@@ -62,11 +62,22 @@ def shrink(
         float | None,
         typer.Option("--latency", help="Fraction of the measured time at most.", callback=_share),
     ] = None,
+    drop_blocks: Annotated[
+        int | None,
+        typer.Option(
+            help="For a folder: blocks that go, as a whole.",
+            callback=checks.whole(1),
+        ),
+    ] = None,
+    blocks: Annotated[
+        str | None,
+        typer.Option(help="With --drop-blocks: the list of blocks, where there are several."),
+    ] = None,
     by: Annotated[
         str | None,
         typer.Option(
             help="For a folder: wanda, taylor or magnitude ranks the units. Default: wanda with a "
-            "text."
+            "text. With --drop-blocks: influence, perplexity or greedy. Default: influence."
         ),
     ] = None,
     text: Annotated[
@@ -78,8 +89,13 @@ def shrink(
     samples: Samples = None,
     length: Length = None,
     repair: Annotated[
-        bool, typer.Option(help="With --text: refit what read the removed, by least squares.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--repair/--no-repair",
+            help="With --text: refit what read the removed, by least squares. Default: where it can "
+            "be done.",
+        ),
+    ] = None,
     protect: Annotated[
         list[str] | None, typer.Option(help="Pattern of parameters whose units stay. Repeat.")
     ] = None,
@@ -121,28 +137,45 @@ def shrink(
     makes up for the others; perplexity is given before and after.
 
     Example: boxwood shrink llama/ small/ --keep 0.7 --text wiki.txt
+
+    With --drop-blocks, whole blocks go: those that turn hidden states least (influence), or without
+    which perplexity is lowest (perplexity; greedy measures again after each).
+
+    Example: boxwood shrink llama/ small/ --drop-blocks 4 --by influence --text wiki.txt
     """
     budgets = {"--macs": (macs, multiply_adds), "--size": (size, parameters)}
     asked = [name for name, (value, _) in budgets.items() if value is not None]
     asked += ["--latency"] * (time is not None) + ["--keep"] * (keep is not None)
+    asked += ["--drop-blocks"] * (drop_blocks is not None)
     if len(asked) != 1:
         raise InvalidInput(
-            f"Expected one of --keep, --macs, --size and --latency, got "
+            f"Expected one of --keep, --macs, --size, --latency and --drop-blocks, got "
             f"{' and '.join(asked) or 'none'}; give one."
         )
     if out is None and not dry_run:
         raise InvalidInput("Expected a file to write, got none; name one, or give --dry-run.")
     folder = Path(target) if Path(target).is_dir() else None
-    if folder is None and (by or text or samples or length):
+    if folder is None and (by or text or samples or length or drop_blocks or blocks):
         raise InvalidInput(
-            f"Expected --by, --text, --samples and --length with a Hugging Face folder, got "
-            f"{target}; use boxwood.select_units and boxwood.compensate in Python."
+            f"Expected --by, --text, --samples, --length, --drop-blocks and --blocks with a Hugging "
+            f"Face folder, got {target}; use boxwood.select_units and boxwood.compensate in Python."
         )
     if out is not None and not dry_run:
         if folder is not None:
             check_new_folder(out)
         else:
             checks.free(out, overwrite=overwrite)
+    if drop_blocks is not None and folder is not None:
+        unit_options = {
+            "--input": inputs, "--set": settings, "--weights": weights, "--protect": protect,
+            "--multiple": multiple, "--freeze-unknown": freeze_unknown, "--together": together,
+        }  # fmt: skip
+        _only_blocks([name for name, value in unit_options.items() if value])
+        from boxwood._internal.cli.shrink_depth import DepthOptions, shrink_depth
+
+        depth = DepthOptions(drop_blocks, by or "influence", blocks, repair, dry_run)
+        shrink_depth(folder, out, depth, text=text, samples=samples, length=length, as_json=as_json)
+        return
     model, given = read_network(target, inputs or (), settings or (), weights)
     found = find_units(model, given, freeze_unknown=freeze_unknown)
     budget = next((Budget(v, of) for v, of in budgets.values() if v is not None), None)
@@ -165,7 +198,8 @@ def shrink(
         criterion = criterion_of(model, by, text)
         reading = None if text is None else reading_of(folder, text, samples, length)
         done = shrink_by(
-            found, criterion, select, reading, multiple=multiple, repair=repair and not dry_run,
+            found, criterion, select, reading, multiple=multiple,
+            repair=repair is not False and not dry_run,
             quiet=as_json,
         )  # fmt: skip
         selection, small = done.shrunken.selection, done.shrunken.small
@@ -201,6 +235,15 @@ def shrink(
     if checked is not None:
         console.print(str(checked))
         console.print(f"Written: {out}", soft_wrap=True)
+
+
+def _only_blocks(others: list[str]) -> None:
+    """Refuse options that say how units are chosen, where whole blocks go."""
+    if others:
+        raise InvalidInput(
+            f"Expected no {' and '.join(others)} with --drop-blocks, which removes whole blocks, got "
+            f"it; leave it out, or shrink the result again."
+        )
 
 
 def _notes(report: dict[str, Any]) -> Iterator[str]:

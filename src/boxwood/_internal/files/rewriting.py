@@ -21,7 +21,7 @@ from boxwood._internal.files.thresholds import FLOAT_DTYPES
 from boxwood._internal.files.writing import check_new_folder, check_space
 from boxwood.errors import CheckpointError
 
-_DTYPES = FLOAT_DTYPES | {
+DTYPES = FLOAT_DTYPES | {
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
@@ -29,6 +29,7 @@ _DTYPES = FLOAT_DTYPES | {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+"""Types of torch, by their names in a file."""
 
 
 def read_tensor(stored: StoredTensor) -> Tensor:
@@ -44,12 +45,12 @@ def read_tensor(stored: StoredTensor) -> Tensor:
         boxwood.errors.CheckpointError: Expected floats, integers or bools, got F8_E8M0 for 'w' in a.safetensors; convert the checkpoint to bfloat16 first.
     """
     entry = stored.entry
-    if entry.dtype not in _DTYPES:
+    if entry.dtype not in DTYPES:
         raise CheckpointError(
             f"Expected floats, integers or bools, got {entry.dtype} for {stored.name!r} in "
             f"{stored.path}; convert the checkpoint to bfloat16 first."
         )
-    tensor = torch.empty(entry.shape, dtype=_DTYPES[entry.dtype])
+    tensor = torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
     raw, done = tensor.view(-1).view(torch.uint8), 0
     for piece in stored.chunks():
         raw[done : done + len(piece)] = torch.frombuffer(piece, dtype=torch.uint8)
@@ -92,13 +93,7 @@ def rewritten_copy(
             if inside:
                 places |= _blank_masks(new / FOLDER / shard.name, inside).entries
                 shapes[shard.name] = inside
-        for path in companion_files(source, checkpoint.index, follow_links=follow_links):
-            shutil.copyfile(path, new / path.name)
-        # Sentence encoders keep the settings of their pooling in folders of their own.
-        for path in sorted(source.glob("[!.]*/*.json")):
-            if follow_links or not (path.is_symlink() or path.parent.is_symlink()):
-                (new / path.parent.name).mkdir(exist_ok=True)
-                shutil.copyfile(path, new / path.parent.name / path.name)
+        copy_texts(source, checkpoint.index, new, follow_links=follow_links)
         copy = RewrittenCopy(new, dict(masked), places, {})
         yield copy
         if copy.left:
@@ -108,6 +103,21 @@ def rewritten_copy(
         for name, inside in shapes.items():
             path = new / FOLDER / name
             _put(path, 0, preamble(mask_header(inside, path, copy.checksums)))
+
+
+def copy_texts(source: Path, index: Path | None, new: Path, *, follow_links: bool = False) -> None:
+    """Copy the index, and the texts without which no model can be loaded from a folder.
+
+    Example:
+        >>> copy_texts(Path("gone"), None, Path("gone"))
+    """
+    for path in companion_files(source, index, follow_links=follow_links):
+        shutil.copyfile(path, new / path.name)
+    # Sentence encoders keep the settings of their pooling in folders of their own.
+    for path in sorted(source.glob("[!.]*/*.json")):
+        if follow_links or not (path.is_symlink() or path.parent.is_symlink()):
+            (new / path.parent.name).mkdir(exist_ok=True)
+            shutil.copyfile(path, new / path.parent.name / path.name)
 
 
 @dataclass(frozen=True)
@@ -139,8 +149,7 @@ class RewrittenCopy:
                 f"mask of {tuple(mask.shape)}."
             )
         file = stored.path.name
-        values = weight.cpu().to(_DTYPES[stored.entry.dtype]).flatten().view(torch.uint8)
-        _put(self.folder / file, stored.entry.start, values.numpy().data)
+        put(self.folder / file, stored.entry.start, weight.cpu().to(DTYPES[stored.entry.dtype]))
         bits = bits_of(mask.cpu().numpy())
         self.checksums[name] = checksum(name, stored.entry.shape, bits)
         _put(self.folder / FOLDER / file, self.masks[name].start, bits)
@@ -154,6 +163,18 @@ def _blank_masks(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Header:
         opened.write(preamble(header))
         opened.truncate(max(entry.end for entry in header.entries.values()))
     return header
+
+
+def put(path: Path, start: int, tensor: Tensor) -> None:
+    """Write the bytes of a tensor into a file that is there.
+
+    Example:
+        >>> put(Path("gone"), 0, torch.ones(1))
+        Traceback (most recent call last):
+        ...
+        FileNotFoundError: [Errno 2] No such file or directory: 'gone'
+    """
+    _put(path, start, tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def _put(path: Path, start: int, data: bytes | memoryview) -> None:
