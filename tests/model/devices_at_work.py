@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from policy_table import policies
 from pretend_device import GPU, MODULE, Pretending
 from torch import Tensor, nn
 
@@ -60,20 +61,6 @@ from boxwood._internal.train.settings import Regularisation
 from boxwood._internal.train.snapshots import Snapshot
 from boxwood.optim import SGD, Adam
 from boxwood.policies import (
-    ACDC,
-    MEST,
-    SET,
-    SNFS,
-    SRSTE,
-    STR,
-    Gradual,
-    GraNet,
-    LayerByLayer,
-    MovementPruning,
-    RigL,
-    SRigL,
-    Static,
-    TopKAST,
     gmp_star,
 )
 from boxwood.recipes import Genesis
@@ -85,23 +72,10 @@ CPU = torch.device("cpu")
 Numbers = Mapping[str, Any]
 
 
-POLICIES: tuple[Any, ...] = (
-    Static(sparsity=0.5),
-    SET(sparsity=0.5, until=9, every=2),
-    RigL(sparsity=0.5, until=9, every=2),
-    MEST(sparsity=0.5, until=9, every=2),
-    SNFS(sparsity=0.5, until=9, every=2),
-    SRigL(sparsity=0.5, until=9, every=2),
-    GraNet(sparsity=0.5, until=9, every=2),
-    Gradual(schedule=Cubic(final=0.8, end=4), every=2, criterion=criteria.taylor),
-    MovementPruning(schedule=Cubic(final=0.8, end=4), every=2),
-    LayerByLayer(final=0.8, end=4, every=2),
-    ACDC(0.5, begin=1, end=5, every=2),
-    STR(initial=-2.0, decay=0.01),
-    SRSTE(NofM(2, 4)),
-    TopKAST(0.8, backward_sparsity=0.5),
-    gmp_star(0.8, begin=1, end=5, every=1),
-)
+POLICIES: dict[str, Any] = {
+    **policies(end=9, every=2),
+    "gmp_star": gmp_star(0.8, begin=1, end=5, every=1),
+}
 
 
 def convolutions() -> nn.Module:
@@ -444,7 +418,7 @@ SCENARIOS |= {
     if inspect.isfunction(getattr(criteria, name)) and name != "movement"
 }
 SCENARIOS |= {
-    f"trained by {type(policy).__name__}": partial(trained, policy=policy) for policy in POLICIES
+    f"trained by {name}": partial(trained, policy=policy) for name, policy in POLICIES.items()
 }
 
 

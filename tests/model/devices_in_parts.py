@@ -90,11 +90,11 @@ def selected_on_the_device(device: Device) -> Numbers:
 def begun(device: Device) -> Numbers:
     """Policies make their first masks where the weights are."""
     found: dict[str, Any] = {}
-    for number, policy in enumerate(POLICIES):
+    for name, policy in POLICIES.items():
         net = chain().to(device)
         optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
         masks = boxwood.SparseTraining(net, optimizer, policy).masks
-        found |= {f"{number} {name}": mask for name, mask in masks.items()}
+        found |= {f"{name} {key}": mask for key, mask in masks.items()}
     return found
 
 

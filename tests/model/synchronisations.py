@@ -11,35 +11,18 @@ from statistics import median
 from typing import Any
 
 import torch
+from policy_table import policies
 from pretend_device import GPU, LOG, Pretending
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
 import boxwood
-from boxwood.criteria import TrackMovement, taylor
+from boxwood.criteria import TrackMovement
 from boxwood.data import InMemory
 from boxwood.distill import Distillation
-from boxwood.granularity import NofM
 from boxwood.layers import linear
 from boxwood.optim import SGD
-from boxwood.policies import (
-    ACDC,
-    MEST,
-    SET,
-    SNFS,
-    SRSTE,
-    STR,
-    Gradual,
-    GraNet,
-    LayerByLayer,
-    MovementPruning,
-    RigL,
-    SRigL,
-    Static,
-    TopKAST,
-)
-from boxwood.schedules import Cubic
 from boxwood.training import Training, train_
 
 EVERY = 5  # steps from one update of masks to the next
@@ -83,27 +66,6 @@ def masked(net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 def tracked(net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     masked(net, optimizer)
     TrackMovement(optimizer, linear(net))
-
-
-def policies() -> dict[str, Any]:
-    to = {"until": 1000, "every": EVERY}
-    schedule = Cubic(final=0.9, end=1000)
-    return {
-        "Static": Static(sparsity=0.5),
-        "SET": SET(sparsity=0.5, **to),
-        "RigL": RigL(sparsity=0.5, **to),
-        "MEST": MEST(sparsity=0.5, **to),
-        "SNFS": SNFS(sparsity=0.5, **to),
-        "SRigL": SRigL(sparsity=0.5, **to),
-        "GraNet": GraNet(sparsity=0.5, **to),
-        "Gradual": Gradual(schedule=schedule, every=EVERY),
-        "Gradual by Taylor": Gradual(schedule=schedule, every=EVERY, criterion=taylor),
-        "LayerByLayer": LayerByLayer(final=0.9, end=1000, every=EVERY),
-        "MovementPruning": MovementPruning(schedule=schedule, every=EVERY),
-        "TopKAST": TopKAST(0.8, backward_sparsity=0.5, every=EVERY),
-        "SRSTE": SRSTE(NofM(2, 4), every=EVERY),
-        "ACDC": ACDC(0.5, begin=EVERY, end=1000 * EVERY, every=EVERY),
-    }
 
 
 def in_a_loop(
@@ -179,16 +141,17 @@ def table() -> list[Row]:
             in_a_loop("`MaskBinding`, three backward passes a step", masked, passes=3),
             in_a_loop("`MaskBinding` and `TrackMovement`", tracked),
             *(
-                in_a_loop(f"`SparseTraining`, {name}", by_policy(policy))
-                for name, policy in policies().items()
-            ),
-            in_a_loop(
-                "`SparseTraining`, STR: every step", by_policy(STR(initial=-2.0, decay=0.01))
+                in_a_loop(f"`SparseTraining`, {_titled(name)}", by_policy(policy))
+                for name, policy in policies(end=1000, every=EVERY).items()
             ),
             by_train_("`train_`, data on the host"),
             selected("`find_masks`, 30,000 weights", 30_000),
             selected(f"`find_masks`, {MANY:,} weights", MANY),
         ]
+
+
+def _titled(policy: str) -> str:
+    return f"{policy}: every step" if policy == "STR" else policy
 
 
 def markdown(rows: list[Row]) -> str:
