@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from boxwood._internal.core.blocks import Blocks
-from boxwood._internal.core.call import Call
 from boxwood._internal.core.granularity import NofM
 from boxwood._internal.core.masks import apply
 from boxwood._internal.model.blockwise import by_criterion
@@ -22,8 +21,6 @@ from boxwood._internal.model.mask_refinement import refine_masks
 from boxwood._internal.model.prunable import Layers, linear_and_conv
 from boxwood._internal.model.reconstruct import Reconstruction, prune_by_alps, reconstruct
 from boxwood.errors import InvalidInput
-
-WANDA = Call.of(by_criterion)
 
 
 def by_alps(
@@ -51,7 +48,7 @@ def by_dsnot(
     batches: Batches,
     *,
     sparsity: float,
-    start: Callable[..., Reconstruction] = WANDA,
+    start: Callable[..., Reconstruction] = by_criterion,
     grouped: NofM | None = None,
     cycles: int = 50,
     threshold: float = 0.1,
@@ -91,7 +88,7 @@ def with_least_squares(
     batches: Batches,
     *,
     sparsity: float,
-    decide: Callable[..., Reconstruction] = WANDA,
+    decide: Callable[..., Reconstruction] = by_criterion,
     damping: float = 0.01,
     layers: Layers = linear_and_conv,
 ) -> Reconstruction:
@@ -125,7 +122,7 @@ def with_tuning(
     batches: Batches,
     *,
     sparsity: float,
-    decide: Callable[..., Reconstruction] = WANDA,
+    decide: Callable[..., Reconstruction] = by_criterion,
     steps: int = 32,
     learning_rate: float = 1e-4,
     layers: Layers = linear_and_conv,
