@@ -104,15 +104,12 @@ def measure(
     dense = store / "dense"
     if not dense.exists():
         write_dense(dense)
-    files = brown(corpus, "train").split("\n\n")
-    for seed in range(seeds):
-        mixed = files if seed == 0 else random.Random(seed).sample(files, len(files))
-        (store / f"calibration-{seed}.txt").write_text("\n\n".join(mixed))
+    texts = write_calibration(store, corpus, seeds)
     tests = {"brown": brown(corpus, "test"), "mark": bible("Mark")}
     score = partial(perplexities, tests=tests)
     write_once(store / "dense.json", lambda: {**score(dense), **imports()})
     for seed in range(seeds):
-        text = ("--text", str(store / f"calibration-{seed}.txt"), "--samples", str(SAMPLES))
+        text = ("--text", str(texts[seed]), "--samples", str(SAMPLES))
         for level in levels:
             for way in ways:
                 if (way in UNEVEN and level not in ("0.6", "0.7")) or (
@@ -123,6 +120,16 @@ def measure(
                 command = [str(dense), *WAYS[way], *wanted, *text, "--length", str(CONTEXT)]
                 run = partial(pruned, command, store / "pruned", score)
                 write_once(row_of(store, way, level, seed), run)
+
+
+def write_calibration(store: Path, corpus: Path, seeds: int) -> list[Path]:
+    """Write the training split down, its files in another order for each seed but the first."""
+    files, written = brown(corpus, "train").split("\n\n"), []
+    for seed in range(seeds):
+        mixed = files if seed == 0 else random.Random(seed).sample(files, len(files))
+        written.append(store / f"calibration-{seed}.txt")
+        written[-1].write_text("\n\n".join(mixed))
+    return written
 
 
 def row_of(store: Path, way: str, level: str, seed: int) -> Path:
