@@ -81,11 +81,12 @@ def test_documents_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         run(block, names, path.name)
 
 
-def test_the_first_page_is_run_by_pytest() -> None:
-    """Its blocks have prompts, which pytest collects."""
+def test_the_first_page_is_run() -> None:
+    """Its blocks have prompts, which pytest collects, but for one program that tests/test_readme.py runs."""
     found = blocks((ROOT / "README.md").read_text(encoding="utf-8"))
-    assert found
-    assert all(block.code.lstrip().startswith(">>>") for block in found)
+    prompts = [block.code.lstrip().startswith(">>>") for block in found]
+    assert prompts.count(True) >= 1
+    assert prompts.count(False) == 1
 
 
 GOOD = """

@@ -155,7 +155,7 @@ def _titled(policy: str) -> str:
 
 
 def markdown(rows: list[Row]) -> str:
-    """Lay out the table, of which ``docs/gpus_and_clusters.md`` has two columns."""
+    """Lay out the table, of which ``docs/guides/gpus_and_clusters.md`` has two columns."""
     lines = [
         "| | waits of a step | waits of an update | bytes to the host at one |",
         "|---|--:|--:|--:|",

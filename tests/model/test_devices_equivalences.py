@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 SCRIPT = Path(__file__).parent / "run_devices.py"
-PAGE = Path(__file__).parents[2] / "docs" / "gpus_and_clusters.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guides" / "gpus_and_clusters.md"
 PATIENCE = 500  # seconds, on a machine that is busy with other tests
 HISTOGRAM = 8 * (1 << 16)  # bytes
 
