@@ -14,6 +14,8 @@ from boxwood._internal.core.granularity import Elements, Granularity, NofM
 from boxwood._internal.core.selection import select
 from boxwood.errors import InvalidInput
 
+_TOGETHER = 1 << 22  # numbers in the systems that are solved at once: 16 MB
+
 
 class Surgery(NamedTuple):
     """What is left, and what it cost.
@@ -99,7 +101,7 @@ def adjust(weight: Tensor, hessian: Tensor, mask: Tensor) -> Tensor:
     """Move the kept weights of each row to where the loss is least, given what is deleted.
 
     ``H_KK w'_K = (H w)_K`` for the kept set K of a row. It is what Optimal Brain Surgeon arrives at
-    when it deletes the same set, in any order.
+    when it deletes the same set, in any order. Rows that keep equally many are solved together.
 
     Args:
         weight: [rows, n].
@@ -117,13 +119,18 @@ def adjust(weight: Tensor, hessian: Tensor, mask: Tensor) -> Tensor:
     Source: Hassibi and Stork (1993), equations 2 to 5, for a set; Kwon et al. (2022), section 3.3.
     """
     wanted = weight @ hessian
-    rows = []
-    for target, kept in zip(wanted, mask, strict=True):
-        row = torch.zeros_like(target)
-        if bool(kept.any()):
-            row[kept] = torch.linalg.solve(hessian[kept][:, kept], target[kept])
-        rows.append(row)
-    return torch.stack(rows)
+    found = torch.zeros_like(weight)
+    counts = mask.sum(1)
+    for count in counts.unique().tolist():
+        if not count:
+            continue
+        alike = (counts == count).nonzero().flatten()
+        for part in alike.split(max(_TOGETHER // count**2, 1)):
+            kept = mask[part].nonzero()[:, 1].view(len(part), count)
+            squares = hessian[kept[:, :, None], kept[:, None, :]]
+            targets = wanted[part].gather(1, kept)[..., None]
+            found[part[:, None], kept] = torch.linalg.solve(squares, targets)[..., 0]
+    return found
 
 
 def sparse_gpt(
