@@ -9,10 +9,11 @@ from functools import partial
 from math import log
 from statistics import fmean
 
-from result_files import DATA, at_stop, better, controls, not_judged, stops, ticket
+from result_files import DATA, at_stop, better, controls, stops, ticket
 
-from boxwood._internal.report.claims import Claim, Report
+from boxwood._internal.report.claims import Claim, NotRun, Report
 from boxwood._internal.report.estimates import over_seeds
+from boxwood._internal.report.tickets import stability
 from boxwood._internal.report.verdicts import SMALLEST_GAIN, compared, exceeds
 from boxwood.runs import Finding
 
@@ -49,15 +50,15 @@ def claims() -> list[Claim]:
             judge=judge,
         )
 
-    def missing(statement: str, figure: str, name: str) -> Claim:
+    def ablation(statement: str, figure: str, judge: Judge) -> Claim:
         return Claim(
             paper=paper,
             statement=f"{statement}, LeNet-300-100, MNIST",
             figure=figure,
             scaled="12,000 steps instead of 50,000",
-            file=f"lottery_{name}_mnist",
-            command="",
-            judge=not_judged,
+            file="lottery_ablations_mnist",
+            command=f"{run} ablations --data mnist",
+            judge=judge,
         )
 
     at_21 = "2.51 times as fast as reinitialised and 0.5 points better, at 21.1 %"
@@ -100,11 +101,11 @@ def claims() -> list[Claim]:
         ),
         conv("a winning ticket at 22 % of the weights", "3.5 times as fast (at 8.8 %)", partial(_ticket, level=7)),
         conv("a winning ticket at 15 % of the weights", "3.4 points better (at 4.6 %)", partial(_ticket, level=9)),
-        missing("training on instead of resetting is worse", "worse than resetting", "continued"),
-        missing("pruned by its initial weights is worse", "worse than reinitialising", "pruned_at_start"),
-        missing("one-shot tickets exist at 21 %", "faster from 67.5 to 17.6 %", "one_shot"),
-        missing("noise of half a deviation on the initial weights is nearly harmless", "0.5 σ nearly harmless", "noisy"),
-        missing("LeNet is stable from its initial weights on", "instability below 2 % at step 0", "instability"),
+        ablation("training on instead of resetting is worse, at 21 %", "worse than resetting", partial(_above, ours="ticket level-7", theirs="continued level-7")),
+        ablation("pruned by its initial weights it is worse than reinitialised, at 21 %", "worse than reinitialising", _masked_at_start),
+        ablation("one-shot tickets exist at 21 %", "faster from 67.5 to 17.6 %", partial(_ticket, level=7, prefix="one-shot: ")),
+        ablation("noise of half a deviation on the initial weights costs less than 0.3 points, at 21 %", "0.5 σ nearly harmless", partial(_above, ours="noise 0.5 at 7 level-7", theirs="ticket level-7", limit=-0.3)),
+        ablation("LeNet is stable from its initial weights on", "instability below 2 % at step 0", _stable),
     ]  # fmt: skip
 
 
@@ -124,6 +125,27 @@ def _ticket(report: Report, *, level: int, prefix: str = "") -> Finding:
 def _above_dense(report: Report, *, level: int) -> Finding:
     ours, dense = (at_stop(report, f"ticket level-{each}") for each in (level, 0))
     return compared("", [(1.0, ours), (-1.0, dense)], smallest_gain=SMALLEST_GAIN)
+
+
+def _above(report: Report, *, ours: str, theirs: str, limit: float = 0.0) -> Finding:
+    terms = [(1.0, at_stop(report, ours)), (-1.0, at_stop(report, theirs))]
+    return compared("", terms, limit, smallest_gain=0.0 if limit else SMALLEST_GAIN)
+
+
+def _masked_at_start(report: Report) -> Finding:
+    names = controls(report, 7, "reinit")
+    others = [(1.0 / len(names), at_stop(report, name)) for name in names]
+    terms = [*others, (-1.0, at_stop(report, "masked at start at 7 level-7"))]
+    return compared("", terms, smallest_gain=SMALLEST_GAIN)
+
+
+def _stable(report: Report) -> Finding:
+    if "lines" not in report:
+        raise NotRun("no line between two copies yet")
+    found = [100 * stability(line, dense=0.0).instability for line in report["lines"].values()]
+    points = f"{min(found):.2f} to {max(found):.2f} points of instability"
+    below = exceeds("", over_seeds([2.0 - each for each in found]), unit="points below 2")
+    return replace(below, evidence=f"{points}; {below.evidence}")
 
 
 def _above_control(report: Report, *, level: int, control: str) -> Finding:

@@ -2,6 +2,7 @@
 
 python experiments/run_lottery_ticket.py lenet_300_100 --data fashion-mnist --seeds 5 --workers 2
 python experiments/run_lottery_ticket.py lenet_300_100 --data mnist --set steps=12000
+python experiments/run_lottery_ticket.py ablations --data mnist
 python experiments/run_lottery_ticket.py conv_2_scaled --seeds 5 --workers 2
 python experiments/run_lottery_ticket.py conv_2_scaled --set images=15000 --first-seed 10 --name conv_2_15000
 """
@@ -14,8 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lottery_ticket import LARGE, LATE, stops, verdicts
+from lottery_ticket import PREFIXES, stops, verdicts
 
+from boxwood import Experiment
 from boxwood._internal.cli.execute import execute
 from boxwood._internal.cli.target import resolve
 from boxwood._internal.report.charts.curves import (
@@ -25,11 +27,11 @@ from boxwood._internal.report.charts.curves import (
     numbers_against_remaining,
 )
 from boxwood._internal.report.charts.export import still, write_chart
+from boxwood.phases import Interpolate
+from boxwood.runs import Store, jobs_of
 
 HERE = Path(__file__).parent
-CURVES = tuple(
-    prefix + kind for prefix in ("", LATE, LARGE) for kind in ("ticket", "reinit", "random")
-)
+CURVES = tuple(prefix + kind for prefix in PREFIXES for kind in ("ticket", "reinit", "random"))
 
 
 def study(
@@ -46,10 +48,11 @@ def study(
     name = "_".join(["lottery", name or net, *([data] if data else [])]).replace("-", "_")
     experiment = resolve(f"{HERE / 'lottery_ticket.py'}:{net}", data, settings)
     out = HERE / "results" / f"{name}.json"
+    wanted = range(first_seed, first_seed + seeds)
     measured = execute(
         experiment,
         store=store,
-        seeds=range(first_seed, first_seed + seeds),
+        seeds=wanted,
         threads=1,
         workers=workers,
         out=out,
@@ -61,12 +64,24 @@ def study(
     }
     report["verdicts"] = [
         {"prefix": prefix, "control": control, "level": level, "kept": kept, **asdict(found)}
-        for prefix in ("", LATE, LARGE)
+        for prefix in PREFIXES
         for control in ("reinit", "random")
         for level, kept, found in verdicts(measured, prefix, control)
     ]
+    if found := lines(experiment, wanted, Store(store)):
+        report["lines"] = found
     out.write_text(json.dumps(report, indent=1) + "\n")
     draw(out)
+
+
+def lines(experiment: Experiment, seeds: range, store: Store) -> dict[int, list[dict[str, Any]]]:
+    """Read what was measured on the line between two copies of the dense network, by seed."""
+    return {
+        job.genesis.seed: store.record(key)["facts"]["line"]
+        for job in jobs_of(experiment, seeds)
+        for phase, key in zip(job.recipe, job.chain[1:], strict=True)
+        if isinstance(phase, Interpolate)
+    }
 
 
 def draw(path: Path) -> None:
@@ -93,7 +108,7 @@ def curves(report: Mapping[str, Any], what: str) -> Curves:
 def main() -> None:
     """Run one study."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("net", nargs="?", help="lenet_300_100 or conv_2_scaled")
+    parser.add_argument("net", nargs="?", help="lenet_300_100, ablations or conv_2_scaled")
     parser.add_argument("--data", help="such as fashion-mnist")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0, help="those before were looked at")
