@@ -39,7 +39,8 @@ def claims() -> list[Claim]:
                 figure=figure,
                 scaled="Fashion-MNIST" if data == "fashion_mnist" else "fewer epochs",
                 file=f"han2015_{net}_{data}",
-                command=f"python experiments/run_han2015.py {net} {data.replace('_', '-')}",
+                command=f"python experiments/run_han2015.py {net} {data.replace('_', '-')}"
+                + (" --set l1=true" if net == "lenet5" else ""),
                 judge=judge,
                 fault=fault,
             )

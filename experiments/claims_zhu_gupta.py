@@ -59,7 +59,7 @@ def claims() -> list[Claim]:
             paper=paper,
             statement=f"{statement}, MobileNet-v1",
             figure=figure,
-            scaled="three eighths of the width at most, Fashion-MNIST, 300 steps",
+            scaled="three eighths of the width at most, 127 accented letters in new fonts, 2,000 steps",
             file="gradual_mobilenet",
             command="python experiments/run_gradual.py mobilenet --seeds 5",
             judge=judge,

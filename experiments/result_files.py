@@ -114,7 +114,9 @@ def ticket(report: Report, level: int, control: str = "reinit", prefix: str = ""
     """The rule for tickets at one level, against all controls of that level."""
     names = controls(report, level, control, prefix)
     mine = stops(report, f"{prefix}ticket level-{level}")
-    whole = stops(report, f"{prefix}ticket level-0" if prefix != "late: " else "ticket level-0")
+    dense = f"{prefix}ticket level-0"
+    # Tickets of one dense training list it once.
+    whole = stops(report, dense if dense in report["early_stops"] else "ticket level-0")
     others = [stops(report, name) for name in names]
     seeds = sorted(set(mine).intersection(whole, *others))
     return ticket_verdict(
@@ -128,8 +130,3 @@ def rows_of(report: Report, **wanted: Any) -> Sequence[Mapping[str, Any]]:
     if not found:
         raise NotRun(f"no rows with {wanted} yet")
     return found
-
-
-def not_judged(_: Report) -> Finding:
-    """For claims that no study is about: whoever writes one writes how it is judged."""
-    raise NotRun("no study of this yet")

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 import torch
-from distillation import WIDTHS
+from distillation import WIDTHS, early_stopped
 
 from boxwood._internal.cli.target import resolve
 from boxwood._internal.report.charts.curves import dots
@@ -34,10 +35,11 @@ STUDIES = (
     ("ensemble", "digits", ()),
     ("ensemble", "fashion-mnist", ("count=10000",)),
     ("acoustic", None, ()),
+    ("speech_labels", None, ()),
     ("specialists", "fashion-mnist", ()),
     ("pruned", "fashion-mnist", ()),
     ("letters", None, ()),
-    ("paper_mnist", "mnist", ("epochs=20",)),
+    ("paper_mnist", "mnist", ()),
     ("temperature_by_width", "mnist", ()),
 )
 PARTS = {"temperature_by_width": [f"units={units}" for units in WIDTHS]}
@@ -77,6 +79,7 @@ def study(
                 "validation": each.validation,
                 "seconds": round(each.seconds, 1),
                 **kept_answers(each),
+                **stopped(each),
                 **{name: each.facts[name] for name in EXTRA if name in each.facts},
             }
             for each in measured
@@ -89,6 +92,12 @@ def study(
     draw(path)
     for finding in findings:
         print(f"{finding.word}: {finding.claim} ({finding.said})")
+
+
+def stopped(each: Measurement) -> dict[str, Any]:
+    """What the network was worth at its lowest validation loss, where validation prefers that."""
+    facts = early_stopped(each)
+    return {} if facts is each.facts else {"early_stop": facts}
 
 
 def shifts(jobs: Sequence[Job], store: Store) -> dict[str, float]:

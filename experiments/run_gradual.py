@@ -1,8 +1,8 @@
 """Run the studies of gradual pruning, judge them, and draw quality against size.
 
-python experiments/run_gradual.py language_model --seeds 3 --no-controls
-python experiments/run_gradual.py language_model --seeds 3
-python experiments/run_gradual.py mobilenet --seeds 3
+python experiments/run_gradual.py language_model --seeds 5 --no-controls
+python experiments/run_gradual.py language_model --seeds 5 --steps 10000
+python experiments/run_gradual.py mobilenet --seeds 5
 """
 
 import argparse
@@ -71,16 +71,16 @@ class Study:
 
 
 STUDIES = {
-    "language_model": lambda: Study(
-        tuple(language_model(units) for units in UNITS),
+    "language_model": lambda **steps: Study(
+        tuple(language_model(units, **steps) for units in UNITS),
         tuple(map(str, UNITS)),
         LANGUAGE_MODEL,
         "loss",
         lambda test: exp(test["loss"]),
         "test perplexity",
     ),
-    "mobilenet": lambda: Study(
-        tuple(mobilenet(width) for width in WIDTHS),
+    "mobilenet": lambda **steps: Study(
+        tuple(mobilenet(width, **steps) for width in WIDTHS),
         tuple(map(str, WIDTHS)),
         MOBILENET,
         "right",
@@ -90,13 +90,15 @@ STUDIES = {
 }
 
 
-def run(name: str, seeds: int, store: Path, *, controls: bool, finished: bool) -> None:
+def run(
+    name: str, seeds: int, store: Path, *, steps: int | None, controls: bool, finished: bool
+) -> None:
     """Run one study to its end, seed after seed, and leave its figures next to this file.
 
     With ``finished`` it runs nothing, and reports the networks that are in the store.
     """
     torch.set_num_threads(1)
-    study = STUDIES[name]()
+    study = STUDIES[name](**({} if steps is None else {"steps": steps}))
     opened = Store(store)
     jobs = [
         job
@@ -114,6 +116,7 @@ def run(name: str, seeds: int, store: Path, *, controls: bool, finished: bool) -
     findings = judge(measured, study)
     report = {
         "study": name,
+        "steps": steps,
         "seeds": list(range(seeds)),
         "findings": [asdict(each) for each in findings],
         "summary": summary(measured, study, prunable),
@@ -270,6 +273,7 @@ def main() -> None:
     parser.add_argument("name", choices=sorted(STUDIES))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--store", type=Path, default=Path("runs/gradual"))
+    parser.add_argument("--steps", type=int, help="of every training; the study's own by default")
     parser.add_argument("--finished", action="store_true")
     parser.add_argument("--controls", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--figures-only", action="store_true", help="draw what the results hold")

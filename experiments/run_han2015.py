@@ -3,6 +3,7 @@
 Run this twice at once to use two cores: both share the store, and both write the same results.
 
     python experiments/run_han2015.py lenet_300_100 fashion-mnist
+    python experiments/run_han2015.py lenet5 mnist --set l1=true
 """
 
 import argparse
@@ -42,10 +43,10 @@ STUDIES = (
 )
 
 
-def study(net: str, data: str, seeds: int, store: Path) -> None:
+def study(net: str, data: str, seeds: int, store: Path, settings: Sequence[str]) -> None:
     """Run one study to its end and leave NAME.json and NAME-*.png in one folder."""
     name = f"han2015_{net}_{data}".replace("-", "_")
-    experiment = resolve(f"{HERE / 'han2015.py'}:{net}", data)
+    experiment = resolve(f"{HERE / 'han2015.py'}:{net}", data, settings)
     execute(
         experiment,
         store=store,
@@ -137,13 +138,14 @@ def main() -> None:
     parser.add_argument("data", nargs="?", default="fashion-mnist")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--store", type=Path, default=Path("runs/han2015"))
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--figures-only", action="store_true", help="draw what the results hold")
     given = parser.parse_args()
     for net, data in STUDIES if given.net is None else ((given.net, given.data),):
         if given.figures_only:
             draw(net, data)
         else:
-            study(net, data, given.seeds, given.store)
+            study(net, data, given.seeds, given.store, given.settings)
 
 
 if __name__ == "__main__":

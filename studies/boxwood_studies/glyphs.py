@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from boxwood._internal.core.extras import extra
-from boxwood._internal.data.splits import hold_out
-from boxwood.data import Splits, from_tensors
+from boxwood._internal.core.seeds import generator_for
+from boxwood._internal.data.splits import fingerprint, hold_out
+from boxwood.data import InMemory, Splits
 from boxwood.errors import InvalidInput
 
 SYSTEM_FONTS = Path("/usr/share/fonts")
@@ -37,22 +38,27 @@ def candidates() -> tuple[str, ...]:
 
 
 def accents(
-    folders: Sequence[str] | None = None, *, points: int = 16, test_families: float = 0.2
+    folders: Sequence[str] | None = None,
+    *,
+    points: int = 16,
+    test_families: float = 0.2,
+    validation_families: float = 0.1,
 ) -> Splits:
     """Draw every accented letter in every font: images of shape (1, 28, 28), a class per letter.
 
     The classes are the letters that all fonts have, so they depend on the fonts of the machine,
-    as the identity does. Whole families are held out for the test; the validation part, a tenth,
-    has the families of the training part. Fonts with fewer than 150 of the letters, or that draw
-    many of them alike, are left out, and of equal files one stays.
+    as the identity does. Whole families are held out for the test, and others for validation: what
+    is chosen on families of the training part does not transfer to new ones. Fonts with fewer than
+    150 of the letters, or that draw many of them alike, are left out, and of equal files one stays.
 
     Args:
         folders: where fonts are looked for; by default `SYSTEM_FONTS` and matplotlib's own.
         points: size of the letters.
-        test_families: fraction of the families that are held out.
+        test_families: fraction of the families that are held out for the test.
+        validation_families: fraction that are held out for validation.
 
     Raises:
-        InvalidInput: Pillow or fontTools are missing, or there are fewer than two families.
+        InvalidInput: Pillow or fontTools are missing, or there are fewer than three families.
 
     Example:
         >>> data = accents()  # doctest: +SKIP
@@ -77,25 +83,43 @@ def accents(
         if len(letters) >= _FEWEST and _tells_apart(ImageFont.truetype(path, points), letters):
             fonts.append((family, path, letters))
     families = sorted({family for family, _, _ in fonts})
-    if len(families) < 2:
+    if len(families) < 3:
         raise InvalidInput(
-            f"Expected fonts of two families or more with accented letters in "
+            f"Expected fonts of three families or more with accented letters in "
             f"{', '.join(looked)}, got {families}; install some, such as Debian's fonts-dejavu "
             f"and fonts-liberation."
         )
     classes = sorted(set.intersection(*(letters for _, _, letters in fonts)))
-    held = max(1, round(test_families * len(families)))
-    _, chosen = hold_out(len(families), held, seed=0, purpose="test_families")
-    tested = {families[index] for index in chosen.tolist()}
-    parts: dict[bool, list[Tensor]] = {False: [], True: []}
+    part_of = _parts(families, test_families, validation_families)
+    drawn: dict[str, list[Tensor]] = {"train": [], "validation": [], "test": []}
     for family, path, _ in sorted(fonts, key=lambda each: each[:2]):
         font = ImageFont.truetype(path, points)
-        parts[family in tested].append(torch.stack([_draw(font, letter) for letter in classes]))
-    train, test = (
-        (torch.cat(parts[which]), torch.arange(len(classes)).repeat(len(parts[which])))
-        for which in (False, True)
+        images = torch.stack([_draw(font, letter) for letter in classes])
+        drawn[part_of[family]].append(images)
+    labels = torch.arange(len(classes))
+    xy = {part: (torch.cat(found), labels.repeat(len(found))) for part, found in drawn.items()}
+    # In random order, so that the first examples are a fair sample.
+    order = torch.randperm(len(xy["train"][0]), generator=generator_for(0, "accents"))
+    train = (xy["train"][0][order], xy["train"][1][order])
+    sd, mean = torch.std_mean(train[0].double() / 255, correction=0)
+    parts = {
+        part: InMemory(((x.double() / 255 - mean) / sd).float(), y)
+        for part, (x, y) in {**xy, "train": train}.items()
+    }
+    tensors = [each for part in xy.values() for each in part]
+    return Splits(
+        "accents", **parts, classes=len(classes), identity=fingerprint("accents 2", *tensors)
     )
-    return from_tensors("accents", train, test, validation=max(1, len(train[0]) // 10))
+
+
+def _parts(families: Sequence[str], test: float, validation: float) -> dict[str, str]:
+    """Say of each family which part it is in; those of the test are the same whatever ``validation`` is."""
+    count = len(families)
+    left, tested = hold_out(count, max(1, round(test * count)), seed=0, purpose="test_families")
+    held = min(max(1, round(validation * count)), len(left) - 1)
+    part_of = dict.fromkeys(families, "train")
+    part_of |= {families[index]: "test" for index in tested.tolist()}
+    return part_of | {families[index]: "validation" for index in left[:held].tolist()}
 
 
 def _draw(font: object, letter: str) -> Tensor:
