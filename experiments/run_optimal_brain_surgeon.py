@@ -62,9 +62,18 @@ def measured(problem: str, seed: int) -> Iterator[dict[str, Any]]:
             **({} if alive is None else {"deletable": alive}),
             # Weights left, loss, predicted rise, training and test examples answered rightly.
             "curve": [
-                [each.left, each.loss, each.predicted, each.right, each.test] for each in points
+                [
+                    each.left,
+                    *(_short(v) for v in (each.loss, each.predicted, each.right, each.test)),
+                ]
+                for each in points
             ],
         }
+
+
+def _short(value: float | None) -> float | None:
+    """Six digits: a results file is read by people too."""
+    return None if value is None else float(f"{value:.6g}")
 
 
 def write(rows: Sequence[Mapping[str, Any]]) -> None:
