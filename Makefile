@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench studies data clean
+.PHONY: help demo test check docs dist bench studies data clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
@@ -27,6 +27,12 @@ check: $(STAMP)  ## Format, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: $(STAMP)  ## Build the site into site/; a link that leads nowhere is an error
+	$(BIN)/mkdocs build --strict --quiet
+
+dist: $(STAMP)  ## Build wheel and sdist, and check both in environments of their own
+	$(BIN)/python tests/check_dist.py
+
 bench: $(STAMP)  ## Quick benchmarks: ratios against named peers, measured in one run
 	@set -e; for file in benchmarks/*.py; do $(BIN)/python $$file --quick; done
 
@@ -43,4 +49,4 @@ studies: $(STAMP)  ## Long studies of the papers; results go to experiments/resu
 	$(BIN)/python experiments/run_gradual_g2p.py
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site dist

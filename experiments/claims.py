@@ -2,7 +2,7 @@
 
 python experiments/claims.py              # one line for each claim
 python experiments/claims.py --json
-python experiments/claims.py --markdown   # refreshes the table of docs/reproduction.md
+python experiments/claims.py --markdown   # refreshes the table of docs/studies/reproduction.md
 
 Nothing is read but ``experiments/results/*.json``, and no figure is written by hand but the papers' own.
 """
@@ -22,7 +22,7 @@ from result_files import reports
 
 from boxwood._internal.report.claims import Claim, Verdict, judge_all, records, refreshed, table
 
-PAGE = Path(__file__).parent.parent / "docs" / "reproduction.md"
+PAGE = Path(__file__).parent.parent / "docs" / "studies" / "reproduction.md"
 PAPERS = (
     claims_frankle_carbin,
     claims_huang,

@@ -22,10 +22,10 @@ class Docstrings(griffe.Extension):
 
 
 def readable(text: str) -> str:
-    """Return a docstring with the names of sections that griffe knows.
+    r"""Return a docstring with the names of sections that griffe knows.
 
     Example:
-        >>> print(readable("Score.\\n\\nSource: LeCun (1990).\\nDiffers from the paper: no bias."))
+        >>> print(readable("Score.\n\nSource: LeCun (1990).\nDiffers from the paper: no bias."))
         Score.
         <BLANKLINE>
         **Source:** LeCun (1990).

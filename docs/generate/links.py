@@ -64,7 +64,7 @@ def outside(page: str, link: str) -> str | None:
         >>> outside("methods/a.md", "../format.md")
     """
     path = posixpath.normpath(posixpath.join("docs", posixpath.dirname(page), link))
-    return None if path.startswith("docs/") or path.startswith("../") else path
+    return None if path.startswith(("docs/", "../")) else path
 
 
 def _on_site(path: str) -> str:

@@ -7,17 +7,26 @@ from typing import Any
 
 def on_config(config: Any) -> Any:
     """Write out what the navigation of ``mkdocs.yml`` shortens."""
-    docs = Path(config.docs_dir)
-    written = []
-    for entry in config.nav:
+    config.nav = written(config.nav, Path(config.docs_dir))
+    return config
+
+
+def written(nav: list[Any], docs: Path) -> list[Any]:
+    """Return the navigation with every page in it; a folder without pages is left out."""
+    found = []
+    for entry in nav:
+        if isinstance(entry, str):
+            found.append(entry)
+            continue
         ((title, value),) = entry.items()
-        if isinstance(value, str) and value.endswith("/*"):
+        if isinstance(value, list):
+            value = written(value, docs)
+        elif value.endswith("/*"):
             pages = sorted((docs / value[:-2]).glob("*.md"), key=_place)
             value = [page.relative_to(docs).as_posix() for page in pages]
         if value:
-            written.append({title: value})
-    config.nav = written
-    return config
+            found.append({title: value})
+    return found
 
 
 def _place(page: Path) -> tuple[bool, str]:

@@ -120,7 +120,7 @@ def test_all_six_works_are_claimed(script: Mapping[str, Any]) -> None:
 
 def test_the_page_shows_what_the_script_makes(script: Mapping[str, Any]) -> None:
     """`python experiments/claims.py --markdown` changes nothing; run it where this fails."""
-    page = (ROOT / "docs" / "reproduction.md").read_text()
+    page = (ROOT / "docs" / "studies" / "reproduction.md").read_text()
     assert refreshed(page, table(script["verdicts"]())) == page
 
 

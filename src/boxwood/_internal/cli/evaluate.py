@@ -204,7 +204,9 @@ def _named(folders: Sequence[str], against: str | None) -> list[tuple[str, Path]
                 f"save_pretrained writes it."
             )
         if sum(other == folder for _, other in found) > 1:
-            raise InvalidInput(f"Expected every folder once, got {folder} twice as {name}.")
+            raise InvalidInput(
+                f"Expected every folder once, got {folder} twice as {name}; leave one out."
+            )
     return found
 
 

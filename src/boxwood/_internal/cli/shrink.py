@@ -217,7 +217,7 @@ def shrink(
         if not checked.equivalent:
             raise EquivalenceError(
                 f"Expected the smaller network to compute what the masked one does, got\n"
-                f"{checked}\nNothing was written: protect part of it with --protect."
+                f"{checked}\nand nothing was written; keep the part that differs with --protect."
             )
         if folder is None:
             save_shrunken(small, record_of(model, selection), out)

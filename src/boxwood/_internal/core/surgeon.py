@@ -79,7 +79,10 @@ def remove_weights(weight: Tensor, inverse: Tensor, keep: int) -> Surgery:
     Source: Hassibi and Stork (1993), equation 5; the elimination as Frantar and Alistarh (2022).
     """
     if not 0 <= keep <= weight.numel():
-        raise InvalidInput(f"Expected to keep between 0 and {weight.numel()}, got {keep}.")
+        raise InvalidInput(
+            f"Expected to keep between 0 and {weight.numel()} weights, got {keep}; give a count in that "
+            f"range."
+        )
     left, inverse = weight.clone(), inverse.clone()
     mask = torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
     rise = []

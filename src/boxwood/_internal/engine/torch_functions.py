@@ -127,8 +127,8 @@ def torch_function(
             return lambda x: F.layer_norm(x, scale.shape, scale, bias, epsilon)
         case OnBytes() | Quantise() | Dequantise():
             raise InvalidInput(
-                f"Expected a kernel for {type(kind).__name__}, which torch has not; compile the "
-                f"model again."
+                f"Expected a kernel for {type(kind).__name__}, which torch has not, got none; compile "
+                f"the model again."
             )
 
 

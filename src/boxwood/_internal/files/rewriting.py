@@ -98,7 +98,8 @@ def rewritten_copy(
         yield copy
         if copy.left:
             raise CheckpointError(
-                f"Expected every masked tensor to be written, got no {min(copy.left)!r}."
+                f"Expected every masked tensor to be written, got no {min(copy.left)!r}; write each "
+                f"one before the copy ends."
             )
         for name, inside in shapes.items():
             path = new / FOLDER / name
@@ -146,7 +147,7 @@ class RewrittenCopy:
         if not weight.shape == mask.shape == torch.Size(stored.entry.shape):
             raise CheckpointError(
                 f"Expected {name!r} of shape {stored.entry.shape}, got {tuple(weight.shape)} and a "
-                f"mask of {tuple(mask.shape)}."
+                f"mask of {tuple(mask.shape)}; give both the stored shape."
             )
         file = stored.path.name
         put(self.folder / file, stored.entry.start, weight.cpu().to(DTYPES[stored.entry.dtype]))

@@ -265,7 +265,7 @@ class Flow:
                 if not freeze_unknown:
                     raise UnsupportedModel(
                         f"Expected a rule that follows {call}, got {type(error).__name__} "
-                        f"({error}), which is a mistake in Boxwood: please report it, and give "
+                        f"({error}), which is a mistake in Boxwood; please report it, and give "
                         f"find_units(…, freeze_unknown=True) to keep whole what the operation reads."
                     ) from error
         self._unknown(call, freeze=freeze_unknown)

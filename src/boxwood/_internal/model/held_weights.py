@@ -221,12 +221,12 @@ def _kind(weight: Tensor) -> tuple[Any, ...]:
 
 
 def _check_kind(name: str, parameter: nn.Parameter) -> None:
-    what = None
+    what = do = None
     if parameter.layout != torch.strided or parameter.is_quantized:
-        what = f"a {parameter.layout} one; bind masks to dense weights"
+        what, do = f"a {parameter.layout} one", "bind masks to dense weights"
     elif parameter.is_inference():
-        what = "an inference tensor; build the network outside of torch.inference_mode()"
+        what, do = "an inference tensor", "build the network outside of torch.inference_mode()"
     if what:
         raise UnsupportedModel(
-            f"Expected {name!r} to be a parameter with data of its own, got {what}."
+            f"Expected {name!r} to be a parameter with data of its own, got {what}; {do}."
         )

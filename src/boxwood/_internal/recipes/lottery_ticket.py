@@ -294,7 +294,9 @@ def _start(train: Training, rewind: int, test_at: tuple[int, ...] = ()) -> tuple
 
 def _levels(prune: Pruning, levels: int, values: Recipe, after: Train) -> Recipe:
     if levels < 1:
-        raise InvalidInput(f"Expected at least one level of pruning, got levels={levels}.")
+        raise InvalidInput(
+            f"Expected at least one level of pruning, got levels={levels}; levels=1 prunes once."
+        )
     phases: Recipe = ()
     for level in range(1, levels + 1):
         phases += (prune(level), *values, *_trained(after, level))

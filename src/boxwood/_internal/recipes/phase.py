@@ -85,6 +85,7 @@ class Phase(Protocol):
 
 
 Recipe = tuple[Phase, ...]
+"""A tuple of phases, run from the first to the last; a recipe function returns one."""
 
 Run = tuple["Genesis", Recipe]
 """A start and what follows. A phase with a method ``needs(genesis) -> tuple[Run, ...]`` is begun

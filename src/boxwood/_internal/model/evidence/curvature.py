@@ -39,7 +39,9 @@ def hessian_diagonal(seen: Calibration, *, probes: int = 8, seed: int = 0) -> di
     Source: Bekas, Kokiopoulou and Saad (2007), equation 1.
     """
     if probes < 1:
-        raise InvalidInput(f"Expected at least 1 probe for Hutchinson's estimate, got {probes}.")
+        raise InvalidInput(
+            f"Expected at least 1 probe for Hutchinson's estimate, got {probes}; 8 is the default."
+        )
     sums = {name: accumulator(weight) for name, weight in seen.weights.items()}
     examples, ranks, mine = 0, size(seen.group), rank(seen.group)
     with seen.at_rest(), twice_differentiable():

@@ -34,7 +34,9 @@ class Interpolate:
 
     def __post_init__(self) -> None:
         if self.points < 2:
-            raise InvalidInput(f"Expected at least 2 points on the line, got {self.points}.")
+            raise InvalidInput(
+                f"Expected at least 2 points on the line, got {self.points}; 2 are its ends."
+            )
 
     def run(self, state: State, world: World) -> State:
         """Measure; the state passes through, and the facts hold a row per α."""
