@@ -49,7 +49,7 @@ def drop_blocks_pretrained(
     Shards are copied tensor by tensor, so a folder may be larger than memory. Blocks that stay are
     renumbered, the configuration follows, and ``from_pretrained`` loads what comes out. Nothing else
     changes, unless there are batches to repair with: then what the dropped blocks did is fitted by a
-    linear map, which is folded into the block before them; see `docs/methods/depth.md`.
+    linear map, which is folded into the block before them; see `docs/explanation/depth.md`.
 
     Args:
         source: a folder with config.json and safetensors files, as ``save_pretrained`` writes it.
