@@ -41,7 +41,8 @@ class RenamedCopy:
         path, entry = self.places[name]
         if tuple(tensor.shape) != entry.shape:
             raise CheckpointError(
-                f"Expected {name!r} of shape {entry.shape}, got {tuple(tensor.shape)}."
+                f"Expected {name!r} of shape {entry.shape}, got {tuple(tensor.shape)}; give one of "
+                f"the stored shape."
             )
         put(path, entry.start, tensor.cpu().to(DTYPES[entry.dtype]))
 
