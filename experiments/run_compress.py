@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import compress_pretrained
 import compress_tasks
 import torch
 
@@ -28,6 +29,13 @@ from boxwood._internal.graph.scoring import score_units
 from boxwood._internal.runs.provenance import provenance
 
 HERE = Path(__file__).parent
+TASKS = {
+    make.__name__: make
+    for make in (
+        compress_tasks.resnet8, compress_tasks.lenet5, compress_tasks.segmentation, compress_tasks.tagger,
+        compress_pretrained.encoder, compress_pretrained.recogniser,
+    )
+}  # fmt: skip
 SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1)
 
 
@@ -76,7 +84,7 @@ def _say(what: str, done: float, best: Attempt | None) -> None:
 def main() -> None:
     """Run one task for one target and one floor."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("task", help="a function of compress_tasks.py")
+    parser.add_argument("task", choices=TASKS)
     parser.add_argument(
         "--for", dest="target", default="latency", choices=("latency", "size", "macs")
     )
@@ -85,7 +93,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path("runs/compress"))
     given = parser.parse_args()
     torch.set_num_threads(1)
-    task = getattr(compress_tasks, given.task)()
+    task = TASKS[given.task]()
     name = f"{given.task}_{given.target}_{given.max_drop:g}"
     folder = given.store / name
     asked = Asked(given.max_drop / 100, given.target, None, None, given.steps, 0)
