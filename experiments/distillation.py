@@ -312,7 +312,7 @@ def paper_mnist(data: Callable[[], Splits] = mnist, epochs: int = 60) -> Experim
         augment=FlipAndCrop(pad=2, flip=False),
     )
     big = Call.of(wide_net, input_dropout=0.2, dropout=0.5)
-    source = trained_teacher(big, teaching, data=data)
+    source = replace(trained_teacher(big, teaching, data=data), cached=True)
     return Experiment(
         model=Call.of(wide_net, hidden=(800, 800)),
         data=data,

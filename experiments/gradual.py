@@ -28,6 +28,7 @@ from boxwood.schedules import Linear
 from boxwood.training import Training, cross_entropy
 from boxwood_studies.brown import brown
 from boxwood_studies.glyphs import accents
+from boxwood_studies.memory_layout import channels_last
 
 DENSE, AS, BYTES = "dense", "as", "bytes of"
 LINEAR, ONE_SHOT, LATE = "linear", "one-shot", "late"
@@ -109,7 +110,7 @@ def mobilenet(
     Scaled: images of 28 pixels, 127 classes, at most three eighths of the width, 2,000 steps of 64
     images (six epochs). The rate of 0.1 falls to a tenth twice, at 70 and 90 % of the steps; pruning
     is over at 60 %. On the ten classes of Fashion-MNIST wider networks are hardly better. CPU time:
-    some 10 minutes a seed.
+    some 5 minutes a seed.
     """
     train = Training(
         steps=steps,
@@ -169,7 +170,8 @@ def _language_model(hidden: int, words: int, dropout: float) -> Call:
 
 
 def _mobilenet(width: float, classes: int) -> Call:
-    return Call.of(mobilenet_v1, width=width, channels=1, classes=classes)
+    net = Call.of(mobilenet_v1, width=width, channels=1, classes=classes)
+    return Call.of(channels_last, net=net)
 
 
 def loss(measured: Measurement) -> float:
