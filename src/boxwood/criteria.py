@@ -30,7 +30,7 @@ in B batches, E the mean loss):
     weight_movement           -Σ_t (∂E/∂w) w over a training     that training
 """
 
-from boxwood._internal.core.criteria.activations import ria, wanda
+from boxwood._internal.core.criteria.activations import ria, squared_activations, wanda
 from boxwood._internal.core.criteria.curvature import (
     cap,
     fisher,
@@ -89,6 +89,7 @@ __all__ = [
     "rank_of_features",
     "ria",
     "snip",
+    "squared_activations",
     "synflow",
     "taylor",
     "taylor_gate",

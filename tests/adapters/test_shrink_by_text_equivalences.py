@@ -58,7 +58,7 @@ def command(*arguments: object) -> Any:
     return CliRunner().invoke(app, [str(each) for each in arguments])
 
 
-@pytest.mark.parametrize("by", ["wanda", "taylor"])
+@pytest.mark.parametrize("by", ["wanda", "taylor", "activations"])
 def test_what_is_told_is_what_the_folder_has(by: str, llama: Path, tmp_path: Path) -> None:
     """Perplexity before and after, on the last tenth of the text; repaired is better than cut."""
     text = llama / "text.txt"
@@ -89,7 +89,7 @@ def test_evidence_of_text_is_the_default_and_no_repair_leaves_the_cut(
     [
         ((), "Expected --text for LlamaForCausalLM, got none: magnitudes alone destroy"),
         (("--by", "taylor"), "Expected --text for taylor, got none"),
-        (("--by", "size"), "Expected --by magnitude, taylor, wanda, got 'size'"),
+        (("--by", "size"), "Expected --by magnitude, taylor, wanda, activations, got 'size'"),
     ],
 )
 def test_a_language_model_without_text_is_refused(

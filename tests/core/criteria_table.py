@@ -78,6 +78,7 @@ class Row:
 ROWS = (
     Row(criteria.magnitude),
     Row(Call.of(criteria.magnitude, p=2), degree=2),
+    Row(criteria.squared_activations, degree=0),
     Row(criteria.random, degree=0),
     Row(criteria.magnitude_over_std, degree=0),
     Row(criteria.magnitude_over_survivor_std, degree=0),

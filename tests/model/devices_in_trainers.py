@@ -120,8 +120,38 @@ def language_model(device: Device) -> Numbers:
     }
 
 
+def mixture(device: Device) -> Numbers:
+    import transformers
+
+    from boxwood.integrations.transformers import drop_experts, expert_scores, least_experts
+
+    torch.manual_seed(0)
+    config = transformers.MixtralConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, num_local_experts=4, vocab_size=40, max_position_embeddings=32,
+        experts_implementation="eager",
+    )  # fmt: skip
+    model: Any = transformers.MixtralForCausalLM(config).eval().to(device)
+    batches = [{"input_ids": torch.arange(24).view(2, 12)}]
+    scores = expert_scores(model, batches)
+    chosen = least_experts(model, scores, 1)
+    small = drop_experts(model, chosen, merge=batches)
+    return {
+        **{
+            f"{name} {at}": round(each, 4)
+            for name, by in scores.items()
+            for at, each in enumerate(by)
+        },
+        **dict(small.named_parameters()),
+    }
+
+
 SCENARIOS: dict[str, Callable[[Device], Numbers]] = {}
 if find_spec("lightning") is not None:
     SCENARIOS["lightning"] = lightning
 if find_spec("transformers") is not None:
-    SCENARIOS |= {"transformers": trainer_of_transformers, "language model": language_model}
+    SCENARIOS |= {
+        "transformers": trainer_of_transformers,
+        "language model": language_model,
+        "mixture": mixture,
+    }

@@ -108,6 +108,8 @@ REASONS = {
     "boxwood.integrations.transformers.evaluate_pretrained": READS,
     "boxwood.integrations.transformers.heavy_tail_sparsities": FILES,
     "boxwood.integrations.transformers.drop_blocks_pretrained": FILES,
+    "boxwood.integrations.transformers.drop_experts_pretrained": FILES,
+    "boxwood.integrations.transformers.least_experts": NO_TENSORS,
     "boxwood.integrations.transformers.outlier_sparsities": FILES,
     "boxwood.integrations.transformers.prune_pretrained": FILES,
     "boxwood.integrations.transformers.save_pretrained": FILES,

@@ -14,6 +14,12 @@ from boxwood._internal.adapters.depth import (
 )
 from boxwood._internal.adapters.depth_folders import drop_blocks_pretrained
 from boxwood._internal.adapters.evaluating import FolderScore, evaluate_pretrained
+from boxwood._internal.adapters.expert_layers import expert_scores
+from boxwood._internal.adapters.experts import (
+    drop_experts,
+    drop_experts_pretrained,
+    least_experts,
+)
 from boxwood._internal.adapters.heavy_tails import heavy_tail_sparsities
 from boxwood._internal.adapters.outliers import outlier_sparsities
 from boxwood._internal.adapters.perplexity import perplexity
@@ -31,9 +37,13 @@ __all__ = [
     "configured",
     "drop_blocks",
     "drop_blocks_pretrained",
+    "drop_experts",
+    "drop_experts_pretrained",
     "evaluate_pretrained",
+    "expert_scores",
     "greedy_blocks",
     "heavy_tail_sparsities",
+    "least_experts",
     "outlier_sparsities",
     "perplexity",
     "prune_pretrained",

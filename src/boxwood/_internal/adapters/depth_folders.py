@@ -9,15 +9,12 @@ from boxwood._internal.adapters.depth import kept_blocks, renamed_tensor
 from boxwood._internal.adapters.depth_repair import Fold, folds
 from boxwood._internal.adapters.pretrained import Watch
 from boxwood._internal.adapters.resident import Resident, open_config, open_resident
-from boxwood._internal.adapters.shorter_configurations import Shorter, shorter_configuration
+from boxwood._internal.adapters.shorter_configurations import edited_text, shorter_configuration
 from boxwood._internal.files.checkpoint import StoredTensor
 from boxwood._internal.files.renaming import renamed_copy
 from boxwood._internal.files.streaming import REPORT
 from boxwood._internal.model.evidence.calibration import Batches
 from boxwood.errors import InvalidInput
-
-_LOOSE = {"transformers_version": None, "_name_or_path": None}
-"""Fields that say where a configuration comes from."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ def drop_blocks_pretrained(
             for name, tensor in tensors.items():
                 files.write(renamed[_alone(opened, name).name], opened.as_stored(name, tensor))
             folded.append(fold)
-        (files.folder / "config.json").write_text(_config(source, found))
+        (files.folder / "config.json").write_text(edited_text(source, found.config, found.edits))
         gone = tuple(name for place, name in enumerate(names) if place not in kept)
         result = DroppedBlocks(gone, len(kept), tuple(folded))
         (files.folder / REPORT).write_text(_report(result))
@@ -134,22 +131,6 @@ def _as_stored(stored: str, owner: str, new: str, outer: str) -> str:
 def _alone(opened: Resident, name: str) -> StoredTensor:
     (tensor,) = opened.stored[name].tensors
     return tensor
-
-
-def _config(source: Path, found: Shorter) -> str:
-    """Put the new values into the file as it is; where it says things in other words, write all of it again."""
-    fields = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    aliases = {name: alias for alias, name in found.config.attribute_map.items()}
-    for path, value in found.edits.items():
-        inner = fields
-        for name in path[:-1]:
-            inner = inner.setdefault(name, {})
-        last = path[-1]
-        inner[aliases[last] if aliases.get(last) in inner and last not in inner else last] = value
-    again = type(found.config).from_dict(json.loads(json.dumps(fields)))
-    if {**again.to_dict(), **_LOOSE} != {**found.config.to_dict(), **_LOOSE}:
-        return str(found.config.to_json_string())
-    return json.dumps(fields, indent=2) + "\n"
 
 
 def _report(result: DroppedBlocks) -> str:

@@ -6,8 +6,10 @@ without data, and its blocks must be of the kinds of those that stay.
 
 import copy
 import itertools
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +23,9 @@ Edits = Mapping[tuple[str, ...], Any]
 
 _LEADING = ("first_k_dense_replace", "max_window_layers")
 """Fields that count blocks from the first one."""
+
+_LOOSE = {"transformers_version": None, "_name_or_path": None}
+"""Fields that say where a configuration comes from."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +174,41 @@ def edited(config: Any, edits: Edits) -> Any:
     return made
 
 
+def edited_text(source: Path, config: Any, edits: Edits) -> str:
+    """Put new values into the text of a folder's config.json, whose other fields stay as they are.
+
+    Where the text says things in other words, all of it is written again.
+
+    Args:
+        source: the folder.
+        config: what the new text has to say.
+        edits: what is other than before.
+
+    Example:
+        >>> import tempfile, transformers
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     transformers.GPT2Config(n_layer=3).save_pretrained(folder)
+        ...     edits = {("n_layer",): 2}
+        ...     text = edited_text(Path(folder), edited(transformers.GPT2Config(), edits), edits)
+        >>> json.loads(text)["n_layer"]
+        2
+    """
+    fields = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    aliases: dict[str, list[str]] = {}
+    for alias, name in config.attribute_map.items():
+        aliases.setdefault(name, []).append(alias)
+    for path, value in edits.items():
+        inner = fields
+        for name in path[:-1]:
+            inner = inner.setdefault(name, {})
+        names = [path[-1], *aliases.get(path[-1], ())]
+        inner[next((name for name in names if name in inner), path[-1])] = value
+    again = type(config).from_dict(copy.deepcopy(fields))
+    if {**again.to_dict(), **_LOOSE} != {**config.to_dict(), **_LOOSE}:
+        return str(config.to_json_string())
+    return json.dumps(fields, indent=2) + "\n"
+
+
 def _check_attention(name: str, before: Any, after: Any) -> None:
     """Refuse a hybrid without attention, whose caches transformers cannot count the tokens of."""
 
@@ -197,7 +237,7 @@ def _candidates(config: Any, count: int, kept: Sequence[int]) -> Iterator[tuple[
 
     Each comes with the field that says how many there are.
     """
-    for path, fields in _parts(config.to_dict()):
+    for path, fields in parts_of(config.to_dict()):
         counts = [name for name, each in fields.items() if type(each) is int and each == count]
         lists = [name for name, each in fields.items() if _is_list(name, each)]
         per_block = {n: [fields[n][at] for at in kept] for n in lists if len(fields[n]) == count}
@@ -223,12 +263,17 @@ def _candidates(config: Any, count: int, kept: Sequence[int]) -> Iterator[tuple[
             yield ".".join((*path, name)), changed
 
 
-def _parts(fields: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
-    """Yield the fields of a configuration, and of those inside it."""
+def parts_of(fields: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+    """Yield the fields of a configuration, and of those inside it, with their paths.
+
+    Example:
+        >>> [path for path, _ in parts_of({"size": 1, "text": {"model_type": "a", "size": 2}})]
+        [(), ('text',)]
+    """
     yield (), fields
     for name, each in fields.items():
         if isinstance(each, dict) and "model_type" in each:
-            for path, inner in _parts(each):
+            for path, inner in parts_of(each):
                 yield (name, *path), inner
 
 

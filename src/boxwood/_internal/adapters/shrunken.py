@@ -2,10 +2,11 @@
 
 import shutil
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import lcm
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 from torch import nn
@@ -175,9 +176,20 @@ def save_pretrained(
 
 
 def write_folder(
-    built: transformers.PreTrainedModel, folder: Path, *, source: Path | None = None
+    built: transformers.PreTrainedModel,
+    folder: Path,
+    *,
+    source: Path | None = None,
+    texts: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Write a model that a configuration describes, as `save_pretrained` does."""
+    """Write a model that a configuration describes, as `save_pretrained` does.
+
+    Args:
+        built: the model.
+        folder: new or empty.
+        source: the folder that it was made from, for the tokenizer and other texts.
+        texts: by the names of their files, in place of what transformers writes.
+    """
     with replacing_folder(folder) as new:
         if source is not None:
             built.config.use_cache = open_config(source).use_cache
@@ -186,3 +198,5 @@ def write_folder(
                 if path != index:  # of other shards
                     shutil.copyfile(path, new / path.name)
         built.save_pretrained(new)
+        for name, text in texts.items():
+            (new / name).write_text(text, encoding="utf-8")

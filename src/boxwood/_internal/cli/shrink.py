@@ -69,6 +69,19 @@ def shrink(
             callback=checks.whole(1),
         ),
     ] = None,
+    drop_experts: Annotated[
+        int | None,
+        typer.Option(
+            help="For a folder of a mixture: experts that go of every layer.",
+            callback=checks.whole(1),
+        ),
+    ] = None,
+    merge: Annotated[
+        bool,
+        typer.Option(
+            "--merge", help="With --drop-experts: average those that go into the most similar."
+        ),
+    ] = False,
     blocks: Annotated[
         str | None,
         typer.Option(help="With --drop-blocks: the list of blocks, where there are several."),
@@ -76,8 +89,8 @@ def shrink(
     by: Annotated[
         str | None,
         typer.Option(
-            help="For a folder: wanda, taylor or magnitude ranks the units. Default: wanda with a "
-            "text. With --drop-blocks: influence, perplexity or greedy. Default: influence."
+            help="For a folder: wanda, taylor, activations or magnitude ranks the units. Default: "
+            "wanda with a text. With --drop-blocks: influence, perplexity or greedy. Default: influence."
         ),
     ] = None,
     text: Annotated[
@@ -142,39 +155,60 @@ def shrink(
     which perplexity is lowest (perplexity; greedy measures again after each).
 
     Example: boxwood shrink llama/ small/ --drop-blocks 4 --by influence --text wiki.txt
+
+    With --drop-experts, every layer of a mixture loses those of least gate value times output norm.
+
+    Example: boxwood shrink olmoe/ small/ --drop-experts 16 --text wiki.txt
     """
     budgets = {"--macs": (macs, multiply_adds), "--size": (size, parameters)}
     asked = [name for name, (value, _) in budgets.items() if value is not None]
     asked += ["--latency"] * (time is not None) + ["--keep"] * (keep is not None)
-    asked += ["--drop-blocks"] * (drop_blocks is not None)
+    whole = {"--drop-blocks": drop_blocks, "--drop-experts": drop_experts}
+    asked += [name for name, value in whole.items() if value is not None]
     if len(asked) != 1:
         raise InvalidInput(
-            f"Expected one of --keep, --macs, --size, --latency and --drop-blocks, got "
+            f"Expected one of --keep, --macs, --size, --latency, --drop-blocks and --drop-experts, got "
             f"{' and '.join(asked) or 'none'}; give one."
         )
     if out is None and not dry_run:
         raise InvalidInput("Expected a file to write, got none; name one, or give --dry-run.")
     folder = Path(target) if Path(target).is_dir() else None
-    if folder is None and (by or text or samples or length or drop_blocks or blocks):
+    if (blocks and not drop_blocks) or (merge and not drop_experts):
         raise InvalidInput(
-            f"Expected --by, --text, --samples, --length, --drop-blocks and --blocks with a Hugging "
-            f"Face folder, got {target}; use boxwood.select_units and boxwood.compensate in Python."
+            "Expected --blocks with --drop-blocks and --merge with --drop-experts, got one without the "
+            "other; leave it out."
+        )
+    if folder is None and (by or text or samples or length or drop_blocks or drop_experts):
+        raise InvalidInput(
+            f"Expected --by, --text, --samples, --length, --drop-blocks and --drop-experts with a "
+            f"Hugging Face folder, got {target}; use boxwood.select_units and boxwood.compensate in "
+            f"Python."
         )
     if out is not None and not dry_run:
         if folder is not None:
             check_new_folder(out)
         else:
             checks.free(out, overwrite=overwrite)
-    if drop_blocks is not None and folder is not None:
-        unit_options = {
+    if folder is not None and (drop_blocks or drop_experts):
+        of_units = {
             "--input": inputs, "--set": settings, "--weights": weights, "--protect": protect,
             "--multiple": multiple, "--freeze-unknown": freeze_unknown, "--together": together,
+            "--by": drop_experts and by, "--repair": drop_experts and repair,
         }  # fmt: skip
-        _only_blocks([name for name, value in unit_options.items() if value])
+        _refuse(asked[0], [name for name, value in of_units.items() if value])
+    if folder is not None and drop_blocks:
         from boxwood._internal.cli.shrink_depth import DepthOptions, shrink_depth
 
         depth = DepthOptions(drop_blocks, by or "influence", blocks, repair, dry_run)
         shrink_depth(folder, out, depth, text=text, samples=samples, length=length, as_json=as_json)
+        return
+    if folder is not None and drop_experts:
+        from boxwood._internal.cli.shrink_experts import shrink_experts
+
+        shrink_experts(
+            folder, None if dry_run else out, drop_experts, merge=merge, text=text,
+            samples=samples, length=length, as_json=as_json,
+        )  # fmt: skip
         return
     model, given = read_network(target, inputs or (), settings or (), weights)
     found = find_units(model, given, freeze_unknown=freeze_unknown)
@@ -237,12 +271,12 @@ def shrink(
         console.print(f"Written: {out}", soft_wrap=True)
 
 
-def _only_blocks(others: list[str]) -> None:
-    """Refuse options that say how units are chosen, where whole blocks go."""
+def _refuse(option: str, others: list[str]) -> None:
+    """Refuse options that say how units are chosen, where whole blocks or experts go."""
     if others:
         raise InvalidInput(
-            f"Expected no {' and '.join(others)} with --drop-blocks, which removes whole blocks, got "
-            f"it; leave it out, or shrink the result again."
+            f"Expected no {' and '.join(others)} with {option}, which removes whole blocks or experts, "
+            f"got it; leave it out, or shrink the result again."
         )
 
 

@@ -13,7 +13,7 @@ from boxwood._internal.adapters.perplexity import perplexity
 from boxwood._internal.adapters.shrunken import Shrunken, repaired, shrink_pretrained
 from boxwood._internal.cli.progress import bar
 from boxwood._internal.cli.prune_blocks import read_text
-from boxwood._internal.core.criteria.activations import wanda
+from boxwood._internal.core.criteria.activations import squared_activations, wanda
 from boxwood._internal.core.criteria.gradients import taylor
 from boxwood._internal.core.criteria.weights import magnitude
 from boxwood._internal.core.extras import extra
@@ -31,6 +31,7 @@ CRITERIA: Mapping[str, Callable[..., Tensor]] = {
     "magnitude": magnitude,
     "taylor": taylor,
     "wanda": wanda,
+    "activations": squared_activations,
 }
 
 

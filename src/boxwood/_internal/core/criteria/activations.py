@@ -27,6 +27,33 @@ def wanda(weight: Tensor, input_norm: Tensor) -> Tensor:
     return weight.abs() * input_norm
 
 
+def squared_activations(input_norm: Tensor) -> Tensor:
+    """Score by activations alone: ``‖X_j‖₂²`` of each input, whatever its weights.
+
+    Units are ranked by the mean square of what they hand on: neurons by what the layer after them
+    reads, heads by the context that the output projection reads, and hidden channels by what all
+    layers read after their norms. Weights of one input score the same.
+
+    Args:
+        input_norm: root of the summed squares of each input over the calibration examples and
+            positions, [1, in, ...].
+
+    Returns:
+        Scores that broadcast to the weight, never negative: a sum over the positions, which ranks as
+        the mean does.
+
+    Example:
+        >>> import torch
+        >>> squared_activations(torch.tensor([[1.0, 3.0]]))
+        tensor([[1., 9.]])
+
+    Source: Muralidharan et al. (2024), section 2.2.
+    Differs from the paper: it ranks heads and neurons by means over samples of norms over positions,
+    and tries several ways to aggregate; here all are sums of squares.
+    """
+    return input_norm.square()
+
+
 def ria(weight: Tensor, input_norm: Tensor, *, power: float = 0.5) -> Tensor:
     """Score by relative importance and activations: a weight's shares in its input and its output.
 
