@@ -4,13 +4,16 @@ import doctest
 import importlib
 import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
 import zlib
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -216,4 +219,56 @@ def test_pages_have_what_is_made_from_the_code(site: Path) -> None:
     assert "how structure is found" in (site / "decisions" / "index.html").read_text()
     assert (site / "search" / "search_index.js").stat().st_size > 100_000
     pages = [p for p in site.rglob("*.html") if p.parent.name != "results"]
-    assert not [page for page in pages if "<!-- generated:" in page.read_text()]
+    assert not [page for page in pages if re.search("<!-- (generated|file):", page.read_text())]
+
+
+@pytest.fixture
+def visit(site: Path) -> Iterator[Callable[..., Any]]:
+    """Open a page from its file; what the console says or a page asks of a network is an error."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium on this machine")
+    said: list[str] = []
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+
+        def open_(name: str, **settings: Any) -> Any:
+            page = browser.new_context(**settings).new_page()
+            page.on("console", lambda message: said.append(message.text))
+            page.on("pageerror", lambda error: said.append(str(error)))
+            page.on(
+                "request",
+                lambda request: (
+                    request.url.startswith(("file:", "data:", "blob:")) or said.append(request.url)
+                ),
+            )
+            page.goto(f"file://{site}/{name}")
+            return page
+
+        yield open_
+        browser.close()
+    assert said == []
+
+
+def test_the_search_needs_no_server(visit) -> None:
+    """Opened from a file, it finds a public name."""
+    page = visit("index.html", viewport={"width": 1280, "height": 900})
+    page.get_by_role("textbox", name="Search").fill("erdos_renyi_kernel")
+    page.locator(".md-search-result__link").first.wait_for(timeout=60_000)
+    addresses = page.locator(".md-search-result__link").evaluate_all("all => all.map(a => a.href)")
+    assert [each for each in addresses if "reference/allocation.html" in each]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    "name",
+    ["index.html", "explanation/criteria.html", "guides/troubleshooting.html", "reference/criteria.html"],
+)  # fmt: skip
+def test_pages_fit_a_phone(name: str, scheme: str, visit) -> None:
+    """Nothing but code and tables scrolls sideways, and dark pages are dark."""
+    page = visit(name, viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    shade = sum(int(each) for each in re.findall(r"\d+", colour)[:3])
+    assert (shade < 3 * 80) == (scheme == "dark"), colour

@@ -49,7 +49,7 @@ def _command(name: str, command: Any) -> Iterator[str]:
     arguments = [p for p in shown if p.param_type_name == "argument"]
     options = [p for p in shown if p.param_type_name != "argument"]
     usage = " ".join([name, *(_place(each) for each in arguments), *["[OPTIONS]"] * bool(options)])
-    yield "\n".join(["```sh", f"# {usage}", *examples(command), "```\n"])
+    yield "\n".join(["```text", usage, "", *examples(command), "```\n"])
     for heading, rows in (("Argument", arguments), ("Option", options)):
         if rows:
             yield f"| {heading} | What it is | Default |\n|---|---|---|"

@@ -1,8 +1,13 @@
-"""The navigation: ``folder/*`` is every page of a folder, its ``index.md`` first, then by title."""
+"""The navigation: ``folder/*`` is every page of a folder, in the order of its ``index.md``.
+
+Pages that the index does not link to come last, by their titles.
+"""
 
 import re
 from pathlib import Path
 from typing import Any
+
+LINK = re.compile(r"\]\(([\w.-]+\.md)")
 
 
 def on_config(config: Any) -> Any:
@@ -22,15 +27,22 @@ def written(nav: list[Any], docs: Path) -> list[Any]:
         if isinstance(value, list):
             value = written(value, docs)
         elif value.endswith("/*"):
-            pages = sorted((docs / value[:-2]).glob("*.md"), key=_place)
-            value = [page.relative_to(docs).as_posix() for page in pages]
+            value = [page.relative_to(docs).as_posix() for page in ordered(docs / value[:-2])]
         if value:
             found.append({title: value})
     return found
 
 
-def _place(page: Path) -> tuple[bool, str]:
-    return page.name not in ("index.md", "README.md"), title_of(page)
+def ordered(folder: Path) -> list[Path]:
+    """Return the pages of a folder: its index, what that links to in order, then the others."""
+    index = next((p for n in ("index.md", "README.md") if (p := folder / n).exists()), None)
+    linked = LINK.findall(index.read_text(encoding="utf-8")) if index else []
+
+    def place(page: Path) -> tuple[bool, int, str]:
+        number = linked.index(page.name) if page.name in linked else len(linked)
+        return page != index, number, title_of(page)
+
+    return sorted(folder.glob("*.md"), key=place)
 
 
 def title_of(page: Path) -> str:
