@@ -5,6 +5,7 @@ list; what the message says of a call is shown as ``…``.
 """
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -109,7 +110,7 @@ def _lines() -> Iterator[str]:
 
 def _cell(text: str) -> str:
     """Return a message as the cell of a table, with its signs as they are."""
-    text = " ".join(text.split())
+    text = re.sub("…{2,}", "…", " ".join(text.split()))
     for sign in "\\`*_<[$|":
         text = text.replace(sign, "\\" + sign)
     return text[:1].upper() + text[1:]
