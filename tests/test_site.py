@@ -1,5 +1,6 @@
 """The site: every public name has its place, every link leads somewhere, nothing is fetched."""
 
+import builtins
 import doctest
 import importlib
 import importlib.util
@@ -17,6 +18,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
+import torch
 
 import boxwood
 from boxwood import errors
@@ -101,6 +103,48 @@ def test_every_command_is_shown_with_an_example(generate) -> None:
         assert f"## {name}\n" in page
         assert commands.examples(command), name
         assert all(each.startswith("boxwood ") for each in commands.examples(command)), name
+
+
+LINE = re.compile(r"^(?: {4}|\s*\$ )?(boxwood [a-z].*)$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_commands_in_documents_exist(path: Path, generate) -> None:
+    """Each line to type names a command that is there, and options that it has."""
+    known = dict(generate("commands").walked())
+    for line in LINE.findall(path.read_text(encoding="utf-8")):
+        typed = re.split(r"\s+#|\s*[;|]\s*", line)[0]
+        words = typed.split()
+        name = " ".join(words[:3]) if words[1] == "runs" and len(words) > 2 else " ".join(words[:2])
+        assert name in known, typed
+        options = {each for p in known[name].params for each in (*p.opts, *p.secondary_opts)}
+        used = {word.partition("=")[0] for word in words if re.match(r"--[a-z]", word)}
+        assert used <= options | {"--help"}, typed
+
+
+CALL = re.compile(r"(?<![\w./-])((?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*)(?=\()")
+OTHERS = {"Decode", "Trainer", "explain", "replace", "speech"}  # of studies, peers, sessions
+
+
+@pytest.mark.parametrize("path", sorted((DOCS / "explanation").glob("*.md")), ids=lambda p: p.name)
+def test_calls_in_sentences_are_public(path: Path) -> None:
+    """What a sentence says to call can be imported, or is torch's or Python's."""
+    text = re.sub(r"^```.*?^```$", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    called = {
+        name.rpartition(".")[2]
+        for c in re.findall(r"`([^`\n]+)`", text)
+        for name in CALL.findall(c)
+    }
+    known = {*OTHERS, *dir(builtins), *dir(torch), *dir(torch.nn), *dir(torch.Tensor)}
+    known |= {*dir(torch.nn.functional)}
+    for module in PUBLIC:
+        try:
+            found = importlib.import_module(module)
+        except ImportError:  # an extra is missing
+            continue
+        for name in getattr(found, "__all__", dir(found)):
+            known |= {name, *dir(getattr(found, name))}
+    assert sorted(called - known) == []
 
 
 def test_every_refusal_says_what_to_do(generate) -> None:

@@ -181,11 +181,11 @@ def read_record(path: Path) -> tuple[Record, dict[str, Tensor]]:
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"Expected an undamaged file at {path}, got one that cannot be used ({error}); copy it "
-            f"again, or write it again with save_shrunken."
+            f"again, or write it again with boxwood.save."
         ) from error
     if _KEY not in found.texts:
         raise CheckpointError(
-            f"Expected a file that save_shrunken wrote, got {path} without a record of what was "
+            f"Expected a file that boxwood.save wrote, got {path} without a record of what was "
             "removed; load it as ordinary weights."
         )
     try:
@@ -226,7 +226,7 @@ def _check_format(version: object, found: TensorFile, path: Path) -> None:
     if found.checksum is None and version != 1:
         raise CheckpointError(
             f"Expected a checksum in {path}, as all records of format {version} have, got none; the "
-            f"file was damaged: copy it again, or write it again with save_shrunken."
+            f"file was damaged: copy it again, or write it again with boxwood.save."
         )
 
 
@@ -252,7 +252,7 @@ def _check_attribute(
         raise CheckpointError(
             f"Expected {path} to change ints of the network that build makes, got "
             f"{'.'.join(map(str, where))!r} = {shown(value)}, which is none; give its own factory, or "
-            f"write it again with save_shrunken."
+            f"write it again with boxwood.save."
         )
 
 
@@ -269,7 +269,7 @@ def _check_shapes(record: Record, tensors: Mapping[str, Tensor]) -> None:
         if got != wanted:
             raise CheckpointError(
                 f"Expected {name!r} of shape {wanted} by the record, got {got}; the file was "
-                "changed: write it again with save_shrunken."
+                "changed: write it again with boxwood.save."
             )
 
 
