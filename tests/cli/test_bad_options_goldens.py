@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "compress": ("examples/compress.py:task", "--out", "OUT/small"),
     "demo": ("--store", "OUT/store"),
     "evaluate": ("IN", "--text", "FILE"),
+    "heal": ("IN", "--text", "FILE", "--tokens", "1M", "--out", "OUT/healed"),
     "plan": (EXPERIMENT,),
     "run": (EXPERIMENT, "--store", "OUT/store"),
     "shrink": (LENET, "OUT/small.safetensors", "--input", "1x1x28x28"),
@@ -58,7 +59,7 @@ OF_FILES = (*WRITTEN, "FOLDER")  # where a file is written
 OF_FOLDERS = (*WRITTEN, "FILE")
 OUT = {
     "compress": OF_FOLDERS, "compile": (*OF_FILES, "MISSING/file"), "run": OF_FILES, "report": OF_FILES,
-    "compare": OF_FILES, "runs export": (*OF_FILES, "MISSING/file"), "prune": OF_FOLDERS, "pack": (*WRITTEN, "MISSING/file"),
+    "compare": OF_FILES, "heal": OF_FOLDERS, "runs export": (*OF_FILES, "MISSING/file"), "prune": OF_FOLDERS, "pack": (*WRITTEN, "MISSING/file"),
     "unpack": (*WRITTEN, "MISSING/file"), "runs tensorboard": OF_FOLDERS, "runs mlflow": OF_FOLDERS,
     "runs wandb": OF_FOLDERS,
 }  # fmt: skip
@@ -69,6 +70,11 @@ STORE = dict.fromkeys(COMMANDS, ("FILE",)) | {
 }
 OF_OTHERS: dict[tuple[str, str], tuple[str, ...]] = {
     **{(command, "--pattern"): ("0", "4:2", "x", "0x4", "1x4x1") for command in ("prune", "compile", "bench")},
+    ("heal", "--tokens"): ("0", "-1", "many", "1T5", "", "nan", "inf", "1e99"),
+    ("heal", "--rank"): COUNTS, ("heal", "--accumulate"): COUNTS, ("heal", "--keep-words"): COUNTS,
+    ("heal", "--learning-rate"): ("0", "-1", "1", "nan", "inf"), ("heal", "--temperature"): ("0", "-1", "nan", "inf"),
+    ("heal", "--warmup"): SPARSITIES, ("heal", "--weight-decay"): SPARSITIES, ("heal", "--text-weight"): SPARSITIES,
+    ("heal", "--seed"): ("-1", "99999999999999999999"), ("heal", "--cache-folder"): OF_FOLDERS,
     ("shrink", "OUT"): (*WRITTEN, "MISSING/file"),
     ("prune", "--start"): ("x", "wanda"),  # without --by
     ("prune", "--keep"): ("2:4", "0.5"),  # as it was before there was --pattern
@@ -78,7 +84,7 @@ OF_OTHERS: dict[tuple[str, str], tuple[str, ...]] = {
 READ = {  # looked up, read or matched when they are used, or shown: tests of their own
     "--data", "--set", "--ray", "--weights", "--input", "--protect", "--by", "--text", "--blocks",
     "--layers", "--skip", "--masks", "--title", "--only", "--without", "--judge", "--compare",
-    "--code", "--against", "--tasks", "--task-folder",
+    "--code", "--against", "--teacher", "--tasks", "--task-folder",
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from boxwood._internal.cli import main
 from boxwood._internal.cli.narration import Narration, narrated
-from boxwood._internal.cli.progress import bar, byte_bar
+from boxwood._internal.cli.progress import bar, byte_bar, titled_bar
 from boxwood._internal.core.call import Call
 from boxwood._internal.data.digits import digits
 from boxwood._internal.recipes.phase import Experiment
@@ -220,3 +220,18 @@ def test_ctrl_c_says_how_to_go_on(
     assert ended.value.code == 130
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(f"boxwood: stopped. {said}".rstrip())
+
+
+def test_what_is_taken_up_again_counts_from_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first call is what was done before; the time that is left follows from what came after."""
+    now = [0.0]
+    monkeypatch.setattr("boxwood._internal.cli.progress.time.monotonic", lambda: now[0])
+    with titled_bar(quiet=False) as show:
+        show("heal", 900, 1000)
+        now[0] += 20
+        show("heal, loss 3.1", 910, 1000)
+    assert capsys.readouterr().err == (
+        "boxwood: heal, loss 3.1: 910 of 1000; about 3 min 00 s left\n"
+    )

@@ -110,6 +110,7 @@ REASONS = {
     "boxwood.integrations.transformers.drop_blocks_pretrained": FILES,
     "boxwood.integrations.transformers.drop_experts_pretrained": FILES,
     "boxwood.integrations.transformers.least_experts": NO_TENSORS,
+    "boxwood.integrations.transformers.*heal*": "the trainer moves the model and each batch",
     "boxwood.integrations.transformers.outlier_sparsities": FILES,
     "boxwood.integrations.transformers.prune_pretrained": FILES,
     "boxwood.integrations.transformers.save_pretrained": FILES,

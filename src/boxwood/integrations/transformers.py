@@ -1,5 +1,5 @@
-"""Hugging Face models: callbacks of a ``Trainer``, pruning, shrinking and evaluation of pretrained
-folders.
+"""Hugging Face models: callbacks of a ``Trainer``, pruning, shrinking, healing and evaluation of
+pretrained folders.
 
 Needs ``pip install 'boxwood[transformers]'``.
 """
@@ -20,6 +20,8 @@ from boxwood._internal.adapters.experts import (
     drop_experts_pretrained,
     least_experts,
 )
+from boxwood._internal.adapters.healing import heal_pretrained, plan_healing
+from boxwood._internal.adapters.healing_settings import Healed, Healing, HealingPlan
 from boxwood._internal.adapters.heavy_tails import heavy_tail_sparsities
 from boxwood._internal.adapters.outliers import outlier_sparsities
 from boxwood._internal.adapters.perplexity import perplexity
@@ -29,6 +31,9 @@ from boxwood._internal.adapters.transformers import MaskTrainerCallback, SparseT
 
 __all__ = [
     "FolderScore",
+    "Healed",
+    "Healing",
+    "HealingPlan",
     "MaskTrainerCallback",
     "SparseTrainerCallback",
     "batches_for",
@@ -42,10 +47,12 @@ __all__ = [
     "evaluate_pretrained",
     "expert_scores",
     "greedy_blocks",
+    "heal_pretrained",
     "heavy_tail_sparsities",
     "least_experts",
     "outlier_sparsities",
     "perplexity",
+    "plan_healing",
     "prune_pretrained",
     "save_pretrained",
     "shrink_pretrained",

@@ -59,6 +59,24 @@ def fraction(*, of_what: str, one: bool) -> Callable[[Param, float | None], floa
     return check
 
 
+def rate(param: Param, value: float | None) -> float | None:
+    """Check that a learning rate is in (0, 1)."""
+    if value is not None and not 0 < value < 1:
+        raise InvalidInput(
+            f"Expected {_name(param)} to be a learning rate in (0, 1), got {value}; give such a number."
+        )
+    return value
+
+
+def positive(param: Param, value: float) -> float:
+    """Check that a number is above 0, and not endless."""
+    if not 0 < value < math.inf:
+        raise InvalidInput(
+            f"Expected {_name(param)} to be a number above 0, got {value}; give such a number."
+        )
+    return value
+
+
 def seconds(param: Param, value: float) -> float:
     """Check that a number of seconds is not negative and not endless."""
     if not 0 <= value < math.inf:

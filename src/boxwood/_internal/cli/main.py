@@ -14,6 +14,7 @@ from boxwood._internal.cli import (
     compress,
     demo,
     evaluate,
+    heal,
     pack,
     plan,
     prune,
@@ -58,6 +59,7 @@ app.command()(compress.compress)
 app.command()(compare.compare)
 app.command()(demo.demo)
 app.command()(evaluate.evaluate)
+app.command()(heal.heal)
 app.command()(plan.plan)
 app.command()(run.run)
 app.command()(shrink.shrink)

@@ -35,6 +35,11 @@ class _Lines:
 
     def __init__(self) -> None:
         self._begun = self._last = time.monotonic()
+        self._first = 0
+
+    def begin(self, done: int) -> None:
+        """Count time from here, and what is done from there: something is taken up again."""
+        self._begun, self._first = time.monotonic(), done
 
     def report(self, what: str, done: int, total: int, unit: Callable[[int], str]) -> None:
         now = time.monotonic()
@@ -44,8 +49,9 @@ class _Lines:
         of = left = ""
         if total:
             of = f" of {unit(total)}"
-        if total and done:
-            left = f"; about {human_seconds((now - self._begun) * (total - done) / done)} left"
+        if total and done > self._first:
+            each = (now - self._begun) / (done - self._first)
+            left = f"; about {human_seconds(each * (total - done))} left"
         say(f"boxwood: {what}: {unit(done)}{of}{left}", error=True)
 
 
@@ -68,6 +74,37 @@ def bar(title: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | Non
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(title, total=None)
         yield lambda done, whole: progress.update(task, completed=done, total=whole)
+
+
+@contextmanager
+def titled_bar(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """Show one bar whose title changes, called with (title, done, all); the first call says what is taken up again."""
+    console, lines = Console(file=sys.stderr), _Lines()
+    if quiet:
+        yield lambda title, done, whole: None  # noqa: ARG005
+        return
+    if not console.is_terminal:
+        begun: list[int] = []
+
+        def watch(title: str, done: int, whole: int) -> None:
+            if not begun:
+                begun.append(done)
+                lines.begin(done)
+            lines.report(title, done, whole, str)
+
+        yield watch
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda title, done, whole: progress.update(
+            task, description=title, completed=done, total=whole
+        )
 
 
 class _Rate(ProgressColumn):

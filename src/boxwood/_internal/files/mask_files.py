@@ -252,6 +252,33 @@ def write_with_masks(
                 bits.write(bits_of(mask.cpu().numpy()))
 
 
+def write_masks(path: Path, masks: Mapping[str, Tensor]) -> None:
+    """Write masks as a file of their own, whole or not at all, and the folder that it is in.
+
+    Args:
+        path: as ``masks/NAME`` next to the checkpoint's file ``NAME``.
+        masks: bool, by the names of what they mask.
+
+    Raises:
+        CheckpointError: the disk is full or not writable.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "masks" / "model.safetensors"
+        ...     write_masks(path, {"w": torch.eye(2).bool()})
+        ...     load_masks(path)
+        {'w': tensor([[ True, False],
+                [False,  True]])}
+    """
+    shapes = {name: tuple(mask.shape) for name, mask in masks.items()}
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with _mask_file(path, shapes) as bits:
+        for mask in masks.values():
+            bits.write(bits_of(mask.cpu().numpy()))
+
+
 def open_masks(path: Path) -> dict[str, StoredMask]:
     """Find the masks of a file.
 
