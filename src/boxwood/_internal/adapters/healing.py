@@ -18,10 +18,10 @@ from boxwood._internal.adapters.healing_preparation import prepare, work_folder
 from boxwood._internal.adapters.healing_runs import train_student
 from boxwood._internal.adapters.healing_settings import Healed, Healing, HealingPlan
 from boxwood._internal.adapters.healing_trainer import History, Watch, last_whole
-from boxwood._internal.adapters.teacher_targets import digest_of
 from boxwood._internal.core.extras import extra
 from boxwood._internal.core.memory import peak_memory, reset_peak_memory
 from boxwood._internal.core.replacing import write_whole
+from boxwood._internal.distill.teacher_targets import digest_of
 from boxwood._internal.files.writing import check_new_folder
 from boxwood.errors import InvalidInput
 

@@ -18,7 +18,9 @@ from boxwood._internal.adapters.healing_inputs import (
 from boxwood._internal.adapters.healing_settings import Healing, HealingPlan
 from boxwood._internal.adapters.masked_lora import check_peft, trained_parameters
 from boxwood._internal.adapters.resident import open_config
-from boxwood._internal.adapters.teacher_targets import (
+from boxwood._internal.distill.cached_logits import Shards
+from boxwood._internal.distill.encodings import TopK
+from boxwood._internal.distill.teacher_targets import (
     Forward,
     KeptTargets,
     Targets,
@@ -26,8 +28,6 @@ from boxwood._internal.adapters.teacher_targets import (
     computed,
     digest_of,
 )
-from boxwood._internal.distill.cached_logits import Shards
-from boxwood._internal.distill.encodings import TopK
 from boxwood.errors import InvalidInput
 
 

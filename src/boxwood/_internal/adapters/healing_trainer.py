@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, SequentialSampler
 
-from boxwood._internal.adapters.teacher_targets import Targets
 from boxwood._internal.core.extras import extra
 from boxwood._internal.core.replacing import sync, write_whole
 from boxwood._internal.core.seeds import seed_for
 from boxwood._internal.core.tensor_files import read_checked, write_tensors
 from boxwood._internal.distill.losses import Distillation
+from boxwood._internal.distill.teacher_targets import Targets
 from boxwood._internal.distill.token_losses import text_loss
 from boxwood.errors import InvalidInput
 
