@@ -39,6 +39,7 @@ from boxwood.recipes import Call, Recipe, by_sensitivity, dense, filter_agent, r
 from boxwood.runs import Finding, Measurement
 from boxwood.training import Training
 from boxwood_studies.halved_images import halved
+from boxwood_studies.memory_layout import channels_last
 from boxwood_studies.scenes import scenes
 from boxwood_studies.segmentation_nets import encoder_decoder
 
@@ -65,7 +66,9 @@ def conv_net(
     Scaled to what two CPU cores can do: images of 14 × 14 pixels, 10,000 of them to learn from,
     2,000 for a reward, batch-norm statistics taken again on 500 before it.
     """
-    return _classified(Call.of(small_vgg), data, bounds, updates, count, baselines, best)
+    return _classified(
+        Call.of(channels_last, net=small_vgg), data, bounds, updates, count, baselines, best
+    )
 
 
 def residual_net(
@@ -77,7 +80,9 @@ def residual_net(
     best: bool = False,
 ) -> Experiment:
     """Search ResNet-8, the filters that a residual stream ties together included."""
-    return _classified(Call.of(small_resnet), data, bounds, updates, count, baselines, best)
+    return _classified(
+        Call.of(channels_last, net=small_resnet), data, bounds, updates, count, baselines, best
+    )
 
 
 def _classified(
@@ -112,7 +117,7 @@ def segmentation(
 ) -> Experiment:
     """Search a small encoder–decoder that segments scenes; accuracy is that of pixels."""
     return _study(
-        Call.of(encoder_decoder),
+        Call.of(channels_last, net=encoder_decoder),
         scenes,
         torch.zeros(1, 3, 32, 32),
         train=Training(

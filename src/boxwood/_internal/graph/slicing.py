@@ -18,9 +18,18 @@ def sliced(tensor: Tensor, cuts: Sequence[tuple[int, Tensor]]) -> Tensor:
     """
     if not cuts:
         return tensor.clone()
+    layout = _memory_format(tensor)
     for dim, indices in cuts:
         tensor = tensor.index_select(dim, indices.to(tensor.device))
-    return tensor
+    # index_select forgets it, and a network with its channels last would lose its speed.
+    return tensor.contiguous(memory_format=layout)
+
+
+def _memory_format(tensor: Tensor) -> torch.memory_format:
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.dim())
+    if last is None or tensor.is_contiguous() or not tensor.is_contiguous(memory_format=last):
+        return torch.contiguous_format
+    return last
 
 
 def mask_(tensor: Tensor, cuts: Sequence[tuple[int, Tensor]]) -> Tensor:
