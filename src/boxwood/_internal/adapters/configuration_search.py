@@ -27,6 +27,8 @@ Numbers = dict[Place, int]
 Values = dict[Field, int]
 
 _TRIED = 64  # values of the fields: models built without data
+_DERIVED = ("n_inner", "intermediate_size", "ffn_hidden_size")
+"""Widths of hidden layers that configurations may leave out, as four times that of the stream."""
 
 
 class ConfigurationError(InvalidInput):
@@ -120,7 +122,7 @@ def search_of(small: transformers.PreTrainedModel) -> Search:
             f"of which other parameters follow; shrink the model as from_pretrained returns it"
             + (", or write boxwood.structure.baked(small)." if computed else ".")
         )
-    _say_head_dim_(kind, config, base)
+    _say_widths_(kind, config, base)
     follows, floats = {}, {}
     for field, value in _fields(config):
         # What doubles with a field follows from it; another number of layers is no size of them.
@@ -224,15 +226,19 @@ def changed_config(config: Any, values: Values) -> Any:
     return config
 
 
-def _say_head_dim_(kind: Any, config: Any, base: Built) -> None:
-    """Write down the width of a head where the class reads it and the configuration leaves it out."""
+def _say_widths_(kind: Any, config: Any, base: Built) -> None:
+    """Write down widths that the class reads and that the configuration leaves to be derived."""
     heads, width = (getattr(config, n, None) for n in ("num_attention_heads", "hidden_size"))
-    if getattr(config, "head_dim", None) is None and isinstance(heads, int) and width:
-        said, doubled = (
-            _built(kind, config, {("head_dim",): n * (width // heads)}) for n in (1, 2)
-        )
-        if said == base != doubled:
-            config.head_dim = width // heads
+    per_head = [width // heads] if isinstance(heads, int) and heads and width else []
+    sizes = sorted(set(base.sizes.values()))
+    for field, values in (("head_dim", per_head), *((name, sizes) for name in _DERIVED)):
+        if field in _DERIVED and not hasattr(config, field):
+            continue
+        if getattr(config, field, None) is None:
+            # The one that makes the same, where twice as much makes something else.
+            said = next((v for v in values if _built(kind, config, {(field,): v}) == base), None)
+            if said is not None and _built(kind, config, {(field,): 2 * said}) != base:
+                setattr(config, field, said)
 
 
 def _built(kind: Any, config: Any, values: Values) -> Built | None:

@@ -1,8 +1,9 @@
 """A shrunken Hugging Face model as a folder that ``from_pretrained`` loads."""
 
+import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from math import lcm
 from pathlib import Path
@@ -27,6 +28,9 @@ from boxwood.errors import NoEffect
 
 with extra("transformers", "transformers for pretrained models"):
     import transformers
+
+Even = Callable[[UnitSelection, Collection[str]], UnitSelection]
+"""A selection, and names of groups that are to keep equally many, to another selection."""
 
 _STEPS = 8  # that a group has at least, however coarse the multiples are
 _MULTIPLES = (128, 64, 32, 16, 8, 4, 2, 1)
@@ -55,6 +59,7 @@ def shrink_pretrained(
     select: Callable[[Callable[[Group], int]], UnitSelection],
     *,
     multiple: int | None = None,
+    even: Even | None = None,
 ) -> Shrunken:
     """Shrink a model of transformers to the nearest sizes that its configuration can say.
 
@@ -68,6 +73,8 @@ def shrink_pretrained(
         select: chooses what stays, given of how many units each group keeps a multiple.
         multiple: for all groups; by default the largest power of two, up to 128, that leaves a
             group at least 8 sizes to choose from.
+        even: lets groups keep equally many, where layers that share a field kept different numbers;
+            without it everything stays there.
 
     Raises:
         ConfigurationError: no configuration describes anything smaller.
@@ -96,19 +103,30 @@ def shrink_pretrained(
         fine = (lcm(step, needs) for step in steps if lcm(step, needs) * _STEPS <= size)
         return next(fine, needs if multiple is None else lcm(multiple, needs))
 
-    selection = select(multiple_of)
+    evened: frozenset[str] = frozenset()
+
+    def selected() -> UnitSelection:
+        chosen = select(multiple_of)
+        return chosen if even is None or not evened else even(chosen, evened)
+
+    selection = selected()
     while True:
         small = shrink(model, selection, check=False)
         try:
             built = configured(cast("transformers.PreTrainedModel", small), found.example)
         except ConfigurationError as refusal:
+            uneven = _uneven(selection, refusal)
+            if even is not None and uneven - evened:
+                evened |= uneven
+                selection = selected()
+                continue
             more = _more(found, refusal, needed)
             if more == needed:
                 raise
             needed = more
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", NoEffect)  # which is an error here
-                selection = select(multiple_of)
+                selection = selected()
             if not selection.removed:
                 raise
         else:
@@ -147,6 +165,19 @@ def _more(found: Units, refusal: ConfigurationError, needed: dict[str, int]) -> 
         if refusal.axes & set(group.axes):
             more[group.name] = lcm(needed.get(group.name, 1), refusal.multiple)
     return more
+
+
+def _uneven(selection: UnitSelection, refusal: ConfigurationError) -> frozenset[str]:
+    """Name the groups of a refusal, and those of other layers, of which layers kept different numbers."""
+    alike: dict[str, list[Group]] = {}
+    for group in selection.units.groups:
+        alike.setdefault(re.sub(r"\d+", "#", group.name), []).append(group)
+    found: set[str] = set()
+    for groups in alike.values():
+        counts = {int(selection.kept[group.units].sum()) for group in groups}
+        if len(counts) > 1 and any(refusal.axes & set(group.axes) for group in groups):
+            found |= {group.name for group in groups}
+    return frozenset(found)
 
 
 def save_pretrained(

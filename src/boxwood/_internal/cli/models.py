@@ -99,7 +99,10 @@ def read_network(
             f"folder holds the weights and the configuration."
         )
     model = load_folder(Path(target))
-    model.config.use_cache = False  # of past tokens: an output of its own
+    for module in model.modules():  # the stacks of an encoder and a decoder hold copies
+        held: Any = vars(module).get("config")
+        if getattr(held, "use_cache", False):
+            held.use_cache = False  # of past tokens: an output of its own
     prune_magnitudes_(model, sparsity, pattern)
     words = getattr(model.config, "vocab_size", None)
     return model, example_of(inputs or ([f"2x16:{words}"] if words else ()))

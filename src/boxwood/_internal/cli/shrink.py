@@ -105,8 +105,8 @@ def shrink(
         bool | None,
         typer.Option(
             "--repair/--no-repair",
-            help="With --text: refit what read the removed, by least squares. Default: where it can "
-            "be done.",
+            help="With --text: refit what read the removed, by least squares. Default: yes for units, "
+            "no for blocks.",
         ),
     ] = None,
     protect: Annotated[
@@ -199,7 +199,7 @@ def shrink(
     if folder is not None and drop_blocks:
         from boxwood._internal.cli.shrink_depth import DepthOptions, shrink_depth
 
-        depth = DepthOptions(drop_blocks, by or "influence", blocks, repair, dry_run)
+        depth = DepthOptions(drop_blocks, by or "influence", blocks, bool(repair), dry_run)
         shrink_depth(folder, out, depth, text=text, samples=samples, length=length, as_json=as_json)
         return
     if folder is not None and drop_experts:

@@ -18,8 +18,7 @@ from boxwood._internal.adapters.depth import (
     greedy_blocks,
     without_blocks,
 )
-from boxwood._internal.adapters.depth_folders import DroppedBlocks, drop_blocks_pretrained
-from boxwood._internal.adapters.depth_repair import NothingToFoldIntoError
+from boxwood._internal.adapters.depth_folders import drop_blocks_pretrained
 from boxwood._internal.adapters.folders import load_folder
 from boxwood._internal.adapters.loaders import loaders_of
 from boxwood._internal.adapters.perplexity import perplexity
@@ -42,14 +41,14 @@ class DepthOptions:
         count: of blocks that go.
         by: a name out of `BY`.
         blocks: the list, where there are several.
-        repair: fold what the dropped blocks did; None where it can be done.
+        repair: fold what the dropped blocks did into those before them.
         dry_run: only say which would go.
     """
 
     count: int
     by: str
     blocks: str | None
-    repair: bool | None
+    repair: bool
     dry_run: bool
 
 
@@ -138,7 +137,10 @@ def shrink_depth(
     report: dict[str, Any] = {"by": options.by, "scores": scores, "dropped": dropped}
     if out is not None and not options.dry_run:
         with bar("repair", quiet=as_json) as watch:
-            done = _written(folder, out, dropped, options, reading, watch or _nobody)
+            repair = reading.calibration if options.repair else ()
+            done = drop_blocks_pretrained(
+                folder, out, dropped, repair=repair, watch=watch or _nobody
+            )
         report["folds"] = [asdict(fold) for fold in done.folds]
         if predicts and done.folds:
             again = open_resident(out, blocks=options.blocks)
@@ -159,26 +161,6 @@ def shrink_depth(
     console = Console()
     for line in _notes(report, out):
         console.print(line, soft_wrap=True)
-
-
-def _written(
-    folder: Path,
-    out: Path,
-    dropped: list[str],
-    options: DepthOptions,
-    reading: Reading,
-    watch: Watch,
-) -> DroppedBlocks:
-    """Write the folder, repaired where that was asked for or can be done."""
-    if options.repair is not False:
-        try:
-            return drop_blocks_pretrained(
-                folder, out, dropped, repair=reading.calibration, watch=watch
-            )
-        except NothingToFoldIntoError:
-            if options.repair:
-                raise
-    return drop_blocks_pretrained(folder, out, dropped)
 
 
 def _least(options: DepthOptions, scores: Scores) -> tuple[Scores, list[str]]:

@@ -1,10 +1,12 @@
 """``boxwood shrink`` on a Hugging Face folder: text decides what stays, repairs it, and measures."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
@@ -127,12 +129,18 @@ def shrink_by(
     model: Any = found.model
     shown = () if reading is None else reading.pairs()
     scores = unit_scores(found, criterion, batches=shown, loss=next_token_loss)
-    done = shrink_pretrained(
-        model,
-        found,
-        lambda multiple_of: choose(scores, multiple_of),
-        multiple=multiple,
-    )
+    # Of neurons of experts that are one tensor, a text says nothing: all of them stay.
+    blank = {group.name for group in found.groups if not scores[group.units].any()}
+
+    def chosen(multiple_of: Callable[[Group], int]) -> UnitSelection:
+        return choose(
+            scores,
+            lambda group: len(group.units) if group.name in blank else multiple_of(group),
+        )
+
+    even = partial(evened, scores=scores, multiple=multiple or 1)
+    done = shrink_pretrained(model, found, chosen, multiple=multiple, even=even)
+    done = replace(done, whole=(*done.whole, *sorted(blank - set(done.whole))))
     values: dict[str, float] = {}
     measured = reading is not None and is_causal(model)
     if reading is not None and measured:
@@ -145,6 +153,32 @@ def shrink_by(
         if measured:
             values["repaired"] = perplexity(done.built, reading.test)
     return Outcome(done, values)
+
+
+def evened(
+    selection: UnitSelection, names: Collection[str], *, scores: UnitScores, multiple: int
+) -> UnitSelection:
+    """Let groups of one size keep equally many units, those of the highest scores.
+
+    Args:
+        selection: what each of them has kept.
+        names: of the groups.
+        scores: of all units.
+        multiple: of how many units each keeps a multiple.
+    """
+    sizes: dict[int, list[Group]] = {}
+    for group in selection.units.groups:
+        if group.name in names:
+            sizes.setdefault(len(group.units), []).append(group)
+    kept = selection.kept.copy()
+    for groups in sizes.values():
+        mean = sum(int(kept[group.units].sum()) for group in groups) / len(groups)
+        count = max(round(mean) // multiple * multiple, min(multiple, len(groups[0].units)))
+        for group in groups:
+            best = np.argsort(-scores[group.units], kind="stable")[:count]
+            kept[group.units] = False
+            kept[group.units[best]] = True
+    return UnitSelection(selection.units, kept)
 
 
 def next_token_loss(outputs: Any, ids: Tensor) -> Tensor:
