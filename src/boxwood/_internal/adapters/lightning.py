@@ -79,7 +79,7 @@ class SparseTrainingCallback(Callback):
         pl_module: LightningModule,
         checkpoint: dict[str, Any],
     ) -> None:
-        """Mask averages that another callback has put in the place of the module's weights."""
+        """Mask averages that another callback has put in place of the module's weights."""
         if self.training is not None and self._module() is pl_module:
             masks, state = self.training.masks, checkpoint["state_dict"]
             names = {name: plain_name(name) for name in state}

@@ -100,7 +100,7 @@ def bench(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Run a network in every engine that this machine has, by turns, and say what is fastest.
+    """Run a network in every engine that this machine has, in turn, and say what is fastest.
 
     It races the network, the pruned one (--sparsity), the one with fewer units (--keep), and that one
     pruned, each in torch, and in ONNX Runtime, OpenVINO and Boxwood's engine (float32 and int8).

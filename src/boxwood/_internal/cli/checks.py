@@ -182,7 +182,7 @@ def new_place(param: Param, value: Path | None) -> Path | None:
 
 
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Write in the place of what is there already.")
+    bool, typer.Option("--overwrite", help="Write in place of what is there already.")
 ]
 
 

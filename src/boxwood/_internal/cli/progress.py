@@ -31,7 +31,7 @@ def seen() -> bool:
 
 
 class _Lines:
-    """Lines in the place of a bar: none in the first seconds, and then one now and again."""
+    """Lines in place of a bar: none in the first seconds, and then one now and again."""
 
     def __init__(self) -> None:
         self._begun = self._last = time.monotonic()

@@ -30,7 +30,7 @@ Code = Annotated[
     list[str] | None,
     typer.Option(
         "--code",
-        help="Python file, module or package whose code a recipe.json or a store may name, besides "
+        help="Python file, module or package whose code a recipe.json or a store may name, as well as "
         "Boxwood's own; may be repeated.",
     ),
 ]

@@ -178,7 +178,7 @@ def latency(
 ) -> None:
     """Measure how long every measured network takes on this machine, in torch and compiled.
 
-    Each network runs by turns with the dense one that it was pruned from. The times lie in the
+    Each network runs in turn with the dense one that it was pruned from. The times lie in the
     store as latency.json, where `boxwood report` finds them; a stopped measurement goes on. The
     networks are built, so the store may only name code of Boxwood and of --code, unless --trust is
     given.

@@ -45,7 +45,7 @@ def write_page(result: Compressed, made: Made, max_drop: float, notes: Sequence[
             Section("decision", "The decision", "", _decision(result, max_drop, notes)),
             Section("tried", "What was tried", "", (_figure(result, max_drop), _tried(result))),
             Section("layers", "What stays", "", (_layers(made),)),
-            Section("time", "Time on this machine", "One thread, by turns.", (_times(result),)),
+            Section("time", "Time on this machine", "One thread, in turn.", (_times(result),)),
         ),
     )
     path = result.folder / "report.html"

@@ -1,4 +1,4 @@
-"""The dense network in every engine of this machine, and the compressed one, timed by turns."""
+"""The dense network in every engine of this machine, and the compressed one, timed in turn."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial

@@ -49,11 +49,12 @@ class Compressed:
     def __str__(self) -> str:
         """Say it in a few sentences."""
         ratio = self.dense_cost / self.cost if self.cost else 1.0
+        dense = f"the dense network's {self.dense_cost:.4g}"
         found = self.attempt.drop
         upper = "" if found.examples == 1 else f", at most {100 * found.most:.2f} (95 %)"
         over = "" if self.held else ": this is more than was allowed"
         lines = [
-            f"{self.attempt.name}: the dense network has {ratio:.2f} times the {self.unit}.",
+            f"{self.attempt.name}: {self.cost:.4g} {self.unit}, {ratio:.2f} times less than {dense}.",
             f"On validation its {self.score} falls by {100 * found.mean:.2f} points{upper}{over}.",
         ]
         if self.test is not None:

@@ -38,7 +38,7 @@ class Task:
             there are classes as targets. Without targets it compares with the dense network's outputs.
         loss: outputs and targets to the mean over a batch, added to what the dense network teaches;
             None takes the cross-entropy where there are classes as targets.
-        train_step: the network and a batch to the loss, in the place of ``loss``.
+        train_step: the network and a batch to the loss, in place of ``loss``.
         optimizer: parameters to an optimizer; None takes Adam, at a rate chosen on validation.
 
     Example:

@@ -8,7 +8,7 @@ network's own. Hooks that speak of these then return `no_hook` from ``__deepcopy
 
 
 def no_hook(*_: object) -> None:
-    """Do nothing, in the place of a hook, until `drop_hooks_` takes it away.
+    """Do nothing, in place of a hook, until `drop_hooks_` takes it away.
 
     Example:
         >>> no_hook(nn.ReLU(), ())

@@ -24,7 +24,7 @@ class SRSTE(StraightThrough):
     """Train an n:m network from scratch: sparse-refined straight-through estimation.
 
     The forward pass reads the n largest of every m weights, chosen afresh after every step. All
-    weights take the gradient by what was read, and the pruned ones decay besides:
+    weights take the gradient by what was read, and the pruned ones also decay:
     ``g + decay · (1 - mask) · w``, so that weights that are pruned now are not chosen a moment later.
 
     The optimizer's own weight decay and momentum act on all weights, pruned ones too.

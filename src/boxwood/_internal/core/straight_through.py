@@ -40,7 +40,7 @@ class StraightThrough:
     was pruned before. The optimizer's memory of pruned weights stays, and weight decay acts on them.
 
     A policy may also have a method ``remember(moment)`` that returns a tensor for each weight,
-    called before every step; ``update`` is then given these in the place of gradients. They are
+    called before every step; ``update`` is then given these in place of gradients. They are
     saved with the masks.
 
     Example:

@@ -1,4 +1,4 @@
-"""Repeated calls, timed by turns: what slows the machine for a while slows all of them alike."""
+"""Repeated calls, timed in turn: what slows the machine for a while slows all of them alike."""
 
 import math
 import random

@@ -83,7 +83,7 @@ def measured(session: Session, inputs: Sequence[Tensor]) -> dict[int, float]:
 
 
 def least_seconds(sessions: Sequence[Session], inputs: Sequence[Tensor]) -> dict[Session, float]:
-    """Return the least seconds of each session, run by turns."""
+    """Return the least seconds of each session, run in turn."""
     runs = {
         session: partial(session.runner(session.program.example), inputs) for session in sessions
     }

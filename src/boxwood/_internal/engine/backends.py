@@ -239,7 +239,7 @@ def time_backends(
     calls: int = 1,
     progress: Callable[[int, int], None] = lambda done, turns: None,  # noqa: ARG005
 ) -> list[BackendTimes]:
-    """Run all by turns, as in `timed_turns`.
+    """Run all in turn, as in `timed_turns`.
 
     In its turn each runs twice, and the second run counts: at the first one threads of the one
     before are still awake, and the caches hold what it left.

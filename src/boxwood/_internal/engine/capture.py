@@ -229,7 +229,7 @@ def _for_batches(
         except Exception as error:
             raise OtherProgramError(_first_line(error)) from error
         if not _equal(said, metadata()):
-            raise OtherProgramError("what it returns besides tensors changes")
+            raise OtherProgramError("what it returns other than tensors changes")
         return found
 
     try:

@@ -173,7 +173,7 @@ def choose_packing(
         problem: the convolution.
         weight: its weight.
         target: the family of this machine.
-        threads: threads that shall have work.
+        threads: threads that share the work.
         cache: where decisions are kept; the user's when None.
 
     Returns:
@@ -214,7 +214,7 @@ def choose_int8_packing(
         weight: its weight.
         constants: its scales and offsets, [2, out].
         target: the family of this machine.
-        threads: threads that shall have work.
+        threads: threads that share the work.
         cache: where decisions are kept; the user's when None.
     """
     cache = cache or default_cache("costs")

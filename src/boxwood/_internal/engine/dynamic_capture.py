@@ -72,7 +72,7 @@ class DynamicCapture:
             except Exception as error:
                 raise _other(where, f"it cannot be recorded ({_first_line(error)})") from error
             if metadata() != said:
-                raise _other(where, "what it returns besides tensors is something else")
+                raise _other(where, "what it returns other than tensors is something else")
             return found
 
         points = corners(self.ranges)

@@ -65,7 +65,7 @@ class Explanation:
     Args:
         lines: in order.
         kernel_bytes: of weights packed for kernels.
-        kept_bytes: of all constants that are kept besides.
+        kept_bytes: of all other constants that are kept.
         nonzero: entries that are not zero in those weights.
         dense_bytes: of the same weights as float32.
         arena_bytes: of intermediate values.

@@ -272,7 +272,7 @@ def packed_kernel(
         bias: its bias.
         target: the family that runs it.
         packing: how the weight is packed, as was measured or as a file says; None for the usual way.
-        threads: threads that shall have work.
+        threads: threads that share the work.
     """
     match problem:
         case conv.Conv():

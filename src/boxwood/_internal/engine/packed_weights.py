@@ -32,7 +32,7 @@ class PackedTensor:
     groups: int = 1
 
     nbytes = 0
-    """Bytes that it uses besides the kernel's."""
+    """Bytes that it uses in addition to the kernel's."""
 
     def tensor(self) -> Tensor:
         """The weight; zeros are positive."""

@@ -229,7 +229,7 @@ class Program:
         names: of constants that are a network's parameters or buffers, or come from one.
         batches: what leading sizes may be called.
         ranges: the sizes that calls may choose, if those are not the batch.
-        limits: what each of these has to keep to besides.
+        limits: what each of these also has to keep to.
     """
 
     ops: tuple[Op, ...]

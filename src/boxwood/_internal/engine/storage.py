@@ -370,7 +370,7 @@ def _mapped(path: Path) -> NDArray[np.uint8]:
         with path.open("rb") as file:
             memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             file.seek(len(MAGIC) + 32)
-            # Read and not through the mapping, of which only what is used shall be in memory.
+            # Read and not through the mapping, of which only what is used may be in memory.
             digest = hashlib.file_digest(file, "sha256").digest()
     except (OSError, ValueError) as error:
         raise CheckpointError(

@@ -32,7 +32,7 @@ from boxwood.errors import BoxwoodError, CheckpointError
 
 VERSION = 1
 _ABOUT, _HEADER = "boxwood.packed", "boxwood.header"
-_LISTING = 80  # bytes that one more tensor takes in a header, besides its name
+_LISTING = 80  # bytes that one more tensor takes in a header, in addition to its name
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def latency(model: nn.Module, *, repeats: int = 7) -> Measure:
 
 
 def turns(model: nn.Module, selection: UnitSelection, repeats: int) -> list[tuple[float, float]]:
-    """Run the whole network and the cut one by turns, on the example of its units.
+    """Run the whole network and the cut one in turn, on the example of its units.
 
     Args:
         model: the network.

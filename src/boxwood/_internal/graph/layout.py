@@ -56,7 +56,7 @@ class Layout:
         return block.ids
 
     def with_ids(self, axis: int, ids: Ids | None) -> "Layout":
-        """Put labels on one axis, in the place of those that it had."""
+        """Put labels on one axis, in place of those that it had."""
         axis %= len(self.shape)
         others = tuple(block for block in self.blocks if axis not in block.axes)
         shape = self.shape if ids is None else _replaced(self.shape, axis, len(ids))

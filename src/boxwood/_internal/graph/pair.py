@@ -217,7 +217,7 @@ class Pair:
         return tensors
 
     def _masked_(self, name: str, tensor: Tensor, cuts: Cuts) -> Tensor:
-        """Set what is removed to zero, but for what is divided by: variances, and directions."""
+        """Set what is removed to zero, except for what is divided by: variances, and directions."""
         if name.endswith("running_var"):
             return tensor
         alone = self.selection.units.flow.directions | self.left

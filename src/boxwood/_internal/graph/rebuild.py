@@ -1,4 +1,4 @@
-"""Copy a network with other tensors in the place of its parameters and buffers."""
+"""Copy a network with other tensors in place of its parameters and buffers."""
 
 import copy
 from collections import OrderedDict

@@ -182,7 +182,7 @@ class Recorder:
         return [self._alive[i] for i in places if sys.getrefcount(self._alive[i]) > ours]  # type: ignore[misc]
 
     def refs(self, nested: Any) -> Any:
-        """Put a `Ref` in the place of every tensor."""
+        """Put a `Ref` in place of every tensor."""
         if isinstance(nested, Tensor):
             return Ref(self.value(unwrapped(nested)[0]))
         if type(nested) in (tuple, list) or isinstance(nested, tuple):

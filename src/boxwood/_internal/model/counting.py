@@ -69,7 +69,7 @@ def count_layers(
     is measured after the non-linearity and whatever pooling follows; for the last layer it is
     that of its own output. ``han_flops_kept`` is ``kept / weights · input_activity``, where the
     layer that runs first has 1 for the activity, because the paper takes the network's own input
-    as dense. Hence, in a chain, FLOP%(i) = weights%(i) · Act%(i - 1), as in its tables. A
+    as dense. So in a chain, FLOP%(i) = weights%(i) · Act%(i - 1), as in its tables. A
     layer that is called several times adds up.
 
     Args:

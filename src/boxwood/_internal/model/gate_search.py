@@ -154,7 +154,7 @@ def gates(psi: Tensor, beta: float, gamma: float) -> tuple[Tensor, Tensor]:
 def _penalties(
     psi: Mapping[str, Tensor], sizes: Mapping[str, int], beta: float, gamma: float, rounding: float
 ) -> tuple[Tensor, Tensor]:
-    """Crispness, and the fraction of weights behind open gates."""
+    """Crispness, and the fraction of weights of open gates."""
     unclear, kept, every = [], [], 0
     for name, each in psi.items():
         y, z = gates(each, beta, gamma)

@@ -198,7 +198,7 @@ class Holding:
     def _stand_in(
         self, held: HeldWeight, parameters: dict[str, Any], attribute: str, module: nn.Module
     ) -> None:
-        """Deal with another tensor in the place of a masked parameter."""
+        """Deal with another tensor in place of a masked parameter."""
         check_unflattened({held.name: held.parameter})  # FullyShardedDataParallel puts views there
         other = parameters.get(attribute)
         plain = isinstance(other, Tensor) and not isinstance(other, nn.Parameter)

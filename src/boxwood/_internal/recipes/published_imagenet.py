@@ -158,7 +158,7 @@ def imagenet_resnet_50_str(*, data: Callable[[], Splits] = imagenet_folder) -> E
         [0.77, 0.7612, 0.7431, 0.7023]
 
     Source: Kusupati et al. (2020), table 1 and appendix; the training is that of
-    `imagenet_resnet_50_gmp`, but for the weight decay.
+    `imagenet_resnet_50_gmp`, except for the weight decay.
     """
     train = _resnet_training()
     decays = {0.8127: 1.751757813e-5, 0.9023: 2.251757813e-5, 0.9515: 3.051757813e-5}

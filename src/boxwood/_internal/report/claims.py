@@ -25,7 +25,7 @@ class Fault:
 
     Args:
         reason: in words.
-        commits: of the results that it spoilt; later ones are free of it.
+        commits: of the results that it affected; later ones are free of it.
     """
 
     reason: str
@@ -44,7 +44,7 @@ class Claim:
         file: name of the results file, without its ending.
         command: makes that file; empty where no study does.
         judge: from the file to a finding; raises `NotRun` where something is missing.
-        fault: what spoilt the results that there are, if anything did.
+        fault: what is wrong with the results that there are, if anything did.
     """
 
     paper: str

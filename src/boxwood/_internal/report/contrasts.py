@@ -4,7 +4,7 @@ What is compared is read off facts: those of a `Measure` phase, or the rows of a
 
     {part}: {correct, total} or a fraction     accuracy, one number for each seed
     {part}: {loss}                             mean loss, likewise
-    {part}_answers                             which examples were answered rightly (`Answers.facts`)
+    {part}_answers                             which examples were answered correctly (`Answers.facts`)
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ def contrast(
     """Estimate a weighted sum of networks over the seeds that all of them have.
 
     ``scale·Σ weight·network + shift``, seed by seed, and example by example where every network says
-    which examples it answers rightly. Otherwise the error of the examples is left out.
+    which examples it answers correctly. Otherwise the error of the examples is left out.
 
     Args:
         terms: (weight, facts by seed) of each network: ``[(1, a), (-1, b)]`` is a difference.

@@ -87,7 +87,7 @@ def over_seeds_and_examples(
     With ``r`` the means of seeds, ``k`` those of examples and ``e`` what remains of x after both
     are taken away, the variance of the mean is estimated by
     ``var(r)/n + max(0, var(k)/m - var(e)/(n·m))``. That is what resampling seeds and examples
-    jointly estimates (`two_way_bootstrap`), but for ``2·var(e)/(n·m)`` that resampling counts too
+    jointly estimates (`two_way_bootstrap`), except for ``2·var(e)/(n·m)`` that resampling counts too
     often, and it needs no random numbers. It is never less than the error over seeds alone.
 
     Args:

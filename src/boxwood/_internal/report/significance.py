@@ -96,7 +96,7 @@ def signs(values: Sequence[float], limit: float = 0.0) -> float:
 def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
     """Test whether two single networks differ on the same examples: exact and two-sided.
 
-    Only examples that one answers rightly and the other wrongly count: with i and j of them,
+    Only examples that one answers correctly and the other incorrectly count: with i and j of them,
     ``p = min(1, 2·P(X <= min(i, j)))`` for X ~ Binomial(i + j, 1/2). It speaks of these two networks,
     not of two methods, which differ over seeds too.
 

@@ -20,7 +20,7 @@ _NUMBERS = (
     "parameters", "nonzero", "weights", "kept", "multiply_adds", "dense_multiply_adds", "bytes",
     "dense_bytes",
 )  # fmt: skip
-"""Facts of a measured network besides its accuracies."""
+"""Facts of a measured network other than its accuracies."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Measurement:
         epochs: passes over the training examples up to there.
         seconds: time that the phases up to there took when they were made.
         history: rows of the training before it, if there was one.
-        stopped: which test examples were answered rightly where that training's validation loss was
+        stopped: which test examples were answered correctly where that training's validation loss was
             lowest, if it was watched.
     """
 

@@ -38,7 +38,7 @@ class EarlyStop:
             come later: ``step`` is then a lower bound.
         validation: accuracy there, a fraction.
         test: test accuracy there, a fraction, if it was measured.
-        answers: which test examples were answered rightly there, if that was kept.
+        answers: which test examples were answered correctly there, if that was kept.
     """
 
     step: int

@@ -148,7 +148,7 @@ def in_every_seed(claim: str, values: Sequence[float], evidence: str = "") -> Fi
     Args:
         claim: in words.
         values: one for each seed, above zero where the seed agrees.
-        evidence: figures to say besides the count.
+        evidence: figures to say with the count.
 
     Example:
         >>> in_every_seed("lower in every seed", [0.1, 0.2, 0.1, 0.3, -0.1]).evidence

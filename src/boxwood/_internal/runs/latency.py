@@ -1,4 +1,4 @@
-"""How long the networks of a store take on this machine: measured by turns, kept next to the runs.
+"""How long the networks of a store take on this machine: measured in turn, kept next to the runs.
 
     latency.json    {"about": machine, versions, batch and threads,
                      "networks": {KEY: {WAY: [milliseconds per example, …]}}, "refused": {KEY: why}}
@@ -48,7 +48,7 @@ class Timings:
     Args:
         about: with what.
         networks: key of a measured network, to the name of a way to run it, to milliseconds per
-            example, one for each turn. Ways that ran by turns have as many each.
+            example, one for each turn. Ways that ran in turn have as many each.
         refused: key of a network that could not be compiled, to the reason.
     """
 
@@ -178,7 +178,7 @@ def measure_all(
 def measure(
     genesis: Genesis, dense: State, pruned: State, example: Tensor, settings: Settings
 ) -> tuple[dict[str, list[float]], str]:
-    """Measure one network in every way, by turns, so that a busy machine slows all alike.
+    """Measure one network in every way, in turn, so that a busy machine slows all alike.
 
     Args:
         genesis: builds it.

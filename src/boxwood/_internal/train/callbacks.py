@@ -16,7 +16,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Callbacks:
-    """What takes part in a training besides the network; by default nothing.
+    """What takes part in a training in addition to the network; by default nothing.
 
     Args:
         watch: called after every row of the history; what it returns is added to the row.

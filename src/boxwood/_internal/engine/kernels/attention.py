@@ -183,7 +183,7 @@ def build(problem: Attention, target: Target) -> Kernel:
 
 @dataclass(frozen=True)
 class Specialisation:
-    """Everything that the kernel's text depends on, besides the target."""
+    """Everything that the kernel's text depends on, other than the target."""
 
     causal: bool
     mask: Mask

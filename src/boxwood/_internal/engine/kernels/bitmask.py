@@ -65,7 +65,7 @@ ADDRESSES = ("starts", "masks", "values", "bias")
 
 @dataclass(frozen=True)
 class Specialisation:
-    """Everything that the kernel's text depends on, besides the target."""
+    """Everything that the kernel's text depends on, other than the target."""
 
     values: ValueType
     activation: Activation

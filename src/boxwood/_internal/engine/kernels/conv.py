@@ -158,7 +158,7 @@ def build(
         bias: [out], or None for zeros.
         target: the family that runs it.
         packing: how; the usual way when None.
-        threads: threads that shall have work.
+        threads: threads that share the work.
 
     Returns:
         The kernel.
@@ -351,7 +351,7 @@ def usual_packing(
         problem: the convolution.
         weight: its weight.
         target: the family that runs it.
-        threads: threads that shall have work.
+        threads: threads that share the work.
         rates: what work costs on this machine; the family's typical rates when None.
     """
     matrix = weight.reshape(problem.groups, len(weight) // problem.groups, -1)

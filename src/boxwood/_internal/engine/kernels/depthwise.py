@@ -41,7 +41,7 @@ ADDRESSES = ("weights", "bias", "offsets", "mask")
 
 @dataclass(frozen=True)
 class Specialisation:
-    """Everything that the kernel's text depends on, besides the target.
+    """Everything that the kernel's text depends on, other than the target.
 
     Args:
         step: columns between outputs; 0 for the straight text.

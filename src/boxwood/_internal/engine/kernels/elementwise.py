@@ -51,7 +51,7 @@ def reference(problem: Elementwise, x: Array, second: Array | None = None) -> Ar
 
 @dataclass(frozen=True)
 class Specialisation:
-    """Everything that the kernel's text depends on, besides the target."""
+    """Everything that the kernel's text depends on, other than the target."""
 
     operation: Operation
     per_channel: bool

@@ -78,7 +78,7 @@ def build(
         constants: [2, out]: what one unit of a row's sum is worth, and what is added.
         target: the family that runs it.
         packing: how; the usual way when None.
-        threads: threads that shall have work.
+        threads: threads that share the work.
 
     Raises:
         InvalidInput: the weight's shape is not the problem's.
@@ -252,7 +252,7 @@ def usual_packing(
         problem: the convolution.
         weight: its weight.
         target: the family that runs it.
-        threads: threads that shall have work.
+        threads: threads that share the work.
     """
     shape = problem.shape
     words = to_words(weight).reshape(shape.groups, problem.outputs // shape.groups, -1)

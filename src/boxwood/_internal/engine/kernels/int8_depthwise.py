@@ -42,7 +42,7 @@ ADDRESSES = ("weights", "scales", "offsets", "starts", "settings", "places", "ma
 
 @dataclass(frozen=True)
 class Specialisation:
-    """Everything that the kernel's text depends on, besides the target.
+    """Everything that the kernel's text depends on, other than the target.
 
     Args:
         step: columns between outputs; 0 where output rows lie as input rows do.
@@ -220,7 +220,7 @@ class _Sums:
         ]
 
     def _unpacked(self, entry: str, one: str, two: str, half: int) -> str:
-        """Take entries of both by turns, from one half of each 16 bytes."""
+        """Take entries of both in turn, from one half of each 16 bytes."""
         size = 2 if entry == "i16" else 1
         lane = 16 // size
         total = 4 * self.target.lanes // size

@@ -82,7 +82,7 @@ ADDRESSES = ("records", "headers", "indices", "values", "scales", "offsets", "st
 
 @dataclass(frozen=True)
 class Specialisation:
-    """Everything that the kernel's text depends on, besides the target."""
+    """Everything that the kernel's text depends on, other than the target."""
 
     residual: bool
     wide: bool
@@ -110,7 +110,7 @@ def build(
         constants: [2, outputs]: what one unit of a row's sum is worth, and what is added.
         target: the family that runs it.
         packing: how, if a file holds it so.
-        threads: threads that shall have work.
+        threads: threads that share the work.
     """
     if packing is None:
         if isinstance(weight, StreamParts):

@@ -55,7 +55,7 @@ INLINE = frozenset({Activation.NONE, Activation.RELU, Activation.RELU6})
 
 @dataclass(frozen=True)
 class Specialisation:
-    """Everything that the kernel's text depends on, besides the target.
+    """Everything that the kernel's text depends on, other than the target.
 
     Args:
         vectors: registers of positions per tile.

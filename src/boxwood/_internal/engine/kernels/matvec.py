@@ -77,7 +77,7 @@ SUMS = 4
 
 @dataclass(frozen=True)
 class Specialisation:
-    """Everything that the kernel's text depends on, besides the target."""
+    """Everything that the kernel's text depends on, other than the target."""
 
     height: int
     activation: Activation
@@ -108,7 +108,7 @@ def build(
         target: the family that runs it.
         height: rows per row block: 1 for single zeros, 8 or 16 for zeros that all rows of a block have;
             when None, what costs least of these and of a bit for each entry.
-        threads: threads that shall have work.
+        threads: threads that share the work.
         packing: how the weight is packed, if a file holds it so.
 
     Returns:

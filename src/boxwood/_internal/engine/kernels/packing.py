@@ -93,7 +93,7 @@ def usual(
         span: positions of a plane.
         taps: columns per channel.
         target: the family that runs it.
-        threads: threads that shall have work.
+        threads: threads that share the work.
         rates: what work costs.
     """
     rates = rates or USUAL
@@ -142,7 +142,7 @@ def blocked(
         shape: groups, rows and columns.
         span: positions of a plane.
         target: the family that runs it.
-        threads: threads that shall have work.
+        threads: threads that share the work.
     """
     groups, rows, columns = shape
     registers = lines(span) // target.lanes

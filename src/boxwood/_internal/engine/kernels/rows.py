@@ -79,7 +79,7 @@ ADDRESSES = (
 
 @dataclass(frozen=True)
 class Specialisation:
-    """Everything that the kernel's text depends on, besides the target.
+    """Everything that the kernel's text depends on, other than the target.
 
     Args:
         vectors: registers of positions per tile.

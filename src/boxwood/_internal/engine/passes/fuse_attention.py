@@ -69,7 +69,7 @@ class _Heads:
 
 @dataclass(frozen=True)
 class _Settings:
-    """What an attention is called with besides queries, keys and values."""
+    """What an attention is called with in addition to queries, keys and values."""
 
     scale: float  # 0 for torch's own
     causal: bool
@@ -324,7 +324,7 @@ def _first_after(
 
 
 def _settings(op: TorchOp) -> _Settings | None:
-    """Return what attention does besides; None for dropout, or what is no tensor."""
+    """Return what else attention does; None for dropout, or what is no tensor."""
     rest = dict(zip(("attn_mask", "dropout_p", "is_causal"), op.args[3:], strict=False))
     rest |= dict(op.kwargs)
     mask = rest.get("attn_mask")

@@ -45,9 +45,9 @@ def quantised(session: Session, inputs: Sequence[Tensor], batches: Batches) -> S
 def _chosen(
     session: Session, inputs: Sequence[Tensor], found: Calibrated, whole: Rewritten
 ) -> assignment.Choice:
-    """Measure, and return the positions of the layers that shall run on bytes, and all times.
+    """Measure, and return the positions of the layers to run on bytes, and all times.
 
-    Operation by operation first; then the cheapest choice, all layers and none are run by turns.
+    Operation by operation first; then the cheapest choice, all layers and none are run in turn.
     """
     program, batch, every = session.program, session.program.batch or 0, found.positions
     if not every:

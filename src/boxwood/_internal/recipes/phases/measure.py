@@ -22,7 +22,7 @@ class Measure:
     """Measure accuracy on validation and test examples, and count what is left.
 
     The test examples decide nothing: they are looked at here and nowhere else. Where there are
-    more than ten classes, top-5 accuracy is measured as well as top-1. Which examples are answered rightly is
+    more than ten classes, top-5 accuracy is measured as well as top-1. Which examples are answered correctly is
     kept too, so that networks can be compared over seeds and examples.
 
     Args:
@@ -41,7 +41,7 @@ class Measure:
     label: str = spec.field("", identity=False)
 
     def run(self, state: State, world: World) -> State:
-        """Measure; the state passes through unchanged but for its facts."""
+        """Measure; the state passes through unchanged except for its facts."""
         model = world.network(state)
         test, test_answers = examine(model, world.data.test, self.loss)
         validation, validation_answers = examine(model, world.data.validation, self.loss)

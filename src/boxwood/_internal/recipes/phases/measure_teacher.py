@@ -34,7 +34,7 @@ class MeasureTeacher:
         return self.teacher.needs(genesis)
 
     def run(self, state: State, world: World) -> State:
-        """Measure; the state passes through unchanged but for its facts."""
+        """Measure; the state passes through unchanged except for its facts."""
         forward, _ = self.teacher.source.forward(world)
         facts: dict[str, Any] = {}
         for part in ("test", "validation"):

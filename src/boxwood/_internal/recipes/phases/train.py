@@ -39,7 +39,7 @@ class Train:
     Under a policy, rows of the history also hold the multiply-adds of the weights that are not zero.
     With ``training.watch_every`` the history also holds the test accuracy where the validation loss
     was lowest: of the moment at which one would have stopped, as Frankle and Carbin (2019) report
-    it. Which examples were answered rightly there is among the facts.
+    it. Which examples were answered correctly there is among the facts.
 
     Raises:
         InvalidInput: there is a teacher and no loss that learns from one, or the reverse.

@@ -136,7 +136,7 @@ def _measured_with(timings: Timings) -> str:
     return (
         f"Latency was measured with batch {about.get('batch')} on {about.get('threads')} "
         f"thread{'s' if about.get('threads') != 1 else ''} of {about.get('processor')}, "
-        f"PyTorch {about.get('torch')}, each network by turns with the dense one."
+        f"PyTorch {about.get('torch')}, each network in turn with the dense one."
     )
 
 

@@ -49,7 +49,7 @@ def on_edges(study: Study, found: Sequence[Network]) -> Iterator[Note]:
 
 
 def _settings(study: Study) -> dict[str, tuple[str, Leaves]]:
-    """For each measurement, what its recipe says besides, and the numbers of its trainings."""
+    """For each measurement, what else its recipe says, and the numbers of its trainings."""
     found: dict[str, tuple[str, Leaves]] = {}
     for run in study.runs:
         rest: list[str] = []

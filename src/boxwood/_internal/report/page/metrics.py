@@ -151,7 +151,7 @@ class Yardstick:
     margin: float
 
     def near(self, value: float, dense: float) -> bool:
-        """Say whether a network is as good as the dense one on validation, but for the margin.
+        """Say whether a network is as good as the dense one on validation, except for the margin.
 
         Example:
             >>> ACCURACY.near(0.976, 0.98), PERPLEXITY.near(101.0, 100.0), PERPLEXITY.near(103.0, 100.0)

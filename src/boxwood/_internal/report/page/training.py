@@ -129,7 +129,7 @@ def other_figures(study: Study) -> list[Figure]:
 
 
 def _values(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a row has a number besides that of the horizontal axis."""
+    """Whether a row has a number other than that of the horizontal axis."""
     across = _rising(rows)
     return any(what != across for row in rows for what, _ in numbers(row))
 
