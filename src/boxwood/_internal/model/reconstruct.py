@@ -146,7 +146,8 @@ def prune_by_alps(
 ) -> Reconstruction:
     """Prune every layer by ALPS: masks and weights from ADMM, then conjugate gradients.
 
-    It takes some ten times as long as SparseGPT, and leaves about half of its layer-wise error.
+    It takes some ten times as long as SparseGPT, and leaves less of the layers' error: 0.7 to 0.8 of
+    SparseGPT's in a small language model.
 
     Args:
         model: with linear, 1-D or 2-D convolution layers; it is not changed.
