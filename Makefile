@@ -28,7 +28,8 @@ check: $(STAMP)  ## Format, lint, types
 	$(BIN)/mypy
 
 docs: $(STAMP)  ## Build the site into site/; a link that leads nowhere is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet   # decision 0041 says why not the successor
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
 
 dist: $(STAMP)  ## Build wheel and sdist, and check both in environments of their own
 	$(BIN)/python tests/check_dist.py

@@ -83,6 +83,16 @@ def check_installed(python: str, wheel: Path) -> None:
             _run(Path(folder, "bin", "boxwood"), "--version", cwd=folder)
 
 
+def interpreter(version: str) -> str | None:
+    """Return the Python of a version; None where there is none, or only a name that runs nothing."""
+    python = shutil.which(f"python{version}")
+    if python is None:
+        return None
+    asked = "import sys; print(*sys.version_info[:2], sep='.')"
+    done = subprocess.run([python, "-c", asked], capture_output=True, text=True, check=False)
+    return python if done.stdout.strip() == version else None
+
+
 def _run(*command: object, cwd: object = None) -> None:
     subprocess.run([str(each) for each in command], cwd=cwd, check=True)
 
@@ -97,7 +107,7 @@ def main() -> None:
     check_contents(wheel, sdist)
     done, missing = [], []
     for version in () if given.only_contents else VERSIONS:
-        python = shutil.which(f"python{version}")
+        python = interpreter(version)
         if python is None:
             missing.append(version)
             continue
