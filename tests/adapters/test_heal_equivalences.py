@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,13 @@ from boxwood._internal.cli.main import app
 from boxwood._internal.core.seeds import seed_for
 from boxwood._internal.files.mask_files import load_masks
 from boxwood.distill import Distillation
-from boxwood.errors import BoxwoodError, CheckpointError, InvalidInput, MissingDependency
+from boxwood.errors import (
+    BoxwoodError,
+    CheckpointError,
+    InvalidInput,
+    MissingDependency,
+    SelectionWarning,
+)
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
@@ -70,11 +77,15 @@ def write_model(folder: Path, seed: int, kind: str = "Llama", **more: Any) -> Pa
             model(input_ids=ids, labels=ids).loss.backward()
             optimizer.step()
     model.to(more.get("dtype", torch.float32)).save_pretrained(folder)
+    _write_tokenizer(folder)
+    return folder
+
+
+def _write_tokenizer(folder: Path) -> None:
     places = {letter: at for at, letter in enumerate("abcdefghijklmnopqrstuvwxyz .?")}
     plain = tokenizers.Tokenizer(tokenizers.models.WordLevel(places, unk_token="?"))  # noqa: S106
     plain.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
     transformers.PreTrainedTokenizerFast(tokenizer_object=plain, unk_token="?").save_pretrained(folder)  # noqa: S106  # fmt: skip
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +279,37 @@ def test_a_teacher_of_another_size(folders: Path, tmp_path: Path) -> None:
     assert done.after < done.before
     assert done.plan.masked == 0
     assert not (tmp_path / "healed" / "masks").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("Mixtral", {"num_key_value_heads": 1, "num_local_experts": 4}),
+        ("Gemma3Text", {"num_key_value_heads": 1, "head_dim": 8}),
+    ],
+)
+def test_other_kinds(kind: str, more: dict[str, Any], tmp_path: Path) -> None:
+    """Experts that are one tensor in memory and many in the file, and layers that differ: the folder is the network."""
+    sizes = {
+        "vocab_size": 30, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "max_position_embeddings": 16, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0,
+    }  # fmt: skip
+    config = getattr(transformers, f"{kind}Config")(**sizes | more)
+    made = getattr(transformers, f"{kind.removesuffix('Text')}ForCausalLM")(config)
+    made.save_pretrained(tmp_path / "made")
+    _write_tokenizer(tmp_path / "made")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SelectionWarning)  # experts stay dense
+        how = Call.of(by_criterion, criterion=magnitude)
+        prune_pretrained(tmp_path / "made", tmp_path / "half", 0.5, decide=how)
+    longer = replace(HOW, tokens=20 * 2 * 16, learning_rate=1e-2)
+    done = heal_pretrained(tmp_path / "half", tmp_path / "healed", TEXT, longer)
+    assert done.after < done.before
+    held = TEXT[len(TEXT) // 16 * 16 - 16 : len(TEXT) // 16 * 16]
+    found = evaluate_pretrained(tmp_path / "healed", {"held": held}, length=15, begin=False)
+    assert found.texts["held"].nats_per_token == pytest.approx(done.after, rel=1e-5)
+    assert weights(tmp_path / "healed").keys() == weights(tmp_path / "half").keys()
+    assert load_masks(tmp_path / "healed").keys() == load_masks(tmp_path / "half").keys()
 
 
 KILLED = """
