@@ -21,6 +21,7 @@ from one_shot_lm import write_dense
 from plain_text import bible, brown
 from pruning_runs import report, rows_of, write_once
 
+from boxwood._internal.adapters import depth_repair
 from boxwood._internal.adapters.folders import load_folder
 from boxwood.integrations.transformers import (
     batches_for,
@@ -36,6 +37,7 @@ OUT = Path(__file__).parent / "results" / "depth_lm.json"
 MOST = 6  # blocks of 30
 CONTEXT = 256  # tokens of a piece
 TESTED = {"brown": 4, "mark": 2}  # pieces
+PULLS = (0.01, 0.1, 3.0, 10.0)  # of the repair, where it is not 1; after three blocks
 DECIDING = {"influence": 8, "perplexity": 2, "greedy": 2}  # pieces of calibration text
 Batches = list[dict[str, torch.Tensor]]
 
@@ -84,6 +86,8 @@ def measure(store: Path, corpus: Path) -> None:
         "greedy": lambda batches: greedy_blocks(model, MOST, batches),
     }
     for by, score in orders.items():
+        if by == "perplexity":
+            measure_pulls(store, dense, deciding["influence"], tests)
         place = store / f"{by} scores.json"
         write_once(place, lambda s=score, b=deciding[by]: timed(s, b))
         scores = json.loads(place.read_text())["scores"]
@@ -99,6 +103,19 @@ def measure(store: Path, corpus: Path) -> None:
                     store / f"{by} {count} repaired.json",
                     lambda g=gone, b=deciding[by]: repaired(dense, store / "small", g, b, tests),
                 )
+
+
+def measure_pulls(store: Path, dense: Path, batches: Batches, tests: Mapping[str, Batches]) -> None:
+    """Repair once more with other pulls towards what was there."""
+    gone = json.loads((store / "influence 3.json").read_text())["dropped"]
+    usual = depth_repair.RIDGE
+    for pull in PULLS:
+        depth_repair.RIDGE = pull
+        write_once(
+            store / f"influence 3 repaired, pull {pull:g}.json",
+            lambda: repaired(dense, store / "small", gone, batches, tests),
+        )
+    depth_repair.RIDGE = usual
 
 
 def timed(score: Callable[[Batches], Mapping[str, float]], batches: Batches) -> dict[str, Any]:

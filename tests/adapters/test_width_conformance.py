@@ -142,6 +142,7 @@ def test_neurons_of_experts_stay_where_nothing_is_known_of_them(tmp_path: Path) 
     """A text says nothing about single neurons of experts that are one tensor."""
     folder = folder_of("OlmoeForCausalLM", tmp_path)
     said = shrink(folder, tmp_path / "small", "--keep", 0.5)
+    assert said["loads"][0].startswith("Loads in transformers; in vLLM and llama.cpp's converter")
     assert any("experts" in name for name in said["whole"])
     config = transformers.AutoConfig.from_pretrained(tmp_path / "small")
     assert (config.intermediate_size, config.hidden_size) == (48, 16)

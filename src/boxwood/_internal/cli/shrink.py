@@ -256,9 +256,11 @@ def shrink(
         if folder is None:
             save_shrunken(small, record_of(model, selection), out)
         else:
+            from boxwood._internal.adapters.loaders import loaders_of
             from boxwood._internal.adapters.shrunken import write_folder
 
             write_folder(done.shrunken.built, out, source=folder)
+            report["loads"] = loaders_of(out)
     if as_json:
         say(json.dumps(report, indent=1))
         return
@@ -294,6 +296,7 @@ def _notes(report: dict[str, Any]) -> Iterator[str]:
     if measured:
         listed = ", ".join(f"{value:.4g} {when}" for when, value in measured.items())
         yield f"Perplexity on the last tenth of the text: {listed}"
+    yield from report.get("loads", ())
 
 
 def _forecast(selection: UnitSelection) -> dict[str, Any]:
