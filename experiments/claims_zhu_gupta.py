@@ -46,7 +46,7 @@ def claims() -> list[Claim]:
     def sounds(statement: str, figure: str, judge: Judge) -> Claim:
         return Claim(
             paper=paper,
-            statement=f"{statement}, letters to phonemes (in the place of GNMT)",
+            statement=f"{statement}, letters to phonemes (instead of GNMT)",
             figure=figure,
             scaled="40, 64 and 128 units, CMUdict, 1,600 steps",
             file="gradual_g2p",

@@ -17,6 +17,7 @@ from boxwood._internal.cli.main import app
 ROOT = Path(__file__).parents[1]
 PROGRAMS = {
     "faster_classifier": "faster_classifier",
+    "language_model": "language_model",
     "lottery_tickets": "lottery",
     "own_parts": "own_parts",
     "pruning_during_training": "during_training",
@@ -79,6 +80,16 @@ def test_all_trainers_prune() -> None:
     found = main("during_training", epochs=4)
     assert [round(zeros, 2) for zeros, _ in found] == [0.9] * 3
     assert min(accuracy for _, accuracy in found) > 0.5
+
+
+def test_a_language_model_is_shrunk_and_healed(capfd: pytest.CaptureFixture[str]) -> None:
+    """Three commands, of which each reads what the one before wrote."""
+    pytest.importorskip("transformers")
+    main("language_model", steps=2, tokens=1000)
+    said = capfd.readouterr().out
+    assert "Written: small" in said
+    assert "Healed into healed" in said
+    assert re.search(r"held_out\s+healed", said)
 
 
 def test_own_parts_work() -> None:
