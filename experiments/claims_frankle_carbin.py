@@ -32,7 +32,7 @@ def claims() -> list[Claim]:
             figure=figure,
             scaled="12,000 steps instead of 50,000"
             if of == "mnist"
-            else "Fashion-MNIST, 9,000 steps",
+            else "Fashion-MNIST, 12,000 steps",
             file=f"lottery_lenet_300_100_{of}",
             command=f"{run} lenet_300_100 --data {of.replace('_', '-')}"
             + (" --set steps=12000" if of == "mnist" else ""),
