@@ -18,7 +18,6 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-import modelopt.torch.prune as mtp
 import torch
 from run_compress import HERE, TASKS
 from torch import nn
@@ -38,6 +37,8 @@ TRIAL = 8
 
 def searched(task: Task, share: float, scorer: Scorer) -> nn.Module:
     """Let FastNAS cut a copy of the network to a share of its multiply-adds."""
+    import modelopt.torch.prune as mtp
+
     layers: dict[str, Any] = {
         "nn.Conv2d": {"*": {"channel_divisor": DIVISOR}},
         "nn.BatchNorm2d": {"*": {}},

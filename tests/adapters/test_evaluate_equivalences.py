@@ -145,7 +145,8 @@ def test_several_models_seeds_and_the_page(folders: Path, tmp_path: Path) -> Non
     assert [each["parameters"] for each in found["folders"]] == [1048] * 3
     table = run(*given, "--length", 16, "--report", tmp_path / "a.html") if _charts() else run(*given, "--length", 16)  # fmt: skip
     assert table.exit_code == 0, table.exception
-    assert f"{dense['perplexity']['estimate']:.2f} [" in table.stdout
+    # Long paths of the folders can push the interval to the next line.
+    assert f"{dense['perplexity']['estimate']:.2f}" in table.stdout
     if _charts():
         page = (tmp_path / "a.html").read_text()
         assert f"{ours['difference']['estimate']:+.4f} [" in page

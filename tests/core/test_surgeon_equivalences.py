@@ -293,7 +293,7 @@ def test_counts_by_name_and_refusals() -> None:
     assert (second.masks["2.weight"].sum(1) == 2).all()
     with pytest.raises(BoxwoodError, match=r"model's names and shapes, got '7\.weight'"):
         load_(net, {"7.weight": torch.ones(2, 2)})
-    with pytest.raises(BoxwoodError, match="keep between 0 and 2, got 3"):
+    with pytest.raises(BoxwoodError, match="keep between 0 and 2 weights, got 3"):
         remove_weights(torch.ones(2), torch.eye(2), 3)
     with pytest.raises(BoxwoodError, match="alpha > 0, got 0"):
         inverse_by_recursion(torch.ones(1, 1), alpha=0)

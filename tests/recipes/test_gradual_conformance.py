@@ -107,6 +107,7 @@ ROWS: tuple[tuple[Criterion, tuple[type[nn.Module], ...]], ...] = (
     (criteria.woodfisher, EVERYWHERE),
     (criteria.cap, EVERYWHERE),
     (criteria.wanda, LAYERS),
+    (criteria.squared_activations, LAYERS),
     (criteria.ria, LAYERS),
     (criteria.obs, LAYERS),
     (criteria.taylor_gate, LAYERS),
