@@ -65,13 +65,7 @@ def bar(title: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | Non
     if not console.is_terminal:
         yield lambda done, whole: lines.report(title, done, whole, str)
         return
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
+    with _counted(console) as progress:
         task = progress.add_task(title, total=None)
         yield lambda done, whole: progress.update(task, completed=done, total=whole)
 
@@ -94,17 +88,22 @@ def titled_bar(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
 
         yield watch
         return
+    with _counted(console) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda title, done, whole: progress.update(
+            task, description=title, completed=done, total=whole
+        )
+
+
+def _counted(console: Console) -> Progress:
+    """Bars that say how many are done of how many."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("", total=None)
-        yield lambda title, done, whole: progress.update(
-            task, description=title, completed=done, total=whole
-        )
+    return Progress(*columns, console=console, transient=True)
 
 
 class _Rate(ProgressColumn):

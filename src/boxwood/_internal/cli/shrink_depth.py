@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,10 @@ from boxwood._internal.adapters.perplexity import perplexity
 from boxwood._internal.adapters.pretrained import Watch
 from boxwood._internal.adapters.resident import open_resident
 from boxwood._internal.cli.progress import bar
+from boxwood._internal.cli.shrink_notes import costs, notes
 from boxwood._internal.cli.shrink_pretrained import Reading, is_causal, reading_of
 from boxwood._internal.cli.tables import show
 from boxwood._internal.cli.terminal import Console, say
-from boxwood._internal.core.memory import peak_memory
 from boxwood._internal.files.checkpoint import open_checkpoint
 from boxwood.errors import InvalidInput
 
@@ -148,18 +148,18 @@ def shrink_depth(
                 measured["repaired"] = perplexity(small, reading.test)  # type: ignore[arg-type]
         report["parameters"] = [_parameters(folder), _parameters(out)]
         report["loads"] = loaders_of(out)
-    report |= {
-        "perplexity": measured,
-        "seconds": time.perf_counter() - begin,
-        "peak_memory_bytes": peak_memory(),
-        "calibration_tokens": sum(batch["input_ids"].numel() for batch in reading.calibration),
-    }
+    report |= costs(measured, begin, reading)
     if as_json:
         say(json.dumps(report, indent=1))
         return
     show(_table(report))
     console = Console()
-    for line in _notes(report, out):
+    folds = [
+        f"Folded into {fold['layer']}: relative squared error {fold['before']:.3g} before, "
+        f"{fold['after']:.3g} after"
+        for fold in report.get("folds", ())
+    ]
+    for line in notes(report, out, *folds):
         console.print(line, soft_wrap=True)
 
 
@@ -186,24 +186,3 @@ def _table(report: Mapping[str, Any]) -> Table:
         gone = "dropped" if name in report["dropped"] else ""
         table.add_row(Text(name), f"{score:.4g}", gone)
     return table
-
-
-def _notes(report: Mapping[str, Any], out: Path | None) -> Iterator[str]:
-    measured = report["perplexity"]
-    if measured:
-        listed = ", ".join(f"{value:.4g} {when}" for when, value in measured.items())
-        yield f"Perplexity on the last tenth of the text: {listed}"
-    for fold in report.get("folds", ()):
-        yield (
-            f"Folded into {fold['layer']}: relative squared error {fold['before']:.3g} before, "
-            f"{fold['after']:.3g} after"
-        )
-    yield (
-        f"{report['seconds']:.0f} s, at most {report['peak_memory_bytes'] / 1e9:.2f} GB of memory, "
-        f"{report['calibration_tokens']:,} calibration tokens"
-    )
-    if "parameters" in report:
-        before, after = report["parameters"]
-        yield f"Parameters: {before:,} before, {after:,} after ({after / before:.1%})"
-        yield from report["loads"]
-        yield f"Written: {out}"

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from boxwood._internal.adapters.folders import load_folder
 from boxwood._internal.adapters.loaders import loaders_of
 from boxwood._internal.adapters.perplexity import perplexity
 from boxwood._internal.cli.progress import bar
+from boxwood._internal.cli.shrink_notes import costs, notes
 from boxwood._internal.cli.shrink_pretrained import is_causal, reading_of
 from boxwood._internal.cli.tables import show
 from boxwood._internal.cli.terminal import Console, say
-from boxwood._internal.core.memory import peak_memory
 from boxwood.errors import InvalidInput
 
 
@@ -77,17 +77,12 @@ def shrink_experts(
             measured["merged" if merge else "cut"] = perplexity(small, reading.test)
         report["parameters"] = [model.num_parameters(), small.num_parameters()]
         report["loads"] = loaders_of(out)
-    report |= {
-        "perplexity": measured,
-        "seconds": time.perf_counter() - begin,
-        "peak_memory_bytes": peak_memory(),
-        "calibration_tokens": sum(batch["input_ids"].numel() for batch in reading.calibration),
-    }
+    report |= costs(measured, begin, reading)
     if as_json:
         say(json.dumps(report, indent=1))
         return
     show(_table(report))
-    for line in _notes(report, out):
+    for line in notes(report, out):
         Console().print(line, soft_wrap=True)
 
 
@@ -100,19 +95,3 @@ def _table(report: Mapping[str, Any]) -> Table:
         lost = sum(scores[place] for place in gone) / max(sum(scores), 1e-30)
         table.add_row(Text(name), f"{len(scores)}", ", ".join(map(str, gone)), f"{lost:.1%}")
     return table
-
-
-def _notes(report: Mapping[str, Any], out: Path | None) -> Iterator[str]:
-    measured = report["perplexity"]
-    if measured:
-        listed = ", ".join(f"{value:.4g} {when}" for when, value in measured.items())
-        yield f"Perplexity on the last tenth of the text: {listed}"
-    yield (
-        f"{report['seconds']:.0f} s, at most {report['peak_memory_bytes'] / 1e9:.2f} GB of memory, "
-        f"{report['calibration_tokens']:,} calibration tokens"
-    )
-    if "parameters" in report:
-        before, after = report["parameters"]
-        yield f"Parameters: {before:,} before, {after:,} after ({after / before:.1%})"
-        yield from report["loads"]
-        yield f"Written: {out}"
