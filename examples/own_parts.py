@@ -1,4 +1,4 @@
-"""Write a criterion, an allocation, a schedule and a policy of your own; none is registered anywhere.
+"""Write a criterion, an allocation, a schedule, a policy and a rule of your own; none is registered.
 
 python examples/own_parts.py
 """
@@ -75,6 +75,41 @@ class Halving:
         return new
 
 
+@torch.library.custom_op("own_parts::gated", mutates_args=())
+def gated(x: Tensor, gate: Tensor) -> Tensor:
+    """Multiply every channel by a gate; think of a kernel of your own."""
+    return x * gate
+
+
+@gated.register_fake
+def _(x: Tensor, gate: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _gradients(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+    x, gate = ctx.saved_tensors
+    return grad * gate, (grad * x).sum(0)
+
+
+gated.register_autograd(
+    _gradients, setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs)
+)
+
+RULES = {gated: [{"x": -1, "gate": 0, "output": -1}]}
+
+
+class Gate(nn.Module):
+    """A layer that runs the operator."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gate = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return what the operator makes of the inputs."""
+        return gated(x, self.gate)
+
+
 def network() -> nn.Module:
     """Return a small network for handwritten digits."""
     torch.manual_seed(0)
@@ -115,6 +150,13 @@ def main(steps: int = 400) -> dict[str, float]:
         net = network()
         train(net, steps, policy)
         found[name] = accuracy(net, DATA.test).fraction
+
+    net = network()
+    net.insert(2, Gate(100))
+    train(net, steps)
+    small = boxwood.shrink(net, DATA.train.inputs[:2], keep=0.5, data=[batches[0][0]], rules=RULES)
+    found["with an operator"] = accuracy(net, DATA.test).fraction
+    found["with half of its units"] = accuracy(small, DATA.test).fraction
 
     for name, value in found.items():
         print(f"{name:26} {value:.1%}")

@@ -85,6 +85,7 @@ READ = {  # looked up, read or matched when they are used, or shown: tests of th
     "--data", "--set", "--ray", "--weights", "--input", "--protect", "--by", "--text", "--blocks",
     "--layers", "--skip", "--masks", "--title", "--only", "--without", "--judge", "--compare",
     "--code", "--against", "--teacher", "--tasks", "--task-folder",
+    "--rules",
 }  # fmt: skip
 
 

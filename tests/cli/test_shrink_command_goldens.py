@@ -90,6 +90,39 @@ def test_bad_input_is_refused(arguments, said):
     assert said in str(done.exception)
 
 
+OWN = """
+import torch
+from torch import nn
+
+@torch.library.custom_op("boxwood_cli_tests::halved", mutates_args=())
+def halved(x: torch.Tensor) -> torch.Tensor:
+    return x / 2
+
+halved.register_fake(lambda x: torch.empty_like(x))
+RULES = {halved: [{"x": -1, "output": -1}]}
+
+class Halved(nn.Module):
+    def forward(self, x):
+        return halved(x)
+
+def net():
+    return nn.Sequential(nn.Linear(4, 8), Halved(), nn.Linear(8, 2))
+"""
+
+
+def test_rules_of_a_file_are_followed(tmp_path):
+    """With them the layer before an operator of one's own shrinks; without, it is refused."""
+    own = tmp_path / "own.py"
+    own.write_text(OWN)
+    asked = ["shrink", f"{own}:net", "--input", "2x4", "--keep", "0.5", "--dry-run", "--json"]
+    done = CliRunner().invoke(app, [*asked, "--rules", f"{own}:RULES"])
+    assert json.loads(done.stdout)["units"] == [8, 4]
+    refused = CliRunner().invoke(app, asked)
+    assert "rules={boxwood_cli_tests.halved.default: …}" in str(refused.exception)
+    wrong = CliRunner().invoke(app, [*asked, "--rules", f"{own}:net"])
+    assert "rules by operator, got a value of type function" in str(wrong.exception)
+
+
 def test_a_target_that_is_no_network_is_refused():
     """The factory must return a module."""
     done = CliRunner().invoke(

@@ -98,6 +98,7 @@ REASONS = {
     "boxwood.statistics.*": NO_TENSORS,
     "boxwood.structure.EquivalenceReport.*": NO_TENSORS,
     "boxwood.structure.Units.*": "counts from shapes",
+    "boxwood.structure.elementwise": "looks at shapes",
     "boxwood.training.Training.*": NO_TENSORS,
     "boxwood.training.EMA.*": NO_TENSORS,
     "boxwood.training.SWA.*": NO_TENSORS,

@@ -14,6 +14,7 @@ from boxwood._internal.cli import checks
 from boxwood._internal.cli.models import Inputs, Length, Samples, Settings, Weights, read_network
 from boxwood._internal.cli.tables import show
 from boxwood._internal.cli.terminal import Console, say
+from boxwood._internal.core.spec import load
 from boxwood._internal.files.writing import check_new_folder
 from boxwood._internal.graph.budgets import Budget, multiply_adds, parameters
 from boxwood._internal.graph.equivalence import check_equivalence
@@ -132,6 +133,12 @@ def shrink(
             "control flow depends on data.",
         ),
     ] = False,
+    rules: Annotated[
+        str | None,
+        typer.Option(
+            help="module:name or file.py:name of a dict of rules for custom operators, as for find_units."
+        ),
+    ] = None,
     together: Annotated[
         bool, typer.Option("--together", help="Rank the units of all groups together.")
     ] = False,
@@ -192,7 +199,7 @@ def shrink(
     if folder is not None and (drop_blocks or drop_experts):
         of_units = {
             "--input": inputs, "--set": settings, "--weights": weights, "--protect": protect,
-            "--multiple": multiple, "--freeze-unknown": freeze_unknown, "--together": together,
+            "--multiple": multiple, "--freeze-unknown": freeze_unknown, "--together": together, "--rules": rules,
             "--by": drop_experts and by, "--repair": drop_experts and repair,
         }  # fmt: skip
         _refuse(asked[0], [name for name, value in of_units.items() if value])
@@ -211,7 +218,8 @@ def shrink(
         )  # fmt: skip
         return
     model, given = read_network(target, inputs or (), settings or (), weights)
-    found = find_units(model, given, freeze_unknown=freeze_unknown)
+    own = None if rules is None else load(rules)
+    found = find_units(model, given, freeze_unknown=freeze_unknown, rules=own)
     budget = next((Budget(v, of) for v, of in budgets.values() if v is not None), None)
     if time is not None:
         budget = Budget(time, latency(model), steps=6)

@@ -8,7 +8,14 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from boxwood._internal.graph.recording import Recorder, flat, is_wrapped, plain_shape, unwrapped
+from boxwood._internal.graph.recording import (
+    Recorder,
+    flat,
+    is_foreign,
+    is_wrapped,
+    plain_shape,
+    unwrapped,
+)
 from boxwood._internal.graph.sizes import OfShape, Shape, Size
 from boxwood._internal.graph.traced_functions import (
     ASKS_SIZE,
@@ -108,14 +115,16 @@ class Operations(TorchDispatchMode):
         given |= dict(zip((a.name for a in schema.arguments), args, strict=False)) | kwargs
         given = recorder.given(given)
         out = self._run(func, args, kwargs)
-        if not any(map(torch.is_tensor, flat(out))):
-            return out
         writes = any(a.alias_info is not None and a.alias_info.is_write for a in schema.arguments)
+        # An operator of somebody else may return nothing, and change what it is given.
+        if not any(map(torch.is_tensor, flat(out))) and not (writes and is_foreign(func)):
+            return out
         if torch.Tag.inplace_view in func.tags:
             recorder.renumber(out)
             writes = False
         name = schema.name.partition("::")[2].rstrip("_") or schema.name
-        recorder.record(name.lstrip("_"), given, out, writes=writes)
+        name = schema.name if is_foreign(func) else name.lstrip("_")
+        recorder.record(name, given, out, writes=writes, operator=func)
         return out
 
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -240,11 +241,20 @@ class Flow:
         call: Call,
         rules: Mapping[str, Rule],
         carrying: Collection[str] = (),
+        own: Mapping[Any, Rule] = MappingProxyType({}),
         *,
         freeze_unknown: bool,
     ) -> None:
-        """Move labels through one call; ``carrying`` are operations that move and join only."""
-        rule = rules.get(call.name)
+        """Move labels through one call.
+
+        Args:
+            call: the next of the trace.
+            rules: of operations, by name.
+            carrying: operations that move and join only.
+            own: rules of users, by operator.
+            freeze_unknown: keep whole what an operation without a rule reads.
+        """
+        rule = own.get(call.operator) or rules.get(call.name)
         self.labels.cause = f"{call} reads it in a way that needs all of it"
         if call.name not in carrying:
             for ref in refs(tuple(call.args.values())):
@@ -281,7 +291,7 @@ class Flow:
                     f"Expected operations with a rule, got {call} on "
                     f"{names[0] if names else 'a tensor'} of shape {layout.shape}, whose axes "
                     f"{sorted(live)} carry channels; give find_units(…, freeze_unknown=True) to keep "
-                    "these whole, or add a rule to the folder graph/rules."
+                    f"these whole, or say which axes share channels with rules={{{call.operator or '…'}: …}}."
                 )
             freeze_all(self.labels, layout)
 
@@ -297,6 +307,12 @@ class Flow:
         elif isinstance(outputs, tuple):
             for place, each in enumerate(outputs):
                 self._store(call, each, None if layouts is None else layouts[place])
+
+    def written(self, given: Ref) -> None:
+        """Note that a call has changed a value in place: entries that were zero may not be."""
+        made = replace(self.of(given), zero=False)
+        self.layouts[given.value] = made
+        self._share(given.value, made)
 
     def _share(self, value: int, made: Layout) -> None:
         """What was written is seen by all that share the memory."""

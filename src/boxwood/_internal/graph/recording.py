@@ -33,13 +33,15 @@ class Call:
     """One operation.
 
     Args:
-        name: of the operation, without namespace, overload and trailing underscore.
+        name: of the operation, without overload and trailing underscore; with its namespace where
+            that is not PyTorch's own.
         args: by name; tensors replaced by `Ref`, sizes still `Size`.
         outputs: `Ref`, or nested tuples and lists of them.
         writes: whether it changes an argument in place.
         number: how many statistics were taken up to here, which is alike in every run.
         module: dotted name of the module whose code makes the call; empty for the model itself.
         source: file and line of the user's code.
+        operator: the overload, as in ``torch.ops.aten.relu.default``; None for a function of Python.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Call:
     number: int
     module: str
     source: str
+    operator: Any = None
 
     def __str__(self) -> str:
         return f"{self.name!r} in {self.module or 'the model'!r} ({self.source})"
@@ -212,11 +215,13 @@ class Recorder:
                 self.record(name, {"self": Ref(place)}, tensor, writes=False)
                 return
 
-    def record(self, name: str, given: Mapping[str, Any], out: Any, *, writes: bool) -> None:
+    def record(
+        self, name: str, given: Mapping[str, Any], out: Any, *, writes: bool, operator: Any = None
+    ) -> None:
         """Write a call down."""
         module, source = self.last = self.place()
         self.trace.calls.append(
-            Call(name, given, self.refs(out), writes, self.number, module, source)
+            Call(name, given, self.refs(out), writes, self.number, module, source, operator)
         )
 
     def stop(self) -> None:
@@ -266,6 +271,16 @@ class Recorder:
                     module = self.modules.get(id(frame.f_locals.get("self")))
             frame = frame.f_back  # type: ignore[assignment]
         return module or "", source or ""
+
+
+def is_foreign(operator: Any) -> bool:
+    """Say whether an operator belongs to neither PyTorch nor torchvision.
+
+    Example:
+        >>> is_foreign(torch.ops.aten.relu.default)
+        False
+    """
+    return operator.namespace not in ("aten", "prims", "torchvision", "mkldnn")
 
 
 def is_wrapped(each: Any) -> bool:

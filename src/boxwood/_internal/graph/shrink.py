@@ -9,6 +9,7 @@ from torch import nn
 from boxwood._internal.core.arguments import check_kind, check_network, described
 from boxwood._internal.graph.compensate import compensate
 from boxwood._internal.graph.equivalence import check_outputs
+from boxwood._internal.graph.operator_rules import OperatorRule
 from boxwood._internal.graph.ranking import best_units
 from boxwood._internal.graph.scoring import score_units
 from boxwood._internal.graph.selection import UnitSelection
@@ -36,6 +37,7 @@ def shrink(
     keep: float = 0.5,
     data: Iterable[Any] | None = None,
     *,
+    rules: Mapping[Any, OperatorRule] | None = None,
     check: bool = True,
 ) -> nn.Module: ...
 
@@ -47,6 +49,7 @@ def shrink(
     keep: float | None = None,
     data: Iterable[Any] | None = None,
     *,
+    rules: Mapping[Any, OperatorRule] | None = None,
     check: bool = True,
 ) -> nn.Module:
     """Remove whole units from a network: a new, smaller module of the same classes.
@@ -73,6 +76,7 @@ def shrink(
             an example.
         data: a few hundred unlabelled examples for the repair, in batches: a list of inputs, or a
             DataLoader. None leaves weights as the cut left them.
+        rules: for custom operators, as in `boxwood.find_units`. Only with an example.
         check: run the result and the masked original, both with noise on their weights, and refuse
             if their outputs differ.
 
@@ -104,7 +108,7 @@ def shrink(
         >>> small = shrink(net, select_units(find_units(net, x), 0.25))
     """
     check_network(model)
-    selection = _selection(model, what, keep)
+    selection = _selection(model, what, keep, rules)
     small, plain = cut(model, selection)
     if check:
         check_outputs(model, small, selection)
@@ -128,9 +132,19 @@ def shrink(
     return small if data is None else compensate(model, small, selection, data)
 
 
-def _selection(model: nn.Module, what: Any, keep: float | None) -> UnitSelection:
+def _selection(
+    model: nn.Module,
+    what: Any,
+    keep: float | None,
+    rules: Mapping[Any, OperatorRule] | None,
+) -> UnitSelection:
     """Give the units that stay, or choose them by magnitude on an example."""
     if isinstance(what, UnitSelection):
+        if rules is not None:
+            raise InvalidInput(
+                "Expected a selection alone, got rules= as well; give them to "
+                "find_units(model, example, rules=…), which has followed the operators already."
+            )
         if keep is not None:
             raise InvalidInput(
                 f"Expected a selection alone, got keep={described(keep)} as well; leave keep out, for "
@@ -154,5 +168,5 @@ def _selection(model: nn.Module, what: Any, keep: float | None) -> UnitSelection
     if keep is not None:
         do = "give shrink(model, example, keep=0.5), and batches for the repair as data="
         check_kind(keep, (int, float), "a fraction of units in (0, 1]", do)
-    found = find_units(model, what)
+    found = find_units(model, what, rules=rules)
     return best_units(found, score_units(found), 0.5 if keep is None else keep)

@@ -14,6 +14,7 @@ from boxwood._internal.graph.constraints import Kept, solve_constraints
 from boxwood._internal.graph.examples import Calls, plainly
 from boxwood._internal.graph.labels import Ids
 from boxwood._internal.graph.layout import freeze_all
+from boxwood._internal.graph.operator_rules import OperatorRule, checked_rules
 from boxwood._internal.graph.propagate import Flow
 from boxwood._internal.graph.reparametrised import baked
 from boxwood._internal.graph.rules import CARRYING, RULES
@@ -228,6 +229,7 @@ def find_units(
     *more: Any,
     call: Callable[..., Any] | None = None,
     freeze_unknown: bool = False,
+    rules: Mapping[Any, OperatorRule] | None = None,
 ) -> Units:
     """Find everything that can be removed from a network without changing how it is written.
 
@@ -244,10 +246,15 @@ def find_units(
         freeze_unknown: keep whole what an operation without a rule reads, instead of refusing; and
             what is read from where control flow begins to depend on data, as after the
             non-maximum suppression of a detector.
+        rules: for custom operators, which Boxwood does not know: the operator, and which axes of
+            its tensors hold the same channels. These are a list of dicts from the name of a tensor
+            to an axis of it, or a function that is given a `boxwood.structure.OperatorCall` and
+            returns such a list.
 
     Raises:
-        InvalidInput: an operation has no rule, control flow depends on data, parameters have no
-            data, or the model does not take the example.
+        InvalidInput: a rule does not fit its operator, or the model does not take the example.
+        UnsupportedModel: an operation has no rule, control flow depends on data, or parameters have
+            no data.
 
     Example:
         >>> import torch
@@ -268,11 +275,26 @@ def find_units(
         ...         return self.out(h)
         >>> len(find_units(Coder(), torch.zeros(1, 4), call=lambda net, x: net.decode(net.encode(x))))
         8
+
+        A network with a custom operator, whose input and output have the same channels:
+
+        >>> @torch.library.custom_op("docs::halved", mutates_args=())
+        ... def halved(x: torch.Tensor) -> torch.Tensor:
+        ...     return x / 2
+        >>> _ = halved.register_fake(lambda x: torch.empty_like(x))
+        >>> class Halved(nn.Module):
+        ...     def forward(self, x):
+        ...         return halved(x)
+        >>> net = nn.Sequential(nn.Linear(4, 8), Halved(), nn.Linear(8, 2))
+        >>> rule = [{"x": -1, "output": -1}]
+        >>> len(find_units(net, torch.zeros(1, 4), rules={torch.ops.docs.halved: rule}))
+        8
     """
     check_network(model)
     check_not_accelerated(model)
     if more or call is not None:
         example = Calls((example, *more), call or plainly)
+    own = checked_rules(rules)
     whole = baked(model)  # layers compute with effective weights, so these are what can be removed
     flow = Flow(trace(whole, example, until_data=freeze_unknown))
     flow.start()
@@ -282,7 +304,7 @@ def find_units(
     for place, recorded in enumerate(flow.trace.calls):
         if place == flow.trace.evaluated:
             known = len(flow.costs), len(flow.restated)
-        flow.step(recorded, RULES, CARRYING, freeze_unknown=freeze_unknown)
+        flow.step(recorded, RULES, CARRYING, own, freeze_unknown=freeze_unknown)
     if flow.trace.evaluated < len(flow.trace.calls):  # the pass in training only ties
         del flow.costs[known[0] :], flow.restated[known[1] :]
     flow.finish()
