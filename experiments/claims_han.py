@@ -61,11 +61,11 @@ def claims() -> list[Claim]:
             claim("pruned iteratively to 8 %, better than at once", "9× against 5× without loss (AlexNet)", lambda r: better(r, "", "L2 iterative round-5", "L2 one-step 0.08")),
             claim("pruned iteratively to 12 %, better than at once", "9× against 5× without loss (AlexNet)", lambda r: better(r, "", "L2 iterative round-4", "L2 one-step 0.12")),
             claim("at 8 %, retraining is better than none", "without loss to 1/10 against 1/3 (AlexNet)", lambda r: better(r, "", "L2 one-step 0.08", "L2 not retrained 0.08"), None),
-            claim("half of the weights go without retraining, within 0.3 points", "halving is free (AlexNet)", _half_is_free),
+            claim("half of the weights can be removed without retraining, within 0.3 points", "halving is free (AlexNet)", _half_is_free),
             claim("before retraining L1 is better than L2, at 8 %", "L1 better before retraining", partial(_alone, given=given, kept="0.08")),
             claim("before retraining L1 is better than L2, at 30 %", "L1 better before retraining", partial(_alone, given=given, kept="0.3")),
             claim("after retraining L2 is better than L1, at 8 %", "L2 better after retraining", lambda r: better(r, "", "L2 iterative round-5", "L1 iterative round-5")),
-            claim("survivors keep their weights: re-initialised ones are worse, at 8 %", "worse", lambda r: better(r, "", "L2 iterative round-5", "L2 reinitialised 0.08")),
+            claim("re-initialising the remaining weights is worse than keeping them, at 8 %", "worse", lambda r: better(r, "", "L2 iterative round-5", "L2 reinitialised 0.08")),
         ]  # fmt: skip
     found.append(
         of("lenet5", "fashion_mnist")(

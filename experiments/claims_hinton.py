@@ -63,7 +63,7 @@ def claims() -> list[Claim]:
             _claim(
                 f"few_labels_{of}",
                 f"few_labels {command}",
-                f"with 3 % of the labels, soft targets of a teacher of all beat labels, {DATA[of]}",
+                f"with 3 % of the labels, soft targets of a teacher trained on all labels beat labels, {DATA[of]}",
                 "57.0 against 44.5 % of frames (speech)",
                 _soft_beats_labels,
                 f"images instead of speech, 20,000 examples in all, {DATA[of]}",
@@ -122,7 +122,7 @@ def claims() -> list[Claim]:
         _claim(
             "speech_labels",
             "speech_labels",
-            "with 3 % of the frames, soft targets of a teacher of all beat labels, frames of speech",
+            "with 3 % of the frames, soft targets of a teacher trained on all labels beat labels, frames of speech",
             "57.0 against 44.5 % of frames",
             _soft_beats_labels,
             "4 layers of 192, espeak's speech, 10 epochs",
@@ -130,7 +130,7 @@ def claims() -> list[Claim]:
         _claim(
             "speech_labels",
             "speech_labels",
-            "soft targets of 3 % of the frames go three quarters of the way to labels of all, frames of speech",
+            "soft targets for 3 % of the frames go three quarters of the way to labels for all, frames of speech",
             "57.0 of 44.5 → 58.9 %: 87 % of the way",
             _three_quarters,
             "4 layers of 192, espeak's speech, 10 epochs",
@@ -156,7 +156,7 @@ def claims() -> list[Claim]:
             _claim(
                 file,
                 command,
-                f"specialists beat training the generalist on, {words}",
+                f"specialists beat training the generalist for longer, {words}",
                 "our control",
                 lambda r, branch=branch: better(r, "", _together(branch), "longer"),
                 "2 to 20 groups instead of 61",

@@ -72,7 +72,7 @@ def claims() -> list[Claim]:
                 ),
                 claim(
                     net,
-                    f"at b = {bound} the agent is better than chance",
+                    f"at b = {bound} the agent is better than random choice",
                     "our control",
                     partial(of, other="random"),
                 ),
@@ -87,7 +87,7 @@ def claims() -> list[Claim]:
             claim(net, "the drop stays within b + 0.5 points on validation", "0.6, 1.1, 1.9, 3.4 points at b = 0.5, 1, 2, 4", _within_bounds)
             for net in ("conv_net_fashion_mnist", "residual_net_fashion_mnist")
         ),
-        claim("conv_net_fashion_mnist", "at b = 4 three quarters of the multiply-adds go", "80.6 % (VGG-16), 76.0 % (ResNet-18)", _saved),
+        claim("conv_net_fashion_mnist", "at b = 4 three quarters of the multiply-adds are removed", "80.6 % (VGG-16), 76.0 % (ResNet-18)", _saved),
     ]  # fmt: skip
 
 

@@ -27,7 +27,7 @@ ONE_DRAW = Fault(reason="one random order for all seeds", commits=("78d5f70",))
 def claims() -> list[Claim]:
     """All of them, in the order of the table."""
     return [
-        _obd("back-propagated second derivatives are the explicit ones, to 1e-6", "a formula", partial(_said, start="(i)"), None),
+        _obd("back-propagated second derivatives equal the explicit ones, to 1e-6", "a formula", partial(_said, start="(i)"), None),
         _obd("OBD raises the loss less than magnitude, at 40 and 50 % deleted", "far less", partial(_below, other="magnitude", times=1, at=(0.4, 0.5)), None),
         _obd("OBD stays below a third of random deletion, at 40 to 60 %", "random off the chart", partial(_below, other="random", times=3, at=(0.4, 0.5, 0.6)), ONE_DRAW),
         _obd("magnitude stays below a third of random deletion, at 40 to 60 %", "random off the chart", partial(_below, ours="magnitude", other="random", times=3, at=(0.4, 0.5, 0.6)), ONE_DRAW),
@@ -45,12 +45,12 @@ def claims() -> list[Claim]:
             command="python experiments/run_optimal_brain_damage.py",
             judge=partial(_said, start="(v)"),
         ),
-        _obs("OBS deletes a weight that XOR can do without every time", "always right", _right_on_xor, "2-2-1, weight decay"),
-        _obs("Optimal Brain Damage deletes a weight that XOR cannot do without at times", "not always right", partial(_wrong_on_xor, method="OBD retrained"), "2-2-1, weight decay"),
-        _obs("magnitude deletes a weight that XOR cannot do without at times", "not always right", partial(_wrong_on_xor, method="magnitude retrained"), "2-2-1, weight decay"),
+        _obs("OBS always deletes a weight first that XOR does not need", "always right", _right_on_xor, "2-2-1, weight decay"),
+        _obs("Optimal Brain Damage sometimes deletes a weight first that XOR needs", "not always right", partial(_wrong_on_xor, method="OBD retrained"), "2-2-1, weight decay"),
+        _obs("magnitude sometimes deletes a weight first that XOR needs", "not always right", partial(_wrong_on_xor, method="magnitude retrained"), "2-2-1, weight decay"),
         *(
             _obs(
-                f"OBS leaves {words} of the weights or less, give or take 5 points, MONK's {problem}",
+                f"OBS leaves {words} of the weights or less, within 5 points, MONK's {problem}",
                 f"{left} of {weights}, {1 - left / weights:.0%} fewer",
                 partial(_left, problem=problem, published=left),
                 "training sets drawn by us, retrained after each deletion",

@@ -1,4 +1,4 @@
-"""Neural-network pruning for PyTorch: smaller, faster networks whose accuracy is known.
+"""Neural-network pruning for PyTorch: smaller and faster networks with a measured accuracy.
 
 What is used most is here; everything else is in these modules:
 

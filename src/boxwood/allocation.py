@@ -1,4 +1,4 @@
-"""Allocation: how a total sparsity is shared out among tensors, by a rule or by a search."""
+"""Allocation: how a total sparsity is distributed among tensors, by a rule or by a search."""
 
 from boxwood._internal.agent.allocation_search import DDPG, AllocationSearch, amc
 from boxwood._internal.core.allocation import (

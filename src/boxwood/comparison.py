@@ -1,4 +1,4 @@
-"""Methods side by side under one budget: equal steps, one grid of rates, the controls that reviewers ask for.
+"""Compare methods under one budget: equal steps, one grid of learning rates, the controls that reviewers ask for.
 
     boxwood compare examples/own_method.py:comparison --seeds 3 --out league.html
 

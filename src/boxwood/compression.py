@@ -1,4 +1,4 @@
-"""From a trained network and a floor of its accuracy to a smaller, faster one in a folder."""
+"""Compress a trained network within an accuracy limit, into a folder with a smaller, faster one."""
 
 from boxwood._internal.compress.candidates import Candidate
 from boxwood._internal.compress.result import Compressed

@@ -1,4 +1,4 @@
-"""What Boxwood raises and warns with.
+"""The errors that Boxwood raises, and its warnings.
 
 Every message has one form: ``Expected …, got …; do …``. ``except boxwood.BoxwoodError`` catches all
 of it; the classes below say what a program can do about it.

@@ -1,4 +1,4 @@
-"""Granularity: which weights live or die together."""
+"""Granularity: which weights are kept or pruned together."""
 
 from boxwood._internal.core.blocks import Blocks
 from boxwood._internal.core.granularity import (

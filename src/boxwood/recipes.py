@@ -1,4 +1,4 @@
-"""Recipes: functions that return a tuple of phases, from the six works and for comparison with them."""
+"""Recipes: functions that return a tuple of phases, for the methods of six papers and their controls."""
 
 from boxwood._internal.core.call import Call
 from boxwood._internal.recipes.at_initialisation import (

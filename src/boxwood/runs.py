@@ -1,4 +1,4 @@
-"""Stores of runs: what was asked for, what is finished, and what differs."""
+"""Stores of runs: run experiments, list what is finished, and compare phases."""
 
 from boxwood._internal.report.study import Finding, Measurement, collect
 from boxwood._internal.runs.difference import Difference, difference

@@ -1,4 +1,4 @@
-"""Structure: the units of a network, selections of them, and what a smaller network is checked for."""
+"""Structure: the units of a network, selections of them, and the check of a smaller network."""
 
 from boxwood._internal.graph.batch_norm import reestimate_batch_norm_
 from boxwood._internal.graph.carrying import carry_optimizer

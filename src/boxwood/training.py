@@ -1,4 +1,4 @@
-"""The training loop of recipes, which can also be called alone."""
+"""The training loop of recipes. You can also call it directly."""
 
 from boxwood._internal.train.averaging import EMA, SWA, Averaging
 from boxwood._internal.train.callbacks import Callbacks

@@ -1,1 +1,1 @@
-"""Everything that may move at any time; what is public is in the modules next to this folder."""
+"""The implementation, which may change at any time. The public names are in the modules of the parent folder."""

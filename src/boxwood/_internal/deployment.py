@@ -1,4 +1,4 @@
-"""One way to write and to read what a network became."""
+"""`save` and `load`: one way to write and read compiled, shrunken and masked networks."""
 
 from collections.abc import Callable
 from pathlib import Path

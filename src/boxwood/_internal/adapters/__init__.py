@@ -1,1 +1,1 @@
-"""Where other trainers plug in; each adapter only puts a `SparseTraining` in the right place."""
+"""Adapters for other trainers and libraries, such as Lightning and transformers."""

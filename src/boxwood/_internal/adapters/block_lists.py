@@ -1,4 +1,4 @@
-"""The list of blocks of a model, and which of its blocks are of the same kind."""
+"""Find the list of blocks of a model, and which of its blocks are of the same kind."""
 
 from collections.abc import Hashable, Iterator
 from typing import Any

@@ -1,4 +1,4 @@
-"""Calibration text to batches of token ids, by a model's own tokenizer."""
+"""Turn calibration text into batches of token ids, with a model's own tokenizer."""
 
 import re
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""A folder without some of the blocks of its model: streamed, one block in memory at a time."""
+"""Copy a folder without some of the blocks of its model, with one block in memory at a time."""
 
 import json
 from collections.abc import Sequence

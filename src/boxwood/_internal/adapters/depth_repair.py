@@ -1,4 +1,4 @@
-"""What dropped blocks did, as a linear map that is folded into the block before them.
+"""Repair dropped blocks: fit what they did by a linear map, and fold it into the block before them.
 
 A residual stream passes a block by, so no map of the whole stream can be folded anywhere. What can be
 is a map of what the last layer of a block adds to the stream: ``W`` becomes ``TᵀW``, exactly.

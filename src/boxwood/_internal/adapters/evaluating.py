@@ -1,4 +1,4 @@
-"""The language model in a folder, measured on texts."""
+"""Measure the language model in a folder on texts."""
 
 import time
 from collections.abc import Callable, Mapping

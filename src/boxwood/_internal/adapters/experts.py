@@ -1,4 +1,4 @@
-"""Mixtures with fewer experts in every layer: which go, and the model without them."""
+"""Mixtures with fewer experts in every layer: which to drop, and the model without them."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Recover what pruning cost a language model: a training under its masks, taught by the model before."""
+"""Recover the quality that pruning cost a language model: train it under its masks, with the dense model as teacher."""
 
 import hashlib
 import json

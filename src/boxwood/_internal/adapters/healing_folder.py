@@ -1,4 +1,4 @@
-"""The folder of a healed model: as that of the student was, with a record of the training."""
+"""The folder of a healed model: the files of the student, and a record of the training."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""One training of a healing, begun or taken up again."""
+"""One training of a healing, started or resumed."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""How a language model is healed, what that will take, and what came out."""
+"""The settings of a healing, the estimate of its time and memory, and its result."""
 
 from dataclasses import dataclass
 

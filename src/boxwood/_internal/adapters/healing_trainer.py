@@ -1,4 +1,4 @@
-"""transformers' Trainer for healing: its loss, its order of pieces, and checkpoints that a kill leaves whole."""
+"""transformers' Trainer for healing: its loss, the order of the text, and checkpoints that survive a kill."""
 
 import json
 import math

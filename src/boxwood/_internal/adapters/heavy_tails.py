@@ -1,4 +1,4 @@
-"""Sparsities of a pretrained model's blocks: the heavier the tails of its spectra, the denser."""
+"""Sparsities of a pretrained model's blocks: blocks whose spectra have heavier tails stay denser."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Which programs load a folder as it is meant."""
+"""Which programs load a folder correctly."""
 
 from collections.abc import Iterator
 from pathlib import Path

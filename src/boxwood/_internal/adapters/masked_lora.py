@@ -1,4 +1,4 @@
-"""Low-rank adapters through peft, under masks: what is merged has the zeros that it had."""
+"""Low-rank adapters through peft, under masks: merging them keeps pruned weights at zero."""
 
 import warnings
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Sparsities of a pretrained model's blocks: the more outliers, the denser."""
+"""Sparsities of a pretrained model's blocks: blocks with more outliers stay denser."""
 
 from pathlib import Path
 

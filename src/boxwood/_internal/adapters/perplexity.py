@@ -1,4 +1,4 @@
-"""How well a language model of transformers foretells a text."""
+"""How well a language model of transformers predicts a text."""
 
 import math
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""Which tensors of a checkpoint a parameter is made of, by transformers' own rules.
+"""Which tensors of a checkpoint make up a parameter, by transformers' own rules.
 
 Most parameters are a tensor of the file under the same name, with or without the prefix of the bare
 model. Others have been renamed, and some are several tensors of the file, such as all experts of a

@@ -1,4 +1,4 @@
-"""Zero-shot tasks through lm-eval, the harness by which others report language models."""
+"""Zero-shot tasks through lm-eval, the usual harness for language models."""
 
 from collections.abc import Sequence
 from pathlib import Path

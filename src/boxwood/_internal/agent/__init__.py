@@ -1,1 +1,1 @@
-"""The filter agent: tries removals, is rewarded, learns which filters can go."""
+"""The filter agent: it tries removals, gets rewards, and learns which filters can be removed."""

@@ -1,4 +1,4 @@
-"""What an agent acts on: a network without the filters that it wants removed, and its accuracy."""
+"""The environment of an agent: a network without the filters that it chose to remove, and its accuracy."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The policy network: looks at a layer's filters and says which of them to keep."""
+"""The policy network: it reads a layer's filters and chooses which of them to keep."""
 
 from collections.abc import Sequence
 

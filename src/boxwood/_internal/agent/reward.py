@@ -1,4 +1,4 @@
-"""What a try is worth: how much accuracy it keeps, times how much it saves."""
+"""The reward of a try: how much accuracy it keeps, times how much it saves."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""How near a network in an engine is to the dense one in torch, on data."""
+"""How closely a network in an engine agrees with the dense one in torch, on data."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""``boxwood bench``: what runs a network fastest on this machine, and the networks made of it."""
+"""``boxwood bench``: which engine runs a network and its pruned variants fastest on this machine."""
 
 import copy
 import json
@@ -72,7 +72,7 @@ def bench(
     keep: Annotated[
         float | None,
         typer.Option(
-            help="Race the network cut down to this fraction of its units as well.",
+            help="Also time the network with only this fraction of its units.",
             callback=checks.fraction(of_what="units", one=True),
         ),
     ] = None,
@@ -81,29 +81,35 @@ def bench(
     data: Annotated[
         str | None,
         typer.Option(
-            help="Data set, or file.py:function that returns one or a list of batches: calibrates "
-            "int8, and tells accuracy and agreement with the dense network next to the times."
+            help="Data set, or file.py:function that returns one or a list of "
+            "batches. It calibrates int8, and adds accuracy and agreement with "
+            "the dense network to the table."
         ),
     ] = None,
     examples: Annotated[
         int,
-        typer.Option(help="With --data: how many tell accuracy.", callback=checks.whole(1)),
+        typer.Option(
+            help="With --data: number of examples to measure accuracy on.", callback=checks.whole(1)
+        ),
     ] = 500,
-    turns: Annotated[int, typer.Option(help="How often each runs.", callback=checks.whole(1))] = 21,
-    torch_compile: Annotated[bool, typer.Option(help="Race torch.compile as well.")] = False,
+    turns: Annotated[
+        int, typer.Option(help="Number of timed runs of each.", callback=checks.whole(1))
+    ] = 21,
+    torch_compile: Annotated[bool, typer.Option(help="Also time torch.compile.")] = False,
     only: Annotated[
         list[str] | None,
         typer.Option(
-            help="Race only what has this in its name, as onnx, zeros or 'torch, dense', and "
-            "dense torch. Repeat."
+            help="Time only entries with this text in their name, such as onnx, zeros "
+            "or 'torch, dense'. Dense torch always runs. Repeatable."
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Run a network in every engine that this machine has, in turn, and say what is fastest.
+    """Time a network in every engine on this machine, and show which is fastest.
 
-    It races the network, the pruned one (--sparsity), the one with fewer units (--keep), and that one
-    pruned, each in torch, and in ONNX Runtime, OpenVINO and Boxwood's engine (float32 and int8).
+    It times the dense network, the pruned one (--sparsity), the one with fewer units (--keep), and
+    the one with both. Each runs in torch, and in ONNX Runtime, OpenVINO and Boxwood's engine in
+    float32 and int8, if they are installed.
 
     Example: boxwood bench torchvision.models:resnet50 --input 1x3x224x224 --sparsity 0.9 --keep 0.5
 

@@ -1,4 +1,4 @@
-"""What ``boxwood bench`` prints: the verdict, a table, and lines about what was raced."""
+"""What ``boxwood bench`` prints: the verdict, a table, and notes on what was timed."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What may be typed for an option, checked while the command line is read, before anything runs."""
+"""Checks of option values, made while the command line is parsed, before anything runs."""
 
 import math
 import os
@@ -181,9 +181,7 @@ def new_place(param: Param, value: Path | None) -> Path | None:
     return value
 
 
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Write in place of what is there already.")
-]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is already there.")]
 
 
 def free(path: Path, *, overwrite: bool) -> None:

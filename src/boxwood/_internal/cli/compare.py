@@ -1,4 +1,4 @@
-"""``boxwood compare``: methods side by side under one budget, as a league table."""
+"""``boxwood compare``: compare methods under one budget, in a league table."""
 
 import json
 from collections.abc import Sequence
@@ -34,25 +34,25 @@ from boxwood.errors import InvalidInput
 
 
 def compare(
-    target: Annotated[str, typer.Argument(help="file.py:function, which returns a Comparison.")],
+    target: Annotated[str, typer.Argument(help="file.py:function that returns a Comparison.")],
     seeds: Annotated[
-        int, typer.Option(help="How many seeds: 0, 1, …", callback=checks.whole(1, 10_000))
+        int, typer.Option(help="Number of seeds: 0, 1, …", callback=checks.whole(1, 10_000))
     ] = 3,
     store: NewStore = Path("runs"),
     threads: Annotated[
-        int, typer.Option(help="Threads of torch.", callback=checks.whole(1, 1024))
+        int, typer.Option(help="Number of torch threads.", callback=checks.whole(1, 1024))
     ] = 1,
     workers: Annotated[
         int,
-        typer.Option(help="Processes, of --threads threads each.", callback=checks.whole(1, 1024)),
+        typer.Option(
+            help="Number of processes, each with --threads threads.", callback=checks.whole(1, 1024)
+        ),
     ] = 1,
-    ray: Annotated[
-        str | None, typer.Option(help="Address of a Ray cluster to use, or local.")
-    ] = None,
+    ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster, or local.")] = None,
     device: Annotated[str, typer.Option(help="Where to train, such as cpu or cuda.")] = "cpu",
     snapshot_every: Annotated[
         float,
-        typer.Option(help="Seconds between snapshots in a phase.", callback=checks.seconds),
+        typer.Option(help="Seconds between snapshots within a phase.", callback=checks.seconds),
     ] = 30,
     out: Annotated[
         Path | None, typer.Option(help="HTML page to write.", callback=checks.new_file())
@@ -63,9 +63,9 @@ def compare(
 ) -> None:
     """Compare methods under one budget: the same networks, data, steps, seeds and grid of rates.
 
-    First every method runs at every learning rate on the first seed, and the best on validation is
-    chosen; then the chosen ones run on all seeds. Run it again to resume or extend it. Several
-    processes may run the same command on one store, as those of --workers do.
+    First every method runs at every learning rate on the first seed, and validation chooses the
+    best rate. Then every method runs at its rate on all seeds. Run the command again to resume it or
+    to add seeds. Several processes may run it on one store and share the work.
 
     Example: boxwood compare examples/own_method.py:comparison --seeds 3 --out league.html
     """

@@ -1,4 +1,4 @@
-"""``boxwood compile``: a network into a file that runs sparsely on this kind of machine."""
+"""``boxwood compile``: compile a network to a file with sparse kernels for this kind of machine."""
 
 from pathlib import Path
 from typing import Annotated
@@ -33,7 +33,7 @@ def compile(  # noqa: A001
     out: Annotated[
         Path,
         typer.Option(
-            help="The file to write, as model.bxw.",
+            help="File to write, such as model.bxw.",
             callback=checks.new_file(makes_folders=False, suffix=".bxw"),
         ),
     ],
@@ -44,16 +44,19 @@ def compile(  # noqa: A001
     settings: Settings = None,
     threads: Threads = 1,
     int8: Annotated[
-        bool, typer.Option(help="Compile in int8 where that is faster; needs --data.")
+        bool, typer.Option(help="Compile layers in int8 where that is faster. Needs --data.")
     ] = False,
     data: Annotated[
         str | None,
         typer.Option(
-            help="Data set, or file.py:function that returns one or a list of batches: calibrates "
-            "int8."
+            help="Data set, or file.py:function that returns one or a list of "
+            "batches. It calibrates int8."
         ),
     ] = None,
-    explain: Annotated[bool, typer.Option(help="Say what runs where, and why.")] = False,
+    explain: Annotated[
+        bool,
+        typer.Option(help="Show which layers run in compiled kernels and which in torch, and why."),
+    ] = False,
     overwrite: checks.Overwrite = False,
 ) -> None:
     """Compile a network for this machine and write it to a file.

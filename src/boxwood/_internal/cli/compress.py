@@ -1,4 +1,4 @@
-"""``boxwood compress``: from a task in a user's file to a folder with a smaller, faster network."""
+"""``boxwood compress``: turn a task in a user's file into a folder with a smaller, faster network."""
 
 import json
 import sys
@@ -31,37 +31,45 @@ def compress(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the result, and of the search.", callback=checks.new_folder),
+        typer.Option(help="Folder for the result and the search.", callback=checks.new_folder),
     ] = None,
     max_drop: Annotated[
         float,
-        typer.Option(help="Points (hundredths) that the score may fall: 0.5 for half a per cent."),
+        typer.Option(
+            help="How far the score may drop, in percentage points: 0.5 is half a per cent."
+        ),
     ] = 0.5,
     what: Annotated[
-        str, typer.Option("--for", help="What is to be small: latency, size or macs.")
+        str, typer.Option("--for", help="What to minimise: latency, size or macs.")
     ] = "latency",
     at_most: Annotated[
         str | None,
-        typer.Option(help="Where to stop: 8ms, 5MB, 100M or a fraction of the dense network's."),
+        typer.Option(
+            help="Target cost at which to stop: 8ms, 5MB, 100M, or a "
+            "fraction of the dense network's."
+        ),
     ] = None,
-    hours: Annotated[float | None, typer.Option(help="Budget. Default: 1.")] = None,
+    hours: Annotated[float | None, typer.Option(help="Time budget in hours. Default: 1.")] = None,
     steps: Annotated[
         int | None,
-        typer.Option(help="Budget in optimizer steps, instead.", callback=checks.whole(1)),
+        typer.Option(
+            help="Budget in optimizer steps, instead of --hours.", callback=checks.whole(1)
+        ),
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="name=value for the function; repeatable.")
+        list[str] | None,
+        typer.Option("--set", help="name=value to pass to the function. Repeatable."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     dry_run: Annotated[
-        bool, typer.Option(help="Measure what can go, print the plan and stop.")
+        bool, typer.Option(help="Measure how sensitive each layer is, print the plan and stop.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print compress.json.")] = False,
 ) -> None:
     """Find the smallest or fastest network whose score stays within a limit, and write it to a folder.
 
-    Stopped, it goes on where it was when it is called again; with more hours it goes further. The
-    exit code is 1 where nothing holds the score.
+    Run the command again to continue a search that was stopped, or to search longer with more hours.
+    The exit code is 1 if no network stays within the limit.
 
     Example: boxwood compress examples/compress.py:task --max-drop 1 --for latency --hours 0.1 --out small
     """

@@ -1,4 +1,4 @@
-"""``boxwood demo``: the main job on the embedded data set."""
+"""``boxwood demo``: train, prune and retrain on the data set that comes with scikit-learn."""
 
 from pathlib import Path
 from typing import Annotated
@@ -41,11 +41,11 @@ def experiment() -> Experiment:
 def demo(
     store: NewStore = Path("runs/demo"),
     seeds: Annotated[
-        int, typer.Option(help="How many seeds.", callback=checks.whole(1, 10_000))
+        int, typer.Option(help="Number of seeds.", callback=checks.whole(1, 10_000))
     ] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Train a network on handwritten digits, prune it, retrain it, and say what it cost.
+    """Train a network on handwritten digits, prune it, retrain it, and show what it cost.
 
     Example: boxwood demo
     """

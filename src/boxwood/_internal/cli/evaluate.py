@@ -1,4 +1,4 @@
-"""``boxwood evaluate``: language models on texts and tasks, next to each other."""
+"""``boxwood evaluate``: compare language models on texts and tasks."""
 
 import json
 from collections.abc import Sequence
@@ -36,30 +36,31 @@ def evaluate(
     folders: Annotated[
         list[str],
         typer.Argument(
-            help="Hugging Face folders, or NAME=FOLDER; folders of one name are seeds of one method."
+            help="Hugging Face folders, or NAME=FOLDER. Folders with the same name "
+            "are seeds of one method."
         ),
     ],
     text: Annotated[
-        list[Path] | None, typer.Option(help="UTF-8 text to measure on; repeatable.")
+        list[Path] | None, typer.Option(help="UTF-8 text file to measure on. Repeatable.")
     ] = None,
     length: Annotated[
         int | None,
         typer.Option(
-            help="Tokens that are read at a time. Default: what the models take, at most 2048.",
+            help="Tokens in a window. Default: the most that the models take, up to 2048.",
             callback=checks.whole(1),
         ),
     ] = None,
     stride: Annotated[
         int | None,
         typer.Option(
-            help="Tokens between the starts of windows, at most --length, the default.",
+            help="Tokens between the starts of windows, at most --length. Default: --length.",
             callback=checks.whole(1),
         ),
     ] = None,
     tokens: Annotated[
         int | None,
         typer.Option(
-            help="Of the beginning of each text. Default: all.",
+            help="Use only this many tokens from the start of each text. Default: all.",
             callback=checks.whole(2, 1_000_000_000),
         ),
     ] = None,
@@ -67,27 +68,30 @@ def evaluate(
         bool | None,
         typer.Option(
             "--begin/--no-begin",
-            help="Begin every window with the token of the beginning of a text. Default: as the "
-            "tokenizer does it.",
+            help="Start every window with the beginning-of-text token. Default: as "
+            "the tokenizer does.",
         ),
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option(help="Name or folder to compare with. Default: the first, where several."),
+        typer.Option(
+            help="Name or folder to compare with. Default: the first, if there are several."
+        ),
     ] = None,
     tasks: Annotated[
         list[str] | None,
-        typer.Option(help="Zero-shot tasks of lm-eval, as arc_easy,piqa; repeatable."),
+        typer.Option(help="Zero-shot tasks of lm-eval, such as arc_easy,piqa. Repeatable."),
     ] = None,
     task_folder: Annotated[
-        Path | None, typer.Option(help="YAML files of tasks of your own, for lm-eval.")
+        Path | None, typer.Option(help="Folder with YAML files of your own tasks for lm-eval.")
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(help="Examples of each task. Default: all.", callback=checks.whole(1)),
+        typer.Option(help="Number of examples per task. Default: all.", callback=checks.whole(1)),
     ] = None,
     batch: Annotated[
-        int, typer.Option(help="Windows or requests in a call.", callback=checks.whole(1))
+        int,
+        typer.Option(help="Number of windows or requests in one call.", callback=checks.whole(1)),
     ] = 1,
     dtype: Annotated[
         str | None,
@@ -104,8 +108,8 @@ def evaluate(
 ) -> None:
     """Measure language models: perplexity, bits per byte, speed, memory, and zero-shot tasks.
 
-    Every token of a text but the first is predicted exactly once. Intervals are 95 %, over pieces of
-    --length tokens; differences are taken piece by piece.
+    Every token of a text except the first is predicted exactly once. Intervals are 95 %, over pieces
+    of --length tokens. Differences between models are computed piece by piece.
 
     Example: boxwood evaluate dense/ pruned/ healed/ --text wiki.txt --length 2048
 

@@ -1,4 +1,4 @@
-"""Run an experiment and print what came out: shared by the commands that run one."""
+"""Run an experiment and print its results: shared by the commands that run one."""
 
 import json
 from contextlib import nullcontext

@@ -60,60 +60,69 @@ def heal(
         Path,
         typer.Option(help="New folder for the healed model.", callback=checks.new_folder),
     ],
-    text: Annotated[Path, typer.Option(help="UTF-8 text to learn from.")],
+    text: Annotated[Path, typer.Option(help="UTF-8 text file to train on.")],
     tokens: Annotated[
         str,
-        typer.Option(help="Tokens to learn, as 10M, over all passes.", callback=_tokens),
+        typer.Option(help="Tokens to train on over all passes, such as 10M.", callback=_tokens),
     ],
     teacher: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the model before, or another with its vocabulary. Without: the text alone."
+            help="Folder of the model before pruning, or of another with the same "
+            "vocabulary. Without it, the model learns from the text only."
         ),
     ] = None,
     lora: Annotated[
-        bool, typer.Option("--lora", help="Train low-rank adapters, merged under the masks.")
+        bool, typer.Option("--lora", help="Train low-rank adapters and merge them under the masks.")
     ] = False,
     rank: Annotated[
-        int, typer.Option(help="Of the adapters.", callback=checks.whole(1, 4096))
+        int, typer.Option(help="Rank of the adapters.", callback=checks.whole(1, 4096))
     ] = 16,
     length: Annotated[
         int | None,
         typer.Option(
-            help="Tokens of a piece. Default: what the model takes, at most 512.",
+            help="Tokens in a piece of text. Default: the most that the model takes, up to 512.",
             callback=checks.whole(2),
         ),
     ] = None,
     batch: Annotated[
-        int, typer.Option(help="Pieces in memory at a time.", callback=checks.whole(1))
+        int, typer.Option(help="Number of pieces in memory at a time.", callback=checks.whole(1))
     ] = 8,
     accumulate: Annotated[
-        int, typer.Option(help="Batches whose gradients make a step.", callback=checks.whole(1))
+        int,
+        typer.Option(
+            help="Number of batches whose gradients are added up for one step.",
+            callback=checks.whole(1),
+        ),
     ] = 1,
     learning_rate: Annotated[
         float | None,
         typer.Option(
-            help="The highest, in (0, 1). Default: 1e-4, with --lora 5e-4.", callback=checks.rate
+            help="Highest learning rate, in (0, 1). Default: 1e-4, or 5e-4 with --lora.",
+            callback=checks.rate,
         ),
     ] = None,
     warmup: Annotated[
         float,
         typer.Option(
-            help="Fraction of the steps in which the learning rate rises.",
+            help="Fraction of the steps over which the learning rate rises.",
             callback=checks.fraction(of_what="steps", one=False),
         ),
     ] = 0.05,
     weight_decay: Annotated[
         float,
-        typer.Option(help="Of AdamW.", callback=checks.fraction(of_what="weights", one=False)),
+        typer.Option(
+            help="Weight decay of AdamW.", callback=checks.fraction(of_what="weights", one=False)
+        ),
     ] = 0.0,
     temperature: Annotated[
-        float, typer.Option(help="Of teacher and student, above 0.", callback=checks.positive)
+        float,
+        typer.Option(help="Temperature of teacher and student, above 0.", callback=checks.positive),
     ] = 1.0,
     text_weight: Annotated[
         float,
         typer.Option(
-            help="Weight of the text itself next to the teacher's, in [0, 1).",
+            help="Weight of the text's own loss, in [0, 1). The teacher's loss has the rest.",
             callback=checks.fraction(of_what="the loss", one=False),
         ),
     ] = 0.0,
@@ -121,34 +130,40 @@ def heal(
         bool | None,
         typer.Option(
             "--cache/--no-cache",
-            help="Keep the teacher's likeliest words on disk. Default: where the text is read more "
-            "than once.",
+            help="Store the teacher's most probable tokens on disk. Default: if the "
+            "text is read more than once.",
         ),
     ] = None,
     cache_folder: Annotated[
         Path | None,
         typer.Option(
-            help="Keep them here, for other students of this teacher.", callback=checks.new_folder
+            help="Store them in this folder, to share them with other students of this teacher.",
+            callback=checks.new_folder,
         ),
     ] = None,
     keep_words: Annotated[
         int,
         typer.Option(
-            help="Words of the teacher that are kept for a token.", callback=checks.whole(1, 65536)
+            help="Number of the teacher's most probable tokens to store for each position.",
+            callback=checks.whole(1, 65536),
         ),
     ] = 64,
     bf16: Annotated[
         bool | None,
-        typer.Option(
-            "--bf16/--no-bf16", help="Compute in bfloat16. Default: where that is faster."
-        ),
+        typer.Option("--bf16/--no-bf16", help="Compute in bfloat16. Default: if that is faster."),
     ] = None,
     checkpointing: Annotated[
         bool,
-        typer.Option("--checkpointing", help="Compute activations twice, for less memory."),
+        typer.Option(
+            "--checkpointing", help="Recompute activations in the backward pass, to save memory."
+        ),
     ] = False,
     seed: Annotated[
-        int, typer.Option(help="Of the order and of adapters.", callback=checks.whole(0))
+        int,
+        typer.Option(
+            help="Random seed of the order of the text and of the adapters.",
+            callback=checks.whole(0),
+        ),
     ] = 0,
     snapshot_every: Annotated[
         float, typer.Option(help="Seconds between checkpoints.", callback=checks.seconds)
@@ -157,16 +172,16 @@ def heal(
     threads: Threads = 1,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Say what it will take, by three steps, and stop."),
+        typer.Option("--dry-run", help="Run three steps, estimate time and memory, and stop."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
-    """Recover what pruning cost a language model, by training it under its masks.
+    """Recover the quality that pruning cost a language model, by training it under its masks.
 
-    The student learns the teacher's probabilities of every next token of the text; pruned weights
-    stay zero. The learning rate rises, and falls along a cosine. The last 2 % of the text, at most
-    32 pieces, are only measured on. After an interruption, run the same command again to go on. OUT
-    appears once it is complete, with the files that STUDENT has and healing.json.
+    The student learns the teacher's probabilities of every next token of the text. Pruned weights
+    stay zero. The learning rate rises, then falls along a cosine. The last 2 % of the text, at most
+    32 pieces, are used only to measure. After an interruption, run the same command again to resume.
+    OUT appears when it is complete, with the files of STUDENT and healing.json.
 
     Example: boxwood heal pruned/ --teacher dense/ --text corpus.txt --tokens 10M --out healed/
 

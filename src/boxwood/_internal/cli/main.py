@@ -50,7 +50,7 @@ def boxwood_(
         typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
-    """Prune neural networks: smaller, faster, and of known accuracy."""
+    """Prune neural networks: make them smaller and faster, and measure what that costs."""
 
 
 app.command()(bench.bench)

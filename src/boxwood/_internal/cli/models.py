@@ -1,4 +1,4 @@
-"""From what was typed to a network and an example of its input."""
+"""Turn arguments of the command line into a network and an example of its input."""
 
 import copy
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ from boxwood.errors import InvalidInput
 ModelName = Annotated[
     str,
     typer.Argument(
-        help="file.py:name or package.module:name of a model or its function; or a Hugging Face "
-        "folder."
+        help="file.py:name or package.module:name of a model, or of a function that "
+        "returns one; or a Hugging Face folder."
     ),
 ]
 Inputs = Annotated[
@@ -34,11 +34,11 @@ Inputs = Annotated[
     typer.Option(
         "--input",
         "--example",
-        help="Shape of an input, as 1x3x224x224, 1x128:int64 or, for tokens below 99, 1x128:99; "
-        "repeatable.",
+        help="Shape of an input, such as 1x3x224x224, 1x128:int64, or 1x128:99 for "
+        "tokens below 99. Repeatable.",
     ),
 ]
-Weights = Annotated[Path | None, typer.Option(help="A .safetensors file of its state.")]
+Weights = Annotated[Path | None, typer.Option(help="A .safetensors file with the model's weights.")]
 Sparsity = Annotated[
     float,
     typer.Option(
@@ -47,23 +47,24 @@ Sparsity = Annotated[
     ),
 ]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="name=value for the function; repeatable.")
+    list[str] | None, typer.Option("--set", help="name=value to pass to the function. Repeatable.")
 ]
 Samples = Annotated[
     int | None,
     typer.Option(
-        help="Pieces of the text. Default: 128, or what a short text has.",
+        help="Number of pieces of the text. Default: 128, or fewer if the text is short.",
         callback=checks.whole(1),
     ),
 ]
 Length = Annotated[
     int | None,
     typer.Option(
-        help="Tokens of each. Default: what the model takes, at most 2048; less of a short text.",
+        help="Tokens in each piece. Default: the most that the model takes, up to "
+        "2048, or less if the text is short.",
         callback=checks.whole(1),
     ),
 ]
-Threads = Annotated[int, typer.Option(help="Threads to run on.", callback=checks.whole(1, 1024))]
+Threads = Annotated[int, typer.Option(help="Number of threads.", callback=checks.whole(1, 1024))]
 
 
 def read_network(

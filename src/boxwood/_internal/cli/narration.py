@@ -1,4 +1,4 @@
-"""What is done of a run, reported in lines: for pipes, log files, and several workers."""
+"""Progress of a run, reported line by line: for pipes, log files and several workers."""
 
 import threading
 import time

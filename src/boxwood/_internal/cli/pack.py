@@ -1,4 +1,4 @@
-"""``boxwood pack``, ``unpack`` and ``info``: sparse checkpoints in fewer bytes, and back."""
+"""``boxwood pack``, ``unpack`` and ``info``: store sparse checkpoints in fewer bytes, and restore them."""
 
 import json
 from collections.abc import Callable
@@ -37,11 +37,11 @@ from boxwood._internal.files.writing import copy_file, whole_file
 from boxwood.errors import InvalidInput
 
 Source = Annotated[
-    Path, typer.Argument(help="safetensors file, index of shards, or a folder of either.")
+    Path, typer.Argument(help="safetensors file, index of shards, or a folder with either.")
 ]
 Out = Annotated[
     Path,
-    typer.Option(help="New file to write; a new folder for shards.", callback=checks.new_place),
+    typer.Option(help="New file to write, or a new folder for shards.", callback=checks.new_place),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
@@ -59,17 +59,19 @@ def pack(
     masks: Annotated[
         Path | None,
         typer.Option(
-            help="File of masks of a checkpoint in one file. Default: its file in masks/."
+            help="File with the masks, for a checkpoint in one file. Default: the "
+            "file of the same name in masks/."
         ),
     ] = None,
     follow_links: Links = False,
     as_json: Json = False,
 ) -> None:
-    """Store the values that are not zero and a mask; a tensor for which that does not pay stays dense.
+    """Pack a checkpoint: store only the values that are not zero, and a mask of their positions.
 
-    Unpacking gives back every byte. Masks in masks/ of the checkpoint's folder decide what is kept, and
-    are stored as well. In a folder packed files have names of their own, packed-model.safetensors, so
-    that no program takes them for dense ones; boxwood.load(folder) makes the model of it.
+    A tensor that would not get smaller stays dense. Unpacking restores every byte. If the checkpoint's
+    folder has masks in masks/, they decide what is kept, and they are stored too. Packed files in a
+    folder are named packed-model.safetensors, so that no program takes them for dense ones. Load the
+    model with boxwood.load(folder).
 
     Example: boxwood pack pruned/ --out packed/
     """
@@ -100,7 +102,7 @@ def pack(
 def unpack(
     checkpoint: Source, out: Out, follow_links: Links = False, as_json: Json = False
 ) -> None:
-    """Write the dense checkpoint that was packed, byte for byte, and its masks into masks/.
+    """Restore the dense checkpoint that was packed, byte for byte, and write its masks to masks/.
 
     Example: boxwood unpack packed/ --out dense/
     """
@@ -115,14 +117,14 @@ def unpack(
 def info(
     checkpoint: Source,
     zstd: Annotated[
-        bool, typer.Option(help="Also compress it with zstd -3, where zstandard is installed.")
+        bool, typer.Option(help="Also report the size after zstd -3, if zstandard is installed.")
     ] = True,
     follow_links: Links = False,
     as_json: Json = False,
 ) -> None:
     """List the tensors of a packed or dense checkpoint: sparsity, and bytes dense and packed.
 
-    Of a dense checkpoint it says what packing would make of it.
+    For a dense checkpoint it shows the size that packing would give.
 
     Example: boxwood info packed/
     """

@@ -1,4 +1,4 @@
-"""``--pattern``: which weights live or die together, as it is typed."""
+"""``--pattern``: parse which weights are kept or pruned together."""
 
 import re
 from typing import Annotated
@@ -31,8 +31,8 @@ def check_pattern(pattern: str | None) -> str | None:
 Pattern = Annotated[
     str | None,
     typer.Option(
-        help="With --sparsity, 1x4: four consecutive inputs of an output live or die together. "
-        "Without, 2:4: 2 of every 4 consecutive inputs stay.",
+        help="2:4 keeps 2 of every 4 consecutive inputs. With --sparsity, 1x4 keeps "
+        "or prunes four consecutive inputs of an output together.",
         callback=check_pattern,
     ),
 ]

@@ -48,7 +48,7 @@ def plan(
     utilisation: Annotated[
         float,
         typer.Option(
-            help="The fraction of the card's speed that is assumed.",
+            help="Fraction of the card's peak speed to assume.",
             callback=checks.fraction(of_what="the card's speed", one=True),
         ),
     ] = 0.15,
@@ -56,12 +56,12 @@ def plan(
 ) -> None:
     """List the phases of an experiment with their keys, and which of them are done.
 
-    With --card also what its trainings cost: dense multiply-adds, and hours at 15 % of what the maker
-    of the card states. Networks of the papers reach some 10 to 25 % in PyTorch, where reading images
-    keeps up; measure yours, and give --utilisation.
+    With --card it also shows what the trainings cost: dense multiply-adds, and hours at 15 % of the
+    peak speed that the card's maker states. The papers' networks reach about 10 to 25 % in PyTorch,
+    if reading images is fast enough. Measure yours and pass --utilisation.
 
-    The code of a file.py that is named here is imported. A recipe.json may only name code of
-    Boxwood and of --code, unless --trust is given.
+    The code of a file.py that you name is imported. A recipe.json may only run code of Boxwood and
+    of --code, unless you give --trust.
 
     Example: boxwood plan experiments/han2015.py:lenet_300_100 --data digits
     Example: boxwood plan boxwood.published:imagenet_resnet_50_gmp --card a100

@@ -1,4 +1,4 @@
-"""Progress bars: a line per run under way, with rate and remaining time."""
+"""Progress bars: one line per active run, with rate and remaining time."""
 
 import sys
 import time

@@ -24,7 +24,7 @@ from boxwood.errors import InvalidInput
 
 Links = Annotated[
     bool,
-    typer.Option("--follow-links", help="Let shards be links out of their folder (caches)."),
+    typer.Option("--follow-links", help="Follow links from shards to other folders, as in caches."),
 ]
 
 
@@ -39,7 +39,7 @@ def _no_keep(given: str | None) -> None:
 
 def prune(
     checkpoint: Annotated[
-        Path, typer.Argument(help="safetensors file, index of shards, or a folder of either.")
+        Path, typer.Argument(help="safetensors file, index of shards, or a folder with either.")
     ],
     out: Annotated[
         Path,
@@ -55,16 +55,18 @@ def prune(
     by: Annotated[
         str | None,
         typer.Option(
-            help="magnitude, wanda, ria, sparsegpt, alps or dsnot: prune the linear layers of a Hugging "
-            "Face model, all alike, one block in memory at a time. Default: magnitudes of the whole "
-            "checkpoint."
+            help="Method for the linear layers of a Hugging Face model: magnitude, "
+            "wanda, ria, sparsegpt, alps or dsnot. All layers get the same "
+            "sparsity, and one block is in memory at a time. Default: one "
+            "ranking by magnitude over the whole checkpoint."
         ),
     ] = None,
     pattern: Annotated[
         str | None,
         typer.Option(
-            help="With --by: as 2:4, 2 of every 4 consecutive inputs stay; or, with --sparsity, "
-            "1x4: four consecutive inputs of an output live or die together.",
+            help="With --by: 2:4 keeps 2 of every 4 consecutive inputs. With "
+            "--sparsity, 1x4 keeps or prunes four consecutive inputs of an "
+            "output together.",
             callback=check_pattern,
         ),
     ] = None,
@@ -72,66 +74,73 @@ def prune(
     start: Annotated[
         str | None,
         typer.Option(
-            help="With --by dsnot: magnitude, wanda, ria or sparsegpt, whose masks it refines. "
-            "Default: wanda."
+            help="With --by dsnot: method whose masks it refines: magnitude, wanda, "
+            "ria or sparsegpt. Default: wanda."
         ),
     ] = None,
     refit: Annotated[
         bool,
-        typer.Option(
-            "--refit", help="With --by: solve for the weights that stay, by least squares."
-        ),
+        typer.Option("--refit", help="With --by: refit the remaining weights by least squares."),
     ] = False,
     tune: Annotated[
         int,
         typer.Option(
-            help="With --by: steps of Adam on each block's outputs; 32 is a start.",
+            help="With --by: number of Adam steps on each block's outputs. Start with 32.",
             callback=checks.whole(0, 100_000),
         ),
     ] = 0,
     owl: Annotated[
-        bool, typer.Option("--owl", help="With --by: lower sparsity in blocks with more outliers.")
+        bool,
+        typer.Option("--owl", help="With --by: give blocks with more outliers a lower sparsity."),
     ] = False,
     alpha: Annotated[
         bool,
         typer.Option(
-            "--alpha", help="With --by: lower sparsity in blocks whose spectra have heavier tails."
+            "--alpha",
+            help="With --by: give blocks whose spectra have heavier tails a lower sparsity.",
         ),
     ] = False,
     text: Annotated[
-        Path | None, typer.Option(help="Calibration text, for all that looks at activations.")
+        Path | None,
+        typer.Option(help="Calibration text. Needed by every method that uses activations."),
     ] = None,
     lines: Annotated[
-        bool, typer.Option("--lines", help="Every line of the text is an example (encoders).")
+        bool,
+        typer.Option("--lines", help="Use every line of the text as an example (for encoders)."),
     ] = False,
     samples: Samples = None,
     length: Length = None,
     blocks: Annotated[
-        str | None, typer.Option(help="With --by, the list of blocks, where there are several.")
+        str | None,
+        typer.Option(
+            help="With --by: dotted name of the list of blocks, if the model has several."
+        ),
     ] = None,
     per_tensor: Annotated[
-        bool, typer.Option("--per-tensor", help="The same sparsity in every tensor.")
+        bool, typer.Option("--per-tensor", help="Prune every tensor to the same sparsity.")
     ] = False,
     layers: Annotated[
         list[str] | None,
-        typer.Option(help="Names to prune, as '*.weight'; may be repeated. Default: all matrices."),
+        typer.Option(help="Names to prune, such as '*.weight'. Repeatable. Default: all matrices."),
     ] = None,
     skip: Annotated[
-        list[str] | None, typer.Option(help="Names to leave alone, as '*embed*'; may be repeated.")
+        list[str] | None, typer.Option(help="Names not to prune, such as '*embed*'. Repeatable.")
     ] = None,
     follow_links: Links = False,
     threads: Annotated[
-        int, typer.Option(help="Threads of torch.", callback=checks.whole(1, 1024))
+        int, typer.Option(help="Number of torch threads.", callback=checks.whole(1, 1024))
     ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Prune a checkpoint to an exact count.
+    """Prune a checkpoint to an exact sparsity.
 
-    Without --by: by magnitude, in memory that does not grow with the checkpoint, whatever its
-    model; run the same command again after an interruption to go on. With --by: a pretrained
-    transformer, on what calibration text makes it do; OUT appears once it is complete.
+    Without --by it prunes any checkpoint by magnitude, in memory that does not grow with the
+    checkpoint. After an interruption, run the same command again to resume.
 
-    The input is only read. OUT holds the same files, and the masks as bits in masks/.
+    With --by it prunes a pretrained transformer, with the activations that a calibration text
+    causes. OUT appears when it is complete.
+
+    The input is never changed. OUT has the same files, and the masks as bits in masks/.
 
     Example: boxwood prune model/ --sparsity 0.5 --out pruned/ --skip '*embed*' --skip 'lm_head*'
 

@@ -29,14 +29,16 @@ from boxwood.errors import InvalidInput
 
 Stores = Annotated[list[Path], typer.Argument(help="Folders of finished phases.")]
 Only = Annotated[
-    list[str] | None, typer.Option(help="Runs or studies to take, such as 'L2*' or '* on mnist'.")
+    list[str] | None,
+    typer.Option(help="Show only these runs or studies, such as 'L2*' or '* on mnist'."),
 ]
-Without = Annotated[list[str] | None, typer.Option(help="Runs or studies to leave out, likewise.")]
+Without = Annotated[list[str] | None, typer.Option(help="Leave these runs or studies out.")]
 Judge = Annotated[
     str | None, typer.Option(help="file.py:function that turns measurements into verdicts.")
 ]
 LatencyFile = Annotated[
-    Path | None, typer.Option(help="More measured times, as `boxwood runs latency` writes them.")
+    Path | None,
+    typer.Option(help="JSON file with more measured times, as `boxwood runs latency` writes them."),
 ]
 Title = Annotated[str, typer.Option(help="Title of the page.")]
 
@@ -57,18 +59,19 @@ def report(
     ] = None,
     csv: Annotated[
         Path | None,
-        typer.Option(help="Folder for every table as CSV.", callback=checks.new_folder),
+        typer.Option(help="Folder to write every table to as CSV.", callback=checks.new_folder),
     ] = None,
     figures: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for figures as PNG and SVG, for papers.", callback=checks.new_folder
+            help="Folder to write figures to as PNG and SVG, for papers.",
+            callback=checks.new_folder,
         ),
     ] = None,
     overwrite: checks.Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print every table as JSON.")] = False,
 ) -> None:
-    """Write one self-contained HTML page: what was gained, what it cost, how sure that is.
+    """Write one self-contained HTML page: what was gained, what it cost, and how certain that is.
 
     Example: boxwood report runs --out report.html
     """

@@ -1,4 +1,4 @@
-"""``boxwood run``: run an experiment, or go on with it."""
+"""``boxwood run``: run an experiment, or resume it."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +18,7 @@ Data = Annotated[
     ),
 ]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="name=value for the function; may be repeated.")
+    list[str] | None, typer.Option("--set", help="name=value to pass to the function. Repeatable.")
 ]
 StorePath = Annotated[
     Path, typer.Option("--store", help="Folder of finished phases.", callback=checks.store)
@@ -30,15 +30,20 @@ Code = Annotated[
     list[str] | None,
     typer.Option(
         "--code",
-        help="Python file, module or package whose code a recipe.json or a store may name, as well as "
-        "Boxwood's own; may be repeated.",
+        help="Python file, module or package whose code a recipe.json or a store may "
+        "run. Boxwood's own is always allowed. Repeatable.",
     ),
 ]
 TrustAll = Annotated[
-    bool, typer.Option("--trust", help="Run any code that a recipe.json or a store names.")
+    bool,
+    typer.Option(
+        "--trust",
+        help="Run any code that a recipe.json or a store "
+        "names. Use it only with files that you trust.",
+    ),
 ]
 Seeds = Annotated[
-    int, typer.Option(help="How many seeds: 0, 1, …", callback=checks.whole(1, 10_000))
+    int, typer.Option(help="Number of seeds: 0, 1, …", callback=checks.whole(1, 10_000))
 ]
 
 
@@ -47,57 +52,58 @@ def run(
     data: Data = None,
     seeds: Seeds = 1,
     first_seed: Annotated[
-        int, typer.Option(help="The first of the seeds.", callback=checks.whole(0, 2**31))
+        int, typer.Option(help="First seed.", callback=checks.whole(0, 2**31))
     ] = 0,
     store: NewStore = Path("runs"),
     settings: Settings = None,
     threads: Annotated[
         int,
         typer.Option(
-            help="Threads of torch; one is enough for small nets.", callback=checks.whole(1, 1024)
+            help="Number of torch threads. One is enough for small networks.",
+            callback=checks.whole(1, 1024),
         ),
     ] = 1,
     workers: Annotated[
         int,
-        typer.Option(help="Processes, of --threads threads each.", callback=checks.whole(1, 1024)),
+        typer.Option(
+            help="Number of processes, each with --threads threads.", callback=checks.whole(1, 1024)
+        ),
     ] = 1,
-    ray: Annotated[
-        str | None, typer.Option(help="Address of a Ray cluster to use, or local.")
-    ] = None,
+    ray: Annotated[str | None, typer.Option(help="Address of a Ray cluster, or local.")] = None,
     gpus_per_run: Annotated[
         float | None,
         typer.Option(
-            help="GPUs that each task of --ray asks for, such as 0.5 for two on one; 1 unless "
-            "--device is cpu.",
+            help="With --ray: GPUs that each task requests, such as 0.5 for two tasks "
+            "on one GPU. Default: 1 unless --device is cpu.",
             callback=checks.gpus,
         ),
     ] = None,
     device: Annotated[
         str,
         typer.Option(
-            help="Where to train, such as cpu or cuda; each of --workers has one of its own, as "
-            "long as there are enough."
+            help="Where to train, such as cpu or cuda. Each worker gets its own GPU "
+            "as long as there are enough."
         ),
     ] = "cpu",
     snapshot_every: Annotated[
         float,
-        typer.Option(help="Seconds between snapshots in a phase.", callback=checks.seconds),
+        typer.Option(help="Seconds between snapshots within a phase.", callback=checks.seconds),
     ] = 30,
     out: Annotated[
         Path | None,
-        typer.Option(help="Also write all figures to this JSON file.", callback=checks.new_file()),
+        typer.Option(help="Also write all results to this JSON file.", callback=checks.new_file()),
     ] = None,
     overwrite: checks.Overwrite = False,
     code: Code = None,
     trust: TrustAll = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Run an experiment: every branch, every seed. Run it again to resume, extend or re-read it.
+    """Run an experiment: every branch, every seed.
 
-    Several processes may run the same command on one store: they share the work, as those of
-    --workers and of --ray do. Each may be killed at any moment, with its machine; the others do its
-    work. A recipe.json may only
-    name code of Boxwood and of --code, unless --trust is given.
+    Run the command again to resume it, to add seeds or to show the results. Several processes may
+    run it on one store and share the work, as those of --workers and --ray do. You may kill any of
+    them at any moment: the others do its work. A recipe.json may only run code of Boxwood and of
+    --code, unless you give --trust.
 
     Example: boxwood run experiments/han2015.py:lenet_300_100 --data fashion-mnist --seeds 5
     """

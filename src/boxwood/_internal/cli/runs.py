@@ -1,4 +1,4 @@
-"""``boxwood runs``: look into a store."""
+"""``boxwood runs``: inspect, export and clean up a store."""
 
 import json
 from dataclasses import asdict
@@ -30,12 +30,12 @@ from boxwood.errors import InvalidInput
 app = typer.Typer(no_args_is_help=True, help="List, show, export and clean up finished work.")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Out = Annotated[Path, typer.Option(help="Folder to write into.", callback=checks.new_folder)]
-Key = Annotated[str, typer.Argument(help="Key of a phase, or the beginning of one.")]
+Key = Annotated[str, typer.Argument(help="Key of a phase, or the first characters of it.")]
 
 
 @app.command("list")
 def list_(store: StorePath = Path("runs"), as_json: Json = False) -> None:
-    """List what was asked for, and how much of it is done.
+    """List the runs of a store, and how much of each is done.
 
     Example: boxwood runs list --store runs
     """
@@ -60,7 +60,7 @@ def list_(store: StorePath = Path("runs"), as_json: Json = False) -> None:
 
 @app.command()
 def show(key: Key, store: StorePath = Path("runs")) -> None:
-    """Print what is written about one phase, as JSON.
+    """Print everything that the store has about one phase, as JSON.
 
     Example: boxwood runs show 3f2a --store runs
     """
@@ -80,19 +80,20 @@ def export(
     ],
     store: StorePath = Path("runs"),
     cut: Annotated[
-        bool, typer.Option("--cut", help="Cut masked units out: write the smaller network.")
+        bool, typer.Option("--cut", help="Remove the masked units and write the smaller network.")
     ] = False,
     overwrite: checks.Overwrite = False,
     code: Code = None,
     trust: TrustAll = False,
 ) -> None:
-    """Write the network that a phase left as a plain checkpoint, its masks next to it.
+    """Write the network of a phase as a plain checkpoint, with its masks next to it.
 
-    OUT loads with ``model.load_state_dict``; ``masks/OUT`` in the same folder holds the masks, where
-    `boxwood pack` and ``boxwood.files.load_masks`` find them. With --cut, which wants a
-    phase of structural pruning, OUT is the smaller network, and loads with ``boxwood.load``; it
-    builds the network, so the store may only name code of Boxwood and of --code, unless --trust is
-    given.
+    OUT loads with ``model.load_state_dict``. The masks are in ``masks/OUT`` in the same folder, where
+    `boxwood pack` and ``boxwood.files.load_masks`` find them.
+
+    --cut works for a phase of structural pruning. OUT is then the smaller network, which loads with
+    ``boxwood.load``. This builds the network, so the store may only name code of Boxwood and of
+    --code, unless you give --trust.
 
     Example: boxwood runs export 3f2a --out pruned.safetensors
     """
@@ -109,7 +110,7 @@ def export(
 
 @app.command()
 def diff(a: Key, b: Key, store: StorePath = Path("runs"), as_json: Json = False) -> None:
-    """Say where two phases part, what was asked for differently, and what came out differently.
+    """Show where two phases begin to differ, in their settings and in their results.
 
     Example: boxwood runs diff 3f2a 81c0
     """
@@ -161,27 +162,30 @@ def wandb(out: Out, store: StorePath = Path("runs")) -> None:
 def latency(
     store: StorePath = Path("runs"),
     only: Annotated[
-        list[str] | None, typer.Option(help="Runs or studies to take, such as '* / seed 0'.")
+        list[str] | None,
+        typer.Option(help="Time only these runs or studies, such as '* / seed 0'."),
     ] = None,
     batch: Annotated[
-        int, typer.Option(help="Examples that enter at once.", callback=checks.whole(1))
+        int, typer.Option(help="Number of examples in a batch.", callback=checks.whole(1))
     ] = 1,
     threads: Annotated[
-        int, typer.Option(help="Threads to run on.", callback=checks.whole(1, 1024))
+        int, typer.Option(help="Number of threads.", callback=checks.whole(1, 1024))
     ] = 1,
     turns: Annotated[
-        int, typer.Option(help="How often each way runs.", callback=checks.whole(1))
+        int, typer.Option(help="Number of timed runs of each network.", callback=checks.whole(1))
     ] = 21,
-    again: Annotated[bool, typer.Option(help="Forget what was measured before.")] = False,
+    again: Annotated[
+        bool, typer.Option(help="Discard earlier measurements and start again.")
+    ] = False,
     code: Code = None,
     trust: TrustAll = False,
 ) -> None:
-    """Measure how long every measured network takes on this machine, in torch and compiled.
+    """Time every measured network of a store on this machine, in torch and compiled.
 
-    Each network runs in turn with the dense one that it was pruned from. The times lie in the
-    store as latency.json, where `boxwood report` finds them; a stopped measurement goes on. The
-    networks are built, so the store may only name code of Boxwood and of --code, unless --trust is
-    given.
+    Each network runs in turn with the dense one that it was pruned from. The times are written to
+    latency.json in the store, where `boxwood report` finds them. Run the command again to resume a
+    stopped measurement. It builds the networks, so the store may only name code of Boxwood and of
+    --code, unless you give --trust.
 
     Example: boxwood runs latency --store runs --only "* / seed 0"
     """
@@ -206,7 +210,7 @@ def latency(
 
 @app.command()
 def gc(store: StorePath = Path("runs")) -> None:
-    """Delete what interrupted processes left and no listed run needs.
+    """Delete files that interrupted processes left and that no listed run needs.
 
     Example: boxwood runs gc --store runs
     """

@@ -1,4 +1,4 @@
-"""``boxwood serve``: the report of a store, renewed while runs go on."""
+"""``boxwood serve``: the report of a store, updated while runs continue."""
 
 import hashlib
 import sys
@@ -30,7 +30,7 @@ def serve(
     port: Annotated[
         int,
         typer.Option(
-            help="Port on this machine; 0 takes a free one.", callback=checks.whole(0, 65535)
+            help="Port on this machine. 0 chooses a free one.", callback=checks.whole(0, 65535)
         ),
     ] = 8000,
     title: Title = "",
@@ -39,7 +39,7 @@ def serve(
     judge: Judge = None,
     latency_file: LatencyFile = None,
 ) -> None:
-    """Serve the report of a store on this machine alone, and renew it while runs go on.
+    """Serve the report of a store on this machine only, and update it while runs continue.
 
     Example: boxwood serve runs
     """

@@ -1,4 +1,4 @@
-"""``boxwood shrink``: a smaller network of the same classes, and the check of it."""
+"""``boxwood shrink``: remove units from a network, and check the result."""
 
 import json
 import statistics
@@ -35,13 +35,15 @@ def shrink(
     target: Annotated[
         str,
         typer.Argument(
-            help="module:factory or file.py:factory of a network, or a Hugging Face folder."
+            help="module:function or file.py:function that returns a network, or a "
+            "Hugging Face folder."
         ),
     ],
     out: Annotated[
         Path | None,
         typer.Argument(
-            help="File to write: .safetensors; for a folder, a folder.", callback=checks.new_place
+            help="File to write, ending in .safetensors. For a Hugging Face folder: a new folder.",
+            callback=checks.new_place,
         ),
     ] = None,
     inputs: Inputs = None,
@@ -49,55 +51,63 @@ def shrink(
     weights: Weights = None,
     keep: Annotated[
         float | None,
-        typer.Option(help="Fraction of units of each group.", callback=_share),
+        typer.Option(help="Fraction of units to keep in each group.", callback=_share),
     ] = None,
     macs: Annotated[
         float | None,
-        typer.Option(help="Fraction of multiply-adds at most.", callback=_share),
+        typer.Option(help="Keep at most this fraction of the multiply-adds.", callback=_share),
     ] = None,
     size: Annotated[
         float | None,
-        typer.Option(help="Fraction of parameters at most.", callback=_share),
+        typer.Option(help="Keep at most this fraction of the parameters.", callback=_share),
     ] = None,
     time: Annotated[
         float | None,
-        typer.Option("--latency", help="Fraction of the measured time at most.", callback=_share),
+        typer.Option(
+            "--latency", help="Keep at most this fraction of the measured time.", callback=_share
+        ),
     ] = None,
     drop_blocks: Annotated[
         int | None,
         typer.Option(
-            help="For a folder: blocks that go, as a whole.",
+            help="For a folder: number of whole blocks to remove.",
             callback=checks.whole(1),
         ),
     ] = None,
     drop_experts: Annotated[
         int | None,
         typer.Option(
-            help="For a folder of a mixture: experts that go of every layer.",
+            help="For a folder of a mixture of experts: number of experts to remove "
+            "from every layer.",
             callback=checks.whole(1),
         ),
     ] = None,
     merge: Annotated[
         bool,
         typer.Option(
-            "--merge", help="With --drop-experts: average those that go into the most similar."
+            "--merge",
+            help="With --drop-experts: average each removed expert into the most similar one.",
         ),
     ] = False,
     blocks: Annotated[
         str | None,
-        typer.Option(help="With --drop-blocks: the list of blocks, where there are several."),
+        typer.Option(
+            help="With --drop-blocks: dotted name of the list of blocks, if the model has several."
+        ),
     ] = None,
     by: Annotated[
         str | None,
         typer.Option(
-            help="For a folder: wanda, taylor, activations or magnitude ranks the units. Default: "
-            "wanda with a text. With --drop-blocks: influence, perplexity or greedy. Default: influence."
+            help="For a folder: how to rank units: wanda (default with a text), "
+            "taylor, activations or magnitude. With --drop-blocks: influence "
+            "(default), perplexity or greedy."
         ),
     ] = None,
     text: Annotated[
         Path | None,
         typer.Option(
-            help="For a folder: text that decides and repairs; the last tenth is only measured on."
+            help="For a folder: text used to choose what to remove and to repair the "
+            "rest. The last tenth is only used to measure."
         ),
     ] = None,
     samples: Samples = None,
@@ -106,22 +116,25 @@ def shrink(
         bool | None,
         typer.Option(
             "--repair/--no-repair",
-            help="With --text: refit what read the removed, by least squares. Default: yes for units, "
-            "no for blocks.",
+            help="With --text: refit by least squares the layers that read removed "
+            "units. Default: yes for units, no for blocks.",
         ),
     ] = None,
     protect: Annotated[
-        list[str] | None, typer.Option(help="Pattern of parameters whose units stay. Repeat.")
+        list[str] | None,
+        typer.Option(help="Name pattern of parameters whose units to keep. Repeatable."),
     ] = None,
     floor: Annotated[
         int,
-        typer.Option(help="Units that every group keeps at least.", callback=checks.whole(1)),
+        typer.Option(
+            help="Least number of units to keep in every group.", callback=checks.whole(1)
+        ),
     ] = 1,
     multiple: Annotated[
         int | None,
         typer.Option(
-            help="Groups keep a multiple of this. Default: 1; for a folder, up to 128, and what its "
-            "configuration can say.",
+            help="Keep a multiple of this many units in each group. Default: 1. For a "
+            "folder: up to 128, as far as its configuration allows.",
             callback=checks.whole(1),
         ),
     ] = None,
@@ -129,8 +142,8 @@ def shrink(
         bool,
         typer.Option(
             "--freeze-unknown",
-            help="Keep whole what operations without a rule read, and what is read from where "
-            "control flow depends on data.",
+            help="Instead of refusing the model, keep whole what operations without a "
+            "rule read, and what data-dependent control flow reads.",
         ),
     ] = False,
     rules: Annotated[
@@ -143,27 +156,29 @@ def shrink(
         bool, typer.Option("--together", help="Rank the units of all groups together.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show units and forecast; change and write nothing.")
+        bool,
+        typer.Option("--dry-run", help="Show the units and the expected result. Write nothing."),
     ] = False,
     overwrite: checks.Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Remove filters, channels, heads and hidden units, and check what is left against the masked network.
+    """Remove filters, channels, heads and hidden units, and check the result against the masked network.
 
     Example: boxwood shrink boxwood.networks:lenet_5 small.safetensors --input 1x1x28x28 --keep 0.5
 
-    From a Hugging Face folder comes a folder that from_pretrained loads: its configuration says the
-    new sizes, and groups whose size it cannot say keep more. A text says which units matter, and
-    makes up for the others; perplexity is given before and after.
+    For a Hugging Face folder it writes a folder that from_pretrained loads. Its configuration has the
+    new sizes; a group keeps more units if the configuration cannot express its size. The text chooses
+    the units and repairs the rest, and perplexity is shown before and after.
 
     Example: boxwood shrink llama/ small/ --keep 0.7 --text wiki.txt
 
-    With --drop-blocks, whole blocks go: those that turn hidden states least (influence), or without
-    which perplexity is lowest (perplexity; greedy measures again after each).
+    --drop-blocks removes whole blocks: those that change the hidden states least (influence), or
+    those without which perplexity is lowest (perplexity; greedy measures again after each block).
 
     Example: boxwood shrink llama/ small/ --drop-blocks 4 --by influence --text wiki.txt
 
-    With --drop-experts, every layer of a mixture loses those of least gate value times output norm.
+    --drop-experts removes from every layer of a mixture the experts with the least gate value times
+    output norm.
 
     Example: boxwood shrink olmoe/ small/ --drop-experts 16 --text wiki.txt
     """

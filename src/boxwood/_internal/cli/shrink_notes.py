@@ -1,4 +1,4 @@
-"""What the commands that shrink by a text measure and say alike: perplexities, costs, sizes, loaders."""
+"""What all commands that shrink with a text measure and print: perplexities, costs, sizes, loaders."""
 
 import time
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""``boxwood shrink`` on a Hugging Face folder: text decides what stays, repairs it, and measures."""
+"""``boxwood shrink`` on a Hugging Face folder: a text chooses the units, repairs the rest, and measures."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Tables that fit where they are printed: within a terminal's lines, or in a pipe, a row to a line."""
+"""Tables that fit into a terminal's width, or have one line per row in a pipe."""
 
 from rich import box
 from rich.table import Column, Table

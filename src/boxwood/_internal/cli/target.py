@@ -1,4 +1,4 @@
-"""From what was typed to an experiment."""
+"""Turn arguments of the command line into an experiment."""
 
 import ast
 import inspect

@@ -1,4 +1,4 @@
-"""What the command line prints: names from files, stores and networks cannot steer the terminal."""
+"""Print safely: names from files, stores and networks cannot send control characters to the terminal."""
 
 import os
 import sys

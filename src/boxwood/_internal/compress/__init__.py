@@ -1,1 +1,1 @@
-"""From a trained network and a floor of its accuracy to a folder with a smaller, faster one."""
+"""Compress a trained network within an accuracy limit, into a folder with a smaller, faster one."""

@@ -1,4 +1,4 @@
-"""One call: a network and what it may lose, to a folder with a smaller one."""
+"""`compress`: the one call that turns a network and an accuracy limit into a folder with a smaller network."""
 
 import math
 import warnings

@@ -1,4 +1,4 @@
-"""Networks that might do: which units and weights each keeps, and how they are made."""
+"""Candidates: which units and weights each keeps, and how each is made."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field

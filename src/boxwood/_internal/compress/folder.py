@@ -1,4 +1,4 @@
-"""The folder that comes out: files that run without the training code, and the evidence."""
+"""The output folder: files that run without the training code, and the evidence."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a search has found so far, on disk: whoever asks again is given it instead of its being done again."""
+"""The journal of a search: results on disk, so that a resumed search reads them instead of computing them again."""
 
 import json
 import time

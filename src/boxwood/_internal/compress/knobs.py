@@ -1,4 +1,4 @@
-"""What can be turned down: groups of units and matrices of weights, and what each turn costs."""
+"""Knobs: groups of units and matrices of weights that can be reduced, and what each step costs."""
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence

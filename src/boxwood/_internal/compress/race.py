@@ -1,4 +1,4 @@
-"""The dense network in every engine of this machine, and the compressed one, timed in turn."""
+"""Time the dense network in every engine on this machine, in turn with the compressed one."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial

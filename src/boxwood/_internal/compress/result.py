@@ -1,4 +1,4 @@
-"""What came out of a search."""
+"""The result of a search."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""How good a network is, and how much worse than the dense one it may be for all we know."""
+"""How good a network is, and how much worse than the dense one it may be, by an interval."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The search: every candidate is repaired, and those that may win are trained longer and longer."""
+"""The search: repair every candidate, and train those that may win for longer and longer."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""What a user has: a trained network, data in batches of any form, and a way to judge it."""
+"""A task: a trained network, data in batches of any form, and a function that scores it."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""Tensors in, tensors out; frozen specs. Imports nothing else of Boxwood."""
+"""Functions from tensors to tensors, and frozen specifications. Imports no other layer of Boxwood."""

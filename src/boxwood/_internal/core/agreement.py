@@ -1,4 +1,4 @@
-"""Ranks that must hold the same, or ask for the same, and say so where they do not."""
+"""Check that all ranks hold and request the same, and raise on all of them if not."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager

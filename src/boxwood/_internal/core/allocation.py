@@ -1,4 +1,4 @@
-"""Allocation: how many weights each tensor keeps, before anyone says which.
+"""Allocation: how many weights each tensor keeps, before a criterion chooses which.
 
 An allocation turns scores and a target sparsity into exact counts. The target is always the *total*
 sparsity of the given tensors, never a fraction of what is left: asking twice for 0.5 gives 0.5.

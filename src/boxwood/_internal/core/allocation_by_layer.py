@@ -1,4 +1,4 @@
-"""Allocations that give every tensor a sparsity of its own, from its shape or from its scores.
+"""Allocations that give every tensor its own sparsity, from its shape or from its scores.
 
 Each keeps ``round((1 - s) · Σ n_l)`` in all, exactly.
 """

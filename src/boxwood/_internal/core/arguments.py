@@ -1,4 +1,4 @@
-"""Words for arguments of another kind than is wanted: what was expected, what came, what to do."""
+"""Messages for arguments of the wrong kind: what was expected, what came, what to do."""
 
 import difflib
 import sys

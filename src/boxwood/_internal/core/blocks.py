@@ -1,4 +1,4 @@
-"""Blocks of weights that live or die together, so that a processor skips them together."""
+"""Blocks of weights that are kept or pruned together, so that a processor skips them together."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

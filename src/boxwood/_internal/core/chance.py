@@ -1,4 +1,4 @@
-"""Whatever is random in criteria and policies follows from the seed of a run, unless it has its own."""
+"""Randomness in criteria and policies: it follows from the seed of a run, unless it has its own seed."""
 
 import inspect
 from collections.abc import Callable

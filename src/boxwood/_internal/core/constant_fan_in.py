@@ -1,4 +1,4 @@
-"""Dynamic sparse training in which every neuron of a layer reads equally many inputs."""
+"""Dynamic sparse training in which every neuron of a layer has the same number of inputs."""
 
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass

@@ -1,4 +1,4 @@
-"""Hooks that speak of one network's weights, in copies that are given other weights."""
+"""Hooks that refer to one network's weights, in copies with other weights."""
 
 from torch import nn
 

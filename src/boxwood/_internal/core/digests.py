@@ -1,4 +1,4 @@
-"""Names that follow from what is named: of plain values, and of what a definition says."""
+"""Digests of plain values and of the source of definitions."""
 
 import ast
 import hashlib

@@ -1,4 +1,4 @@
-"""Better masks without training: exchange weights until the expected outputs are those of before."""
+"""DSnoT: better masks without training, by exchanging weights until the expected outputs match the dense ones."""
 
 import math
 

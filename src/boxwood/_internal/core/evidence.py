@@ -1,4 +1,4 @@
-"""What a criterion asks for, which its signature says."""
+"""The evidence that a criterion needs, read from its signature."""
 
 import inspect
 from collections.abc import Callable

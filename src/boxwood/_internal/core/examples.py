@@ -1,4 +1,4 @@
-"""What training and evaluation ask of a set of examples."""
+"""The interface that training and evaluation need of a set of examples."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

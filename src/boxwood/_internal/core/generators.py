@@ -1,4 +1,4 @@
-"""Torch's own random numbers, on the CPU and on devices: kept, seeded for a while, put back."""
+"""Torch's own random state, on the CPU and on devices: save it, seed it for a while, restore it."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager

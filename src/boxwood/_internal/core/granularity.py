@@ -1,4 +1,4 @@
-"""Granularity: which weights live or die together, and which are compared with which."""
+"""Granularity: which weights are kept or pruned together, and which compete with each other."""
 
 import math
 from collections.abc import Callable

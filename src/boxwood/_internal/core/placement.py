@@ -1,4 +1,4 @@
-"""Where tensors lie: on which device, whole or in shards, with data or without."""
+"""Where tensors are: on which device, whole or in shards, with data or without."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""Files that are read without waiting, and JSON that is what a program wrote."""
+"""Read files without blocking, and JSON strictly as a program wrote it."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Files and folders that take their name whole, or not at all: the one way in which Boxwood writes."""
+"""Atomic writes: files and folders appear under their name complete, or not at all. All of Boxwood writes this way."""
 
 import os
 import secrets

@@ -1,4 +1,4 @@
-"""Policies of straight-through gradients, under which a pruned weight may come back as it was."""
+"""Policies with straight-through gradients, under which a pruned weight may return with its old value."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass

@@ -1,4 +1,4 @@
-"""Sparsity as a function of a step: frozen, monotone from its start value to its final value.
+"""Schedules: sparsity as a function of the step, monotone from its start to its final value.
 
 A step is whatever the caller counts: training steps, epochs, or rounds of pruning.
 """

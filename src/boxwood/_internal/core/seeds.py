@@ -1,4 +1,4 @@
-"""Stateless randomness: every random number follows from a root seed and what it is for."""
+"""Stateless randomness: every random number follows from a root seed and its purpose."""
 
 import hashlib
 

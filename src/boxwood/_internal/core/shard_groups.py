@@ -1,4 +1,4 @@
-"""Groups of weights in tensors that are cut into shards: decided part by part, as in the whole."""
+"""Groups of weights in sharded tensors: chosen shard by shard, with the same result as in the whole tensor."""
 
 from dataclasses import dataclass
 from typing import Any

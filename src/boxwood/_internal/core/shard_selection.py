@@ -1,4 +1,4 @@
-"""The k-th largest score of tensors of which every rank holds a part.
+"""The k-th largest score of tensors that are sharded over ranks.
 
 Ranks exchange histograms of 256 bins, one for each 8 bits of a float, and never a score: 2 KB at a
 time, however large the tensors are. All ranks find the same threshold, which is that of one process.

@@ -1,4 +1,4 @@
-"""Masks with as many weights as given ones, at random places: the control of every criterion."""
+"""Masks that keep the same number of weights at random positions: the control of every criterion."""
 
 from collections.abc import Callable, Mapping
 

@@ -1,4 +1,4 @@
-"""Soft thresholds that are learned with the weights: the sparsity is what comes out."""
+"""Soft thresholds that are learned with the weights and so determine the sparsity."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass

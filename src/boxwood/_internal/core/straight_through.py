@@ -1,4 +1,4 @@
-"""Policies under which pruned weights go on learning: the forward pass sees less than is kept.
+"""Policies under which pruned weights continue to learn: the forward pass uses only some of the weights.
 
 Between two steps of the optimizer a network holds what its forward pass reads, with zeros where the
 masks prune. For a step, the whole weights come back: the optimizer moves all of them, by gradients

@@ -1,4 +1,4 @@
-"""Optimal Brain Surgeon: delete weights and move the others to make up for it.
+"""Optimal Brain Surgeon: delete weights and adjust the others to compensate.
 
 For a quadratic ``L(w) - L(w*) = ½ (w - w*)ᵀ H (w - w*)``. All functions are pure; rows of a weight
 matrix share one Hessian, as the rows of a linear layer do under squared error of its outputs.

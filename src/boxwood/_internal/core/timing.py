@@ -1,4 +1,4 @@
-"""Repeated calls, timed in turn: what slows the machine for a while slows all of them alike."""
+"""Time repeated calls in turn, so that a temporary slowdown of the machine affects all of them equally."""
 
 import math
 import random

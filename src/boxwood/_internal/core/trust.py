@@ -1,4 +1,4 @@
-"""Whose code a name in a recipe file or a store may bring in.
+"""Which code a name in a recipe file or a store may import.
 
 A recipe names functions and classes. Looking one up imports its module, which runs the module, and
 a function that was named is called later. So a name that was read from a file is looked up only if

@@ -1,1 +1,1 @@
-"""Inputs as `Splits`: own tensors, small sets that ship with packages, and the papers' sets."""
+"""Data as `Splits`: your own tensors, small sets that ship with packages, and the papers' sets."""

@@ -1,4 +1,4 @@
-"""Random changes of training images that leave the class as it is."""
+"""Random changes of training images that keep the class."""
 
 from dataclasses import dataclass
 

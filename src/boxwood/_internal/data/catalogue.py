@@ -1,4 +1,4 @@
-"""The data sets that have a name."""
+"""The built-in data sets, by name."""
 
 from collections.abc import Callable
 

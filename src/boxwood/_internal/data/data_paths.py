@@ -1,4 +1,4 @@
-"""Where data sets lie on disk."""
+"""Where data sets are on disk."""
 
 import os
 from collections.abc import Callable, Sequence

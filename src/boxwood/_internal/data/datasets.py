@@ -1,4 +1,4 @@
-"""One's own torch Datasets as `Splits`: read when they are taken, named by what is in them."""
+"""Your own torch Datasets as `Splits`: examples are read on demand, and a digest identifies the contents."""
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence

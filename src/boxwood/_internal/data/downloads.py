@@ -1,4 +1,4 @@
-"""Fetching data sets through torchvision, where there is a network."""
+"""Download data sets through torchvision."""
 
 from importlib import import_module
 from types import ModuleType

@@ -1,4 +1,4 @@
-"""Less of a data set: fewer training examples, or fewer classes."""
+"""Parts of a data set: fewer training examples, or fewer classes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

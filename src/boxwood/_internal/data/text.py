@@ -1,4 +1,4 @@
-"""Running text as word numbers, and the folders of the Penn Treebank's form."""
+"""Running text as word numbers, and folders in the format of the Penn Treebank."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""A teacher's logits, computed once: kept in memory, and on disk if there is a folder.
+"""A teacher's logits, computed once: stored in memory, and on disk if a folder is given.
 
 A training without augmentation needs the logits of each example once, whatever its seed, order,
 batch and temperature: `cache_logits`. One that changes its inputs at random needs those of each

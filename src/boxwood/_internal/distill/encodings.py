@@ -1,4 +1,4 @@
-"""Forms in which a teacher's logits are kept.
+"""Encodings in which a teacher's logits are stored.
 
 Shape suffixes: N examples, C classes, k kept.
 """

@@ -1,4 +1,4 @@
-"""What a teacher says of pieces of text: computed when it is asked, or once and kept on disk."""
+"""A teacher's predictions for pieces of text: computed on demand, or once and stored on disk."""
 
 import hashlib
 import json

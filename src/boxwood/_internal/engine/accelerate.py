@@ -1,4 +1,4 @@
-"""Sparse kernels for the layers of a network that stays torch's: whatever it does between them."""
+"""Sparse kernels for the layers of a model that stays a PyTorch model."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

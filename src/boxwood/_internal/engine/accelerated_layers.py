@@ -1,4 +1,4 @@
-"""Layers that run sparse kernels in place of dense products: torch's own, with another class.
+"""Layers that run sparse kernels instead of dense products: torch's own layers, with another class.
 
 Only the class of a module changes, so that its parameters, hooks, names and place in the network
 stay what they were, and changing it back leaves no trace.

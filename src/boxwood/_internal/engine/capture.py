@@ -1,4 +1,4 @@
-"""From a function to a program: what it does for every call, and for which batches.
+"""Capture a function as a program, and find the batch sizes for which the program is valid.
 
 The function is run six times, on inputs that nobody else needs:
 

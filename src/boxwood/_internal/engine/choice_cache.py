@@ -1,4 +1,4 @@
-"""What was chosen for a program, kept on disk, so that it is measured once per machine."""
+"""Cache the choices for a program on disk, so that they are measured once per machine."""
 
 import hashlib
 import json

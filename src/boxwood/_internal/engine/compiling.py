@@ -1,4 +1,4 @@
-"""From a module to a session."""
+"""Compile a module into a session."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace

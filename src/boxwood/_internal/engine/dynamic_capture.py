@@ -1,4 +1,4 @@
-"""From recordings at several sizes of the inputs to one program for all of them.
+"""Merge recordings at several input sizes into one program for all of them.
 
 The function is recorded at each corner: at the example's sizes, and with each choice of them moved
 to the next value. Arguments of operators that differ are sums of products of sizes. They have to

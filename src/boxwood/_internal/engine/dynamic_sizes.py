@@ -1,4 +1,4 @@
-"""Sizes that follow several sizes of a network's inputs, and the ranges of those sizes."""
+"""Sizes that depend on several sizes of a network's inputs, and the ranges of those sizes."""
 
 import math
 from collections.abc import Mapping, Sequence

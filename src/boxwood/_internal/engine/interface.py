@@ -1,4 +1,4 @@
-"""How a network is called: from arguments to a flat list of tensors, and back to its output."""
+"""Flatten a network's arguments into a list of tensors, and restore its output from such a list."""
 
 import enum
 import inspect

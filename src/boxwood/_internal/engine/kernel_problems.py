@@ -1,4 +1,4 @@
-"""From an operation and the placements of its tensors to a kernel's problem, and to the kernel."""
+"""Turn an operation and the placements of its tensors into a kernel's problem, and into the kernel."""
 
 from collections.abc import Sequence
 from typing import Any

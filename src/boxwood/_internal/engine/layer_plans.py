@@ -1,4 +1,4 @@
-"""What an accelerated layer runs instead of its dense product, and whether it still may."""
+"""What an accelerated layer runs instead of its dense product, and whether that is still valid."""
 
 import itertools
 import warnings

@@ -1,4 +1,4 @@
-"""Torch's operators become the engine's where it has them; the rest stays torch's, with a reason.
+"""Replace torch's operators by the engine's where it has them; the others stay in torch, with a reason.
 
 One function per operator, in a table; a function returns None where the settings are not covered.
 """

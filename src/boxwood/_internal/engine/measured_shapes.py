@@ -1,4 +1,4 @@
-"""Layers that look at each shape of their input when it first comes: kernels or torch."""
+"""Layers that choose kernels or torch for each input shape, when they first see it."""
 
 from collections.abc import Callable, Hashable
 from typing import Any

@@ -1,4 +1,4 @@
-"""One buffer for all values that kernels make: who lies where, and for how long."""
+"""One buffer for all values that kernels produce: where each value is, and for how long."""
 
 import mmap
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""From recordings of one function at several batches to one program for every batch."""
+"""Merge recordings of one function at several batch sizes into one program for every batch size."""
 
 from typing import Any
 

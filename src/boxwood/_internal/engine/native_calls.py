@@ -1,4 +1,4 @@
-"""Kernels called on memory that changes from call to call, by any number of threads at once."""
+"""Call kernels on memory that changes from call to call, from any number of threads at once."""
 
 import os
 import threading

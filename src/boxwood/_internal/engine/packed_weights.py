@@ -1,4 +1,4 @@
-"""Weights read back from where kernels keep them packed, so that they are in memory once."""
+"""Read weights back from the kernels' packed form, so that memory holds them only once."""
 
 import math
 from collections.abc import Sequence

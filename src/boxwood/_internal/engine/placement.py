@@ -1,4 +1,4 @@
-"""How values lie while a program runs: as torch's tensors, or laid out for kernels.
+"""How values are stored while a program runs: as torch's tensors, or laid out for kernels.
 
 A kernel sees images of channel planes. Three ways lead from torch's axes to them:
 

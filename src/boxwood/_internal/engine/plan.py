@@ -1,4 +1,4 @@
-"""What a plan is: places in an arena and an ordered list of steps; and how one is put together.
+"""Plans: positions in an arena and an ordered list of steps; and how a plan is built.
 
 Kernels read and write stretches of one arena. Torch reads them through strided views, without a
 copy; what torch makes is copied into the arena where a kernel reads it. Views of the arena that do

@@ -1,4 +1,4 @@
-"""From a program to the plan of one batch: which places its values take, and in which steps."""
+"""Turn a program into the plan for one batch size: the positions of its values, and its steps."""
 
 import torch
 

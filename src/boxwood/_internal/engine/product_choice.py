@@ -1,4 +1,4 @@
-"""Which way a layer's product runs at each number of positions, by measurement."""
+"""Choose by measurement how a layer's product runs at each number of positions."""
 
 import enum
 import math

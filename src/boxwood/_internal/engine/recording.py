@@ -1,4 +1,4 @@
-"""One forward pass with every operator call written down.
+"""Record every operator call of one forward pass.
 
 The pass runs on real tensors. Autograd's layer is left out, so that torch hands over its operators
 whole (``conv2d``, ``linear``, ``lstm`` …) and what the pass leaves are ordinary tensors.

@@ -1,4 +1,4 @@
-"""Whether operations give the shapes that a program says they do, at one batch.
+"""Check that operations give the shapes that a program states, at one batch size.
 
 ``x[:8]`` gives eight rows of nine examples and of ten, but not of five: an operator may follow the
 batch otherwise than on a line, though its arguments do not change. A file may say anything.

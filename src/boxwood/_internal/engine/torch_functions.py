@@ -1,4 +1,4 @@
-"""The engine's operations in torch: what a kernel is measured against, and runs where none wins.
+"""The engine's operations in torch: the reference for kernels, and what runs if no kernel is faster.
 
 Weights are packed once for oneDNN where torch offers it, which is worth up to a factor of two over
 a call that packs them every time, and images keep their channels last from one convolution to the

@@ -1,4 +1,4 @@
-"""Sizes that follow the batch through a network's Python code.
+"""Sizes that depend on the batch size, tracked through a network's Python code.
 
 A pass at one batch shows one size of each axis. Code that reads sizes may do something else at
 another batch: ``if len(x) > 16``, ``min(n, 4)``, ``x.view(n // 2, -1)``. In a pass that is followed,

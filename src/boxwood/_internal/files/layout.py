@@ -1,4 +1,4 @@
-"""How the tensors of a checkpoint lie in a packed file: chosen when it is made, checked when read.
+"""How the tensors of a checkpoint are laid out in a packed file: chosen when writing, checked when reading.
 
 The format is described in ``docs/format.md``. Its description is in the metadata of the file
 itself, because a file that can be separated from what explains it will be.

@@ -1,4 +1,4 @@
-"""Packed checkpoints: of every sparse tensor the kept values and a mask, in a safetensors file.
+"""Packed checkpoints: the kept values and a mask of every sparse tensor, in a safetensors file.
 
 What is packed comes back byte for byte, because a value is dropped only if all its bits are zero. A
 mask that is given decides what is kept, kept zeros included, and comes back as well. The format is

@@ -1,4 +1,4 @@
-"""What a masked network takes on disk: kept values, each with the run of zeros before it.
+"""The size of a masked network on disk: kept values, each with the run of zeros before it.
 
 Only counted here. `boxwood pack` writes the form of `boxwood._internal.files.layout`, which is
 smaller, as it stores no value for an escape.

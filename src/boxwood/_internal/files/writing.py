@@ -1,4 +1,4 @@
-"""Files that appear under their name whole, or not at all."""
+"""Write files so that they appear under their name complete, or not at all."""
 
 import shutil
 from collections.abc import Iterator

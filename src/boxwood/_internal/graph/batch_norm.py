@@ -1,4 +1,4 @@
-"""Running statistics of batch normalisations, taken again for weights that have changed."""
+"""Re-estimate the running statistics of batch normalisation for weights that have changed."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any

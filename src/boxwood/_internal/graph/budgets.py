@@ -1,4 +1,4 @@
-"""Limits that a smaller network meets: on parameters, multiply-adds, or anything that is measured."""
+"""Budgets: limits of a smaller network on parameters, multiply-adds, or any measured cost."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

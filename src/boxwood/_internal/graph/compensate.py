@@ -1,4 +1,4 @@
-"""Make up for what was removed: refit the layers that read it, and re-estimate batch statistics."""
+"""Compensate for removed units: refit the layers that read them, and re-estimate batch statistics."""
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping

@@ -1,4 +1,4 @@
-"""Values that are known without computing the network: what follows from whole-number inputs.
+"""Values that are known without computing the network, because they follow from integer inputs.
 
 Much code looks at tokens, lengths and masks to decide what to do ("is anything masked?", "how long
 is the longest?"). These do not depend on what is removed, so next to tensors without data their real

@@ -1,4 +1,4 @@
-"""Hold removals to what the code can follow: products stay products, sizes come out right.
+"""Limit removals to those that the code supports: products stay products, and sizes stay correct.
 
 Code views tensors in sizes that it computes. Removing channels changes some of these sizes by
 themselves, lets others be changed through an attribute such as ``num_heads``, and leaves the rest

@@ -1,4 +1,4 @@
-"""What a check of a smaller network against the masked one has shown."""
+"""The result of checking a smaller network against the masked one."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""What a network is run on: the arguments of one call, or of several, one after the other."""
+"""Examples: the arguments of one call of a network, or of several in sequence."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence

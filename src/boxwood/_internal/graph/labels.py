@@ -1,4 +1,4 @@
-"""Labels of channels, and which of them live or die together: union-find on whole arrays."""
+"""Labels of channels, and which of them must be removed together: union-find on whole arrays."""
 
 import numpy as np
 from numpy.typing import NDArray

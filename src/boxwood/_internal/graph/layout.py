@@ -1,4 +1,4 @@
-"""Where the labels of a tensor lie, and how moving data moves them."""
+"""Where the labels of a tensor are, and how moving data moves them."""
 
 import math
 from collections.abc import Sequence

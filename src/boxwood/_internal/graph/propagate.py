@@ -1,4 +1,4 @@
-"""Move labels through a trace, and note what the sizes in the code ask for."""
+"""Move labels through a trace, and note what the sizes in the code require."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,4 @@
-"""What a pass is written down as."""
+"""The record of a forward pass."""
 
 import os
 import sys

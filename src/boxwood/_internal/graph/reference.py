@@ -1,4 +1,4 @@
-"""The network that a removal is held against: the original, with what goes set to zero.
+"""The reference for a removal: the original network with the removed units set to zero.
 
 Where a statistic spans removed channels (a layer norm, an RMS norm, a mean over channels), zeros
 would change it, and no smaller network could agree. There the reference takes the statistic over

@@ -1,4 +1,4 @@
-"""Run copies of a network alike: in double precision where they can, seeded, on weights with noise."""
+"""Run copies of a network under equal conditions: in double precision if possible, seeded, on weights with noise."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence

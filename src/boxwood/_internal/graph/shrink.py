@@ -1,4 +1,4 @@
-"""From a network to a smaller one in one call: find units, select, cut, check, repair."""
+"""Make a network smaller in one call: find units, select, remove, check, repair."""
 
 import warnings
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""Run a network as far as some of its layers, and on from there once they have changed."""
+"""Run a network up to some of its layers, and continue from there after they have changed."""
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Cut a network down to what is kept: the same classes, smaller tensors, right attributes."""
+"""Build the smaller network: the same classes, smaller tensors, correct attributes."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Functions of Python's torch that are recorded whole, with the names of their arguments.
+"""Python functions of torch that are recorded as one operation, with the names of their arguments.
 
 Below them PyTorch takes most functions apart into smaller operations, which are recorded one by
 one. These here are kept whole, for one of two reasons: the sizes that the user's code wrote are

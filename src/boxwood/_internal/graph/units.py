@@ -1,4 +1,4 @@
-"""What can be removed from a network: units, their members, and which of them are alike."""
+"""Units: what can be removed from a network, which axes each unit has, and which units form a group."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

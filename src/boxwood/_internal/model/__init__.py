@@ -1,1 +1,1 @@
-"""nn.Module on one side, named tensors on the other."""
+"""From modules to named tensors: evidence, masks and training under masks."""

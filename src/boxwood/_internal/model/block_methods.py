@@ -1,4 +1,4 @@
-"""More ways to decide a block's masks and weights, and to improve what others decided.
+"""More methods to choose a block's masks and weights, and to improve those of other methods.
 
 Each takes a block and batches of what it is called with, as `through_blocks` gives them; nothing
 outside the block is looked at.

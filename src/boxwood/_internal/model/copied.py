@@ -1,4 +1,4 @@
-"""What becomes of a network's hooks in a copy of it: a copy is free, and says when it was averaged."""
+"""What happens to a network's hooks in a copy of it: a copy is free of masks, and reports if it was averaged."""
 
 import warnings
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Units that pruning left without inputs or without outputs, and how to do without them."""
+"""Units that pruning left without inputs or outputs, and how to remove them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

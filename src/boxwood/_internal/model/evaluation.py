@@ -1,4 +1,4 @@
-"""A model for a moment as it is when it is evaluated."""
+"""Put a model into evaluation mode for a while."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

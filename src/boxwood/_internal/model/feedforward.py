@@ -1,4 +1,4 @@
-"""The weight layers of a plain feed-forward network, and what lies between them."""
+"""The weight layers of a plain feed-forward network, and the operations between them."""
 
 from dataclasses import dataclass
 from itertools import pairwise

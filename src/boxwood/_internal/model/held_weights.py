@@ -1,4 +1,4 @@
-"""One masked parameter: its bits, and whether something wrote to it since its zeros were written."""
+"""One masked parameter: its mask, and whether something wrote to it since its zeros were written."""
 
 import ctypes
 import weakref

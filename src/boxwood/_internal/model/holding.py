@@ -1,4 +1,4 @@
-"""How masks are held on a network, whatever moves its weights.
+"""Hold masks on a network, whatever changes its weights.
 
 Three things are watched: the steps of the optimizers, which are followed by writing zeros; the
 gradients, which are zeroed as they come; and the reading of the weights, by a forward pass or by

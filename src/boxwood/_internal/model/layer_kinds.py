@@ -1,4 +1,4 @@
-"""What is known of kinds of layers: which of their parameters are matrices, and how these lie."""
+"""Types of layers: which of their parameters are matrices, and how these are laid out."""
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Refine the masks of a network by what its layers are fed, without training."""
+"""Refine the masks of a network from the inputs of its layers, without training."""
 
 import torch
 from torch import Tensor, nn

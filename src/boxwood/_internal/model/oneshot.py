@@ -1,4 +1,4 @@
-"""Decide masks for a whole network in one call."""
+"""Choose masks for a whole network in one call."""
 
 import warnings
 from typing import Any

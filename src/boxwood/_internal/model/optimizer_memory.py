@@ -1,4 +1,4 @@
-"""Which optimizers train a parameter, and what they remember of it."""
+"""Which optimizers train a parameter, and the state they have for it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

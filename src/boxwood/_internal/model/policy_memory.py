@@ -1,4 +1,4 @@
-"""What a policy remembers of each weight from step to step, and how pruned weights go on learning."""
+"""What a policy stores for each weight from step to step, and how pruned weights continue to learn."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace

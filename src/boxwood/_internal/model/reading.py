@@ -1,4 +1,4 @@
-"""Where a network reads its masked weights, and the hooks that look at them before it does."""
+"""Where a network reads its masked weights, and the hooks that check them first."""
 
 import weakref
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""Prune a network layer by layer and adjust what remains, so that each layer's outputs stay."""
+"""Prune a network layer by layer, and adjust the remaining weights to preserve each layer's outputs."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Run the blocks of a network one after the other, and measure how much each of them changes."""
+"""Run the blocks of a network in sequence, and measure how much each of them changes."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any

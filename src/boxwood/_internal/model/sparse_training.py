@@ -1,4 +1,4 @@
-"""A policy held on a network in anybody's training loop: masks that change as the steps go."""
+"""`SparseTraining`: a policy in any training loop, with masks that change from step to step."""
 
 import warnings
 from collections.abc import Callable, Mapping

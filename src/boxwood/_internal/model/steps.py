@@ -1,4 +1,4 @@
-"""What may lie between two weight layers of a plain feed-forward network."""
+"""The operations allowed between two weight layers of a plain feed-forward network."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What copies of one network must have in common while they are trained on several ranks."""
+"""What copies of one network must share while they are trained on several ranks."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""What is not pruned by default, or not alone: how that is noticed, and what messages say about it."""
+"""Parameters that are not pruned by default or that are shared: how they are detected, and the warnings about them."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping

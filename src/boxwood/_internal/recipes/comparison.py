@@ -1,4 +1,4 @@
-"""Methods side by side under one budget: tasks, methods, sparsities, and the controls that belong to them.
+"""Compare methods under one budget: tasks, methods, sparsities, and their controls.
 
 Every method has the steps of the task's training, all trainings of its recipe together, and the same
 grid of learning rates to choose from on validation.

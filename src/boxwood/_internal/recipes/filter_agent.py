@@ -1,4 +1,4 @@
-"""Try-and-learn filter pruning, and what it is compared with: Huang et al. (2018)."""
+"""Try-and-learn filter pruning and its controls: Huang et al. (2018)."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Gradual pruning inside a training, and the sparsity at which a large network weighs as a small one.
+"""Gradual pruning during a training, and the sparsity at which a large network is as small as a small one.
 
 Dense and sparse networks are trained for the same number of steps: pruning takes none of its own.
 

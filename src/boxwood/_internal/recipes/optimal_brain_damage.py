@@ -1,4 +1,4 @@
-"""Delete the weights whose going costs least, by the second derivatives of the loss; retrain."""
+"""Delete the weights whose removal costs least by the second derivatives of the loss, and retrain."""
 
 from collections.abc import Sequence
 from dataclasses import replace

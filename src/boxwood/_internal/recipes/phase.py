@@ -1,4 +1,4 @@
-"""What a phase is, what it is given, and what an experiment is."""
+"""The interfaces of phases and experiments."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

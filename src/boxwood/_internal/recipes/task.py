@@ -1,4 +1,4 @@
-"""What methods are compared on: a network, data, and the training that each of them gets."""
+"""Tasks of a comparison: a network, data, and the training that each method gets."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace

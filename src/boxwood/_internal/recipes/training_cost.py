@@ -1,4 +1,4 @@
-"""What a training costs before it is run: multiply-adds, and hours on a card whose speed is known."""
+"""Estimate the cost of a training: multiply-adds, and hours on a card of known speed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Which units stay, by a criterion whose evidence is gathered for the purpose."""
+"""Select units by a criterion, and gather the evidence that it needs."""
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence

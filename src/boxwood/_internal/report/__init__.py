@@ -1,1 +1,1 @@
-"""What people read: statistics, tables and curves."""
+"""Reports: statistics, tables and charts."""

@@ -1,4 +1,4 @@
-"""The citation of exactly the methods that a recipe uses, read off their own docstrings."""
+"""Cite exactly the methods that a recipe uses, from their own docstrings."""
 
 import importlib
 import inspect

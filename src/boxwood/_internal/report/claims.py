@@ -1,4 +1,4 @@
-"""What papers claim, and what our results say about it: records, and the table of all of them."""
+"""The papers' claims and the verdicts of our results: records, and a table of all of them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -105,7 +105,7 @@ def table(verdicts: Sequence[Verdict]) -> str:
     lines = [
         f"{len(verdicts)} claims: {counts}.",
         "",
-        "| # | work | claim | the paper | ours | verdict | seeds | scaled | made by |",
+        "| # | work | claim | the paper | ours | verdict | seeds | scaled | command |",
         "|--:|---|---|---|---|---|--:|---|---|",
     ]
     for number, each in enumerate(verdicts, 1):
@@ -173,7 +173,7 @@ def _seeds(verdict: Verdict) -> str:
     if verdict.word != "undecided":
         return str(verdict.seeds)
     if verdict.needed is None:
-        return f"{verdict.seeds}, more would not do"
+        return f"{verdict.seeds}, more would not decide"
     if verdict.needed <= verdict.seeds:
         return f"{verdict.seeds}, to be run again"
     return f"{verdict.seeds} of {verdict.needed}"

@@ -1,4 +1,4 @@
-"""From measured networks to an estimate: a network, the difference of two, or any sum of some.
+"""Estimates from measured networks: one network, the difference of two, or a weighted sum.
 
 What is compared is read off facts: those of a `Measure` phase, or the rows of a results file.
 

@@ -1,4 +1,4 @@
-"""Run an experiment to its end and return what was measured."""
+"""Run an experiment to its end and return its measurements."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""From a comparison to its league table: run it, choose learning rates, and put the seeds together."""
+"""Turn a comparison into its league table: run it, choose learning rates, and combine the seeds."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace

@@ -1,4 +1,4 @@
-"""PNG files: put together from what is in them, and made smaller without changing a pixel."""
+"""PNG files: write them from pixels, and make them smaller without changing a pixel."""
 
 import base64
 import struct

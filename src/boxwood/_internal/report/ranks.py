@@ -1,4 +1,4 @@
-"""Ranks of methods over tasks: which differ, where many are compared on many tasks at once.
+"""Ranks of methods over tasks, and which methods differ if many are compared on many tasks.
 
 scipy is imported where it is used, because it takes longer to load than the command line may.
 """

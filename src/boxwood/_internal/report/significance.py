@@ -1,4 +1,4 @@
-"""The tests that carry a claim: pure functions of an estimate, of signs, of right answers, of p-values.
+"""Significance tests: pure functions of an estimate, of signs, of right answers, of p-values.
 
 scipy is imported where it is used, because it takes longer to load than the command line may.
 """

@@ -1,4 +1,4 @@
-"""From a store of runs to what a person wants to know: a row per network, and verdicts."""
+"""Turn a store of runs into a row per network, and verdicts."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Whether a lottery ticket was found: when training would have stopped, and one word per sparsity."""
+"""Whether a lottery ticket was found: when training would have stopped, and one verdict per sparsity."""
 
 import math
 from collections.abc import Mapping, Sequence

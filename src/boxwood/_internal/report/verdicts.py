@@ -1,4 +1,4 @@
-"""Where an estimate becomes a verdict: holds, fails or undecided. Every study's claims come through here.
+"""Turn estimates into verdicts: holds, fails or undecided. The claims of every study are judged here.
 
 Fewer than five seeds decide nothing. Otherwise the 95 % interval decides, over seeds and examples
 where answers were kept, corrected for the number of claims of the study by `corrected`.

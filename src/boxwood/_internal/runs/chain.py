@@ -1,4 +1,4 @@
-"""The chain of keys: each phase is named by what it is and by everything before it."""
+"""The chain of keys: each phase is identified by what it is and by everything before it."""
 
 from boxwood._internal.core.digests import digest
 from boxwood._internal.core.spec import encode

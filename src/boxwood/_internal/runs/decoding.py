@@ -1,4 +1,4 @@
-"""Starts and recipes that a store wrote down, made into objects again."""
+"""Decode starts and recipes that a store has written."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Where two phases part: the history they share, and what differs after it."""
+"""Where two phases begin to differ: the history they share, and what differs after it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The smaller network that a run of structural pruning left: units that it holds as masks, cut out."""
+"""Export the smaller network of a structural-pruning run, by removing the units that it stores as masks."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What interrupted processes left in a store and no run needs: found, and taken away.
+"""Find and delete files that interrupted processes left in a store and that no run needs.
 
 Other processes may work on the store meanwhile. What one of them is making is locked by its key,
 and a run is noted, with all the phases that it will want, before it begins. So a phase is taken

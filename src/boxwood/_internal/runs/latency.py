@@ -1,4 +1,4 @@
-"""How long the networks of a store take on this machine: measured in turn, kept next to the runs.
+"""Time the networks of a store on this machine, in turn, and save the times next to the runs.
 
     latency.json    {"about": machine, versions, batch and threads,
                      "networks": {KEY: {WAY: [milliseconds per example, …]}}, "refused": {KEY: why}}

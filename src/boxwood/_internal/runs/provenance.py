@@ -1,4 +1,4 @@
-"""Where and with what something was computed: written down, never part of an identity."""
+"""Provenance: the machine and versions that computed a result. It is recorded, but is never part of an identity."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""The same graph of keys on a Ray cluster, whose machines share the folder of the store."""
+"""Run an experiment on a Ray cluster whose machines share the folder of the store."""
 
 import warnings
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What the texts of a store must say: notes of runs, and records of finished phases.
+"""The formats of a store's texts: notes of runs, and records of finished phases.
 
 Whatever is read has been checked, so that nobody who uses it has to. A text says by `SEAL` what it
 was when it was written; older ones say nothing of the kind and are checked by their form alone.

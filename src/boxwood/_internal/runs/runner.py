@@ -1,4 +1,4 @@
-"""Run a recipe on a store: what is there is taken, what is not is made, once."""
+"""Run a recipe on a store: use phases that are there, and make each missing one once."""
 
 import hashlib
 import math

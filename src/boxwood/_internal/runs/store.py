@@ -1,4 +1,4 @@
-"""A folder of finished phases, each there whole or not at all.
+"""A store: a folder of finished phases, each of them complete.
 
     phases/KEY/state.safetensors    weights/NAME and masks/NAME (bits)
     phases/KEY/phase.json           spec, parent, facts, checksum, provenance

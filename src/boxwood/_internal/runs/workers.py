@@ -1,4 +1,4 @@
-"""Several processes on one store: each takes whatever is ready and nobody else is making.
+"""Several processes on one store: each takes the next phase that is ready and that no other is making.
 
 The graph of keys needs no server. The store holds what was asked for, locks say who makes what, and
 the system lets go of a lock when its process ends. So a worker may be killed at any moment: another

@@ -1,4 +1,4 @@
-"""How each example was answered: what a measurement must keep so that it can be compared later."""
+"""The answer to each example, which a measurement stores so that networks can be compared later."""
 
 import base64
 from collections.abc import Mapping

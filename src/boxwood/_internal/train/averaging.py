@@ -1,4 +1,4 @@
-"""Averages of the weights over the steps of a training: what is evaluated and handed on in their place."""
+"""Averages of the weights over the steps of a training, used in place of the last weights."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What a training calls on its way: measurements, progress, and snapshots to resume from."""
+"""Callbacks of a training: measurements, progress, and snapshots to resume from."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Batches of a training: taken one by one, or made ahead by the worker processes of a DataLoader."""
+"""Batches of a training: made one by one, or in advance by the worker processes of a DataLoader."""
 
 import random
 from collections.abc import Callable, Iterable, Iterator

@@ -1,4 +1,4 @@
-"""Two examples in one: inputs that are mixed, with the shares that their targets have in the loss."""
+"""Mix two examples: blended inputs, and the share of each target in the loss."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Optimizers as frozen data: what a recipe writes down, and the torch optimizer made of it."""
+"""Optimizers as frozen data, and the torch optimizer made from each."""
 
 from dataclasses import dataclass
 from typing import Protocol

@@ -1,4 +1,4 @@
-"""A training written down at a step, and resumed from there bit for bit."""
+"""Save a training at a step, and resume it bit for bit."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

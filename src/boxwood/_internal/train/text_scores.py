@@ -1,4 +1,4 @@
-"""How well a language model predicts a text: which tokens each window predicts, and what they add up to."""
+"""How well a language model predicts a text: the tokens that each window predicts, and their sum."""
 
 import math
 import time

@@ -1,4 +1,4 @@
-"""Criteria from what flows through a layer."""
+"""Criteria from the inputs and outputs of a layer."""
 
 import torch
 from torch import Tensor

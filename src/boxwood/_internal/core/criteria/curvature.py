@@ -1,4 +1,4 @@
-"""Criteria of second order: the rise of the loss, in quadratic approximation, if a weight goes.
+"""Second-order criteria: the rise of the loss, in quadratic approximation, if a weight is removed.
 
 All are ``½ h w²`` and differ in where the second derivative h comes from. With a mean loss the
 score is itself a prediction: the sum of the scores of what is deleted is the expected rise.

@@ -1,4 +1,4 @@
-"""Criteria of the first-order kind: what the loss, or a stand-in for it, says about each weight."""
+"""First-order criteria: scores from the gradient of the loss, or of a substitute for it."""
 
 from torch import Tensor
 

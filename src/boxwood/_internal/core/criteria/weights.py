@@ -1,4 +1,4 @@
-"""Criteria from the weights alone, and the control that looks at nothing."""
+"""Criteria from the weights alone, and random scores as a control."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Activations whose results become bytes: as exact as a byte can tell, and cheaper."""
+"""Activations whose results become bytes: as exact as a byte can represent, and cheaper."""
 
 from collections.abc import Mapping
 

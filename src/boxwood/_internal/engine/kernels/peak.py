@@ -1,4 +1,4 @@
-"""The most multiply-adds that one core does, to say how much of it a kernel reaches."""
+"""The peak multiply-adds of one core, to compare kernels with."""
 
 from boxwood._internal.engine.kernels import frame
 from boxwood._internal.engine.kernels.contract import Code, Kernel

@@ -1,4 +1,4 @@
-"""Zeros that are put around an image, into the convolutions that read them."""
+"""Fold zeros that are padded around an image into the convolutions that read them."""
 
 from collections.abc import Mapping
 from dataclasses import replace

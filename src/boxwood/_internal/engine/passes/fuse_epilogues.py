@@ -1,4 +1,4 @@
-"""Residual and activation into the operation that made their operand."""
+"""Fuse residual and activation into the operation that made their operand."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Convolutions of lines, [batch, channels, length], become those of planes that are one row high.
+"""Turn convolutions of lines, [batch, channels, length], into convolutions of planes one row high.
 
 Kernels and oneDNN's packed weights are for planes. What reads a convolved line, and can as well read
 the plane, does, so that the two views are needed only where lines begin and end.

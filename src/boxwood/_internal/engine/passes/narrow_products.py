@@ -1,4 +1,4 @@
-"""Products whose result is read at some tokens only are made for these alone."""
+"""Compute products only for the tokens at which their result is read."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Normalisation and attention that a network's code writes out become torch's operators for them.
+"""Replace normalisation and attention that a network's code writes out by torch's operators.
 
     x * rsqrt(mean(x * x) + ε) * weight                  rms_norm
     (x − mean(x)) / sqrt(variance(x) + ε) * weight + b   layer_norm

@@ -1,4 +1,4 @@
-"""Joins and splits: pieces keep their labels, equal pieces stay equal."""
+"""Joins and splits: pieces keep their labels, and equal pieces stay equal."""
 
 from collections.abc import Sequence
 from dataclasses import replace

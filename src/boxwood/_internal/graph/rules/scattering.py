@@ -1,4 +1,4 @@
-"""Writing to and reading from places that tensors name: message passing, routing, assignments."""
+"""Writing to and reading from positions given by tensors: message passing, routing, assignments."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,1 +1,1 @@
-"""Evidence: what a criterion may ask for, and how it is gathered from a network and batches."""
+"""Evidence: what a criterion can use, and how it is gathered from a network and batches."""

@@ -1,4 +1,4 @@
-"""Evidence from what flows through the layers: hooks for one pass, taken off afterwards."""
+"""Evidence from the inputs and outputs of layers: hooks for one pass, removed afterwards."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager

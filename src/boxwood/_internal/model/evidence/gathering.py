@@ -1,4 +1,4 @@
-"""From the names of evidence to the evidence itself."""
+"""Gather evidence by name."""
 
 from collections.abc import Callable, Iterable, Mapping
 

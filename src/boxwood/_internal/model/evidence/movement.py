@@ -1,4 +1,4 @@
-"""Evidence that a training leaves: which way each weight moves."""
+"""Evidence from a training: in which direction each weight moves."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Second derivatives by automatic differentiation: which operations have them, and what to do else."""
+"""Second derivatives by automatic differentiation: which operations have them, and what to do otherwise."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Other masks, or other values under the masks: what a ticket is compared with."""
+"""Controls of tickets: other masks, or other values under the masks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Train to a minimum under the masks as they are."""
+"""Train to a minimum under the current masks."""
 
 from dataclasses import asdict, dataclass
 from typing import ClassVar

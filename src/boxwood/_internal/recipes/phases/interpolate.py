@@ -1,4 +1,4 @@
-"""What lies between two trained networks: whether training is stable to its noise."""
+"""Interpolate between two trained networks, to test whether training is stable to its noise."""
 
 from dataclasses import asdict, dataclass
 from typing import ClassVar

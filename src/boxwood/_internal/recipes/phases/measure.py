@@ -1,4 +1,4 @@
-"""Say what the network is worth and what it weighs."""
+"""Measure how good the network is and how large."""
 
 from dataclasses import asdict, dataclass
 from typing import ClassVar

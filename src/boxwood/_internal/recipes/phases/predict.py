@@ -1,4 +1,4 @@
-"""What a criterion says a deletion costs, next to what it costs."""
+"""Compare the cost of a deletion that a criterion predicts with the actual cost."""
 
 from dataclasses import dataclass
 

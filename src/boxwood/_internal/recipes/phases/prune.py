@@ -1,4 +1,4 @@
-"""Decide new masks from the weights as they are."""
+"""Choose new masks from the current weights."""
 
 from dataclasses import dataclass
 from typing import Any

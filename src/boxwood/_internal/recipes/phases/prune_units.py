@@ -1,4 +1,4 @@
-"""Remove whole units: filters, channels, heads and hidden units, as masks over all that they own."""
+"""Remove whole units (filters, channels, heads, hidden units), as masks over all their weights."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Remove as many filters as an agent did, but others: what the agent is compared with."""
+"""Remove as many filters as an agent did, but other ones: the agent's control."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""Give the survivors other values: those of an earlier phase, or fresh ones."""
+"""Reset the remaining weights to their values from an earlier phase, or to fresh ones."""
 
 from dataclasses import dataclass
 from typing import ClassVar

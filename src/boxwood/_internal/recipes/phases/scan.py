@@ -1,4 +1,4 @@
-"""Sensitivity: how much accuracy each layer costs when it alone is pruned."""
+"""Sensitivity: how much accuracy is lost when one layer alone is pruned."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Let an agent find out by trying which filters of a layer can go."""
+"""Let an agent find out by trying which filters of a layer can be removed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

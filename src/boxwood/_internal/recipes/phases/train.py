@@ -1,4 +1,4 @@
-"""Train under the masks as they are, or as a policy changes them."""
+"""Train under the current masks, or with a policy that changes them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

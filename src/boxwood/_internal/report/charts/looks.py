@@ -1,4 +1,4 @@
-"""How every chart looks: colours, markers, dashes and the theme.
+"""The style of every chart: colours, markers, dashes and the theme.
 
 Colours are CSS variables, so that one drawing serves light, dark and print; `page.css` gives their
 values. Lines differ in colour, marker and dashes at once, so that they differ in grey

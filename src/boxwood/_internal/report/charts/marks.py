@@ -1,4 +1,4 @@
-"""What charts are put together from: axes, filters, and the layers of a line over seeds.
+"""The parts of charts: axes, filters, and the layers of a line over seeds.
 
 A row of a line holds its mean, and under ``low`` and ``high`` the ends of what is known of it.
 """

@@ -1,1 +1,1 @@
-"""One self-contained page about everything in a store: what was gained, its cost, how sure it is."""
+"""One self-contained page about everything in a store: what was gained, its cost, how certain it is."""

@@ -1,4 +1,4 @@
-"""The sections of one study: what was asked, what came out, and how sure that is."""
+"""The sections of one study: what was asked, what came out, and how certain that is."""
 
 from collections.abc import Sequence
 

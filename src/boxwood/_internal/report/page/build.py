@@ -1,4 +1,4 @@
-"""From stores to the page, and to the same tables as JSON and CSV."""
+"""Turn stores into the page, and into the same tables as JSON and CSV."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Two recipes side by side, seed by seed, wherever both kept as much."""
+"""Compare two recipes seed by seed, wherever both kept the same number of weights."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

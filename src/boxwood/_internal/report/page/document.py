@@ -1,4 +1,4 @@
-"""What a page is made of: sections of tables, figures and pictures, as plain data.
+"""The parts of a page: sections with tables, figures and pictures, as plain data.
 
 Every number is raw here. A column says how it reads; JSON and CSV take it as it is.
 """

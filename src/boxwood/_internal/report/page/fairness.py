@@ -1,4 +1,4 @@
-"""Whether the networks of a study had the same chance: equal training, a good baseline, equal counts."""
+"""Whether the comparison in a study is fair: equal training, a good baseline, equal counts."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The numbers of a measured network: names, directions, and how each reads. The one place for them."""
+"""The measures of a network: names, directions, and how each is printed. All of them are defined here."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

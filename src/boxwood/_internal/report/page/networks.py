@@ -1,4 +1,4 @@
-"""The networks of a study, each over its seeds, and how two of them differ."""
+"""The networks of a study, each over its seeds, and the difference of two of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace

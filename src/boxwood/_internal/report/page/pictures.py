@@ -1,4 +1,4 @@
-"""What the states in the store look like: weights before and after, and masks as small images."""
+"""Pictures of the states in a store: weights before and after, and masks as small images."""
 
 import math
 from collections.abc import Iterator, Sequence

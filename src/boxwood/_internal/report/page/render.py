@@ -1,4 +1,4 @@
-"""One HTML file out of articles: styles, script, charts' library and data all inside."""
+"""Render articles as one HTML file that includes its styles, script, chart library and data."""
 
 import json
 from collections.abc import Mapping, Sequence

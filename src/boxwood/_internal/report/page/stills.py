@@ -1,4 +1,4 @@
-"""One view of a figure of the page, without the controls that choose it: for papers."""
+"""One view of a figure of the page for papers, without interactive controls."""
 
 import copy
 from collections.abc import Sequence

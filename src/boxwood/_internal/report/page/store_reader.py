@@ -1,4 +1,4 @@
-"""Read stores as they lie on disk: nothing is imported, nothing of a user's code is run."""
+"""Read stores from disk without importing anything or running a user's code."""
 
 import json
 import warnings

@@ -1,4 +1,4 @@
-"""The first thing that is read: the dense network, the one to take, warnings, verdicts."""
+"""The summary: the dense network, the smallest network close to it, warnings, verdicts."""
 
 from collections.abc import Callable, Sequence
 

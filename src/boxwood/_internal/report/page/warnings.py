@@ -1,4 +1,4 @@
-"""Warnings: what keeps the numbers from a conclusion, found in the store itself."""
+"""Warnings: problems in a store that weaken its conclusions."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
