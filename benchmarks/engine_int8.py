@@ -25,6 +25,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from kernels import PER_FLOAT
 from measuring import Row, compare, machine, main
 from torch import Tensor, nn
 
@@ -40,7 +41,7 @@ from boxwood._internal.engine.backends import (
 from boxwood._internal.engine.compiling import compile as compile_
 from boxwood._internal.engine.kernels import conv, peak
 from boxwood._internal.engine.llvm.jit import default_cache, load_codes
-from boxwood._internal.engine.targets import Dots, host
+from boxwood._internal.engine.targets import host
 from boxwood.granularity import Blocks
 from engine import Network, built, networks
 
@@ -52,8 +53,6 @@ SPARSITIES = (0.0, 0.5, 0.7, 0.8, 0.9)
 SHOWN = 0.8  # whose layers are held to the roofline
 CALLS = 8  # that calibrate
 ROUNDS = 20_000
-PER_FLOAT = {Dots.VNNI: 4.0, Dots.PAIRS: 4 / 3, Dots.SIGNED: 4.0}
-"""Products of bytes in the time of one of float32: four in a word, but three instructions in pairs."""
 
 
 @dataclass(frozen=True)

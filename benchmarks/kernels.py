@@ -1,10 +1,14 @@
-"""Single layers: sparse kernels against the best dense kernel of torch, and against this core's
-peak of multiply-adds. Peers are torch's own kernels and oneDNN's with weights packed beforehand,
-in either memory format, whichever is fastest; layouts are what each side likes best.
+"""Single layers in float32 and int8: sparse kernels against the best dense kernel of torch.
+
+Peers in float32 are torch's own kernels and oneDNN's with weights packed beforehand, in either
+memory format, whichever is fastest; in int8, oneDNN's, which torch has for its quantised networks.
+Layouts are what each side likes best. Int8 kernels, dense and in 1×4 blocks, are also held to our
+float32 kernel of the same sparsity, and all kernels of layers to this core's peak of multiply-adds.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -13,15 +17,20 @@ from torch.nn import functional
 
 from boxwood._internal.core.timing import by_turns
 from boxwood._internal.engine import costs
-from boxwood._internal.engine.kernels import conv, matvec, peak
+from boxwood._internal.engine.kernels import conv, int8_build, matvec, peak
+from boxwood._internal.engine.kernels.contract import Kernel
 from boxwood._internal.engine.kernels.conv import Conv
+from boxwood._internal.engine.kernels.int8_conv import Int8Conv
 from boxwood._internal.engine.kernels.matvec import MatVec
+from boxwood._internal.engine.kernels.quads import Quantisation, quad_count
 from boxwood._internal.engine.layouts import padded
 from boxwood._internal.engine.llvm.jit import default_cache, load_codes
-from boxwood._internal.engine.targets import host
+from boxwood._internal.engine.targets import Dots, host
 
 SPARSITIES = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95)
 ROUNDS = 20_000
+PER_FLOAT = {Dots.VNNI: 4.0, Dots.PAIRS: 4 / 3, Dots.SIGNED: 4.0}
+"""Products of bytes in the time of one of float32: four in a word, but three instructions in pairs."""
 
 
 def one(inputs: int, outputs: int, size: int) -> Conv:
@@ -53,7 +62,7 @@ MATRICES = {"1500→6000": (1500, 6000), "1024→1024": (1024, 1024), "3072→76
 def measure(quick: bool) -> list[Row]:
     """Every layer and matrix at every sparsity, ours and the peers by turns."""
     repeats = 5 if quick else 11
-    sparsities = (0.8, 0.9) if quick else SPARSITIES
+    sparsities = (0.8,) if quick else SPARSITIES
     rows: list[Row] = []
     for name, problem in LAYERS.items():
         rows += layer(name, problem, sparsities, repeats)
@@ -63,20 +72,28 @@ def measure(quick: bool) -> list[Row]:
 
 
 def layer(name: str, problem: Conv, sparsities: tuple[float, ...], repeats: int) -> list[Row]:
-    """One convolution or linear layer."""
-    peers = dense_peers(problem)
-    kernels = {"peak": (peak.build(ROUNDS, host()), problem)}
-    useful = {}
+    """One convolution or linear layer, in float32 and in int8."""
+    positions = problem.target.height * problem.target.width
+    kernels, useful = {}, {}
     for sparsity in sparsities:
         weight = pruned(problem.weight_shape, sparsity, 1)
         packing = costs.choose_packing(problem, weight, host())
-        kernels[f"{sparsity:.0%}"] = (
-            conv.build(problem, weight, None, host(), packing=packing),
-            problem,
-        )
-        positions = problem.target.height * problem.target.width
+        kernel = conv.build(problem, weight, None, host(), packing=packing)
+        kernels[f"{sparsity:.0%}"] = (kernel, problem)
         useful[f"{sparsity:.0%}"] = np.count_nonzero(weight) * positions
-    return timed(name, kernels, peers, useful, repeats, unit="ms")
+    floats = Side(kernels, dense_peers(problem), useful)
+    on_bytes = int8_problem(problem)
+    kernels, useful = {}, {}
+    for sparsity in sparsities:
+        weight = in_blocks(on_bytes.weight_shape, sparsity)
+        units = np.full((2, len(weight)), 1e-4, np.float32)
+        packing = costs.choose_int8_packing(on_bytes, weight, units, host())
+        kernel = int8_build.build(on_bytes, weight, units, host(), packing=packing)
+        key = f"int8, {sparsity:.0%}{' in 1×4 blocks' if sparsity else ''}"
+        kernels[key] = (kernel, on_bytes.shape)
+        useful[key] = np.count_nonzero(weight) * positions
+    bytes_ = Side(kernels, int8_peers(problem), useful, PER_FLOAT[host().dots], floats)
+    return timed(name, [floats, bytes_], repeats, unit="ms")
 
 
 def matrix(
@@ -99,43 +116,107 @@ def matrix(
         for kind, height in (("single weights", 1), ("in 8×1 blocks", 8))
         if sparsity > 0 or height == 1
     }
-    return timed(f"matrix {name}", kernels, peers, {}, repeats, unit="ms")
+    return timed(f"matrix {name}", [Side(kernels, peers)], repeats, unit="ms")
 
 
-def timed(
-    name: str,
-    kernels: dict[str, tuple[object, object]],
-    peers: dict[str, Callable[[], object]],
-    useful: dict[str, int],
-    repeats: int,
-    *,
-    unit: str,
-) -> list[Row]:
-    """Time everything by turns; the peer of every row is the one with the least median."""
+@dataclass(frozen=True)
+class Side:
+    """Kernels of one precision.
+
+    Args:
+        kernels: with the layouts that they read and write, by name.
+        peers: dense ones, in the same precision.
+        useful: multiply-adds of weights that are not zero, of kernels that are held to the peak.
+        per_float: multiply-adds at this core's peak in the time of one in float32.
+        floats: our kernels of the same sparsities in float32, in the same order.
+    """
+
+    kernels: Mapping[str, tuple[Kernel, Conv | MatVec]]
+    peers: Mapping[str, Callable[[], object]]
+    useful: Mapping[str, int] = field(default_factory=dict)
+    per_float: float = 1.0
+    floats: "Side | None" = None
+
+
+def timed(name: str, sides: Sequence[Side], repeats: int, *, unit: str) -> list[Row]:
+    """Time everything by turns; the peer of every row is the one of its side with the least median."""
+    roof = peak.build(ROUNDS, host()), conv.linear(16, 16, 16)
+    kernels = {"peak": roof} | {key: each for side in sides for key, each in side.kernels.items()}
     library = load_codes([kernel.code for kernel, _ in kernels.values()], host(), default_cache())
     ours = {
         key: costs.TimedKernel(kernel, problem.source, problem.target, library)
         for key, (kernel, problem) in kernels.items()
     }
+    peers = {key: peer for side in sides for key, peer in side.peers.items()}
     with torch.inference_mode():
         times = by_turns(
             {**ours, **peers}, turns=repeats, calls=8, clock=time.thread_time, warm_up=1
         )
-    best = min(peers, key=lambda peer: float(np.median(times[peer])))
     milliseconds = {key: [1e3 * each for each in series] for key, series in times.items()}
+    return [row for side in sides for row in _rows(name, side, milliseconds, unit)]
+
+
+def _rows(name: str, side: Side, taken: Mapping[str, Sequence[float]], unit: str) -> list[Row]:
+    best = min(side.peers, key=lambda peer: float(np.median(taken[peer])))
     rows = [
-        compare(f"{name}, {key}", milliseconds[key], milliseconds[best], best, unit=unit)
-        for key in ours
-        if key != "peak"
+        compare(f"{name}, {key}", taken[key], taken[best], best, unit=unit) for key in side.kernels
     ]
-    for key, count in useful.items():
+    if side.floats is not None:
+        rows += [
+            compare(
+                f"{name}, {key}", taken[key], taken[other], f"ours, float32, {other}", unit=unit
+            )
+            for key, other in zip(side.kernels, side.floats.kernels, strict=True)
+        ]
+    for key, count in side.useful.items():
         # As times, so that the pairs stay pairs: what the peak would take, over what it took.
-        ideal = count / (ROUNDS * peak.multiply_adds(host()))
-        needed = [ideal * each for each in milliseconds["peak"]]
-        rows.append(
-            compare(f"{name}, {key}", needed, milliseconds[key], "at this core's peak", unit=unit)
-        )
+        ideal = count / (ROUNDS * peak.multiply_adds(host()) * side.per_float)
+        needed = [ideal * each for each in taken["peak"]]
+        rows.append(compare(f"{name}, {key}", needed, taken[key], "at this core's peak", unit=unit))
     return rows
+
+
+def int8_problem(problem: Conv) -> Int8Conv:
+    """The same layer on bytes, which are in quads of channels, and to bytes."""
+    (outputs, inputs, *_), source, target = problem.weight_shape, problem.source, problem.target
+    shape = replace(
+        problem,
+        source=replace(source, channels=quad_count(source.channels)),
+        target=replace(target, channels=quad_count(target.channels)),
+    )
+    return Int8Conv(shape, outputs, inputs, Quantisation(0.1, 0))
+
+
+def in_blocks(shape: tuple[int, ...], sparsity: float) -> np.ndarray:
+    """Bytes of which exactly the given share, in blocks of four inputs, is zero; pairs fit 16 bits."""
+    rng = np.random.default_rng(0)
+    weight = rng.choice(np.delete(np.arange(-63, 64), 63), shape).astype(np.int8)
+    kept = np.ones((shape[0], shape[1] // 4, *shape[2:]), bool)
+    kept.reshape(-1)[rng.permutation(kept.size)[: round(sparsity * kept.size)]] = False
+    return np.where(np.repeat(kept, 4, 1), weight, 0).astype(np.int8)
+
+
+def int8_peers(problem: Conv) -> dict[str, Callable[[], object]]:
+    """OneDNN's dense int8 layer, as torch's own quantised networks use it: bytes in, bytes out."""
+    weight = torch.from_numpy(in_blocks(problem.weight_shape, 0.0))
+    units, zeros = torch.full((len(weight),), 0.01), torch.zeros(len(weight), dtype=torch.int64)
+    x = torch.randint(0, 256, (1, *problem.source.shape), dtype=torch.uint8)
+    x = x.to(memory_format=torch.channels_last)
+    pad, once, to = list(problem.padding), [1, 1], (1.0, 0, torch.uint8, "none", [], "")
+    ops = torch.ops.onednn
+    packed = ops.qconv_prepack(weight, units, 0.01, 0, once, pad, once, 1, list(x.shape))
+    peers: dict[str, Callable[[], object]] = {
+        "oneDNN, int8": lambda: ops.qconv2d_pointwise(
+            x, 0.01, 0, packed, units, zeros, None, once, pad, once, 1, *to
+        )
+    }
+    if problem.source.height == 1:
+        tokens = x[0, :, 0].T.contiguous()
+        matrix = ops.qlinear_prepack(weight[:, :, 0, 0].contiguous(), list(tokens.shape))
+        peers["oneDNN, int8, linear"] = lambda: ops.qlinear_pointwise(
+            tokens, 0.01, 0, matrix, units, zeros, None, *to
+        )
+    return peers
 
 
 def pruned(shape: tuple[int, ...], sparsity: float, height: int) -> np.ndarray:

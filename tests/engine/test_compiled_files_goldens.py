@@ -103,6 +103,7 @@ def flipped(position: int):
         (lambda data: data[:-100], "cut short or changed"),
         (lambda data: data[:20], "another kind of file"),
         (lambda data: b"PK\x03\x04" + data[4:], "another kind of file"),
+        (lambda data: data[:7] + b"\x04" + data[8:], "another version of the format"),
         (flipped(60), "cut short or changed"),
         (flipped(-200), "cut short or changed"),
         (lambda data: b"", "Expected a compiled model at"),
@@ -140,7 +141,7 @@ def rewritten(path, target, change) -> None:
         ("aten.flatten.using_ints", "aten.relu_.default", None),
         ('"is": "NativeOp"', '"is": "Popen"', "Expected a part of a compiled program"),
         ('"program"', '"programme"', "cannot read"),
-        (r'"kept": \[\d+, \d+\]', '"kept": [99999999, 64]', "cannot read"),
+        (r'"all": \[\d+, \d+\]', '"all": [99999999, 64]', "cannot read"),
     ],
 )
 def test_a_forged_header_is_refused(saved, tmp_path, old, new, message) -> None:
@@ -150,6 +151,22 @@ def test_a_forged_header_is_refused(saved, tmp_path, old, new, message) -> None:
         load_session(tmp_path / "forged.bxw")  # nothing in this program to replace
         return
     with pytest.raises(BoxwoodError, match=message):
+        load_session(tmp_path / "forged.bxw")
+
+
+def test_entries_outside_of_a_file_are_refused(tmp_path) -> None:
+    """A weight that no kernel holds is read when the file is."""
+    net = nn.Linear(64, 64, bias=False)
+    with torch.no_grad():
+        net.weight.mul_(torch.rand_like(net.weight) >= 0.9)
+    session = compile_(net, torch.zeros(1, 64)).with_native(frozenset())
+    session.compact(1)
+    session.save(tmp_path / "net.bxw")
+    rewritten(
+        tmp_path / "net.bxw", tmp_path / "forged.bxw",
+        lambda text: re.sub(r'"kept": \[\d+, \d+\]', '"kept": [99999999, 64]', text),
+    )  # fmt: skip
+    with pytest.raises(BoxwoodError, match="cannot read"):
         load_session(tmp_path / "forged.bxw")
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 pytest.importorskip("llvmlite")
 
-from boxwood._internal.engine import storage
+from boxwood._internal.engine.bxw_sections import MAGIC
 from boxwood._internal.engine.compiling import compile as compile_
 from boxwood._internal.engine.session import load_session
 from boxwood._internal.engine.supported import supported_problems
@@ -76,7 +76,7 @@ def write(path: Path, header: dict[str, Any], sections: bytes) -> None:
     text = json.dumps(header).encode()
     body = len(text).to_bytes(8, "little") + text
     body += bytes(-(40 + len(body)) % 64) + sections
-    path.write_bytes(storage.MAGIC + hashlib.sha256(body).digest() + body)
+    path.write_bytes(MAGIC + hashlib.sha256(body).digest() + body)
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

@@ -270,15 +270,6 @@ def test_instructions(target, instruction, height):
     assert instruction in text
 
 
-def test_packed_bytes():
-    """A weight that is not zero takes at most 1.3 bytes, in blocks of four inputs of usual rows."""
-    problem = linear(1024, 256, 196, to=Quantisation(0.1, 0))
-    weight, _ = drawn(problem, 0.8, 127, 0)
-    kernel = int8_build.build(problem, weight, np.ones((2, 256), np.float32), AVX512_VNNI)
-    packed = sum(part.nbytes for part in kernel.constants[:4])
-    assert packed <= 1.3 * np.count_nonzero(to_words(weight)) * 4
-
-
 def test_refusals():
     """Sums that may exceed 32 bits and groups that split quads are refused."""
     with pytest.raises(BoxwoodError, match="leave this layer to float32"):

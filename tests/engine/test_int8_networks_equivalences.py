@@ -1,5 +1,7 @@
 """Networks in int8: near the network that they came from, saved and loaded, and refused clearly."""
 
+import hashlib
+import json
 import math
 
 import pytest
@@ -8,6 +10,7 @@ from torch import nn
 
 import boxwood
 from boxwood._internal.engine import compiling
+from boxwood._internal.engine.bxw_sections import MAGIC
 from boxwood._internal.engine.ops import (
     Dequantise,
     NativeOp,
@@ -204,6 +207,63 @@ def test_saved_and_loaded(tmp_path):
         inputs = torch.randn(batch, *x.shape[1:])
         assert torch.equal(session(inputs), loaded(inputs))
     assert "int8" in str(loaded.explain(x))
+
+
+def blocks(sparsity):
+    """A network in blocks of four inputs: layers one by one in rows, in groups, and on vectors."""
+    net = nn.Sequential(
+        nn.Conv2d(16, 64, 3), nn.ReLU(), nn.Conv2d(64, 64, 3, groups=2, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 48),
+    )  # fmt: skip
+    boxwood.prune_(net, sparsity, granularity=boxwood.granularity.Blocks(1, 4))
+    return net, torch.randn(2, 16, 8, 8)
+
+
+@pytest.mark.parametrize("family", ["this", "another"])
+def test_sparse_weights_are_in_a_file_once(tmp_path, monkeypatch, family):
+    """Packed for the kernels; where there are none for this family, they are unpacked."""
+    net, x = blocks(0.8)
+    session = compiled(net, x)
+    wanted = session(x)
+    session.save(tmp_path / "net.bxw")
+    header, _ = container(tmp_path / "net.bxw")
+    held = [spec for _, spec in header["program"]["constants"] if spec["dtype"] == "int8"]
+    assert len(held) == 3
+    assert all("kernel" in spec for spec in held)
+    if family == "another":
+        if host().lanes < AVX2.lanes or host() == AVX2:
+            pytest.skip("this machine runs one family")
+        monkeypatch.setattr("boxwood._internal.engine.storage.host", lambda: AVX2)
+    loaded = boxwood.load(tmp_path / "net.bxw")
+    assert torch.equal(loaded(x), wanted)
+    for number, weight in session.program.constants.items():
+        assert torch.equal(loaded.program.constants[number], weight)
+    loaded.save(tmp_path / "again.bxw")
+    again = boxwood.load(tmp_path / "again.bxw")
+    assert torch.equal(again(x), wanted)
+    assert again.explain(x).nonzero == session.explain(x).nonzero
+
+
+def container(path):
+    data = path.read_bytes()
+    length = int.from_bytes(data[40:48], "little")
+    return json.loads(data[48 : 48 + length]), data[-(-(48 + length) // 64) * 64 :]
+
+
+def test_a_weight_in_no_kernel_of_the_file_is_refused(tmp_path):
+    net, x = blocks(0.8)
+    compiled(net, x).save(tmp_path / "net.bxw")
+    for wrong in (99, -1, "x", None, True):
+        header, sections = container(tmp_path / "net.bxw")
+        spec = next(s for _, s in header["program"]["constants"] if "kernel" in s)
+        spec["kernel"] = wrong
+        text = json.dumps(header).encode()
+        body = len(text).to_bytes(8, "little") + text
+        body += bytes(-(40 + len(body)) % 64) + sections
+        path = tmp_path / "bad.bxw"
+        path.write_bytes(MAGIC + hashlib.sha256(body).digest() + body)
+        with pytest.raises(BoxwoodError, match="a weight is in a kernel that there is not"):
+            boxwood.load(path)
 
 
 def test_a_file_for_another_family_computes_the_same(tmp_path, monkeypatch):

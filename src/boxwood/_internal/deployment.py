@@ -7,7 +7,7 @@ from typing import Any, overload
 from torch import nn
 
 from boxwood._internal.core.masks import Masks, apply
-from boxwood._internal.engine import storage
+from boxwood._internal.engine.bxw_sections import MAGIC
 from boxwood._internal.engine.session import Session, load_session
 from boxwood._internal.files.mask_files import write_with_masks
 from boxwood._internal.graph.record import load_shrunken, record_of, save_shrunken
@@ -104,7 +104,7 @@ def load(path: str | Path, build: Callable[[], nn.Module] | None = None) -> Sess
     if build is not None:
         return load_shrunken(path, build)
     with path.open("rb") as opened:
-        if opened.read(3) != storage.MAGIC[:3]:
+        if opened.read(3) != MAGIC[:3]:
             raise CheckpointError(
                 f"Expected a compiled network in {path}, got another file; for a shrunken network "
                 f"give build=, the function that makes the original one."

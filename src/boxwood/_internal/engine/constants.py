@@ -25,6 +25,11 @@ class CompactTensor:
     kept: NDArray[Any]
 
     @property
+    def dtype(self) -> torch.dtype:
+        """The type of its entries."""
+        return torch.int8 if self.kept.dtype == np.int8 else torch.float32
+
+    @property
     def nbytes(self) -> int:
         """Bytes that it uses."""
         return self.bits.nbytes + self.kept.nbytes
@@ -54,11 +59,16 @@ def compact_tensor(tensor: Tensor) -> CompactTensor | None:
 
 
 class Kept(Protocol):
-    """A float32 tensor that is made when it is asked for."""
+    """A tensor that is made when it is asked for."""
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Its shape."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Its type."""
         ...
 
     @property
@@ -99,8 +109,11 @@ class Constants(Mapping[int, Tensor]):
     def kind(self, number: int) -> tuple[tuple[int, ...], torch.dtype]:
         """Return the shape and type of a tensor, without making it."""
         found = self._tensors[number]
-        dtype = found.dtype if isinstance(found, Tensor) else torch.float32
-        return tuple(found.shape), dtype
+        return tuple(found.shape), found.dtype
+
+    def is_kept(self, number: int) -> bool:
+        """Say whether a tensor is made each time it is asked for."""
+        return not isinstance(self._tensors[number], Tensor)
 
     def replaced(self, kept: Mapping[int, Kept]) -> "Constants":
         """Return the same tensors with these in another form."""

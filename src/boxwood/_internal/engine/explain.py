@@ -104,7 +104,7 @@ class Explanation:
         return (
             f"{1e3 * total:.2f} ms in all, step by step. Weights in kernels: "
             f"{self.kernel_bytes / 1e6:.2f} MB for {self.nonzero} that are not zero "
-            f"({self.kernel_bytes / max(self.nonzero, 1):.1f} bytes each), "
+            f"({self.kernel_bytes / max(self.nonzero, 1):.2f} bytes each), "
             f"{self.dense_bytes / 1e6:.2f} MB dense; other constants: "
             f"{self.kept_bytes / 1e6:.2f} MB; intermediate values: "
             f"{self.arena_bytes / 1e6:.2f} MB."
@@ -147,12 +147,19 @@ def explain(
         for position in kernels
         if position is not None
         for number in program.ops[position].reads
-        if number in program.constants
+        if number in program.constants and number not in _units(program.ops[position])
     }
     nonzero = sum(int(program.constants[number].count_nonzero()) for number in weights)
     dense = sum(4 * program.constants[number].numel() for number in weights)
     kept = Constants(program.constants).nbytes
     return Explanation(tuple(lines), sum(held.values()), kept, nonzero, dense, runner.arena_bytes)
+
+
+def _units(op: Op) -> tuple[int | None, ...]:
+    """The constants that say what bytes of an operation's weights are worth: they are no weights."""
+    if isinstance(op, Recurrent):
+        return tuple(n for layer in op.layers for n in (layer.bias_ih, layer.bias_hh)) * is_int8(op)
+    return (op.bias,) if isinstance(op, NativeOp) and is_int8(op) else ()
 
 
 def _cells(line: ExplainedOperation) -> tuple[str, ...]:

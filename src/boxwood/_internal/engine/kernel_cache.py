@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwood._internal.engine import driver, kernel_problems
+from boxwood._internal.engine.constants import Constants
 from boxwood._internal.engine.kernels import conv
 from boxwood._internal.engine.kernels.contract import BoundKernel, Kernel
 from boxwood._internal.engine.kernels.conv import Conv
-from boxwood._internal.engine.kernels.int8_conv import Int8Conv
 from boxwood._internal.engine.llvm import jit
 from boxwood._internal.engine.llvm.cache import ObjectCache, default_cache
 from boxwood._internal.engine.llvm.objects import Library, load_library
 from boxwood._internal.engine.memory import BYTES_PER_LINE, allocate_aligned
-from boxwood._internal.engine.packed_weights import PackedTensor
+from boxwood._internal.engine.packed_weights import PackedTensor, groups_of
 from boxwood._internal.engine.plan import KernelStep
 from boxwood._internal.engine.program import Program
 from boxwood._internal.engine.targets import Target
@@ -107,10 +107,8 @@ class KernelCache:
         found = {}
         for (problem, weight, _), bound in self.built.items():
             if weight is not None and bound.kernel.packing is not None:
-                conv = problem.shape if isinstance(problem, Int8Conv) else problem
-                groups = conv.groups if isinstance(conv, Conv) else 1
-                shape = tuple(self.program.constants[weight].shape)
-                found[weight] = PackedTensor(shape, bound.kernel, groups)
+                shape, _ = Constants(self.program.constants).kind(weight)
+                found[weight] = PackedTensor(shape, bound.kernel, groups_of(problem))
         return found
 
     def forget_all_but(self, kernels: Iterable[BoundKernel]) -> None:

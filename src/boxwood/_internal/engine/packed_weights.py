@@ -1,7 +1,7 @@
 """Read weights back from the kernels' packed form, so that memory holds them only once."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from torch import Tensor
 from boxwood._internal.engine import weight_streams
 from boxwood._internal.engine.kernels import bit_packing, int8_build
 from boxwood._internal.engine.kernels.contract import Kernel
+from boxwood._internal.engine.kernels.conv import Conv
+from boxwood._internal.engine.kernels.int8_conv import Int8Conv
 from boxwood._internal.engine.kernels.matvec import MatVecPacking
 from boxwood._internal.engine.kernels.packing import HEIGHTS, ConvPacking
 
@@ -34,6 +36,12 @@ class PackedTensor:
     nbytes = 0
     """Bytes that it uses in addition to the kernel's."""
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of its entries."""
+        on_bytes = isinstance(self.kernel.packing, int8_build.Int8Packing)
+        return torch.int8 if on_bytes else torch.float32
+
     def tensor(self) -> Tensor:
         """The weight; zeros are positive."""
         return torch.from_numpy(self._matrix()).reshape(self.shape)
@@ -51,6 +59,36 @@ class PackedTensor:
         return weight_streams.unpack(
             records, headers, indices, values.reshape(-1, packing.height), shape, self.groups
         )
+
+
+@dataclass(frozen=True, eq=False)
+class StoredTensor:
+    """A weight that a file holds in a kernel.
+
+    Args:
+        shape: of the weight.
+        dtype: of its entries.
+        kernel: returns the kernel, which a machine of another family builds for this alone.
+        groups: of a convolution.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    kernel: Callable[[], Kernel]
+    groups: int = 1
+
+    nbytes = 0
+    """Bytes that it uses in addition to the file's."""
+
+    def tensor(self) -> Tensor:
+        """The weight; zeros are positive."""
+        return PackedTensor(self.shape, self.kernel(), self.groups).tensor()
+
+
+def groups_of(problem: Any) -> int:
+    """Return how many streams the packed weight of a problem joins."""
+    shape = problem.shape if isinstance(problem, Int8Conv) else problem
+    return shape.groups if isinstance(shape, Conv) else 1
 
 
 def packed_parts(
@@ -82,7 +120,7 @@ def check_packing(packing: Any) -> None:
             fine = chunks >= 1
         case ConvPacking(int(vectors), int(block), int(height), bool(), int(chunks)):
             fine = 1 <= vectors <= 32 and 1 <= height <= 64 and block >= 1 and chunks >= 1
-        case int8_build.Int8Packing(ConvPacking() as conv, bool()):
+        case int8_build.Int8Packing(ConvPacking() as conv, bool(), bool()):
             check_packing(conv)
             fine = conv.block <= int8_build.COLUMNS
         case MatVecPacking(int(height), int(chunks)):

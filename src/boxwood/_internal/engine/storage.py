@@ -6,17 +6,15 @@
     header     JSON: the program, its interface, and where each section lies
     sections   each starts at a multiple of 64 bytes from the file's start
 
-A weight with many zeros is a bit for each entry, then the entries that are not zero; packed
-kernels and their machine code follow, so that a machine of the same family runs them from where
-they are. Nothing in a file is code of Python's, and the machine code is only as good as the
-file's source: load files that you trust.
+A weight is there once: packed for its kernel, which a machine of the same family runs from where
+it is in the file, and any other unpacks. A weight without a kernel, if it has many zeros, is a bit
+for each entry, then the entries that are not zero. Nothing in a file is code of Python's, and the
+machine code is only as good as the file's source: load files that you trust.
 """
 
-import hashlib
 import json
-import mmap
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -28,8 +26,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from boxwood._internal.core.replacing import check_suffix, replacing
+from boxwood._internal.core.replacing import check_suffix
 from boxwood._internal.engine import codec
+from boxwood._internal.engine.bxw_sections import START, Sections, mapped, section, write_sections
 from boxwood._internal.engine.constants import CompactTensor, Constants, compact_tensor
 from boxwood._internal.engine.dynamic_sizes import DynamicRange, check_ranges
 from boxwood._internal.engine.explain import OperationTimes
@@ -43,7 +42,12 @@ from boxwood._internal.engine.kernels.int8_conv import Int8Conv
 from boxwood._internal.engine.kernels.int8_matvec import Int8MatVec
 from boxwood._internal.engine.kernels.matvec import MatVec
 from boxwood._internal.engine.ops import NativeOp, Recurrent
-from boxwood._internal.engine.packed_weights import check_packing, packed_parts
+from boxwood._internal.engine.packed_weights import (
+    StoredTensor,
+    check_packing,
+    groups_of,
+    packed_parts,
+)
 from boxwood._internal.engine.program import (
     Program,
     TorchOp,
@@ -55,10 +59,6 @@ from boxwood._internal.engine.program import (
 from boxwood._internal.engine.shapes import at_sizes, check_shapes
 from boxwood._internal.engine.targets import host
 from boxwood.errors import BoxwoodError, CheckpointError
-
-MAGIC = b"BXW\x00\x00\x00\x00\x04"
-ALIGN = 64
-_START = len(MAGIC) + 32 + 8
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,22 @@ def write_compiled(compiled: CompiledProgram, path: str | os.PathLike[str]) -> N
             another format, or the disk is full or not writable.
     """
     check_suffix(Path(path), ".bxw")
-    sections = _Sections()
+    sections = Sections()
     weights = {op.weight for op in compiled.program.ops if isinstance(op, NativeOp)}
     program, kernels = compiled.program, compiled.kernels
     for key in tuple(kernels.stored):
         kernels.restore(key)
+    written = {
+        key: bound.kernel
+        for key, bound in kernels.built.items()
+        if not program.ranges or key in kernels.permanent  # others are made of these again
+    }
+    constants = Constants(program.constants)
+    holders = {
+        weight: at
+        for at, ((_, weight, _), kernel) in enumerate(written.items())
+        if weight is not None and constants.is_kept(weight) and kernel.packing is not None
+    }
     header = {
         "versions": {"torch": torch.__version__},
         "interface": to_json(compiled.interface),
@@ -104,8 +115,13 @@ def write_compiled(compiled: CompiledProgram, path: str | os.PathLike[str]) -> N
             "ops": codec.encode(program.ops),
             "values": [[number, codec.encode(v)] for number, v in program.values.items()],
             "constants": [
-                [number, sections.tensor(constant, signed=number not in weights)]
-                for number, constant in program.constants.items()
+                [
+                    number,
+                    _in_kernel(holders[number], *constants.kind(number))
+                    if number in holders
+                    else _add_tensor(sections, constants[number], signed=number not in weights),
+                ]
+                for number in constants
             ],
             "inputs": program.inputs,
             "outputs": program.outputs,
@@ -120,16 +136,14 @@ def write_compiled(compiled: CompiledProgram, path: str | os.PathLike[str]) -> N
         "threads": kernels.threads,
         "target": asdict(kernels.target),
         "kernels": [
-            [codec.encode(key), sections.kernel(bound.kernel)]
-            for key, bound in kernels.built.items()
-            if not program.ranges or key in kernels.permanent  # others are made of these again
+            [codec.encode(key), _add_kernel(sections, kernel)] for key, kernel in written.items()
         ],
         "objects": {
             entry: sections.add(np.frombuffer(code, np.uint8))
             for entry, code in kernels.objects.items()
         },
     }
-    _write(Path(path), json.dumps(header).encode(), sections)
+    write_sections(Path(path), json.dumps(header).encode(), sections)
 
 
 def read_compiled(path: str | os.PathLike[str], *, threads: int | None = None) -> CompiledProgram:
@@ -146,10 +160,10 @@ def read_compiled(path: str | os.PathLike[str], *, threads: int | None = None) -
         CheckpointError: no such file, or one that is cut short, changed, or of another format.
     """
     path = Path(path)
-    data = _mapped(path)
-    (length,) = data[_START - 8 : _START].view("<u8")
+    data = mapped(path)
+    (length,) = data[START - 8 : START].view("<u8")
     with _readable(path):
-        header = json.loads(data[_START : _START + int(length)].tobytes())
+        header = json.loads(data[START : START + int(length)].tobytes())
         return _compiled(header, data, threads, path)
 
 
@@ -157,10 +171,24 @@ def _compiled(
     header: dict[str, Any], data: NDArray[np.uint8], threads: int | None, path: Path
 ) -> CompiledProgram:
     parts = header["program"]
+    stored = [(codec.decode(key), spec) for key, spec in header["kernels"]]
+
+    def kernel(at: int) -> Kernel:
+        """Return a kernel of the file; one for another family is built for this machine."""
+        key, spec = stored[at]
+        kernels.restore(key)
+        with _readable(path):
+            return (kernels.built.get(key) or _kernel(key, spec, data, kernels)).kernel
+
     program = Program(
         ops=codec.decode(parts["ops"]),
         values={number: codec.decode(value) for number, value in parts["values"]},
-        constants=Constants({number: _tensor(spec, data) for number, spec in parts["constants"]}),
+        constants=Constants(
+            {
+                number: _held(spec, stored, kernel) if "kernel" in spec else _tensor(spec, data)
+                for number, spec in parts["constants"]
+            }
+        ),
         inputs=tuple(parts["inputs"]),
         outputs=tuple(parts["outputs"]),
         batch=parts["batch"],
@@ -180,11 +208,10 @@ def _compiled(
             with _readable(path):
                 return _kernel(key, spec, data, kernels)
 
-        for encoded, spec in header["kernels"]:
-            key = codec.decode(encoded)
+        for key, spec in stored:
             kernels.stored[key] = partial(restored, key, spec)
         kernels.objects.update(
-            {entry: _part(place, data).tobytes() for entry, place in header["objects"].items()}
+            {entry: section(place, data).tobytes() for entry, place in header["objects"].items()}
         )
         kernels.compact()
     return CompiledProgram(
@@ -229,39 +256,26 @@ def _positions(native: list[int], program: Program) -> frozenset[int]:
     return found
 
 
-class _Sections:
-    """Arrays for a file, and where each will lie after the header."""
+def _add_tensor(sections: Sections, tensor: Tensor, *, signed: bool) -> dict[str, Any]:
+    """Add a tensor; ``signed`` keeps the sign of zeros, which pruning leaves in weights."""
+    tensor = tensor.detach().contiguous()
+    found: dict[str, Any] = {"dtype": str(tensor.dtype).removeprefix("torch.")}
+    found["shape"] = list(tensor.shape)
+    small = None if signed else compact_tensor(tensor)
+    if small is not None:
+        return found | {"bits": sections.add(small.bits), "kept": sections.add(small.kept)}
+    return found | {"all": sections.add(tensor.reshape(-1).view(torch.uint8).numpy())}
 
-    def __init__(self) -> None:
-        self.arrays: list[NDArray[Any]] = []
-        self._end = 0
 
-    def add(self, array: NDArray[Any]) -> list[int]:
-        array = np.ascontiguousarray(array)
-        start = self._end
-        self.arrays.append(array)
-        self._end += -(-array.nbytes // ALIGN) * ALIGN
-        return [start, array.nbytes]
-
-    def tensor(self, tensor: Tensor, *, signed: bool) -> dict[str, Any]:
-        """Add a tensor; ``signed`` keeps the sign of zeros, which pruning leaves in weights."""
-        tensor = tensor.detach().contiguous()
-        found: dict[str, Any] = {"dtype": str(tensor.dtype).removeprefix("torch.")}
-        found["shape"] = list(tensor.shape)
-        small = None if signed else compact_tensor(tensor)
-        if small is not None:
-            return found | {"bits": self.add(small.bits), "kept": self.add(small.kept)}
-        return found | {"all": self.add(tensor.reshape(-1).view(torch.uint8).numpy())}
-
-    def kernel(self, kernel: Kernel) -> dict[str, Any]:
-        """Add the packed weight of a kernel; the rest is made again from its problem."""
-        if kernel.packing is None:
-            return {"packing": None}
-        parts = kernel.constants[1:3]  # masks and values
-        if not isinstance(kernel.packing, BitMaskPacking):
-            records: Any = kernel.constants[0]
-            parts = (records["count"].copy(), *kernel.constants[1:4])
-        return {"packing": codec.encode(kernel.packing), "parts": [self.add(p) for p in parts]}
+def _add_kernel(sections: Sections, kernel: Kernel) -> dict[str, Any]:
+    """Add the packed weight of a kernel; the rest is made again from its problem."""
+    if kernel.packing is None:
+        return {"packing": None}
+    parts = kernel.constants[1:3]  # masks and values
+    if not isinstance(kernel.packing, BitMaskPacking):
+        records: Any = kernel.constants[0]
+        parts = (records["count"].copy(), *kernel.constants[1:4])
+    return {"packing": codec.encode(kernel.packing), "parts": [sections.add(p) for p in parts]}
 
 
 def _kernel(
@@ -277,7 +291,7 @@ def _kernel(
     given: Any
     if packing is not None:
         check_packing(packing)
-        given = packed_parts(packing, [_part(place, data) for place in spec["parts"]])
+        given = packed_parts(packing, [section(place, data) for place in spec["parts"]])
     elif isinstance(problem, Int8Conv | Int8MatVec | MatVec) or (
         isinstance(problem, Conv) and not problem.depthwise
     ):
@@ -305,12 +319,27 @@ def _readable(path: Path) -> Iterator[None]:
         ) from error
 
 
+def _in_kernel(at: int, shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, Any]:
+    return {"dtype": str(dtype).removeprefix("torch."), "shape": list(shape), "kernel": at}
+
+
+def _held(
+    spec: Mapping[str, Any], stored: Sequence[tuple[Any, Any]], kernel: Callable[[int], Kernel]
+) -> StoredTensor:
+    at, shape = spec["kernel"], tuple(spec["shape"])
+    if type(at) is not int or not 0 <= at < len(stored):
+        raise ValueError("a weight is in a kernel that there is not")
+    problem, _, _ = stored[at][0]
+    dtype = getattr(torch, spec["dtype"])
+    return StoredTensor(shape, dtype, partial(kernel, at), groups_of(problem))
+
+
 def _tensor(spec: Mapping[str, Any], data: NDArray[np.uint8]) -> Tensor | CompactTensor:
     dtype = getattr(torch, spec["dtype"])
     if "bits" in spec:
         small = dtype == torch.int8
-        kept = _part(spec["kept"], data).view(np.int8 if small else np.float32)
-        bits = _part(spec["bits"], data)
+        kept = section(spec["kept"], data).view(np.int8 if small else np.float32)
+        bits = section(spec["bits"], data)
         shape = tuple(spec["shape"])
         floats = torch.Size(shape).numel()
         if (
@@ -322,70 +351,5 @@ def _tensor(spec: Mapping[str, Any], data: NDArray[np.uint8]) -> Tensor | Compac
         if int(np.unpackbits(bits, count=floats).sum()) != len(kept):
             raise ValueError("a weight has other entries than its bits")
         return CompactTensor(shape, bits, kept)
-    raw = torch.from_numpy(_part(spec["all"], data).copy())
+    raw = torch.from_numpy(section(spec["all"], data).copy())
     return raw.view(dtype).reshape(spec["shape"])
-
-
-def _part(place: list[int], data: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    (length,) = data[_START - 8 : _START].view("<u8")
-    if len(place) != 2 or any(type(each) is not int for each in place):
-        raise ValueError("a section has no place")
-    begin = -(-(_START + int(length)) // ALIGN) * ALIGN + place[0]
-    if place[0] < 0 or place[0] % ALIGN or place[1] < 0 or begin + place[1] > len(data):
-        raise ValueError("a section lies outside the file")
-    return data[begin : begin + place[1]]
-
-
-def _write(path: Path, header: bytes, sections: _Sections) -> None:
-    try:
-        _write_whole(path, header, sections)
-    except OSError as error:
-        raise CheckpointError(
-            f"Expected to write {path}, got {error}; free some space, or give a path in a folder "
-            f"that exists and can be written. What was there before is untouched."
-        ) from error
-
-
-def _write_whole(path: Path, header: bytes, sections: _Sections) -> None:
-    digest = hashlib.sha256()
-    with replacing(path) as new, new.open("wb") as file:
-
-        def put(part: bytes) -> None:
-            digest.update(part)
-            file.write(part)
-
-        file.write(MAGIC + bytes(32))
-        put(len(header).to_bytes(8, "little"))
-        put(header)
-        put(bytes(-(_START + len(header)) % ALIGN))
-        for array in sections.arrays:
-            put(array.tobytes())
-            put(bytes(-array.nbytes % ALIGN))
-        file.seek(len(MAGIC))
-        file.write(digest.digest())
-
-
-def _mapped(path: Path) -> NDArray[np.uint8]:
-    try:
-        with path.open("rb") as file:
-            memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            file.seek(len(MAGIC) + 32)
-            # Read and not through the mapping, of which only what is used may be in memory.
-            digest = hashlib.file_digest(file, "sha256").digest()
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"Expected a compiled model at {path}, got {error}; give a file that "
-            f"`boxwood compile` wrote."
-        ) from error
-    data = np.frombuffer(memory, np.uint8)
-    if len(data) < _START or data[: len(MAGIC)].tobytes() != MAGIC:
-        raise CheckpointError(
-            f"Expected a compiled model in {path}, got another kind of file or another version of "
-            f"the format; give a file that `boxwood compile` wrote."
-        )
-    if data[len(MAGIC) : len(MAGIC) + 32].tobytes() != digest:
-        raise CheckpointError(
-            f"Expected {path} as it was written, got one that is cut short or changed (its "
-            f"checksum differs); copy it again, or compile the model again."
-        )
-    return data

@@ -42,7 +42,7 @@ class WeightStream:
         records: [chunks, column blocks] of `RECORD`.
         headers: `HEADER` of each row block with non-zeros; of all in the first and last block,
             and `AHEAD` empty ones at the end.
-        indices: uint16 columns.
+        indices: uint16 columns; of weights in bytes a byte each, or as in `int8_columns`.
         values: [non-zero columns, height], float32 or four int8 in an int32.
     """
 
@@ -53,7 +53,7 @@ class WeightStream:
     chunk: int
     records: NDArray[np.void]
     headers: NDArray[np.void]
-    indices: NDArray[np.uint16]
+    indices: NDArray[Any]
     values: NDArray[Any]
 
     @property
@@ -71,7 +71,7 @@ class StreamParts:
     Args:
         counts: headers of each record.
         headers: `HEADER`, as in `WeightStream`.
-        indices: uint16 columns; uint8 of weights in bytes.
+        indices: as in `WeightStream`.
         values: float32 or int32, flat.
     """
 
@@ -88,6 +88,7 @@ def from_dense(
     block: int,
     chunks: int = 1,
     multiple: int = 1,
+    reach: int | None = None,
 ) -> WeightStream:
     """Pack a matrix.
 
@@ -97,6 +98,8 @@ def from_dense(
         block: columns per column block, at most 65535.
         chunks: shares of rows, at most.
         multiple: row blocks of a chunk are a multiple of this.
+        reach: the greatest distance between two columns of a row block, and from the start of a
+            column block to its first; columns of zeros are kept where it would be greater.
 
     Returns:
         The stream.
@@ -114,6 +117,8 @@ def from_dense(
     # Row blocks of full height: rows after the last repeat it, which writes the same value twice.
     full = weight[np.minimum(np.arange(tall * height), rows - 1)].reshape(tall, height, columns)
     present = (full != 0).any(1)
+    if reach is not None:
+        _bridge(present, block, reach)
     row, column = np.nonzero(present)
     part = column // block
     run = np.bincount(row * blocks + part, minlength=tall * blocks)  # by row, then column block
@@ -151,6 +156,19 @@ def from_dense(
     )
 
 
+def _bridge(present: NDArray[np.bool_], block: int, reach: int) -> None:
+    """Mark columns so that no two neighbours in a column block are further apart than ``reach``."""
+    row, column = np.nonzero(present)
+    before = np.concatenate([[0], column[:-1]])
+    first = np.concatenate(
+        [[True], (row[1:] != row[:-1]) | (column[1:] // block != before[1:] // block)]
+    )
+    before = np.where(first[: len(row)], column // block * block, before[: len(row)])
+    missing = np.maximum(column - before - 1, 0) // reach
+    steps = np.arange(1, missing.sum() + 1) - np.repeat(_starts(missing), missing)
+    present[np.repeat(row, missing), np.repeat(before, missing) + reach * steps] = True
+
+
 def from_parts(
     parts: StreamParts,
     shape: tuple[int, int],
@@ -178,11 +196,11 @@ def from_parts(
     tall, chunk, chunks, blocks = _shares(shape, height, block, chunks, multiple)
     counts, headers = parts.counts, parts.headers
     if counts.size != groups * chunks * blocks or (counts < 0).any() or counts.max() > chunk:
-        raise _broken("counts of headers")
+        raise broken("counts of headers")
     counts = counts.reshape(groups, chunks * blocks)
     listed = counts.sum(1)
     if headers.size != listed.sum() + groups * AHEAD:
-        raise _broken("headers")
+        raise broken("headers")
     # Of each group, the headers that are of rows; AHEAD empty ones follow.
     real = np.concatenate(
         [
@@ -194,11 +212,11 @@ def from_parts(
     most = np.broadcast_to(rows[None, :, None], (groups, chunks, blocks)).reshape(-1)
     flat = counts.reshape(-1)
     if (real["row"] >= np.repeat(most, flat)).any():
-        raise _broken("rows")
+        raise broken("rows")
     ends = np.concatenate([[0], np.cumsum(real["count"].astype(np.int64))])
     runs = ends[np.cumsum(flat)] - ends[_starts(flat)]
     if parts.indices.size != runs.sum() or parts.values.size != height * runs.sum():
-        raise _broken("columns and values")
+        raise broken("columns and values")
     records = [
         _records(
             one.reshape(chunks, blocks), run.reshape(chunks, blocks),
@@ -208,7 +226,7 @@ def from_parts(
     ]  # fmt: skip
     widths = np.concatenate([each["width"].ravel() for each in records])
     if (parts.indices >= np.repeat(widths, runs)).any():
-        raise _broken("columns")
+        raise broken("columns")
     heads, entries = _starts(listed), _starts(runs.reshape(groups, -1).sum(1))
     for group, each in enumerate(records):
         each["headers"] += HEADER.itemsize * (heads[group] + group * AHEAD)
@@ -227,7 +245,8 @@ def from_parts(
     )
 
 
-def _broken(what: str) -> CheckpointError:
+def broken(what: str) -> CheckpointError:
+    """Return the error for a file whose parts are no packed weight."""
     return CheckpointError(
         f"Expected the packed weight of a kernel in the file, got other {what} than its shape "
         f"has; compile the model again."

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from boxwood._internal.engine import weight_streams
-from boxwood._internal.engine.kernels import int8_rows, rows
+from boxwood._internal.engine.kernels import int8_columns, int8_rows, rows
 from boxwood._internal.engine.kernels.contract import Code, Kernel, Pointer
 from boxwood._internal.engine.kernels.conv import input_source
 from boxwood._internal.engine.kernels.int8_conv import Int8Conv, Weight, epilogue
@@ -38,10 +38,12 @@ class Int8Packing:
     Args:
         conv: tiles and blocks, as of floats; a block has at most 256 columns.
         wide: products of neighbours may exceed 16 bits.
+        distances: columns are packed as in `int8_columns`, else a byte each; a kernel's packing says it.
     """
 
     conv: ConvPacking
     wide: bool
+    distances: bool = False
 
 
 def exceeds_pairs(weight: Weight) -> bool:
@@ -99,12 +101,21 @@ def build(
         packing = Int8Packing(packing.conv, exceeds_pairs(weight))
     if target.dots is not Dots.PAIRS:
         packing = replace(packing, wide=False)
-    packing = replace(packing, conv=_fitted(problem, packing.conv))
-    return _kernel(problem, _stream(problem, weight, packing.conv), constants, target, packing)
+    conv = _fitted(problem, packing.conv)
+    packing = replace(packing, conv=conv, distances=conv.height == 1)
+    stream = _stream(problem, weight, packing.conv)
+    first = starts(stream, target)
+    if not packing.distances:
+        stream = narrow(stream)
+    elif isinstance(weight, StreamParts):
+        stream = int8_columns.placed(stream, weight.indices)  # which may stay where the file is
+    else:
+        stream = int8_columns.packed(stream)
+    return _kernel(problem, stream, first, constants, target, packing)
 
 
 def _stream(problem: Int8Conv, weight: Weight | StreamParts, packing: ConvPacking) -> WeightStream:
-    """The weight as words of non-zero quads, columns in a byte each."""
+    """The weight as words of non-zero quads."""
     groups = problem.shape.groups
     rows_ = quad_count(problem.outputs) * QUAD if problem.out else problem.outputs
     multiple = QUAD // math.gcd(QUAD, packing.height)  # no word is shared by threads
@@ -113,17 +124,19 @@ def _stream(problem: Int8Conv, weight: Weight | StreamParts, packing: ConvPackin
         "multiple": multiple,
     }  # fmt: skip
     if isinstance(weight, StreamParts):
-        parts = replace(weight, indices=weight.indices.astype(np.uint16))
-        stream = weight_streams.from_parts(
+        parts = int8_columns.with_columns(weight) if packing.height == 1 else weight
+        return weight_streams.from_parts(
             parts, (rows_ // groups, problem.columns), groups=groups, **settings
         )
-    else:
-        matrix = to_words(weight).reshape(len(weight), -1)
-        matrix = np.pad(matrix, ((0, rows_ - len(matrix)), (0, 0)))
-        stream = weight_streams.concatenate(
-            [weight_streams.from_dense(part, **settings) for part in np.split(matrix, groups)]
-        )
-    return narrow(stream)
+    matrix = to_words(weight).reshape(len(weight), -1)
+    matrix = np.pad(matrix, ((0, rows_ - len(matrix)), (0, 0)))
+    reach = int8_columns.REACH if packing.height == 1 else None
+    return weight_streams.concatenate(
+        [
+            weight_streams.from_dense(part, reach=reach, **settings)
+            for part in np.split(matrix, groups)
+        ]
+    )
 
 
 def narrow(stream: WeightStream) -> WeightStream:
@@ -142,6 +155,8 @@ def unpack(kernel: Kernel, shape: Sequence[int], groups: int) -> Weight:
         groups: of the convolution.
     """
     records, headers, indices, values = kernel.constants[:4]
+    if kernel.packing.distances:
+        indices = int8_columns.unpacked(headers, indices)
     inner, taps = quad_count(shape[1]), math.prod(shape[2:])
     words = weight_streams.unpack(
         records, headers, indices, values.reshape(-1, kernel.packing.conv.height),
@@ -154,6 +169,7 @@ def unpack(kernel: Kernel, shape: Sequence[int], groups: int) -> Weight:
 def _kernel(
     problem: Int8Conv,
     stream: WeightStream,
+    first: NDArray[np.int32],
     constants: Array,
     target: Target,
     how: Int8Packing,
@@ -174,6 +190,7 @@ def _kernel(
     copies, begins = np.zeros((1, 3), np.int32), np.zeros(tiling.tiles + 1, np.int32)
     if isinstance(mode, rows.Gathered) and mode.step:
         copies, begins = runs(source, out, shape.stride, tiling)
+    count = {rows.Pitch: 1, rows.Table: block}.get(type(mode), len(places))  # that kernels read
     copied = (block + 2) * tiling.nbytes if gathered else 0  # runs overrun the last column
     chunk_rows = stream.chunk * packing.height
     sums = chunk_rows * tiling.nbytes if stream.records.shape[1] > 1 else 0
@@ -205,9 +222,9 @@ def _kernel(
         "scales": scale,
         "offsets": offset,
         "settings": settings,
-        "starts": starts(stream, target),
+        "starts": first,
         "mask": position_mask(out, target.lanes),
-        "places": places[:block] if isinstance(mode, rows.Table) else places,
+        "places": places[:count],
         "runs": copies.ravel(),
         "run_starts": begins,
     }

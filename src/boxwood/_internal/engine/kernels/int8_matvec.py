@@ -123,7 +123,7 @@ def build(
         weight.values.view(np.int8).reshape(-1, QUAD) if isinstance(weight, StreamParts) else weight
     )
     wide = target.dots is Dots.PAIRS and int8_build.exceeds_pairs(given)
-    packing = replace(packing, wide=wide)
+    packing = replace(packing, wide=wide, distances=False)
     settings = {
         "block": min(packing.conv.block, COLUMNS), "chunks": packing.conv.chunks,
         "multiple": FLOATS_PER_LINE,

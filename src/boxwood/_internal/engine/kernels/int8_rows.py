@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from boxwood._internal.engine.kernels import activations, byte_activations, frame, quads, rows
 from boxwood._internal.engine.kernels.contract import Activation
+from boxwood._internal.engine.kernels.int8_columns import BITS, BYTES, REACH, TOGETHER
 from boxwood._internal.engine.kernels.quads import DotProducts
 from boxwood._internal.engine.kernels.rows import Gathered, Source, Table
 from boxwood._internal.engine.llvm.build import Builder, module
@@ -135,6 +136,7 @@ def _rows(name: str, width: int, shape: Specialisation, target: Target) -> Build
     f = Builder(name, _ROWS, internal=True)
     kind, size, height = target.words, 4 * target.lanes, shape.height
     index, value = f.variable("ptr", "%indices"), f.variable("ptr", "%values")
+    column = f.variable("i64")
     sums = [[f.variable(kind) for _ in range(width)] for _ in range(height)]
     with f.loop(0, "%count") as h:
         header = f.offset("%headers", f.mul(h, 4))
@@ -167,18 +169,26 @@ def _rows(name: str, width: int, shape: Specialisation, target: Target) -> Build
         step = _Step(f, shape, target, sums)
         done = "0"
         if height == 1:
-            done = f.sub(count, f.rem(count, 4))
-            with f.loop(0, done, 4):
+            done = f.sub(count, f.rem(count, TOGETHER))
+            f.store("i64", "0", column)
+            with f.loop(0, done, TOGETHER):
                 at, weights = f.load("ptr", index), f.load("ptr", value)
                 four = f.value(f"zext i32 {f.load('i32', at, 1)} to i64")
-                for place in range(4):
-                    column = f.value(f"and i64 {f.value(f'lshr i64 {four}, {8 * place}')}, 255")
-                    step.emit(column, f.offset(weights, 4 * place))
-                f.store("ptr", f.offset(at, 4), index)
-                f.store("ptr", f.offset(weights, 16), value)
+                for place in range(TOGETHER):
+                    distance = f.value(
+                        f"and i64 {f.value(f'lshr i64 {four}, {BITS * place}')}, {REACH}"
+                    )
+                    f.store("i64", f.add(f.load("i64", column), distance), column)
+                    step.emit(f.load("i64", column), f.offset(weights, 4 * place))
+                f.store("ptr", f.offset(at, BYTES), index)
+                f.store("ptr", f.offset(weights, 4 * TOGETHER), value)
         with f.loop(done, count):
             at, weights = f.load("ptr", index), f.load("ptr", value)
-            step.emit(f.load_unsigned("i8", at), weights)
+            there = f.load_unsigned("i8", at)
+            if height == 1:
+                there = f.add(f.load("i64", column), there)
+                f.store("i64", there, column)
+            step.emit(there, weights)
             f.store("ptr", f.offset(at, 1), index)
             f.store("ptr", f.offset(weights, 4 * height), value)
         with f.when("%last"):
