@@ -6,7 +6,7 @@ of it; the classes below say what a program can do about it.
 
 
 class BoxwoodError(Exception):
-    """What every error of Boxwood is.
+    """The base class of all errors of Boxwood.
 
     The command line turns these errors, and no others, into one paragraph and exit code 2.
 

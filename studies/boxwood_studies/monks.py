@@ -53,7 +53,7 @@ def monk(problem: int, seed: int = 0) -> Monk:
     Source: Thrun et al. (1991), "The MONK's problems", chapter 1.
     """
     if problem not in (1, 2, 3):
-        raise InvalidInput(f"Expected problem 1, 2 or 3, got {problem}; take one of them.")
+        raise InvalidInput(f"Expected problem 1, 2 or 3, got {problem}; choose one of them.")
     robots = torch.tensor(list(product(*(range(1, count + 1) for count in VALUES))))
     whole = torch.cat(
         [torch.eye(count)[robots[:, k] - 1] for k, count in enumerate(VALUES)], dim=1

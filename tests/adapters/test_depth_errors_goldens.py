@@ -102,7 +102,7 @@ def test_an_encoder_and_a_decoder_by_the_command(tmp_path: Path) -> None:
         ("LlamaForCausalLM", ["--drop-blocks", "1", "--by", "wanda"], "Expected --by influence, perplexity, greedy with --drop-blocks, got 'wanda'"),
         ("LlamaForCausalLM", ["--drop-blocks", "1", "--keep", "0.5"], "got --keep and --drop-blocks; give one"),
         ("LlamaForCausalLM", ["--drop-blocks", "1", "--multiple", "8"], "Expected no --multiple with --drop-blocks"),
-        ("LlamaForCausalLM", ["--drop-blocks", "1", "--blocks", "model.leaves"], "got none that is called 'model.leaves'; name the one that is meant with blocks= out of model.layers"),
+        ("LlamaForCausalLM", ["--drop-blocks", "1", "--blocks", "model.leaves"], "got none that is called 'model.leaves'; name the one you mean with blocks= out of model.layers"),
         ("LlamaForCausalLM", ["--drop-blocks", "1", "--samples", "99", "--length", "64"], "Expected calibration text of at least 99 x 64"),
         ("LlamaForCausalLM", ["--drop-blocks", "1", "--length", "65"], "Expected samples of at most 64 tokens"),
         ("Gemma3ForCausalLM", ["--drop-blocks", "1", "--repair"], "do not repair (--no-repair)"),

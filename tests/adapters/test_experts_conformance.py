@@ -174,9 +174,9 @@ def test_the_command(tmp_path: Path) -> None:
     [
         ("OlmoeForCausalLM", ["--drop-experts", "4"], "Expected 1 to 2 of the 4 experts of a layer to drop, got 4; every token is routed to 2."),
         ("OlmoeForCausalLM", ["--drop-experts", "3"], "Expected 1 to 2 of the 4 experts of a layer to drop, got 3; every token is routed to 2."),
-        ("DeepseekV3ForCausalLM", ["--drop-experts", "3"], "Expected equally many experts to drop from each of 2 groups, got 3"),
+        ("DeepseekV3ForCausalLM", ["--drop-experts", "3"], "Expected the same number of experts to drop from each of 2 groups, got 3"),
         ("DeepseekV3ForCausalLM", ["--drop-experts", "6"], "Expected 1 to 4 of the 8 experts of a layer to drop, got 6; every token is routed to 2, out of groups of which each needs 2."),
-        ("LlamaForCausalLM", ["--drop-experts", "1"], "Expected a mixture whose experts are one tensor for all, got LlamaForCausalLM, which has none"),
+        ("LlamaForCausalLM", ["--drop-experts", "1"], "Expected a mixture whose experts are stored in one tensor, got LlamaForCausalLM, which has none"),
         ("Llama4ForCausalLM", ["--drop-experts", "1"], "got Llama4TextExperts at 'model.layers.1.feed_forward.experts', whose experts all read every token"),
         ("OlmoeForCausalLM", ["--drop-experts", "1", "--by", "wanda"], "Expected no --by with --drop-experts"),
         ("OlmoeForCausalLM", ["--drop-experts", "1", "--drop-blocks", "1"], "got --drop-blocks and --drop-experts; give one"),
@@ -199,10 +199,10 @@ def test_layers_and_places_that_do_not_fit() -> None:
     layers = list(expert_layers(model))
     for dropped, words in (
         ({}, "Expected experts to drop in all of the layers model.layers.0.mlp.experts"),
-        ({FIRST: (1,)}, "got model.layers.0.mlp.experts; a configuration has one number for all"),
+        ({FIRST: (1,)}, "got model.layers.0.mlp.experts; the configuration has one number for all layers"),
         (dict.fromkeys(layers, (4,)), "Expected experts from 0 to 3 of 'model.layers.0"),
         (dict.fromkeys(layers, ()), "Expected 1 to 2 of the 4 experts of a layer to drop, got 0"),
-        (dict.fromkeys(layers, (1,)) | {FIRST: (1, 2)}, r"equally many experts to drop in every layer, got \[1, 2\]"),
+        (dict.fromkeys(layers, (1,)) | {FIRST: (1, 2)}, r"the same number of experts to drop in every layer, got \[1, 2\]"),
     ):  # fmt: skip
         with pytest.raises(BoxwoodError, match=words):
             drop_experts(model, dropped)

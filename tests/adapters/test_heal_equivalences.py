@@ -490,7 +490,7 @@ def test_bad_input(folders: Path, tmp_path: Path) -> None:
         (half, "the lazy dog", HOW, {}, "at least two pieces of 16 tokens, .* got 12 tokens"),
         (half, TEXT, replace(HOW, tokens=31), {}, "at least one step of 16 x 2 x 1 = 32, got 31"),
         (half, TEXT, replace(HOW, length=17), {}, r"a length in \[2, 16\], which is what the model"),
-        (half, TEXT, HOW, {"cache": True}, "a teacher whose words are kept, got none"),
+        (half, TEXT, HOW, {"cache": True}, "--teacher with --cache or --cache-folder, got none"),
         (mixed, TEXT, HOW, {}, "zeros in .* where its mask prunes, got other values"),
         (stranger, TEXT, HOW, {}, "which it does not have; delete"),
         (half, TEXT, replace(HOW, learning_rate=0.99, tokens=4000, warmup=0.0), {}, "finite loss|^never$"),

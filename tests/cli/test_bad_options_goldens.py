@@ -214,8 +214,8 @@ def test_good_values_pass() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("1x3x28x28", "got 1x3x28x28:float32, at which it says: RuntimeError: Given groups=1"),
-        ("1x1x28x28:int64", "got 1x1x28x28:int64, at which it says: RuntimeError: Input type"),
+        ("1x3x28x28", "got 1x3x28x28:float32, for which it raises RuntimeError: Given groups=1"),
+        ("1x1x28x28:int64", "got 1x1x28x28:int64, for which it raises RuntimeError: Input type"),
         ("99999999x99999999x99999", "fits into memory, got '99999999x99999999x99999'"),
     ],
 )

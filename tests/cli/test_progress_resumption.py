@@ -190,7 +190,7 @@ def test_workers_are_told_of_and_stopped(tmp_path: Path, forks) -> None:
          "boxwood._internal.report.experiments.run_in_processes", "Nothing is lost: finished phases are in s"),
         (("demo", "--store", "s", "--json"), "boxwood._internal.report.experiments.run_all", "Nothing is lost"),
         (("prune", "in", "--sparsity", "0.5", "--out", "o"), "boxwood._internal.cli.prune.prune_checkpoint",
-         "What is finished is kept in o; run the same command again to go on."),
+         "What is finished is kept in o; run the same command again to resume."),
         (("pack", "in", "--out", "o"), "boxwood._internal.cli.pack._convert", ""),
     ],
 )  # fmt: skip

@@ -62,8 +62,8 @@ def test_lazy_weights_are_refused(name: str) -> None:
     with pytest.raises(BoxwoodError) as caught:
         ACTIONS[name](nn.LazyLinear(3))
     assert str(caught.value) == (
-        "Expected parameters that have a shape, got 'weight', which gets its own when the network "
-        "runs for the first time; run one batch through it first."
+        "Expected parameters that have a shape, got 'weight', which gets its shape when the "
+        "network first runs; run one batch through it first."
     )
 
 

@@ -181,7 +181,7 @@ HALF = list(range(20))
         (DataLoader(PAIRS, sampler=SubsetRandomSampler(HALF)), "SubsetRandomSampler, .*Subset"),
         (DataLoader(PAIRS, sampler=WeightedRandomSampler([1.0] * 40, 40)), "WeightedRandomSampler"),
         (DataLoader(PAIRS, sampler=RandomSampler(PAIRS, num_samples=5)), "with RandomSampler"),
-        (DataLoader(PAIRS, batch_sampler=[[0, 1], [2]]), "with list, which Boxwood would not"),
+        (DataLoader(PAIRS, batch_sampler=[[0, 1], [2]]), "with list, which Boxwood would ignore"),
         ([(torch.ones(2), 0, 1)] * 3, r"pairs \(input, target\), got 3 values"),
         ([{"x": 1.0, "y": 0}] * 3, "a dict with the keys x, y"),
         ([(torch.ones(i + 1), 0) for i in range(3)], "tensors of one shape"),

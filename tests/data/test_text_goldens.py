@@ -87,7 +87,9 @@ def test_texts_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(BoxwoodError, match=r"at least 3 words, .* got words=2; 10,000 is usual"):
         ptb(str(tmp_path), words=2)
     (tmp_path / "ptb.valid.txt").write_text("\n")
-    with pytest.raises(BoxwoodError, match="words in the valid text of ptb, got none; fill it"):
+    with pytest.raises(
+        BoxwoodError, match="words in the valid text of ptb, got none; add some text"
+    ):
         ptb(str(tmp_path))
     (tmp_path / "ptb.valid.txt").write_bytes(b"caf\xe9\n")
     with pytest.raises(BoxwoodError, match=r"text in UTF-8 at .*valid.txt, got UnicodeDecodeError"):

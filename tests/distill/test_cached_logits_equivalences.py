@@ -186,7 +186,7 @@ def test_damaged_answers_are_refused(how: object, tmp_path: Path) -> None:
 def test_answers_to_other_examples_are_refused(tmp_path: Path) -> None:
     """Answers to another number of examples are not taken for these."""
     cache_logits(Counting(), data(25), shards=Shards(tmp_path))
-    with pytest.raises(BoxwoodError, match="folder of their own"):
+    with pytest.raises(BoxwoodError, match="their own folder"):
         cache_logits(Counting(), data(24), shards=Shards(tmp_path))
     labels = torch.zeros(3, dtype=torch.int64)
     answers = CachedStepLogits(Counting(), Float32(), Shards(tmp_path / "steps"))

@@ -105,7 +105,7 @@ def test_places_of_classes_in_any_order() -> None:
     ("call", "message"),
     [
         (lambda: confusable_classes(torch.ones(3, 2) / 2, 3), "between 1 and 2 clusters"),
-        (lambda: BalancedExamples.of(examples([1, 1]), (0, 1)), "some of the classes, not all"),
+        (lambda: BalancedExamples.of(examples([1, 1]), (0, 1)), "some of the classes, but not all"),
         (lambda: BalancedExamples.of(examples([1, 1]), (5,)), "got 0 and 2"),
         (lambda: output_layer(nn.Linear(2, 3), 4), "with 4 outputs, one per class, got '' with 3"),
         (lambda: output_layer(nn.ReLU(), 4), "got none"),

@@ -272,7 +272,7 @@ def test_instructions(target, instruction, height):
 
 def test_refusals():
     """Sums that may exceed 32 bits and groups that split quads are refused."""
-    with pytest.raises(BoxwoodError, match="leave this layer to float32"):
+    with pytest.raises(BoxwoodError, match="compute this layer in float32"):
         linear(70_000, 4, 1)
     shape = Conv(padded(2, 4, 4), padded(6, 4, 4), groups=2)
     with pytest.raises(BoxwoodError, match="groups of whole quads"):

@@ -76,7 +76,7 @@ def test_links_out_of_the_folder_are_refused_unless_allowed(source, tmp_path):
         open_checkpoint(source)
     (source / "model-1.safetensors").unlink()
     os.mkfifo(source / "model-1.safetensors")
-    with pytest.raises(BoxwoodError, match="something that is no file"):
+    with pytest.raises(BoxwoodError, match="something that is not a file"):
         open_checkpoint(source)
 
 

@@ -172,7 +172,7 @@ def test_a_header_that_takes_too_much_memory_is_refused(tmp_path):
 
 def test_what_is_no_file_is_refused(tmp_path):
     """Neither a folder nor a missing path is opened."""
-    with pytest.raises(BoxwoodError, match="something that is no file"):
+    with pytest.raises(BoxwoodError, match="something that is not a file"):
         read_header(tmp_path)
     with pytest.raises(BoxwoodError, match=r"Expected a safetensors file at .*gone.*, got none"):
         read_header(tmp_path / "gone")

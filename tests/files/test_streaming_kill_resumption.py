@@ -180,7 +180,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
         prune_checkpoint(source, done, 0.6)
     (done / ".pruning.json").rename(done / "pruning.json")
     (done / "pruning.json").write_text("{")
-    with pytest.raises(BoxwoodError, match="Expected what Boxwood wrote in"):
+    with pytest.raises(BoxwoodError, match="Expected a file that Boxwood wrote in"):
         prune_checkpoint(source, done, 0.5)
 
 

@@ -54,7 +54,9 @@ def test_evidence_that_nothing_gives() -> None:
     def mine(weight: Tensor, flair: Tensor) -> Tensor:
         return weight * flair
 
-    with pytest.raises(BoxwoodError, match=r"got 'flair'; settings go after a `\*`, evidence of"):
+    with pytest.raises(
+        BoxwoodError, match=r"got 'flair'; put settings after a `\*`, and pass your own"
+    ):
         find_masks(net, 0.5, criterion=mine)
     given = {"flair": {"weight": torch.ones(2, 4)}}
     assert int(find_masks(net, 0.5, criterion=mine, evidence=given)["weight"].sum()) == 4

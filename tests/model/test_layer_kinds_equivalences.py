@@ -392,5 +392,5 @@ def test_quantised_layers_and_layers_without_a_shape_are_refused() -> None:
     packed[0].register_buffer("qweight", torch.ones(2, 4, dtype=torch.int32))
     with pytest.raises(BoxwoodError, match=r"got the buffer '0\.qweight' of torch.int32"):
         find_masks(packed, 0.5)
-    with pytest.raises(BoxwoodError, match=r"got 'weight', which gets its own when"):
+    with pytest.raises(BoxwoodError, match=r"got 'weight', which gets its shape when"):
         find_masks(nn.LazyLinear(3), 0.5)

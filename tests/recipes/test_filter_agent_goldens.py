@@ -42,7 +42,7 @@ def _after(store: Store, recipe, phases: int, seed: int = 0) -> State:
 def test_layers_are_named_input_side_first():
     """The layers of a net are the groups of its units, in the order of its forward pass."""
     assert layers_of(NET, torch.zeros(1, 1, 8, 8)) == LAYERS
-    with pytest.raises(BoxwoodError, match="Expected layers with names of their own"):
+    with pytest.raises(BoxwoodError, match="Expected distinct layer names"):
         filter_agent(TRAINING, SEARCH, TRAINING, layers=("conv1.weight", "conv1.weight"))
 
 
@@ -113,7 +113,10 @@ def test_sensitivity_meets_the_multiply_adds(store):
 def test_an_unknown_layer_is_named(store):
     """The error lists the layers that there are."""
     search = replace(SEARCH, layer="conv3.weight")
-    with pytest.raises(BoxwoodError, match=r"got 'conv3.weight'; take one of conv1.weight, conv2"):
+    with pytest.raises(
+        BoxwoodError,
+        match=r"got 'conv3.weight'; choose one of conv1.weight, conv2",
+    ):
         run_recipe(Genesis(model=NET, data=digits), (AGENT[0], search), store)
 
 

@@ -69,7 +69,7 @@ def test_the_smaller_network_of_a_run_is_a_file(tmp_path):
     dense = CliRunner().invoke(
         app, [*call[:2], keys(start, recipe)[1][:12], *call[3:], "x", "--cut"]
     )
-    assert "got none; name a phase after the pruning" in str(dense.exception)
+    assert "got none; give the key of a phase after the pruning" in str(dense.exception)
 
 
 def normed() -> nn.Module:

@@ -146,7 +146,7 @@ def test_refused_hints(store: Store) -> None:
     several = trained_teacher(BIG, TRAINING, members=2)
     for who, loss, said in [
         (PAST, FeatureDistillation(layers=("nowhere",)), "names of layers of .*, got 'nowhere'"),
-        (replace(PAST, encoding=Float16()), hinted, "kept as they are, got the encoding Float16"),
+        (replace(PAST, encoding=Float16()), hinted, "stored unchanged, got the encoding Float16"),
         (several, hinted, "one teacher .* got members=2"),
         (
             trained_teacher(BIG, TRAINING),

@@ -41,7 +41,7 @@ def test_what_cannot_be_compared_says_why(
     hand.note(empty, "other", 0, [(hand.measure(""), hand.measured(9), None)], model={"function": "a:b"})  # fmt: skip
     with pytest.raises(BoxwoodError, match="Expected two recipes of one study"):
         compare(read([store, empty]), "pruned", "other")
-    with pytest.raises(BoxwoodError, match="that kept as many weights"):
+    with pytest.raises(BoxwoodError, match="that kept the same number of weights"):
         compare(read([_two_levels(empty, hand)], only=["x*", "y*"]), "x", "y")
 
 

@@ -187,7 +187,7 @@ def test_what_a_comparison_refuses() -> None:
         replace(TASK, rates=(0.0,))
     with pytest.raises(BoxwoodError, match=r"tasks, methods and sparsities to compare, got 0"):
         replace(SMALL, tasks=())
-    with pytest.raises(BoxwoodError, match=r"names of their own .* \['dense'\] as methods and"):
+    with pytest.raises(BoxwoodError, match=r"distinct names .* \['dense'\] as methods and"):
         replace(SMALL, methods={"dense": METHODS["RigL"]})
     with pytest.raises(BoxwoodError, match=r"corners to do without some of RigL, .*, got 'OBD'"):
         replace(SMALL, tasks=(replace(TASK, without=("OBD",)),))

@@ -93,7 +93,7 @@ def test_folders_of_tables_and_figures_are_new(option: str, store: Store, here: 
     (here / "folder").mkdir()
     (here / "folder" / "study-1-cost.csv").write_text("mine")
     error = typed("report", store.root, option, "folder").exception
-    assert "Expected a new or an empty folder, got folder, which holds something" in str(error)
+    assert "Expected a new or an empty folder, got folder, which is not empty" in str(error)
     assert [path.read_text() for path in (here / "folder").iterdir()] == ["mine"]
 
 
@@ -106,7 +106,7 @@ def test_names_of_other_formats_are_refused(
     *words, out = commands(store)[name]
     error = typed(*words, Path(str(out)).with_suffix(suffix)).exception
     assert isinstance(error, BoxwoodError)
-    assert f"got net{suffix}; what is written here is no {suffix} file: name it {out}." in str(
+    assert f"got net{suffix}; the file written here is not a {suffix} file: name it {out}." in str(
         error
     )
     assert not list(here.iterdir())

@@ -123,7 +123,7 @@ def test_what_workers_refuse(tmp_path, monkeypatch):
     with pytest.raises(BoxwoodError, match=r"the file that defines it has changed since"):
         work(order)
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(BoxwoodError, match=r"workers that work to the end, got exit codes \[1\]"):
+    with pytest.raises(BoxwoodError, match=r"workers that finish, got exit codes \[1\]"):
         run_in_processes(jobs(), Store(tmp_path / "dead"), workers=1)
 
 

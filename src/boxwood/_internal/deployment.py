@@ -22,7 +22,7 @@ def save(
     selection: UnitSelection | None = None,
     masks: Masks | None = None,
 ) -> None:
-    """Write a compiled, a smaller or a masked network to a file, whole or not at all.
+    """Write a compiled, a smaller or a masked network to a file. The file appears complete, or not at all.
 
     Args:
         network: what `compile` or `shrink` returned, or a network under masks.

@@ -40,8 +40,8 @@ def find_blocks(model: nn.Module, name: str | None = None) -> tuple[str, ...]:
         got = ", ".join(found) or ("none" if name is None else f"none that is called {name!r}")
         choice = f" out of {', '.join(there)}" if there and name is not None else ""
         raise InvalidInput(
-            f"Expected one list of blocks in {type(model).__name__}, got {got}; "
-            f"name the one that is meant with blocks={choice}."
+            f"Expected one list of blocks in {type(model).__name__}, got {got}; name the one "
+            f"you mean with blocks={choice}."
         )
     ((outer, blocks),) = found.items()
     return tuple(f"{outer}.{place}" for place in range(len(blocks)))

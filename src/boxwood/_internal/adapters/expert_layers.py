@@ -92,20 +92,21 @@ def expert_layers(model: nn.Module) -> dict[str, nn.Module]:
         >>> expert_layers(nn.Linear(1, 1))
         Traceback (most recent call last):
         ...
-        boxwood.errors.InvalidInput: Expected a mixture whose experts are one tensor for all, got Linear, which has none; give one of those that transformers 5 loads so.
+        boxwood.errors.InvalidInput: Expected a mixture whose experts are stored in one tensor, got Linear, which has none; give a model that transformers 5 loads that way.
     """
     found = {name: each for name, each in model.named_modules() if _is_experts(each)}
     if not found:
         raise InvalidInput(
-            f"Expected a mixture whose experts are one tensor for all, got {type(model).__name__}, "
-            f"which has none; give one of those that transformers 5 loads so."
+            f"Expected a mixture whose experts are stored in one tensor, got "
+            f"{type(model).__name__}, "
+            f"which has none; give a model that transformers 5 loads that way."
         )
     for name, layer in found.items():
         if len(_arguments(layer)) < 3:
             raise InvalidInput(
                 f"Expected experts that are called with hidden states, chosen experts and gate values, "
-                f"got {type(layer).__name__} at {name!r}, whose experts all read every token; its "
-                f"experts cannot be scored."
+                f"got {type(layer).__name__} at {name!r}, whose experts all read every token; "
+                f"experts of such a model cannot be scored."
             )
     return found
 

@@ -269,7 +269,8 @@ def check_experts(experts: int, count: int, config: Any) -> None:
         raise InvalidInput(f"Expected {able} of a layer to drop, got {count}; {why}.")
     if count % groups:
         raise InvalidInput(
-            f"Expected equally many experts to drop from each of {groups} groups, got {count}; give a "
+            f"Expected the same number of experts to drop from each of {groups} groups, got "
+            f"{count}; give a "
             f"multiple of {groups}."
         )
 
@@ -286,14 +287,14 @@ def _kept(model: Any, layers: Mapping[str, nn.Module], dropped: Dropped) -> dict
     if dropped.keys() != layers.keys():
         raise InvalidInput(
             f"Expected experts to drop in all of the layers {', '.join(layers)}, got "
-            f"{', '.join(dropped) or 'none'}; a configuration has one number for all."
+            f"{', '.join(dropped) or 'none'}; the configuration has one number for all layers."
         )
     groups = _groups(model.config)
     counts = {len(set(places)) for places in dropped.values()}
     if len(counts) != 1:
         raise InvalidInput(
-            f"Expected equally many experts to drop in every layer, got {sorted(counts)}; a "
-            f"configuration has one number for all."
+            f"Expected the same number of experts to drop in every layer, got {sorted(counts)}; "
+            f"the configuration has one number for all layers."
         )
     kept = {}
     for name, layer in layers.items():
@@ -302,12 +303,13 @@ def _kept(model: Any, layers: Mapping[str, nn.Module], dropped: Dropped) -> dict
         if not places <= set(range(experts)):
             raise InvalidInput(
                 f"Expected experts from 0 to {experts - 1} of {name!r}, got {sorted(places)}; "
-                f"correct the places."
+                f"correct the numbers."
             )
         of_groups = {len(places & set(group)) for group in _cut(range(experts), groups)}
         if len(of_groups) != 1:
             raise InvalidInput(
-                f"Expected equally many experts to drop from each of the {groups} groups of {name!r}, "
+                f"Expected the same number of experts to drop from each of the {groups} groups "
+                f"of {name!r}, "
                 f"got {sorted(places)}; use least_experts."
             )
         kept[name] = [place for place in range(experts) if place not in places]

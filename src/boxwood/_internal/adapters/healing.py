@@ -201,6 +201,6 @@ def _claim(work: Path, asked: Mapping[str, Any]) -> None:
     other = [name for name in asked if found.get(name) != asked[name]]
     if other:
         raise InvalidInput(
-            f"Expected the call by which the interrupted healing in {work} began, got another "
-            f"{', '.join(other)}; make the same call to go on, or delete {work}."
+            f"Expected the call that began the interrupted healing in {work} began, got another "
+            f"{', '.join(other)}; make the same call to resume, or delete {work}."
         )

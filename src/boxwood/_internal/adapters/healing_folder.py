@@ -47,8 +47,8 @@ def write_healed(
     for name, mask in masks.items():
         if parameters[name].detach().cpu().masked_select(~mask).count_nonzero():
             raise CheckpointError(
-                f"Expected zeros in {name!r} where it is pruned, got other values after training; "
-                f"please report this as a fault."
+                f"Expected zeros in {name!r} where it is pruned, got other values after "
+                f"training; please report this as a bug."
             )
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -63,7 +63,8 @@ def open_student(folder: Path) -> Student:
     check_causal(open_config(folder), folder)
     if any(is_packed(read_header(file)) for file in find_files(folder)[1]):
         raise InvalidInput(
-            f"Expected a folder as save_pretrained writes it, got {folder}, whose weights are packed; "
+            f"Expected a folder written by save_pretrained, got {folder}, whose weights are "
+            f"packed; "
             f"do `boxwood unpack {folder} --out DENSE` first."
         )
     model: Any = load_folder(folder)
@@ -86,13 +87,14 @@ def check_vocabulary(student: Path, teacher: Path, text: str) -> None:
     if mine.vocab_size != other.vocab_size:
         raise InvalidInput(
             f"Expected a teacher with the student's vocabulary of {mine.vocab_size} tokens, got "
-            f"{other.vocab_size} in {teacher}; distil from the model that the student was made of."
+            f"{other.vocab_size} in {teacher}; distil from the model that the student was made "
+            f"from."
         )
     part = text[:_COMPARED]
     if token_ids(open_tokenizer(student), part) != token_ids(open_tokenizer(teacher), part):
         raise InvalidInput(
             f"Expected a teacher with the student's tokenizer, got one in {teacher} that cuts the "
-            f"text into other tokens; distil from the model that the student was made of."
+            f"text into other tokens; distil from the model that the student was made from."
         )
 
 

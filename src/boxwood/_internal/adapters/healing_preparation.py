@@ -69,7 +69,9 @@ def prepare(
         )
     passes = steps * each / pieces.learned.numel()
     if teacher is None and cache:
-        raise InvalidInput("Expected a teacher whose words are kept, got none; give --teacher.")
+        raise InvalidInput(
+            "Expected --teacher with --cache or --cache-folder, got none; give --teacher."
+        )
     kept = teacher is not None and (bool(cache) or (cache is None and passes > 1))
     student = open_student(source)
     places = min(passes, 1) * pieces.learned.numel()

@@ -175,7 +175,7 @@ def _check(
                 f"matches none of {', '.join(names[:8])}; correct the pattern."
             )
     if not any(chosen.values()):
-        raise InvalidInput("Expected linear layers to prune, got none that are left; skip fewer.")
+        raise InvalidInput("Expected linear layers to prune, got none; skip fewer.")
 
 
 def _warn_of_others(opened: Resident) -> None:

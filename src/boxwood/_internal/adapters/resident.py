@@ -112,8 +112,8 @@ class Resident:
             if each.convert is not None:
                 raise InvalidInput(
                     f"Expected the weight of a linear layer to be one tensor of the file, got "
-                    f"{', '.join(t.name for t in each.tensors[:3])} for {f'{block}.{name}'!r}; leave "
-                    f"this model to boxwood.find_masks."
+                    f"{', '.join(t.name for t in each.tensors[:3])} for {f'{block}.{name}'!r}; "
+                    f"prune this model with boxwood.find_masks."
                 )
         return {name: each.tensors[0] for name, each in found.items()}
 
@@ -137,8 +137,9 @@ class Resident:
             place = parameters.get(name)
             if place is not None and place.shape != tensor.shape:
                 raise InvalidInput(
-                    f"Expected {prefix + name!r} of shape {tuple(place.shape)}, as config.json "
-                    f"says, got {tuple(tensor.shape)}; give the config.json of these weights."
+                    f"Expected {prefix + name!r} of shape {tuple(place.shape)}, as in "
+                    f"config.json, got {tuple(tensor.shape)}; give the config.json of these "
+                    f"weights."
                 )
         module.load_state_dict(state, strict=False, assign=True)
 

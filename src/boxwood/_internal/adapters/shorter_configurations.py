@@ -218,8 +218,8 @@ def _check_attention(name: str, before: Any, after: Any) -> None:
 
     if attends(before) and not attends(after):
         raise InvalidInput(
-            f"Expected one block of {name} with attention to stay, got none: its caches count tokens "
-            f"there; drop others."
+            f"Expected one block of {name} with attention to stay, got none: caches count "
+            f"tokens in it; drop other blocks."
         )
 
 

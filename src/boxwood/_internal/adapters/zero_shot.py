@@ -50,8 +50,8 @@ def zero_shot(
     missing = [task for task in tasks if task not in known.all_tasks]
     if missing:
         raise InvalidInput(
-            f"Expected tasks that lm-eval knows, got {', '.join(missing)}; `lm-eval ls tasks` lists "
-            f"them, and --task-folder adds yours."
+            f"Expected tasks that lm-eval knows, got {', '.join(missing)}; `lm-eval ls tasks` "
+            f"lists them, and --task-folder adds your own."
         )
     model: Any = load_folder(folder)
     model = model.to(device=device, dtype=dtype) if dtype else model.to(device)
@@ -62,8 +62,9 @@ def zero_shot(
         found = simple_evaluate(model=asked, tasks=list(tasks), task_manager=known, limit=limit)
     except (OSError, ValueError, RuntimeError) as error:
         raise InvalidInput(
-            f"Expected lm-eval to ask {', '.join(tasks)}, got {str(error).splitlines()[0]}; its data "
-            f"are downloaded, so check the network, or name a --task-folder with data of your own."
+            f"Expected lm-eval to ask {', '.join(tasks)}, got {str(error).splitlines()[0]}; "
+            f"lm-eval downloads its data, so check the network, or give --task-folder with your "
+            f"own data."
         ) from error
     return results_of(found)
 

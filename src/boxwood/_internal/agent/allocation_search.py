@@ -23,7 +23,7 @@ from boxwood.errors import InvalidInput, NoEffect
 
 
 class AllocationSearch(NamedTuple):
-    """What a search for sparsities found.
+    """The result of a search for sparsities.
 
     Args:
         allocation: the best of all episodes.

@@ -98,7 +98,7 @@ def group_named(found: Units, layer: str) -> Group:
         if group.name == layer:
             return group
     raise InvalidInput(
-        f"Expected a layer whose filters can be removed, got {layer!r}; take one of "
+        f"Expected a layer whose filters can be removed, got {layer!r}; choose one of "
         f"{', '.join(group.name for group in found.groups)}."
     )
 

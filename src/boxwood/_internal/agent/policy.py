@@ -13,7 +13,7 @@ _HIDDEN = 64
 
 
 class FilterPolicy(nn.Module):
-    """Filters as one picture, to a logit of keeping for each.
+    """The agent's policy network: it reads the filters as one image and returns a logit of keeping for each.
 
     The picture has a row for each filter and a column for each of its weights. Where a filter has
     more than 16 weights, four stages of 7 × 7 convolution, ReLU and 2 × 2 max-pooling look at it

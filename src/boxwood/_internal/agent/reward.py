@@ -25,8 +25,8 @@ def accuracy_term(drop: float, bound: float) -> float:
     """
     if not bound > 0:
         raise InvalidInput(
-            f"Expected a drop bound above 0 percentage points, got {bound}; 0.5 asks for nearly "
-            "the same accuracy, 4 for a small network."
+            f"Expected a drop bound above 0 percentage points, got {bound}; 0.5 keeps nearly "
+            f"the same accuracy, 4 gives a small network."
         )
     return (bound - drop) / bound
 

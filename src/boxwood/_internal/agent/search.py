@@ -52,7 +52,7 @@ Choose = Callable[[Tensor, Sequence[Update]], Tensor]
 
 
 def thresholded(logits: Tensor, updates: Sequence[Update]) -> Tensor:  # noqa: ARG001 - a Choose
-    """Keep the filters whose probability is above one half; the likeliest if there is none.
+    """Keep the filters whose probability is above one half, or the most probable one if there is none.
 
     Example:
         >>> thresholded(torch.tensor([0.3, -0.2, 1.0]), ())
@@ -62,7 +62,7 @@ def thresholded(logits: Tensor, updates: Sequence[Update]) -> Tensor:  # noqa: A
 
 
 def best_rewarded(logits: Tensor, updates: Sequence[Update]) -> Tensor:
-    """Take the action of all tries that was rewarded best, the first of equals.
+    """Take the action with the highest reward of all tries, and the first if several are equal.
 
     Example:
         >>> best_rewarded(torch.zeros(2), [Update(("11", "10"), (0.0, 0.1), (0.0, 0.5), "11")])
@@ -78,7 +78,7 @@ def best_rewarded(logits: Tensor, updates: Sequence[Update]) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class TryAndLearn:
-    """How an agent searches one layer.
+    """Settings of an agent's search over one layer.
 
     Args:
         bound: b > 0, the drop of accuracy that is acceptable, in percentage points.

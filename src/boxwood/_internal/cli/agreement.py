@@ -50,7 +50,7 @@ class BenchData:
         if [(x.shape, x.dtype) for x in first] != [(x.shape, x.dtype) for x in example]:
             raise InvalidInput(
                 f"Expected --input of the shapes of --data, {' and '.join(self.shapes())}, got "
-                f"others; leave --input out."
+                f"other shapes; leave --input out."
             )
         return first
 
@@ -120,7 +120,8 @@ def read_bench_data(data: str, batch: int | None, examples: int) -> BenchData:
         judged = batches[half:][: -(-examples // each)] if half else []
     if not calibration or not judged:
         raise InvalidInput(
-            f"Expected --data {data} with examples to calibrate and others to judge, of calls of "
+            f"Expected --data {data} with examples to calibrate on and others to measure on, in "
+            f"batches of "
             f"{batch or 1}, got too few; give more, or a smaller batch in --input."
         )
     return BenchData(tuple(calibration), tuple(judged))

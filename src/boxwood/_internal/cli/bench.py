@@ -235,7 +235,7 @@ def _chosen(entries: Sequence[Entry], only: Sequence[str]) -> list[Entry]:
             networks = "; ".join(dict.fromkeys(entry.network for entry in entries))
             raise InvalidInput(
                 f"Expected --only to be part of the name of an engine ({engines}), of a network "
-                f"({networks}) or int8, got {text!r}; give such a part."
+                f"({networks}) or int8, got {text!r}; give a part of one of these names."
             )
     wanted = [text.lower() for text in only] or [""]
     return [

@@ -205,7 +205,7 @@ def empty(folder: Path, *, overwrite: bool) -> None:
     """
     if not overwrite and folder.is_dir() and any(folder.iterdir()):
         raise InvalidInput(
-            f"Expected a new or an empty folder, got {folder}, which holds something; give "
+            f"Expected a new or an empty folder, got {folder}, which is not empty; give "
             f"another, or --overwrite to write over files of the same names."
         )
 

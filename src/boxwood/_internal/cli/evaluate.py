@@ -209,7 +209,7 @@ def _named(folders: Sequence[str], against: str | None) -> list[tuple[str, Path]
             )
         if sum(other == folder for _, other in found) > 1:
             raise InvalidInput(
-                f"Expected every folder once, got {folder} twice as {name}; leave one out."
+                f"Expected each folder once, got {folder} twice as {name}; leave one out."
             )
     return found
 

@@ -194,7 +194,9 @@ def heal(
     if cache is False and cache_folder is not None:
         raise InvalidInput("Expected --no-cache or --cache-folder, got both; leave one out.")
     if teacher is None and (cache or cache_folder is not None):
-        raise InvalidInput("Expected a teacher whose words are kept, got none; give --teacher.")
+        raise InvalidInput(
+            "Expected --teacher with --cache or --cache-folder, got none; give --teacher."
+        )
     # Only here: transformers takes seconds to import.
     from boxwood._internal.adapters.folders import quiet_loading
     from boxwood._internal.adapters.healing import heal_pretrained, plan_healing
@@ -228,7 +230,7 @@ def heal(
         plan = plan_healing(student, out, read, healing, **given)
         _say_plan(plan, as_json=as_json)
         return
-    again = "The last checkpoint is kept; run the same command again to go on."
+    again = "The last checkpoint is kept; run the same command again to resume."
     with stoppable(again), _shown(quiet=as_json) as watch:
         done = heal_pretrained(
             student, out, read, healing, snapshot_every=snapshot_every, watch=watch, **given

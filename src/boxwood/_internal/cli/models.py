@@ -96,8 +96,8 @@ def read_network(
 
     if weights is not None or settings:
         raise InvalidInput(
-            f"Expected no --weights and no --set with a folder, got {weights or settings[0]}; the "
-            f"folder holds the weights and the configuration."
+            f"Expected no --weights and no --set with a folder, got {weights or settings[0]}; "
+            f"the folder has its own weights and configuration."
         )
     model = load_folder(Path(target))
     for module in model.modules():  # the stacks of an encoder and a decoder hold copies
@@ -204,7 +204,7 @@ def check_takes(model: nn.Module, example: Sequence[Tensor]) -> None:
         shapes = " and ".join(f"{'x'.join(map(str, x.shape))}:{x.dtype}" for x in example)
         raise InvalidInput(
             f"Expected inputs that {type(model).__name__} takes, got {shapes.replace('torch.', '')}, "
-            f"at which it says: {type(error).__name__}: {_first_line(error)}; give others with "
+            f"for which it raises {type(error).__name__}: {_first_line(error)}; give others with "
             f"--input."
         ) from error
 

@@ -171,7 +171,8 @@ def _convert(
             out.mkdir(parents=True, exist_ok=True)
     elif out.suffix != ".safetensors" or out.is_dir():
         raise InvalidInput(
-            f"Expected a file to write whose name ends in .safetensors, got {out}; name one."
+            f"Expected a file to write whose name ends in .safetensors, got {out}; give such a "
+            f"name."
         )
     for file, target in targets.items():
         convert(file, target, on_read)

@@ -56,8 +56,8 @@ def read_pattern(pattern: str, sparsity: float | None) -> tuple[float, NofM | Bl
     if isinstance(grouped, Blocks):
         if sparsity is None:
             raise InvalidInput(
-                f"Expected --sparsity with --pattern {pattern}, got none; say how many of the "
-                f"blocks go."
+                f"Expected --sparsity with --pattern {pattern}, got none; give the fraction of "
+                f"blocks to remove."
             )
         return sparsity, grouped
     own = 1 - grouped.n / grouped.m

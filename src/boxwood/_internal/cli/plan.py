@@ -25,7 +25,8 @@ from boxwood.errors import InvalidInput
 def _known_card(value: str | None) -> str | None:
     if value is not None and value not in CARDS:
         raise InvalidInput(
-            f"Expected --card to be one of {', '.join(CARDS)}, got {value!r}; take the one that is nearest."
+            f"Expected --card to be one of {', '.join(CARDS)}, got {value!r}; choose the one "
+            f"nearest to yours."
         )
     return value
 

@@ -158,8 +158,8 @@ def prune(
     if by is not None:
         if layers or per_tensor:
             raise InvalidInput(
-                "Expected no --layers and no --per-tensor with --by, which gives every linear layer "
-                "of the blocks the same sparsity, got one; leave layers out with --skip."
+                "Expected no --layers and no --per-tensor with --by, which prunes every linear "
+                "layer of the blocks to the same sparsity, got one; leave layers out with --skip."
             )
         wanted, decide = decision(by, sparsity, pattern, start=start, refit=refit, tune=tune)
         uneven = _uneven(owl=owl, alpha=alpha, pattern=pattern, sparsity=sparsity)
@@ -188,18 +188,20 @@ def prune(
         return
     if sparsity is None or pattern or text or lines or blocks:
         raise InvalidInput(
-            "Expected --sparsity, and --pattern, --text, --lines and --blocks only with --by, got "
-            "otherwise; add --by magnitude, wanda, ria or sparsegpt for a pretrained transformer."
+            "Expected --sparsity, and --pattern, --text, --lines and --blocks only with --by, "
+            "got one of them without; add --by magnitude, wanda, ria or sparsegpt for a "
+            "pretrained transformer."
         )
     if start or refit or tune or owl or alpha:
         raise InvalidInput(
-            "Expected --start, --refit, --tune, --owl and --alpha only with --by, got otherwise; add "
+            "Expected --start, --refit, --tune, --owl and --alpha only with --by, got one of "
+            "them without; add "
             "--by magnitude, wanda, ria or sparsegpt for a pretrained transformer."
         )
     chosen = NamePatterns(tuple(layers or ()), tuple(skip or ()))
     opened = open_checkpoint(checkpoint, follow_links=follow_links)
     chosen.check([tensor.name for tensor in opened.tensors()])
-    again = f"What is finished is kept in {out}; run the same command again to go on."
+    again = f"What is finished is kept in {out}; run the same command again to resume."
     with stoppable(again), byte_bar(quiet=as_json) as watch:
         rows = prune_checkpoint(
             checkpoint,
@@ -228,7 +230,7 @@ def _uneven(*, owl: bool, alpha: bool, pattern: str | None, sparsity: float | No
     given = [name for name, is_given in (("--owl", owl), ("--alpha", alpha)) if is_given]
     if len(given) == 2:
         raise InvalidInput(
-            "Expected --owl or --alpha, which both give every block a sparsity of its own, got both; "
+            "Expected --owl or --alpha, which both choose a sparsity for each block, got both; "
             "leave one out."
         )
     if given and sparsity is None:

@@ -69,8 +69,8 @@ def decision(
         raise InvalidInput(f"Expected --by {', '.join(METHODS)}, got {by!r}; choose one.")
     if start is not None and (by != "dsnot" or start not in _STARTS):
         raise InvalidInput(
-            f"Expected --start {', '.join(_STARTS)} with --by dsnot, which refines masks, got "
-            f"--start {start} with --by {by}; correct one of the two."
+            f"Expected --start {', '.join(_STARTS)} with --by dsnot, which refines the masks of "
+            f"another method, got --start {start} with --by {by}; correct one of the two."
         )
     grouped = None
     if pattern is not None:

@@ -197,7 +197,7 @@ def latency(
         for each in run.measurements
     }
     settings = Settings(batch=batch, threads=threads, turns=turns)
-    kept = "What was measured is kept; run the same command again to go on."
+    kept = "What was measured is kept; run the same command again to resume."
     with stoppable(kept), bar("measured", quiet=False) as report:
         found = measure_all(opened, list(wanted.values()), settings, again=again, progress=report)
     console = Console(soft_wrap=True)
@@ -234,7 +234,8 @@ def _whole(store: Store, key: str) -> str:
     found = [each for each in store.phases() if each.startswith(key)]
     if len(found) != 1:
         raise InvalidInput(
-            f"Expected the beginning of one key, got {key!r}, which fits {len(found)} of the "
+            f"Expected the first characters of one key, got {key!r}, which matches {len(found)} "
+            f"of the "
             f"phases in {store.root}; list them with `boxwood runs list`."
         )
     return found[0]

@@ -197,8 +197,8 @@ def shrink(
     folder = Path(target) if Path(target).is_dir() else None
     if (blocks and not drop_blocks) or (merge and not drop_experts):
         raise InvalidInput(
-            "Expected --blocks with --drop-blocks and --merge with --drop-experts, got one without the "
-            "other; leave it out."
+            "Expected --blocks with --drop-blocks and --merge with --drop-experts, got one "
+            "without the other; leave it out, or give both."
         )
     if folder is None and (by or text or samples or length or drop_blocks or drop_experts):
         raise InvalidInput(
@@ -274,7 +274,7 @@ def shrink(
         if not checked.equivalent:
             raise EquivalenceError(
                 f"Expected the smaller network to compute what the masked one does, got\n"
-                f"{checked}\nand nothing was written; keep the part that differs with --protect."
+                f"{checked}\nand nothing was written; protect the part that differs with --protect."
             )
         if folder is None:
             save_shrunken(small, record_of(model, selection), out)
@@ -301,7 +301,7 @@ def _refuse(option: str, others: list[str]) -> None:
     if others:
         raise InvalidInput(
             f"Expected no {' and '.join(others)} with {option}, which removes whole blocks or experts, "
-            f"got it; leave it out, or shrink the result again."
+            f"got both; leave it out, or shrink the result again."
         )
 
 

@@ -120,8 +120,8 @@ def shrink_depth(
     predicts = is_causal(model) or pairs
     if options.by != "influence" and not predicts:
         raise InvalidInput(
-            f"Expected a language model for --by {options.by}, got {type(model).__name__}, which "
-            f"predicts no tokens; use --by influence."
+            f"Expected a language model for --by {options.by}, got {type(model).__name__}, "
+            f"which does not predict tokens; use --by influence."
         )
     reading = reading_of(folder, text, samples, length)
     if pairs:

@@ -93,7 +93,7 @@ def criterion_of(
     if text is None and name != "magnitude":
         raise InvalidInput(
             f"Expected --text for {by or type(model).__name__}, got none: magnitudes alone destroy a "
-            f"language model; give --text FILE, or --by magnitude to do it all the same."
+            f"language model; give --text FILE, or --by magnitude to do it anyway."
         )
     return CRITERIA[name]
 

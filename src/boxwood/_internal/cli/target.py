@@ -40,7 +40,7 @@ def resolve(
     if target.endswith(".json"):
         if data or settings:
             raise InvalidInput(
-                f"Expected a recipe file alone, got also --data or --set; edit {target} instead."
+                f"Expected only a recipe file, got --data or --set as well; edit {target} instead."
             )
         found = _read(Path(target), trust)
     else:
@@ -66,7 +66,7 @@ def _read(path: Path, trust: Trust) -> Any:
         raise InvalidInput(f"Expected a recipe file at {path}, got none; check it.") from error
     except (OSError, ValueError) as error:
         raise InvalidInput(
-            f"Expected JSON in {path}, got text that is not ({error}); "
+            f"Expected JSON in {path}, got other text ({error}); "
             f"write it with `boxwood plan --json`."
         ) from error
     return decode(found, trust)
@@ -93,7 +93,7 @@ def arguments(
         if name not in parameters:
             raise InvalidInput(
                 f"Expected a parameter of {target} ({', '.join(parameters) or 'it has none'}), "
-                f"got {name!r}; correct or drop it."
+                f"got {name!r}; correct it or leave it out."
             )
     return given
 

@@ -225,7 +225,7 @@ def prepared(task: Task, out: Path, asked: Asked, watch: Watch) -> Prepared:
     )  # fmt: skip
     if not found:
         raise InvalidInput(
-            "Expected a network from which something can go, got one without removable units and "
+            "Expected a network with something to remove, got one without removable units and "
             "without matrices; find_units(model, example).reasons() says why."
         )
     seconds = 3600 * (1.0 if asked.hours is None else asked.hours)

@@ -46,7 +46,7 @@ AFTER = (0.5, 0.3, 0.2)
 
 @dataclass(frozen=True)
 class Candidate:
-    """What one network keeps.
+    """Which units and weights one network keeps.
 
     Args:
         name: such as ``"units 55 %"``.

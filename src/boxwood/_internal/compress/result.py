@@ -12,7 +12,7 @@ from boxwood._internal.compress.search import Attempt
 
 @dataclass(frozen=True, eq=False)
 class Compressed:
-    """A network that was compressed, and what is known of it.
+    """A compressed network and its measurements.
 
     Args:
         network: the smaller one.

@@ -254,7 +254,7 @@ def accuracy(output: Any, targets: Any) -> Tensor:
 
 
 def agreement(output: Any, dense: Any) -> Tensor:
-    """Say of each example how much a network agrees with the dense one.
+    """Return for each example how much a network agrees with the dense one.
 
     Of logits [N, C] it is whether the largest is the same; of other outputs the cosine of the angle
     between both, all floating-point tensors of an example taken as one vector.

@@ -63,8 +63,9 @@ class Task:
         for name, parameter in self.model.named_parameters():
             if not parameter.is_cpu:  # else the race at the end would fail, after the whole search
                 raise InvalidInput(
-                    f"Expected a network on the CPU, for which files are written and times are taken, "
-                    f"got {name!r} on {parameter.device}; move it there by .cpu()."
+                    f"Expected a network on the CPU, because files are written and times are "
+                    f"measured for the CPU, got {name!r} on {parameter.device}; move it there "
+                    f"with .cpu()."
                 )
         _check_batches(self.train, "train")
         for name in ("validate", "test"):

@@ -144,7 +144,7 @@ class ByName:
 
 @dataclass(frozen=True)
 class AtLeast:
-    """Keep every score that reaches a threshold: the sparsity is what comes out.
+    """Keep every score that reaches a threshold, which determines the sparsity.
 
     With the criterion `magnitude_over_std` this is Han's rule, "quality × std", one quality per
     layer.

@@ -10,7 +10,7 @@ from boxwood.errors import InvalidInput
 
 @dataclass(frozen=True)
 class Call:
-    """A function with some of its settings filled in, as data.
+    """A function with some of its arguments, as data.
 
     Example:
         >>> from boxwood.criteria import magnitude

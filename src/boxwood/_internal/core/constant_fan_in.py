@@ -15,7 +15,7 @@ from boxwood.errors import InvalidInput
 
 @dataclass(frozen=True)
 class SRigL(Replacing):
-    """RigL with a constant fan-in: every active neuron of a layer keeps equally many weights.
+    """RigL with a constant fan-in: every active neuron of a layer keeps the same number of weights.
 
     At an update, K weights of a tensor are to be replaced. A weight is salient if it is none of the
     K active ones of least magnitude, or one of the K others of largest gradient. A neuron with

@@ -14,7 +14,7 @@ from boxwood.errors import InvalidInput
 
 @dataclass(frozen=True, eq=False)
 class FixedMasks:
-    """Hold masks as they are: retraining after one-shot pruning, as a policy.
+    """Hold given masks unchanged: retraining after one-shot pruning, as a policy.
 
     Args:
         masks: bool tensors by parameter name; True keeps.

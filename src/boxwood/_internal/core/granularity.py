@@ -15,7 +15,7 @@ _SHORT = 8  # numbers in a row that are compared pair by pair
 
 
 class Granularity(Protocol):
-    """Groups of weights: scores become scores of groups, decisions about groups become masks.
+    """Groups of weights: it turns scores of weights into scores of groups, and chosen groups into masks.
 
     One that also has ``may_cut(shape, dim, place)``, which says whether no group lies on both sides
     of the cut before an index of a dimension, works on tensors that are cut there into shards.
@@ -132,7 +132,7 @@ def largest(scores: Tensor, dims: tuple[int, ...]) -> Tensor:
 
 @dataclass(frozen=True)
 class Slices:
-    """All weights that share their index in some dimensions are one group.
+    """All weights with the same index in some dimensions form one group.
 
     Args:
         dims: the dimensions that index the groups: (0,) for filters and rows, (1,) for input
@@ -184,7 +184,7 @@ class Slices:
 
 @dataclass(frozen=True)
 class PerRow:
-    """Weights compete only within their output row, so every row keeps equally many.
+    """Weights compete only within their output row, so every row keeps the same number.
 
     Where a tensor's count is no multiple of its rows, the first rows keep one more.
 
@@ -222,7 +222,7 @@ class PerRow:
 
 @dataclass(frozen=True)
 class NofM:
-    """Keep the n highest of every m consecutive *input* weights, as sparse tensor cores want.
+    """Keep the n highest of every m consecutive *input* weights, as sparse tensor cores require.
 
     Here n counts what is **kept**: ``NofM(2, 4)`` is 2:4, and 1:4 is sparser than 2:4. (Some
     libraries count what is zeroed.) Consecutive along the weight's second dimension: the inputs of

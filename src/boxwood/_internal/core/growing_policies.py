@@ -29,7 +29,7 @@ from boxwood.errors import InvalidInput
 
 @dataclass(frozen=True)
 class GraNet(Replacing):
-    """Prune gradually, and at every update let some weights go and others grow by their gradient.
+    """Prune gradually, and at every update drop some weights and grow others by their gradient.
 
     An update at step t prunes to ``s_t``, the cubic rise of Zhu and Gupta from ``start`` to
     ``sparsity``; then it replaces a fraction of what each tensor keeps, as `RigL` does: the least
@@ -112,7 +112,7 @@ class GraNet(Replacing):
 
 @dataclass(frozen=True)
 class SNFS(Replacing):
-    """Sparse networks from scratch: what goes in one tensor may grow in another, by momentum.
+    """Sparse networks from scratch: drop weights and grow others by momentum, also in other tensors.
 
     A smoothed dense gradient is remembered, ``m ← momentum · m + (1 - momentum) · g``. At an update
     the same fraction of every tensor's weights goes, those of least magnitude. As many come in all:

@@ -185,7 +185,7 @@ def _scale(name: str, score: Tensor) -> tuple[float, float]:
     if total(int((local(score.detach()) < 0).any()), score):
         raise InvalidInput(
             f"Expected scores that are not negative for lamp, got some below zero in {name!r}; "
-            f"take the criterion magnitude, or another allocation."
+            f"use the criterion magnitude, or another allocation."
         )
     largest = kth_largest({name: score}, min(1, score.numel())).value or 0.0
     return largest, 2.0 ** -math.frexp(largest)[1]

@@ -29,7 +29,8 @@ def validate(tensors: Mapping[str, Tensor], masks: Masks) -> None:
         if name not in tensors:
             raise InvalidInput(
                 f"Expected masks named after tensors of the model, got a mask for {name!r}, which "
-                f"is none of its {len(tensors)} tensors ({_some(tensors)}); rename or drop it."
+                f"is none of its {len(tensors)} tensors ({_some(tensors)}); rename it or leave "
+                f"it out."
             )
         if mask.dtype != torch.bool:
             raise InvalidInput(

@@ -65,13 +65,13 @@ def check_shaped(tensors: Mapping[str, Tensor]) -> None:
         >>> check_shaped({"weight": nn.LazyLinear(3).weight})
         Traceback (most recent call last):
         ...
-        boxwood.errors.InvalidInput: Expected parameters that have a shape, got 'weight', which gets its own when the network runs for the first time; run one batch through it first.
+        boxwood.errors.InvalidInput: Expected parameters that have a shape, got 'weight', which gets its shape when the network first runs; run one batch through it first.
     """
     for name, tensor in tensors.items():
         if is_lazy(tensor):
             raise InvalidInput(
-                f"Expected parameters that have a shape, got {name!r}, which gets its own when the "
-                f"network runs for the first time; run one batch through it first."
+                f"Expected parameters that have a shape, got {name!r}, which gets its shape "
+                f"when the network first runs; run one batch through it first."
             )
 
 

@@ -24,7 +24,7 @@ from boxwood.errors import InvalidInput
 
 
 class Policy(Protocol):
-    """What all policies are.
+    """The interface of all policies.
 
     ``step`` counts the optimizer steps that have been taken: the first update can come at step 1,
     after the first step. A policy on the way to a sparsity has it as ``final``, so that a training
@@ -58,7 +58,7 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class Gradual:
-    """Prune during training, along a schedule: at every update the lowest scores go, for good.
+    """Prune during training along a schedule: every update removes the lowest scores permanently.
 
     Args:
         schedule: step to total sparsity: `Cubic` as in the paper; `Linear` and `OneShot` are its
@@ -171,7 +171,7 @@ def gmp_star(
 
 @dataclass(frozen=True, kw_only=True)
 class LayerByLayer:
-    """Prune one tensor after the other, each along a cubic schedule in a window of its own.
+    """Prune one tensor after another, each along a cubic schedule in its own window.
 
     The window from ``begin`` to ``end`` is cut into as many equal parts as there are tensors, in
     their order; a tensor is at its final sparsity when its part is over.
@@ -235,7 +235,7 @@ class LayerByLayer:
 
 @dataclass(frozen=True)
 class Static:
-    """Train a sparse network from the start, its random masks fixed: the control of `SET` and `RigL`.
+    """Train a sparse network from the start with fixed random masks: the control of `SET` and `RigL`.
 
     Args:
         sparsity: total fraction of zeros, in [0, 1).

@@ -72,7 +72,7 @@ def refuse_pickle(head: bytes, path: Path) -> None:
     if head[:2] in _PICKLES:
         raise CheckpointError(
             f"Expected a safetensors file, got a pickle at {path}, which could run code when "
-            f"it is read; convert it where you trust it: `safetensors.torch.save_file("
+            f"it is read; if you trust it, convert it: `safetensors.torch.save_file("
             f"torch.load('{path.name}', weights_only=True), 'weights.safetensors')`."
         )
 

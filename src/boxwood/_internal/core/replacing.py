@@ -53,11 +53,11 @@ def check_suffix(path: Path, wanted: str) -> None:
         >>> check_suffix(Path("small.pt"), ".safetensors")
         Traceback (most recent call last):
         ...
-        boxwood.errors.CheckpointError: Expected a name for a .safetensors file, got small.pt; what is written here is no .pt file: name it small.safetensors.
+        boxwood.errors.CheckpointError: Expected a name for a .safetensors file, got small.pt; the file written here is not a .pt file: name it small.safetensors.
     """
     if path.suffix.lower() in _OTHERS - {wanted}:
         raise CheckpointError(
-            f"Expected a name for a {wanted} file, got {path}; what is written here is no "
+            f"Expected a name for a {wanted} file, got {path}; the file written here is not a "
             f"{path.suffix} file: name it {path.with_suffix(wanted)}."
         )
 

@@ -96,7 +96,7 @@ class SRSTE(StraightThrough):
 
 @dataclass(frozen=True)
 class TopKAST(StraightThrough):
-    """Read the largest weights, and train some more: always sparse, forward and backward.
+    """Use the largest weights in the forward pass, and train a few more: sparse forward and backward.
 
     The forward pass reads the set A of the largest weights, and the gradient reaches a larger set
     B: A and the next largest ones. What enters A was trained in B before. A penalty keeps weights
@@ -189,7 +189,7 @@ class TopKAST(StraightThrough):
 
 @dataclass(frozen=True)
 class MovementPruning(StraightThrough):
-    """Prune what moves towards zero; what begins to move away again comes back.
+    """Prune weights that move towards zero; they come back if they move away again.
 
     Every weight has a score ``S ← S - g · w``, with g the gradient by what the forward pass has
     read, also while the weight is pruned. The highest scores stay, chosen among all weights at every

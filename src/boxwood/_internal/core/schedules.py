@@ -14,7 +14,7 @@ _FAR = 10**12  # a step at which every schedule is at its end
 
 
 class Schedule(Protocol):
-    """What all schedules are: a step (0, 1, 2, …) to a sparsity in [0, 1)."""
+    """The interface of all schedules: a function from the step (0, 1, 2, …) to a sparsity in [0, 1)."""
 
     def __call__(self, step: int) -> float:
         """Sparsity wanted at ``step``."""
@@ -90,7 +90,7 @@ class OneShot:
 
 @dataclass(frozen=True)
 class Geometric:
-    """The same fraction of the survivors at every step: ``s = 1 - (1 - final)^((t-begin)/(end-begin))``.
+    """The same fraction of the remaining weights at every step: ``s = 1 - (1 - final)^((t-begin)/(end-begin))``.
 
     From ``initial``, the density at first: ``s = 1 - d (((1 - final) / d)^…)`` with ``d = 1 - initial``.
 
@@ -189,7 +189,7 @@ class Cubic:
 
 @dataclass(frozen=True)
 class Steps:
-    """A table: the sparsity of the last row whose step has come.
+    """A table: the sparsity of the last row whose step is reached.
 
     Example:
         >>> [Steps(((1, 0.5), (3, 0.8)))(t) for t in range(4)]

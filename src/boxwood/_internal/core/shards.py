@@ -121,7 +121,7 @@ def cut_dims(tensor: Tensor) -> tuple[int, ...]:
         if placement.is_partial():
             raise InvalidInput(
                 f"Expected a DTensor whose parts are shards or copies, got {placement}; "
-                f"redistribute it as the parameter is placed."
+                f"redistribute it to the placement of the parameter."
             )
         if not placement.is_replicate() and sharded.device_mesh.size(dim) > 1:
             found.append(dim)

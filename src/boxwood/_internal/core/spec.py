@@ -103,7 +103,8 @@ def encode(value: Any, *, identity: bool = False) -> Any:
         return value
     raise InvalidInput(
         f"Expected numbers, strings, tuples, module-level functions or frozen dataclasses in a "
-        f"recipe, got {value!r} of type {type(value).__name__}; put the value into one of these."
+        f"recipe, got {value!r} of type {type(value).__name__}; use one of these types for the "
+        f"value."
     )
 
 
@@ -129,7 +130,7 @@ def decode(value: Any, trust: Trust = Trust()) -> Any:  # noqa: B008 - frozen
         >>> decode({"function": "os:abort"})
         Traceback (most recent call last):
         ...
-        boxwood.errors.UntrustedCode: Expected a file that names code of Boxwood alone, got the name 'os:abort', of which nothing was run; if you trust this code, give --code os, or --trust for all that is named.
+        boxwood.errors.UntrustedCode: Expected a file that names only Boxwood's own code, got the name 'os:abort', of which nothing was run; if you trust this code, give --code os, or --trust for all that is named.
     """
     try:
         return _decoded(value, trust)
@@ -298,8 +299,8 @@ def _name_of(thing: Any, *, identity: bool) -> str:
     module, name = thing.__module__, thing.__qualname__
     if "<" in name:
         raise InvalidInput(
-            f"Expected functions and classes at the top level of a file, got {name}; "
-            f"move it out of the function, so that it can be found again by its name."
+            f"Expected functions and classes at the top level of a file, got {name}; move it "
+            f"out of the function, so that it can be found by its name."
         )
     if _is_users(module):
         path = Path(sys.modules[module].__file__ or "")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Moment:
-    """One weight before a step of the optimizer, as a policy is shown it.
+    """One weight before a step of the optimizer, as a policy sees it.
 
     Args:
         step: the steps taken so far.
@@ -33,7 +33,7 @@ class Moment:
 
 
 class StraightThrough:
-    """Base of policies under which pruned weights go on learning.
+    """Base class of policies under which pruned weights continue to learn.
 
     `SparseTraining` puts the whole weights back before a step of the optimizer and hides the pruned
     part after it. At an update ``scores`` are those of the whole weights, and masks may keep what

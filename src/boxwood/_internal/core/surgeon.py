@@ -18,7 +18,7 @@ _TOGETHER = 1 << 22  # numbers in the systems that are solved at once: 16 MB
 
 
 class Surgery(NamedTuple):
-    """What is left, and what it cost.
+    """The remaining weights, and the rise of the loss.
 
     Args:
         weight: adjusted weights, zero where the mask is False.

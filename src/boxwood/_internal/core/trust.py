@@ -28,7 +28,7 @@ class Trust:
         >>> Trust().check("os:system")
         Traceback (most recent call last):
         ...
-        boxwood.errors.UntrustedCode: Expected a file that names code of Boxwood alone, got the name 'os:system', of which nothing was run; if you trust this code, give --code os, or --trust for all that is named.
+        boxwood.errors.UntrustedCode: Expected a file that names only Boxwood's own code, got the name 'os:system', of which nothing was run; if you trust this code, give --code os, or --trust for all that is named.
     """
 
     places: frozenset[str] = frozenset()
@@ -76,7 +76,7 @@ class Trust:
             >>> Trust().check_found("boxwood._internal.core.spec:load", load, "boxwood._internal.core.spec")
             Traceback (most recent call last):
             ...
-            boxwood.errors.UntrustedCode: Expected a file that names code of Boxwood alone, got the name 'boxwood._internal.core.spec:load', of which nothing was run; if you trust this code, give --code boxwood._internal.core.spec, or --trust for all that is named.
+            boxwood.errors.UntrustedCode: Expected a file that names only Boxwood's own code, got the name 'boxwood._internal.core.spec:load', of which nothing was run; if you trust this code, give --code boxwood._internal.core.spec, or --trust for all that is named.
         """
         if self.everything:
             return
@@ -102,7 +102,7 @@ def _place(where: str) -> str:
 
 def _untrusted(target: str) -> UntrustedCode:
     return UntrustedCode(
-        f"Expected a file that names code of Boxwood alone, got the name {target!r}, of which "
+        f"Expected a file that names only Boxwood's own code, got the name {target!r}, of which "
         f"nothing was run; if you trust this code, give --code {target.rpartition(':')[0]}, or "
         f"--trust for all that is named."
     )

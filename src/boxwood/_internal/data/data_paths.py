@@ -49,12 +49,12 @@ def find_folder(
         >>> find_folder("the rest", [Path("here")], lambda place: False, "look elsewhere.")
         Traceback (most recent call last):
         ...
-        boxwood.errors.InvalidInput: Expected the rest in one of the places looked at, got nothing in any of: here; look elsewhere.
+        boxwood.errors.InvalidInput: Expected the rest in one of these places, got nothing in any of: here; look elsewhere.
     """
     for place in looked:
         if holds(place):
             return place
     raise InvalidInput(
-        f"Expected {title} in one of the places looked at, got nothing in any of: "
+        f"Expected {title} in one of these places, got nothing in any of: "
         f"{', '.join(map(str, looked))}; {way_out}"
     )

@@ -129,7 +129,7 @@ def from_datasets(
     collate: Collate | None = None,
     seed: int = 0,
 ) -> Splits:
-    """Make `Splits` of one's own torch Datasets.
+    """Make `Splits` from your own torch Datasets.
 
     Examples are fetched whenever they are needed and are not changed, so inputs should be
     standardised by the dataset. Their order in training is that of the run's seed, and batches are
@@ -202,8 +202,8 @@ def _examples(source: Any, what: str, collate: Collate | None) -> FromDataset:
     ):
         raise InvalidInput(
             f"Expected a map-style dataset of {what}, with a length and numbered examples, got "
-            f"{type(dataset).__name__}; a run can only be resumed with examples that can be taken "
-            f"again: give list(dataset) where it fits into memory."
+            f"{type(dataset).__name__}; a run can only be resumed if its examples can be read "
+            f"again: give list(dataset) if it fits into memory."
         )
     if isinstance(source, DataLoader):
         _check_sampling(source, what)
@@ -227,8 +227,8 @@ def _check_sampling(loader: DataLoader[Any], what: str) -> None:
     if not (whole and usual):
         other = sampler if usual else loader.batch_sampler
         raise InvalidInput(
-            f"Expected a DataLoader that takes all {what} once an epoch, got one with "
-            f"{type(other).__name__}, which Boxwood would not follow; give the Dataset, such as "
+            f"Expected a DataLoader that reads all {what} once an epoch, got one with "
+            f"{type(other).__name__}, which Boxwood would ignore; give the Dataset, such as "
             f"torch.utils.data.Subset(dataset, indices)."
         )
 

@@ -19,7 +19,7 @@ def torchvision_datasets() -> ModuleType:
 
 
 def download_mnist() -> None:
-    """Fetch MNIST into ``$BOXWOOD_DATA/MNIST/raw``, where `boxwood.data.mnist` looks.
+    """Download MNIST to ``$BOXWOOD_DATA/MNIST/raw``, where `boxwood.data.mnist` looks.
 
     Raises:
         MissingDependency: torchvision is not installed.
@@ -29,7 +29,7 @@ def download_mnist() -> None:
 
 
 def download_fashion_mnist() -> None:
-    """Fetch Fashion-MNIST into ``$BOXWOOD_DATA/FashionMNIST/raw``.
+    """Download Fashion-MNIST to ``$BOXWOOD_DATA/FashionMNIST/raw``.
 
     Raises:
         MissingDependency: torchvision is not installed.
@@ -39,7 +39,7 @@ def download_fashion_mnist() -> None:
 
 
 def download_cifar10() -> None:
-    """Fetch CIFAR-10 into ``$BOXWOOD_DATA/cifar-10-batches-py``.
+    """Download CIFAR-10 to ``$BOXWOOD_DATA/cifar-10-batches-py``.
 
     Raises:
         MissingDependency: torchvision is not installed.
@@ -55,5 +55,5 @@ def _download(name: str) -> None:
     except (OSError, RuntimeError) as error:
         raise InvalidInput(
             f"Expected to fetch {name} into {data_home()}, got {type(error).__name__}: {error}; "
-            f"try again where there is a network, or copy the files there by hand."
+            f"try again with a network connection, or copy the files there by hand."
         ) from error

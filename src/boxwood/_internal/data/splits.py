@@ -60,7 +60,7 @@ class InMemory:
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """A data set in three parts: learn on one, decide on the second, report the third.
+    """A data set in three parts: train on the first, decide on the second, report the third.
 
     Args:
         name: what reports call it.
@@ -162,7 +162,7 @@ def from_tensors(
     validation: int,
     seed: int = 0,
 ) -> Splits:
-    """Make `Splits` of one's own tensors.
+    """Make `Splits` from your own tensors.
 
     Inputs become ``(x - mean) / sd`` with mean and standard deviation (divisor n) of the training
     part alone, so nothing of validation or test leaks into them: one mean and sd per channel for

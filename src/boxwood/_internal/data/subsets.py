@@ -37,7 +37,7 @@ def first_examples(data: Callable[[], Splits], count: int) -> Splits:
 
 
 def without_classes(data: Callable[[], Splits], classes: Sequence[int]) -> Splits:
-    """Take the training examples of some classes away; validation and test stay whole.
+    """Remove the training examples of some classes; validation and test stay whole.
 
     Args:
         data: returns the `Splits`.
@@ -68,7 +68,7 @@ def without_classes(data: Callable[[], Splits], classes: Sequence[int]) -> Split
     if not len(kept):
         raise InvalidInput(
             f"Expected training examples of {whole.name} that are left, got none without the "
-            f"classes {sorted(classes)}; leave out fewer."
+            f"classes {sorted(classes)}; leave out fewer classes."
         )
     return _part(whole, kept, f"without {sorted(classes)}")
 

@@ -25,7 +25,7 @@ Sentences = Iterable[Sequence[str]]
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Three texts, word by word, in numbers.
+    """Training, validation and test texts as word numbers.
 
     Args:
         name: what reports call it.
@@ -108,7 +108,9 @@ def corpus(
     texts = [list(_words(text)) for text in (train, validation, test)]
     for part, text in zip(_PARTS, texts, strict=True):
         if not text:
-            raise InvalidInput(f"Expected words in the {part} text of {name}, got none; fill it.")
+            raise InvalidInput(
+                f"Expected words in the {part} text of {name}, got none; add some text."
+            )
     if words is not None and words < 3:
         raise InvalidInput(
             f"Expected a vocabulary of at least 3 words, {UNKNOWN} and {END} among them, got "
@@ -137,7 +139,7 @@ def ptb(
     length: int = LENGTH,
     held_out_length: int = HELD_OUT_LENGTH,
 ) -> Splits:
-    """Load a folder in the form of the Penn Treebank language-modelling set.
+    """Load a folder in the format of the Penn Treebank language-modelling set.
 
     Three files of UTF-8 text, a sentence a line, words between blanks: ``ptb.train.txt``,
     ``ptb.valid.txt`` and ``ptb.test.txt``, or the same without ``ptb.``. They are looked for in

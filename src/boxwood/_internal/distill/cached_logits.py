@@ -156,7 +156,7 @@ def cache_logits(
             assert shards is not None  # noqa: S101 - it was read from them
             raise CheckpointError(
                 f"Expected logits of {len(indices)} examples in shard {number} of "
-                f"{shards.folder}, got other ones; give these examples a folder of their own."
+                f"{shards.folder}, got others; give these examples their own folder."
             )
         parts.append(part)
         if progress is not None:
@@ -223,7 +223,8 @@ class CachedStepLogits:
         if len(logits) != len(labels):
             raise CheckpointError(
                 f"Expected kept logits of {len(labels)} examples at step {step}, got "
-                f"{len(logits)}; they belong to another training: give each a folder of its own."
+                f"{len(logits)}; they belong to another training: give each training its own "
+                f"folder."
             )
         return TeacherTargets(labels, logits)
 

@@ -17,7 +17,7 @@ EncodedLogits = dict[str, Tensor]
 
 
 class LogitEncoding(Protocol):
-    """A form of logits. The student learns from what is kept, whether on disk or in memory."""
+    """An encoding of logits. The student learns from the encoded logits, whether on disk or in memory."""
 
     def encode(self, logits: Tensor) -> EncodedLogits:
         """Logits [N, C] to what is kept of them."""

@@ -138,7 +138,7 @@ class BalancedExamples:
         if not len(own) or not len(others):
             raise InvalidInput(
                 f"Expected examples of the specialist's classes {tuple(classes)} and others, got "
-                f"{len(own)} and {len(others)}; give it some of the classes, not all."
+                f"{len(own)} and {len(others)}; give it some of the classes, but not all."
             )
         return cls(examples, own, others, targets)
 

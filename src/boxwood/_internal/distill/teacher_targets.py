@@ -83,8 +83,9 @@ class KeptTargets:
         kept = [each for number in numbers if (each := found[number]) is not None]
         if any(len(tensor) != ids.shape[1] for each in kept for tensor in each.values()):
             raise CheckpointError(
-                f"Expected a teacher's words for pieces of {ids.shape[1]} tokens in "
-                f"{self.shards.folder}, got other ones; delete the folder: they are computed again."
+                f"Expected a teacher's stored tokens for pieces of {ids.shape[1]} tokens in "
+                f"{self.shards.folder}, got other ones; delete the folder: they will be "
+                f"computed again."
             )
         return {name: torch.cat([each[name] for each in kept]) for name in kept[0]}
 
@@ -105,8 +106,8 @@ def claim_folder(folder: Path, about: dict[str, Any]) -> None:
     if not path.exists():
         if folder.is_dir() and any(folder.iterdir()):
             raise InvalidInput(
-                f"Expected a new or empty folder, or one of a teacher's words, got {folder}, which "
-                f"holds something else; give another."
+                f"Expected a new or empty folder, or one with a teacher's stored tokens, got "
+                f"{folder}, which has other contents; give another."
             )
         write_whole(path, json.dumps(about, indent=1).encode())
         return
@@ -114,7 +115,8 @@ def claim_folder(folder: Path, about: dict[str, Any]) -> None:
     other = [name for name in about if found.get(name) != about[name]]
     if other:
         raise InvalidInput(
-            f"Expected words of this teacher for this text in {folder}, got those of another "
+            f"Expected stored tokens of this teacher for this text in {folder}, got those of "
+            f"another "
             f"{', '.join(other)}; give another folder, or delete this one."
         )
 

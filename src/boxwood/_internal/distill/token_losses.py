@@ -89,7 +89,7 @@ def text_loss(
     if isinstance(teacher, Tensor) and teacher.shape != logits.shape:
         raise InvalidInput(
             f"Expected logits of the teacher of shape {tuple(logits.shape)}, as the student's, got "
-            f"{tuple(teacher.shape)}; teacher and student need one vocabulary."
+            f"{tuple(teacher.shape)}; teacher and student need the same vocabulary."
         )
     labels = functional.pad(ids[:, 1:], (0, 1), value=_NONE).flatten().to(logits.device)
     rows = logits.flatten(0, 1)

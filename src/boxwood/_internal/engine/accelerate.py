@@ -82,7 +82,7 @@ def _factors(layer: LayerReport) -> str:
 
 
 def accelerate_(model: nn.Module) -> Acceleration:
-    """Let the layers of a network run sparse kernels, each where that is faster.
+    """Make the layers of a network run sparse kernels, each layer only if that is faster.
 
     A linear layer ``y = x Wᵀ + b`` is replaced in place. It reads only the weights that are not
     zero: at a few positions (as in decoding) from a bit for each entry and the entries, at many
@@ -151,7 +151,7 @@ def accelerate_(model: nn.Module) -> Acceleration:
 
 
 def restore_(model: nn.Module) -> None:
-    """Undo `accelerate_`: every layer is again of the class that it was.
+    """Undo `accelerate_`: give every layer its original class again.
 
     Args:
         model: accelerated or not.

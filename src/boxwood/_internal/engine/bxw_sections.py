@@ -67,7 +67,7 @@ def write_sections(path: Path, header: bytes, sections: Sections) -> None:
     except OSError as error:
         raise CheckpointError(
             f"Expected to write {path}, got {error}; free some space, or give a path in a folder "
-            f"that exists and can be written. What was there before is untouched."
+            f"that exists and can be written. The old file is unchanged."
         ) from error
 
 

@@ -59,7 +59,7 @@ def compile(  # noqa: A001
     calibration: Iterable[Any] | None = None,
     dynamic: Mapping[str, Mapping[int, Sequence[int]]] | None = None,
 ) -> Session | Uncompiled:
-    """Compile a network for this machine: operations run by sparse kernels where that is faster.
+    """Compile a network for this machine: operations run in sparse kernels where that is faster.
 
     A copy of the network is recorded in evaluation mode on the example; each operation is then timed in a
     kernel and in torch, and the fastest program is kept. What was chosen is remembered on disk for

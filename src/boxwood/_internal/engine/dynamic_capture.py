@@ -267,7 +267,8 @@ def _first_line(error: Exception) -> str:
 
 def _other(where: str, why: str) -> InvalidInput:
     return InvalidInput(
-        f"Expected a network that does the same at all sizes in dynamic, got another at {where}: "
+        f"Expected a network that does the same at all sizes in dynamic, got a difference at "
+        f"{where}: "
         f"{why}; give a range without that size, or steps that it keeps to, or compile it for one "
         f"size."
     )

@@ -164,8 +164,8 @@ def check_ranges(ranges: Sequence[DynamicRange], shapes: Sequence[Sequence[Any]]
 def _range(name: str, axis: Any, limits: Any, number: int, shape: tuple[int, ...]) -> DynamicRange:
     if type(axis) is not int or not -len(shape) <= axis < len(shape):
         raise InvalidInput(
-            f"Expected an axis of {name}, which has shape {shape}, got {axis!r} in dynamic; number "
-            f"its axes from 0."
+            f"Expected an axis of {name}, which has shape {shape}, got {axis!r} in dynamic; "
+            f"count its axes from 0."
         )
     numbers = tuple(limits) if isinstance(limits, Sequence) else ()
     low, high, step = (*numbers, 1)[:3] if len(numbers) in (2, 3) else (0, 0, 1)
@@ -174,7 +174,8 @@ def _range(name: str, axis: Any, limits: Any, number: int, shape: tuple[int, ...
     if not whole or not low <= size <= high or (size - low) % step or (high - low) % step:
         raise InvalidInput(
             f"Expected the least and the greatest size of axis {axis} of {name}, at least 1 and "
-            f"around the example's {size}, and perhaps a step, got {limits!r}; give (1, {size}), "
+            f"around the example's {size}, and optionally a step, got {limits!r}; give (1, "
+            f"{size}), "
             f"say, or another example."
         )
     axis %= len(shape)

@@ -64,7 +64,8 @@ class Interface:
             if not _is_same(leaves[position], value):
                 raise InvalidInput(
                     f"Expected the argument {value!r} of the example, got {leaves[position]!r}; "
-                    f"only tensors may change: compile the model again with that argument."
+                    f"only tensors may change between calls: compile the model again with that "
+                    f"argument."
                 )
         skip = {position for position, _ in self.fixed_arguments}
         found = [leaf for position, leaf in enumerate(leaves) if position not in skip]
@@ -76,8 +77,8 @@ class Interface:
         for index, first in enumerate(self.same_as):
             if found[index] is not found[first]:
                 raise InvalidInput(
-                    f"Expected tensors {first} and {index} of the call to be one and the same, as "
-                    f"they were in the example, got two; compile the model with two."
+                    f"Expected tensors {first} and {index} of the call to be the same tensor, "
+                    f"as in the example, got two; compile the model with two tensors."
                 )
         return found
 
@@ -269,7 +270,7 @@ def to_json(interface: Interface) -> dict[str, Any]:
     except (NotImplementedError, TypeError) as error:
         raise InvalidInput(
             f"Expected arguments and outputs made of tensors, numbers, strings, tuples, lists and "
-            f"dicts, got something else ({error}); wrap the model in one that is called so."
+            f"dicts, got something else ({error}); wrap the model in one that uses only these."
         ) from error
     return found
 

@@ -40,9 +40,9 @@ def copy_model(model: nn.Module) -> nn.Module:
             return twin
     except Exception as error:
         raise InvalidInput(
-            f"Expected a model that copy.deepcopy can copy, so that compiling leaves it as it is, "
-            f"got {type(error).__name__}: {error}; take what cannot be copied (locks, files, "
-            f"generators) out of its attributes while it is compiled."
+            f"Expected a model that copy.deepcopy can copy, so that compiling does not change "
+            f"it, got {type(error).__name__}: {error}; remove attributes that cannot be copied "
+            f"(locks, files, generators) while you compile it."
         ) from error
 
 

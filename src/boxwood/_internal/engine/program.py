@@ -383,5 +383,5 @@ def check_numbers(program: Program) -> None:
 
 def _broken(expected: str, got: object) -> InvalidInput:
     return InvalidInput(
-        f"Expected {expected}, got {got}; a pass of the engine left the program broken: report it."
+        f"Expected {expected}, got {got}; a pass of the engine broke the program: please report it."
     )

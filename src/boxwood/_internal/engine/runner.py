@@ -318,8 +318,9 @@ class Runner:
         wanted = ", ".join(f"{tuple(shape)} of {dtype}" for shape, dtype in kinds)
         got = ", ".join(f"{tuple(tensor.shape)} of {tensor.dtype}" for tensor in made)
         raise InvalidInput(
-            f"Expected the operation {name} to give {wanted} for this batch, got {got}; what it "
-            f"does follows the batch in another way than at the example's: compile the model with "
+            f"Expected the operation {name} to give {wanted} for this batch, got {got}; its "
+            f"result depends on the batch in another way than in the example: compile the model "
+            f"with "
             f"an example of this batch."
         )
 

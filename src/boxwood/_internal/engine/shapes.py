@@ -286,8 +286,9 @@ def _added(y: Tensor, others: list[Tensor]) -> Tensor:
 def _unlike(op: Op, wanted: str, got: str, batch: Batch) -> InvalidInput:
     name = op.name if isinstance(op, TorchOp) else type(getattr(op, "kind", op)).__name__.lower()
     return InvalidInput(
-        f"Expected the operation {name} to {wanted} at a batch of {batch}, got {got}: it follows "
-        f"the batch otherwise than at the example's; compile the model with an example of this "
+        f"Expected the operation {name} to {wanted} at a batch of {batch}, got {got}: it "
+        f"depends on the batch in another way than in the example; compile the model with an "
+        f"example of this "
         f"batch."
     )
 

@@ -127,7 +127,8 @@ def torch_function(
             return lambda x: F.layer_norm(x, scale.shape, scale, bias, epsilon)
         case OnBytes() | Quantise() | Dequantise():
             raise InvalidInput(
-                f"Expected a kernel for {type(kind).__name__}, which torch has not, got none; compile "
+                f"Expected a kernel for {type(kind).__name__}, which this version of torch does "
+                f"not have, got none; compile "
                 f"the model again."
             )
 

@@ -80,7 +80,7 @@ def unpack(data: bytes, count: int, bits: int) -> NDArray[np.uint16]:
     if len(data) < packed_bytes(count, bits):
         raise InvalidInput(
             f"Expected {packed_bytes(count, bits)} bytes for {count} fields of {bits} bits, "
-            f"got {len(data)}; the stream is cut short, write it again."
+            f"got {len(data)}; the stream is truncated: write it again."
         )
     groups = -(-count // 8)
     stream = np.zeros(groups * bits, np.uint8)

@@ -297,8 +297,8 @@ def _inside(folder: Path, name: str, index: Path, *, follow_links: bool) -> Path
         raise _wrong(index, f"{name!r}, a link that leads nowhere") from error
     if real.parent != folder.resolve() and not follow_links:
         raise CheckpointError(
-            f"Expected shards of {index} in its folder, got {name!r}, a link to {real}; copy the "
-            f"file there, or allow links where you trust whoever made them (--follow-links)."
+            f"Expected shards of {index} in its folder, got {name!r}, a link to {real}; copy "
+            f"the file there, or give --follow-links if you trust whoever made the links."
         )
     return path
 

@@ -115,7 +115,8 @@ def read_header(path: Path) -> Header:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise CheckpointError(
-                f"Expected a safetensors file at {path}, got something that is no file; give a file."
+                f"Expected a safetensors file at {path}, got something that is not a file; give "
+                f"a file."
             )
         with opened(path) as file:
             size = os.fstat(file.fileno()).st_size

@@ -116,7 +116,7 @@ def choose_layout(
         if mask is not None:
             raise CheckpointError(
                 f"Expected masks for float tensors, got one for {tensor.name!r} of type "
-                f"{tensor.entry.dtype}; drop it."
+                f"{tensor.entry.dtype}; leave it out."
             )
         for piece in tensor.chunks():
             crc = zlib.crc32(piece, crc)

@@ -96,7 +96,7 @@ def unpack_file(
     target: Path,
     on_read: OnRead = lambda size: None,  # noqa: ARG005
 ) -> list[TensorLayout]:
-    """Write the dense file that was packed, byte for byte, and in ``masks/`` the masks given with it.
+    """Restore the dense file that was packed, byte for byte, and write its masks to ``masks/``.
 
     Args:
         source: a packed file.

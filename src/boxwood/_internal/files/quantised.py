@@ -95,8 +95,9 @@ def _read(config: Path) -> Any:
         return json.loads(read_whole(config))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"Expected JSON in {config}, got {error or type(error).__name__}; it says whether the "
-            f"weights are quantised: copy it again, or name a safetensors file in a folder without it."
+            f"Expected JSON in {config}, got {error or type(error).__name__}; it shows whether "
+            f"the weights are quantised: copy it again, or name a safetensors file in a folder "
+            f"without it."
         ) from error
 
 

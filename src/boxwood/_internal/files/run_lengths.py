@@ -157,6 +157,6 @@ def unpack_masks(
         yield mask
     if fields or reached > count:
         raise CheckpointError(
-            f"Expected a mask of {count} positions, got fields that lead beyond them; the file is "
-            f"damaged: copy it again."
+            f"Expected a mask of {count} positions, got fields that point beyond them; the file "
+            f"is damaged: copy it again."
         )

@@ -59,7 +59,7 @@ _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @dataclass(frozen=True)
 class PrunedTensor:
-    """What was kept of one tensor.
+    """The mask and the counts of one pruned tensor.
 
     Args:
         name: its dotted name.
@@ -314,7 +314,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         found = strict_json(read_whole(path))
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"Expected what Boxwood wrote in {path}, got {error}; delete {path.parent} and run again."
+            f"Expected a file that Boxwood wrote in {path}, got {error}; delete {path.parent} "
+            f"and run again."
         ) from error
     return found
 

@@ -106,7 +106,7 @@ def prunable_tensors(tensors: Sequence[StoredTensor], wanted: TensorFilter) -> l
     if not chosen:
         names = ", ".join(tensor.name for tensor in tensors[:8])
         raise InvalidInput(
-            f"Expected float tensors to prune, got none that were chosen among {len(tensors)} "
+            f"Expected float tensors to prune, got none selected among {len(tensors)} "
             f"({names}); choose others with --layers."
         )
     return chosen

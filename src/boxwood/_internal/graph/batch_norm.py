@@ -14,7 +14,7 @@ from boxwood.errors import InvalidInput
 def reestimate_batch_norm_(
     network: nn.Module, batches: Iterable[Any], *, group: Group = None
 ) -> None:
-    """Take the running statistics of all batch normalisations again, as averages over all values.
+    """Re-estimate the running statistics of all batch normalisations, as averages over all values.
 
     Args:
         network: any module.

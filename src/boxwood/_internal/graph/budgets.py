@@ -38,7 +38,7 @@ class Budget:
 
 
 def multiply_adds(selection: UnitSelection) -> float:
-    """Count the multiply-adds that are left: a measure for a `Budget`.
+    """Count the remaining multiply-adds: a measure for a `Budget`.
 
     Example:
         >>> import torch
@@ -52,7 +52,7 @@ def multiply_adds(selection: UnitSelection) -> float:
 
 
 def parameters(selection: UnitSelection) -> float:
-    """Count the parameters that are left: a measure for a `Budget`.
+    """Count the remaining parameters: a measure for a `Budget`.
 
     Example:
         >>> import torch

@@ -40,7 +40,7 @@ def compensate(
     watch: Watch | None = None,
     group: Group = None,
 ) -> nn.Module:
-    """Refit the layers that lost inputs to unlabelled data, and return the repaired network.
+    """Refit the layers that lost inputs, on unlabelled data, and return the repaired network.
 
     Layer by layer from the input side, the weights of each reading layer become
 

@@ -32,7 +32,7 @@ def check_equivalence(
     gradients: bool = True,
     seed: int = 0,
 ) -> EquivalenceReport:
-    """Check a smaller network against the masked original: outputs, and gradients of what is kept.
+    """Check a smaller network against the masked original: compare outputs, and gradients of what is kept.
 
     The masked network is the original with every weight of the removed units at zero. Both are
     given the same weights (the original's, then the original's with noise), so that the report is

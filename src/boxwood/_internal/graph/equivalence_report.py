@@ -84,7 +84,7 @@ class Gradients:
 
 @dataclass(frozen=True)
 class EquivalenceReport:
-    """What a check of a smaller network against the masked original has shown.
+    """The result of checking a smaller network against the masked original.
 
     Args:
         trials: comparisons of outputs.

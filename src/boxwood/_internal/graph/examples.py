@@ -33,7 +33,7 @@ def plainly(network: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
 @dataclass(frozen=True)
 class Calls:
-    """Several ways to use a network, which are traced, compared and measured together.
+    """Several ways to call a network, which are traced, compared and measured together.
 
     Args:
         examples: each an input, a tuple of inputs, or a dict of inputs by name.

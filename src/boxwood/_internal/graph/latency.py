@@ -15,7 +15,7 @@ from boxwood.errors import InvalidInput
 
 
 def latency(model: nn.Module, *, repeats: int = 7) -> Measure:
-    """Make a measure of time: each network is cut and run on the example of its units.
+    """Make a measure of time for a `Budget`: each smaller network is built and timed on the example.
 
     Every measurement alternates with one of the whole network, and what counts is the median of
     the ratios; so a busy machine slows both alike. The whole network measures 1.

@@ -69,13 +69,13 @@ def best_units(
     multiples = [multiple if isinstance(multiple, int) else multiple(g) for g in units.groups]
     if min([floor, *multiples]) < 1:
         raise InvalidInput(
-            f"Expected floor and multiple of at least 1, got {floor} and {min(multiples)}; a layer "
-            "without units is no layer."
+            f"Expected floor and multiple of at least 1, got {floor} and {min(multiples)}; a "
+            f"layer needs at least one unit."
         )
     if len(units) == 0:
         raise InvalidInput(
             f"Expected a network with removable units, got one with none: {_why_none(units)}; "
-            "Units.reasons() says it of every axis."
+            f"Units.reasons() gives the reason for every axis."
         )
     if scores.shape != (len(units),) or not np.isfinite(scores).all():
         raise InvalidInput(

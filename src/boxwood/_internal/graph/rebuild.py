@@ -68,7 +68,7 @@ def check_materialised(model: nn.Module) -> None:
         if isinstance(module, torch.jit.ScriptModule) and any(True for _ in module.parameters()):
             raise UnsupportedModel(
                 f"Expected a network in Python, got {name or 'one'} in TorchScript, whose code "
-                "cannot be followed; put the module that it was made from in its place."
+                "cannot be followed; give the module that it was made from."
             )
         if hasattr(module, "_packed_params"):  # the weights of torch.ao's quantised layers
             raise UnsupportedModel(

@@ -251,7 +251,8 @@ def _check_attribute(
     if type(holder) is not int or type(value) is not int or abs(value) >= 2**63:
         raise CheckpointError(
             f"Expected {path} to change ints of the network that build makes, got "
-            f"{'.'.join(map(str, where))!r} = {shown(value)}, which is none; give its own factory, or "
+            f"{'.'.join(map(str, where))!r} = {shown(value)}, which is not an int; give its own "
+            f"factory, or "
             f"write it again with boxwood.save."
         )
 

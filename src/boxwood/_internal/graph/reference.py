@@ -133,7 +133,7 @@ class Restating(TorchFunctionMode):
         if name != self._names[self._number]:
             raise InvalidInput(
                 f"Expected the network to make the calls that were traced, got {name!r} where "
-                f"{self._names[self._number]!r} was; its code must do the same in every run."
+                f"{self._names[self._number]!r} was; the code must do the same in every run."
             )
         return _over_kept(func, name, args, kwargs, axes)
 

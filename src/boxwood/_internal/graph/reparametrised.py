@@ -60,7 +60,7 @@ def reparametrised(model: nn.Module) -> tuple[Reparametrised, ...]:
 
 
 def baked(model: nn.Module, only: Sequence[Reparametrised] | None = None) -> nn.Module:
-    """Return the network with effective weights as ordinary parameters, values as in evaluation.
+    """Return the network with its effective weights as ordinary parameters, with their values in evaluation mode.
 
     Args:
         model: any module; it is not changed.

@@ -12,7 +12,7 @@ from boxwood.errors import InvalidInput
 
 @dataclass(frozen=True, repr=False)
 class UnitSelection:
-    """What stays of a network: what `shrink` is given.
+    """The units of a network to keep: the input of `shrink`.
 
     Args:
         units: of the network.

@@ -147,8 +147,9 @@ def _selection(
             )
         if keep is not None:
             raise InvalidInput(
-                f"Expected a selection alone, got keep={described(keep)} as well; leave keep out, for "
-                "the selection says what stays, or give shrink(model, example, keep=0.5)."
+                f"Expected only a selection, got keep={described(keep)} as well; leave keep "
+                f"out, because the selection says what stays, or give shrink(model, example, "
+                f"keep=0.5)."
             )
         return what
     if isinstance(what, Units):

@@ -231,7 +231,7 @@ def find_units(
     freeze_unknown: bool = False,
     rules: Mapping[Any, OperatorRule] | None = None,
 ) -> Units:
-    """Find everything that can be removed from a network without changing how it is written.
+    """Find all units that can be removed from a network without changing its code.
 
     One forward pass in evaluation is recorded on tensors without data. Each operation moves labels
     of channels as it moves data; what must live or die together ends up with one label.

@@ -31,7 +31,7 @@ def by_alps(
     grouped: NofM | Blocks | None = None,
     layers: Layers = linear_and_conv,
 ) -> Reconstruction:
-    """Decide a block's masks and weights by ALPS, its layers one after the other.
+    """Choose a block's masks and weights by ALPS, layer by layer.
 
     Example:
         >>> done = by_alps(nn.Linear(4, 2), [torch.randn(9, 4)], sparsity=0.5)
@@ -54,7 +54,7 @@ def by_dsnot(
     threshold: float = 0.1,
     layers: Layers = linear_and_conv,
 ) -> Reconstruction:
-    """Decide a block's masks by another method, and refine them by DSnoT.
+    """Choose a block's masks by another method, and refine them by DSnoT.
 
     The weights that stay are those of the dense block, also where ``start`` moves them.
 
@@ -92,7 +92,7 @@ def with_least_squares(
     damping: float = 0.01,
     layers: Layers = linear_and_conv,
 ) -> Reconstruction:
-    """Decide a block's masks by another method, and solve for the weights that stay.
+    """Choose a block's masks by another method, and refit the kept weights by least squares.
 
     Layer by layer, each row's kept weights minimise ``‖W x - W' x‖² + λ ‖W - W'‖²`` exactly: the
     normal equations of its support. W are the dense weights, x what the pruned layers before make,
@@ -127,7 +127,7 @@ def with_tuning(
     learning_rate: float = 1e-4,
     layers: Layers = linear_and_conv,
 ) -> Reconstruction:
-    """Decide a block's masks and weights by another method, and tune the weights that stay.
+    """Choose a block's masks and weights by another method, and tune the kept weights.
 
     Steps of Adam on the mean squared difference between what the dense and the pruned block make
     of one batch, which both are given; batches take turns. Masks, norms and biases stay. Where the

@@ -129,7 +129,7 @@ def by_criterion(
     allocation: Allocation = uniform,
     layers: Layers = linear_and_conv,
 ) -> Reconstruction:
-    """Decide a block's masks by a criterion that needs no loss, Wanda by default.
+    """Choose a block's masks by a criterion that needs no loss, Wanda by default.
 
     Example:
         >>> done = by_criterion(nn.Linear(4, 2), [torch.randn(3, 4)], sparsity=0.5)
@@ -159,7 +159,7 @@ def by_sparse_gpt(
     grouped: NofM | Blocks | None = None,
     layers: Layers = linear_and_conv,
 ) -> Reconstruction:
-    """Decide a block's masks and weights by SparseGPT, its layers one after the other.
+    """Choose a block's masks and weights by SparseGPT, layer by layer.
 
     Example:
         >>> done = by_sparse_gpt(nn.Linear(4, 2), [torch.randn(9, 4)], sparsity=0.5)
@@ -203,8 +203,9 @@ def _handing_on(
         hidden = args[0] if args else kwargs.pop(name)
         if place and not _same(hidden, _first(made[-1])):
             raise InvalidInput(
-                f"Expected every block to read what the one before makes, got something else for "
-                f"the {type(blocks[place]).__name__} at {place}; give a list of blocks with nothing "
+                f"Expected every block to read the output of the one before, got something else "
+                f"for the {type(blocks[place]).__name__} at {place}; give a list of blocks with "
+                f"nothing "
                 f"between them."
             )
         called.append((hidden.detach(), (args[1:], kwargs)))

@@ -22,7 +22,7 @@ _INPUTS = ("input", "query", "key", "value")  # in the order in which layers tak
 
 @dataclass(frozen=True)
 class LayerCount:
-    """What one weight layer holds and does for one example.
+    """The weights, multiply-adds and activities of one layer, for one example.
 
     Args:
         name: dotted name of the module.
@@ -120,7 +120,7 @@ def count_layers(
     if not tallies:
         raise InvalidInput(
             "Expected a model that runs a linear or convolution layer, got one that runs none; "
-            "give the network whose layers are to be counted."
+            "give a network with such layers."
         )
     activities = [_fraction(tally.entering) for tally in tallies.values()]
     activities.append(_fraction(list(tallies.values())[-1].leaving))
@@ -171,7 +171,7 @@ def kept_multiply_adds(model: nn.Module, example: Tensor) -> int:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Count all parameters, biases and normalisations among them; tied ones once.
+    """Count all parameters, including biases and normalisations; tied ones count once.
 
     Example:
         >>> count_parameters(nn.Linear(4, 3))

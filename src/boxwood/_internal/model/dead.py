@@ -18,7 +18,7 @@ from boxwood.errors import UnsupportedModel
 
 @dataclass(frozen=True)
 class DeadRemoval:
-    """What is left to keep once dead units have lost their other side.
+    """The result of `remove_dead`: new masks, new biases, and the units that were removed.
 
     Args:
         masks: the masks that were given with fewer weights kept, and one for every weight that
@@ -43,7 +43,7 @@ class DeadRemoval:
 def remove_dead(
     model: nn.Module, masks: Mapping[str, Tensor], example_shape: tuple[int, ...]
 ) -> DeadRemoval:
-    """Drop the other side of every unit that has no kept inputs or no kept outputs.
+    """Also prune the outputs of units without kept inputs, and the inputs of units without kept outputs.
 
     A unit is an output of a linear layer or a filter of a convolution; the outputs of the last
     layer stay, and so do the inputs of the network. A unit without inputs emits ``f(bias)`` and

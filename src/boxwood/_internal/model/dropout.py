@@ -52,7 +52,7 @@ def corrected_dropout(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str
             if step.name in rates:
                 raise InvalidInput(
                     f"Expected a dropout module for each layer, got {step.name!r} for two of them, "
-                    f"{link.name!r} the second; give every layer its own."
+                    f"{link.name!r} the second; give each layer its own module."
                 )
             rates[step.name] = step.rate * math.sqrt(left)
     return rates

@@ -23,7 +23,7 @@ def reconstruct_by_fisher(
     damping: float = 1e-5,
     group: Group = None,
 ) -> dict[str, Tensor]:
-    """Move the weights that masks keep to where the loss rises least, by the Fisher matrix in blocks.
+    """Adjust the kept weights so that the loss rises least, by the Fisher matrix in blocks.
 
     ``F_KK δ_K = F_KP w_P`` in each block of weights of an output, for kept weights K and pruned
     ones P: the update of Optimal Brain Surgeon for all pruned weights of a block together. It is

@@ -21,7 +21,7 @@ from boxwood.errors import InvalidInput
 
 
 class GateSearch(NamedTuple):
-    """What a search for filters found.
+    """The result of a search for filters.
 
     Args:
         allocation: the sparsity of each tensor, in filters; for ``granularity=Slices()``.

@@ -213,7 +213,7 @@ class Holding:
         self._stepping = False
         raise InvalidInput(
             "Expected an optimizer that does not evaluate the network in its step, under a policy "
-            "that lets pruned weights learn, got one that does, as L-BFGS; take SGD or Adam."
+            "that lets pruned weights learn, got one that does, such as L-BFGS; use SGD or Adam."
         )
 
     def _count_unexplained(self) -> None:
@@ -222,8 +222,8 @@ class Holding:
             raise InvalidInput(
                 f"Expected steps of the optimizer that was given, got {self._unexplained} changes "
                 f"of the weights after backward passes and no step: the masks would never "
-                f"change; give the optimizer whose step() is called, or detach what holds this "
-                f"network no longer."
+                f"change; give the optimizer whose step() is called, or detach the binding that "
+                f"is no longer used."
             )
 
     # Modules
@@ -295,9 +295,9 @@ class Holding:
             have = f"only some of them, without {', '.join(missing)}" if mine else "none of them"
             raise InvalidInput(
                 f"Expected an optimizer over the masked parameters "
-                f"({', '.join(self.weights)}), got {have}; give all optimizers that train this "
-                f"network in a list, built from its parameters after it was moved to its device and "
-                f"sharded, and freeze what does not learn (requires_grad=False)."
+                f"({', '.join(self.weights)}), got {have}; give a list of all optimizers that "
+                f"train this network. Make them after the network is moved to its device and "
+                f"sharded, and freeze parameters that do not learn (requires_grad=False)."
             )
 
     # Gradients
@@ -329,8 +329,9 @@ class Holding:
         if count := held.wrong():
             raise InvalidInput(
                 f"Expected the {held.mask.numel() - int(held.mask.sum())} pruned weights of "
-                f"{held.name!r} to be zero in a backward pass, got {count} that are not: something "
-                f"changed them, and no hook saw them read. Perhaps the network was compiled and "
+                f"{held.name!r} to be zero in a backward pass, got {count} that are not: "
+                f"something changed them, and no hook saw that they were read. Perhaps the "
+                f"network was compiled and "
                 f"called before the masks were bound; bind masks to the compiled network, or "
                 f"before its first call."
             )

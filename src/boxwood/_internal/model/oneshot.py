@@ -41,7 +41,7 @@ def find_masks(
     evidence: Evidence | None = None,
     group: Group = None,
 ) -> dict[str, Tensor]:
-    """Decide which weights of a network stay; the network itself is not changed.
+    """Choose which weights of a network to keep, without changing the network.
 
     Scores by ``criterion``, counts by ``allocation``, then exactly that many per tensor.
 
@@ -127,7 +127,7 @@ def find_masks(
 def find_masks_in_rounds(
     model: nn.Module, schedule: Schedule, rounds: int, **settings: Any
 ) -> dict[str, Tensor]:
-    """Prune, score what is left again, prune further, without training in between.
+    """Prune, score the remaining weights again, and prune further, without training in between.
 
     Round k = 1 … rounds prunes to ``schedule(k)``. With ``Geometric(final=s, end=n)`` and `synflow`
     this is Iterative Synaptic Flow Pruning, whose density is ``(1 - s)^(k/n)``.
@@ -189,7 +189,7 @@ def apply_masks_(model: nn.Module, masks: Masks, *, group: Group = None) -> None
 
 
 def prune_(model: nn.Module, sparsity: float | None, **settings: Any) -> dict[str, Tensor]:
-    """Find masks and write them onto a network: `find_masks`, then `apply_masks_`.
+    """Find masks and apply them to a network: `find_masks`, then `apply_masks_`.
 
     Args:
         model: any module; its pruned weights become zero.
@@ -214,7 +214,7 @@ def prune_(model: nn.Module, sparsity: float | None, **settings: Any) -> dict[st
 
 
 def masks_from_zeros(model: nn.Module, layers: Layers = linear_and_conv) -> dict[str, Tensor]:
-    """Read masks off a network that somebody else pruned: zeros count as pruned.
+    """Derive masks from a network that another tool pruned: zeros count as pruned.
 
     Masks are data of their own in Boxwood and are never inferred without your knowledge; this is for
     weights that come without them.
@@ -234,6 +234,6 @@ def masks_from_zeros(model: nn.Module, layers: Layers = linear_and_conv) -> dict
     masks = {name: p.detach() != 0 for name, p in parameters.items()}
     if kept(masks) == sum(mask.numel() for mask in masks.values()):
         raise InvalidInput(
-            "Expected a network with zero weights, got none; use find_masks() to decide masks."
+            "Expected a network with zero weights, got none; use find_masks() to choose masks."
         )
     return masks

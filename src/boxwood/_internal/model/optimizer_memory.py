@@ -24,13 +24,13 @@ def check_optimizers(optimizers: Any) -> None:
         >>> check_optimizers({"weight": None})
         Traceback (most recent call last):
         ...
-        boxwood.errors.InvalidInput: Expected an optimizer as the second argument, got a value of type dict; call it as (model, optimizer, masks or policy), so that nothing that the optimizer does brings weights back.
+        boxwood.errors.InvalidInput: Expected an optimizer as the second argument, got a value of type dict; call it as (model, optimizer, masks or policy), so that no step of the optimizer changes pruned weights.
     """
     if isinstance(optimizers, Mapping | Tensor | nn.Module | float | str | type):
         raise InvalidInput(
             f"Expected an optimizer as the second argument, got {described(optimizers)}; call it as "
-            f"(model, optimizer, masks or policy), so that nothing that the optimizer does brings "
-            f"weights back."
+            f"(model, optimizer, masks or policy), so that no step of the optimizer changes "
+            f"pruned weights."
         )
 
 

@@ -28,7 +28,7 @@ Layers = Callable[[nn.Module], dict[str, nn.Parameter]]
 
 
 def linear_and_conv(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Find all matrices and kernels of known layers; biases, norms and embeddings are left alone.
+    """Find all matrices and kernels of known layers, but not biases, norms and embeddings.
 
     Known are linear layers (also those of transformers, ``Conv1D``, and of PyTorch Geometric),
     bilinear ones, convolutions, also transposed, recurrent layers and their cells, and the
@@ -60,7 +60,7 @@ def linear_and_conv(model: nn.Module) -> dict[str, nn.Parameter]:
 
 @dataclass(frozen=True)
 class Matrices:
-    """Find what `linear_and_conv` finds, with other parameters and without some of these.
+    """Find what `linear_and_conv` finds, plus other parameters, minus some.
 
     Args:
         also: patterns of names to prune as well, as in a shell: matrices of other layers.

@@ -48,7 +48,7 @@ def reconstruct(
     damping: float = 0.01,
     group: Group = None,
 ) -> dict[str, Tensor]:
-    """Adjust the weights that masks keep, so that every layer's outputs change least.
+    """Adjust the kept weights so that every layer's outputs change least.
 
     Each layer's squared error ``‖W x - W' x‖²`` over the batches is minimal for its mask (up to the
     damping), with x what the layers before it make once they are adjusted themselves.
@@ -100,7 +100,7 @@ def prune_and_reconstruct(
     damping: float = 0.01,
     group: Group = None,
 ) -> Reconstruction:
-    """Prune every layer by SparseGPT: choose and adjust in one go.
+    """Prune every layer by SparseGPT, which chooses masks and adjusts weights together.
 
     Args:
         model: with linear, 1-D or 2-D convolution layers; it is not changed.
@@ -234,7 +234,7 @@ def _pruned(
 
 @torch.no_grad()
 def load_(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy weights into the parameters of their names.
+    """Copy weights into the parameters of the same names.
 
     Raises:
         InvalidInput: a name matches no parameter, or a shape differs; nothing is changed then.

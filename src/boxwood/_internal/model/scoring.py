@@ -77,7 +77,7 @@ def score(
                 raise InvalidInput(
                     f"Expected a criterion whose positional parameters are among "
                     f"{', '.join(at_hand)}, or evidence that can be gathered from batches, got "
-                    f"{need!r}; settings go after a `*`, evidence of your own into evidence=."
+                    f"{need!r}; put settings after a `*`, and pass your own evidence as evidence=."
                 )
         shown = [at_hand[need]() for need in needs]
         given = _on_shards(criterion, shown, name) if is_distributed(weight) else criterion(*shown)

@@ -42,7 +42,7 @@ _NEAR = 5e-4  # a difference of sparsities that is not worth a warning
 
 
 class SparseTraining:
-    """Let a policy decide the masks of a network while any loop trains it.
+    """Let a policy choose and update the masks of a network while any loop trains it.
 
     After every ``optimizer.step()`` pruned weights are set to zero, as `MaskBinding` does; and
     when the policy is due, the weights are scored and it decides new masks.
@@ -332,7 +332,8 @@ class SparseTraining:
         if any(self.policy.due(later) for later in range(step, step + _AHEAD)):
             raise InvalidInput(
                 "Expected steps that Python takes, got one that is captured into a CUDA graph, "
-                "which would never change masks; leave the optimizer's step out of the graph, or "
+                "in which masks would never change; leave the optimizer's step out of the "
+                "graph, or "
                 "use a MaskBinding, whose masks a graph can hold."
             )
 

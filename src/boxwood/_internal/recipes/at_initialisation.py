@@ -43,7 +43,7 @@ def prune_at_initialisation(
     sample: int = 0,
     measure: Phase = _MEASURE,
 ) -> Recipe:
-    """Prune the untrained network, train what is left, and measure.
+    """Prune the untrained network, train it, and measure.
 
     Each seed has its own initial weights, its own training examples as evidence, and its own random
     numbers where the criterion is `random`.
@@ -93,7 +93,7 @@ def prune_at_initialisation(
 
 
 def shuffled_masks(recipe: Recipe, *, index: int = 1) -> Recipe:
-    """Train as many weights of each layer, but at random places: the control of which ones.
+    """Train the same number of weights of each layer at random positions: the control of the choice.
 
     Where it does as well as the recipe, the criterion chose only how many weights each layer keeps.
 
@@ -116,7 +116,7 @@ def shuffled_masks(recipe: Recipe, *, index: int = 1) -> Recipe:
 
 
 def reinitialised_weights(recipe: Recipe, *, index: int = 1) -> Recipe:
-    """Train the same masks from fresh initial weights: the control of which values.
+    """Train the same masks from fresh initial weights: the control of the values.
 
     Args:
         recipe: of `prune_at_initialisation`.

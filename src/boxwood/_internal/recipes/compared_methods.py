@@ -35,7 +35,7 @@ _UPDATES = 20
 def three_step(
     allocation: Allocation = global_, criterion: Criterion = magnitude, *between: Phase
 ) -> Method:
-    """Return the method that trains, prunes once, and trains what is left for as long.
+    """Return the method that trains, prunes once, and retrains for as long.
 
     Args:
         allocation: how the sparsity is shared out.

@@ -68,7 +68,7 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Which methods are compared, on what, and at which sparsities.
+    """Methods to compare, the tasks to compare them on, and the sparsities.
 
     Args:
         tasks: with names of their own.
@@ -115,7 +115,7 @@ class Comparison:
         twice = set(self.methods) & {"dense", "dense trained on", "dense small", *self.controls}
         if len(set(tasks)) < len(tasks) or twice or self.tuning_seeds < 1:
             raise InvalidInput(
-                f"Expected names of their own and tuning_seeds >= 1, got tasks {tasks}, "
+                f"Expected distinct names and tuning_seeds >= 1, got tasks {tasks}, "
                 f"{sorted(twice)} as methods and controls alike, and {self.tuning_seeds}; correct them."
             )
         for sparsity in self.sparsities:

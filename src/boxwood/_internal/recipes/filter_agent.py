@@ -27,7 +27,7 @@ def filter_agent(
     layers: tuple[str, ...],
     measure: Phase | None = None,
 ) -> Recipe:
-    """Train; layer by layer let an agent remove filters, and fine-tune; measure.
+    """Train, then for each layer let an agent remove filters and fine-tune, and measure.
 
     Args:
         train: the dense training, whose validation accuracy is p*.
@@ -52,7 +52,7 @@ def filter_agent(
     """
     if not layers or len(set(layers)) != len(layers):
         raise InvalidInput(
-            f"Expected layers with names of their own, got {layers}; boxwood.find_units(model, example)"
+            f"Expected distinct layer names, got {layers}; boxwood.find_units(model, example)"
             ".groups has their names."
         )
     recipe: tuple[Phase, ...] = (Train(training=train, label="dense"),)
@@ -65,7 +65,7 @@ def filter_agent(
 
 
 def ranked(recipe: Recipe, criterion: Criterion = magnitude, *, loss: Loss | None = None) -> Recipe:
-    """Remove as many filters of each layer as an agent did, but those with the least scores.
+    """Remove as many filters of each layer as an agent did, but those with the lowest scores.
 
     Args:
         recipe: made by `filter_agent`; the fine-tunings stay as they are.
@@ -99,7 +99,7 @@ def ranked(recipe: Recipe, criterion: Criterion = magnitude, *, loss: Loss | Non
 
 
 def by_sensitivity(recipe: Recipe, finetune: Training, *, share: float = 0.125) -> Recipe:
-    """Reach the multiply-adds that an agent reaches, by removing wherever it costs least.
+    """Reach an agent's multiply-adds by removing filters where they cost least: a control.
 
     Args:
         recipe: made by `filter_agent`.

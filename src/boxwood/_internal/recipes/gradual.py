@@ -31,7 +31,7 @@ _MEASURE = Measure()
 
 
 def dense_training(*, train: Training, measure: Phase = _MEASURE) -> Recipe:
-    """Train and measure, without pruning: what the sparse networks are held against.
+    """Train and measure without pruning: the reference for sparse networks.
 
     Args:
         train: how, and how long.
@@ -130,7 +130,7 @@ def gradual_pruning(
 
 
 def at_the_end(*, final: float, begin: int, end: int) -> OneShot:  # noqa: ARG001 - a Shape
-    """Prune all at once at the last step of a window: the control of a gradual rise.
+    """Prune all at once at the last step of a window: the control of gradual pruning.
 
     Example:
         >>> schedule = at_the_end(final=0.8, begin=100, end=500)

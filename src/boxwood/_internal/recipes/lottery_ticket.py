@@ -29,7 +29,7 @@ Pruning = Callable[[int], Prune]
 
 
 def layerwise_rates(*rates: tuple[str, float], granularity: Granularity = Elements()) -> Pruning:
-    """Prune each layer by itself, at each level a fraction of what is left of it.
+    """Prune each layer by itself; each level removes a fraction of its remaining weights.
 
     A layer of n weights keeps ``round((1 - rate)^level · n)`` at ``level``; counted from the whole
     layer, so that rounding does not add up.
@@ -54,7 +54,7 @@ def layerwise_rates(*rates: tuple[str, float], granularity: Granularity = Elemen
 def global_rate(
     rate: float, layers: Layers = linear_and_conv, *, granularity: Granularity = Elements()
 ) -> Pruning:
-    """Prune all layers by one ranking, at each level a fraction of what is left of them.
+    """Prune all layers by one ranking; each level removes a fraction of the remaining weights.
 
     Args:
         rate: fraction of the survivors that each level prunes.
@@ -109,7 +109,7 @@ def lottery_ticket(
 def one_shot_ticket(
     *, train: Training, prune: Pruning, level: int, rewind: int = 0, test_at: tuple[int, ...] = ()
 ) -> Recipe:
-    """Find a ticket by pruning once, as far as ``level`` of the iterative one goes.
+    """Find a ticket by pruning once, to the sparsity of ``level`` of the iterative one.
 
     Args:
         train: the dense training, and that of the ticket.
@@ -134,7 +134,7 @@ def one_shot_ticket(
 def continued_training(
     *, train: Training, prune: Pruning, levels: int, again: Training | None = None
 ) -> Recipe:
-    """Prune without going back: survivors keep their trained values.
+    """Prune without rewinding: the remaining weights keep their trained values.
 
     Args:
         train: the dense training.
@@ -182,7 +182,7 @@ def reinitialised_ticket(ticket: Recipe, level: int, *, index: int = 1) -> Recip
 def random_ticket(
     ticket: Recipe, level: int, *, how: Shuffle = within_layers, index: int = 1
 ) -> Recipe:
-    """Train as many weights at random places, from their initial values.
+    """Train the same number of weights at random positions, from their initial values.
 
     Args:
         ticket: a recipe of `lottery_ticket` or `one_shot_ticket`.
@@ -210,7 +210,7 @@ def resampled_ticket(ticket: Recipe, level: int, *, index: int = 1) -> Recipe:
 
 
 def masked_at_start(ticket: Recipe, level: int) -> Recipe:
-    """Train the weights that are largest at the start, as many per layer as the ticket has.
+    """Train the weights that are largest at the start, with the ticket's count in each layer.
 
     Args:
         ticket: a recipe of `lottery_ticket` or `one_shot_ticket`.

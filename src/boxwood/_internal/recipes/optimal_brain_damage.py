@@ -30,7 +30,7 @@ def optimal_brain_damage(
     layers: Layers = linear_and_conv,
     examples: int | None = None,
 ) -> Recipe:
-    """Train to a minimum, then delete, retrain and measure for each of rising sparsities.
+    """Train to a minimum, then delete, retrain and measure at each of several rising sparsities.
 
     Standardise every input by itself: with an offset that many of them share, as one mean for all
     pixels leaves it, the terms that the diagonal leaves out outweigh those that it keeps, and

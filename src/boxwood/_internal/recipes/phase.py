@@ -39,7 +39,7 @@ def _no_store(genesis: "Genesis", recipe: "Recipe") -> State:
 
 @dataclass(frozen=True)
 class World:
-    """What a phase may use, and no more.
+    """Everything that a phase may use.
 
     Args:
         genesis: what the run started from.
@@ -94,7 +94,7 @@ when these have ended, and finds their last states with `World.finished`."""
 
 @dataclass(frozen=True, kw_only=True)
 class Genesis:
-    """Where a run starts: a network, data, and the seed of everything random.
+    """The start of a run: a network, data, and the random seed.
 
     Args:
         model: returns a new network; called with torch's random numbers seeded.
@@ -149,7 +149,7 @@ class PublishedFigure:
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """What a user's function returns: a network, data, and named recipes that are compared.
+    """A network, data, and named recipes to compare: what a study's function returns.
 
     Recipes that begin alike share that beginning when they run.
 
@@ -191,9 +191,7 @@ class Experiment:
         _check_pairs(self.branches)
         names = [name for name, _ in self.branches]
         if not names or len(set(names)) != len(names):
-            raise InvalidInput(
-                f"Expected branches with names of their own, got {names}; rename them."
-            )
+            raise InvalidInput(f"Expected distinct branch names, got {names}; rename them.")
         if unknown := [each.branch for each in self.published if each.branch not in names]:
             raise InvalidInput(
                 f"Expected published figures of the branches {', '.join(names)}, got one of "

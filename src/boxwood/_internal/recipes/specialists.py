@@ -49,7 +49,9 @@ def specialists(before: Recipe, special: Training, *, groups: ClassGroups | int)
     """
     count = groups if isinstance(groups, int) else len(groups)
     if count < 1:
-        raise InvalidInput(f"Expected at least one group of classes, got {groups}; give some.")
+        raise InvalidInput(
+            f"Expected at least one group of classes, got {groups}; give at least one."
+        )
     grouping = (
         GroupClasses(clusters=groups) if isinstance(groups, int) else GroupClasses(given=groups)
     )

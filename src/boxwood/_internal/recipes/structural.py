@@ -23,7 +23,7 @@ def structural(
     multiple: int = 1,
     protect: tuple[str, ...] = (),
 ) -> Recipe:
-    """Train, remove units, check that they can be cut out, and retrain what is left.
+    """Train, remove units, check the smaller network, and retrain.
 
     Args:
         train: the dense training.

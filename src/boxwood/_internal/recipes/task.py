@@ -18,7 +18,7 @@ _MEASURE = Measure()
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonTask:
-    """A network and data, the training that every method gets, and the rates that each may choose from.
+    """A network, data, the training that every method gets, and the learning rates to choose from.
 
     Args:
         name: what tables call it.

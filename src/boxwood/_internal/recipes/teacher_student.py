@@ -114,7 +114,7 @@ def shifted(train: Training, shift: ShiftBias | None) -> Recipe:
 def with_teacher(
     recipe: Recipe, teacher: Teacher, loss: Loss, *, after: str | None = "dense"
 ) -> Recipe:
-    """Give the trainings of a recipe a teacher, so that it prunes and distils in one.
+    """Give the trainings of a recipe a teacher, so that it prunes and distils at once.
 
     Args:
         recipe: any; every `Train` after ``after`` is given the teacher and the loss.
@@ -157,7 +157,7 @@ def with_teacher(
     rest = tuple(map(taught_, recipe[first:]))
     if rest == recipe[first:]:
         raise InvalidInput(
-            f"Expected a training after the phase labelled {after!r}, got none that was not taught "
-            f"already; retrain after pruning, or teach another part of the recipe."
+            f"Expected a training after the phase labelled {after!r}, got none without a "
+            f"teacher; retrain after pruning, or give the teacher to another part of the recipe."
         )
     return recipe[:first] + rest

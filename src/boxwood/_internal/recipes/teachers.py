@@ -55,7 +55,7 @@ class TeacherSource(Protocol):
 
 @dataclass(frozen=True)
 class PastNetwork:
-    """The network as an earlier phase of the same run left it, masks and all.
+    """The network after an earlier phase of the same run, including its masks.
 
     Args:
         label: label of that phase; ``"genesis"`` is the untrained network.
@@ -83,7 +83,7 @@ class PastNetwork:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedNetworks:
-    """Networks that other runs train; several are an ensemble.
+    """Networks that other runs train; several form an ensemble.
 
     Their runs are in the student's store. They are made first if they are not there, and are shared
     by all their students. Several processes may make them, as any other runs.
@@ -154,7 +154,7 @@ class TrainedNetworks:
 
 @dataclass(frozen=True, kw_only=True)
 class Teacher:
-    """The networks whose logits a student learns, and the form in which the logits are kept.
+    """The networks whose logits a student learns, and the encoding in which the logits are stored.
 
     Args:
         source: `PastNetwork` or `TrainedNetworks`.
@@ -229,7 +229,7 @@ def teacher_targets(
     layers = training.loss.layers if isinstance(training.loss, FeatureDistillation) else ()
     if layers and not isinstance(teacher.encoding, Float32):
         raise InvalidInput(
-            f"Expected hidden features to be kept as they are, got the encoding "
+            f"Expected hidden features to be stored unchanged, got the encoding "
             f"{type(teacher.encoding).__name__}, which is for logits; use Teacher(encoding=Float32())."
         )
     forward, identity = teacher.source.forward(world, layers)

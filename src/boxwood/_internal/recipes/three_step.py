@@ -25,7 +25,7 @@ Retraining = Callable[[int], Recipe]
 
 
 def dense(train: Training, *, as_long_as: Recipe | None = None) -> Recipe:
-    """Train without pruning: what everything is compared with.
+    """Train without pruning: the reference of every comparison.
 
     Args:
         train: how, and how long.
@@ -65,7 +65,7 @@ def iterative(
     granularity: Granularity = Elements(),
     dead: bool = True,
 ) -> Recipe:
-    """Train, then prune and retrain for each of rising sparsities; measure after every round.
+    """Train, then prune and retrain at each of several rising sparsities, and measure after every round.
 
     One sparsity is the three-step recipe; several are the iterative one.
 
@@ -112,7 +112,7 @@ def one_shot(
     granularity: Granularity = Elements(),
     dead: bool = True,
 ) -> Recipe:
-    """Train, prune once to the end, and retrain; or with ``retraining=None`` do not retrain.
+    """Train, prune once to the final sparsity, and retrain, or not with ``retraining=None``.
 
     Example:
         >>> from boxwood.optim import SGD

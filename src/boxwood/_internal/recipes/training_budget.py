@@ -141,7 +141,7 @@ def checked_length(recipe: Recipe, unit: str) -> int:
     amount = length_of(recipe)
     if set(amount) - {unit}:
         raise InvalidInput(
-            f"Expected a recipe whose training is counted in {unit}, got {in_words(amount)}; count "
-            f"all trainings alike, or give the dense one its length."
+            f"Expected a recipe whose training is counted in {unit}, got {in_words(amount)}; "
+            f"count all trainings in the same unit, or give the dense one its length."
         )
     return amount[unit]

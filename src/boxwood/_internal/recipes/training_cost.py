@@ -91,7 +91,7 @@ def training_costs(recipe: Recipe, forward: int, examples: int | None = None) ->
             elif examples is None:
                 raise InvalidInput(
                     f"Expected the number of training examples for a training of {length} {unit}, "
-                    f"got none; count its length in steps, or have its data at hand."
+                    f"got none; count its length in steps, or make its data available."
                 )
             else:
                 seen += length * examples

@@ -33,7 +33,7 @@ def select_units(
     multiple: int | Callable[[Group], int] = 1,
     protect: Sequence[str] = (),
 ) -> UnitSelection:
-    """Choose the units that stay, by any criterion: what it asks for is gathered from batches.
+    """Choose the units to keep, by any criterion; its evidence is gathered from batches.
 
     Args:
         units: of the network.

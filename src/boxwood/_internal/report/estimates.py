@@ -23,7 +23,7 @@ _AT_ONCE = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean, and how far it can be trusted over seeds and examples.
+    """A mean and its uncertainty over seeds and examples.
 
     Args:
         value: the mean.
@@ -57,7 +57,7 @@ class Estimate:
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:
-    """Take the mean of one number for each seed; the error of the test set is left out.
+    """Take the mean of one number for each seed, without the error of the test set.
 
     Args:
         values: one finite number for each seed, at least one.
@@ -256,6 +256,6 @@ def _checked(rows: np.ndarray) -> np.ndarray:
     if rows.ndim != 2 or not rows.size or not np.isfinite(rows).all():
         raise InvalidInput(
             f"Expected finite values of at least one seed, got {rows.tolist() if rows.size < 20 else rows.shape}; "
-            f"leave out the seeds that failed, and say that you did."
+            f"leave out the seeds that failed, and report that you did."
         )
     return rows

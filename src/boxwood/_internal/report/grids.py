@@ -27,7 +27,7 @@ def edge(scores: Mapping[float, float]) -> str:
 
 
 def choose(setting: str, scores: Mapping[float, float]) -> float:
-    """Choose the value of the best score; of equals the smallest.
+    """Choose the value with the best score, and the smallest if several are equal.
 
     Args:
         setting: what it is, such as ``"L2 at 8 %"``.
@@ -73,5 +73,5 @@ def inside(setting: str, scores: Mapping[float, float]) -> Finding:
 
 def _best(scores: Mapping[float, float]) -> float:
     if not scores:
-        raise InvalidInput("Expected values to choose from, got none; give some.")
+        raise InvalidInput("Expected values to choose from, got none; give at least one.")
     return min(scores, key=lambda value: (-scores[value], value))

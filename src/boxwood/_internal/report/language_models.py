@@ -216,8 +216,8 @@ def _same_pieces(of: Mapping[str, Sequence[TextScore]], text: str) -> tuple[int,
         (sizes, name), (other, second) = list(found.items())[:2]
         raise InvalidInput(
             f"Expected models that cut {text} into the same tokens, got {sum(sizes)} for {name} and "
-            f"{sum(other)} for {second}; evaluate models of other tokenizers each in a call of its "
-            f"own, and compare bits per byte."
+            f"{sum(other)} for {second}; evaluate models with different tokenizers in separate "
+            f"calls, and compare bits per byte."
         )
     return next(iter(found))
 

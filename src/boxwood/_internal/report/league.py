@@ -64,7 +64,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class League:
-    """What a comparison came out as.
+    """The result of a comparison.
 
     Args:
         standings: all rows, by task, sparsity and score, best first.

@@ -89,8 +89,8 @@ def _finite(values: Sequence[float], name: str) -> tuple[float, ...]:
     numbers = tuple(float(value) for value in values)
     if not numbers or not all(math.isfinite(number) for number in numbers):
         raise InvalidInput(
-            f"Expected {name} to hold at least one finite number, got {list(numbers)}; leave out "
-            f"the seeds that failed, and say that you did."
+            f"Expected {name} to hold at least one finite number, got {list(numbers)}; leave "
+            f"out the seeds that failed, and report that you did."
         )
     return numbers
 
@@ -99,7 +99,7 @@ def _pairs(a: Sequence[float], b: Sequence[float]) -> list[tuple[float, float]]:
     if len(a) != len(b):
         raise InvalidInput(
             f"Expected one value of a and one of b for each seed, got {len(a)} and {len(b)}; "
-            f"pair them by seed and drop those that only one side has."
+            f"pair them by seed and leave out seeds that only one side has."
         )
     return list(zip(_finite(a, "a"), _finite(b, "b"), strict=True))
 

@@ -148,7 +148,7 @@ def measured_along(
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim, whether it held, and the figures that say so; ``held`` None means undecided.
+    """A claim, whether it held, and the figures that decide it; ``held`` None means undecided.
 
     Args:
         claim: in words.
@@ -195,7 +195,7 @@ class Finding:
 def collect(
     jobs: Iterable[Job], store: Store, *, phases: tuple[type, ...] = (Measure,)
 ) -> tuple[Measurement, ...]:
-    """Read the measurements of finished jobs; one that several branches share is the first's.
+    """Read the measurements of finished jobs; one that several branches share belongs to the first.
 
     Args:
         jobs: what was run.

@@ -143,7 +143,7 @@ def within_margin(
 
 
 def in_every_seed(claim: str, values: Sequence[float], evidence: str = "") -> Finding:
-    """Decide by a rule that asks for every seed: all values above zero.
+    """Decide by a rule that every seed must meet: all values above zero.
 
     Args:
         claim: in words.
@@ -207,7 +207,7 @@ def enough_hold(claim: str, findings: Sequence[Finding], count: int) -> Finding:
 
 
 def corrected(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """Hold the claims of one study to Holm's correction: what chance alone could do is undecided.
+    """Apply Holm's correction to the claims of one study: a claim that chance could explain becomes undecided.
 
     Claims without a p-value are left as they are. How many seeds an undecided one would need is
     estimated again for the level that the correction asks for at worst, ``α / number of claims``.

@@ -28,7 +28,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Difference:
-    """How two phases came to differ.
+    """Why two phases differ.
 
     Args:
         shared: keys that both histories begin with.

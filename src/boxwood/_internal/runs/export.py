@@ -47,7 +47,8 @@ def save_cut(
     state = store.load(key)
     if not state.masks:
         raise CheckpointError(
-            f"Expected masks in phase {key[:8]}, got none; name a phase after the pruning."
+            f"Expected masks in phase {key[:8]}, got none; give the key of a phase after the "
+            f"pruning."
         )
     model = genesis.network(apply(state.weights, state.masks)).eval()
     found = units_of(model, genesis.data())

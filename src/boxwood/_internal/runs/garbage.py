@@ -25,7 +25,7 @@ _KEY = re.compile("[0-9a-f]{20}")
 
 
 def collect_garbage(store: Store) -> int:
-    """Delete what interrupted processes left and no run needs; returns the bytes freed.
+    """Delete files that interrupted processes left and no run needs, and return the bytes freed.
 
     Finished phases that belong to a noted run stay, and so do snapshots of unfinished ones. While a
     note is damaged nobody knows what it wanted, so all finished phases and snapshots stay. What

@@ -261,8 +261,8 @@ def write(timings: Timings, path: Path) -> None:
             new.write_text(json.dumps(whole, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise InvalidInput(
-            f"Expected to write {path}, got {error}; free some space and run again: what was "
-            f"measured before is kept."
+            f"Expected to write {path}, got {error}; free some space and run again: earlier "
+            f"measurements are kept."
         ) from error
 
 

@@ -51,7 +51,7 @@ def run_on_ray(
         gpus = float(settings.device.type != "cpu")
     if gpus and settings.device.index is not None:
         raise InvalidInput(
-            f"Expected a device without a number, as Ray gives each task GPUs of its own, got "
+            f"Expected a device without a number, because Ray assigns GPUs to each task, got "
             f"{settings.device}; give {settings.device.type}."
         )
     order = order_for(jobs, store, settings, threads)

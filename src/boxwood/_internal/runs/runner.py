@@ -56,7 +56,7 @@ class Job:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How to run, which changes no result.
+    """Settings of a run that change no result.
 
     Args:
         snapshot_every: seconds between snapshots inside a long phase.
@@ -146,7 +146,7 @@ def note(jobs: Sequence[Job], store: Store) -> None:
 
 
 def jobs_of(experiment: Experiment, seeds: Sequence[int]) -> list[Job]:
-    """List what an experiment asks for: every branch for every seed."""
+    """List the jobs of an experiment: every branch for every seed."""
     experiment = _with_checksum(experiment)
     return [
         Job(experiment.genesis(seed), recipe, f"{name} / seed {seed}")
@@ -200,8 +200,8 @@ def _check_data(store: Store, parent: str, data: Splits) -> None:
     if began is not None and began != data.identity:
         raise InvalidInput(
             f"Expected {data.name} as it was when this run began (its identity was "
-            f"{str(began)[:12]}), got other contents ({data.identity[:12]}); put the old data back, "
-            f"or begin again with another --store, or with a function of another name."
+            f"{str(began)[:12]}), got other contents ({data.identity[:12]}); restore the old "
+            f"data, or start again with another --store or a function of another name."
         )
 
 
@@ -284,7 +284,7 @@ def _with_checksum(experiment: Experiment) -> Experiment:
     if experiment.checkpoint_sha256 not in (None, found):
         raise InvalidInput(
             f"Expected the checkpoint {path} with SHA-256 {experiment.checkpoint_sha256}, got "
-            f"{found}; the file has changed: give the old one, or drop checkpoint_sha256."
+            f"{found}; the file has changed: give the old file, or leave checkpoint_sha256 out."
         )
     return replace(experiment, checkpoint_sha256=found)
 

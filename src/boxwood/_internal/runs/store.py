@@ -168,8 +168,8 @@ class Store:
         except Timeout as error:
             raise CheckpointError(
                 f"Expected the lock {path} to be free within {_PATIENCE:.0f} s, got one that "
-                f"another process holds, which may be stopped; find it with `fuser {path}`, let it "
-                f"go on or end it, and run again."
+                f"another process holds, which may be suspended; find it with `fuser {path}`, "
+                f"let it finish or end it, and run again."
             ) from error
         try:
             yield

@@ -91,7 +91,8 @@ def work(order: Order) -> None:
     settings = RunSettings(snapshot_every=order.snapshot_every, device=device)
     if lost := [key for key in order.runs if key not in asked]:
         raise InvalidInput(
-            f"Expected the run {lost[0]} to be noted in {store.root}, got none that can be read; "
+            f"Expected the run {lost[0]} to be recorded in {store.root}, got none that can be "
+            f"read; "
             f"start it again."
         )
     trust = Trust.of(*order.code)
@@ -195,8 +196,8 @@ def _check(jobs: Sequence[Job], store: Store, codes: Sequence[int], said: str) -
     if _BAD_INPUT in codes:
         raise InvalidInput(lines[-1] if lines else "Expected workers to say why they ended.")
     raise InvalidInput(
-        f"Expected workers that work to the end, got exit codes {list(codes)} and last words "
-        f"{lines[-1] if lines else 'none'!r}; run the same command again to go on."
+        f"Expected workers that finish, got exit codes {list(codes)} and last words "
+        f"{lines[-1] if lines else 'none'!r}; run the same command again to resume."
     )
 
 

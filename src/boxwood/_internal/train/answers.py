@@ -97,7 +97,7 @@ class Answers:
         found = self.right if what == "right" else self.loss
         if found is None:
             raise InvalidInput(
-                "Expected a loss of each example, got right answers alone; measure with "
+                "Expected a loss of each example, got only the right answers; measure with "
                 "Measure(loss=…)."
             )
         return found.astype(np.float64)

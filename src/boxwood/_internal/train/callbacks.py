@@ -16,7 +16,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Callbacks:
-    """What takes part in a training in addition to the network; by default nothing.
+    """Functions that a training calls; none by default.
 
     Args:
         watch: called after every row of the history; what it returns is added to the row.

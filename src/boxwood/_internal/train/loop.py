@@ -40,7 +40,7 @@ Outputs = Callable[[Tensor], Any]
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training leaves in addition to the network.
+    """The result of a training, in addition to the network.
 
     Args:
         history: a row per epoch, or per ``watch_every`` steps, and one at the end; see `Row`.

@@ -8,7 +8,7 @@ from boxwood.errors import InvalidInput
 
 
 class LRSchedule(Protocol):
-    """A step, and the number of steps of the whole training, to a factor on the learning rate.
+    """A function from the step and the length of the training to a factor on the learning rate.
 
     A frozen dataclass with this method, or a function at the top level of a file.
     """
@@ -34,7 +34,7 @@ class ConstantLR:
 
 @dataclass(frozen=True, kw_only=True)
 class StepDecay:
-    """Multiply the learning rate by ``factor`` at each of some moments of the training.
+    """Multiply the learning rate by ``factor`` at given moments of the training.
 
     Args:
         fractions: the moments as fractions of the training, each in (0, 1), such as
@@ -99,8 +99,8 @@ class CosineLR:
     def __post_init__(self) -> None:
         if not 0 <= self.final <= 1:
             raise InvalidInput(
-                f"Expected a final factor in [0, 1], got {self.final}; it multiplies the learning "
-                f"rate of the optimizer: leave it out to end at 0."
+                f"Expected a final factor in [0, 1], got {self.final}; it multiplies the "
+                f"optimizer's learning rate: leave it out to end at 0."
             )
 
     def __call__(self, step: int, steps: int) -> float:
@@ -134,7 +134,7 @@ class LinearLR:
         if not 0 <= self.final <= 1 or (self.every is not None and self.every < 1):
             raise InvalidInput(
                 f"Expected a final factor in [0, 1] and every >= 1 steps, got {self.final} and "
-                f"{self.every}; leave every out for one fall over the whole training."
+                f"{self.every}; leave every out for one decay over the whole training."
             )
 
     def __call__(self, step: int, steps: int) -> float:

@@ -133,7 +133,7 @@ def accuracy_by_class(
 
 @torch.no_grad()
 def mean_iou(model: nn.Module, examples: Examples, classes: int, *, batch: int = _BATCH) -> float:
-    """Average over classes the overlap of what is said and what is there.
+    """Average over classes the overlap of prediction and truth: mean intersection over union.
 
     ``mean_c |said c and is c| / |said c or is c|``, over the classes of which one of the two
     occurs; over all pixels of all examples together.

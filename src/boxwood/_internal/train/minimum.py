@@ -120,7 +120,7 @@ def _backward(model: nn.Module, batches: Iterable[Any], loss: Loss, decay: float
         total += part.detach()
         examples += len(inputs)
     if not examples:
-        raise InvalidInput("Expected batches to train on, got none; give some.")
+        raise InvalidInput("Expected batches to train on, got none; give at least one.")
     for parameter in model.parameters():
         if parameter.grad is not None:
             parameter.grad.div_(examples).add_(parameter.detach(), alpha=2 * decay)

@@ -106,7 +106,7 @@ class CutMix:
         if inputs.dim() != 4:
             raise InvalidInput(
                 f"Expected images [batch, channels, height, width] to cut from, got inputs of shape "
-                f"{tuple(inputs.shape)}; leave CutMix out, or take MixUp."
+                f"{tuple(inputs.shape)}; leave CutMix out, or use MixUp."
             )
         side = (1 - _beta(self.alpha, chance)) ** 0.5
         edges = []

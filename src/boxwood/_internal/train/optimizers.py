@@ -12,7 +12,7 @@ from boxwood.errors import InvalidInput
 
 
 class OptimizerSpec(Protocol):
-    """What a training asks of an optimizer: its learning rate, the schedule, and how to build it."""
+    """The interface of optimizer specifications: the learning rate, the schedule, and how to build the optimizer."""
 
     @property
     def lr(self) -> float:
@@ -72,7 +72,7 @@ class SGD:
 
 @dataclass(frozen=True, kw_only=True)
 class Adam:
-    """Adam; data for a recipe, of which `build` makes the `torch.optim.Adam`.
+    """Adam, as data for a recipe; `build` makes the `torch.optim.Adam`.
 
     Args:
         lr: learning rate, above 0.
@@ -111,7 +111,7 @@ class Adam:
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW:
-    """Adam with decoupled weight decay; data for a recipe, and `build` makes the `torch.optim.AdamW`.
+    """Adam with decoupled weight decay, as data for a recipe; `build` makes the `torch.optim.AdamW`.
 
     ``w ← w - lr · (m / (√v + eps) + weight_decay · w)``, with m and v the running means of the
     gradient and of its square, corrected for their start at zero. The decay is no part of the

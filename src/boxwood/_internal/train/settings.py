@@ -24,7 +24,7 @@ Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Regularisation:
-    """What keeps weights and gradients small; by default nothing does.
+    """Penalties and limits on weights and gradients; none by default.
 
     The strength of L2 and of decoupled decay belongs to the optimizer; what it is for is said here.
 
@@ -96,12 +96,14 @@ class PolicyPruning:
 
     def __post_init__(self) -> None:
         if self.evidence < 1:
-            raise InvalidInput(f"Expected evidence >= 1 examples, got {self.evidence}; give some.")
+            raise InvalidInput(
+                f"Expected evidence >= 1 examples, got {self.evidence}; give at least one."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """One training: how long, with which optimizer, on what, within which limits.
+    """One training: its length, optimizer, examples and limits.
 
     A training of N epochs or steps may be entered and left anywhere: steps ``start_at`` to
     ``stop_at`` have the learning rate, the batches and the augmentation that they have in the whole.

@@ -38,12 +38,12 @@ def as_stateful(model: nn.Module) -> StatefulNetwork:
         >>> as_stateful(nn.Linear(1, 1))
         Traceback (most recent call last):
         ...
-        boxwood.errors.InvalidInput: Expected a network with a method forward_with_state for a stateful training, got Linear; give one that has it, or stateful=False.
+        boxwood.errors.InvalidInput: Expected a network with a method forward_with_state for a stateful training, got Linear; give such a network, or stateful=False.
     """
     if not isinstance(model, StatefulNetwork):
         raise InvalidInput(
             f"Expected a network with a method forward_with_state for a stateful training, got "
-            f"{type(model).__name__}; give one that has it, or stateful=False."
+            f"{type(model).__name__}; give such a network, or stateful=False."
         )
     return model
 

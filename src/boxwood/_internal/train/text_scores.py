@@ -179,8 +179,8 @@ def score_windows(
         watch(group[-1].stop - ahead, len(losses))
     if not losses.isfinite().all():
         raise InvalidInput(
-            "Expected finite losses of a language model, got NaN or infinite ones; its weights are "
-            "damaged, or half precision is too little for it: try float32."
+            "Expected finite losses of a language model, got NaN or infinite ones; the weights "
+            "are damaged, or half precision is not precise enough: try float32."
         )
     pieces = losses.double().split(length)
     return TextScore(

@@ -14,7 +14,7 @@ def wide_net(
     input_dropout: float = 0.0,
     dropout: float = 0.0,
 ) -> nn.Sequential:
-    """Build a net of linear layers with ReLU, and dropout where a rate is above 0.
+    """Build a network of linear layers with ReLU, and dropout where its rate is above 0.
 
     The paper's teacher is ``hidden=(1200, 1200)`` with dropout, its student ``(800, 800)`` without.
 

@@ -95,7 +95,7 @@ def hutchinson(weight: Tensor, hessian_diagonal: Tensor, *, decay: float = 0.0) 
 
 
 def obs(weight: Tensor, inverse_hessian_diagonal: Tensor) -> Tensor:
-    """Score by ``w² / (2 [H⁻¹]_qq)``: the rise if the weight goes and the others make up for it.
+    """Score by ``w² / (2 [H⁻¹]_qq)``: the rise of the loss if the weight is removed and the others adjust.
 
     H is that of the layer's own outputs, ``2 X Xᵀ / n``, the same for every row of weights. Adjust
     what remains with `boxwood.oneshot.reconstruct`.
@@ -143,7 +143,7 @@ def woodfisher(weight: Tensor, inverse_fisher_diagonal: Tensor) -> Tensor:
 
 
 def cap(elimination_cost: Tensor) -> Tensor:
-    """Score by what the weight costs once the cheaper ones of its block are gone: correlation aware.
+    """Score by the cost of a weight after the cheaper ones of its block are removed: correlation-aware pruning.
 
     Weights of a block go one after the other, the cheapest first, each by the cost of
     `woodfisher`, and the rest moves to make up for it before the next is chosen. Of two weights

@@ -28,7 +28,7 @@ def snip(weight: Tensor, gradient: Tensor) -> Tensor:
 
 
 def grasp(weight: Tensor, hessian_gradient: Tensor) -> Tensor:
-    """Score by what the weight does for the gradient's flow: ``w · (H g)``, of either sign.
+    """Score by the weight's effect on the gradient flow: ``w · (H g)``, of either sign.
 
     The paper scores ``-w · (H g)`` and removes the largest; here the higher score stays, so the
     sign is the other one and the decision the same. Its loss has logits divided by T = 200: give
@@ -114,7 +114,7 @@ def movement(weight_movement: Tensor) -> Tensor:
 
 
 def gradient_magnitude(gradient: Tensor) -> Tensor:
-    """Score by the size of the gradient, ``|g|``: where a weight that is zero would grow fastest.
+    """Score by the size of the gradient, ``|g|``: a zero weight with a large gradient would grow fastest.
 
     Args:
         gradient: mean gradient, dense: pruned places have one too.

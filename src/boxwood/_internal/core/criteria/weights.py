@@ -88,7 +88,7 @@ def magnitude_over_std(weight: Tensor) -> Tensor:
 
 
 def magnitude_over_survivor_std(weight: Tensor, mask: Tensor) -> Tensor:
-    """Score by size in units of the spread of the weights still there: ``|w| / std(w[mask])``.
+    """Score by size in units of the spread of the remaining weights: ``|w| / std(w[mask])``.
 
     Example:
         >>> import torch

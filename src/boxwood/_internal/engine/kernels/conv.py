@@ -174,7 +174,7 @@ def build(
     if not problem.target.aligned:
         raise InvalidInput(
             "Expected an output layout whose planes start on cache lines, got "
-            f"{problem.target}; make it by `padded` or `columns`."
+            f"{problem.target}; make it with `padded` or `columns`."
         )
     channels = problem.target.channels
     bias = np.asarray(np.zeros(channels) if bias is None else bias, np.float32)

@@ -53,7 +53,7 @@ class Int8Conv:
             raise InvalidInput(
                 f"Expected layouts of quads of {self.inputs} inputs and {self.outputs} outputs, "
                 f"groups of whole quads and at most {MOST_PRODUCTS} products, got {self.shape}; "
-                f"leave this layer to float32."
+                f"compute this layer in float32."
             )
 
     @property
@@ -91,7 +91,7 @@ class Int8Depthwise:
         if not shape.depthwise or shape.groups != quads:
             raise InvalidInput(
                 f"Expected {quads} quads with a filter each and strides of 1 or 2, got {shape}; "
-                f"leave this layer to float32."
+                f"compute this layer in float32."
             )
 
     residual = None

@@ -44,8 +44,8 @@ class Int8MatVec:
     def __post_init__(self) -> None:
         if self.inputs > MOST_PRODUCTS:
             raise InvalidInput(
-                f"Expected at most {MOST_PRODUCTS} inputs, got {self.inputs}; leave this layer to "
-                f"float32."
+                f"Expected at most {MOST_PRODUCTS} inputs, got {self.inputs}; compute this "
+                f"layer in float32."
             )
 
     @property

@@ -284,7 +284,7 @@ def build_global(problem: GlobalAverage, target: Target) -> Kernel:
     source = problem.source
     if not source.aligned:
         raise InvalidInput(
-            f"Expected planes that start on cache lines, got {source}; make them by `padded`."
+            f"Expected planes that start on cache lines, got {source}; make them with `padded`."
         )
     steps = (source.image, source.plane, source.origin, lines(source.span), problem.target.image)
     entry = f"mean_{target.lanes}"

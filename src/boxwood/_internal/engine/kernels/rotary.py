@@ -83,7 +83,7 @@ def build(problem: Rotary, table: Array, target: Target) -> Kernel:
         )
     if not all(0 <= partner < size for partner in problem.partners):
         raise InvalidInput(
-            f"Expected partners within {size} features, got {problem.partners}; number them from 0."
+            f"Expected partners within {size} features, got {problem.partners}; count them from 0."
         )
     end = lines(layout.span)
     factors = np.zeros((2, size, end), np.float32)

@@ -143,8 +143,8 @@ def load_library(objects: Mapping[str, bytes]) -> Library:
         ctypes.c_void_p(base), ctypes.c_size_t(total), mmap.PROT_READ | mmap.PROT_EXEC
     ):
         raise InvalidInput(
-            "Expected to make compiled code executable, got a refusal by the system "
-            f"(errno {ctypes.get_errno()}); allow executable memory or run the model in torch."
+            "Expected to make compiled code executable, got a refusal from the system (errno "
+            "{ctypes.get_errno()}); allow executable memory or run the model in torch."
         )
     return Library(addresses, memory)
 
@@ -170,8 +170,8 @@ class _Image:
             self._read()
         except (struct.error, IndexError, ValueError) as error:
             raise InvalidInput(
-                f"Expected an x86-64 object that holds {entry!r}, got {len(data)} bytes that are "
-                f"none ({error}); compile the program again."
+                f"Expected an x86-64 object that holds {entry!r}, got {len(data)} bytes that "
+                f"are not one ({error}); compile the program again."
             ) from error
 
     def _read(self) -> None:

@@ -239,7 +239,7 @@ def _averaged(pool: nn.Module, value: Tensor, outputs: Tensor) -> int:
         size = pool.kernel_size
         return size * size if isinstance(size, int) else size[0] * size[1]
     raise UnsupportedModel(
-        f"Expected pools that take equally many values for each output, got {pool}; use the "
+        f"Expected pools that take the same number of values for each output, got {pool}; use the "
         f"criterion hutchinson, or pool without padding."
     )
 

@@ -188,7 +188,8 @@ class Calibration:
             own = (kind.__name__ for kind in kinds if kind.__module__.startswith("torch.nn."))
             raise InvalidInput(
                 f"Expected weights of {', '.join(own)} layers that are "
-                f"called for this evidence, got {sorted(lacking)[0]!r}, which is none; {leaving_out(sorted(lacking), self.weights)}."
+                f"called for this evidence, got {sorted(lacking)[0]!r}, which is not one; "
+                f"{leaving_out(sorted(lacking), self.weights)}."
             )
         return found
 
@@ -261,7 +262,7 @@ def _check_loss(loss: Any) -> None:
         )
     if not bool(torch.isfinite(loss)):
         raise InvalidInput(
-            f"Expected a finite loss, got {loss.item()}; check the batches, or the network."
+            f"Expected a finite loss, got {loss.item()}; check the batches and the network."
         )
 
 

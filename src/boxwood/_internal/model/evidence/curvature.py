@@ -141,8 +141,8 @@ def damped(gram: Tensor, damping: float) -> Tensor:
     """
     if not damping > 0:
         raise InvalidInput(
-            f"Expected a damping above 0, got {damping}; without it inputs that depend on each "
-            f"other have no inverse."
+            f"Expected a damping above 0, got {damping}; without damping the matrix of linearly "
+            f"dependent inputs has no inverse."
         )
     diagonal = gram.diagonal(dim1=-2, dim2=-1)
     dead = diagonal == 0

@@ -40,7 +40,7 @@ def refusing_first_order() -> Iterator[None]:
         ...     raise RuntimeError("derivative for aten::_fused_backward is not implemented")
         Traceback (most recent call last):
         ...
-        boxwood.errors.InvalidInput: Expected operations with second derivatives, got one of which torch says: derivative for aten::_fused_backward is not implemented; take a criterion of first derivatives, such as fisher or taylor, or write that operation with others in the network or the loss.
+        boxwood.errors.InvalidInput: Expected operations with second derivatives, got one that torch refuses: derivative for aten::_fused_backward is not implemented; use a criterion of first derivatives, such as fisher or taylor, or replace that operation in the network or the loss.
     """
     try:
         yield
@@ -49,7 +49,7 @@ def refusing_first_order() -> Iterator[None]:
     except RuntimeError as error:
         said = str(error).strip().partition("\n")[0].rstrip(".")
         raise InvalidInput(
-            f"Expected operations with second derivatives, got one of which torch says: {said}; "
-            f"take a criterion of first derivatives, such as fisher or taylor, or write that "
-            f"operation with others in the network or the loss."
+            f"Expected operations with second derivatives, got one that torch refuses: {said}; "
+            f"use a criterion of first derivatives, such as fisher or taylor, or replace that "
+            f"operation in the network or the loss."
         ) from error

@@ -19,7 +19,7 @@ from boxwood.errors import InvalidInput
 
 @dataclass(frozen=True, kw_only=True)
 class ShuffleMasks:
-    """Keep as many weights at random places; they take the values of an earlier phase.
+    """Keep the same number of weights at random positions, with their values from an earlier phase.
 
     Args:
         how: `within_layers`, `evenly` or `over_all_layers`.
@@ -46,7 +46,7 @@ class ShuffleMasks:
 
 @dataclass(frozen=True, kw_only=True)
 class MasksFrom:
-    """Keep as many weights of each tensor, but those largest in an earlier phase: usually θ0.
+    """Keep the same number of weights of each tensor, but those that are largest in an earlier phase, usually θ0.
 
     Args:
         of: label of the phase whose weights decide and stay, or ``"genesis"``.
@@ -71,7 +71,7 @@ class MasksFrom:
 
 @dataclass(frozen=True, kw_only=True)
 class Resample:
-    """Draw each surviving weight, with replacement, from the survivors' values of its own tensor.
+    """Draw each kept weight, with replacement, from the kept values of its own tensor.
 
     So the values have the distribution that the ticket's have, but not their places.
 
@@ -103,7 +103,7 @@ class Resample:
 
 @dataclass(frozen=True, kw_only=True)
 class AddNoise:
-    """Add ``N(0, (scale · σ)²)`` to the survivors of each masked tensor.
+    """Add ``N(0, (scale · σ)²)`` to the kept weights of each masked tensor.
 
     σ is the standard deviation of all the tensor's weights in the earlier phase, pruned or not: of
     the distribution that they were drawn from.

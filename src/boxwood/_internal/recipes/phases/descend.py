@@ -12,7 +12,7 @@ from boxwood._internal.train.minimum import minimise_
 
 @dataclass(frozen=True, kw_only=True)
 class Descend:
-    """Take the network to a minimum of the training loss; what is pruned stays zero.
+    """Train the network to a minimum of the training loss; pruned weights stay zero.
 
     Args:
         loss: outputs and targets to the mean over a batch.

@@ -19,7 +19,7 @@ _FEW_CLASSES = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """Measure accuracy on validation and test examples, and count what is left.
+    """Measure accuracy on validation and test examples, and count the remaining weights.
 
     The test examples decide nothing: they are looked at here and nowhere else. Where there are
     more than ten classes, top-5 accuracy is measured as well as top-1. Which examples are answered correctly is

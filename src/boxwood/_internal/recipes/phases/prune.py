@@ -78,8 +78,8 @@ class Prune:
         total = self.rounds > 1 or self.effective
         if self.rounds < 1 or (total and self.sparsity is None):
             raise InvalidInput(
-                f"Expected rounds >= 1, and a total sparsity where there are several or dead units "
-                f"count, got rounds={self.rounds}, effective={self.effective}, "
+                f"Expected rounds >= 1, and a total sparsity if there are several rounds or "
+                f"dead units count, got rounds={self.rounds}, effective={self.effective}, "
                 f"sparsity={self.sparsity}; give the sparsity after the last round and an allocation "
                 f"without numbers of its own, or rounds=1."
             )

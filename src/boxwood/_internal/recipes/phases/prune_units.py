@@ -36,7 +36,7 @@ _BATCH = 250
 
 @dataclass(frozen=True, kw_only=True)
 class PruneUnits:
-    """Prune units; the state holds them as masks, and the facts what the check of the cut gave.
+    """Prune units. The state has them as masks, and the facts have the result of the equivalence check.
 
     Training goes on under the masks, on the network as it is written; by the law that the facts
     state, that is training the smaller network. `boxwood.shrink` cuts it out.

@@ -31,7 +31,7 @@ _BATCH = 250
 
 @dataclass(frozen=True, kw_only=True)
 class RemoveAsMany:
-    """Keep as many filters of a layer as another run does, those with the highest scores.
+    """Keep as many filters of a layer as another run does: those with the highest scores.
 
     Args:
         layer: name of the group of units.

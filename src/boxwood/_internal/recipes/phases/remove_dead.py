@@ -11,7 +11,7 @@ from boxwood._internal.recipes.phase import State, World, state_of
 
 @dataclass(frozen=True, kw_only=True)
 class RemoveDead:
-    """Prune the other side of every dead unit, to a fixed point; outputs stay what they were.
+    """Prune the remaining inputs and outputs of dead units until there are none; the network's outputs do not change.
 
     Source: Han, Pool, Tran and Dally (2015), section 3.5.
     Differs from the paper: removed at once rather than left to weight decay, and the constant that

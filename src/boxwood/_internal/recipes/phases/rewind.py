@@ -10,7 +10,7 @@ from boxwood._internal.recipes.phase import State, World, state_of
 
 @dataclass(frozen=True, kw_only=True)
 class Rewind:
-    """Take the weights that an earlier phase left, under the masks as they are now.
+    """Reset the weights to those of an earlier phase, under the current masks.
 
     Args:
         to: label of that phase, or ``"genesis"``.
@@ -31,7 +31,7 @@ class Rewind:
 
 @dataclass(frozen=True, kw_only=True)
 class Reinitialise:
-    """Draw fresh initial weights under the masks as they are now: the control of keeping them.
+    """Draw fresh initial weights under the current masks: the control of keeping the weights.
 
     Args:
         index: which of the seed's initialisations; 0 is the one that the run started from.

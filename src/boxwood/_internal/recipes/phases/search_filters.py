@@ -27,7 +27,7 @@ _BATCH = 250
 
 @dataclass(frozen=True)
 class Recovery:
-    """What is done to a network between a removal and the measurement of its accuracy.
+    """Steps between a removal and the measurement of accuracy.
 
     Args:
         examples: training examples.
@@ -52,7 +52,7 @@ class Recovery:
 
 @dataclass(frozen=True)
 class FirstExamples:
-    """Accuracy on the first of some examples: what a reward is made of.
+    """Accuracy on the first of some examples, from which rewards are computed.
 
     Args:
         examples: validation examples.

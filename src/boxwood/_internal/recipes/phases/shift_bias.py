@@ -14,7 +14,7 @@ from boxwood.errors import InvalidInput
 
 @dataclass(frozen=True, kw_only=True)
 class ShiftBias:
-    """Shift the output biases of some classes by the amount of the best validation accuracy.
+    """Shift the output biases of some classes by the amount with the best validation accuracy.
 
     A student whose transfer set lacks a class believes that the class is rare; one whose transfer
     set has only few classes believes the opposite of the others.

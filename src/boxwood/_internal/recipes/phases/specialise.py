@@ -26,7 +26,7 @@ from boxwood.errors import InvalidInput
 
 @dataclass(frozen=True, kw_only=True)
 class GroupClasses:
-    """Write down the classes of each specialist: clusters of confusions, or given ones.
+    """Choose the classes of each specialist: clusters of confused classes, or given groups.
 
     Args:
         clusters: how many to look for in the covariance of the generalist's predictions on

@@ -24,7 +24,7 @@ from boxwood.errors import TrainingDiverged
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """Train the network; what is pruned stays zero.
+    """Train the network; pruned weights stay zero.
 
     Args:
         training: how.

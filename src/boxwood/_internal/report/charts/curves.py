@@ -102,7 +102,7 @@ def numbers_against_remaining(curves: Curves, quantity: str, style: str = "~s") 
     for name, kept in wrong:
         raise InvalidInput(
             f"Expected kept fractions of {name!r} in (0, 1], got {kept}; give the fraction of "
-            f"weights that remain, which a log axis cannot show at zero."
+            f"weights that remain, because a log axis cannot show zero."
         )
     return lines(
         rows,
@@ -208,6 +208,6 @@ def bars_of_groups(
 def _check_fractions(values: Sequence[float], where: str) -> None:
     if not values or not all(0 <= value <= 1 for value in values):
         raise InvalidInput(
-            f"Expected accuracies of {where} in [0, 1], at least one, got {list(values)}; divide "
-            f"percentages by 100 and leave out the runs that failed."
+            f"Expected accuracies of {where} in [0, 1], at least one, got {list(values)}; "
+            f"divide percentages by 100, and leave out runs that failed."
         )

@@ -244,8 +244,8 @@ def _compared(
         )
     if not pairs:
         raise InvalidInput(
-            f"Expected networks of {a!r} and {b!r} that kept as many weights on the same seeds, got "
-            f"none; prune both to the same sparsities."
+            f"Expected networks of {a!r} and {b!r} that kept the same number of weights on the "
+            f"same seeds, got none; prune both to the same sparsities."
         )
     alone = [each.name for each in (*ours, *theirs) if each.name not in used]
     return Comparison(study=study, a=a, b=b, test=test, pairs=tuple(pairs), alone=tuple(alone))
