@@ -47,7 +47,7 @@ def stairs(step: int) -> float:
 
 @dataclass(frozen=True)
 class Halving:
-    """Remove a part of what is left in every tensor, again and again, down to a final sparsity."""
+    """Repeatedly remove a part of what is left in every tensor, down to a final sparsity."""
 
     wants_gradients: ClassVar[bool] = False
     criterion: ClassVar = staticmethod(magnitude)

@@ -36,6 +36,16 @@ PLAINER = PLAIN | {
     r"lest": "so that ... not",
     r"where(?:in|by|of|upon|with)": "in which, by which, ...",
     r"there(?:by|of|upon|with)": "by this, of this, ...",
+    r"(?:live\s+or\s+die|lives\s+or\s+dies)": "are kept or pruned together",
+    r"equally\s+many": "the same number of",
+    r"likeliest": "most probable",
+    r"again\s+and\s+again": "repeatedly",
+    r"held\s+against": "compared with",
+    r"the\s+way\s+out": "what to do",
+    r"anybody": "any user, or nothing",
+    r"one's\s+own": "your own",
+    r"how\s+sure": "how certain",
+    r"foretells?": "predict",
 }
 """Those that everything but the record of decisions avoids as well."""
 DECISIONS = sorted((ROOT / "docs/decisions").glob("*.md"))

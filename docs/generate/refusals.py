@@ -1,4 +1,4 @@
-"""The list of refusals, from the code itself: what Boxwood raises, and the way out of each.
+"""The list of refusals, from the code itself: what Boxwood raises, and what to do about each.
 
 Every ``raise`` of an error of `boxwood.errors` whose message is written where it is raised is on the
 list; what the message says of a call is shown as ``…``.

@@ -27,7 +27,7 @@ def beam_search(
     """Write one sequence for every start: among all that the search meets, the one of best score.
 
     ``score(Y) = log P(Y) / lp(Y)``, ``lp(Y) = ((5 + |Y|) / 6)^α``, where |Y| counts the end too. At
-    every place the ``width`` likeliest beginnings go on; those that end leave the search with their
+    every place the ``width`` most probable beginnings go on; those that end leave the search with their
     score. A width of one is the greedy choice; one that holds all beginnings is an exact search.
     It stops where no beginning can become better than the best that has ended.
 

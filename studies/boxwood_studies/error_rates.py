@@ -35,7 +35,7 @@ class ErrorRates:
 
     Args:
         edits: edits of all sequences together.
-        tokens: tokens of the references that they were held against.
+        tokens: tokens of the references that they were compared with.
         wrong: sequences that equal none of their references.
         sequences: all of them.
 

@@ -77,7 +77,7 @@ def line_batches(
 ) -> list[Tokens]:
     r"""Take lines of a text as examples of their own: for encoders of sentences.
 
-    Lines of equally many tokens share a batch, so that nothing is padded and no padding counts.
+    Lines of the same number of tokens share a batch, so that nothing is padded and no padding counts.
 
     Args:
         tokenizer: from `boxwood._internal.adapters.resident.open_tokenizer`.

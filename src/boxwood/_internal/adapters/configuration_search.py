@@ -35,7 +35,7 @@ class ConfigurationError(InvalidInput):
     """No configuration describes a shrunken model, which keeping more of some axes would change.
 
     Args:
-        message: what, and the way out.
+        message: what is wrong, and what to do.
         axes: (name, dim) of tensors of which more should be kept.
         multiple: of this many; 0 for everything.
 
@@ -139,11 +139,11 @@ def search_of(small: transformers.PreTrainedModel) -> Search:
 
 
 def candidates(search: Search) -> Iterator[tuple[Values, Any]]:
-    """Make the configurations from which the sizes follow, the likeliest first."""
+    """Make the configurations from which the sizes follow, the most probable first."""
     config, options = search.config, _options(search)
     ways = (dict(zip(options, each, strict=True)) for each in itertools.product(*options.values()))
-    likeliest = heapq.nsmallest(_TRIED, ways, key=lambda way: _unlikely(search, way))
-    for values in likeliest:
+    ranked = heapq.nsmallest(_TRIED, ways, key=lambda way: _unlikely(search, way))
+    for values in ranked:
         built = _built(search.kind, config, values)
         if built is not None and built.sizes == search.wanted.sizes:
             yield values, changed_config(config, values)

@@ -133,7 +133,7 @@ def greedy_blocks(
     blocks: str | None = None,
     watch: Watch = lambda done, total: None,  # noqa: ARG005
 ) -> dict[str, float]:
-    """Take away the block whose loss hurts least, again and again, measuring again every time.
+    """Repeatedly remove the block whose loss hurts least, measuring again every time.
 
     Args:
         model: a language model, in evaluation.

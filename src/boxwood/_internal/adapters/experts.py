@@ -55,7 +55,7 @@ def least_experts(
 
     Raises:
         InvalidInput: there are not that many experts, too few are left for a token, or the groups of
-            experts cannot lose equally many.
+            experts cannot lose the same number.
 
     Example:
         >>> config = transformers.MixtralConfig(
@@ -87,7 +87,7 @@ def drop_experts(
 
     Args:
         model: it stays as it is.
-        dropped: places by the dotted name of the layer, equally many in every layer, as
+        dropped: places by the dotted name of the layer, the same number in every layer, as
             `least_experts` chooses them.
         merge: what the model is called with, to average each expert that goes into the one that
             makes most nearly the same of all tokens on average; by how many tokens were routed to

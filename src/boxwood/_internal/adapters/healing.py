@@ -57,7 +57,7 @@ def heal_pretrained(
         text: to learn from; what the model will read should resemble it.
         healing: how it is trained.
         teacher: folder of a model with the same vocabulary, of any depth and width.
-        cache: whether the teacher's likeliest words are kept on disk, instead of asking it every
+        cache: whether the teacher's most probable words are kept on disk, instead of asking it every
             time; or a folder for them, by which several students of one teacher, text, length, batch and
             seed share them. By default they are kept where the text is read more than once.
         device: cpu or cuda.

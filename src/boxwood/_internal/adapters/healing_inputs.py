@@ -42,7 +42,7 @@ class Student:
 
 @dataclass(frozen=True)
 class Pieces:
-    """A text cut into pieces of equally many tokens.
+    """A text cut into pieces of the same number of tokens.
 
     Args:
         learned: int64 [P, T].

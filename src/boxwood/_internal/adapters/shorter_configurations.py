@@ -233,7 +233,7 @@ def _outside(model: nn.Module, outer: str) -> dict[str, tuple[int, ...]]:
 
 
 def _candidates(config: Any, count: int, kept: Sequence[int]) -> Iterator[tuple[str, Edits]]:
-    """Make edits that may say that there are as many blocks as stay, the likeliest first.
+    """Make edits that may say that there are as many blocks as stay, the most probable first.
 
     Each comes with the field that says how many there are.
     """

@@ -30,7 +30,7 @@ with extra("transformers", "transformers for pretrained models"):
     import transformers
 
 Even = Callable[[UnitSelection, Collection[str]], UnitSelection]
-"""A selection, and names of groups that are to keep equally many, to another selection."""
+"""A selection, and names of groups that are to keep the same number, to another selection."""
 
 _STEPS = 8  # that a group has at least, however coarse the multiples are
 _MULTIPLES = (128, 64, 32, 16, 8, 4, 2, 1)
@@ -73,7 +73,7 @@ def shrink_pretrained(
         select: chooses what stays, given of how many units each group keeps a multiple.
         multiple: for all groups; by default the largest power of two, up to 128, that leaves a
             group at least 8 sizes to choose from.
-        even: lets groups keep equally many, where layers that share a field kept different numbers;
+        even: lets groups keep the same number, where layers that share a field kept different numbers;
             without it everything stays there.
 
     Raises:

@@ -8,7 +8,7 @@ from torch.nn import functional
 def draw(keeping: Tensor, tries: int, generator: torch.Generator) -> Tensor:
     """Draw actions, one Bernoulli number for each filter: bool [tries, N], True keeps.
 
-    An action that would keep nothing keeps the filter that is likeliest to be kept.
+    An action that would keep nothing keeps the filter with the highest probability.
 
     Args:
         keeping: q, the probability of keeping each filter, [N].
@@ -27,7 +27,7 @@ def draw(keeping: Tensor, tries: int, generator: torch.Generator) -> Tensor:
 
 
 def at_least_one(actions: Tensor, keeping: Tensor) -> Tensor:
-    """Keep the likeliest filter where an action keeps none.
+    """Keep the most probable filter where an action keeps none.
 
     Args:
         actions: bool [..., N].

@@ -83,7 +83,7 @@ def read_network(
         settings: ``name=value`` texts for a function that makes the network.
         weights: a file of its state.
         sparsity: fraction of weights to prune first.
-        pattern: which of them live or die together, as typed.
+        pattern: which of them are kept or pruned together, as typed.
 
     Raises:
         InvalidInput: the name, a setting, the file, a shape, the pattern or the sparsity cannot be used.

@@ -39,7 +39,7 @@ Pattern = Annotated[
 
 
 def read_pattern(pattern: str, sparsity: float | None) -> tuple[float, NofM | Blocks]:
-    """Say which sparsity is asked for, and which weights live or die together.
+    """Say which sparsity is asked for, and which weights are kept or pruned together.
 
     Args:
         pattern: ``n:m``, or ``1x4``: outputs times consecutive inputs.

@@ -158,7 +158,7 @@ def shrink_by(
 def evened(
     selection: UnitSelection, names: Collection[str], *, scores: UnitScores, multiple: int
 ) -> UnitSelection:
-    """Let groups of one size keep equally many units, those of the highest scores.
+    """Let groups of one size keep the same number of units, those of the highest scores.
 
     Args:
         selection: what each of them has kept.

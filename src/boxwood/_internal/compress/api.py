@@ -118,7 +118,7 @@ def compress(
         model: a trained network, or a `boxwood.compression.Task` with everything about it.
         out: folder of the result and of the search.
         train: batches: inputs alone, ``(inputs, targets)``, or dicts; something that can be read
-            again and again. Without targets the dense network replaces them.
+            repeatedly. Without targets the dense network replaces them.
         validate: batches, or a function that returns a network's score: a number, or one for each
             example. With one for each example the limit is held by an interval.
         test: the same, read once.

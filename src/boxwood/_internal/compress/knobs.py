@@ -70,7 +70,7 @@ class Setting:
 
 
 def descent(knobs: Sequence[Knob], cost: Callable[[Mapping[str, float]], float]) -> list[Setting]:
-    """Turn down, again and again, the knob that saves most for the loss that it adds.
+    """Repeatedly turn down the knob that saves most for the loss that it adds.
 
     From a setting each knob may go to any lower share; taken is the one with the greatest
 

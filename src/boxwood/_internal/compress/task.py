@@ -27,7 +27,7 @@ class Task:
 
     Args:
         model: trained.
-        train: batches that can be read again and again, such as a DataLoader or a list.
+        train: batches that can be read repeatedly, such as a DataLoader or a list.
         validate: batches, or a function that returns the score of a network, higher is better: one
             number, or a tensor with a number for each example, always in the same order. None takes
             ``train``, without its targets.
@@ -104,7 +104,7 @@ class Task:
         if empty:
             raise InvalidInput(
                 f"Expected batches, got an empty {type(given).__name__}; give at least one, in "
-                f"something that can be read again and again."
+                f"something that can be read repeatedly."
             )
 
     def first(self, count: int) -> list[Any]:

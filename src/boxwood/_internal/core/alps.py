@@ -43,7 +43,7 @@ def alps(
         weight: Ŵ, [rows, n].
         hessian: H, [n, n], symmetric and positive definite (`damped` makes it so).
         keep: weights, or `Blocks`, that stay in all.
-        grouped: n of m; then keep must be n/m of all; or what lives or dies together.
+        grouped: n of m; then keep must be n/m of all; or what is kept or pruned together.
         inputs: columns after which groups begin again, as at each position of a kernel; n if None.
         rho: ρ of the first rounds, above 0; a fifth of it where the support does not move at first.
         rounds: the most that are made, at least 1.

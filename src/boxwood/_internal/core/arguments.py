@@ -31,7 +31,7 @@ def check_kind(value: Any, kind: type | tuple[type, ...], wanted: str, do: str) 
         value: what was given.
         kind: classes of which it may be.
         wanted: in words, with an article.
-        do: the way out.
+        do: what to do instead.
 
     Raises:
         InvalidInput: it is none of them.

@@ -17,7 +17,7 @@ class Blocks:
 
     The inputs are those of a linear layer or a recurrent matrix. In a convolution they are input
     channels at one position of the kernel, of one group of channels: with ``Blocks(1, 4)`` four
-    input channels of one filter live or die together, at each position by itself. Blocks at the
+    input channels of one filter are kept or pruned together, at each position by itself. Blocks at the
     last outputs and the last inputs are smaller where the sizes are no multiples, and count as one
     block each.
 

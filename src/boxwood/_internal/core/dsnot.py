@@ -20,7 +20,7 @@ def dsnot(
     cycles: int = 50,
     threshold: float = 0.1,
 ) -> Tensor:
-    """Refine a mask: in each row, one weight comes back and another goes, again and again.
+    """Refine a mask: in each row, repeatedly exchange a kept weight for a pruned one.
 
     What a row's pruned weights would have added to its output is ``Δ_q = Σ_i (1 - M_qi) W_qi E[x_i]``.
     With s its sign, each cycle keeps the pruned weight with the highest ``s W_qi E[x_i] / Var[x_i]``,

@@ -140,7 +140,7 @@ def gmp_star(
     The first update, at ``begin``, prunes to ``initial`` at once, since half of a trained network
     goes without loss; from there the sparsity rises along `Cubic`, slowly where it hurts. The rest of
     the method is the training's: about ten updates an epoch, a learning rate that falls linearly
-    again and again (`LinearLR`), and a distillation from the dense network with its soft targets
+    repeatedly (`LinearLR`), and a distillation from the dense network with its soft targets
     alone (hardness 1, temperature 5.5).
 
     Args:
@@ -181,7 +181,7 @@ class LayerByLayer:
         begin, end: steps.
         every: steps between updates.
         criterion: scores the weights.
-        granularity: what lives or dies together; single weights by default.
+        granularity: what is kept or pruned together; single weights by default.
 
     Example:
         >>> import torch
@@ -241,7 +241,7 @@ class Static:
         sparsity: total fraction of zeros, in [0, 1).
         allocation: how it is shared out over the tensors, such as ``erdos_renyi_kernel``.
         seed: of the random masks; None is that of the run in a recipe, and 0 in a loop of your own.
-        granularity: what lives or dies together; single weights by default.
+        granularity: what is kept or pruned together; single weights by default.
 
     Example:
         >>> import torch

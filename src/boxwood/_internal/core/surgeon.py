@@ -60,7 +60,7 @@ def inverse_by_recursion(gradients: Tensor, *, alpha: float = 1e-4) -> Tensor:
 
 
 def remove_weights(weight: Tensor, inverse: Tensor, keep: int) -> Surgery:
-    """Delete the weight with the least ``w_q² / (2 [H⁻¹]_qq)`` and adjust the rest, again and again.
+    """Repeatedly delete the weight with the least ``w_q² / (2 [H⁻¹]_qq)`` and adjust the rest.
 
     ``δw = -w_q / [H⁻¹]_qq · H⁻¹ e_q``; then q leaves the inverse. Each step is optimal; which set
     is the best of all sets is another question, that nobody can afford to answer.
@@ -104,7 +104,7 @@ def adjust(weight: Tensor, hessian: Tensor, mask: Tensor) -> Tensor:
     """Move the kept weights of each row to where the loss is least, given what is deleted.
 
     ``H_KK w'_K = (H w)_K`` for the kept set K of a row. It is what Optimal Brain Surgeon arrives at
-    when it deletes the same set, in any order. Rows that keep equally many are solved together.
+    when it deletes the same set, in any order. Rows that keep the same number are solved together.
 
     Args:
         weight: [rows, n].
@@ -157,7 +157,7 @@ def sparse_gpt(
         hessian: H, [n, n], symmetric and positive definite (`damped` makes it so).
         keep: weights, or `Blocks`, that stay in all; blocks of columns share them in proportion to
             how many they hold.
-        grouped: n of m; then keep must be n/m of all; or what lives or dies together.
+        grouped: n of m; then keep must be n/m of all; or what is kept or pruned together.
         inputs: columns after which groups begin again, as at each position of a kernel; n if None.
         block: columns for which one mask is chosen at once.
 

@@ -39,7 +39,7 @@ def computed(forward: Forward) -> Targets:
 
 @dataclass(frozen=True)
 class KeptTargets:
-    """The likeliest words of each piece, computed when it is first read and kept in a folder.
+    """The most probable words of each piece, computed when it is first read and kept in a folder.
 
     The student learns from what is kept, the first time too; so a training that is taken up again
     learns the same.

@@ -20,7 +20,7 @@ _NONE = -100  # a label that does not count
 
 
 def top_k_cross_entropy(logits: Tensor, kept: EncodedLogits, temperature: float = 1.0) -> Tensor:
-    """Cross-entropy with the k likeliest words of a teacher and one class for all the others.
+    """Cross-entropy with the k most probable words of a teacher and one class for all the others.
 
     ``-T² · (Σ_k p_k · log q_k + r · log q_r)`` with r and q_r what teacher and student give to all
     words that are not kept. The student learns the kept probabilities and how much is left; how the

@@ -48,7 +48,7 @@ def compensate(
 
     where ``x`` is what the already repaired small network really feeds the layer, ``y`` what the
     original layer computed from its whole input, and ``W₀`` the weights that surgery left. Then
-    the running statistics of batch normalisations are taken again.
+    the running statistics of batch normalisations are re-estimated.
 
     Args:
         model: the original.

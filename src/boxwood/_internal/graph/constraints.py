@@ -2,7 +2,7 @@
 
 Code views tensors in sizes that it computes. Removing channels changes some of these sizes by
 themselves, lets others be changed through an attribute such as ``num_heads``, and leaves the rest
-as they are. What does not fit is kept whole, here, before anybody is offered it.
+as they are. What does not fit is kept whole, here, before it is offered.
 """
 
 from collections import defaultdict

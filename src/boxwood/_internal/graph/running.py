@@ -79,7 +79,7 @@ def ready(network: nn.Module, replace: Replace, dtype: torch.dtype | None) -> nn
 
 
 def noise_of(seed: int) -> Tensor:
-    """Draw what `prepared` adds, again and again along a tensor.
+    """Draw what `prepared` adds, repeatedly along a tensor.
 
     Example:
         >>> torch.equal(noise_of(0), noise_of(0))

@@ -263,7 +263,7 @@ def evaluate(
 
 
 def _plain(each: Any) -> Any:
-    """Take the value of a size without telling anybody."""
+    """Take the value of a size silently."""
     return int.__index__(each) if isinstance(each, Size) else each
 
 

@@ -234,7 +234,7 @@ def find_units(
     """Find all units that can be removed from a network without changing its code.
 
     One forward pass in evaluation is recorded on tensors without data. Each operation moves labels
-    of channels as it moves data; what must live or die together ends up with one label.
+    of channels as it moves data; what must be kept or removed together ends up with one label.
 
     Args:
         model: any module; it is not changed.
@@ -335,7 +335,7 @@ def find_units(
 
 
 def _groups(axes: Sequence[Axis], count: int) -> tuple[Group, ...]:
-    """Put units together that own equally many indices of the same axes."""
+    """Put units together that own the same number of indices of the same axes."""
     owned = np.zeros(count, dtype=np.uint64)
     keys = np.random.default_rng(0).integers(1, 1 << 63, size=len(axes), dtype=np.uint64)
     for axis, key in zip(axes, keys, strict=True):

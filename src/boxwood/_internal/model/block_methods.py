@@ -181,7 +181,7 @@ def with_tuning(
 
 
 def _in_turn(seen: Calibration, wanted: list[Tensor]) -> Iterator[tuple[Any, Tensor]]:
-    """Yield inputs and what the dense block makes of them, again and again."""
+    """Yield inputs and what the dense block makes of them, repeatedly."""
     while True:
         yield from zip(seen.inputs(), wanted, strict=True)
 

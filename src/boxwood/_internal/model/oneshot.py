@@ -50,7 +50,7 @@ def find_masks(
         sparsity: total fraction of zeros over the tensors of ``layers``, in [0, 1); None where the
             allocation carries its own numbers.
         criterion: scores weights, higher is kept; a function of `boxwood.criteria` or yours.
-        granularity: what lives or dies together; single weights by default.
+        granularity: what is kept or pruned together; single weights by default.
         allocation: how the sparsity is shared out; one ranking over all tensors by default.
         layers: which parameters may be pruned; by default all matrices and kernels, and no biases,
             norms and embeddings.

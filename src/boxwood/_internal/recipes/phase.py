@@ -159,7 +159,7 @@ class Experiment:
         branches: (name, recipe) pairs, or a dict of them.
         judge: given all results, returns verdicts; made of `boxwood.runs.Measurement`.
         checkpoint: safetensors file with trained weights to start from.
-        published: figures of papers, to be held against results; they decide nothing.
+        published: figures of papers, to compare results with; they decide nothing.
         shape: of one input, without the batch, for counts where the data are not at hand.
 
     Example:

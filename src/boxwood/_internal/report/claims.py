@@ -34,7 +34,7 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """One claim of one paper, and how our results are held against it.
+    """One claim of one paper, and how our results compare with it.
 
     Args:
         paper: whose it is.

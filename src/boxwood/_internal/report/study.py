@@ -157,7 +157,7 @@ class Finding:
         p: two-sided p-value of the side that the figures are on; None where chance plays no part.
         seeds: how many it rests on; None likewise.
         needed: how many would likely decide it; None if it is decided or a thousand would not.
-        estimate: what was held against ``limit``, if it is a mean.
+        estimate: what was compared with ``limit``, if it is a mean.
         limit: in the unit of the estimate.
     """
 

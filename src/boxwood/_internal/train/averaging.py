@@ -80,7 +80,7 @@ class SWA:
     """The plain mean of the weights at regular moments late in the training.
 
     Before the first moment there is no average, and the weights themselves are evaluated. The
-    statistics of batch norms are taken again for the averaged weights, in one pass over the training
+    statistics of batch norms are re-estimated for the averaged weights, in one pass over the training
     examples without dropout, whenever these are evaluated and at the end.
 
     Args:
@@ -194,7 +194,7 @@ class WeightAverage:
         """Put the average into the network, and the weights back at the end.
 
         Args:
-            examples: what the statistics of batch norms are taken from, where they are taken again.
+            examples: what the statistics of batch norms are taken from, where they are re-estimated.
             batch: how many at a time.
         """
         weights = {name: tensor.clone() for name, tensor in self._now.items()}

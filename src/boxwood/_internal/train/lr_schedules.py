@@ -110,7 +110,7 @@ class CosineLR:
 
 @dataclass(frozen=True, kw_only=True)
 class LinearLR:
-    """Fall linearly from the full rate: ``1 - (1 - final) t / every``, once or again and again.
+    """Fall linearly from the full rate: ``1 - (1 - final) t / every``, once or repeatedly.
 
     Args:
         final: the factor that a fall ends at, in [0, 1].

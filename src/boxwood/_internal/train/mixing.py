@@ -148,7 +148,7 @@ def partners_targets(targets: Any) -> Any:
 
 
 def _beta(alpha: float, chance: torch.Generator) -> float:
-    """Draw from Beta(alpha, alpha), which torch draws from no generator of one's own."""
+    """Draw from Beta(alpha, alpha), which torch cannot draw from a given generator."""
     seed = int(torch.randint(2**63 - 1, (), generator=chance))
     return float(np.random.default_rng(seed).beta(alpha, alpha))
 

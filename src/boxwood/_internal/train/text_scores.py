@@ -31,7 +31,7 @@ class Window:
 
 @dataclass(frozen=True)
 class TextScore:
-    """What a model made of one text, added up by pieces of equally many predicted tokens.
+    """What a model made of one text, added up by pieces of the same number of predicted tokens.
 
     Args:
         nats: of each piece, the sum of ``-log p`` over its tokens.

@@ -255,7 +255,7 @@ class _Sums:
         return self.f.splat(self.target.vector, self.f.load("float", place))
 
     def _four(self, entry: str, place: str) -> str:
-        """Four neighbours, again and again."""
+        """Four neighbours, repeated."""
         lanes = self.target.lanes
         four = self.f.load(f"<4 x {entry}>", place, 4)
         order = ", ".join(f"i32 {lane % 4}" for lane in range(lanes))

@@ -90,7 +90,7 @@ def _chunk(flow: Flow, call: Call) -> list[Layout]:
 def _tie_pieces(
     flow: Flow, pieces: list[Ids | None], *, written: bool, call: Call, size: Any
 ) -> None:
-    """Pieces of one size must stay of one size: index by index they live or die together."""
+    """Pieces of one size must stay of one size: index by index they are kept or pruned together."""
     if pieces[0] is None or len(pieces) == 1:
         if written:
             flow.expect(call, size, pieces[0])

@@ -14,7 +14,7 @@ from boxwood._internal.train.losses import Loss
 from boxwood._internal.train.metrics import accuracy_by_class, mean_iou, top_accuracy
 
 _FEW_CLASSES = 10
-"""Of this number of classes, or fewer, the five likeliest say little."""
+"""Of this number of classes, or fewer, the five most probable say little."""
 
 
 @dataclass(frozen=True, kw_only=True)

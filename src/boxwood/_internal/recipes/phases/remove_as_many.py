@@ -90,7 +90,7 @@ class RemoveAsMany:
 class RemoveBySensitivity:
     """Remove filters from wherever they cost least, until another run's multiply-adds are met.
 
-    Again and again every layer is tried without the filters of least magnitude, a share of those
+    Repeatedly every layer is tried without the filters of least magnitude, a share of those
     that it had; the layer that loses least accuracy for each multiply-add saved loses them.
 
     Args:

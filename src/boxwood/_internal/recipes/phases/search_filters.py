@@ -32,7 +32,7 @@ class Recovery:
     Args:
         examples: training examples.
         training: a brief training; None for none. Every try sees the same batches.
-        batches: of 250 examples, over which batch-norm statistics are taken again, after ``training``.
+        batches: of 250 examples, over which batch-norm statistics are re-estimated, after ``training``.
         seed: root seed.
     """
 
@@ -89,8 +89,7 @@ class SearchFilters:
         reference: label of the phase that left the original network; its accuracy, after the same
             recovery as every try, is p*.
         recover: a brief training after each removal; None for none.
-        statistics: batches of 250 training examples over which batch-norm statistics are taken
-            again after each removal.
+        statistics: batches of 250 training examples over which batch-norm statistics are re-estimated after each removal.
         examples: validation examples, the first ones, that a try is measured on; None for all.
         processes: how many try at the same time; the results are the same.
         label: a name for later phases.

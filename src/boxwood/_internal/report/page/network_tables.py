@@ -22,7 +22,7 @@ from boxwood._internal.runs.latency import DENSE, ENGINE, TORCH, Timings
 
 
 def accuracy_table(found: Sequence[Network], dense: Network | None) -> Table:
-    """How good every network is, and how sure that is."""
+    """How good every network is, and how certain that is."""
     by = yardstick(found)
     top5 = [each for each in (TOP5, VALIDATION_TOP5) if any(n.values(each) for n in found)]
     rows = []
