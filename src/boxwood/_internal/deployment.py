@@ -27,14 +27,14 @@ def save(
     Args:
         network: what `compile` or `shrink` returned, or a network under masks.
         path: ``*.bxw`` for a compiled network, ``*.safetensors`` for the others.
-        selection: of a smaller network: the units that were kept. With it, `load` makes the
+        selection: for a smaller network: the units that were kept. `load` needs it to build the
             network from the code of the original.
-        masks: of a masked network: bool tensors by parameter name. Weights are written where they
-            are True and as zero elsewhere; masks go into a folder ``masks`` next to the file, from
-            which `boxwood.files.load_masks` reads them.
+        masks: for a masked network: bool tensors by parameter name. Weights are written as zero
+            where a mask is False. The masks are written to a folder ``masks`` next to the file,
+            from which `boxwood.files.load_masks` reads them.
 
     Raises:
-        InvalidInput: a network comes without what its file needs, or with both.
+        InvalidInput: the selection or the masks are missing, or both are given.
         CheckpointError: the file cannot be written, or its name is that of another format.
 
     Example:
@@ -76,13 +76,13 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module: ...
 def load(path: str | Path, build: Callable[[], nn.Module] | None = None) -> Session | nn.Module:
     """Read a compiled network, a shrunken one, or a Hugging Face folder, packed or not.
 
-    A ``.bxw`` file holds machine code, which runs as you: load files that you trust.
+    A ``.bxw`` file contains machine code, which runs with your rights: load only files that you
+    trust.
 
     Args:
         path: a ``.bxw`` file, which needs nothing else; a safetensors file of a smaller network,
-            which needs ``build``; or a folder of ``boxwood pack``, of which
-            transformers makes the model.
-        build: returns the original network, whose layers are then made smaller.
+            which needs ``build``; or a folder of ``boxwood pack``, whose model transformers builds.
+        build: a function that returns the original network, whose layers are then made smaller.
 
     Raises:
         CheckpointError: no such file, a damaged one, or one that needs ``build``.

@@ -143,7 +143,8 @@ def shrink(
         typer.Option(
             "--freeze-unknown",
             help="Instead of refusing the model, keep whole what operations without a "
-            "rule read, and what data-dependent control flow reads.",
+            "rule read, and everything from the point where control flow "
+            "depends on data.",
         ),
     ] = False,
     rules: Annotated[

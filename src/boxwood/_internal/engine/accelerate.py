@@ -84,29 +84,29 @@ def _factors(layer: LayerReport) -> str:
 def accelerate_(model: nn.Module) -> Acceleration:
     """Make the layers of a network run sparse kernels, each layer only if that is faster.
 
-    A linear layer ``y = x Wᵀ + b`` is replaced in place. It reads only the weights that are not
-    zero: at a few positions (as in decoding) from a bit for each entry and the entries, at many
-    positions (as in prefill) as vectors of positions. For each number of positions the faster of
-    these and torch was measured on this machine; a layer that nowhere wins stays as it is.
+    A linear layer ``y = x Wᵀ + b`` is replaced in place. It reads only the nonzero weights. A few
+    positions (as in decoding) and many positions (as in prefill) have different kernels. For each
+    number of positions, the fastest of these and torch is chosen by measurement on this machine. A
+    layer that is never faster is not changed.
 
-    Convolutions over sequences and images, LSTMs and GRUs measure each shape when it first comes,
-    up to eight, which takes a moment. Images that lie channels last, and recurrence with gradients
-    or over packed sequences, are torch's. So is everything else: control flow, caches,
-    ``torch.compile`` around it. Results differ from torch's by rounding, because sums are formed
-    in another order.
+    Convolutions over sequences and images, LSTMs and GRUs measure each input shape when they first
+    see it, up to eight shapes, which takes a moment. Channels-last images, and recurrence with
+    gradients or over packed sequences, run in torch. So does everything else: control flow, caches,
+    ``torch.compile`` around the model. Results differ from torch's by rounding, because sums are
+    computed in a different order.
 
-    Names, parameters, ``state_dict`` and hooks stay as they are, and copies are accelerated too.
-    Gradients are torch's. When weights have changed, the layer warns once and runs in torch until
-    `accelerate_` is called again; what is written through ``weight.data`` is not seen. A network
-    that was pickled comes back dense. `restore_` undoes it. The packed weights take memory in
+    Names, parameters, ``state_dict`` and hooks do not change, and copies are accelerated too.
+    Gradients are torch's. If weights have changed, the layer warns once and runs in torch until you
+    call `accelerate_` again; writes through ``weight.data`` are not noticed. A pickled network is
+    dense after unpickling. `restore_` undoes the change. The packed weights take memory in
     addition to the dense ones: at 80 % zeros a quarter of them for few positions, a third for many.
 
     Args:
-        model: a network whose weights are on the CPU, in float32, bfloat16 or float16; others
-            stay as they are. It runs on as many threads as torch has now.
+        model: a network with weights on the CPU, in float32, bfloat16 or float16; other weights are
+            not changed. It uses torch's current number of threads.
 
     Returns:
-        What was done, layer by layer, with the measured factors; print it.
+        A report of what was done, layer by layer, with the measured speedups. Print it.
 
     Raises:
         InvalidInput: the model is no module.

@@ -61,41 +61,42 @@ def compile(  # noqa: A001
 ) -> Session | Uncompiled:
     """Compile a network for this machine: operations run in sparse kernels where that is faster.
 
-    A copy of the network is recorded in evaluation mode on the example; each operation is then timed in a
-    kernel and in torch, and the fastest program is kept. What was chosen is remembered on disk for
-    the same weights, shapes and machine. The session computes what the network
-    computes up to rounding: sums are formed in another order. Zeros of a weight are skipped, so
-    an infinity or NaN that only meets zeros does not spread as in torch.
+    A copy of the network is recorded in evaluation mode on the example. Each operation is then
+    timed in a kernel and in torch, and the fastest program is used. The choice is cached on disk
+    for the same weights, shapes and machine. The session computes the same as the network up to
+    rounding, because sums are computed in a different order. Zeros of a weight are skipped, so an
+    infinity or NaN that would only be multiplied by zeros does not spread as in torch.
 
     Args:
-        model: any module; it is left as it was. Later changes to it do not reach the session.
-        example: what the model is called with: a tensor, a tuple of arguments, or a mapping of
-            named ones. Where the first axis of the first tensor is the batch, other batches may
-            be called, as far as the network does the same at them.
+        model: any module; it is not changed. Later changes to it do not affect the session.
+        example: arguments of the model: a tensor, a tuple of arguments, or a mapping of named ones.
+            If the first axis of the first tensor is the batch, calls may have other batch sizes, as
+            long as the network does the same for them.
         target: the processor family; this machine's when None.
-        threads: threads to run on, at least 1. The result is the same to the last bit for any
-            number, as far as kernels make it.
+        threads: number of threads, at least 1. The results of kernels are the same bit for bit for
+            any number.
         precision: ``"float32"``, or ``"int8"``: weights in 8 bits, symmetric for each output
             channel, and activations in 8 bits, in every layer where that is faster and where it
             keeps 20 dB of signal to noise on the calibration data. Inputs, outputs and all other
             operations stay float32. NaN in the input of such a layer becomes its least value.
-        calibration: for int8, typical inputs, each as the example; no labels are needed. Some
-            hundred examples in all are plenty. They decide the ranges of activations.
-        dynamic: axes that calls may choose the size of, by the names of arguments, with the least
-            and the greatest size, and perhaps a step between sizes:
-            ``{"input_ids": {1: (1, 512)}}``. Axes of several arguments with one size in the example
-            and one range are one size; all other axes, the batch too, have the example's sizes.
-            Plans for 16 choices are kept, which share their weights.
+        calibration: for int8, typical inputs of the same form as the example, without labels. A few
+            hundred examples in total are enough. They determine the ranges of activations.
+        dynamic: axes whose size may vary between calls, by the names of arguments, with the least
+            and the greatest size, and optionally a step between sizes:
+            ``{"input_ids": {1: (1, 512)}}``. Axes of several arguments with the same size in the
+            example and the same range vary together. All other axes, including the batch, keep the
+            example's sizes. Plans for 16 combinations of sizes are cached, and share their weights.
 
     Returns:
         A callable with the model's interface. A network whose operations depend on the values of
-        its input, or on earlier calls, stays torch's as a whole; its ``explain()`` says why.
+        its input, or on earlier calls, runs in torch as a whole; ``explain()`` says why.
 
     Raises:
-        InvalidInput: the arguments do not fit the model, its weights are sharded or not there, or
-            it cannot be copied; or it does something else at some of the sizes in ``dynamic``. Calls
-            raise it for a batch or a size at which the network may do something else. Int8 without
-            calibration data, or with data that is not finite or not like the example.
+        InvalidInput: the arguments do not fit the model, its weights are sharded or missing, it
+            cannot be copied, or it computes something else at some of the sizes in ``dynamic``; or
+            int8 has no calibration data, or data that is not finite or not of the form of the
+            example. Calls raise it for a batch or a size at which the network may compute something
+            else.
         MissingDependency: llvmlite is missing.
 
     Example:

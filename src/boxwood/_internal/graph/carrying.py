@@ -30,8 +30,8 @@ def carry_optimizer(
     Args:
         optimizer: of the original network.
         model: the original.
-        small: what `shrink` made of it.
-        selection: what `shrink` was given.
+        small: the network that `shrink` returned.
+        selection: the selection that `shrink` got.
 
     Raises:
         UnsupportedModel: the optimizer holds other parameters, is not made by its class from parameter

@@ -25,7 +25,7 @@ _WIDEST = 6000
 """Inputs of a layer that least squares are solved for; wider ones have only their means folded."""
 
 Watch = Callable[[int, int], None]
-"""Is called with the number of layers that are done, and of all of them."""
+"""Is called with the number of finished layers and of all layers."""
 
 
 def compensate(
@@ -46,34 +46,33 @@ def compensate(
 
         argmin over W of Σ ‖W x - y‖² + λ ‖W - W₀‖²
 
-    where ``x`` is what the already repaired small network really feeds the layer, ``y`` what the
-    original layer computed from its whole input, and ``W₀`` the weights that surgery left. Then
-    the running statistics of batch normalisations are re-estimated.
+    where ``x`` is the layer's input in the already repaired small network, ``y`` the output of the
+    original layer for its whole input, and ``W₀`` the weights that remain. Then the running statistics of batch normalisations are re-estimated.
 
     Args:
         model: the original.
         small: what `shrink` made of it; it is not changed.
-        selection: what `shrink` was given.
-        batches: a few hundred examples, in batches as `find_units` takes them, or as a DataLoader gives
-            them: what follows the inputs, such as targets, is not looked at. They are moved to the
-            network's device.
+        selection: the selection that `shrink` got.
+        batches: a few hundred examples, in batches as `find_units` takes them, or from a
+            DataLoader; anything after the inputs, such as targets, is ignored. They are moved to
+            the network's device.
         refit: False adds only the mean of what was removed to the next bias.
         ridge: λ over the mean square of the inputs.
         batch_norm: re-estimate running means and variances.
-        watch: called with the number of layers that are done, and of all of them.
+        watch: called with the number of finished layers and of all layers.
         group: ranks of ``torch.distributed`` that hold this network, each with batches of its own,
             as for `boxwood.find_masks`; all get the same repaired network.
 
     Raises:
-        InvalidInput: no batches, something else than batches such as one tensor, a batch that has
-            not the inputs of the example or on which the network fails, none with several values
-            for a batch normalisation, or ridge is negative;
-            or ranks hold different weights.
+        InvalidInput: there are no batches, something other than batches is given, such as one
+            tensor, a batch does not have the inputs of the example, the network fails on a batch,
+            no batch has several values for a batch normalisation, or ridge is negative; or ranks
+            hold different weights.
 
     Warns:
         TooFewExamples: a layer has more unknowns, its inputs and a bias, than the batches have rows
             for it (an example is a row of a linear layer, a position of a convolution): the refit
-            then follows these examples to the last detail, for better or worse.
+            then overfits these examples.
 
     Example:
         >>> from boxwood import find_units, select_units, shrink

@@ -34,25 +34,25 @@ def check_equivalence(
 ) -> EquivalenceReport:
     """Check a smaller network against the masked original: compare outputs, and gradients of what is kept.
 
-    The masked network is the original with every weight of the removed units at zero. Both are
-    given the same weights (the original's, then the original's with noise), so that the report is
-    about the surgery; weights that were refitted afterwards change nothing in it.
+    The masked network is the original with every weight of the removed units at zero. Both get the
+    same weights (the original's, then the original's with noise), so the report is about the
+    removal only; refitting weights afterwards does not affect it.
 
     Both are run in double precision, where outputs and gradients may differ by 1e-9 of the largest
-    entry. Where code itself converts to a coarser type, it is run again without these conversions.
-    Networks that do not run so are run in single precision (outputs may differ by 1e-4, gradients by
-    1e-3), or as they are (outputs by 1e-2 in float16 and 5e-2 in bfloat16; gradients are not
-    compared). `graph/comparison.py` has the rounding that was measured. The report
-    says what was run and allowed.
+    entry. If the code itself converts to a coarser type, it is run again without these conversions.
+    Networks that cannot run that way are run in single precision (outputs may differ by 1e-4,
+    gradients by 1e-3), or as they are (outputs by 1e-2 in float16 and 5e-2 in bfloat16; gradients
+    are not compared). `graph/comparison.py` has the rounding that was measured. The report says what was
+    run and which tolerances applied.
 
     Args:
         model: the original.
-        small: what `shrink` made of it.
-        selection: what `shrink` was given.
+        small: the network that `shrink` returned.
+        selection: the selection that `shrink` got.
         example: inputs; those of `find_units` by default.
-        inputs: other examples: a function that draws one, or a list of which the first four are
-            taken. By default floating-point inputs are drawn at random, or scaled where the
-            network does not take those; whole numbers and masks are left as they are.
+        inputs: other examples: a function that draws one, or a list, of which the first four are
+            used. By default floating-point inputs are drawn at random, or scaled if the network
+            does not accept those; integers and masks are not changed.
         gradients: also compare gradients of the kept parameters.
         seed: of the random inputs and of the noise.
 

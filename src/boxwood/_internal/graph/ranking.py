@@ -34,12 +34,13 @@ def best_units(
         units: of the network.
         scores: one per unit.
         keep: fraction of units that stay, in (0, 1]; of every group, or over all together.
-        budget: instead of ``keep``: as many units as this allows.
-        ranked_together: one ranking over all groups, where otherwise each group keeps its share.
-        floor: units that each group keeps at least.
+        budget: instead of ``keep``: keep as many units as this allows.
+        ranked_together: rank all groups together; by default each group keeps its share.
+        floor: the least number of units that each group keeps.
         multiple: every group keeps a multiple of this many units, where it has as many; a function
             of the group for multiples that differ.
-        protect: patterns of parameter names, as in a shell; units that own part of one stay.
+        protect: patterns of parameter names, as in a shell; units that have weights in a matching
+            parameter are kept.
 
     Raises:
         InvalidInput: a number is out of range, a pattern matches nothing, there is nothing to

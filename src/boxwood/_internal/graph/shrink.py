@@ -52,7 +52,7 @@ def shrink(
     rules: Mapping[Any, OperatorRule] | None = None,
     check: bool = True,
 ) -> nn.Module:
-    """Remove whole units from a network: a new, smaller module of the same classes.
+    """Remove whole units from a network, and return a new, smaller module of the same classes.
 
     ``shrink(model, example, keep=0.5)`` finds the units, and keeps half of every group: those whose
     weights have the largest magnitudes. ``shrink(model, selection)`` removes what a selection leaves
@@ -62,34 +62,34 @@ def shrink(
     With ``data`` it is then repaired by `boxwood.compensate`: layers that lost inputs are refitted by
     least squares, and batch statistics are estimated again.
 
-    Weights that a layer computes from others (masks, weight norm, any parametrisation) are cut as
-    the layer sees them, and stay computed where that gives exactly what is left of them.
+    Weights that a layer computes from others (masks, weight norm, any parametrisation) are reduced
+    as the layer sees them. They stay computed if that gives exactly the remaining values.
 
-    The original is not touched. Buffers, dtypes, devices, training flags, ties between weights and
-    hooks are kept.
+    The original is not changed. Buffers, dtypes, devices, training flags, ties between weights and
+    hooks are preserved.
 
     Args:
         model: the network.
-        what: the units that stay, or an example to find units on: an input, a tuple of inputs, or a
+        what: the units to keep, or an example to find units with: an input, a tuple of inputs, or a
             dict of inputs by name.
-        keep: fraction of the units of every group that stay, in (0, 1]; 0.5 by default. Only with
-            an example.
+        keep: fraction of the units of every group to keep, in (0, 1]; 0.5 by default. Only with an
+            example.
         data: a few hundred unlabelled examples for the repair, in batches: a list of inputs, or a
-            DataLoader. None leaves weights as the cut left them.
+            DataLoader. None leaves the remaining weights unchanged.
         rules: for custom operators, as in `boxwood.find_units`. Only with an example.
-        check: run the result and the masked original, both with noise on their weights, and refuse
+        check: run the result and the masked original, both with noise on their weights, and raise
             if their outputs differ.
 
     Raises:
         InvalidInput: arguments are mixed up, a number is out of range, there are no units to
             remove, or the smaller network fails.
-        UnsupportedModel: the code of the model cannot be followed, or cannot follow the removal.
+        UnsupportedModel: the model's code cannot be traced, or does not allow the removal.
         EquivalenceError: the check fails.
 
     Warns:
-        UserWarning: no call that was traced reads some parameter, so that another use of the
-            network may need what is removed; or a weight is no longer computed from others, as a
-            spectral norm of fewer channels would be another one.
+        UserWarning: some parameter is read by no traced call, so that another use of the network
+            may need what is removed; or a weight is no longer computed from others, because its
+            computation would give other values (such as a spectral norm of fewer channels).
 
     Example:
         >>> import torch

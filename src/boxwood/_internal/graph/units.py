@@ -233,18 +233,19 @@ def find_units(
 ) -> Units:
     """Find all units that can be removed from a network without changing its code.
 
-    One forward pass in evaluation is recorded on tensors without data. Each operation moves labels
-    of channels as it moves data; what must be kept or removed together ends up with one label.
+    One forward pass in evaluation mode is recorded on tensors without data. Each operation moves
+    labels of channels as it moves data; channels that must be removed together end up with the same
+    label.
 
     Args:
         model: any module; it is not changed.
         example: an input, a tuple of inputs, or a dict of inputs by name.
-        more: examples of other ways in which the network is used, such as with another head. All
-            are traced one after the other, and `shrink` and `check_equivalence` run all of them.
-        call: given the network and the inputs of one example, runs it and returns what came out:
-            for other methods than ``forward``, or for several calls.
-        freeze_unknown: keep whole what an operation without a rule reads, instead of refusing; and
-            what is read from where control flow begins to depend on data, as after the
+        more: examples of other ways to call the network, such as with another head. All are traced
+            in sequence, and `shrink` and `check_equivalence` run all of them.
+        call: a function of the network and the inputs of one example that runs it and returns its
+            outputs: for methods other than ``forward``, or for several calls.
+        freeze_unknown: instead of refusing the model, keep whole what an operation without a rule
+            reads, and everything from the point where control flow depends on data, such as the
             non-maximum suppression of a detector.
         rules: for custom operators, which Boxwood does not know: the operator, and which axes of
             its tensors hold the same channels. These are a list of dicts from the name of a tensor

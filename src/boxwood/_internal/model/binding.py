@@ -22,30 +22,30 @@ class MaskBinding:
 
     After every ``optimizer.step()`` the weights outside the masks are set to zero, and their
     gradients are set to zero as soon as they are accumulated, so that gradient clipping, momentum
-    and weight decay never see them. Before every forward pass and before ``state_dict`` weights
-    that anything else has changed since are set to zero as well: a loaded checkpoint, swapped
-    averages, an optimizer that was not given. Parameters keep their names: checkpoints,
+    and weight decay never see them. Before every forward pass and before ``state_dict``, pruned
+    weights that anything else has changed are set to zero as well, such as by a loaded checkpoint,
+    swapped averages, or an optimizer that was not given. Parameters keep their names: checkpoints,
     ``deepcopy`` and ``torch.compile`` work as without masks.
 
     Args:
         model: the network, compiled or not; move it to its device first.
-        optimizer: any ``torch.optim`` optimizer over its parameters, a wrapper of one, or a list
-            of all that train it.
-        masks: bool tensors by parameter name; True keeps. A parameter with two names (tied
-            weights) takes one mask, under either name. Where parameters are ``DTensor`` shards,
-            masks of the whole network, the same on every rank, are cut as they are.
-        mask_gradients: False leaves gradients at pruned places as they are, for methods that
-            regrow weights by them; the weights themselves still stay zero.
+        optimizer: any ``torch.optim`` optimizer over its parameters, a wrapper of one, or a list of
+            all optimizers that train it.
+        masks: bool tensors by parameter name; True keeps. A parameter with two names (tied weights)
+            takes one mask, under either name. If parameters are ``DTensor`` shards, give masks of
+            the whole network, the same on every rank; each rank takes its part.
+        mask_gradients: False keeps the gradients of pruned weights, for methods that regrow weights
+            by them; the weights themselves still stay zero.
         group: ranks of ``torch.distributed`` that train copies of this network; all ranks by
             default.
-        hiding: how pruned weights go on learning, which `SparseTraining` gives under such policies.
+        hiding: how pruned weights continue to learn; `SparseTraining` passes it for such policies.
 
     Raises:
         InvalidInput: a mask does not fit, two names of one parameter have different masks, or a
             masked parameter learns and no optimizer has it; at a forward pass, a masked parameter
             was replaced.
-        DistributedError: ranks hold different masks, which shows at the first step under them, or
-            at once where parameters are shards.
+        DistributedError: ranks hold different masks; this is found at the first step, or at once if
+            parameters are shards.
 
     Example:
         >>> net = nn.Linear(2, 1, bias=False)
@@ -58,8 +58,8 @@ class MaskBinding:
         0.0
 
     Source: Han, Pool, Tran and Dally (2015), section 3.
-    Differs from the paper: it masks in the forward pass; masking under the optimizer computes the
-    same and leaves the module as it is.
+    Differs from the paper: it masks in the forward pass; masking at the optimizer computes the same
+    and does not change the module.
     """
 
     def __init__(

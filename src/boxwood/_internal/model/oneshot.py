@@ -43,30 +43,35 @@ def find_masks(
 ) -> dict[str, Tensor]:
     """Choose which weights of a network to keep, without changing the network.
 
-    Scores by ``criterion``, counts by ``allocation``, then exactly that many per tensor.
+    ``criterion`` scores the weights, ``allocation`` gives each tensor a count, and exactly that
+    many of the highest scores are kept.
 
     Args:
         model: any module.
-        sparsity: total fraction of zeros over the tensors of ``layers``, in [0, 1); None where the
-            allocation carries its own numbers.
-        criterion: scores weights, higher is kept; a function of `boxwood.criteria` or yours.
+        sparsity: total fraction of zeros over the tensors of ``layers``, in [0, 1); None if the
+            allocation has its own numbers.
+        criterion: scores weights, and higher scores are kept; a function of `boxwood.criteria` or
+            your own.
         granularity: what is kept or pruned together; single weights by default.
-        allocation: how the sparsity is shared out; one ranking over all tensors by default.
-        layers: which parameters may be pruned; by default all matrices and kernels, and no biases,
+        allocation: how the sparsity is distributed among tensors; one ranking over all tensors by
+            default.
+        layers: which parameters may be pruned; by default all matrices and kernels, but no biases,
             norms and embeddings.
         floor: keep at least this many weights of every tensor.
-        masks: masks so far; what they prune stays pruned, and counts as zero for the evidence.
-        loss: outputs and targets to the mean over a batch, for criteria that ask for gradients.
-        batches: (inputs, targets), or inputs alone, for criteria that ask what the network does;
-            something that can be read several times.
-        evidence: what was gathered before, by the name of the evidence and of the weight; it is
-            used as it is.
-        group: ranks of ``torch.distributed`` that hold this network; all ranks by default. Where
-            there are several, each gives batches of its own, and all must call this alike: what
-            their batches show is added up, and all get the same masks.
+        masks: earlier masks; weights that they prune stay pruned, and count as zero for the
+            evidence.
+        loss: a function of outputs and targets that returns the mean over a batch, for criteria
+            that need gradients.
+        batches: pairs (inputs, targets), or inputs alone, for criteria that need activations or
+            gradients; an iterable that can be read several times.
+        evidence: evidence gathered earlier, by the name of the evidence and of the weight; it is
+            used unchanged.
+        group: ranks of ``torch.distributed`` that hold this network; all ranks by default. With
+            several ranks, each passes its own batches and all must make the same call; their
+            evidence is added up, and all get the same masks.
 
     Returns:
-        A bool mask per prunable tensor, True where the weight stays, on the weight's device.
+        A bool mask per prunable tensor, True where the weight is kept, on the weight's device.
 
     Raises:
         InvalidInput: the sparsity is out of range or not reachable, a weight is NaN or infinite,
@@ -76,7 +81,7 @@ def find_masks(
     Warns:
         NoEffect: every weight stays.
         SelectionWarning: the default ``layers`` leaves a matrix out, or finds one that an embedding
-            shares; the warning says how to decide it.
+            shares; the warning says how to choose.
 
     Example:
         >>> net = nn.Linear(10, 10)
@@ -162,12 +167,12 @@ def find_masks_in_rounds(
 
 @torch.no_grad()
 def apply_masks_(model: nn.Module, masks: Masks, *, group: Group = None) -> None:
-    """Write zeros where the masks are False: onto a trained network, or an average of networks.
+    """Set weights to zero where the masks are False, in a network or an average of networks.
 
     Args:
         model: any module, compiled or not.
-        masks: bool tensors by parameter name. To ``DTensor`` shards masks of the whole network are
-            taken, the same on every rank.
+        masks: bool tensors by parameter name. If parameters are ``DTensor`` shards, give masks of
+            the whole network, the same on every rank.
         group: ranks that hold the shards of this network; all ranks by default.
 
     Raises:
@@ -197,8 +202,8 @@ def prune_(model: nn.Module, sparsity: float | None, **settings: Any) -> dict[st
         settings: as for `find_masks`.
 
     Returns:
-        The masks. An optimizer moves pruned weights away from zero again, unless a `MaskBinding`
-        holds them.
+        The masks. An optimizer makes pruned weights nonzero again, unless a `MaskBinding` holds
+        them.
 
     Example:
         >>> net = nn.Linear(10, 10)

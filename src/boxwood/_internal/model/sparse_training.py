@@ -44,8 +44,8 @@ _NEAR = 5e-4  # a difference of sparsities that is not worth a warning
 class SparseTraining:
     """Let a policy choose and update the masks of a network while any loop trains it.
 
-    After every ``optimizer.step()`` pruned weights are set to zero, as `MaskBinding` does; and
-    when the policy is due, the weights are scored and it decides new masks.
+    After every ``optimizer.step()`` pruned weights are set to zero, as by `MaskBinding`. When an
+    update is due, the weights are scored and the policy chooses new masks.
 
     Args:
         model: the network, on its device.
@@ -57,11 +57,11 @@ class SparseTraining:
             `boxwood.find_masks`; magnitudes need neither.
         batches: likewise.
         evidence: returns evidence at hand, such as ``TrackMovement(...).evidence``.
-        state: where to go on: what `state_dict` returned, or the masks of a network that is
-            sparse already; by default the policy makes the first masks.
+        state: where to resume: what `state_dict` returned, or the masks of a network that is
+            already sparse; by default the policy makes the first masks.
         group: ranks of ``torch.distributed`` that train copies of this network; all ranks by
-            default. At an update gradients and evidence are averaged over them, so that all
-            decide the same masks.
+            default. At an update, gradients and evidence are averaged over them, so that all choose
+            the same masks.
 
     Raises:
         InvalidInput: nothing matches ``layers``, or the optimizer has none of the parameters; at an

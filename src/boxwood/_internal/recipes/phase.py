@@ -151,16 +151,16 @@ class PublishedFigure:
 class Experiment:
     """A network, data, and named recipes to compare: what a study's function returns.
 
-    Recipes that begin alike share that beginning when they run.
+    Recipes with equal first phases share them when they run.
 
     Args:
         model: returns a new network.
         data: returns the `Splits`.
         branches: (name, recipe) pairs, or a dict of them.
-        judge: given all results, returns verdicts; made of `boxwood.runs.Measurement`.
+        judge: a function from all results, a sequence of `boxwood.runs.Measurement`, to verdicts.
         checkpoint: safetensors file with trained weights to start from.
         published: figures of papers, to compare results with; they decide nothing.
-        shape: of one input, without the batch, for counts where the data are not at hand.
+        shape: shape of one input without the batch, for counts when the data is not available.
 
     Example:
         >>> from boxwood.phases import Prune

@@ -30,7 +30,7 @@ def structural(
         retrain: after the removal.
         keep: fraction of units of every group that stay.
         criterion: as for `PruneUnits`, and so are the others.
-        floor: units that each group keeps at least.
+        floor: the least number of units that each group keeps.
         multiple: groups keep a multiple of this.
         protect: patterns of parameters whose units stay.
 

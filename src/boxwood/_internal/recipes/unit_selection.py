@@ -37,19 +37,21 @@ def select_units(
 
     Args:
         units: of the network.
-        keep: fraction of units that stay, in (0, 1]; of every group, or over all together. 0.5 if
+        keep: fraction of units to keep, in (0, 1], of every group or over all together; 0.5 if
             neither this nor a budget is given.
-        budget: instead of ``keep``: as many units as this allows.
-        criterion: scores weights, or filters; what a unit owns is added up.
-        batches: what is shown to the network, as for `boxwood.find_masks`: pairs (inputs, targets), or
-            inputs alone where the criterion needs no loss.
-        loss: outputs and targets to the mean over a batch, for criteria that ask for gradients.
-        layers: the parameters that are scored, where the criterion asks for more than weights.
+        budget: instead of ``keep``: keep as many units as this allows.
+        criterion: scores weights or filters; the scores of all weights of a unit are added up.
+        batches: batches for the criterion, as for `boxwood.find_masks`: pairs (inputs, targets), or
+            inputs alone if the criterion needs no loss.
+        loss: a function of outputs and targets that returns the mean over a batch, for criteria
+            that need gradients.
+        layers: the parameters to score, if the criterion needs more than weights.
         normalise: divide scores by the mean of each group, so that groups can be compared.
-        ranked_together: one ranking over all groups, where otherwise each group keeps its share.
-        floor: units that each group keeps at least.
-        multiple: every group keeps a multiple of this many units, where it has as many.
-        protect: patterns of parameter names, as in a shell; units that own part of one stay.
+        ranked_together: rank all groups together; by default each group keeps its share.
+        floor: the least number of units that each group keeps.
+        multiple: every group keeps a multiple of this many units, if it has as many.
+        protect: patterns of parameter names, as in a shell; units that have weights in a matching
+            parameter are kept.
 
     Raises:
         InvalidInput: a number is out of range, a pattern matches nothing, the budget cannot be met,
@@ -93,10 +95,11 @@ def unit_scores(
 
     Args:
         units: of the network.
-        criterion: scores weights, or filters; what a unit owns is added up.
+        criterion: scores weights or filters; the scores of all weights of a unit are added up.
         batches: what is shown to the network: pairs (inputs, targets), or inputs alone.
-        loss: outputs and targets to the mean over a batch, for criteria that ask for gradients.
-        layers: the parameters that are scored, where the criterion asks for more than weights.
+        loss: a function of outputs and targets that returns the mean over a batch, for criteria
+            that need gradients.
+        layers: the parameters to score, if the criterion needs more than weights.
         normalise: divide scores by the mean of each group, so that groups can be compared.
 
     Returns:

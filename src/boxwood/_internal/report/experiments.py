@@ -24,8 +24,9 @@ def run(
 ) -> tuple[Measurement, ...]:
     """Run every branch of an experiment for every seed.
 
-    Finished phases are taken from the store. Killed at any moment and run again, the results are
-    byte for byte those of an undisturbed run (on the CPU, with the same number of threads).
+    Finished phases are read from the store. You may kill the run at any moment and run it again:
+    the results are byte for byte those of an uninterrupted run (on the CPU, with the same number of
+    threads).
 
     Args:
         experiment: what to run.

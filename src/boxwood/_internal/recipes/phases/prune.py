@@ -36,7 +36,8 @@ class Prune:
         criterion, allocation, granularity, where, floor: as for `boxwood.find_masks`. A criterion that scores
             by chance, such as `random`, takes its numbers from the run's seed, unless its own
             ``seed`` is given.
-        loss: outputs and targets to the mean over a batch, for criteria that ask for gradients.
+        loss: a function of outputs and targets that returns the mean over a batch, for criteria
+            that need gradients.
         evidence: how many training examples such criteria see; None for all.
         batch: examples at a time.
         rounds: how often to score what is left and prune further, without training in between;

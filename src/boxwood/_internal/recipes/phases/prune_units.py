@@ -44,12 +44,14 @@ class PruneUnits:
     Args:
         keep: fraction of units of every group that stay; None with a budget.
         budget: a limit instead.
-        criterion: scores weights, or filters; what a unit owns is added up. As for `Prune`, one that
+        criterion: scores weights or filters; the scores of all weights of a unit are added up. As
+            for `Prune`, one that
             scores by chance takes its numbers from the run's seed.
         floor, multiple, protect, ranked_together: as for `boxwood.select_units`.
         normalise: as for `boxwood.structure.score_units`.
-        layers: the parameters that are scored, where the criterion asks for more than weights.
-        loss: outputs and targets to the mean over a batch, for criteria that ask for gradients.
+        layers: the parameters to score, if the criterion needs more than weights.
+        loss: a function of outputs and targets that returns the mean over a batch, for criteria
+            that need gradients.
         evidence: how many of the first training examples such criteria see.
         label: a name for later phases.
     """

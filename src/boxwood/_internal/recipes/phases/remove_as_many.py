@@ -39,7 +39,8 @@ class RemoveAsMany:
         criterion: scores single weights; a filter's score is the sum over its own weights:
             with `magnitude` its L1 norm. `random` chooses by chance, from the seed of the run;
             ``Call.of(random, draw=1)`` is another draw.
-        loss: outputs and targets to the mean over a batch, for criteria that ask for gradients.
+        loss: a function of outputs and targets that returns the mean over a batch, for criteria
+            that need gradients.
         evidence: how many of the first training examples such criteria see.
         label: a name for later phases.
 
