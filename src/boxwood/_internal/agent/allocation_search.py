@@ -27,7 +27,7 @@ class AllocationSearch(NamedTuple):
 
     Args:
         allocation: the best of all episodes.
-        reward: what was measured for it.
+        reward: its measured reward.
         rewards: of every episode, in order.
     """
 
@@ -43,12 +43,12 @@ class DDPG:
     Args:
         hidden: units of both hidden layers of actor and critic.
         actor_rate, critic_rate: learning rates of Adam.
-        follow: how far the target networks follow at each update, in (0, 1].
+        follow: fraction by which the target networks move at each update, in (0, 1].
         batch: transitions of an update.
-        memory: transitions that are remembered.
+        memory: number of stored transitions.
         noise: σ of the truncated normal noise on an action, while warming up.
-        noise_decay: σ is multiplied with it at every episode after the warm-up.
-        baseline: of the moving average of rewards, in [0, 1).
+        noise_decay: factor on σ at every episode after the warm-up.
+        baseline: decay of the moving average of rewards, in [0, 1).
 
     Example:
         >>> DDPG().hidden
@@ -84,22 +84,23 @@ def amc(
 ) -> AllocationSearch:
     """Search the sparsity of every layer with an agent that is rewarded for accuracy.
 
-    In an episode the agent goes through the layers. What it sees of layer t is where it is, its
-    shape, its cost, what has been saved so far, what is left to come, and its last action; each
-    scaled to [0, 1]. Its action is the layer's sparsity, in [0, ``most``], raised where the layers to come
-    could otherwise not save enough. At the end the network is pruned so, by ``settings``, and all
-    transitions get the reward ``measure(masks)``, less a moving average of rewards.
+    In an episode the agent visits the layers in order. At layer t it observes the layer's index,
+    its shape and cost, the cost saved so far, the cost still to come, and its last action, each
+    scaled to [0, 1]. Its action is the layer's sparsity, in [0, ``most``], raised if the remaining
+    layers could otherwise not save enough. At the end the network is pruned with these sparsities
+    and ``settings``. All transitions get the reward ``measure(masks)`` minus a moving average of
+    rewards.
 
     Args:
         model: a trained network, which is not changed.
-        sparsity: fraction of all costs that is saved at least, in [0, ``most``].
-        measure: from masks to a number, higher is better, such as the accuracy on validation
-            examples of a copy under these masks; the negative error in the paper.
+        sparsity: least fraction of all costs to save, in [0, ``most``].
+        measure: function from masks to a number, higher is better, such as the validation accuracy
+            of a copy under these masks; the negative error in the paper.
         episodes: at least 1; the paper takes 400.
-        warm_up: episodes before the agent learns, whose noise is not reduced.
+        warm_up: episodes before the agent learns, with constant noise.
         most: the highest sparsity of a layer, in [0, 1).
-        costs: of each tensor, such as its multiply-adds; a layer saves its sparsity of it. The
-            number of weights by default.
+        costs: cost of each tensor, such as its multiply-adds; a layer saves its sparsity times
+            this. The number of weights by default.
         layers: the parameters that are pruned, in the order in which the agent sees them.
         agent: see `DDPG`.
         seed: of the agent's weights, its noise and its batches.

@@ -110,7 +110,7 @@ def global_(scores: Scores, sparsity: float | None, masks: Masks | None = None) 
 class ByName:
     """Give each tensor the sparsity of the first pattern that matches its name.
 
-    Tensors that no pattern matches keep what they have. The call takes no sparsity of its own.
+    Tensors that no pattern matches keep their current masks. Pass no sparsity to the call.
 
     Args:
         sparsities: (pattern, sparsity) pairs; patterns as in a shell: ``"fc1.*"``.

@@ -22,9 +22,9 @@ def erdos_renyi_kernel(
 ) -> dict[str, int]:
     """Give each tensor a density in proportion to the sum of its sides over their product (ERK).
 
-    ``density_l ∝ (n_out + n_in + k_h + k_w) / (n_out · n_in · k_h · k_w)``; a tensor that this
-    would fill beyond 1 stays dense, and the rest is shared among the others again. It
-    looks at shapes alone, and is meant for single weights.
+    ``density_l ∝ (n_out + n_in + k_h + k_w) / (n_out · n_in · k_h · k_w)``; a tensor whose density
+    would exceed 1 stays dense, and the rest is distributed among the others again. It uses only
+    shapes, and is meant for single weights.
 
     Raises:
         InvalidInput: a tensor has fewer than two dimensions.
@@ -52,8 +52,8 @@ def erdos_renyi_kernel(
 def lamp(scores: Scores, sparsity: float | None, masks: Masks | None = None) -> dict[str, int]:
     """Rank ``s_u² / Σ_{v: s_v ≥ s_u} s_v²`` over all tensors: layer-adaptive magnitude pruning.
 
-    The largest score of every tensor becomes 1, so no tensor is emptied before all are down to
-    their last weight. Within a tensor the order stays what it was.
+    The largest score of every tensor becomes 1, so no tensor is emptied before all have only one
+    weight left. The order within a tensor does not change.
 
     Args:
         scores: not negative, such as those of `magnitude` with p = 1.

@@ -20,12 +20,12 @@ from boxwood.errors import InvalidInput
 class ACDC:
     """Alternate compressed and decompressed phases of training, and end with a compressed one.
 
-    After ``begin`` dense steps come a compressed and a decompressed phase in turn, each of
-    ``every`` steps. A compressed phase keeps the weights ``TopK(|w|)`` of that moment, so masks of
-    different phases differ; a decompressed one trains all weights, from zero where they were
-    pruned. The last decompressed phase ends at step ``end``, and masks stay from then on.
+    After ``begin`` dense steps, compressed and decompressed phases of ``every`` steps alternate. A
+    compressed phase keeps the weights ``TopK(|w|)`` of that moment, so masks of different phases
+    differ. A decompressed phase trains all weights; pruned ones start from zero. The last
+    decompressed phase ends at step ``end``, and the masks are fixed from then on.
 
-    A weight that comes back has an empty memory in the optimizer (momentum, moments). Weight decay
+    A weight that returns starts with empty optimizer state (momentum, moments). Weight decay
     acts on the kept weights in a compressed phase, and on all in a decompressed one.
 
     Args:

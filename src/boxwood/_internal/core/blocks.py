@@ -17,13 +17,12 @@ class Blocks:
 
     The inputs are those of a linear layer or a recurrent matrix. In a convolution they are input
     channels at one position of the kernel, of one group of channels: with ``Blocks(1, 4)`` four
-    input channels of one filter are kept or pruned together, at each position by itself. Blocks at the
-    last outputs and the last inputs are smaller where the sizes are no multiples, and count as one
-    block each.
+    input channels of one filter are kept or pruned together, at each position by itself. If a size
+    is not a multiple of the block, the last blocks are smaller and count as one block each.
 
-    ``Blocks(1, 4)`` is what kernels of 8-bit integers skip: four weights are one word of 32 bits.
-    Blocks of 8 or 16 outputs × 1 input make products of float32 with one vector several times
-    faster than single zeros of the same number: one input is read for all the outputs.
+    ``Blocks(1, 4)`` is the block that int8 kernels skip: four weights are one word of 32 bits.
+    Blocks of 8 or 16 outputs × 1 input make float32 products with one vector several times as fast
+    as the same number of single zeros, because one input is read for all outputs.
 
     Args:
         rows: outputs of a block.

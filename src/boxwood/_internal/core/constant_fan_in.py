@@ -17,26 +17,27 @@ from boxwood.errors import InvalidInput
 class SRigL(Replacing):
     """RigL with a constant fan-in: every active neuron of a layer keeps the same number of weights.
 
-    At an update, K weights of a tensor are to be replaced. A weight is salient if it is none of the
-    K active ones of least magnitude, or one of the K others of largest gradient. A neuron with
-    fewer than ``salient · k`` salient weights, k being the fan-in, is ablated for good, and its
-    weights go to the others: with a active neurons the new fan-in is the tensor's count of weights
-    over a. Then the K least magnitudes go, and each neuron grows by its largest gradients to the new
-    fan-in. So a layer is a smaller one of dense rows and an index, which runs fast.
+    An update replaces K weights of a tensor. A weight is salient if it is active and not among the
+    K of least magnitude, or inactive and among the K of largest gradient. A neuron with fewer than
+    ``salient · k`` salient weights, with k the fan-in, is removed permanently, and the others share
+    its weights: with a active neurons, the new fan-in is the tensor's count of weights over a. Then
+    the K least magnitudes are dropped, and each neuron grows its largest gradients up to the new
+    fan-in. The layer can then run as dense rows with an index, which is fast.
 
-    A neuron is what the tensor's first dimension counts: an output or a filter. Its bias stays. The
-    counts are rounded to whole fan-ins, at least 1, so the sparsity is met to a weight a neuron.
+    A neuron is one index of the tensor's first dimension: an output or a filter. Its bias is kept.
+    Counts are rounded to whole fan-ins, at least 1, so the sparsity is met up to one weight per
+    neuron.
 
     Args:
-        sparsity: total fraction of zeros, in [0, 1), about the same all the time.
+        sparsity: total fraction of zeros, in [0, 1), nearly constant during the training.
         until: no update from this step on.
         every: steps between updates.
-        fraction: replaced at the first update, in (0, 1), falling along half a cosine.
-        salient: γ, least fraction of salient weights of a neuron, in [0, 1]; 0 ablates none. The
-            paper takes 0.3 for convolutional networks and 0.95 for transformers.
-        allocation: how the sparsity is shared out over the tensors, from their shapes.
-        seed: of the first masks; None is that of the run in a recipe, and 0 in a loop of your own.
-        criterion: scores what may go.
+        fraction: fraction that the first update replaces, in (0, 1); it falls along half a cosine.
+        salient: γ, the least fraction of salient weights of a neuron, in [0, 1]; 0 removes no
+            neuron. The paper uses 0.3 for convolutional networks and 0.95 for transformers.
+        allocation: how the sparsity is distributed among the tensors, from their shapes.
+        seed: seed of the first masks; None is the run's seed in a recipe, and 0 in your own loop.
+        criterion: scores weights; the lowest are dropped.
 
     Raises:
         InvalidInput: a setting is out of range, or it has a granularity.

@@ -17,8 +17,8 @@ _SHORT = 8  # numbers in a row that are compared pair by pair
 class Granularity(Protocol):
     """Groups of weights: it turns scores of weights into scores of groups, and chosen groups into masks.
 
-    One that also has ``may_cut(shape, dim, place)``, which says whether no group lies on both sides
-    of the cut before an index of a dimension, works on tensors that are cut there into shards.
+    A granularity with a method ``may_cut(shape, dim, place)`` also works on sharded tensors. It
+    returns True if a cut before that index of the dimension splits no group.
     """
 
     def pool(self, scores: Tensor) -> Tensor:
@@ -137,7 +137,7 @@ class Slices:
     Args:
         dims: the dimensions that index the groups: (0,) for filters and rows, (1,) for input
             channels and columns, (0, 1) for the kernels of a convolution.
-        pooling: how scores of weights become one of the group.
+        pooling: how the scores of weights are combined to the score of the group.
 
     Example:
         >>> Slices().pool(torch.tensor([[1.0, 3.0], [5.0, 5.0]]))
@@ -186,7 +186,7 @@ class Slices:
 class PerRow:
     """Weights compete only within their output row, so every row keeps the same number.
 
-    Where a tensor's count is no multiple of its rows, the first rows keep one more.
+    If a tensor's count is not a multiple of its rows, the first rows keep one more.
 
     Example:
         >>> from boxwood import find_masks
@@ -227,7 +227,7 @@ class NofM:
     Here n counts what is **kept**: ``NofM(2, 4)`` is 2:4, and 1:4 is sparser than 2:4. (Some
     libraries count what is zeroed.) Consecutive along the weight's second dimension: the inputs of
     a linear layer; the input channels of a convolution, at each kernel position by itself. The
-    sparsity is ``1 - n/m`` and no other.
+    sparsity is always ``1 - n/m``.
 
     Args:
         n: how many stay.

@@ -31,25 +31,26 @@ from boxwood.errors import InvalidInput
 class GraNet(Replacing):
     """Prune gradually, and at every update drop some weights and grow others by their gradient.
 
-    An update at step t prunes to ``s_t``, the cubic rise of Zhu and Gupta from ``start`` to
-    ``sparsity``; then it replaces a fraction of what each tensor keeps, as `RigL` does: the least
-    magnitudes go, the largest gradients come. So pruned weights may come back, from zero and with
-    an empty memory in the optimizer, and no weight is added in all.
+    An update at step t prunes to ``s_t``, the cubic schedule of Zhu and Gupta from ``start`` to
+    ``sparsity``. Then it replaces a fraction of each tensor's weights as `RigL` does: it drops the
+    least magnitudes and grows the largest gradients. So pruned weights may return, from zero and
+    with empty optimizer state, and the number of weights does not grow.
 
     Args:
         sparsity: total fraction of zeros from ``until`` on, in [0, 1).
-        until: step at which the rise ends.
+        until: step at which the schedule ends.
         begin: step at which it begins.
-        start: the sparsity until then, of random masks: 0 is dense-to-sparse, and 0.5 the paper's
-            sparse-to-sparse training.
+        start: sparsity before ``begin``, of random masks: 0 is dense-to-sparse, and 0.5 is the
+            paper's sparse-to-sparse training.
         every: steps between updates; 1000 in the paper.
-        fraction: replaced at the first update, in (0, 1), falling along half a cosine; 0.5 in the
-            paper.
-        start_allocation: how ``start`` is shared out; ``erdos_renyi_kernel`` in the paper.
-        allocation: how the sparsity of an update is shared out; ``global_`` in the paper.
-        seed: of the random masks; None is that of the run in a recipe, and 0 in a loop of your own.
-        criterion: scores what may go.
-        granularity: what goes and grows together; single weights by default.
+        fraction: fraction that the first update replaces, in (0, 1); it falls along half a cosine;
+            0.5 in the paper.
+        start_allocation: how ``start`` is distributed among the tensors; ``erdos_renyi_kernel`` in
+            the paper.
+        allocation: how the sparsity of an update is distributed; ``global_`` in the paper.
+        seed: seed of the random masks; None is the run's seed in a recipe, and 0 in your own loop.
+        criterion: scores weights; the lowest are dropped.
+        granularity: which weights are dropped and grown together; single weights by default.
 
     Raises:
         InvalidInput: a setting is out of range.
@@ -114,24 +115,25 @@ class GraNet(Replacing):
 class SNFS(Replacing):
     """Sparse networks from scratch: drop weights and grow others by momentum, also in other tensors.
 
-    A smoothed dense gradient is remembered, ``m ← momentum · m + (1 - momentum) · g``. At an update
-    the same fraction of every tensor's weights goes, those of least magnitude. As many come in all:
-    each tensor gets a share in proportion to the mean of ``|m|`` over the weights that it kept, and
-    within it those of largest ``|m|`` grow. What a full tensor cannot take goes to the others.
+    The policy keeps a smoothed dense gradient, ``m ← momentum · m + (1 - momentum) · g``. An update
+    drops the same fraction of every tensor's weights, those of least magnitude. It grows the same
+    number in total: each tensor gets a share in proportion to the mean of ``|m|`` over its kept
+    weights, and grows the weights with the largest ``|m|``. What a full tensor cannot take is given
+    to the others.
 
-    m is kept here, whichever optimizer trains, and costs as much memory as the weights. Weight
-    decay is no part of it.
+    The policy stores m, whichever optimizer trains. It takes as much memory as the weights, and
+    does not include weight decay.
 
     Args:
-        sparsity: total fraction of zeros, in [0, 1), the same all the time.
+        sparsity: total fraction of zeros, in [0, 1), constant during the training.
         until: no update from this step on.
         every: steps between updates; an epoch in the paper.
-        fraction: that goes at the first update, in (0, 1), falling along half a cosine.
+        fraction: fraction that the first update drops, in (0, 1); it falls along half a cosine.
         momentum: of the gradients, in [0, 1).
-        allocation: how the sparsity is shared out at the start.
-        seed: of the first masks; None is that of the run in a recipe, and 0 in a loop of your own.
-        criterion: scores what may go.
-        granularity: what goes and grows together; single weights by default.
+        allocation: how the sparsity is distributed at the start.
+        seed: seed of the first masks; None is the run's seed in a recipe, and 0 in your own loop.
+        criterion: scores weights; the lowest are dropped.
+        granularity: which weights are dropped and grown together; single weights by default.
 
     Raises:
         InvalidInput: a setting is out of range.
@@ -186,24 +188,25 @@ class SNFS(Replacing):
 class MEST(Replacing):
     """Memory-economic sparse training: drop by weight and gradient, grow at random.
 
-    At an update the weights of least ``|w| + scale · |g|`` go, g their gradient at that step, and
-    as many come at random (elastic mutation). With ``soft`` memory bound weights come first and go
-    at the next update, so that what is new has been trained before it is judged: between updates
-    each tensor keeps as many more as are in turn, and after ``until`` none. The dense gradient of
-    an update's step is looked at where weights are kept, and nowhere else.
+    An update drops the weights with the least ``|w| + scale · |g|``, with g their gradient at that
+    step, and grows the same number at random (elastic mutation). With a ``soft`` memory bound,
+    weights grow at one update and others are dropped at the next, so that new weights are trained
+    before they are compared. Between updates each tensor then keeps that many more weights, and
+    none more after ``until``. The gradient is used only where weights are kept.
 
     Args:
-        sparsity: total fraction of zeros, in [0, 1); with ``soft`` from ``until`` on.
-        until: no weight comes from this step on.
+        sparsity: total fraction of zeros, in [0, 1); with ``soft``, from step ``until`` on.
+        until: no weight grows from this step on.
         every: steps between updates.
-        fraction: of each tensor's weights that is replaced at first, in (0, 1), falling along half a
-            cosine.
-        soft: whether weights come an interval before others go.
+        fraction: fraction of each tensor's weights that the first update replaces, in (0, 1); it
+            falls along half a cosine.
+        soft: whether weights grow one interval before others are dropped.
         scale: λ, at least 0.
-        allocation: how the sparsity is shared out over the tensors, from their shapes.
-        seed: of all that is drawn; None is that of the run in a recipe, and 0 in a loop of your own.
-        criterion: what is added to the gradient.
-        granularity: what goes and grows together; single weights by default.
+        allocation: how the sparsity is distributed among the tensors, from their shapes.
+        seed: seed of all random choices; None is the run's seed in a recipe, and 0 in your own
+            loop.
+        criterion: scores to which the gradient term is added.
+        granularity: which weights are dropped and grown together; single weights by default.
 
     Raises:
         InvalidInput: a setting is out of range.

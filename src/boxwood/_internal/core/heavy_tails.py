@@ -71,8 +71,8 @@ class HeavyTailed:
     """Keep more where the spectrum of the weights has a heavier tail (AlphaPruning).
 
     ``s_l = η ((α_l - α_min) / (α_max - α_min) (s₂ - s₁) + s₁)`` with ``s₁ = 1 - spread`` and ``s₂ = 1 +
-    spread``, and η so that the total is exact. No tensor loses more than all; what it cannot lose,
-    the others lose in the same proportion.
+    spread``, and η so that the total is exact. No tensor can lose more than all its weights; the
+    rest is distributed over the others in the same proportion.
 
     Args:
         exponents: (name, α) of every tensor, such as `of` gives; the same α where tensors are to

@@ -26,9 +26,9 @@ from boxwood.errors import InvalidInput
 class Policy(Protocol):
     """The interface of all policies.
 
-    ``step`` counts the optimizer steps that have been taken: the first update can come at step 1,
-    after the first step. A policy on the way to a sparsity has it as ``final``, so that a training
-    that ends before it can be reported.
+    ``step`` counts the optimizer steps taken so far, so the first update can be at step 1, after
+    the first step. A policy that aims at a sparsity has it as ``final``, so that a training that
+    ends too early can be reported.
     """
 
     wants_gradients: ClassVar[bool]
@@ -61,9 +61,9 @@ class Gradual:
     """Prune during training along a schedule: every update removes the lowest scores permanently.
 
     Args:
-        schedule: step to total sparsity: `Cubic` as in the paper; `Linear` and `OneShot` are its
-            controls.
-        every: steps between updates; 100 to 1000 make no difference in the paper.
+        schedule: total sparsity at each step: `Cubic` as in the paper; `Linear` and `OneShot` are
+            its controls.
+        every: steps between updates; in the paper, values from 100 to 1000 make no difference.
         criterion, granularity, allocation: as for `boxwood.find_masks`; ``uniform`` prunes every layer to
             the same sparsity by itself.
 
@@ -137,16 +137,16 @@ def gmp_star(
 ) -> Gradual:
     """Gradual magnitude pruning with its modern schedule: a large first step, then many small ones.
 
-    The first update, at ``begin``, prunes to ``initial`` at once, since half of a trained network
-    goes without loss; from there the sparsity rises along `Cubic`, slowly where it hurts. The rest of
-    the method is the training's: about ten updates an epoch, a learning rate that falls linearly
-    repeatedly (`LinearLR`), and a distillation from the dense network with its soft targets
-    alone (hardness 1, temperature 5.5).
+    The first update, at ``begin``, prunes to ``initial`` at once, because half of a trained network
+    can be removed without loss. From there the sparsity rises along `Cubic`, slowly near the end.
+    The training does the rest of the method: about ten updates an epoch, a learning rate that
+    repeatedly falls linearly (`LinearLR`), and distillation from the dense network with its soft
+    targets alone (hardness 1, temperature 5.5).
 
     Args:
         sparsity: at the end, in [0, 1).
         begin: step of the first update, after some epochs of dense training.
-        end: step at which ``sparsity`` is reached; training goes on after it.
+        end: step at which ``sparsity`` is reached; training continues after it.
         every: steps between updates, a tenth of an epoch.
         initial: sparsity of the first update, in [0, ``sparsity``].
         settings: criterion, granularity and allocation, as for `Gradual`.
@@ -173,8 +173,8 @@ def gmp_star(
 class LayerByLayer:
     """Prune one tensor after another, each along a cubic schedule in its own window.
 
-    The window from ``begin`` to ``end`` is cut into as many equal parts as there are tensors, in
-    their order; a tensor is at its final sparsity when its part is over.
+    The steps from ``begin`` to ``end`` are divided into equal windows, one for each tensor in
+    order. Each tensor reaches its final sparsity at the end of its window.
 
     Args:
         final: sparsity of every tensor at the end, in [0, 1).
@@ -239,8 +239,8 @@ class Static:
 
     Args:
         sparsity: total fraction of zeros, in [0, 1).
-        allocation: how it is shared out over the tensors, such as ``erdos_renyi_kernel``.
-        seed: of the random masks; None is that of the run in a recipe, and 0 in a loop of your own.
+        allocation: how it is distributed among the tensors, such as ``erdos_renyi_kernel``.
+        seed: seed of the random masks; None is the run's seed in a recipe, and 0 in your own loop.
         granularity: what is kept or pruned together; single weights by default.
 
     Example:

@@ -72,14 +72,15 @@ class SET(Replacing):
     """Sparse evolutionary training: drop the weights of least magnitude, grow as many at random.
 
     Args:
-        sparsity: total fraction of zeros, in [0, 1), the same all the time.
+        sparsity: total fraction of zeros, in [0, 1), constant during the training.
         until: no update from this step on.
         every: steps between updates.
-        fraction: of each tensor's weights that is replaced, in (0, 1).
-        allocation: how the sparsity is shared out over the tensors at the start.
-        seed: of the first masks and of what grows; None is that of the run in a recipe, and 0 in a loop of your own.
-        criterion: scores what may be dropped.
-        granularity: what goes and grows together; single weights by default.
+        fraction: fraction of each tensor's weights that an update replaces, in (0, 1).
+        allocation: how the sparsity is distributed among the tensors at the start.
+        seed: seed of the first masks and of grown weights; None is the run's seed in a recipe, and
+            0 in your own loop.
+        criterion: scores weights; the lowest are dropped.
+        granularity: which weights are dropped and grown together; single weights by default.
 
     Example:
         >>> import torch
@@ -111,19 +112,19 @@ class SET(Replacing):
 class RigL(Replacing):
     """Drop the weights of least magnitude, grow those whose gradient is largest.
 
-    The fraction that is replaced falls along a cosine:
-    ``fraction / 2 · (1 + cos(π t / until))``. What grows starts at zero with an empty memory in
-    the optimizer; what is dropped and grown at once keeps its value.
+    The replaced fraction falls along a cosine: ``fraction / 2 · (1 + cos(π t / until))``. A grown
+    weight starts at zero with empty optimizer state. A weight that is dropped and grown in the same
+    update keeps its value.
 
     Args:
-        sparsity: total fraction of zeros, in [0, 1), the same all the time.
+        sparsity: total fraction of zeros, in [0, 1), constant during the training.
         until: no update from this step on; three quarters of the training in the paper.
         every: steps between updates.
-        fraction: replaced at the first update, in (0, 1).
-        allocation: how the sparsity is shared out; ``erdos_renyi_kernel`` is best in the paper.
-        seed: of the first masks; None is that of the run in a recipe, and 0 in a loop of your own.
-        criterion: scores what may be dropped.
-        granularity: what goes and grows together; single weights by default.
+        fraction: fraction that the first update replaces, in (0, 1).
+        allocation: how the sparsity is distributed; ``erdos_renyi_kernel`` is best in the paper.
+        seed: seed of the first masks; None is the run's seed in a recipe, and 0 in your own loop.
+        criterion: scores weights; the lowest are dropped.
+        granularity: which weights are dropped and grown together; single weights by default.
 
     Example:
         >>> import torch

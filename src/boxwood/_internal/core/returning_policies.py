@@ -23,17 +23,17 @@ from boxwood.errors import InvalidInput
 class SRSTE(StraightThrough):
     """Train an n:m network from scratch: sparse-refined straight-through estimation.
 
-    The forward pass reads the n largest of every m weights, chosen afresh after every step. All
-    weights take the gradient by what was read, and the pruned ones also decay:
-    ``g + decay · (1 - mask) · w``, so that weights that are pruned now are not chosen a moment later.
+    The forward pass uses the n largest of every m weights, chosen again after every step. All
+    weights get the gradient with respect to the weights that were used. The pruned ones also decay,
+    ``g + decay · (1 - mask) · w``, so that they are not chosen again at once.
 
     The optimizer's own weight decay and momentum act on all weights, pruned ones too.
 
     Args:
-        pattern: which weights stay, such as ``NofM(2, 4)``; n counts those that are kept.
+        pattern: which weights are kept, such as ``NofM(2, 4)``; n counts the kept ones.
         decay: λ, at least 0; 2e-4 in the paper, and 0 is the plain straight-through estimator.
         every: steps between choices of the mask, 1 in the paper.
-        criterion: what is largest.
+        criterion: scores weights; the highest are used.
 
     Raises:
         InvalidInput: a setting is out of range; or, at the start, a tensor whose second dimension
@@ -98,22 +98,22 @@ class SRSTE(StraightThrough):
 class TopKAST(StraightThrough):
     """Use the largest weights in the forward pass, and train a few more: sparse forward and backward.
 
-    The forward pass reads the set A of the largest weights, and the gradient reaches a larger set
-    B: A and the next largest ones. What enters A was trained in B before. A penalty keeps weights
-    from growing just because they are chosen: the gradient in B is
+    The forward pass uses the set A of the largest weights. The gradient reaches a larger set B: A
+    and the next largest weights. So weights are trained in B before they enter A. A penalty
+    prevents weights from growing only because they are chosen. The gradient in B is
     ``g + penalty · w`` in A and ``g + penalty · w / (1 - sparsity)`` in the rest.
 
-    Weights outside of B take no gradient and keep their values, as far as the optimizer lets them:
-    give it no weight decay of its own. Momentum acts on what has just left B.
+    Weights outside B get no gradient and keep their values. Do not give the optimizer a weight
+    decay, which would change them. Momentum still acts on weights that have just left B.
 
     Args:
         sparsity: of the forward pass, in [0, 1).
         backward_sparsity: of the gradient, in [0, ``sparsity``].
         penalty: strength of L2, at least 0; 1e-4 in the paper's experiments on ImageNet.
-        every: steps between choices of both sets, 1 or more; the paper finds 100 as good.
-        allocation: how the forward sparsity is shared out; the rest of B has
-            ``sparsity - backward_sparsity`` of every tensor.
-        criterion: what is largest.
+        every: steps between choices of both sets, at least 1; in the paper, 100 is as good as 1.
+        allocation: how the forward sparsity is distributed; the rest of B has ``sparsity -
+            backward_sparsity`` of every tensor.
+        criterion: scores weights; the highest are used.
 
     Raises:
         InvalidInput: a setting is out of range.
@@ -191,13 +191,14 @@ class TopKAST(StraightThrough):
 class MovementPruning(StraightThrough):
     """Prune weights that move towards zero; they come back if they move away again.
 
-    Every weight has a score ``S ← S - g · w``, with g the gradient by what the forward pass has
-    read, also while the weight is pruned. The highest scores stay, chosen among all weights at every
-    update. Pruned weights take no gradient and keep their values, up to the optimizer's weight
-    decay and momentum, and come back with them.
+    Every weight has a score ``S ← S - g · w``, also while it is pruned, with g the gradient with
+    respect to the weights that the forward pass used. Every update keeps the highest scores of all
+    weights. Pruned weights get no gradient. They keep their values, except for the optimizer's
+    weight decay and momentum, and return with them.
 
     Args:
-        schedule: step to total sparsity; the paper takes `Cubic` with dense steps before and after.
+        schedule: total sparsity at each step; the paper uses `Cubic` with dense steps before and
+            after.
         every: steps between updates, 1 in the paper.
         granularity, allocation: as for `boxwood.find_masks`; ``uniform`` ranks each layer by itself.
 

@@ -18,19 +18,19 @@ from boxwood.errors import InvalidInput
 class STR(StraightThrough):
     """Soft threshold weight reparametrisation: each tensor learns the threshold of its weights.
 
-    The forward pass reads ``S(w, s) = sign(w) · max(|w| - σ(s), 0)`` with one number s for each
-    tensor and σ the sigmoid. With g the gradient by what was read,
+    The forward pass uses ``S(w, s) = sign(w) · max(|w| - σ(s), 0)`` with one number s for each
+    tensor and σ the sigmoid. With g the gradient with respect to S,
 
     ``∂E/∂w = g · 1[|w| > σ(s)]`` and ``∂E/∂s = -σ'(s) Σ g · sign(w) · 1[|w| > σ(s)]``.
 
     s is trained by stochastic gradient descent, at the learning rate of its weight:
-    ``v ← momentum · v + ∂E/∂s + decay · s`` and ``s ← s - rate · v``. As ``initial`` is far below
-    zero, decay alone raises it at first. How sparse each tensor gets follows from ``initial`` and
-    ``decay``, which are tuned for a sparsity; more decay, more zeros.
+    ``v ← momentum · v + ∂E/∂s + decay · s`` and ``s ← s - rate · v``. ``initial`` is far below
+    zero, so at first only decay raises s. The sparsity of each tensor follows from ``initial`` and
+    ``decay``, which you tune: more decay gives more zeros.
 
-    A weight below its threshold gets no gradient, while weight decay and momentum of the optimizer
-    go on; it returns when the threshold falls below it. The masks change after every step, and the
-    network holds ``S(w, s)``: at the end it is an ordinary sparse network.
+    A weight below its threshold gets no gradient, but the optimizer's weight decay and momentum
+    still act on it. It returns when the threshold falls below it. The masks change after every
+    step. The network contains ``S(w, s)``, so at the end it is an ordinary sparse network.
 
     Args:
         initial: s before the first step; -3200 for ResNet-50 at 90 % in the authors' code, where

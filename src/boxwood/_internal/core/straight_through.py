@@ -16,12 +16,13 @@ class Moment:
 
     Args:
         step: the steps taken so far.
-        weight: the whole weight, which the optimizer is about to move; where the policy is no
-            `StraightThrough`, the pruned one, which it has just moved.
-        gradient: by what the forward pass has read, dense: pruned places have one too.
-        mask: True where the forward pass reads the weight.
-        memory: what the policy remembers of this weight; None before the first step.
-        rate: the learning rate of the weight's group, 0 where its optimizer has none.
+        weight: the whole weight, before the optimizer changes it; if the policy is not a
+            `StraightThrough`, the pruned weight, after the optimizer has changed it.
+        gradient: dense gradient with respect to the weights that the forward pass used; pruned
+            positions have one too.
+        mask: True where the forward pass uses the weight.
+        memory: what the policy has stored for this weight; None before the first step.
+        rate: the learning rate of the weight's parameter group, 0 if its optimizer has none.
     """
 
     step: int
@@ -35,13 +36,14 @@ class Moment:
 class StraightThrough:
     """Base class of policies under which pruned weights continue to learn.
 
-    `SparseTraining` puts the whole weights back before a step of the optimizer and hides the pruned
-    part after it. At an update ``scores`` are those of the whole weights, and masks may keep what
-    was pruned before. The optimizer's memory of pruned weights stays, and weight decay acts on them.
+    `SparseTraining` restores the whole weights before each optimizer step and hides the pruned part
+    after it. At an update, ``scores`` are those of the whole weights, and masks may keep weights
+    that were pruned before. The optimizer keeps its state for pruned weights, and weight decay acts
+    on them.
 
     A policy may also have a method ``remember(moment)`` that returns a tensor for each weight,
-    called before every step; ``update`` is then given these in place of gradients. They are
-    saved with the masks.
+    called before every step; ``update`` then gets these instead of gradients. They are saved with
+    the masks.
 
     Example:
         >>> import torch

@@ -62,8 +62,8 @@ def inverse_by_recursion(gradients: Tensor, *, alpha: float = 1e-4) -> Tensor:
 def remove_weights(weight: Tensor, inverse: Tensor, keep: int) -> Surgery:
     """Repeatedly delete the weight with the least ``w_q² / (2 [H⁻¹]_qq)`` and adjust the rest.
 
-    ``δw = -w_q / [H⁻¹]_qq · H⁻¹ e_q``; then q leaves the inverse. Each step is optimal; which set
-    is the best of all sets is another question, that nobody can afford to answer.
+    ``δw = -w_q / [H⁻¹]_qq · H⁻¹ e_q``; then q is removed from the inverse. Each step is optimal,
+    but the final set need not be the best of all sets.
 
     Args:
         weight: [n], at a minimum.

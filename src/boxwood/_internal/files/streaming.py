@@ -64,8 +64,8 @@ class PrunedTensor:
     Args:
         name: its dotted name.
         weights: elements.
-        kept: how many of them stayed.
-        threshold: the magnitude from which on weights stayed; None where none was asked for.
+        kept: number of kept elements.
+        threshold: the smallest kept magnitude; None if every weight was kept.
     """
 
     name: str
@@ -86,9 +86,9 @@ def prune_checkpoint(
 ) -> tuple[PrunedTensor, ...]:
     """Prune a checkpoint by magnitude into a new folder, holding no more than a few chunks of it.
 
-    The folder gets every shard under its name, the index, the other texts of its folder where ``source`` is
-    a folder, the masks as bits in ``masks/``, and ``pruning.json`` that says what was done. Call it
-    again after a kill to go on; call it once more and it only reports.
+    The folder gets every shard under its name, the index, the other text files if ``source`` is a
+    folder, the masks as bits in ``masks/``, and ``pruning.json``, which says what was done. After a
+    kill, call it again to resume. If it is already finished, it only reports.
 
     Args:
         source: a safetensors file, an index of shards, or a folder with one of either.
@@ -96,11 +96,11 @@ def prune_checkpoint(
         sparsity: fraction of zeros in [0, 1).
         allocation: `global_thresholds`, or `uniform_thresholds` for the same sparsity in every tensor.
         tensors: which float tensors are pruned.
-        follow_links: let shards be links out of their folder.
+        follow_links: follow links from shards to other folders.
         watch: called with progress.
 
     Returns:
-        What was kept of every pruned tensor, sorted by name.
+        The mask counts of every pruned tensor, sorted by name.
 
     Raises:
         CheckpointError: the checkpoint is damaged, quantised or an adapter, or has values that are not

@@ -18,7 +18,7 @@ class Budget:
     Args:
         fraction: of what the whole network has, in (0, 1].
         of: `multiply_adds`, `parameters`, or any other measure, such as one of measured time.
-        steps: halvings of the interval in which the right fraction of units is searched.
+        steps: number of bisection steps in the search for the fraction of units.
 
     Example:
         >>> Budget(0.5, multiply_adds).fraction

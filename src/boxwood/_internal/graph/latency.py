@@ -17,8 +17,8 @@ from boxwood.errors import InvalidInput
 def latency(model: nn.Module, *, repeats: int = 7) -> Measure:
     """Make a measure of time for a `Budget`: each smaller network is built and timed on the example.
 
-    Every measurement alternates with one of the whole network, and what counts is the median of
-    the ratios; so a busy machine slows both alike. The whole network measures 1.
+    Every measurement alternates with one of the whole network, and the result is the median of the
+    ratios, so that a busy machine affects both equally. The whole network measures 1.
 
     Args:
         model: the network.

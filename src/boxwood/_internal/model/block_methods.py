@@ -56,15 +56,15 @@ def by_dsnot(
 ) -> Reconstruction:
     """Choose a block's masks by another method, and refine them by DSnoT.
 
-    The weights that stay are those of the dense block, also where ``start`` moves them.
+    Kept weights have their values from the dense block, even if ``start`` adjusts them.
 
     Args:
         block: as for `by_criterion`.
-        batches: what the block is called with.
+        batches: arguments that the block is called with.
         sparsity: fraction of zeros of every tensor, in [0, 1).
         start: the other method, such as ``Call.of(by_criterion, criterion=magnitude)``.
-        grouped: the pattern of ``start``, where it has one.
-        cycles: exchanges in a row at most.
+        grouped: the pattern of ``start``, if it has one.
+        cycles: most exchanges in a row.
         threshold: of the expected error; see `refine_masks`.
         layers: which parameters are pruned.
 
@@ -94,15 +94,16 @@ def with_least_squares(
 ) -> Reconstruction:
     """Choose a block's masks by another method, and refit the kept weights by least squares.
 
-    Layer by layer, each row's kept weights minimise ``‖W x - W' x‖² + λ ‖W - W'‖²`` exactly: the
-    normal equations of its support. W are the dense weights, x what the pruned layers before make,
-    and the ridge λ is ``damping`` times the mean over the inputs of ``‖x_j‖²``.
+    Layer by layer, each row's kept weights minimise ``‖W x - W' x‖² + λ ‖W - W'‖²`` exactly: it
+    solves the normal equations of the kept weights. W are the dense weights, x is the output of the
+    pruned layers before, and the ridge λ is ``damping`` times the mean over the inputs of
+    ``‖x_j‖²``.
 
     Args:
         block: as for `by_criterion`.
-        batches: what the block is called with.
+        batches: arguments that the block is called with.
         sparsity: fraction of zeros of every tensor, in [0, 1).
-        decide: the other method; the weights that it gives are not used.
+        decide: the other method; its weights are not used.
         damping: the ridge, in units of the mean diagonal of the normal equations; above 0.
         layers: which parameters are pruned.
 
@@ -129,13 +130,14 @@ def with_tuning(
 ) -> Reconstruction:
     """Choose a block's masks and weights by another method, and tune the kept weights.
 
-    Steps of Adam on the mean squared difference between what the dense and the pruned block make
-    of one batch, which both are given; batches take turns. Masks, norms and biases stay. Where the
-    error over all batches is not lower afterwards, the weights are those of before.
+    Adam minimises the mean squared difference between the outputs of the dense and the pruned
+    block, on one batch at a time. Masks, norms and biases do not change. If the error over all
+    batches is not lower afterwards, the old weights are used.
 
     Args:
-        block: as for `by_criterion`; its outputs are one tensor.
-        batches: what the block is called with. The dense block's outputs are kept for all of them.
+        block: as for `by_criterion`; the block must return one tensor.
+        batches: arguments that the block is called with. The dense block's outputs are kept for all
+            of them.
         sparsity: fraction of zeros of every tensor, in [0, 1).
         decide: the other method.
         steps: of Adam, at least 1.

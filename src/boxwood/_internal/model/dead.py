@@ -21,12 +21,12 @@ class DeadRemoval:
     """The result of `remove_dead`: new masks, new biases, and the units that were removed.
 
     Args:
-        masks: the masks that were given with fewer weights kept, and one for every weight that
-            had none and lost something.
+        masks: the given masks with fewer weights kept, and a new mask for every weight that had
+            none and lost entries.
         biases: the new values of the biases that change, by parameter name.
-        removed: units that lost their other side, by layer; all but the last layer.
-        kept_constant: units without inputs that stay, because the constant that they emit cannot
-            move into the next bias exactly, by layer.
+        removed: number of removed units by layer, for all layers except the last.
+        kept_constant: number of units without inputs that are kept, by layer, because their
+            constant output cannot be moved exactly into the next bias.
 
     Example:
         >>> DeadRemoval({}, {}, {"fc1": 2}, {"fc1": 0}).removed
@@ -45,12 +45,12 @@ def remove_dead(
 ) -> DeadRemoval:
     """Also prune the outputs of units without kept inputs, and the inputs of units without kept outputs.
 
-    A unit is an output of a linear layer or a filter of a convolution; the outputs of the last
-    layer stay, and so do the inputs of the network. A unit without inputs emits ``f(bias)`` and
-    ``weight · f(bias)`` moves into the next bias; a unit without outputs loses its inputs, and
-    its bias becomes zero. What the network computes in evaluation stays the same. The constant
-    cannot move, and the unit stays, where the next layer has no bias or pads with zeros, or where
-    average pooling counts its padding; a constant of zero can always go.
+    A unit is an output of a linear layer or a filter of a convolution. The outputs of the last
+    layer and the inputs of the network are kept. A unit without inputs emits the constant
+    ``f(bias)``, so ``weight · f(bias)`` is added to the next bias. A unit without outputs loses its
+    inputs, and its bias becomes zero. The network computes the same in evaluation mode. If the next
+    layer has no bias or pads with zeros, or if average pooling counts its padding, the constant
+    cannot be moved and the unit is kept, unless the constant is zero.
 
     Args:
         model: a plain feed-forward network; it is not changed.
@@ -58,8 +58,8 @@ def remove_dead(
         example_shape: shape of one input, without a batch axis.
 
     Raises:
-        UnsupportedModel: the network is no plain chain, does not take that shape, flattens several
-            examples into one, or a mask does not fit.
+        UnsupportedModel: the network is not a plain chain, does not accept that shape, or flattens
+            several examples into one; or a mask does not fit.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1))
@@ -107,7 +107,7 @@ def remove_dead(
 def remove_dead_(
     model: nn.Module, masks: Mapping[str, Tensor], example_shape: tuple[int, ...]
 ) -> DeadRemoval:
-    """Remove dead units from a model: set its biases, and zero every weight that masks drop.
+    """Remove dead units from a model: set its biases, and set every pruned weight to zero.
 
     Args:
         model: a plain feed-forward network.
@@ -115,7 +115,7 @@ def remove_dead_(
         example_shape: shape of one input, without a batch axis.
 
     Returns:
-        What ``remove_dead`` returns. Its masks are those to train on with.
+        The result of ``remove_dead``. Continue to train with its masks.
 
     Raises:
         UnsupportedModel: as ``remove_dead``; nothing is changed then.

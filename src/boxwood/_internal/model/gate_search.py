@@ -55,8 +55,8 @@ def chipnet(
     ψ and the weights of a copy of the network are trained by AdamW on the loss, plus
     ``crispness_weight · mean (y - z)²``, plus ``budget_weight · (V - (1 - sparsity))²`` with V the
     fraction of weights in filters whose gate, rounded by a steep logistic curve around ½, is open.
-    From epoch to epoch β and γ grow, so that gates come near 0 and 1. At the end one threshold on z
-    over all layers keeps as many filters as the budget holds, at least one of each tensor.
+    β and γ grow from epoch to epoch, so that gates approach 0 and 1. At the end one threshold on z
+    over all layers keeps as many filters as the budget allows, at least one of each tensor.
 
     Args:
         model: a trained network, which is not changed.

@@ -30,20 +30,21 @@ def refine_masks(
     """Exchange weights so that each output keeps its expected value (DSnoT).
 
     In each row the pruned weights' expected contribution ``Δ = Σ (1 - M) W E[x]`` is brought towards
-    0: one pruned weight at a time comes back, and a kept one goes. Counts of rows stay.
+    0: one pruned weight at a time is exchanged for a kept one. The count of each row does not
+        change.
 
     Args:
         model: with linear, 1-D or 2-D convolution layers, and its dense weights; it is not changed.
         masks: from any criterion, such as magnitude, Wanda or SparseGPT.
         batches: inputs, or (inputs, targets); read once.
-        grouped: n of m consecutive inputs, which the masks keep, and keep keeping.
+        grouped: the n:m pattern of the masks, which is preserved.
         cycles: exchanges in a row at most, at least 0.
         threshold: a row is done at this ``|Δ|``, in the units of the layer's outputs summed over an
             example's positions; at least 0.
         group: as for `reconstruct`.
 
     Returns:
-        Masks of the same names, with as many weights in each row.
+        Masks with the same names and the same number of weights in each row.
 
     Raises:
         InvalidInput: the masks do not fit the model or the pattern, or a setting is out of range.

@@ -139,9 +139,9 @@ def find_masks_in_rounds(
 
     Args:
         model: any module; it is not changed.
-        schedule: round to total sparsity.
-        rounds: how many, at least 1; the paper of SynFlow takes 100.
-        settings: as for `find_masks`; ``masks`` is where the first round starts.
+        schedule: total sparsity after each round.
+        rounds: number of rounds, at least 1; the paper of SynFlow uses 100.
+        settings: as for `find_masks`; the first round starts from ``masks``.
 
     Example:
         >>> from boxwood.criteria import synflow
@@ -221,11 +221,11 @@ def prune_(model: nn.Module, sparsity: float | None, **settings: Any) -> dict[st
 def masks_from_zeros(model: nn.Module, layers: Layers = linear_and_conv) -> dict[str, Tensor]:
     """Derive masks from a network that another tool pruned: zeros count as pruned.
 
-    Masks are data of their own in Boxwood and are never inferred without your knowledge; this is for
-    weights that come without them.
+    Boxwood stores masks separately and never infers them without your knowledge. Use this function
+    for weights that come without masks.
 
     Raises:
-        InvalidInput: there are no zeros to read.
+        InvalidInput: the network has no zero weights.
 
     Example:
         >>> net = nn.Linear(2, 1, bias=False)

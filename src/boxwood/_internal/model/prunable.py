@@ -30,23 +30,22 @@ Layers = Callable[[nn.Module], dict[str, nn.Parameter]]
 def linear_and_conv(model: nn.Module) -> dict[str, nn.Parameter]:
     """Find all matrices and kernels of known layers, but not biases, norms and embeddings.
 
-    Known are linear layers (also those of transformers, ``Conv1D``, and of PyTorch Geometric),
-    bilinear ones, convolutions, also transposed, recurrent layers and their cells, and the
-    projections of attention. Embeddings are also parameters named as tables, such as
-    ``pos_embedding``. Queries, keys and values that torch keeps in one matrix are one tensor
-    here, and so are the gates of a recurrent layer: allocations that share a sparsity out over
-    layers give it to such a tensor as a whole.
+    Known layers are linear layers (also transformers' ``Conv1D`` and those of PyTorch Geometric),
+    bilinear layers, convolutions and transposed convolutions, recurrent layers and their cells, and
+    the projections of attention. Parameters named like tables, such as ``pos_embedding``, count as
+    embeddings. Queries, keys and values that torch stores in one matrix are one tensor here, and so
+    are the gates of a recurrent layer. An allocation gives such a tensor one sparsity.
 
-    A parameter that several layers share (tied weights) appears once, under its first name. Where
-    one of them is an embedding, a warning says so.
+    A parameter that several layers share (tied weights) appears once, under its first name. If one
+    of the layers is an embedding, there is a warning.
 
     Raises:
-        InvalidInput: there is none, or some are quantised, or have no shape yet.
+        InvalidInput: there are none, or some are quantised or have no shape yet.
 
     Warns:
-        SelectionWarning: a matrix is left out, since its layer is of no known kind, or since it is
-            computed from other parameters (weight norm and other parametrisations); or an embedding
-            shares a matrix that is pruned. `Matrices` says which of them are meant.
+        SelectionWarning: a matrix is left out because its layer is of an unknown type, or because
+            it is computed from other parameters (weight norm and other parametrisations); or an
+            embedding shares a matrix that is pruned. Use `Matrices` to say which you mean.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))

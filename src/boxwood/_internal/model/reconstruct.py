@@ -51,7 +51,7 @@ def reconstruct(
     """Adjust the kept weights so that every layer's outputs change least.
 
     Each layer's squared error ``‖W x - W' x‖²`` over the batches is minimal for its mask (up to the
-    damping), with x what the layers before it make once they are adjusted themselves.
+    damping), with x the output of the layers before it after their own adjustment.
 
     Args:
         model: with linear, 1-D or 2-D convolution layers; it is not changed.
@@ -108,12 +108,12 @@ def prune_and_reconstruct(
         batches: inputs, or (inputs, targets); read once for every input that layers share.
         layers: which parameters are pruned, in the order in which the layers run.
         grouped: n of m consecutive inputs, or blocks.
-        keep: counts of weights or blocks by name in place of the sparsity, such as `allocate` gives.
+        keep: counts of weights or blocks by name instead of the sparsity, such as from `allocate`.
         block: columns for which one mask is chosen at once.
         damping: added to the diagonal of each layer's Hessian, in units of its mean; above 0.
         group: as for `reconstruct`.
 
-    Weights whose input is zero in all of ``batches`` become zero first, and so are the first to go.
+    Weights whose input is zero in all of ``batches`` become zero first, and so are pruned first.
 
     Example:
         >>> net = nn.Linear(8, 4)
@@ -146,8 +146,8 @@ def prune_by_alps(
 ) -> Reconstruction:
     """Prune every layer by ALPS: masks and weights from ADMM, then conjugate gradients.
 
-    It takes some ten times as long as SparseGPT, and leaves less of the layers' error: 0.7 to 0.8 of
-    SparseGPT's in a small language model.
+    It takes about ten times as long as SparseGPT, and leaves less error in the layers: 0.7 to 0.8
+    of SparseGPT's in a small language model.
 
     Args:
         model: with linear, 1-D or 2-D convolution layers; it is not changed.
@@ -155,9 +155,9 @@ def prune_by_alps(
         batches: inputs, or (inputs, targets); read once for every input that layers share.
         layers: which parameters are pruned, in the order in which the layers run.
         grouped: n of m consecutive inputs, or blocks.
-        keep: counts of weights or blocks by name in place of the sparsity, such as `allocate` gives.
+        keep: counts of weights or blocks by name instead of the sparsity, such as from `allocate`.
         rho: penalty of the first rounds, above 0, for a Hessian with a diagonal of ones.
-        rounds: of ADMM at most, at least 1.
+        rounds: most rounds of ADMM, at least 1.
         refinements: steps of conjugate gradients on the chosen weights, at least 0.
         damping: added to the diagonal of each layer's Hessian, in units of its mean; above 0.
         group: as for `reconstruct`.
