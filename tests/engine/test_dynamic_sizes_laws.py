@@ -225,15 +225,6 @@ def test_wrong_ranges(dynamic: dict[str, dict[int, tuple[int, int]]], message: s
         compile_(nn.Linear(4, 4), {"input": torch.zeros(1, 5, 4)} if "y" in dynamic else torch.zeros(1, 5, 4), dynamic={"input" if name == "x" else name: axes for name, axes in dynamic.items()})  # fmt: skip
 
 
-def test_int8_has_one_size() -> None:
-    """The two options exclude each other, for now."""
-    with pytest.raises(InvalidInput, match="Expected precision='float32' with dynamic"):
-        compile_(
-            nn.Linear(4, 4), torch.zeros(1, 5, 4), precision="int8",
-            calibration=[torch.zeros(1, 5, 4)], dynamic={"input": {1: (1, 9)}},
-        )  # fmt: skip
-
-
 def test_without_dynamic_another_shape_names_the_option() -> None:
     """The error says how to compile for other sizes."""
     session = compile_(nn.Linear(4, 4), torch.zeros(1, 5, 4))

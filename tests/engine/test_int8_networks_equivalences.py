@@ -302,6 +302,43 @@ def test_explain_says_what_stays_float_and_why():
     assert "int8 kernel" not in lines[0]
 
 
+def unfit_layers():
+    """A layer that cannot be int8, its input, and what `explain` says about it."""
+    endless = nn.Linear(8, 4)
+    with torch.no_grad():
+        endless.weight[0, 0] = math.inf
+    return {
+        "groups": (
+            nn.Conv2d(12, 6, 1, groups=2), torch.randn(1, 12, 5, 5),
+            "groups of 6 channels are not whole quads",
+        ),
+        "stride": (
+            nn.Conv2d(8, 8, 3, stride=3, groups=8), torch.randn(1, 8, 11, 11),
+            "a filter for each channel with a stride of 3",
+        ),
+        "sums": (nn.Linear(65_796, 2), torch.randn(1, 65_796), "its sums may exceed 32 bits"),
+        "infinity": (endless, torch.randn(1, 8), "a weight is not finite"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", unfit_layers())
+def test_explain_says_why_a_layer_cannot_be_int8(name):
+    net, x, said = unfit_layers()[name]
+    net = nn.Sequential(net, nn.ReLU()).eval()
+    session = boxwood.compile(net, x, precision="int8", calibration=[x])
+    assert not any(is_int8(op) for op in session.program.ops)
+    assert f"float32: {said}" in str(session.explain(x))
+
+
+def test_a_layer_of_many_inputs_is_int8():
+    """As VGG's first linear layer is, of 25,088 inputs; the greatest sums still fit."""
+    net, x = nn.Sequential(nn.Linear(25_088, 4), nn.ReLU()).eval(), drawn(1, 25_088)
+    session = boxwood.compile(net, x, precision="int8", calibration=[x])
+    assert any(is_int8(op) for op in session.program.ops)
+    with torch.no_grad():
+        assert decibels(net(x), session(x)) > 25
+
+
 def test_constants_and_silence():
     """A channel that never changes, and an input of zeros only, give what the network gives."""
     net = nn.Sequential(nn.Conv2d(2, 4, 1), nn.ReLU(), nn.Conv2d(4, 3, 1))

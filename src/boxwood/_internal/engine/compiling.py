@@ -32,7 +32,7 @@ from boxwood._internal.engine.passes.lines_as_planes import lines_as_planes
 from boxwood._internal.engine.passes.narrow_products import narrow_products
 from boxwood._internal.engine.passes.simplify import simplify
 from boxwood._internal.engine.passes.written_out import recognise_written_out
-from boxwood._internal.engine.program import Program, check_program
+from boxwood._internal.engine.program import Batch, Program, check_program
 from boxwood._internal.engine.quantisation.choose import checked_batches, quantised
 from boxwood._internal.engine.random_state import preserved_generators
 from boxwood._internal.engine.recording import UncapturableError, as_if_compiling
@@ -80,7 +80,8 @@ def compile(  # noqa: A001
             keeps 20 dB of signal to noise on the calibration data. Inputs, outputs and all other
             operations stay float32. NaN in the input of such a layer becomes its least value.
         calibration: for int8, typical inputs of the same form as the example, without labels. A few
-            hundred examples in total are enough. They determine the ranges of activations.
+            hundred examples in total are enough. They determine the ranges of activations. With
+            ``dynamic``, batches may differ in size; give the sizes that calls will have.
         dynamic: axes whose size may vary between calls, by the names of arguments, with the least
             and the greatest size, and optionally a step between sizes:
             ``{"input_ids": {1: (1, 512)}}``. Axes of several arguments with the same size in the
@@ -116,11 +117,6 @@ def compile(  # noqa: A001
             "Expected calibration data with precision='int8', and none with 'float32', got "
             f"precision={precision!r} and calibration{' without' if calibration is None else ''} "
             "data; give both or neither."
-        )
-    if dynamic and calibration is not None:
-        raise InvalidInput(
-            "Expected precision='float32' with dynamic, got 'int8'; compile one network for each "
-            "size, or in float32."
         )
     check_network(model)
     check_whole(dict(model.named_parameters()))
@@ -175,8 +171,8 @@ def _compiled(
     return session
 
 
-def _calls(session: Session, examples: Iterable[Any]) -> list[tuple[list[Tensor], int]]:
-    """Return calibration data as inputs of the program, with their batch sizes."""
+def _calls(session: Session, examples: Iterable[Any]) -> list[tuple[list[Tensor], Batch]]:
+    """Return calibration data as inputs of the program, with their sizes."""
     found = []
     if isinstance(examples, Tensor) or not isinstance(examples, Iterable):
         raise InvalidInput(
@@ -186,9 +182,7 @@ def _calls(session: Session, examples: Iterable[Any]) -> list[tuple[list[Tensor]
     for example in examples:
         args, kwargs = arguments_of(example)
         inputs = session.interface.tensors(args, kwargs)
-        batch = check_inputs(session.program, inputs)
-        if isinstance(batch, int):  # int8 networks have no ranges of sizes
-            found.append((inputs, batch))
+        found.append((inputs, check_inputs(session.program, inputs)))
     return found
 
 

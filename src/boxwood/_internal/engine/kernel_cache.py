@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from boxwood._internal.engine import driver, kernel_problems
 from boxwood._internal.engine.constants import Constants
-from boxwood._internal.engine.kernels import conv
+from boxwood._internal.engine.kernels import conv, int8_build
 from boxwood._internal.engine.kernels.contract import BoundKernel, Kernel
 from boxwood._internal.engine.kernels.conv import Conv
+from boxwood._internal.engine.kernels.int8_conv import Int8Conv
 from boxwood._internal.engine.llvm import jit
 from boxwood._internal.engine.llvm.cache import ObjectCache, default_cache
 from boxwood._internal.engine.llvm.objects import Library, load_library
@@ -80,14 +81,19 @@ class KernelCache:
 
     def _of_other_sizes(self, step: KernelStep) -> Kernel | None:
         """Return a kernel that shares the packed weight of one for other sizes."""
-        if not self.program.ranges or not isinstance(step.problem, Conv):
+        if not self.program.ranges or not isinstance(step.problem, Conv | Int8Conv):
             return None
         for key in tuple(self.stored):
             if key[1:] == (step.weight, step.bias):
                 self.restore(key)
         for (problem, weight, bias), bound in self.built.items():
-            if (weight, bias) == (step.weight, step.bias) and isinstance(problem, Conv):
+            if (weight, bias) != (step.weight, step.bias):
+                continue
+            if isinstance(problem, Conv) and isinstance(step.problem, Conv):
                 return conv.resized(step.problem, problem, bound.kernel, self.target)
+            if isinstance(problem, Int8Conv) and isinstance(step.problem, Int8Conv):
+                units = self.weight(bias)
+                return int8_build.resized(step.problem, problem, bound.kernel, units, self.target)
         return None
 
     def restore(self, key: KernelKey) -> None:

@@ -100,7 +100,8 @@ def at_sizes(program: Program, sizes: Sizes) -> Program:
             if not isinstance(op, TorchOp):  # ranks of results decide over the nesting of tokens
                 for number in op.writes:
                     rank = len(program.values[number].shape)
-                    values[number] = torch.empty((0,) * rank, device="meta")
+                    kind = program.values[number].dtype  # which operations on bytes check
+                    values[number] = torch.empty((0,) * rank, dtype=kind, device="meta")
             try:
                 made = _made(op, values, sizes)
             except Exception:  # noqa: BLE001 - as in the check above
@@ -162,7 +163,7 @@ def _on_bytes(
     check_quantisations(kind)
     floats = {number: values[number].float() for number in op.sources}
     if not isinstance(kind, OnBytes):
-        return _native(replace(op, kind=Pointwise(Operation.COPY)), floats)
+        return _native(replace(op, kind=Pointwise(Operation.COPY)), floats).to(result)
     bias = None
     if isinstance(kind.kind, Convolve | Project):
         if op.weight is None or op.bias is None:
@@ -175,7 +176,7 @@ def _on_bytes(
             raise TypeError("a residual of bytes without its scale")
         floats[op.weight], floats[op.bias] = weight.float(), constants[1]
         bias = op.bias
-    return _native(replace(op, kind=kind.kind, bias=bias), floats)
+    return _native(replace(op, kind=kind.kind, bias=bias), floats).to(result)
 
 
 def _check_stack(op: Recurrent, values: Mapping[int, Tensor]) -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,7 @@ from boxwood._internal.engine.kernels import int8_columns, int8_rows, rows
 from boxwood._internal.engine.kernels.contract import Code, Kernel, Pointer
 from boxwood._internal.engine.kernels.conv import input_source
 from boxwood._internal.engine.kernels.int8_conv import Int8Conv, Weight, epilogue
-from boxwood._internal.engine.kernels.packing import ConvPacking, Rates, usual
+from boxwood._internal.engine.kernels.packing import ConvPacking, Rates, registers_per_tile, usual
 from boxwood._internal.engine.kernels.quads import QUAD, quad_count, to_bytes, to_words
 from boxwood._internal.engine.kernels.tiling import column_offsets, runs, tile
 from boxwood._internal.engine.layouts import FLOATS_PER_LINE, Array, lines, position_mask
@@ -112,6 +113,43 @@ def build(
     else:
         stream = int8_columns.packed(stream)
     return _kernel(problem, stream, first, constants, target, packing)
+
+
+def resized(
+    problem: Int8Conv, other: Int8Conv, kernel: Kernel, constants: Array | None, target: Target
+) -> Kernel | None:
+    """Return the kernel of the same layer at another size, which shares the packed weight.
+
+    Args:
+        problem: the convolution.
+        other: that of the kernel.
+        kernel: with the weight.
+        constants: as in `build`.
+        target: the family that runs it.
+
+    Returns:
+        None where the weight would be packed in another way at this size.
+    """
+    how = kernel.packing.conv
+    registers = lines(problem.shape.target.span) // target.lanes
+    most = registers_per_tile(how.height, problem.columns, target)
+    tiles = math.ceil(registers / most)
+    conv = replace(how, vectors=math.ceil(registers / tiles))
+    same = type(input_source(problem.shape, conv)) is type(input_source(other.shape, how))
+    if constants is None or not same or problem.weight_shape != other.weight_shape:
+        return None
+    numbers: Any = dict(zip(int8_rows.NUMBERS, kernel.slots, strict=False))
+    held: Any = dict(zip(int8_rows.ADDRESSES, kernel.constants, strict=True))
+    records = held["records"].copy()
+    records["source"] = 0
+    stream = WeightStream(
+        ((numbers["last_row"] + 1) * problem.shape.groups, problem.columns), how.height, how.block,
+        numbers["chunks"], numbers["chunk_rows"] // how.height,
+        records.reshape(numbers["chunks"], -1), held["headers"], held["indices"],
+        held["values"].reshape(-1, how.height),
+    )  # fmt: skip
+    packing = replace(kernel.packing, conv=conv)
+    return _kernel(problem, stream, held["starts"], constants, target, packing)
 
 
 def _stream(problem: Int8Conv, weight: Weight | StreamParts, packing: ConvPacking) -> WeightStream:

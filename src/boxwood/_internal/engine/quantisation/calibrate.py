@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from boxwood._internal.engine.kernels.int8_conv import MOST_PRODUCTS
-from boxwood._internal.engine.kernels.quads import QUAD, Quantisation
+from boxwood._internal.engine.kernels.quads import QUAD, Quantisation, quad_count
 from boxwood._internal.engine.ops import Convolve, NativeOp, PoolWindows, Project, Recurrent
-from boxwood._internal.engine.program import Program
+from boxwood._internal.engine.program import Batch, Program
 from boxwood._internal.engine.quantisation.layers import (
     Int8Layer,
     measured_layers,
@@ -21,7 +21,7 @@ from boxwood._internal.engine.quantisation.stacks import Int8Stack, measured_sta
 LEAST_DECIBELS = 20.0
 """Signal to noise, below which a layer stays float32: noise of a tenth of the signal."""
 
-Batches = Sequence[tuple[Sequence[Tensor], int]]
+Batches = Sequence[tuple[Sequence[Tensor], Batch]]
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def unfit(op: NativeOp, program: Program) -> str:
         return "" if stride <= 2 else f"a filter for each channel with a stride of {stride}"
     if groups > 1 and (inner % QUAD or outer // groups % QUAD):
         return f"groups of {inner} channels are not whole quads"
-    if weight[0].numel() * QUAD > MOST_PRODUCTS:
+    if quad_count(inner) * QUAD * weight[0, 0].numel() > MOST_PRODUCTS:
         return "its sums may exceed 32 bits"
     if not bool(torch.isfinite(weight).all()):
         return "a weight is not finite"

@@ -10,6 +10,7 @@ from boxwood._internal.engine import assignment, choice_cache
 from boxwood._internal.engine.explain import OperationTimes
 from boxwood._internal.engine.kernel_cache import KernelCache
 from boxwood._internal.engine.ops import is_int8
+from boxwood._internal.engine.program import Batch
 from boxwood._internal.engine.quantisation.calibrate import Batches, Calibrated, calibrated
 from boxwood._internal.engine.quantisation.rewrite import Rewritten
 from boxwood._internal.engine.session import Session
@@ -49,7 +50,8 @@ def _chosen(
 
     Operation by operation first; then the cheapest choice, all layers and none are run in turn.
     """
-    program, batch, every = session.program, session.program.batch or 0, found.positions
+    program, every = session.program, found.positions
+    batch = program.example
     if not every:
         return frozenset(), session.times
     kernels = KernelCache(whole.program, session.kernels.target, session.threads)
@@ -78,7 +80,7 @@ def _with_layers(
     times: Mapping[int, OperationTimes],
 ) -> Session:
     """Return the session whose chosen layers run on bytes; the rest is where it was cheapest."""
-    program, batch = session.program, session.program.batch or 0
+    program, batch = session.program, session.program.example
     noted = {p: replace(time, note=found.note(p, chosen)) for p, time in times.items()}
     if not chosen:
         return session.with_native(session.native, noted)
@@ -101,7 +103,7 @@ def _with_layers(
 
 
 def checked_batches(
-    batches: Sequence[tuple[Sequence[Tensor], int]],
+    batches: Sequence[tuple[Sequence[Tensor], Batch]],
 ) -> Batches:
     """Return calibration inputs.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from boxwood._internal.engine.kernels.quads import Quantisation
 from boxwood._internal.engine.ops import NativeOp
-from boxwood._internal.engine.program import Program
+from boxwood._internal.engine.program import Batch, Program
 from boxwood._internal.engine.quantisation import ranges
 from boxwood._internal.engine.quantisation.observe import Observer, by_channel, product
 
@@ -69,7 +69,7 @@ def bytes_weight(weight: Tensor, *, pairs: bool) -> BytesWeight:
 
 
 def observed_ranges(
-    program: Program, batches: Sequence[tuple[Sequence[Tensor], int]], values: Iterable[int]
+    program: Program, batches: Sequence[tuple[Sequence[Tensor], Batch]], values: Iterable[int]
 ) -> dict[int, tuple[Quantisation, ...]]:
     """Return the ranges that each value may have: by percentile, and by squared error.
 
@@ -160,7 +160,7 @@ class Int8Layer:
 
 def measured_layers(
     program: Program,
-    batches: Sequence[tuple[Sequence[Tensor], int]],
+    batches: Sequence[tuple[Sequence[Tensor], Batch]],
     positions: Iterable[int],
     choices: Mapping[int, tuple[Quantisation, ...]],
     *,

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from boxwood._internal.engine import aten_ops, torch_functions
 from boxwood._internal.engine.ops import Convolve, NativeOp, Project, Recurrent
-from boxwood._internal.engine.program import Program, TorchOp, sizes_at
+from boxwood._internal.engine.program import Batch, Program, TorchOp, sizes_at
+from boxwood._internal.engine.shapes import at_sizes
 
 
 class Observer:
@@ -27,7 +28,7 @@ class Observer:
         }
 
     def walk(
-        self, inputs: Sequence[Tensor], batch: int
+        self, inputs: Sequence[Tensor], batch: Batch
     ) -> Iterator[tuple[int, Mapping[int, Tensor]]]:
         """Yield each position after its operation has run, with the values of that moment.
 
@@ -35,32 +36,35 @@ class Observer:
 
         Args:
             inputs: of the program.
-            batch: their leading size.
+            batch: their leading size, or those in the program's ranges.
         """
         program = self.program
+        if isinstance(batch, tuple):
+            program, batch = at_sizes(program, batch), 0
         values = dict(zip(program.inputs, inputs, strict=True))
         yield -1, values
         for position, op in enumerate(program.ops):
-            made = self._run(position, values, batch)
+            made = self._run(program, position, values, batch)
             values.update(zip(op.writes, made, strict=True))
             yield position, values
             for value in (*op.reads, *op.writes):
                 if self._last.get(value, -1) <= position:
                     values.pop(value, None)
 
-    def _run(self, position: int, values: Mapping[int, Tensor], batch: int) -> list[Tensor]:
-        op, constants = self.program.ops[position], self.program.constants
+    def _run(
+        self, program: Program, position: int, values: Mapping[int, Tensor], batch: int
+    ) -> list[Tensor]:
+        op, constants = program.ops[position], program.constants
         if isinstance(op, TorchOp):
             known = {number: constants[number] for number in op.reads if number in constants}
             return list(aten_ops.run_operator(aten_ops.at_batch(op, batch), {**known, **values}))
         sources = [values[n] if n in values else constants[n] for n in op.sources]  # type: ignore[attr-defined]
         key = position, tuple(sources[0].shape)
         if key not in self._functions:
-            self._functions[key] = self._function(op, batch)
+            self._functions[key] = self._function(program, op, batch)
         return aten_ops.tensors_of(self._functions[key](*sources))
 
-    def _function(self, op: Any, batch: int) -> Callable[..., Any]:
-        program = self.program
+    def _function(self, program: Program, op: Any, batch: int) -> Callable[..., Any]:
         if isinstance(op, Recurrent):
             return torch_functions.torch_stack(op, program.constants)
         shapes = [sizes_at(program.values[value].shape, batch) for value in (op.sources[0], op.out)]

@@ -9,7 +9,7 @@ from torch import Tensor
 from boxwood._internal.engine import torch_functions
 from boxwood._internal.engine.kernels.quads import Quantisation
 from boxwood._internal.engine.ops import Recurrent, RecurrentLayer
-from boxwood._internal.engine.program import Program
+from boxwood._internal.engine.program import Batch, Program
 from boxwood._internal.engine.quantisation import ranges
 from boxwood._internal.engine.quantisation.layers import (
     ERROR_BATCHES,
@@ -43,7 +43,7 @@ class Int8Stack:
 
 def measured_stacks(
     program: Program,
-    batches: Sequence[tuple[Sequence[Tensor], int]],
+    batches: Sequence[tuple[Sequence[Tensor], Batch]],
     choices: Mapping[int, tuple[Quantisation, ...]],
     *,
     pairs: bool,
