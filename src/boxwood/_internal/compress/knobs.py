@@ -188,7 +188,7 @@ def masks_at(
     Args:
         model: the network.
         shares: by name of the parameter; others stay whole and have no mask.
-        granularity: what goes together.
+        granularity: which weights are pruned together.
 
     Example:
         >>> net = nn.Linear(4, 2)
@@ -247,7 +247,7 @@ def weight_knobs(
 
     Args:
         model: the network; it is put back.
-        granularity: what goes together.
+        granularity: which weights are pruned together.
         apart: how far a network is from the dense one.
         watch: called with how many measurements are done, and of all.
     """

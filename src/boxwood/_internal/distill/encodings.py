@@ -51,7 +51,7 @@ class Float32:
 class Float16:
     """All logits in float16, centred to mean zero: 2 bytes each, 11 bits of precision.
 
-    Centring changes no probability, and keeps logits of a large common offset in range.
+    Centring does not change probabilities, and keeps logits with a large common offset in range.
 
     Example:
         >>> form = Float16()
@@ -74,9 +74,9 @@ class Float16:
 class TopK:
     """The k largest logits in float16 and the mass of the others: about 4 k bytes an example.
 
-    At temperature 1 the kept classes have their exact probabilities, up to rounding; the rest is
-    shared evenly by the other classes, each with the logit ``logsumexp(rest) - log(C - k)``. At
-    other temperatures that is an approximation, the better the less mass the rest has.
+    At temperature 1 the kept classes have their exact probabilities, up to rounding. The other
+    classes share the rest equally, each with the logit ``logsumexp(rest) - log(C - k)``. At other
+    temperatures this is an approximation, which is better if the rest has less mass.
 
     Args:
         k: classes kept, at least 1.

@@ -20,11 +20,11 @@ from boxwood.errors import InvalidInput
 class FeatureDistillation(Distillation):
     """`Distillation` with hidden features of the teacher: ``+ weight · mean((h - g)²) / 2``.
 
-    A loss for any recipe whose teacher has layers of the same names and widths. The network's own
-    past has them, unless units were removed in between.
+    A loss for any recipe whose teacher has layers of the same names and widths. An earlier phase of
+    the same network has them, unless units were removed in between.
 
     Args:
-        layers: names of the modules whose outputs h are to be those of the teacher, g.
+        layers: names of the modules whose outputs h should match those of the teacher, g.
         weight: >= 0, units of loss per squared unit of feature.
 
     Raises:

@@ -42,12 +42,13 @@ class Distillation:
 
     ``soft · T² · CE(softmax(v/T), softmax(z/T)) + hard · CE(y, softmax(z))``, the mean over a
     batch, in nats. The T² keeps the two parts in proportion when T changes, because the gradient
-    of the soft part shrinks as 1/T². Where there is no teacher, as on validation examples, it is
-    the cross-entropy of the labels alone.
+    of the soft part shrinks as 1/T². Without a teacher, as on validation examples, it is the
+    cross-entropy of the labels alone.
 
     Args:
         temperature: T > 0 of both softmaxes; the student is used at T = 1 afterwards. Choose it by
-            validation accuracy: small students want it near 1, wide ones take any above 8.
+            validation accuracy: small students need it near 1, and for wide ones any value above 8
+            works.
         soft: α >= 0, weight of the teacher.
         hard: β >= 0, weight of the labels, usually much smaller.
 
@@ -125,7 +126,7 @@ def soft_cross_entropy(logits: Tensor, teacher: Tensor, temperature: float) -> T
 def logit_matching(logits: Tensor, teacher: Tensor) -> Tensor:
     """Half the squared distance of centred logits, ``Σ_i (z_i - v_i)² / (2 C)``: the limit T → ∞.
 
-    Logits are centred to mean zero first, for the softmax does not see their mean.
+    Logits are first centred to mean zero, because the softmax does not depend on their mean.
 
     Args:
         logits: z of the student, [N, C].
@@ -151,7 +152,7 @@ def feature_matching(features: Tensor, teacher: Tensor, projection: Tensor | Non
     Args:
         features: h of the student, [N, F].
         teacher: g, [N, G]; no gradient flows into them.
-        projection: P, [G, F], learnt along with the student; needed where F differs from G.
+        projection: P, [G, F], learned together with the student; needed if F differs from G.
 
     Raises:
         InvalidInput: the shapes do not fit.

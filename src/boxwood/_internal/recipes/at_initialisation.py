@@ -53,12 +53,12 @@ def prune_at_initialisation(
         sparsity: fraction of zeros over the tensors of ``layers``, in [0, 1).
         criterion: `snip`, `grasp`, `synflow`, `magnitude`, `random`, or another of
             `boxwood.criteria` or your own.
-        rounds: how often to score and prune; None takes 100 for `synflow` and 1 for all others.
+        rounds: how often to score and prune; None is 100 for `synflow` and 1 for all others.
         allocation: as for `boxwood.find_masks`.
         granularity: as for `boxwood.find_masks`.
         layers: as for `boxwood.find_masks`.
-        loss: for criteria that ask for gradients; None takes that of ``train``, and
-            for `grasp` divides the outputs by 200.
+        loss: for criteria that need gradients; None uses that of ``train``, and for `grasp` divides
+            the outputs by 200.
         evidence: the number of training examples that such criteria see, drawn at random.
         sample: which of the seed's random samples of examples.
         measure: the phase after the training.
@@ -95,7 +95,8 @@ def prune_at_initialisation(
 def shuffled_masks(recipe: Recipe, *, index: int = 1) -> Recipe:
     """Train the same number of weights of each layer at random positions: the control of the choice.
 
-    Where it does as well as the recipe, the criterion chose only how many weights each layer keeps.
+    If it does as well as the recipe, only the criterion's count in each layer matters, not its
+    choice of weights.
 
     Args:
         recipe: of `prune_at_initialisation`.

@@ -31,7 +31,7 @@ def filter_agent(
 
     Args:
         train: the dense training, whose validation accuracy is p*.
-        search: how one layer is searched; its ``layer`` and ``reference`` are filled in.
+        search: settings of the search over one layer; ``layer`` and ``reference`` are filled in.
         finetune: after each layer.
         layers: names of groups of units, input side first; see `layers_of`.
         measure: the last phase; `Measure` by default.
@@ -69,8 +69,9 @@ def ranked(recipe: Recipe, criterion: Criterion = magnitude, *, loss: Loss | Non
 
     Args:
         recipe: made by `filter_agent`; the fine-tunings stay as they are.
-        criterion: `magnitude` for the L1 norm of filters, `taylor`, …; `random` for a choice by chance.
-        loss: for criteria that ask for gradients; cross-entropy where none is given.
+        criterion: `magnitude` for the L1 norm of filters, `taylor`, …; `random` for a random
+            choice.
+        loss: for criteria that need gradients; cross-entropy by default.
 
     Example:
         >>> from boxwood.agent import TryAndLearn
@@ -103,7 +104,8 @@ def by_sensitivity(recipe: Recipe, finetune: Training, *, share: float = 0.125) 
 
     Args:
         recipe: made by `filter_agent`.
-        finetune: after all removals; as long as all fine-tunings of the agent together is fair.
+        finetune: training after all removals; for a fair comparison, as long as all fine-tunings of
+            the agent together.
         share: as for `RemoveBySensitivity`.
 
     Example:

@@ -85,15 +85,15 @@ def gradual_pruning(
 
     Args:
         train: the dense training.
-        sparsity: at the end, in [0, 1); `Size` says at which one a large network has as many
-            non-zeros, or bytes, as a small one.
+        sparsity: sparsity at the end, in [0, 1); `Size` computes the one at which a large network
+            has as many non-zeros, or bytes, as a small one.
         begin: step at which the sparsity starts to rise, after some dense training.
-        end: step of the last update; training goes on after it.
+        end: step of the last update; training continues after it.
         every: steps between updates.
         shape: `Cubic` as in the paper; its controls are `Linear` and `at_the_end`.
         criterion: scores the weights.
-        granularity: what goes together.
-        allocation: how the sparsity is shared out; ``uniform`` prunes every layer to it by itself.
+        granularity: which weights are pruned together.
+        allocation: how the sparsity is distributed; ``uniform`` prunes every layer to it by itself.
         layers: the parameters that are pruned.
         measure: the phase after the training.
 

@@ -31,8 +31,8 @@ Pruning = Callable[[int], Prune]
 def layerwise_rates(*rates: tuple[str, float], granularity: Granularity = Elements()) -> Pruning:
     """Prune each layer by itself; each level removes a fraction of its remaining weights.
 
-    A layer of n weights keeps ``round((1 - rate)^level · n)`` at ``level``; counted from the whole
-    layer, so that rounding does not add up.
+    A layer of n weights keeps ``round((1 - rate)^level · n)`` at ``level``. The count starts from
+    the whole layer, so rounding errors do not accumulate.
 
     Args:
         rates: (pattern, rate) pairs; the first match counts, no match leaves a layer dense.
@@ -57,7 +57,7 @@ def global_rate(
     """Prune all layers by one ranking; each level removes a fraction of the remaining weights.
 
     Args:
-        rate: fraction of the survivors that each level prunes.
+        rate: fraction of the remaining weights that each level prunes.
         layers: which weights are ranked, such as `conv`; the others stay.
         granularity: as for `boxwood.find_masks`; its groups are what is counted.
 
@@ -77,9 +77,9 @@ def lottery_ticket(
 ) -> Recipe:
     """Find a ticket by iterative pruning: ``train, (prune, rewind, train) × levels``.
 
-    Survivors go back to θ_k, and training replays from step k on with a new optimizer, at the
-    learning rate and the place in the data of that step. θ_k is computed by itself, after the
-    dense training, whose first k steps it repeats bit for bit; so all k share that training.
+    Kept weights are reset to θ_k, and training runs again from step k with a new optimizer, at that
+    step's learning rate and position in the data. θ_k is computed separately, by repeating the
+    first k steps of the dense training bit for bit; so all k share that training.
 
     Args:
         train: the dense training, and that of every level.
@@ -140,8 +140,8 @@ def continued_training(
         train: the dense training.
         prune: `layerwise_rates` or `global_rate`.
         levels: how often to prune.
-        again: the training of every level; by default that of the dense network. With
-            ``replace(train, start_at=k)`` the learning rate is rewound to step k, and nothing else.
+        again: the training of every level; by default that of the dense network. ``replace(train,
+            start_at=k)`` rewinds only the learning rate, to step k.
 
     Example:
         >>> from boxwood.optim import SGD

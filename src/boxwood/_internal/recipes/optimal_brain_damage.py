@@ -32,8 +32,8 @@ def optimal_brain_damage(
 ) -> Recipe:
     """Train to a minimum, then delete, retrain and measure at each of several rising sparsities.
 
-    Standardise every input by itself: with an offset that many of them share, as one mean for all
-    pixels leaves it, the terms that the diagonal leaves out outweigh those that it keeps, and
+    Standardise every input by itself. If many inputs share an offset, as with one mean for all
+    pixels, the off-diagonal terms that the method ignores are larger than the diagonal, and
     magnitude does better.
 
     Args:
@@ -46,7 +46,7 @@ def optimal_brain_damage(
         allocation: as for `boxwood.find_masks`.
         granularity: as for `boxwood.find_masks`.
         layers: as for `boxwood.find_masks`.
-        examples: how many of the training examples the criterion sees; None for all.
+        examples: number of training examples that the criterion sees; None for all.
 
     Example:
         >>> from boxwood.training import squared_error

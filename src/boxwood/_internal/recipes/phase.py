@@ -44,12 +44,12 @@ class World:
     Args:
         genesis: what the run started from.
         data: training, validation and test examples.
-        earlier: a label to the state that the phase of that label left; ``"genesis"`` always is.
-        checkpoints: where a long phase keeps how far it is.
+        earlier: states by the label of the phase that left them; ``"genesis"`` is always there.
+        checkpoints: where a long phase saves its progress.
         progress: called with (done, all) while a phase works.
         device: where networks are trained and measured.
         finished: the last state of a run that the phase said it needs.
-        cache: folder for what can be computed again, such as a teacher's logits.
+        cache: folder for data that can be computed again, such as a teacher's logits.
     """
 
     genesis: "Genesis"

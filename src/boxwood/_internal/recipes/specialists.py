@@ -29,9 +29,10 @@ def specialists(before: Recipe, special: Training, *, groups: ClassGroups | int)
     """Add specialists to a generalist, and ask them together.
 
     Args:
-        before: the generalist: `generalist`, or any other recipe, a pruned network's too.
+        before: the generalist: `generalist`, or any other recipe, also of a pruned network.
         special: how each specialist is trained, from the generalist's weights.
-        groups: classes of each specialist; or how many clusters of confused classes to look for.
+        groups: classes of each specialist, or the number of clusters of confused classes to look
+            for.
 
     Raises:
         InvalidInput: there are no groups.

@@ -42,7 +42,7 @@ def trained_teacher(
     Args:
         model: returns a new network.
         train: how it is trained.
-        data: what it learns from; by default what the student does.
+        data: its training data; by default the student's.
         members: the number of networks, at least 1, each with its own seed.
         mean: `arithmetic_mean` or `geometric_mean`.
 
@@ -74,7 +74,7 @@ def student(
     Args:
         train: how the student is trained.
         teacher: who teaches.
-        loss: temperature, and the weights of teacher and labels.
+        loss: the loss, with temperature and the weights of teacher and labels.
         shift: corrects the biases of classes that the transfer set lacks.
 
     Example:
@@ -117,14 +117,14 @@ def with_teacher(
     """Give the trainings of a recipe a teacher, so that it prunes and distils at once.
 
     Args:
-        recipe: any; every `Train` after ``after`` is given the teacher and the loss.
+        recipe: any recipe; every `Train` after ``after`` gets the teacher and the loss.
         teacher: whose logits are learned.
         loss: such as `Distillation` or `FeatureDistillation`.
-        after: label of the phase after which trainings are taught, usually the dense training
-            whose network is the teacher; None to teach all.
+        after: label of the phase after which trainings get the teacher, usually the dense training
+            whose network is the teacher; None for all trainings.
 
     Returns:
-        The recipe, with the other phases as they were.
+        The recipe, with the other phases unchanged.
 
     Raises:
         InvalidInput: no phase has that label, or no training follows it.

@@ -85,8 +85,8 @@ class PastNetwork:
 class TrainedNetworks:
     """Networks that other runs train; several form an ensemble.
 
-    Their runs are in the student's store. They are made first if they are not there, and are shared
-    by all their students. Several processes may make them, as any other runs.
+    Their runs are in the student's store. They are made first if they are missing, and all students
+    share them. Several processes may make them, like any other runs.
 
     Args:
         model: returns a new network.
@@ -158,11 +158,11 @@ class Teacher:
 
     Args:
         source: `PastNetwork` or `TrainedNetworks`.
-        encoding: `Float32`, `Float16` or `TopK`; the student learns from what is kept.
-        batch: inputs per forward pass of the teacher, at least 1; with augmentation the student's
-            batch is taken.
-        cached: keep logits on disk, in the store, so that later students read them. It changes no
-            byte of a result. With augmentation, logits are kept for every step.
+        encoding: `Float32`, `Float16` or `TopK`; the student learns from the encoded logits.
+        batch: inputs per forward pass of the teacher, at least 1; with augmentation, the student's
+            batch is used.
+        cached: store logits on disk, in the store, for later students. It does not change a byte of
+            the result. With augmentation, logits are stored for every step.
 
     Raises:
         InvalidInput: ``batch`` is below 1.

@@ -29,8 +29,8 @@ def dense(train: Training, *, as_long_as: Recipe | None = None) -> Recipe:
 
     Args:
         train: how, and how long.
-        as_long_as: a recipe whose last network was trained for longer, such as one that
-            retrains; the dense training then takes as many epochs or steps, with its learning-rate
+        as_long_as: a recipe whose last network was trained for longer, such as one that retrains;
+            the dense training then has the same number of epochs or steps, with its learning-rate
             schedule stretched over them.
 
     Raises:
@@ -71,13 +71,14 @@ def iterative(
 
     Args:
         train: the dense training.
-        retraining: how to retrain; or a function of the round, such as `alternating` returns.
+        retraining: how to retrain: phases, or a function of the round, such as `alternating`
+            returns.
         sparsities: total fraction of zeros after each round.
         criterion: as for `boxwood.find_masks`; ``magnitude_over_std`` ranks by quality × std.
         allocation: as for `boxwood.find_masks`.
         granularity: as for `boxwood.find_masks`.
-        dead: dead neurons go with every pruning, and count: each of ``sparsities`` is met without
-            them. For plain feed-forward networks.
+        dead: remove dead neurons after every pruning, and count them as pruned: each of
+            ``sparsities`` is met without them. For plain feed-forward networks.
 
     Example:
         >>> from boxwood.optim import SGD
@@ -149,8 +150,7 @@ def reinitialised(recipe: Recipe, train: Training) -> Recipe:
 def alternating(retrain: Training, model: Callable[[], nn.Module]) -> Retraining:
     """Retrain locally: the linear layers with all others frozen, then the reverse.
 
-    A network of linear layers alone, or without any, has no such halves: it is retrained as a whole,
-    twice.
+    A network with only linear layers, or without any, is retrained as a whole, twice.
 
     Args:
         retrain: used for both halves, with its epochs or steps each; dropout is corrected, as after

@@ -16,7 +16,7 @@ from boxwood.errors import InvalidInput
 
 
 class Averaging(Protocol):
-    """When weights enter an average, with which share: a frozen dataclass such as `EMA` or `SWA`."""
+    """The interface of weight averages such as `EMA` and `SWA`: when weights enter, with which share."""
 
     def due(self, step: int, steps: int, per_epoch: int) -> bool:
         """Say whether the weights after ``step`` of ``steps``, counted from 1, enter the average."""
@@ -36,12 +36,12 @@ class Averaging(Protocol):
 class EMA:
     """An exponential moving average of the weights: ``a ← d_n · a + (1 - d_n) · w`` after every step.
 
-    At the n-th update, counted from 0, ``d_n = min(decay, n / (9 + n))``: the average begins as the
-    weights after the first step, and forgets them in short trainings too. Statistics of batch norms
-    are averaged as weights are.
+    At the n-th update, counted from 0, ``d_n = min(decay, n / (9 + n))``: the average starts as the
+    weights after the first step, and this start fades even in short trainings. Statistics of batch
+    norms are averaged like weights.
 
     Args:
-        decay: d in [0, 1); the average reaches back some ``1 / (1 - d)`` steps.
+        decay: d in [0, 1); the average covers about the last ``1 / (1 - d)`` steps.
 
     Raises:
         InvalidInput: the decay is out of range.
@@ -80,8 +80,8 @@ class SWA:
     """The plain mean of the weights at regular moments late in the training.
 
     Before the first moment there is no average, and the weights themselves are evaluated. The
-    statistics of batch norms are re-estimated for the averaged weights, in one pass over the training
-    examples without dropout, whenever these are evaluated and at the end.
+    statistics of batch norms are re-estimated for the averaged weights whenever they are evaluated
+    and at the end, in one pass over the training examples without dropout.
 
     Args:
         start: the fraction of the training before the first moment, in [0, 1).

@@ -19,9 +19,9 @@ class Callbacks:
     """Functions that a training calls; none by default.
 
     Args:
-        watch: called after every row of the history; what it returns is added to the row.
+        watch: called after every row of the history; its return value is added to the row.
         memory: tensors that ``watch`` keeps between rows, such as the best weights so far. They are
-            part of every snapshot, and are filled in place from the one that is resumed from.
+            part of every snapshot, and are restored in place when a training resumes.
         checkpoints: where to resume from and to save to.
         progress: called with (done, all), in steps, after every step.
 

@@ -17,17 +17,18 @@ Targets = Sequence[tuple[float, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Computation:
-    """How the gradient of a step is computed; by default at once, in float32, operation by operation.
+    """How the gradient of a step is computed; by default in one pass, in float32, without
+    compilation.
 
     Args:
-        microbatches: parts of each batch, at least 1, whose gradients add up before the step: a
-            batch that does not fit into memory is computed in several. Steps, rates and examples
-            stay as they are. The gradient is that of the whole batch up to rounding, where each
-            example has as many targets; batch norms see the parts.
-        bfloat16: compute what torch's autocast deems safe in bfloat16; weights, their gradients
-            and the optimizer stay in float32, and so does evaluation.
-        compiled: compile the forward and backward pass by ``torch.compile``, for each size of a
-            batch by itself.
+        microbatches: parts of each batch, at least 1, whose gradients add up before the step: use
+            several if a batch does not fit into memory. Steps, learning rates and examples do not
+            change. The gradient is that of the whole batch up to rounding, if each example has the
+            same number of targets. Batch norms see the parts.
+        bfloat16: compute in bfloat16 what torch's autocast considers safe; weights, gradients, the
+            optimizer and evaluation stay in float32.
+        compiled: compile the forward and backward pass with ``torch.compile``, separately for each
+            batch size.
 
     Raises:
         InvalidInput: ``microbatches`` is below 1.

@@ -29,14 +29,15 @@ Batch = tuple[Tensor, Tensor, Tensor]
 class Loading:
     """How the examples of a training are read.
 
-    Every example has random numbers of its own, so the result is the same for any number of
-    workers, and a resumed training is the undisturbed one at whatever step it was stopped.
+    Every example has its own random numbers. So the result is the same for any number of workers,
+    and a resumed training equals an uninterrupted one, whatever step it was stopped at.
 
     Args:
-        transform: changes each example at random as it is read, such as `ImageAugmentation`, in
-            place of what the data set does with it; None takes examples as the data set gives them.
-        workers: processes that read ahead, at least 0; 0 reads between the steps. It changes no
-            result.
+        transform: changes each example at random as it is read, such as `ImageAugmentation`,
+            instead of the data set's own transform; None reads examples as the data set returns
+            them.
+        workers: processes that read in advance, at least 0; 0 reads between the steps. It does not
+            change results.
 
     Raises:
         InvalidInput: ``workers`` is negative.

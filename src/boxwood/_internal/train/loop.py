@@ -44,8 +44,9 @@ class TrainingResult:
 
     Args:
         history: a row per epoch, or per ``watch_every`` steps, and one at the end; see `Row`.
-        masks: bool tensors by parameter name at the end, True keeps; empty where nothing is pruned.
-        exploration: the fraction of weights that some mask of a policy has kept; None without one.
+        masks: bool tensors by parameter name at the end, True keeps; empty if nothing is pruned.
+        exploration: the fraction of weights that at least one mask of the policy kept; None without
+            a policy.
     """
 
     history: list[Row]
@@ -65,22 +66,22 @@ def train_(
 ) -> TrainingResult:
     """Train a network in place.
 
-    With k the training's ``shuffle_index``, the order of examples in epoch e follows from
-    (seed, k, e) alone, augmentation and mixing in step t from (seed, k, t), what changes the i-th
-    example of that step as it is read from (seed, k, t, i), and dropout from (seed, k). So a
-    resumed training is the undisturbed one, bit for bit (on the CPU, with the same number of
-    threads). Torch's own random numbers are left as they were.
+    With k the training's ``shuffle_index``, the order of examples in epoch e follows from (seed, k,
+    e) alone, augmentation and mixing in step t from (seed, k, t), the transform of the i-th example
+    of that step from (seed, k, t, i), and dropout from (seed, k). So a resumed training equals an
+    uninterrupted one bit for bit (on the CPU, with the same number of threads). Torch's own random
+    state is restored.
 
     Args:
-        model: trained in place; what ``masks`` prunes stays zero.
+        model: trained in place; weights that ``masks`` prunes stay zero.
         examples: what it learns from.
         training: how.
         seed: root seed of the run.
-        masks: bool tensors by parameter name, True keeps; where the training prunes by a policy,
-            those that it starts from.
-        make_targets: makes of each batch's labels what the loss takes, such as `TeacherTargets`;
-            the labels themselves by default.
-        callbacks: what is called on the way.
+        masks: bool tensors by parameter name, True keeps; if the training has a policy, the masks
+            that it starts from.
+        make_targets: turns each batch's labels into the targets of the loss, such as
+            `TeacherTargets`; the labels themselves by default.
+        callbacks: functions that are called during the training.
 
     Returns:
         The history, and the masks at the end.

@@ -40,7 +40,7 @@ class StepDecay:
         fractions: the moments as fractions of the training, each in (0, 1), such as
             ``(0.5, 0.75)``.
         steps: the moments in steps instead, each at least 1, whatever the length of the training.
-        factor: what the rate is multiplied by at each, above 0.
+        factor: factor on the rate at each moment, above 0.
 
     Raises:
         InvalidInput: not exactly one of ``fractions`` and ``steps`` is given, or a value is out of
@@ -76,8 +76,9 @@ class StepDecay:
 class CosineLR:
     """Fall from the full rate along half a cosine: ``final + (1 - final) (1 + cos(π t / T)) / 2``.
 
-    At step t of the T steps of the training; the rate would be ``final`` at step T, which is the
-    first one that is not taken. ``LinearWarmup(steps=500, schedule=CosineLR())`` warms up first.
+    Here t is the step and T the number of steps of the training. The rate would be ``final`` at
+    step T, the first step that is not taken. ``LinearWarmup(steps=500, schedule=CosineLR())`` warms
+    up first.
 
     Args:
         final: the factor at the end, in [0, 1].
@@ -113,9 +114,9 @@ class LinearLR:
     """Fall linearly from the full rate: ``1 - (1 - final) t / every``, once or repeatedly.
 
     Args:
-        final: the factor that a fall ends at, in [0, 1].
-        every: steps of a fall, after which the rate is full again, at least 1; None for one fall
-            over the whole training.
+        final: the factor at the end of a decay, in [0, 1].
+        every: steps of one decay, after which the rate is full again, at least 1; None for one
+            decay over the whole training.
 
     Raises:
         InvalidInput: a value is out of range.
@@ -148,8 +149,8 @@ class OneCycleLR:
     """Rise to the full rate along half a cosine, then fall along another, to almost nothing.
 
     With T the steps of the training and ``p = rise · T - 1``, the factor goes from ``start`` at step
-    0 to 1 at step p, and to ``final`` at step T - 1, the last one. The learning rate of the
-    optimizer is that of the peak, ``max_lr`` in torch.
+    0 to 1 at step p, and to ``final`` at step T - 1, the last one. The optimizer's learning rate is
+    the peak, ``max_lr`` in torch.
 
     Args:
         rise: the fraction of the training in which the rate rises, in (0, 1).
@@ -194,8 +195,8 @@ class LinearWarmup:
 
     Args:
         steps: steps until the full rate, at least 1.
-        schedule: what is multiplied with the rise. Its steps count from step 0, not from the end of
-            the rise.
+        schedule: the schedule that is multiplied by the rise. Its steps count from step 0, not from
+            the end of the rise.
 
     Raises:
         InvalidInput: ``steps`` is below 1.

@@ -47,10 +47,11 @@ def accuracy(model: nn.Module, examples: Examples, *, batch: int = _BATCH) -> Ac
 
     Args:
         model: outputs [batch, classes, ...], one distribution per target; its training mode is
-            put back afterwards.
-        examples: with targets int64 [batch, ...]: of images, tokens or pixels; those below zero
-            are left out, as torch's cross-entropy leaves out -100.
-        batch: how many at a time, fewer where outputs are large; it changes memory, not the result.
+            restored afterwards.
+        examples: with targets int64 [batch, ...]: of images, tokens or pixels; targets below zero
+            are ignored, as torch's cross-entropy ignores -100.
+        batch: number of examples at a time; use fewer if outputs are large. It changes memory, not
+            the result.
 
     Raises:
         InvalidInput: there are no examples.
@@ -72,12 +73,12 @@ def accuracy(model: nn.Module, examples: Examples, *, batch: int = _BATCH) -> Ac
 def top_accuracy(model: nn.Module, examples: Examples, k: int, *, batch: int = _BATCH) -> Accuracy:
     """Count how often the target is among the ``k`` largest outputs (top-k), in evaluation mode.
 
-    Outputs that are equal stand in the order of `torch.topk`.
+    Equal outputs have the order of `torch.topk`.
 
     Args:
         model: outputs as for `accuracy`.
         examples: likewise.
-        k: at least 1, at most as many as there are classes.
+        k: at least 1, at most the number of classes.
         batch: as for `accuracy`.
 
     Raises:
@@ -109,9 +110,9 @@ def accuracy_by_class(
     """Count right answers among the examples of each class: its recall.
 
     Args:
-        model: outputs [batch, classes]; its training mode is put back afterwards.
+        model: outputs [batch, classes]; its training mode is restored afterwards.
         examples: with targets int64 [n] in [0, classes).
-        classes: how many there are; one without examples has a total of 0.
+        classes: number of classes; one without examples has a total of 0.
         batch: as for `accuracy`.
 
     Raises:
@@ -135,8 +136,8 @@ def accuracy_by_class(
 def mean_iou(model: nn.Module, examples: Examples, classes: int, *, batch: int = _BATCH) -> float:
     """Average over classes the overlap of prediction and truth: mean intersection over union.
 
-    ``mean_c |said c and is c| / |said c or is c|``, over the classes of which one of the two
-    occurs; over all pixels of all examples together.
+    ``mean_c |said c and is c| / |said c or is c|``, over the classes that occur in the prediction
+    or in the truth, and over all pixels of all examples together.
 
     Args:
         model: outputs [batch, classes, ...].

@@ -55,7 +55,7 @@ def minimise_(
         masks: bool tensors by parameter name; True keeps.
         decay: strength of the penalty on all parameters, at least 0, in units of the loss per unit
             of weight squared.
-        gradient: stop once the gradient's norm is at most this; below some 1e-4 the network and
+        gradient: stop when the gradient's norm is at most this; below about 1e-4 the network and
             its inputs must be float64: ``.double()`` and `InFloat64`.
         iterations: stop after this number of iterations in any case; rounded up to hundreds.
 

@@ -12,7 +12,7 @@ from boxwood.errors import InvalidInput
 
 
 class Mixing(Protocol):
-    """How two examples become one: a frozen dataclass such as `MixUp` or `CutMix`."""
+    """The interface of mixing two examples into one; `MixUp` and `CutMix` have it."""
 
     def __call__(
         self, inputs: Tensor, partners: Tensor, chance: torch.Generator
@@ -38,7 +38,7 @@ class MixUp:
     targets.
 
     Args:
-        alpha: above 0; small values leave most examples nearly as they are, 1 draws λ evenly.
+        alpha: above 0; small values change most examples only a little, and 1 draws λ uniformly.
 
     Raises:
         InvalidInput: ``alpha`` is not above 0; at the call, the inputs are no real numbers.
@@ -75,9 +75,9 @@ class MixUp:
 class CutMix:
     """Paste a rectangle of one image into another: its area is ``1 - λ``, λ drawn from Beta(alpha, alpha).
 
-    The rectangle has the image's proportions and a centre drawn evenly over the image; it is cut
-    off at the border, and λ in the loss, ``λ · E(f, y) + (1 - λ) · E(f, y')``, is the share of the
-    pixels that stay.
+    The rectangle has the image's proportions and a centre drawn uniformly over the image. It is
+    clipped at the border, and λ in the loss, ``λ · E(f, y) + (1 - λ) · E(f, y')``, is the share of
+    the pixels that are kept.
 
     Args:
         alpha: above 0.

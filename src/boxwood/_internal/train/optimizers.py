@@ -114,16 +114,17 @@ class AdamW:
     """Adam with decoupled weight decay, as data for a recipe; `build` makes the `torch.optim.AdamW`.
 
     ``w ← w - lr · (m / (√v + eps) + weight_decay · w)``, with m and v the running means of the
-    gradient and of its square, corrected for their start at zero. The decay is no part of the
-    gradient, so it is not divided by √v as in `Adam`. A pruned weight stays zero: the decay of zero
-    is zero.
+    gradient and of its square, corrected for their start at zero. The decay is not part of the
+    gradient, so it is not divided by √v as in `Adam`. A pruned weight stays zero, because the decay
+    of zero is zero.
 
     Args:
         lr: learning rate, above 0.
         betas: decay of the running means of gradients and of their squares, each in [0, 1).
         eps: added to the denominator, at least 0.
-        weight_decay: at least 0; a step takes ``lr · weight_decay`` of every parameter that learns,
-            biases and norms included, unless ``Regularisation(decay_layers=…)`` names fewer.
+        weight_decay: at least 0; a step subtracts the fraction ``lr · weight_decay`` of every
+            parameter that learns, including biases and norms, unless
+            ``Regularisation(decay_layers=…)`` names fewer.
         fused: update each parameter in one pass; results differ in the last bits.
         lr_schedule: factor on ``lr`` at every step, and so on the decay too.
 

@@ -26,7 +26,8 @@ Augmentation = Callable[[Tensor, torch.Generator], Tensor]
 class Regularisation:
     """Penalties and limits on weights and gradients; none by default.
 
-    The strength of L2 and of decoupled decay belongs to the optimizer; what it is for is said here.
+    The optimizer has the strength of L2 and of decoupled decay; ``decay_layers`` says which
+    parameters decay.
 
     In this order at every step: ``l1 · sign(w)`` is added to the gradient, which is that of
     ``l1 · Σ|w|``; the gradient g is scaled by ``min(1, max_gradient_norm / ‖g‖)``; and after the
@@ -40,8 +41,8 @@ class Regularisation:
             0; None for no limit.
         max_weight_norm: largest Euclidean norm of the weights that enter a unit, above 0; None for
             no limit.
-        decay_layers: which parameters the optimizer's weight decay is for, such as
-            `linear_and_conv`, which leaves norms, biases and embeddings without; None for all.
+        decay_layers: which parameters the optimizer's weight decay applies to, such as
+            `linear_and_conv`, which excludes norms, biases and embeddings; None for all.
 
     Raises:
         InvalidInput: a value is out of range.
@@ -75,11 +76,11 @@ class PolicyPruning:
     """Pruning by a policy while the network trains.
 
     Args:
-        policy: changes the masks, such as `Gradual` or `RigL`. Its steps are counted from the
-            beginning of the training, whatever ``start_at`` is.
+        policy: changes the masks, such as `Gradual` or `RigL`. Its steps count from the beginning
+            of the training, whatever ``start_at`` is.
         layers: the parameters that it prunes.
-        evidence: the number of training examples, the first ones, that a criterion sees at every
-            update if it asks for more than weights; at least 1. Not with a teacher.
+        evidence: the number of training examples, from the first on, that a criterion sees at every
+            update if it needs more than weights; at least 1. Not with a teacher.
 
     Raises:
         InvalidInput: ``evidence`` is below 1.
@@ -105,39 +106,38 @@ class PolicyPruning:
 class Training:
     """One training: its length, optimizer, examples and limits.
 
-    A training of N epochs or steps may be entered and left anywhere: steps ``start_at`` to
-    ``stop_at`` have the learning rate, the batches and the augmentation that they have in the whole.
+    You can run any part of a training of N epochs or steps: steps ``start_at`` to ``stop_at`` have
+    the same learning rates, batches and augmentation as in the whole training.
 
     Args:
         epochs: passes over the training examples, at least 0; the last batch of an epoch may be
             smaller.
         steps: the length in optimizer steps instead; give one of the two.
-        start_at: where the training is entered, in epochs or steps as its length is.
-        stop_at: where it is left, likewise; None for the end.
+        start_at: where the training starts, in epochs or steps like its length.
+        stop_at: where it stops, in the same unit; None for the end.
         batch: examples per step, at least 1.
         optimizer: `SGD`, `Adam` or `AdamW`, with its learning-rate schedule and its weight decay.
-        loss: outputs and targets to a scalar, the mean over a batch; settings by `Call`, such as
-            ``Call.of(cross_entropy, label_smoothing=0.1)``.
+        loss: function from outputs and targets to a scalar, the mean over a batch; pass settings
+            with `Call`, such as ``Call.of(cross_entropy, label_smoothing=0.1)``.
         regularisation: L1 penalty, and limits of the norms of gradients and weights.
         frozen: patterns of parameters that do not learn, such as ``("conv*",)``.
         augment: changes the inputs of a batch at random, such as `FlipAndCrop`.
         shuffle_index: which of the seed's orders of examples, augmentations and dropout masks to
-            use; trainings of one recipe have different ones so as not to repeat each other.
+            use; trainings of one recipe use different ones, so that they do not repeat each other.
         stateful: the examples are consecutive rows of a text, and the network's state is carried
-            from batch to batch, see `stateful_batches`; it starts afresh at every epoch and at
+            from batch to batch, see `stateful_batches`; it is reset at every epoch and at
             ``start_at``.
         watch_every: steps between two rows of the history, at least 1; None for a row per epoch.
         pruning: a policy that changes the masks while the network trains; None keeps them.
-        loading: how examples are read, by worker processes and with changes of single examples;
-            None takes each batch from the data set when its step comes.
-        mixing: `MixUp`, `CutMix` or both: at each step one of them, drawn at random, makes one
-            example of two, after ``augment``. The losses of the history are then those of mixed
-            examples.
-        averaging: `EMA` or `SWA`: an average of the weights, which is what rows of the history
-            measure, and what the training leaves in the network at its end or at ``stop_at``. The
-            policy of ``pruning`` sees the weights themselves; the average of a pruned weight is
-            zero. None leaves the weights of the last step.
-        computation: in parts, in bfloat16, compiled.
+        loading: how examples are read: by worker processes, and with changes of single examples;
+            None reads each batch when its step comes.
+        mixing: `MixUp`, `CutMix` or both: at each step one of them, drawn at random, mixes pairs of
+            examples, after ``augment``. The losses of the history are then those of mixed examples.
+        averaging: `EMA` or `SWA`: an average of the weights. Rows of the history measure the
+            average, and the network has it at the end or at ``stop_at``. The policy of ``pruning``
+            sees the weights themselves; the average of a pruned weight is zero. With None the
+            network has the weights of the last step.
+        computation: how gradients are computed: in parts, in bfloat16, compiled.
 
     Raises:
         InvalidInput: a value is out of range, or not exactly one of ``epochs`` and ``steps`` is

@@ -24,8 +24,9 @@ from boxwood._internal.train.metrics import Accuracy
 class Consult:
     """Measure the generalist alone and with its specialists, on validation and test examples.
 
-    An image is shown to the specialists that know the generalist's answer, and all predictions are
-    joined by `consensus`. Each specialist is a run, so several processes can make them at once.
+    Each image is given to the specialists whose classes include the generalist's answer, and
+    `consensus` combines all predictions. Each specialist is a run, so several processes can train
+    them at once.
 
     Args:
         members: the recipes of the specialists, each ending with `Specialise`.

@@ -49,7 +49,7 @@ class MasksFrom:
     """Keep the same number of weights of each tensor, but those that are largest in an earlier phase, usually θ0.
 
     Args:
-        of: label of the phase whose weights decide and stay, or ``"genesis"``.
+        of: label of the phase whose weights decide and are used, or ``"genesis"``.
         label: a name for later phases.
 
     Source: Frankle and Carbin (2019), the appendix that prunes networks before training.
@@ -73,7 +73,7 @@ class MasksFrom:
 class Resample:
     """Draw each kept weight, with replacement, from the kept values of its own tensor.
 
-    So the values have the distribution that the ticket's have, but not their places.
+    So the values have the ticket's distribution, but not its positions.
 
     Args:
         of: label of the phase whose weights are drawn from, or ``"genesis"``.
@@ -105,12 +105,12 @@ class Resample:
 class AddNoise:
     """Add ``N(0, (scale · σ)²)`` to the kept weights of each masked tensor.
 
-    σ is the standard deviation of all the tensor's weights in the earlier phase, pruned or not: of
-    the distribution that they were drawn from.
+    σ is the standard deviation of all the tensor's weights in the earlier phase, pruned or not; it
+    estimates that of the distribution they were drawn from.
 
     Args:
         scale: c, in standard deviations; the paper takes 0.5, 1, 2 and 3.
-        to: label of the phase whose weights are disturbed, or ``"genesis"``.
+        to: label of the phase to whose weights noise is added, or ``"genesis"``.
         index: which of the seed's draws.
         label: a name for later phases.
 

@@ -16,13 +16,13 @@ class Descend:
 
     Args:
         loss: outputs and targets to the mean over a batch.
-        decay: strength of a penalty ``decay · Σ w²`` on all parameters; a little gives the loss a
-            minimum to go to.
-        gradient: stop once the gradient's norm is at most this; below some 1e-4 the network and
+        decay: strength of a penalty ``decay · Σ w²`` on all parameters; a small one gives the loss
+            a minimum.
+        gradient: stop when the gradient's norm is at most this; below about 1e-4 the network and
             its inputs must be float64: ``.double()`` and
             `InFloat64`.
         iterations: of L-BFGS at most.
-        batch: examples at a time; changes memory, and nothing else.
+        batch: examples at a time; it changes memory only.
         label: a name for later phases.
 
     Source: LeCun, Denker and Solla (1990), section 2: second derivatives give the rise of the loss

@@ -15,8 +15,8 @@ from boxwood.errors import InvalidInput
 class Interpolate:
     """Measure networks ``α W₁ + (1 - α) W₂`` on the straight line from an earlier network to this.
 
-    Statistics of norms are averaged as weights are. Whole numbers, such as counts of batches, stay
-    those of this network.
+    Statistics of norms are averaged like weights. Integers, such as counts of batches, are those of
+    this network.
 
     Args:
         other: label of the phase that left W₁; this state is W₂.

@@ -21,15 +21,15 @@ _FEW_CLASSES = 10
 class Measure:
     """Measure accuracy on validation and test examples, and count the remaining weights.
 
-    The test examples decide nothing: they are looked at here and nowhere else. Where there are
-    more than ten classes, top-5 accuracy is measured as well as top-1. Which examples are answered correctly is
-    kept too, so that networks can be compared over seeds and examples.
+    The test examples decide nothing, and are used only here. With more than ten classes, top-5
+    accuracy is measured as well as top-1. The answer to each example is stored too, so that
+    networks can be compared over seeds and examples.
 
     Args:
-        by_class: write down the accuracy within each class too.
-        overlap: write down the mean intersection over union too, for segmentation.
-        loss: write down its mean over each part too, such as `cross_entropy`, whose exponential is
-            the perplexity of a language model.
+        by_class: also record the accuracy within each class.
+        overlap: also record the mean intersection over union, for segmentation.
+        loss: also record its mean over each part, such as `cross_entropy`, whose exponential is the
+            perplexity of a language model.
         label: a name for later phases and in reports.
     """
 

@@ -27,11 +27,10 @@ from boxwood._internal.train.metrics import device_of
 class Predict:
     """Delete the lowest scores over a grid of sparsities, without retraining.
 
-    For criteria of second order the sum of the scores that go is the predicted rise of the loss.
+    For second-order criteria, the sum of the deleted scores is the predicted rise of the loss.
 
     Args:
-        criterion: scores the weights; one that scores by chance takes its numbers from the run's
-            seed, as in `Prune`.
+        criterion: scores the weights; a random one uses the run's seed, as in `Prune`.
         loss: outputs and targets to the mean over a batch.
         sparsities: the grid, each in [0, 1).
         layers: which parameters may be deleted, ranked together.

@@ -28,30 +28,30 @@ from boxwood.errors import InvalidInput
 
 @dataclass(frozen=True, kw_only=True)
 class Prune:
-    """Prune to a total sparsity; what was pruned before stays pruned.
+    """Prune to a total sparsity; weights pruned earlier stay pruned.
 
     Args:
-        sparsity: total fraction of zeros over the tensors of ``layers``; None where the allocation
-            carries its own numbers.
+        sparsity: total fraction of zeros over the tensors of ``layers``; None if the allocation has
+            its own numbers.
         criterion, allocation, granularity, where, floor: as for `boxwood.find_masks`. A criterion that scores
             by chance, such as `random`, takes its numbers from the run's seed, unless its own
             ``seed`` is given.
         loss: a function of outputs and targets that returns the mean over a batch, for criteria
             that need gradients.
-        evidence: how many training examples such criteria see; None for all.
+        evidence: number of training examples that such criteria see; None for all.
         batch: examples at a time.
-        rounds: how often to score what is left and prune further, without training in between;
-            each round removes the same fraction of the survivors.
+        rounds: how often to score the remaining weights and prune further, without training in
+            between; each round removes the same fraction of them.
         sample: which of the seed's random samples of training examples is the evidence; None takes
             the first examples, which are the same for every seed.
-        effective: prune dead units too, as `RemoveDead` does, and count them: ``sparsity`` is met
-            after that, so that networks of one sparsity have as many weights that do something.
+        effective: also prune dead units, as `RemoveDead` does, and count them: ``sparsity`` is met
+            after that, so that networks of one sparsity have the same number of effective weights.
             For plain feed-forward networks.
         label: a name for later phases.
 
     Raises:
-        InvalidInput: there is less than one round, or there are several, or dead units count, and
-            there is no sparsity.
+        InvalidInput: there is less than one round; or there is no sparsity, although there are
+            several rounds or dead units count.
 
     Example:
         >>> from boxwood.criteria import synflow

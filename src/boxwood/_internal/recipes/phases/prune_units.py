@@ -38,8 +38,8 @@ _BATCH = 250
 class PruneUnits:
     """Prune units. The state has them as masks, and the facts have the result of the equivalence check.
 
-    Training goes on under the masks, on the network as it is written; by the law that the facts
-    state, that is training the smaller network. `boxwood.shrink` cuts it out.
+    Training continues under the masks, on the original network. This is equivalent to training the
+    smaller network, as the check in the facts shows. `boxwood.shrink` builds the smaller network.
 
     Args:
         keep: fraction of units of every group that stay; None with a budget.
@@ -52,7 +52,7 @@ class PruneUnits:
         layers: the parameters to score, if the criterion needs more than weights.
         loss: a function of outputs and targets that returns the mean over a batch, for criteria
             that need gradients.
-        evidence: how many of the first training examples such criteria see.
+        evidence: number of training examples, from the first on, that such criteria see.
         label: a name for later phases.
     """
 

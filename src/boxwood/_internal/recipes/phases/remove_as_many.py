@@ -37,11 +37,11 @@ class RemoveAsMany:
         layer: name of the group of units.
         like: recipe of the other run, from the same start; the facts of its last phase hold ``kept``.
         criterion: scores single weights; a filter's score is the sum over its own weights:
-            with `magnitude` its L1 norm. `random` chooses by chance, from the seed of the run;
+            with `magnitude` its L1 norm. `random` chooses at random, from the seed of the run;
             ``Call.of(random, draw=1)`` is another draw.
         loss: a function of outputs and targets that returns the mean over a batch, for criteria
             that need gradients.
-        evidence: how many of the first training examples such criteria see.
+        evidence: number of training examples, from the first on, that such criteria see.
         label: a name for later phases.
 
     Source of the L1 norm: Li, Kadav, Durdanovic, Samet and Graf (2017).
@@ -89,16 +89,16 @@ class RemoveAsMany:
 
 @dataclass(frozen=True, kw_only=True)
 class RemoveBySensitivity:
-    """Remove filters from wherever they cost least, until another run's multiply-adds are met.
+    """Remove filters where they cost least, until another run's multiply-adds are reached.
 
-    Repeatedly every layer is tried without the filters of least magnitude, a share of those
-    that it had; the layer that loses least accuracy for each multiply-add saved loses them.
+    In each round, every layer is tried without a share of its filters, those of least magnitude.
+    They are removed from the layer that loses the least accuracy for each multiply-add saved.
 
     Args:
         like: recipe of the other run, from the same start; its last phase counts
             ``multiply_adds`` as `PruneUnits` does.
         layers: names of the groups that may lose filters.
-        share: of a layer's first count of filters that goes at once, in (0, 1).
+        share: share of a layer's original number of filters to remove at once, in (0, 1).
         statistics, examples: as for `SearchFilters`.
         label: a name for later phases.
 

@@ -21,8 +21,7 @@ class Scan:
 
     Args:
         sparsities: the grid, each in [0, 1).
-        criterion: scores the weights; one that scores by chance takes its numbers from the run's
-            seed, as in `Prune`.
+        criterion: scores the weights; a random one uses the run's seed, as in `Prune`.
         layers: which tensors to scan.
         granularity: as for `boxwood.find_masks`.
         label: a name for later phases.

@@ -77,11 +77,11 @@ class FirstExamples:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchFilters:
-    """Search one layer with an agent, and remove the filters that it decides on.
+    """Search one layer with an agent, and remove the filters that it chooses.
 
-    Each try cuts the filters out of a copy of the network, with everything that belongs to them,
-    lets it recover, and measures its validation accuracy. The state holds the removal as masks,
-    as `PruneUnits` leaves it.
+    Each try removes the filters from a copy of the network, with everything that belongs to them,
+    lets it recover, and measures its validation accuracy. The state has the removal as masks, as
+    after `PruneUnits`.
 
     Args:
         layer: name of the group of units, such as ``conv1.weight``; `boxwood.find_units` lists them.
@@ -90,8 +90,9 @@ class SearchFilters:
             recovery as every try, is p*.
         recover: a brief training after each removal; None for none.
         statistics: batches of 250 training examples over which batch-norm statistics are re-estimated after each removal.
-        examples: validation examples, the first ones, that a try is measured on; None for all.
-        processes: how many try at the same time; the results are the same.
+        examples: number of validation examples, from the first on, that a try is measured on; None
+            for all.
+        processes: number of tries at the same time; it does not change results.
         label: a name for later phases.
 
     Raises:

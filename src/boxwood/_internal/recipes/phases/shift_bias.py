@@ -16,12 +16,13 @@ from boxwood.errors import InvalidInput
 class ShiftBias:
     """Shift the output biases of some classes by the amount with the best validation accuracy.
 
-    A student whose transfer set lacks a class believes that the class is rare; one whose transfer
-    set has only few classes believes the opposite of the others.
+    A student whose transfer set lacks a class underestimates that class. A student whose transfer
+    set has only few classes overestimates them.
 
     Args:
         classes: those whose biases are shifted, all by the same amount.
-        shifts: amounts to try, in logits; of equally good ones the smallest in size is taken.
+        shifts: amounts to try, in logits; if several are equally good, the smallest in size is
+            used.
         label: a name for later phases.
 
     Raises:

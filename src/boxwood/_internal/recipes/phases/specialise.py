@@ -74,9 +74,9 @@ class Specialise:
     """Turn the generalist into a specialist for one group, by training on half its own examples.
 
     The specialist has the generalist's weights but another output layer, see `specialist_weights`.
-    After training, its dustbin is corrected for the oversampling. Masks stay; that of the output
-    layer is cut like its weights, with a dense dustbin. A group that was not found leaves the
-    state as it is.
+    After training, its dustbin is corrected for the oversampling. Masks are kept; that of the
+    output layer is reduced like its weights, with a dense dustbin. If there is no such group, the
+    state does not change.
 
     Args:
         index: of the group, at least 0.

@@ -30,16 +30,16 @@ class Train:
         training: how.
         teacher: who makes the targets, together with a loss that learns from them, such as
             `Distillation`; None learns from the labels.
-        test_at: steps at which to write down test accuracy too.
-        may_diverge: where the loss is no longer finite, leave the network and the masks as they were
-            before, and say so in the facts, in place of an error: for grids of learning rates.
-        correct_dropout: scale dropout rates by the connections that are left, as Han et al. do.
+        test_at: steps at which test accuracy is also recorded.
+        may_diverge: if the loss is no longer finite, restore the network and the masks from before
+            and record it in the facts, instead of raising an error: for grids of learning rates.
+        correct_dropout: scale dropout rates by the remaining connections, as Han et al. do.
         label: a name for later phases.
 
-    Under a policy, rows of the history also hold the multiply-adds of the weights that are not zero.
-    With ``training.watch_every`` the history also holds the test accuracy where the validation loss
-    was lowest: of the moment at which one would have stopped, as Frankle and Carbin (2019) report
-    it. Which examples were answered correctly there is among the facts.
+    Under a policy, rows of the history also have the multiply-adds of the nonzero weights. With
+    ``training.watch_every`` the history also has the test accuracy at the lowest validation loss,
+    the moment of early stopping, as Frankle and Carbin (2019) report it. The facts have the answers
+    to each example there.
 
     Raises:
         InvalidInput: there is a teacher and no loss that learns from one, or the reverse.
