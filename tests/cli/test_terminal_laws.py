@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.table import Table
 from safetensors.torch import save_file
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import boxwood._internal.cli
@@ -177,3 +178,11 @@ def test_a_full_disk_behind_the_output_is_a_sentence(
     assert ended.value.code == 2
     shown = capsys.readouterr().err
     assert shown.startswith("boxwood: Expected to read and write, got [Errno 28] No space left")
+
+
+def test_help_is_broken_into_lines_by_the_terminal_alone() -> None:
+    """A paragraph of a docstring is one line of help text, so that any width shows it evenly."""
+    commands = get_command(main.app).commands  # type: ignore[attr-defined]
+    helps = [each.help for each in (*commands.values(), *commands["runs"].commands.values())]
+    assert len(helps) > 20
+    assert [text for text in helps if "\n" in text.replace("\n\n", "")] == []

@@ -1,6 +1,8 @@
 """The command line's entry: commands, errors and exit codes."""
 
+import inspect
 import sys
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
@@ -71,6 +73,17 @@ app.command()(report.report)
 app.command()(serve.serve)
 app.command()(cite.cite)
 app.add_typer(runs.app, name="runs")
+
+
+def _unwrap_help(commands: Iterable[typer.models.CommandInfo]) -> None:
+    """Join the lines of each paragraph of a help text: a terminal breaks them at its own width."""
+    for each in commands:
+        paragraphs = inspect.cleandoc(getattr(each.callback, "__doc__", None) or "").split("\n\n")
+        each.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+_unwrap_help(app.registered_commands)
+_unwrap_help(runs.app.registered_commands)
 
 
 def main() -> None:

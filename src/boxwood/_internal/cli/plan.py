@@ -65,6 +65,7 @@ def plan(
     of --code, unless you give --trust.
 
     Example: boxwood plan experiments/han2015.py:lenet_300_100 --data digits
+
     Example: boxwood plan boxwood.published:imagenet_resnet_50_gmp --card a100
     """
     experiment = resolve(target, data, settings or (), trusted(code, trust))

@@ -88,11 +88,11 @@ def export(
 ) -> None:
     """Write the network of a phase as a plain checkpoint, with its masks next to it.
 
-    OUT loads with ``model.load_state_dict``. The masks are in ``masks/OUT`` in the same folder, where
-    `boxwood pack` and ``boxwood.files.load_masks`` find them.
+    OUT loads with `model.load_state_dict`. The masks are in `masks/OUT` in the same folder, where
+    `boxwood pack` and `boxwood.files.load_masks` find them.
 
     --cut works for a phase of structural pruning. OUT is then the smaller network, which loads with
-    ``boxwood.load``. This builds the network, so the store may only name code of Boxwood and of
+    `boxwood.load`. This builds the network, so the store may only name code of Boxwood and of
     --code, unless you give --trust.
 
     Example: boxwood runs export 3f2a --out pruned.safetensors
