@@ -50,10 +50,10 @@ class Candidate:
 
     Args:
         name: such as ``"units 55 %"``.
-        units: share of each group of units that stays; others stay whole.
-        weights: share of each matrix's weights that stays; others stay whole.
-        in_blocks: whether weights go in blocks of four inputs.
-        forecast: cost that is forecast in float32, in the unit of the target.
+        units: share of each group of units to keep; other groups stay whole.
+        weights: share of each matrix's weights to keep; other matrices stay whole.
+        in_blocks: whether weights are pruned in blocks of four inputs.
+        forecast: predicted cost in float32, in the unit of the target.
     """
 
     name: str

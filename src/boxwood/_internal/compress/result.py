@@ -17,9 +17,9 @@ class Compressed:
     Args:
         network: the smaller one.
         held: whether its score is within the limit, by the interval on validation.
-        attempt: which candidate it is, how long it was trained, and what validation says.
+        attempt: the candidate, how long it was trained, and its drop on validation.
         test: against the dense network on the test examples; None without any.
-        score: what is scored, in words.
+        score: description of the score.
         dense_score: mean score of the dense network on validation.
         unit: of the costs.
         cost: of the network.
@@ -27,7 +27,7 @@ class Compressed:
         folder: with all files.
         tried: every candidate at every stage.
         seconds: medians of the last race, by engine and network.
-        advice: what else is worth knowing, a sentence each.
+        advice: further advice, one sentence each.
         hours: that were spent.
     """
 

@@ -28,7 +28,7 @@ class Drop:
     Args:
         mean: the dense network's score minus the other's.
         most: upper end of its interval, 95 % on one side; the mean where there is no interval.
-        examples: how many were compared one by one; 1 for a function that returns a number.
+        examples: number of examples compared one by one; 1 for a function that returns a number.
 
     Example:
         >>> Drop(0.002, 0.006, 1000).held(0.005)
@@ -256,8 +256,8 @@ def accuracy(output: Any, targets: Any) -> Tensor:
 def agreement(output: Any, dense: Any) -> Tensor:
     """Return for each example how much a network agrees with the dense one.
 
-    Of logits [N, C] it is whether the largest is the same; of other outputs the cosine of the angle
-    between both, all floating-point tensors of an example taken as one vector.
+    For logits [N, C] it is 1 if both predict the same class. For other outputs it is the
+    cosine between both, with all floating-point tensors of an example as one vector.
 
     Example:
         >>> agreement(torch.tensor([[2.0, 1.0]]), torch.tensor([[5.0, 1.0]]))

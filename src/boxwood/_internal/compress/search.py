@@ -37,8 +37,9 @@ class Attempt:
         rung: 0 for repaired alone.
         steps: optimizer steps so far.
         drop: against the dense network, on validation.
-        cost: in the unit of the target: measured once it was trained or holds, forecast before.
-        precision: that it runs in.
+        cost: in the unit of the target: measured once it is trained or within the limit, predicted
+            before.
+        precision: of the compiled network.
     """
 
     candidate: Candidate

@@ -22,8 +22,9 @@ TARGETS = ("labels", "label", "targets", "target")
 class Task:
     """A trained network, and the data that it is compressed for.
 
-    A batch is what the user's DataLoader gives: inputs alone, ``(inputs, targets)``, or a dict of
-    tensors, whose entry ``labels`` is the target. Without targets the dense network replaces them.
+    A batch has the form of your DataLoader's: inputs alone, ``(inputs, targets)``, or a dict of
+    tensors, whose entry ``labels`` is the target. Without targets, the dense network's outputs
+    replace them.
 
     Args:
         model: trained.
@@ -32,14 +33,16 @@ class Task:
             number, or a tensor with a number for each example, always in the same order. None takes
             ``train``, without its targets.
         test: the same, read once at the end; None leaves it out.
-        example: what the network is served with, which is what is timed; None takes the first
-            example of ``train``.
-        metric: outputs and targets to a score for each example, [N]; None takes the accuracy where
-            there are classes as targets. Without targets it compares with the dense network's outputs.
-        loss: outputs and targets to the mean over a batch, added to what the dense network teaches;
-            None takes the cross-entropy where there are classes as targets.
-        train_step: the network and a batch to the loss, in place of ``loss``.
-        optimizer: parameters to an optimizer; None takes Adam, at a rate chosen on validation.
+        example: input of the served network, used for timing; None uses the first example of
+            ``train``.
+        metric: function from outputs and targets to a score for each example, [N]; None is the
+            accuracy, if targets are classes. Without targets it compares with the dense network's
+            outputs.
+        loss: function from outputs and targets to the mean over a batch, added to the distillation
+            loss; None is the cross-entropy, if targets are classes.
+        train_step: function from the network and a batch to the loss, instead of ``loss``.
+        optimizer: function from parameters to an optimizer; None is Adam, at a rate chosen on
+            validation.
 
     Example:
         >>> batches = [(torch.randn(8, 4), torch.arange(8) % 2)]

@@ -14,15 +14,15 @@ from boxwood.errors import InvalidInput
 class FlipAndCrop:
     """Mirror half of the images left to right, and shift each by up to ``pad`` pixels.
 
-    An image is padded on all sides and cropped back to its size at a random place. As the random
-    numbers come with the call, a training that hands over those of its step repeats exactly.
+    An image is padded on all sides and cropped back to its size at a random position. The random
+    numbers are arguments of the call, so a training that passes those of its step repeats exactly.
 
     Args:
         pad: pixels on each side, at least 0.
         flip: whether images are mirrored.
-        fill: what comes in at the border, in units of the inputs; None repeats the pixels of the
-            border, so that a shifted image holds no value that it did not hold before. With 0, which
-            is the mean of standardised inputs, an image on a dark ground gets a grey frame.
+        fill: the fill value at the border, in units of the inputs; None repeats the border pixels,
+            so that a shifted image has no new values. With 0, the mean of standardised inputs, an
+            image on a dark background gets a grey frame.
 
     Example:
         >>> row = torch.arange(3.0).reshape(1, 1, 1, 3)

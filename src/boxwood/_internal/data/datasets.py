@@ -132,26 +132,26 @@ def from_datasets(
     """Make `Splits` from your own torch Datasets.
 
     Examples are fetched whenever they are needed and are not changed, so inputs should be
-    standardised by the dataset. Their order in training is that of the run's seed, and batches are
-    those of `Training`. The training and validation parts are shuffled once by ``seed``, so that their
-    first examples are a fair sample even where a dataset is sorted.
+    standardised by the dataset. Their order in training follows from the run's seed, and `Training`
+    sets the batch size. The training and validation parts are shuffled once by ``seed``, so that
+    their first examples are a fair sample even if a dataset is sorted.
 
     Args:
         name: what reports call it.
-        train: a map-style Dataset of pairs (input, class number), or anything else with a length
-            and numbered examples. Of a DataLoader its dataset and its ``collate_fn`` are taken.
-        validation: likewise; or how many examples of ``train`` are held out, in [1, n).
+        train: a map-style Dataset of pairs (input, class number), or any other object with a length
+            and indexed examples. For a DataLoader, its dataset and its ``collate_fn`` are used.
+        validation: the same; or the number of examples of ``train`` to hold out, in [1, n).
         test: likewise.
         classes: targets lie in [0, classes); None counts up to the largest target there is.
-        identity: a name for the contents, such as ``"imagenet 2012, 224 pixels"``, to be changed
-            with them. None reads every example once, whenever the splits are made, and takes a
-            digest.
-        collate: makes inputs and targets of a list of examples.
-        seed: decides the order, and which examples are held out.
+        identity: a name for the contents, such as ``"imagenet 2012, 224 pixels"``; change it when
+            they change. None reads every example once, each time the splits are made, and computes
+            a digest.
+        collate: turns a list of examples into inputs and targets.
+        seed: determines the order, and which examples are held out.
 
     Raises:
-        InvalidInput: a dataset has no length or no examples, cannot be put together into tensors,
-            or gives another example when it is asked again; a DataLoader samples; ``classes`` is
+        InvalidInput: a dataset has no length or no examples, cannot be collated into tensors, or
+            returns another example the second time; a DataLoader samples; ``classes`` is
             missing though ``identity`` is given; a target or an input is out of range.
 
     Example:

@@ -13,8 +13,8 @@ def digits() -> Splits:
     """Load 1,797 digits of shape (1, 8, 8): 1,197 training, 240 validation and 360 test.
 
     The same split on every call. The file is ordered by writer, so it is shuffled before it is
-    divided; all parts then hold digits of the same 13 people. A test accuracy therefore says how
-    well new digits of known writers are read, and is higher than for unknown writers.
+    split, and all parts have digits of the same 13 people. A test accuracy is therefore for new
+    digits of known writers, and is higher than for unknown writers.
 
     Raises:
         MissingDependency: scikit-learn is not installed.

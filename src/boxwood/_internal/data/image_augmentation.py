@@ -19,17 +19,17 @@ class ImageAugmentation:
     """Crop an image at random, mirror every second one, and standardise it by ImageNet's statistics.
 
     In this order: torchvision's ``RandomResizedCrop`` to ``size`` × ``size``, ``RandomHorizontalFlip``,
-    ``RandAugment`` where it is asked for, standardisation, and ``RandomErasing`` where it is asked
-    for. For ``Loading(transform=…)``: every example has random numbers of its own.
+    ``RandAugment`` if requested, standardisation, and ``RandomErasing`` if requested. Use it as
+    ``Loading(transform=…)``: every example has its own random numbers.
 
     Args:
         size: height and width of an input in pixels, at least 1.
         scale: the least and the largest share of the image's area that a crop may have, in (0, 1].
         flip: whether every second image is mirrored left to right.
-        rand_augment: how many operations of RandAugment, and their magnitude from 0 to 30; None
-            for none of them.
+        rand_augment: number of operations of RandAugment, and their magnitude from 0 to 30; None
+            for no operations.
         erasing: the probability that a rectangle is erased, in [0, 1].
-        bicubic: scale by cubic interpolation; otherwise linearly.
+        bicubic: resize with cubic interpolation; otherwise linear.
 
     Raises:
         InvalidInput: a value is out of range.

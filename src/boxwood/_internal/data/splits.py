@@ -20,7 +20,7 @@ class InMemory:
         targets: int64 [n, ...].
 
     Raises:
-        InvalidInput: a dtype, a length or a value is another one.
+        InvalidInput: a dtype, a length or a value is different.
 
     Example:
         >>> data = InMemory(torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([5, 6, 7]))
@@ -68,7 +68,7 @@ class Splits:
         validation: examples to choose by, such as when to stop.
         test: examples for the number that is reported.
         classes: targets lie in [0, classes).
-        identity: hex digest of the contents and of which example is in which part; see
+        identity: hex digest of the contents and of the assignment of examples to parts; see
             `fingerprint`.
 
     Example:
@@ -166,8 +166,8 @@ def from_tensors(
 
     Inputs become ``(x - mean) / sd`` with mean and standard deviation (divisor n) of the training
     part alone, so nothing of validation or test leaks into them: one mean and sd per channel for
-    4-D inputs, one of each otherwise. The identity is taken from the tensors as they were given,
-    and so is the same on every machine.
+    4-D inputs, one of each otherwise. The identity is computed from the given tensors, so it is the
+    same on every machine.
 
     Args:
         name: what reports call it.

@@ -29,7 +29,7 @@ class Corpus:
 
     Args:
         name: what reports call it.
-        vocabulary: the words by number: the most frequent first, `UNKNOWN` and `END` among them.
+        vocabulary: the words by number, the most frequent first, including `UNKNOWN` and `END`.
         train: int64 [words] to learn from.
         validation: likewise, to choose by.
         test: likewise, to report.
@@ -141,7 +141,8 @@ def ptb(
 ) -> Splits:
     """Load a folder in the format of the Penn Treebank language-modelling set.
 
-    Three files of UTF-8 text, a sentence a line, words between blanks: ``ptb.train.txt``,
+    Three files of UTF-8 text, one sentence per line, with words separated by blanks:
+    ``ptb.train.txt``,
     ``ptb.valid.txt`` and ``ptb.test.txt``, or the same without ``ptb.``. They are looked for in
     ``root``, ``$PTB_DIR`` and ``$BOXWOOD_DATA/ptb``; BOXWOOD_DATA is ``.data`` if not set.
 

@@ -140,9 +140,9 @@ def imagenet_folder(
 ) -> Splits:
     """Read images in ImageNet's layout: ``train/<class>/<file>`` and ``val/<class>/<file>``.
 
-    ``val`` is the test part, as its labels are the ones that papers report on; the validation
-    part is held out of ``train``. The folder is looked for in ``root``, ``$IMAGENET_DIR`` and
-    ``$BOXWOOD_DATA/imagenet``. Its identity is taken from the files' names and sizes, for
+    ``val`` is the test part, because papers report on it; the validation part is held out of
+    ``train``. The folder is looked for in ``root``, ``$IMAGENET_DIR`` and
+    ``$BOXWOOD_DATA/imagenet``. Its identity is computed from the files' names and sizes, because
     reading every file would take hours.
 
     Args:

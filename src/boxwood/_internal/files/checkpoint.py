@@ -104,7 +104,7 @@ def open_checkpoint(source: Path | str, *, follow_links: bool = False) -> Checkp
 
     Args:
         source: a safetensors file, an index, or a folder with one of either.
-        follow_links: let shards of an index be links out of its folder, as in a download cache.
+        follow_links: follow links from shards of an index to other folders, as in a download cache.
 
     Raises:
         CheckpointError: a file is missing, damaged or outside the folder; the index and the shards

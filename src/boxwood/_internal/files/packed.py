@@ -50,11 +50,12 @@ def pack_file(
     Args:
         source: a safetensors file.
         target: the file to write.
-        masks: a file of masks for some of its tensors; without one, what is not ``+0.0`` is kept.
+        masks: a file of masks for some of its tensors; without one, everything except ``+0.0`` is
+            kept.
         on_read: called with progress; every byte is read twice.
 
     Returns:
-        How each tensor lies in the new file, in the order of the old one.
+        How each tensor is stored in the new file, in the order of the old one.
 
     Raises:
         CheckpointError: a file is damaged, quantised or an adapter, a mask does not fit or was not
@@ -104,8 +105,8 @@ def unpack_file(
         on_read: called with progress.
 
     Raises:
-        CheckpointError: the file is damaged, which is noticed before anything takes the target's name,
-            or the disk is full.
+        CheckpointError: the file is damaged, which is noticed before the target is written, or the
+            disk is full.
 
     Example:
         >>> unpack_file(Path("gone.safetensors"), Path("dense.safetensors"))

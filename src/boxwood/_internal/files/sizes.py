@@ -100,7 +100,7 @@ def network_bytes(
 ) -> tuple[int, int]:
     """Count the bytes of a whole network: dense, and with its masked tensors as sparse ones.
 
-    What has no mask (biases, norms) stays dense and is counted in both.
+    Tensors without a mask (biases, norms) stay dense and are counted in both.
 
     Args:
         weights: everything that a checkpoint holds.

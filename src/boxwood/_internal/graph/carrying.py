@@ -23,9 +23,9 @@ def carry_optimizer(
 ) -> Optimizer:
     """Make the optimizer of the smaller network: the same settings, state cut as weights are.
 
-    State of a parameter's shape is cut as the parameter, and single numbers are copied. Moments
-    that are factored into rows and columns (Adafactor) are cut along the axis that they have; what
-    is left are means that removed weights took part in, until new gradients replace them.
+    State with a parameter's shape is reduced like the parameter, and single numbers are copied.
+    Moments that are factored into rows and columns (Adafactor) are reduced along the axis that they
+    have. Removed weights still contribute to these means until new gradients replace them.
 
     Args:
         optimizer: of the original network.
@@ -34,9 +34,9 @@ def carry_optimizer(
         selection: the selection that `shrink` got.
 
     Raises:
-        UnsupportedModel: the optimizer holds other parameters, is not made by its class from parameter
-            groups, or has state that cannot be cut, such as the flat history of L-BFGS or moments
-            that are quantised in blocks.
+        UnsupportedModel: the optimizer has other parameters, its class cannot build it from
+            parameter groups, or it has state that cannot be reduced, such as the flat history of
+            L-BFGS or moments quantised in blocks.
 
     Example:
         >>> import numpy as np

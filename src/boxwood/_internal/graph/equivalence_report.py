@@ -89,19 +89,20 @@ class EquivalenceReport:
     Args:
         trials: comparisons of outputs.
         gradients: comparison of the gradients of kept parameters; None if it was not asked for.
-        restated: statistics that the masked network takes over kept channels alone.
+        restated: statistics that the masked network computes over kept channels only.
         attributes: ints of modules that were changed.
-        unread: parameters that the pass in evaluation does not read, and that nothing is shown for.
+        unread: parameters that the pass in evaluation mode does not read, and for which nothing was
+            checked.
         units, parameters, multiply_adds: before and after.
         beyond: where control flow begins to depend on data, if it does: outputs of all modules that
-            kept their shape were compared as well, for the model's own may be empty.
-        assumed: where the model looks at values that follow from whole-number inputs, such as the
-            length of the longest; what is shown is shown for the path that the example takes.
-        untried: why there is no trial on other inputs than those given.
-        unsteady: how outputs change though nothing else does, if that may be why trials differ.
-        strayed: how the masked network ran otherwise than in the trace, if trials differ.
-        baked: weights that are ordinary parameters now, since what computed them gives other values
-            after the cut.
+            kept their shape were compared as well, because the model's own may be empty.
+        assumed: where the model depends on values that follow from integer inputs, such as the
+            length of the longest; the check covers only the path that the example takes.
+        untried: why there is no trial on inputs other than those given.
+        unsteady: how outputs change although nothing else does, if that may be why trials differ.
+        strayed: how the masked network ran differently from the trace, if trials differ.
+        baked: weights that are now ordinary parameters, because their computation gives other
+            values after the removal.
     """
 
     trials: tuple[Trial, ...]

@@ -36,8 +36,9 @@ class Calls:
     """Several ways to call a network, which are traced, compared and measured together.
 
     Args:
-        examples: each an input, a tuple of inputs, or a dict of inputs by name.
-        how: given the network and the inputs of one example, runs it and returns what came out.
+        examples: a list; each is an input, a tuple of inputs, or a dict of inputs by name.
+        how: a function of the network and the inputs of one example that runs it and returns its
+            outputs.
 
     Example:
         >>> both = Calls(({"x": 1.0}, {"x": 2.0}), lambda net, x: (net(x), net(-x)))

@@ -27,8 +27,8 @@ class OperatorCall:
 
     Args:
         operator: its name, such as ``mylib::scale``.
-        inputs: shapes of the tensors that it is given, by the name of the argument; those of a list
-            are ``name.0``, ``name.1``, …; an optional tensor that is None is not there.
+        inputs: shapes of its input tensors, by the name of the argument; those of a list are
+            ``name.0``, ``name.1``, …; an optional tensor that is None is left out.
         outputs: shapes of the tensors that it returns: ``output`` if there is one, otherwise
             ``output.0``, ``output.1``, ….
         settings: its other arguments by name, defaults included.
@@ -64,7 +64,7 @@ def elementwise(call: OperatorCall) -> list[dict[str, int]]:
             changes in place.
 
     Raises:
-        InvalidInput: shapes do not broadcast, so that the operator is of another kind.
+        InvalidInput: shapes do not broadcast, so the operator is not elementwise.
 
     Example:
         >>> call = OperatorCall("mylib::scale", {"x": (2, 8), "scale": (8,)}, {"output": (2, 8)})

@@ -64,11 +64,11 @@ def baked(model: nn.Module, only: Sequence[Reparametrised] | None = None) -> nn.
 
     Args:
         model: any module; it is not changed.
-        only: the weights in question; all by default.
+        only: names of the weights; all by default.
 
     Returns:
-        The model itself where nothing is reparametrised. Otherwise a copy, whose other parameters
-        and buffers share the model's memory.
+        The model itself if nothing is reparametrised; otherwise a copy, whose other parameters and
+        buffers share the model's memory.
 
     Example:
         >>> layer = nn.utils.parametrizations.weight_norm(nn.Linear(2, 1))

@@ -31,18 +31,17 @@ def score_units(
     evidence: Mapping[str, Mapping[str, Tensor]] | None = None,
     normalise: bool = True,
 ) -> UnitScores:
-    """Score units: a criterion on every single weight, added up over all that a unit owns.
+    """Score units: score every single weight by a criterion, and add up the scores of each unit.
 
     Weights are those that layers compute with: masked, normed, or whatever PyTorch's
-    parametrisations or the network's own code make of its parameters. A unit that all layers write
-    with matrices and kernels of zeros, or that all read with zeros, has the lowest score. Where
-    evidence is asked for, weights that the network's own code computes are taken as their
-    parameters are.
+    parametrisations or the network's own code make of its parameters. A unit whose incoming or
+    outgoing matrices and kernels are all zero has the lowest score. If the criterion needs
+    evidence, weights that the network's own code computes count as their parameters.
 
     Args:
         units: of the network.
         criterion: its positional parameters, out of ``weight``, ``name`` and the names of the
-            evidence, say what it is given; it returns a score per weight, or one per filter.
+            evidence, determine what it gets; it returns a score per weight, or one per filter.
         evidence: by its name, then by parameter name, where the criterion asks for more than
             weights: ``{"gradient": {"fc1.weight": …}}``, or what
             `boxwood.criteria.Evidence` holds. Parameters that it says nothing
@@ -50,7 +49,7 @@ def score_units(
         normalise: divide by the mean of each group, so that groups can be compared.
 
     Raises:
-        InvalidInput: the criterion asks for what is not there, or a score is not finite.
+        InvalidInput: the criterion needs evidence that is missing, or a score is not finite.
 
     Example:
         >>> import torch

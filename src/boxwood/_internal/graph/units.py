@@ -41,7 +41,7 @@ class Axis:
     """One axis of a parameter or buffer.
 
     Args:
-        names: of the tensor; several where modules share it.
+        names: names of the tensor; several if modules share it.
         dim: the axis.
         units: int64 [size]: the unit that owns each index, -1 for none.
     """
@@ -56,9 +56,9 @@ class Group:
     """Units that own the same axes: the filters of one layer, or of several that add up.
 
     Args:
-        name: the axis that says best what they are, such as ``layer1.0.conv1.weight``.
+        name: the axis that describes the units best, such as ``layer1.0.conv1.weight``.
         units: int64, the numbers of the units.
-        axes: (name, dim) of all axes that each of them owns a part of.
+        axes: (name, dim) of all axes on which each unit has indices.
     """
 
     name: str
@@ -71,11 +71,11 @@ class Units:
     """The removable units of one network.
 
     Args:
-        axes: every axis of a parameter or buffer that loses something when some unit goes.
-        groups: units that are alike.
+        axes: every axis of a parameter or buffer from which removing some unit removes indices.
+        groups: units with the same axes.
         shapes: of all parameters, by first name.
         unused: parameters that no forward pass reads, in evaluation or in training.
-        flow: what the trace of the network taught.
+        flow: what the trace of the network found.
         model: the network itself.
         example: what it was traced on.
     """

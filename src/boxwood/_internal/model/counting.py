@@ -62,21 +62,22 @@ def count_layers(
     A weight does one multiply-add at each position: at each output position of a convolution, at
     each input position of a transposed one, once per row that enters a linear layer, once per step
     that enters a recurrent one. The matrices of a recurrent layer are counted together; so are the
-    four projections of ``nn.MultiheadAttention``, whose products of queries, keys and values hold
-    no weights and are not counted. Looking up a row of an embedding is none. Padding counts like the rest, groups as the smaller weights that they are.
+    four projections of ``nn.MultiheadAttention``, whose products of queries, keys and values have
+    no weights and are not counted. Looking up a row of an embedding costs none. Padding counts like
+    other positions, and grouped layers count by their smaller weights.
 
     ``output_activity`` of a layer is ``input_activity`` of the weight layer that runs next, so it
     is measured after the non-linearity and whatever pooling follows; for the last layer it is
-    that of its own output. ``han_flops_kept`` is ``kept / weights · input_activity``, where the
-    layer that runs first has 1 for the activity, because the paper takes the network's own input
-    as dense. So in a chain, FLOP%(i) = weights%(i) · Act%(i - 1), as in its tables. A
-    layer that is called several times adds up.
+    that of its own output. ``han_flops_kept`` is ``kept / weights · input_activity``, with an
+    activity of 1 for the layer that runs first, because the paper treats the network's input as
+    dense. So in a chain, FLOP%(i) = weights%(i) · Act%(i - 1), as in its tables. The counts of a
+    layer that is called several times are added up.
 
     Args:
         model: any module; layers that the pass does not call are left out.
         example: one batch, on any device, its first axis the examples; counts are per example,
             activities averages over the batch.
-        masks: bool masks by parameter name, True keeps; the pass runs with the others at zero.
+        masks: bool masks by parameter name, True keeps; the pass runs with pruned weights at zero.
 
     Raises:
         InvalidInput: no weight layer ran, the example has no batch axis, or a mask does not fit.
@@ -183,7 +184,7 @@ def count_parameters(model: nn.Module) -> int:
 def count_nonzero(model: nn.Module, masks: Mapping[str, Tensor]) -> int:
     """Count the parameters that masks keep, and all of those without a mask.
 
-    Zeros are not searched for: a bias that happens to be zero is a parameter still.
+    Zeros are not looked for: a bias that happens to be zero still counts as a parameter.
 
     Raises:
         InvalidInput: a mask that does not fit.

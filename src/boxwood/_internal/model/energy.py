@@ -54,7 +54,7 @@ class Energy:
 
 @dataclass(frozen=True)
 class EnergyEstimate:
-    """The dense network next to the pruned one; a table's estimate, not a measurement.
+    """Estimated energy of the dense and the pruned network, from a table, not a measurement.
 
     Example:
         >>> EnergyEstimate(dense=Energy(1.0, 9.0), pruned=Energy(0.5, 0.5)).gain
@@ -88,7 +88,7 @@ def energy(
         counts: layers of one network, from ``count``.
         table: picojoules per 32-bit operation; the 45 nm table of the paper by default.
         sram_bytes: on-chip memory for weights, at least 0; 0 means that nothing fits.
-        index_bits: bits that a kept weight needs in addition to its 32 to say where it is, at least 0.
+        index_bits: bits for the position of a kept weight, in addition to its 32, at least 0.
 
     Raises:
         InvalidInput: a negative size.

@@ -38,7 +38,7 @@ def three_step(
     """Return the method that trains, prunes once, and retrains for as long.
 
     Args:
-        allocation: how the sparsity is shared out.
+        allocation: how the sparsity is distributed.
         criterion: scores the weights.
         between: phases after the pruning.
 

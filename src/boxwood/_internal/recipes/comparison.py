@@ -32,7 +32,7 @@ class Place:
     Args:
         task: its name.
         method: likewise.
-        sparsity: that was asked for; None for dense networks that belong to every sparsity.
+        sparsity: the requested sparsity; None for dense networks, which belong to every sparsity.
         control: whether it is a control.
     """
 
@@ -71,17 +71,18 @@ class Comparison:
     """Methods to compare, the tasks to compare them on, and the sparsities.
 
     Args:
-        tasks: with names of their own.
-        methods: by name; ours are `METHODS`. Of a tuple of several, which are draws of one, the mean
-            counts.
+        tasks: with distinct names.
+        methods: by name; Boxwood's are `METHODS`. A tuple of methods is several random draws of
+            one, and their mean counts.
         sparsities: each in [0, 1).
-        controls: as methods; by default `CONTROLS`. Next to these come the dense network, the dense
-            network that is trained on as three-step methods are, and, where a task has ``small``, a
-            dense network with as many parameters as are left.
+        controls: like methods; by default `CONTROLS`. In addition there are the dense network, the
+            dense network trained for as long as three-step methods, and, if a task has ``small``, a
+            dense network with the number of parameters that pruning leaves.
         tuning_seeds: the first seeds, at least 1, on which learning rates are chosen.
 
     Raises:
-        InvalidInput: nothing is compared, a name occurs twice, or a sparsity is out of range.
+        InvalidInput: there is nothing to compare, a name occurs twice, or a sparsity is out of
+            range.
 
     Example:
         >>> from boxwood.comparison import METHODS

@@ -21,18 +21,19 @@ class ComparisonTask:
     """A network, data, the training that every method gets, and the learning rates to choose from.
 
     Args:
-        name: what tables call it.
+        name: its name in tables.
         model: returns a new network.
         data: returns the `Splits`.
-        train: the whole budget; its length is counted in steps.
-        rates: learning rates to choose from, by validation; none takes that of ``train`` alone.
+        train: the whole budget, with its length in steps.
+        rates: learning rates to choose from, by validation; if empty, only that of ``train`` is
+            used.
         layers: the parameters that are pruned.
         small: returns a smaller network of the same family for the keyword ``width``, a factor in
             (0, 1]: for the control that is dense and small from the start. None leaves it out.
         without: names of methods that cannot run on this network, such as SynFlow on tokens; they are
             missing from its table, and from ranks over tasks.
-        measure: the last phase of every recipe; with a loss the task is judged by that, less is
-            better, as for language models.
+        measure: the last phase of every recipe; if it has a loss, the task is judged by the loss,
+            as for language models.
 
     Raises:
         InvalidInput: the training is not counted in steps, or a rate is not above 0.

@@ -28,10 +28,10 @@ class Estimate:
     Args:
         value: the mean.
         seeds: number of seeds.
-        examples: number of examples that the error covers; 0 where only one number for each seed
-            is known, so that the error of the test set is left out.
+        examples: number of examples that the error covers; 0 if only one number for each seed is
+            known, so that the error of the test set is not included.
         by_seed: the value of each seed, in the order given.
-        example_error: standard error that the examples add, whatever the number of seeds.
+        example_error: standard error from the examples, which more seeds do not reduce.
     """
 
     value: float
@@ -86,15 +86,15 @@ def over_seeds_and_examples(
 
     With ``r`` the means of seeds, ``k`` those of examples and ``e`` what remains of x after both
     are taken away, the variance of the mean is estimated by
-    ``var(r)/n + max(0, var(k)/m - var(e)/(n·m))``. That is what resampling seeds and examples
-    jointly estimates (`two_way_bootstrap`), except for ``2·var(e)/(n·m)`` that resampling counts too
-    often, and it needs no random numbers. It is never less than the error over seeds alone.
+    ``var(r)/n + max(0, var(k)/m - var(e)/(n·m))``. Joint resampling of seeds and examples estimates
+    the same (`two_way_bootstrap`), except that it counts ``2·var(e)/(n·m)`` too much; this formula
+    needs no random numbers. It is never less than the error over seeds alone.
 
     Args:
         values: [seeds, examples]: right or wrong, a loss, or for a comparison the difference of two
             networks of one seed.
-        weights: [examples], at least one above zero: targets of each example where they have several;
-            values are then sums over targets, and the mean is over targets.
+        weights: [examples], at least one above zero: number of targets of each example, if examples
+            have several; values are then sums over targets, and the mean is over targets.
 
     Raises:
         InvalidInput: there are no values, fewer than two examples, or some are not finite.
@@ -169,12 +169,12 @@ def two_way_bootstrap(values: np.ndarray, *, seed: int = 0, resamples: int = 2_0
     """Draw seeds and examples with replacement, independently of each other, and take means.
 
     Resample r counts seed s ``v[r, s]`` times and example e ``w[r, e]`` times; its mean is
-    ``Σ v[r, s]·w[r, e]·x[s, e] / (n·m)``. Use it for what is no mean, such as a ratio of two; its
-    spread counts the interaction of seeds and examples three times, so it errs on the wide side,
-    and its percentiles over few seeds on the narrow one.
+    ``Σ v[r, s]·w[r, e]·x[s, e] / (n·m)``. Use it for statistics other than means, such as a ratio
+    of two. Its spread counts the interaction of seeds and examples three times, so it is somewhat
+    too wide. Its percentiles over few seeds are too narrow.
 
     Args:
-        values: [..., seeds, examples]; leading dimensions are resampled alike.
+        values: [..., seeds, examples]; leading dimensions are resampled in the same way.
         seed: of the random numbers; the same seed gives the same draws.
         resamples: how many.
 

@@ -32,16 +32,16 @@ class Standing:
         score: on test: accuracy as a fraction, or the mean loss.
         validation: the same on validation, by which the rate was chosen.
         rate: learning rate.
-        edge: at which end of the grid of rates it lies, ``"low"`` or ``"high"``; empty inside of it,
-            and where there was one rate.
-        sparsity: zeros among the prunable weights, as they came out.
-        nonzero: parameters that are left.
-        multiply_adds: of one example, kept weights alone.
+        edge: the end of the grid of rates at which it lies, ``"low"`` or ``"high"``; empty inside
+            the grid, and if there was only one rate.
+        sparsity: measured fraction of zeros among the prunable weights.
+        nonzero: number of remaining parameters.
+        multiply_adds: of one example, counting kept weights only.
         steps: of the optimizer.
-        training_multiply_adds: three times those of the weights that were kept at the time, for
-            every example of every step.
-        hours: that one seed took when it was made, those of a shared beginning among them.
-        diverged: how many of its runs had a training whose loss was no longer finite.
+        training_multiply_adds: three times those of the weights kept at the time, for every example
+            of every step.
+        hours: hours that one seed took, including shared first phases.
+        diverged: number of runs with a training whose loss was no longer finite.
         keys: of the measurements.
         front: whether no other network of the task is as good on validation for fewer multiply-adds.
     """
@@ -68,7 +68,7 @@ class League:
 
     Args:
         standings: all rows, by task, sparsity and score, best first.
-        seeds: that every row rests on.
+        seeds: number of seeds of every row.
         by_loss: names of the tasks that are judged by their loss.
     """
 
@@ -140,10 +140,10 @@ def compare(
 ) -> League:
     """Run a comparison to its end: every method, sparsity and task, at rates chosen on validation.
 
-    First every recipe runs at every rate on the first ``tuning_seeds``. The rate of the best mean on
-    validation is chosen, for each row by itself. Then the chosen ones run on the other seeds. What is
-    finished is taken from the store, recipes that begin alike share their beginning, and several
-    processes may run the same call.
+    First every recipe runs at every rate on the first ``tuning_seeds``. For each row, the rate with
+    the best mean on validation is chosen. Then the chosen ones run on the other seeds. Finished
+    phases are read from the store, recipes share equal first phases, and several processes may run
+    the same call.
 
     Args:
         comparison: what to compare.
@@ -152,7 +152,8 @@ def compare(
         workers: the number of processes that share the work, at least 1.
         device: where to train.
         snapshot_every: seconds between snapshots inside a long phase, above 0.
-        run: runs jobs in another way, such as on a cluster; by default here, in ``workers`` processes.
+        run: a function that runs jobs in another way, such as on a cluster; by default they run
+            here, in ``workers`` processes.
 
     Returns:
         The league table.

@@ -97,8 +97,8 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
     """Test whether two single networks differ on the same examples: exact and two-sided.
 
     Only examples that one answers correctly and the other incorrectly count: with i and j of them,
-    ``p = min(1, 2·P(X <= min(i, j)))`` for X ~ Binomial(i + j, 1/2). It speaks of these two networks,
-    not of two methods, which differ over seeds too.
+    ``p = min(1, 2·P(X <= min(i, j)))`` for X ~ Binomial(i + j, 1/2). The result is about these two
+    networks, not about two methods, which also vary over seeds.
 
     Args:
         a: right (true) or wrong, bool [examples].
@@ -129,8 +129,9 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     """Correct the p-values of all claims of one study for their number.
 
-    In order of size, ``p̃₍ᵢ₎ = max over j <= i of min(1, (k - j + 1)·p₍ⱼ₎)``. To accept what is at most
-    α then errs anywhere among the k claims with a chance of at most α, whatever depends on what.
+    In order of size, ``p̃₍ᵢ₎ = max over j <= i of min(1, (k - j + 1)·p₍ⱼ₎)``. If you accept claims
+    with a corrected value of at most α, the chance of any error among the k claims is at most α,
+    whatever their dependence.
 
     Args:
         p_values: in any order.
@@ -154,17 +155,19 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 def seeds_needed(
     estimate: Estimate, limit: float = 0.0, *, level: float = 0.95, least: int = 2
 ) -> int | None:
-    """Estimate at how many seeds the interval would leave a limit out, if mean and spread stay.
+    """Estimate the number of seeds at which the interval would exclude a limit, if mean and spread
+    do not change.
 
     Args:
-        estimate: with a single seed, whose spread is unknown, ``least`` is all that can be said.
+        estimate: the estimate so far; with a single seed the spread is unknown, and the result is
+            ``least``.
         limit: in its unit.
         level: confidence of the interval, in (0, 1).
-        least: the fewest that may decide.
+        least: the least number of seeds that may decide.
 
     Returns:
-        The number, or None where not even a thousand would do: mean and limit are too near each
-        other, or the examples are too few.
+        The number, or None if a thousand would not be enough: mean and limit are too close, or
+        there are too few examples.
 
     Example:
         >>> from boxwood.statistics import over_seeds

@@ -16,7 +16,7 @@ class Interval:
     """An estimate and the range that holds the true value at the given confidence.
 
     It prints with any number format; a format that ends in ``%`` shows fractions as percent.
-    Too few observations are said in words, because their interval invites too much trust.
+    With too few observations it says so, because such an interval suggests too much precision.
 
     Args:
         estimate: The single best value.
@@ -180,8 +180,8 @@ def paired_difference(
     """Compare two methods seed by seed: the mean of ``a - b``, and how often ``a`` wins.
 
     With w wins and l losses, the sign test's p-value is ``P(X >= w)`` for X ~ Binomial(w + l, 1/2);
-    ties say nothing and are left out. The paired t-test takes ``t = mean / (s / sqrt(n))`` with n-1
-    degrees of freedom; where all differences are one number, it is certain (p = 0) or equal (p = 1).
+    ties are left out. The paired t-test takes ``t = mean / (s / sqrt(n))`` with n-1
+    degrees of freedom; if all differences are the same number, p is 0, or 1 if that number is zero.
 
     Args:
         a: One finite number for each seed.
@@ -231,7 +231,7 @@ def _paired_t(differences: Sequence[float]) -> float | None:
 def ratio(a: Sequence[float], b: Sequence[float], level: float = 0.95) -> Interval:
     """The geometric mean of ``a / b`` over seeds, with Student's t interval of its logarithm.
 
-    ``exp(mean of log(a/b) ± t·s/sqrt(n))``: pairs of one seed, so what it does to both cancels.
+    ``exp(mean of log(a/b) ± t·s/sqrt(n))``: the pairs share a seed, so its effect on both cancels.
 
     Args:
         a: One positive number for each seed, such as an iteration or a time.

@@ -34,10 +34,10 @@ class Measurement:
         key: key of the phase in the store.
         facts: what it measured.
         epochs: passes over the training examples up to there.
-        seconds: time that the phases up to there took when they were made.
+        seconds: time that the phases up to there took.
         history: rows of the training before it, if there was one.
-        stopped: which test examples were answered correctly where that training's validation loss was
-            lowest, if it was watched.
+        stopped: which test examples were answered correctly at the lowest validation loss of that
+            training, if it was recorded.
     """
 
     branch: str
@@ -154,9 +154,10 @@ class Finding:
         claim: in words.
         held: True, False, or None for undecided.
         evidence: the figures.
-        p: two-sided p-value of the side that the figures are on; None where chance plays no part.
-        seeds: how many it rests on; None likewise.
-        needed: how many would likely decide it; None if it is decided or a thousand would not.
+        p: two-sided p-value of the side that the figures are on; None if nothing is random.
+        seeds: number of seeds that it rests on; None if nothing is random.
+        needed: number of seeds that would probably decide it; None if it is decided, or if a
+            thousand would not.
         estimate: what was compared with ``limit``, if it is a mean.
         limit: in the unit of the estimate.
     """
@@ -200,7 +201,8 @@ def collect(
     Args:
         jobs: what was run.
         store: where it is.
-        phases: those that measure test and validation accuracy; `summarise` takes `Measure` alone.
+        phases: classes of phases that measure test and validation accuracy; `summarise` uses
+            `Measure` only.
     """
     found: dict[str, Measurement] = {}
     for job in jobs:

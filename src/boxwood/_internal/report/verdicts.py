@@ -50,13 +50,13 @@ def exceeds(
 
     It holds if the 95 % interval lies above the limit, and fails if it lies below. A claim that one
     network is *better* also fails if the interval lies below the smallest gain that counts: more
-    seeds would only show ever more surely that both are about as good.
+    seeds would only confirm that both are about as good.
 
     Args:
         claim: in words.
-        estimate: from `contrast` or `over_seeds`; None where nothing was run.
+        estimate: from `contrast` or `over_seeds`; None if nothing was run.
         limit: -0.3 asks whether ours is at most 0.3 points worse.
-        smallest_gain: above the limit; declared before the study is run, 0 where any gain counts.
+        smallest_gain: above the limit; declared before the study is run. 0 if any gain counts.
         unit: of the estimate.
         digits: of its figures.
 
@@ -126,8 +126,8 @@ def within_margin(
 ) -> Finding:
     """Decide whether a mean is within a margin of zero: equivalence, by two one-sided tests.
 
-    It holds if the 95 % interval lies inside the margin, and fails if it lies outside. For "not worse
-    by more than" take `exceeds` with a negative limit.
+    It holds if the 95 % interval lies inside the margin, and fails if it lies outside. For "not
+    worse by more than" use `exceeds` with a negative limit.
 
     Example:
         >>> from boxwood.statistics import over_seeds
@@ -147,8 +147,8 @@ def in_every_seed(claim: str, values: Sequence[float], evidence: str = "") -> Fi
 
     Args:
         claim: in words.
-        values: one for each seed, above zero where the seed agrees.
-        evidence: figures to say with the count.
+        values: one for each seed, above zero if the seed agrees.
+        evidence: figures to show with the count.
 
     Example:
         >>> in_every_seed("lower in every seed", [0.1, 0.2, 0.1, 0.3, -0.1]).evidence
@@ -209,8 +209,8 @@ def enough_hold(claim: str, findings: Sequence[Finding], count: int) -> Finding:
 def corrected(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     """Apply Holm's correction to the claims of one study: a claim that chance could explain becomes undecided.
 
-    Claims without a p-value are left as they are. How many seeds an undecided one would need is
-    estimated again for the level that the correction asks for at worst, ``α / number of claims``.
+    Claims without a p-value are not changed. The number of seeds that an undecided claim would need
+    is estimated again for the strictest level of the correction, ``α / number of claims``.
 
     Example:
         >>> weak = Finding("weak", True, "0.2 [0.01, 0.4]", p=0.04, seeds=5)

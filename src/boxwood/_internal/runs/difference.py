@@ -31,9 +31,9 @@ class Difference:
     """Why two phases differ.
 
     Args:
-        shared: keys that both histories begin with.
-        settings: what was asked for differently, in order.
-        facts: what the two phases themselves found differently.
+        shared: keys of the phases that both histories share.
+        settings: settings that differ, in order.
+        facts: results of the two phases that differ.
     """
 
     shared: tuple[str, ...]

@@ -27,9 +27,9 @@ _KEY = re.compile("[0-9a-f]{20}")
 def collect_garbage(store: Store) -> int:
     """Delete files that interrupted processes left and no run needs, and return the bytes freed.
 
-    Finished phases that belong to a noted run stay, and so do snapshots of unfinished ones. While a
-    note is damaged nobody knows what it wanted, so all finished phases and snapshots stay. What
-    cannot be read or deleted is left, with a warning of the kind `DamagedFileWarning`.
+    Finished phases that belong to a recorded run are kept, and so are snapshots of unfinished ones.
+    If a record is damaged, all finished phases and snapshots are kept, because any may belong to
+    it. Files that cannot be read or deleted are left, with a `DamagedFileWarning`.
 
     Example:
         >>> import tempfile

@@ -74,8 +74,8 @@ def run_recipe(
 ) -> State:
     """Run a recipe to its end and return the last state.
 
-    Finished phases are taken from the store. Killed at any moment and run again, the result is
-    byte for byte that of an undisturbed run.
+    Finished phases are read from the store. You may kill the run at any moment and run it again:
+    the result is byte for byte that of an uninterrupted run.
 
     Args:
         genesis: where to start.
@@ -93,8 +93,8 @@ def run_recipe(
 def run_all(jobs: Sequence[Job], store: Store, settings: RunSettings | None = None) -> None:
     """Run several recipes; any number of processes on one store share the work.
 
-    Each phase is made by the process that locks it first. A process that finds a phase taken goes
-    on with another job, and waits only when nothing else is left.
+    The process that locks a phase first makes it. A process that finds a phase locked continues
+    with another job, and waits only if there is no other.
     """
     settings = settings or RunSettings()
     data = _Data()
