@@ -31,9 +31,9 @@ class InvalidInput(BoxwoodError, ValueError):
 
 
 class UnsupportedModel(BoxwoodError):
-    """The code of a model does something that cannot be followed; the message names the line.
+    """The code of a model does something that Boxwood cannot trace; the message names the line.
 
-    A part of the model, another example or another method may still do.
+    A part of the model, another example or another method may still work.
     """
 
 
@@ -42,26 +42,26 @@ class EquivalenceError(BoxwoodError):
 
 
 class TrainingDiverged(BoxwoodError):
-    """The loss is not finite any more, so that further steps would be wasted."""
+    """The loss is no longer finite, so further steps would be wasted."""
 
 
 class DistributedError(BoxwoodError):
-    """Ranks of ``torch.distributed`` hold or ask for different things."""
+    """Ranks of ``torch.distributed`` hold or request different things."""
 
 
 class CheckpointError(BoxwoodError):
-    """A file, a folder or a store cannot be read or written as what it should be.
+    """A file, a folder or a store cannot be read or written.
 
     It is damaged, incomplete, of a newer version, of another format or of another network.
     """
 
 
 class UntrustedCode(BoxwoodError):
-    """A file names code that nobody has said to trust; nothing of it was run."""
+    """A file names code that you have not trusted; none of it was run."""
 
 
 class MissingDependency(BoxwoodError, ImportError):
-    """A package is not installed that belongs to an extra; the message has the line for pip."""
+    """A package of an extra is not installed; the message has the pip command."""
 
 
 class EdgeOfGrid(UserWarning):
@@ -69,16 +69,16 @@ class EdgeOfGrid(UserWarning):
 
 
 class TooFewExamples(UserWarning):
-    """A fit has more unknowns than the data have rows: it follows them to the last detail."""
+    """A fit has more unknowns than the data has rows, so it overfits."""
 
 
 class NoEffect(UserWarning):
-    """A call was valid and changed nothing, which is rarely what was meant."""
+    """A call was valid but changed nothing, which is rarely intended."""
 
 
 class SelectionWarning(UserWarning):
-    """What is pruned by default may not be what was meant: matrices are left out, or are shared."""
+    """The default selection may not be what you meant: matrices are left out, or are shared."""
 
 
 class DamagedFileWarning(UserWarning):
-    """A file cannot be used and was left out; the message names it and says what to do."""
+    """A file cannot be used and was skipped; the message names it and says what to do."""

@@ -15,9 +15,9 @@ _HIDDEN = 64
 class FilterPolicy(nn.Module):
     """The agent's policy network: it reads the filters as one image and returns a logit of keeping for each.
 
-    The picture has a row for each filter and a column for each of its weights. Where a filter has
-    more than 16 weights, four stages of 7 × 7 convolution, ReLU and 2 × 2 max-pooling look at it
-    first; two linear layers follow.
+    The image has a row for each filter and a column for each of its weights. If a filter has more
+    than 16 weights, four stages of 7 × 7 convolution, ReLU and 2 × 2 max-pooling come first; two
+    linear layers follow.
 
     Args:
         filters: N, rows of the picture.

@@ -50,8 +50,8 @@ def efficiency_term(filters: int, kept: int) -> float:
 def reward(drop: float, bound: float, filters: int, kept: int) -> float:
     """Multiply the two terms: ``R = ψ · φ``.
 
-    Keeping every filter is worth 0. Within the bound removing more is worth more; beyond it,
-    where ψ is negative, removing more is worth less.
+    Keeping every filter has the reward 0. Within the bound, removing more gives a higher reward.
+    Beyond it ψ is negative, and removing more gives a lower one.
 
     Example:
         >>> reward(0.0, 2.0, 8, 8), round(reward(1.0, 2.0, 8, 4), 4), round(reward(4.0, 2.0, 8, 4), 4)

@@ -81,10 +81,10 @@ class TryAndLearn:
     """Settings of an agent's search over one layer.
 
     Args:
-        bound: b > 0, the drop of accuracy that is acceptable, in percentage points.
+        bound: b > 0, the acceptable drop of accuracy, in percentage points.
         tries: M, actions for one update.
         updates: the number of updates, at most.
-        certainty: in [½, 1]; stop once the mean over the filters of ``max(q, 1 - q)`` is above it.
+        certainty: in [½, 1]; stop when the mean over the filters of ``max(q, 1 - q)`` exceeds it.
         lr: learning rate of Adam.
         choose: the final action: `thresholded` or `best_rewarded`.
 
@@ -127,7 +127,7 @@ class Agent:
         picture: the layer's filters as rows, [N, columns].
         how: the search.
         seed: root seed; the policy's first weights and all actions follow from it and ``purpose``.
-        purpose: what the random numbers are for, such as the name of the layer.
+        purpose: purpose of the random numbers, such as the name of the layer.
 
     Example:
         >>> agent = Agent(torch.eye(3), TryAndLearn(bound=1.0, updates=40, lr=0.01), seed=0)

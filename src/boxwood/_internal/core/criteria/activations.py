@@ -30,9 +30,9 @@ def wanda(weight: Tensor, input_norm: Tensor) -> Tensor:
 def squared_activations(input_norm: Tensor) -> Tensor:
     """Score by activations alone: ``‖X_j‖₂²`` of each input, whatever its weights.
 
-    Units are ranked by the mean square of what they hand on: neurons by what the layer after them
-    reads, heads by the context that the output projection reads, and hidden channels by what all
-    layers read after their norms. Weights of one input score the same.
+    Units are ranked by the mean square of their outputs: neurons by the inputs of the next layer,
+    heads by the context that the output projection reads, and hidden channels by what all layers
+    read after their norms. All weights of one input have the same score.
 
     Args:
         input_norm: root of the summed squares of each input over the calibration examples and
@@ -58,10 +58,10 @@ def ria(weight: Tensor, input_norm: Tensor, *, power: float = 0.5) -> Tensor:
     """Score by relative importance and activations: a weight's shares in its input and its output.
 
     ``(|W_ij| / Σ_k |W_kj| + |W_ij| / Σ_k |W_ik|) · ‖X_j‖₂^power``: a large weight among large ones
-    counts less than the same weight alone, so that fewer inputs and outputs lose all of theirs.
+    counts less than the same weight alone, so fewer inputs and outputs lose all of their weights.
 
-    In a convolution an input is one place in the kernel of one input channel, as in its unfolded
-    form: the first sum runs over the filters, the second over a whole filter. A zero weight scores
+    In a convolution an input is one position in the kernel of one input channel, as in its unfolded
+    form: the first sum is over the filters, the second over a whole filter. A zero weight scores
     0, also where a sum is 0. Scores do not change with the scale of ``weight``. The shares in an
     output of n weights are 1/n on average, so a ranking over several layers prefers those with few
     inputs and outputs: use ``allocation=uniform``, as the paper does.
@@ -70,7 +70,7 @@ def ria(weight: Tensor, input_norm: Tensor, *, power: float = 0.5) -> Tensor:
         weight: [out, in, ...].
         input_norm: root of the summed squares of each input over the calibration examples and
             positions, [1, in, ...], or of the shape of ``weight``.
-        power: of the activations, in [0, ∞); 0 leaves the relative importance alone.
+        power: exponent of the activations, in [0, ∞); 0 uses the relative importance only.
 
     Returns:
         Scores of the shape of ``weight``, never negative.

@@ -53,7 +53,8 @@ def obd_full(weight: Tensor, second_derivative: Tensor, *, decay: float = 0.0) -
 def fisher(weight: Tensor, gradient_square: Tensor, *, decay: float = 0.0) -> Tensor:
     """Score by ``½ F w²`` with F the diagonal of the empirical Fisher matrix.
 
-    F is near the Hessian where the loss is a negative log-likelihood and the network fits.
+    F is close to the Hessian if the loss is a negative log-likelihood and the network fits the
+    data.
 
     Args:
         weight: any shape.
@@ -76,7 +77,7 @@ def fisher(weight: Tensor, gradient_square: Tensor, *, decay: float = 0.0) -> Te
 def hutchinson(weight: Tensor, hessian_diagonal: Tensor, *, decay: float = 0.0) -> Tensor:
     """Score by ``½ h w²`` with h Hutchinson's estimate ``E[z ⊙ H z]``; it may be negative.
 
-    Unlike the back-propagated ones it works for every network and loss, and is noisy.
+    Unlike the back-propagated criteria it works for every network and loss, but it is noisy.
 
     Args:
         weight: any shape.
@@ -97,8 +98,8 @@ def hutchinson(weight: Tensor, hessian_diagonal: Tensor, *, decay: float = 0.0) 
 def obs(weight: Tensor, inverse_hessian_diagonal: Tensor) -> Tensor:
     """Score by ``w² / (2 [H⁻¹]_qq)``: the rise of the loss if the weight is removed and the others adjust.
 
-    H is that of the layer's own outputs, ``2 X Xᵀ / n``, the same for every row of weights. Adjust
-    what remains with `boxwood.oneshot.reconstruct`.
+    H is the Hessian of the layer's squared output error, ``2 X Xᵀ / n``, the same for every row of
+    weights. Adjust the remaining weights with `boxwood.oneshot.reconstruct`.
 
     Args:
         weight: [out, ...].
@@ -120,8 +121,9 @@ def obs(weight: Tensor, inverse_hessian_diagonal: Tensor) -> Tensor:
 def woodfisher(weight: Tensor, inverse_fisher_diagonal: Tensor) -> Tensor:
     """Score by ``w² / (2 [F⁻¹]_qq)`` with F the empirical Fisher matrix in blocks of 50 weights.
 
-    The rise of the loss if the weight goes and the others of its block make up for it, in any
-    network that gives gradients. Adjust what remains with `boxwood.oneshot.reconstruct_by_fisher`.
+    This is the rise of the loss if the weight is removed and the others of its block adjust, for
+    any network with gradients. Adjust the remaining weights with
+    `boxwood.oneshot.reconstruct_by_fisher`.
 
     Args:
         weight: any shape.
@@ -145,12 +147,12 @@ def woodfisher(weight: Tensor, inverse_fisher_diagonal: Tensor) -> Tensor:
 def cap(elimination_cost: Tensor) -> Tensor:
     """Score by the cost of a weight after the cheaper ones of its block are removed: correlation-aware pruning.
 
-    Weights of a block go one after the other, the cheapest first, each by the cost of
-    `woodfisher`, and the rest moves to make up for it before the next is chosen. Of two weights
-    that can stand in for each other, one scores low and the other high.
+    The weights of a block are removed one after another, the cheapest first by the cost of
+    `woodfisher`, and the others are adjusted before the next is chosen. If two weights can replace
+    each other, one scores low and the other high.
 
     Args:
-        elimination_cost: of any shape, never negative; zero where nothing is left.
+        elimination_cost: of any shape, never negative; zero for weights that are already pruned.
 
     Example:
         >>> import torch

@@ -10,7 +10,8 @@ from torch import Tensor
 def geometric_median(weight: Tensor) -> Tensor:
     """Score a filter by its distances from all others: ``Σ_j ‖F_i - F_j‖₂``.
 
-    The lowest is nearest to the geometric median of the filters, and what the others can replace.
+    The filter with the lowest score is nearest to the geometric median of the filters, and the
+    others can replace it.
 
     Args:
         weight: [out, ...].
@@ -39,8 +40,7 @@ def geometric_median(weight: Tensor) -> Tensor:
 def network_slimming(weight: Tensor, norm_scale: Tensor) -> Tensor:
     """Score a filter by the scale of the batch norm after it: ``|γ|``.
 
-    The paper trains with an L1 penalty on γ first, which is what makes the small ones mean
-    something.
+    The paper first trains with an L1 penalty on γ, which makes small values meaningful.
 
     Args:
         weight: [out, ...]; only its shape counts.

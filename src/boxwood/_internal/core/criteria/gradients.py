@@ -30,9 +30,9 @@ def snip(weight: Tensor, gradient: Tensor) -> Tensor:
 def grasp(weight: Tensor, hessian_gradient: Tensor) -> Tensor:
     """Score by the weight's effect on the gradient flow: ``w · (H g)``, of either sign.
 
-    The paper scores ``-w · (H g)`` and removes the largest; here the higher score stays, so the
-    sign is the other one and the decision the same. Its loss has logits divided by T = 200: give
-    ``loss=Call.of(cross_entropy, temperature=200.0)``.
+    The paper scores ``-w · (H g)`` and removes the largest. Here the highest scores are kept, so
+    the sign is opposite and the result is the same. The paper's loss divides logits by T = 200:
+    pass ``loss=Call.of(cross_entropy, temperature=200.0)``.
 
     Args:
         weight: any shape.
@@ -52,9 +52,9 @@ def grasp(weight: Tensor, hessian_gradient: Tensor) -> Tensor:
 def synflow(weight: Tensor, flow_gradient: Tensor) -> Tensor:
     """Score by the flow through the weight: ``|∂R/∂w · w|`` of the network of absolute values.
 
-    R is the sum of the outputs for an input of ones. Meant to be scored in each of some 100 rounds
-    that multiply the density by the same factor: `boxwood.oneshot.find_masks_in_rounds` with the
-    schedule ``Geometric``. In one round it may empty a layer like any other criterion.
+    R is the sum of the outputs for an input of ones. Use it in about 100 rounds that multiply the
+    density by the same factor: `boxwood.oneshot.find_masks_in_rounds` with the schedule
+    ``Geometric``. In a single round it may empty a layer like any other criterion.
 
     Args:
         weight: any shape.
@@ -117,7 +117,7 @@ def gradient_magnitude(gradient: Tensor) -> Tensor:
     """Score by the size of the gradient, ``|g|``: a zero weight with a large gradient would grow fastest.
 
     Args:
-        gradient: mean gradient, dense: pruned places have one too.
+        gradient: dense mean gradient: pruned positions have one too.
 
     Returns:
         Scores of the shape of ``gradient``, never negative.

@@ -12,7 +12,8 @@ _CHUNK = 1 << 20
 def magnitude(weight: Tensor, *, p: int = 1) -> Tensor:
     """Score by size: ``|w|^p``.
 
-    Every p orders the weights of one tensor alike; p matters once scores are pooled over groups.
+    All p rank the weights of one tensor in the same order; p matters only if scores are pooled over
+    groups.
 
     Args:
         weight: any shape.
@@ -33,13 +34,13 @@ def magnitude(weight: Tensor, *, p: int = 1) -> Tensor:
 
 
 def random(weight: Tensor, name: str, *, seed: int = 0, draw: int = 0) -> Tensor:
-    """Score by chance, uniform in [0, 1): the control that every criterion must beat.
+    """Score at random, uniform in [0, 1): the control that every criterion must beat.
 
     Args:
         weight: any shape; only its shape counts.
         name: the tensor's name; each tensor has its own numbers.
-        seed: another seed, other numbers; phases of recipes give that of the run.
-        draw: which of the draws of a seed; one draw says little of chance.
+        seed: random seed; phases of recipes pass that of the run.
+        draw: which of the draws of a seed; use several, because one draw says little.
 
     Example:
         >>> import torch
@@ -71,9 +72,9 @@ def _drawn_for(weight: Tensor, generator: torch.Generator) -> Tensor:
 def magnitude_over_std(weight: Tensor) -> Tensor:
     """Score by size in units of the tensor's own spread: ``|w| / std(w)``.
 
-    The standard deviation is the population's, over all weights, pruned ones included.
-    With the allocation `AtLeast` of a quality this is the threshold "quality × std"; with `global_`
-    it finds the one quality that gives a sparsity.
+    The standard deviation is the population's, over all weights including pruned ones. With the
+    allocation `AtLeast`, this gives the threshold "quality × std"; with `global_` it finds the one
+    quality that gives a sparsity.
 
     Example:
         >>> import torch

@@ -15,13 +15,14 @@ from boxwood.errors import InvalidInput
 class TrackMovement:
     """Sum ``-∂E/∂w · w`` over the steps of an optimizer, taken before each step.
 
-    Positive where training pushes a weight away from zero. A hook on the optimizer does it, so
-    accumulated and clipped gradients count once, as the step sees them; one that a ``GradScaler``
-    has scaled is taken unscaled, and a step that it skips counts nothing. With a `MaskBinding` give
-    it ``mask_gradients=False``, or pruned weights never move and never return.
+    The sum is positive if training pushes a weight away from zero. It uses a hook on the optimizer,
+    so accumulated and clipped gradients count once, as the step uses them. Gradients that a
+    ``GradScaler`` has scaled are unscaled, and a step that it skips does not count. With a
+    `MaskBinding`, set its ``mask_gradients=False``; otherwise pruned weights never move and never
+    return.
 
     Args:
-        optimizer: the one that trains.
+        optimizer: the optimizer of the training.
         weights: parameters by dotted name, such as ``linear_and_conv(model)``.
 
     Example:

@@ -31,7 +31,7 @@ class Recovery:
 
     Args:
         examples: training examples.
-        training: a brief training; None for none. Every try sees the same batches.
+        training: a brief training; None for none. Every try uses the same batches.
         batches: of 250 examples, over which batch-norm statistics are re-estimated, after ``training``.
         seed: root seed.
     """
