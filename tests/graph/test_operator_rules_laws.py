@@ -1,6 +1,7 @@
 """Rules that users write: the operator runs in the smaller network, and a wrong rule is found out."""
 
 import importlib.util
+import pickle
 import re
 from pathlib import Path
 
@@ -230,6 +231,19 @@ def test_networks_are_repaired_around_an_operator():
         float((each(batch) - net(batch)).square().mean().detach()) for each in (small, better)
     ]
     assert errors[1] < 0.7 * errors[0]
+
+
+def test_units_found_by_a_rule_can_be_sent_to_another_process():
+    """Operators cannot be pickled, so a trace keeps their names."""
+    found = find_units(images(plain), IMAGES, rules={scaled: SCALED})
+    again = pickle.loads(pickle.dumps(found))  # noqa: S301 - written right here
+    assert len(again) == len(found)
+    assert again.flow.trace.calls[1].operator == "boxwood_tests.scaled.default"
+
+
+def plain(x: Tensor, scale: Tensor) -> Tensor:
+    """Run the operator; unlike the operator itself a function can be pickled."""
+    return OPS.scaled(x, scale)
 
 
 def test_one_call_takes_rules_too():

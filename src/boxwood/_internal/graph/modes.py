@@ -124,7 +124,7 @@ class Operations(TorchDispatchMode):
             writes = False
         name = schema.name.partition("::")[2].rstrip("_") or schema.name
         name = schema.name if is_foreign(func) else name.lstrip("_")
-        recorder.record(name, given, out, writes=writes, operator=func)
+        recorder.record(name, given, out, writes=writes, operator=str(func))
         return out
 
     def _run(self, func: Any, args: Any, kwargs: Any) -> Any:

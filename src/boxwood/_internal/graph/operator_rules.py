@@ -94,8 +94,8 @@ def _broadcast(shapes: Any) -> bool:
     return True
 
 
-def checked_rules(rules: Mapping[Any, OperatorRule] | None) -> dict[OpOverload, Rule]:
-    """Turn rules of users into rules of a trace, by overload.
+def checked_rules(rules: Mapping[Any, OperatorRule] | None) -> dict[str, Rule]:
+    """Turn rules of users into rules of a trace, by the name of the overload.
 
     Args:
         rules: by ``torch.ops.mylib.scale``, one overload of it, or what
@@ -123,7 +123,7 @@ def checked_rules(rules: Mapping[Any, OperatorRule] | None) -> dict[OpOverload, 
                 )
             if not callable(rule):
                 _check_shared(rule, f"a rule for {overload}")
-            made[overload] = _followed_by(rule)
+            made[str(overload)] = _followed_by(rule, overload)
     return made
 
 
@@ -146,16 +146,19 @@ def _check_shared(shared: Any, what: str) -> None:
         raise InvalidInput(f"Expected {what} that lists axes, got {described(shared)}; {_DO}.")
 
 
-def _followed_by(rule: OperatorRule) -> Rule:
+def _followed_by(rule: OperatorRule, overload: OpOverload) -> Rule:
+    arguments = overload._schema.arguments
+    writes = {a.name for a in arguments if a.alias_info is not None and a.alias_info.is_write}
+
     def follow(flow: Flow, call: Call) -> Any:
         inputs, outputs = _tensors(call)
         given = OperatorCall(
-            call.operator._schema.name,
+            overload._schema.name,
             {name: flow.shape(ref) for name, ref in inputs.items()},
             {name: flow.shape(ref) for name, ref in outputs.items()},
             {name: int(each) if isinstance(each, Size) else each
              for name, each in call.args.items() if not _holds_tensors(each)},
-            tuple(name for name in inputs if name.partition(".")[0] in _written(call)),
+            tuple(name for name in inputs if name.partition(".")[0] in writes),
         )  # fmt: skip
         groups = _groups(_asked(rule, given, call), given, call)
         flow.labels.cause = f"the rule for {call} keeps it whole"
@@ -275,8 +278,3 @@ def _named(name: str, given: Any) -> dict[str, Ref]:
 
 def _holds_tensors(given: Any) -> bool:
     return bool(refs(given))
-
-
-def _written(call: Call) -> set[str]:
-    arguments = call.operator._schema.arguments
-    return {a.name for a in arguments if a.alias_info is not None and a.alias_info.is_write}

@@ -241,7 +241,7 @@ class Flow:
         call: Call,
         rules: Mapping[str, Rule],
         carrying: Collection[str] = (),
-        own: Mapping[Any, Rule] = MappingProxyType({}),
+        own: Mapping[str, Rule] = MappingProxyType({}),
         *,
         freeze_unknown: bool,
     ) -> None:
@@ -251,7 +251,7 @@ class Flow:
             call: the next of the trace.
             rules: of operations, by name.
             carrying: operations that move and join only.
-            own: rules of users, by operator.
+            own: rules of users, by the name of the overload.
             freeze_unknown: keep whole what an operation without a rule reads.
         """
         rule = own.get(call.operator) or rules.get(call.name)

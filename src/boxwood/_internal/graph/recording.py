@@ -41,7 +41,7 @@ class Call:
         number: how many statistics were taken up to here, which is alike in every run.
         module: dotted name of the module whose code makes the call; empty for the model itself.
         source: file and line of the user's code.
-        operator: the overload, as in ``torch.ops.aten.relu.default``; None for a function of Python.
+        operator: name of the overload, such as ``aten.relu.default``; empty for a function of Python.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Call:
     number: int
     module: str
     source: str
-    operator: Any = None
+    operator: str = ""
 
     def __str__(self) -> str:
         return f"{self.name!r} in {self.module or 'the model'!r} ({self.source})"
@@ -216,7 +216,7 @@ class Recorder:
                 return
 
     def record(
-        self, name: str, given: Mapping[str, Any], out: Any, *, writes: bool, operator: Any = None
+        self, name: str, given: Mapping[str, Any], out: Any, *, writes: bool, operator: str = ""
     ) -> None:
         """Write a call down."""
         module, source = self.last = self.place()
