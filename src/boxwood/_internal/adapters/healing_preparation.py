@@ -135,5 +135,7 @@ def _targets(
 def _faster_in_bf16(device: str) -> bool:
     if device.startswith("cuda"):
         return bool(torch.cuda.is_bf16_supported())
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(supported and supported())
+    # These processors multiply bfloat16; others convert it, which takes longer than float32.
+    named = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    supported = (getattr(torch.cpu, name, None) for name in named)
+    return any(check() for check in supported if check is not None)
