@@ -52,7 +52,7 @@ WAYS: dict[str, tuple[str, ...]] = {
 KINDS = {"small": "depth", "sparse": "sparsegpt"}
 """The student by which the learning rate of a kind is chosen."""
 
-RATES = ("3e-5", "1e-4", "3e-4")
+RATES = ("3e-5", "1e-4", "3e-4", "1e-3")
 SEEDS = 3  # calibration texts, and orders of the healing text
 LENGTH, BATCH = 512, 2
 TOKENS = 16_384  # that a student is healed with: 16 steps of 1,024
