@@ -71,8 +71,8 @@ class HeavyTailed:
     """Keep more where the spectrum of the weights has a heavier tail (AlphaPruning).
 
     ``s_l = η ((α_l - α_min) / (α_max - α_min) (s₂ - s₁) + s₁)`` with ``s₁ = 1 - spread`` and ``s₂ = 1 +
-    spread``, and η so that the total is exact. No tensor can lose more than all its weights; the
-    rest is distributed over the others in the same proportion.
+    spread``, and η so that the total is exact. Every tensor keeps at least half of the mean density,
+    ``(1 - s) / 2``; what it does not lose is distributed over the others in the same proportion.
 
     Args:
         exponents: (name, α) of every tensor, such as `of` gives; the same α where tensors are to
@@ -90,6 +90,8 @@ class HeavyTailed:
         {'trained': 42, 'random': 22}
 
     Source: Lu et al. (2024), "AlphaPruning", equation 3.
+    Differs from the paper: the least density is ours. Where one exponent is far above all others, the
+    equation gives its tensor a sparsity of 1 and more, and a network with an empty layer is lost.
     """
 
     exponents: tuple[tuple[str, float], ...]
@@ -147,15 +149,16 @@ class HeavyTailed:
 def _to_mean(
     shares: Mapping[str, float], sizes: Mapping[str, int], sparsity: float
 ) -> dict[str, float]:
-    """Scale shares until their mean over all weights is the sparsity, none above 1."""
+    """Scale shares until their mean over all weights is the sparsity, none above the most."""
+    most = (1 + sparsity) / 2
     full: set[str] = set()
     while True:
-        left = sparsity * sum(sizes.values()) - sum(sizes[name] for name in full)
+        left = sparsity * sum(sizes.values()) - most * sum(sizes[name] for name in full)
         rest = sum(share * sizes[name] for name, share in shares.items() if name not in full)
         factor = left / (rest or 1.0)
-        over = {name for name, share in shares.items() if factor * share > 1} - full
+        over = {name for name, share in shares.items() if factor * share > most} - full
         if not over:
-            return {n: 1.0 if n in full else factor * share for n, share in shares.items()}
+            return {n: most if n in full else factor * share for n, share in shares.items()}
         full |= over
 
 
