@@ -51,8 +51,8 @@ OperatorRule = SharedAxes | Callable[[OperatorCall], SharedAxes]
 """What `boxwood.find_units` has to know of an operator: the axes that hold the same channels.
 
 Each dict maps names of tensors to an axis of each. Index ``i`` of one is index ``i`` of all: if it
-goes, it goes from all. An axis in no dict stays whole. A dict without an output is an axis that the
-operator sums products over. A function is given the `OperatorCall`.
+is removed, it is removed from all. An axis in no dict stays whole. A dict without an output is an
+axis that the operator sums products over. A function is given the `OperatorCall`.
 """
 
 
