@@ -179,7 +179,7 @@ def test_bad_input(folders: Path, tmp_path: Path) -> None:
         ((dense, *text, "--stride", 17), r"a stride in [1, 16], so that no token is left out, got 17"),
         ((dense, *text, "--length", 17), "a length in [1, 16], which is what the model"),
         ((tmp_path / "gone", *text), "a folder with config.json at"),
-        ((dense, dense, *text), "every folder once"),
+        ((dense, dense, *text), "each folder once"),
         ((encoder, *text), "predicts the next token"),
         ((narrow, *text), "a tokenizer of at most 10 tokens"),
         ((dense, *text, "--text", folders / "fox.txt"), "texts of different names, got fox twice"),

@@ -281,7 +281,7 @@ def test_data_that_cannot_judge_is_refused(nets) -> None:
         read_bench_data("digits", 4096, 10)
     found = read_bench_data(f"{nets}:two", None, 10)
     assert found.shapes() == ("1x4:float32",)
-    with pytest.raises(BoxwoodError, match=r"shapes of --data, 1x4:float32, got others"):
+    with pytest.raises(BoxwoodError, match=r"shapes of --data, 1x4:float32, got other shapes"):
         found.like((torch.zeros(2, 4),))
     assert first_outputs(lambda inputs: [inputs[0] + 1], found.judged)[0].tolist() == [[1.0] * 4]
 

@@ -77,7 +77,7 @@ def test_every_scope(row: Row, allocation: Allocation) -> None:
     size = sum(weight.numel() for weight in linear_and_conv(model).values())
     if row.signed and allocation is lamp:
         with pytest.raises(
-            BoxwoodError, match=r"not negative for lamp, got some below zero in '.*'; take"
+            BoxwoodError, match=r"not negative for lamp, got some below zero in '.*'; use"
         ):
             pruned(row, model, 0.7, allocation=allocation)
         return

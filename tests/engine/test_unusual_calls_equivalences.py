@@ -225,7 +225,7 @@ def test_a_file_remembers_which_tensors_were_one(tmp_path) -> None:
     net = Of(lambda layer, x, y: layer(x) + y).eval()
     x = torch.randn(2, 6)
     compile_(net, (x, x)).save(tmp_path / "net.bxw")
-    with pytest.raises(BoxwoodError, match="one and the same"):
+    with pytest.raises(BoxwoodError, match="tensors 0 and 1 of the call to be the same tensor"):
         load_session(tmp_path / "net.bxw")(x, x.clone())
 
 

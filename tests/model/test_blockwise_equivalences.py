@@ -149,7 +149,7 @@ def test_blocks_that_are_no_chain() -> None:
 
     hidden = [torch.randn(3, 8)]
     apart = nn.Sequential(First(between[0]), between[1], First(between[2]))
-    with pytest.raises(BoxwoodError, match="read what the one before makes, got something else"):
+    with pytest.raises(BoxwoodError, match="read the output of the one before, got something else"):
         states_before(apart, [between[0], between[2]], hidden)
     joined = nn.Sequential(*(First(block) for block in taken)).double()
     with pytest.raises(BoxwoodError, match="one after the other, got a Block at 0"):

@@ -85,7 +85,7 @@ def test_layers_that_do_not_fit_the_evidence() -> None:
         BoxwoodError, match=r"batch norm .* none after '3\.weight'; leave it out .*'3\.weight'"
     ):
         norm_scale(seen)
-    with pytest.raises(BoxwoodError, match=r"Linear, Conv1d.* got '0\.bias', which is none"):
+    with pytest.raises(BoxwoodError, match=r"Linear, Conv1d.* got '0\.bias', which is not one"):
         input_norm(Calibration(net, Named(("*.bias",))(net), [torch.rand(2, 1, 2, 2)]))
     plain = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2, affine=False))
     with pytest.raises(BoxwoodError, match=r"batch norm with a scale"):

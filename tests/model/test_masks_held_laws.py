@@ -315,7 +315,9 @@ def test_every_masked_parameter_needs_an_optimizer() -> None:
     net = network()
     masks = find_masks(net, 0.5)
     some = optim.SGD(net[2].parameters(), lr=0.1)
-    with pytest.raises(BoxwoodError, match=r"got only some of them, without 0\.weight; give all"):
+    with pytest.raises(
+        BoxwoodError, match=r"got only some of them, without 0\.weight; give a list of all"
+    ):
         MaskBinding(net, some, masks)
     net[0].requires_grad_(requires_grad=False)
     MaskBinding(net, some, masks)
@@ -325,7 +327,9 @@ def test_every_masked_parameter_needs_an_optimizer() -> None:
     net[0].requires_grad_(requires_grad=True)
     find_masks(net, 0.8, criterion=snip, loss=cross_entropy, batches=[(INPUTS, TARGETS)])
     loss = loss_of(net)
-    with pytest.raises(BoxwoodError, match=r"got only some of them, without 0\.weight; give all"):
+    with pytest.raises(
+        BoxwoodError, match=r"got only some of them, without 0\.weight; give a list of all"
+    ):
         loss.backward()
     some.add_param_group({"params": list(net[0].parameters())})
     loss_of(net).backward()

@@ -149,7 +149,7 @@ def test_a_full_disk_leaves_what_was_exported_before(
         ),
         (("report", "{store}", "--compare", "x", "dense"), "got 'x'; correct the name"),
         (("serve", "missing"), "Expected a store at missing"),
-        (("runs", "diff", "zz", "zz", "--store", "{store}"), "fits 0 of the phases"),
+        (("runs", "diff", "zz", "zz", "--store", "{store}"), "matches 0 of the phases"),
         (("runs", "tensorboard", "--out", "x", "--store", "missing"), "got no such folder"),
     ],
 )

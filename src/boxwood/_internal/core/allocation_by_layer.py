@@ -85,7 +85,7 @@ class OutlierWeighed:
 
     With ``D_l`` the fraction of a tensor's scores above ``outlier`` times their mean, scaled to
     [0, 1] over the tensors, ``density_l = 1 - s + 2 · spread · (D_l - mean D)``, the mean weighted
-    by the tensors' sizes so that the total is exact. Where a tensor would keep less than half of the
+    by the tensors' sizes so that the total is exact. Where a tensor would keep less than a quarter of the
     mean density, or more than all, the spread is as small as it takes to avoid that.
 
     Args:
@@ -140,7 +140,7 @@ class OutlierWeighed:
         mean = sum(scaled[name] * size for name, size in sizes.items()) / sum(sizes.values())
         apart = {name: 2 * self.spread * (d - mean) for name, d in scaled.items()}
         most, least = max(apart.values()), -min(apart.values())
-        factor = min(1.0, sparsity / (most or 1.0), (1 - sparsity) / 2 / (least or 1.0))
+        factor = min(1.0, sparsity / (most or 1.0), 0.75 * (1 - sparsity) / (least or 1.0))
         return {name: 1 - sparsity + factor * each for name, each in apart.items()}
 
     def _outliers(self, score: Tensor) -> float:

@@ -71,8 +71,8 @@ class HeavyTailed:
     """Keep more where the spectrum of the weights has a heavier tail (AlphaPruning).
 
     ``s_l = η ((α_l - α_min) / (α_max - α_min) (s₂ - s₁) + s₁)`` with ``s₁ = 1 - spread`` and ``s₂ = 1 +
-    spread``, and η so that the total is exact. Every tensor keeps at least half of the mean density,
-    ``(1 - s) / 2``; what it does not lose is distributed over the others in the same proportion.
+    spread``, and η so that the total is exact. Every tensor keeps at least a quarter of the mean
+    density, ``(1 - s) / 4``; what it does not lose is distributed over the others in the same proportion.
 
     Args:
         exponents: (name, α) of every tensor, such as `of` gives; the same α where tensors are to
@@ -150,7 +150,7 @@ def _to_mean(
     shares: Mapping[str, float], sizes: Mapping[str, int], sparsity: float
 ) -> dict[str, float]:
     """Scale shares until their mean over all weights is the sparsity, none above the most."""
-    most = (1 + sparsity) / 2
+    most = 1 - (1 - sparsity) / 4
     full: set[str] = set()
     while True:
         left = sparsity * sum(sizes.values()) - most * sum(sizes[name] for name in full)

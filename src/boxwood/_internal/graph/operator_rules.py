@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch._ops import OpOverload, OpOverloadPacket
 
 from boxwood._internal.core.arguments import check_kind, described
 from boxwood._internal.graph.labels import Ids
@@ -127,12 +126,12 @@ def checked_rules(rules: Mapping[Any, OperatorRule] | None) -> dict[str, Rule]:
     return made
 
 
-def _overloads(key: Any) -> list[OpOverload]:
+def _overloads(key: Any) -> list[Any]:
     key = getattr(key, "_opoverload", key)  # of what torch.library.custom_op returns
-    if isinstance(key, OpOverloadPacket):
+    if isinstance(key, torch._ops.OpOverloadPacket):
         return [getattr(key, name) for name in key.overloads()]
     do = "make one of a function with torch.library.custom_op"
-    check_kind(key, OpOverload, "an operator such as torch.ops.mylib.scale", do)
+    check_kind(key, torch._ops.OpOverload, "an operator such as torch.ops.mylib.scale", do)
     return [key]
 
 
@@ -146,7 +145,7 @@ def _check_shared(shared: Any, what: str) -> None:
         raise InvalidInput(f"Expected {what} that lists axes, got {described(shared)}; {_DO}.")
 
 
-def _followed_by(rule: OperatorRule, overload: OpOverload) -> Rule:
+def _followed_by(rule: OperatorRule, overload: Any) -> Rule:
     arguments = overload._schema.arguments
     writes = {a.name for a in arguments if a.alias_info is not None and a.alias_info.is_write}
 
