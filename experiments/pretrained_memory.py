@@ -1,13 +1,16 @@
-"""The memory that pruning a pretrained model takes is meant to follow its blocks, not its size.
+"""The memory that pruning a pretrained model takes is meant to depend on its blocks, not its depth.
 
 Writes Llamas of random weights in bfloat16, with the same blocks but more and more of them, prunes
-each by Wanda in a process of its own, and notes the most memory that process held.
+each by Wanda in a process of its own, and notes the most memory that process held. The same is done
+for dropping two blocks by influence.
 
     python experiments/pretrained_memory.py
 """
 
 import argparse
 import json
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -26,14 +29,17 @@ def main() -> None:
     """Prune models of several depths and write down what each took."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--blocks", type=int, nargs="+", default=[4, 16, 48])
+    parser.add_argument("--deeper", type=int, nargs="+", default=[4, 48, 96], help="to drop from")
     given = parser.parse_args()
     rows = [measured(count) for count in given.blocks]
+    dropped = [with_two_fewer(count) for count in given.deeper]
     block = 4 * (4 * WIDTH * WIDTH + 3 * WIDTH * INNER)
     found = {
         "block_bytes_in_float32": block,
         "calibration": {"samples": SAMPLES, "length": LENGTH},
         **imports(),
         "rows": rows,
+        "two_blocks_dropped": dropped,
         "machine": provenance(),
     }
     OUT.write_text(json.dumps(found, indent=1, default=str) + "\n")
@@ -51,6 +57,29 @@ def measured(blocks: int) -> dict[str, object]:
         command += ["--samples", str(SAMPLES), "--length", str(LENGTH)]
         found = pruned(command, at / "out", lambda out: {})  # noqa: ARG005
     return {"blocks": blocks, "checkpoint_bytes": size, **found}
+
+
+def with_two_fewer(blocks: int) -> dict[str, object]:
+    """Drop two blocks of a model by influence, from folder to folder."""
+    code = "from boxwood._internal.cli.main import main; main()"
+    with tempfile.TemporaryDirectory() as folder:
+        at = Path(folder)
+        size = make(at / "dense", blocks)
+        (at / "text.txt").write_text("a b c d e f g h\n" * 200)
+        command = ["shrink", "dense", "small", "--drop-blocks", "2", "--text", "text.txt"]
+        command += ["--samples", str(SAMPLES), "--length", str(LENGTH), "--json"]
+        done = subprocess.run(  # noqa: S603
+            [sys.executable, "-c", code, *command], cwd=at, stdout=subprocess.PIPE, check=True
+        )
+        left = sum(path.stat().st_size for path in (at / "small").glob("*.safetensors"))
+    said = json.loads(done.stdout)
+    peak = said["peak_memory_bytes"]
+    return {
+        "blocks": blocks,
+        "checkpoint_bytes": size,
+        "left_bytes": left,
+        "peak_memory_bytes": peak,
+    }
 
 
 def make(folder: Path, blocks: int) -> int:
