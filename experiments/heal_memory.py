@@ -10,13 +10,12 @@ import argparse
 import importlib.util
 import json
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from pretrained_memory import make
-from pruning_runs import imports
+from pruning_runs import boxwood, imports
 
 from boxwood._internal.runs.provenance import provenance
 
@@ -53,8 +52,7 @@ def measured(blocks: int) -> list[dict[str, Any]]:
             if "--lora" in settings and importlib.util.find_spec("peft") is None:
                 continue
             call = [
-                sys.executable, "-c", "from boxwood._internal.cli.main import main; main()",
-                "heal", str(at / "dense"), "--out", str(at / "out"), "--text", str(at / "text.txt"),
+                *boxwood(), "heal", str(at / "dense"), "--out", str(at / "out"), "--text", str(at / "text.txt"),
                 "--tokens", "1K", "--length", str(LENGTH), "--batch", str(BATCH), "--no-bf16",
                 "--dry-run", "--json",
             ]  # fmt: skip

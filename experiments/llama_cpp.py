@@ -15,7 +15,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import torch
 import transformers
 from one_shot_lm import write_dense
 from plain_text import brown
-from pruning_runs import report, rows_of, write_once
+from pruning_runs import boxwood, report, rows_of, write_once
 from torch.nn.functional import cross_entropy
 
 OUT = Path(__file__).parent / "results" / "llama_cpp.json"
@@ -74,25 +73,20 @@ def measured(store: Path, name: str, given: argparse.Namespace) -> dict[str, Any
     """Make a folder, convert it, and let both score it."""
     folder = store / name
     if not folder.exists():
-        boxwood(store, [folder.name if word == "OUT" else word for word in WAYS[name]])
+        words = [name if word == "OUT" else word for word in WAYS[name]]
+        subprocess.run(boxwood(*words, "--text", "train.txt"), cwd=store, check=True)  # noqa: S603
     file = store / f"{name}.gguf"
     convert(folder, file, given.source)
     theirs = score_in_llama_cpp(file, store / "test.txt", given.programs)
     file.unlink()
-    ours = score_in_transformers(folder, (store / "test.txt").read_text())
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    network = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    ours = score_in_transformers(network, tokenizer, (store / "test.txt").read_text())
     return {
         "perplexity": {"llama.cpp": theirs, "transformers": ours},
         "ratio": theirs / ours,
-        "parameters": sum(each.numel() for each in model(folder).parameters()),
+        "parameters": sum(each.numel() for each in network.parameters()),
     }
-
-
-def boxwood(store: Path, arguments: Sequence[str]) -> None:
-    """Run a command of Boxwood in the store."""
-    code = "from boxwood._internal.cli.main import main; main()"
-    subprocess.run(  # noqa: S603
-        [sys.executable, "-c", code, *arguments, "--text", "train.txt"], cwd=store, check=True
-    )
 
 
 def convert(folder: Path, file: Path, source: Path) -> None:
@@ -115,12 +109,10 @@ def score_in_llama_cpp(file: Path, text: Path, programs: Path) -> float:
 
 
 @torch.no_grad()
-def score_in_transformers(folder: Path, text: str) -> float:
+def score_in_transformers(network: torch.nn.Module, tokenizer: Any, text: str) -> float:
     """Return the same of the same tokens: llama.cpp puts its first token in place of each piece's."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     tokens = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
-    starts = read_starts(folder)
-    network, nats = model(folder), 0.0
+    starts, nats = read_starts(tokenizer), 0.0
     if starts is not None:
         tokens = torch.cat([torch.tensor([starts]), tokens])
     pieces = tokens[: PIECES * LENGTH].reshape(PIECES, LENGTH).clone()
@@ -132,19 +124,10 @@ def score_in_transformers(folder: Path, text: str) -> float:
     return math.exp(nats / (PIECES * (LENGTH // 2 - 1)))
 
 
-def read_starts(folder: Path) -> int | None:
+def read_starts(tokenizer: Any) -> int | None:
     """Return the token that a tokenizer puts first, if it puts one."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     first = tokenizer("a")["input_ids"][0]
     return int(first) if first == tokenizer.bos_token_id else None
-
-
-def model(folder: Path) -> torch.nn.Module:
-    """Load a folder as a user would."""
-    loaded: torch.nn.Module = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32
-    ).eval()
-    return loaded
 
 
 def write_experts(folder: Path, words: Path) -> None:

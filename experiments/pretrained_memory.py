@@ -10,13 +10,12 @@ for dropping two blocks by influence.
 import argparse
 import json
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import torch
 import transformers
-from pruning_runs import imports, pruned
+from pruning_runs import boxwood, imports, pruned
 
 from boxwood._internal.runs.provenance import provenance
 
@@ -61,7 +60,6 @@ def measured(blocks: int) -> dict[str, object]:
 
 def with_two_fewer(blocks: int) -> dict[str, object]:
     """Drop two blocks of a model by influence, from folder to folder."""
-    code = "from boxwood._internal.cli.main import main; main()"
     with tempfile.TemporaryDirectory() as folder:
         at = Path(folder)
         size = make(at / "dense", blocks)
@@ -69,7 +67,7 @@ def with_two_fewer(blocks: int) -> dict[str, object]:
         command = ["shrink", "dense", "small", "--drop-blocks", "2", "--text", "text.txt"]
         command += ["--samples", str(SAMPLES), "--length", str(LENGTH), "--json"]
         done = subprocess.run(  # noqa: S603
-            [sys.executable, "-c", code, *command], cwd=at, stdout=subprocess.PIPE, check=True
+            boxwood(*command), cwd=at, stdout=subprocess.PIPE, check=True
         )
         left = sum(path.stat().st_size for path in (at / "small").glob("*.safetensors"))
     said = json.loads(done.stdout)

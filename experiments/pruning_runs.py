@@ -19,18 +19,18 @@ METHODS = ("magnitude", "wanda", "ria", "sparsegpt")
 Measure = Callable[[Path], dict[str, Any]]
 
 
+def boxwood(*arguments: str) -> list[str]:
+    """Return the call of a command of Boxwood in a process of its own."""
+    code = "from boxwood._internal.cli.main import main; main()"
+    return [sys.executable, "-c", code, *arguments]
+
+
 def pruned(command: list[str], out: Path, measure: Measure) -> dict[str, Any]:
     """Prune a model into a folder, measure what came out, and delete it."""
     shutil.rmtree(out, ignore_errors=True)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    call = [
-        sys.executable,
-        "-c",
-        "from boxwood._internal.cli.main import main; main()",
-        "prune",
-        *command,
-    ]
-    done = subprocess.run([*call, "--out", str(out), "--json"], stdout=subprocess.PIPE, check=True)  # noqa: S603
+    call = boxwood("prune", *command, "--out", str(out), "--json")
+    done = subprocess.run(call, stdout=subprocess.PIPE, check=True)  # noqa: S603
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     said = json.loads(done.stdout)
     found = {

@@ -14,7 +14,7 @@ from boxwood._internal.cli.main import app
 from boxwood.errors import BoxwoodError
 
 transformers = pytest.importorskip("transformers")
-tokenizers = pytest.importorskip("tokenizers")
+pytest.importorskip("tokenizers")
 pytest.importorskip("accelerate")
 
 from boxwood._internal.adapters.depth import (  # noqa: E402
@@ -36,15 +36,7 @@ BATCHES = [{"input_ids": tiny.IDS}]
 
 
 def folder_of(name: str, place: Path, **more: Any) -> Path:
-    """A folder with a tokenizer of letters, and a text next to it."""
-    tiny.made(name, {**FAMILIES[name], **more}).save_pretrained(place / name)
-    letters = {letter: at for at, letter in enumerate("?abcdefghijklmnopqrstuvwxyz .")}
-    plain = tokenizers.Tokenizer(tokenizers.models.WordLevel(letters, unk_token="?"))  # noqa: S106
-    plain.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=plain, unk_token="?")  # noqa: S106
-    fast.save_pretrained(place / name)
-    (place / "text.txt").write_text("the quick brown fox jumps over the lazy dog.\n" * 20)
-    return place / name
+    return tiny.folder_of(tiny.made(name, {**FAMILIES[name], **more}), place / name)
 
 
 def shrink(*arguments: object) -> Result:

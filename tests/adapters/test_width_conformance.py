@@ -18,7 +18,7 @@ from boxwood._internal.recipes.unit_selection import unit_scores
 from boxwood.criteria import squared_activations
 
 transformers = pytest.importorskip("transformers")
-tokenizers = pytest.importorskip("tokenizers")
+pytest.importorskip("tokenizers")
 pytest.importorskip("accelerate")
 
 from boxwood._internal.adapters.shrunken import shrink_pretrained, write_folder  # noqa: E402
@@ -120,14 +120,7 @@ def test_neurons_heads_and_channels_by_hand() -> None:
 
 
 def folder_of(name: str, place: Path) -> Path:
-    shallow(name).save_pretrained(place / name)
-    letters = {letter: at for at, letter in enumerate("?abcdefghijklmnopqrstuvwxyz .")}
-    plain = tokenizers.Tokenizer(tokenizers.models.WordLevel(letters, unk_token="?"))  # noqa: S106
-    plain.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=plain, unk_token="?")  # noqa: S106
-    fast.save_pretrained(place / name)
-    (place / "text.txt").write_text("the quick brown fox jumps over the lazy dog.\n" * 20)
-    return place / name
+    return tiny.folder_of(shallow(name), place / name)
 
 
 def shrink(folder: Path, out: Path, *more: object) -> dict[str, Any]:

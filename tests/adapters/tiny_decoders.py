@@ -1,5 +1,6 @@
 """Tiny models of random weights of many families of transformers, for tests of what is made of them."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -110,3 +111,18 @@ def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
         found: torch.Tensor = model(input_ids=IDS, use_cache=False, **more).logits
     return found
+
+
+def folder_of(model: Any, folder: Path) -> Path:
+    """Write a model with a tokenizer of letters, and a text next to the folder."""
+    import tokenizers
+    import transformers
+
+    model.save_pretrained(folder)
+    letters = {letter: at for at, letter in enumerate("?abcdefghijklmnopqrstuvwxyz .")}
+    plain = tokenizers.Tokenizer(tokenizers.models.WordLevel(letters, unk_token="?"))  # noqa: S106
+    plain.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=plain, unk_token="?")  # noqa: S106
+    fast.save_pretrained(folder)
+    (folder.parent / "text.txt").write_text("the quick brown fox jumps over the lazy dog.\n" * 20)
+    return folder

@@ -47,7 +47,8 @@ def compensate(
         argmin over W of Σ ‖W x - y‖² + λ ‖W - W₀‖²
 
     where ``x`` is the layer's input in the already repaired small network, ``y`` the output of the
-    original layer for its whole input, and ``W₀`` the weights that remain. Then the running statistics of batch normalisations are re-estimated.
+    original layer for its whole input, and ``W₀`` the weights that remain. Then the running
+    statistics of batch normalisations are re-estimated.
 
     Args:
         model: the original.
