@@ -53,6 +53,7 @@ _LAYER_NORM = _signature(
 )
 _GROUP_NORM = _signature("input, num_groups, weight=None, bias=None, eps=1e-5, cudnn=True")
 _UNPOOL = _signature("input, indices, kernel_size, stride=None, padding=0, output_size=None")
+_POOL = _signature("self, output_size")
 _RMS_NORM = _signature("input, normalized_shape, weight=None, eps=None")
 
 WHOLE: dict[Any, tuple[str, inspect.Signature]] = {
@@ -151,6 +152,11 @@ WHOLE: dict[Any, tuple[str, inspect.Signature]] = {
     F.pixel_unshuffle: ("pixel_unshuffle", _signature("self, downscale_factor")),
     torch.channel_shuffle: ("channel_shuffle", _signature("self, groups")),
     F.channel_shuffle: ("channel_shuffle", _signature("self, groups")),
+    # With channels last, PyTorch ends an average over the whole image with as_strided.
+    F.adaptive_avg_pool2d: ("adaptive_avg_pool2d", _POOL),
+    torch._C._nn.adaptive_avg_pool2d: ("adaptive_avg_pool2d", _POOL),
+    F.adaptive_avg_pool3d: ("adaptive_avg_pool3d", _POOL),
+    torch._C._nn.adaptive_avg_pool3d: ("adaptive_avg_pool3d", _POOL),
 }  # fmt: skip
 """Function to the name of its rule and its signature."""
 
@@ -177,8 +183,16 @@ STATISTICS = {"layer_norm", "rms_norm", "group_norm", "mean", "var", "amax", "ma
 ASKS_SIZE: set[Any] = {Tensor.shape.__get__, Tensor.size}  # type: ignore[attr-defined]
 """Functions whose result is sizes."""
 
-PLAIN: set[Any] = {F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__, Tensor.__rmatmul__}
-"""Those of `WHOLE` in which no sizes are written."""
+PLAIN: set[Any] = {
+    F.linear,
+    torch.matmul,
+    Tensor.matmul,
+    Tensor.__matmul__,
+    Tensor.__rmatmul__,
+    F.adaptive_avg_pool2d,
+    F.adaptive_avg_pool3d,
+}
+"""Those of `WHOLE` in which no sizes of channels are written."""
 
 SETS_DATA: Any = Tensor.data.__set__  # type: ignore[attr-defined]
 

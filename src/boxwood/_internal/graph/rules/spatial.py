@@ -27,6 +27,19 @@ def _positions(count: int) -> Rule:
     return rule
 
 
+def _adaptive(count: int) -> Rule:
+    pool = _positions(count)
+
+    def rule(flow: Flow, call: Call) -> Any:
+        """Pool to a size that the code writes, which has to stay."""
+        sizes = call.args["output_size"]
+        for size in sizes if isinstance(sizes, tuple | list) else (sizes,):
+            flow.expect(call, size, None)
+        return pool(flow, call)
+
+    return rule
+
+
 def _unpool(count: int) -> Rule:
     def rule(flow: Flow, call: Call) -> Layout:
         """Put values to where the maxima were: both have the same channels."""
@@ -52,17 +65,19 @@ def _roi_align(flow: Flow, call: Call) -> Any:
 
 
 _ONE = "max_pool1d avg_pool1d adaptive_avg_pool1d adaptive_max_pool1d upsample_nearest1d upsample_linear1d max_pool1d_with_indices upsample_nearest_exact1d"
-_TWO = """max_pool2d max_pool2d_with_indices avg_pool2d adaptive_avg_pool2d adaptive_max_pool2d
+_TWO = """max_pool2d max_pool2d_with_indices avg_pool2d adaptive_max_pool2d
     upsample_nearest2d upsample_bilinear2d upsample_bicubic2d upsample_bilinear2d_aa
     upsample_bicubic2d_aa upsample_nearest_exact2d grid_sampler grid_sampler_2d lp_pool2d
     mkldnn_max_pool2d fractional_max_pool2d"""
-_THREE = """max_pool3d max_pool3d_with_indices avg_pool3d adaptive_avg_pool3d adaptive_max_pool3d
+_THREE = """max_pool3d max_pool3d_with_indices avg_pool3d adaptive_max_pool3d
     upsample_nearest3d upsample_trilinear3d grid_sampler_3d"""
 
 RULES: dict[str, Rule] = {
     **{name: _positions(1) for name in _ONE.split()},
     **{name: _positions(2) for name in _TWO.split()},
     **{name: _positions(3) for name in _THREE.split()},
+    "adaptive_avg_pool2d": _adaptive(2),
+    "adaptive_avg_pool3d": _adaptive(3),
     "max_unpool1d": _unpool(1),
     "max_unpool2d": _unpool(2),
     "max_unpool3d": _unpool(3),
