@@ -150,6 +150,29 @@ def test_label_smoothing_is_a_target_that_all_classes_share(
     assert torch.equal(cross_entropy(logits, labels), functional.cross_entropy(logits, labels))
 
 
+@pytest.mark.parametrize("shape", [(3, 7), (3, 4, 5)], ids=["text", "pixels"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_classes_side_by_side_in_memory_give_the_loss_of_classes_in_second_place(
+    shape: tuple[int, ...], smoothing: float
+) -> None:
+    """A language model's scores are read as rows: the same loss and gradient, -100 left out."""
+    chance = torch.Generator().manual_seed(0)
+    rows = torch.randn(*shape, 6, generator=chance)
+    labels = torch.randint(6, shape, generator=chance)
+    labels[0, 0] = -100
+    losses, gradients = [], []
+    for contiguous in (False, True):
+        leaf = rows.clone().requires_grad_()
+        scores = leaf.movedim(-1, 1)
+        scores = scores.contiguous() if contiguous else scores
+        loss = cross_entropy(scores, labels, label_smoothing=smoothing)
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append(leaf.grad)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert torch.allclose(*gradients, rtol=1e-5, atol=1e-8)
+
+
 def test_a_training_is_the_plain_loop_with_the_parts_of_torch() -> None:
     """AdamW, one-cycle and label smoothing: the weights of a bare loop, to the rounding of rates."""
     steps, inputs = 12, torch.randn(8, 5, generator=torch.Generator().manual_seed(1))
