@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from boxwood._internal.core.masks import and_, bits_of, mask_of, sparse_and, zero_
 from boxwood._internal.core.placement import check_unflattened
 from boxwood._internal.core.shards import is_distributed, local
-from boxwood.errors import UnsupportedModel
+from boxwood.errors import InvalidInput, UnsupportedModel
 
 _WORDS: dict[int, Any] = {
     1: ctypes.c_int8,
@@ -128,6 +128,29 @@ class HeldWeight:
     def wrong(self) -> int:
         """Count the pruned weights that are not zero; waits for the device."""
         return int((local(self.parameter.detach())[~local(self.mask)] != 0).sum())
+
+    def unhook(self) -> None:
+        """Remove the hook of its gradient, if there is one."""
+        if self.gradient_hook is not None:
+            self.gradient_hook.remove()
+            self.gradient_hook = None
+
+    def check_read(self) -> None:
+        """Refuse a backward pass in which pruned weights were not zero, and no hook saw it.
+
+        Raises:
+            InvalidInput: some are not zero.
+        """
+        if count := self.wrong():
+            raise InvalidInput(
+                f"Expected the {self.mask.numel() - int(self.mask.sum())} pruned weights of "
+                f"{self.name!r} to be zero in a backward pass, got {count} that are not: "
+                f"something changed them, and no hook saw that they were read. Perhaps the "
+                f"network was compiled and "
+                f"called before the masks were bound; bind masks to the compiled network, or "
+                f"before its first call."
+            )
+        self.note()
 
     def set_mask(self, mask: Tensor) -> None:
         """Take another mask, in the same memory, where a captured CUDA graph would read it."""

@@ -3,6 +3,9 @@
 Three things are watched: the steps of the optimizers, which are followed by writing zeros; the
 gradients, which are zeroed as they come; and the reading of the weights, by a forward pass or by
 `state_dict`, before which every masked weight is looked at and projected if it was changed.
+
+Hooks notice gradients and forward passes in any loop. Boxwood's own loop knows when they come and
+calls `before_reading` and `gradients_came` instead, once a step for the whole network: see `lead`.
 """
 
 import weakref
@@ -19,9 +22,11 @@ from boxwood._internal.core.shards import local, total
 from boxwood._internal.model.held_weights import HeldWeight
 from boxwood._internal.model.optimizer_memory import (
     Optimizers,
+    alive,
     forget_,
     listed,
     members,
+    not_owned,
     owned,
     reports_steps,
 )
@@ -93,6 +98,7 @@ class Holding:
                 held.hidden = hiding.hidden.get(name)
                 held.whole = held.hidden is None
         self._project_all()
+        self._led = False
         self._handles: list[Any] = []
         self._hooks: list[Any] = []
         for number, group in enumerate(self._members):
@@ -106,6 +112,35 @@ class Holding:
                 held.owned = True
                 self._hook_gradient(held)
         self._hook_modules()
+
+    def lead(self, *, apart: bool = False) -> None:
+        """Do without the hooks of gradients and forward passes from now on.
+
+        The caller calls `before_reading` before the forward passes of each step, `gradients_came`
+        after the backward passes. Sharded parameters keep their hooks.
+
+        Args:
+            apart: whether nothing that reads a gradient mixes one weight's with another's. Those of
+                pruned weights are then left as they are: the weights become zero after the step.
+        """
+        if any(held.sharded for held in self.weights.values()):
+            return
+        self._led = True
+        self._mask_gradients = self._mask_gradients and not apart
+        for held in self.weights.values():
+            held.unhook()
+        self._hook_modules()
+
+    def before_reading(self) -> None:
+        """Project what was changed since the last time; nothing if hooks do that."""
+        if self._led:
+            self.look(self._whole, self._model)
+
+    def gradients_came(self) -> None:
+        """Zero the gradients of a step at pruned places; nothing if hooks do that."""
+        if self._led:
+            for held in self.weights.values():
+                self._gradient_came(held)
 
     def masks(self) -> dict[str, Tensor]:
         """The masks as they are now; True keeps."""
@@ -158,9 +193,7 @@ class Holding:
         for handle in (*self._handles, *self._hooks):
             handle.remove()
         for held in self.weights.values():
-            if held.gradient_hook is not None:
-                held.gradient_hook.remove()
-                held.gradient_hook = None
+            held.unhook()
         self._handles, self._hooks = [], []
 
     # Reading the weights
@@ -180,7 +213,7 @@ class Holding:
                 for parameters, attribute in held.places:
                     if parameters.get(attribute) is not parameter:
                         self._stand_in(held, parameters, attribute, module)
-                if parameter.requires_grad and held.gradient_hook is None:
+                if parameter.requires_grad and held.gradient_hook is None and not self._led:
                     self._hook_gradient(held)
             if held.changed():
                 moved |= held.gradient_came and not self._stepping
@@ -221,9 +254,9 @@ class Holding:
         if self.after_step is not None and self._unexplained >= _PATIENCE:
             raise InvalidInput(
                 f"Expected steps of the optimizer that was given, got {self._unexplained} changes "
-                f"of the weights after backward passes and no step: the masks would never "
-                f"change; give the optimizer whose step() is called, or detach the binding that "
-                f"is no longer used."
+                f"of the weights after backward passes and no step: the masks would never change; "
+                f"give the optimizer whose step() is called, or detach the binding that is no "
+                f"longer used."
             )
 
     # Modules
@@ -232,7 +265,8 @@ class Holding:
         for handle in self._hooks:
             handle.remove()
         check_names(self._model, self.weights.values())
-        self._hooks = hook_modules(self._model, self.weights.values(), self)
+        weights, forward = self.weights.values(), not self._led
+        self._hooks, self._whole = hook_modules(self._model, weights, self, forward=forward)
 
     # Optimizers
 
@@ -260,8 +294,8 @@ class Holding:
             for held in self.weights.values():
                 and_(held.parameter, held.bits)
             return
-        if self.at_first_step is not None:
-            check, self.at_first_step = self.at_first_step, None
+        check, self.at_first_step = self.at_first_step, None
+        if check is not None:
             check()
         mine = self._owned_by(optimizer)
         for held in self.weights.values():
@@ -286,35 +320,31 @@ class Holding:
 
     def _owned(self, group: list[Any]) -> set[int]:
         masked = {id(held.parameter) for held in self.weights.values()}
-        return {i for each in _alive(group) for i in owned(each)} & masked
+        return {i for each in alive(group) for i in owned(each)} & masked
 
     def _check_owned(self, weights: list[HeldWeight]) -> None:
         mine = {i for group in self._members for i in self._owned(group)}
         missing = [held.name for held in weights if id(held.parameter) not in mine]
         if missing:
-            have = f"only some of them, without {', '.join(missing)}" if mine else "none of them"
-            raise InvalidInput(
-                f"Expected an optimizer over the masked parameters "
-                f"({', '.join(self.weights)}), got {have}; give a list of all optimizers that "
-                f"train this network. Make them after the network is moved to its device and "
-                f"sharded, and freeze parameters that do not learn (requires_grad=False)."
-            )
+            raise not_owned(missing, self.weights, none=not mine)
 
     # Gradients
 
     def _hook_gradient(self, held: HeldWeight) -> None:
-        def gradient_came(parameter: Tensor) -> None:
-            if parameter.grad is None:
-                return
-            if not torch.compiler.is_compiling() and held.changed():
-                self._check_read(held)
-            if not held.owned:  # it was frozen when the masks were bound
-                self._check_owned([held])
-                held.owned = True
-            held.gradient_came = True
-            self._masked(held)
+        held.gradient_hook = held.parameter.register_post_accumulate_grad_hook(
+            lambda _: self._gradient_came(held)
+        )
 
-        held.gradient_hook = held.parameter.register_post_accumulate_grad_hook(gradient_came)
+    def _gradient_came(self, held: HeldWeight) -> None:
+        if held.parameter.grad is None:
+            return
+        if not torch.compiler.is_compiling() and held.changed():
+            held.check_read()
+        if not held.owned:  # it was frozen when the masks were bound
+            self._check_owned([held])
+            held.owned = True
+        held.gradient_came = True
+        self._masked(held)
 
     def _masked(self, held: HeldWeight) -> None:
         if self.before_masking is not None:
@@ -324,18 +354,6 @@ class Holding:
             held.gradient_masked = True
         if self.before_masking is not None:
             held.note_gradient()
-
-    def _check_read(self, held: HeldWeight) -> None:
-        if count := held.wrong():
-            raise InvalidInput(
-                f"Expected the {held.mask.numel() - int(held.mask.sum())} pruned weights of "
-                f"{held.name!r} to be zero in a backward pass, got {count} that are not: "
-                f"something changed them, and no hook saw that they were read. Perhaps the "
-                f"network was compiled and "
-                f"called before the masks were bound; bind masks to the compiled network, or "
-                f"before its first call."
-            )
-        held.note()
 
     # Masks
 
@@ -368,7 +386,7 @@ class Holding:
                 came = int((local(held.mask) & ~local(before[name])).any())
                 flat += total(came, held.parameter)
         for group in self._members:
-            for optimizer in _alive(group):
+            for optimizer in alive(group):
                 forget_(optimizer, stayed, flat=flat > 0)
 
 
@@ -380,9 +398,3 @@ class _AfterStep:
 
     def __call__(self, optimizer: Any, *_: object) -> None:
         self._holding.stepped(optimizer, self._number)
-
-
-def _alive(group: list[Any]) -> list[Any]:
-    """The optimizers of a list that are still there."""
-    each = [one() if isinstance(one, weakref.ref) else one for one in group]
-    return [one for one in each if one is not None]

@@ -1,6 +1,7 @@
 """Which optimizers train a parameter, and the state they have for it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -92,6 +93,40 @@ def owned(optimizer: Any) -> set[int]:
         True
     """
     return {id(p) for group in getattr(optimizer, "param_groups", ()) for p in group["params"]}
+
+
+def not_owned(missing: Sequence[str], masked: Iterable[str], *, none: bool) -> InvalidInput:
+    """Make the error for masked parameters that learn and that no optimizer has.
+
+    Args:
+        missing: their names.
+        masked: names of all masked parameters.
+        none: whether no optimizer has any of those.
+
+    Example:
+        >>> raise not_owned(["a"], ["a", "b"], none=False)
+        Traceback (most recent call last):
+        ...
+        boxwood.errors.InvalidInput: Expected an optimizer over the masked parameters (a, b), got only some of them, without a; give a list of all optimizers that train this network. Make them after the network is moved to its device and sharded, and freeze parameters that do not learn (requires_grad=False).
+    """
+    have = "none of them" if none else f"only some of them, without {', '.join(missing)}"
+    return InvalidInput(
+        f"Expected an optimizer over the masked parameters ({', '.join(masked)}), got {have}; give "
+        f"a list of all optimizers that train this network. Make them after the network is moved "
+        f"to its device and sharded, and freeze parameters that do not learn "
+        f"(requires_grad=False)."
+    )
+
+
+def alive(group: Iterable[Any]) -> list[Any]:
+    """List the optimizers that are still there, of optimizers and weak references to some.
+
+    Example:
+        >>> alive([1, weakref.ref(nn.Linear(1, 1))])
+        [1]
+    """
+    each = [one() if isinstance(one, weakref.ref) else one for one in group]
+    return [one for one in each if one is not None]
 
 
 def forget_(optimizer: Any, stayed: Mapping[nn.Parameter, Tensor], *, flat: bool) -> None:

@@ -119,11 +119,20 @@ def check_names(model: nn.Module, weights: Iterable[HeldWeight]) -> None:
                 )
 
 
-def hook_modules(model: nn.Module, weights: Iterable[HeldWeight], holder: Holder) -> list[Any]:
+def hook_modules(
+    model: nn.Module, weights: Iterable[HeldWeight], holder: Holder, *, forward: bool = True
+) -> tuple[list[Any], ReadingHook]:
     """Register hooks on every module that holds masked parameters, by itself or inside.
 
+    Args:
+        model: the network.
+        weights: its masked parameters, which note where modules keep them.
+        holder: what the hooks notify.
+        forward: False leaves out the hooks before forward passes, and keeps those before
+            `state_dict`.
+
     Returns:
-        Their handles; and the weights have noted where modules keep them.
+        Their handles, and one hook for the whole network, which is registered nowhere.
 
     Example:
         >>> from types import SimpleNamespace
@@ -131,18 +140,21 @@ def hook_modules(model: nn.Module, weights: Iterable[HeldWeight], holder: Holder
         >>> held = HeldWeight(("0.weight",), net[0].weight, torch.ones(1, 1, dtype=torch.bool))
         >>> looks = []
         >>> holder = SimpleNamespace(look=lambda hook, module: looks.append(module))
-        >>> handles = hook_modules(net, [held], holder)
+        >>> handles, whole = hook_modules(net, [held], holder)
         >>> _ = net(torch.ones(1, 1))
         >>> len(looks)  # before the network and before its layer
         2
+        >>> [held.name for held in whole.below]
+        ['0.weight']
     """
     by_id = {}
     for held in weights:
         held.places = []
         by_id[id(held.parameter)] = held
     handles: list[Any] = []
-    _hook_module(model, by_id, {}, holder, handles)
-    return handles
+    whole = ReadingHook(holder, list(by_id.values()), [], [])
+    _hook_module(model, by_id, {}, whole, handles, forward=forward)
+    return handles, whole
 
 
 def restore_after_call(
@@ -171,8 +183,10 @@ def _hook_module(
     module: nn.Module,
     by_id: Mapping[int, HeldWeight],
     below: dict[int, list[HeldWeight]],
-    holder: Holder,
+    whole: ReadingHook,
     handles: list[Any],
+    *,
+    forward: bool,
 ) -> list[HeldWeight]:
     if id(module) in below:
         return below[id(module)]
@@ -184,23 +198,27 @@ def _hook_module(
         held.places.append((module._parameters, attribute))
     edges = []
     for key, child in module._modules.items():
-        inside = [] if child is None else _hook_module(child, by_id, below, holder, handles)
-        if child is None or not inside:
+        if child is None:
+            continue
+        inside = _hook_module(child, by_id, below, whole, handles, forward=forward)
+        if not inside:
             continue
         edges.append((module._modules, key, child))
         found += [held for held in inside if held not in found]
         if isinstance(child, NonDynamicallyQuantizableLinear):
             # Attention reads it without calling it.
             own += [each for each in _masked(child, by_id) if not each[2].sharded]
-    if found:
-        forward = ReadingHook(holder, found, own, edges)
-        save = ReadingHook(holder, found, own, edges, saving=True)
+    if not found:
+        return found
+    whole.own += own
+    whole.edges += edges
+    if forward:
+        read = ReadingHook(whole.holder, found, own, edges)
         # Before fully_shard gathers the shards, and after hooks that write to weights.
         first = any(held.sharded for held in found)
-        handles += [
-            module.register_forward_pre_hook(forward, prepend=first),
-            module.register_state_dict_pre_hook(save),
-        ]
+        handles.append(module.register_forward_pre_hook(read, prepend=first))
+    save = ReadingHook(whole.holder, found, own, edges, saving=True)
+    handles.append(module.register_state_dict_pre_hook(save))
     return found
 
 

@@ -26,6 +26,7 @@ from boxwood._internal.core.straight_through import Moment, StraightThrough
 from boxwood._internal.model.binding import MaskBinding
 from boxwood._internal.model.evidence.calibration import Batches, Calibration, Loss
 from boxwood._internal.model.evidence.gathering import Evidence, check_same_network, gather
+from boxwood._internal.model.holding import Holding
 from boxwood._internal.model.layer_kinds import as_stored, layouts_of, outputs_first
 from boxwood._internal.model.optimizer_memory import Optimizers
 from boxwood._internal.model.policy_memory import Hiding, PolicyMemory
@@ -133,16 +134,21 @@ class SparseTraining:
             self._held = MaskBinding(model, optimizer, masks, group=group, hiding=hiding)
             self._explored = saved.explored_by(self._held.masks)
             self._count()
-        self._rounds = Rounds(self._held.holding.trainers, saved.steps)
-        self._held.holding.at_first_step = self._check_ranks
-        self._held.holding.after_step = self._after_step
+        self._rounds = Rounds(self.holding.trainers, saved.steps)
+        self.holding.at_first_step = self._check_ranks
+        self.holding.after_step = self._after_step
         if policy.wants_gradients:
-            self._held.holding.before_masking = self._keep_dense_gradient
+            self.holding.before_masking = self._keep_dense_gradient
 
     @property
     def steps(self) -> int:
         """The steps taken: with several optimizers, those that all of them have taken."""
         return self._rounds.steps()
+
+    @property
+    def holding(self) -> Holding:
+        """The hooks that hold the masks."""
+        return self._held.holding
 
     @property
     def masks(self) -> dict[str, Tensor]:
@@ -183,7 +189,7 @@ class SparseTraining:
             steps=self.steps,
             masks=self._held.state_dict(),
             memory=self._memory.tensors,
-            hidden=self._held.holding.hidden(),
+            hidden=self.holding.hidden(),
             explored=self._explored,
         )
         return saved.tensors()
@@ -204,7 +210,7 @@ class SparseTraining:
         self._memory.tensors = self._placed(saved.memory)
         self._explored = saved.explored_by(self._held.masks)
         self._count()
-        self._rounds = Rounds(self._held.holding.trainers, saved.steps)
+        self._rounds = Rounds(self.holding.trainers, saved.steps)
         self._dense = {}
 
     def detach(self, *, early: bool = False) -> None:
@@ -247,7 +253,7 @@ class SparseTraining:
         assert parameter.grad is not None  # noqa: S101 - the gradient just came
         gradient = parameter.grad.detach()
         dense = gradient.to_dense() if gradient.is_sparse else gradient.clone()
-        held = self._held.holding.weights[name]
+        held = self.holding.weights[name]
         if name in self._dense and held.accumulates(averaged=size(self._seen.group) > 1):
             # The sum so far is in the gradient where the mask keeps, and nowhere but here else.
             dense += self._dense[name].masked_fill_(held.mask, 0)
@@ -261,7 +267,7 @@ class SparseTraining:
         if self._memory.used and self._dense:
             self._remember(optimizer)
         if self.policy.due(step) and self.steps == step:
-            with all_or_none(self._seen.group), self._held.holding.whole_weights():
+            with all_or_none(self._seen.group), self.holding.whole_weights():
                 self._update()
         self._dense = {}
 

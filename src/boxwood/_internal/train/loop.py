@@ -26,6 +26,7 @@ from boxwood._internal.train.loading import Batch, batches_of
 from boxwood._internal.train.losses import add_l1_gradient_, limit_norms_
 from boxwood._internal.train.metrics import device_of
 from boxwood._internal.train.mixing import mix, partners_targets
+from boxwood._internal.train.optimizers import SGD, Adam, AdamW
 from boxwood._internal.train.settings import Regularisation, Training, Window
 from boxwood._internal.train.snapshots import Row, TrainingState, resume_, take_snapshot
 from boxwood._internal.train.stateful_batches import as_stateful, stateful_batches
@@ -135,6 +136,10 @@ def train_(
         elif masks:
             held = MaskBinding(model, optimizer, masks)
             stack.callback(held.detach)
+        if held is not None:
+            clipped = training.regularisation.max_gradient_norm is not None
+            apart = type(training.optimizer) in (SGD, Adam, AdamW) and not clipped
+            held.holding.lead(apart=apart)
         average = None
         if training.averaging is not None:
             average = WeightAverage(model, training.averaging, state.average)
@@ -208,7 +213,12 @@ class _Loop:
         optimizer.zero_grad(set_to_none=True)
         if training.stateful:
             outputs_of = self._stateful_outputs
+        holding = None if self.held is None else self.held.holding
+        if holding is not None:
+            holding.before_reading()
         loss = add_gradients_(outputs_of, inputs, both, training.loss, training.computation, device)
+        if holding is not None:
+            holding.gradients_came()
         limits.gradients_()
         optimizer.step()
         limits.weights_()
