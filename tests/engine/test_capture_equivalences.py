@@ -151,3 +151,50 @@ def test_a_masked_index_of_constants_is_a_constant() -> None:
     table = torch.randn(6)
     program = capture(lambda x: [x + table[table > 0].sum()], (torch.zeros(2, 3),)).program
     assert len(fold_constants(program).ops) == 1
+
+
+def test_linear_layers_are_computed_twice_however_often_a_function_is_recorded() -> None:
+    """Recordings get zeros instead, lying as the products would, and the program is the same."""
+    layer, seen = nn.Linear(4, 6), []
+
+    class Watching(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func.name() in ("aten::linear", "aten::addmm"):
+                seen.append(func.name())
+            return func(*args, **(kwargs or {}))
+
+    with Watching():
+        program = capture(lambda x: [layer(x).relu().t()], (torch.randn(3, 4),)).program
+    assert len(seen) == 2
+    x = torch.randn(5, 4)
+    torch.testing.assert_close(replay(program, (x,)), [layer(x).relu().t()])
+
+
+def test_a_function_that_accepts_no_zeros_is_recorded_with_values() -> None:
+    """A matrix of zeros has no Cholesky factor; that of the layer's results is found."""
+    layer = nn.Linear(3, 3)
+
+    def factor(x):
+        y = layer(x)
+        return [torch.linalg.cholesky(y.t() @ y)]
+
+    x = torch.randn(5, 3)
+    program = capture(factor, (x,)).program
+    torch.testing.assert_close(replay(program, (x,)), factor(x))
+
+
+def test_what_a_module_keeps_from_call_to_call_is_seen_without_values() -> None:
+    """Results of linear layers that the next call uses are other constants in each recording."""
+
+    class Remembering(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.last = nn.Linear(3, 3), torch.zeros(1, 3)
+
+        def forward(self, x):
+            y = self.layer(x)
+            before, self.last = self.last, y.detach()
+            return [y + before]
+
+    with pytest.raises(UncapturableError, match="from call to call"):
+        capture(Remembering(), (torch.randn(1, 3),))

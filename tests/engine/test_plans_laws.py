@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 from boxwood._internal.engine import codec
 from boxwood._internal.engine.assignment import _copy_seconds, cheapest_assignment
 from boxwood._internal.engine.explain import OperationTimes
-from boxwood._internal.engine.kernels.contract import Activation
+from boxwood._internal.engine.kernel_cache import place_constants
+from boxwood._internal.engine.kernels.contract import Activation, Code, Kernel
 from boxwood._internal.engine.layouts import padded
 from boxwood._internal.engine.memory import Buffer, arrange_buffers
 from boxwood._internal.engine.ops import Convolve, NativeOp
@@ -98,3 +100,24 @@ def test_what_is_written_down_is_read_as_it_was() -> None:
         torch.channels_last, torch.device("cpu"), None, True,
     )  # fmt: skip
     assert codec.decode(json.loads(json.dumps(codec.encode(parts)))) == parts
+
+
+def test_constants_lie_once_in_memory_if_all_their_bytes_are_equal() -> None:
+    """Arrays that differ in one byte have places of their own, wherever that byte is."""
+    one = np.arange(40_000, dtype=np.float32)
+    others = [one.copy() for _ in range(4)]
+    for index, other in enumerate(others[1:]):
+        other[1 + 12_345 * index] += 1
+    parts = [one, *others, one.view(np.int32)]
+    kernels = [Kernel(Code("none", str), constants=(part,)) for part in parts]
+    held: dict = {}
+    bound = place_constants(kernels, held)
+    for part, each in zip(parts, bound, strict=True):
+        (placed,) = each.kernel.constants
+        assert placed.dtype == part.dtype
+        np.testing.assert_array_equal(placed, part)
+    addresses = [address for each in bound for address in each.addresses]
+    assert addresses[0] == addresses[1]
+    assert len(set(addresses)) == 5
+    again = place_constants([Kernel(Code("none", str), constants=(others[3].copy(),))], held)
+    assert again[0].addresses == bound[4].addresses

@@ -5,6 +5,8 @@ import copy
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -196,3 +198,27 @@ def test_no_home_folder_is_no_error(net, monkeypatch) -> None:
     x = torch.randn(8, 64)
     with torch.no_grad():
         torch.testing.assert_close(compile_(net, x)(x), net(x))
+
+
+_SMALL_DECODER = """
+import sys
+import torch
+from torch import nn
+from boxwood._internal.engine.compiling import compile
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.norm, self.head = nn.Embedding(9, 16), nn.RMSNorm(16), nn.Linear(16, 9)
+
+    def forward(self, ids):
+        return self.head(self.norm(self.table(ids)))
+
+compile(Net(), torch.zeros(1, 4, dtype=torch.long))
+assert not {"torch._dynamo", "sympy"} & sys.modules.keys()
+"""
+
+
+def test_compiling_a_decoder_imports_nothing_of_torch_compile() -> None:
+    """`torch._dynamo` and sympy take longer to import than a small network takes to compile."""
+    subprocess.run([sys.executable, "-c", _SMALL_DECODER], check=True, timeout=300)

@@ -34,7 +34,7 @@ from boxwood._internal.engine.program import (
     Value,
     sizes_at,
 )
-from boxwood._internal.engine.recording import record_program
+from boxwood._internal.engine.recording import recorded_operations
 from boxwood._internal.engine.tracked_sizes import SizeTracker
 from boxwood.errors import InvalidInput
 
@@ -68,7 +68,9 @@ class DynamicCapture:
         def recorded(sizes: Sizes, tracker: SizeTracker | None = None) -> Program:
             where = _written(self.ranges, sizes)
             try:
-                found, _ = record_program(function, resized(inputs, self.ranges, sizes), tracker)
+                found = recorded_operations(
+                    function, lambda: resized(inputs, self.ranges, sizes), tracker
+                )
             except Exception as error:
                 raise _other(where, f"it cannot be recorded ({_first_line(error)})") from error
             if metadata() != said:

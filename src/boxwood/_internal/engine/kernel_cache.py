@@ -24,7 +24,8 @@ from boxwood._internal.engine.plan import KernelStep
 from boxwood._internal.engine.program import Program
 from boxwood._internal.engine.targets import Target
 
-ConstantsByDigest = weakref.WeakValueDictionary[bytes, NDArray[Any]]
+HeldConstants = weakref.WeakValueDictionary[tuple[bytes, int], NDArray[Any]]
+"""Constants that are in memory, by a fingerprint and a number among those that share it."""
 
 KernelKey = tuple[Any, int | None, int | None]
 """A kernel's problem, the number of its weight and that of its bias."""
@@ -53,7 +54,7 @@ class KernelCache:
         ] = {}  # kernels of a file, not yet looked at
         self.objects: dict[str, bytes] = {}
         self.checked: set[int] = set()  # batches at which operations give the program's shapes
-        self.held: ConstantsByDigest = weakref.WeakValueDictionary()
+        self.held: HeldConstants = weakref.WeakValueDictionary()
         self.permanent: frozenset[KernelKey] = (
             frozenset()
         )  # kernels that stay whatever else is forgotten
@@ -72,9 +73,8 @@ class KernelCache:
                     self.target,
                     self.threads,
                 )
-        self.built.update(
-            zip(missing, place_constants(tuple(missing.values()), self.held), strict=True)
-        )
+        placed = place_constants(tuple(missing.values()), self.held)
+        self.built.update(zip(missing, placed, strict=True))
         return {
             index: self.built[step.problem, step.weight, step.bias] for index, step in steps.items()
         }
@@ -103,9 +103,13 @@ class KernelCache:
 
     def compact(self) -> None:
         """Keep for good what is built or stored now, in memory that holds nothing else."""
-        self.held.clear()
         kernels = [each.kernel for each in self.built.values()]
-        self.built = dict(zip(self.built, place_constants(kernels, self.held), strict=True))
+        parts = {id(part): part for kernel in kernels for part in kernel.constants}
+        memories = {id(each.owner): each.owner for each in self.built.values()}
+        held = sum(each.nbytes for each in memories.values() if isinstance(each, np.ndarray))
+        if sum(map(_whole_lines, parts.values())) != held:
+            self.held.clear()
+            self.built = dict(zip(self.built, place_constants(kernels, self.held), strict=True))
         self.permanent = frozenset((*self.built, *self.stored))
 
     def packed_weights(self) -> dict[int, PackedTensor]:
@@ -149,15 +153,15 @@ class KernelCache:
 
 def place_constants(
     kernels: Sequence[Kernel],
-    held: ConstantsByDigest | None = None,
+    held: HeldConstants | None = None,
     mapped: NDArray[np.uint8] | None = None,
 ) -> list[BoundKernel]:
     """Copy the constants of kernels into new memory, each to the start of a cache line.
 
     Args:
         kernels: the kernels.
-        held: constants that are there already, by digest: packed weights are often the same for
-            several batches, and are then shared.
+        held: constants that are there already: packed weights are often the same for several
+            batches, and are then shared.
         mapped: memory of a file; constants that lie on lines there stay.
     """
     held = weakref.WeakValueDictionary() if held is None else held
@@ -166,16 +170,32 @@ def place_constants(
     placed = {
         number: part for number, part in parts.items() if number in there or _stays(part, mapped)
     }
-    digests = {number: _digest(part) for number, part in parts.items() if number not in placed}
-    placed |= {number: held[digest] for number, digest in digests.items() if digest in held}
-    new = {number: part for number, part in parts.items() if number not in placed}
+    new: dict[int, NDArray[Any]] = {}
+    same: dict[int, int] = {}  # the new one that another is equal to
+    keys: dict[tuple[bytes, int], int] = {}  # of new ones
+    for number, part in parts.items():
+        if number in placed:
+            continue
+        key = (_fingerprint(part), 0)
+        while (other := held.get(key, new.get(keys.get(key, -1)))) is not None:
+            if _equal_bits(other, part):
+                break
+            key = (key[0], key[1] + 1)
+        if other is None:
+            new[number], keys[key] = part, number
+        elif key in keys:
+            same[number] = keys[key]
+        else:
+            placed[number] = other
     memory = allocate_aligned(sum(_whole_lines(part) for part in new.values()))
     start = 0
-    for number, part in new.items():
+    for key, number in keys.items():
+        part = new[number]
         lies = memory[start : start + part.nbytes].view(part.dtype)
         lies[:] = part.reshape(-1)
-        placed[number] = held[digests[number]] = lies
+        placed[number] = held[key] = lies
         start += _whole_lines(part)
+    placed |= {number: placed[first] for number, first in same.items()}
     found = []
     for kernel in kernels:
         constants = tuple(placed[id(part)] for part in kernel.constants)
@@ -188,10 +208,25 @@ def _whole_lines(part: NDArray[Any]) -> int:
     return -(-part.nbytes // BYTES_PER_LINE) * BYTES_PER_LINE
 
 
-def _digest(part: NDArray[Any]) -> bytes:
+def _fingerprint(part: NDArray[Any]) -> bytes:
+    """Return a digest of an array's type, its size and some of its bytes."""
+    flat = _bytes_of(part)
     digest = hashlib.blake2b(f"{part.dtype} {part.size}".encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+    for start in range(0, flat.size, max(_SAMPLE, flat.size // 16)):
+        digest.update(flat[start : start + _SAMPLE].data)
     return digest.digest()
+
+
+_SAMPLE = 256
+"""Bytes that lie together in what is looked at first, at up to 17 places."""
+
+
+def _equal_bits(one: NDArray[Any], two: NDArray[Any]) -> bool:
+    return one.dtype == two.dtype and np.array_equal(_bytes_of(one), _bytes_of(two))
+
+
+def _bytes_of(part: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.ascontiguousarray(part).reshape(-1).view(np.uint8)
 
 
 def _stays(part: NDArray[Any], mapped: NDArray[np.uint8] | None) -> bool:

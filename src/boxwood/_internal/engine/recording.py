@@ -23,26 +23,45 @@ class UncapturableError(Exception):
     """A forward pass that is not the same list of operations for every input."""
 
 
-def record_program(
+def recorded_operations(
     function: Callable[..., Sequence[Tensor]],
-    inputs: Sequence[Tensor],
+    inputs: Callable[[], Sequence[Tensor]],
     tracker: SizeTracker | None = None,
-) -> tuple[Program, tuple[Tensor, ...]]:
-    """Run a function and return what it did and gave.
+) -> Program:
+    """Run a function and return what it did, if possible without computing its linear layers.
+
+    These give zeros of the right shape. The operations are the same, because a pass that reads a
+    value which depends on its inputs is refused. Where an operator accepts no zeros, such as
+    the Cholesky factor of a matrix, the function runs again and all is computed.
 
     Args:
         function: takes the inputs, returns tensors.
-        inputs: tensors that nobody else needs.
+        inputs: makes tensors that nobody else needs.
         tracker: notes what Python code does with sizes.
 
     Raises:
         UncapturableError: the pass depends on the inputs' values, or changes tensors that outlive it.
     """
+    try:
+        return _record(function, inputs(), tracker, values=False)
+    except UncapturableError:
+        raise
+    except Exception:  # noqa: BLE001 - zeros may be the reason
+        return _record(function, inputs(), tracker, values=True)
+
+
+def _record(
+    function: Callable[..., Sequence[Tensor]],
+    inputs: Sequence[Tensor],
+    tracker: SizeTracker | None,
+    *,
+    values: bool,
+) -> Program:
     with torch.no_grad(), torch._C._AutoDispatchBelowAutograd(), whole_operators():
-        recorder = _Recorder(inputs)
+        recorder = _Recorder(inputs, values=values)
         with _Watching(recorder, tracker), recorder:
             outputs = tuple(function(*inputs))
-        return recorder.program(outputs), outputs
+        return recorder.program(outputs)
 
 
 @contextmanager
@@ -99,8 +118,14 @@ class _Memory:
 
 
 class _Recorder(TorchDispatchMode):
-    def __init__(self, inputs: Sequence[Tensor]) -> None:
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Decline a wrapper that torch adds for code within ``torch.compile``: it takes a second to import."""
+        return False
+
+    def __init__(self, inputs: Sequence[Tensor], *, values: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.with_values = values
         self.ops: list[TorchOp] = []
         self.values: dict[int, Value] = {}
         self.constants: dict[int, Tensor] = {}
@@ -135,7 +160,8 @@ class _Recorder(TorchDispatchMode):
             raise UncapturableError(f"the values of the input decide what {op.name} gives")
         if op.name in ("batch_norm", "instance_norm") and args[3] is not None and args[5]:
             raise UncapturableError(f"{op.name} updates statistics that outlive the forward pass")
-        result = func(*args, **kwargs)
+        known = None if self.with_values or not live else _zeros_of(func, args)
+        result = func(*args, **kwargs) if known is None else known
         if torch.Tag.nondeterministic_seeded in func.tags and not _idle_dropout(func, args):
             live = True
         if func._schema.is_mutable:
@@ -300,6 +326,23 @@ class _Recorder(TorchDispatchMode):
         memory = self.memories.setdefault(_storage(tensor), _Memory(number, key))
         self.tensors[id(key)] = (key, number, memory.version)
         return number
+
+
+def _zeros_of(func: Any, args: Any) -> Tensor | None:
+    """Return zeros as a product of matrices would lie in memory; None for any other operator."""
+    if func is torch.ops.aten.linear.default:
+        x, weight = args[:2]
+    elif func is torch.ops.aten.addmm.default:
+        x, weight = args[1], args[2].t()
+    elif func is torch.ops.aten.mm.default:
+        x, weight = args[0], args[1].t()
+    else:
+        return None
+    # Of anything else, let torch say how the result lies.
+    fits = x.ndim >= 2 and x.is_contiguous() and weight.ndim == 2 and x.shape[-1] == weight.shape[1]
+    if not fits or x.dtype != weight.dtype or torch.is_autocast_enabled("cpu"):
+        return None
+    return x.new_zeros((*x.shape[:-1], weight.shape[0]))
 
 
 def check_tensor(tensor: Tensor) -> None:

@@ -152,8 +152,8 @@ class Session:
         ops = self.program.ops
         packed = {n for position in self.native for n in _weights(ops[position])}
         packed -= {n for p, op in enumerate(ops) if p not in self.native for n in op.reads}
-        constants = Constants(self.program.constants).without_zeros(packed)
         held = self.kernels.packed_weights()
+        constants = Constants(self.program.constants).without_zeros(packed - held.keys())
         constants = constants.replaced({n: held[n] for n in packed & held.keys()})
         self.program = self.kernels.program = replace(self.program, constants=constants)
         self._runners = {}

@@ -131,6 +131,8 @@ def _shapes(op: Op, values: Mapping[int, Tensor], batch: Batch) -> list[tuple[in
 
 def _made(op: Op, values: Mapping[int, Tensor], batch: Batch) -> list[Tensor]:
     if isinstance(op, TorchOp):
+        if op.target == "aten.embedding.default":
+            return [_looked_up(*(values[number] for number in op.reads))]
         return list(aten_ops.run_operator(aten_ops.at_batch(op, batch), values))
     if isinstance(op, NativeOp) and isinstance(op.kind, OnBytes | Quantise | Dequantise):
         return [_on_bytes(op, op.kind, values)]
@@ -146,6 +148,13 @@ def _made(op: Op, values: Mapping[int, Tensor], batch: Batch) -> list[Tensor]:
     if not isinstance(op, NativeOp):
         raise TypeError("neither torch's nor the engine's")
     return [_native(op, values)]
+
+
+def _looked_up(table: Tensor, places: Tensor) -> Tensor:
+    """Return rows of a table without values: torch imports sympy for that, which takes long."""
+    if table.ndim != 2 or places.dtype not in (torch.int32, torch.int64):
+        raise TypeError("a table or places that torch refuses")
+    return table.new_empty((*places.shape, table.shape[1]))
 
 
 def _on_bytes(
@@ -236,14 +245,14 @@ def _native(op: NativeOp, values: Mapping[int, Tensor]) -> Tensor:
         case Normalise() if weight is not None:
             if not x.shape[-1:] == weight.shape == (weight if bias is None else bias).shape:
                 raise TypeError("scale and shift that are not one per feature")
-            return torch.empty_like(x)
+            return x
         case Rotate(heads, partners) if weight is not None:
             near, _ = weight
             if x.ndim != 3 or x.shape[1] > near.shape[0] or near.shape[1:] != (len(partners),):
                 raise TypeError("factors of other tokens or heads")
             if heads * len(partners) > x.shape[-1]:
                 raise TypeError("heads that are not there")
-            return torch.empty_like(x)
+            return x
         case Attend(heads, size) as kind:
             if min(kind.parts) < 1 or heads % kind.parts[1]:
                 raise TypeError("heads of queries that those of keys do not divide")

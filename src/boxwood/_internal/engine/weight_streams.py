@@ -114,22 +114,34 @@ def from_dense(
     """
     rows, columns = weight.shape
     tall, chunk, chunks, blocks = _shares(weight.shape, height, block, chunks, multiple)
-    # Row blocks of full height: rows after the last repeat it, which writes the same value twice.
-    full = weight[np.minimum(np.arange(tall * height), rows - 1)].reshape(tall, height, columns)
-    present = (full != 0).any(1)
+    if tall * height > rows:  # rows after the last repeat it, which writes the same value twice
+        weight = np.concatenate([weight, weight[-1:].repeat(tall * height - rows, 0)])
+    weight = np.ascontiguousarray(weight)
+    present = weight[::height] != 0
+    for lane in range(1, height):
+        present |= weight[lane::height] != 0
     if reach is not None:
         _bridge(present, block, reach)
-    row, column = np.nonzero(present)
-    part = column // block
-    run = np.bincount(row * blocks + part, minlength=tall * blocks)  # by row, then column block
+    # Non-zeros lie in runs by (row, column block): places where each begins, and their counts.
+    place = np.flatnonzero(present)
+    begin = np.arange(tall)[:, None] * columns + np.arange(blocks) * block
+    run = np.diff(np.searchsorted(place, begin.ravel()), append=len(place))
     listed, order = _longest_first(run.reshape(tall, blocks), chunks, chunk)
-    # Non-zeros lie in runs by (row, column block); streams want the runs by (chunk, column block,
-    # order): move whole runs.
+    # Streams want the runs by (chunk, column block, order): move whole runs.
     wanted = (np.arange(chunks)[:, None, None] * chunk + order) * blocks
     wanted = (wanted + np.arange(blocks)[None, :, None])[listed > 0]
     lengths = run[wanted]
-    entries = np.repeat(_starts(run)[wanted] - _starts(lengths), lengths) + np.arange(len(row))
-    row, column, part = row[entries], column[entries], part[entries]
+    entries = np.repeat(_starts(run)[wanted] - _starts(lengths), lengths)
+    entries += np.arange(len(place))
+    place = place.take(entries)
+    values = np.empty((len(place), height), weight.dtype)
+    above = (
+        place
+        if height == 1
+        else place + np.repeat(wanted // blocks * ((height - 1) * columns), lengths)
+    )  # rows of the blocks before
+    for lane in range(height):
+        values[:, lane] = weight.ravel().take(above + lane * columns if lane else above)
 
     keep = listed > 0
     keep[:, [0, -1]] |= listed[:, [0, -1]] == 0
@@ -151,8 +163,8 @@ def from_dense(
             chunk=chunk,
         ),
         headers,
-        (column - part * block).astype(np.uint16),
-        np.ascontiguousarray(full[row, :, column]),
+        (place - np.repeat(begin.ravel()[wanted], lengths)).astype(np.uint16),
+        values,
     )
 
 

@@ -99,17 +99,19 @@ def usual(
     rates = rates or USUAL
     groups, rows, columns = matrix.shape
     registers = lines(span) // target.lanes
+    present = matrix != 0
     costs = []
     for height in sorted({1, min(dense_tile(target)[1], rows), min(8, rows)}):
         most = registers_per_tile(height, columns, target)
         tiles = math.ceil(registers / most)
         work = rates.single if height == 1 else rates.blocked * height
         each = work * registers + tiles * (4 * height + 2) / FAR_BYTES[0]
-        costs.append((each * block_columns(matrix, height), height, most))
-    _, height, most = min(costs)
+        filled = block_columns(present, height)
+        costs.append((each * filled, height, most, filled))
+    _, height, most, filled = min(costs)
     return blocked(
         ConvPacking(most, 0, height, gathered=taps > 1),
-        density=block_columns(matrix, height) * height / matrix.size,
+        density=filled * height / matrix.size,
         shape=(groups, rows, columns),
         span=span,
         target=target,
@@ -164,12 +166,13 @@ def block_columns(matrix: NDArray[Any], height: int) -> int:
         >>> block_columns(np.eye(4, dtype=np.float32)[None], 2)
         4
     """
-    groups, rows, columns = matrix.shape
     if height == 1:
         return int(np.count_nonzero(matrix))
-    padded = np.zeros((groups, math.ceil(rows / height) * height, columns), bool)
-    padded[:, :rows] = matrix != 0
-    return int(padded.reshape(groups, -1, height, columns).any(2).sum())
+    present = matrix[:, ::height] != 0
+    for lane in range(1, height):
+        below = matrix[:, lane::height] != 0
+        present[:, : below.shape[1]] |= below
+    return int(np.count_nonzero(present))
 
 
 def neighbours(packing: ConvPacking, target: Target) -> Iterator[ConvPacking]:
@@ -196,8 +199,9 @@ def _cheapest_height(
     Each weight is used once, so that bytes count as much as work.
     """
     best = (math.inf, 1)
+    present = weight[None] != 0
     for height, cost in ((1, rates.scalar), *zip(HEIGHTS, rates.column, strict=True)):
-        entries = block_columns(weight[None], height)
+        entries = block_columns(present, height)
         cycles = max(cost * entries, _cycles(entries * (4 * height + 2), target))
         best = min(best, (cycles, height))
     return best
