@@ -15,6 +15,7 @@ from boxwood._internal.engine.capture import capture
 from boxwood._internal.engine.compiling import optimised
 from boxwood._internal.engine.interface import learn_interface
 from boxwood._internal.engine.kernel_cache import KernelCache
+from boxwood._internal.engine.kernels.attention import Attention, Mask
 from boxwood._internal.engine.ops import Attend, NativeOp, Normalise, Rotate
 from boxwood._internal.engine.program import TorchOp, sizes_at
 from boxwood._internal.engine.session import Session, load_session
@@ -230,6 +231,38 @@ def test_several_examples() -> None:
         for batch in (1, 3):
             x = torch.randn(batch, 19, 16)
             torch.testing.assert_close(session(x), net(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [2, 3, 5])
+@pytest.mark.parametrize("form", ["each", "all", "padding", "widened", "pairs", "heads"])
+def test_masks_of_several_examples(form: str, batch: int) -> None:
+    """Padding of each example, and masks of pairs and heads, are kernels' at any batch."""
+    torch.manual_seed(0)
+    shape = {
+        "each": (batch, 1, 19, 19), "all": (1, 1, 19, 19), "padding": (batch, 1, 1, 19),
+        "widened": (batch, 1, 1, 19), "pairs": (19, 19), "heads": (batch, 4, 19, 19),
+    }[form]  # fmt: skip
+    keep = torch.rand(shape) > 0.4
+    keep[..., 0] = True
+
+    class Net(Block):
+        def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+            if form == "widened" and keep is not None:
+                keep = keep.expand(-1, 1, 19, 19)
+            return super().forward(x, keep)
+
+    session = check(Net(mask="given"), torch.randn(batch, 19, 16), keep)
+    attends = [position for position, op in enumerate(session.program.ops)
+               if isinstance(op, NativeOp) and isinstance(op.kind, Attend)]  # fmt: skip
+    assert len(attends) == 1
+    assert session.native.issuperset(attends)
+    planned = session.runner(batch).plan.steps
+    (problem,) = (
+        each.problem for each in planned if isinstance(getattr(each, "problem", None), Attention)
+    )
+    assert problem.own == (form not in ("all", "pairs"))
+    if form in ("padding", "widened"):  # one number per key, not one per query and key
+        assert problem.mask in (Mask.KEYS, Mask.SEQUENCES)
 
 
 def test_gates() -> None:

@@ -11,6 +11,7 @@ from boxwood._internal.engine.kernels import attention, normalisation, rotary
 from boxwood._internal.engine.kernels.attention import Attention, Mask
 from boxwood._internal.engine.kernels.normalisation import LayerNorm
 from boxwood._internal.engine.kernels.rotary import Rotary
+from boxwood._internal.engine.layouts import vector
 from boxwood._internal.engine.targets import AVX2
 from boxwood.errors import InvalidInput
 
@@ -89,6 +90,41 @@ def test_several_sequences(run_kernel, sequences, tokens, causal):
     expected = functional.scaled_dot_product_attention(*parts, is_causal=causal, enable_gqa=True)
     expected = expected.permute(1, 3, 0, 2).reshape(1, 12, 1, -1).numpy()
     np.testing.assert_allclose(attention.reference(problem, x), expected, atol=5e-6)
+    np.testing.assert_allclose(y, expected, atol=5e-6)
+
+
+@pytest.mark.parametrize("mask", [Mask.KEYS, Mask.SEQUENCES, Mask.PAIRS, Mask.HEADS])
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize(("sequences", "tokens"), [(2, 5), (3, 17), (5, 33)])
+def test_masks_of_several_sequences(run_kernel, mask, own, sequences, tokens):
+    """Each sequence has its own mask, or all have one, in every form of masks."""
+    if mask is Mask.SEQUENCES and not own:
+        pytest.skip("one vector then")
+    heads, size = 2, 6
+    problem = Attention(heads, size, tokens, None, 1, False, mask, sequences, own)
+    x = normal(1, 4 * size, 1, sequences * tokens)
+    by_keys = mask in (Mask.KEYS, Mask.SEQUENCES)
+    added = normal(
+        sequences if own else 1, heads if mask is Mask.HEADS else 1, 1 if by_keys else tokens,
+        tokens, seed=1,
+    )  # fmt: skip
+    for number, each in enumerate(added):  # keys that nobody sees, others in each sequence
+        each[..., tokens - 1 - number % 3 :] = -np.inf
+    layout, laid = problem.second, added.reshape(-1, tokens).T[None, :, None].copy()
+    if mask is Mask.KEYS:  # the images of several vectors, in one
+        whole = np.zeros((len(added), layout.image), np.float32)
+        whole[:, :tokens] = added.reshape(-1, tokens)
+        layout, laid = vector(whole.size), whole.reshape(1, -1, 1, 1)
+    kernel = attention.build(problem, run_kernel.target)
+    y = run_kernel(kernel, problem.source, problem.target, x, (layout, laid))
+    rows = torch.from_numpy(x).reshape(4, size, sequences, tokens).permute(2, 0, 3, 1)
+    expected = functional.scaled_dot_product_attention(
+        *rows.split((2, 1, 1), 1), attn_mask=torch.from_numpy(added), enable_gqa=True
+    )
+    expected = expected.permute(1, 3, 0, 2).reshape(1, heads * size, 1, -1).numpy()
+    given = added[:, 0, 0] if by_keys else np.moveaxis(added, 3, 1)
+    given = given if own else given[0]
+    np.testing.assert_allclose(attention.reference(problem, x, given), expected, atol=5e-6)
     np.testing.assert_allclose(y, expected, atol=5e-6)
 
 

@@ -121,7 +121,13 @@ def flattened(source: Planes) -> Planes:
 
 
 def problem_of(
-    op: NativeOp, sources: Sequence[Placement], out: Placement, kernel: Shape, *, sequences: int
+    op: NativeOp,
+    sources: Sequence[Placement],
+    out: Placement,
+    kernel: Shape,
+    *,
+    sequences: int,
+    second: Shape = (),
 ) -> Problem | None:
     """Return the kernel's problem for an operation whose tensors lie in these places.
 
@@ -131,6 +137,7 @@ def problem_of(
         out: where its result goes.
         kernel: shape of the weight, [out, in / groups, rows, columns] of a convolution.
         sequences: examples in the batch.
+        second: shape of what it reads after its first source.
 
     Returns:
         None where no kernel does it.
@@ -189,14 +196,13 @@ def problem_of(
             return rotary.Rotary(source.layout.channels, length, heads, partners, sequences)
         case Attend() as kind if source.layout.plane > 1:
             length = source.layout.width // sequences
-            mask = _mask(kind, sources, length)
-            several = sequences > 1
-            # The tokens of each sequence lie next to each other, and one mask is of all.
-            if mask is None or (several and (not kind.batch_first or len(sources) > 1)):
+            mask = _mask(kind, sources, second, length, sequences)
+            # The tokens of each sequence lie next to each other.
+            if mask is None or (sequences > 1 and not kind.batch_first):
                 return None
             return attention.Attention(
                 kind.heads, kind.size, length, kind.scale or None, kind.key_heads, kind.causal,
-                mask, sequences,
+                mask[0], sequences, mask[1],
             )  # fmt: skip
         case Flatten():
             return copying.Copy(source.layout, flattened(source.layout))
@@ -204,17 +210,34 @@ def problem_of(
             return None
 
 
-def _mask(kind: Attend, sources: Sequence[Placement], tokens: int) -> attention.Mask | None:
-    """Return what a mask that lies so says about queries and heads; None if no kernel takes it."""
+def _mask(
+    kind: Attend, sources: Sequence[Placement], shape: Shape, tokens: int, sequences: int
+) -> tuple[attention.Mask, bool] | None:
+    """Return what a mask says about queries and heads, and whether each sequence has its own.
+
+    Args:
+        kind: the attention.
+        sources: where queries, keys and values lie, and the mask.
+        shape: of the mask, up to [sequences, heads, queries, keys].
+        tokens: of a sequence.
+        sequences: in the batch.
+
+    Returns:
+        None if no kernel takes it.
+    """
     if len(sources) == 1:
-        return attention.Mask.NONE
-    mask = sources[1]
-    if mask.layout.channels != tokens or mask.images > 1:
+        return attention.Mask.NONE, False
+    whole = (1,) * (4 - len(shape)) + tuple(shape)
+    if len(whole) != 4 or whole[0] not in (1, sequences) or whole[3] != tokens:
         return None
-    if mask.layout.plane == 1:
-        return attention.Mask.KEYS
-    found = {tokens: attention.Mask.PAIRS, tokens * kind.heads: attention.Mask.HEADS}
-    return found.get(mask.layout.width)
+    own, heads, queries = whole[0] > 1, whole[1], whole[2]
+    vectors = sources[1].layout.plane == 1
+    if queries == 1 == heads:
+        keys = attention.Mask.KEYS if vectors else attention.Mask.SEQUENCES
+        return keys, own
+    if vectors or queries != tokens or heads not in (1, kind.heads):
+        return None
+    return (attention.Mask.PAIRS if heads == 1 else attention.Mask.HEADS), own
 
 
 def _product_of_bytes(

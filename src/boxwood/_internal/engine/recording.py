@@ -342,7 +342,8 @@ def _zeros_of(func: Any, args: Any) -> Tensor | None:
     fits = x.ndim >= 2 and x.is_contiguous() and weight.ndim == 2 and x.shape[-1] == weight.shape[1]
     if not fits or x.dtype != weight.dtype or torch.is_autocast_enabled("cpu"):
         return None
-    return x.new_zeros((*x.shape[:-1], weight.shape[0]))
+    found: Tensor = x.new_zeros((*x.shape[:-1], weight.shape[0]))
+    return found
 
 
 def check_tensor(tensor: Tensor) -> None:

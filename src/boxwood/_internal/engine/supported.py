@@ -148,4 +148,5 @@ def problem_at(
     weight = () if op.weight is None else shapes[op.weight]
     batch_axis = 1 if isinstance(op.kind, Attend) and not op.kind.batch_first else 0
     sequences = shapes[op.sources[0]][batch_axis]
-    return kernel_problems.problem_of(op, sources, out, weight, sequences=sequences)
+    second = shapes[op.sources[1]] if len(op.sources) > 1 else ()
+    return kernel_problems.problem_of(op, sources, out, weight, sequences=sequences, second=second)

@@ -24,10 +24,11 @@ from boxwood._internal.engine.targets import Target
 
 
 class Mask(enum.Enum):
-    """What is added to the scores, the same for all sequences."""
+    """What is added to the scores."""
 
     NONE = enum.auto()
-    KEYS = enum.auto()  # a vector: one number per key
+    KEYS = enum.auto()  # a vector: one number per key; of each sequence, a vector each
+    SEQUENCES = enum.auto()  # columns: one number per key of each sequence, a plane per key
     PAIRS = enum.auto()  # columns: a plane of queries per key
     HEADS = enum.auto()  # the same for each head, the heads' queries one after the other
 
@@ -48,6 +49,7 @@ class Attention:
         causal: whether queries see themselves and earlier tokens only.
         mask: what the second input is.
         sequences: of this number of tokens, one after the other in each plane.
+        own: whether each sequence has its own mask, after that of the sequence before.
     """
 
     heads: int
@@ -58,6 +60,7 @@ class Attention:
     causal: bool = False
     mask: Mask = Mask.NONE
     sequences: int = 1
+    own: bool = False
 
     @property
     def shared(self) -> int:
@@ -77,10 +80,22 @@ class Attention:
 
     @property
     def second(self) -> Planes:
-        """Layout of the mask, [keys, queries]."""
+        """Layout of the mask, [keys, queries]; the vectors of sequences are images of it."""
         if self.mask is Mask.KEYS:
             return vector(self.tokens)
-        return columns(self.tokens, self.tokens * (self.heads if self.mask is Mask.HEADS else 1))
+        if self.mask is Mask.SEQUENCES:
+            return columns(self.tokens, self.sequences)
+        heads = self.heads if self.mask is Mask.HEADS else 1
+        return columns(self.tokens, self.tokens * heads * (self.sequences if self.own else 1))
+
+    @property
+    def mask_step(self) -> int:
+        """Floats of the mask from sequence to sequence."""
+        if not self.own:
+            return 0
+        heads = self.heads if self.mask is Mask.HEADS else 1
+        steps = {Mask.KEYS: self.second.image, Mask.SEQUENCES: 1}
+        return steps.get(self.mask, self.tokens * heads)
 
     @property
     def factor(self) -> float:
@@ -94,7 +109,7 @@ def reference(problem: Attention, x: Array, mask: Array | None = None) -> Array:
     Args:
         problem: the attention.
         x: queries, keys and values.
-        mask: [keys], [keys, queries] or [keys, heads, queries].
+        mask: [keys], [keys, queries] or [keys, heads, queries]; of each sequence, if it has its own.
     """
     tokens, size = problem.tokens, problem.size
     images, sequences = len(x), problem.sequences
@@ -107,8 +122,10 @@ def reference(problem: Attention, x: Array, mask: Array | None = None) -> Array:
     key, value = (np.repeat(part, problem.shared, axis=1) for part in (key, value))
     scores = problem.factor * np.einsum("nhdk,nhdq->nhkq", key, query)
     if mask is not None:
-        wide = mask.astype(np.float64).reshape(tokens, -1, tokens if mask.ndim > 1 else 1)
-        scores += wide.transpose(1, 0, 2)
+        masks = mask if problem.own else mask[None]
+        queries = tokens if masks.ndim > 2 else 1
+        wide = masks.astype(np.float64).reshape(len(masks), tokens, -1, queries)
+        scores += np.tile(wide.transpose(0, 2, 1, 3), (len(x) // len(masks), 1, 1, 1))
     if problem.causal:
         scores = np.where(np.tri(tokens, dtype=bool).T, scores, -np.inf)
     most = scores.max(2, keepdims=True)
@@ -139,6 +156,7 @@ NUMBERS = (
     "scratch_bytes",
     "mask_head",  # bytes of the mask from head to head
     "mask_key",  # and from key to key
+    "mask_sequence",  # and from sequence to sequence, where each has its own
 )
 
 
@@ -170,11 +188,12 @@ def build(problem: Attention, target: Target) -> Kernel:
         "scratch_bytes": scratch,
         "mask_head": 4 * problem.tokens if problem.mask is Mask.HEADS else 0,
         "mask_key": 4 * mask.plane,
+        "mask_sequence": 4 * problem.mask_step,
     }
-    shape = Specialisation(problem.causal, problem.mask, problem.sequences > 1)
+    shape = Specialisation(problem.causal, problem.mask, problem.sequences > 1, problem.own)
     return Kernel(
         Code(shape.entry(target), lambda: emit(shape, target)),
-        (*(numbers[name] for name in NUMBERS), Pointer(0)),
+        (*(numbers[name] for name in shape.numbers), Pointer(0)),
         (position_mask(columns(1, problem.tokens), target.lanes),),
         scratch=scratch,
         units=problem.sequences * problem.heads * numbers["tiles"],
@@ -188,12 +207,24 @@ class Specialisation:
     causal: bool
     mask: Mask
     several: bool
+    own: bool
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Names of the kernel's integers."""
+        return NUMBERS if self.own else NUMBERS[:-1]
 
     def entry(self, target: Target) -> str:
         """The symbol; one text serves masks of pairs with and without heads."""
-        mask = {Mask.NONE: "", Mask.KEYS: "_keys"}.get(self.mask, "_pairs")
+        masks = {Mask.NONE: "", Mask.KEYS: "_keys", Mask.SEQUENCES: "_keys"}
         flags = f"{'_causal' if self.causal else ''}{'_several' if self.several else ''}"
-        return f"attention_{target.lanes}{flags}{mask}"
+        own = "_own" if self.own else ""
+        return f"attention_{target.lanes}{flags}{masks.get(self.mask, '_pairs')}{own}"
+
+    @property
+    def by_keys(self) -> bool:
+        """Whether a mask is the same for all queries."""
+        return self.mask in (Mask.KEYS, Mask.SEQUENCES)
 
 
 _PARAMETERS = (
@@ -217,7 +248,7 @@ def emit(shape: Specialisation, target: Target) -> str:
     """The text of the kernel: a range of (image, sequence, head, tile of queries) for each thread."""
     width, _ = dense_tile(target)
     entry = shape.entry(target)
-    f, a = frame.begin(entry, NUMBERS, ("keep",))
+    f, a = frame.begin(entry, shape.numbers, ("keep",))
     size = 4 * target.lanes
     scratch = f.offset(a["scratch"], f.mul("%thread", a["scratch_bytes"]))
     bits = f.value(f"trunc i64 {a['scale_bits']} to i32")
@@ -240,6 +271,8 @@ def emit(shape: Specialisation, target: Target) -> str:
         position = f.mul(vector, size)
         first = f.mul(vector, target.lanes)
         mask = f.offset(a["second"], f.mul(head, a["mask_head"]))
+        if shape.own:
+            mask = f.offset(mask, f.mul(sequence, a["mask_sequence"]))
         for registers, condition in ((width, f.otherwise), (1, f.when)):
             with condition(narrow):
                 seen = a["tokens"]
@@ -257,7 +290,7 @@ def emit(shape: Specialisation, target: Target) -> str:
                     seen,
                     first,
                     scale,
-                    mask if shape.mask is Mask.KEYS else f.offset(mask, position),
+                    mask if shape.by_keys else f.offset(mask, position),
                     a["mask_key"],
                 )
                 frame.call(f, f"{entry}.tile{registers}", _PARAMETERS, values)
@@ -284,6 +317,10 @@ def _tile(name: str, width: int, shape: Specialisation, target: Target) -> Build
     scale = f.splat(kind, "%scale")
     lowest = constant(kind, -math.inf)
     most = [f.variable(kind, lowest) for _ in range(width)]
+    keeps = [
+        frame.mask(f, target, f.offset("%keep", v * max(target.lanes, 8) // 8))
+        for v in range(width)
+    ]
     queries_of = [_numbers(f, f.add("%first", v * target.lanes), target) for v in range(width)]
     for key, lanes in dense_products.blocks(f, "%seen", target):
 
@@ -301,7 +338,9 @@ def _tile(name: str, width: int, shape: Specialisation, target: Target) -> Build
             for v, sum_ in enumerate(sums):
                 score = f.binary("fmul", kind, sum_, scale)
                 if shape.mask is not Mask.NONE:
-                    score = f.binary("fadd", kind, score, _mask(f, number, v, shape, target))
+                    score = f.binary(
+                        "fadd", kind, score, _mask(f, number, v, keeps[v], shape, target)
+                    )
                 if shape.causal:
                     integer = kind.replace("float", "i32")
                     here = _splat(f, f.value(f"trunc i64 {number} to i32"), target)
@@ -332,10 +371,6 @@ def _tile(name: str, width: int, shape: Specialisation, target: Target) -> Build
         sum_ = f.load(kind, total)
         none = f.value(f"fcmp oeq {kind} {sum_}, zeroinitializer")
         inverse.append(f.binary("fdiv", kind, one, f.select(none, kind, one, sum_)))
-    keeps = [
-        frame.mask(f, target, f.offset("%keep", v * max(target.lanes, 8) // 8))
-        for v in range(width)
-    ]
     for feature, lanes in dense_products.blocks(f, "%size", target):
 
         def weights(key: str) -> str:
@@ -358,13 +393,14 @@ def _tile(name: str, width: int, shape: Specialisation, target: Target) -> Build
     return f
 
 
-def _mask(f: Builder, key: str, v: int, shape: Specialisation, target: Target) -> str:
+def _mask(f: Builder, key: str, v: int, keep: str, shape: Specialisation, target: Target) -> str:
     """What is added to the scores of one key and one vector of queries."""
     kind, lanes = target.vector, target.lanes
     at = f.offset("%mask", f.mul(key, "%mask_key"))
-    if shape.mask is Mask.KEYS:
+    if shape.by_keys:
         return f.splat(kind, f.load("float", at))
-    return f.load(kind, f.offset(at, 4 * lanes * v), 4)
+    # The last queries of the last head or sequence may end with the mask's memory.
+    return f.masked_load(kind, f.offset(at, 4 * lanes * v), keep)
 
 
 def _splat(f: Builder, number: str, target: Target) -> str:

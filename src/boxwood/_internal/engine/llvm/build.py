@@ -129,6 +129,14 @@ class Builder:
         """Store a value."""
         self.do(f"store {kind} {value}, ptr {pointer}, align {align or _natural(kind)}")
 
+    def masked_load(self, kind: str, pointer: str, keep: str) -> str:
+        """Load the lanes of a vector of floats whose bit is set; the others are 0 and are not read."""
+        lanes = lanes_of(kind)
+        name = f"@llvm.masked.load.v{lanes}f32.p0"
+        self.declare(f"declare {kind} {name}(ptr, i32, <{lanes} x i1>, {kind})")
+        kept = f"<{lanes} x i1> {keep}, {kind} zeroinitializer"
+        return self.value(f"call {kind} {name}(ptr {pointer}, i32 4, {kept})")
+
     def masked_store(self, kind: str, value: str, pointer: str, keep: str) -> None:
         """Store the lanes of a vector of floats whose bit is set; the others stay as they are."""
         lanes = lanes_of(kind)

@@ -196,7 +196,12 @@ class _Writer:
         return number
 
     def mask(self, mask: int, known: dict[int, int]) -> int:
-        """Return a mask of numbers that are added."""
+        """Return a mask of numbers that are added, before it is repeated for all queries and heads."""
+        maker = self._makers.get(mask)
+        if isinstance(maker, TorchOp) and maker.target == "aten.expand.default":
+            narrow = maker.reads[0]
+            if len(self.values[narrow].shape) == len(self.values[mask].shape):
+                mask = narrow
         value = self.values[mask]
         if value.dtype != torch.bool:
             return mask
