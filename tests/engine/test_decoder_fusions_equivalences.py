@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,14 @@ from boxwood._internal.engine.compiling import optimised
 from boxwood._internal.engine.interface import learn_interface
 from boxwood._internal.engine.kernel_cache import KernelCache
 from boxwood._internal.engine.kernels.attention import Attention, Mask
-from boxwood._internal.engine.ops import Attend, NativeOp, Normalise, Rotate
+from boxwood._internal.engine.ops import (
+    Attend,
+    NativeOp,
+    Normalise,
+    NormaliseHeads,
+    Project,
+    Rotate,
+)
 from boxwood._internal.engine.program import TorchOp, sizes_at
 from boxwood._internal.engine.session import Session, load_session
 from boxwood._internal.engine.supported import supported_problems
@@ -263,6 +271,53 @@ def test_masks_of_several_examples(form: str, batch: int) -> None:
     assert problem.own == (form not in ("all", "pairs"))
     if form in ("padding", "widened"):  # one number per key, not one per query and key
         assert problem.mask in (Mask.KEYS, Mask.SEQUENCES)
+
+
+class Normed(Block):
+    """Queries and keys are normalised in each head, before or after heads become an axis."""
+
+    def __init__(self, form: str, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.form = form
+        self.q_scale, self.k_scale = (nn.Parameter(torch.rand(8) + 0.5) for _ in range(2))
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        batch, tokens, _ = x.shape
+        q, k, v = (layer(x).view(batch, tokens, -1, 8) for layer in (self.q, self.k, self.v))
+        if self.form == "after":
+            q, k = (each.transpose(1, 2) for each in (q, k))
+        q = NORMS["rms"](q, self.q_scale, q)
+        if self.form == "two epsilons":
+            k = F.rms_norm(k, (8,), self.k_scale, 1e-3)
+        elif self.form != "queries alone":
+            k = NORMS["rms"](k, self.k_scale, k)
+        if self.form == "values too":
+            v = NORMS["rms"](v, self.k_scale, v)
+        if self.form != "after":
+            q, k = (each.transpose(1, 2) for each in (q, k))
+        q, k = (halves(each) for each in (q, k))
+        y = F.scaled_dot_product_attention(
+            q, k, v.transpose(1, 2), is_causal=True, enable_gqa=self.key_heads < self.heads
+        )
+        return self.out(y.transpose(1, 2).reshape(batch, tokens, -1))
+
+
+@pytest.mark.parametrize("form", ["before", "after"])
+@pytest.mark.parametrize("key_heads", [2, 4])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_norms_of_queries_and_keys(form: str, key_heads: int, batch: int) -> None:
+    """They are an operation between the projection and the rotation, all in kernels."""
+    torch.manual_seed(0)
+    session = check(Normed(form, key_heads=key_heads), torch.randn(batch, 19, 16))
+    assert kinds(session) == [Project, NormaliseHeads, Rotate, Attend, Project]
+    assert len(session.native) == len(session.program.ops)
+
+
+@pytest.mark.parametrize("form", ["queries alone", "two epsilons", "values too"])
+def test_other_norms_of_heads_stay_as_they_are(form: str) -> None:
+    """Attention is torch's then, with the same results."""
+    torch.manual_seed(0)
+    assert NormaliseHeads not in kinds(check(Normed(form), torch.randn(1, 19, 16)))
 
 
 def test_gates() -> None:

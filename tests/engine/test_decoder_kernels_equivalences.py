@@ -7,8 +7,9 @@ from torch.nn import functional
 
 pytest.importorskip("llvmlite")
 
-from boxwood._internal.engine.kernels import attention, normalisation, rotary
+from boxwood._internal.engine.kernels import attention, head_norm, normalisation, rotary
 from boxwood._internal.engine.kernels.attention import Attention, Mask
+from boxwood._internal.engine.kernels.head_norm import HeadNorm
 from boxwood._internal.engine.kernels.normalisation import LayerNorm
 from boxwood._internal.engine.kernels.rotary import Rotary
 from boxwood._internal.engine.layouts import vector
@@ -126,6 +127,31 @@ def test_masks_of_several_sequences(run_kernel, mask, own, sequences, tokens):
     given = given if own else given[0]
     np.testing.assert_allclose(attention.reference(problem, x, given), expected, atol=5e-6)
     np.testing.assert_allclose(y, expected, atol=5e-6)
+
+
+@pytest.mark.parametrize(
+    ("heads", "size", "rest", "tokens"), [(1, 1, 0, 1), (3, 8, 2, 37), (5, 64, 3, 16)]
+)
+def test_norms_of_heads(run_kernel, heads, size, rest, tokens):
+    """Each head of each token is normalised as torch does it, and what follows is as it was."""
+    problem = HeadNorm((heads + rest) * size, tokens, heads, size, 1e-6)
+    x, scales = normal(2, problem.features, 1, tokens) + 2, normal(heads, size, seed=1)
+    kernel = head_norm.build(problem, scales, run_kernel.target)
+    y = run_kernel(kernel, problem.source, problem.target, x)
+    rows = torch.from_numpy(x[:, : heads * size]).reshape(2, heads, size, tokens).transpose(2, 3)
+    expected = functional.rms_norm(rows, (size,), None, 1e-6) * torch.from_numpy(scales)[:, None]
+    expected = expected.transpose(2, 3).reshape(2, -1, 1, tokens).numpy()
+    expected = np.concatenate([expected, x[:, heads * size :]], 1)
+    np.testing.assert_allclose(head_norm.reference(problem, x, scales), expected, atol=5e-6)
+    np.testing.assert_allclose(y, expected, atol=5e-6)
+
+
+def test_scales_of_other_heads_are_refused():
+    """The scales are one for each feature of each head."""
+    with pytest.raises(InvalidInput, match=r"Expected scales of shape \(2, 8\)"):
+        head_norm.build(HeadNorm(32, 5, 2, 8, 1e-6), normal(3, 8), AVX2)
+    with pytest.raises(InvalidInput, match="Expected scales of shape"):
+        head_norm.build(HeadNorm(30, 5, 2, 8, 1e-6), normal(2, 8), AVX2)
 
 
 def test_rotary_positions_of_several_sequences(run_kernel):

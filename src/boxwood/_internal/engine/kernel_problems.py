@@ -12,6 +12,7 @@ from boxwood._internal.engine.kernels import (
     conv,
     copying,
     elementwise,
+    head_norm,
     int8_build,
     int8_conv,
     int8_depthwise,
@@ -33,6 +34,7 @@ from boxwood._internal.engine.ops import (
     Flatten,
     NativeOp,
     Normalise,
+    NormaliseHeads,
     OnBytes,
     Pointwise,
     PoolWindows,
@@ -56,7 +58,7 @@ Problem = Any  # a frozen dataclass of one of the kernel files
 def axes_of(op: NativeOp, rank: int) -> Axes:
     """Return how an operation reads the axes of its first source."""
     match op.kind:
-        case Project() | Normalise() | Rotate() | Attend() | OnBytes(Project()):
+        case Project() | Normalise() | NormaliseHeads() | Rotate() | Attend() | OnBytes(Project()):
             return Axes.TOKENS
         case Quantise(_, tokens) | Dequantise(_, tokens):
             return Axes.TOKENS if tokens else Axes.IMAGES
@@ -191,6 +193,11 @@ def problem_of(
             return normalisation.LayerNorm(
                 source.layout.channels, source.layout.width, epsilon, centred
             )
+        case NormaliseHeads(heads, epsilon) if source.layout.plane > 1:
+            features, size = source.layout.channels, kernel[1]
+            if features % size:
+                return None
+            return head_norm.HeadNorm(features, source.layout.width, heads, size, epsilon)
         case Rotate(heads, partners) if source.layout.plane > 1:
             length = source.layout.width // sequences
             return rotary.Rotary(source.layout.channels, length, heads, partners, sequences)
@@ -324,6 +331,8 @@ def packed_kernel(
             return pooling.build_global(problem, target)
         case normalisation.LayerNorm():
             return normalisation.build(problem, _given(weight), _given(bias), target)
+        case head_norm.HeadNorm():
+            return head_norm.build(problem, _given(weight), target)
         case rotary.Rotary():
             return rotary.build(problem, _given(weight), target)
         case attention.Attention():

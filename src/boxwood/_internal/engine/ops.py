@@ -102,6 +102,21 @@ class Normalise:
 
 
 @dataclass(frozen=True)
+class NormaliseHeads:
+    """``x / √(mean of squares + ε) · scale`` of each of the first heads; the rest is copied.
+
+    Its weight holds the scales, [heads, features of a head].
+
+    Args:
+        heads: heads that are normalised.
+        epsilon: added to the mean of squares.
+    """
+
+    heads: int
+    epsilon: float
+
+
+@dataclass(frozen=True)
 class Rotate:
     """Rotary positions of the first heads: ``x · near + x[partner] · far``; the rest is copied.
 
@@ -205,6 +220,7 @@ OpKind = (
     | Concatenate
     | Flatten
     | Normalise
+    | NormaliseHeads
     | Rotate
     | Attend
 )

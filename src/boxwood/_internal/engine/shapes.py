@@ -25,6 +25,7 @@ from boxwood._internal.engine.ops import (
     Flatten,
     NativeOp,
     Normalise,
+    NormaliseHeads,
     OnBytes,
     OpKind,
     Pointwise,
@@ -245,6 +246,10 @@ def _native(op: NativeOp, values: Mapping[int, Tensor]) -> Tensor:
         case Normalise() if weight is not None:
             if not x.shape[-1:] == weight.shape == (weight if bias is None else bias).shape:
                 raise TypeError("scale and shift that are not one per feature")
+            return x
+        case NormaliseHeads(heads) if weight is not None and bias is None:
+            if weight.ndim != 2 or len(weight) != heads or weight.numel() > x.shape[-1]:
+                raise TypeError("scales of other heads")
             return x
         case Rotate(heads, partners) if weight is not None:
             near, _ = weight

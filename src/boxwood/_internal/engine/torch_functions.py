@@ -23,6 +23,7 @@ from boxwood._internal.engine.ops import (
     Dequantise,
     Flatten,
     Normalise,
+    NormaliseHeads,
     OnBytes,
     OpKind,
     Pointwise,
@@ -117,6 +118,8 @@ def torch_function(
             return lambda *parts: torch.cat(parts, 1)
         case Flatten():
             return lambda x: x.flatten(1)
+        case NormaliseHeads():
+            return _normalise_heads(kind, _present(weight))
         case Rotate():
             return _rotate(kind, _present(weight))
         case Normalise(centred=False):
@@ -131,6 +134,17 @@ def torch_function(
                 f"not have, got none; compile "
                 f"the model again."
             )
+
+
+def _normalise_heads(kind: NormaliseHeads, scales: Tensor) -> Callable[[Tensor], Tensor]:
+    end = scales.numel()
+
+    def run(x: Tensor) -> Tensor:
+        heads = x[..., :end].unflatten(-1, scales.shape)
+        y = F.rms_norm(heads, scales.shape[1:], None, kind.epsilon) * scales
+        return torch.cat([y.flatten(-2), x[..., end:]], -1)
+
+    return run
 
 
 def _rotate(kind: Rotate, table: Tensor) -> Callable[[Tensor], Tensor]:

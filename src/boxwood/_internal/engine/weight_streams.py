@@ -131,15 +131,12 @@ def from_dense(
     wanted = (np.arange(chunks)[:, None, None] * chunk + order) * blocks
     wanted = (wanted + np.arange(blocks)[None, :, None])[listed > 0]
     lengths = run[wanted]
-    entries = np.repeat(_starts(run)[wanted] - _starts(lengths), lengths)
-    entries += np.arange(len(place))
-    place = place.take(entries)
+    moved = np.repeat(_starts(run)[wanted] - _starts(lengths), lengths)
+    place = place.take(moved + np.arange(len(place)))
     values = np.empty((len(place), height), weight.dtype)
-    above = (
-        place
-        if height == 1
-        else place + np.repeat(wanted // blocks * ((height - 1) * columns), lengths)
-    )  # rows of the blocks before
+    above = place
+    if height > 1:  # rows of the row blocks before
+        above = place + np.repeat(wanted // blocks * ((height - 1) * columns), lengths)
     for lane in range(height):
         values[:, lane] = weight.ravel().take(above + lane * columns if lane else above)
 

@@ -107,7 +107,7 @@ def emit(entry: str, centred: bool, target: Target) -> str:
 
         mean = "zeroinitializer"
         if centred:
-            mean = f.binary("fdiv", kind, _sum(f, kind, sums, a["features"], value), count)
+            mean = f.binary("fdiv", kind, sum_of_terms(f, kind, sums, a["features"], value), count)
 
         def moved(feature: str, value: Callable[[str], str] = value, mean: str = mean) -> str:
             return f.binary("fsub", kind, value(feature), mean) if centred else value(feature)
@@ -116,7 +116,7 @@ def emit(entry: str, centred: bool, target: Target) -> str:
             x = moved(feature)
             return f.binary("fmul", kind, x, x)
 
-        squares = _sum(f, kind, sums, a["features"], square)
+        squares = sum_of_terms(f, kind, sums, a["features"], square)
         variance = f.binary("fdiv", kind, squares, count)
         root = f.intrinsic("sqrt", kind, f.binary("fadd", kind, variance, epsilon))
         inverse = f.binary("fdiv", kind, constant(kind, 1.0), root)
@@ -136,7 +136,9 @@ def emit(entry: str, centred: bool, target: Target) -> str:
     return module([f])
 
 
-def _sum(f: Builder, kind: str, sums: Sequence[str], count: str, term: Callable[[str], str]) -> str:
+def sum_of_terms(
+    f: Builder, kind: str, sums: Sequence[str], count: str, term: Callable[[str], str]
+) -> str:
     """The sum of a term over all features, in interleaved parts."""
     for sum_ in sums:
         f.store(kind, "zeroinitializer", sum_)

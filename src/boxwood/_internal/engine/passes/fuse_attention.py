@@ -13,10 +13,17 @@ import torch
 from torch import Tensor
 
 from boxwood._internal.engine import aten_ops
-from boxwood._internal.engine.kernels.contract import Activation
-from boxwood._internal.engine.ops import Attend, NativeOp, Project, Rotate
-from boxwood._internal.engine.passes.entry_terms import origin_of, terms_of
-from boxwood._internal.engine.passes.rotations import Rotation, rotation_of
+from boxwood._internal.engine.ops import (
+    Attend,
+    NativeOp,
+    NormaliseHeads,
+    Rotate,
+)
+from boxwood._internal.engine.passes.attention_matches import (
+    AttentionMatch,
+    epsilon_of,
+    match_attention,
+)
 from boxwood._internal.engine.program import (
     Batch,
     Op,
@@ -24,8 +31,6 @@ from boxwood._internal.engine.program import (
     TorchOp,
     Value,
     ValueRef,
-    readers_of,
-    sizes_at,
     without_unused,
 )
 
@@ -39,8 +44,8 @@ def fuse_attention(program: Program) -> Program:
     """Return the program with one operation from the projections to the tokens after attention.
 
     Projections of one source become one, so that queries, keys and values lie together; heads of
-    keys and values may be fewer. Rotary positions between become an operation of their own, masks
-    a second source.
+    keys and values may be fewer. Norms of each head of queries and keys, and rotary positions,
+    become operations of their own, masks a second source.
     """
     found = [op for op in program.ops if isinstance(op, TorchOp) and op.name == _ATTENTION]
     known = {batch: aten_ops.constants_at(program, batch) for batch in program.samples if found}
@@ -52,50 +57,12 @@ def fuse_attention(program: Program) -> Program:
 
 
 @dataclass(frozen=True)
-class _Heads:
-    """The sizes of attention in one batch."""
-
-    batch: int
-    heads: int
-    tokens: int
-    size: int
-    key_heads: int
-
-    def features(self, flat: Tensor, *, batch_first: bool) -> Tensor:
-        """Turn [batch, heads, tokens, size] into tokens of features."""
-        axes = (0, 2, 1, 3) if batch_first else (2, 0, 1, 3)
-        return flat.permute(*axes).flatten(2)
-
-
-@dataclass(frozen=True)
 class _Settings:
     """What an attention is called with in addition to queries, keys and values."""
 
     scale: float  # 0 for torch's own
     causal: bool
     mask: int | None
-
-
-@dataclass(frozen=True, eq=False)
-class _Match:
-    """The attention that was recognised: its projections, its result, and its heads."""
-
-    sources: tuple[int, ...]
-    out: int
-    heads: int
-    key_heads: int
-    size: int
-    batch_first: bool
-    factor: float
-    rotation: Rotation
-
-    def equals(self, other: "_Match") -> bool:
-        """Say whether two are the same, at two batches."""
-        mine, theirs = (
-            (each.sources, each.out, each.heads, each.key_heads, each.batch_first, each.factor)
-            for each in (self, other)
-        )
-        return mine == theirs and self.rotation.equals(other.rotation)
 
 
 def _fused(
@@ -106,9 +73,9 @@ def _fused(
         return None
     makers: dict[int, Op] = {value: each for each in program.ops for value in each.writes}
     for batch_first in (True, False):  # with one example both may fit, with two only one does
-        found: list[_Match] = []
+        found: list[AttentionMatch] = []
         for batch, constants in known.items():
-            match = _match(program, makers, constants, op, batch, batch_first)
+            match = match_attention(program, makers, constants, op, batch, batch_first)
             if match is None or not match.equals((found or [match])[0]):
                 break
             found.append(match)
@@ -119,13 +86,29 @@ def _fused(
 
 
 def _written(
-    program: Program, match: _Match, settings: _Settings, position: int, masks: dict[int, int]
+    program: Program,
+    match: AttentionMatch,
+    settings: _Settings,
+    position: int,
+    masks: dict[int, int],
 ) -> Program | None:
     """Return the program with the operations that were recognised."""
     writer = _Writer(program)
     source = writer.joined(match.sources)
     if source is None:
         return None
+    if match.norms:
+        scales = torch.cat(
+            [
+                program.constants[norm.weight or 0].expand(heads, -1)
+                for norm, heads in zip(match.norms, (match.heads, match.key_heads), strict=True)
+            ]
+        )
+        kind_of = NormaliseHeads(len(scales), epsilon_of(match.norms[0]))
+        number = writer.value(writer.values[source])
+        table = writer.same_constant(scales)
+        writer.added.append(NativeOp(kind_of, (source,), number, weight=table))
+        source = number
     if match.rotation.partners:
         turns = Rotate(match.heads + match.key_heads, match.rotation.partners)
         number = writer.value(writer.values[source])
@@ -220,112 +203,6 @@ class _Writer:
             self.before, ops=tuple(ops), values=self.values, constants=self.constants,
             names=self.names,
         )  # fmt: skip
-
-
-def _match(
-    program: Program, makers: Mapping[int, Op], constants: Mapping[int, Tensor], op: TorchOp,
-    batch: Batch, batch_first: bool,
-) -> _Match | None:  # fmt: skip
-    query, key, value = (part.value for part in op.args[:3])
-    shapes = {
-        number: sizes_at(program.values[number].shape, batch) for number in (query, key, value)
-    }
-    if any(len(shape) != 4 for shape in shapes.values()) or shapes[key] != shapes[value]:
-        return None
-    examples, heads, tokens, size = shapes[query]
-    if (shapes[key][0], *shapes[key][2:]) != (examples, tokens, size) or heads % shapes[key][1]:
-        return None
-    origins = [origin_of(makers, number, constants) for number in (query, key, value)]
-    if any(origin is None or not _is_plain(makers.get(origin)) for origin in origins):
-        return None
-    known = [origin for origin in origins if origin is not None]
-    sources = tuple(dict.fromkeys(known))
-    widths = [sizes_at(program.values[source].shape, batch) for source in sources]
-    if len(sources) not in (1, 3) or any(len(width) != 3 for width in widths):
-        return None
-    key_heads = _key_heads(heads, size, shapes[key][1], [width[-1] for width in widths])
-    if key_heads is None:
-        return None
-    sizes = _Heads(examples, heads, tokens, size, key_heads)
-    terms = [
-        terms_of(program, makers, constants, source, number, batch)
-        for source, number in zip(known, (query, key, value), strict=True)
-    ]
-    wanted = _expected(sizes, len(sources), batch_first=batch_first)
-    plain = terms[2].plain if terms[2] is not None else None
-    if plain is None or not torch.equal(plain, _repeated(wanted[2], shapes[value][1])):
-        return None
-    turned, other = (
-        rotation_of(each, _repeated(want, shapes[number][1]))
-        for each, want, number in zip(terms[:2], wanted[:2], (query, key), strict=True)
-    )
-    if turned is None or other is None or not turned.equals(other):
-        return None
-    if turned.partners and not batch_first:
-        return None
-    out = _first_after(program, op.writes[0], sizes, shapes[query], batch, batch_first)
-    if out is None:
-        return None
-    factor = turned.factor * other.factor
-    return _Match(sources, out, heads, key_heads, size, batch_first, factor, turned)
-
-
-def _key_heads(heads: int, size: int, seen: int, widths: Sequence[int]) -> int | None:
-    """Return how many heads of keys there are, before they are repeated for those of queries."""
-    if len(widths) == 3:
-        count, rest = divmod(widths[1], size)
-        fits = widths[0] == heads * size and widths[1] == widths[2]
-    else:
-        count, rest = divmod(widths[0] - heads * size, 2 * size)
-        fits = count > 0
-    return count if fits and not rest and count and seen % count == 0 == heads % count else None
-
-
-def _expected(sizes: _Heads, sources: int, *, batch_first: bool) -> list[Tensor]:
-    """Where entries of queries, keys and values come from in their projections."""
-    outer = (sizes.batch, sizes.tokens) if batch_first else (sizes.tokens, sizes.batch)
-    counts = (sizes.heads, sizes.key_heads, sizes.key_heads)
-    found = []
-    for part, count in enumerate(counts):
-        width = (sum(counts) if sources == 1 else count) * sizes.size
-        whole = torch.arange(outer[0] * outer[1] * width).reshape(*outer, -1)
-        first = sum(counts[:part]) * sizes.size if sources == 1 else 0
-        mine = whole[..., first : first + count * sizes.size]
-        split = mine.unflatten(-1, (count, sizes.size))
-        found.append(split.permute(0, 2, 1, 3) if batch_first else split.permute(1, 2, 0, 3))
-    return found
-
-
-def _repeated(entries: Tensor, heads: int) -> Tensor:
-    return entries.repeat_interleave(heads // entries.shape[1], 1)
-
-
-def _is_plain(op: Op | None) -> bool:
-    """Say whether an operation is a projection and nothing else."""
-    if not isinstance(op, NativeOp) or not isinstance(op.kind, Project):
-        return False
-    return op.kind.activation is Activation.NONE and len(op.sources) == 1
-
-
-def _first_after(
-    program: Program, result: int, sizes: _Heads, shape: Sequence[int], batch: Batch,
-    batch_first: bool,
-) -> int | None:  # fmt: skip
-    """Return the first value after attention that holds tokens of features, if it alone is read."""
-    entries = torch.arange(torch.Size(shape).numel()).reshape(tuple(shape))
-    wanted = sizes.features(entries, batch_first=batch_first)
-    read_by, number = readers_of(program), result
-    while len(read_by[number]) == 1 and read_by[number][0] < len(program.ops):
-        op = program.ops[read_by[number][0]]
-        if not isinstance(op, TorchOp) or not aten_ops.is_view(op.target) or len(op.writes) > 1:
-            return None
-        (entries,) = aten_ops.run_operator(aten_ops.at_batch(op, batch), {number: entries})
-        (number,) = op.writes
-        if entries.shape[-1] == wanted.shape[-1] and torch.equal(
-            entries.reshape(-1), wanted.reshape(-1)
-        ):
-            return number
-    return None
 
 
 def _settings(op: TorchOp) -> _Settings | None:
