@@ -320,6 +320,34 @@ def test_other_norms_of_heads_stay_as_they_are(form: str) -> None:
     assert NormaliseHeads not in kinds(check(Normed(form), torch.randn(1, 19, 16)))
 
 
+def test_equal_layers_are_recognised_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers with other weights are like the first; one with another rotation is not."""
+    from boxwood._internal.engine.passes import fuse_attention
+
+    matched = []
+    match = fuse_attention.match_attention
+    monkeypatch.setattr(
+        fuse_attention, "match_attention", lambda *args: matched.append(args[3]) or match(*args)
+    )
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            one, two = [Normed("before") for _ in range(3)], Block(rope="by turns", mask="causal")
+            self.layers = nn.ModuleList([*one, two, Normed("before")])
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers:
+                x = x + layer(x)
+            return x
+
+    torch.manual_seed(0)
+    session = check(Net(), torch.randn(1, 19, 16))
+    assert kinds(session).count(Attend) == 5
+    assert kinds(session).count(NormaliseHeads) == 4
+    assert len({id(op) for op in matched}) == 2
+
+
 def test_gates() -> None:
     """The activation of a gate is its projection's, and the product a kernel's."""
 

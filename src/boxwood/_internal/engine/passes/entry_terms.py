@@ -189,14 +189,18 @@ def origin_of(makers: Mapping[int, Op], number: int, constants: Mapping[int, Ten
             continue
         seen.add(number)
         op = makers.get(number)
-        moves = isinstance(op, TorchOp) and (
-            _moves(op) or op.target.removeprefix("aten.") in _FOLLOWED
-        )
-        if op is not None and (moves or _is_sum(op)):
+        if op is not None and is_followed(op):
             left += op.reads
         else:
             ends.add(number)
     return ends.pop() if len(ends) == 1 else None
+
+
+def is_followed(op: Op) -> bool:
+    """Say whether an operation moves, scales or adds entries, so that terms may be seen through it."""
+    if isinstance(op, TorchOp):
+        return _moves(op) or op.target.removeprefix("aten.") in _FOLLOWED
+    return _is_sum(op)
 
 
 _COPIES = frozenset(("repeat_interleave.self_int", "repeat.default", "flip.default"))

@@ -24,6 +24,7 @@ from boxwood._internal.engine.passes.attention_matches import (
     epsilon_of,
     match_attention,
 )
+from boxwood._internal.engine.passes.repeated_attention import moved, surroundings
 from boxwood._internal.engine.program import (
     Batch,
     Op,
@@ -31,6 +32,7 @@ from boxwood._internal.engine.program import (
     TorchOp,
     Value,
     ValueRef,
+    readers_of,
     without_unused,
 )
 
@@ -50,9 +52,23 @@ def fuse_attention(program: Program) -> Program:
     found = [op for op in program.ops if isinstance(op, TorchOp) and op.name == _ATTENTION]
     known = {batch: aten_ops.constants_at(program, batch) for batch in program.samples if found}
     masks: dict[int, int] = {}  # of numbers, by those of truth values
+    makers: dict[int, Op] = {value: each for each in program.ops for value in each.writes}
+    readers = readers_of(program)
+    matches: dict[str, tuple[AttentionMatch | None, tuple[int, ...]]] = {}
+    before = program
     for op in found:
-        position = program.ops.index(op)  # earlier ones moved it
-        program = _fused(program, position, op, known, masks) or program
+        settings = _settings(op)
+        if settings is None:
+            continue
+        constants = next(iter(known.values()))
+        text, values = surroundings(before, makers, readers, constants, op)
+        if text not in matches:
+            matches[text] = _match(before, makers, op, known), values
+        match, there = matches[text]
+        if match is not None:
+            position = program.ops.index(op)  # earlier ones moved it
+            match = moved(match, there, values, makers)
+            program = _written(program, match, settings, position, masks) or program
     return without_unused(program)
 
 
@@ -65,13 +81,10 @@ class _Settings:
     mask: int | None
 
 
-def _fused(
-    program: Program, position: int, op: TorchOp, known: Known, masks: dict[int, int]
-) -> Program | None:
-    settings = _settings(op)
-    if settings is None:
-        return None
-    makers: dict[int, Op] = {value: each for each in program.ops for value in each.writes}
+def _match(
+    program: Program, makers: Mapping[int, Op], op: TorchOp, known: Known
+) -> AttentionMatch | None:
+    """Return the attention that an operator is part of, if it is the same one at all batches."""
     for batch_first in (True, False):  # with one example both may fit, with two only one does
         found: list[AttentionMatch] = []
         for batch, constants in known.items():
@@ -80,8 +93,7 @@ def _fused(
                 break
             found.append(match)
         else:
-            longest = max(found, key=lambda each: each.rotation.table.numel())
-            return _written(program, longest, settings, position, masks)
+            return max(found, key=lambda each: each.rotation.table.numel())
     return None
 
 
