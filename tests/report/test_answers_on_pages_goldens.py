@@ -7,7 +7,7 @@ from scipy.stats import binomtest
 from boxwood._internal.report.estimates import interval, over_seeds_and_examples
 from boxwood._internal.report.page.metrics import TEST
 from boxwood._internal.report.page.networks import Network, against
-from boxwood._internal.report.study import Measurement, summarise
+from boxwood._internal.report.study import Measurement, kept_answers, summarise
 from boxwood._internal.train.answers import Answers
 
 
@@ -53,3 +53,18 @@ def test_two_single_networks_are_compared_by_mcnemar(
     assert found is not None
     better, worse = int((ours > theirs).sum()), int((ours < theirs).sum())
     assert found.t_p == pytest.approx(binomtest(better, better + worse).pvalue)
+
+
+def test_a_results_file_has_losses_in_half_precision_and_classes_as_they_were() -> None:
+    """Losses beyond half precision stay whole: a difference of losses would be lost in infinity."""
+    right, targets = np.array([3, 4]), np.array([5, 5])
+    kept = {
+        name: Answers(right, targets, np.array([1.0, last], np.float32)).facts()
+        for name, last in (("small_answers", 0.1), ("large_answers", 7e4))
+    }
+    kept["test_answers"] = Answers(np.array([1, 0]), np.ones(2, np.int64)).facts()
+    found = kept_answers(Measurement("a", "", 0, "key", {"test": 0.5, **kept}, 0, 0))
+    assert found.keys() == kept.keys()
+    assert found["test_answers"] == kept["test_answers"]
+    assert Answers.read(found["small_answers"]).of("loss").tolist() == [1.0, float(np.float16(0.1))]
+    assert Answers.read(found["large_answers"]).of("loss").tolist() == [1.0, 7e4]

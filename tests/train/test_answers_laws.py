@@ -1,5 +1,7 @@
 """What is kept of every answer is exact: it can be read back, and adds up to what is reported."""
 
+import base64
+
 import numpy as np
 import pytest
 import torch
@@ -33,6 +35,23 @@ def test_counts_and_losses_are_read_back(rows: list[tuple[int, int, float]]) -> 
     assert found.targets.tolist() == targets.tolist()
     assert found.loss is not None
     assert found.loss.tolist() == loss.astype(np.float32).tolist()
+
+
+def test_small_counts_take_a_byte_each_and_rounded_losses_two() -> None:
+    """A results file has them of every network; older files have four bytes each, and are read too."""
+    right, targets, loss = np.array([3, 7, 0]), np.array([7, 255, 1]), np.array([0.5, 70.25, 2.0])
+    facts = Answers(right, targets, loss.astype(np.float16)).facts()
+    assert [len(facts[name]) for name in ("right", "targets", "loss")] == [4, 4, 8]
+    whole = {name: base64.b64encode(array.astype(kind).tobytes()).decode()
+             for name, array, kind in (("right", right, "<i4"), ("targets", targets, "<i4"), ("loss", loss, "<f4"))}  # fmt: skip
+    for found in (Answers.read(facts), Answers.read({"examples": 3, **whole})):
+        assert found.right.tolist() == right.tolist()
+        assert found.targets.tolist() == targets.tolist()
+        assert found.loss is not None
+        assert found.loss.tolist() == loss.tolist()
+    for name in ("right", "loss"):
+        with pytest.raises(BoxwoodError, match="Expected the answers"):
+            Answers.read({**facts, name: base64.b64encode(bytes(5)).decode()})
 
 
 def test_ten_thousand_examples_take_kilobytes() -> None:

@@ -1,10 +1,12 @@
 """Turn a store of runs into a row per network, and verdicts."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+
+import numpy as np
 
 from boxwood._internal.recipes.phases.measure import Measure
 from boxwood._internal.report import statistics
@@ -15,6 +17,7 @@ from boxwood._internal.report.summary_rows import SummaryRow
 from boxwood._internal.runs.records import damaged
 from boxwood._internal.runs.runner import Job
 from boxwood._internal.runs.store import Store
+from boxwood._internal.train.answers import Answers
 
 _NUMBERS = (
     "parameters", "nonzero", "weights", "kept", "multiply_adds", "dense_multiply_adds", "bytes",
@@ -280,8 +283,25 @@ def facts_by_seed(measurements: Sequence[Measurement], name: str) -> dict[int, d
 
 
 def kept_answers(measured: Measurement) -> dict[str, Any]:
-    """Pick the answers to each example, for a row of a results file; empty of older stores."""
-    return {name: value for name, value in measured.facts.items() if name.endswith("_answers")}
+    """Pick the answers to each example, for a row of a results file; empty of older stores.
+
+    Losses of examples of several targets are rounded to half precision: a file has those of all
+    networks, and the store still has them in full.
+    """
+    return {
+        name: _rounded(value) if "targets" in value and "loss" in value else value
+        for name, value in measured.facts.items()
+        if name.endswith("_answers")
+    }
+
+
+def _rounded(facts: Mapping[str, Any]) -> dict[str, Any]:
+    answers = Answers.read(facts)
+    losses = answers.of("loss")
+    # What half precision cannot hold would be infinite, and a difference of two such is no number.
+    if not (np.abs(losses) <= np.finfo(np.float16).max).all():
+        return answers.facts()
+    return replace(answers, loss=losses.astype(np.float16)).facts()
 
 
 def by_seed(measurements: Sequence[Measurement], name: str) -> dict[int, Measurement]:

@@ -22,7 +22,8 @@ class Answers:
     Args:
         right: right answers of each example, int64 [examples]; 0 or 1 where it has one target.
         targets: targets of each, int64 [examples]: 1 for a class, more for words or pixels.
-        loss: loss of each, summed over its targets, float32 [examples]; None if not measured.
+        loss: loss of each, summed over its targets, float32 or float16 [examples]; None if not
+            measured.
 
     Example:
         >>> one_each = Answers(np.array([1, 0, 1]), np.array([1, 1, 1]))
@@ -39,16 +40,19 @@ class Answers:
     def facts(self) -> dict[str, Any]:
         """Write them as plain JSON: a bit for each example, 1.25 kB for 10,000, in base64.
 
-        Where examples have several targets, right answers and targets are 32-bit counts.
+        Where examples have several targets, right answers and targets are counts, in a byte each
+        where they fit. Losses in half precision stay in it.
         """
         found: dict[str, Any] = {"examples": len(self.right)}
         if (self.targets == 1).all() and np.isin(self.right, (0, 1)).all():
             found["right"] = _text(np.packbits(self.right.astype(bool)))
         else:
-            found["right"] = _text(self.right.astype("<i4"))
-            found["targets"] = _text(self.targets.astype("<i4"))
+            found["right"] = _text(_small(self.right))
+            found["targets"] = _text(_small(self.targets))
         if self.loss is not None:
-            found["loss"] = _text(self.loss.astype("<f4"))
+            found["loss"] = _text(
+                self.loss.astype("<f2" if self.loss.dtype == np.float16 else "<f4")
+            )
         return found
 
     @classmethod
@@ -71,7 +75,7 @@ class Answers:
             count = int(facts["examples"])
             if "targets" in facts:
                 right, targets = (
-                    np.frombuffer(_bytes(facts[name]), "<i4").astype(np.int64)
+                    _numbers(facts[name], count, {1: "<u1", 4: "<i4"}).astype(np.int64)
                     for name in ("right", "targets")
                 )
             else:
@@ -79,7 +83,7 @@ class Answers:
                 whole = len(bits) == -(-count // 8)
                 right = np.unpackbits(bits, count=count if whole else None).astype(np.int64)
                 targets = np.ones(count, np.int64)
-            loss = np.frombuffer(_bytes(facts["loss"]), "<f4") if "loss" in facts else None
+            loss = _numbers(facts["loss"], count, {2: "<f2", 4: "<f4"}) if "loss" in facts else None
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"Expected the answers to the examples of a part, got something else ({error!r}); "
@@ -150,6 +154,18 @@ def _summed(loss: Loss, outputs: Tensor, wanted: Tensor, counted: Tensor) -> Ten
         loss(outputs[i : i + 1], wanted[i : i + 1]).float() * number if number else none
         for i, number in enumerate(counted.tolist())
     ])  # fmt: skip
+
+
+def _small(counts: np.ndarray) -> np.ndarray:
+    fits = ((counts >= 0) & (counts < 256)).all()
+    return counts.astype("<u1" if fits else "<i4")
+
+
+def _numbers(text: str, count: int, types: Mapping[int, str]) -> np.ndarray:
+    """Read as many numbers as there are examples, in the type of that many bytes each."""
+    read = _bytes(text)
+    # In the widest type, bytes of another length are not as many numbers as there are examples.
+    return np.frombuffer(read, types.get(len(read) // max(count, 1), types[max(types)]))
 
 
 def _text(values: np.ndarray) -> str:
