@@ -1,8 +1,9 @@
 """Kernel or torch, for each operation: measured, and decided for the whole program at once.
 
-Both ways are timed step by step. An operation costs its time where it runs, and a value that one
+Both ways are timed step by step; equal operations count as measurements of one. An operation costs its time where it runs, and a value that one
 side makes and the other reads costs a copy; the cheapest assignment is a minimum cut of the graph
-of operations. It is then run against both pure assignments, and the fastest is taken.
+of operations. It is then run against both pure assignments, and the fastest is taken; what is
+much slower after two turns is not run again.
 """
 
 import math
@@ -17,7 +18,15 @@ from torch import Tensor
 from boxwood._internal.core.timing import clock_for, elapsed, timed_turns
 from boxwood._internal.engine import aten_ops
 from boxwood._internal.engine.explain import OperationTimes
-from boxwood._internal.engine.program import Batch, Op, Program, TorchOp, sizes_at
+from boxwood._internal.engine.ops import NativeOp
+from boxwood._internal.engine.program import (
+    Batch,
+    Op,
+    Program,
+    TorchOp,
+    sizes_at,
+    substituted,
+)
 from boxwood._internal.engine.session import Session, torch_threads
 from boxwood._internal.engine.supported import supported_problems
 
@@ -27,6 +36,8 @@ CONVERSION_SECONDS = 2e-7
 CONVERSION_BYTES_PER_SECOND = 2e10
 """Of float32 into bytes or back, between kernels."""
 REPEATS = 4
+MUCH_SLOWER = 1.25
+"""How many times as long as the fastest a session may take after two turns, to be run again."""
 LONG = 2.0
 """Seconds after which two turns are enough: what takes long is disturbed less."""
 _NEVER = 2**30  # nanoseconds, a second: no operation is that slow, and sums stay in 31 bits
@@ -70,30 +81,71 @@ def _is_view(op: Op) -> bool:
 
 
 def measured(session: Session, inputs: Sequence[Tensor]) -> dict[int, float]:
-    """Return the least seconds of each operation, by position."""
-    runner, clock = session.runner(session.program.example), clock_for(session.threads)
-    repeats = REPEATS if elapsed(partial(runner, inputs), clock) * REPEATS < LONG else 2
+    """Return the least seconds of each operation or one equal to it, by position."""
+    program = session.program
+    runner, clock = session.runner(program.example), clock_for(session.threads)
+    groups = equal_operations(program)
+    single = elapsed(partial(runner, inputs), clock)
+    # Two turns of two equal operations are four measurements.
+    several = sum(map(len, filter(lambda each: len(each) > 1, groups)))
+    repeats = 2 if single * REPEATS >= LONG or 2 * several > len(program.ops) else REPEATS
     found: dict[int, float] = {}
     for step, seconds in zip(
         runner.single_steps, runner.time_steps(inputs, repeats, clock), strict=True
     ):
         for position in step.positions:
             found[position] = found.get(position, 0.0) + min(seconds)
+    for group in groups:
+        known = [found[position] for position in group if position in found]
+        found.update((position, min(known)) for position in group if position in found)
     return found
+
+
+def equal_operations(program: Program) -> list[list[int]]:
+    """Return the positions of operations, those together that do equal work on other values.
+
+    Their settings and sizes are the same, and as many of their weights are zero, to a twentieth.
+    """
+    found: dict[str, list[int]] = {}
+    kinds = {number: _kind(program, number) for number in program.values}
+    for position, op in enumerate(program.ops):
+        reads, writes = ([kinds[number] for number in part] for part in (op.reads, op.writes))
+        if isinstance(op, TorchOp):
+            does: object = op.target, substituted((op.args, op.kwargs), dict.fromkeys(op.reads, 0))
+        elif isinstance(op, NativeOp):
+            does = op.kind, op.weight is None, op.bias is None
+        else:
+            does = position
+        found.setdefault(repr((does, reads, writes)), []).append(position)
+    return list(found.values())
+
+
+def _kind(program: Program, number: int) -> object:
+    """Return a value's shape and type, and of a constant how many of its entries are not zero."""
+    value, constant = program.values[number], program.constants.get(number)
+    shape = sizes_at(value.shape, program.example)
+    if constant is None or not constant.numel():
+        return shape, value.dtype
+    return shape, value.dtype, round(20 * int(constant.count_nonzero()) / constant.numel())
 
 
 def least_seconds(sessions: Sequence[Session], inputs: Sequence[Tensor]) -> dict[Session, float]:
     """Return the least seconds of each session, run in turn."""
-    runs = {
-        session: partial(session.runner(session.program.example), inputs) for session in sessions
+    same = {(id(each.program), each.native): each for each in sessions}
+    left = {
+        session: partial(session.runner(session.program.example), inputs)
+        for session in same.values()
     }
     clock, begin = clock_for(sessions[0].threads), time.monotonic()
-    best = dict.fromkeys(sessions, math.inf)
-    for turn, seconds in enumerate(timed_turns(runs, 2 * REPEATS, clock=clock), 1):
-        best = {session: min(best[session], seconds[session]) for session in sessions}
-        if turn >= 2 and time.monotonic() - begin > LONG:
+    best = dict.fromkeys(left, math.inf)
+    for _ in range(REPEATS):
+        for seconds in timed_turns(left, 2, clock=clock):
+            best.update((each, min(best[each], now)) for each, now in seconds.items())
+        limit = MUCH_SLOWER * min(best.values())
+        left = {session: run for session, run in left.items() if best[session] <= limit}
+        if len(left) == 1 or time.monotonic() - begin > LONG:
             break
-    return best
+    return {each: best[same[id(each.program), each.native]] for each in sessions}
 
 
 def cheapest_assignment(
