@@ -21,11 +21,12 @@ from boxwood._internal.recipes.phases.train import Train
 from boxwood._internal.recipes.task import ComparisonTask
 from boxwood._internal.recipes.training_budget import planned
 from boxwood._internal.report.league import compare
+from boxwood._internal.runs.chain import keys
 from boxwood._internal.runs.store import Store
 from boxwood._internal.train.losses import cross_entropy
 from boxwood._internal.train.optimizers import SGD
 from boxwood._internal.train.settings import Training
-from boxwood.errors import BoxwoodError
+from boxwood.errors import BoxwoodError, InvalidInput
 from boxwood.phases import Measure
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +80,25 @@ def test_every_method_spends_the_budget_and_reaches_the_sparsity(name: str, tmp_
     dense = next(each for each in league.standings if each.place.method == "dense")
     assert dense.training_multiply_adds == 3 * 20 * 40 * (2 * 24 + 24 * 4)
     assert row.training_multiply_adds <= dense.training_multiply_adds
+
+
+def test_rates_may_be_chosen_at_one_sparsity_for_all(tmp_path) -> None:
+    """Of the other sparsities, only runs at the rate that was chosen are in the store."""
+    study = replace(SMALL, controls={}, tuned_at=0.75)
+    league = compare(study, store=tmp_path, seeds=1)
+    chosen = {e.place.method: e.rate for e in league.standings if e.place.sparsity == 0.75}
+    assert set(chosen) == {"RigL", "SNIP", "dense small"}
+    for row in league.standings:
+        assert row.rate == chosen.get(row.place.method, 0.1)
+    store = Store(tmp_path)
+    ran = {
+        (entry.place.method, entry.task.rate)
+        for entry in study.entries()
+        if entry.place.sparsity == 0.5 and store.has(keys(entry.task.genesis(0), entry.recipe)[-1])
+    }
+    assert ran == set(chosen.items())
+    with pytest.raises(InvalidInput, match="tuned_at to be one of the sparsities"):
+        replace(SMALL, tuned_at=0.9)
 
 
 def test_rates_are_chosen_on_validation_for_each_row_by_itself(tmp_path) -> None:

@@ -16,7 +16,7 @@ from boxwood._internal.core.criteria.weights import magnitude
 from boxwood._internal.core.growing_policies import MEST, SNFS, GraNet
 from boxwood._internal.core.policies import Gradual, Policy, Static, gmp_star
 from boxwood._internal.core.replacing_policies import SET, RigL
-from boxwood._internal.core.returning_policies import TopKAST
+from boxwood._internal.core.returning_policies import MovementPruning, TopKAST
 from boxwood._internal.core.schedules import Cubic
 from boxwood._internal.core.shuffles import within_layers
 from boxwood._internal.model.scoring import Criterion
@@ -156,6 +156,11 @@ METHODS: dict[str, Method] = {
     "Top-KAST": under(
         lambda sparsity, until, every: TopKAST(  # noqa: ARG005 - it has no end
             sparsity, backward_sparsity=0.8 * sparsity, every=every
+        )
+    ),
+    "movement, with return": under(
+        lambda sparsity, until, every: MovementPruning(
+            Cubic(final=sparsity, begin=2 * every, end=until), every=every
         )
     ),
     "static, ERK": under(

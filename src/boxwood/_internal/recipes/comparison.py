@@ -79,6 +79,9 @@ class Comparison:
             dense network trained for as long as three-step methods, and, if a task has ``small``, a
             dense network with the number of parameters that pruning leaves.
         tuning_seeds: the first seeds, at least 1, on which learning rates are chosen.
+        tuned_at: one of the sparsities, at which every method chooses the learning rate that it
+            takes at all of them; None for each sparsity by itself. With four sparsities and three
+            rates, the first seed then costs half.
 
     Raises:
         InvalidInput: there is nothing to compare, a name occurs twice, or a sparsity is out of
@@ -105,6 +108,7 @@ class Comparison:
     sparsities: tuple[float, ...]
     controls: Mapping[str, Draws] = field(default_factory=lambda: dict(CONTROLS))
     tuning_seeds: int = 1
+    tuned_at: float | None = None
 
     def __post_init__(self) -> None:
         if not (self.tasks and self.sparsities and (self.methods or self.controls)):
@@ -121,6 +125,11 @@ class Comparison:
             )
         for sparsity in self.sparsities:
             check_sparsity(sparsity)
+        if self.tuned_at is not None and self.tuned_at not in self.sparsities:
+            raise InvalidInput(
+                f"Expected tuned_at to be one of the sparsities {self.sparsities}, got "
+                f"{self.tuned_at}; choose one, or None for each by itself."
+            )
         known = {*self.methods, *self.controls}
         for task in self.tasks:
             if unknown := [name for name in task.without if name not in known]:
@@ -151,6 +160,12 @@ class Comparison:
                             control = name in self.controls
                             found.append(_entry(task, name, sparsity, recipe, control, draw))
         return tuple(found)
+
+    def tuned(self, place: Place) -> Place:
+        """Return the row whose learning rate a row takes: its own, or that at ``tuned_at``."""
+        if self.tuned_at is None or place.sparsity is None:
+            return place
+        return replace(place, sparsity=self.tuned_at)
 
 
 def _entry(

@@ -141,7 +141,8 @@ def compare(
     """Run a comparison to its end: every method, sparsity and task, at rates chosen on validation.
 
     First every recipe runs at every rate on the first ``tuning_seeds``. For each row, the rate with
-    the best mean on validation is chosen. Then the chosen ones run on the other seeds. Finished
+    the best mean on validation is chosen. Then the chosen ones run on the other seeds. With
+    ``tuned_at``, only the rows at this sparsity run at every rate, and the others take theirs. Finished
     phases are read from the store, recipes share equal first phases, and several processes may run
     the same call.
 
@@ -193,8 +194,15 @@ def compare(
     doing = run or (lambda jobs: run_jobs(jobs, opened, settings, workers=workers))
     tuning = chosen_seeds[: comparison.tuning_seeds]
     entries = comparison.entries()
-    doing([_job(entry, seed) for entry in entries for seed in tuning])
-    kept = [_chosen(group, tuning, opened) for group in _by_place(entries).values()]
+    groups = _by_place(entries)
+    asked = {comparison.tuned(place) for place in groups}
+    doing([_job(entry, seed) for entry in entries if entry.place in asked for seed in tuning])
+    rates = {place: _best(groups[place], tuning, opened) for place in asked}
+    kept = [
+        _Choice(tuple(e for e in group if e.task.rate == rate), edge)
+        for place, group in groups.items()
+        for rate, edge in [rates[comparison.tuned(place)]]
+    ]
     doing(
         [_job(entry, seed) for choice in kept for entry in choice.entries for seed in chosen_seeds]
     )
@@ -222,8 +230,8 @@ def _by_place(entries: Iterable[Entry]) -> dict[Place, list[Entry]]:
     return groups
 
 
-def _chosen(group: Sequence[Entry], seeds: Sequence[int], store: Store) -> _Choice:
-    """Choose the rate of the best mean on validation, over seeds and draws."""
+def _best(group: Sequence[Entry], seeds: Sequence[int], store: Store) -> tuple[float, str]:
+    """Return the rate of the best mean on validation, over seeds and draws, and its end of the grid."""
     what, sign = ("loss", -1) if group[0].task.by_loss else ("right", 1)
     by_rate: dict[float, list[Entry]] = {}
     for entry in group:
@@ -237,7 +245,7 @@ def _chosen(group: Sequence[Entry], seeds: Sequence[int], store: Store) -> _Choi
         for rate, entries in by_rate.items()
     }  # fmt: skip
     best = min(scores, key=lambda rate: (-scores[rate], rate))
-    return _Choice(tuple(by_rate[best]), edge(scores) if len(scores) > 1 else "")
+    return best, edge(scores) if len(scores) > 1 else ""
 
 
 def _facts(entry: Entry, seed: int, store: Store) -> Mapping[str, Any]:
