@@ -13,6 +13,7 @@ from torch import Tensor, nn
 pytest.importorskip("llvmlite")
 
 from boxwood._internal.engine.capture import capture
+from boxwood._internal.engine.compiling import compile as compile_
 from boxwood._internal.engine.compiling import optimised
 from boxwood._internal.engine.interface import learn_interface
 from boxwood._internal.engine.kernel_cache import KernelCache
@@ -346,6 +347,30 @@ def test_equal_layers_are_recognised_once(monkeypatch: pytest.MonkeyPatch) -> No
     assert kinds(session).count(Attend) == 5
     assert kinds(session).count(NormaliseHeads) == 4
     assert len({id(op) for op in matched}) == 2
+
+
+def test_a_padded_batch_of_qwen3() -> None:
+    """Norms of heads, rotary positions and attention with padding are kernels' in transformers' code."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.Qwen3Config(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, vocab_size=50,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    net = transformers.Qwen3ForCausalLM(config).eval()
+    ids, mask = torch.randint(0, 50, (3, 12)), torch.ones(3, 12, dtype=torch.long)
+    mask[1, 9:] = mask[2, 10:] = 0
+    call = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+    session = compile_(net, call)
+    assert isinstance(session, Session)
+    found = kinds(session)
+    assert [found.count(kind) for kind in (NormaliseHeads, Rotate, Attend)] == [2, 2, 2]
+    able = frozenset(supported_problems(session.program, session.program.example))
+    session = session.with_native(able)
+    assert not any(isinstance(op.kind, Attend) for position, op in enumerate(session.program.ops)
+                   if isinstance(op, NativeOp) and position not in able)  # fmt: skip
+    with torch.no_grad():
+        torch.testing.assert_close(session(**call).logits, net(**call).logits, rtol=1e-4, atol=1e-5)
 
 
 def test_gates() -> None:
