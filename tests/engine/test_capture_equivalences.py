@@ -10,6 +10,7 @@ from boxwood._internal.engine.passes.fold_constants import fold_constants
 from boxwood._internal.engine.passes.simplify import simplify
 from boxwood._internal.engine.program import Program, TorchOp, check_program
 from boxwood._internal.engine.recording import UncapturableError
+from boxwood._internal.engine.zero_results import zeros_of
 
 
 def replay(program: Program, inputs: tuple[Tensor, ...]) -> list[Tensor]:
@@ -198,3 +199,44 @@ def test_what_a_module_keeps_from_call_to_call_is_seen_without_values() -> None:
 
     with pytest.raises(UncapturableError, match="from call to call"):
         capture(Remembering(), (torch.randn(1, 3),))
+
+
+LAID = {
+    "contiguous": lambda: (torch.randn(3, 4, 5), torch.randn(3, 4, 5)),
+    "turned": lambda: (torch.randn(5, 4, 3).permute(2, 1, 0), torch.randn(3, 4, 5)),
+    "both turned": lambda: tuple(torch.randn(5, 4, 3).permute(2, 1, 0) for _ in range(2)),
+    "repeated": lambda: (torch.randn(3, 1, 5), torch.randn(4, 5)),
+    "expanded": lambda: (torch.randn(3, 1, 1).expand(3, 4, 5), torch.randn(1).expand(4, 5)),
+    "a part": lambda: (torch.randn(3, 4, 9)[..., 2:7], torch.randn(3, 8, 5)[:, ::2]),
+}
+
+
+@pytest.mark.parametrize("laid", LAID)
+def test_zeros_lie_in_memory_as_the_results_would(laid: str) -> None:
+    """Shape, strides and type are those that the operator itself gives, whatever it reads."""
+    aten, (one, two) = torch.ops.aten, LAID[laid]()
+    calls = [(each, (one, two), {}) for each in (aten.add.Tensor, aten.mul.Tensor, aten.div.Tensor)]
+    calls += [
+        (each, (one,), {}) for each in (aten.neg.default, aten.silu.default, aten.rsqrt.default)
+    ]
+    calls += [
+        (aten.sub.Tensor, (one, two), {"alpha": 2}), (aten.mul.Tensor, (one, 0.5), {}),
+        (aten.pow.Tensor_Scalar, (one, 2), {}), (aten.mean.dim, (one, [-1], True), {}),
+        (aten.gelu.default, (one,), {"approximate": "tanh"}), (aten.cat.default, ([one, one], 1), {}),
+        (aten.linear.default, (one, torch.randn(7, 5)), {}),
+        (aten.mm.default, (one[0], torch.randn(7, 5).t()), {}),
+        (aten.addmm.default, (torch.randn(7), one[0], torch.randn(5, 7)), {}),
+    ]  # fmt: skip
+    found = 0
+    for operator, args, kwargs in calls:
+        zeros, wanted = zeros_of(operator, args, kwargs), operator(*args, **kwargs)
+        if zeros is not None:
+            found += 1
+            assert (zeros.shape, zeros.stride(), zeros.dtype) == (
+                wanted.shape, wanted.stride(), wanted.dtype,
+            )  # fmt: skip
+            assert not zeros.any()
+    assert found >= 10
+    whole = torch.ones(3, dtype=torch.long)
+    assert zeros_of(aten.add.Tensor, (whole, whole), {}) is None
+    assert zeros_of(aten.mul.Tensor, (whole, 0.5), {}) is None

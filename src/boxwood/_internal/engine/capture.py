@@ -12,8 +12,8 @@ The function is run six times, on inputs that nobody else needs:
 6. recorded, with three more, where sizes have to lie on these lines. In this pass the sizes that
    Python code reads are followed (`tracked_sizes`), which gives the conditions for other batches.
 
-Where 5 or 6 fail, the program is for the example's batch alone. Only 1 and 4 compute linear layers:
-the other passes need no values, and a network of linear layers is captured in the time of two runs.
+Where 5 or 6 fail, the program is for the example's batch alone. Only 1 and 4 compute everything:
+the other passes need no values, so most operators give zeros there.
 """
 
 from collections.abc import Callable, Sequence

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from boxwood._internal.engine.program import Program, TorchOp, Value, ValueRef
 from boxwood._internal.engine.tracked_sizes import SizeTracker
+from boxwood._internal.engine.zero_results import zeros_of
 
 
 class UncapturableError(Exception):
@@ -28,10 +29,10 @@ def recorded_operations(
     inputs: Callable[[], Sequence[Tensor]],
     tracker: SizeTracker | None = None,
 ) -> Program:
-    """Run a function and return what it did, if possible without computing its linear layers.
+    """Run a function and return what it did, if possible without computing most of it.
 
-    These give zeros of the right shape. The operations are the same, because a pass that reads a
-    value which depends on its inputs is refused. Where an operator accepts no zeros, such as
+    Linear layers and pointwise operators give zeros of the right shape. The operations are the
+    same, because a pass that reads a value which depends on its inputs is refused. Where an operator accepts no zeros, such as
     the Cholesky factor of a matrix, the function runs again and all is computed.
 
     Args:
@@ -160,7 +161,7 @@ class _Recorder(TorchDispatchMode):
             raise UncapturableError(f"the values of the input decide what {op.name} gives")
         if op.name in ("batch_norm", "instance_norm") and args[3] is not None and args[5]:
             raise UncapturableError(f"{op.name} updates statistics that outlive the forward pass")
-        known = None if self.with_values or not live else _zeros_of(func, args)
+        known = None if self.with_values or not live else zeros_of(func, args, kwargs)
         result = func(*args, **kwargs) if known is None else known
         if torch.Tag.nondeterministic_seeded in func.tags and not _idle_dropout(func, args):
             live = True
@@ -326,24 +327,6 @@ class _Recorder(TorchDispatchMode):
         memory = self.memories.setdefault(_storage(tensor), _Memory(number, key))
         self.tensors[id(key)] = (key, number, memory.version)
         return number
-
-
-def _zeros_of(func: Any, args: Any) -> Tensor | None:
-    """Return zeros as a product of matrices would lie in memory; None for any other operator."""
-    if func is torch.ops.aten.linear.default:
-        x, weight = args[:2]
-    elif func is torch.ops.aten.addmm.default:
-        x, weight = args[1], args[2].t()
-    elif func is torch.ops.aten.mm.default:
-        x, weight = args[0], args[1].t()
-    else:
-        return None
-    # Of anything else, let torch say how the result lies.
-    fits = x.ndim >= 2 and x.is_contiguous() and weight.ndim == 2 and x.shape[-1] == weight.shape[1]
-    if not fits or x.dtype != weight.dtype or torch.is_autocast_enabled("cpu"):
-        return None
-    found: Tensor = x.new_zeros((*x.shape[:-1], weight.shape[0]))
-    return found
 
 
 def check_tensor(tensor: Tensor) -> None:
