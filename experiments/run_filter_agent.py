@@ -2,7 +2,7 @@
 
 python experiments/run_filter_agent.py conv_net --data fashion-mnist --seeds 5
 python experiments/run_filter_agent.py residual_net --data fashion-mnist --seeds 5
-python experiments/run_filter_agent.py segmentation --seeds 3
+python experiments/run_filter_agent.py segmentation --seeds 5
 """
 
 import argparse

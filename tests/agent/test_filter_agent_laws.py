@@ -19,7 +19,7 @@ from boxwood._internal.graph.units import find_units
 from boxwood._internal.model.oneshot import apply_masks_
 from boxwood._internal.recipes.phases.prune_units import kept_under, masks_of
 from boxwood._internal.recipes.phases.search_filters import FirstExamples, Recovery
-from boxwood._internal.train.optimizers import SGD
+from boxwood._internal.train.optimizers import SGD, Adam
 from boxwood._internal.train.settings import Training
 from boxwood._internal.zoo.cifar_nets import small_resnet, small_vgg
 from boxwood.errors import BoxwoodError
@@ -200,6 +200,33 @@ def test_keeping_everything_costs_nothing_with_any_recovery():
     net = small_vgg(widths=(4, 4)).eval()
     tries = tries_of(net, IMAGE, "conv1.weight", FirstExamples(data.validation, 200), tune_=recover)
     assert tries.drop(torch.ones(4, dtype=torch.bool)) == 0
+
+
+@pytest.mark.parametrize("make", [small_vgg, small_resnet])
+def test_channels_last_and_fused_steps_change_a_try_only_by_rounding(make):
+    """A try in the fast layout, with fused steps, ends in the network of the plain one."""
+    data = digits()
+    outputs = []
+    for layout, fused in ((torch.contiguous_format, False), (torch.channels_last, True)):
+        torch.manual_seed(0)
+        net = make(widths=(6, 6, 8, 8)).eval().to(memory_format=layout)
+        training = Training(steps=4, batch=50, optimizer=Adam(lr=5e-4, fused=fused))
+        recover = Recovery(data.train, training, 1, seed=0)
+        images = data.validation.take(torch.arange(50))[0]
+        layer = find_units(net, IMAGE).groups[-1].name
+        measured = []
+
+        def worth(model, images=images, measured=measured):
+            with torch.no_grad():
+                measured.append(model.eval()(images))
+            return 0.0
+
+        tries = tries_of(net, IMAGE, layer, worth, tune_=recover)
+        action = torch.arange(len(tries.filters)) % 3 > 0
+        tries.drop(action)
+        outputs.append(measured)
+    for plain, fast in zip(*outputs, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-3, atol=1e-4)
 
 
 def test_without_a_loss_the_smallest_layer_is_best_and_with_a_great_one_the_largest():

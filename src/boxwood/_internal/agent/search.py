@@ -98,8 +98,9 @@ class TryAndLearn:
     Source: Huang, Zhou, You and Neumann (2018). Five tries are from memory; the rest is
     ours. The paper stops once the thresholded action no longer changes. Such a pause also comes long
     before a policy has learnt, while all of its probabilities are still near one half; a policy that
-    is certain has nothing left to try. Ports have rates of 0.001 and 0.01, with which policies are
-    certain before they have seen enough, and a cap of 100 updates.
+    is certain has nothing left to try. Ports have rates of 0.001 and 0.01, and a cap of 100 updates.
+    With 0.01 policies are certain before they have seen enough; 0.001 takes fewer than half of the
+    tries of the default, for rewards that are about as high.
     """
 
     bound: float
