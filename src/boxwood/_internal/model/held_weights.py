@@ -127,7 +127,7 @@ class HeldWeight:
 
     def wrong(self) -> int:
         """Count the pruned weights that are not zero; waits for the device."""
-        return int((local(self.parameter.detach())[~local(self.mask)] != 0).sum())
+        return int(((local(self.parameter.detach()) != 0) & ~local(self.mask)).sum())
 
     def unhook(self) -> None:
         """Remove the hook of its gradient, if there is one."""
