@@ -169,7 +169,7 @@ def acoustic(
     Four layers of 192 where the paper has eight of 2560. The weight of labels is the paper's, and so are
     the temperatures; its 10 is left out, which was worse than 5 on validation after two epochs.
     Rate and batch have the best validation accuracy of one network with seed 100. The network without a
-    teacher may stop where its validation loss is lowest. CPU time: some 9 minutes a seed.
+    teacher may stop where its validation loss is lowest. CPU time: some 10 minutes a seed.
     """
     training, net = _acoustic_model(data, epochs)
     source = trained_teacher(net, training, members=members, mean=arithmetic_mean)

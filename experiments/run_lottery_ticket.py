@@ -1,7 +1,7 @@
 """Run the study of lottery tickets, write its figures and draw its curves.
 
-python experiments/run_lottery_ticket.py lenet_300_100 --data fashion-mnist --seeds 5 --workers 2
-python experiments/run_lottery_ticket.py lenet_300_100 --data mnist --set steps=12000
+python experiments/run_lottery_ticket.py lenet_300_100 --data fashion-mnist --seeds 6 --workers 2
+python experiments/run_lottery_ticket.py lenet_300_100 --data mnist --set steps=12000 --seeds 9
 python experiments/run_lottery_ticket.py ablations --data mnist
 python experiments/run_lottery_ticket.py conv_2_scaled --seeds 5 --workers 2
 python experiments/run_lottery_ticket.py conv_2_scaled --set images=15000 --first-seed 10 --name conv_2_15000
