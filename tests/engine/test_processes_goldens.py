@@ -212,7 +212,9 @@ class Net(nn.Module):
         self.table, self.norm, self.head = nn.Embedding(9, 16), nn.RMSNorm(16), nn.Linear(16, 9)
 
     def forward(self, ids):
-        return self.head(self.norm(self.table(ids)))
+        x = self.table(ids)
+        x = self.norm(x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6))
+        return self.head(nn.functional.silu(x) * x)
 
 compile(Net(), torch.zeros(1, 4, dtype=torch.long))
 assert not {"torch._dynamo", "sympy"} & sys.modules.keys()

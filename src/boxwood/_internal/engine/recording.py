@@ -161,7 +161,7 @@ class _Recorder(TorchDispatchMode):
             raise UncapturableError(f"the values of the input decide what {op.name} gives")
         if op.name in ("batch_norm", "instance_norm") and args[3] is not None and args[5]:
             raise UncapturableError(f"{op.name} updates statistics that outlive the forward pass")
-        known = None if self.with_values or not live else zeros_of(func, args, kwargs)
+        known = None if self.with_values or not live else zeros_of(func, args)
         result = func(*args, **kwargs) if known is None else known
         if torch.Tag.nondeterministic_seeded in func.tags and not _idle_dropout(func, args):
             live = True

@@ -1,6 +1,5 @@
 """Zeros in place of an operator's result, where only its shape and strides are needed."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,13 @@ _aten = torch.ops.aten
 _POINTWISE = frozenset(
     (
         _aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor, _aten.div.Tensor, _aten.neg.default,
-        _aten.pow.Tensor_Scalar, _aten.rsqrt.default, _aten.mean.dim, _aten.cat.default,
-        _aten.silu.default, _aten.gelu.default, _aten.sigmoid.default, _aten.tanh.default,
+        _aten.pow.Tensor_Scalar, _aten.rsqrt.default, _aten.silu.default, _aten.gelu.default,
+        _aten.sigmoid.default, _aten.tanh.default,
     )
 )  # fmt: skip
-"""Operators whose shapes torch works out by one function for all devices, that without values too."""
 
 
-def zeros_of(func: Any, args: Any, kwargs: Any) -> Tensor | None:
+def zeros_of(func: Any, args: Any) -> Tensor | None:
     """Return float32 zeros that lie in memory as an operator's result would.
 
     Their memory is the system's page of zeros until something writes to it, so they cost nothing.
@@ -27,7 +25,6 @@ def zeros_of(func: Any, args: Any, kwargs: Any) -> Tensor | None:
     Args:
         func: the operator.
         args: what it is called with.
-        kwargs: what it is called with by name.
 
     Returns:
         None where the operator has to say itself how its result lies.
@@ -42,12 +39,13 @@ def zeros_of(func: Any, args: Any, kwargs: Any) -> Tensor | None:
         return _product(args[0], args[1].t())
     if func not in _POINTWISE:
         return None
-    given = [leaf for part in args for leaf in (part if isinstance(part, list) else [part])]
-    tensors = [leaf for leaf in given if isinstance(leaf, Tensor)]
-    if not all(tensor.dtype == torch.float32 for tensor in tensors):
+    # Without gaps and with one operand of the result's shape, the result has no gaps either. Torch
+    # would work out any other case without values, but imports all of torch.compile for that.
+    tensors = [part for part in args if isinstance(part, Tensor)]
+    if not all(each.dtype == torch.float32 and each.is_contiguous() for each in tensors):
         return None
-    made = func(*map(_without_values, args), **kwargs)
-    return _zeros(tuple(made.shape), made.stride()) if made.dtype == torch.float32 else None
+    whole = max(tensors, key=lambda each: (each.ndim, each.numel())).shape
+    return _zeros(whole) if all(_broadcasts(each.shape, whole) for each in tensors) else None
 
 
 def _product(x: Tensor, weight: Tensor) -> Tensor | None:
@@ -55,21 +53,13 @@ def _product(x: Tensor, weight: Tensor) -> Tensor | None:
     fits = x.ndim >= 2 and x.is_contiguous() and weight.ndim == 2 and x.shape[-1] == weight.shape[1]
     if not fits or x.dtype != torch.float32 or weight.dtype != torch.float32:
         return None
-    shape = (*x.shape[:-1], weight.shape[0])
-    return _zeros(shape, torch.empty(shape, device="meta").stride())
+    return _zeros((*x.shape[:-1], weight.shape[0]))
 
 
-def _without_values(argument: Any) -> Any:
-    if isinstance(argument, Tensor):
-        return torch.empty_strided(
-            argument.shape, argument.stride(), dtype=argument.dtype, device="meta"
-        )
-    return list(map(_without_values, argument)) if isinstance(argument, list) else argument
+def _broadcasts(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    sizes = zip(reversed(shape), reversed(whole), strict=False)
+    return len(shape) <= len(whole) and all(size in (1, full) for size, full in sizes)
 
 
-def _zeros(shape: tuple[int, ...], strides: tuple[int, ...]) -> Tensor | None:
-    count = math.prod(shape)
-    last = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    if not count or last != count - 1:  # with gaps or overlaps
-        return None
-    return torch.from_numpy(np.zeros(count, np.float32)).as_strided(shape, strides)
+def _zeros(shape: tuple[int, ...]) -> Tensor:
+    return torch.from_numpy(np.zeros(shape, np.float32))
