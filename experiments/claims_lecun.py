@@ -42,7 +42,7 @@ def claims() -> list[Claim]:
             figure="a formula",
             scaled="20 weights",
             file="optimal_brain_damage",
-            command="python experiments/run_optimal_brain_damage.py",
+            command="python experiments/run_optimal_brain_damage.py --seeds 8",
             judge=partial(_said, start="(v)"),
         ),
         _obs("OBS always deletes a weight first that XOR does not need", "always right", _right_on_xor, "2-2-1, weight decay"),
@@ -89,7 +89,7 @@ def _obd(statement: str, figure: str, judge: Judge, fault: Fault | None) -> Clai
         figure=figure,
         scaled="digits of 8 × 8, 64-40-10 with tanh units",
         file="optimal_brain_damage",
-        command="python experiments/run_optimal_brain_damage.py",
+        command="python experiments/run_optimal_brain_damage.py --seeds 8",
         judge=judge,
         fault=fault,
     )
