@@ -6,7 +6,7 @@ All branches of a seed share the chain of the ticket: a control at a level costs
 more levels or seeds, and only what is new is computed. `run_lottery_ticket.py` also writes the figures
 and the curves.
 
-CPU time on one core: `lenet_300_100` about 9 minutes a seed, `conv_2_scaled` about 25, and `ablations`
+CPU time on one core: `lenet_300_100` about 10 minutes a seed, `conv_2_scaled` about 25, and `ablations`
 about 5 where the store holds the tickets of `lenet_300_100` on the same data, and 8 where it does not.
 The committed results have one reinitialised network a level and seed; `--set reinits=1` repeats them.
 """
