@@ -61,7 +61,7 @@ def test_the_acoustic_study_on_digits(tmp_path: Path) -> None:
     assert [each.name for each in measured] == [
         "ensemble",
         "single",
-        *(f"soft {t}" for t in (1, 2)),
+        *(f"soft {t}" for t in (1, 2, 5)),
     ]
     (finding,) = study.judge(measured)
     assert finding.held is None

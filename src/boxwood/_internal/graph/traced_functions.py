@@ -154,16 +154,20 @@ WHOLE: dict[Any, tuple[str, inspect.Signature]] = {
     F.channel_shuffle: ("channel_shuffle", _signature("self, groups")),
     # With channels last, PyTorch ends an average over the whole image with as_strided.
     F.adaptive_avg_pool2d: ("adaptive_avg_pool2d", _POOL),
-    torch._C._nn.adaptive_avg_pool2d: ("adaptive_avg_pool2d", _POOL),
     F.adaptive_avg_pool3d: ("adaptive_avg_pool3d", _POOL),
-    torch._C._nn.adaptive_avg_pool3d: ("adaptive_avg_pool3d", _POOL),
 }  # fmt: skip
 """Function to the name of its rule and its signature."""
 
 WITHOUT_DATA: dict[Any, Any] = {}
 """Functions that PyTorch runs in fewer types where there are no data than where there are."""
 
-_grouped_mm: Any = getattr(torch, "_grouped_mm", None)  # private, so a build of torch may lack it
+# Private names, so a build of torch may lack them.
+_grouped_mm: Any = getattr(torch, "_grouped_mm", None)
+_functions: Any = getattr(getattr(torch, "_C", None), "_nn", None)
+
+for _name in ("adaptive_avg_pool2d", "adaptive_avg_pool3d"):
+    if hasattr(_functions, _name):
+        WHOLE[getattr(_functions, _name)] = (_name, _POOL)
 
 
 def _grouped_product(rows: Tensor, weights: Tensor, *more: Any, **named: Any) -> Tensor:
