@@ -1,9 +1,9 @@
 """Kernel or torch, for each operation: measured, and decided for the whole program at once.
 
-Both ways are timed step by step; equal operations count as measurements of one. An operation costs its time where it runs, and a value that one
-side makes and the other reads costs a copy; the cheapest assignment is a minimum cut of the graph
-of operations. It is then run against both pure assignments, and the fastest is taken; what is
-much slower after two turns is not run again.
+Both ways are timed step by step; equal operations count as measurements of one. An operation costs
+its time where it runs, and a value that one side makes and the other reads costs a copy; the
+cheapest assignment is a minimum cut of the graph of operations. It is then run against both pure
+assignments, and the fastest is taken; what is much slower after two turns is not run again.
 """
 
 import math

@@ -27,6 +27,9 @@ from boxwood._internal.engine.targets import Target
 HeldConstants = weakref.WeakValueDictionary[tuple[bytes, int], NDArray[Any]]
 """Constants that are in memory, by a fingerprint and a number among those that share it."""
 
+_SAMPLE = 256
+"""Bytes that lie together in what is looked at first, at up to 17 places."""
+
 KernelKey = tuple[Any, int | None, int | None]
 """A kernel's problem, the number of its weight and that of its bias."""
 
@@ -215,10 +218,6 @@ def _fingerprint(part: NDArray[Any]) -> bytes:
     for start in range(0, flat.size, max(_SAMPLE, flat.size // 16)):
         digest.update(flat[start : start + _SAMPLE].data)
     return digest.digest()
-
-
-_SAMPLE = 256
-"""Bytes that lie together in what is looked at first, at up to 17 places."""
 
 
 def _equal_bits(one: NDArray[Any], two: NDArray[Any]) -> bool:

@@ -32,8 +32,9 @@ def recorded_operations(
     """Run a function and return what it did, if possible without computing most of it.
 
     Linear layers and pointwise operators give zeros of the right shape. The operations are the
-    same, because a pass that reads a value which depends on its inputs is refused. Where an operator accepts no zeros, such as
-    the Cholesky factor of a matrix, the function runs again and all is computed.
+    same, because a pass that reads a value which depends on its inputs is refused. Where an operator
+    accepts no zeros, such as the Cholesky factor of a matrix, the function runs again and all is
+    computed.
 
     Args:
         function: takes the inputs, returns tensors.
